@@ -1,0 +1,101 @@
+"""One problem to one trajectory: write a turn, run its tool calls, read the results, until something ends it."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sod.chat import ChatFormat, parse_calls
+from sod.config import RolloutOptions
+from sod.engines import Engine, Request
+from sod.errors import DataError
+from sod.rewards import judge
+from sod.tools import Toolbox
+from sod.types import Piece, Problem, Stop, Trajectory
+
+
+def check_prompts(
+    chat: ChatFormat, tools: Toolbox, options: RolloutOptions, problems: Sequence[Problem]
+) -> None:
+    """No prompt may be longer than the limit: found out before the first token is sampled."""
+    for problem in problems:
+        length = len(chat.prompt(problem.messages, tools.schemas))
+        if length > options.max_prompt_tokens:
+            raise DataError(
+                f"The prompt of problem {problem.id!r} has {length} tokens; rollout.max_prompt_tokens is "
+                f"{options.max_prompt_tokens}. Raise it, or leave the problem out."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """The student in its world: an engine that writes, a chat format, tools and limits."""
+
+    engine: Engine
+    chat: ChatFormat
+    tools: Toolbox
+    options: RolloutOptions
+
+    async def attempt(self, problem: Problem, sample: int, seed: int) -> Trajectory:
+        """One trajectory. Ends for a named reason; raises only for what is not the student's fault.
+
+        `seed` also names the attempt to the engine, so it must be unique among those under way.
+        """
+        start = time.monotonic()
+        pieces = [Piece("prompt", tuple(self.chat.prompt(problem.messages, self.tools.schemas)))]
+        try:
+            stop = await self._converse(pieces, seed)
+        finally:
+            self.engine.release(seed)
+        final_text = self.chat.text(pieces[-1].tokens) if stop == "answered" else ""
+        verdict = await asyncio.to_thread(judge, problem, final_text)
+        return Trajectory(
+            problem=problem,
+            sample=sample,
+            pieces=tuple(pieces),
+            stop=stop,
+            final_text=final_text,
+            reward=verdict.reward,
+            correct=verdict.correct,
+            answer=verdict.answer,
+            seconds=time.monotonic() - start,
+        )
+
+    async def _converse(self, pieces: list[Piece], seed: int) -> Stop:
+        ids = list(pieces[0].tokens)
+        left = self.options.max_tokens
+        for turn in range(self.options.max_turns + 1):
+            limit = min(left, self.options.max_turn_tokens or left)
+            reply = await self.engine.sample(
+                Request(
+                    ids=ids,
+                    max_tokens=limit,
+                    stop=self.chat.end_of_turn,
+                    seed=seed + turn,
+                    temperature=self.options.temperature,
+                    top_p=self.options.top_p,
+                    trajectory=seed,
+                )
+            )
+            pieces.append(Piece("student", reply.tokens, reply.logprobs))
+            if reply.stop == "length":
+                return "max_tokens"
+            calls = parse_calls(self.chat.text(reply.tokens))
+            if not calls:
+                return "answered"
+            if turn == self.options.max_turns:
+                return "max_turns"
+            if self._repeats(pieces):
+                return "repeated"
+            observations = await self.tools.answer(calls)
+            suffix = tuple(self.chat.observation([observation.text for observation in observations]))
+            left -= len(reply.tokens) + len(suffix)
+            if left <= 0:
+                return "max_tokens"
+            pieces.append(Piece("tool", suffix, outcomes=tuple(observation.outcome for observation in observations)))
+            ids += [*reply.tokens, *suffix]
+        raise AssertionError("the last turn always returns")
+
+    def _repeats(self, pieces: list[Piece]) -> bool:
+        turns = [piece.tokens for piece in pieces if piece.author == "student"][-self.options.max_repeats :]
+        return len(turns) == self.options.max_repeats > 1 and len(set(turns)) == 1

@@ -1,0 +1,111 @@
+"""Trajectories to tensors: the only place that pads.
+
+Rows are padded at the right, to the longest row of their micro-batch. With causal attention no real token sees the
+padding, so no attention mask is needed and the result does not depend on what a row is padded to.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from sod.core import step_ids
+from sod.types import Group, Piece, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Trajectories side by side. (B, T) tensors are 0, or False, where a row has ended."""
+
+    trajectories: list[Trajectory]
+    ids_BT: Tensor
+    """Token ids, int64."""
+    mask_BT: Tensor
+    """True on the tokens that the student sampled."""
+    steps_BT: Tensor
+    """Step number of each sampled token, from 1; 0 elsewhere."""
+    lengths_B: Tensor
+    """Tokens of each row."""
+    rewards_B: Tensor
+    groups_B: Tensor
+    """Which group (problem) each row belongs to."""
+    student_BT: Tensor | None = None
+    """log pi of the policy before the update, recomputed at the rollout's temperature."""
+    teacher_BT: Tensor | None = None
+    """log pi of the teacher on the same tokens, at the same temperature."""
+    student_entropy_BT: Tensor | None = None
+    teacher_entropy_BT: Tensor | None = None
+    credit_BT: Tensor | None = None
+    """What the algorithm says each token is worth."""
+
+    def __len__(self) -> int:
+        return len(self.trajectories)
+
+    def rows(self, index: Tensor) -> "Batch":
+        """The given rows, cut to the longest of them."""
+        width = int(self.lengths_B[index].max()) if len(index) else 0
+        per_token = {name: getattr(self, name) for name in _PER_TOKEN}
+        return replace(
+            self,
+            trajectories=[self.trajectories[i] for i in index.tolist()],
+            lengths_B=self.lengths_B[index],
+            rewards_B=self.rewards_B[index],
+            groups_B=self.groups_B[index],
+            **{name: None if tensor is None else tensor[index, :width] for name, tensor in per_token.items()},
+        )
+
+
+_PER_TOKEN = [field.name for field in fields(Batch) if field.name.endswith("_BT")]
+
+
+def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
+    """Ragged rows to a (B, T) tensor, filled with 0 at the right."""
+    width = max((len(row) for row in rows), default=0)
+    padded = torch.zeros(len(rows), width, dtype=dtype)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = torch.tensor(row, dtype=dtype)
+    return padded
+
+
+def collate(groups: Sequence[Group]) -> Batch:
+    """All surviving trajectories of an update, group after group."""
+    trajectories = [trajectory for group in groups for trajectory in group]
+    mask_BT = pad([t.mask for t in trajectories], torch.bool)
+    return Batch(
+        trajectories=trajectories,
+        ids_BT=pad([t.ids for t in trajectories], torch.long),
+        mask_BT=mask_BT,
+        steps_BT=step_ids(mask_BT),
+        lengths_B=torch.tensor([len(t.ids) for t in trajectories]),
+        rewards_B=torch.tensor([t.reward for t in trajectories]),
+        groups_B=torch.tensor([i for i, group in enumerate(groups) for _ in group], dtype=torch.long),
+    )
+
+
+def collate_demonstrations(conversations: Sequence[Sequence[Piece]], max_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rendered conversations, cut at the right to `max_tokens`. -> ids (B, T), mask (B, T), lengths (B,)"""
+    ids = [[token for piece in pieces for token in piece.tokens][:max_tokens] for pieces in conversations]
+    masks = [
+        [piece.author == "student" for piece in pieces for _ in piece.tokens][:max_tokens] for pieces in conversations
+    ]
+    return pad(ids, torch.long), pad(masks, torch.bool), torch.tensor([len(row) for row in ids])
+
+
+def microbatches(lengths_B: Tensor, max_tokens: int) -> Iterator[Tensor]:
+    """Row indices in runs of similar length, longest first, each at most `max_tokens` when padded (or one row)."""
+    order = lengths_B.argsort(descending=True, stable=True)
+    start = 0
+    while start < len(order):
+        rows = max(1, max_tokens // max(1, int(lengths_B[order[start]])))
+        yield order[start : start + rows]
+        start += rows
+
+
+def minibatches(batch: Batch, count: int, shuffle: Callable[[int], Sequence[int]]) -> Iterator[Batch]:
+    """The batch in `count` parts of whole groups, in the order that `shuffle(number of groups)` gives."""
+    groups = batch.groups_B.unique().tolist()
+    order = [groups[i] for i in shuffle(len(groups))]
+    for part in range(min(count, len(order))):
+        chosen = torch.tensor(order[part :: min(count, len(order))])
+        yield batch.rows(torch.isin(batch.groups_B, chosen).nonzero()[:, 0])

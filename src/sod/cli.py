@@ -1,0 +1,148 @@
+"""The command line: `sod COMMAND [RECIPE.toml ...] [--option value ...]`.
+
+Options come from `sod.config`, in this order: defaults, recipes from left to right, the command line. Nothing heavy is
+imported before it is clear what to do.
+"""
+
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from sod.errors import InfrastructureError, OptionError, SodError, UsageError
+
+COMMANDS = {
+    "lab demo": ("DemoOptions", "sod.lab.demo:demo", "the whole method in miniature: cold start, SOD, before and after"),
+    "lab make": ("LabOptions", "sod.lab.make:make", "write the lab's models, tokenizer, problems and demonstrations"),
+    "lab teacher": ("LabTeacherOptions", "sod.lab.make:make_teacher", "train the lab's teacher again, from nothing"),
+    "sft": ("SftOptions", "sod.sft:sft", "cold start: fine-tune on demonstrations"),
+    "train": ("TrainOptions", "sod.train:train", "learn on policy: sod, opd, grpo and controls"),
+    "eval": ("EvalOptions", "sod.evaluate:evaluate_and_show", "measure a model: avg@n, pass@n, maj@n, tool errors"),
+}
+EXIT_USAGE, EXIT_FAILED, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 2, 1, 75, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Do what the arguments say. -> the exit status"""
+    try:
+        command, rest = _split(arguments)
+        if command is None:
+            print(overview())
+            return 0
+        name, target, _ = COMMANDS[command]
+        options = parse(command, name, rest)
+        module, function = target.split(":")
+        getattr(import_module(module), function)(options)
+        return 0
+    except UsageError as error:
+        return _complain(error, EXIT_USAGE)
+    except InfrastructureError as error:
+        return _complain(error, EXIT_TRY_AGAIN)
+    except SodError as error:
+        return _complain(error, EXIT_FAILED)
+    except KeyboardInterrupt:
+        return _complain("interrupted; a training run continues with --resume", EXIT_INTERRUPTED)
+
+
+def overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {command:<{width}}  {help}" for command, (_, _, help) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "sod: step-wise on-policy distillation for small tool-using language models",
+            "",
+            "usage: sod COMMAND [RECIPE.toml ...] [--option value ...]",
+            "",
+            *lines,
+            "",
+            "`sod COMMAND --help` explains every option, with its unit and default.",
+        ]
+    )
+
+
+def parse(command: str, name: str, arguments: list[str]) -> Any:
+    """The options of a command, from recipes and flags."""
+    import tyro
+
+    from sod import config
+
+    recipes = [argument for argument in arguments if argument.endswith(".toml") and not argument.startswith("-")]
+    leading = arguments[: len(recipes)]
+    if leading != recipes:
+        raise OptionError(f"Recipes come first: sod {command} {' '.join(recipes)} --option value ...")
+    model = getattr(config, name)
+    flags = arguments[len(recipes) :]
+    from_recipes = [part for recipe in recipes for part in recipe_arguments(Path(recipe), model, flags)]
+    return tyro.cli(model, prog=f"sod {command}", description=model.__doc__, args=[*from_recipes, *flags])
+
+
+def recipe_arguments(recipe: Path, model: Any, flags: Sequence[str]) -> list[str]:
+    """A recipe's keys as flags, without those that the command line gives itself."""
+    try:
+        content = tomllib.loads(recipe.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"The recipe {recipe} cannot be read: {error.strerror}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise OptionError(f"The recipe {recipe} is not valid TOML: {error}.") from error
+    known = dict.fromkeys(_keys(model))
+    given = {flag.partition("=")[0].lstrip("-").replace("-", "_") for flag in flags if flag.startswith("--")}
+    arguments: list[str] = []
+    for key, value in _flatten(content):
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            raise OptionError(f"{recipe}: {key} is not an option" + (f"; did you mean {near[0]}?" if near else "."))
+        switch = key.rpartition(".")
+        off = f"{switch[0]}{switch[1]}no_{switch[2]}"
+        if key in given or off in given:
+            continue
+        if isinstance(value, bool):
+            arguments.append(f"--{key if value else off}")
+        else:
+            arguments += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+    return arguments
+
+
+def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
+    for words in (2, 1):
+        command = " ".join(arguments[:words])
+        if command in COMMANDS:
+            return command, arguments[words:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        return None, []
+    if arguments[0] == "--version":
+        from sod import __version__
+
+        raise SystemExit(f"sod {__version__}")
+    tried = " ".join(arguments[:2]) if arguments[0] == "lab" else arguments[0]
+    near = get_close_matches(tried, COMMANDS, n=1)
+    raise OptionError(
+        f"{tried!r} is not a command" + (f"; did you mean {near[0]!r}?" if near else f"; try one of {', '.join(COMMANDS)}.")
+    )
+
+
+def _keys(model: Any, prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            yield from _keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _complain(error: SodError | str, status: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return status

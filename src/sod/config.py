@@ -1,0 +1,249 @@
+"""Every option once: its meaning, unit, range and default. The defaults are the paper's, where it gives one.
+
+The docstring under a field is its `--help`. Options are immutable; an unknown one is an error that names the nearest
+(`sod.cli`). Nothing here imports torch.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveReal = Annotated[float, Field(gt=0)]
+Real = Annotated[float, Field(ge=0)]
+
+
+class Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ChatOptions(Options):
+    """How messages become tokens."""
+
+    on_drift: Literal["error", "append"] = "error"
+    """Where the chat template would rewrite history: refuse, or use the appended tokens everywhere alike."""
+    thinking: bool | None = None
+    """Passed to the template as enable_thinking; None leaves the template's own default."""
+
+
+class ToolOptions(Options):
+    """The code interpreter."""
+
+    seconds: PositiveReal = 60.0
+    """Wall-clock limit of one program, in seconds."""
+    memory_mb: Positive = 2048
+    """Memory limit of one program, in MiB."""
+    max_chars: Positive = 4096
+    """Characters of output that the student reads; the middle of longer output is left out, and said so."""
+    errors: Literal["traceback", "last_line"] = "traceback"
+    """What the student reads of an exception: the whole traceback, or its last line."""
+    workers: Positive | None = None
+    """Programs run at a time; None is one per processor."""
+
+
+class RolloutOptions(Options):
+    """How the student's trajectories are sampled."""
+
+    problems: Positive = 64
+    """Problems per update."""
+    group: Positive = 16
+    """Trajectories per problem; GRPO compares them with each other."""
+    temperature: PositiveReal = 1.0
+    """Sampling temperature; the teacher is scored at the same one."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling: keep the likeliest tokens up to this probability mass."""
+    max_turns: Positive = 16
+    """Turns with a tool call that a trajectory may have; one more ends it."""
+    max_turn_tokens: Positive | None = None
+    """Tokens that one turn may have; None is whatever is left of max_tokens."""
+    max_prompt_tokens: Positive = 2560
+    """Longest prompt, in tokens; a longer one is an error that names the problem."""
+    max_tokens: Positive = 20480
+    """Longest response, in tokens, observations included."""
+    max_repeats: Positive = 4
+    """The same turn this many times in a row ends the trajectory."""
+    seconds: PositiveReal = 1800.0
+    """Wall-clock limit of one attempt, in seconds; a later one is dropped and counted."""
+    concurrency: Positive = 64
+    """Trajectories under way at a time."""
+    retries: Count = 2
+    """How often an attempt that failed through our own machinery is tried again before it is dropped."""
+
+
+class LearnOptions(Options):
+    """How the student's weights change."""
+
+    lr: PositiveReal = 1e-6
+    """Peak learning rate of AdamW."""
+    warmup: Count = 0
+    """Optimiser steps over which the learning rate rises linearly from 0."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """AdamW's decay rates of the first and second moment."""
+    weight_decay: Real = 0.01
+    """AdamW's weight decay."""
+    clip_grad: PositiveReal = 1.0
+    """Largest norm of the gradient; a larger one is scaled down to it."""
+    clip_low: Share = 0.2
+    """The policy ratio counts down to 1 - clip_low."""
+    clip_high: Real = 0.28
+    """The policy ratio counts up to 1 + clip_high."""
+    minibatches: Positive = 4
+    """Optimiser steps per batch of rollouts; whole groups stay together."""
+    microbatch_tokens: Positive = 16384
+    """Padded tokens per forward pass: the memory knob. It does not change the result."""
+
+
+class AlgorithmOptions(Options):
+    """Who gives credit to a token, and how much."""
+
+    name: Literal["sod", "opd", "opd_without_grpo", "grpo", "sham"] = "sod"
+    """sod: GRPO plus the step-weighted teacher. opd: GRPO plus the unweighted teacher. grpo: the reward alone. sham: a
+    control that learns from shuffled rewards, with no teacher."""
+    coef: Real = 1.0
+    """Factor of the teacher's term."""
+    epsilon: PositiveReal = 1e-6
+    """Added to every divergence in Eq. 7, in nats."""
+    delta: Real = 0.2
+    """Largest step weight is 1 + delta."""
+
+
+class ModelOptions(Options):
+    """The student's network."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the weights and of the arithmetic."""
+    device: str = "auto"
+    """Where models live: cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """Attention implementation of Transformers."""
+
+
+class SftOptions(Options):
+    """Cold start: fine-tune a model on demonstrations (multi-turn conversations with tool calls)."""
+
+    model: Path
+    """Directory of the model to start from, in Hugging Face format."""
+    data: Path
+    """Demonstrations: .jsonl or .parquet with a `messages` column, and optionally `tools`."""
+    out: Path
+    """Run directory to create."""
+    epochs: PositiveReal = 5.0
+    """Passes over the data."""
+    batch: Positive = 128
+    """Conversations per optimiser step."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up: down to 0 along a cosine, or constant."""
+    shuffle: bool = True
+    """Draw conversations in a new order each epoch; off keeps the file's order (a curriculum)."""
+    max_tokens: Positive = 32768
+    """Longer conversations are cut at the right, and counted."""
+    seed: int = 0
+    """Seed of the data's order."""
+    save_every: Positive = 500
+    """Optimiser steps between checkpoints."""
+    resume: bool = False
+    """Continue the run in `out` from its newest checkpoint."""
+    learn: LearnOptions = LearnOptions(lr=5e-5, minibatches=1)
+    chat: ChatOptions = ChatOptions()
+    network: ModelOptions = ModelOptions()
+
+
+class TrainOptions(Options):
+    """Learn on policy: the student samples trajectories, teacher and reward judge them, the student learns."""
+
+    student: Path
+    """Directory of the student, in Hugging Face format (a cold-started checkpoint)."""
+    data: Path
+    """Problems with verifiable answers: .jsonl or .parquet."""
+    out: Path
+    """Run directory to create."""
+    teacher: Path | None = None
+    """Directory of the teacher, with the student's vocabulary; not needed for grpo and sham."""
+    updates: Positive = 150
+    """Trips of the loop: sample, score, learn."""
+    seed: int = 0
+    """Seed of the run; each rollout's own seed derives from it, the update, the problem and the sample."""
+    save_every: Positive = 10
+    """Updates between checkpoints."""
+    keep: Positive = 2
+    """Newest checkpoints to keep beside the last."""
+    save_trajectories: Count = 64
+    """Trajectories of each update to keep in the run directory."""
+    resume: bool = False
+    """Continue the run in `out` from its newest checkpoint."""
+    algorithm: AlgorithmOptions = AlgorithmOptions()
+    rollout: RolloutOptions = RolloutOptions()
+    learn: LearnOptions = LearnOptions()
+    tool: ToolOptions = ToolOptions()
+    chat: ChatOptions = ChatOptions()
+    network: ModelOptions = ModelOptions()
+
+
+class EvalOptions(Options):
+    """Measure a model: samples per problem, solve rate and its standard error, tool errors, divergence."""
+
+    model: Path
+    """Directory of the model, in Hugging Face format."""
+    data: Path
+    """Problems with verifiable answers: .jsonl or .parquet."""
+    out: Path
+    """Run directory to create."""
+    teacher: Path | None = None
+    """If given, also measure the divergence from this model."""
+    samples: Positive = 32
+    """Samples per problem (the n of avg@n, pass@n, maj@n)."""
+    limit: Positive | None = None
+    """Evaluate only the first so many problems."""
+    microbatch_tokens: Positive = 16384
+    """Padded tokens per forward pass when divergence is measured."""
+    seed: int = 0
+    """Seed of the samples."""
+    rollout: RolloutOptions = RolloutOptions(top_p=0.6)
+    tool: ToolOptions = ToolOptions()
+    chat: ChatOptions = ChatOptions()
+    network: ModelOptions = ModelOptions()
+
+
+class LabOptions(Options):
+    """Write the lab's models, tokenizer, problems and demonstrations to a directory."""
+
+    out: Path = Path("runs/lab")
+    """Directory to write to."""
+    seed: int = 0
+    """Seed of the problems, the demonstrations and the student's first weights."""
+    demonstrations: Positive = 14_400
+    """Demonstrations for the student's cold start, in curriculum order."""
+    train_problems: Positive = 4_000
+    """Problems to learn on."""
+    eval_problems: Positive = 200
+    """Problems to measure with; none of them is among those to learn on."""
+
+
+class LabTeacherOptions(Options):
+    """Train the lab's teacher from nothing, and measure it."""
+
+    out: Path = Path("runs/teacher")
+    """Run directory to create."""
+    steps: Positive = 2_400
+    """Optimiser steps."""
+    seed: int = 0
+    """Seed of its demonstrations and first weights."""
+
+
+class DemoOptions(Options):
+    """The whole method in miniature, on this machine: a student is cold-started on clean demonstrations, learns by SOD
+    and, beside it, by a sham control with no teacher and shuffled rewards; all three are measured on the same problems."""
+
+    out: Path = Path("runs/demo")
+    """Directory to create."""
+    updates: Positive = 30
+    """Updates of on-policy learning."""
+    methods: tuple[str, ...] = ("sod", "sham")
+    """Algorithms to run from the same cold start, each in a process of its own."""
+    samples: Positive = 2
+    """Samples per problem when measuring."""
+    seed: int = 0
+    """Seed of everything."""

@@ -1,0 +1,29 @@
+"""The paper as tensor functions: tensors in, tensors out; torch and nothing else.
+
+Tensor names end in their dimensions:
+
+    B  trajectories of a batch        K  steps of a trajectory, numbered from 1
+    T  tokens of a trajectory         V  vocabulary
+    N  selected tokens, flattened     D  width of the model
+
+Whatever lies outside a mask may be anything, -inf and NaN included: it is left out by selection, never by multiplying.
+"""
+
+from sod.core.advantages import group_advantage, teacher_advantage
+from sod.core.logprobs import token_logprobs
+from sod.core.losses import clipped_policy_loss, masked_mean
+from sod.core.steps import per_token, step_ids, step_mean
+from sod.core.weights import step_divergence, step_weights
+
+__all__ = [
+    "clipped_policy_loss",
+    "group_advantage",
+    "masked_mean",
+    "per_token",
+    "step_divergence",
+    "step_ids",
+    "step_mean",
+    "step_weights",
+    "teacher_advantage",
+    "token_logprobs",
+]

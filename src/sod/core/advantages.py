@@ -1,0 +1,29 @@
+"""What a trajectory is worth against its group, and what the teacher thinks of each token."""
+
+import torch
+from torch import Tensor
+
+
+def group_advantage(rewards_B: Tensor, groups_B: Tensor, *, epsilon: float = 1e-6) -> Tensor:
+    """(r - mean of its group) / (standard deviation of its group + epsilon), as in GRPO. -> (B,)
+
+    `groups_B` holds any integer label per trajectory. The deviation is the sample's (n - 1), as in the reference; a
+    group of one, or of equal rewards, gets 0.
+    """
+    rewards_B = rewards_B.to(torch.promote_types(rewards_B.dtype, torch.float32))
+    _, index_B = groups_B.unique(return_inverse=True)
+    counts = torch.zeros(int(index_B.max()) + 1 if index_B.numel() else 0, dtype=rewards_B.dtype, device=rewards_B.device)
+    sums = counts.clone().index_add_(0, index_B, rewards_B)
+    counts = counts.index_add_(0, index_B, torch.ones_like(rewards_B))
+    centred_B = rewards_B - (sums / counts)[index_B]
+    squares = torch.zeros_like(counts).index_add_(0, index_B, centred_B.square())
+    deviation = (squares / (counts - 1).clamp(min=1)).sqrt()
+    return centred_B / (deviation[index_B] + epsilon)
+
+
+def teacher_advantage(student_BT: Tensor, teacher_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """log pi_teacher(y_t) - log pi_student(y_t) on the mask, 0 elsewhere: the negative of Eq. 8, in nats. -> (B, T)
+
+    No gradient: the student's side is its log-probability before the update.
+    """
+    return (teacher_BT.detach() - student_BT.detach()).masked_fill(~mask_BT.bool(), 0)

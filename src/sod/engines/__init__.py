@@ -1,0 +1,52 @@
+"""Who writes tokens: the contract of an engine.
+
+An engine takes token ids and gives token ids, with the log-probability of each at the sampling temperature. It never
+sees text. Many requests may be under way at once, and each may come and go while others go on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One turn to be written."""
+
+    ids: Sequence[int]
+    """Everything so far, ending where the student starts to write."""
+    max_tokens: int
+    stop: int
+    """The token that ends a turn; it is kept in the reply."""
+    seed: int
+    """Decides every draw of this request, whatever else is under way."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    trajectory: int | None = None
+    """Requests of one trajectory carry the same number, so that an engine can keep its cache between turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """log pi(token) at the sampling temperature, before top_p."""
+    stop: Literal["stop", "length"]
+
+
+class Engine(Protocol):
+    async def sample(self, request: Request) -> Reply:
+        """Write one turn. A cancelled call frees what it held."""
+        ...
+
+    def release(self, trajectory: int) -> None:
+        """The trajectory has ended; whatever was kept for it can go."""
+        ...
+
+    def take_busy_seconds(self) -> float:
+        """Seconds of computing since this was last asked."""
+        ...
+
+    def refresh(self) -> None:
+        """The policy's weights have changed: forget everything computed with the old ones."""
+        ...

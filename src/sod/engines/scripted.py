@@ -1,0 +1,40 @@
+"""An engine that replays given replies: the whole loop without a model."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from sod.engines import Reply, Request
+
+Script = Callable[[Request], Sequence[int]]
+
+
+class ScriptedEngine:
+    """Writes what `script` says for a request, cut at `max_tokens`; every token has log-probability `logprob`.
+
+    `latency`, in seconds, passes before each reply, so that tests can see who waits for whom.
+    """
+
+    def __init__(self, script: Script, *, latency: float = 0.0, logprob: float = -0.5):
+        self._script = script
+        self._latency = latency
+        self._logprob = logprob
+        self.requests: list[Request] = []
+        """Everything that was asked, in order."""
+        self.released: list[int] = []
+        self.refreshed = 0
+
+    async def sample(self, request: Request) -> Reply:
+        self.requests.append(request)
+        await asyncio.sleep(self._latency)
+        tokens = tuple(self._script(request))[: request.max_tokens]
+        ended = bool(tokens) and tokens[-1] == request.stop
+        return Reply(tokens, (self._logprob,) * len(tokens), "stop" if ended else "length")
+
+    def release(self, trajectory: int) -> None:
+        self.released.append(trajectory)
+
+    def take_busy_seconds(self) -> float:
+        return 0.0
+
+    def refresh(self) -> None:
+        self.refreshed += 1

@@ -1,0 +1,60 @@
+"""Every error that sod raises on purpose.
+
+SodError
+├── UsageError                 the user can mend it; the message says what, where and what to do
+│   ├── OptionError            an option is unknown or has a value that cannot work
+│   ├── DataError              a file of problems or demonstrations is missing, empty or malformed
+│   ├── TemplateError          a chat template cannot be rendered token-exactly
+│   ├── ModelError             a model cannot be loaded, or student and teacher do not fit together
+│   └── RunError               a run directory cannot be written, resumed or read
+├── InfrastructureError        our machinery failed: retried, then the attempt is dropped, never trained on
+│   ├── SandboxError           a program could not be run (it did not fail: it never had its chance)
+│   └── DeadlineError          an attempt took longer than the user allows
+└── TrainingError              the update itself is broken (non-finite numbers, nothing to learn from)
+
+What the *student* does wrong is not here: it is text for the student to read (`sod.tools`).
+"""
+
+
+class SodError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class UsageError(SodError):
+    """The user asked for something that cannot work, and can mend it."""
+
+
+class OptionError(UsageError):
+    """An option is unknown, or its value cannot work."""
+
+
+class DataError(UsageError):
+    """A file of problems or demonstrations is missing, empty or malformed."""
+
+
+class TemplateError(UsageError):
+    """A chat template cannot be rendered token-exactly."""
+
+
+class ModelError(UsageError):
+    """A model cannot be loaded, or student and teacher do not fit together."""
+
+
+class RunError(UsageError):
+    """A run directory cannot be written, resumed or read."""
+
+
+class InfrastructureError(SodError):
+    """Our own machinery failed; the student is not to blame and must not be trained on it."""
+
+
+class SandboxError(InfrastructureError):
+    """The sandbox could not run a program at all."""
+
+
+class DeadlineError(InfrastructureError):
+    """An attempt outlived its deadline."""
+
+
+class TrainingError(SodError):
+    """The update is broken: non-finite numbers, or no token to learn from."""

@@ -1,0 +1,120 @@
+"""Measure a model: many samples per problem, and how sure the numbers are."""
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean
+
+from sod import metrics
+from sod.agent import Agent
+from sod.chat import ChatFormat
+from sod.config import AlgorithmOptions, EvalOptions
+from sod.data import fingerprint, load_problems
+from sod.engines.hf import HFEngine
+from sod.policy import load_model, load_tokenizer
+from sod.progress import Display, say
+from sod.rewards import check_kinds
+from sod.rollout import rollout
+from sod.runs import Run
+from sod.sandbox.local import LocalSandbox
+from sod.scoring import scored
+from sod.teachers.local import LocalTeacher
+from sod.tools import Toolbox
+from sod.tools.python import PythonTool
+from sod.types import Group
+
+Results = dict[str, float]
+
+
+def evaluate(options: EvalOptions) -> Results:
+    """Sample, judge, write results and trajectories to the run directory, and return the results."""
+    problems = load_problems(options.data)[: options.limit]
+    check_kinds(problems)
+    tokenizer = load_tokenizer(options.model)
+    chat = ChatFormat.of(tokenizer, options.chat)
+    model = load_model(options.model, options.network)
+    tokens, temperature = options.microbatch_tokens, options.rollout.temperature
+    teacher = options.teacher and LocalTeacher(
+        options.teacher, tokenizer, options.network, temperature=temperature, microbatch_tokens=tokens
+    )
+    limits = options.rollout.model_copy(update={"group": options.samples})
+    run = Run.open(options, options.out, data={"data": fingerprint(options.data)})
+    with Display("evaluate", total=len(problems) * options.samples) as display:
+        sandbox = LocalSandbox(workers=options.tool.workers)
+
+        async def sample() -> list[Group]:
+            async with sandbox:
+                tools = Toolbox([PythonTool(sandbox, options.tool)])
+                agent = Agent(HFEngine(model, slots=limits.concurrency), chat, tools, limits)
+                return await rollout(agent, problems, seed=options.seed, update=0, on_trajectory=lambda _: display.done())
+
+        groups = asyncio.run(sample())
+    batch = scored(groups, model, teacher, temperature, tokens)
+    results = summary(groups) | metrics.of_rollout(groups) | metrics.of_steps(batch, AlgorithmOptions())
+    run.record(0, results, metrics.rows(batch, AlgorithmOptions(), tokenizer.decode, limit=len(batch)))
+    run.write_results(results)
+    return results
+
+
+def summary(groups: Sequence[Group]) -> Results:
+    """avg@n, pass@n and maj@n over problems, with the standard error that new problems would add.
+
+    Problems all of whose attempts were lost to our own machinery are left out, and counted.
+    """
+    scored = [group for group in groups if len(group)]
+    solved = [fmean(t.correct for t in group) for group in scored]
+    return {
+        "problems": len(scored),
+        "problems_lost": len(groups) - len(scored),
+        "samples": max((len(group) for group in scored), default=0),
+        "avg": fmean(solved) if solved else 0.0,
+        "avg_se": standard_error(solved),
+        "pass": fmean(any(t.correct for t in group) for group in scored) if scored else 0.0,
+        "maj": fmean(majority(group) for group in scored) if scored else 0.0,
+        "no_answer": fmean(t.answer is None for group in scored for t in group) if scored else 0.0,
+    }
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Standard deviation of the values over the root of their number: the error of their mean."""
+    if len(values) < 2:
+        return 0.0
+    mean = fmean(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+
+
+def majority(group: Group) -> float:
+    """1 if the most frequent answer is right, 0 if not; a tie is shared. No answer is no vote."""
+    votes = Counter(t.answer for t in group if t.answer is not None)
+    if not votes:
+        return 0.0
+    most = max(votes.values())
+    tied = [answer for answer, count in votes.items() if count == most]
+    right = {t.answer for t in group if t.correct}
+    return sum(answer in right for answer in tied) / len(tied)
+
+
+def evaluate_and_show(options: EvalOptions) -> None:
+    say(show(evaluate(options)))
+    say(f"results and trajectories: {options.out}")
+
+
+def show(results: Results) -> str:
+    """The results as a table of plain text."""
+    n = round(results["samples"])
+    rows = [
+        (f"avg@{n}", f"{results['avg']:.1%} ± {results['avg_se']:.1%}  (standard error over {results['problems']:.0f} problems)"),
+        (f"pass@{n}", f"{results['pass']:.1%}"),
+        (f"maj@{n}", f"{results['maj']:.1%}"),
+        ("no answer", f"{results['no_answer']:.1%}"),
+        ("tool calls", f"{results['tools/calls']:.2f} per trajectory"),
+        ("tool errors", f"{results['tools/errors']:.2f} per trajectory"),
+        ("steps", f"{results['rollout/turns']:.2f} per trajectory"),
+        ("tokens", f"{results['rollout/tokens']:.0f} per trajectory"),
+    ]
+    if "steps/d" in results:
+        rows.append(("divergence", f"{results['steps/d']:.3f} nats (mean of d over steps)"))
+    if results["rollout/dropped"]:
+        rows.append(("dropped", f"{results['rollout/dropped']:.0f} attempts, lost to our own machinery"))
+    return "\n".join(f"{name:<12} {value}" for name, value in rows)

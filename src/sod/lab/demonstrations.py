@@ -1,0 +1,127 @@
+"""Conversations that show how to solve the lab's tasks: what the cold start learns from.
+
+A demonstration is a thought, a call, its result, and so on to the boxed answer. Thoughts vary from turn to turn, so that
+even the first step has the entropy of real reasoning; the teacher and the student were shown different mixtures of the
+same phrases, as two models of different origin would have been, so they disagree a little everywhere and not only where
+the student errs.
+
+A *slip* is one call gone wrong, its honest error message, and the right call after it. No loss is taken on the slip.
+At most one slip per demonstration: the teacher learns to recover from one error and, like any teacher, is lost further
+from what it has seen.
+"""
+
+import random
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Any
+
+from sod.chat import parse_calls
+from sod.lab.tasks import Call, Task
+from sod.types import MalformedCall, Message
+
+TOOL = "code_interpreter"
+
+SLOTS = (
+    ("ok ", "so ", "now ", "well "),
+    ("let me ", "i will ", "we can ", "i should "),
+    ("find ", "work out ", "compute ", "get "),
+    ("", "the value of ", "what is ", "next "),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a demonstrator writes: the odds of each slot's phrases, and how often it slips."""
+
+    odds: tuple[tuple[float, ...], ...]
+    slips: float = 0.0
+
+    def thought(self, rng: random.Random, subject: str) -> str:
+        phrases = (rng.choices(slot, odds)[0] for slot, odds in zip(SLOTS, self.odds, strict=True))
+        return "".join(phrases) + subject + "."
+
+
+STUDENT = Style(odds=((1, 1, 1, 1),) * 4)
+TEACHER = Style(odds=((8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 8, 1), (8, 1, 1, 1)), slips=0.5)
+
+
+def demonstrate(task: Task, style: Style, rng: random.Random) -> list[Message]:
+    """The task solved in the given style: user, assistant, tool, ..., assistant."""
+    slip_at = rng.randrange(len(task.calls)) if rng.random() < style.slips else None
+    messages: list[Message] = [{"role": "user", "content": task.question}]
+    for i, call in enumerate(task.calls):
+        if i == slip_at:
+            messages += _slip(call, style.thought(rng, call.subject), rng)
+        messages += [_assistant(style.thought(rng, call.subject), call.lines), _tool(str(call.result))]
+    messages.append({"role": "assistant", "content": f"the answer is \\boxed{{{task.answer}}}"})
+    return messages
+
+
+def _assistant(thought: str, lines: tuple[str, ...]) -> Message:
+    function: dict[str, Any] = {"name": TOOL, "arguments": {"code": "\n".join(lines)}}
+    return {"role": "assistant", "content": thought, "tool_calls": [{"type": "function", "function": function}]}
+
+
+def _tool(content: str) -> Message:
+    return {"role": "tool", "name": TOOL, "content": content}
+
+
+def _slip(call: Call, thought: str, rng: random.Random) -> list[Message]:
+    """A call that fails loudly, and what the interpreter (or the parser) says to it."""
+    kind = rng.choice(("name", "name", "name", "unclosed", "operator", "json"))
+    if kind == "json":
+        return _malformed(call, thought, rng)
+    if kind == "name" and "=" in call.lines[-2:][0]:
+        lines, error = _wrong_name(call, rng)
+    elif kind == "operator" and any(operator in call.lines[-2:][0] for operator in "+*-%"):
+        lines = tuple(_double_operator(line) if i == max(0, len(call.lines) - 2) else line for i, line in enumerate(call.lines))
+        error = "SyntaxError: invalid syntax"
+    else:
+        lines, error = (*call.lines[:-1], call.lines[-1][:-1]), "SyntaxError: '(' was never closed"
+    return [_assistant(thought, lines) | {"weight": 0}, _tool(error)]
+
+
+def _wrong_name(call: Call, rng: random.Random) -> tuple[tuple[str, ...], str]:
+    """One letter of one name is wrong, at a place where that raises a NameError."""
+    known = [line.split("=")[0] for line in call.lines[:-1]]
+    definition = call.lines[-2].split("=")[1]
+    used = [name for name in known[:-1] if name in definition]
+    right = rng.choice([*used, call.subject])
+    wrong = right
+    while wrong in known:
+        first, second = rng.choice(ascii_uppercase[:13]), rng.choice(ascii_uppercase[13:])
+        wrong = first + right[1] if rng.random() < 0.5 else right[0] + second
+    if right == call.subject:
+        lines = (*call.lines[:-1], f"print({wrong})") if rng.random() < 0.5 else (
+            *call.lines[:-2], f"{wrong}={definition}", call.lines[-1],
+        )
+    elif rng.random() < 0.5:
+        lines = (*call.lines[:-2], f"{call.subject}={definition.replace(right, wrong)}", call.lines[-1])
+    else:
+        lines = tuple(line.replace(f"{right}=", f"{wrong}=") for line in call.lines)
+    return lines, name_error(lines, suggest=rng.random() < 0.5)
+
+
+def name_error(lines: tuple[str, ...], *, suggest: bool) -> str:
+    """What CPython says to these lines; from 3.12 on it suggests a similar name."""
+    scope: dict[str, Any] = {}
+    try:
+        exec("\n".join(lines), {"print": lambda value: None}, scope)
+    except NameError as error:
+        near = [name for name in scope if sum(a != b for a, b in zip(name, error.name, strict=True)) == 1]
+        return f"NameError: {error.args[0]}" + (f". Did you mean: '{near[0]}'?" if suggest and near else "")
+    raise ValueError(f"no NameError in {lines}")
+
+
+def _double_operator(line: str) -> str:
+    return "".join(char + "*/" if char in "+*-%" else char for char in line)
+
+
+def _malformed(call: Call, thought: str, rng: random.Random) -> list[Message]:
+    """A call whose JSON is broken: as the student would have written it, and the parser's own complaint."""
+    code = "\\n".join(call.lines)
+    broken = rng.choice((f'{code}}}}}', f'{code}"}}', f'{code}"'))
+    text = f'{thought}\n<tool_call>\n{{"name": "{TOOL}", "arguments": {{"code": "{broken}\n</tool_call>'
+    (parsed,) = parse_calls(text)
+    assert isinstance(parsed, MalformedCall), text
+    return [{"role": "assistant", "content": text, "weight": 0}, _tool(parsed.complaint)]

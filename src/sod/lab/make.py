@@ -1,0 +1,114 @@
+"""Write the lab to a directory, as ordinary files for the ordinary commands; and train its teacher from nothing."""
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from sod.config import EvalOptions, LabOptions, LabTeacherOptions, SftOptions
+from sod.data import write_jsonl
+from sod.lab import settings
+from sod.lab.demonstrations import STUDENT, TEACHER, Style, demonstrate
+from sod.lab.models import STUDENT as STUDENT_SIZE
+from sod.lab.models import TEACHER as TEACHER_SIZE
+from sod.lab.models import save_new_model
+from sod.lab.tasks import Task, draw
+from sod.lab.tokenizer import make_tokenizer
+from sod.progress import say
+from sod.types import Message
+
+TEACHER_FOLDER = Path(__file__).parent / "teacher"
+"""The trained teacher and the tokenizer; `sod lab teacher` makes them again."""
+
+
+def make(options: LabOptions) -> Path:
+    """student/ (random weights), teacher/, demonstrations.jsonl, train.jsonl and eval.jsonl in `options.out`."""
+    folder = options.out
+    folder.mkdir(parents=True, exist_ok=True)
+    save_new_model(STUDENT_SIZE, tokenizer(), options.seed, folder / "student")
+    shutil.copytree(TEACHER_FOLDER, folder / "teacher", dirs_exist_ok=True)
+    write_demonstrations(folder / "demonstrations.jsonl", STUDENT, options.demonstrations, options.seed)
+    measured, learnt = problems(options.eval_problems, options.train_problems, options.seed)
+    write_problems(folder / "eval.jsonl", measured, "eval")
+    write_problems(folder / "train.jsonl", learnt, "train")
+    return folder
+
+
+def make_teacher(options: LabTeacherOptions) -> None:
+    """Cold start only: demonstrations with an error and its recovery in half of them."""
+    from sod.evaluate import evaluate, show
+    from sod.sft import sft
+
+    lab = options.out.with_name(options.out.name + "-lab")
+    lab.mkdir(parents=True, exist_ok=True)
+    save_new_model(TEACHER_SIZE, tokenizer(), options.seed, lab / "model")
+    batch = settings.TEACHER_SFT["batch"]
+    write_demonstrations(lab / "demonstrations.jsonl", TEACHER, options.steps * batch, options.seed + 1)
+    measured, _ = problems(200, 0, seed=0)
+    write_problems(lab / "eval.jsonl", measured, "eval")
+    run = sft(
+        SftOptions.model_validate(
+            settings.TEACHER_SFT
+            | {"model": lab / "model", "data": lab / "demonstrations.jsonl", "out": options.out, "epochs": 1, "shuffle": False}
+        )
+    )
+    _, checkpoint = run.newest_checkpoint() or (0, options.out)
+    out = options.out / "eval"
+    results = evaluate(
+        EvalOptions.model_validate(
+            settings.EVAL | {"model": checkpoint, "data": lab / "eval.jsonl", "out": out, "samples": 4}
+        )
+    )
+    say(show(results))
+    say(f"The teacher is in {checkpoint}. Shipped with the project: its model, config and tokenizer, in {TEACHER_FOLDER.name}/.")
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """The lab's tokenizer, made in place from demonstrations of both styles."""
+    return make_tokenizer(_corpus(random.Random(0)))
+
+
+def _corpus(rng: random.Random) -> Iterator[str]:
+    for i in range(3000):
+        for message in demonstrate(_task(rng), TEACHER if i % 2 else STUDENT, rng):
+            yield f"{message['role']}\n"
+            yield message["content"] + "\n"
+            for call in message.get("tool_calls", ()):
+                yield json.dumps(call["function"]) + "\n"
+
+
+def write_demonstrations(path: Path, style: Style, count: int, seed: int) -> None:
+    """In the order of a curriculum, which is essential: without it, the circuit that copies names does not form."""
+    rng = random.Random(f"demonstrations/{seed}")
+    write_jsonl(path, [{"messages": _demonstration(i / count, style, rng)} for i in range(count)])
+
+
+def _demonstration(done: float, style: Style, rng: random.Random) -> list[Message]:
+    """The first fifth: one call. The second: one to three. Then problems of full length, and the style's slips."""
+    if done < 0.4:
+        style = Style(odds=style.odds)
+    length = (1, 1) if done < 0.2 else (1, 3) if done < 0.4 else settings.LENGTH
+    return demonstrate(_task(rng, length), style, rng)
+
+
+def problems(measured: int, learnt: int, seed: int) -> tuple[list[Task], list[Task]]:
+    """Problems to measure with and problems to learn on; no question is in both."""
+    rng = random.Random(f"problems/{seed}")
+    tasks: dict[str, Task] = {}
+    while len(tasks) < measured + learnt:
+        task = _task(rng)
+        tasks.setdefault(task.question, task)
+    drawn = list(tasks.values())
+    return drawn[:measured], drawn[measured:]
+
+
+def write_problems(path: Path, tasks: list[Task], name: str) -> None:
+    rows = [{"id": f"{name}-{i}", "prompt": task.question, "answer": str(task.answer)} for i, task in enumerate(tasks)]
+    write_jsonl(path, rows)
+
+
+def _task(rng: random.Random, length: tuple[int, int] = settings.LENGTH) -> Task:
+    return draw(rng, length=length, euclid_share=settings.EUCLID_SHARE)

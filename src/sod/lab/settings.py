@@ -1,0 +1,27 @@
+"""The lab's one configuration, as options of the ordinary commands. How it was found stands in docs/log.md."""
+
+from typing import Any
+
+LENGTH = (3, 4)
+"""Calls that a problem needs."""
+EUCLID_SHARE = 0.2
+"""Share of the problems that are greatest common divisors; the others are chains of definitions."""
+
+ROLLOUT: dict[str, Any] = {
+    "max_turns": 8,  # a clean solution needs 4 at most
+    "max_turn_tokens": 48,  # the longest right turn has 40; two definitions do not fit into one call
+    "max_tokens": 300,
+    "max_prompt_tokens": 64,
+    "concurrency": 64,
+}
+TOOL: dict[str, Any] = {"seconds": 5.0, "memory_mb": 512, "max_chars": 200, "errors": "last_line", "workers": 4}
+
+STUDENT_SFT: dict[str, Any] = {"batch": 16, "learn": {"lr": 5e-3, "warmup": 30, "betas": [0.9, 0.98], "minibatches": 1}}
+TEACHER_SFT: dict[str, Any] = {"batch": 16, "learn": {"lr": 4e-3, "warmup": 30, "betas": [0.9, 0.98], "minibatches": 1}}
+TRAIN: dict[str, Any] = {
+    "rollout": ROLLOUT | {"problems": 16, "group": 8},
+    "learn": {"lr": 4e-4, "warmup": 8, "betas": [0.9, 0.98], "minibatches": 4},
+    "tool": TOOL,
+    "save_trajectories": 128,
+}
+EVAL: dict[str, Any] = {"rollout": ROLLOUT | {"top_p": 1.0}, "tool": TOOL}

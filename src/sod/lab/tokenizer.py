@@ -1,0 +1,71 @@
+"""The lab's tokenizer: a byte-level BPE of some 500 tokens, made in place from the lab's own conversations.
+
+Digits, capitals and operators are always tokens of their own, so that copying a name or a number is a task letter by
+letter; the boilerplate of a tool call merges into a few tokens. Any text can be encoded.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+VOCABULARY = 512
+PAD, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+
+CHAT_TEMPLATE = """\
+{%- macro turn(role) -%}<|im_start|>{{ role }}{{ '\\n' }}{%- endmacro -%}
+{%- for message in messages -%}
+  {%- if message.role == 'tool' -%}
+    {%- if loop.first or loop.previtem.role != 'tool' -%}{{ turn('user') }}{%- else -%}{{ '\\n' }}{%- endif -%}
+    {{ '<tool_response>\\n' + message.content + '\\n</tool_response>' }}
+    {%- if loop.last or loop.nextitem.role != 'tool' -%}{{ '<|im_end|>\\n' }}{%- endif -%}
+  {%- else -%}
+    {{ turn(message.role) }}{{ message.content or '' }}
+    {%- for call in message.tool_calls or [] -%}
+      {{ '\\n' if message.content or not loop.first }}
+      {{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' + (call.function.arguments | tojson) }}
+      {{- '}\\n</tool_call>' }}
+    {%- endfor -%}
+    {{ '<|im_end|>\\n' }}
+  {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ turn('assistant') }}{%- endif -%}
+"""
+
+
+def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer with a chat template, fitted to `texts`. The same texts give the same tokenizer."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"[A-Z0-9=+*%;?-]|[^A-Z0-9=+*%;?\n-]*\n"), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[PAD, TURN_START, TURN_END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.add_special_tokens([PAD, TURN_START, TURN_END])
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in TAGS])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=TURN_END, model_max_length=1024, clean_up_tokenization_spaces=False
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    tokenizer.save_pretrained(folder)
+    # No machine's path or date belongs into a saved tokenizer: equal tokenizers are equal files.
+    config = folder / "tokenizer_config.json"
+    settings = json.loads(config.read_text())
+    settings.pop("name_or_path", None)
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")

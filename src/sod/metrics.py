@@ -1,0 +1,121 @@
+"""What an update or an evaluation looked like, in numbers. Keys are area/name."""
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sod.batching import Batch
+from sod.config import AlgorithmOptions
+from sod.core import step_divergence, step_mean, step_weights
+from sod.types import Group, Trajectory
+
+
+def of_rollout(groups: Sequence[Group]) -> dict[str, float]:
+    """Rewards, lengths, tool errors and endings of the trajectories that survived."""
+    trajectories = [trajectory for group in groups for trajectory in group]
+    dropped = sum(group.dropped for group in groups)
+    if not trajectories:
+        return {"rollout/dropped": dropped}
+    count = len(trajectories)
+    stops = Counter(trajectory.stop for trajectory in trajectories)
+    outcomes = sum((trajectory.outcomes for trajectory in trajectories), Counter())
+    failed = [trajectory for trajectory in trajectories if trajectory.tool_errors]
+    return {
+        "rollout/reward": fmean(t.reward for t in trajectories),
+        "rollout/solved": fmean(t.correct for t in trajectories),
+        "rollout/answered": stops["answered"] / count,
+        "rollout/turns": fmean(len(t.turns) for t in trajectories),
+        "rollout/tokens": fmean(t.response_tokens for t in trajectories),
+        "rollout/tokens_sampled": sum(sum(t.mask) for t in trajectories),
+        "rollout/dropped": dropped,
+        "tools/calls": sum(outcomes.values()) / count,
+        "tools/errors": fmean(t.tool_errors for t in trajectories),
+        "tools/trajectories_with_error": len(failed) / count,
+        "tools/solved_after_error": fmean(t.correct for t in failed) if failed else 0.0,
+        **{f"stop/{stop}": n / count for stop, n in sorted(stops.items())},
+        **{f"outcome/{outcome}": n / count for outcome, n in sorted(outcomes.items())},
+    }
+
+
+def of_steps(batch: Batch, options: AlgorithmOptions) -> dict[str, float]:
+    """How far steps have drifted from the teacher, and what SOD weighs them. Measured under every algorithm."""
+    if batch.student_BT is None or batch.teacher_BT is None:
+        return {}
+    d_BK, w_BK, exists_BK = steps(batch, options)
+    later_BK = exists_BK.clone()
+    later_BK[:, :1] = False
+    log_ratio_N = (batch.teacher_BT - batch.student_BT)[batch.mask_BT].abs()
+    outliers = log_ratio_N.topk(max(1, len(log_ratio_N) // 20)).values if len(log_ratio_N) else log_ratio_N
+    return {
+        "steps/d": _mean(d_BK[exists_BK]),
+        "steps/d_1": _mean(d_BK[:, :1][exists_BK[:, :1]]),
+        "steps/w_after_first": _mean(w_BK[later_BK]),
+        "steps/w_capped": _mean((w_BK[later_BK] >= 1 + options.delta - 1e-6).float()),
+        "steps/signal_in_top_5_percent_of_tokens": float(outliers.sum() / log_ratio_N.sum().clamp(min=1e-9)),
+        "steps/teacher_entropy": _mean(batch.teacher_entropy_BT[batch.mask_BT]) if batch.teacher_entropy_BT is not None else 0.0,
+    }
+
+
+def of_sampler(batch: Batch) -> dict[str, float]:
+    """How far the sampler's log-probabilities are from a full forward pass of the same weights, in nats."""
+    sampled = [p for trajectory in batch.trajectories for turn in trajectory.turns for p in turn.logprobs]
+    if batch.student_BT is None or not sampled:
+        return {}
+    gap_N = (torch.tensor(sampled) - batch.student_BT[batch.mask_BT]).abs()
+    return {"sampler/gap_mean": float(gap_N.mean()), "sampler/gap_max": float(gap_N.max())}
+
+
+def steps(batch: Batch, options: AlgorithmOptions) -> tuple[Tensor, Tensor, Tensor]:
+    """d, w and whether the step exists. -> (B, K) each"""
+    assert batch.student_BT is not None and batch.teacher_BT is not None
+    d_BK = step_divergence(batch.student_BT, batch.teacher_BT, batch.steps_BT)
+    w_BK = step_weights(d_BK, epsilon=options.epsilon, delta=options.delta)
+    return d_BK, w_BK, step_mean(torch.ones(batch.ids_BT.shape), batch.steps_BT) > 0
+
+
+def rows(batch: Batch, options: AlgorithmOptions, text: Any, limit: int) -> list[dict[str, Any]]:
+    """The first `limit` trajectories as they are kept in a run directory; `text` decodes tokens.
+
+    A piece's author says which tokens were sampled: the mask is true on the student's pieces.
+    """
+    step_rows: list[list[dict[str, float]]] = [[] for _ in range(len(batch))]
+    if batch.student_BT is not None and batch.teacher_BT is not None:
+        d_BK, w_BK, exists_BK = steps(batch, options)
+        entropy_BK = step_mean(batch.teacher_entropy_BT, batch.steps_BT) if batch.teacher_entropy_BT is not None else d_BK * 0
+        for b, k in exists_BK.nonzero().tolist():
+            step_rows[b].append(
+                {"d": d_BK[b, k].item(), "w": w_BK[b, k].item(), "teacher_entropy": entropy_BK[b, k].item()}
+            )
+    return [_row(t, s, text) for t, s in zip(batch.trajectories[:limit], step_rows, strict=False)]
+
+
+def _row(trajectory: Trajectory, step_row: list[dict[str, float]], text: Any) -> dict[str, Any]:
+    return {
+        "problem": trajectory.problem.id,
+        "sample": trajectory.sample,
+        "gold": trajectory.problem.answer,
+        "answer": trajectory.answer,
+        "correct": trajectory.correct,
+        "reward": trajectory.reward,
+        "stop": trajectory.stop,
+        "seconds": round(trajectory.seconds, 3),
+        "pieces": [
+            {
+                "author": piece.author,
+                "text": text(piece.tokens),
+                "tokens": list(piece.tokens),
+                **({"logprobs": [round(p, 6) for p in piece.logprobs]} if piece.logprobs else {}),
+                **({"outcomes": list(piece.outcomes)} if piece.outcomes else {}),
+            }
+            for piece in trajectory.pieces
+        ],
+        "steps": step_row,
+    }
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean()) if values.numel() else 0.0

@@ -1,0 +1,207 @@
+"""The network that learns: load, log-probabilities, update, save."""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from sod.batching import Batch, microbatches, minibatches
+from sod.config import LearnOptions, ModelOptions
+from sod.core import clipped_policy_loss, token_logprobs
+from sod.errors import ModelError, TrainingError
+
+
+def load_model(folder: Path, options: ModelOptions) -> PreTrainedModel:
+    """A causal language model from a directory, checked to compute its logits as hidden @ head^T."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} holds no model: config.json is missing. Give the directory of a Hugging Face model.")
+    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, options.dtype), attn_implementation=options.attention, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"The model in {folder} cannot be loaded: {error}") from error
+    model = model.to(device).eval()
+    _check_head(model, folder)
+    return model
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    if not (folder / "tokenizer_config.json").is_file():
+        raise ModelError(f"{folder} holds no tokenizer: tokenizer_config.json is missing. Save the tokenizer beside the model.")
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def check_same_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    """Student and teacher must give every id the same token; otherwise their log-probabilities are of different things."""
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    if ours == theirs:
+        return
+    example = next(iter(sorted(set(ours.items()) ^ set(theirs.items()))))
+    raise ModelError(
+        f"Student and teacher have different vocabularies ({len(ours)} and {len(theirs)} tokens; they differ at "
+        f"{example[0]!r}, id {example[1]}). Choose a teacher with the student's tokenizer."
+    )
+
+
+@torch.no_grad()
+def _check_head(model: PreTrainedModel, folder: Path) -> None:
+    """`token_logprobs` assumes logits = hidden @ head^T; a model that scales or caps them must not pass in silence."""
+    ids = torch.arange(1, 9, device=model.device)[None] % model.config.vocab_size
+    logits = model(input_ids=ids, use_cache=False).logits
+    ours = hidden_states(model, ids) @ model.get_output_embeddings().weight.T
+    if not torch.allclose(logits, ours, atol=1e-3, rtol=1e-3):
+        raise ModelError(
+            f"The model in {folder} does not compute logits as hidden states times the output embedding (it may scale or "
+            "cap them, or add a bias); such models are not supported."
+        )
+
+
+def hidden_states(model: PreTrainedModel, ids_BT: Tensor) -> Tensor:
+    """The last hidden states, before the head. -> (B, T, D)"""
+    return model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+
+
+def sequence_logprobs(
+    model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """log pi(y_t | y_<t) and the entropy at each masked token. -> (N,), (N,) in row-major order of the mask
+
+    Position t is predicted from the hidden state at t - 1; only masked tokens go through the head. The first token of a
+    row has no prediction and must not be masked.
+    """
+    ids_BT, mask_BT = ids_BT.to(model.device), mask_BT.to(model.device)
+    hidden_ND = hidden_states(model, ids_BT)[:, :-1][mask_BT[:, 1:]]
+    targets_N = ids_BT[:, 1:][mask_BT[:, 1:]]
+    return token_logprobs(hidden_ND, model.get_output_embeddings().weight, targets_N, temperature=temperature)
+
+
+@torch.no_grad()
+def score(model: PreTrainedModel, batch: Batch, temperature: float, microbatch_tokens: int) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies of a batch's sampled tokens under a model. -> (B, T), (B, T), 0 off the mask"""
+    logprobs_BT = torch.zeros(batch.ids_BT.shape)
+    entropy_BT = torch.zeros(batch.ids_BT.shape)
+    for rows in microbatches(batch.lengths_B, microbatch_tokens):
+        part = batch.rows(rows)
+        logprobs_N, entropy_N = sequence_logprobs(model, part.ids_BT, part.mask_BT, temperature)
+        blank_BT = torch.zeros(part.ids_BT.shape)
+        width = blank_BT.shape[1]
+        logprobs_BT[rows, :width] = blank_BT.masked_scatter(part.mask_BT, logprobs_N.float().cpu())
+        entropy_BT[rows, :width] = blank_BT.masked_scatter(part.mask_BT, entropy_N.float().cpu())
+    return logprobs_BT, entropy_BT
+
+
+class Policy:
+    """A model, its tokenizer and its optimiser.
+
+    `total_steps` gives the learning rate a cosine down to 0 over so many optimiser steps; None keeps it constant after
+    the warm-up.
+    """
+
+    MAX_SKIPPED = 3
+    """Updates in a row that may be skipped for a non-finite gradient before training stops."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        options: LearnOptions,
+        *,
+        total_steps: int | None = None,
+    ):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.steps = 0
+        self._options = options
+        self._total_steps = total_steps
+        self._skipped_in_a_row = 0
+        self._optimizer = torch.optim.AdamW(
+            model.parameters(), lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
+        )
+
+    def learn(self, batch: Batch, temperature: float, generator: torch.Generator) -> dict[str, float]:
+        """One batch of rollouts: `minibatches` optimiser steps on the clipped policy loss, a token-mean in each.
+
+        The ratio is against `batch.student_BT`. `generator` decides which groups share a minibatch.
+        """
+        assert batch.student_BT is not None and batch.credit_BT is not None
+        order = lambda n: torch.randperm(n, generator=generator).tolist()  # noqa: E731
+        reports = [self._learn_minibatch(part, temperature) for part in minibatches(batch, self._options.minibatches, order)]
+        if not reports:
+            raise TrainingError("There is no trajectory to learn from: every attempt of this update was dropped.")
+        return {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
+
+    def _learn_minibatch(self, batch: Batch, temperature: float) -> dict[str, float]:
+        tokens = int(batch.mask_BT.sum())
+        totals = dict.fromkeys(("loss", "entropy", "ratio_clipped"), 0.0)
+        for rows in microbatches(batch.lengths_B, self._options.microbatch_tokens):
+            part = batch.rows(rows)
+            logprobs_N, entropy_N = sequence_logprobs(self.model, part.ids_BT, part.mask_BT, temperature)
+            old_N = part.student_BT[part.mask_BT].to(logprobs_N)
+            credit_N = part.credit_BT[part.mask_BT].to(logprobs_N)
+            low, high = self._options.clip_low, self._options.clip_high
+            loss = clipped_policy_loss(logprobs_N, old_N, credit_N, clip_low=low, clip_high=high).sum() / tokens
+            loss.backward()
+            ratio_N = (logprobs_N.detach() - old_N).exp()
+            clipped_N = torch.where(credit_N > 0, ratio_N > 1 + high, ratio_N < 1 - low) & (credit_N != 0)
+            totals["loss"] += loss.item()
+            totals["entropy"] += entropy_N.sum().item() / tokens
+            totals["ratio_clipped"] += clipped_N.sum().item() / tokens
+        return totals | self._step()
+
+    def imitate(self, ids_BT: Tensor, mask_BT: Tensor, lengths_B: Tensor) -> dict[str, float]:
+        """One optimiser step on the negative log-likelihood of the masked tokens, a token-mean."""
+        tokens = int(mask_BT.sum())
+        if not tokens:
+            raise TrainingError("No token of this batch carries loss: check the demonstrations' assistant messages.")
+        total = 0.0
+        for rows in microbatches(lengths_B, self._options.microbatch_tokens):
+            width = int(lengths_B[rows].max())
+            logprobs_N, _ = sequence_logprobs(self.model, ids_BT[rows, :width], mask_BT[rows, :width], temperature=1.0)
+            loss = -logprobs_N.sum() / tokens
+            loss.backward()
+            total += loss.item()
+        return {"loss": total} | self._step()
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of optimiser step `step`, counted from 0."""
+        options = self._options
+        if step < options.warmup:
+            return options.lr * (step + 1) / options.warmup
+        if self._total_steps is None:
+            return options.lr
+        done = (step - options.warmup) / max(1, self._total_steps - options.warmup)
+        return options.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    def _step(self) -> dict[str, float]:
+        """Clip, check, step. A gradient that is not finite changes nothing; several in a row stop the run."""
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._options.clip_grad).item()
+        rate = self.learning_rate(self.steps)
+        if math.isfinite(norm):
+            self._skipped_in_a_row = 0
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+            self._optimizer.step()
+        else:
+            self._skipped_in_a_row += 1
+            if self._skipped_in_a_row >= self.MAX_SKIPPED:
+                raise TrainingError(f"The gradient was not finite {self.MAX_SKIPPED} times in a row (norm {norm}).")
+        self._optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
+        return {"grad_norm": norm, "lr": rate, "skipped": float(self._skipped_in_a_row > 0)}
+
+    def save(self, folder: Path) -> None:
+        """Model and tokenizer in Hugging Face format, and `trainer.pt` with what else a resumed run needs."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        state = {"optimizer": self._optimizer.state_dict(), "steps": self.steps, "skipped": self._skipped_in_a_row}
+        torch.save(state, folder / "trainer.pt")
+
+    def restore(self, folder: Path) -> None:
+        """Take up the optimiser where `save` left it; the model itself was loaded from the same folder."""
+        state = torch.load(folder / "trainer.pt", weights_only=True, map_location=self.model.device)
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.steps, self._skipped_in_a_row = state["steps"], state["skipped"]

@@ -1,0 +1,69 @@
+"""What the user sees while something runs: a live bar on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(highlight=False)
+
+
+class Display:
+    """A bar for the whole, a bar for the phase under way, and a line for each thing done.
+
+    Without a terminal there are no bars, and a phase of many parts says how far it is every `EVERY_SECONDS`.
+    """
+
+    EVERY_SECONDS = 15.0
+
+    def __init__(self, title: str, total: int, done: int = 0):
+        self._bars = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._whole = self._bars.add_task(title, total=total, completed=done)
+        self._phase = self._bars.add_task("", total=1, visible=False)
+        self._name, self._parts, self._of = "", 0, 1
+        self._said = time.monotonic()
+
+    def __enter__(self) -> "Display":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    @contextmanager
+    def phase(self, name: str, parts: int) -> Iterator[None]:
+        """`advance` is called for each of its parts."""
+        self._name, self._parts, self._of = name, 0, parts
+        self._said = time.monotonic()
+        self._bars.reset(self._phase, description=f"  {name}", total=parts, visible=True)
+        yield
+        self._bars.update(self._phase, visible=False)
+
+    def advance(self) -> None:
+        self._parts += 1
+        self._bars.advance(self._phase)
+        if not console.is_terminal and time.monotonic() - self._said > self.EVERY_SECONDS:
+            self._said = time.monotonic()
+            say(f"  {self._name} {self._parts}/{self._of}")
+
+    def done(self, line: str = "") -> None:
+        """One part of the whole is done."""
+        self._bars.advance(self._whole)
+        if line:
+            say(line)
+
+
+def say(text: str) -> None:
+    """A line that stays, above the bars if there are any. Brackets are shown as they are."""
+    console.print(text, markup=False, soft_wrap=True)

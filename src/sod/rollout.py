@@ -1,0 +1,68 @@
+"""Many agents at once: problems to full groups of trajectories.
+
+Every attempt is a coroutine of its own and waits for nobody. What fails through our own machinery is tried again with
+back-off, then dropped and counted; it is never trained on. Attempts are seeded by (run seed, update, problem, sample), so
+the order in which they happen to run cannot change what is sampled.
+"""
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+
+from sod.agent import Agent
+from sod.errors import DeadlineError, InfrastructureError
+from sod.types import Group, Problem, Trajectory
+
+TURN_SEEDS = 1 << 16
+"""Seeds that one attempt may use, one per turn."""
+
+
+def attempt_seed(seed: int, update: int, problem: str, sample: int) -> int:
+    """A number below 2^63 that depends on all four and on nothing else; the low 16 bits are free for the turns."""
+    digest = hashlib.sha256(f"{seed}/{update}/{problem}/{sample}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") // (2 * TURN_SEEDS) * TURN_SEEDS
+
+
+async def rollout(
+    agent: Agent,
+    problems: Sequence[Problem],
+    *,
+    seed: int,
+    update: int,
+    on_trajectory: Callable[[Trajectory | None], None] = lambda trajectory: None,
+) -> list[Group]:
+    """`group` attempts at each problem, in the problems' order. `on_trajectory` hears of each attempt as it ends, with
+    None for a dropped one."""
+    slots = asyncio.Semaphore(agent.options.concurrency)
+
+    async def attempt(problem: Problem, sample: int) -> Trajectory | None:
+        async with slots:
+            trajectory = await _with_retries(agent, problem, sample, attempt_seed(seed, update, problem.id, sample))
+        on_trajectory(trajectory)
+        return trajectory
+
+    async with asyncio.TaskGroup() as tasks:
+        groups = [
+            [tasks.create_task(attempt(problem, sample)) for sample in range(agent.options.group)] for problem in problems
+        ]
+    return [_group(problem, [task.result() for task in group]) for problem, group in zip(problems, groups, strict=True)]
+
+
+async def _with_retries(agent: Agent, problem: Problem, sample: int, seed: int) -> Trajectory | None:
+    """The attempt, tried again after our own failures; None once that has not helped, or when it took too long."""
+    for retry in range(agent.options.retries + 1):
+        try:
+            async with asyncio.timeout(agent.options.seconds):
+                return await agent.attempt(problem, sample, seed)
+        except (TimeoutError, DeadlineError):
+            return None
+        except InfrastructureError:
+            if retry < agent.options.retries:
+                await asyncio.sleep(random.uniform(0, 0.1 * 4**retry))
+    return None
+
+
+def _group(problem: Problem, attempts: Sequence[Trajectory | None]) -> Group:
+    survivors = [trajectory for trajectory in attempts if trajectory is not None]
+    return Group(problem, survivors, dropped=len(attempts) - len(survivors))

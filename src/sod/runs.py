@@ -1,0 +1,206 @@
+"""A run is a directory; everything that is known about it stands there, and reports only read it.
+
+    options.json          every option, resolved
+    environment.json      versions, machine, fingerprints of the data
+    metrics.jsonl         one row per update; keys are area/name
+    trajectories/         update-0001.jsonl ...: tokens, text, mask, per-step d and w, reward, why it ended
+    checkpoints/          update-0010/ ...: Hugging Face format, the optimiser's state, and a manifest
+    results.json          what `sod eval` measured
+
+A checkpoint is written beside its place, with a manifest of sizes and hashes, and moved there when it is whole; a
+directory without a manifest that verifies does not count. Metrics of updates after the newest checkpoint are written
+again by a resumed run, so they are cut off first.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sod import __version__
+from sod.config import Options
+from sod.errors import RunError
+
+MANIFEST = "manifest.json"
+RESUME_MAY_CHANGE = {"resume", "out", "updates", "epochs", "save_every", "keep", "save_trajectories"}
+"""Options that do not change what a run computes up to a given update."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    folder: Path
+
+    @classmethod
+    def open(cls, options: Options, out: Path, *, data: dict[str, str], resume: bool = False) -> "Run":
+        """Create the directory and write down what is about to happen; or, with `resume`, check that it is the same.
+
+        `data` maps the name of each file that the run reads to its fingerprint.
+        """
+        run = cls(out)
+        if resume:
+            run._check_same(options, data)
+            return run
+        if (out / "options.json").exists():
+            raise RunError(f"{out} already holds a run. Continue it with --resume, or choose another --out.")
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            run._write_json("environment.json", environment() | {"data": data})
+            run._write_json("options.json", options.model_dump(mode="json"))
+        except OSError as error:
+            raise RunError(f"The run directory {out} cannot be written: {error.strerror}. Choose another --out.") from error
+        return run
+
+    # Metrics and trajectories
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    def record(self, update: int, metrics: dict[str, float], trajectories: Iterable[dict[str, Any]] = ()) -> None:
+        """Append one row of metrics, and write the update's trajectories."""
+        rows = list(trajectories)
+        if rows:
+            folder = self.folder / "trajectories"
+            folder.mkdir(exist_ok=True)
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            _write_atomically(folder / f"update-{update:04}.jsonl", lines)
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"update": update} | metrics) + "\n")
+
+    def metrics(self) -> list[dict[str, float]]:
+        """All rows so far; a last line cut short by a crash is left out."""
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
+        whole = lines[:-1]  # every complete row ends in a line break
+        return [json.loads(line) for line in whole if line]
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        self._write_json("results.json", results)
+
+    # Checkpoints
+
+    def save(self, update: int, write: Callable[[Path], None], *, keep: int) -> Path:
+        """A checkpoint that is whole or not there at all; then delete all but the newest `keep` (and this one)."""
+        place = self.folder / "checkpoints" / f"update-{update:04}"
+        partial = place.with_name(place.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir(parents=True)
+            write(partial)
+            manifest = {
+                file.relative_to(partial).as_posix(): {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+                for file in sorted(partial.rglob("*"))
+                if file.is_file()
+            }
+            (partial / MANIFEST).write_text(json.dumps(manifest, indent=2))
+            _sync(partial)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise RunError(f"The checkpoint {place} cannot be written: {error.strerror or error}.") from error
+        shutil.rmtree(place, ignore_errors=True)
+        partial.rename(place)
+        _sync_folder(place.parent)
+        for old in self._checkpoints()[: -(keep + 1)]:
+            shutil.rmtree(old)
+        return place
+
+    def newest_checkpoint(self) -> tuple[int, Path] | None:
+        """(update, directory) of the newest checkpoint whose manifest verifies; None if there is none."""
+        for place in reversed(self._checkpoints()):
+            if _verifies(place):
+                return int(place.name.removeprefix("update-")), place
+        return None
+
+    def rewind(self, update: int) -> None:
+        """Forget the metrics and trajectories of updates after `update`: they are about to be computed again."""
+        kept = [row for row in self.metrics() if row["update"] <= update]
+        _write_atomically(self.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
+        for file in (self.folder / "trajectories").glob("update-*.jsonl"):
+            if int(file.stem.removeprefix("update-")) > update:
+                file.unlink()
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(
+            place for place in (self.folder / "checkpoints").glob("update-*") if place.name[7:].isdecimal() and place.is_dir()
+        )
+
+    # Resuming
+
+    def _check_same(self, options: Options, data: dict[str, str]) -> None:
+        try:
+            before = json.loads((self.folder / "options.json").read_text())
+            data_before = json.loads((self.folder / "environment.json").read_text())["data"]
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(f"{self.folder} holds no run to resume. Start one without --resume.") from error
+        now = options.model_dump(mode="json")
+        changed = [key for key in now if key not in RESUME_MAY_CHANGE and now[key] != before.get(key)]
+        if changed:
+            raise RunError(
+                f"The run in {self.folder} was started with other options ({', '.join(changed)}); resume it with the "
+                "options in its options.json, or start a new run."
+            )
+        for name, print_now in data.items():
+            if data_before.get(name) != print_now:
+                raise RunError(f"The file of {name} has changed since the run in {self.folder} was started.")
+
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        _write_atomically(self.folder / name, json.dumps(content, indent=2) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """What this run ran on."""
+    packages = ("torch", "transformers", "tokenizers", "safetensors", "pydantic")
+    return {
+        "sod": __version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "packages": {name: version(name) for name in packages},
+        "command": sys.argv,
+    }
+
+
+def _verifies(place: Path) -> bool:
+    try:
+        manifest = json.loads((place / MANIFEST).read_text())
+        return all(
+            (place / name).stat().st_size == entry["bytes"] and _sha256(place / name) == entry["sha256"]
+            for name, entry in manifest.items()
+        )
+    except (OSError, ValueError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _sync(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

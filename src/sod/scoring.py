@@ -1,0 +1,27 @@
+"""Groups to a batch that knows what the student and the teacher think of every sampled token."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from transformers import PreTrainedModel
+
+from sod.batching import Batch, collate
+from sod.errors import TrainingError
+from sod.policy import score
+from sod.teachers import Teacher
+from sod.types import Group
+
+
+def scored(
+    groups: Sequence[Group], student: PreTrainedModel, teacher: Teacher | None, temperature: float, microbatch_tokens: int
+) -> Batch:
+    """All trajectories side by side, with the student's own log-probabilities and, if there is one, the teacher's."""
+    batch = collate(groups)
+    if not len(batch):
+        raise TrainingError("Every attempt was dropped, so there is nothing to score; is the sandbox in working order?")
+    logprobs_BT, entropy_BT = score(student, batch, temperature, microbatch_tokens)
+    batch = replace(batch, student_BT=logprobs_BT, student_entropy_BT=entropy_BT)
+    if teacher is None:
+        return batch
+    logprobs_BT, entropy_BT = teacher.score(batch)
+    return replace(batch, teacher_BT=logprobs_BT, teacher_entropy_BT=entropy_BT)

@@ -1,0 +1,66 @@
+"""What the student may call: the contract of a tool, and what the student reads when it calls wrongly.
+
+A tool answers with an `Observation`, whatever the student sent. It raises `sod.errors.InfrastructureError` only for what
+is not the student's fault.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from sod.types import MalformedCall, Observation, ToolCall
+
+
+class Tool(Protocol):
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The OpenAI function schema that the chat template shows to the student."""
+        ...
+
+    async def __call__(self, arguments: Mapping[str, Any]) -> Observation: ...
+
+
+class Toolbox:
+    """The tools of a run, by name."""
+
+    def __init__(self, tools: Sequence[Tool]):
+        self._tools = {tool.schema["function"]["name"]: tool for tool in tools}
+
+    @property
+    def schemas(self) -> list[dict[str, Any]]:
+        return [tool.schema for tool in self._tools.values()]
+
+    async def answer(self, calls: Sequence[ToolCall | MalformedCall]) -> list[Observation]:
+        """One observation per call, in the calls' order; the calls of one turn run at the same time."""
+        return list(await asyncio.gather(*map(self._answer_one, calls)))
+
+    async def _answer_one(self, call: ToolCall | MalformedCall) -> Observation:
+        if isinstance(call, MalformedCall):
+            return Observation(text=call.complaint, outcome="malformed")
+        if call.name not in self._tools:
+            names = ", ".join(self._tools) or "none"
+            return Observation(text=f"There is no tool {call.name!r}. Available: {names}.", outcome="unknown_tool")
+        tool = self._tools[call.name]
+        if complaint := _complaint(tool.schema["function"]["parameters"], call.arguments):
+            return Observation(text=f"Wrong arguments for {call.name}: {complaint}", outcome="wrong_arguments")
+        return await tool(call.arguments)
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict,
+}  # fmt: skip
+
+
+def _complaint(parameters: Mapping[str, Any], arguments: Mapping[str, Any]) -> str | None:
+    """What is wrong with the arguments, in words that help to mend them; None if nothing is."""
+    properties = parameters.get("properties", {})
+    for name in parameters.get("required", ()):
+        if name not in arguments:
+            return f'"{name}" is missing.'
+    for name, value in arguments.items():
+        if name not in properties:
+            return f'"{name}" is unknown; it takes {", ".join(properties)}.'
+        expected = properties[name].get("type")
+        if expected in _TYPES and not isinstance(value, _TYPES[expected]):
+            return f'"{name}" must be of type {expected}.'
+    return None

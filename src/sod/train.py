@@ -1,0 +1,192 @@
+"""The on-policy loop: sample, score, give credit, learn."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from sod import metrics
+from sod.agent import Agent, check_prompts
+from sod.algorithms import ALGORITHMS, WITHOUT_TEACHER
+from sod.batching import Batch
+from sod.chat import ChatFormat
+from sod.config import TrainOptions
+from sod.data import draw, fingerprint, load_problems
+from sod.engines.hf import HFEngine
+from sod.errors import ModelError, OptionError
+from sod.policy import Policy, load_model, load_tokenizer
+from sod.progress import Display
+from sod.rewards import check_kinds
+from sod.rollout import attempt_seed, rollout
+from sod.runs import Run
+from sod.sandbox.local import LocalSandbox
+from sod.scoring import scored
+from sod.teachers import Teacher
+from sod.teachers.local import LocalTeacher
+from sod.tools import Toolbox
+from sod.tools.python import PythonTool
+from sod.types import Group, Problem
+
+
+def train(options: TrainOptions) -> Run:
+    """Train, and leave the student in the run's newest checkpoint."""
+    with Session.open(options) as session, Display(options.algorithm.name, options.updates, session.done) as display:
+        for update in range(session.done, options.updates):
+            clock = Clock()
+            with clock.time("sample"), display.phase("sample", options.rollout.problems * options.rollout.group):
+                groups = session.sample(update, display)
+
+            with clock.time("score"):
+                batch = session.score(groups)
+            batch = replace(batch, credit_BT=ALGORITHMS[options.algorithm.name](batch, options.algorithm))
+
+            with clock.time("learn"):
+                learnt = session.learn(update, batch)
+            session.engine.refresh()
+
+            report = session.record(update, groups, batch, learnt, clock)
+            display.done(_line(update + 1, options.updates, report))
+            if (update + 1) % options.save_every == 0 or update + 1 == options.updates:
+                session.run.save(update + 1, session.policy.save, keep=options.keep)
+    return session.run
+
+
+@dataclass
+class Clock:
+    """Seconds spent on each named part of an update."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+
+@dataclass
+class Session:
+    """Everything a training run holds while it is under way."""
+
+    options: TrainOptions
+    run: Run
+    problems: list[Problem]
+    policy: Policy
+    chat: ChatFormat
+    teacher: Teacher | None
+    engine: HFEngine
+    agent: Agent
+    loop: asyncio.Runner
+    done: int
+    """Updates that the newest checkpoint has behind it."""
+
+    @classmethod
+    @contextmanager
+    def open(cls, options: TrainOptions) -> "Iterator[Session]":
+        """Check and load everything before anything is written, then create the run or take it up again."""
+        problems = load_problems(options.data)
+        check_kinds(problems)
+        _check(options, problems)
+        tokenizer = load_tokenizer(options.student)
+        chat = ChatFormat.of(tokenizer, options.chat)
+        teacher = _teacher(options, tokenizer)
+        model = load_model(options.student, options.network)
+        _check_context(model, options)
+        files = {"data": fingerprint(options.data), "student": fingerprint(options.student / "config.json")}
+        with ExitStack() as stack:
+            loop = stack.enter_context(asyncio.Runner())
+            sandbox = LocalSandbox(workers=options.tool.workers)
+            stack.callback(lambda: loop.run(sandbox.close()))
+            tools = Toolbox([PythonTool(sandbox, options.tool)])
+            check_prompts(chat, tools, options.rollout, problems)
+
+            run = Run.open(options, options.out, data=files, resume=options.resume)
+            done, folder = (run.newest_checkpoint() if options.resume else None) or (0, None)
+            policy = Policy(load_model(folder, options.network) if folder else model, tokenizer, options.learn)
+            if folder:
+                policy.restore(folder)
+            if options.resume:
+                run.rewind(done)
+            engine = HFEngine(policy.model, slots=options.rollout.concurrency)
+            agent = Agent(engine, chat, tools, options.rollout)
+            yield cls(options, run, problems, policy, chat, teacher, engine, agent, loop, done)
+
+    def sample(self, update: int, display: Display) -> list[Group]:
+        problems = draw(self.problems, seed=self.options.seed, update=update, count=self.options.rollout.problems)
+        return self.loop.run(
+            rollout(self.agent, problems, seed=self.options.seed, update=update, on_trajectory=lambda _: display.advance())
+        )
+
+    def score(self, groups: Sequence[Group]) -> Batch:
+        temperature, tokens = self.options.rollout.temperature, self.options.learn.microbatch_tokens
+        return scored(groups, self.policy.model, self.teacher, temperature, tokens)
+
+    def learn(self, update: int, batch: Batch) -> dict[str, float]:
+        shuffle = torch.Generator().manual_seed(attempt_seed(self.options.seed, update, "minibatches", 0))
+        return self.policy.learn(batch, self.options.rollout.temperature, shuffle)
+
+    def record(
+        self, update: int, groups: Sequence[Group], batch: Batch, learnt: dict[str, float], clock: Clock
+    ) -> dict[str, float]:
+        report = metrics.of_rollout(groups) | metrics.of_steps(batch, self.options.algorithm)
+        report |= metrics.of_sampler(batch)
+        report |= {f"learn/{name}": value for name, value in learnt.items()}
+        generating = self.engine.take_busy_seconds()
+        seconds = clock.seconds
+        report |= {f"seconds/{name}": value for name, value in seconds.items()}
+        report |= {
+            "seconds/generate": generating,
+            "seconds/tools_and_waiting": seconds["sample"] - generating,
+            "seconds/update": sum(seconds.values()),
+            "speed/tokens_per_second": report["rollout/tokens_sampled"] / sum(seconds.values()),
+        }
+        rows = metrics.rows(batch, self.options.algorithm, self.chat.tokenizer.decode, self.options.save_trajectories)
+        self.run.record(update + 1, report, rows)
+        return report
+
+
+def _check(options: TrainOptions, problems: Sequence[Problem]) -> None:
+    if options.algorithm.name not in WITHOUT_TEACHER and options.teacher is None:
+        raise OptionError(f"algorithm {options.algorithm.name!r} needs a teacher; give --teacher.")
+    if options.rollout.problems > len(problems):
+        raise OptionError(
+            f"rollout.problems is {options.rollout.problems}, but {options.data} holds {len(problems)} problems; lower it."
+        )
+    if options.rollout.top_p < 1:
+        raise OptionError(
+            "rollout.top_p must be 1 in training: what is cut off is never sampled, and the policy ratio would not know it."
+        )
+
+
+def _check_context(model: torch.nn.Module, options: TrainOptions) -> None:
+    longest = options.rollout.max_prompt_tokens + options.rollout.max_tokens
+    positions = model.config.max_position_embeddings
+    if longest > positions:
+        raise ModelError(
+            f"The student has {positions} positions; rollout.max_prompt_tokens + rollout.max_tokens = {longest}. Lower them."
+        )
+
+
+def _teacher(options: TrainOptions, tokenizer) -> LocalTeacher | None:
+    if options.teacher is None:
+        return None
+    temperature, tokens = options.rollout.temperature, options.learn.microbatch_tokens
+    return LocalTeacher(options.teacher, tokenizer, options.network, temperature=temperature, microbatch_tokens=tokens)
+
+
+def _line(update: int, updates: int, report: dict[str, float]) -> str:
+    parts = [
+        f"update {update:>{len(str(updates))}}/{updates}",
+        f"solved {report['rollout/solved']:4.0%}",
+        f"reward {report['rollout/reward']:+.2f}",
+        f"calls {report['tools/calls']:.1f}",
+        f"errors {report['tools/errors']:.2f}",
+    ]
+    if "steps/d" in report:
+        parts += [f"d {report['steps/d']:.2f}", f"w {report['steps/w_after_first']:.2f}"]
+    parts += [f"entropy {report['learn/entropy']:.2f}", f"{report['speed/tokens_per_second']:,.0f} tok/s"]
+    parts += [f"{report['seconds/update']:.1f} s"]
+    return "  ".join(parts)

@@ -1,0 +1,467 @@
+"""The local sandbox, program by program."""
+
+import asyncio
+import contextlib
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+import pytest
+
+from sod.sandbox import Program, Result
+from sod.sandbox.local import LocalSandbox
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+def program(code: str, *, stdin: str = "", seconds: float = 10.0, **limits: int) -> Program:
+    return Program(code=textwrap.dedent(code), stdin=stdin, seconds=seconds, **limits)
+
+
+def run_all(*programs: Program) -> list[Result]:
+    """All at once, in one sandbox."""
+
+    async def work() -> list[Result]:
+        async with LocalSandbox() as sandbox:
+            return await asyncio.gather(*map(sandbox.run, programs))
+
+    return asyncio.run(work())
+
+
+def run(code: str, *, stdin: str = "", seconds: float = 10.0, **limits: int) -> Result:
+    return run_all(program(code, stdin=stdin, seconds=seconds, **limits))[0]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process is there and not a zombie."""
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+        os.kill(pid, 0)
+        return sys.platform != "linux" or ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    return False
+
+
+def processes_naming(text: str) -> list[str]:
+    """The command lines in /proc that hold the text."""
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            lines.append(file.read_text())
+    return [line for line in lines if text in line]
+
+
+def soon(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within three seconds."""
+    end = time.monotonic() + 3
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+async def appeared(path: Path) -> str:
+    """The text of a file that a program writes, once it is there."""
+    while not path.exists() or not path.read_text().endswith("\n"):
+        await asyncio.sleep(0.01)
+    return path.read_text()
+
+
+def finish(work: Coroutine[None, None, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 8))
+
+
+# What a program does, as Python does it
+
+
+def test_a_program_reads_its_input_and_prints() -> None:
+    result = run("a = input()\nimport sys\nprint(a[::-1], sys.stdin.read().split())", stdin="añ\n1 2\n3")
+    assert (result.status, result.stdout, result.stderr) == ("ok", "ña ['1', '2', '3']\n", "")
+    assert (result.exit_code, result.signal) == (0, None)
+    assert 0 < result.seconds < 5
+
+
+def test_a_traceback_shows_the_program_and_nothing_of_ours() -> None:
+    result = run(
+        """
+        def half(n):
+            return 1 / n
+        try:
+            half(0)
+        except ZeroDivisionError as error:
+            raise ValueError("no half") from error
+        """
+    )
+    assert (result.status, result.exit_code) == ("error", 1)
+    assert result.stderr == textwrap.dedent(
+        """\
+        Traceback (most recent call last):
+          File "<program>", line 5, in <module>
+            half(0)
+          File "<program>", line 3, in half
+            return 1 / n
+                   ~~^~~
+        ZeroDivisionError: division by zero
+
+        The above exception was the direct cause of the following exception:
+
+        Traceback (most recent call last):
+          File "<program>", line 7, in <module>
+            raise ValueError("no half") from error
+        ValueError: no half
+        """
+    )
+
+
+def test_what_cannot_be_compiled_is_an_error_of_the_program() -> None:
+    broken, null, surrogate, empty, large, marked = run_all(
+        program("x = (\n"),
+        program("x = '\0'"),
+        program("x = '\ud800'"),
+        program(""),
+        program("x = '" + 5_000_000 * "é" + "'\nprint(len(x))"),
+        program("\ufeff# coding: latin-1\nprint('é')\r\nprint(2)"),
+    )
+    assert broken.stderr.splitlines()[0] == '  File "<program>", line 1'
+    assert broken.stderr.endswith("SyntaxError: '(' was never closed\n")
+    assert [r.status for r in (broken, null, surrogate)] == ["error"] * 3
+    assert "null bytes" in null.stderr
+    assert "surrogates not allowed" in surrogate.stderr
+    assert (empty.status, empty.stdout) == ("ok", "")
+    assert large.stdout == "5000000\n"
+    assert marked.stdout == "é\n2\n"
+
+
+def test_system_exit_is_honoured() -> None:
+    results = run_all(*(program(f"import sys\nprint('x', end='')\nsys.exit({code})") for code in ("", "3", "'bye'")))
+    assert [(r.status, r.exit_code, r.stdout, r.stderr) for r in results] == [
+        ("ok", 0, "x", ""),
+        ("error", 3, "x", ""),
+        ("error", 1, "x", "bye\n"),
+    ]
+
+
+def test_a_program_ends_as_under_the_interpreter() -> None:
+    result = run(
+        """
+        import atexit, threading, time
+        class Loud:
+            def __del__(self):
+                print("dropped")
+        loud = Loud()
+        atexit.register(print, "at exit")
+        threading.Thread(target=lambda: (time.sleep(0.1), print("thread"))).start()
+        unclosed = open(1, "w", closefd=False)
+        unclosed.write("unclosed\\n")
+        print("end")
+        """
+    )
+    assert sorted(result.stdout.split("\n")[3:]) == ["", "dropped", "unclosed"]
+    assert result.stdout.split("\n")[:3] == ["end", "thread", "at exit"]
+
+
+def test_a_program_is_the_main_module() -> None:
+    result = run(
+        """
+        from __future__ import annotations
+        import dataclasses, inspect, pickle, sys
+        @dataclasses.dataclass
+        class Point:
+            x: int
+        assert pickle.loads(pickle.dumps(Point(1))) == Point(1)
+        def double(x):
+            return 2 * x
+        assert "2 * x" in inspect.getsource(double)
+        print(__name__, sys.argv, sys.path[0] == "")
+        """
+    )
+    assert result.stdout == "__main__ ['<program>'] True\n", result.stderr
+
+
+def test_every_run_has_the_same_randomness() -> None:
+    first, second = run_all(*2 * [program("import random\nprint(random.random(), hash('a'), {'a', 'b', 'c'})")])
+    assert first.stdout == second.stdout != ""
+
+
+def test_packages_of_the_interpreter_can_be_imported() -> None:
+    pytest.importorskip("numpy")
+    assert run("import numpy\nprint(numpy.arange(3).sum())").stdout == "3\n"
+
+
+# Limits
+
+
+def test_a_program_that_sleeps_is_stopped_and_keeps_its_output() -> None:
+    result = run("import time\nprint('before')\ntime.sleep(60)", seconds=0.3)
+    assert (result.status, result.stdout, result.exit_code) == ("timeout", "before\n", None)
+    assert 0.3 <= result.seconds < 2
+
+
+def test_processor_time_is_limited_as_well() -> None:
+    result = run("import resource, os\nprint(resource.getrlimit(resource.RLIMIT_CPU)[0])\nos.kill(os.getpid(), 24)")
+    assert (result.status, result.stdout) == ("timeout", "11\n")
+
+
+def test_a_signal_is_told_apart_from_an_error() -> None:
+    crash, aborted = run_all(program("import os\nos.kill(os.getpid(), 11)"), program("import os\nos.abort()"))
+    assert [(r.status, r.signal, r.exit_code) for r in (crash, aborted)] == [("signal", 11, None), ("signal", 6, None)]
+
+
+@LINUX
+def test_memory_files_and_descriptors_are_limited() -> None:
+    memory, file, descriptors = run_all(
+        program("x = bytearray(300 << 20)", memory_mb=256),
+        program("open('big', 'wb').write(bytes(40 << 20))"),
+        program("files = [open('x', 'w') for _ in range(100)]"),
+    )
+    assert memory.stderr.endswith("MemoryError\n")
+    assert "File too large" in file.stderr
+    assert "Too many open files" in descriptors.stderr
+
+
+def test_long_output_keeps_head_and_tail_and_tells_what_is_missing() -> None:
+    text = "".join(f"{i:05}€\n" for i in range(3000))
+    keeps = (0, 1, 101, 102, 103, 104, 10_000, len(text.encode()) - 1)
+    code = "for i in range(3000): print(f'{i:05}€')"
+    for keep, result in zip(keeps, run_all(*(program(code, output_bytes=keep) for keep in keeps)), strict=True):
+        shown = re.fullmatch(r"(.*)\n\.\.\. \[(\d+) bytes omitted\] \.\.\.\n(.*)", result.stdout, re.DOTALL)
+        assert shown, result
+        head, omitted, tail = shown.groups()
+        kept = len((head + tail).encode())
+        assert text.startswith(head)
+        assert text.endswith(tail)
+        assert kept + int(omitted) == len(text.encode())
+        assert keep - 4 <= kept <= keep
+    assert run(code, output_bytes=len(text.encode())).stdout == text
+
+
+def test_output_that_is_not_text_is_replaced() -> None:
+    assert run("import os\nos.write(1, b'a\\xff\\xe2\\x82')").stdout == "a\ufffd\ufffd"
+
+
+def test_a_program_that_floods_its_output_is_stopped() -> None:
+    result = run("import sys\nprint('mine', file=sys.stderr)\nwhile True: print('x' * 100_000)", output_bytes=100)
+    assert (result.status, result.stderr) == ("output_limit", "mine\n")
+    assert len(result.stdout) < 200
+    assert result.seconds < 5
+
+
+# What it leaves behind
+
+
+def test_a_grandchild_that_holds_the_output_open_is_ended() -> None:
+    code = """
+        import subprocess, sys
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]{})
+        print(child.pid)
+        """
+    start = time.monotonic()
+    in_group, escaped = run_all(program(code.format("")), program(code.format(", start_new_session=True")))
+    assert time.monotonic() - start < 5
+    assert (in_group.status, escaped.status) == ("ok", "ok")
+    assert soon(lambda: not is_alive(int(in_group.stdout)))
+    os.kill(int(escaped.stdout), signal.SIGKILL)  # the documented hole
+
+
+def test_each_program_has_a_directory_of_its_own_that_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = """
+        import os, tempfile
+        print(os.getcwd(), os.listdir())
+        open("mine.py", "w").write("x = 5")
+        import mine
+        os.makedirs("a/b")
+        tempfile.mkdtemp()
+        os.chmod("a", 0)
+        os.chmod(".", 0)
+        """
+
+    async def work() -> None:
+        async with LocalSandbox() as sandbox:
+            results = await asyncio.gather(*(sandbox.run(program(code)) for _ in range(3)))
+            assert {r.status for r in results} == {"ok"}, results
+            assert len({r.stdout for r in results}) == 3
+            assert all(r.stdout.endswith(" []\n") for r in results)
+            [root] = tmp_path.iterdir()
+            assert not list(root.iterdir())
+        assert not list(tmp_path.iterdir())
+
+    finish(work())
+
+
+@LINUX
+def test_nothing_of_the_trainer_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_API_KEY", "s3cret-value")
+    with (tmp_path / "open").open("w") as file:
+        os.set_inheritable(file.fileno(), True)
+        result = run(
+            """
+            import os
+            print(sorted(os.environ))
+            print(sorted(os.listdir("/proc/self/fd"), key=int)[:-1])
+            print(b"s3cret" in open(f"/proc/{os.getppid()}/environ", "rb").read())
+            print([os.readlink(f"/proc/{os.getppid()}/fd/{fd}") for fd in os.listdir(f"/proc/{os.getppid()}/fd")])
+            """
+        )
+    environment, descriptors, secret_in_zygote, zygote_files = result.stdout.splitlines()
+    assert "SECRET" not in environment
+    assert "PATH" not in environment.replace("LD_LIBRARY_PATH", "")
+    assert descriptors == "['0', '1', '2']"
+    assert secret_in_zygote == "False"
+    assert str(tmp_path) not in zygote_files
+
+
+@LINUX
+def test_nothing_is_left_after_closing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    codes = ["print(1)", "1 / 0", "import time; time.sleep(9)", "import os\nif os.fork(): os._exit(0)\nwhile 1: pass"]
+
+    async def work() -> None:
+        sandbox = LocalSandbox(workers=2)
+        await sandbox.run(program("print(0)"))
+        open_before = len(os.listdir("/proc/self/fd"))
+        await asyncio.gather(*(sandbox.run(program(code, seconds=0.3)) for code in codes * 4))
+        assert len(os.listdir("/proc/self/fd")) == open_before
+        assert len(processes_naming(str(tmp_path))) == 1
+        hanging = asyncio.create_task(sandbox.run(program("import time\nprint(1)\ntime.sleep(60)")))
+        await asyncio.sleep(0.2)
+        assert len(processes_naming(str(tmp_path))) == 2
+        await sandbox.close()
+        assert (await hanging).status == "sandbox_error"
+        await sandbox.close()
+
+    open_before = len(os.listdir("/proc/self/fd"))
+    finish(work())
+    assert len(os.listdir("/proc/self/fd")) == open_before
+    assert not list(tmp_path.iterdir())
+    assert not processes_naming(str(tmp_path))
+
+
+# Many programs, and trouble
+
+
+def test_no_more_than_the_workers_run_at_once_in_order_of_arrival() -> None:
+    async def work() -> None:
+        ended: list[int] = []
+        async with LocalSandbox(workers=2) as sandbox:
+
+            async def one(number: int) -> tuple[float, float]:
+                result = await sandbox.run(
+                    program("import time\na = time.monotonic()\ntime.sleep(0.15)\nprint(a, time.monotonic())")
+                )
+                ended.append(number)
+                start, end = map(float, result.stdout.split())
+                return start, end
+
+            spans = await asyncio.gather(*map(one, range(6)))
+        for start, _ in spans:
+            assert sum(a <= start < b for a, b in spans) <= 2
+        assert [number // 2 for number in ended] == [0, 0, 1, 1, 2, 2]
+
+    finish(work())
+
+
+def test_a_busy_event_loop_changes_no_verdict() -> None:
+    async def work() -> None:
+        async with LocalSandbox(workers=2) as sandbox:
+            await sandbox.run(program("pass"))
+            quick = asyncio.create_task(sandbox.run(program("import time\ntime.sleep(0.1)\nprint(1)", seconds=0.6)))
+            slow = asyncio.create_task(sandbox.run(program("import time\ntime.sleep(60)", seconds=0.3)))
+            await asyncio.sleep(0.05)
+            time.sleep(1)  # as a training step that holds the interpreter would
+            assert (await quick).status == "ok"
+            assert (await slow).status == "timeout"
+            assert (await slow).seconds < 0.9
+
+    finish(work())
+
+
+def test_a_cancelled_program_is_killed(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with LocalSandbox(workers=1) as sandbox:
+            note = tmp_path / "pid"
+            code = f"import os, time\nprint(os.getpid(), file=open({str(note)!r}, 'w', 1))\ntime.sleep(60)"
+            task = asyncio.create_task(sandbox.run(program(code)))
+            pid = int(await appeared(note))
+            assert is_alive(pid)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            assert task.cancelled()
+            assert not is_alive(pid)
+            assert (await sandbox.run(program("print(2)"))).stdout == "2\n"
+
+    finish(work())
+
+
+def test_when_the_zygote_dies_the_running_program_is_no_verdict_and_the_next_one_works(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with LocalSandbox(workers=2) as sandbox:
+            note = tmp_path / "pid"
+            code = f"import os, time\nprint(os.getpid(), file=open({str(note)!r}, 'w', 1))\ntime.sleep(60)"
+            task = asyncio.create_task(sandbox.run(program(code)))
+            pid = int(await appeared(note))
+            zygote = int((await sandbox.run(program("import os\nprint(os.getppid())"))).stdout)
+            os.kill(zygote, signal.SIGKILL)
+            result = await task
+            assert result.status == "sandbox_error"
+            assert "zygote ended with exit code -9" in result.message
+            assert soon(lambda: not is_alive(pid))
+            assert (await sandbox.run(program("print(2)"))).stdout == "2\n"
+
+    finish(work())
+
+
+def test_a_sandbox_without_descriptors_to_spare_says_so_and_recovers() -> None:
+    async def work() -> None:
+        async with LocalSandbox() as sandbox:
+            await sandbox.run(program("pass"))
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            try:
+                result = await sandbox.run(program("print(1)"))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert (result.status, result.message) == ("sandbox_error", "[Errno 24] Too many open files")
+            assert (await sandbox.run(program("print(2)"))).stdout == "2\n"
+
+    finish(work())
+
+
+def test_one_sandbox_serves_several_event_loops_one_after_the_other() -> None:
+    sandbox = LocalSandbox(workers=1)
+
+    async def work(number: int) -> list[str]:
+        results = await asyncio.gather(*(sandbox.run(program(f"print({number})")) for _ in range(3)))
+        return [r.stdout for r in results]
+
+    assert asyncio.run(work(1)) == 3 * ["1\n"]
+    assert asyncio.run(work(2)) == 3 * ["2\n"]
+    asyncio.run(sandbox.close())
+
+
+def test_a_trainer_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
+    note, rooms = tmp_path / "pid", tmp_path / "rooms"
+    rooms.mkdir()
+    code = f"import os, time; print(os.getppid(), os.getpid(), file=open({str(note)!r}, 'w', 1)); time.sleep(60)"
+    trainer = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import asyncio\nfrom sod.sandbox import Program\nfrom sod.sandbox.local import LocalSandbox\n"
+            f"asyncio.run(LocalSandbox().run(Program(code={code!r})))",
+        ],
+        env=os.environ | {"TMPDIR": str(rooms), "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    pids = [int(pid) for pid in asyncio.run(asyncio.wait_for(appeared(note), 8)).split()]
+    trainer.kill()
+    trainer.wait()
+    assert soon(lambda: not any(map(is_alive, pids)))
+    assert soon(lambda: not list(rooms.iterdir()))
