@@ -14,7 +14,7 @@ test: check
 check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/basedpyright
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/weights.py

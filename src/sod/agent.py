@@ -14,17 +14,16 @@ from sod.tools import Toolbox
 from sod.types import Piece, Problem, Stop, Trajectory
 
 
-def check_prompts(
-    chat: ChatFormat, tools: Toolbox, options: RolloutOptions, problems: Sequence[Problem]
-) -> None:
+def check_prompts(chat: ChatFormat, tools: Toolbox, options: RolloutOptions, problems: Sequence[Problem]) -> None:
     """No prompt may be longer than the limit: found out before the first token is sampled."""
-    for problem in problems:
-        length = len(chat.prompt(problem.messages, tools.schemas))
-        if length > options.max_prompt_tokens:
-            raise DataError(
-                f"The prompt of problem {problem.id!r} has {length} tokens; rollout.max_prompt_tokens is "
-                f"{options.max_prompt_tokens}. Raise it, or leave the problem out."
-            )
+    lengths = {problem.id: len(chat.prompt(problem.messages, tools.schemas)) for problem in problems}
+    long = {id: length for id, length in lengths.items() if length > options.max_prompt_tokens}
+    if long:
+        id = max(long, key=lambda id: long[id])
+        raise DataError(
+            f"{len(long)} of {len(problems)} prompts are longer than rollout.max_prompt_tokens = "
+            f"{options.max_prompt_tokens}; that of problem {id!r} has {long[id]} tokens. Raise it, or leave them out."
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,8 @@ def sham(batch: Batch, options: AlgorithmOptions) -> Tensor:
 
 
 def _logprobs(batch: Batch) -> tuple[Tensor, Tensor]:
-    assert batch.student_BT is not None and batch.teacher_BT is not None
+    assert batch.student_BT is not None
+    assert batch.teacher_BT is not None
     return batch.student_BT, batch.teacher_BT
 
 

@@ -23,7 +23,8 @@ Schema = dict[str, Any]
 
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 CALL_HELP = (
-    f'Write {CALL_OPEN}{{"name": "TOOL", "arguments": {{...}}}}{CALL_CLOSE} with valid JSON between the tags and try again.'
+    f'Write {CALL_OPEN}{{"name": "TOOL", "arguments": {{...}}}}{CALL_CLOSE} '
+    "with valid JSON between the tags and try again."
 )
 
 
@@ -50,7 +51,7 @@ class ChatFormat:
                 f"The tokenizer of {tokenizer.name_or_path!r} has no chat template. Use an instruction-tuned model's "
                 "tokenizer, or set `chat_template` in its tokenizer_config.json."
             )
-        if tokenizer.eos_token_id is None:
+        if not isinstance(tokenizer.eos_token_id, int) or not isinstance(tokenizer.eos_token, str):
             raise TemplateError(f"The tokenizer of {tokenizer.name_or_path!r} has no eos_token to end a turn with.")
         self.tokenizer = tokenizer
         self.end_of_turn: int = tokenizer.eos_token_id
@@ -79,7 +80,7 @@ class ChatFormat:
             for call in message.get("tool_calls") or ()
         ]
         content = message.get("content") or ""
-        return self._encode("\n".join([content, *calls] if content else calls)) + [self.end_of_turn]
+        return [*self._encode("\n".join([content, *calls] if content else calls)), self.end_of_turn]
 
     def observation(self, texts: Sequence[str]) -> list[int]:
         """The suffix after a student's turn: the tools' answers, up to where the student writes again."""
@@ -100,7 +101,7 @@ class ChatFormat:
             pieces.append(Piece(author, tuple(self.turn(messages[this]))))
             if following is not None:
                 pieces.append(Piece("tool", tuple(self._suffix(messages[this + 1 : following]))))
-        if self._on_drift == "error": 
+        if self._on_drift == "error":
             self._check_against_template(pieces, messages, tools)
         return pieces
 
@@ -122,7 +123,7 @@ class ChatFormat:
         return str(text)
 
     def _encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        return self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
 
     def _after_turn(self, rendered: str) -> str:
         """What follows the first end of turn after the probe assistant's words."""
@@ -163,7 +164,9 @@ class ChatFormat:
         whole = self._encode(self._template(messages[: last + 1], tools, prompt=False))
         if whole[: len(appended)] == appended and self._end_text not in self.tokenizer.decode(whole[len(appended) :]):
             return
-        at = next((i for i, (a, b) in enumerate(zip(appended, whole, strict=False)) if a != b), min(len(appended), len(whole)))
+        at = next(
+            (i for i, (a, b) in enumerate(zip(appended, whole, strict=False)) if a != b), min(len(appended), len(whole))
+        )
         show = lambda ids: repr(self.tokenizer.decode(ids[at : at + 8]))  # noqa: E731
         raise TemplateError(
             f"The chat template of {self.tokenizer.name_or_path!r} rewrites history: at token {at}, appending turn by turn "

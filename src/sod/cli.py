@@ -15,13 +15,18 @@ from typing import Any
 from sod.errors import InfrastructureError, OptionError, SodError, UsageError
 
 COMMANDS = {
-    "lab demo": ("DemoOptions", "sod.lab.demo:demo", "the whole method in miniature: cold start, SOD, before and after"),
+    "lab demo": (
+        "DemoOptions",
+        "sod.lab.demo:demo",
+        "the whole method in miniature: cold start, SOD, before and after",
+    ),
     "lab make": ("LabOptions", "sod.lab.make:make", "write the lab's models, tokenizer, problems and demonstrations"),
     "lab teacher": ("LabTeacherOptions", "sod.lab.make:make_teacher", "train the lab's teacher again, from nothing"),
     "sft": ("SftOptions", "sod.sft:sft", "cold start: fine-tune on demonstrations"),
     "train": ("TrainOptions", "sod.train:train", "learn on policy: sod, opd, grpo and controls"),
     "eval": ("EvalOptions", "sod.evaluate:evaluate_and_show", "measure a model: avg@n, pass@n, maj@n, tool errors"),
 }
+HELP = ("-h", "--help", "help")
 EXIT_USAGE, EXIT_FAILED, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 2, 1, 75, 130
 
 
@@ -114,7 +119,7 @@ def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
         command = " ".join(arguments[:words])
         if command in COMMANDS:
             return command, arguments[words:]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in HELP or (arguments[0] == "lab" and arguments[1:] in ([], ["-h"], ["--help"])):
         return None, []
     if arguments[0] == "--version":
         from sod import __version__
@@ -123,7 +128,8 @@ def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
     tried = " ".join(arguments[:2]) if arguments[0] == "lab" else arguments[0]
     near = get_close_matches(tried, COMMANDS, n=1)
     raise OptionError(
-        f"{tried!r} is not a command" + (f"; did you mean {near[0]!r}?" if near else f"; try one of {', '.join(COMMANDS)}.")
+        f"{tried!r} is not a command"
+        + (f"; did you mean {near[0]!r}?" if near else f"; try one of {', '.join(COMMANDS)}.")
     )
 
 

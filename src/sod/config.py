@@ -227,7 +227,7 @@ class LabTeacherOptions(Options):
 
     out: Path = Path("runs/teacher")
     """Run directory to create."""
-    steps: Positive = 2_400
+    steps: Positive = 4_500
     """Optimiser steps."""
     seed: int = 0
     """Seed of its demonstrations and first weights."""

@@ -156,11 +156,15 @@ def _messages(messages: Any) -> list[Message]:
     if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
         raise DataError("its messages are not a list of objects with `role` and `content`.")
     # Parquet fills in every key of every message; a None there is no key.
-    return [{key: value for key, value in message.items() if value is not None} | _content(message) for message in messages]
+    return [
+        {key: value for key, value in message.items() if value is not None} | _content(message) for message in messages
+    ]
 
 
 def _content(message: Message) -> Message:
     content = message.get("content")
     if content is not None and not isinstance(content, str):
-        raise DataError(f"the content of a {message['role']!r} message is {type(content).__name__}; only text can be used.")
+        raise DataError(
+            f"the content of a {message['role']!r} message is {type(content).__name__}; only text can be used."
+        )
     return {"content": content or ""}

@@ -12,7 +12,7 @@ from sod.chat import ChatFormat
 from sod.config import AlgorithmOptions, EvalOptions
 from sod.data import fingerprint, load_problems
 from sod.engines.hf import HFEngine
-from sod.policy import load_model, load_tokenizer
+from sod.models import load_model, load_tokenizer
 from sod.progress import Display, say
 from sod.rewards import check_kinds
 from sod.rollout import rollout
@@ -47,7 +47,9 @@ def evaluate(options: EvalOptions) -> Results:
             async with sandbox:
                 tools = Toolbox([PythonTool(sandbox, options.tool)])
                 agent = Agent(HFEngine(model, slots=limits.concurrency), chat, tools, limits)
-                return await rollout(agent, problems, seed=options.seed, update=0, on_trajectory=lambda _: display.done())
+                return await rollout(
+                    agent, problems, seed=options.seed, update=0, on_trajectory=lambda _: display.done()
+                )
 
         groups = asyncio.run(sample())
     batch = scored(groups, model, teacher, temperature, tokens)
@@ -104,7 +106,10 @@ def show(results: Results) -> str:
     """The results as a table of plain text."""
     n = round(results["samples"])
     rows = [
-        (f"avg@{n}", f"{results['avg']:.1%} ± {results['avg_se']:.1%}  (standard error over {results['problems']:.0f} problems)"),
+        (
+            f"avg@{n}",
+            f"{results['avg']:.1%} ± {results['avg_se']:.1%}  (standard error over {results['problems']:.0f} problems)",
+        ),
         (f"pass@{n}", f"{results['pass']:.1%}"),
         (f"maj@{n}", f"{results['maj']:.1%}"),
         ("no answer", f"{results['no_answer']:.1%}"),

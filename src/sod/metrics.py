@@ -56,7 +56,9 @@ def of_steps(batch: Batch, options: AlgorithmOptions) -> dict[str, float]:
         "steps/w_after_first": _mean(w_BK[later_BK]),
         "steps/w_capped": _mean((w_BK[later_BK] >= 1 + options.delta - 1e-6).float()),
         "steps/signal_in_top_5_percent_of_tokens": float(outliers.sum() / log_ratio_N.sum().clamp(min=1e-9)),
-        "steps/teacher_entropy": _mean(batch.teacher_entropy_BT[batch.mask_BT]) if batch.teacher_entropy_BT is not None else 0.0,
+        "steps/teacher_entropy": _mean(batch.teacher_entropy_BT[batch.mask_BT])
+        if batch.teacher_entropy_BT is not None
+        else 0.0,
     }
 
 
@@ -71,7 +73,8 @@ def of_sampler(batch: Batch) -> dict[str, float]:
 
 def steps(batch: Batch, options: AlgorithmOptions) -> tuple[Tensor, Tensor, Tensor]:
     """d, w and whether the step exists. -> (B, K) each"""
-    assert batch.student_BT is not None and batch.teacher_BT is not None
+    assert batch.student_BT is not None
+    assert batch.teacher_BT is not None
     d_BK = step_divergence(batch.student_BT, batch.teacher_BT, batch.steps_BT)
     w_BK = step_weights(d_BK, epsilon=options.epsilon, delta=options.delta)
     return d_BK, w_BK, step_mean(torch.ones(batch.ids_BT.shape), batch.steps_BT) > 0
@@ -85,7 +88,9 @@ def rows(batch: Batch, options: AlgorithmOptions, text: Any, limit: int) -> list
     step_rows: list[list[dict[str, float]]] = [[] for _ in range(len(batch))]
     if batch.student_BT is not None and batch.teacher_BT is not None:
         d_BK, w_BK, exists_BK = steps(batch, options)
-        entropy_BK = step_mean(batch.teacher_entropy_BT, batch.steps_BT) if batch.teacher_entropy_BT is not None else d_BK * 0
+        entropy_BK = (
+            step_mean(batch.teacher_entropy_BT, batch.steps_BT) if batch.teacher_entropy_BT is not None else d_BK * 0
+        )
         for b, k in exists_BK.nonzero().tolist():
             step_rows[b].append(
                 {"d": d_BK[b, k].item(), "w": w_BK[b, k].item(), "teacher_entropy": entropy_BK[b, k].item()}

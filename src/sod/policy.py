@@ -1,97 +1,17 @@
-"""The network that learns: load, log-probabilities, update, save."""
+"""The network that learns: update, save, restore."""
 
 import math
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch, microbatches, minibatches
-from sod.config import LearnOptions, ModelOptions
-from sod.core import clipped_policy_loss, token_logprobs
-from sod.errors import ModelError, TrainingError
-
-
-def load_model(folder: Path, options: ModelOptions) -> PreTrainedModel:
-    """A causal language model from a directory, checked to compute its logits as hidden @ head^T."""
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} holds no model: config.json is missing. Give the directory of a Hugging Face model.")
-    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, options.dtype), attn_implementation=options.attention, local_files_only=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"The model in {folder} cannot be loaded: {error}") from error
-    model = model.to(device).eval()
-    _check_head(model, folder)
-    return model
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    if not (folder / "tokenizer_config.json").is_file():
-        raise ModelError(f"{folder} holds no tokenizer: tokenizer_config.json is missing. Save the tokenizer beside the model.")
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def check_same_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
-    """Student and teacher must give every id the same token; otherwise their log-probabilities are of different things."""
-    ours, theirs = student.get_vocab(), teacher.get_vocab()
-    if ours == theirs:
-        return
-    example = next(iter(sorted(set(ours.items()) ^ set(theirs.items()))))
-    raise ModelError(
-        f"Student and teacher have different vocabularies ({len(ours)} and {len(theirs)} tokens; they differ at "
-        f"{example[0]!r}, id {example[1]}). Choose a teacher with the student's tokenizer."
-    )
-
-
-@torch.no_grad()
-def _check_head(model: PreTrainedModel, folder: Path) -> None:
-    """`token_logprobs` assumes logits = hidden @ head^T; a model that scales or caps them must not pass in silence."""
-    ids = torch.arange(1, 9, device=model.device)[None] % model.config.vocab_size
-    logits = model(input_ids=ids, use_cache=False).logits
-    ours = hidden_states(model, ids) @ model.get_output_embeddings().weight.T
-    if not torch.allclose(logits, ours, atol=1e-3, rtol=1e-3):
-        raise ModelError(
-            f"The model in {folder} does not compute logits as hidden states times the output embedding (it may scale or "
-            "cap them, or add a bias); such models are not supported."
-        )
-
-
-def hidden_states(model: PreTrainedModel, ids_BT: Tensor) -> Tensor:
-    """The last hidden states, before the head. -> (B, T, D)"""
-    return model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
-
-
-def sequence_logprobs(
-    model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """log pi(y_t | y_<t) and the entropy at each masked token. -> (N,), (N,) in row-major order of the mask
-
-    Position t is predicted from the hidden state at t - 1; only masked tokens go through the head. The first token of a
-    row has no prediction and must not be masked.
-    """
-    ids_BT, mask_BT = ids_BT.to(model.device), mask_BT.to(model.device)
-    hidden_ND = hidden_states(model, ids_BT)[:, :-1][mask_BT[:, 1:]]
-    targets_N = ids_BT[:, 1:][mask_BT[:, 1:]]
-    return token_logprobs(hidden_ND, model.get_output_embeddings().weight, targets_N, temperature=temperature)
-
-
-@torch.no_grad()
-def score(model: PreTrainedModel, batch: Batch, temperature: float, microbatch_tokens: int) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies of a batch's sampled tokens under a model. -> (B, T), (B, T), 0 off the mask"""
-    logprobs_BT = torch.zeros(batch.ids_BT.shape)
-    entropy_BT = torch.zeros(batch.ids_BT.shape)
-    for rows in microbatches(batch.lengths_B, microbatch_tokens):
-        part = batch.rows(rows)
-        logprobs_N, entropy_N = sequence_logprobs(model, part.ids_BT, part.mask_BT, temperature)
-        blank_BT = torch.zeros(part.ids_BT.shape)
-        width = blank_BT.shape[1]
-        logprobs_BT[rows, :width] = blank_BT.masked_scatter(part.mask_BT, logprobs_N.float().cpu())
-        entropy_BT[rows, :width] = blank_BT.masked_scatter(part.mask_BT, entropy_N.float().cpu())
-    return logprobs_BT, entropy_BT
+from sod.config import LearnOptions
+from sod.core import clipped_policy_loss
+from sod.errors import TrainingError
+from sod.models import sequence_logprobs
 
 
 class Policy:
@@ -127,9 +47,10 @@ class Policy:
 
         The ratio is against `batch.student_BT`. `generator` decides which groups share a minibatch.
         """
-        assert batch.student_BT is not None and batch.credit_BT is not None
         order = lambda n: torch.randperm(n, generator=generator).tolist()  # noqa: E731
-        reports = [self._learn_minibatch(part, temperature) for part in minibatches(batch, self._options.minibatches, order)]
+        reports = [
+            self._learn_minibatch(part, temperature) for part in minibatches(batch, self._options.minibatches, order)
+        ]
         if not reports:
             raise TrainingError("There is no trajectory to learn from: every attempt of this update was dropped.")
         return {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
@@ -139,6 +60,8 @@ class Policy:
         totals = dict.fromkeys(("loss", "entropy", "ratio_clipped"), 0.0)
         for rows in microbatches(batch.lengths_B, self._options.microbatch_tokens):
             part = batch.rows(rows)
+            assert part.student_BT is not None
+            assert part.credit_BT is not None
             logprobs_N, entropy_N = sequence_logprobs(self.model, part.ids_BT, part.mask_BT, temperature)
             old_N = part.student_BT[part.mask_BT].to(logprobs_N)
             credit_N = part.credit_BT[part.mask_BT].to(logprobs_N)

@@ -44,7 +44,8 @@ async def rollout(
 
     async with asyncio.TaskGroup() as tasks:
         groups = [
-            [tasks.create_task(attempt(problem, sample)) for sample in range(agent.options.group)] for problem in problems
+            [tasks.create_task(attempt(problem, sample)) for sample in range(agent.options.group)]
+            for problem in problems
         ]
     return [_group(problem, [task.result() for task in group]) for problem, group in zip(problems, groups, strict=True)]
 

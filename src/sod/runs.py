@@ -54,7 +54,9 @@ class Run:
             run._write_json("environment.json", environment() | {"data": data})
             run._write_json("options.json", options.model_dump(mode="json"))
         except OSError as error:
-            raise RunError(f"The run directory {out} cannot be written: {error.strerror}. Choose another --out.") from error
+            raise RunError(
+                f"The run directory {out} cannot be written: {error.strerror}. Choose another --out."
+            ) from error
         return run
 
     # Metrics and trajectories
@@ -129,7 +131,9 @@ class Run:
 
     def _checkpoints(self) -> list[Path]:
         return sorted(
-            place for place in (self.folder / "checkpoints").glob("update-*") if place.name[7:].isdecimal() and place.is_dir()
+            place
+            for place in (self.folder / "checkpoints").glob("update-*")
+            if place.name[7:].isdecimal() and place.is_dir()
         )
 
     # Resuming

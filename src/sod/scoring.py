@@ -7,13 +7,17 @@ from transformers import PreTrainedModel
 
 from sod.batching import Batch, collate
 from sod.errors import TrainingError
-from sod.policy import score
+from sod.models import score
 from sod.teachers import Teacher
 from sod.types import Group
 
 
 def scored(
-    groups: Sequence[Group], student: PreTrainedModel, teacher: Teacher | None, temperature: float, microbatch_tokens: int
+    groups: Sequence[Group],
+    student: PreTrainedModel,
+    teacher: Teacher | None,
+    temperature: float,
+    microbatch_tokens: int,
 ) -> Batch:
     """All trajectories side by side, with the student's own log-probabilities and, if there is one, the teacher's."""
     batch = collate(groups)

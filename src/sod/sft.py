@@ -9,7 +9,8 @@ from sod.chat import ChatFormat
 from sod.config import SftOptions
 from sod.data import Demonstration, fingerprint, load_demonstrations
 from sod.errors import DataError, TemplateError
-from sod.policy import Policy, load_model, load_tokenizer
+from sod.models import load_model, load_tokenizer
+from sod.policy import Policy
 from sod.progress import Display, say
 from sod.runs import Run
 from sod.types import Piece
@@ -44,7 +45,9 @@ def sft(options: SftOptions) -> Run:
             run.record(step + 1, {f"learn/{name}": value for name, value in metrics.items()})
             last = step + 1 == steps
             report = last or (step + 1) % max(1, steps // 10) == 0
-            display.done(f"step {step + 1}/{steps}  loss {metrics['loss']:.3f}  lr {metrics['lr']:.1e}" if report else "")
+            display.done(
+                f"step {step + 1}/{steps}  loss {metrics['loss']:.3f}  lr {metrics['lr']:.1e}" if report else ""
+            )
             if last or (step + 1) % options.save_every == 0:
                 run.save(step + 1, policy.save, keep=1)
     if truncated:

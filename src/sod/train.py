@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod import metrics
 from sod.agent import Agent, check_prompts
@@ -17,7 +18,8 @@ from sod.config import TrainOptions
 from sod.data import draw, fingerprint, load_problems
 from sod.engines.hf import HFEngine
 from sod.errors import ModelError, OptionError
-from sod.policy import Policy, load_model, load_tokenizer
+from sod.models import load_model, load_tokenizer
+from sod.policy import Policy
 from sod.progress import Display
 from sod.rewards import check_kinds
 from sod.rollout import attempt_seed, rollout
@@ -117,7 +119,9 @@ class Session:
     def sample(self, update: int, display: Display) -> list[Group]:
         problems = draw(self.problems, seed=self.options.seed, update=update, count=self.options.rollout.problems)
         return self.loop.run(
-            rollout(self.agent, problems, seed=self.options.seed, update=update, on_trajectory=lambda _: display.advance())
+            rollout(
+                self.agent, problems, seed=self.options.seed, update=update, on_trajectory=lambda _: display.advance()
+            )
         )
 
     def score(self, groups: Sequence[Group]) -> Batch:
@@ -161,7 +165,7 @@ def _check(options: TrainOptions, problems: Sequence[Problem]) -> None:
         )
 
 
-def _check_context(model: torch.nn.Module, options: TrainOptions) -> None:
+def _check_context(model: PreTrainedModel, options: TrainOptions) -> None:
     longest = options.rollout.max_prompt_tokens + options.rollout.max_tokens
     positions = model.config.max_position_embeddings
     if longest > positions:
@@ -170,7 +174,7 @@ def _check_context(model: torch.nn.Module, options: TrainOptions) -> None:
         )
 
 
-def _teacher(options: TrainOptions, tokenizer) -> LocalTeacher | None:
+def _teacher(options: TrainOptions, tokenizer: PreTrainedTokenizerBase) -> LocalTeacher | None:
     if options.teacher is None:
         return None
     temperature, tokens = options.rollout.temperature, options.learn.microbatch_tokens

@@ -12,7 +12,9 @@ def group_advantage(rewards_B: Tensor, groups_B: Tensor, *, epsilon: float = 1e-
     """
     rewards_B = rewards_B.to(torch.promote_types(rewards_B.dtype, torch.float32))
     _, index_B = groups_B.unique(return_inverse=True)
-    counts = torch.zeros(int(index_B.max()) + 1 if index_B.numel() else 0, dtype=rewards_B.dtype, device=rewards_B.device)
+    counts = torch.zeros(
+        int(index_B.max()) + 1 if index_B.numel() else 0, dtype=rewards_B.dtype, device=rewards_B.device
+    )
     sums = counts.clone().index_add_(0, index_B, rewards_B)
     counts = counts.index_add_(0, index_B, torch.ones_like(rewards_B))
     centred_B = rewards_B - (sums / counts)[index_B]

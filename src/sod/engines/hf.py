@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sod.engines import Reply, Request
+from sod.models import head
 
 
 @dataclass(slots=True)
@@ -161,14 +162,18 @@ class HFEngine:
         mask = torch.arange(self._cache.length, device=device) <= positions[:, None, :, None]
         self._cache.positions = positions
         hidden = self._model.base_model(
-            input_ids=ids.to(device), position_ids=positions, attention_mask=mask, past_key_values=self._cache, use_cache=True
+            input_ids=ids.to(device),
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self._cache,
+            use_cache=True,
         ).last_hidden_state
         return hidden[index, [len(new) - 1 for new in news]]
 
     @torch.inference_mode()
     def _draw(self, jobs: list[_Job], hidden_ND: Tensor) -> None:
         """Sample one token for each job, by inverting its distribution at the next number of its own generator."""
-        logits_NV = (hidden_ND @ self._model.get_output_embeddings().weight.T).float()
+        logits_NV = (hidden_ND @ head(self._model).T).float()
         temperature = torch.tensor([[job.request.temperature] for job in jobs], device=logits_NV.device)
         logprobs_NV = (logits_NV / temperature).log_softmax(-1)
         probs_NV = _nucleus(logprobs_NV.exp(), [job.request.top_p for job in jobs])
@@ -252,7 +257,9 @@ class _SlotCache:
         self._index = torch.tensor(rows, device=device)[:, None]
         return rows
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, keys: Tensor, values: Tensor, layer: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """(rows, heads, new, head_dim) in; everything that the rows have, (rows, heads, length, head_dim), out."""
         del args, kwargs
         if layer not in self._layers:

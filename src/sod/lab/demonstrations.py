@@ -74,7 +74,9 @@ def _slip(call: Call, thought: str, rng: random.Random) -> list[Message]:
     if kind == "name" and "=" in call.lines[-2:][0]:
         lines, error = _wrong_name(call, rng)
     elif kind == "operator" and any(operator in call.lines[-2:][0] for operator in "+*-%"):
-        lines = tuple(_double_operator(line) if i == max(0, len(call.lines) - 2) else line for i, line in enumerate(call.lines))
+        lines = tuple(
+            _double_operator(line) if i == max(0, len(call.lines) - 2) else line for i, line in enumerate(call.lines)
+        )
         error = "SyntaxError: invalid syntax"
     else:
         lines, error = (*call.lines[:-1], call.lines[-1][:-1]), "SyntaxError: '(' was never closed"
@@ -92,8 +94,14 @@ def _wrong_name(call: Call, rng: random.Random) -> tuple[tuple[str, ...], str]:
         first, second = rng.choice(ascii_uppercase[:13]), rng.choice(ascii_uppercase[13:])
         wrong = first + right[1] if rng.random() < 0.5 else right[0] + second
     if right == call.subject:
-        lines = (*call.lines[:-1], f"print({wrong})") if rng.random() < 0.5 else (
-            *call.lines[:-2], f"{wrong}={definition}", call.lines[-1],
+        lines = (
+            (*call.lines[:-1], f"print({wrong})")
+            if rng.random() < 0.5
+            else (
+                *call.lines[:-2],
+                f"{wrong}={definition}",
+                call.lines[-1],
+            )
         )
     elif rng.random() < 0.5:
         lines = (*call.lines[:-2], f"{call.subject}={definition.replace(right, wrong)}", call.lines[-1])
@@ -108,7 +116,7 @@ def name_error(lines: tuple[str, ...], *, suggest: bool) -> str:
     try:
         exec("\n".join(lines), {"print": lambda value: None}, scope)
     except NameError as error:
-        near = [name for name in scope if sum(a != b for a, b in zip(name, error.name, strict=True)) == 1]
+        near = [name for name in scope if sum(a != b for a, b in zip(name, str(error.name), strict=True)) == 1]
         return f"NameError: {error.args[0]}" + (f". Did you mean: '{near[0]}'?" if suggest and near else "")
     raise ValueError(f"no NameError in {lines}")
 
@@ -120,7 +128,7 @@ def _double_operator(line: str) -> str:
 def _malformed(call: Call, thought: str, rng: random.Random) -> list[Message]:
     """A call whose JSON is broken: as the student would have written it, and the parser's own complaint."""
     code = "\\n".join(call.lines)
-    broken = rng.choice((f'{code}}}}}', f'{code}"}}', f'{code}"'))
+    broken = rng.choice((f"{code}}}}}", f'{code}"}}', f'{code}"'))
     text = f'{thought}\n<tool_call>\n{{"name": "{TOOL}", "arguments": {{"code": "{broken}\n</tool_call>'
     (parsed,) = parse_calls(text)
     assert isinstance(parsed, MalformedCall), text

@@ -17,6 +17,7 @@ from sod.lab.models import TEACHER as TEACHER_SIZE
 from sod.lab.models import save_new_model
 from sod.lab.tasks import Task, draw
 from sod.lab.tokenizer import make_tokenizer
+from sod.models import load_tokenizer
 from sod.progress import say
 from sod.types import Message
 
@@ -28,7 +29,7 @@ def make(options: LabOptions) -> Path:
     """student/ (random weights), teacher/, demonstrations.jsonl, train.jsonl and eval.jsonl in `options.out`."""
     folder = options.out
     folder.mkdir(parents=True, exist_ok=True)
-    save_new_model(STUDENT_SIZE, tokenizer(), options.seed, folder / "student")
+    save_new_model(STUDENT_SIZE, load_tokenizer(TEACHER_FOLDER), options.seed, folder / "student")
     shutil.copytree(TEACHER_FOLDER, folder / "teacher", dirs_exist_ok=True)
     write_demonstrations(folder / "demonstrations.jsonl", STUDENT, options.demonstrations, options.seed)
     measured, learnt = problems(options.eval_problems, options.train_problems, options.seed)
@@ -52,7 +53,13 @@ def make_teacher(options: LabTeacherOptions) -> None:
     run = sft(
         SftOptions.model_validate(
             settings.TEACHER_SFT
-            | {"model": lab / "model", "data": lab / "demonstrations.jsonl", "out": options.out, "epochs": 1, "shuffle": False}
+            | {
+                "model": lab / "model",
+                "data": lab / "demonstrations.jsonl",
+                "out": options.out,
+                "epochs": 1,
+                "shuffle": False,
+            }
         )
     )
     _, checkpoint = run.newest_checkpoint() or (0, options.out)
@@ -63,11 +70,14 @@ def make_teacher(options: LabTeacherOptions) -> None:
         )
     )
     say(show(results))
-    say(f"The teacher is in {checkpoint}. Shipped with the project: its model, config and tokenizer, in {TEACHER_FOLDER.name}/.")
+    say(
+        f"The teacher is in {checkpoint}. Shipped with the project: its model, config and tokenizer, in {TEACHER_FOLDER.name}/."
+    )
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """The lab's tokenizer, made in place from demonstrations of both styles."""
+    """The lab's tokenizer, made anew from demonstrations of both styles. The trained teacher keeps the one it was
+    made with; a test says when they have grown apart, and the teacher must be trained again."""
     return make_tokenizer(_corpus(random.Random(0)))
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
+from sod.lab.tokenizer import PAD, TURN_END
+
 
 @dataclass(frozen=True, slots=True)
 class Size:
@@ -23,6 +25,7 @@ TEACHER = Size(width=96, layers=3, heads=4, kv_heads=2, feed_forward=256)
 
 def new_model(size: Size, tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen3ForCausalLM:
     """A Qwen3 model with tied embeddings and random weights drawn from `seed`."""
+    pad, end = tokenizer.get_vocab()[PAD], tokenizer.get_vocab()[TURN_END]
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=size.width,
@@ -34,8 +37,8 @@ def new_model(size: Size, tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen
         max_position_embeddings=1024,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
         tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=end,
+        pad_token_id=pad,
         bos_token_id=None,
         dtype="float32",
     )

@@ -16,8 +16,8 @@ ROLLOUT: dict[str, Any] = {
 }
 TOOL: dict[str, Any] = {"seconds": 5.0, "memory_mb": 512, "max_chars": 200, "errors": "last_line", "workers": 4}
 
-STUDENT_SFT: dict[str, Any] = {"batch": 16, "learn": {"lr": 5e-3, "warmup": 30, "betas": [0.9, 0.98], "minibatches": 1}}
-TEACHER_SFT: dict[str, Any] = {"batch": 16, "learn": {"lr": 4e-3, "warmup": 30, "betas": [0.9, 0.98], "minibatches": 1}}
+STUDENT_SFT: dict[str, Any] = {"batch": 8, "learn": {"lr": 5e-3, "warmup": 30, "betas": [0.9, 0.98], "minibatches": 1}}
+TEACHER_SFT: dict[str, Any] = {"batch": 8, "learn": {"lr": 4e-3, "warmup": 30, "betas": [0.9, 0.98], "minibatches": 1}}
 TRAIN: dict[str, Any] = {
     "rollout": ROLLOUT | {"problems": 16, "group": 8},
     "learn": {"lr": 4e-4, "warmup": 8, "betas": [0.9, 0.98], "minibatches": 4},

@@ -11,11 +11,14 @@ The limit on a turn's tokens keeps a whole chain out of one call.
 """
 
 import math
+import operator
 import random
 from dataclasses import dataclass
 from string import ascii_uppercase
 
 from sod.types import Problem
+
+OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Task:
 
 
 def chain(rng: random.Random, definitions: int) -> Task:
-    """A chain of `definitions` definitions; 40 % of those from the third on use an earlier name beside the last.
+    """A chain of `definitions` definitions, each from the one before it and a constant.
 
     A name's first letter is from A to M and its second from N to Z: a tiny model then knows where in a name it stands.
     """
@@ -49,24 +52,20 @@ def chain(rng: random.Random, definitions: int) -> Task:
         name = rng.choice(ascii_uppercase[:13]) + rng.choice(ascii_uppercase[13:])
         if name not in names:
             names.append(name)
-    values: dict[str, int] = {}
-    texts, calls = [], []
-    for i, name in enumerate(names):
-        if i == 0:
-            left, right = str(rng.randint(10, 99)), str(rng.randint(10, 99))
-            operator = rng.choice("+-")
+    texts: list[str] = []
+    calls: list[Call] = []
+    value = 0
+    for before, name in zip([None, *names], names, strict=False):
+        if before is None:
+            left, sign, right = rng.randint(10, 99), rng.choice("+-"), rng.randint(10, 99)
         else:
-            left = names[i - 1]
-            earlier = i >= 2 and rng.random() < 0.4
-            right = rng.choice(names[: i - 1]) if earlier else str(rng.randint(2, 9))
-            operator = rng.choice("+-") if earlier or abs(values[left]) > 999 else rng.choice("+-*")
-        used = [operand for operand in (left, right) if operand in values]
-        expression = f"{left}{operator}{right}"
-        values[name] = eval(expression, {}, values)
-        texts.append(f"{name}={expression}")
-        restated = tuple(f"{operand}={values[operand]}" for operand in used)
-        calls.append(Call(name, (*restated, texts[-1], f"print({name})"), values[name]))
-    return Task(";".join([*texts, f"{names[-1]}?"]), tuple(calls), values[names[-1]])
+            left, sign, right = value, rng.choice("+-" if abs(value) > 999 else "+-*"), rng.randint(2, 9)
+        definition = f"{name}={before or left}{sign}{right}"
+        restated = (f"{before}={value}",) if before else ()
+        value = OPERATORS[sign](left, right)
+        texts.append(definition)
+        calls.append(Call(name, (*restated, definition, f"print({name})"), value))
+    return Task(";".join([*texts, f"{names[-1]}?"]), tuple(calls), value)
 
 
 def euclid(rng: random.Random, steps: int) -> Task:

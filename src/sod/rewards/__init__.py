@@ -38,6 +38,8 @@ def check_kinds(problems: list[Problem]) -> None:
     """Every problem must have a judge, before the first token is sampled."""
     for problem in problems:
         if problem.kind not in JUDGES:
-            raise DataError(f"Problem {problem.id!r} is of kind {problem.kind!r}; judges exist for {', '.join(JUDGES)}.")
+            raise DataError(
+                f"Problem {problem.id!r} is of kind {problem.kind!r}; judges exist for {', '.join(JUDGES)}."
+            )
         if problem.kind == "math" and math.canonical(problem.answer) is None:
             raise DataError(f"The answer of problem {problem.id!r}, {problem.answer!r}, is empty.")

@@ -198,7 +198,8 @@ class _Zygote:
         except ConnectionResetError:
             data = b""
         if not data:
-            return self.stop()
+            self.stop()
+            return
         data = self._unread + data
         whole = len(data) - len(data) % REPORT.size
         self._unread = data[whole:]

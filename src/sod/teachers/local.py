@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch
 from sod.config import ModelOptions
-from sod.policy import check_same_vocabulary, load_model, load_tokenizer, score
+from sod.models import check_same_vocabulary, load_model, load_tokenizer, score
 
 
 class LocalTeacher:

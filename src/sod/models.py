@@ -1,0 +1,107 @@
+"""A Transformers model as this project uses it: loaded, checked, and asked for log-probabilities."""
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from sod.batching import Batch, microbatches
+from sod.config import ModelOptions
+from sod.core import token_logprobs
+from sod.errors import ModelError
+
+logging.disable_progress_bar()  # progress is sod.progress's business
+
+
+def load_model(folder: Path, options: ModelOptions) -> PreTrainedModel:
+    """A causal language model from a directory, checked to compute its logits as hidden @ head^T."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder} holds no model: config.json is missing. Give the directory of a Hugging Face model."
+        )
+    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, options.dtype), attn_implementation=options.attention, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"The model in {folder} cannot be loaded: {error}") from error
+    model = cast(PreTrainedModel, model).eval()
+    model.to(torch.device(device))  # type: ignore[arg-type]
+    _check_head(model, folder)
+    return model
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    if not (folder / "tokenizer_config.json").is_file():
+        raise ModelError(
+            f"{folder} holds no tokenizer: tokenizer_config.json is missing. Save the tokenizer beside the model."
+        )
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def check_same_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    """Student and teacher must give every id the same token; otherwise their log-probabilities are of different things."""
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    if ours == theirs:
+        return
+    example = next(iter(sorted(set(ours.items()) ^ set(theirs.items()))))
+    raise ModelError(
+        f"Student and teacher have different vocabularies ({len(ours)} and {len(theirs)} tokens; they differ at "
+        f"{example[0]!r}, id {example[1]}). Choose a teacher with the student's tokenizer."
+    )
+
+
+@torch.no_grad()
+def _check_head(model: PreTrainedModel, folder: Path) -> None:
+    """`token_logprobs` assumes logits = hidden @ head^T; a model that scales or caps them must not pass in silence."""
+    ids = torch.arange(1, 9, device=model.device)[None] % model.config.vocab_size
+    logits = model(input_ids=ids, use_cache=False).logits
+    ours = hidden_states(model, ids) @ head(model).T
+    if not torch.allclose(logits, ours, atol=1e-3, rtol=1e-3):
+        raise ModelError(
+            f"The model in {folder} does not compute logits as hidden states times the output embedding (it may scale or "
+            "cap them, or add a bias); such models are not supported."
+        )
+
+
+def head(model: PreTrainedModel) -> Tensor:
+    """The output embedding. -> (V, D)"""
+    return cast(torch.nn.Linear, model.get_output_embeddings()).weight
+
+
+def hidden_states(model: PreTrainedModel, ids_BT: Tensor) -> Tensor:
+    """The last hidden states, before the head. -> (B, T, D)"""
+    return model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+
+
+def sequence_logprobs(
+    model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """log pi(y_t | y_<t) and the entropy at each masked token. -> (N,), (N,) in row-major order of the mask
+
+    Position t is predicted from the hidden state at t - 1; only masked tokens go through the head. The first token of a
+    row has no prediction and must not be masked.
+    """
+    ids_BT, mask_BT = ids_BT.to(model.device), mask_BT.to(model.device)
+    hidden_ND = hidden_states(model, ids_BT)[:, :-1][mask_BT[:, 1:]]
+    targets_N = ids_BT[:, 1:][mask_BT[:, 1:]]
+    return token_logprobs(hidden_ND, head(model), targets_N, temperature=temperature)
+
+
+@torch.no_grad()
+def score(model: PreTrainedModel, batch: Batch, temperature: float, microbatch_tokens: int) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies of a batch's sampled tokens under a model. -> (B, T), (B, T), 0 off the mask"""
+    logprobs_BT = torch.zeros(batch.ids_BT.shape)
+    entropy_BT = torch.zeros(batch.ids_BT.shape)
+    for rows in microbatches(batch.lengths_B, microbatch_tokens):
+        part = batch.rows(rows)
+        logprobs_N, entropy_N = sequence_logprobs(model, part.ids_BT, part.mask_BT, temperature)
+        blank_BT = torch.zeros(part.ids_BT.shape)
+        width = blank_BT.shape[1]
+        logprobs_BT[rows, :width] = blank_BT.masked_scatter(part.mask_BT, logprobs_N.float().cpu())
+        entropy_BT[rows, :width] = blank_BT.masked_scatter(part.mask_BT, entropy_N.float().cpu())
+    return logprobs_BT, entropy_BT

@@ -1,0 +1,144 @@
+"""What many tests share: the lab's tokenizer, small models, small files. One thread, so that numbers repeat."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start, too
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+
+from sod.chat import ChatFormat
+from sod.lab.make import TEACHER_FOLDER
+from sod.lab.make import problems as lab_problems
+from sod.lab.models import Size, save_new_model
+from sod.models import load_tokenizer
+from sod.types import Group, Piece, Problem, Trajectory
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def teacher() -> Path:
+    """The folder of the lab's trained teacher, which ships with the project."""
+    return TEACHER_FOLDER
+
+
+@pytest.fixture(scope="session")
+def tokenizer(teacher: Path) -> PreTrainedTokenizerBase:
+    """The lab's tokenizer."""
+    return load_tokenizer(teacher)
+
+
+@pytest.fixture(scope="session")
+def chat(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
+    """The lab's chat format."""
+    return ChatFormat(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def untrained(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model with random weights and the lab's tokenizer."""
+    folder = tmp_path_factory.mktemp("untrained")
+    size = Size(width=16, layers=1, heads=2, kv_heads=1, feed_forward=32, head_dim=8)
+    save_new_model(size, tokenizer, 0, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def random_model() -> Callable[..., Qwen3ForCausalLM]:
+    """Make a tiny model whose next token depends sharply on what came before. Token 0 pads, token 1 ends a turn."""
+
+    def make(seed: int = 0, *, vocabulary: int = 24, dtype: torch.dtype = torch.float32) -> Qwen3ForCausalLM:
+        config = Qwen3Config(
+            vocab_size=vocabulary,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            intermediate_size=32,
+            head_dim=8,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            initializer_range=0.4,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=None,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Qwen3ForCausalLM(config).eval().to(dtype)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def jsonl(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sequence[dict[str, Any]]], Path]:
+    """Write rows to a new .jsonl file."""
+
+    def write(rows: Sequence[dict[str, Any]]) -> Path:
+        path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def problem_file(jsonl: Callable[[Sequence[dict[str, Any]]], Path]) -> Path:
+    """Eight of the lab's problems."""
+    tasks, _ = lab_problems(8, 0, seed=7)
+    return jsonl([{"id": f"p{i}", "prompt": task.question, "answer": str(task.answer)} for i, task in enumerate(tasks)])
+
+
+@pytest.fixture(scope="session")
+def trajectory() -> Callable[..., Trajectory]:
+    """Make a finished trajectory out of (author, tokens) pairs, or one that only has an answer."""
+
+    def make(
+        *pieces: tuple[str, Sequence[int]],
+        problem: str = "p",
+        sample: int = 0,
+        answer: str | None = None,
+        gold: str = "1",
+        correct: bool | None = None,
+        **fields: Any,
+    ) -> Trajectory:
+        right = answer == gold if correct is None else correct
+        return Trajectory(
+            problem=Problem(id=problem, messages=(), answer=gold),
+            sample=sample,
+            pieces=tuple(Piece(author, tuple(tokens)) for author, tokens in pieces),
+            stop="answered",
+            final_text="",
+            **{"reward": 1.0 if right else -1.0, "correct": right, "answer": answer} | fields,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_groups(trajectory: Callable[..., Trajectory]) -> Callable[..., list[Group]]:
+    """Make groups of trajectories with random tokens and lengths: prompt, turn, observation, turn, ..."""
+
+    def make(groups: int, size: int, *, seed: int = 0, vocabulary: int = 24, longest: int = 9) -> list[Group]:
+        generator = torch.Generator().manual_seed(seed)
+
+        def number(low: int, high: int) -> int:
+            return int(torch.randint(low, high + 1, (), generator=generator))
+
+        def tokens() -> list[int]:
+            return [number(0, vocabulary - 1) for _ in range(number(1, longest))]
+
+        def one(group: int, sample: int) -> Trajectory:
+            turns = [piece for _ in range(number(0, 3)) for piece in (("student", tokens()), ("tool", tokens()))]
+            pieces = [("prompt", tokens()), *turns, ("student", tokens())]
+            return trajectory(*pieces, problem=f"p{group}", sample=sample, correct=number(0, 1) == 1)
+
+        return [Group(Problem(id=f"p{i}", messages=(), answer="1"), [one(i, j) for j in range(size)]) for i in range(groups)]
+
+    return make

@@ -1,0 +1,188 @@
+"""Batch to credit, on batches made by hand."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from sod.algorithms import ALGORITHMS, WITHOUT_TEACHER, Algorithm, grpo, opd, opd_without_grpo, sham, sod
+from sod.batching import Batch, collate
+from sod.config import AlgorithmOptions
+from sod.core import group_advantage
+from sod.types import Group, Piece, Problem, Trajectory
+
+OPTIONS = AlgorithmOptions()
+PROBLEMS = [Problem(id=f"p{i}", messages=({"role": "user", "content": "?"},), answer="1") for i in range(3)]
+
+
+def trajectory(problem: Problem, sample: int, reward: float, turns: Sequence[int]) -> Trajectory:
+    """A prompt of two tokens, then turns of the given lengths with two tokens of observation between them."""
+    pieces = [Piece("prompt", (1, 2))]
+    for i, length in enumerate(turns):
+        if i:
+            pieces.append(Piece("tool", (3, 4)))
+        pieces.append(Piece("student", tuple(range(10 + sample, 10 + sample + length))))
+    return Trajectory(problem, sample, tuple(pieces), "answered", "", reward)
+
+
+def make_batch(groups: Sequence[Sequence[tuple[float, Sequence[int]]]], seed: int = 0) -> Batch:
+    """(reward, lengths of the turns) of each attempt, problem after problem; log-probabilities at random."""
+    batch = collate(
+        [
+            Group(problem, [trajectory(problem, i, *attempt) for i, attempt in enumerate(attempts)])
+            for problem, attempts in zip(PROBLEMS, groups, strict=False)
+        ]
+    )
+    generator = torch.Generator().manual_seed(seed)
+    student_BT, teacher_BT = (-torch.rand(batch.ids_BT.shape, generator=generator).mul(3) for _ in range(2))
+    return replace(batch, student_BT=student_BT, teacher_BT=teacher_BT)
+
+
+def several_steps() -> Batch:
+    return make_batch(
+        [
+            [(1.0, [3, 2, 4]), (-1.0, [2, 1]), (-1.0, [5])],
+            [(1.0, [1, 1, 1, 1]), (-1.0, [4, 2, 2])],
+            [(1.0, [2, 3])],
+        ]
+    )
+
+
+def one_step() -> Batch:
+    return make_batch([[(1.0, [3]), (-1.0, [7])], [(1.0, [2]), (1.0, [1]), (-1.0, [4])]])
+
+
+def both(batch: Batch) -> tuple[Tensor, Tensor]:
+    assert batch.student_BT is not None
+    assert batch.teacher_BT is not None
+    return batch.student_BT, batch.teacher_BT
+
+
+def step_weight_of_every_token(batch: Batch, epsilon: float, delta: float) -> Tensor:
+    """Eq. 6 and 7 as a loop over tokens."""
+    weights_BT = torch.zeros(batch.ids_BT.shape)
+    student_BT, teacher_BT = both(batch)
+    for row in range(len(batch)):
+        places = [i for i, t in enumerate(batch.mask_BT[row].tolist()) if t]
+        steps = [[places[0]]]
+        for t in places[1:]:
+            if t == steps[-1][-1] + 1:
+                steps[-1].append(t)
+            else:
+                steps.append([t])
+        d = [sum(abs(float(student_BT[row, t] - teacher_BT[row, t])) for t in step) / len(step) for step in steps]
+        for k, step in enumerate(steps):
+            weights_BT[row, step] = 1.0 if k == 0 else min((d[0] + epsilon) / (d[k] + epsilon), 1 + delta)
+    return weights_BT
+
+
+def test_a_worked_example_of_sods_credit() -> None:
+    batch = make_batch([[(1.0, [2, 1]), (-1.0, [1])]])
+    student_BT = torch.tensor([[0, 0, -1.0, -2.0, 0, 0, -3.0], [0, 0, -1.0, 0, 0, 0, 0]])
+    teacher_BT = torch.tensor([[0, 0, -1.5, -1.5, 0, 0, -1.0], [0, 0, -3.0, 0, 0, 0, 0]])
+    credit_BT = sod(replace(batch, student_BT=student_BT, teacher_BT=teacher_BT), OPTIONS)
+    a = 2**-0.5  # rewards +1 and -1: a deviation of sqrt(2)
+    # d = 0.5 and 2, so the second step's +2 counts a quarter.
+    expected_BT = torch.tensor([[0, 0, a - 0.5, a + 0.5, 0, 0, a + 0.5], [0, 0, -a - 2.0, 0, 0, 0, 0]])
+    torch.testing.assert_close(credit_BT, expected_BT, rtol=0, atol=1e-5)
+
+
+def test_grpo_gives_each_sampled_token_its_trajectorys_advantage() -> None:
+    batch = several_steps()
+    credit_BT = grpo(batch, OPTIONS)
+    for row, advantage in enumerate(group_advantage(batch.rewards_B, batch.groups_B).tolist()):
+        assert set(credit_BT[row][batch.mask_BT[row]].tolist()) == {advantage}
+
+
+@pytest.mark.parametrize(("coef", "epsilon", "delta"), [(1.0, 1e-6, 0.2), (0.5, 1e-3, 0.0), (2.0, 1e-6, 0.5)])
+def test_sod_is_grpo_plus_the_weighted_teacher(coef: float, epsilon: float, delta: float) -> None:
+    batch = several_steps()
+    student_BT, teacher_BT = both(batch)
+    options = AlgorithmOptions(coef=coef, epsilon=epsilon, delta=delta)
+    weights_BT = step_weight_of_every_token(batch, epsilon, delta)
+    expected_BT = grpo(batch, options) + coef * weights_BT * (teacher_BT - student_BT)
+    torch.testing.assert_close(sod(batch, options), expected_BT.masked_fill(~batch.mask_BT, 0), rtol=1e-5, atol=1e-6)
+
+
+def test_sod_is_plain_distillation_where_every_trajectory_has_one_step() -> None:
+    assert sod(one_step(), OPTIONS).equal(opd(one_step(), OPTIONS))
+    assert not sod(several_steps(), OPTIONS).equal(opd(several_steps(), OPTIONS))
+
+
+def test_distillation_beside_grpo_is_the_sum_of_both() -> None:
+    batch = several_steps()
+    assert opd(batch, OPTIONS).equal(grpo(batch, OPTIONS) + opd_without_grpo(batch, OPTIONS))
+
+
+@pytest.mark.parametrize("algorithm", [sod, opd])
+def test_a_coefficient_of_0_leaves_grpo(algorithm: Algorithm) -> None:
+    assert algorithm(several_steps(), AlgorithmOptions(coef=0)).equal(grpo(several_steps(), OPTIONS))
+
+
+def test_a_teacher_who_agrees_leaves_grpo() -> None:
+    batch = several_steps()
+    batch = replace(batch, teacher_BT=batch.student_BT)
+    assert sod(batch, OPTIONS).equal(grpo(batch, OPTIONS))
+
+
+@pytest.mark.parametrize("junk", [float("nan"), float("inf"), float("-inf")], ids=str)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_credit_is_0_off_the_mask_and_does_not_depend_on_what_stands_there(name: str, junk: float) -> None:
+    batch = several_steps()
+    student_BT, teacher_BT = (tensor.masked_fill(~batch.mask_BT, junk) for tensor in both(batch))
+    credit_BT = ALGORITHMS[name](batch, OPTIONS)
+    assert credit_BT.shape == batch.ids_BT.shape
+    assert (credit_BT[~batch.mask_BT] == 0).all()
+    assert ALGORITHMS[name](replace(batch, student_BT=student_BT, teacher_BT=teacher_BT), OPTIONS).equal(credit_BT)
+
+
+@pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - {"sham"}))
+def test_a_groups_credit_does_not_depend_on_the_rest_of_the_batch(name: str) -> None:
+    batch = several_steps()
+    whole_BT = ALGORITHMS[name](batch, OPTIONS)
+    for group in batch.groups_B.unique():
+        rows = (batch.groups_B == group).nonzero()[:, 0]
+        part_BT = ALGORITHMS[name](batch.rows(rows), OPTIONS)
+        torch.testing.assert_close(part_BT, whole_BT[rows, : part_BT.shape[1]])
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_credit_carries_no_gradient(name: str) -> None:
+    batch = several_steps()
+    for tensor in both(batch):
+        tensor.requires_grad_()
+    assert not ALGORITHMS[name](batch, OPTIONS).requires_grad
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_TEACHER))
+def test_what_needs_no_teacher_does_without(name: str) -> None:
+    batch = several_steps()
+    alone = replace(batch, student_BT=None, teacher_BT=None)
+    assert ALGORITHMS[name](alone, OPTIONS).equal(ALGORITHMS[name](batch, OPTIONS))
+
+
+def test_shams_advantages_are_those_of_the_same_rewards_in_another_order() -> None:
+    batch = several_steps()
+    credit_BT = sham(batch, OPTIONS)
+    advantages_B = torch.stack([credit_BT[row][batch.mask_BT[row]].unique() for row in range(len(batch))])[:, 0]
+    orders = (torch.tensor(order) for order in itertools.permutations(range(len(batch))))
+    assert any(advantages_B.equal(group_advantage(batch.rewards_B[order], batch.groups_B)) for order in orders)
+
+
+def test_sham_shuffles_over_the_whole_batch_and_the_same_batch_alike() -> None:
+    differ = []
+    for seed in range(20):
+        batch = several_steps()
+        batch = replace(batch, ids_BT=batch.ids_BT + seed)
+        assert sham(batch, OPTIONS).equal(sham(batch, OPTIONS))
+        differ.append(not sham(batch, OPTIONS).equal(grpo(batch, OPTIONS)))
+    assert sum(differ) >= 15
+
+
+def test_every_algorithm_has_a_name_among_the_options() -> None:
+    assert set(ALGORITHMS) == set(get_args(AlgorithmOptions.model_fields["name"].annotation))
+    assert set(ALGORITHMS) > WITHOUT_TEACHER
