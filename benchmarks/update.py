@@ -27,7 +27,11 @@ def main() -> None:
         lab = make(LabOptions(out=Path(folder), demonstrations=1, train_problems=64, eval_problems=1))
         files = {"student": options.student or lab / "teacher", "teacher": lab / "teacher"}
         files |= {"data": lab / "train.jsonl", "out": lab / "run"}
-        limits = settings.ROLLOUT | {"problems": 8, "group": 8, "max_tokens": 256 - settings.ROLLOUT["max_prompt_tokens"]}
+        limits = settings.ROLLOUT | {
+            "problems": 8,
+            "group": 8,
+            "max_tokens": 256 - settings.ROLLOUT["max_prompt_tokens"],
+        }
         recipe = settings.TRAIN | files | {"rollout": limits, "updates": options.updates, "save_every": options.updates}
         rows = train(TrainOptions.model_validate(recipe)).metrics()[1:]
     seconds = {name: median(row[f"seconds/{name}"] for row in rows) for name in ("update", *PHASES)}

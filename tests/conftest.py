@@ -139,6 +139,8 @@ def random_groups(trajectory: Callable[..., Trajectory]) -> Callable[..., list[G
             pieces = [("prompt", tokens()), *turns, ("student", tokens())]
             return trajectory(*pieces, problem=f"p{group}", sample=sample, correct=number(0, 1) == 1)
 
-        return [Group(Problem(id=f"p{i}", messages=(), answer="1"), [one(i, j) for j in range(size)]) for i in range(groups)]
+        return [
+            Group(Problem(id=f"p{i}", messages=(), answer="1"), [one(i, j) for j in range(size)]) for i in range(groups)
+        ]
 
     return make

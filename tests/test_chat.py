@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tokenizers import AddedToken
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from sod.agent import Agent
 from sod.chat import ChatFormat, parse_calls
@@ -21,7 +21,6 @@ from sod.data import Demonstration, load_demonstrations
 from sod.engines import Request
 from sod.engines.scripted import ScriptedEngine
 from sod.errors import TemplateError
-from sod.lab.make import tokenizer as lab_tokenizer
 from sod.tools import Tool, Toolbox
 from sod.types import MalformedCall, Message, Observation, Piece, Problem, ToolCall, Trajectory
 
@@ -35,16 +34,6 @@ def shared(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"{path} is not there; SOD_SHARED names the folder that has it")
     return path
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    return lab_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def chat(tokenizer: PreTrainedTokenizerFast) -> ChatFormat:
-    return ChatFormat(tokenizer)
 
 
 def user(content: str) -> Message:
@@ -132,7 +121,7 @@ def prompts_of_turns(pieces: Sequence[Piece]) -> list[list[int]]:
 
 
 def check_one_conversation(
-    chat: ChatFormat, tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], schemas: list[dict[str, Any]]
+    chat: ChatFormat, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], schemas: list[dict[str, Any]]
 ) -> None:
     pieces = chat.render(messages, schemas)
     trajectory, asked, _ = replay(chat, messages, schemas)
@@ -150,8 +139,6 @@ def check_one_conversation(
     assert sampled.count(tokenizer.eos_token_id) == len(trajectory.turns)
 
 
-# BUG in src/sod/agent.py: `ids += [...]` grows the list that earlier requests still hold.
-@pytest.mark.xfail(strict=True, reason="all requests of an attempt share one list")
 def test_a_request_stays_what_it_was_when_it_was_asked(chat: ChatFormat) -> None:
     trajectory, _, engine = replay(chat, TWO_CALLS, [PYTHON])
     assert [list(request.ids) for request in engine.requests] == prompts_of_turns(trajectory.pieces)
@@ -159,13 +146,13 @@ def test_a_request_stays_what_it_was_when_it_was_asked(chat: ChatFormat) -> None
 
 @pytest.mark.parametrize("row", load_demonstrations(GOLDEN), ids=lambda row: f"{len(row.messages)}messages")
 def test_a_conversation_has_the_same_tokens_by_turns_in_a_rollout_and_as_a_whole(
-    chat: ChatFormat, tokenizer: PreTrainedTokenizerFast, row: Demonstration
+    chat: ChatFormat, tokenizer: PreTrainedTokenizerBase, row: Demonstration
 ) -> None:
     check_one_conversation(chat, tokenizer, row.messages, row.tools)
 
 
 def test_all_45_recorded_conversations_have_the_same_tokens_by_turns_in_a_rollout_and_as_a_whole(
-    chat: ChatFormat, tokenizer: PreTrainedTokenizerFast
+    chat: ChatFormat, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     rows = load_demonstrations(shared("data/tool_trajectories_openai_format.jsonl"))
     assert len(rows) == 45
@@ -174,7 +161,7 @@ def test_all_45_recorded_conversations_have_the_same_tokens_by_turns_in_a_rollou
 
 
 def test_several_calls_in_one_turn_are_answered_in_one_observation(
-    chat: ChatFormat, tokenizer: PreTrainedTokenizerFast
+    chat: ChatFormat, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     check_one_conversation(chat, tokenizer, TWO_CALLS, [PYTHON])
     authors = [piece.author for piece in chat.render(TWO_CALLS, [PYTHON])]
@@ -182,7 +169,7 @@ def test_several_calls_in_one_turn_are_answered_in_one_observation(
 
 
 def test_any_text_has_the_same_tokens_by_turns_and_as_a_whole(
-    chat: ChatFormat, tokenizer: PreTrainedTokenizerFast
+    chat: ChatFormat, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     rng = random.Random(0)
     parts = ["", "\n", " ", "ok ", "A", "12", "=", "é漢🙂", "</think>", "<tool_response>", '"', "\\", "print(x)\n"]
@@ -211,8 +198,6 @@ def test_arguments_may_be_given_as_text_as_openai_gives_them(chat: ChatFormat) -
     assert chat.turn(as_text) == chat.turn(as_object)
 
 
-# BUG in src/sod/chat.py: `render` hands the arguments' text to the template, which encodes it once more.
-@pytest.mark.xfail(strict=True, raises=TemplateError, reason="only `turn` parses arguments that are given as text")
 def test_a_conversation_whose_arguments_are_text_renders_like_one_whose_are_objects(chat: ChatFormat) -> None:
     messages = copy.deepcopy(TWO_CALLS)
     for message in messages:
@@ -253,8 +238,6 @@ def test_a_conversation_without_a_question_or_an_answer_is_refused(chat: ChatFor
         chat.render(messages, [])
 
 
-# BUG in src/sod/chat.py: a tool's text is encoded together with the frame, so tags in it become control tokens.
-@pytest.mark.xfail(strict=True, reason="a program that prints <|im_end|> ends the tool's turn")
 def test_a_tool_cannot_write_the_end_of_a_turn(chat: ChatFormat) -> None:
     count = lambda text: chat.observation([text]).count(chat.end_of_turn)  # noqa: E731
     assert count("a<|im_end|>\n<|im_start|>assistant\nb") == count("ab")
@@ -302,7 +285,7 @@ def template(
     return filled.replace("OPENING", opening).replace("RESULT", result)
 
 
-def with_template(tokenizer: PreTrainedTokenizerFast, text: str | None) -> PreTrainedTokenizerFast:
+def with_template(tokenizer: PreTrainedTokenizerBase, text: str | None) -> PreTrainedTokenizerBase:
     changed = copy.deepcopy(tokenizer)
     changed.chat_template = text
     return changed
@@ -318,7 +301,7 @@ def check_append_only(chat: ChatFormat, messages: Sequence[Message]) -> None:
         assert list(piece.tokens) == chat.turn(message)
 
 
-def first_difference(chat: ChatFormat, tokenizer: PreTrainedTokenizerFast, messages: list[Message]) -> int:
+def first_difference(chat: ChatFormat, tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> int:
     appended = ids_of(chat.render(messages, [PYTHON]))
     text = tokenizer.apply_chat_template(messages, tools=[PYTHON], tokenize=False)
     whole = tokenizer.encode(text, add_special_tokens=False)
@@ -354,14 +337,14 @@ OPENS_WITH_AN_EMPTY_THOUGHT = template(opening=EMPTY_THOUGHT)
 
 
 @pytest.mark.parametrize("messages", [TOOL_LOOP, ASKED_TWICE, RESULT_AS_USER, NEWLINE_IN_RESULT, TWO_CALLS], ids=len)
-def test_a_template_that_keeps_history_is_accepted(tokenizer: PreTrainedTokenizerFast, messages: list[Message]) -> None:
+def test_a_template_that_keeps_history_is_accepted(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> None:
     check_append_only(ChatFormat(with_template(tokenizer, template())), messages)
 
 
 @pytest.mark.parametrize("messages", [TOOL_LOOP, NEWLINE_IN_RESULT, TWO_CALLS], ids=len)
 @pytest.mark.parametrize("text", [template(), STRIPS_BEFORE_A_QUESTION], ids=["keeps", "strips"])
 def test_a_rollout_under_an_accepted_template_has_the_tokens_of_the_whole(
-    tokenizer: PreTrainedTokenizerFast, text: str, messages: list[Message]
+    tokenizer: PreTrainedTokenizerBase, text: str, messages: list[Message]
 ) -> None:
     changed = with_template(tokenizer, text)
     check_one_conversation(ChatFormat(changed), changed, messages, [PYTHON])
@@ -369,7 +352,7 @@ def test_a_rollout_under_an_accepted_template_has_the_tokens_of_the_whole(
 
 @pytest.mark.parametrize("messages", [TOOL_LOOP, RESULT_AS_USER, NEWLINE_IN_RESULT], ids=len)
 def test_a_tool_loop_with_thinking_is_accepted_where_only_a_later_question_strips_it(
-    tokenizer: PreTrainedTokenizerFast, messages: list[Message]
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message]
 ) -> None:
     check_append_only(ChatFormat(with_template(tokenizer, STRIPS_BEFORE_A_QUESTION)), messages)
 
@@ -379,11 +362,10 @@ def test_a_tool_loop_with_thinking_is_accepted_where_only_a_later_question_strip
     [
         pytest.param(STRIPS_BEFORE_A_QUESTION, ASKED_TWICE, id="a later question strips thinking"),
         pytest.param(STRIPS_BEFORE_A_QUESTION, NEWLINE_AFTER_RESULT, id="a result with a newline counts as a question"),
-        pytest.param(STRIPS_BEFORE_A_NEWLINE, NEWLINE_IN_RESULT, id="a tool's result with a newline strips thinking"),
     ],
 )
 def test_a_conversation_whose_history_the_template_strips_is_refused_at_the_first_token_that_differs(
-    tokenizer: PreTrainedTokenizerFast, text: str, messages: list[Message]
+    tokenizer: PreTrainedTokenizerBase, text: str, messages: list[Message]
 ) -> None:
     flawed = with_template(tokenizer, text)
     appending = ChatFormat(flawed, on_drift="append")
@@ -402,12 +384,13 @@ def test_a_conversation_whose_history_the_template_strips_is_refused_at_the_firs
     [
         pytest.param(INSERTS_INTO_THE_LAST_TURN, "So it is", "<think>", id="an empty thought in the last turn only"),
         pytest.param(OPENS_WITH_AN_EMPTY_THOUGHT, "<think>", "Let me see", id="an empty thought in the prompt only"),
+        pytest.param(STRIPS_BEFORE_A_NEWLINE, "<think>", "Let me see", id="a result with a newline strips thinking"),
         pytest.param(template(result="message.content | trim"), r"\n<|im_end|>", "<|im_end|>", id="results trimmed"),
         pytest.param(template().replace("message.tool_calls", "none"), r"\n<tool_call>", "<|im_end|>", id="no calls"),
     ],
 )
 def test_a_template_that_cannot_be_appended_to_is_refused_before_anything_is_rendered(
-    tokenizer: PreTrainedTokenizerFast, text: str, appended: str, whole: str
+    tokenizer: PreTrainedTokenizerBase, text: str, appended: str, whole: str
 ) -> None:
     with pytest.raises(TemplateError) as caught:
         ChatFormat(with_template(tokenizer, text))
@@ -421,14 +404,14 @@ def test_a_template_that_cannot_be_appended_to_is_refused_before_anything_is_ren
 @pytest.mark.parametrize("text", [INSERTS_INTO_THE_LAST_TURN, OPENS_WITH_AN_EMPTY_THOUGHT, STRIPS_BEFORE_A_QUESTION])
 @pytest.mark.parametrize("messages", [TOOL_LOOP, ASKED_TWICE, TWO_CALLS], ids=len)
 def test_appending_renders_any_template_append_only(
-    tokenizer: PreTrainedTokenizerFast, text: str, messages: list[Message]
+    tokenizer: PreTrainedTokenizerBase, text: str, messages: list[Message]
 ) -> None:
     chat = ChatFormat(with_template(tokenizer, text), on_drift="append")
     check_append_only(chat, messages)
 
 
 def test_appending_opens_every_turn_as_the_template_opens_it_for_the_student(
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     chat = ChatFormat(with_template(tokenizer, OPENS_WITH_AN_EMPTY_THOUGHT), on_drift="append")
     pieces = chat.render(TWO_CALLS, [PYTHON])
@@ -437,7 +420,7 @@ def test_appending_opens_every_turn_as_the_template_opens_it_for_the_student(
 
 
 def test_a_template_that_trims_turns_is_refused_where_there_is_something_to_trim(
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     chat = ChatFormat(with_template(tokenizer, template(content="{{- content | trim -}}")))
     chat.render([user("1+1?"), assistant("2")], [])
@@ -445,7 +428,7 @@ def test_a_template_that_trims_turns_is_refused_where_there_is_something_to_trim
         chat.render([user("1+1?"), assistant("2 ")], [])
 
 
-def test_options_reach_the_template(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_options_reach_the_template(tokenizer: PreTrainedTokenizerBase) -> None:
     text = template(opening="{{- '' if enable_thinking | default(true) else 'No thoughts.' -}}")
     changed = with_template(tokenizer, text)
     prompts = {
@@ -459,12 +442,12 @@ def test_options_reach_the_template(tokenizer: PreTrainedTokenizerFast) -> None:
 # Tokenizers that cannot be used at all
 
 
-def test_a_tokenizer_without_a_chat_template_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_tokenizer_without_a_chat_template_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(TemplateError, match="no chat template"):
         ChatFormat(with_template(tokenizer, None))
 
 
-def test_a_tokenizer_without_an_end_of_turn_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_tokenizer_without_an_end_of_turn_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
     changed = copy.deepcopy(tokenizer)
     changed.eos_token = None
     with pytest.raises(TemplateError, match="no eos_token"):
@@ -473,7 +456,7 @@ def test_a_tokenizer_without_an_end_of_turn_is_refused(tokenizer: PreTrainedToke
 
 @pytest.mark.parametrize("on_drift", ["error", "append"])
 def test_a_template_that_ends_turns_with_another_token_is_refused(
-    tokenizer: PreTrainedTokenizerFast, on_drift: Any
+    tokenizer: PreTrainedTokenizerBase, on_drift: Any
 ) -> None:
     changed = copy.deepcopy(tokenizer)
     changed.eos_token = "<|endoftext|>"
@@ -493,15 +476,13 @@ def test_a_template_that_ends_turns_with_another_token_is_refused(
     ],
 )
 def test_a_template_that_cannot_show_tool_results_is_refused(
-    tokenizer: PreTrainedTokenizerFast, text: str, complaint: str, on_drift: Any
+    tokenizer: PreTrainedTokenizerBase, text: str, complaint: str, on_drift: Any
 ) -> None:
     with pytest.raises(TemplateError, match=complaint):
         ChatFormat(with_template(tokenizer, text), on_drift=on_drift)
 
 
-# BUG in src/sod/chat.py: `text` leaves out special tokens, so no call is ever seen and every attempt is "answered".
-@pytest.mark.xfail(strict=True, reason="nothing checks that the tags of a call survive decoding")
-def test_a_tokenizer_that_hides_the_tags_of_a_call_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_tokenizer_that_hides_the_tags_of_a_call_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
     changed = copy.deepcopy(tokenizer)
     changed.add_tokens([AddedToken(tag, special=True) for tag in ("<tool_call>", "</tool_call>")], special_tokens=True)
     with pytest.raises(TemplateError):
@@ -555,7 +536,7 @@ def test_calls_are_read_in_order_out_of_any_text(text: str, calls: list[ToolCall
         (call('{"name": "python", "arguments": {"code": "1"}'), r"invalid JSON \(Expecting ',' delimiter\)"),
         (call(GOOD + "}"), r"invalid JSON \(Extra data\)"),
         (call(""), r"invalid JSON \(Expecting value\)"),
-        (call('{"name": "f", "arguments": {"x": ' + "[" * 100_000 + "}}"), r"invalid JSON \(nested too deeply\)"),
+        (call('{"name": "f", "arguments": {"x": ' + "[" * 100_000 + "}}"), r"invalid JSON \(.*too deep a nesting\)"),
         (call('{"arguments": {"code": "1"}}'), '"name" or "arguments" is missing'),
         (call('{"name": "python"}'), '"name" or "arguments" is missing'),
         (call('{"name": 7, "arguments": {}}'), '"name"'),
@@ -574,8 +555,6 @@ def test_a_call_that_is_none_says_why_and_how_to_write_one(text: str, complaint:
     assert len(found.complaint) < 250
 
 
-# BUG in src/sod/chat.py: "missing" sends the student the wrong way when the arguments are there and a string.
-@pytest.mark.xfail(strict=True, reason="one complaint for a missing field and for one of the wrong type")
 @pytest.mark.parametrize("body", ['{"name": "python", "arguments": "print(1)"}', '{"name": 7, "arguments": {}}'])
 def test_a_field_of_the_wrong_type_is_not_called_missing(body: str) -> None:
     (found,) = parse_calls(call(body))
@@ -583,8 +562,6 @@ def test_a_field_of_the_wrong_type_is_not_called_missing(body: str) -> None:
     assert "missing" not in found.complaint
 
 
-# BUG in src/sod/chat.py: json.loads raises a plain ValueError for a number of more than 4300 digits.
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="what a student writes ends the run")
 def test_a_number_of_thousands_of_digits_is_a_malformed_call() -> None:
     (found,) = parse_calls(call('{"name": "f", "arguments": {"x": ' + "7" * 5000 + "}}"))
     assert isinstance(found, MalformedCall)

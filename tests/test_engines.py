@@ -148,7 +148,11 @@ async def converse(
     ids, logprobs = tokens(prompt + seed % 5), {}
     for turn in range(rounds):
         request = ask(
-            seed * 100 + turn, ids=tuple(ids), max_tokens=3 + (seed + turn) % 9, temperature=temperature, trajectory=seed
+            seed * 100 + turn,
+            ids=tuple(ids),
+            max_tokens=3 + (seed + turn) % 9,
+            temperature=temperature,
+            trajectory=seed,
         )
         reply = await engine.sample(request)
         logprobs |= dict(enumerate(reply.logprobs, len(ids)))
@@ -227,9 +231,7 @@ def test_after_a_refresh_the_log_probabilities_are_those_of_the_new_weights(
     model.load_state_dict(other.state_dict())  # in place, as an optimiser step does
     engine.refresh()
     reply = write(engine, ask(2, ids=[*ids, 5, 6], trajectory=3, temperature=0.7))[0]
-    assert agrees_with_a_full_forward(
-        other, [*ids, 5, 6, *reply.tokens], dict(enumerate(reply.logprobs, len(ids) + 2))
-    )
+    assert agrees_with_a_full_forward(other, [*ids, 5, 6, *reply.tokens], dict(enumerate(reply.logprobs, len(ids) + 2)))
 
 
 # Joining and leaving
@@ -358,7 +360,9 @@ def test_each_request_has_its_own_temperature_and_top_p(random_model: MakeModel)
     greedy = [ask(seed, max_tokens=1, top_p=1e-6) for seed in range(20)]
     cold = [ask(seed, max_tokens=1, temperature=1e-3) for seed in range(20)]
     free = [ask(seed, max_tokens=1, temperature=5.0) for seed in range(20)]
-    replies = write(HFEngine(model, slots=64), *(request for three in zip(greedy, cold, free, strict=True) for request in three))
+    replies = write(
+        HFEngine(model, slots=64), *(request for three in zip(greedy, cold, free, strict=True) for request in three)
+    )
     assert {reply.tokens[0] for reply in replies[0::3]} == {reply.tokens[0] for reply in replies[1::3]} == {best}
     assert len({reply.tokens[0] for reply in replies[2::3]}) > 5
 

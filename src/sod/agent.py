@@ -92,7 +92,7 @@ class Agent:
             if left <= 0:
                 return "max_tokens"
             pieces.append(Piece("tool", suffix, outcomes=tuple(observation.outcome for observation in observations)))
-            ids += [*reply.tokens, *suffix]
+            ids = [*ids, *reply.tokens, *suffix]
         raise AssertionError("the last turn always returns")
 
     def _repeats(self, pieces: list[Piece]) -> bool:

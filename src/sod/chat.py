@@ -46,19 +46,25 @@ class ChatFormat:
         on_drift: Literal["error", "append"] = "error",
         template_options: dict[str, Any] | None = None,
     ):
+        self._of_what = f" of {tokenizer.name_or_path!r}" if tokenizer.name_or_path else ""
         if not tokenizer.chat_template:
             raise TemplateError(
-                f"The tokenizer of {tokenizer.name_or_path!r} has no chat template. Use an instruction-tuned model's "
+                f"The tokenizer{self._of_what} has no chat template. Use an instruction-tuned model's "
                 "tokenizer, or set `chat_template` in its tokenizer_config.json."
             )
         if not isinstance(tokenizer.eos_token_id, int) or not isinstance(tokenizer.eos_token, str):
-            raise TemplateError(f"The tokenizer of {tokenizer.name_or_path!r} has no eos_token to end a turn with.")
+            raise TemplateError(f"The tokenizer{self._of_what} has no eos_token to end a turn with.")
         self.tokenizer = tokenizer
         self.end_of_turn: int = tokenizer.eos_token_id
         self._end_text: str = tokenizer.eos_token
         self._on_drift = on_drift
         self._options = template_options or {}
         self._tool_frame = self._find_tool_frame()
+        if CALL_OPEN not in self.text(self._encode(CALL_OPEN)) or CALL_CLOSE not in self.text(self._encode(CALL_CLOSE)):
+            raise TemplateError(
+                f"The tokenizer{self._of_what} drops {CALL_OPEN} as a special token when it decodes, so no call could be "
+                'read. Set "special": false for the tags of tool calls in its tokenizer_config.json.'
+            )
         for probe in _PROBES:
             self.render(probe, [_PROBE_TOOL])
 
@@ -85,13 +91,14 @@ class ChatFormat:
     def observation(self, texts: Sequence[str]) -> list[int]:
         """The suffix after a student's turn: the tools' answers, up to where the student writes again."""
         opening, between, closing = self._tool_frame
-        return self._encode(opening + between.join(texts) + closing)
+        return self._encode(opening + between.join(map(self._harmless, texts)) + closing)
 
     def render(self, messages: Sequence[Message], tools: Sequence[Schema]) -> list[Piece]:
         """A conversation, turn by turn, as the pieces that a rollout of it would have.
 
         Raises TemplateError where the template would render the whole differently (unless `on_drift` is "append").
         """
+        messages = [_with_parsed_calls(message) for message in messages]
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         if not turns or turns[0] == 0:
             raise TemplateError("A conversation needs a message to answer, and an assistant message that answers it.")
@@ -113,13 +120,19 @@ class ChatFormat:
 
     # How the template frames things
 
+    def _harmless(self, text: str) -> str:
+        """A tool's output cannot speak in control tokens: whatever looks like one gets a space."""
+        for token in self.tokenizer.all_special_tokens:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
     def _template(self, messages: Sequence[Message], tools: Sequence[Schema], *, prompt: bool = True) -> str:
         try:
             text = self.tokenizer.apply_chat_template(
                 list(messages), tools=list(tools) or None, add_generation_prompt=prompt, tokenize=False, **self._options
             )
         except Exception as error:  # a template is a program of the user's; it may raise anything
-            raise TemplateError(f"The chat template of {self.tokenizer.name_or_path!r} failed: {error}") from error
+            raise TemplateError(f"The chat template{self._of_what} failed: {error}") from error
         return str(text)
 
     def _encode(self, text: str) -> list[int]:
@@ -131,7 +144,7 @@ class ChatFormat:
         _, end, suffix = rest.partition(self._end_text)
         if not words or not end:
             raise TemplateError(
-                f"The chat template of {self.tokenizer.name_or_path!r} does not end an assistant turn with the "
+                f"The chat template{self._of_what} does not end an assistant turn with the "
                 f"tokenizer's eos_token {self._end_text!r}; set the eos_token to the one that ends a turn."
             )
         return suffix
@@ -145,7 +158,7 @@ class ChatFormat:
         between, found_second, closing = rest.partition(second)
         if not found_first or not found_second:
             raise TemplateError(
-                f"The chat template of {self.tokenizer.name_or_path!r} does not render tool results "
+                f"The chat template{self._of_what} does not render tool results "
                 '(messages with role "tool"). Use a template with tool support.'
             )
         return opening, between, closing
@@ -169,7 +182,7 @@ class ChatFormat:
         )
         show = lambda ids: repr(self.tokenizer.decode(ids[at : at + 8]))  # noqa: E731
         raise TemplateError(
-            f"The chat template of {self.tokenizer.name_or_path!r} rewrites history: at token {at}, appending turn by turn "
+            f"The chat template{self._of_what} rewrites history: at token {at}, appending turn by turn "
             f"gives {show(appended)} and rendering the whole gives {show(whole)} (after "
             f"{self.tokenizer.decode(whole[max(0, at - 12) : at])!r}). Set chat.on_drift to 'append' to use the appended tokens "
             "in fine-tuning, rollouts and evaluation alike, or use a template that keeps every turn as it was."
@@ -191,23 +204,37 @@ def parse_calls(text: str) -> list[ToolCall | MalformedCall]:
 def _parse_call(body: str) -> ToolCall | MalformedCall:
     try:
         call = json.loads(body, strict=False)  # a raw line break inside a string is understood
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+    except (ValueError, RecursionError) as error:  # ValueError also for integers of thousands of digits
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "too long a number or too deep a nesting"
         return MalformedCall(complaint=f"Malformed tool call: invalid JSON ({reason}). {CALL_HELP}")
     match call:
         case {"name": str(name), "arguments": dict(arguments)}:
             return ToolCall(name=name, arguments=arguments)
+        case {"name": _, "arguments": _}:
+            reason = '"name" must be a string and "arguments" an object'
         case _:
-            return MalformedCall(complaint=f'Malformed tool call: "name" or "arguments" is missing. {CALL_HELP}')
+            reason = '"name" or "arguments" is missing'
+    return MalformedCall(complaint=f"Malformed tool call: {reason}. {CALL_HELP}")
+
+
+def _with_parsed_calls(message: Message) -> Message:
+    """OpenAI's API writes a call's arguments as a JSON string; templates and `turn` want the object."""
+    if not message.get("tool_calls"):
+        return message
+    return {
+        **message,
+        "tool_calls": [{**call, "function": _name_and_arguments(call)} for call in message["tool_calls"]],
+    }
 
 
 def _name_and_arguments(call: dict[str, Any]) -> dict[str, Any]:
     function = call.get("function", call)
     arguments = function["arguments"]
-    return {
-        "name": function["name"],
-        "arguments": json.loads(arguments) if isinstance(arguments, str) else arguments,
-    }
+    try:
+        parsed = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError as error:
+        raise TemplateError(f"The arguments of a call of {function['name']!r} are not JSON: {arguments!r}.") from error
+    return {"name": function["name"], "arguments": parsed}
 
 
 # Conversations that show how a template behaves; `ChatFormat` renders each of them when it starts.
@@ -244,7 +271,7 @@ _PROBES: list[list[Message]] = [
     [
         _PROBE_USER,
         _probe_calls("<think>\nHm.\n</think>\n\nLet me see.", "1"),
-        {"role": "tool", "name": "probe", "content": "1"},
+        {"role": "tool", "name": "probe", "content": "1\n"},
         {"role": "assistant", "content": "<think>\nAh.\n</think>\n\nSo it is \\boxed{1}."},
     ],
 ]

@@ -134,8 +134,10 @@ def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _keys(model: Any, prefix: str = "") -> Iterator[str]:
+    from pydantic import BaseModel
+
     for name, field in model.model_fields.items():
-        if hasattr(field.annotation, "model_fields"):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from _keys(field.annotation, f"{prefix}{name}.")
         else:
             yield prefix + name

@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,12 +35,12 @@ def read_rows(path: Path) -> list[Row]:
         raise DataError(f"{path} does not exist; give a .jsonl or .parquet file.")
     if path.suffix == ".parquet":
         import pyarrow.parquet as parquet  # a second to import, and only needed here
-        from pyarrow import ArrowInvalid
+        from pyarrow import ArrowException
 
         try:
             rows = parquet.read_table(path).to_pylist()
-        except ArrowInvalid as error:
-            raise DataError(f"{path} is not a parquet file: {error}") from error
+        except (ArrowException, OSError) as error:  # OSError: damaged pages
+            raise DataError(f"{path} is not a parquet file, or a damaged one: {error}") from error
     elif path.suffix == ".jsonl":
         rows = [_parse_line(path, number, line) for number, line in _lines(path)]
     else:
@@ -55,14 +56,19 @@ def write_jsonl(path: Path, rows: Sequence[Row]) -> None:
 
 def load_problems(path: Path) -> list[Problem]:
     """Problems, in the file's order. Exact repetitions of a problem are kept once; equal ids get a number."""
-    problems = _convert(path, read_rows(path), _problem)
-    unique = {(json.dumps(problem.messages), problem.answer): problem for problem in problems}
-    seen: dict[str, int] = {}
+    unique: dict[tuple[str, str, str], Problem] = {}
+    for problem in _convert(path, read_rows(path), _problem):
+        unique.setdefault((json.dumps(problem.messages), problem.answer, problem.kind), problem)
+    taken = {problem.id for problem in unique.values()}
+    seen: set[str] = set()
     named = []
     for problem in unique.values():
-        seen[problem.id] = seen.get(problem.id, 0) + 1
-        again = seen[problem.id] > 1
-        named.append(replace(problem, id=f"{problem.id}#{seen[problem.id]}") if again else problem)
+        if problem.id in seen:
+            id = next(id for n in count(2) if (id := f"{problem.id}#{n}") not in taken)
+            problem = replace(problem, id=id)
+            taken.add(id)
+        seen.add(problem.id)
+        named.append(problem)
     return named
 
 
@@ -71,14 +77,15 @@ def load_demonstrations(path: Path) -> list[Demonstration]:
     return _convert(path, read_rows(path), _demonstration)
 
 
-def draw(problems: Sequence[Problem], *, seed: int, update: int, count: int) -> list[Problem]:
+def draw(problems: Sequence[Problem], *, seed: int, update: int, size: int) -> list[Problem]:
     """The problems of an update: a function of the seed and the update alone, so a resumed run draws the same.
 
-    Each epoch is a new order of all problems; what does not fill an update at its end is left out.
+    Each epoch is a new order of all problems, of which there must be `size` at least; what does not fill an update at
+    its end is left out.
     """
-    epoch, place = divmod(update, len(problems) // count)
+    epoch, place = divmod(update, len(problems) // size)
     order = random.Random(f"{seed}/{epoch}").sample(range(len(problems)), len(problems))
-    return [problems[i] for i in order[place * count : (place + 1) * count]]
+    return [problems[i] for i in order[place * size : (place + 1) * size]]
 
 
 def fingerprint(path: Path) -> str:
@@ -101,6 +108,8 @@ def _parse_line(path: Path, number: int, line: str) -> Row:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {number}: not JSON ({error.msg} at character {error.pos}).") from error
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond the parser
+        raise DataError(f"{path}, line {number}: JSON that cannot be read ({error}).") from error
     if not isinstance(row, dict):
         raise DataError(f"{path}, line {number}: expected an object with named fields, found {type(row).__name__}.")
     return row
@@ -122,20 +131,20 @@ def _convert(path: Path, rows: Sequence[Row], convert: Callable[[Row, int], T]) 
 
 
 def _problem(row: Row, number: int) -> Problem:
-    prompt = row.get("prompt", row.get("problem", row.get("question")))
-    if isinstance(prompt, str):
-        prompt = [{"role": "user", "content": prompt}]
-    verl = row.get("reward_model") or {}
+    row = _without_nulls(row)
+    verl, extra = row.get("reward_model", {}), row.get("extra_info", {})
+    if not isinstance(verl, dict) or not isinstance(extra, dict):
+        raise DataError("its `reward_model` or `extra_info` is not an object.")
+    prompt = next((row[name] for name in ("prompt", "problem", "question") if row.get(name)), None)
     answer = row.get("answer", verl.get("ground_truth"))
-    if not prompt or answer is None or not str(answer).strip():
+    if not prompt or (isinstance(prompt, str) and not prompt.strip()) or answer is None or not str(answer).strip():
         raise DataError(
             f"it has the columns {', '.join(sorted(row))}, but a problem needs `prompt` (text or messages) and `answer` "
             "(or `reward_model.ground_truth`), neither empty."
         )
-    extra = row.get("extra_info") or {}
     return Problem(
         id=str(row.get("id", extra.get("index", number))),
-        messages=tuple(_messages(prompt)),
+        messages=tuple(_messages([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)),
         answer=str(answer),
         kind=row.get("kind", "math"),
     )
@@ -143,28 +152,36 @@ def _problem(row: Row, number: int) -> Problem:
 
 def _demonstration(row: Row, number: int) -> Demonstration:
     del number
+    row = _without_nulls(row)
     if not row.get("messages"):
         raise DataError(f"it has the columns {', '.join(sorted(row))}, but a demonstration needs `messages`.")
     messages = _messages(row["messages"])
     if not any(message["role"] == "assistant" and message.get("weight", 1) for message in messages):
         raise DataError("none of its messages is an assistant's to learn from.")
-    tools = row.get("tools") or []
-    return Demonstration(messages=messages, tools=json.loads(tools) if isinstance(tools, str) else tools)
+    tools = row.get("tools", [])
+    try:
+        tools = json.loads(tools) if isinstance(tools, str) else tools
+    except ValueError as error:
+        raise DataError(f"its `tools` are not JSON ({error}).") from error
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise DataError("its `tools` are not a list of function schemas.")
+    return Demonstration(messages=messages, tools=tools)
 
 
 def _messages(messages: Any) -> list[Message]:
     if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
         raise DataError("its messages are not a list of objects with `role` and `content`.")
-    # Parquet fills in every key of every message; a None there is no key.
-    return [
-        {key: value for key, value in message.items() if value is not None} | _content(message) for message in messages
-    ]
+    for message in messages:
+        if not isinstance(message.get("content", ""), str):
+            kind = type(message["content"]).__name__
+            raise DataError(f"the content of a {message['role']!r} message is {kind}; only text can be used.")
+    return [{**message, "content": message.get("content", "")} for message in messages]
 
 
-def _content(message: Message) -> Message:
-    content = message.get("content")
-    if content is not None and not isinstance(content, str):
-        raise DataError(
-            f"the content of a {message['role']!r} message is {type(content).__name__}; only text can be used."
-        )
-    return {"content": content or ""}
+def _without_nulls(value: Any) -> Any:
+    """Parquet fills in every key of every nested object; a null there is no key."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [_without_nulls(inner) for inner in value]
+    return value

@@ -1,7 +1,7 @@
 """What an update or an evaluation looked like, in numbers. Keys are area/name."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -12,6 +12,8 @@ from sod.batching import Batch
 from sod.config import AlgorithmOptions
 from sod.core import step_divergence, step_mean, step_weights
 from sod.types import Group, Trajectory
+
+Decode = Callable[[list[int]], object]
 
 
 def of_rollout(groups: Sequence[Group]) -> dict[str, float]:
@@ -80,7 +82,7 @@ def steps(batch: Batch, options: AlgorithmOptions) -> tuple[Tensor, Tensor, Tens
     return d_BK, w_BK, step_mean(torch.ones(batch.ids_BT.shape), batch.steps_BT) > 0
 
 
-def rows(batch: Batch, options: AlgorithmOptions, text: Any, limit: int) -> list[dict[str, Any]]:
+def rows(batch: Batch, options: AlgorithmOptions, text: Decode, limit: int) -> list[dict[str, Any]]:
     """The first `limit` trajectories as they are kept in a run directory; `text` decodes tokens.
 
     A piece's author says which tokens were sampled: the mask is true on the student's pieces.
@@ -98,7 +100,7 @@ def rows(batch: Batch, options: AlgorithmOptions, text: Any, limit: int) -> list
     return [_row(t, s, text) for t, s in zip(batch.trajectories[:limit], step_rows, strict=False)]
 
 
-def _row(trajectory: Trajectory, step_row: list[dict[str, float]], text: Any) -> dict[str, Any]:
+def _row(trajectory: Trajectory, step_row: list[dict[str, float]], text: Decode) -> dict[str, Any]:
     return {
         "problem": trajectory.problem.id,
         "sample": trajectory.sample,
@@ -111,7 +113,7 @@ def _row(trajectory: Trajectory, step_row: list[dict[str, float]], text: Any) ->
         "pieces": [
             {
                 "author": piece.author,
-                "text": text(piece.tokens),
+                "text": str(text(list(piece.tokens))),
                 "tokens": list(piece.tokens),
                 **({"logprobs": [round(p, 6) for p in piece.logprobs]} if piece.logprobs else {}),
                 **({"outcomes": list(piece.outcomes)} if piece.outcomes else {}),

@@ -117,7 +117,7 @@ class Session:
             yield cls(options, run, problems, policy, chat, teacher, engine, agent, loop, done)
 
     def sample(self, update: int, display: Display) -> list[Group]:
-        problems = draw(self.problems, seed=self.options.seed, update=update, count=self.options.rollout.problems)
+        problems = draw(self.problems, seed=self.options.seed, update=update, size=self.options.rollout.problems)
         return self.loop.run(
             rollout(
                 self.agent, problems, seed=self.options.seed, update=update, on_trajectory=lambda _: display.advance()

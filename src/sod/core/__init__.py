@@ -6,7 +6,8 @@ Tensor names end in their dimensions:
     T  tokens of a trajectory         V  vocabulary
     N  selected tokens, flattened     D  width of the model
 
-Whatever lies outside a mask may be anything, -inf and NaN included: it is left out by selection, never by multiplying.
+Where a function takes a mask or step ids, whatever lies outside them may be anything, -inf and NaN included: it is left
+out by selection, never by multiplying.
 """
 
 from sod.core.advantages import group_advantage, teacher_advantage

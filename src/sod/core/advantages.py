@@ -15,6 +15,9 @@ def group_advantage(rewards_B: Tensor, groups_B: Tensor, *, epsilon: float = 1e-
     counts = torch.zeros(
         int(index_B.max()) + 1 if index_B.numel() else 0, dtype=rewards_B.dtype, device=rewards_B.device
     )
+    # Against the group's maximum first: a mean in fp32 of large equal rewards is not exactly their value.
+    highest = counts.clone().scatter_reduce_(0, index_B, rewards_B, "amax", include_self=False)
+    rewards_B = rewards_B - highest[index_B]
     sums = counts.clone().index_add_(0, index_B, rewards_B)
     counts = counts.index_add_(0, index_B, torch.ones_like(rewards_B))
     centred_B = rewards_B - (sums / counts)[index_B]

@@ -18,9 +18,6 @@ def token_logprobs(
         checkpoint(_chunk_logprobs, hidden, head_VD, targets, temperature, use_reentrant=False)
         for hidden, targets in zip(hidden_ND.split(chunk), targets_N.split(chunk), strict=True)
     ]
-    if not parts:
-        empty = hidden_ND.new_zeros(0, dtype=torch.float32)
-        return empty, empty
     logprobs, entropies = zip(*parts, strict=True)
     return torch.cat(logprobs), torch.cat(entropies)
 

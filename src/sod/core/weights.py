@@ -12,7 +12,8 @@ def step_divergence(student_BT: Tensor, teacher_BT: Tensor, ids_BT: Tensor) -> T
     `student_BT`, `teacher_BT`: log-probabilities of the sampled tokens, at the same temperature; `ids_BT`: from
     `step_ids`. A step that a row does not have gets 0. No gradient: divergence is a measurement.
     """
-    return step_mean((student_BT.detach() - teacher_BT.detach()).abs(), ids_BT)
+    dtype = torch.promote_types(student_BT.dtype, torch.float32)
+    return step_mean((student_BT.detach().to(dtype) - teacher_BT.detach()).abs(), ids_BT)
 
 
 def step_weights(d_BK: Tensor, *, epsilon: float = 1e-6, delta: float = 0.2) -> Tensor:

@@ -5,9 +5,10 @@ even the first step has the entropy of real reasoning; the teacher and the stude
 same phrases, as two models of different origin would have been, so they disagree a little everywhere and not only where
 the student errs.
 
-A *slip* is one call gone wrong, its honest error message, and the right call after it. No loss is taken on the slip.
-At most one slip per demonstration: the teacher learns to recover from one error and, like any teacher, is lost further
-from what it has seen.
+A *slip* is one call gone wrong, its honest error message, and the right call after it; at most one per demonstration.
+The teacher's demonstrator marks its slips as such: no loss is taken on them, so the teacher learns to recover from one
+error without learning to make it (and, like any teacher, is lost further from what it has seen). The student's is
+careless: its slips are learnt with the rest, as those in any data that nobody cleaned.
 """
 
 import random
@@ -31,18 +32,27 @@ SLOTS = (
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a demonstrator writes: the odds of each slot's phrases, and how often it slips."""
+    """How a demonstrator writes."""
 
     odds: tuple[tuple[float, ...], ...]
-    slips: float = 0.0
+    """Of each slot's phrases."""
+    slips: float
+    """Share of demonstrations with a slip."""
+    kinds: tuple[str, ...]
+    """What slips are made of, with repetitions as odds."""
+    careless: bool
+    """Whether loss is taken on slips, too."""
 
     def thought(self, rng: random.Random, subject: str) -> str:
         phrases = (rng.choices(slot, odds)[0] for slot, odds in zip(SLOTS, self.odds, strict=True))
         return "".join(phrases) + subject + "."
 
 
-STUDENT = Style(odds=((1, 1, 1, 1),) * 4)
-TEACHER = Style(odds=((8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 8, 1), (8, 1, 1, 1)), slips=0.5)
+ANY_SLIP = ("name", "name", "name", "unclosed", "operator", "json")
+STUDENT = Style(odds=((1, 1, 1, 1),) * 4, slips=0.4, kinds=("unclosed", "json"), careless=True)
+TEACHER = Style(
+    odds=((8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 8, 1), (8, 1, 1, 1)), slips=0.5, kinds=ANY_SLIP, careless=False
+)
 
 
 def demonstrate(task: Task, style: Style, rng: random.Random) -> list[Message]:
@@ -51,7 +61,8 @@ def demonstrate(task: Task, style: Style, rng: random.Random) -> list[Message]:
     messages: list[Message] = [{"role": "user", "content": task.question}]
     for i, call in enumerate(task.calls):
         if i == slip_at:
-            messages += _slip(call, style.thought(rng, call.subject), rng)
+            slip = _slip(call, style.thought(rng, call.subject), rng.choice(style.kinds), rng)
+            messages += slip if style.careless else [slip[0] | {"weight": 0}, slip[1]]
         messages += [_assistant(style.thought(rng, call.subject), call.lines), _tool(str(call.result))]
     messages.append({"role": "assistant", "content": f"the answer is \\boxed{{{task.answer}}}"})
     return messages
@@ -66,9 +77,8 @@ def _tool(content: str) -> Message:
     return {"role": "tool", "name": TOOL, "content": content}
 
 
-def _slip(call: Call, thought: str, rng: random.Random) -> list[Message]:
+def _slip(call: Call, thought: str, kind: str, rng: random.Random) -> list[Message]:
     """A call that fails loudly, and what the interpreter (or the parser) says to it."""
-    kind = rng.choice(("name", "name", "name", "unclosed", "operator", "json"))
     if kind == "json":
         return _malformed(call, thought, rng)
     if kind == "name" and "=" in call.lines[-2:][0]:
@@ -80,7 +90,7 @@ def _slip(call: Call, thought: str, rng: random.Random) -> list[Message]:
         error = "SyntaxError: invalid syntax"
     else:
         lines, error = (*call.lines[:-1], call.lines[-1][:-1]), "SyntaxError: '(' was never closed"
-    return [_assistant(thought, lines) | {"weight": 0}, _tool(error)]
+    return [_assistant(thought, lines), _tool(error)]
 
 
 def _wrong_name(call: Call, rng: random.Random) -> tuple[tuple[str, ...], str]:
@@ -132,4 +142,4 @@ def _malformed(call: Call, thought: str, rng: random.Random) -> list[Message]:
     text = f'{thought}\n<tool_call>\n{{"name": "{TOOL}", "arguments": {{"code": "{broken}\n</tool_call>'
     (parsed,) = parse_calls(text)
     assert isinstance(parsed, MalformedCall), text
-    return [{"role": "assistant", "content": text, "weight": 0}, _tool(parsed.complaint)]
+    return [{"role": "assistant", "content": text}, _tool(parsed.complaint)]

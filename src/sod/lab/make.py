@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
@@ -82,8 +83,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _corpus(rng: random.Random) -> Iterator[str]:
+    styles = replace(STUDENT, slips=0.0), TEACHER
     for i in range(3000):
-        for message in demonstrate(_task(rng), TEACHER if i % 2 else STUDENT, rng):
+        for message in demonstrate(_task(rng), styles[i % 2], rng):
             yield f"{message['role']}\n"
             yield message["content"] + "\n"
             for call in message.get("tool_calls", ()):
@@ -99,7 +101,7 @@ def write_demonstrations(path: Path, style: Style, count: int, seed: int) -> Non
 def _demonstration(done: float, style: Style, rng: random.Random) -> list[Message]:
     """The first fifth: one call. The second: one to three. Then problems of full length, and the style's slips."""
     if done < 0.4:
-        style = Style(odds=style.odds)
+        style = replace(style, slips=0.0)
     length = (1, 1) if done < 0.2 else (1, 3) if done < 0.4 else settings.LENGTH
     return demonstrate(_task(rng, length), style, rng)
 

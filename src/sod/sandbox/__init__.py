@@ -20,6 +20,9 @@ class Program:
     """Wall-clock limit; CPU time is limited to the next whole second above it."""
     memory_mb: int = 2048
     """Address-space limit in MiB."""
+    show_last_value: bool = False
+    """Print the value of a trailing expression, unless it is None, as a notebook does. Nothing else of the program
+    changes."""
     output_bytes: int = 65_536
     """Bytes kept of stdout, and of stderr: the head and the tail, with the number of omitted bytes between them."""
 

@@ -148,7 +148,7 @@ class _Zygote:
     async def start(self, number: int, program: Program, folder: str, outputs: list[int]) -> _Child:
         """Ask for a process; it starts when the zygote comes to it."""
         seconds = min(max(program.seconds, 0.0), LONGEST_SECONDS)
-        request = REQUEST.pack(RUN, number, seconds, program.memory_mb << 20)
+        request = REQUEST.pack(RUN, number, seconds, program.memory_mb << 20, program.show_last_value)
         with _scratch_file(program.code) as code, _scratch_file(program.stdin) as stdin, _opened(folder) as place:
             fds = [code.fileno(), stdin.fileno(), *outputs, place]
             while True:
@@ -163,7 +163,7 @@ class _Zygote:
     def kill(self, child: _Child) -> None:
         """Ask for the end of a program; if the request is lost, the program's own time limit ends it."""
         with contextlib.suppress(OSError):
-            self._channel.send(REQUEST.pack(KILL, child.number, 0.0, 0))
+            self._channel.send(REQUEST.pack(KILL, child.number, 0.0, 0, False))
 
     def stop(self, reason: str = "") -> None:
         """End the zygote and all its programs; those still running are reported as lost."""

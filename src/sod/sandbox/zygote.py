@@ -11,6 +11,7 @@ Deadlines are kept here, so a busy trainer neither lengthens nor shortens a prog
 end, or the trainer is gone, the zygote kills its children, removes the directory given as its argument, and exits.
 """
 
+import ast
 import atexit
 import builtins
 import contextlib
@@ -36,7 +37,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import NoReturn
 
-REQUEST = struct.Struct("<cQdQ")  # kind, number, seconds, bytes of memory
+REQUEST = struct.Struct("<cQdQ?")  # kind, number, seconds, bytes of memory, whether to show the last value
 REPORT = struct.Struct("<cQid")  # kind, number, value, seconds since the fork
 RUN, KILL = b"R", b"K"
 STARTED, ENDED, LATE, FAILED = b"S", b"E", b"L", b"F"
@@ -89,15 +90,15 @@ class Zygote:
         data, fds, _, _ = socket.recv_fds(self.channel, REQUEST.size, 5, socket.MSG_WAITALL)
         if len(data) < REQUEST.size:
             return False
-        kind, number, seconds, memory = REQUEST.unpack(data)
+        kind, number, seconds, memory, show_last_value = REQUEST.unpack(data)
         if kind == RUN:
-            self.fork(number, seconds, memory, fds)
+            self.fork(number, seconds, memory, show_last_value, fds)
         for pid, child in self.children.items():
             if kind == KILL and child.number == number:
                 kill(pid)
         return True
 
-    def fork(self, number: int, seconds: float, memory: int, fds: list[int]) -> None:
+    def fork(self, number: int, seconds: float, memory: int, show_last_value: bool, fds: list[int]) -> None:
         started = time.monotonic()
         try:
             pid = os.fork()
@@ -105,7 +106,7 @@ class Zygote:
             report(self.channel, FAILED, number, error.errno or errno.EAGAIN)
         else:
             if pid == 0:
-                be_child(self.channel, number, seconds, memory, fds)
+                be_child(self.channel, number, seconds, memory, show_last_value, fds)
             self.children[pid] = Child(number, started, started + seconds)
             report(self.channel, STARTED, number, pid)
         finally:
@@ -144,7 +145,9 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def be_child(channel: socket.socket, number: int, seconds: float, memory: int, fds: list[int]) -> NoReturn:
+def be_child(
+    channel: socket.socket, number: int, seconds: float, memory: int, show_last_value: bool, fds: list[int]
+) -> NoReturn:
     """In the forked child: confine, run the program, exit. Nothing may return into the zygote's loop."""
     exit_code = 1
     try:
@@ -155,7 +158,7 @@ def be_child(channel: socket.socket, number: int, seconds: float, memory: int, f
         else:
             channel.detach()  # it is descriptor 0, which the program's standard input now replaces
             take_descriptors(*fds[:4])
-            exit_code = run_program()
+            exit_code = run_program(show_last_value)
     finally:
         os._exit(exit_code)
 
@@ -195,7 +198,7 @@ def take_descriptors(code: int, stdin: int, stdout: int, stderr: int) -> None:
     sys.stderr = sys.__stderr__ = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
-def run_program() -> int:
+def run_program(show_last_value: bool) -> int:
     """Execute the code in descriptor 3 as `__main__`; the exit code that the interpreter would give."""
     main = sys.modules["__main__"] = ModuleType("__main__")
     main.__dict__["__builtins__"] = builtins
@@ -206,7 +209,14 @@ def run_program() -> int:
         with open(3, encoding="utf-8", errors="surrogatepass", newline="") as file:
             text = file.read().removeprefix("\ufeff")
         linecache.cache[NAME] = (len(text), None, io.StringIO(text, newline=None).readlines(), NAME)
-        exec(compile(text, NAME, "exec", dont_inherit=True), main.__dict__)
+        # Not ast.parse: its frame would stand in the traceback of a program with a syntax error.
+        program: ast.Module = compile(text, NAME, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)  # pyright: ignore
+        last = (
+            program.body.pop() if show_last_value and program.body and isinstance(program.body[-1], ast.Expr) else None
+        )
+        exec(compile(program, NAME, "exec", dont_inherit=True), main.__dict__)
+        if last is not None:  # as at the interactive prompt: through sys.displayhook
+            exec(compile(ast.Interactive([last]), NAME, "single", dont_inherit=True), main.__dict__)
     except SystemExit as stop:
         if stop.code is not None and not isinstance(stop.code, int):
             print(stop.code, file=sys.stderr)

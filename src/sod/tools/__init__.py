@@ -5,6 +5,7 @@ is not the student's fault.
 """
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -39,7 +40,7 @@ class Toolbox:
             return Observation(text=call.complaint, outcome="malformed")
         if call.name not in self._tools:
             names = ", ".join(self._tools) or "none"
-            return Observation(text=f"There is no tool {call.name!r}. Available: {names}.", outcome="unknown_tool")
+            return Observation(text=f"There is no tool {call.name!a}. Available: {names}.", outcome="unknown_tool")
         tool = self._tools[call.name]
         if complaint := _complaint(tool.schema["function"]["parameters"], call.arguments):
             return Observation(text=f"Wrong arguments for {call.name}: {complaint}", outcome="wrong_arguments")
@@ -47,8 +48,14 @@ class Toolbox:
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
-    "string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict,
-}  # fmt: skip
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "array": list,
+    "object": dict,
+    "null": type(None),
+}
 
 
 def _complaint(parameters: Mapping[str, Any], arguments: Mapping[str, Any]) -> str | None:
@@ -59,8 +66,16 @@ def _complaint(parameters: Mapping[str, Any], arguments: Mapping[str, Any]) -> s
             return f'"{name}" is missing.'
     for name, value in arguments.items():
         if name not in properties:
-            return f'"{name}" is unknown; it takes {", ".join(properties)}.'
-        expected = properties[name].get("type")
-        if expected in _TYPES and not isinstance(value, _TYPES[expected]):
-            return f'"{name}" must be of type {expected}.'
+            return f"{json.dumps(name)} is unknown; it takes {', '.join(properties) or 'none'}."
+        expected = properties[name].get("type", [])
+        types = [expected] if isinstance(expected, str) else expected
+        if types and not any(_is_a(value, type) for type in types):
+            return f'"{name}" must be of type {" or ".join(types)}.'
     return None
+
+
+def _is_a(value: Any, type: str) -> bool:
+    """Whether a JSON value is of a JSON type; unknown types are left to the tool. True and False are no numbers."""
+    if isinstance(value, bool) and type != "boolean":
+        return type not in _TYPES
+    return type not in _TYPES or isinstance(value, _TYPES[type])

@@ -1,10 +1,9 @@
 """The code interpreter: runs exactly the program that it was given, and says what happened.
 
-Programs are stateless: nothing survives a call. As a notebook does, the value of a trailing expression is shown unless it
-is None; this is decided on the syntax tree, and every other program runs byte for byte as the student wrote it.
+Programs are stateless: nothing survives a call. As a notebook does, the sandbox shows the value of a trailing expression
+unless it is None.
 """
 
-import ast
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,10 +34,11 @@ class PythonTool:
 
     async def __call__(self, arguments: Mapping[str, Any]) -> Observation:
         program = Program(
-            code=show_last_value(arguments["code"]),
+            code=arguments["code"],
+            show_last_value=True,
             seconds=self._options.seconds,
             memory_mb=self._options.memory_mb,
-            output_bytes=4 * self._options.max_chars,  # at least max_chars characters of UTF-8
+            output_bytes=8 * self._options.max_chars,  # more than max_chars characters of UTF-8 in its head and tail
         )
         result = await self._sandbox.run(program)
         if result.status == "sandbox_error":
@@ -49,8 +49,9 @@ class PythonTool:
         """Output, then what went wrong, within `max_chars`."""
         error = result.stderr.strip()
         if result.status == "error" and self._options.errors == "last_line" and error:
-            error = error.splitlines()[-1].strip()
+            error = last_exception(error)
         notes = {
+            "error": "" if error else f"[exit code {result.exit_code}]",
             "timeout": f"[stopped: longer than {self._options.seconds:g} s]",
             "signal": f"[ended by signal {result.signal}]",
             "output_limit": "[stopped: too much output]",
@@ -61,27 +62,21 @@ class PythonTool:
         return shorten(text, self._options.max_chars) if text else "[no output]"
 
 
-def show_last_value(code: str) -> str:
-    """The same program, with a trailing expression handed to `sys.displayhook`, as a notebook's cell would."""
-    try:
-        last = ast.parse(code).body[-1]
-    except (SyntaxError, ValueError, IndexError, RecursionError, MemoryError):
-        return code  # running it says what is wrong with it
-    if not isinstance(last, ast.Expr) or last.end_lineno is None or last.end_col_offset is None:
-        return code
-    lines = code.encode().split(b"\n")
-    start, end = (last.lineno - 1, last.col_offset), (last.end_lineno - 1, last.end_col_offset)
-    # The end first: inserting there does not move the start.
-    lines[end[0]] = lines[end[0]][: end[1]] + b")" + lines[end[0]][end[1] :]
-    lines[start[0]] = lines[start[0]][: start[1]] + b'__import__("sys").displayhook(' + lines[start[0]][start[1] :]
-    return b"\n".join(lines).decode()
+def last_exception(stderr: str) -> str:
+    """`Type: message` of the last traceback, on one line: the first line that is no longer indented."""
+    lines = stderr.splitlines()
+    for i in range(len(lines) - 1, 0, -1):
+        if lines[i - 1].startswith(" ") and not lines[i].startswith(" "):
+            return lines[i]
+    return lines[-1]
 
 
 def shorten(text: str, limit: int) -> str:
-    """At most `limit` characters: the head and the tail, with the number of omitted characters between them."""
+    """At most `limit` characters: the head and the tail, and between them a mark that something is missing."""
+    mark = "\n... [output omitted] ...\n"
     if len(text) <= limit:
         return text
-    mark = f"\n... [{len(text) - limit} characters omitted] ...\n"
-    keep = max(0, limit - len(mark))
-    head = keep // 2
-    return text[:head] + mark + text[len(text) - (keep - head) :]
+    keep = limit - len(mark)
+    if keep <= 0:
+        return text[:limit]
+    return text[: keep // 2] + mark + text[len(text) - (keep - keep // 2) :]

@@ -1,0 +1,265 @@
+"""The miniature is what it says: honest demonstrations, right answers, a tokenizer and a teacher that fit together."""
+
+import asyncio
+import json
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from sod.chat import ChatFormat, parse_calls
+from sod.config import EvalOptions, LabOptions, ModelOptions, SftOptions, ToolOptions, TrainOptions
+from sod.data import load_demonstrations, load_problems
+from sod.evaluate import evaluate
+from sod.lab import settings
+from sod.lab.demonstrations import STUDENT, TEACHER, TOOL, Style, demonstrate
+from sod.lab.make import make, problems, write_demonstrations, write_problems
+from sod.lab.make import tokenizer as make_tokenizer
+from sod.lab.tasks import FAMILIES, Task, chain, draw
+from sod.models import check_same_vocabulary, load_model, load_tokenizer
+from sod.rewards import judge
+from sod.sandbox.local import LocalSandbox
+from sod.tools import Toolbox
+from sod.tools.python import PythonTool
+from sod.types import Message, Observation
+
+SLIPPERY = replace(TEACHER, slips=1.0)
+CLEAN = replace(STUDENT, slips=0.0)
+
+
+def tasks(count: int, seed: int = 0) -> list[Task]:
+    rng = random.Random(seed)
+    return [draw(rng, length=settings.LENGTH, euclid_share=settings.EUCLID_SHARE) for _ in range(count)]
+
+
+def interpret(*turns: str) -> list[Observation]:
+    """What the lab's interpreter really says to each turn, which makes one call."""
+
+    async def work() -> list[Observation]:
+        async with LocalSandbox(workers=2) as sandbox:
+            toolbox = Toolbox([PythonTool(sandbox, ToolOptions.model_validate(settings.TOOL))])
+            answers = await asyncio.gather(*(toolbox.answer(parse_calls(turn)) for turn in turns))
+            return [answer for (answer,) in answers]
+
+    return asyncio.run(work())
+
+
+def calls(messages: list[Message]) -> list[int]:
+    """Where the tool answers; the call stands before."""
+    return [i for i, message in enumerate(messages) if message["role"] == "tool"]
+
+
+def failed(messages: list[Message]) -> list[Message]:
+    """The calls that did not get a number."""
+    return [messages[i - 1] for i in calls(messages) if not messages[i]["content"].lstrip("-").isdecimal()]
+
+
+def plainly(observation: str) -> str:
+    """Without a suggestion, which depends on Python's version."""
+    return observation.partition(". Did you mean")[0]
+
+
+# Tasks
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_task_has_as_many_calls_as_asked_for(family: str) -> None:
+    rng = random.Random(1)
+    for length in (1, 2, 3, 4, 5):
+        assert len(FAMILIES[family](rng, length).calls) == length
+
+
+def test_every_call_really_prints_its_result_and_the_answer_follows() -> None:
+    drawn = tasks(40)
+    turns = [
+        f"<tool_call>{json.dumps({'name': TOOL, 'arguments': {'code': chr(10).join(call.lines)}})}</tool_call>"
+        for task in drawn
+        for call in task.calls
+    ]
+    said = iter(interpret(*turns))
+    for task in drawn:
+        printed = [next(said) for _ in task.calls]
+        assert {observation.outcome for observation in printed} == {"ok"}
+        assert [int(observation.text) for observation in printed] == [call.result for call in task.calls]
+        results = [call.result for call in task.calls]
+        if task.question.startswith("gcd"):
+            a, b = map(int, task.question[4:-2].split(","))
+            assert [task.answer, results[-1]] == [math.gcd(a, b), 0]
+            assert task.answer == results[-2]
+        else:
+            *definitions, asked = task.question.rstrip("?").split(";")
+            scope: dict[str, int] = {}
+            for definition in definitions:
+                exec(definition, {}, scope)
+            assert task.answer == scope[asked] == results[-1]
+
+
+def test_a_tasks_problem_is_judged_by_its_answer() -> None:
+    for task in tasks(20):
+        problem = task.problem("p")
+        assert judge(problem, f"the answer is \\boxed{{{task.answer}}}").correct
+        assert not judge(problem, f"the answer is \\boxed{{{task.answer + 1}}}").correct
+
+
+@pytest.mark.parametrize("between", ["\n", ";"])
+def test_a_chains_whole_solution_does_not_fit_into_one_turn(chat: ChatFormat, between: str) -> None:
+    rng = random.Random(0)
+    for _ in range(100):
+        task = chain(rng, rng.randint(*settings.LENGTH))
+        *definitions, asked = task.question.rstrip("?").split(";")
+        code = between.join([*definitions, f"print({asked})"])
+        call = {"function": {"name": TOOL, "arguments": {"code": code}}}
+        whole = chat.turn({"content": "", "tool_calls": [call]})
+        assert len(whole) > settings.ROLLOUT["max_turn_tokens"]
+
+
+# Demonstrations
+
+
+@pytest.mark.parametrize(("style", "count"), [(SLIPPERY, 60), (STUDENT, 30), (CLEAN, 5)])
+def test_what_a_demonstration_reads_is_what_the_interpreter_really_says(
+    chat: ChatFormat, style: Style, count: int
+) -> None:
+    rng = random.Random(2)
+    conversations = [demonstrate(task, style, rng) for task in tasks(count, seed=3)]
+    shown = [(messages[i - 1], messages[i]["content"]) for messages in conversations for i in calls(messages)]
+    said = interpret(*(chat.text(chat.turn(message)) for message, _ in shown))
+    for (message, observation), really in zip(shown, said, strict=True):
+        assert plainly(observation) == plainly(really.text), chat.text(chat.turn(message))
+    slips = [really.text for really in said if really.outcome != "ok"]
+    assert len(slips) == {SLIPPERY: 60, CLEAN: 0}.get(style, len(slips))
+    if style == SLIPPERY:
+        kinds = ("NameError", "invalid syntax", "was never closed", "invalid JSON")
+        assert all(any(kind in slip for slip in slips) for kind in kinds)
+
+
+def test_no_loss_is_taken_on_a_slip_unless_the_demonstrator_is_careless(chat: ChatFormat) -> None:
+    for style in (SLIPPERY, replace(SLIPPERY, careless=True)):
+        rng = random.Random(2)
+        for task in tasks(30):
+            messages = demonstrate(task, style, rng)
+            slips = failed(messages)
+            silent = [message for message in messages if message.get("weight", 1) == 0]
+            assert len(slips) == 1
+            assert silent == ([] if style.careless else slips)
+            learnt = [chat.text(piece.tokens) for piece in chat.render(messages, []) if piece.author == "student"]
+            assert (chat.text(chat.turn(slips[0])) in learnt) == style.careless
+
+
+def test_a_demonstration_ends_with_the_right_answer_and_has_one_slip_at_most() -> None:
+    rng = random.Random(4)
+    for task in tasks(50):
+        messages = demonstrate(task, TEACHER, rng)
+        assert judge(task.problem("p"), messages[-1]["content"]).correct
+        assert len(calls(messages)) - len(task.calls) in (0, 1)
+
+
+def test_a_clean_demonstration_fits_into_the_rollouts_limits(chat: ChatFormat) -> None:
+    rng = random.Random(5)
+    limits = settings.ROLLOUT
+    for task in tasks(100):
+        prompt, *pieces = chat.render(demonstrate(task, CLEAN, rng), [])
+        turns = [piece for piece in pieces if piece.author == "student"]
+        assert len(prompt.tokens) <= limits["max_prompt_tokens"]
+        assert all(len(turn.tokens) <= limits["max_turn_tokens"] for turn in turns)
+        assert len(turns) - 1 <= limits["max_turns"]
+        assert sum(len(piece.tokens) for piece in pieces) <= limits["max_tokens"]
+
+
+def test_demonstrations_follow_a_curriculum(tmp_path: Path) -> None:
+    path = tmp_path / "demonstrations.jsonl"
+    write_demonstrations(path, TEACHER, 200, seed=0)
+    conversations = [demonstration.messages for demonstration in load_demonstrations(path)]
+    lengths = [len(calls(messages)) for messages in conversations]
+    slips = [bool(failed(messages)) for messages in conversations]
+    assert set(lengths[:40]) == {1}
+    assert set(lengths[40:80]) == {1, 2, 3}
+    assert min(lengths[80:]) >= settings.LENGTH[0]
+    assert not any(slips[:80])
+    assert 0.3 < sum(slips[80:]) / 120 < 0.7
+
+
+# Files
+
+
+def test_problems_to_learn_on_and_to_measure_with_are_disjoint() -> None:
+    measured, learnt = problems(300, 3000, seed=0)
+    assert (len(measured), len(learnt)) == (300, 3000)
+    questions = [task.question for task in measured + learnt]
+    assert len(set(questions)) == len(questions)
+
+
+def test_more_problems_leave_the_first_as_they_were() -> None:
+    assert problems(20, 0, seed=3)[0] == problems(20, 50, seed=3)[0]
+    assert problems(20, 0, seed=3) != problems(20, 0, seed=4)
+
+
+def test_the_lab_is_made_of_ordinary_files(tmp_path: Path) -> None:
+    options = LabOptions(out=tmp_path / "lab", demonstrations=30, train_problems=20, eval_problems=10)
+    lab = make(options)
+    assert len(load_demonstrations(lab / "demonstrations.jsonl")) == 30
+    assert len(load_problems(lab / "train.jsonl")) == 20
+    assert len(load_problems(lab / "eval.jsonl")) == 10
+    for name in ("student", "teacher"):
+        assert load_model(lab / name, ModelOptions(device="cpu")).config.model_type == "qwen3"
+    check_same_vocabulary(load_tokenizer(lab / "student"), load_tokenizer(lab / "teacher"))
+
+
+def test_the_lab_is_the_same_every_time(tmp_path: Path) -> None:
+    labs = [
+        make(LabOptions(out=tmp_path / name, demonstrations=10, train_problems=5, eval_problems=5))
+        for name in ("a", "b")
+    ]
+    files = [sorted(path.relative_to(lab) for path in lab.rglob("*") if path.is_file()) for lab in labs]
+    assert files[0] == files[1]
+    for file in files[0]:
+        assert (labs[0] / file).read_bytes() == (labs[1] / file).read_bytes(), file
+
+
+# Tokenizer and teacher
+
+
+def test_a_tokenizer_made_anew_has_the_shipped_vocabulary(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> None:
+    anew = make_tokenizer()
+    check_same_vocabulary(tokenizer, anew)
+    assert anew.chat_template == tokenizer.chat_template
+    task = tasks(1)[0]
+    messages = demonstrate(task, SLIPPERY, random.Random(0))
+    assert ChatFormat(anew).render(messages, []) == chat.render(messages, [])
+
+
+def test_names_numbers_and_operators_are_read_letter_by_letter(tokenizer: PreTrainedTokenizerBase) -> None:
+    text = "BS=48\nKP=BS*5-10"
+    assert [tokenizer.decode([token]) for token in tokenizer.encode(text, add_special_tokens=False)] == list(text)
+
+
+def test_any_text_comes_back_from_its_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    for text in ("\x00 é 漢字 🙂\r\n\t", "<|im_start|>user", "a" * 300, '{"name": "x"}\n</tool_call>'):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        assert tokenizer.decode(ids, skip_special_tokens=False) == text
+
+
+def test_the_shipped_teacher_is_small(teacher: Path) -> None:
+    assert sum(path.stat().st_size for path in teacher.iterdir()) < 6_000_000
+
+
+def test_the_shipped_teacher_solves_nine_problems_of_ten(teacher: Path, tmp_path: Path) -> None:
+    measured, _ = problems(40, 0, seed=0)
+    write_problems(tmp_path / "eval.jsonl", measured, "eval")
+    files = {"model": teacher, "data": tmp_path / "eval.jsonl", "out": tmp_path / "run"}
+    results = evaluate(EvalOptions.model_validate(settings.EVAL | files | {"samples": 1}))
+    assert results["avg"] >= 0.9
+
+
+def test_the_documented_settings_are_options_of_the_ordinary_commands() -> None:
+    paths = {"model": "m", "student": "s", "data": "d", "out": "o"}
+    for model, content in (
+        (SftOptions, settings.STUDENT_SFT),
+        (SftOptions, settings.TEACHER_SFT),
+        (TrainOptions, settings.TRAIN),
+        (EvalOptions, settings.EVAL),
+    ):
+        model.model_validate({name: path for name, path in paths.items() if name in model.model_fields} | content)

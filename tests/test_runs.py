@@ -1,0 +1,258 @@
+"""A run is a directory: whole checkpoints or none, no row twice, and no run mistaken for another."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import SafetensorError
+
+from sod.config import SftOptions, TrainOptions
+from sod.errors import RunError
+from sod.runs import Run
+
+DATA = {"data": "fingerprint"}
+
+
+def options(out: Path, **fields: Any) -> SftOptions:
+    return SftOptions.model_validate(
+        {"model": "model", "data": "data.jsonl", "out": out, "schedule": "constant"} | fields
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.open(options(tmp_path / "run"), tmp_path / "run", data=DATA)
+
+
+def writing(content: str) -> Callable[[Path], None]:
+    """A checkpoint of two files, one of them in a folder."""
+
+    def write(folder: Path) -> None:
+        (folder / "model.safetensors").write_text(content)
+        (folder / "more").mkdir()
+        (folder / "more" / "trainer.pt").write_text(content * 2)
+
+    return write
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# What is written down
+
+
+def test_a_new_run_writes_down_its_options_and_where_it_runs(run: Run) -> None:
+    assert json.loads((run.folder / "options.json").read_text())["batch"] == 128
+    environment = json.loads((run.folder / "environment.json").read_text())
+    assert environment["data"] == DATA
+    assert {"sod", "python", "platform", "processors", "packages", "command"} <= environment.keys()
+    assert SftOptions.model_validate_json((run.folder / "options.json").read_text()) == options(run.folder)
+
+
+def test_metrics_are_rows_in_the_order_of_the_updates(run: Run) -> None:
+    assert run.metrics() == []
+    run.record(1, {"learn/loss": 0.5})
+    run.record(2, {"learn/loss": 0.25})
+    assert run.metrics() == [{"update": 1, "learn/loss": 0.5}, {"update": 2, "learn/loss": 0.25}]
+
+
+def test_trajectories_of_an_update_stand_in_a_file_of_their_own(run: Run) -> None:
+    run.record(3, {}, [{"text": "é\u2028"}, {"text": "b"}])
+    run.record(4, {})
+    assert names(run.folder / "trajectories") == ["update-0003.jsonl"]
+    lines = (run.folder / "trajectories" / "update-0003.jsonl").read_text(encoding="utf-8").split("\n")
+    assert [json.loads(line) for line in lines if line] == [{"text": "é\u2028"}, {"text": "b"}]
+
+
+def test_a_last_row_cut_short_by_a_crash_is_left_out(run: Run) -> None:
+    run.record(1, {"learn/loss": 0.5})
+    with run.metrics_file.open("a") as file:
+        file.write('{"update": 2, "learn/l')
+    assert [row["update"] for row in run.metrics()] == [1]
+
+
+def test_results_replace_earlier_ones(run: Run) -> None:
+    run.write_results({"avg": 0.25})
+    run.write_results({"avg": 0.5})
+    assert json.loads((run.folder / "results.json").read_text()) == {"avg": 0.5}
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_is_found_again_with_everything_in_it(run: Run) -> None:
+    assert run.newest_checkpoint() is None
+    place = run.save(7, writing("seven"), keep=2)
+    assert run.newest_checkpoint() == (7, place)
+    assert names(place) == ["manifest.json", "model.safetensors", "more"]
+    assert json.loads((place / "manifest.json").read_text()).keys() == {"model.safetensors", "more/trainer.pt"}
+
+
+# BUG (sod.runs.Run.save): only an OSError is tidied up after and told as a RunError; but on a full disk safetensors
+# raises SafetensorError and torch.save RuntimeError: the user gets a traceback and `update-0002.partial` stays.
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), SafetensorError("I/O error"), RuntimeError("iostream error")]
+)
+def test_a_failing_write_is_an_error_and_leaves_the_old_checkpoint_alone(run: Run, error: Exception) -> None:
+    old = run.save(1, writing("one"), keep=2)
+
+    def write(folder: Path) -> None:
+        writing("two")(folder)
+        raise error
+
+    with pytest.raises(RunError, match="update-0002 cannot be written"):
+        run.save(2, write, keep=2)
+    assert names(run.folder / "checkpoints") == ["update-0001"]
+    assert run.newest_checkpoint() == (1, old)
+
+
+def test_a_process_killed_while_it_writes_leaves_the_old_checkpoint_alone(run: Run) -> None:
+    old = run.save(1, writing("one"), keep=2)
+    script = """
+        import os, signal, sys
+        from pathlib import Path
+        from sod.runs import Run
+
+        def write(folder):
+            (folder / "model.safetensors").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        Run(Path(sys.argv[1])).save(2, write, keep=2)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(run.folder)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert run.newest_checkpoint() == (1, old)
+    assert run.save(2, writing("two"), keep=2).name == "update-0002"
+    assert names(run.folder / "checkpoints") == ["update-0001", "update-0002"]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing file", "missing manifest", "broken manifest"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run: Run, damage: str) -> None:
+    older, newest = run.save(1, writing("one"), keep=2), run.save(2, writing("two"), keep=2)
+    match damage:
+        case "flipped":
+            (newest / "model.safetensors").write_text("twO")
+        case "cut":
+            os.truncate(newest / "more" / "trainer.pt", 2)
+        case "missing file":
+            (newest / "model.safetensors").unlink()
+        case "missing manifest":
+            (newest / "manifest.json").unlink()
+        case "broken manifest":
+            os.truncate(newest / "manifest.json", 20)
+    assert run.newest_checkpoint() == (1, older)
+
+
+def test_a_checkpoint_may_be_written_again(run: Run) -> None:
+    run.save(1, writing("one"), keep=2)
+    place = run.save(1, writing("again"), keep=2)
+    assert (place / "model.safetensors").read_text() == "again"
+    assert run.newest_checkpoint() == (1, place)
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_the_last_checkpoint_and_keep_before_it_are_kept(run: Run, keep: int) -> None:
+    for update in (5, 10, 15, 20):
+        run.save(update, writing("x"), keep=keep)
+    assert (
+        names(run.folder / "checkpoints") == ["update-0005", "update-0010", "update-0015", "update-0020"][-keep - 1 :]
+    )
+
+
+# BUG (sod.runs.Run._checkpoints): sorted by name, and "update-10000" < "update-9999": from update 10000 on, the newest
+# checkpoint is deleted as it is written, or passed over.
+def test_checkpoints_are_ordered_by_number(run: Run) -> None:
+    for update in (9_998, 9_999, 10_000, 10_001):
+        run.save(update, writing("x"), keep=1)
+    newest = run.newest_checkpoint()
+    assert newest is not None
+    assert newest[0] == 10_001
+    assert names(run.folder / "checkpoints") == ["update-10000", "update-10001"]
+
+
+# Resuming
+
+
+def test_rewinding_forgets_what_came_after(run: Run) -> None:
+    for update in (1, 2, 3, 4):
+        run.record(update, {"learn/loss": 1 / update}, [{"update": update}])
+    with run.metrics_file.open("a") as file:
+        file.write('{"update": 5')
+    run.rewind(2)
+    assert [row["update"] for row in run.metrics()] == [1, 2]
+    assert names(run.folder / "trajectories") == ["update-0001.jsonl", "update-0002.jsonl"]
+    run.record(3, {})
+    assert [row["update"] for row in run.metrics()] == [1, 2, 3]
+
+
+def test_rewinding_a_run_that_has_nothing_yet_is_fine(run: Run) -> None:
+    run.rewind(0)
+    assert run.metrics() == []
+
+
+def test_a_run_may_be_resumed_with_the_same_options_and_data(run: Run) -> None:
+    same = options(run.folder, resume=True, save_every=3)
+    assert Run.open(same, run.folder, data=DATA, resume=True) == run
+
+
+def test_a_resumed_training_run_may_go_on_for_longer(tmp_path: Path) -> None:
+    before, after = (
+        TrainOptions.model_validate({"student": "s", "data": "d", "out": tmp_path, "updates": n}) for n in (10, 20)
+    )
+    Run.open(before, tmp_path, data=DATA)
+    Run.open(after, tmp_path, data=DATA, resume=True)
+
+
+def test_an_existing_run_is_not_begun_again(run: Run) -> None:
+    with pytest.raises(RunError, match=r"already holds a run\. Continue it with --resume, or choose another --out"):
+        Run.open(options(run.folder), run.folder, data=DATA)
+
+
+def test_changed_options_are_not_resumed(run: Run) -> None:
+    with pytest.raises(RunError, match=r"other options .*seed"):
+        Run.open(options(run.folder, seed=1), run.folder, data=DATA, resume=True)
+    # BUG (sod.runs.Run._check_same): it says only "learn"; which of its eleven options is for the user to find out.
+    with pytest.raises(RunError, match=r"other options .*learn\.warmup"):
+        Run.open(
+            options(run.folder, learn={"lr": 5e-5, "minibatches": 1, "warmup": 3}), run.folder, data=DATA, resume=True
+        )
+
+
+# BUG (sod.runs.RESUME_MAY_CHANGE): with a cosine, `epochs` decides every learning rate of the run.
+def test_the_length_of_a_cosine_is_not_changed_on_the_way(tmp_path: Path) -> None:
+    Run.open(options(tmp_path, schedule="cosine"), tmp_path, data=DATA)
+    with pytest.raises(RunError, match="epochs"):
+        Run.open(options(tmp_path, schedule="cosine", epochs=9), tmp_path, data=DATA, resume=True)
+
+
+def test_changed_data_is_not_resumed(run: Run) -> None:
+    with pytest.raises(RunError, match="The file of data has changed"):
+        Run.open(options(run.folder), run.folder, data={"data": "other"}, resume=True)
+
+
+@pytest.mark.parametrize("left", ["nothing", "options", "half of the options"])
+def test_nothing_cannot_be_resumed(tmp_path: Path, left: str) -> None:
+    if left != "nothing":
+        Run.open(options(tmp_path), tmp_path, data=DATA)
+        (tmp_path / "environment.json").unlink()
+    if left == "half of the options":
+        os.truncate(tmp_path / "options.json", 30)
+    with pytest.raises(RunError, match="holds no run to resume"):
+        Run.open(options(tmp_path), tmp_path, data=DATA, resume=True)
+
+
+@pytest.mark.parametrize("below", ["file", "file/run", "file/deep/run"])
+def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / below
+    with pytest.raises(RunError, match=r"cannot be written: .*Choose another --out"):
+        Run.open(options(out), out, data=DATA)
+    assert names(tmp_path) == ["file"]
