@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sod.config import EvalOptions
-from sod.errors import RunError, TrainingError
+from sod.errors import InfrastructureError, RunError
 from sod.evaluate import evaluate, majority, show, standard_error, summary
 from sod.lab import settings
 from sod.runs import Run
@@ -150,6 +150,6 @@ def test_an_evaluation_that_lost_every_attempt_is_an_error_and_has_no_results(
 ) -> None:
     options = {"model": teacher, "data": problem_file, "out": tmp_path / "run", "samples": 1, "limit": 1}
     rollout = settings.EVAL["rollout"] | {"seconds": 1e-6}
-    with pytest.raises(TrainingError, match="Every attempt was dropped"):
+    with pytest.raises(InfrastructureError, match="1 of 1 attempts were lost"):
         evaluate(EvalOptions.model_validate(settings.EVAL | options | {"rollout": rollout}))
     assert not (tmp_path / "run" / "results.json").exists()

@@ -19,7 +19,7 @@ from sod.chat import ChatFormat
 from sod.cli import run as sod
 from sod.config import AlgorithmOptions, ModelOptions, SftOptions, TrainOptions
 from sod.core import step_ids
-from sod.errors import TrainingError
+from sod.errors import InfrastructureError
 from sod.lab import settings
 from sod.lab.demonstrations import STUDENT
 from sod.lab.make import write_demonstrations
@@ -29,7 +29,7 @@ from sod.sft import pick, sft
 from sod.train import train
 
 UPDATE = {
-    "rollout": settings.ROLLOUT | {"problems": 4, "group": 2, "max_tokens": 200},
+    "rollout": settings.ROLLOUT | {"problems": 4, "group": 2, "max_tokens": 100},
     "learn": {"lr": 1e-3, "minibatches": 2},
     "tool": settings.TOOL | {"workers": 2},
 }
@@ -199,7 +199,7 @@ def test_an_update_whose_attempts_were_all_lost_is_an_error_and_no_row(
     train_run: Callable[..., Run], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    with pytest.raises(TrainingError, match="Every attempt was dropped"):
+    with pytest.raises(InfrastructureError, match="8 of 8 attempts were lost"):
         train_run("grpo", rollout={"seconds": 1e-6}, out=out)
     assert Run(out).metrics() == []
     assert Run(out).newest_checkpoint() is None
@@ -215,7 +215,7 @@ def start_and_kill(arguments: Sequence[str], run: Run, rows: int) -> None:
     )
     deadline = time.monotonic() + 100
     while len(run.metrics()) < rows and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
+        time.sleep(0.005)
     process.kill()
     output, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL, output
@@ -250,7 +250,7 @@ problems = 4
 group = 2
 max_turns = 8
 max_turn_tokens = 48
-max_tokens = 200
+max_tokens = 100
 max_prompt_tokens = 64
 
 [learn]
@@ -345,7 +345,6 @@ def test_a_cold_start_leaves_metrics_and_a_checkpoint_that_loads(
     AutoModelForCausalLM.from_pretrained(newest(run))
 
 
-# BUG (sod.sft): `run.rewind` is only called if there is a checkpoint, so the rows of the first attempt stay.
 def test_a_cold_start_killed_before_its_first_checkpoint_writes_no_row_twice(
     untrained: Path, demonstrations: Path, tmp_path: Path
 ) -> None:

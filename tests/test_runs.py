@@ -96,8 +96,6 @@ def test_a_checkpoint_is_found_again_with_everything_in_it(run: Run) -> None:
     assert json.loads((place / "manifest.json").read_text()).keys() == {"model.safetensors", "more/trainer.pt"}
 
 
-# BUG (sod.runs.Run.save): only an OSError is tidied up after and told as a RunError; but on a full disk safetensors
-# raises SafetensorError and torch.save RuntimeError: the user gets a traceback and `update-0002.partial` stays.
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), SafetensorError("I/O error"), RuntimeError("iostream error")]
 )
@@ -167,8 +165,6 @@ def test_the_last_checkpoint_and_keep_before_it_are_kept(run: Run, keep: int) ->
     )
 
 
-# BUG (sod.runs.Run._checkpoints): sorted by name, and "update-10000" < "update-9999": from update 10000 on, the newest
-# checkpoint is deleted as it is written, or passed over.
 def test_checkpoints_are_ordered_by_number(run: Run) -> None:
     for update in (9_998, 9_999, 10_000, 10_001):
         run.save(update, writing("x"), keep=1)
@@ -219,14 +215,12 @@ def test_an_existing_run_is_not_begun_again(run: Run) -> None:
 def test_changed_options_are_not_resumed(run: Run) -> None:
     with pytest.raises(RunError, match=r"other options .*seed"):
         Run.open(options(run.folder, seed=1), run.folder, data=DATA, resume=True)
-    # BUG (sod.runs.Run._check_same): it says only "learn"; which of its eleven options is for the user to find out.
     with pytest.raises(RunError, match=r"other options .*learn\.warmup"):
         Run.open(
             options(run.folder, learn={"lr": 5e-5, "minibatches": 1, "warmup": 3}), run.folder, data=DATA, resume=True
         )
 
 
-# BUG (sod.runs.RESUME_MAY_CHANGE): with a cosine, `epochs` decides every learning rate of the run.
 def test_the_length_of_a_cosine_is_not_changed_on_the_way(tmp_path: Path) -> None:
     Run.open(options(tmp_path, schedule="cosine"), tmp_path, data=DATA)
     with pytest.raises(RunError, match="epochs"):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from sod.core import step_ids
 from sod.types import Group, Piece, Trajectory
@@ -83,13 +84,22 @@ def collate(groups: Sequence[Group]) -> Batch:
     )
 
 
-def collate_demonstrations(conversations: Sequence[Sequence[Piece]], max_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rendered conversations, cut at the right to `max_tokens`. -> ids (B, T), mask (B, T), lengths (B,)"""
-    ids = [[token for piece in pieces for token in piece.tokens][:max_tokens] for pieces in conversations]
-    masks = [
-        [piece.author == "student" for piece in pieces for _ in piece.tokens][:max_tokens] for pieces in conversations
-    ]
-    return pad(ids, torch.long), pad(masks, torch.bool), torch.tensor([len(row) for row in ids])
+Row = tuple[Tensor, Tensor]
+"""A conversation to imitate: token ids (int32) and loss mask, (T,) each."""
+
+
+def demonstration_row(pieces: Sequence[Piece], max_tokens: int) -> Row:
+    """A rendered conversation, cut at the right to `max_tokens`."""
+    ids = [token for piece in pieces for token in piece.tokens][:max_tokens]
+    mask = [piece.author == "student" for piece in pieces for _ in piece.tokens][:max_tokens]
+    return torch.tensor(ids, dtype=torch.int32), torch.tensor(mask)
+
+
+def collate_demonstrations(rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
+    """-> ids (B, T), mask (B, T), lengths (B,)"""
+    ids_BT = pad_sequence([ids for ids, _ in rows], batch_first=True).long()
+    mask_BT = pad_sequence([mask for _, mask in rows], batch_first=True)
+    return ids_BT, mask_BT, torch.tensor([len(ids) for ids, _ in rows])
 
 
 def microbatches(lengths_B: Tensor, max_tokens: int) -> Iterator[Tensor]:

@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from sod import __version__
 from sod.errors import InfrastructureError, OptionError, SodError, UsageError
 
 COMMANDS = {
@@ -37,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """Do what the arguments say. -> the exit status"""
     try:
+        if arguments == ["--version"]:
+            print(f"sod {__version__}")
+            return 0
         command, rest = _split(arguments)
         if command is None:
             print(overview())
@@ -94,9 +98,9 @@ def recipe_arguments(recipe: Path, model: Any, flags: Sequence[str]) -> list[str
         content = tomllib.loads(recipe.read_text(encoding="utf-8"))
     except OSError as error:
         raise OptionError(f"The recipe {recipe} cannot be read: {error.strerror}.") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"The recipe {recipe} is not valid TOML: {error}.") from error
-    known = dict.fromkeys(_keys(model))
+    known = dict(_keys(model))
     given = {flag.partition("=")[0].lstrip("-").replace("-", "_") for flag in flags if flag.startswith("--")}
     arguments: list[str] = []
     for key, value in _flatten(content):
@@ -107,7 +111,7 @@ def recipe_arguments(recipe: Path, model: Any, flags: Sequence[str]) -> list[str
         off = f"{switch[0]}{switch[1]}no_{switch[2]}"
         if key in given or off in given:
             continue
-        if isinstance(value, bool):
+        if known[key] is bool and isinstance(value, bool):
             arguments.append(f"--{key if value else off}")
         else:
             arguments += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
@@ -121,10 +125,6 @@ def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
             return command, arguments[words:]
     if not arguments or arguments[0] in HELP or (arguments[0] == "lab" and arguments[1:] in ([], ["-h"], ["--help"])):
         return None, []
-    if arguments[0] == "--version":
-        from sod import __version__
-
-        raise SystemExit(f"sod {__version__}")
     tried = " ".join(arguments[:2]) if arguments[0] == "lab" else arguments[0]
     near = get_close_matches(tried, COMMANDS, n=1)
     raise OptionError(
@@ -133,14 +133,15 @@ def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
     )
 
 
-def _keys(model: Any, prefix: str = "") -> Iterator[str]:
+def _keys(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted name and the type of every option."""
     from pydantic import BaseModel
 
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from _keys(field.annotation, f"{prefix}{name}.")
         else:
-            yield prefix + name
+            yield prefix + name, field.annotation
 
 
 def _flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

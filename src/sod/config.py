@@ -214,7 +214,7 @@ class LabOptions(Options):
     """Directory to write to."""
     seed: int = 0
     """Seed of the problems, the demonstrations and the student's first weights."""
-    demonstrations: Positive = 14_400
+    demonstrations: Positive = 16_000
     """Demonstrations for the student's cold start, in curriculum order."""
     train_problems: Positive = 4_000
     """Problems to learn on."""

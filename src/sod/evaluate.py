@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from sod import metrics
-from sod.agent import Agent
+from sod.agent import Agent, check_prompts
 from sod.chat import ChatFormat
 from sod.config import AlgorithmOptions, EvalOptions
 from sod.data import fingerprint, load_problems
 from sod.engines.hf import HFEngine
-from sod.models import load_model, load_tokenizer
+from sod.models import check_context, load_model, load_tokenizer
 from sod.progress import Display, say
 from sod.rewards import check_kinds
 from sod.rollout import rollout
@@ -39,19 +39,22 @@ def evaluate(options: EvalOptions) -> Results:
         options.teacher, tokenizer, options.network, temperature=temperature, microbatch_tokens=tokens
     )
     limits = options.rollout.model_copy(update={"group": options.samples})
+    check_context(model, limits)
+    sandbox = LocalSandbox(workers=options.tool.workers)
+    tools = Toolbox([PythonTool(sandbox, options.tool)])
+    check_prompts(chat, tools, limits, problems)
     run = Run.open(options, options.out, data={"data": fingerprint(options.data)})
-    with Display("evaluate", total=len(problems) * options.samples) as display:
-        sandbox = LocalSandbox(workers=options.tool.workers)
 
-        async def sample() -> list[Group]:
-            async with sandbox:
-                tools = Toolbox([PythonTool(sandbox, options.tool)])
-                agent = Agent(HFEngine(model, slots=limits.concurrency), chat, tools, limits)
-                return await rollout(
-                    agent, problems, seed=options.seed, update=0, on_trajectory=lambda _: display.done()
-                )
+    async def sample(display: Display) -> list[Group]:
+        async with sandbox:
+            agent = Agent(HFEngine(model, slots=limits.concurrency), chat, tools, limits)
+            return await rollout(
+                agent, problems, seed=options.seed, update=0, on_trajectory=lambda _: display.advance()
+            )
 
-        groups = asyncio.run(sample())
+    samples = len(problems) * options.samples
+    with Display("evaluate", total=1) as display, display.phase("sample", samples):
+        groups = asyncio.run(sample(display))
     batch = scored(groups, model, teacher, temperature, tokens)
     results = summary(groups) | metrics.of_rollout(groups) | metrics.of_steps(batch, AlgorithmOptions())
     run.record(0, results, metrics.rows(batch, AlgorithmOptions(), tokenizer.decode, limit=len(batch)))

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from sod.batching import Batch, microbatches
-from sod.config import ModelOptions
+from sod.config import ModelOptions, RolloutOptions
 from sod.core import token_logprobs
 from sod.errors import ModelError
 
@@ -27,10 +27,10 @@ def load_model(folder: Path, options: ModelOptions) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, options.dtype), attn_implementation=options.attention, local_files_only=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+        model.to(torch.device(device))  # type: ignore[arg-type]
+    except Exception as error:  # a damaged file makes the libraries below raise anything
         raise ModelError(f"The model in {folder} cannot be loaded: {error}") from error
     model = cast(PreTrainedModel, model).eval()
-    model.to(torch.device(device))  # type: ignore[arg-type]
     _check_head(model, folder)
     return model
 
@@ -40,7 +40,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise ModelError(
             f"{folder} holds no tokenizer: tokenizer_config.json is missing. Save the tokenizer beside the model."
         )
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # as above
+        raise ModelError(f"The tokenizer in {folder} cannot be loaded: {error}") from error
 
 
 def check_same_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
@@ -53,6 +56,17 @@ def check_same_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedT
         f"Student and teacher have different vocabularies ({len(ours)} and {len(theirs)} tokens; they differ at "
         f"{example[0]!r}, id {example[1]}). Choose a teacher with the student's tokenizer."
     )
+
+
+def check_context(model: PreTrainedModel, options: RolloutOptions) -> None:
+    """The longest trajectory must fit into the model's positions."""
+    longest = options.max_prompt_tokens + options.max_tokens
+    positions = model.config.max_position_embeddings
+    if longest > positions:
+        raise ModelError(
+            f"The model has {positions} positions, but rollout.max_prompt_tokens + rollout.max_tokens is {longest}; lower "
+            "one of them."
+        )
 
 
 @torch.no_grad()

@@ -7,12 +7,15 @@ the order in which they happen to run cannot change what is sampled.
 
 import asyncio
 import hashlib
+import logging
 import random
 from collections.abc import Callable, Sequence
 
 from sod.agent import Agent
 from sod.errors import DeadlineError, InfrastructureError
 from sod.types import Group, Problem, Trajectory
+
+log = logging.getLogger("sod")
 
 TURN_SEEDS = 1 << 16
 """Seeds that one attempt may use, one per turn."""
@@ -52,15 +55,19 @@ async def rollout(
 
 async def _with_retries(agent: Agent, problem: Problem, sample: int, seed: int) -> Trajectory | None:
     """The attempt, tried again after our own failures; None once that has not helped, or when it took too long."""
+    cause: Exception | str = ""
     for retry in range(agent.options.retries + 1):
+        deadline = asyncio.timeout(agent.options.seconds)
         try:
-            async with asyncio.timeout(agent.options.seconds):
+            async with deadline:
                 return await agent.attempt(problem, sample, seed)
-        except (TimeoutError, DeadlineError):
-            return None
-        except InfrastructureError:
+        except (InfrastructureError, TimeoutError) as error:  # TimeoutError: the deadline's, or a socket's on the way
+            cause = f"longer than {agent.options.seconds:g} s" if deadline.expired() else error
+            if deadline.expired() or isinstance(error, DeadlineError):
+                break
             if retry < agent.options.retries:
                 await asyncio.sleep(random.uniform(0, 0.1 * 4**retry))
+    log.warning("attempt %d at problem %r was dropped: %s", sample, problem.id, cause)
     return None
 
 

@@ -29,7 +29,7 @@ from sod.config import Options
 from sod.errors import RunError
 
 MANIFEST = "manifest.json"
-RESUME_MAY_CHANGE = {"resume", "out", "updates", "epochs", "save_every", "keep", "save_trajectories"}
+RESUME_MAY_CHANGE = {"resume", "out", "updates", "save_every", "keep", "save_trajectories"}
 """Options that do not change what a run computes up to a given update."""
 
 
@@ -104,9 +104,9 @@ class Run:
             }
             (partial / MANIFEST).write_text(json.dumps(manifest, indent=2))
             _sync(partial)
-        except OSError as error:
+        except Exception as error:  # on a full disk, each library below raises something else
             shutil.rmtree(partial, ignore_errors=True)
-            raise RunError(f"The checkpoint {place} cannot be written: {error.strerror or error}.") from error
+            raise RunError(f"The checkpoint {place} cannot be written: {error}.") from error
         shutil.rmtree(place, ignore_errors=True)
         partial.rename(place)
         _sync_folder(place.parent)
@@ -130,11 +130,9 @@ class Run:
                 file.unlink()
 
     def _checkpoints(self) -> list[Path]:
-        return sorted(
-            place
-            for place in (self.folder / "checkpoints").glob("update-*")
-            if place.name[7:].isdecimal() and place.is_dir()
-        )
+        """Oldest first; whether they are whole is another question."""
+        places = (self.folder / "checkpoints").glob("update-*")
+        return sorted((place for place in places if place.name[7:].isdecimal()), key=lambda place: int(place.name[7:]))
 
     # Resuming
 
@@ -144,7 +142,7 @@ class Run:
             data_before = json.loads((self.folder / "environment.json").read_text())["data"]
         except (OSError, ValueError, KeyError) as error:
             raise RunError(f"{self.folder} holds no run to resume. Start one without --resume.") from error
-        now = options.model_dump(mode="json")
+        now, before = _flat(options.model_dump(mode="json")), _flat(before)
         changed = [key for key in now if key not in RESUME_MAY_CHANGE and now[key] != before.get(key)]
         if changed:
             raise RunError(
@@ -157,6 +155,14 @@ class Run:
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         _write_atomically(self.folder / name, json.dumps(content, indent=2) + "\n")
+
+
+def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options by dotted name."""
+    flat: dict[str, Any] = {}
+    for key, value in options.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def environment() -> dict[str, Any]:

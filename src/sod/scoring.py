@@ -6,7 +6,7 @@ from dataclasses import replace
 from transformers import PreTrainedModel
 
 from sod.batching import Batch, collate
-from sod.errors import TrainingError
+from sod.errors import InfrastructureError
 from sod.models import score
 from sod.teachers import Teacher
 from sod.types import Group
@@ -19,10 +19,17 @@ def scored(
     temperature: float,
     microbatch_tokens: int,
 ) -> Batch:
-    """All trajectories side by side, with the student's own log-probabilities and, if there is one, the teacher's."""
+    """All trajectories side by side, with the student's own log-probabilities and, if there is one, the teacher's.
+
+    Raises InfrastructureError where more attempts were lost than survived.
+    """
     batch = collate(groups)
-    if not len(batch):
-        raise TrainingError("Every attempt was dropped, so there is nothing to score; is the sandbox in working order?")
+    lost = sum(group.dropped for group in groups)
+    if lost > len(batch):
+        raise InfrastructureError(
+            f"{lost} of {lost + len(batch)} attempts were lost to our own machinery, too many to go on; the log says why. "
+            "A training run continues from its newest checkpoint with --resume."
+        )
     logprobs_BT, entropy_BT = score(student, batch, temperature, microbatch_tokens)
     batch = replace(batch, student_BT=logprobs_BT, student_entropy_BT=entropy_BT)
     if teacher is None:

@@ -4,7 +4,7 @@ import math
 import random
 from collections.abc import Sequence
 
-from sod.batching import collate_demonstrations
+from sod.batching import Row, collate_demonstrations, demonstration_row
 from sod.chat import ChatFormat
 from sod.config import SftOptions
 from sod.data import Demonstration, fingerprint, load_demonstrations
@@ -13,7 +13,6 @@ from sod.models import load_model, load_tokenizer
 from sod.policy import Policy
 from sod.progress import Display, say
 from sod.runs import Run
-from sod.types import Piece
 
 
 def sft(options: SftOptions) -> Run:
@@ -24,8 +23,9 @@ def sft(options: SftOptions) -> Run:
     tokenizer = load_tokenizer(options.model)
     chat = ChatFormat.of(tokenizer, options.chat)
     model = load_model(options.model, options.network)
+    rows = render_all(chat, demonstrations, options.max_tokens)
     run = Run.open(options, options.out, data={"data": fingerprint(options.data)}, resume=options.resume)
-    start, folder = (run.newest_checkpoint() or (0, None)) if options.resume else (0, None)
+    start, folder = (run.newest_checkpoint() if options.resume else None) or (0, None)
     policy = Policy(
         load_model(folder, options.network) if folder else model,
         tokenizer,
@@ -34,14 +34,12 @@ def sft(options: SftOptions) -> Run:
     )
     if folder:
         policy.restore(folder)
+    if options.resume:
         run.rewind(start)
-    truncated = 0
     with Display("fine-tuning", total=steps, done=start) as display:
         for step in range(start, steps):
-            rows = pick(step, len(demonstrations), options)
-            conversations = [render(chat, demonstrations, row) for row in rows]
-            truncated += sum(sum(len(p.tokens) for p in pieces) > options.max_tokens for pieces in conversations)
-            metrics = policy.imitate(*collate_demonstrations(conversations, options.max_tokens))
+            chosen = [rows[row] for row in pick(step, len(rows), options)]
+            metrics = policy.imitate(*collate_demonstrations(chosen))
             run.record(step + 1, {f"learn/{name}": value for name, value in metrics.items()})
             last = step + 1 == steps
             report = last or (step + 1) % max(1, steps // 10) == 0
@@ -50,8 +48,6 @@ def sft(options: SftOptions) -> Run:
             )
             if last or (step + 1) % options.save_every == 0:
                 run.save(step + 1, policy.save, keep=1)
-    if truncated:
-        say(f"{truncated} conversations were longer than max_tokens = {options.max_tokens} and were cut at the right.")
     return run
 
 
@@ -65,9 +61,18 @@ def pick(step: int, count: int, options: SftOptions) -> list[int]:
     return order[place * options.batch : (place + 1) * options.batch]
 
 
-def render(chat: ChatFormat, demonstrations: Sequence[Demonstration], row: int) -> list[Piece]:
-    demonstration = demonstrations[row]
-    try:
-        return chat.render(demonstration.messages, demonstration.tools)
-    except TemplateError as error:
-        raise DataError(f"Demonstration {row + 1} cannot be rendered: {error}") from error
+def render_all(chat: ChatFormat, demonstrations: Sequence[Demonstration], max_tokens: int) -> list[Row]:
+    """Every conversation as tokens and loss mask, before the first is learnt from: a bad one must not end a run."""
+    rows, cut = [], 0
+    with Display("rendering", total=len(demonstrations)) as display:
+        for number, demonstration in enumerate(demonstrations, 1):
+            try:
+                pieces = chat.render(demonstration.messages, demonstration.tools)
+            except TemplateError as error:
+                raise DataError(f"Demonstration {number} cannot be rendered: {error}") from error
+            rows.append(demonstration_row(pieces, max_tokens))
+            cut += sum(len(piece.tokens) for piece in pieces) > max_tokens
+            display.done()
+    if cut:
+        say(f"{cut} conversations were longer than max_tokens = {max_tokens} and were cut at the right.")
+    return rows

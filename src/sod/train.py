@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from sod import metrics
 from sod.agent import Agent, check_prompts
@@ -17,8 +17,8 @@ from sod.chat import ChatFormat
 from sod.config import TrainOptions
 from sod.data import draw, fingerprint, load_problems
 from sod.engines.hf import HFEngine
-from sod.errors import ModelError, OptionError
-from sod.models import load_model, load_tokenizer
+from sod.errors import OptionError
+from sod.models import check_context, load_model, load_tokenizer
 from sod.policy import Policy
 from sod.progress import Display
 from sod.rewards import check_kinds
@@ -96,7 +96,7 @@ class Session:
         chat = ChatFormat.of(tokenizer, options.chat)
         teacher = _teacher(options, tokenizer)
         model = load_model(options.student, options.network)
-        _check_context(model, options)
+        check_context(model, options.rollout)
         files = {"data": fingerprint(options.data), "student": fingerprint(options.student / "config.json")}
         with ExitStack() as stack:
             loop = stack.enter_context(asyncio.Runner())
@@ -162,15 +162,6 @@ def _check(options: TrainOptions, problems: Sequence[Problem]) -> None:
     if options.rollout.top_p < 1:
         raise OptionError(
             "rollout.top_p must be 1 in training: what is cut off is never sampled, and the policy ratio would not know it."
-        )
-
-
-def _check_context(model: PreTrainedModel, options: TrainOptions) -> None:
-    longest = options.rollout.max_prompt_tokens + options.rollout.max_tokens
-    positions = model.config.max_position_embeddings
-    if longest > positions:
-        raise ModelError(
-            f"The student has {positions} positions; rollout.max_prompt_tokens + rollout.max_tokens = {longest}. Lower them."
         )
 
 

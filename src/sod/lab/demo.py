@@ -19,7 +19,7 @@ from sod.algorithms import ALGORITHMS
 from sod.config import DemoOptions, LabOptions, SftOptions
 from sod.errors import OptionError, RunError, TrainingError
 from sod.lab import settings
-from sod.lab.make import make
+from sod.lab.make import make, make_folder
 from sod.progress import console, say
 from sod.runs import Run
 from sod.sft import sft
@@ -31,11 +31,12 @@ def demo(options: DemoOptions) -> None:
     out = options.out
     if unknown := [method for method in options.methods if method not in ALGORITHMS]:
         raise OptionError(f"methods: {unknown[0]!r} is unknown; choose from {', '.join(ALGORITHMS)}.")
-    if out.exists() and any(out.iterdir()):
+    make_folder(out)
+    if any(out.iterdir()):
         raise RunError(f"{out} is not empty. Choose another --out, or remove it to run the demo again.")
     say("1. The lab: a tokenizer, problems, demonstrations, a trained teacher, a student with random weights.")
     lab = make(LabOptions(out=out / "lab", seed=options.seed))
-    say("2. Cold start: the student is fine-tuned on clean demonstrations, which hold no error to recover from.")
+    say("2. Cold start: the student is fine-tuned on demonstrations, the last of them careless.")
     student = _cold_start(lab, out / "cold-start")
     say(
         f"3. On policy: {' and '.join(options.methods)} from that student, {options.updates} updates each, side by side."

@@ -40,6 +40,8 @@ class Style:
     """Share of demonstrations with a slip."""
     kinds: tuple[str, ...]
     """What slips are made of, with repetitions as odds."""
+    slips_from: float
+    """Share of a curriculum after which slips begin: a model that cannot copy yet learns from them not to."""
     careless: bool
     """Whether loss is taken on slips, too."""
 
@@ -49,9 +51,13 @@ class Style:
 
 
 ANY_SLIP = ("name", "name", "name", "unclosed", "operator", "json")
-STUDENT = Style(odds=((1, 1, 1, 1),) * 4, slips=0.4, kinds=("unclosed", "json"), careless=True)
+STUDENT = Style(odds=((1, 1, 1, 1),) * 4, slips=0.3, kinds=("unclosed", "json"), slips_from=0.8, careless=True)
 TEACHER = Style(
-    odds=((8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 8, 1), (8, 1, 1, 1)), slips=0.5, kinds=ANY_SLIP, careless=False
+    odds=((8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 8, 1), (8, 1, 1, 1)),
+    slips=0.5,
+    kinds=ANY_SLIP,
+    slips_from=0.4,
+    careless=False,
 )
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sod.config import EvalOptions, LabOptions, LabTeacherOptions, SftOptions
 from sod.data import write_jsonl
+from sod.errors import RunError
 from sod.lab import settings
 from sod.lab.demonstrations import STUDENT, TEACHER, Style, demonstrate
 from sod.lab.models import STUDENT as STUDENT_SIZE
@@ -29,7 +30,7 @@ TEACHER_FOLDER = Path(__file__).parent / "teacher"
 def make(options: LabOptions) -> Path:
     """student/ (random weights), teacher/, demonstrations.jsonl, train.jsonl and eval.jsonl in `options.out`."""
     folder = options.out
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     save_new_model(STUDENT_SIZE, load_tokenizer(TEACHER_FOLDER), options.seed, folder / "student")
     shutil.copytree(TEACHER_FOLDER, folder / "teacher", dirs_exist_ok=True)
     write_demonstrations(folder / "demonstrations.jsonl", STUDENT, options.demonstrations, options.seed)
@@ -45,7 +46,7 @@ def make_teacher(options: LabTeacherOptions) -> None:
     from sod.sft import sft
 
     lab = options.out.with_name(options.out.name + "-lab")
-    lab.mkdir(parents=True, exist_ok=True)
+    make_folder(lab)
     save_new_model(TEACHER_SIZE, tokenizer(), options.seed, lab / "model")
     batch = settings.TEACHER_SFT["batch"]
     write_demonstrations(lab / "demonstrations.jsonl", TEACHER, options.steps * batch, options.seed + 1)
@@ -76,6 +77,13 @@ def make_teacher(options: LabTeacherOptions) -> None:
     )
 
 
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error.strerror}. Choose another --out.") from error
+
+
 def tokenizer() -> PreTrainedTokenizerFast:
     """The lab's tokenizer, made anew from demonstrations of both styles. The trained teacher keeps the one it was
     made with; a test says when they have grown apart, and the teacher must be trained again."""
@@ -99,8 +107,8 @@ def write_demonstrations(path: Path, style: Style, count: int, seed: int) -> Non
 
 
 def _demonstration(done: float, style: Style, rng: random.Random) -> list[Message]:
-    """The first fifth: one call. The second: one to three. Then problems of full length, and the style's slips."""
-    if done < 0.4:
+    """The first fifth: one call. The second: one to three. Then problems of full length; at last the style's slips."""
+    if done < style.slips_from:
         style = replace(style, slips=0.0)
     length = (1, 1) if done < 0.2 else (1, 3) if done < 0.4 else settings.LENGTH
     return demonstrate(_task(rng, length), style, rng)

@@ -9,7 +9,7 @@ EUCLID_SHARE = 0.2
 
 ROLLOUT: dict[str, Any] = {
     "max_turns": 8,  # a clean solution needs 4 at most
-    "max_turn_tokens": 32,  # the longest right turn has 32; a whole chain in one call takes 33 at least
+    "max_turn_tokens": 36,  # the longest right turn has 32; a thought and a whole chain in one call take 37 at least
     "max_tokens": 300,
     "max_prompt_tokens": 64,
     "concurrency": 64,
