@@ -121,7 +121,8 @@ def test_an_observation_that_does_not_fit_ends_it_as_max_tokens_and_is_left_out(
 def test_an_observation_that_leaves_no_token_to_write_ends_it_too(attempt: Attempt, chat: ChatFormat) -> None:
     turn, suffix = chat.turn({"content": call(a=1, b=2)}), chat.observation(["3"])
     full = len(turn) + len(suffix)
-    assert attempt(call(a=1, b=2), ANSWER, max_tokens=full)[0].stop == "max_tokens"
+    trajectory, engine = attempt(call(a=1, b=2), ANSWER, max_tokens=full)
+    assert (trajectory.stop, len(trajectory.turns), len(engine.requests)) == ("max_tokens", 1, 1)
     assert len(attempt(call(a=1, b=2), ANSWER, max_tokens=full + 1)[0].turns) == 2
 
 

@@ -105,14 +105,14 @@ def test_a_tasks_problem_is_judged_by_its_answer() -> None:
 
 
 @pytest.mark.parametrize("between", ["\n", ";"])
-def test_a_chains_whole_solution_does_not_fit_into_one_turn(chat: ChatFormat, between: str) -> None:
+def test_a_thought_and_a_chains_whole_solution_do_not_fit_into_one_turn(chat: ChatFormat, between: str) -> None:
     rng = random.Random(0)
-    for _ in range(100):
+    for _ in range(300):
         task = chain(rng, rng.randint(*settings.LENGTH))
         *definitions, asked = task.question.rstrip("?").split(";")
         code = between.join([*definitions, f"print({asked})"])
         call = {"function": {"name": TOOL, "arguments": {"code": code}}}
-        whole = chat.turn({"content": "", "tool_calls": [call]})
+        whole = chat.turn({"content": STUDENT.thought(rng, asked), "tool_calls": [call]})
         assert len(whole) > settings.ROLLOUT["max_turn_tokens"]
 
 

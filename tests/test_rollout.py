@@ -15,7 +15,7 @@ from sod.config import ModelOptions, RolloutOptions
 from sod.engines import Engine, Reply, Request
 from sod.engines.hf import HFEngine
 from sod.engines.scripted import ScriptedEngine
-from sod.errors import DeadlineError, SandboxError
+from sod.errors import SandboxError
 from sod.lab import settings
 from sod.models import load_model
 from sod.rollout import TURN_SEEDS, attempt_seed, rollout
@@ -194,27 +194,17 @@ def test_an_attempt_that_outlives_its_deadline_is_dropped_at_once(student: Calla
     assert len(agent.engine.released) == 6
 
 
-def test_the_log_says_why_an_attempt_was_dropped(
-    student: Callable[..., Agent], caplog: pytest.LogCaptureFixture
+def test_the_user_is_told_once_why_attempts_are_dropped(
+    student: Callable[..., Agent], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(student(Flaky(failures=9), group=1, retries=0), PROBLEMS[:1])
+    run(student(Flaky(failures=9), group=2, retries=0), PROBLEMS)
     run(student(Slow(), group=1, seconds=0.05), PROBLEMS[:1])
     name = repr(PROBLEMS[0].id)
-    assert caplog.messages == [
-        f"attempt 0 at problem {name} was dropped: no process could be started",
-        f"attempt 0 at problem {name} was dropped: longer than 0.05 s",
+    dropped = f"attempt 0 at problem {name} was dropped (others for this reason are counted)"
+    assert capsys.readouterr().out.splitlines() == [
+        f"{dropped}: no process could be started",
+        f"{dropped}: longer than 0.05 s",
     ]
-
-
-def test_a_tool_may_declare_the_deadline_passed(student: Callable[..., Agent]) -> None:
-    class Late(Slow):
-        async def run(self, code: str) -> str:
-            self.runs += 1
-            raise DeadlineError("the queue is full until tomorrow")
-
-    tool = Late()
-    assert [group.dropped for group in run(student(tool, group=1))] == [1, 1, 1]
-    assert tool.runs == 3
 
 
 def test_a_time_out_of_our_own_machinery_is_no_deadline(student: Callable[..., Agent]) -> None:
@@ -233,9 +223,8 @@ def test_a_mistake_in_our_own_code_is_not_hidden(student: Callable[..., Agent]) 
         async def run(self, code: str) -> str:
             raise ZeroDivisionError
 
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(ZeroDivisionError):
         run(student(Wrong(), group=1))
-    assert caught.group_contains(ZeroDivisionError)
 
 
 # Seeds

@@ -63,7 +63,7 @@ class RolloutOptions(Options):
     """Longest prompt, in tokens; a longer one is an error that names the problem."""
     max_tokens: Positive = 20480
     """Longest response, in tokens, observations included."""
-    max_repeats: Positive = 4
+    max_repeats: Annotated[int, Field(ge=2)] = 4
     """The same turn this many times in a row ends the trajectory."""
     seconds: PositiveReal = 1800.0
     """Wall-clock limit of one attempt, in seconds; a later one is dropped and counted."""
@@ -94,6 +94,22 @@ class LearnOptions(Options):
     """Optimiser steps per batch of rollouts; whole groups stay together."""
     microbatch_tokens: Positive = 16384
     """Padded tokens per forward pass: the memory knob. It does not change the result."""
+
+
+class EvalRolloutOptions(RolloutOptions):
+    """How the student's trajectories are sampled."""
+
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """Nucleus sampling: keep the likeliest tokens up to this probability mass."""
+
+
+class SftLearnOptions(LearnOptions):
+    """How the student's weights change."""
+
+    lr: PositiveReal = 5e-5
+    """Peak learning rate of AdamW."""
+    minibatches: Positive = 1
+    """Has no effect here: `batch` says how many conversations an optimiser step learns from."""
 
 
 class AlgorithmOptions(Options):
@@ -146,7 +162,7 @@ class SftOptions(Options):
     """Optimiser steps between checkpoints."""
     resume: bool = False
     """Continue the run in `out` from its newest checkpoint."""
-    learn: LearnOptions = LearnOptions(lr=5e-5, minibatches=1)
+    learn: SftLearnOptions = SftLearnOptions()
     chat: ChatOptions = ChatOptions()
     network: ModelOptions = ModelOptions()
 
@@ -201,7 +217,7 @@ class EvalOptions(Options):
     """Padded tokens per forward pass when divergence is measured."""
     seed: int = 0
     """Seed of the samples."""
-    rollout: RolloutOptions = RolloutOptions(top_p=0.6)
+    rollout: EvalRolloutOptions = EvalRolloutOptions()
     tool: ToolOptions = ToolOptions()
     chat: ChatOptions = ChatOptions()
     network: ModelOptions = ModelOptions()
@@ -212,7 +228,7 @@ class LabOptions(Options):
 
     out: Path = Path("runs/lab")
     """Directory to write to."""
-    seed: int = 0
+    seed: int = 1
     """Seed of the problems, the demonstrations and the student's first weights."""
     demonstrations: Positive = 16_000
     """Demonstrations for the student's cold start, in curriculum order."""
@@ -239,11 +255,11 @@ class DemoOptions(Options):
 
     out: Path = Path("runs/demo")
     """Directory to create."""
-    updates: Positive = 30
+    updates: Positive = 40
     """Updates of on-policy learning."""
     methods: tuple[str, ...] = ("sod", "sham")
     """Algorithms to run from the same cold start, each in a process of its own."""
     samples: Positive = 2
     """Samples per problem when measuring."""
-    seed: int = 0
+    seed: int = 1
     """Seed of everything."""

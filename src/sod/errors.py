@@ -8,8 +8,7 @@ SodError
 │   ├── ModelError             a model cannot be loaded, or student and teacher do not fit together
 │   └── RunError               a run directory cannot be written, resumed or read
 ├── InfrastructureError        our machinery failed: retried, then the attempt is dropped, never trained on
-│   ├── SandboxError           a program could not be run (it did not fail: it never had its chance)
-│   └── DeadlineError          an attempt took longer than the user allows
+│   └── SandboxError           a program could not be run (it did not fail: it never had its chance)
 └── TrainingError              the update itself is broken (non-finite numbers, nothing to learn from)
 
 What the *student* does wrong is not here: it is text for the student to read (`sod.tools`).
@@ -50,10 +49,6 @@ class InfrastructureError(SodError):
 
 class SandboxError(InfrastructureError):
     """The sandbox could not run a program at all."""
-
-
-class DeadlineError(InfrastructureError):
-    """An attempt outlived its deadline."""
 
 
 class TrainingError(SodError):

@@ -22,7 +22,7 @@ class Policy:
     """
 
     MAX_SKIPPED = 3
-    """Updates in a row that may be skipped for a non-finite gradient before training stops."""
+    """Optimiser steps in a row whose gradient was not finite: that many stop the training."""
 
     def __init__(
         self,

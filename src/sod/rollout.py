@@ -7,15 +7,13 @@ the order in which they happen to run cannot change what is sampled.
 
 import asyncio
 import hashlib
-import logging
 import random
 from collections.abc import Callable, Sequence
 
 from sod.agent import Agent
-from sod.errors import DeadlineError, InfrastructureError
+from sod.errors import InfrastructureError
+from sod.progress import say
 from sod.types import Group, Problem, Trajectory
-
-log = logging.getLogger("sod")
 
 TURN_SEEDS = 1 << 16
 """Seeds that one attempt may use, one per turn."""
@@ -38,37 +36,46 @@ async def rollout(
     """`group` attempts at each problem, in the problems' order. `on_trajectory` hears of each attempt as it ends, with
     None for a dropped one."""
     slots = asyncio.Semaphore(agent.options.concurrency)
+    causes: set[str] = set()
 
     async def attempt(problem: Problem, sample: int) -> Trajectory | None:
         async with slots:
-            trajectory = await _with_retries(agent, problem, sample, attempt_seed(seed, update, problem.id, sample))
+            result = await _with_retries(agent, problem, sample, attempt_seed(seed, update, problem.id, sample))
+        trajectory = None if isinstance(result, str) else result
+        if isinstance(result, str) and result not in causes:
+            causes.add(result)
+            say(
+                f"attempt {sample} at problem {problem.id!r} was dropped (others for this reason are counted): {result}"
+            )
         on_trajectory(trajectory)
         return trajectory
 
-    async with asyncio.TaskGroup() as tasks:
-        groups = [
-            [tasks.create_task(attempt(problem, sample)) for sample in range(agent.options.group)]
-            for problem in problems
-        ]
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            groups = [
+                [tasks.create_task(attempt(problem, sample)) for sample in range(agent.options.group)]
+                for problem in problems
+            ]
+    except ExceptionGroup as group:  # the first to fail has ended the others; it is the one to tell
+        raise group.exceptions[0] from group
     return [_group(problem, [task.result() for task in group]) for problem, group in zip(problems, groups, strict=True)]
 
 
-async def _with_retries(agent: Agent, problem: Problem, sample: int, seed: int) -> Trajectory | None:
-    """The attempt, tried again after our own failures; None once that has not helped, or when it took too long."""
-    cause: Exception | str = ""
+async def _with_retries(agent: Agent, problem: Problem, sample: int, seed: int) -> Trajectory | str:
+    """The attempt, tried again after our own failures; why there is none, once that has not helped or it took too long."""
+    cause = ""
     for retry in range(agent.options.retries + 1):
         deadline = asyncio.timeout(agent.options.seconds)
         try:
             async with deadline:
                 return await agent.attempt(problem, sample, seed)
         except (InfrastructureError, TimeoutError) as error:  # TimeoutError: the deadline's, or a socket's on the way
-            cause = f"longer than {agent.options.seconds:g} s" if deadline.expired() else error
-            if deadline.expired() or isinstance(error, DeadlineError):
+            cause = f"longer than {agent.options.seconds:g} s" if deadline.expired() else str(error) or "timed out"
+            if deadline.expired():
                 break
             if retry < agent.options.retries:
                 await asyncio.sleep(random.uniform(0, 0.1 * 4**retry))
-    log.warning("attempt %d at problem %r was dropped: %s", sample, problem.id, cause)
-    return None
+    return cause
 
 
 def _group(problem: Problem, attempts: Sequence[Trajectory | None]) -> Group:

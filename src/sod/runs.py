@@ -121,6 +121,11 @@ class Run:
                 return int(place.name.removeprefix("update-")), place
         return None
 
+    def conclusion(self) -> str:
+        """Where the outcome is."""
+        newest = self.newest_checkpoint()
+        return f"the model is in {newest[1]}" if newest else f"{self.folder} holds no checkpoint"
+
     def rewind(self, update: int) -> None:
         """Forget the metrics and trajectories of updates after `update`: they are about to be computed again."""
         kept = [row for row in self.metrics() if row["update"] <= update]

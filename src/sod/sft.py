@@ -48,6 +48,7 @@ def sft(options: SftOptions) -> Run:
             )
             if last or (step + 1) % options.save_every == 0:
                 run.save(step + 1, policy.save, keep=1)
+    say(run.conclusion())
     return run
 
 

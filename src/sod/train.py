@@ -20,7 +20,7 @@ from sod.engines.hf import HFEngine
 from sod.errors import OptionError
 from sod.models import check_context, load_model, load_tokenizer
 from sod.policy import Policy
-from sod.progress import Display
+from sod.progress import Display, say
 from sod.rewards import check_kinds
 from sod.rollout import attempt_seed, rollout
 from sod.runs import Run
@@ -53,6 +53,7 @@ def train(options: TrainOptions) -> Run:
             display.done(_line(update + 1, options.updates, report))
             if (update + 1) % options.save_every == 0 or update + 1 == options.updates:
                 session.run.save(update + 1, session.policy.save, keep=options.keep)
+    say(session.run.conclusion())
     return session.run
 
 

@@ -14,6 +14,8 @@ def token_logprobs(
     Logits exist for `chunk` tokens at a time, in fp32, forward and backward (they are computed again there), so memory
     is chunk * V and not N * V. The entropy, in nats, carries no gradient.
     """
+    if len(hidden_ND) <= chunk:  # one chunk: computing it twice would save nothing
+        return _chunk_logprobs(hidden_ND, head_VD, targets_N, temperature)
     parts = [
         checkpoint(_chunk_logprobs, hidden, head_VD, targets, temperature, use_reentrant=False)
         for hidden, targets in zip(hidden_ND.split(chunk), targets_N.split(chunk), strict=True)

@@ -81,6 +81,7 @@ class HFEngine:
         return seconds
 
     def refresh(self) -> None:
+        assert not self._busy, "weights may change only while nothing is being written"
         self._cached = [[] for _ in self._cached]
 
     async def _run(self) -> None:
@@ -97,6 +98,7 @@ class HFEngine:
                 if not job.future.done():
                     job.future.set_exception(error)
             self._waiting, self._busy = [], {}
+            self.refresh()  # a forward pass that failed may have left half of its keys behind
 
     def _join(self) -> bool:
         """Give waiting jobs their slots, and read what is new to the cache in one forward pass. -> whether any joined"""

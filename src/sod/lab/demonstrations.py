@@ -51,7 +51,7 @@ class Style:
 
 
 ANY_SLIP = ("name", "name", "name", "unclosed", "operator", "json")
-STUDENT = Style(odds=((1, 1, 1, 1),) * 4, slips=0.3, kinds=("unclosed", "json"), slips_from=0.8, careless=True)
+STUDENT = Style(odds=((1, 1, 1, 1),) * 4, slips=0.15, kinds=("unclosed", "json"), slips_from=0.8, careless=True)
 TEACHER = Style(
     odds=((8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 8, 1), (8, 1, 1, 1)),
     slips=0.5,
@@ -127,7 +127,7 @@ def _wrong_name(call: Call, rng: random.Random) -> tuple[tuple[str, ...], str]:
 
 
 def name_error(lines: tuple[str, ...], *, suggest: bool) -> str:
-    """What CPython says to these lines; from 3.12 on it suggests a similar name."""
+    """What CPython says to these lines; some versions print the suggestion of a similar name, and some do not."""
     scope: dict[str, Any] = {}
     try:
         exec("\n".join(lines), {"print": lambda value: None}, scope)

@@ -16,10 +16,10 @@ ROLLOUT: dict[str, Any] = {
 }
 TOOL: dict[str, Any] = {"seconds": 5.0, "memory_mb": 512, "max_chars": 200, "errors": "last_line", "workers": 4}
 
-STUDENT_SFT: dict[str, Any] = {"batch": 8, "learn": {"lr": 5e-3, "warmup": 30, "betas": [0.9, 0.98], "minibatches": 1}}
-TEACHER_SFT: dict[str, Any] = {"batch": 8, "learn": {"lr": 4e-3, "warmup": 30, "betas": [0.9, 0.98], "minibatches": 1}}
+STUDENT_SFT: dict[str, Any] = {"batch": 8, "learn": {"lr": 5e-3, "warmup": 30, "betas": [0.9, 0.98]}}
+TEACHER_SFT: dict[str, Any] = {"batch": 8, "learn": {"lr": 4e-3, "warmup": 30, "betas": [0.9, 0.98]}}
 TRAIN: dict[str, Any] = {
-    "rollout": ROLLOUT | {"problems": 16, "group": 8},
+    "rollout": ROLLOUT | {"problems": 8, "group": 8},
     "learn": {"lr": 4e-4, "warmup": 8, "betas": [0.9, 0.98], "minibatches": 4},
     "tool": TOOL,
     "save_trajectories": 128,

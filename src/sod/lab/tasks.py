@@ -7,7 +7,7 @@ euclid  A greatest common divisor, `gcd(84,36)?`, by Euclid's algorithm: each ca
         call depends on what came back.
 
 Programs are stateless, so a failed call leaves nothing behind: after an error, "do that step again" is always right.
-The limit on a turn's tokens keeps a whole chain out of one call.
+The limit on a turn's tokens keeps a thought and a whole chain out of one call.
 """
 
 import math

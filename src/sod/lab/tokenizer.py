@@ -4,9 +4,7 @@ Digits, capitals and operators are always tokens of their own, so that copying a
 letter; the boilerplate of a tool call merges into a few tokens. Any text can be encoded.
 """
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -64,12 +62,3 @@ def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
     fast.chat_template = CHAT_TEMPLATE
     return fast
-
-
-def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    tokenizer.save_pretrained(folder)
-    # No machine's path or date belongs into a saved tokenizer: equal tokenizers are equal files.
-    config = folder / "tokenizer_config.json"
-    settings = json.loads(config.read_text())
-    settings.pop("name_or_path", None)
-    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
