@@ -464,3 +464,9 @@ print(*sorted(name for name in sys.modules if name.startswith("sod.") and not na
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize("example", sorted(Path(__file__).parents[1].glob("examples/weights_*.py")), ids=str)
+def test_an_example_of_the_core_runs(example: Path) -> None:
+    done = subprocess.run([sys.executable, example], capture_output=True, text=True, check=True)
+    assert "erroneous" in done.stdout
