@@ -23,12 +23,13 @@ bench: .venv/installed
 teacher: .venv/installed
 	$(BIN)/sod lab teacher
 
-# pip takes PyTorch's CPU build wherever it knows of one; see README, "Install", for how to tell it.
+# pip takes PyTorch's CPU build wherever it knows of one; see README, "Two commands", for how to tell it.
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("sod needs Python 3.11 or newer: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv; PyTorch is large, so this takes a minute or more."
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv
