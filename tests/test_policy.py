@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ from sod.batching import (
 from sod.config import LearnOptions, ModelOptions
 from sod.errors import InfrastructureError, ModelError, TrainingError
 from sod.lab.models import Size, new_model
-from sod.models import check_same_vocabulary, load_model, load_tokenizer, score
+from sod.models import check_embeddings, check_same_vocabulary, load_model, load_tokenizer, score
 from sod.policy import Policy
 from sod.scoring import scored
 from sod.types import Group, Trajectory
@@ -397,15 +397,37 @@ def test_what_is_saved_loads_with_transformers_and_has_equal_weights(
     assert load_tokenizer(tmp_path).chat_template == tokenizer.chat_template
 
 
+def test_bf16_weights_learn_at_learning_rates_that_one_step_would_round_away(
+    untrained: Path, random_groups: MakeGroups
+) -> None:
+    model = load_model(untrained, ModelOptions(device="cpu", dtype="bfloat16"))
+    before = weights(model)
+    learner, rows = policy(model, lr=1e-6), demonstrations(random_groups(1, 4))
+    learner.imitate(*rows)
+    unmoved = weights(model)
+    for _ in range(400):
+        learner.imitate(*rows)
+    moved = {name: (tensor != before[name]).float().mean().item() for name, tensor in weights(model).items()}
+    early = {name: (tensor != before[name]).float().mean().item() for name, tensor in unmoved.items()}
+    assert sum(early.values()) / len(early) < 0.02
+    assert sum(moved.values()) / len(moved) > 0.2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_policy_restored_goes_on_bit_for_bit(
-    untrained: Path, tokenizer: PreTrainedTokenizerBase, random_groups: MakeGroups, tmp_path: Path
+    untrained: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    random_groups: MakeGroups,
+    tmp_path: Path,
+    dtype: Literal["float32", "bfloat16"],
 ) -> None:
     rows = demonstrations(random_groups(1, 4))
-    straight = Policy(load_model(untrained, ModelOptions(device="cpu")), tokenizer, options(warmup=9), total_steps=20)
+    network = ModelOptions(device="cpu", dtype=dtype)
+    straight = Policy(load_model(untrained, network), tokenizer, options(warmup=9), total_steps=20)
     for _ in range(3):
         straight.imitate(*rows)
     straight.save(tmp_path)
-    resumed = Policy(load_model(tmp_path, ModelOptions(device="cpu")), tokenizer, options(warmup=9), total_steps=20)
+    resumed = Policy(load_model(tmp_path, network), tokenizer, options(warmup=9), total_steps=20)
     resumed.restore(tmp_path)
     for _ in range(3):
         assert straight.imitate(*rows) == resumed.imitate(*rows)
@@ -413,6 +435,16 @@ def test_a_policy_restored_goes_on_bit_for_bit(
 
 
 # What is refused
+
+
+def test_a_model_with_fewer_embeddings_than_its_tokenizer_has_ids_is_refused(
+    untrained: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model = load_model(untrained, ModelOptions(device="cpu"))
+    check_embeddings(model, tokenizer, untrained)
+    model.resize_token_embeddings(len(tokenizer) - 1)
+    with pytest.raises(ModelError, match=f"{len(tokenizer) - 1} embeddings, .* ids up to {len(tokenizer) - 1}"):
+        check_embeddings(model, tokenizer, tmp_path)
 
 
 def test_a_model_that_scales_its_logits_is_refused(tmp_path: Path) -> None:

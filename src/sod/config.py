@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveReal = Annotated[float, Field(gt=0)]
 Real = Annotated[float, Field(ge=0)]
@@ -80,7 +81,7 @@ class LearnOptions(Options):
     """Peak learning rate of AdamW."""
     warmup: Count = 0
     """Optimiser steps over which the learning rate rises linearly from 0."""
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """AdamW's decay rates of the first and second moment."""
     weight_decay: Real = 0.01
     """AdamW's weight decay."""
@@ -127,14 +128,12 @@ class AlgorithmOptions(Options):
 
 
 class ModelOptions(Options):
-    """The student's network."""
+    """The networks of student and teacher."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the weights and of the arithmetic."""
+    """Type of the weights and of the arithmetic; the optimiser always works on float32."""
     device: str = "auto"
     """Where models live: cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."""
-    attention: Literal["sdpa", "eager"] = "sdpa"
-    """Attention implementation of Transformers."""
 
 
 class SftOptions(Options):

@@ -38,7 +38,7 @@ def read_rows(path: Path) -> list[Row]:
         from pyarrow import ArrowException
 
         try:
-            rows = parquet.read_table(path).to_pylist()
+            rows = [_without_nulls(row) for row in parquet.read_table(path).to_pylist()]
         except (ArrowException, OSError) as error:  # OSError: damaged pages
             raise DataError(f"{path} is not a parquet file, or a damaged one: {error}") from error
     elif path.suffix == ".jsonl":
@@ -94,6 +94,17 @@ def fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def fingerprint_model(folder: Path) -> str:
+    """SHA-256 over a model's configuration and the size, first and last MiB of each of its files of weights."""
+    digest = hashlib.sha256()
+    for file in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
+        with file.open("rb") as opened:
+            digest.update(f"{file.name} {file.stat().st_size}".encode() + opened.read(1 << 20))
+            opened.seek(max(0, file.stat().st_size - (1 << 20)))
+            digest.update(opened.read())
+    return digest.hexdigest()
+
+
 def _lines(path: Path) -> list[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -131,7 +142,7 @@ def _convert(path: Path, rows: Sequence[Row], convert: Callable[[Row, int], T]) 
 
 
 def _problem(row: Row, number: int) -> Problem:
-    row = _without_nulls(row)
+    row = {name: cell for name, cell in row.items() if cell is not None}
     verl, extra = row.get("reward_model", {}), row.get("extra_info", {})
     if not isinstance(verl, dict) or not isinstance(extra, dict):
         raise DataError("its `reward_model` or `extra_info` is not an object.")
@@ -146,13 +157,13 @@ def _problem(row: Row, number: int) -> Problem:
         id=str(row.get("id", extra.get("index", number))),
         messages=tuple(_messages([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)),
         answer=str(answer),
-        kind=row.get("kind", "math"),
+        kind=str(row.get("kind", "math")),
     )
 
 
 def _demonstration(row: Row, number: int) -> Demonstration:
     del number
-    row = _without_nulls(row)
+    row = {name: cell for name, cell in row.items() if cell is not None}
     if not row.get("messages"):
         raise DataError(f"it has the columns {', '.join(sorted(row))}, but a demonstration needs `messages`.")
     messages = _messages(row["messages"])
@@ -172,10 +183,19 @@ def _messages(messages: Any) -> list[Message]:
     if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
         raise DataError("its messages are not a list of objects with `role` and `content`.")
     for message in messages:
-        if not isinstance(message.get("content", ""), str):
+        if not isinstance(message.get("content") or "", str):
             kind = type(message["content"]).__name__
             raise DataError(f"the content of a {message['role']!r} message is {kind}; only text can be used.")
-    return [{**message, "content": message.get("content", "")} for message in messages]
+        if not _are_calls(message.get("tool_calls") or []):
+            raise DataError("its `tool_calls` are not a list of objects with `function`, `name` and `arguments`.")
+    return [{**message, "content": message.get("content") or ""} for message in messages]
+
+
+def _are_calls(calls: Any) -> bool:
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        return False
+    functions = [call.get("function", call) for call in calls]
+    return all(isinstance(f, dict) and isinstance(f.get("name"), str) and "arguments" in f for f in functions)
 
 
 def _without_nulls(value: Any) -> Any:

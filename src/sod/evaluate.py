@@ -8,17 +8,18 @@ from statistics import fmean
 
 from sod import metrics
 from sod.agent import Agent, check_prompts
+from sod.batching import collate
 from sod.chat import ChatFormat
 from sod.config import AlgorithmOptions, EvalOptions
 from sod.data import fingerprint, load_problems
 from sod.engines.hf import HFEngine
-from sod.models import check_context, load_model, load_tokenizer
+from sod.models import check_context, check_embeddings, load_model, load_tokenizer
 from sod.progress import Display, say
 from sod.rewards import check_kinds
 from sod.rollout import rollout
 from sod.runs import Run
 from sod.sandbox.local import LocalSandbox
-from sod.scoring import scored
+from sod.scoring import check_losses, scored
 from sod.teachers.local import LocalTeacher
 from sod.tools import Toolbox
 from sod.tools.python import PythonTool
@@ -35,11 +36,12 @@ def evaluate(options: EvalOptions) -> Results:
     chat = ChatFormat.of(tokenizer, options.chat)
     model = load_model(options.model, options.network)
     tokens, temperature = options.microbatch_tokens, options.rollout.temperature
-    teacher = options.teacher and LocalTeacher(
-        options.teacher, tokenizer, options.network, temperature=temperature, microbatch_tokens=tokens
-    )
+    check_embeddings(model, tokenizer, options.model)
     limits = options.rollout.model_copy(update={"group": options.samples})
     check_context(model, limits)
+    teacher = options.teacher and LocalTeacher(
+        options.teacher, tokenizer, options.network, limits, microbatch_tokens=tokens
+    )
     sandbox = LocalSandbox(workers=options.tool.workers)
     tools = Toolbox([PythonTool(sandbox, options.tool)])
     check_prompts(chat, tools, limits, problems)
@@ -55,7 +57,8 @@ def evaluate(options: EvalOptions) -> Results:
     samples = len(problems) * options.samples
     with Display("evaluate", total=1) as display, display.phase("sample", samples):
         groups = asyncio.run(sample(display))
-    batch = scored(groups, model, teacher, temperature, tokens)
+    check_losses(groups)
+    batch = scored(groups, model, teacher, temperature, tokens) if teacher else collate(groups)
     results = summary(groups) | metrics.of_rollout(groups) | metrics.of_steps(batch, AlgorithmOptions())
     run.record(0, results, metrics.rows(batch, AlgorithmOptions(), tokenizer.decode, limit=len(batch)))
     run.write_results(results)

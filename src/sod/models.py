@@ -25,7 +25,7 @@ def load_model(folder: Path, options: ModelOptions) -> PreTrainedModel:
     device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, options.dtype), attn_implementation=options.attention, local_files_only=True
+            folder, dtype=getattr(torch, options.dtype), attn_implementation="sdpa", local_files_only=True
         )
         model.to(torch.device(device))  # type: ignore[arg-type]
     except Exception as error:  # a damaged file makes the libraries below raise anything
@@ -46,6 +46,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise ModelError(f"The tokenizer in {folder} cannot be loaded: {error}") from error
 
 
+def check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Every id of the tokenizer must have an embedding."""
+    rows, highest = head(model).shape[0], max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise ModelError(f"The model in {folder} has {rows} embeddings, but its tokenizer has ids up to {highest}.")
+
+
 def check_same_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
     """Student and teacher must give every id the same token; otherwise their log-probabilities are of different things."""
     ours, theirs = student.get_vocab(), teacher.get_vocab()
@@ -58,13 +65,13 @@ def check_same_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedT
     )
 
 
-def check_context(model: PreTrainedModel, options: RolloutOptions) -> None:
+def check_context(model: PreTrainedModel, options: RolloutOptions, whose: str = "model") -> None:
     """The longest trajectory must fit into the model's positions."""
     longest = options.max_prompt_tokens + options.max_tokens
     positions = model.config.max_position_embeddings
     if longest > positions:
         raise ModelError(
-            f"The model has {positions} positions, but rollout.max_prompt_tokens + rollout.max_tokens is {longest}; lower "
+            f"The {whose} has {positions} positions, but rollout.max_prompt_tokens + rollout.max_tokens is {longest}; lower "
             "one of them."
         )
 

@@ -38,8 +38,13 @@ class Policy:
         self._options = options
         self._total_steps = total_steps
         self._skipped_in_a_row = 0
+        # At the learning rates of distillation, bf16 weights would round nearly every step away.
+        self._masters = [
+            weight if weight.dtype == torch.float32 else weight.detach().float().requires_grad_()
+            for weight in model.parameters()
+        ]
         self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
+            self._masters, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
         )
 
     def learn(self, batch: Batch, temperature: float, generator: torch.Generator) -> dict[str, float]:
@@ -107,24 +112,44 @@ class Policy:
             self._skipped_in_a_row = 0
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
-            self._optimizer.step()
+            self._step_masters()
         else:
             self._skipped_in_a_row += 1
             if self._skipped_in_a_row >= self.MAX_SKIPPED:
                 raise TrainingError(f"The gradient was not finite {self.MAX_SKIPPED} times in a row (norm {norm}).")
-        self._optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         self.steps += 1
         return {"grad_norm": norm, "lr": rate, "skipped": float(self._skipped_in_a_row > 0)}
+
+    @torch.no_grad()
+    def _step_masters(self) -> None:
+        """One optimiser step on the float32 weights, copied to the model's own where those are of another type."""
+        pairs = [(m, w) for m, w in zip(self._masters, self.model.parameters(), strict=True) if m is not w]
+        for master, weight in pairs:
+            master.grad = None if weight.grad is None else weight.grad.float()
+        self._optimizer.step()
+        for master, weight in pairs:
+            weight.copy_(master)
+            master.grad = None
 
     def save(self, folder: Path) -> None:
         """Model and tokenizer in Hugging Face format, and `trainer.pt` with what else a resumed run needs."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        masters = [
+            master.detach()
+            for master, weight in zip(self._masters, self.model.parameters(), strict=True)
+            if master is not weight
+        ]
         state = {"optimizer": self._optimizer.state_dict(), "steps": self.steps, "skipped": self._skipped_in_a_row}
-        torch.save(state, folder / "trainer.pt")
+        torch.save(state | {"masters": masters}, folder / "trainer.pt")
 
     def restore(self, folder: Path) -> None:
         """Take up the optimiser where `save` left it; the model itself was loaded from the same folder."""
-        state = torch.load(folder / "trainer.pt", weights_only=True, map_location=self.model.device)
+        state = torch.load(folder / "trainer.pt", weights_only=True, map_location="cpu")
+        masters = [m for m, w in zip(self._masters, self.model.parameters(), strict=True) if m is not w]
+        with torch.no_grad():
+            for master, saved in zip(masters, state["masters"], strict=True):
+                master.copy_(saved)
         self._optimizer.load_state_dict(state["optimizer"])
         self.steps, self._skipped_in_a_row = state["steps"], state["skipped"]

@@ -48,7 +48,8 @@ class Run:
             run._check_same(options, data)
             return run
         if (out / "options.json").exists():
-            raise RunError(f"{out} already holds a run. Continue it with --resume, or choose another --out.")
+            how = "Continue it with --resume, or choose " if "resume" in type(options).model_fields else "Choose "
+            raise RunError(f"{out} already holds a run. {how}another --out.")
         try:
             out.mkdir(parents=True, exist_ok=True)
             run._write_json("environment.json", environment() | {"data": data})

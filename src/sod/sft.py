@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from sod.batching import Row, collate_demonstrations, demonstration_row
 from sod.chat import ChatFormat
 from sod.config import SftOptions
-from sod.data import Demonstration, fingerprint, load_demonstrations
-from sod.errors import DataError, TemplateError
-from sod.models import load_model, load_tokenizer
+from sod.data import Demonstration, fingerprint, fingerprint_model, load_demonstrations
+from sod.errors import DataError, ModelError, TemplateError
+from sod.models import check_embeddings, load_model, load_tokenizer
 from sod.policy import Policy
 from sod.progress import Display, say
 from sod.runs import Run
@@ -22,16 +22,18 @@ def sft(options: SftOptions) -> Run:
     steps = max(1, round(options.epochs * batches_per_epoch))
     tokenizer = load_tokenizer(options.model)
     chat = ChatFormat.of(tokenizer, options.chat)
-    model = load_model(options.model, options.network)
+    start, folder = (Run(options.out).newest_checkpoint() if options.resume else None) or (0, None)
+    model = load_model(folder or options.model, options.network)
+    check_embeddings(model, tokenizer, options.model)
     rows = render_all(chat, demonstrations, options.max_tokens)
-    run = Run.open(options, options.out, data={"data": fingerprint(options.data)}, resume=options.resume)
-    start, folder = (run.newest_checkpoint() if options.resume else None) or (0, None)
-    policy = Policy(
-        load_model(folder, options.network) if folder else model,
-        tokenizer,
-        options.learn,
-        total_steps=steps if options.schedule == "cosine" else None,
-    )
+    longest, positions = max(len(ids) for ids, _ in rows), model.config.max_position_embeddings
+    if longest > positions:
+        raise ModelError(
+            f"The model has {positions} positions, but a conversation has {longest} tokens; lower max_tokens."
+        )
+    files = {"data": fingerprint(options.data), "model": fingerprint_model(options.model)}
+    run = Run.open(options, options.out, data=files, resume=options.resume)
+    policy = Policy(model, tokenizer, options.learn, total_steps=steps if options.schedule == "cosine" else None)
     if folder:
         policy.restore(folder)
     if options.resume:
@@ -72,6 +74,8 @@ def render_all(chat: ChatFormat, demonstrations: Sequence[Demonstration], max_to
             except TemplateError as error:
                 raise DataError(f"Demonstration {number} cannot be rendered: {error}") from error
             rows.append(demonstration_row(pieces, max_tokens))
+            if not rows[-1][1].any():
+                raise DataError(f"Demonstration {number} has no token to learn from within max_tokens = {max_tokens}.")
             cut += sum(len(piece.tokens) for piece in pieces) > max_tokens
             display.done()
     if cut:

@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from sod import metrics
 from sod.agent import Agent, check_prompts
@@ -15,10 +14,10 @@ from sod.algorithms import ALGORITHMS, WITHOUT_TEACHER
 from sod.batching import Batch
 from sod.chat import ChatFormat
 from sod.config import TrainOptions
-from sod.data import draw, fingerprint, load_problems
+from sod.data import draw, fingerprint, fingerprint_model, load_problems
 from sod.engines.hf import HFEngine
-from sod.errors import OptionError
-from sod.models import check_context, load_model, load_tokenizer
+from sod.errors import OptionError, TrainingError
+from sod.models import check_context, check_embeddings, load_model, load_tokenizer
 from sod.policy import Policy
 from sod.progress import Display, say
 from sod.rewards import check_kinds
@@ -32,6 +31,9 @@ from sod.tools import Toolbox
 from sod.tools.python import PythonTool
 from sod.types import Group, Problem
 
+MAX_SAMPLER_GAP = 0.5
+"""Nats, mean over sampled tokens. Rounding makes 1e-6 in fp32 and some 1e-2 in bf16; more is a broken sampler."""
+
 
 def train(options: TrainOptions) -> Run:
     """Train, and leave the student in the run's newest checkpoint."""
@@ -41,11 +43,11 @@ def train(options: TrainOptions) -> Run:
             with clock.time("sample"), display.phase("sample", options.rollout.problems * options.rollout.group):
                 groups = session.sample(update, display)
 
-            with clock.time("score"):
+            with clock.time("score"), display.phase("score", 1):
                 batch = session.score(groups)
             batch = replace(batch, credit_BT=ALGORITHMS[options.algorithm.name](batch, options.algorithm))
 
-            with clock.time("learn"):
+            with clock.time("learn"), display.phase("learn", 1):
                 learnt = session.learn(update, batch)
             session.engine.refresh()
 
@@ -95,10 +97,18 @@ class Session:
         _check(options, problems)
         tokenizer = load_tokenizer(options.student)
         chat = ChatFormat.of(tokenizer, options.chat)
-        teacher = _teacher(options, tokenizer)
-        model = load_model(options.student, options.network)
-        check_context(model, options.rollout)
-        files = {"data": fingerprint(options.data), "student": fingerprint(options.student / "config.json")}
+        files = {"data": fingerprint(options.data), "student": fingerprint_model(options.student)}
+        teacher = None
+        if options.teacher is not None:
+            files["teacher"] = fingerprint_model(options.teacher)
+            tokens = options.learn.microbatch_tokens
+            teacher = LocalTeacher(
+                options.teacher, tokenizer, options.network, options.rollout, microbatch_tokens=tokens
+            )
+        done, folder = (Run(options.out).newest_checkpoint() if options.resume else None) or (0, None)
+        model = load_model(folder or options.student, options.network)
+        check_embeddings(model, tokenizer, options.student)
+        check_context(model, options.rollout, whose="student")
         with ExitStack() as stack:
             loop = stack.enter_context(asyncio.Runner())
             sandbox = LocalSandbox(workers=options.tool.workers)
@@ -107,8 +117,7 @@ class Session:
             check_prompts(chat, tools, options.rollout, problems)
 
             run = Run.open(options, options.out, data=files, resume=options.resume)
-            done, folder = (run.newest_checkpoint() if options.resume else None) or (0, None)
-            policy = Policy(load_model(folder, options.network) if folder else model, tokenizer, options.learn)
+            policy = Policy(model, tokenizer, options.learn)
             if folder:
                 policy.restore(folder)
             if options.resume:
@@ -127,7 +136,14 @@ class Session:
 
     def score(self, groups: Sequence[Group]) -> Batch:
         temperature, tokens = self.options.rollout.temperature, self.options.learn.microbatch_tokens
-        return scored(groups, self.policy.model, self.teacher, temperature, tokens)
+        batch = scored(groups, self.policy.model, self.teacher, temperature, tokens)
+        gap = metrics.of_sampler(batch).get("sampler/gap_mean", 0.0)
+        if gap > MAX_SAMPLER_GAP:
+            raise TrainingError(
+                f"The sampler's log-probabilities are {gap:.2f} nats off a full forward pass of the same weights; what it "
+                "samples is not the policy's."
+            )
+        return batch
 
     def learn(self, update: int, batch: Batch) -> dict[str, float]:
         shuffle = torch.Generator().manual_seed(attempt_seed(self.options.seed, update, "minibatches", 0))
@@ -164,13 +180,6 @@ def _check(options: TrainOptions, problems: Sequence[Problem]) -> None:
         raise OptionError(
             "rollout.top_p must be 1 in training: what is cut off is never sampled, and the policy ratio would not know it."
         )
-
-
-def _teacher(options: TrainOptions, tokenizer: PreTrainedTokenizerBase) -> LocalTeacher | None:
-    if options.teacher is None:
-        return None
-    temperature, tokens = options.rollout.temperature, options.learn.microbatch_tokens
-    return LocalTeacher(options.teacher, tokenizer, options.network, temperature=temperature, microbatch_tokens=tokens)
 
 
 def _line(update: int, updates: int, report: dict[str, float]) -> str:

@@ -66,7 +66,8 @@ class Piece:
     logprobs: tuple[float, ...] = ()
     """The sampler's log-probability of each token at the sampling temperature; empty where nobody sampled."""
     outcomes: tuple[Outcome, ...] = ()
-    """For a tool's piece: what became of each call that it answers."""
+    """For a tool's piece: what became of each call that it answers. Calls of a last turn, which nobody reads the results
+    of, are not counted."""
 
 
 @dataclass(frozen=True)

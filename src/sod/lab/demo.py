@@ -31,6 +31,8 @@ def demo(options: DemoOptions) -> None:
     out = options.out
     if unknown := [method for method in options.methods if method not in ALGORITHMS]:
         raise OptionError(f"methods: {unknown[0]!r} is unknown; choose from {', '.join(ALGORITHMS)}.")
+    if len(set(options.methods)) < len(options.methods):
+        raise OptionError("methods: each may be given once.")
     make_folder(out)
     if any(out.iterdir()):
         raise RunError(f"{out} is not empty. Choose another --out, or remove it to run the demo again.")
@@ -41,7 +43,10 @@ def demo(options: DemoOptions) -> None:
     say(
         f"3. On policy: {' and '.join(options.methods)} from that student, {options.updates} updates each, side by side."
     )
-    asyncio.run(_learn_and_measure(options, lab, student))
+    try:
+        asyncio.run(_learn_and_measure(options, lab, student))
+    except ExceptionGroup as group:  # the first to fail has ended the others; it is the one to tell
+        raise group.exceptions[0] from group
     columns = {"before": out / "before"} | {f"after {method}": out / f"after-{method}" for method in options.methods}
     console.print(table({name: _results(folder) for name, folder in columns.items()}))
     say(f"Everything is in {out}: options, metrics.jsonl, trajectories, checkpoints. It took {_minutes(start)}.")

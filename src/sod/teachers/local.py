@@ -6,8 +6,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch
-from sod.config import ModelOptions
-from sod.models import check_same_vocabulary, load_model, load_tokenizer, score
+from sod.config import ModelOptions, RolloutOptions
+from sod.models import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer, score
 
 
 class LocalTeacher:
@@ -18,13 +18,16 @@ class LocalTeacher:
         folder: Path,
         student_tokenizer: PreTrainedTokenizerBase,
         options: ModelOptions,
+        rollout: RolloutOptions,
         *,
-        temperature: float,
         microbatch_tokens: int,
     ):
-        check_same_vocabulary(student_tokenizer, load_tokenizer(folder))
+        tokenizer = load_tokenizer(folder)
+        check_same_vocabulary(student_tokenizer, tokenizer)
         self._model = load_model(folder, options).requires_grad_(False)
-        self._temperature = temperature
+        check_embeddings(self._model, tokenizer, folder)
+        check_context(self._model, rollout, whose="teacher")
+        self._temperature = rollout.temperature
         self._microbatch_tokens = microbatch_tokens
 
     def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
