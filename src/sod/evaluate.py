@@ -58,7 +58,10 @@ def evaluate(options: EvalOptions) -> Results:
     with Display("evaluate", total=1) as display, display.phase("sample", samples):
         groups = asyncio.run(sample(display))
     check_losses(groups)
-    batch = scored(groups, model, teacher, temperature, tokens) if teacher else collate(groups)
+    batch = collate(groups)
+    run.write_trajectories(0, metrics.rows(batch, AlgorithmOptions(), tokenizer.decode, limit=len(batch)))
+    if teacher:  # what was sampled is safe before anything else can fail
+        batch = scored(groups, model, teacher, temperature, tokens)
     results = summary(groups) | metrics.of_rollout(groups) | metrics.of_steps(batch, AlgorithmOptions())
     run.record(0, results, metrics.rows(batch, AlgorithmOptions(), tokenizer.decode, limit=len(batch)))
     run.write_results(results)

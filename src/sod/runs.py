@@ -68,14 +68,17 @@ class Run:
 
     def record(self, update: int, metrics: dict[str, float], trajectories: Iterable[dict[str, Any]] = ()) -> None:
         """Append one row of metrics, and write the update's trajectories."""
-        rows = list(trajectories)
-        if rows:
-            folder = self.folder / "trajectories"
-            folder.mkdir(exist_ok=True)
-            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            _write_atomically(folder / f"update-{update:04}.jsonl", lines)
+        self.write_trajectories(update, trajectories)
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"update": update} | metrics) + "\n")
+
+    def write_trajectories(self, update: int, trajectories: Iterable[dict[str, Any]]) -> None:
+        """Write the update's trajectories, in place of earlier ones; no file if there are none."""
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in trajectories)
+        if lines:
+            folder = self.folder / "trajectories"
+            folder.mkdir(exist_ok=True)
+            _write_atomically(folder / f"update-{update:04}.jsonl", lines)
 
     def metrics(self) -> list[dict[str, float]]:
         """All rows so far; a last line cut short by a crash is left out."""
