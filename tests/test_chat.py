@@ -3,7 +3,6 @@
 import asyncio
 import copy
 import json
-import os
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reference import shared
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
@@ -26,14 +26,6 @@ from sod.types import MalformedCall, Message, Observation, Piece, Problem, ToolC
 
 GOLDEN = Path(__file__).parent / "golden" / "conversations.jsonl"
 """Eight of willccbb/verifiers' recorded evaluations of GPT models on MATH problems (MIT licence)."""
-
-
-def shared(name: str) -> Path:
-    """A file of the reference material, which is no part of the repository."""
-    path = Path(os.environ.get("SOD_SHARED", Path(__file__).parents[2] / "shared")) / name
-    if not path.exists():
-        pytest.skip(f"{path} is not there; SOD_SHARED names the folder that has it")
-    return path
 
 
 def user(content: str) -> Message:

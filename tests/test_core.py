@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from reference import shared
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -30,14 +30,6 @@ Case = dict[str, Any]
 GOLDEN: list[Case] = json.loads((Path(__file__).parent / "golden" / "step_weights.json").read_text())
 FLOATS = [torch.bfloat16, torch.float32, torch.float64]
 JUNK = [float("nan"), float("inf"), float("-inf")]
-
-
-def shared(name: str) -> Path:
-    """A file of the reference material, which is no part of the repository."""
-    path = Path(os.environ.get("SOD_SHARED", Path(__file__).parents[2] / "shared")) / name
-    if not path.exists():
-        pytest.skip(f"{path} is not there; SOD_SHARED names the folder that has it")
-    return path
 
 
 def generator(seed: int) -> torch.Generator:

@@ -1,7 +1,6 @@
 """Files to problems and demonstrations; what is wrong with a file is said with its place."""
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from reference import shared
 
 from sod.data import draw, fingerprint, load_demonstrations, load_problems, read_rows, write_jsonl
 from sod.errors import DataError
@@ -16,14 +16,6 @@ from sod.rewards import check_kinds
 from sod.types import Problem
 
 Row = dict[str, Any]
-
-
-def shared(name: str) -> Path:
-    """A file of the reference material, which is no part of the repository."""
-    path = Path(os.environ.get("SOD_SHARED", Path(__file__).parents[2] / "shared")) / name
-    if not path.exists():
-        pytest.skip(f"{path} is not there; SOD_SHARED names the folder that has it")
-    return path
 
 
 def write(folder: Path, rows: list[Row], suffix: str = ".jsonl") -> Path:

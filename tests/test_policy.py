@@ -36,7 +36,7 @@ from sod.errors import InfrastructureError, ModelError, TrainingError
 from sod.lab.models import Size, new_model
 from sod.models import check_embeddings, check_same_vocabulary, load_model, load_tokenizer, score
 from sod.policy import Policy
-from sod.scoring import scored
+from sod.scoring import gathered, scored
 from sod.types import Group, Trajectory
 
 MakeModel = Callable[..., Qwen3ForCausalLM]
@@ -58,7 +58,7 @@ def policy(model: PreTrainedModel, total_steps: int | None = None, **fields: Any
 
 def with_credit(groups: list[Group], model: PreTrainedModel, *, temperature: float = 0.7, seed: int = 0) -> Batch:
     """The groups with the model's own log-probabilities and a random credit for every sampled token."""
-    batch = scored(groups, model, None, temperature, EVERYTHING)
+    batch = scored(gathered(groups), model, None, temperature, EVERYTHING)
     credit_BT = torch.randn(batch.ids_BT.shape, generator=torch.Generator().manual_seed(seed))
     return replace(batch, credit_BT=credit_BT.masked_fill(~batch.mask_BT, 0))
 
@@ -184,9 +184,9 @@ def test_more_attempts_lost_than_survived_are_too_many_to_go_on(
     random_model: MakeModel, random_groups: MakeGroups
 ) -> None:
     model, (group,) = random_model(), random_groups(1, 2)
-    assert len(scored([replace(group, dropped=2)], model, None, 1.0, EVERYTHING)) == 2
+    assert len(scored(gathered([replace(group, dropped=2)]), model, None, 1.0, EVERYTHING)) == 2
     with pytest.raises(InfrastructureError, match="3 of 5 attempts were lost to our own machinery"):
-        scored([replace(group, dropped=3)], model, None, 1.0, EVERYTHING)
+        gathered([replace(group, dropped=3)])
 
 
 def test_scores_are_those_of_the_given_temperature(random_model: MakeModel, random_groups: MakeGroups) -> None:

@@ -1,24 +1,15 @@
 """Answers to scores: which box counts, and when two answers are the same."""
 
 import json
-import os
 import time
-from pathlib import Path
 
 import pytest
+from reference import shared
 
 from sod.errors import DataError
 from sod.rewards import check_kinds, judge
 from sod.rewards import math as maths
 from sod.types import Problem
-
-
-def shared(name: str) -> Path:
-    """A file of the reference material, which is no part of the repository."""
-    path = Path(os.environ.get("SOD_SHARED", Path(__file__).parents[2] / "shared")) / name
-    if not path.exists():
-        pytest.skip(f"{path} is not there; SOD_SHARED names the folder that has it")
-    return path
 
 
 def problem(answer: str, kind: str = "math") -> Problem:

@@ -35,7 +35,6 @@ class Batch:
     """log pi of the policy before the update, recomputed at the rollout's temperature."""
     teacher_BT: Tensor | None = None
     """log pi of the teacher on the same tokens, at the same temperature."""
-    student_entropy_BT: Tensor | None = None
     teacher_entropy_BT: Tensor | None = None
     credit_BT: Tensor | None = None
     """What the algorithm says each token is worth."""

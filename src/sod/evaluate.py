@@ -8,7 +8,6 @@ from statistics import fmean
 
 from sod import metrics
 from sod.agent import Agent, check_prompts
-from sod.batching import collate
 from sod.chat import ChatFormat
 from sod.config import AlgorithmOptions, EvalOptions
 from sod.data import fingerprint, load_problems
@@ -19,7 +18,7 @@ from sod.rewards import check_kinds
 from sod.rollout import rollout
 from sod.runs import Run
 from sod.sandbox.local import LocalSandbox
-from sod.scoring import check_losses, scored
+from sod.scoring import gathered, scored
 from sod.teachers.local import LocalTeacher
 from sod.tools import Toolbox
 from sod.tools.python import PythonTool
@@ -57,11 +56,10 @@ def evaluate(options: EvalOptions) -> Results:
     samples = len(problems) * options.samples
     with Display("evaluate", total=1) as display, display.phase("sample", samples):
         groups = asyncio.run(sample(display))
-    check_losses(groups)
-    batch = collate(groups)
+    batch = gathered(groups)
     run.write_trajectories(0, metrics.rows(batch, AlgorithmOptions(), tokenizer.decode, limit=len(batch)))
     if teacher:  # what was sampled is safe before anything else can fail
-        batch = scored(groups, model, teacher, temperature, tokens)
+        batch = scored(batch, model, teacher, temperature, tokens)
     results = summary(groups) | metrics.of_rollout(groups) | metrics.of_steps(batch, AlgorithmOptions())
     run.record(0, results, metrics.rows(batch, AlgorithmOptions(), tokenizer.decode, limit=len(batch)))
     run.write_results(results)

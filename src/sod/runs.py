@@ -126,9 +126,9 @@ class Run:
         return None
 
     def conclusion(self) -> str:
-        """Where the outcome is."""
-        newest = self.newest_checkpoint()
-        return f"the model is in {newest[1]}" if newest else f"{self.folder} holds no checkpoint"
+        """Where the outcome is; the last checkpoint was whole when it got its name, so it is not read again."""
+        places = self._checkpoints()
+        return f"the model is in {places[-1]}" if places else f"{self.folder} holds no checkpoint"
 
     def rewind(self, update: int) -> None:
         """Forget the metrics and trajectories of updates after `update`: they are about to be computed again."""

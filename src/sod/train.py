@@ -24,7 +24,7 @@ from sod.rewards import check_kinds
 from sod.rollout import attempt_seed, rollout
 from sod.runs import Run
 from sod.sandbox.local import LocalSandbox
-from sod.scoring import scored
+from sod.scoring import gathered, scored
 from sod.teachers import Teacher
 from sod.teachers.local import LocalTeacher
 from sod.tools import Toolbox
@@ -136,7 +136,7 @@ class Session:
 
     def score(self, groups: Sequence[Group]) -> Batch:
         temperature, tokens = self.options.rollout.temperature, self.options.learn.microbatch_tokens
-        batch = scored(groups, self.policy.model, self.teacher, temperature, tokens)
+        batch = scored(gathered(groups), self.policy.model, self.teacher, temperature, tokens)
         gap = metrics.of_sampler(batch).get("sampler/gap_mean", 0.0)
         if gap > MAX_SAMPLER_GAP:
             raise TrainingError(
