@@ -1,45 +1,31 @@
-"""Answer to score: what a final turn is worth.
+"""Answer to score: what an attempt is worth.
 
-A judge reads the text of a trajectory's last turn and a gold answer, and returns a `Verdict`. Which judge a problem
-needs is its `kind`.
+A judge reads what the student wrote and a gold answer, and returns a `Verdict`: right, wrong, or ungraded. Ungraded
+means that the judge does not know, because its own machinery failed or gave up; it is never counted as wrong.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
-from sod.errors import DataError
-from sod.rewards import math
-from sod.types import Problem
-
-RIGHT, WRONG = 1.0, -1.0
-"""The paper's rewards."""
+Outcome = Literal["right", "wrong", "ungraded"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    correct: bool
-    answer: str | None
-    """The answer in canonical form, as votes count it; None if there was none."""
-
-    @property
-    def reward(self) -> float:
-        return RIGHT if self.correct else WRONG
+    outcome: Outcome
+    answer: str | None = None
+    """The answer in canonical form, as votes count it; None if there was none, or where votes make no sense."""
+    reason: str = ""
+    """What decided: the layer that settled it, the test that failed, or why nothing could be decided."""
 
 
-JUDGES: dict[str, Callable[[str, str], tuple[bool, str | None]]] = {"math": math.judge}
+class Judge(Protocol):
+    """Judges one kind of problem."""
 
+    def check(self, gold: str) -> None:
+        """Raises `sod.errors.DataError` for a gold answer that it could never judge by."""
+        ...
 
-def judge(problem: Problem, final_text: str) -> Verdict:
-    """The verdict on the last turn of an attempt at `problem`."""
-    return Verdict(*JUDGES[problem.kind](final_text, problem.answer))
-
-
-def check_kinds(problems: list[Problem]) -> None:
-    """Every problem must have a judge, before the first token is sampled."""
-    for problem in problems:
-        if problem.kind not in JUDGES:
-            raise DataError(
-                f"Problem {problem.id!r} is of kind {problem.kind!r}; judges exist for {', '.join(JUDGES)}."
-            )
-        if problem.kind == "math" and math.canonical(problem.answer) is None:
-            raise DataError(f"The answer of problem {problem.id!r}, {problem.answer!r}, is empty.")
+    async def __call__(self, text: str, gold: str) -> Verdict:
+        """The verdict on an attempt. Never raises for what the student wrote."""
+        ...

@@ -1,0 +1,224 @@
+"""Programs, judged by running them on tests, in order, up to the first that fails.
+
+The expected answers stay in this process and never enter the sandbox, so no program can find them (`sod.rewards.code_golds`
+names one exception). A program is the student's to the last character: nothing of it is rewritten.
+"""
+
+import ast
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from sod.rewards import Verdict
+from sod.rewards.code_golds import tests_of
+from sod.rewards.code_tests import DETAIL_CHARACTERS, Test, Tests, TestStatus, parsed
+from sod.sandbox import Program, Result, Sandbox
+
+BUSY_SHARE = 0.75
+"""A program that timed out with less of its time than this on a processor runs again, alone: the machine may be busy."""
+PYTHON_TAGS = {"python", "python3", "py", "py3"}
+READERS = {"input", "stdin", "open", "read", "fileinput"}
+"""Names of which a program that reads standard input uses one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestOutcome:
+    """What became of one test."""
+
+    status: TestStatus
+    detail: str = ""
+    seconds: float = 0.0
+    """Wall-clock time."""
+    cpu_seconds: float = 0.0
+
+
+class CodeJudge:
+    """Judges programs by all their tests, in order, up to the first that fails.
+
+    One event loop uses it at a time.
+    """
+
+    def __init__(self, sandbox: Sandbox, *, seconds: float = 6.0, memory_mb: int = 4096) -> None:
+        """`seconds` is the wall-clock limit of one test (LiveCodeBench: 6), `memory_mb` that of its address space."""
+        self._sandbox = sandbox
+        self._seconds = seconds
+        self._memory_mb = memory_mb
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._room = _Room()
+
+    def check(self, gold: str) -> None:
+        tests_of(gold)
+
+    async def __call__(self, text: str, gold: str) -> Verdict:
+        tests = tests_of(gold)
+        code = program_in(text, tests.names)
+        if code is None:
+            return Verdict(outcome="wrong", reason="no code")
+        return _verdict(await self.run_tests(code, tests), tests)
+
+    async def run_tests(self, code: str, tests: Tests) -> list[TestOutcome]:
+        """The outcome of each test, up to the first that was not passed."""
+        outcomes: list[TestOutcome] = []
+        for test in tests.tests:
+            outcomes.append(await self._run_test(code, test, tests))
+            if outcomes[-1].status != "passed":
+                break
+        return outcomes
+
+    async def _run_test(self, code: str, test: Test, tests: Tests) -> TestOutcome:
+        result = await self._run(test.program(code, seconds=tests.seconds or self._seconds, memory_mb=self._memory_mb))
+        status, detail = _status(result, test)
+        if status == "wrong answer" and tests.special:
+            status, detail = "ungraded", "needs a special judge"
+        return TestOutcome(status=status, detail=detail, seconds=result.seconds, cpu_seconds=result.cpu_seconds)
+
+    async def _run(self, program: Program) -> Result:
+        """Run it among others, and once more without them if it timed out for want of a processor."""
+        room = self._current_room()
+        async with room.shared():
+            result = await self._sandbox.run(program)
+        if result.status == "timeout" and result.cpu_seconds < BUSY_SHARE * program.seconds:
+            async with room.alone():
+                result = await self._sandbox.run(program)
+        return result
+
+    def _current_room(self) -> "_Room":
+        if self._loop is not asyncio.get_running_loop():
+            self._loop, self._room = asyncio.get_running_loop(), _Room()
+        return self._room
+
+
+class _Room:
+    """Holds many at a time, or one alone, who waits until the others have left and lets nobody in."""
+
+    def __init__(self) -> None:
+        self._door = asyncio.Lock()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._inside = 0
+
+    @contextlib.asynccontextmanager
+    async def shared(self) -> AsyncIterator[None]:
+        async with self._door:
+            self._inside += 1
+            self._empty.clear()
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            if self._inside == 0:
+                self._empty.set()
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        async with self._door:
+            await self._empty.wait()
+            yield
+
+
+def _status(result: Result, test: Test) -> tuple[TestStatus, str]:
+    """What a program's result means for a test, and a word on why."""
+    match result.status:
+        case "ok":
+            status = test.judge(result.stdout)
+            return status, "no result" if status == "error" else ""
+        case "sandbox_error":
+            return "ungraded", f"the sandbox failed: {result.message}"
+        case "timeout":
+            return "timeout", ""
+        case "signal":
+            return "error", f"signal {result.signal}"
+        case "output_limit" | "disk_limit":
+            return "error", result.status.replace("_", " ")
+        case "error":
+            return "error", result.stderr.strip().rpartition("\n")[2][:DETAIL_CHARACTERS]
+
+
+def _verdict(outcomes: list[TestOutcome], tests: Tests) -> Verdict:
+    last, count = outcomes[-1], len(tests.tests)
+    if last.status == "passed":
+        return Verdict(outcome="right", reason=f"all tests passed ({count})")
+    what = f"{last.status} ({last.detail})" if last.detail else last.status
+    outcome = "ungraded" if last.status == "ungraded" else "wrong"
+    return Verdict(outcome=outcome, reason=f"test {len(outcomes)} of {count}: {what}")
+
+
+# From what a student wrote to its program
+
+
+def program_in(text: str, names: frozenset[str]) -> str | None:
+    """The program that an attempt hands in, as it is written; None without one.
+
+    It stands in a fenced block after the last `</think>`, tagged as Python or, if there is none of these, not tagged.
+    Students also show how a program is used or what it prints, so the last block counts that is a program for this
+    problem: one that parses and defines one of `names` or, where there are none, reads its input. Failing that, the last.
+    """
+    blocks = list(_blocks(text.rpartition("</think>")[2]))
+    for tags in (PYTHON_TAGS, {""}):
+        codes = [code for tag, code in blocks if tag in tags and code.strip()]
+        if codes:
+            return next((code for code in reversed(codes) if _fits(code, names)), codes[-1])
+    return None
+
+
+def _blocks(text: str) -> Iterator[tuple[str, str]]:
+    """The tag and text of each fenced block.
+
+    A block ends at a fence as long as its own, at one that opens the next Python, since it then was never closed, or
+    with the text.
+    """
+    fence, indent, tag, lines = 0, "", "", []
+    for line in text.split("\n"):
+        before, length, info = _fence(line)
+        leads = length > 0 and not before.strip()
+        if fence and not (leads and length >= fence and (not info or info in PYTHON_TAGS)):
+            lines.append(line)
+        elif fence and not info:
+            yield tag, _outdented(lines, indent)
+            fence = 0
+        elif leads or (length and info in PYTHON_TAGS):
+            if fence:
+                yield tag, _outdented(lines, indent)
+            fence, indent, tag, lines = length, before if leads else "", info.partition(" ")[0], []
+    if fence:
+        yield tag, _outdented(lines, indent)
+
+
+def _fence(line: str) -> tuple[str, int, str]:
+    """What stands before the last run of three or more backticks, its length (0: there is none), and what follows it."""
+    before, mark, info = line.rpartition("```")
+    rest = before.rstrip("`")
+    return rest, (len(before) - len(rest) + 3) if mark else 0, info.strip().lower()
+
+
+def _outdented(lines: list[str], indent: str) -> str:
+    """The lines of a block, without the indentation of the fence where the whole block shares it, as in a list."""
+    if indent and all(line.startswith(indent) or not line.strip() for line in lines):
+        lines = [line[len(indent) :] for line in lines]
+    return "\n".join(lines)
+
+
+def _fits(code: str, names: frozenset[str]) -> bool:
+    tree = parsed(code)
+    if tree is None:
+        return False
+    return not names.isdisjoint(_defined(tree)) if names else not READERS.isdisjoint(_used(tree))
+
+
+def _defined(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+
+
+def _used(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.alias):
+            yield node.name

@@ -1,0 +1,262 @@
+"""The gold answer of a code problem, to the tests that it holds.
+
+A gold answer is a JSON text, or the same as a Python literal, in one of these shapes, among which `code` data sets are
+published:
+
+    {"inputs": [...], "outputs": [...], "fn_name": name}         fn_name only for functions
+    [{"input": ..., "output": ..., "testtype": "stdin"}, ...]    or "functional", with a "metadata" of {"func_name": name}
+    {"tests": either of these or of the assertions, "fn_name": name}
+    {"public_test_cases": ..., "private_test_cases": ..., "metadata": ...}     a row of LiveCodeBench
+    {"functional": "def check(candidate): assert ..."}           or {"test_code": ..., "entry_point": ...}
+    ["assert ...", ...]                                          or {"assert_case": [...]}
+
+An object may also have "seconds" (the limit of each test, instead of the judge's), "checker": "special" (several outputs
+are right, or a tolerance is allowed) and, with assertions, "import_prefix" (source that precedes the program). A text
+that is neither is taken for base64 of a compressed pickle of texts, as LiveCodeBench hides its private tests.
+An assertion is split into what to compute and what should come of it, so that the answer need not enter the sandbox; one
+that cannot be split runs as a whole, with the answer in it.
+"""
+
+import ast
+import base64
+import builtins
+import contextlib
+import io
+import json
+import math
+import pickle
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from sod.errors import DataError
+from sod.rewards.code_tests import DETAIL_CHARACTERS, CallTest, StdinTest, Test, Tests, call_test, parsed, same_value
+from sod.rewards.functional_driver import plain
+
+CACHED_GOLDS = 32
+SAME_NODES = {"is_same_list": "list_node", "is_same_tree": "tree_node"}
+GIVEN = {"candidate", *SAME_NODES, *SAME_NODES.values(), *dir(builtins)}
+"""Names in assertions that are not the program's."""
+
+DAMAGES = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    zlib.error,
+    pickle.UnpicklingError,
+)
+"""What reading packed tests raises if they are damaged."""
+
+
+@lru_cache(maxsize=CACHED_GOLDS)
+def tests_of(gold: str) -> Tests:
+    """The tests that a gold answer holds. Raises DataError for one that holds none, or cannot be read.
+
+    The latest are kept: all attempts at a problem share its tests.
+    """
+    document = _document(gold)
+    options: dict[str, Any] = document if isinstance(document, dict) else {}
+    tests = tuple(_tests(document, options))
+    if not tests:
+        raise DataError("It has no test.")
+    seconds, checker = options.get("seconds"), options.get("checker")
+    if seconds is not None and not (_is_number(seconds) and 0 < seconds < math.inf):
+        raise DataError(f"Its `seconds` are {seconds!r}, which is no time limit.")
+    if checker not in (None, "special"):
+        raise DataError(f"Its `checker` is {checker!r}; only 'special' is known.")
+    return Tests(tests, seconds=seconds, special=checker == "special")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _document(text: str) -> Any:
+    """A text that is JSON, a Python literal, or packed."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return _unpacked(text)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        try:
+            return ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            raise DataError(f"It is neither JSON ({error}) nor a Python literal.") from error
+
+
+class _TextUnpickler(pickle.Unpickler):
+    """Reads texts, numbers, lists and dicts. A pickle that names anything else, which could run code, is refused."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        raise pickle.UnpicklingError(f"it names {module_name}.{global_name}")
+
+
+def _unpacked(text: str) -> Any:
+    """What is in base64 of a compressed pickle: JSON as a text, or an object."""
+    try:
+        content = _TextUnpickler(io.BytesIO(zlib.decompress(base64.b64decode(text, validate=True)))).load()
+        return json.loads(content) if isinstance(content, str) else content
+    except DAMAGES as error:
+        shown = text[:40]
+        raise DataError(
+            f"It is neither JSON nor packed tests ({type(error).__name__}: {error}); it begins {shown!r}."
+        ) from error
+
+
+def _tests(document: Any, options: dict[str, Any]) -> Iterator[Test]:
+    """The tests of a document in any of the known shapes; `options` are the fields of the objects that it is in."""
+    if isinstance(document, dict):
+        options = options | document
+    match document:
+        case {"input_output": inner} | {"tests": inner}:
+            yield from _tests(_opened(inner), options)
+        case {"inputs": list(inputs), "outputs": list(outputs)}:
+            yield from _paired_tests(inputs, outputs, _function_name(options))
+        case {"public_test_cases": _} | {"private_test_cases": _}:
+            for name in ("public_test_cases", "private_test_cases"):
+                yield from _tests(_opened(document.get(name) or []), options)
+        case {"functional": str(source)}:
+            yield from _assertions([source], options)
+        case {"test_code": str(source), "entry_point": str(entry)}:
+            yield from _assertions([f"{source}\ncheck({entry})"], options)
+        case {"assert_case": list(sources)}:
+            yield from _assertions(sources, options)
+        case [str(), *_]:
+            yield from _assertions(list(document), options)
+        case [*cases]:
+            for case in cases:
+                yield _listed_test(case, options)
+        case _:
+            found = f"an object of {', '.join(map(repr, document))}" if isinstance(document, dict) else repr(document)
+            raise DataError(
+                f"Tests are expected as `inputs` and `outputs`, or as one of the other shapes; found {found}."
+            )
+
+
+def _opened(document: Any) -> Any:
+    return _document(document) if isinstance(document, str) else document
+
+
+def _function_name(options: dict[str, Any]) -> str | None:
+    metadata = _opened(options.get("metadata") or {})
+    return options.get("fn_name") or (metadata.get("func_name") if isinstance(metadata, dict) else None)
+
+
+def _listed_test(case: Any, options: dict[str, Any]) -> Test:
+    match case:
+        case {"input": shown, "output": expected}:
+            function = _function_name(options | case)
+            kind = case.get("testtype") or ("functional" if function else "stdin")
+        case _:
+            raise DataError(f"A test has no `input` and `output`: {repr(case)[:DETAIL_CHARACTERS]}.")
+    if kind == "stdin":
+        return _stdin_test(shown, expected)
+    if kind != "functional" or function is None:
+        raise DataError(f"A test is of type {kind!r}, and its function has the name {function!r}.")
+    return _function_test(function, shown, [expected])
+
+
+def _paired_tests(inputs: list[Any], outputs: list[Any], function: str | None) -> Iterator[Test]:
+    if len(inputs) != len(outputs):
+        raise DataError(f"It has {len(inputs)} inputs, but {len(outputs)} outputs.")
+    # APPS and what came of it wrap every result in a list, or none; where both could be, both are accepted.
+    wrapped = all(isinstance(output, list) and len(output) == 1 for output in outputs)
+    for shown, expected in zip(inputs, outputs, strict=True):
+        if function is None:
+            yield _stdin_test(shown, expected)
+        else:
+            yield _function_test(function, shown, [expected, expected[0]] if wrapped else [expected])
+
+
+def _stdin_test(shown: Any, expected: Any) -> StdinTest:
+    """Either is a text, or a list of lines."""
+    return StdinTest(_text(shown), _text(expected))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return "\n".join(value)
+    if not isinstance(value, str):
+        raise DataError(
+            f"A program reads and prints text, not {repr(value)[:DETAIL_CHARACTERS]}; is `fn_name` missing?"
+        )
+    return value
+
+
+def _function_test(function: str, shown: Any, accepted: list[Any]) -> CallTest:
+    """Arguments are a list or, as text, a line of JSON each; then the result is one of JSON as well."""
+    if isinstance(shown, str):
+        try:
+            shown = [json.loads(line) for line in shown.split("\n")] if shown.strip() else []
+            accepted = [json.loads(expected) if isinstance(expected, str) else expected for expected in accepted]
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"The arguments or the result of a call of {function} are not JSON ({error}).") from error
+    if not isinstance(shown, list):
+        raise DataError(f"The arguments of a call of {function} are {repr(shown)[:DETAIL_CHARACTERS]}, not a list.")
+    request = {"prefix": "", "function": function, "arguments": shown}
+    return call_test(request, [plain(expected) for expected in accepted], {function, "Solution"})
+
+
+# Assertions
+
+
+def _assertions(sources: list[Any], options: dict[str, Any]) -> Iterator[CallTest]:
+    """The tests in texts of assertions: bare ones, or a function `check` that has them, and a call of it."""
+    prefix = str(options.get("import_prefix") or "")
+    for source in sources:
+        tree = parsed(source) if isinstance(source, str) else None
+        if tree is None:
+            raise DataError(f"It is not Python: {str(source)[:DETAIL_CHARACTERS]!r}.")
+        match tree.body:
+            case [ast.FunctionDef(body=statements), ast.Expr(ast.Call(args=[candidate]))]:
+                pass
+            case statements:
+                candidate = None
+        for statement in statements:
+            if not isinstance(statement, ast.Assert):
+                raise DataError(
+                    f"Tests must be assertions alone; found {ast.unparse(statement)[:DETAIL_CHARACTERS]!r}."
+                )
+            yield _assertion(statement.test, candidate, prefix)
+
+
+def _assertion(test: ast.expr, candidate: ast.expr | None, prefix: str) -> CallTest:
+    expression, expected = _split(test)
+    names = {node.id for node in ast.walk(candidate or expression) if isinstance(node, ast.Name)} - GIVEN
+    request = {
+        "prefix": prefix,
+        "candidate": ast.unparse(candidate) if candidate else "",
+        "expression": ast.unparse(expression),
+    }
+    return call_test(request, [expected], names)
+
+
+def _split(test: ast.expr) -> tuple[ast.expr, Any]:
+    """What to compute, and the value that should come of it, as the driver writes it.
+
+    An assertion without such a value becomes `bool(...)` of the whole, which should be True.
+    """
+    with contextlib.suppress(ValueError, TypeError, RecursionError):  # what is compared with is not a literal
+        match test:
+            case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
+                expected = plain(ast.literal_eval(right))
+                if same_value(expected, expected):
+                    return left, expected
+            case ast.Call(func=ast.Name(id=same), args=[left, ast.Call(func=ast.Name(id=kind), args=[values])]) if (
+                SAME_NODES.get(same) == kind
+            ):
+                return left, _nodes(kind, list(ast.literal_eval(values)))
+    return ast.Call(func=ast.Name(id="bool", ctx=ast.Load()), args=[test], keywords=[]), True
+
+
+def _nodes(kind: str, values: list[Any]) -> dict[str, Any] | None:
+    """What the driver writes of `list_node(values)` or `tree_node(values)`."""
+    while kind == "tree_node" and values and values[-1] is None:
+        values = values[:-1]
+    return {kind: plain(values)} if values else None

@@ -1,0 +1,370 @@
+r"""Exact arithmetic for answers: sums of products of symbols and roots, with rational factors.
+
+`\sqrt8 + \frac12` is read as 1/2 of nothing and 2 of 2^(1/2), and written in one way. Nothing is rounded, and what cannot be read
+exactly, or grows too large, is `Unreadable` and left to others.
+"""
+
+import re
+from fractions import Fraction
+from math import comb, factorial
+
+from sod.rewards.answers import DEGREE, PERCENT
+
+MOST_TERMS, MOST_PRODUCTS, MOST_BITS = 32, 4096, 4096
+"""Sums, powers of sums and numbers that grow beyond these are not computed."""
+
+Product = tuple[tuple[str, Fraction], ...]
+"""Atoms and their exponents, in order. Atoms are symbols, and primes, whose exponents are between 0 and 1: roots."""
+Sum = dict[Product, Fraction]
+"""The factor of each product. Two sums are the same number or polynomial if and only if they are equal."""
+
+_ONE: Product = ()
+_CONSTANTS = {"pi", "oo", "e"}
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3}(?![\dA-Za-z.]))?)"
+    r"|(?P<name>\\[A-Za-z]+|\\%|[A-Za-z]+)|(?P<sign>[-+*/^_!(){}\[\]°]))"
+)
+_SYMBOL_NAMES = """pi alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho
+    sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell"""
+_SYMBOLS = {*_SYMBOL_NAMES.split(), "oo"}
+_PLAIN_NAMES = {"infty": "oo", "infinity": "oo", "inf": "oo"}
+_LARGEST_TO_FACTOR = 10**9
+_FUNCTION_NAMES = """sqrt pi sin cos tan cot csc arcsin arccos arctan sinh cosh tanh log ln lg exp max gcd lcm mod det
+    infty inf infinity oo nan frac theta alpha beta"""
+FUNCTIONS = set(_FUNCTION_NAMES.split())
+"""Names that are no products of letters; of min and sec, units are meant."""
+
+
+class Unreadable(Exception):
+    """The text is no sum of products, or one too large: another layer's work."""
+
+
+def exact(text: str) -> Sum:
+    """The value of a tidy text; raises `Unreadable`."""
+    parser = _Parser(text)
+    value = parser.sum()
+    if parser.tokens[parser.at] != "":
+        raise Unreadable(text)
+    return value
+
+
+def written(value: Sum) -> str:
+    """Canonical: `3/2`, `1 + 2*x^2`, `11*2^(1/2)`."""
+    return " + ".join(_term_text(*term) for term in sorted(value.items())).replace("+ -", "- ") or "0"
+
+
+def _term_text(atoms: Product, factor: Fraction) -> str:
+    powers = "*".join(
+        atom if exponent == 1 else f"{atom}^{exponent}" if exponent.denominator == 1 else f"{atom}^({exponent})"
+        for atom, exponent in atoms
+    )
+    if not powers:
+        return str(factor)
+    return powers if factor == 1 else f"-{powers}" if factor == -1 else f"{factor}*{powers}"
+
+
+def add(one: Sum, other: Sum, factor: int = 1) -> Sum:
+    """one + factor * other"""
+    total = dict(one)
+    for atoms, number in other.items():
+        total[atoms] = total.get(atoms, Fraction()) + factor * number
+    return _checked(total)
+
+
+def multiply(one: Sum, other: Sum) -> Sum:
+    total: Sum = {}
+    for left, left_factor in one.items():
+        for right, right_factor in other.items():
+            exponents = dict(left)
+            for atom, exponent in right:
+                exponents[atom] = exponents.get(atom, Fraction()) + exponent
+            atoms, factor = _product(exponents)
+            total[atoms] = total.get(atoms, Fraction()) + left_factor * right_factor * factor
+    return _checked(total)
+
+
+def power(base: Sum, exponent: Fraction) -> Sum:
+    if exponent.denominator != 1:
+        return _root(base, exponent)
+    if len(base) == 1:
+        ((atoms, factor),) = base.items()
+        size = max(factor.numerator.bit_length(), factor.denominator.bit_length()) - 1
+        if size * abs(exponent) > MOST_BITS:
+            raise Unreadable("too large a number")
+        raised, extra = _product({atom: times * exponent for atom, times in atoms})
+        return _checked({raised: extra * factor ** int(exponent)})
+    if not base and exponent > 0:
+        return {}
+    if not 0 <= exponent <= MOST_PRODUCTS / len(base) ** 2:
+        raise Unreadable("a high power of a sum")
+    result = _constant(Fraction(1))
+    for _ in range(int(exponent)):
+        result = multiply(result, base)
+    return result
+
+
+def scaled(value: Sum) -> Sum:
+    """The sum over the factor of its first product."""
+    return {atoms: factor / value[min(value)] for atoms, factor in value.items()}
+
+
+def _root(base: Sum, exponent: Fraction) -> Sum:
+    """A broken power of a single product. That of x^2 is none: it is |x|, not x."""
+    if not base:
+        return {}
+    ((atoms, factor),) = base.items() if len(base) == 1 else ((_ONE, Fraction()),)
+    imaginary = factor < 0 and exponent.denominator == 2
+    if factor == 0 or (factor < 0 and not (imaginary and exponent == Fraction(1, 2))):
+        raise Unreadable("a root of a sum or of a negative number")
+    if any((times != 1 and not (atom.isdigit() or atom in _CONSTANTS)) or atom in ("i", "oo") for atom, times in atoms):
+        raise Unreadable("a root of a power")
+    exponents = {atom: times * exponent for atom, times in atoms}
+    for number, sign in ((abs(factor.numerator), 1), (factor.denominator, -1)):
+        for prime, times in _factors(number).items():
+            exponents[prime] = exponents.get(prime, Fraction()) + sign * times * exponent
+    if imaginary:
+        exponents["i"] = Fraction(1)
+    raised, extra = _product(exponents)
+    return _checked({raised: extra})
+
+
+def _product(exponents: dict[str, Fraction]) -> tuple[Product, Fraction]:
+    """Atoms in order, and the factor that whole powers of primes and of i come to."""
+    factor, atoms = Fraction(1), []
+    for atom, exponent in sorted(exponents.items()):
+        if atom.isdigit():
+            if abs(exponent) > MOST_BITS:
+                raise Unreadable("too large a number")
+            whole = exponent.numerator // exponent.denominator
+            factor *= Fraction(int(atom)) ** whole
+            exponent -= whole
+        elif atom == "i":
+            if exponent.denominator != 1:
+                raise Unreadable("a root of i")
+            factor *= -1 if exponent % 4 in (2, 3) else 1
+            exponent %= 2
+        elif atom == "oo" and exponent != 1:
+            raise Unreadable("a power of infinity")
+        if exponent:
+            atoms.append((atom, exponent))
+    return tuple(atoms), factor
+
+
+def _factors(number: int) -> dict[str, int]:
+    """Prime factors and how often they occur."""
+    if number > _LARGEST_TO_FACTOR:
+        raise Unreadable("a root of a large number")
+    found: dict[str, int] = {}
+    prime = 2
+    while number > 1:
+        if prime * prime > number:
+            prime = number
+        while number % prime == 0:
+            number //= prime
+            found[str(prime)] = found.get(str(prime), 0) + 1
+        prime += 1 + prime % 2
+    return found
+
+
+def _checked(value: Sum) -> Sum:
+    """Without terms that are zero; raises `Unreadable` for a sum that is too large, or of infinities."""
+    if any(not factor and ("oo", 1) in atoms for atoms, factor in value.items()):
+        raise Unreadable("infinity minus infinity")
+    value = {atoms: factor for atoms, factor in value.items() if factor}
+    if len(value) > MOST_TERMS or any(
+        max(factor.numerator.bit_length(), factor.denominator.bit_length()) > MOST_BITS for factor in value.values()
+    ):
+        raise Unreadable("too many terms, or too large a number")
+    return value
+
+
+class _Parser:
+    """A sum in LaTeX, or as programs write it, by recursive descent."""
+
+    def __init__(self, text: str) -> None:
+        self.tokens = _tokens(text)
+        self.at = 0
+
+    def sum(self) -> Sum:
+        value = self._term()
+        while self._next() in ("+", "-"):
+            sign = 1 if self._take() == "+" else -1
+            value = add(value, self._term(), sign)
+        return value
+
+    def _term(self) -> Sum:
+        value = self._signed()
+        while (token := self._next()) not in ("", "+", "-", ")", "}", "]"):
+            if token in ("*", r"\cdot", r"\times"):
+                self._take()
+                value = multiply(value, self._signed())
+            elif token in ("/", r"\div"):
+                self._take()
+                value = divide(value, self._signed())
+            elif token[0].isdigit() or token[0] == ".":
+                raise Unreadable("a number after a factor")
+            else:
+                value = multiply(value, self._power())
+        return value
+
+    def _signed(self) -> Sum:
+        sign = 1
+        while self._next() in ("+", "-"):
+            sign *= -1 if self._take() == "-" else 1
+        return add({}, self._power(), sign)
+
+    def _power(self) -> Sum:
+        value = self._atom()
+        while (token := self._next()) in ("^", "!", DEGREE, PERCENT):
+            self._take()
+            if token == "^":
+                value = power(value, self._exponent())
+                if self._next() == "^":
+                    raise Unreadable("a tower")
+            elif token == "!":
+                value = _constant(Fraction(factorial(self._small(value))))
+                if self._next() == "!":
+                    raise Unreadable("a repeated factorial")
+            elif token == PERCENT:
+                value = multiply(value, _constant(Fraction(1, 100)))
+        return value
+
+    def _exponent(self) -> Fraction:
+        sign = -1 if self._next() == "-" and self._take() else 1
+        return sign * _number(self._atom())
+
+    def _atom(self) -> Sum:
+        token = self._take()
+        if token[:1].isdigit() or token[:1] == ".":
+            return self._number(token)
+        if token in _CLOSED_BY:
+            value = self.sum()
+            self._expect(_CLOSED_BY[token])
+            return value
+        if token in (r"\frac", "frac"):
+            return divide(self._argument(), self._argument())
+        if token in (r"\sqrt", "sqrt"):
+            return self._root()
+        if token in (r"\binom", r"\dbinom", r"\tbinom"):
+            upper, lower = self._small(self._argument()), self._small(self._argument())
+            return _constant(Fraction(comb(upper, lower)))
+        return self._symbol(token)
+
+    def _number(self, token: str) -> Sum:
+        value = _constant(Fraction(token))
+        following = self.tokens[self.at : self.at + 3]
+        if token.isdigit() and following[0].isdigit() and following[1] == "/" and following[2].isdigit():
+            self.at += 3
+            return add(value, _proper(following[0], following[2]))
+        if token.isdigit() and following[0] == r"\frac":
+            self._take()
+            start = self.at
+            above, below = self._argument(), self._argument()
+            plain = "".join(part for part in self.tokens[start : self.at] if part not in "{}").isdigit()
+            if plain:
+                return add(value, _proper(written(above), written(below)))
+            return multiply(value, divide(above, below))
+        return value
+
+    def _root(self) -> Sum:
+        index = Fraction(2)
+        if self._next() == "[":
+            self._take()
+            index = _number(self.sum())
+            self._expect("]")
+        if not 2 <= index <= 12 or index.denominator != 1:
+            raise Unreadable("an index that is no small number")
+        return power(self._argument(whole=True), 1 / index)
+
+    def _symbol(self, token: str) -> Sum:
+        name = token.removeprefix("\\")
+        name = _PLAIN_NAMES.get(name, name)
+        if not (len(token) == 1 and token.isalpha()) and name not in _SYMBOLS:
+            raise Unreadable(token)
+        if self._next() == "_":
+            self._take()
+            name += f"_{self._subscript()}"
+        elif name in ("f", "g", "h") and self._next() == "(":
+            raise Unreadable("a function's value")
+        return {((name, Fraction(1)),): Fraction(1)}
+
+    def _subscript(self) -> str:
+        if self._next() != "{":
+            return self._take()
+        start = self.at + 1
+        while self._take() != "}":
+            if self._next() in ("", "{"):
+                raise Unreadable("a long subscript")
+        return "".join(self.tokens[start : self.at - 1])
+
+    def _argument(self, *, whole: bool = False) -> Sum:
+        r"""A group, or what stands without one: of a number its first digit, as in \frac12, unless it is whole."""
+        token = self._next()
+        if token.isdigit() and len(token) > 1 and not whole:
+            self.tokens[self.at : self.at + 1] = [token[0], token[1:]]
+        if token[:1].isdigit():
+            return _constant(Fraction(self._take()))
+        return self._atom()
+
+    def _small(self, value: Sum) -> int:
+        number = _number(value)
+        if number.denominator != 1 or not 0 <= number <= 200:
+            raise Unreadable("no small number")
+        return int(number)
+
+    def _next(self) -> str:
+        return self.tokens[self.at]
+
+    def _take(self) -> str:
+        token = self.tokens[self.at]
+        if token == "":
+            raise Unreadable("something is missing")
+        self.at += 1
+        return token
+
+    def _expect(self, token: str) -> None:
+        if self._take() != token:
+            raise Unreadable(f"no {token}")
+
+
+_CLOSED_BY = {"(": ")", "{": "}", "[": "]"}
+
+
+def divide(one: Sum, other: Sum) -> Sum:
+    if not other:
+        raise Unreadable("a division by zero")
+    return multiply(one, power(other, Fraction(-1)))
+
+
+def _constant(value: Fraction) -> Sum:
+    return _checked({_ONE: value})
+
+
+def _number(value: Sum) -> Fraction:
+    if value.keys() - {_ONE}:
+        raise Unreadable("no number")
+    return value.get(_ONE, Fraction())
+
+
+def _proper(above: str, below: str) -> Sum:
+    if int(above) >= int(below):
+        raise Unreadable("no mixed number")
+    return _constant(Fraction(int(above), int(below)))
+
+
+def _tokens(text: str) -> list[str]:
+    """Numbers, names, letters and signs, and an empty one at the end."""
+    found, at = [], 0
+    text = text.strip()
+    while at < len(text):
+        if not (match := _TOKEN.match(text, at)):
+            raise Unreadable(text[at])
+        at = match.end()
+        token = match[0].strip()
+        if token.isalpha() and token not in FUNCTIONS:
+            if len(token) > 3:
+                raise Unreadable(token)
+            found += token
+        else:
+            found.append(token)
+    return [*found, "", "", ""]

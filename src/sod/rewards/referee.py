@@ -1,0 +1,57 @@
+"""The judges of a run: which kind of problem goes to whom."""
+
+from collections.abc import Callable, Sequence
+
+from sod.config import RewardOptions
+from sod.errors import DataError
+from sod.progress import say
+from sod.rewards import Judge, Verdict
+from sod.rewards.choice import ChoiceJudge
+from sod.rewards.code import CodeJudge
+from sod.rewards.math import MathJudge
+from sod.rewards.reference import StrictBoxJudge
+from sod.rewards.reference_code import ReferenceCodeJudge
+from sod.rewards.shaping import reward
+from sod.sandbox import Sandbox
+from sod.types import Problem, Trajectory
+
+
+class Referee:
+    """Judges attempts at problems of every kind, and says what they are worth."""
+
+    def __init__(self, sandbox: Sandbox, options: RewardOptions, *, max_tokens: int):
+        self._options = options
+        self._max_tokens = max_tokens
+        limits = {"seconds": options.test_seconds, "memory_mb": options.test_memory_mb}
+        self._judges: dict[str, Judge] = {
+            "math": MathJudge(),
+            "choice": ChoiceJudge(),
+            "code": CodeJudge(sandbox, **limits),
+        }
+        if options.judge == "reference":
+            say("reward.judge = reference: verdicts are those of the paper's code, which reject many right answers.")
+            self._judges = {
+                "math": StrictBoxJudge(),
+                "choice": StrictBoxJudge(),
+                "code": ReferenceCodeJudge(sandbox),
+            }
+
+    def check(self, problems: Sequence[Problem]) -> None:
+        """Every problem must have a judge that can use its answer: found out before the first token is sampled."""
+        for problem in problems:
+            if problem.kind not in self._judges:
+                kinds = ", ".join(self._judges)
+                raise DataError(f"Problem {problem.id!r} is of kind {problem.kind!r}; judges exist for {kinds}.")
+            try:
+                self._judges[problem.kind].check(problem.answer)
+            except DataError as error:
+                raise DataError(f"Problem {problem.id!r} cannot be judged: {error}") from error
+
+    async def judge(self, trajectory: Trajectory, response: Callable[[], str]) -> Verdict:
+        """The verdict on an attempt, by its last turn. The reference reads the whole `response` instead."""
+        text = response() if self._options.judge == "reference" else trajectory.final_text
+        return await self._judges[trajectory.problem.kind](text, trajectory.problem.answer)
+
+    def reward(self, trajectory: Trajectory) -> float:
+        """What a judged trajectory is worth."""
+        return reward(trajectory, self._options, max_tokens=self._max_tokens)

@@ -1,0 +1,151 @@
+"""Symbolic equality by math-verify, in a process that can be killed.
+
+Sympy may take for ever, or all memory, over a short expression, and nothing inside its own process stops it. So it lives
+in a worker process (`symbolic_worker.py`) with a memory limit, which is killed when a request outlasts its limit. What a
+worker failed at is asked once more, of a new one; then it is a failure of ours, and nothing is known about the answer.
+"""
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+from sod.errors import InfrastructureError
+
+_WORKER = Path(__file__).with_name("symbolic_worker.py")
+_START_S = 120.0
+"""A start imports sympy: a second or two, and on a loaded machine many times that."""
+_ATTEMPTS = 2
+
+
+class Symbolic:
+    """A worker process, started when first needed, for any number of threads, which take turns.
+
+    After a fork, the child has a worker of its own. The process ends on `close`, when this object or the interpreter
+    goes, or, should the interpreter be killed, by itself.
+    """
+
+    def __init__(self, *, limit_s: float = 0.8, memory_bytes: int = 2 << 30) -> None:
+        self.limit_s = limit_s
+        """Wall time for one request, without the start of a worker."""
+        self.memory_bytes = memory_bytes
+        """Address space of the worker."""
+        self._lock = threading.Lock()
+        self._worker: _Worker | None = None
+        self._end = lambda: None
+        _ALIVE.add(self)
+
+    def equal(self, pairs: Sequence[tuple[str, str]]) -> bool:
+        """Whether in each pair (gold, answer), in LaTeX, both are equal. Raises `InfrastructureError` if unknown."""
+        with self._lock:
+            failures = []
+            for _ in range(_ATTEMPTS):
+                try:
+                    return self._started().ask(pairs, self.limit_s)
+                except _LostError as error:
+                    failures.append(str(error))
+                    self._stop()
+            raise InfrastructureError(f"The symbolic worker failed twice: {'; '.join(failures)}.")
+
+    def close(self) -> None:
+        """End the worker. Another request would start a new one."""
+        with self._lock:
+            self._stop()
+
+    def _started(self) -> "_Worker":
+        if self._worker is None:
+            self._worker = _Worker(self.limit_s, self.memory_bytes)
+            self._end = weakref.finalize(self, self._worker.end)
+        self._worker.be_ready()
+        return self._worker
+
+    def _stop(self) -> None:
+        self._end()
+        self._worker = None
+
+
+class _LostError(Exception):
+    """The worker ended, or has to."""
+
+
+class _Worker:
+    """One process, and the conversation with it."""
+
+    def __init__(self, limit_s: float, memory_bytes: int) -> None:
+        alarm_s = 2 * limit_s + 2
+        self._process = subprocess.Popen(
+            # -P: the worker's own folder, which has a math.py, is no place to import from.
+            [sys.executable, "-P", str(_WORKER), str(memory_bytes), str(alarm_s)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            start_new_session=True,  # an interrupt from the keyboard is for the parent
+        )
+        self._owner = os.getpid()
+        self._ready = False
+
+    def be_ready(self) -> None:
+        """Wait for the start to be over."""
+        if not self._ready:
+            self._receive(_START_S)
+            self._ready = True
+
+    def ask(self, pairs: Sequence[tuple[str, str]], limit_s: float) -> bool:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(pairs).encode() + b"\n")
+        except OSError as error:
+            raise _LostError("it had ended before it was asked") from error
+        return self._receive(limit_s)
+
+    def end(self) -> None:
+        """Kill and reap the process; in a process that was forked from its parent, only let go of it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        if os.getpid() == self._owner:
+            self._process.kill()
+            self._process.wait()
+        else:
+            self._process.returncode = 0  # no child of ours: nothing to wait for
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        self._process.stdout.close()
+
+    def _receive(self, limit_s: float) -> bool:
+        """The next reply; raises `_LostError` if there is none in time, or it is that the worker failed."""
+        assert self._process.stdout is not None
+        end, line, output = time.monotonic() + limit_s, b"", self._process.stdout.fileno()
+        waiting = select.poll()
+        waiting.register(output, select.POLLIN)
+        while not line.endswith(b"\n"):
+            if not waiting.poll(max(0.0, end - time.monotonic()) * 1000):
+                raise _LostError(f"no answer within {limit_s} s")
+            if not (chunk := os.read(output, 1 << 16)):
+                raise _LostError("it ended")
+            line += chunk
+        reply = json.loads(line)
+        if "failure" in reply:
+            raise _LostError(reply["failure"])
+        return reply["equal"]
+
+
+_ALIVE: weakref.WeakSet[Symbolic] = weakref.WeakSet()
+
+
+def _start_afresh_in_child() -> None:
+    """A forked child owns no worker, and must not wait for a lock that a thread of its parent holds."""
+    for symbolic in list(_ALIVE):
+        symbolic._lock = threading.Lock()
+        symbolic._stop()
+
+
+os.register_at_fork(after_in_child=_start_afresh_in_child)

@@ -1,0 +1,117 @@
+"""Multiple choice: which answers commit to one letter."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from reference import shared
+
+from sod.errors import DataError
+from sod.rewards import Judge, Verdict
+from sod.rewards.choice import ChoiceJudge, letter
+
+CASES = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "golden" / "grading_cases.jsonl").read_text(encoding="utf-8").splitlines()
+]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["C", "c", " C ", "C.", "C)", "C:", "(C)", "( C )", "(c)", "[C]", "{C}", "**C**", "`C`", "$C$", "'C'", '"C"'],
+        *[
+            "‘C’",
+            "''C''",
+            "（C）",
+            "Ｃ",
+            "C\n",
+            "(C).",
+            "Option C",
+            "option (C)",
+            "Choice C.",
+            "Answer: C",
+            "Option: C",
+        ],
+        *["The answer is C", "the correct option is (C)", "(C) 10^{-8} eV", "C. 10^{-8} eV", "C) it rises", "C: 5"],
+        *["(C) A cat", "C. vitamin C", r"\text{C}", r"\textbf{(C) }", r"\mathbf{C}", r"\mathrm{C}", r"C\ ", r"\bf C"],
+        *[r"\text{Option C}", r"\text{C) it rises}", r"(C)\ 10^{-8}\text{ eV}", r"\boxed{C}", r"\boxed{\text{(C)}}"],
+    ],
+)
+def test_one_letter_is_a_choice_however_it_is_written(text: str) -> None:
+    assert letter(text) == "C"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *[
+            "",
+            " ",
+            "?",
+            "5",
+            "E",
+            "e",
+            "ABCD",
+            "AC",
+            "A C",
+            "Carbon",
+            "CO_2",
+            "Cat",
+            "a cat",
+            "A cat",
+            "None of the above",
+        ],
+        *["A or C", r"A \text{ or } C", "A and C", "A, C", "A/C", "A; C", "(A) or (C)", "(A), (C)", "(A)(C)", "C or D"],
+        *["C (or D)", "A) or B)", "A. or B.", "C. and D.", "not C", "C because A is wrong", "Option A and Option C"],
+        *["A.B", "C & D", "both A and C", "all", "C" * 2000, "(" * 2000 + "C"],
+    ],
+)
+def test_a_hedge_or_a_word_is_no_choice_and_no_vote(text: str) -> None:
+    assert letter(text) is None
+    verdict = ChoiceJudge().judge(rf"\boxed{{{text}}}", "C")
+    assert verdict.outcome == "wrong"
+    assert verdict.answer is None
+
+
+@pytest.mark.parametrize("gold", ["C", "(C)", "c", r"\boxed{C}", r"\text{C}", "C."])
+def test_a_gold_answer_may_be_wrapped(gold: str) -> None:
+    judge = ChoiceJudge()
+    judge.check(gold)
+    assert judge.judge(r"So \boxed{C}.", gold) == Verdict(outcome="right", answer="C", reason="letter")
+    assert judge.judge(r"So \boxed{D}.", gold) == Verdict(outcome="wrong", answer="D", reason="letter")
+
+
+@pytest.mark.parametrize("gold", ["", "E", "AB", "204", "A or B", "Carbon"])
+def test_a_gold_answer_that_is_no_letter_is_refused(gold: str) -> None:
+    with pytest.raises(DataError, match="letters A to D"):
+        ChoiceJudge().check(gold)
+
+
+def test_only_the_last_box_of_the_last_turn_counts() -> None:
+    judge = ChoiceJudge()
+    assert judge.judge(r"\boxed{A}? No: \boxed{C}", "C").outcome == "right"
+    assert judge.judge(r"<think>\boxed{C}</think> It is C.", "C") == Verdict(outcome="wrong", reason="no answer")
+    assert judge.judge(r"<tool_response>\boxed{C}</tool_response>", "C") == Verdict(outcome="wrong", reason="no answer")
+
+
+def test_the_clear_hand_judged_cases_are_judged_alike() -> None:
+    clear = [c for c in CASES if c["domain"] == "gpqa" and not c["debatable"] and not c["no_box"]]
+    assert len(clear) > 15
+    outcomes = {c["id"]: ChoiceJudge().judge(c["response"], c["gold"]).outcome for c in clear}
+    missed = [c["id"] for c in clear if outcomes[c["id"]] != ("right" if c["correct"] else "wrong")]
+    assert len(missed) <= 0.02 * len(clear), missed
+
+
+def test_public_golds_are_accepted() -> None:
+    with shared("data/train_science_sciknoweval.jsonl").open(encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            ChoiceJudge().check(row["answer"])
+
+
+def test_a_judge_is_asynchronous() -> None:
+    async def one(judge: Judge) -> Verdict:
+        return await judge(r"\boxed{(B)}", "B")
+
+    assert asyncio.run(one(ChoiceJudge())).outcome == "right"

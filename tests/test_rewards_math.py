@@ -1,0 +1,820 @@
+"""Mathematics: which box counts, and when two answers are the same."""
+
+import asyncio
+import json
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from reference import shared
+
+from sod.errors import DataError
+from sod.rewards import Judge, Verdict
+from sod.rewards.answers import final_answer, final_turn, last_box, tidy
+from sod.rewards.math import MathJudge, Question, decide
+from sod.rewards.symbolic import Symbolic
+
+CASES = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "golden" / "grading_cases.jsonl").read_text(encoding="utf-8").splitlines()
+]
+"""Answers that were judged by hand; `debatable` where policy decides, `no_box` where nothing is boxed."""
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[MathJudge]:
+    judge = MathJudge(Symbolic(limit_s=30))  # these tests are about verdicts, not about time
+    yield judge
+    judge.close()
+
+
+def boxed(answer: str) -> str:
+    return rf"Therefore, the answer is $\boxed{{{answer}}}$."
+
+
+def key(answer: str) -> str | None:
+    """How an answer is counted as a vote."""
+    verdict = decide(boxed(answer), "17")
+    assert isinstance(verdict, Verdict)
+    return verdict.answer
+
+
+# Which turn
+
+
+@pytest.mark.parametrize(
+    ("text", "turn"),
+    [
+        ("It is 2.", "It is 2."),
+        ("<think>a</think>b", "b"),
+        ("a</think>b", "b"),
+        ("<think>a</think>b<think>c</think>d", "d"),
+        ("a</think>", ""),
+        ("a<tool_call>b</tool_call>", "a"),
+        ("a<tool_call>b</tool_call>c", "ac"),
+        ("a<tool_call>b", "a"),
+        ("a<tool_call>b</tool_call>user\n<tool_response>c</tool_response>", ""),
+        ("a<tool_call>b</tool_call><tool_response>c</tool_response>d", "d"),
+        ("a<tool_response>c", ""),
+        ("<think>I may <tool_call> later</think>b", "b"),
+        ("a<tool_call>print('</think>')</tool_call>", ""),
+        ("<|im_start|>user\na<|im_start|>assistant\nb", "assistant\nb"),
+        ("", ""),
+    ],
+)
+def test_only_the_words_of_the_last_turn_are_left(text: str, turn: str) -> None:
+    assert final_turn(text) == turn
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"<think>\boxed{2}</think> It is 2.",
+        r"\boxed{2}</think>",
+        r'<tool_call>{"arguments": {"code": "print(\'\boxed{2}\')"}}</tool_call>',
+        r"<tool_call>x</tool_call><tool_response>\boxed{2}</tool_response>",
+        r"\boxed{2}<tool_call>x</tool_call><tool_response>3</tool_response>",
+        r"\boxed{2}<tool_call>x</tool_call><tool_response>3</tool_response> It is 2.",
+        r"It is \boxed{}.",
+        r"It is \boxed{ }.",
+        "It is 2.",
+        "",
+    ],
+)
+def test_there_is_no_answer_without_a_box_in_the_last_turn(text: str) -> None:
+    assert final_answer(text) is None
+    assert decide(text, "2") == Verdict(outcome="wrong", reason="no answer")
+
+
+# Which box
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [
+        (r"so \boxed{204}.", "204"),
+        (r"\boxed {204}", "204"),
+        ("\\boxed\n{204}", "204"),
+        (r"\boxed{ 204 }", " 204 "),
+        (r"\fbox{204}", "204"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{a{b{c}}d}", "a{b{c}}d"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\left\{1\right\}} end}", r"\left\{1\right\}"),
+        (r"\boxed{1 \\}", r"1 \\"),
+        (r"\boxed{12} no, \boxed{204}", "204"),
+        (r"\boxed{12} no, \fbox{204}", "204"),
+        (r"\boxed{1}\boxed{2}\boxed{3}", "3"),
+        (r"\boxed{\boxed{204}}", r"\boxed{204}"),
+        (r"\boxed{\boxed{1}, \boxed{2}}", r"\boxed{1}, \boxed{2}"),
+        (r"\boxed{ oh, \boxed{204}", "204"),
+        ("\\boxed{1\n+\n1}", "1\n+\n1"),
+        (r"\boxed{204} Put it into \boxed.", "204"),
+        (r"\boxed{}", ""),
+        (r"\boxed 204", "204"),
+        (r"$\boxed 204$.", "204"),
+        (r"\boxed C", "C"),
+        (r"\\boxed{204}", "204"),
+        (r"\\boxed{\\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"1 \\\boxed{a \\ b}", r"a \\ b"),
+        ("\boxed{204}", "204"),
+        (r"\boxed{12} and \boxed{204", None),
+        (r"\boxed{204", None),
+        (r"\boxed{20{4}", None),
+        (r"\boxed{204\}", None),
+        (r"\boxed x+1", None),
+        (r"boxed{204}", None),
+        (r"\boxedtext{204}", None),
+        ("the answer is 204", None),
+        ("", None),
+    ],
+)
+def test_the_last_box_holds_the_answer_if_it_is_closed(text: str, inside: str | None) -> None:
+    assert last_box(text) == inside
+
+
+def test_a_box_counts_however_far_before_the_end_it_is() -> None:
+    assert final_answer(r"\boxed{204}" + " I am sure." * 20_000) == "204"
+
+
+# What an answer is
+
+
+@pytest.mark.parametrize(
+    ("canonical", "ways"),
+    [
+        (
+            "204",
+            ["204", " 204\n", "0204", "204.", "204.0", "+204", "x=204", "m+n = 200+4 = 204", r"\text{204}", "$204$"],
+        ),
+        (
+            "204",
+            ["'204'", '"204"', "$'204'$", r"\textbf{204}.", r"204\text{ cm}", r"204^\circ", r"\boxed{204}", "２０４"],
+        ),
+        ("204", [r"\displaystyle 204", r"204 \pmod{1000}", r"\frac{408}{2}", r"2\cdot 102", r"\approx 204", "\x00204"]),
+        ("1000", ["1000", "1,000", r"1\,000", "1{,}000", "1 000", r"1,\!000", "10^3", "1e3", r"1.0 \times 10^{3}"]),
+        ("-1234567", ["-1234567", "-1,234,567", "−1 234 567"]),
+        ("0", ["0", "-0", "000", "0.0"]),
+        ("1/2", [r"\frac12", r"\frac{1}{2}", r"\dfrac{1}{2}", "1/2", "0.5", ".50", "½", r"50\%", r"\frac{-1}{-2}"]),
+        ("14/3", [r"\frac{14}{3}", r"4\frac{2}{3}", "4 2/3", r"4.\overline{6}"]),
+        ("11*2^(1/2)", [r"11\sqrt{2}", r"11\sqrt2", "11√2", r"\sqrt{242}", r"\frac{22}{\sqrt 2}", "11*sqrt(2)"]),
+        ("1/6*pi", [r"\frac{\pi}{6}", r"\pi/6", "π/6", r"\frac16\pi"]),
+        ("3 + 4*i", ["3+4i", "4i+3", r"3 + 4\mathrm{i}"]),
+        ("1 + 2*x + 3*x^2", ["3x^2+2x+1", "1+2x+3x^2", "f(x)=3x^2+2x+1", "3x² + 2x + 1", "3*x**2 + 2*x + 1"]),
+        ("(3, 1/2*pi)", [r"\left( 3, \frac{\pi}{2} \right)", r"(3, \pi/2)", r"(r,\theta) = (3, \frac{\pi}{2})"]),
+        ("{-2, 1}", ["1,-2", "-2, 1", r"\{1, -2\}", r"1 \text{ and } -2", r"x = 1 \text{ or } x = -2", "1; -2"]),
+        ("{-oo, 2}", [r"2, -\infty"]),
+        ("[0, 1)", ["[0,1)", r"\left[0, 1\right)", r"x \in [0,1)", r"0 \le x < 1", "1 > x >= 0"]),
+        (
+            "{(-oo, 2), (3, oo)}",
+            [r"(-\infty, 2) \cup (3, \infty)", r"x<2 \text{ or } x>3", r"(3,\infty)\cup(-\infty,2)"],
+        ),
+        ("{1 + 19^(1/2), 1 - 19^(1/2)}", [r"1 \pm \sqrt{19}", r"1-\sqrt{19}, 1+\sqrt{19}"]),
+        ("2220_5", ["2220_5", "2220_{5}", r"2220_{\text{five}}", "(2220)_5"]),
+        ("evelyn", [r"\text{Evelyn}", "Evelyn", r"\textbf{evelyn.}"]),
+        ("{}", [r"\emptyset", r"\varnothing", r"\{\}", "∅"]),
+        ("C", [r"\text{(C)}", "(C)", "C", r"\mathrm{C}"]),
+    ],
+)
+def test_equal_answers_have_one_canonical_form(canonical: str, ways: list[str]) -> None:
+    assert {way: key(way) for way in ways} == dict.fromkeys(ways, canonical)
+
+
+RIGHT = [
+    ("5", r"5\text{ m/s}"),
+    ("5", "5 = x"),
+    ("12", r"12\ \mathrm{cm}"),
+    ("12", r"12\,\text{cm}^3"),
+    ("12", "twelve"),
+    ("9.8", r"9.8\ \text{m/s}^2"),
+    ("15", "15 square units"),
+    ("15", r"15\text{ square units}"),
+    ("60", r"60\text{ miles per hour}"),
+    ("18.90", r"\$18.90"),
+    (r"\$18.90", "18.9"),
+    (r"\$32,\!348", "32,348"),
+    (r"\$32,\!348", r"\$32348"),
+    (r"5.4 \text{ cents}", "5.4"),
+    ("3", "x^2 = 3"),
+    ("204", r"204^\circ"),
+    ("204", "**204**"),
+    ("204", r"\mathbf{204}"),
+    ("204", r"\text{The answer is }204"),
+    ("204", r"204 \text{ (mod 1000)}"),
+    ("204", r"N \equiv 204 \pmod{1000}"),
+    ("204", r"204\pmod{1000}"),
+    ("204", r"\(204\)"),
+    ("204", r"\sqrt{41616} = 204"),
+    ("204", r"x = 204 \text{ cm}"),
+    ("204", r"204 \approx 204.3"),
+    ("204", r"\$204"),
+    ("204", "Answer: 204"),
+    ("204", "204 apples"),
+    ("204", r"204\times 1"),
+    ("204", "0204"),
+    ("204", r"204 = 4 \cdot 51"),
+    ("204", r"\mathrm{204}"),
+    ("204", r"\large 204"),
+    ("204", r"\color{red}{204}"),
+    ("204", r"\textcolor{blue}{204}"),
+    ("204", r"\underline{204}"),
+    ("204", r"204 \checkmark"),
+    ("204", r"204\;"),
+    ("204", r"\ 204\ "),
+    ("204", "204~"),
+    ("204", "{204}"),
+    ("204", r"204\text{.}"),
+    ("204", "204.00"),
+    ("204", "N=204"),
+    ("204", r"\text{N} = 204"),
+    ("204", r"\angle ABC = 204^\circ"),
+    ("204", "|AB| = 204"),
+    ("204", r"\sum a_i = 204"),
+    ("204", "f(2) = 204"),
+    ("204", "a_{10} = 204"),
+    ("204", r"\overline{AB} = 204"),
+    ("204", "p+q+r=204"),
+    ("204", r"\frac{m}{n}=\frac{200}{4} \Rightarrow m+n=204"),
+    ("204", r"\frac{200}{4} \to 204"),
+    ("204", "200 + 4"),
+    ("204", "200+4=204"),
+    ("204", r"204 \quad"),
+    ("204", r"204 \text{ sq. units}"),
+    ("204", r"204\ \mathrm{cm^2}"),
+    ("204", r"204\,\text{units}^2"),
+    ("204", r"\text{There are } 204 \text{ ways}"),
+    ("204", r"\text{204 ways}"),
+    ("204", "204 ways"),
+    ("204", r"\text{Total: }204"),
+    ("204", r"204\sqrt{1}"),
+    ("204", "204^1"),
+    ("204", "0204.0"),
+    ("204", "$204"),
+    ("20", r"20\text{ minutes}"),
+    (r"25\%", "25"),
+    (r"25\%", r"\frac14"),
+    ("0.25", r"25\%"),
+    ("3000000", r"3\text{ million}"),
+    ("24", r"2\text{ dozen}"),
+    ("1000000", "10^6"),
+    ("1000000", "10^{6}"),
+    ("600000", r"6 \times 10^5"),
+    ("600000", r"6.0\times 10^{5}"),
+    ("600000", "6e5"),
+    ("0.00015", r"1.5 \times 10^{-4}"),
+    (r"\frac{7}{2}", r"3\frac12"),
+    (r"\frac{7}{2}", "3 1/2"),
+    (r"\frac{7}{2}", "3.5"),
+    (r"\frac{1}{3}", r"0.\overline{3}"),
+    (r"-\frac{1}{2}", r"\frac{-1}{2}"),
+    (r"-\frac{1}{2}", r"\frac{1}{-2}"),
+    (r"-\frac12", "-.5"),
+    ("½", r"\frac{1}{2}"),
+    (r"\frac{9}{2}", "4½"),
+    ("16", "2^4"),
+    ("120", "5!"),
+    ("10", r"\binom{5}{2}"),
+    ("6", r"\sqrt{36}"),
+    ("1234567", "1,234,567"),
+    ("1234567", "1 234 567"),
+    ("[0,1)", r"0 \le x < 1"),
+    ("[0,1)", r"\left[0, 1\right)"),
+    ("[0,1)", r"\{x \mid 0 \le x < 1\}"),
+    ("[0,1)", "0 ≤ x < 1"),
+    (r"(3,\infty)", "x > 3"),
+    (r"(3,\infty)", r"(3,+\infty)"),
+    ("x > 3", r"(3,\infty)"),
+    (r"x \le 3", r"(-\infty, 3]"),
+    (r"(-\infty,3)\cup(3,\infty)", r"x \ne 3"),
+    ("(2,3)", r"x>2 \text{ and } x<3"),
+    ("(1,2,3)", r"\langle 1,2,3\rangle"),
+    ("(1,2)", "(x, y) = (1, 2)"),
+    ("2,-2", r"\pm 2"),
+    (r"\pm 2", r"x = 2 \text{ or } x = -2"),
+    ("3,-4", "x=3, x=-4"),
+    ("3,-4", "x_1 = 3, x_2 = -4"),
+    (r"\frac{1 \pm \sqrt{5}}{2}", r"\frac{1+\sqrt5}{2}, \frac{1-\sqrt5}{2}"),
+    (r"\emptyset", r"\{\}"),
+    (r"\emptyset", r"\varnothing"),
+    (r"(\frac{1}{2},\sqrt2)", r"\left(0.5, \sqrt{2}\right)"),
+    (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{bmatrix}1&2\\3&4\end{bmatrix}"),
+    (r"\begin{pmatrix} 1/2 \\ 2 \end{pmatrix}", r"\begin{pmatrix} \frac12 \\ 2 \end{pmatrix}"),
+    (r"\text{Monday}", "monday"),
+    (r"\text{Monday}", r"\textbf{Monday}"),
+    (r"\text{no}", "No"),
+    (r"\text{(C)}", "C"),
+    (r"\text{(C)}", r"\text{C}"),
+    (r"\text{(C)}", "(C)"),
+    (r"\text{(C)}", r"\text{(C) } 5"),
+    (r"\text{ellipse}", r"\text{an ellipse}"),
+    (r"\text{ellipse}", r"\text{Ellipse.}"),
+    ("No solution", r"\text{no solution}"),
+    ("x^2+2x+1", "(x+1)^2"),
+    ("x^2+2x+1", "1+x^2+2x"),
+    ("2xy", "2yx"),
+    (r"\frac{x+1}{2}", r"\frac12 x + \frac12"),
+    (r"\frac{x+1}{x-1}", r"\frac{-x-1}{1-x}"),
+    (r"\frac{x+1}{x-1}", r"1+\frac{2}{x-1}"),
+    (r"6\sqrt3", r"\sqrt{108}"),
+    (r"6\sqrt3", "6*sqrt(3)"),
+    (r"6\sqrt3", r"\frac{18}{\sqrt3}"),
+    (r"\frac{\pi}{6}", r"\pi/6"),
+    (r"\frac{\pi}{6}", "pi/6"),
+    (r"\frac{\pi}{6}", r"30^\circ"),
+    (r"\sqrt[3]{2}", "2^{1/3}"),
+    (r"\sqrt[3]{16}", r"2\sqrt[3]{2}"),
+    ("e^2", "e^{2}"),
+    (r"\ln 2", r"\ln(2)"),
+    (r"\ln 8", r"3\ln 2"),
+    (r"\frac{1}{1+\sqrt2}", r"\sqrt2-1"),
+    (r"\log_2 5", r"\frac{\ln 5}{\ln 2}"),
+    ("y=2x+3", "f(x) = 2x+3"),
+    ("y=2x+3", "y-2x=3"),
+    ("f(x)=2x+3", "2x+3"),
+    ("f(x)=2x+3", "y=2x+3"),
+    ("x^2+y^2=25", "y^2+x^2-25=0"),
+    ("x=5", "5"),
+    ("2220_5", r"2220_{\text{five}}"),
+    ("2220_5", "2220"),
+    ("2220_5", "(2220)_5"),
+    (r"\frac{1}{2}", r"\sin 30^\circ"),
+    (r"\frac{\sqrt3}{2}", r"\cos(30^\circ)"),
+    (r"\frac{\sqrt3}{2}", r"\cos\frac{\pi}{6}"),
+    (r"\sqrt{3+2\sqrt2}", r"1+\sqrt2"),
+    (r"\frac{6}{\sqrt3-1}", r"3\sqrt3+3"),
+    (r"A=\pi", r"\pi"),
+    (r"\pi", r"A = 2\cdot\frac{\pi}{2} = \pi"),
+    (r"\{-3,3\}", r"x=\pm3"),
+    (r"\{1\pm\sqrt{5},-2\}", r"-2, 1+\sqrt5, 1-\sqrt5"),
+    (r"(-\infty,2)\cup(3,\infty)", "(-∞,2)∪(3,∞)"),
+    (r"(-\infty,2)\cup(3,\infty)", "x < 2 or x > 3"),
+    (r"(-\infty,2)\cup(3,\infty)", r"\{x : x<2 \text{ or } x>3\}"),
+    (r"(-\infty,2)\cup(3,\infty)", r"(-\infty,2) \text{ and } (3,\infty)"),
+    ("42", r"\textbf{42}"),
+    ("42", r"42 \text{ dollars}"),
+    ("42", "42 USD"),
+    ("42", r"\text{42 cm}"),
+    ("42", "~42"),
+    ("42", r"42\,\mathrm{m}"),
+    ("42", r"42\mathrm{m}"),
+    ("42", r"42 \text{ m}^{2}"),
+    ("42", r"42 \mathrm{~m} / \mathrm{s}"),
+    ("42", r"42\ \text{m}\cdot\text{s}^{-1}"),
+    ("42", "+42"),
+    ("42", "(42)"),
+    ("42", "[42]"),
+    ("42", r"\{42\}"),
+    ("42", r"\frac{84}2"),
+    ("42", "42.00"),
+    ("42", "41+1"),
+    ("42", r"42 \mod 100"),
+    ("42", r"\text{Answer: }42"),
+    ("42", "a+b+c=42"),
+    ("2^{10}", "1024"),
+    ("1024", "2^{10}"),
+    ("2^{n}", "2^n"),
+    ("2^{n+1}", r"2\cdot2^n"),
+    ("n!", "n!"),
+    ("n(n+1)", "n^2+n"),
+    (r"\frac{n(n+1)}{2}", r"\binom{n+1}{2}"),
+    ("(x-1)(x+2)", "x^2+x-2"),
+    ("x^{2}-y^{2}", "(x-y)(x+y)"),
+    (r"\frac{x^2-1}{x-1}", "x+1"),
+    ("a^2+b^2", "b^2 + a^2"),
+    (r"\sin x", r"\sin(x)"),
+    ("e^{2x}", "(e^x)^2"),
+    (r"\sqrt{x^2}", "|x|"),
+    (r"y=\frac12x+3", "2y = x+6"),
+    (r"y=\frac12x+3", "x - 2y + 6 = 0"),
+    (r"y=\frac12x+3", r"y = \frac{x}{2}+3"),
+    (r"y=\sin x", r"f(x)=\sin x"),
+    (r"y=\sin x", r"\sin(x)"),
+    ("3:2", "3:2"),
+    ("3:2", "3 : 2"),
+    (r"\text{AB}", "AB"),
+    (r"\overline{AB}", r"\overline{AB}"),
+    (r"\$5", "5 dollars"),
+    (r"100\%", "100"),
+    (r"33\frac{1}{3}\%", r"\frac{1}{3}"),
+    ("1.5", r"1\frac12"),
+    ("1.50", "1.5"),
+    ("0.1", r"\frac{1}{10}"),
+    ("3.14", "3.140"),
+    ("10^{-8}", r"1\times10^{-8}"),
+    ("10^{-8}", "1e-8"),
+    (r"6.02 \times 10^{23}", "6.02e23"),
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "(1,2)"),
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{bmatrix}1\\ 2\end{bmatrix}"),
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\langle 1,2\rangle"),
+    (r"\infty", "∞"),
+    (r"\infty", r"\text{infinity}"),
+    (r"-\infty", "-∞"),
+    (r"\frac{3}{5}+\frac{4}{5}i", r"\frac{3+4i}{5}"),
+    (r"\text{neither}", r"\text{Neither}"),
+    ("0", r"\frac{0}{5}"),
+    ("0", r"0\text{ solutions}"),
+    ("1/3", r"\frac{1}{3}"),
+    (r"\text{Area} = 5", "5.0"),
+    (r"\text{Area} = 5", "A = 5"),
+    ("(x,y)=(1,2)", "(1,2)"),
+    ("x+y=1", "y=1-x"),
+    ("y=2x", "f(x)=2x"),
+    (r"12\text{ cm}", r"12\text{ centimeters}"),
+    ("f^{-1}(x)=x-1", "x-1"),
+    ("-5", r"\text{-}5"),
+    ("-5", r"-\,5"),
+    ("-5", r"\left(-5\right)"),
+    ("007", "7"),
+    ("2025", "45^2"),
+    ("2025", "2{,}025"),
+    (r"\frac{5\pi}{3}", r"\frac{5}{3}\pi"),
+    (r"\frac{5\pi}{3}", r"300^\circ"),
+    (r"300^\circ", "300"),
+    (r"\frac{\sqrt{6}-\sqrt{2}}{4}", r"\frac{\sqrt2(\sqrt3-1)}{4}"),
+    (r"\frac{\sqrt{6}-\sqrt{2}}{4}", r"\sin 15^\circ"),
+    ("x^2-4", "(x-2)(x+2)"),
+    ("x^2-4", "x^2 - 2^2"),
+    ("(x-2)(x+2)", "(x+2)(x-2)"),
+    ("2^{100}", "4^{50}"),
+    (r"\frac{1}{x}", "x^{-1}"),
+    (r"\frac{2x}{3y}", r"\frac{2}{3}\cdot\frac{x}{y}"),
+    (r"\frac{x}{y+1}", "x/(y+1)"),
+    (r"\log_{10} 2", r"\log 2"),
+    (r"\frac{1}{2}\ln 3", r"\ln\sqrt3"),
+    ("e^{-x}", r"\frac{1}{e^x}"),
+    (r"\tan\theta", r"\frac{\sin\theta}{\cos\theta}"),
+    (r"(0,1)\cup(1,2)", r"(0,2)\setminus\{1\}"),
+    (r"[2,\infty)", r"x\geq2"),
+    (r"[2,\infty)", r"[2,+\infty)"),
+    (r"(-\infty,\infty)", r"\mathbb{R}"),
+    (r"(-\infty,\infty)", r"\text{all real numbers}"),
+    (r"\text{(A)}", r"\textbf{(A)}\ 5"),
+    (r"\text{True}", "true"),
+    (r"\text{June 20}", r"\text{June }20"),
+    ("6:00", "6{:}00"),
+    (r"\text{6:00 PM}", r"6:00\text{ PM}"),
+    (r"\frac{3}{4}", r"75\%"),
+    (r"\frac{3}{4}", "0.750"),
+    (r"1.5\times10^{8}", "150000000"),
+    (r"\{a,b\}", r"\{b,a\}"),
+    (r"k=\pm 2", "k=2,-2"),
+    ("a=3,b=4", "b=4,a=3"),
+    ("y=x^2", "y-x^2=0"),
+    ("y=x^2", "x^2"),
+    (r"5\sqrt{2}\text{ cm}", r"5\sqrt{2}"),
+    (r"5\sqrt{2}\text{ cm}", r"\sqrt{50}\text{ cm}"),
+]
+
+WRONG = [
+    ("12", "1,2"),
+    (r"5.4 \text{ cents}", r"5.4\text{ dollars}"),
+    ("3", r"3\text{ or more}"),
+    ("3", r"\text{at least }3"),
+    ("3", r"\text{more than } 3"),
+    ("3", r"3\text{ million}"),
+    ("204", "two hundred four"),
+    ("204", "204_{10}"),
+    ("204", r"203.7 \approx 204"),
+    ("204", "204 > 203"),
+    ("204", r"\le 204"),
+    ("204", r"204\ldots"),
+    ("204", "204 x"),
+    ("204", "204 y^2"),
+    ("204", r"204\text{ and }204"),
+    ("204", "204..."),
+    ("204", "-204"),
+    ("204", "|204|"),
+    ("204", r"\text{not } 204"),
+    ("204", "2 04"),
+    ("204", r"\#204"),
+    ("204", r"204\text{ or }-204"),
+    ("204", r"2\,0\,4"),
+    ("204", r"20\text{ and }4"),
+    ("204", "(204, 0)"),
+    ("204", r"204+\epsilon"),
+    ("204", r"\lceil 203.5\rceil"),
+    ("204", r"\min(204, 205)"),
+    ("204", r"\neq 204"),
+    ("204", r"204\text{ is wrong}"),
+    ("204", "204?"),
+    ("204", "204 - 1"),
+    ("204", "204^{2}"),
+    ("204", "204'"),
+    ("204", r"\overline{204}"),
+    ("204", r"1\,204"),
+    ("204", r"\text{none of these}"),
+    ("204", "20 4"),
+    ("204", r"204,\!000"),
+    ("25", r"25\%"),
+    (r"\frac{7}{2}", r"3\cdot\frac12"),
+    (r"\frac72", "7:2"),
+    (r"\frac13", "0.333"),
+    ("1200", "1.200"),
+    (r"(3,\infty)", r"x \ge 3"),
+    (r"\{1,2,3\}", r"\{1,2\}"),
+    (r"\{1,2,3\}", "(1,2,3)"),
+    ("(1,2,3)", "1,2,3"),
+    ("(1,2)", "(2,1)"),
+    ("(1,2)", "[1,2]"),
+    ("(1,2)", "x = 1, y = 2"),
+    ("(1,2)", "1,2"),
+    ("2", r"\pm 2"),
+    (r"\frac{1 \pm \sqrt{5}}{2}", r"\frac{1+\sqrt5}{2}"),
+    (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{bmatrix}1&3\\2&4\end{bmatrix}"),
+    (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{pmatrix}1&2&3&4\end{pmatrix}"),
+    (r"\text{Monday}", "Tuesday"),
+    (r"\text{even}", r"\text{not even}"),
+    (r"\text{(C)}", "B"),
+    (r"\text{(C)}", r"(B)\ 5"),
+    ("x^2+2x+1", "x^2+2x-1"),
+    (r"\frac{x+1}{x-1}", r"\frac{x-1}{x+1}"),
+    (r"\frac{\pi}{6}", "0.5236"),
+    (r"2\pi", "6.28"),
+    (r"\ln 2", "0.693"),
+    ("3+4i", "3-4i"),
+    ("y=2x+3", "f(x)=2x"),
+    ("x^2+y^2=25", "x^2+y^2=5"),
+    ("x=5", "y=5"),
+    (r"1+\sqrt{19}", r"1 \pm \sqrt{19}"),
+    ("2220_5", "2220_6"),
+    ("42", "42i"),
+    ("42", "42e"),
+    ("42", "4 2"),
+    ("42", "42_{}"),
+    ("42", "4{2}"),
+    ("42", "forty-two"),
+    ("42", "0x2A"),
+    ("42", "42/0"),
+    ("42", "42+"),
+    ("42", "42,0"),
+    ("42", "42;43"),
+    ("42", r"42\text{ or }42.5"),
+    ("42", r"\text{between 41 and }42"),
+    ("42", r"\lfloor 42.5 \rfloor"),
+    ("42", r"42\text{ or so}"),
+    ("42", r"\neg 42"),
+    ("42", r"\text{none}"),
+    ("42", "x = 42, y = 42"),
+    ("42", "42\\\\"),
+    (r"\sin x", r"\cos x"),
+    ("|x|", "x"),
+    (r"\sqrt{x^2}", "x"),
+    ("3:2", "2:3"),
+    (r"33\frac{1}{3}", "33.33"),
+    ("3.14", "3.14159"),
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}2\\1\end{pmatrix}"),
+    ("i", "-i"),
+    (r"\text{Thursday}", "Thurs."),
+    ("0", r"\emptyset"),
+    ("0", r"\infty-\infty"),
+    (r"\sin x + y = 1", "1"),
+    ("1", r"\frac{\infty}{\infty}"),
+    ("x+y=1", "1"),
+    ("y=2x", "2x, 3x"),
+    (r"12\text{ cm}", r"12\text{ m}"),
+    ("1000", "1.000"),
+    ("1000", "10,00"),
+    ("-5", "5"),
+    ("2^{100}", "2^{99}"),
+]
+
+
+@pytest.mark.parametrize(("gold", "answer"), RIGHT)
+def test_the_same_answer_is_right_in_other_words(judge: MathJudge, gold: str, answer: str) -> None:
+    assert judge.judge(boxed(answer), gold).outcome == "right"
+
+
+@pytest.mark.parametrize(("gold", "answer"), WRONG)
+def test_another_answer_is_wrong(judge: MathJudge, gold: str, answer: str) -> None:
+    assert judge.judge(boxed(answer), gold).outcome == "wrong"
+
+
+def test_a_right_answer_votes_as_the_gold_one() -> None:
+    verdict = decide(boxed("10"), r"10\%")
+    assert verdict == Verdict(outcome="right", answer="1/10", reason="exact")
+
+
+@pytest.mark.parametrize("answer", ["", "$", "$$", "''", "."])
+def test_nothing_in_a_box_is_no_answer(answer: str) -> None:
+    assert decide(boxed(answer), "0") in (
+        Verdict(outcome="wrong", reason="no answer"),
+        Verdict(outcome="wrong", reason="empty answer"),
+    )
+
+
+def test_integers_are_never_asked_of_the_symbolic_layer() -> None:
+    for answer in (r"\sin x", r"\log_2 8", r"\frac{1}{1+\sqrt2}", r"\int_0^1 x", "|3|", r"\binom{n}{2}"):
+        assert isinstance(decide(boxed(answer), "3"), Verdict)
+
+
+def test_only_what_the_cheap_layers_cannot_read_is_asked() -> None:
+    assert isinstance(decide(boxed(r"\sqrt{22}"), r"11\sqrt{2}"), Verdict)
+    assert isinstance(decide(boxed(r"\sqrt2-1"), r"\frac{1}{1+\sqrt2}"), Question)
+
+
+# Hand-judged cases
+
+
+def test_the_clear_hand_judged_cases_are_judged_alike(judge: MathJudge) -> None:
+    clear = [c for c in CASES if c["domain"] != "gpqa" and not c["debatable"] and not c["no_box"]]
+    assert len(clear) > 100
+    outcomes = {c["id"]: judge.judge(c["response"], c["gold"]).outcome for c in clear}
+    missed = [c["id"] for c in clear if outcomes[c["id"]] != ("right" if c["correct"] else "wrong")]
+    assert len(missed) <= 0.02 * len(clear), missed
+
+
+def test_no_hostile_case_is_right_that_should_not_be(judge: MathJudge) -> None:
+    hostile = [c for c in CASES if c["domain"] == "hostile" and not c["correct"]]
+    assert len(hostile) > 10
+    assert [c["id"] for c in hostile if judge.judge(c["response"], c["gold"]).outcome != "wrong"] == []
+
+
+# Gold answers
+
+
+@pytest.mark.parametrize("gold", ["", " ", "$$", "=", r"\boxed{}", "."])
+def test_an_empty_gold_answer_is_refused(gold: str) -> None:
+    with pytest.raises(DataError, match="empty"):
+        MathJudge().check(gold)
+
+
+@pytest.mark.parametrize(
+    "gold", ["204", "025", r"336^\circ", r"\boxed{5}", r"\frac{1}{2}", r"\text{(C)}", r"\emptyset", "1,000"]
+)
+def test_a_gold_answer_is_accepted_and_equal_to_itself(judge: MathJudge, gold: str) -> None:
+    judge.check(gold)
+    assert judge.judge(boxed(gold), gold).outcome == "right"
+
+
+def math500() -> list[str]:
+    with shared("data/math500.jsonl").open(encoding="utf-8") as file:
+        return [json.loads(line)["answer"] for line in file]
+
+
+def test_every_answer_of_math_500_is_equal_to_itself(judge: MathJudge) -> None:
+    answers = math500()
+    assert [answer for answer in answers if judge.judge(boxed(answer), answer).outcome != "right"] == []
+
+
+def test_answers_of_math_500_that_differ_are_told_apart(judge: MathJudge) -> None:
+    answers = math500()
+    others = random.Random(0).sample(answers, len(answers))
+    pairs = [(gold, other) for gold, other in zip(answers, others, strict=True) if tidy(gold) != tidy(other)]
+    assert len(pairs) > 400
+    assert [pair for pair in pairs if judge.judge(boxed(pair[1]), pair[0]).outcome != "wrong"] == []
+
+
+def test_the_public_golds_of_aime_are_integers_and_accepted(judge: MathJudge) -> None:
+    for name in ("aime2024", "aime2025"):
+        with shared(f"data/{name}.jsonl").open(encoding="utf-8") as file:
+            for row in map(json.loads, file):
+                for gold in (row["answer"], row["answer_padded"], row.get("answer_raw_thunlp", row["answer"])):
+                    judge.check(gold)
+                    assert decide(boxed(row["answer"]), gold) == Verdict(
+                        outcome="right", answer=str(int(row["answer"])), reason="exact"
+                    )
+
+
+# What a student that has lost its mind may write
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(r"\boxed{" + "7" * 100_000 + "}", id="digits"),
+        pytest.param(r"\boxed" + "{" * 100_000, id="opening braces"),
+        pytest.param(r"\boxed" + "{" * 100_000 + "}" * 100_000, id="nested braces"),
+        pytest.param(r"\boxed{" * 100_000, id="boxes that are not closed"),
+        pytest.param(r"\boxed{" * 50_000 + "}" * 50_000, id="nested boxes"),
+        pytest.param(r"\boxed{" + "}" * 100_000, id="closing braces"),
+        pytest.param(r"\boxed" + " " * 100_000, id="spaces"),
+        pytest.param(r"\boxed " * 30_000, id="boxes without braces"),
+        pytest.param(r"\boxed{1" + ",000" * 30_000 + ",}", id="thousands"),
+        pytest.param(r"\boxed{" + r"\text{" * 30_000 + "}" * 30_000 + "}", id="texts"),
+        pytest.param(r"\boxed{" + "=" * 100_000 + "}", id="equals signs"),
+        pytest.param(r"\boxed{" + "\\" * 100_000 + "}", id="backslashes"),
+        pytest.param("\\" * 100_000 + "boxed{1}", id="a box after backslashes"),
+        pytest.param("$" * 200_000 + r"\boxed{1}", id="dollars"),
+        pytest.param(r"\boxed{1}" * 10_000, id="boxes"),
+        pytest.param("</think>" * 10_000, id="thoughts"),
+        pytest.param("<tool_call>" * 10_000 + r"\boxed{204}", id="calls"),
+        pytest.param("<tool_response>" * 10_000 + r"\boxed{204}", id="responses"),
+        pytest.param("\\boxed{\x00\ud800}", id="no text"),
+        pytest.param(r"\boxed{" + "^" * 390 + "}", id="powers"),
+        pytest.param(r"\boxed{" + r"\frac" * 70 + "}", id="fractions"),
+        pytest.param(r"\boxed{" + r"\sqrt" * 70 + "2}", id="roots"),
+        pytest.param(r"\boxed{" + "-" * 390 + "}", id="minus signs"),
+        pytest.param(r"\boxed{((1+\sqrt2+\sqrt3+\sqrt5)^{31})^{31}}", id="powers of sums"),
+        pytest.param(r"\boxed{1e999}", id="a large power of ten"),
+        pytest.param(r"\boxed{0^{-1}}", id="a division by zero"),
+        pytest.param(r"\boxed{9^{9^{9^{9}}}}", id="a tower"),
+        pytest.param(r"\boxed{9^{99999999}}", id="a large power"),
+        pytest.param(r"\boxed{1000000!}", id="a factorial"),
+        pytest.param(r"\boxed{3!!!!!!}", id="many factorials"),
+    ],
+)
+def test_hostile_text_is_wrong_and_no_failure_of_the_judge(judge: MathJudge, text: str) -> None:
+    golds = ["204", r"\frac{1}{2}", r"\cot x", "(1,2)", "y = 2x", r"\text{Yes}"]
+    assert {gold: judge.judge(text, gold).outcome for gold in golds} == dict.fromkeys(golds, "wrong")
+
+
+def test_an_answer_beyond_the_limits_is_right_only_as_the_very_same_text() -> None:
+    long = "+".join(f"x^{{{n}}}" for n in range(200))
+    assert decide(boxed(long), long) == Verdict(outcome="right", answer=long, reason="same text")
+    assert decide(boxed(long + "+1"), long) == Verdict(outcome="wrong", reason="more than 400 characters")
+
+
+def test_no_text_makes_the_judge_raise() -> None:
+    pieces = [
+        r"\frac",
+        r"\sqrt",
+        "{",
+        "}",
+        "(",
+        ")",
+        "[",
+        "]",
+        "^",
+        "_",
+        r"\pm",
+        " or ",
+        "2",
+        "0",
+        ".",
+        ",",
+        "=",
+        "<",
+        "x",
+    ]
+    pieces += [
+        r"\le",
+        r"\in",
+        r"\cup",
+        r"\pi",
+        r"\infty",
+        r"\%",
+        "°",
+        "!",
+        "|",
+        ":",
+        r"\\",
+        "&",
+        r"\{",
+        r"\}",
+        "½",
+        "i",
+    ]
+    pieces += [
+        r"\begin{pmatrix}",
+        r"\end{pmatrix}",
+        r"\text{",
+        "the answer is ",
+        " cm",
+        r"\overline{",
+        "-",
+        "/",
+        "²",
+        "٢",
+    ]
+    chance = random.Random(0)
+    for _ in range(3000):
+        text = "".join(chance.choices(pieces, k=chance.randint(1, 30)))
+        gold = chance.choice(["204", r"\frac12", "(1,2)", "y=2x", r"\cot x", r"10\%", r"\text{Yes}", text])
+        assert isinstance(decide(rf"\boxed{{{text}}}", gold), Verdict | Question)
+
+
+# Threads, asyncio, failures
+
+HARD = (r"\frac{1}{1+\sqrt2}", r"\sqrt2-1")
+
+
+def test_threads_share_a_judge(judge: MathJudge) -> None:
+    def one(number: int) -> list[str]:
+        texts = [boxed(HARD[1]), boxed(rf"\sqrt2-{number + 2}"), boxed(str(number))]
+        return [
+            judge.judge(text, gold).outcome for text, gold in zip(texts, [HARD[0], HARD[0], str(number)], strict=True)
+        ]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(one, range(40))) == [["right", "wrong", "right"]] * 40
+
+
+def test_a_judge_is_asynchronous(judge: MathJudge) -> None:
+    async def all_of_them(judge: Judge) -> list[Verdict]:
+        texts = [boxed(HARD[1]), boxed(r"\sqrt2"), boxed("x")]
+        return await asyncio.gather(*(judge(text, HARD[0]) for text in texts))
+
+    verdicts = asyncio.run(all_of_them(judge))
+    assert [verdict.outcome for verdict in verdicts] == ["right", "wrong", "wrong"]
+    assert {verdict.reason for verdict in verdicts} == {"symbolic"}
+
+
+def test_an_answer_that_takes_too_long_to_compare_is_ungraded() -> None:
+    judge = MathJudge(Symbolic(limit_s=1e-4))
+    verdict = judge.judge(boxed(HARD[1]), HARD[0])
+    judge.close()
+    assert verdict.outcome == "ungraded"
+    assert "no answer within" in verdict.reason
+    assert verdict.answer == "-1 + 2^(1/2)"
