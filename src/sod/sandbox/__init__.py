@@ -4,7 +4,8 @@ A sandbox reports what a *program* did (`ok`, `error`, `timeout`, ...) as a `Res
 fault, the status is `sandbox_error`; callers turn it into `sod.errors.SandboxError` and never show it to the student.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 Status = Literal["ok", "error", "timeout", "signal", "output_limit", "disk_limit", "sandbox_error"]
@@ -25,6 +26,12 @@ class Program:
     changes."""
     output_bytes: int = 65_536
     """Bytes kept of stdout, and of stderr: the head and the tail, with the number of omitted bytes between them."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Files that stand in the working directory when the program starts: plain names, and their text."""
+    disk_mb: int = 64
+    """What the working directory may hold, in MiB; it is looked at ten times a second, so a program can overshoot."""
+    max_files: int = 512
+    """Files and directories that the working directory may hold; likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +46,13 @@ class Result:
     signal: int | None = None
     seconds: float = 0.0
     """Wall-clock seconds from the start of the program's process to its end; queueing is not counted."""
+    cpu_seconds: float = 0.0
+    """Processor time, user and system. Far below `seconds` in a time-out, it tells of a busy machine or a sleep."""
+    memory_mb: float = 0.0
+    """Peak resident memory, in MiB."""
+    stdout_bytes: int = 0
+    """Bytes that the program wrote to stdout, those that were left out included."""
+    stderr_bytes: int = 0
     message: str = ""
     """For `sandbox_error`: what failed."""
 

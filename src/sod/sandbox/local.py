@@ -1,16 +1,17 @@
 """Run programs on this machine, each in a process forked from a warm one (`sod.sandbox.zygote`).
 
-It protects from accidents: a program that loops, hangs, eats memory, floods its output, leaves processes or files
-behind, or crashes its interpreter gets a result, and neither the trainer nor the next program notices. Programs see
-neither the trainer's environment, nor its open files, nor each other's code and input.
+On Linux the kernel confines every program (`sod.sandbox.confinement`): it sees the interpreter and a directory of its
+own, it reaches no network, starts no process and signals nobody. A program that loops, hangs, eats memory, floods its
+output, fills the disk, leaves files behind or crashes its interpreter gets a result, and neither the trainer nor the
+next program notices. What that does not protect from is in docs/security.md.
 
-It is NOT a security boundary yet: a program runs as the same user, can read every file that user can read (write and
-delete likewise), reach the network, signal other processes, and escape the clean-up by starting a session of its own.
+Where the kernel cannot confine, there is no sandbox, unless it is asked for with `unsafe=True`: then the limits hold,
+and nothing else does. Such a program can do whatever its user can.
 """
 
 import asyncio
-import codecs
 import contextlib
+import fcntl
 import itertools
 import os
 import signal
@@ -18,37 +19,43 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple, Self
 
+from sod.errors import OptionError
 from sod.sandbox import Program, Result, Status
-from sod.sandbox.zygote import FAILED, KILL, LATE, REPORT, REQUEST, RUN, STARTED, kill_group, remove
+from sod.sandbox.capture import OUTPUT_LIMIT, Capture
+from sod.sandbox.child import cpu_seconds
+from sod.sandbox.confinement import confinement
+from sod.sandbox.folders import make_root, remove
+from sod.sandbox.interpreter import command, environment
+from sod.sandbox.zygote import (
+    CONFINED,
+    FAILED,
+    FULL,
+    KILL,
+    LATE,
+    READY,
+    REPORT,
+    REQUEST,
+    RUN,
+    STARTED,
+    UNCONFINED,
+    kill_group,
+)
 
-OUTPUT_LIMIT = 16 << 20
-"""Bytes a program may write to one stream before it is ended."""
+START_SECONDS = 120.0
+"""How long a zygote may take to load what it keeps warm."""
 PATIENCE_SECONDS = 30.0
 """How much longer than a program's own time the zygote may take to answer."""
 STOP_SECONDS = 2.0
 LONGEST_SECONDS = 1e6
+LONGEST_NAME = 255
+"""Bytes in the name of a file."""
 LOST = b"X"
 """The end of a program whose zygote died, beside those that a zygote reports."""
-
-# Not `-I`: it would ignore PYTHONHASHSEED. The environment is ours, so `-s -P` isolates as well.
-COMMAND = (sys.executable, "-s", "-P", str(Path(__file__).with_name("zygote.py")))
-ENVIRONMENT = {
-    "LANG": "C.UTF-8",
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "PYTHONHASHSEED": "0",
-    "PYTHONUTF8": "1",
-    # A program gets one core; and the address space would not hold a BLAS thread for each of many.
-    "MKL_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
-LIBRARY_PATH = "LD_LIBRARY_PATH"
-"""The one variable passed on: without it some interpreters do not find their own library."""
 
 
 class LocalSandbox:
@@ -57,14 +64,26 @@ class LocalSandbox:
     One event loop uses it at a time; a new loop gets a new zygote, which ends what the old loop left running.
     """
 
-    def __init__(self, *, workers: int | None = None) -> None:
+    def __init__(self, *, workers: int | None = None, unsafe: bool = False) -> None:
+        """Raises OptionError where programs cannot be confined, unless `unsafe` says not to."""
+        if not unsafe and (missing := confinement().missing):
+            raise OptionError(
+                f"Programs cannot be confined on this machine: {'; '.join(missing)}. Run them elsewhere "
+                "(sandbox.backend = fusion, with sandbox.url), or, if they may do all that you can do, with limits alone "
+                "(sandbox.backend = unsafe_subprocess). See docs/security.md."
+            )
+        self._mode = UNCONFINED if unsafe else CONFINED
         self._workers = workers or os.cpu_count() or 1
         self._slots = asyncio.Semaphore(self._workers)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._zygote: _Zygote | None = None
 
     async def run(self, program: Program) -> Result:
-        """Run one program when its turn comes. Never raises for what a program does."""
+        """Run one program when its turn comes. Never raises for what a program does or is.
+
+        Raises ValueError for a name in `files` that is not a plain name.
+        """
+        check_names(program.files)
         if self._loop is not asyncio.get_running_loop():
             await self.close()
             self._loop, self._slots = asyncio.get_running_loop(), asyncio.Semaphore(self._workers)
@@ -88,7 +107,7 @@ class LocalSandbox:
 
     def _living_zygote(self) -> "_Zygote":
         if self._zygote is None or not self._zygote.is_alive():
-            self._zygote = _Zygote(asyncio.get_running_loop())
+            self._zygote = _Zygote(asyncio.get_running_loop(), self._mode)
         return self._zygote
 
 
@@ -96,8 +115,10 @@ class _End(NamedTuple):
     """The zygote's last report of a program."""
 
     kind: bytes
-    value: int
-    seconds: float
+    value: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    memory_mb: float = 0.0
     message: str = ""
 
 
@@ -111,45 +132,60 @@ class _Child:
 class _Zygote:
     """The zygote's process as seen from here: our end of its socket, and what it reported."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, mode: str) -> None:
         self._loop = loop
+        self._ready: asyncio.Future[None] = loop.create_future()
         self._children: dict[int, _Child] = {}
         self._unread = b""
         self._stopped = False
         self.numbers = itertools.count()
-        self.root = tempfile.mkdtemp(prefix="sod-sandbox-")
+        self.message = ""
+        """Why it was stopped."""
+        self.root, self._lock = make_root()
         self._errors = _scratch_file("")
         self._channel, theirs = socket.socketpair()
         self._channel.setblocking(False)
-        passed_on = {name: os.environ[name] for name in (LIBRARY_PATH,) if name in os.environ}
         try:
             self._process = subprocess.Popen(
-                [*COMMAND, self.root],
+                command("sod.sandbox.zygote", "main", self.root, mode),
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
                 cwd=self.root,
-                env=ENVIRONMENT | passed_on,
+                env=environment(),
                 start_new_session=True,
             )
         except OSError:
             self._channel.close()
-            remove(self.root)
+            self._errors.close()
+            self._remove_root()
             raise
         finally:
             theirs.close()
         loop.add_reader(self._channel, self._read)
 
     def is_alive(self) -> bool:
-        if not self._stopped and self._process.poll() is not None:
+        if not self._stopped and (self._process.poll() is not None or not os.path.isdir(self.root)):
             self.stop()
+        return not self._stopped
+
+    async def is_ready(self) -> bool:
+        """Wait until it has loaded what it keeps warm; False if it could not."""
+        await asyncio.wait({self._ready}, timeout=START_SECONDS)
+        if not self._ready.done():
+            self.stop(f"the sandbox's zygote was not ready within {START_SECONDS:.0f} seconds")
         return not self._stopped
 
     async def start(self, number: int, program: Program, folder: str, outputs: list[int]) -> _Child:
         """Ask for a process; it starts when the zygote comes to it."""
         seconds = min(max(program.seconds, 0.0), LONGEST_SECONDS)
-        request = REQUEST.pack(RUN, number, seconds, program.memory_mb << 20, program.show_last_value)
-        with _scratch_file(program.code) as code, _scratch_file(program.stdin) as stdin, _opened(folder) as place:
+        memory, disk = program.memory_mb << 20, program.disk_mb << 20
+        request = REQUEST.pack(RUN, number, seconds, memory, program.show_last_value, disk, program.max_files)
+        with (
+            _sealed(_scratch_file(program.code)) as code,
+            _sealed(_scratch_file(program.stdin)) as stdin,
+            _opened(folder) as place,
+        ):
             fds = [code.fileno(), stdin.fileno(), *outputs, place]
             while True:
                 try:
@@ -163,7 +199,7 @@ class _Zygote:
     def kill(self, child: _Child) -> None:
         """Ask for the end of a program; if the request is lost, the program's own time limit ends it."""
         with contextlib.suppress(OSError):
-            self._channel.send(REQUEST.pack(KILL, child.number, 0.0, 0, False))
+            self._channel.send(REQUEST.pack(KILL, child.number, 0.0, 0, False, 0, 0))
 
     def stop(self, reason: str = "") -> None:
         """End the zygote and all its programs; those still running are reported as lost."""
@@ -184,10 +220,18 @@ class _Zygote:
         self._errors.seek(0)
         last = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
         self._errors.close()
+        self._remove_root()
+        self.message = reason or f"the sandbox's zygote ended with exit code {code}" + (f": {last}" if last else "")
+        if self._loop.is_closed():
+            return
+        if not self._ready.done():
+            self._ready.set_result(None)
+        for child in self._children.values():
+            child.end.set_result(_End(LOST, message=self.message))
+
+    def _remove_root(self) -> None:
         remove(self.root)
-        message = reason or f"the sandbox's zygote ended with exit code {code}" + (f": {last}" if last else "")
-        for child in [] if self._loop.is_closed() else self._children.values():
-            child.end.set_result(_End(LOST, 0, 0.0, message))
+        os.close(self._lock)
 
     def _read(self) -> None:
         """Take the reports that have come; at the end of the stream the zygote is dead."""
@@ -203,79 +247,30 @@ class _Zygote:
         data = self._unread + data
         whole = len(data) - len(data) % REPORT.size
         self._unread = data[whole:]
-        for kind, number, value, seconds in REPORT.iter_unpack(data[:whole]):
-            if number not in self._children:  # it failed, and its process is reported too
+        for kind, number, *values in REPORT.iter_unpack(data[:whole]):
+            if kind == READY:
+                self._ready.set_result(None)
+            elif number not in self._children:  # it failed, and its process is reported too
                 continue
-            if kind == STARTED:
-                self._children[number].pid = value
+            elif kind == STARTED:
+                self._children[number].pid = values[0]
             else:
-                self._children.pop(number).end.set_result(_End(kind, value, seconds))
-
-
-class _Capture:
-    """A pipe that a program writes into: read as it fills; the head and the tail are kept."""
-
-    def __init__(self, keep: int) -> None:
-        self.reader, self.writer = os.pipe()
-        os.set_blocking(self.reader, False)
-        self.total = 0
-        self._head_room, self._tail_room = keep // 2, keep - keep // 2
-        self._head, self._tail = bytearray(), bytearray()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.reader)
-        self.close_writer()
-
-    def close_writer(self) -> None:
-        """Leave the program's side to the program."""
-        if self.writer >= 0:
-            os.close(self.writer)
-            self.writer = -1
-
-    def read(self) -> int:
-        """Take what is there, once; the number of bytes, 0 at the end. Raises BlockingIOError if nothing is there."""
-        data = os.read(self.reader, 65_536)
-        self.total += len(data)
-        room = self._head_room - len(self._head)
-        self._head += data[:room]
-        self._tail += data[room:]
-        if len(self._tail) > self._tail_room + 1_000_000:
-            self._trim()
-        return len(data)
-
-    def read_rest(self) -> None:
-        """Take what is left when the program is gone; a process that got away may still hold the pipe open."""
-        with contextlib.suppress(BlockingIOError):
-            while self.total <= OUTPUT_LIMIT and self.read():
-                pass
-
-    def text(self) -> str:
-        self._trim()
-        if self.total == len(self._head) + len(self._tail):
-            return (self._head + self._tail).decode(errors="replace")
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        head = decoder.decode(bytes(self._head))  # up to the last whole character
-        cut = len(decoder.getstate()[0])
-        first = next((i for i, byte in enumerate(self._tail[:4]) if byte & 0xC0 != 0x80), 0)
-        omitted = self.total - len(self._head) - len(self._tail) + cut + first
-        return f"{head}\n... [{omitted} bytes omitted] ...\n{self._tail[first:].decode(errors='replace')}"
-
-    def _trim(self) -> None:
-        del self._tail[: max(0, len(self._tail) - self._tail_room)]
+                self._children.pop(number).end.set_result(_End(kind, *values))
 
 
 async def _run(zygote: _Zygote, program: Program) -> Result:
+    if not await zygote.is_ready():
+        return Result(status="sandbox_error", message=zygote.message)
     number = next(zygote.numbers)
     folder = f"{zygote.root}/{number}"
     os.mkdir(folder, 0o700)
     try:
-        with _Capture(program.output_bytes) as out, _Capture(program.output_bytes) as err:
+        for name, text in program.files.items():
+            Path(folder, name).write_bytes(_encoded(text))
+        with Capture(program.output_bytes) as out, Capture(program.output_bytes) as err:
             child = await zygote.start(number, program, folder, [out.writer, err.writer])
             end = await _follow(zygote, child, (out, err), program.seconds + PATIENCE_SECONDS)
-            return _result(end, out, err)
+            return _result(program, end, out, err)
     finally:
         try:
             os.rmdir(folder)
@@ -283,11 +278,11 @@ async def _run(zygote: _Zygote, program: Program) -> Result:
             await asyncio.to_thread(remove, folder)
 
 
-async def _follow(zygote: _Zygote, child: _Child, streams: tuple[_Capture, ...], patience: float) -> _End:
+async def _follow(zygote: _Zygote, child: _Child, streams: tuple[Capture, ...], patience: float) -> _End:
     """Read what a program writes until its end."""
     loop = asyncio.get_running_loop()
 
-    def take(stream: _Capture) -> None:
+    def take(stream: Capture) -> None:
         ended = stream.read() == 0
         if ended or stream.total > OUTPUT_LIMIT:
             loop.remove_reader(stream.reader)
@@ -313,35 +308,66 @@ async def _follow(zygote: _Zygote, child: _Child, streams: tuple[_Capture, ...],
     return child.end.result()
 
 
-def _result(end: _End, out: _Capture, err: _Capture) -> Result:
+def _result(program: Program, end: _End, out: Capture, err: Capture) -> Result:
     if end.kind == LOST:
         return Result(status="sandbox_error", message=end.message)
     if end.kind == FAILED:
         return Result(status="sandbox_error", message=f"no process could be started: {os.strerror(end.value)}")
     code = os.waitstatus_to_exitcode(end.value)
-    status: Status = "ok" if code == 0 else "error" if code > 0 else "signal"
-    if max(out.total, err.total) > OUTPUT_LIMIT:
-        status = "output_limit"
-    elif end.kind == LATE or code == -signal.SIGXCPU:
-        status = "timeout"
     return Result(
-        status=status,
+        status=_status(program, end, code, max(out.total, err.total)),
         stdout=out.text(),
         stderr=err.text(),
         exit_code=code if code >= 0 else None,
         signal=-code if code < 0 else None,
         seconds=end.seconds,
+        cpu_seconds=end.cpu_seconds,
+        memory_mb=end.memory_mb,
+        stdout_bytes=out.total,
+        stderr_bytes=err.total,
     )
+
+
+def _status(program: Program, end: _End, code: int, written: int) -> Status:
+    if written > OUTPUT_LIMIT:
+        return "output_limit"
+    if end.kind == FULL:
+        return "disk_limit"
+    # A program that ignores the signal for too much processor time is killed a second later.
+    spent = code == -signal.SIGKILL and end.cpu_seconds > cpu_seconds(program.seconds)
+    if end.kind == LATE or code == -signal.SIGXCPU or spent:
+        return "timeout"
+    return "ok" if code == 0 else "error" if code > 0 else "signal"
+
+
+def check_names(files: Mapping[str, str]) -> None:
+    """Raises ValueError for a name that is not plain: it would stand elsewhere than in the working directory."""
+    for name in files:
+        if name in ("", ".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > LONGEST_NAME:
+            raise ValueError(f"{name!r} is not a plain file name")
+
+
+def _encoded(text: str) -> bytes:
+    """The text as a program shall find it. What no file can hold, the program's own reading refuses."""
+    return text.encode(errors="surrogatepass")
 
 
 def _scratch_file(text: str) -> IO[bytes]:
     """An open file without a name that holds the text, to be read from its start."""
-    if sys.platform == "linux":
-        file: IO[bytes] = os.fdopen(os.memfd_create("sod"), "w+b")
+    if sys.platform != "linux":
+        file: IO[bytes] = tempfile.TemporaryFile()
     else:
-        file = tempfile.TemporaryFile()
-    file.write(text.encode(errors="surrogatepass"))  # what no file can hold, the program's own reading refuses
+        file = os.fdopen(os.memfd_create("sod", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "w+b")
+    file.write(_encoded(text))
     file.seek(0)
+    return file
+
+
+def _sealed(file: IO[bytes]) -> IO[bytes]:
+    """The same file, which from here on nobody can write, where the system knows how: a program gets it as its input."""
+    file.flush()
+    if sys.platform == "linux":
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
     return file
 
 

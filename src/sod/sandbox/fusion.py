@@ -1,0 +1,392 @@
+"""Run programs on a SandboxFusion server (https://github.com/bytedance/SandboxFusion), over HTTP.
+
+The server is not asked to run the program but to run `sod.sandbox.fusion_driver`, which runs the program and writes down
+what it did. That report comes back as a file, so it does not matter that servers cut long output short, drop what was
+written before a time-out, mangle what is not UTF-8 and cannot tell why a program ended. An answer without a report is the
+server's fault and never a verdict on the program, whatever the server calls it.
+
+How far programs are kept from each other and from the network is up to the server: see docs/sandboxes.md.
+"""
+
+import asyncio
+import base64
+import email.utils
+import ipaddress
+import json
+import random
+import re
+import signal
+import time
+import warnings
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from sod.errors import OptionError, SandboxError
+from sod.sandbox import Program, Result, Status, fusion_driver
+from sod.sandbox.capture import OUTPUT_LIMIT, shown
+from sod.sandbox.child import FILE_BYTES, OPEN_FILES, SPARE_BYTES, STACK_BYTES, cpu_seconds
+from sod.sandbox.interpreter import ENVIRONMENT
+from sod.sandbox.local import LONGEST_SECONDS, check_names
+
+DRIVER = Path(fusion_driver.__file__).read_text(encoding="utf-8")
+SERVER_SECONDS = 5.0
+"""How much longer than a program's own time the server lets the driver run."""
+PING_SECONDS = 10.0
+FIRST_WAIT_SECONDS = 0.25
+"""The longest wait before the second try; it doubles with every further one."""
+PLACEHOLDER = re.compile(r"your(host|server|sandbox|company|domain|url|ip)?|placeholder|changeme|x{3,}")
+"""Words in a host's name that say that it is to be replaced."""
+SHOWN_CHARACTERS = 500
+"""Of what a server says about an error."""
+
+
+class FusionSandbox:
+    """At most `workers` programs at a time, first come, first served: the server itself takes any number and drowns.
+
+    One event loop uses it at a time; a new loop gets a new client.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        workers: int = 16,
+        tries: int = 3,
+        grace_seconds: float = 10.0,
+        patience_seconds: float = 30.0,
+    ) -> None:
+        """`url` is the server's address, such as http://127.0.0.1:8080, with or without /run_code.
+
+        The server may take `grace_seconds` longer than a program's own time to answer. A program that it fails to run is
+        sent up to `tries` times. The waits between them are random and grow; together they take at most
+        `patience_seconds`, and a server that asks for more (Retry-After) is given up.
+
+        Raises OptionError for an address that cannot be one, such as a placeholder. Warns of unencrypted traffic.
+        """
+        address = _server_address(url)
+        self._user = httpx.BasicAuth(address.username, address.password) if address.username else None
+        self._url = address.copy_with(userinfo=b"")  # which stands in messages
+        self._workers, self._tries = workers, tries
+        self._grace, self._patience = grace_seconds, patience_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._session: _Session | None = None
+        if self._url.scheme == "http" and not _is_near(self._url.host):
+            warnings.warn(
+                f"sandbox.url = {self._url}: programs and their output travel unencrypted, and whoever can reach the "
+                "server can run programs on it. Use https or a tunnel unless that network is yours alone.",
+                stacklevel=2,
+            )
+
+    async def run(self, program: Program) -> Result:
+        """Run one program when its turn comes. Never raises for what a program does or is.
+
+        Raises ValueError for a name in `files` that is not a plain name.
+        """
+        check_names(program.files)
+        session = self._current_session()
+        async with session.slots:
+            return await self._try_often(session, program)
+
+    async def ping(self) -> None:
+        """Raises SandboxError unless a SandboxFusion server answers."""
+        where = f"{self._url}v1/ping (sandbox.url)"
+        try:
+            response = await self._current_session().client.get("v1/ping", timeout=PING_SECONDS)
+        except httpx.HTTPError as error:
+            raise SandboxError(f"The sandbox at {where} does not answer: {_named(error)}. Is it running?") from error
+        if response.status_code != 200 or response.text.strip().strip('"') != "pong":
+            raise SandboxError(
+                f"What answers at {where} is no SandboxFusion server: status {response.status_code}, "
+                f"{_short(response.text)!r} instead of 'pong'."
+            )
+
+    async def close(self) -> None:
+        """End every request. What then becomes of its program, the server decides. A later `run` starts anew."""
+        if self._session is not None and self._loop is asyncio.get_running_loop():
+            await self._session.client.aclose()
+        self._session = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _current_session(self) -> "_Session":
+        if self._session is None or self._loop is not asyncio.get_running_loop():
+            self._loop = asyncio.get_running_loop()
+            self._session = _Session(self._url, self._user, self._workers, self._grace)
+        return self._session
+
+    async def _try_often(self, session: "_Session", program: Program) -> Result:
+        """Send the program until there is a report, or no try or no time is left."""
+        request = _request(program)
+        failures: list[_Failed] = []
+        patience, longest_wait = self._patience, FIRST_WAIT_SECONDS
+        while True:
+            try:
+                return await session.send(request, program)
+            except _Refused as error:
+                return Result(status="sandbox_error", message=str(error))
+            except _Failed as error:
+                failures.append(error)
+                wait = error.wait + random.uniform(0, longest_wait)
+                patience, longest_wait = patience - wait, 2 * longest_wait
+                if len(failures) >= self._tries or patience < 0:
+                    return _conclusion(failures)
+            await asyncio.sleep(wait)
+
+
+class _Failed(Exception):
+    """The server did not run the program; it may yet."""
+
+    def __init__(self, message: str, wait: float = 0.0, verdict: Result | None = None) -> None:
+        super().__init__(message)
+        self.wait = wait
+        """Seconds that the server asks for."""
+        self.verdict = verdict
+        """What the program did, if this is not an accident."""
+
+
+class _Refused(Exception):
+    """The server will not run the program, however often it is asked."""
+
+
+def _conclusion(failures: list[_Failed]) -> Result:
+    """What is made of a program that could not be run."""
+    last = failures[-1]
+    if last.verdict is not None and len(failures) > 1 and all(each.verdict == last.verdict for each in failures):
+        return last.verdict
+    return Result(status="sandbox_error", message=str(last))
+
+
+class _Session:
+    """What belongs to one event loop."""
+
+    def __init__(self, url: httpx.URL, user: httpx.BasicAuth | None, workers: int, grace: float) -> None:
+        self.slots = asyncio.Semaphore(workers)
+        self.grace = grace
+        # A connection for every request: an idle one may be closed by the server just when it is used, or outlive its
+        # loop; and beside the start of a process it costs nothing.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self.client = httpx.AsyncClient(
+            base_url=url,
+            auth=user,
+            timeout=None,
+            limits=limits,
+            trust_env=not _is_near(url.host),  # a proxy of the environment does not lead to this machine
+        )
+
+    async def send(self, request: dict[str, Any], program: Program) -> Result:
+        """One try. Raises _Failed or _Refused."""
+        if self.client.is_closed:
+            raise _Refused("the sandbox was closed")
+        seconds = _seconds(program) + self.grace
+        try:
+            async with asyncio.timeout(seconds):
+                response = await self.client.post("run_code", json=request)
+        except TimeoutError:
+            raise _Failed(f"the sandbox server did not answer within {seconds:g} seconds") from None
+        except httpx.HTTPError as error:
+            raise _Failed(f"the sandbox server at {self.client.base_url} was not reached: {_named(error)}") from error
+        if response.status_code == 429 or response.status_code >= 500:
+            raise _Failed(_complaint(response), wait=_asked_wait(response))
+        if response.status_code != 200:
+            raise _Refused(_complaint(response))
+        return _result(_report(response), program)
+
+
+# The address
+
+
+def _server_address(text: str) -> httpx.URL:
+    """The base of all addresses of the server. Raises OptionError."""
+    try:
+        url = httpx.URL(text.strip())
+    except (httpx.InvalidURL, TypeError) as error:
+        raise OptionError(_not_an_address(text, str(error))) from error
+    if fault := _fault(text, url):
+        raise OptionError(_not_an_address(text, fault))
+    path = url.path.rstrip("/").removesuffix("/run_code")
+    return url.copy_with(path=f"{path}/")
+
+
+def _not_an_address(text: str, fault: str) -> str:
+    return (
+        f"sandbox.url = {text!r} is not the address of a server: {fault}. Give that of a running SandboxFusion server, "
+        "such as --sandbox.url http://127.0.0.1:8080; docs/sandboxes.md tells how to start one."
+    )
+
+
+def _fault(text: str, url: httpx.URL) -> str:
+    """What is wrong with an address, or nothing."""
+    if re.search(r"[<>{}\[\]$*\s]", re.sub(r"//\[[0-9a-fA-F:.]+\]", "//", text.strip())):
+        return "it has a blank to be filled in"
+    if url.scheme not in ("http", "https"):
+        return "it does not begin with http:// or https://"
+    if not url.host:
+        return "it names no host"
+    if not 0 < (url.port or 1) < 65536:
+        return "there is no such port"
+    if url.query or url.fragment:
+        return "it goes on after the path"
+    if _is_placeholder(url.host):
+        return f"{url.host} is a placeholder"
+    return ""
+
+
+def _is_placeholder(host: str) -> bool:
+    """Whether a host is one that stands in documentation: reserved for that (RFC 2606), or with a word such as "your"."""
+    labels = host.lower().split(".")
+    reserved = labels[-1] in ("example", "invalid") or labels[-2:-1] == ["example"]
+    words = re.split(r"[._-]", host.lower())
+    return reserved or set(words) <= {"x"} or any(map(PLACEHOLDER.fullmatch, words))
+
+
+def _is_near(host: str) -> bool:
+    """Whether a host is this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+# What is sent, and what comes back
+
+
+def _request(program: Program) -> dict[str, Any]:
+    """The body of a request: all that is the program's in one file, so that the server interprets none of it."""
+    memory = program.memory_mb << 20
+    cpu = cpu_seconds(_seconds(program))
+    job = {
+        "code": program.code,
+        "stdin": program.stdin,
+        "files": dict(program.files),
+        "environment": ENVIRONMENT,
+        "limits": {
+            "AS": (memory, memory + SPARE_BYTES),
+            "DATA": (memory, memory + SPARE_BYTES),
+            "STACK": (STACK_BYTES, STACK_BYTES),
+            "FSIZE": (FILE_BYTES, FILE_BYTES),
+            "NOFILE": (OPEN_FILES, OPEN_FILES),
+            "CORE": (0, 0),
+            "CPU": (cpu, cpu + 1),
+        },
+        "seconds": _seconds(program),
+        "show_last_value": program.show_last_value,
+        "keep_bytes": program.output_bytes,
+        "most_bytes": OUTPUT_LIMIT,
+        "disk_bytes": program.disk_mb << 20,
+        "disk_files": program.max_files,
+    }
+    data = json.dumps(job, ensure_ascii=False).encode(errors="surrogatepass")
+    return {
+        "language": "python",
+        "code": DRIVER,
+        "run_timeout": _seconds(program) + SERVER_SECONDS,
+        "files": {fusion_driver.JOB: base64.b64encode(data).decode()},
+        "fetch_files": [fusion_driver.REPORT],
+    }
+
+
+def _seconds(program: Program) -> float:
+    return min(max(program.seconds, 0.0), LONGEST_SECONDS)
+
+
+def _report(response: httpx.Response) -> str:
+    """The driver's report, still encoded, out of a server's answer. Raises _Failed."""
+    try:
+        answer = response.json()
+    except (ValueError, RecursionError) as error:
+        raise _Failed(f"the sandbox server's answer is not JSON: {_short(response.text)!r}") from error
+    match answer:
+        case {"status": "SandboxError"}:
+            raise _Failed(f"the sandbox server failed: {_short(str(answer.get('message')))}")
+        case {"files": {fusion_driver.REPORT: str(report)}}:
+            return report
+        case {"run_result": {"status": "TimeLimitExceeded"}}:
+            raise _Failed("the sandbox server ran out of time before the program could; it is overloaded")
+        case {"run_result": {"return_code": int(code)}} if code < 0 or code > 128:
+            number = -code if code < 0 else code - 128  # as a shell says it
+            raise _Failed(
+                f"our script was ended on the sandbox server by signal {number}",
+                verdict=Result(status="signal", signal=number),  # if again and again, then by the program
+            )
+        case {"run_result": {"return_code": code, "stderr": stderr}}:
+            raise _Failed(
+                f"our script failed on the sandbox server with exit code {code}: {_short(str(stderr), last=True)}"
+            )
+        case _:
+            raise _Failed(f"the sandbox server's answer is not one of SandboxFusion's: {_short(response.text)!r}")
+
+
+def _result(encoded: str, program: Program) -> Result:
+    """What the driver reports. Raises _Failed if it cannot be read."""
+    try:
+        report = json.loads(base64.b64decode(encoded))
+        code = int(report["exit_code"])
+        stdout_bytes, stderr_bytes = (int(report[name]["bytes"]) for name in ("stdout", "stderr"))
+        cpu = float(report["cpu_seconds"])
+        return Result(
+            status=_status(program, code, report["stopped_for"], cpu, max(stdout_bytes, stderr_bytes)),
+            stdout=_text(report["stdout"]),
+            stderr=_text(report["stderr"]),
+            exit_code=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+            seconds=float(report["seconds"]),
+            cpu_seconds=cpu,
+            memory_mb=float(report["memory_mb"]),
+            stdout_bytes=stdout_bytes,
+            stderr_bytes=stderr_bytes,
+        )
+    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+        raise _Failed(f"the report of our script on the sandbox server cannot be read: {_named(error)}") from error
+
+
+def _status(program: Program, code: int, stopped_for: str, cpu: float, written: int) -> Status:
+    if written > OUTPUT_LIMIT:
+        return "output_limit"
+    if stopped_for == "disk":
+        return "disk_limit"
+    # A program that ignores the signal for too much processor time is killed a second later.
+    spent = code == -signal.SIGKILL and cpu > cpu_seconds(_seconds(program))
+    if stopped_for == "time" or code == -signal.SIGXCPU or spent:
+        return "timeout"
+    return "ok" if code == 0 else "error" if code > 0 else "signal"
+
+
+def _text(stream: dict[str, Any]) -> str:
+    """What was kept of a stream, with the number of omitted bytes between head and tail."""
+    return shown(base64.b64decode(stream["head"]), base64.b64decode(stream["tail"]), int(stream["bytes"]))
+
+
+# Trouble
+
+
+def _complaint(response: httpx.Response) -> str:
+    return f"the sandbox server at {response.url} answered with status {response.status_code}: {_short(response.text)}"
+
+
+def _asked_wait(response: httpx.Response) -> float:
+    """Seconds that the server asks to wait: a number, or a date."""
+    text = response.headers.get("Retry-After", "0")
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return 0.0
+
+
+def _short(text: str, *, last: bool = False) -> str:
+    """The beginning of a text, or its end."""
+    text = text.strip()
+    return text[-SHOWN_CHARACTERS:] if last else text[:SHOWN_CHARACTERS]
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

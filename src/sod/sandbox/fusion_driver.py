@@ -1,0 +1,332 @@
+"""What a SandboxFusion server runs for `sod.sandbox.fusion`: one program, watched. Standard library, Python 3.9 or newer.
+
+The client sends this file as the code to run, and the job beside it as a file; the report goes back as a file:
+
+    server ── this script ────────── this script again, with an argument
+                │   ▲                  own session, limits, environment; becomes the program, as `__main__`
+      sod_job ──┘   └── pipes ─────────┘
+                └────── sod_report
+
+Two processes, because what matters must outlive the program: its output up to a time-out, a crash or a full pipe, its
+exact end, and the order to end it. A watcher inside the program's process could be blocked, starved of memory or killed
+with it. The second process is started and not forked, so that the program meets a fresh interpreter with an environment
+and a hash seed that are the client's choice, and none of the server's. A file and not standard output carries the report,
+because servers cut standard output short without a word.
+
+Job, as JSON: code, stdin, files (name: text), environment, limits (name of a resource limit: soft, hard), seconds,
+show_last_value, keep_bytes (of each stream, as head and tail), most_bytes (of each stream), disk_bytes, disk_files.
+
+Report, as JSON: exit_code (-n: ended by signal n), stopped_for (time, disk, or nothing), seconds, cpu_seconds, memory_mb,
+and for stdout and stderr: head and tail (base64) and bytes (all that was written, perhaps more than most_bytes).
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import builtins
+import contextlib
+import ctypes
+import io
+import json
+import linecache
+import os
+import random
+import resource
+import selectors
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from types import ModuleType
+from typing import IO, Any, NoReturn
+
+JOB, REPORT = "sod_job", "sod_report"
+"""Files in the directory that the server runs us in. The program's own directory lies beside them."""
+NAME = "<program>"
+LOOK_SECONDS = 0.1
+CLEAN_UP_SECONDS = 2.0
+SET_DEATH_SIGNAL, SET_CHILD_SUBREAPER = 1, 36
+"""Of Linux's prctl."""
+
+
+class Stream:
+    """A pipe that the program writes into: the head and the tail are kept, and all of it is counted."""
+
+    def __init__(self, pipe: IO[bytes], keep: int) -> None:
+        self.pipe = pipe
+        self.total = 0
+        self.head_room, self.tail_room = keep // 2, keep - keep // 2
+        self.head, self.tail = bytearray(), bytearray()
+        os.set_blocking(pipe.fileno(), False)
+
+    def read(self) -> bool:
+        """Take what is there, once; False at the end. Raises BlockingIOError if nothing is there."""
+        data = os.read(self.pipe.fileno(), 65_536)
+        self.total += len(data)
+        room = self.head_room - len(self.head)
+        self.head += data[:room]
+        self.tail += data[room:]
+        if len(self.tail) > self.tail_room + 1_000_000:
+            self.trim()
+        return bool(data)
+
+    def read_rest(self, most: int) -> None:
+        """Take what is left when the program has ended; somebody may still hold the pipe open."""
+        with contextlib.suppress(BlockingIOError):
+            while self.total <= most and self.read():
+                pass
+
+    def trim(self) -> None:
+        del self.tail[: max(0, len(self.tail) - self.tail_room)]
+
+    def report(self) -> dict[str, Any]:
+        self.trim()
+        return {"head": encoded(self.head), "tail": encoded(self.tail), "bytes": self.total}
+
+
+def encoded(data: bytearray) -> str:
+    return base64.b64encode(data).decode()
+
+
+# The process that watches
+
+
+def watch() -> None:
+    """Read the job, run it, write the report."""
+    with open(JOB, encoding="utf-8", errors="surrogatepass") as file:
+        job = json.load(file)
+    report = supervise(job, os.getcwd())
+    with open(REPORT + ".part", "w") as file:
+        json.dump(report, file)
+    os.replace(REPORT + ".part", REPORT)  # whole or not at all
+
+
+def supervise(job: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Run the program to its end, or end it. `folder` is ours; the program gets one within it."""
+    box = os.path.join(folder, "box")
+    os.mkdir(box)
+    for name, text in job["files"].items():
+        write(os.path.join(box, name), text)
+    for name in ("code", "stdin"):
+        write(os.path.join(folder, name), job[name])
+    adopt_orphans()
+    woken = wake_when_a_child_ends()
+    started = time.monotonic()
+    process = start(job, folder, box)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    out, err = Stream(process.stdout, job["keep_bytes"]), Stream(process.stderr, job["keep_bytes"])
+    stopped_for = follow(process, (out, err), woken, job, started + job["seconds"], box)
+    end_all(process)
+    for stream in (out, err):
+        stream.read_rest(job["most_bytes"])
+    if process.returncode >= 0:  # it ended before we could end it
+        stopped_for = "disk" if holds_too_much(box, job) else ""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "exit_code": process.returncode,
+        "stopped_for": stopped_for,
+        "seconds": time.monotonic() - started,
+        "cpu_seconds": spent.ru_utime + spent.ru_stime,
+        "memory_mb": spent.ru_maxrss / (1024 if sys.platform == "linux" else 1024 * 1024),  # macOS counts bytes
+        "stdout": out.report(),
+        "stderr": err.report(),
+    }
+
+
+def write(path: str, text: str) -> None:
+    with open(path, "wb") as file:
+        file.write(text.encode("utf-8", "surrogatepass"))
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every process that the program leaves behind, where the system knows how."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def wake_when_a_child_ends() -> int:
+    """A descriptor that can be read from when a child has ended."""
+    reader, writer = os.pipe()
+    for fd in (reader, writer):
+        os.set_blocking(fd, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    return reader
+
+
+def start(job: dict[str, Any], folder: str, box: str) -> subprocess.Popen[bytes]:
+    """This script again, in a process and a session of its own, to become the program."""
+    program = {name: job[name] for name in ("limits", "show_last_value")}
+    program["code"] = os.path.join(folder, "code")
+    with open(os.path.join(folder, "stdin"), "rb") as stdin:
+        return subprocess.Popen(
+            [sys.executable, "-s", os.path.abspath(__file__), json.dumps(program)],
+            bufsize=0,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=box,
+            env={**library_path(), **job["environment"], "HOME": box, "TMPDIR": box},
+            start_new_session=True,
+        )
+
+
+def library_path() -> dict[str, str]:
+    """The one variable of the server's that is passed on: without it some interpreters do not find their library."""
+    return {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+
+
+def follow(
+    process: subprocess.Popen[bytes],
+    streams: tuple[Stream, Stream],
+    woken: int,
+    job: dict[str, Any],
+    deadline: float,
+    box: str,
+) -> str:
+    """Read what the program writes until it ends or has to be ended; for "time", for "disk", or for nothing else."""
+    next_look = 0.0
+    with selectors.DefaultSelector() as selector:
+        selector.register(woken, selectors.EVENT_READ)
+        for stream in streams:
+            selector.register(stream.pipe, selectors.EVENT_READ, stream)
+        while process.poll() is None:  # first of all: who ended in time was not late
+            now = time.monotonic()
+            if now >= deadline:
+                return "time"
+            if any(stream.total > job["most_bytes"] for stream in streams):
+                return ""  # the counts will tell
+            if now >= next_look:
+                next_look = now + LOOK_SECONDS
+                if holds_too_much(box, job):
+                    return "disk"
+            for key, _ in selector.select(max(0.0, min(deadline, next_look) - now)):
+                if key.data is None:
+                    os.read(woken, 4096)
+                elif not key.data.read():
+                    selector.unregister(key.fileobj)
+    return ""
+
+
+def holds_too_much(box: str, job: dict[str, Any]) -> bool:
+    """Whether there are more bytes or more files in the directory than the job allows; holes in files count as bytes."""
+    size = count = 0
+    for folder, folders, files in os.walk(box):
+        count += len(folders) + len(files)
+        if count > job["disk_files"]:
+            return True
+        for name in files:
+            with contextlib.suppress(OSError):  # gone since it was seen
+                size += os.lstat(os.path.join(folder, name)).st_size
+    return size > job["disk_bytes"]
+
+
+def end_all(process: subprocess.Popen[bytes]) -> None:
+    """Kill the program's session and then, for a while, whatever of its children got away and became ours."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left; macOS: none but zombies
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    patience = time.monotonic() + CLEAN_UP_SECONDS
+    while (children := our_children()) and time.monotonic() < patience:
+        for pid in children:
+            with contextlib.suppress(OSError):  # gone already, or not ours to kill
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+
+def our_children() -> list[int]:
+    """Linux tells; elsewhere we have none but the program."""
+    with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return [int(pid) for pid in file.read().split()]
+    return []
+
+
+# The process that becomes the program
+
+
+def run_program(code: str, limits: dict[str, list[int]], show_last_value: bool) -> NoReturn:
+    """Execute the file `code` as `__main__` and exit as the interpreter would: threads, `atexit` and all."""
+    be_the_first_to_go()
+    die_with_the_watcher()
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    main.__dict__["__builtins__"] = builtins
+    sys.argv, sys.path[0], sys.excepthook = [NAME], "", traceback.print_exception
+    as_text(sys.stdin, errors="surrogatepass")
+    as_text(sys.stdout, errors="strict", line_buffering=True)  # who is killed keeps the lines that were printed
+    as_text(sys.stderr, errors="backslashreplace", line_buffering=True)
+    for name, (soft, hard) in limits.items():
+        limit(getattr(resource, f"RLIMIT_{name}"), soft, hard)
+    try:
+        with open(code, encoding="utf-8", errors="surrogatepass", newline="") as file:
+            text = file.read()
+        text = text[1:] if text.startswith("\ufeff") else text
+        seed(text)
+        linecache.cache[NAME] = (len(text), None, io.StringIO(text, newline=None).readlines(), NAME)
+        # Not ast.parse: its frame would stand in the traceback of a program with a syntax error.
+        program: ast.Module = compile(text, NAME, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)  # pyright: ignore
+        ends_in_value = show_last_value and program.body and isinstance(program.body[-1], ast.Expr)
+        last = program.body.pop() if ends_in_value else None
+        exec(compile(program, NAME, "exec", dont_inherit=True), main.__dict__)
+        if last is not None:  # as at the interactive prompt: through sys.displayhook
+            exec(compile(ast.Interactive([last]), NAME, "single", dont_inherit=True), main.__dict__)
+    except SystemExit:
+        raise
+    except BaseException as error:  # the boundary between the program and us: whatever it raised, it is shown
+        use_spare_memory()
+        sys.excepthook(type(error), error, error.__traceback__ and error.__traceback__.tb_next)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def be_the_first_to_go() -> None:
+    """Where the machine runs out of memory, the kernel shall end the program before anything else."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+
+
+def die_with_the_watcher() -> None:
+    """The server may end the process that watches, and knows nothing of this one."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+
+
+def as_text(stream: Any, **how: Any) -> None:
+    """Set how a standard stream is read or written, whatever the server's locale."""
+    stream.reconfigure(encoding="utf-8", **how)
+
+
+def limit(which: int, soft: int, hard: int) -> None:
+    """Lower a resource limit; where the present one is lower still, or the system refuses, keep that."""
+    most = resource.getrlimit(which)[1]
+    if most != resource.RLIM_INFINITY:
+        soft, hard = min(soft, most), min(hard, most)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(which, (soft, hard))
+
+
+def seed(text: str) -> None:
+    """The global generators of `random` and, for a program that names it, NumPy start the same every time."""
+    random.seed(0)
+    if "numpy" in text:
+        with contextlib.suppress(ImportError, MemoryError):  # the program will meet it itself
+            from numpy import random as numpy_random
+
+            numpy_random.seed(0)
+
+
+def use_spare_memory() -> None:
+    """Raise the limits on memory by what was kept back, so that a traceback can be printed."""
+    for which in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
+        hard = resource.getrlimit(which)[1]
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(which, (hard, hard))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        run_program(**json.loads(sys.argv[1]))
+    else:
+        watch()

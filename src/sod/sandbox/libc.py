@@ -1,0 +1,60 @@
+"""The few calls into the C library that Python has no function for."""
+
+import ctypes
+import os
+from functools import cache
+
+PR_SET_PDEATHSIG = 1
+PR_SET_SECCOMP = 22
+PR_SET_NO_NEW_PRIVS = 38
+FILTER_MODE = 2
+BPF_INSTRUCTION_BYTES = 8
+CAPABILITY_VERSION_3 = 0x20080522
+
+
+def syscall(number: int, *arguments: object) -> int:
+    """Make a system call; its result. Raises OSError."""
+    return _checked(_library().syscall(ctypes.c_long(number), *arguments))
+
+
+def prctl(option: int, *arguments: object) -> None:
+    """Change a property of this process. Raises OSError."""
+    words = [value if not isinstance(value, int) else ctypes.c_ulong(value) for value in arguments]
+    padding = [ctypes.c_ulong(0)] * (4 - len(words))  # some options refuse rubbish in what they do not use
+    _checked(_library().prctl(option, *words, *padding))
+
+
+def drop_capabilities() -> None:
+    """Give up what makes root more than a user. For anybody else it changes nothing."""
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    nothing = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable, in two halves
+    _checked(_library().capset(header, nothing))
+
+
+def install_filter(program: bytes) -> None:
+    """Let the kernel run this program of classic BPF before every system call of this thread, for ever.
+
+    Needs no new privileges (PR_SET_NO_NEW_PRIVS), or root.
+    """
+    instructions = ctypes.create_string_buffer(program, len(program))
+    length = len(program) // BPF_INSTRUCTION_BYTES
+    prctl(PR_SET_SECCOMP, FILTER_MODE, ctypes.byref(_Filter(length, ctypes.addressof(instructions))))
+
+
+class _Filter(ctypes.Structure):
+    """struct sock_fprog."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """What is already loaded, and with it the C library. Found once: it takes longer than the calls."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
