@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from judging import REFEREE
 
 from sod.agent import Agent, check_prompts
 from sod.chat import ChatFormat
@@ -68,7 +69,7 @@ def attempt(chat: ChatFormat) -> Attempt:
 
     def attempt(*turns: str, tool: Adder | None = None, **limits: Any) -> tuple[Trajectory, ScriptedEngine]:
         engine = ScriptedEngine(lambda request: chat.turn({"content": turns[request.seed - SEED]}))
-        agent = Agent(engine, chat, Toolbox([tool or Adder()]), RolloutOptions(**limits))
+        agent = Agent(engine, chat, Toolbox([tool or Adder()]), REFEREE, RolloutOptions(**limits))
         return asyncio.run(agent.attempt(PROBLEM, 0, SEED)), engine
 
     return attempt
@@ -316,7 +317,7 @@ def test_the_engine_may_forget_the_trajectory_once_it_has_ended(attempt: Attempt
 
 def test_the_engine_may_forget_the_trajectory_also_after_an_error(chat: ChatFormat) -> None:
     engine = ScriptedEngine(lambda request: chat.turn({"content": call(a=1, b=2)}))
-    agent = Agent(engine, chat, Toolbox([Broken()]), RolloutOptions())
+    agent = Agent(engine, chat, Toolbox([Broken()]), REFEREE, RolloutOptions())
     with pytest.raises(SandboxError):
         asyncio.run(agent.attempt(PROBLEM, 0, SEED))
     assert engine.released == [SEED]
@@ -331,7 +332,7 @@ def test_the_engine_may_forget_the_trajectory_also_when_it_is_cancelled(chat: Ch
     engine = Endless(lambda request: ())
 
     async def work() -> None:
-        agent = Agent(engine, chat, Toolbox([]), RolloutOptions())
+        agent = Agent(engine, chat, Toolbox([]), REFEREE, RolloutOptions())
         task = asyncio.create_task(agent.attempt(PROBLEM, 0, SEED))
         await asyncio.sleep(0)
         task.cancel()

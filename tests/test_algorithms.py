@@ -13,7 +13,7 @@ from sod.algorithms import ALGORITHMS, WITHOUT_TEACHER, Algorithm, grpo, opd, op
 from sod.batching import Batch, collate
 from sod.config import AlgorithmOptions
 from sod.core import group_advantage
-from sod.types import Group, Piece, Problem, Trajectory
+from sod.types import Group, Outcome, Piece, Problem, Trajectory
 
 OPTIONS = AlgorithmOptions()
 PROBLEMS = [Problem(id=f"p{i}", messages=({"role": "user", "content": "?"},), answer="1") for i in range(3)]
@@ -163,6 +163,57 @@ def test_what_needs_no_teacher_does_without(name: str) -> None:
     batch = several_steps()
     alone = replace(batch, student_BT=None, teacher_BT=None)
     assert ALGORITHMS[name](alone, OPTIONS).equal(ALGORITHMS[name](batch, OPTIONS))
+
+
+# The paper's ablations
+
+
+def batch_with(outcomes: Sequence[Outcome]) -> Batch:
+    """One trajectory of four steps of one token, the calls between them ending as given; the teacher's term is -1, -2, ..."""
+    pieces = [Piece("prompt", (1,)), Piece("student", (10,))]
+    for outcome in outcomes:
+        pieces += [Piece("tool", (3,), outcomes=(outcome,)), Piece("student", (10,))]
+    batch = collate([Group(PROBLEMS[0], [Trajectory(PROBLEMS[0], 0, tuple(pieces), "answered", "", 1.0)])])
+    student_BT = torch.zeros(batch.ids_BT.shape)
+    teacher_BT = -batch.steps_BT.float()
+    return replace(batch, student_BT=student_BT, teacher_BT=teacher_BT)
+
+
+@pytest.mark.parametrize(
+    ("name", "outcomes", "weights"),
+    [
+        ("sod_decay", ("ok", "error", "ok"), [1, 1, 0.9, 0.81]),
+        ("sod_decay", ("ok", "ok", "ok"), [1, 1, 1, 1]),
+        ("sod_decay", ("timeout", "ok", "error"), [1, 0.9, 0.81, 0.729]),
+        ("sod_mask_after_error", ("ok", "error", "ok"), [1, 1, 0, 0]),
+        ("sod_mask_after_error", ("ok", "ok", "ok"), [1, 1, 1, 1]),
+        ("sod_mask_after_error", ("malformed", "ok", "ok"), [1, 0, 0, 0]),
+        ("sod_uniform", ("error", "error", "error"), [1, 1, 1, 1]),
+        ("sod_unclipped", ("ok", "ok", "ok"), [1, 1 / 2, 1 / 3, 1 / 4]),
+        ("sod_without_grpo", ("ok", "ok", "ok"), [1, 1 / 2, 1 / 3, 1 / 4]),
+    ],
+)
+def test_a_worked_example_of_each_ablation(name: str, outcomes: Sequence[Outcome], weights: list[float]) -> None:
+    batch = batch_with(outcomes)  # alone in its group, so that GRPO says nothing
+    credit_T = ALGORITHMS[name](batch, OPTIONS)[0][batch.mask_BT[0]]
+    expected_T = torch.tensor([-float(w) * (k + 1) for k, w in enumerate(weights)])
+    torch.testing.assert_close(credit_T, expected_T, rtol=1e-5, atol=1e-5)
+
+
+def test_without_the_clip_a_step_that_agrees_better_than_the_first_counts_for_more() -> None:
+    batch = batch_with(("ok", "ok", "ok"))
+    batch = replace(batch, teacher_BT=torch.where(batch.steps_BT == 1, -6.0, batch.teacher_BT))
+    clipped_T, free_T = (ALGORITHMS[name](batch, OPTIONS)[0][batch.mask_BT[0]] for name in ("sod", "sod_unclipped"))
+    torch.testing.assert_close(clipped_T, torch.tensor([-6.0, -2.4, -3.6, -4.8]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(free_T, torch.tensor([-6.0, -6.0, -6.0, -6.0]), rtol=1e-5, atol=1e-5)
+
+
+def test_the_ablations_keep_grpo_beside_the_teacher() -> None:
+    batch = several_steps()
+    for name in ("sod", "sod_unclipped", "sod_decay", "sod_mask_after_error", "sod_uniform"):
+        assert ALGORITHMS[name](batch, AlgorithmOptions(coef=0)).equal(grpo(batch, OPTIONS)), name
+    alone_BT = ALGORITHMS["sod_without_grpo"](batch, OPTIONS)
+    torch.testing.assert_close(grpo(batch, OPTIONS) + alone_BT, sod(batch, OPTIONS))
 
 
 def test_shams_advantages_are_those_of_the_same_rewards_in_another_order() -> None:

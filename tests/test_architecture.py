@@ -16,14 +16,22 @@ ROOT = Path(sod.__file__).parent
 # for the whole package, unless one of its modules has a place of its own.
 LAYERS = """
     sod  core  errors
-    config  types  sandbox
+    config  types  sandbox  rewards  concurrency
+    sandbox.libc  sandbox.interpreter  sandbox.folders  sandbox.capture  sandbox.fusion_driver
+    sandbox.landlock  sandbox.seccomp
+    sandbox.confinement
+    sandbox.child
     sandbox.zygote
-    sandbox.local  batching  chat  data  runs  engines  progress  rewards.math
-    models  tools  rewards
-    engines.hf  engines.scripted  tools.python  teachers  policy
+    sandbox.local  batching  chat  data  runs  engines  progress  alarms
+    rewards.answers  rewards.symbolic  rewards.symbolic_worker  rewards.functional_driver
+    rewards.exact  rewards.choice  rewards.reference  rewards.code_tests  rewards.shaping
+    rewards.forms  rewards.code_golds
+    rewards.math  rewards.code  rewards.reference_code
+    sandbox.fusion  models  tools
+    sandbox.guarded  rewards.referee  engines.hf  engines.scripted  tools.python  teachers  policy
     teachers.local  scoring  agent
     rollout  algorithms  metrics
-    sft  train  evaluate
+    sft  train  evaluate  doctor
     lab
     cli
     __main__
@@ -101,10 +109,15 @@ def test_the_core_needs_torch_and_nothing_else() -> None:
     ("modules", "absent"),
     [
         (
-            "sod.config sod.errors sod.types sod.runs sod.data sod.cli sod.tools.python sod.sandbox.local",
-            "torch transformers",
+            "sod.config sod.errors sod.types sod.runs sod.data sod.cli sod.alarms sod.tools.python sod.sandbox.guarded "
+            "sod.rewards.referee",
+            "torch transformers sympy numpy",
         ),
-        ("sod.errors sod.types sod.sandbox.local sod.engines.scripted sod.rewards", "torch pydantic rich"),
+        (
+            "sod.errors sod.types sod.sandbox.local sod.engines.scripted sod.rewards.math sod.rewards.choice "
+            "sod.rewards.code",
+            "torch pydantic rich httpx",
+        ),
         ("sod.core", "transformers pydantic rich tyro"),
     ],
 )

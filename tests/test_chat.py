@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from judging import REFEREE
 from reference import shared
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
@@ -102,7 +103,7 @@ def replay(
     engine = ScriptedEngine(script)
     results = [message["content"] for message in messages[start:] if message["role"] == "tool"]
     tools: list[Tool] = [Recorded(schema, results) for schema in schemas]
-    agent = Agent(engine, chat, Toolbox(tools), RolloutOptions())
+    agent = Agent(engine, chat, Toolbox(tools), REFEREE, RolloutOptions())
     problem = Problem(id="0", messages=tuple(messages[:start]), answer="0")
     return asyncio.run(agent.attempt(problem, 0, 0)), asked, engine
 

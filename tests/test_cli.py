@@ -305,7 +305,7 @@ class World:
         return Path(shutil.copytree(self.teacher, self.folder / "model"))
 
     def command(self, name: str, **changes: object) -> list[object]:
-        limits = ["--rollout.max-prompt-tokens", 64, "--rollout.max-tokens", 100, "--tool.workers", 1]
+        limits = ["--rollout.max-prompt-tokens", 64, "--rollout.max-tokens", 100, "--sandbox.workers", 1]
         files: dict[str, dict[str, object]] = {
             "sft": {"model": self.teacher, "data": self.demonstrations},
             "train": {"student": self.teacher, "teacher": self.teacher, "data": self.problems},
@@ -487,7 +487,7 @@ def test_what_is_not_the_users_fault_is_one_line_too_and_a_status_that_says_try_
     for loop in SAMPLERS:
         assert status(*world.command(loop, out=world.folder / loop), "--rollout.seconds", 1e-6) == 75
         err = capsys.readouterr().err
-        assert "attempts were lost to our own machinery, too many to go on" in err
+        assert "were lost to our own machinery and 0 could not be graded: too many to go on" in err
         assert len(err.splitlines()) == 1
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from judging import REFEREE
 from reference import shared
 
 from sod.data import draw, fingerprint, load_demonstrations, load_problems, read_rows, write_jsonl
 from sod.errors import DataError
-from sod.rewards import check_kinds
 from sod.types import Problem
 
 Row = dict[str, Any]
@@ -360,9 +360,9 @@ def test_dapos_different_problems_can_all_be_judged() -> None:
     found = load_problems(shared("data/train_math_dapo17k.parquet"))
     assert len({problem.messages[0]["content"] for problem in found}) == 17_398
     assert len({problem.id for problem in found}) == len(found) == 17_405  # seven questions have two answers
-    check_kinds(found)
+    REFEREE.check(found)
 
 
 @pytest.mark.parametrize("name", ["aime2024", "aime2025", "math500"])
 def test_a_published_benchmark_can_be_judged(name: str) -> None:
-    check_kinds(load_problems(shared(f"data/{name}.jsonl")))
+    REFEREE.check(load_problems(shared(f"data/{name}.jsonl")))

@@ -150,6 +150,6 @@ def test_an_evaluation_that_lost_every_attempt_is_an_error_and_has_no_results(
 ) -> None:
     options = {"model": teacher, "data": problem_file, "out": tmp_path / "run", "samples": 1, "limit": 1}
     rollout = settings.EVAL["rollout"] | {"seconds": 1e-6}
-    with pytest.raises(InfrastructureError, match="1 of 1 attempts were lost"):
+    with pytest.raises(InfrastructureError, match="Of 1 attempts, 1 were lost"):
         evaluate(EvalOptions.model_validate(settings.EVAL | options | {"rollout": rollout}))
     assert not (tmp_path / "run" / "results.json").exists()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from confining import CONFINABLE
 from transformers import PreTrainedTokenizerBase
 
 from sod.chat import ChatFormat, parse_calls
@@ -20,11 +21,11 @@ from sod.lab.make import make, problems, write_demonstrations, write_problems
 from sod.lab.make import tokenizer as make_tokenizer
 from sod.lab.tasks import FAMILIES, Task, chain, draw
 from sod.models import check_same_vocabulary, load_model, load_tokenizer
-from sod.rewards import judge
+from sod.rewards.math import MathJudge
 from sod.sandbox.local import LocalSandbox
 from sod.tools import Toolbox
 from sod.tools.python import PythonTool
-from sod.types import Message, Observation
+from sod.types import Message, Observation, Problem
 
 SLIPPERY = replace(TEACHER, slips=1.0)
 CLEAN = replace(STUDENT, slips=0.0)
@@ -39,7 +40,7 @@ def interpret(*turns: str) -> list[Observation]:
     """What the lab's interpreter really says to each turn, which makes one call."""
 
     async def work() -> list[Observation]:
-        async with LocalSandbox(workers=2) as sandbox:
+        async with LocalSandbox(workers=2, unsafe=not CONFINABLE) as sandbox:
             toolbox = Toolbox([PythonTool(sandbox, ToolOptions.model_validate(settings.TOOL))])
             answers = await asyncio.gather(*(toolbox.answer(parse_calls(turn)) for turn in turns))
             return [answer for (answer,) in answers]
@@ -97,11 +98,15 @@ def test_every_call_really_prints_its_result_and_the_answer_follows() -> None:
             assert task.answer == scope[asked] == results[-1]
 
 
+def outcome(text: str, problem: Problem) -> str:
+    return MathJudge().judge(text, problem.answer).outcome
+
+
 def test_a_tasks_problem_is_judged_by_its_answer() -> None:
     for task in tasks(20):
         problem = task.problem("p")
-        assert judge(problem, f"the answer is \\boxed{{{task.answer}}}").correct
-        assert not judge(problem, f"the answer is \\boxed{{{task.answer + 1}}}").correct
+        assert outcome(f"the answer is \\boxed{{{task.answer}}}", problem) == "right"
+        assert outcome(f"the answer is \\boxed{{{task.answer + 1}}}", problem) == "wrong"
 
 
 @pytest.mark.parametrize("between", ["\n", ";"])
@@ -153,7 +158,7 @@ def test_a_demonstration_ends_with_the_right_answer_and_has_one_slip_at_most() -
     rng = random.Random(4)
     for task in tasks(50):
         messages = demonstrate(task, TEACHER, rng)
-        assert judge(task.problem("p"), messages[-1]["content"]).correct
+        assert outcome(messages[-1]["content"], task.problem("p")) == "right"
         assert len(calls(messages)) - len(task.calls) in (0, 1)
 
 

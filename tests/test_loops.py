@@ -31,11 +31,13 @@ from sod.train import train
 UPDATE = {
     "rollout": settings.ROLLOUT | {"problems": 4, "group": 2, "max_tokens": 100},
     "learn": {"lr": 1e-3, "minibatches": 2},
-    "tool": settings.TOOL | {"workers": 2},
+    "reward": settings.REWARD,
+    "tool": settings.TOOL,
+    "sandbox": {"workers": 2},
 }
 
 ALGORITHMS = get_args(AlgorithmOptions.model_fields["name"].annotation)
-TIMINGS = ("seconds/", "speed/")
+TIMINGS = ("seconds/", "speed/", "sandbox/seconds")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,7 @@ def test_training_leaves_options_environment_and_a_row_for_each_update(trained: 
     assert [row["update"] for row in rows] == [1, 2]
     areas = {key.partition("/")[0] for key in rows[0]} - {"update", "stop", "outcome"}
     with_teacher = {"steps"} if options.teacher else set()
-    assert areas == {"rollout", "tools", "learn", "sampler", "seconds", "speed"} | with_teacher
+    assert areas == {"rollout", "tools", "sandbox", "learn", "sampler", "seconds", "speed"} | with_teacher
     assert all(isinstance(value, int | float) for row in rows for value in row.values())
     assert all(row["sampler/gap_max"] < 1e-4 and row["rollout/dropped"] == row["learn/skipped"] == 0 for row in rows)
 
@@ -199,7 +201,7 @@ def test_an_update_whose_attempts_were_all_lost_is_an_error_and_no_row(
     train_run: Callable[..., Run], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    with pytest.raises(InfrastructureError, match="8 of 8 attempts were lost"):
+    with pytest.raises(InfrastructureError, match="Of 8 attempts, 8 were lost"):
         train_run("grpo", rollout={"seconds": 1e-6}, out=out)
     assert Run(out).metrics() == []
     assert Run(out).newest_checkpoint() is None
@@ -261,6 +263,8 @@ minibatches = 2
 [tool]
 seconds = 5.0
 errors = "last_line"
+
+[sandbox]
 workers = 2
 """
 

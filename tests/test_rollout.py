@@ -4,20 +4,24 @@ import asyncio
 import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from judging import REFEREE, Nowhere
 
 from sod.agent import Agent
 from sod.chat import ChatFormat
-from sod.config import ModelOptions, RolloutOptions
+from sod.config import ModelOptions, RewardOptions, RolloutOptions
 from sod.engines import Engine, Reply, Request
 from sod.engines.hf import HFEngine
 from sod.engines.scripted import ScriptedEngine
-from sod.errors import SandboxError
+from sod.errors import OutageError, SandboxError
 from sod.lab import settings
 from sod.models import load_model
+from sod.rewards import Verdict
+from sod.rewards.referee import Referee
 from sod.rollout import TURN_SEEDS, attempt_seed, rollout
 from sod.tools import Toolbox
 from sod.types import Group, Observation, Problem, Trajectory
@@ -87,9 +91,8 @@ def student(chat: ChatFormat) -> Callable[..., Agent]:
             question = chat.text(request.ids).split("\n")[1]
             return chat.turn({"content": CALL.format(question)})
 
-        return Agent(
-            engine or ScriptedEngine(script), chat, Toolbox([tool or Interpreter()]), RolloutOptions(**options)
-        )
+        tools = Toolbox([tool or Interpreter()])
+        return Agent(engine or ScriptedEngine(script), chat, tools, REFEREE, RolloutOptions(**options))
 
     return make
 
@@ -108,7 +111,7 @@ def test_groups_come_in_the_problems_order_and_attempts_in_the_samples(chat: Cha
 
     engine = Jittery(lambda request: chat.turn({"content": "\\boxed{1}"}))
     ended: list[Trajectory | None] = []
-    groups = run(Agent(engine, chat, Toolbox([]), RolloutOptions(group=5)), on_trajectory=ended.append)
+    groups = run(Agent(engine, chat, Toolbox([]), REFEREE, RolloutOptions(group=5)), on_trajectory=ended.append)
     assert [group.problem for group in groups] == PROBLEMS
     assert all([t.sample for t in group] == [0, 1, 2, 3, 4] for group in groups)
     assert all(t.problem == group.problem for group in groups for t in group)
@@ -127,7 +130,7 @@ def test_no_more_attempts_are_under_way_than_concurrency_allows(chat: ChatFormat
             return await super().sample(request)
 
     engine = Counting(lambda request: chat.turn({"content": "\\boxed{1}"}))
-    run(Agent(engine, chat, Toolbox([]), RolloutOptions(group=6, concurrency=4)))
+    run(Agent(engine, chat, Toolbox([]), REFEREE, RolloutOptions(group=6, concurrency=4)))
     assert engine.most == 4
     assert len(engine.requests) == 18
 
@@ -192,6 +195,36 @@ def test_an_attempt_that_outlives_its_deadline_is_dropped_at_once(student: Calla
     assert tool.runs == 6  # not tried again
     assert isinstance(agent.engine, ScriptedEngine)
     assert len(agent.engine.released) == 6
+
+
+def test_what_no_judge_can_decide_is_neither_in_a_group_nor_lost(student: Callable[..., Agent]) -> None:
+    class Unsure(Referee):
+        async def judge(self, trajectory: Trajectory, response: Callable[[], str]) -> Verdict:
+            if trajectory.problem == PROBLEMS[1]:
+                return Verdict(outcome="ungraded", answer="1", reason="the judge gave up")
+            return await super().judge(trajectory, response)
+
+    agent = replace(student(group=2), referee=Unsure(Nowhere(), RewardOptions(), max_tokens=99))
+    ended: list[Trajectory | None] = []
+    groups = run(agent, on_trajectory=ended.append)
+    assert [(len(group), len(group.ungraded), group.dropped) for group in groups] == [(2, 0, 0), (0, 2, 0), (2, 0, 0)]
+    assert [(t.graded, t.correct, t.reason) for t in groups[1].ungraded] == [(False, False, "the judge gave up")] * 2
+    assert len(ended) == 6
+    assert None not in ended
+
+
+def test_an_outage_ends_the_rollout_at_once(student: Callable[..., Agent]) -> None:
+    class Down(Interpreter):
+        runs = 0
+
+        async def run(self, code: str) -> str:
+            self.runs += 1
+            raise OutageError("the sandbox is down")
+
+    tool = Down()
+    with pytest.raises(OutageError):
+        run(student(tool, group=2, concurrency=1, retries=5))
+    assert tool.runs == 1
 
 
 def test_the_user_is_told_once_why_attempts_are_dropped(
@@ -265,7 +298,8 @@ def test_concurrency_changes_no_trajectory_of_a_scripted_engine(chat: ChatFormat
 
     def groups(concurrency: int) -> list[Group]:
         tools = Toolbox([Interpreter()])
-        return run(Agent(ScriptedEngine(script), chat, tools, RolloutOptions(group=8, concurrency=concurrency)))
+        options = RolloutOptions(group=8, concurrency=concurrency)
+        return run(Agent(ScriptedEngine(script), chat, tools, REFEREE, options))
 
     one, many = groups(1), groups(64)
     assert pieces(one) == pieces(many)
@@ -278,7 +312,7 @@ def test_concurrency_changes_no_trajectory_of_a_model(chat: ChatFormat, teacher:
     def groups(concurrency: int) -> list[Group]:
         engine = HFEngine(model, slots=concurrency)
         options = settings.ROLLOUT | {"group": 2, "max_tokens": 100, "concurrency": concurrency}
-        return run(Agent(engine, chat, Toolbox([Interpreter()]), RolloutOptions.model_validate(options)))
+        return run(Agent(engine, chat, Toolbox([Interpreter()]), REFEREE, RolloutOptions.model_validate(options)))
 
     one, many = groups(1), groups(64)
     assert pieces(one) == pieces(many)

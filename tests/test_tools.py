@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pytest
+from confining import CONFINABLE
 
 from sod.config import ToolOptions
 from sod.errors import SandboxError
 from sod.sandbox import Program, Result
 from sod.sandbox.local import LocalSandbox
 from sod.tools import Toolbox
-from sod.tools.python import PythonTool, last_exception, shorten
+from sod.tools.python import PythonTool, as_in_reference, last_exception, shorten
 from sod.types import MalformedCall, Observation, ToolCall
 
 
@@ -20,12 +21,15 @@ def observe(
     seconds: float = 10.0,
     max_chars: int = 4096,
     errors: Literal["traceback", "last_line"] = "traceback",
+    show_last_expr: Literal["expr", "off", "reference"] = "expr",
 ) -> list[Observation]:
     """What the student reads after each program."""
-    options = ToolOptions(seconds=seconds, memory_mb=512, max_chars=max_chars, errors=errors)
+    options = ToolOptions(
+        seconds=seconds, memory_mb=512, max_chars=max_chars, errors=errors, show_last_expr=show_last_expr
+    )
 
     async def work() -> list[Observation]:
-        async with LocalSandbox(workers=1) as sandbox:
+        async with LocalSandbox(workers=1, unsafe=not CONFINABLE) as sandbox:
             tool = PythonTool(sandbox, options)
             return [await tool({"code": code}) for code in codes]
 
@@ -102,6 +106,72 @@ def test_a_traceback_shows_the_students_own_line() -> None:
     (text,) = read("1/0")
     assert "    1/0\n" in text
     assert "displayhook" not in text
+
+
+def test_no_value_is_shown_when_that_is_turned_off() -> None:
+    shown, silent = observe("print(1)\n2", "3", show_last_expr="off")
+    assert (shown.text, silent.text) == ("1", "[no output]")
+
+
+# Fences
+
+
+def test_a_program_in_a_fence_is_run_without_it() -> None:
+    fenced = ["```python\nprint(1)\n```", "```py\n1 + 1\n```\n", "```\n3\n```", " ```python \n4\n ``` "]
+    assert read(*fenced) == ["1", "2", "3", "4"]
+
+
+def test_a_fence_inside_a_program_stays() -> None:
+    programs = {
+        'print("```python\\nx\\n```")': "```python\nx\n```",
+        '```python\nprint("""a\n```\nb""")\n```': "a\n```\nb",
+        "s = '```'\nlen(s)": "3",
+    }
+    assert dict(zip(programs, read(*programs), strict=True)) == programs
+
+
+# The interpreter of the paper's code
+
+WRAPPED = {
+    "1 + 1": "print(1 + 1)",
+    "x = 7\nx": "x = 7\nprint(x)",
+    "x = 7": "print(x = 7)",
+    "print(1)\n": "print(1)\n",
+    "printed(1)": "printed(1)",
+    "for i in range(3):\n    print(i)": "for i in range(3):\nprint(    print(i))",
+    "x\n# done": "x\nprint(# done)",
+    "f(\n  1\n)": "f(\n  1\nprint())",
+    "x\n  ": "x\nprint(  )",
+    "": "",
+    "a\n```python\nb\n``` and ```python\nc\n```": "print(b)",
+    "```py\nb\n```": "```py\nb\nprint(```)",
+}
+
+
+@pytest.mark.parametrize("code", WRAPPED)
+def test_the_papers_code_puts_the_last_line_into_a_print(code: str) -> None:
+    assert as_in_reference(code) == WRAPPED[code]
+
+
+def test_the_papers_interpreter_breaks_programs_that_ours_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    programs = ["x = 3 + 4", "for i in range(3):\n    print(i)", "print(5)  # five\nassert True"]
+    theirs = observe(*programs, show_last_expr="reference")
+    assert "breaks many" in " ".join(capsys.readouterr().out.split())
+    assert [observation.outcome for observation in theirs] == ["error"] * 3
+    assert [observation.outcome for observation in observe(*programs)] == ["ok"] * 3
+
+
+def test_the_papers_interpreter_shows_256_characters_and_nothing_after_a_time_out() -> None:
+    long, late, both = observe(
+        "print('a' * 200 + 'b' * 200)",
+        "print(1, flush=True)\nwhile True: pass\nprint(2)",
+        "import sys\nsys.stderr.write('e')\nprint('o')",
+        show_last_expr="reference",
+        seconds=1.5,
+    )
+    assert long.text == "a" * 128 + "...(truncated)..." + "b" * 127 + "\n"
+    assert late.text == "no stdout here"
+    assert both.text == "o\ne"
 
 
 # What the interpreter says

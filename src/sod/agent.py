@@ -1,15 +1,14 @@
 """One problem to one trajectory: write a turn, run its tool calls, read the results, until something ends it."""
 
-import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sod.chat import ChatFormat, parse_calls
 from sod.config import RolloutOptions
 from sod.engines import Engine, Request
 from sod.errors import DataError
-from sod.rewards import judge
+from sod.rewards.referee import Referee
 from sod.tools import Toolbox
 from sod.types import Piece, Problem, Stop, Trajectory
 
@@ -33,6 +32,7 @@ class Agent:
     engine: Engine
     chat: ChatFormat
     tools: Toolbox
+    referee: Referee
     options: RolloutOptions
 
     async def attempt(self, problem: Problem, sample: int, seed: int) -> Trajectory:
@@ -47,18 +47,16 @@ class Agent:
         finally:
             self.engine.release(seed)
         final_text = self.chat.text(pieces[-1].tokens) if stop == "answered" else ""
-        verdict = await asyncio.to_thread(judge, problem, final_text)
-        return Trajectory(
-            problem=problem,
-            sample=sample,
-            pieces=tuple(pieces),
-            stop=stop,
-            final_text=final_text,
-            reward=verdict.reward,
-            correct=verdict.correct,
+        trajectory = Trajectory(problem=problem, sample=sample, pieces=tuple(pieces), stop=stop, final_text=final_text)
+        verdict = await self.referee.judge(trajectory, lambda: self.chat.text(trajectory.response))
+        judged = replace(
+            trajectory,
+            correct=verdict.outcome == "right",
             answer=verdict.answer,
-            seconds=time.monotonic() - start,
+            reason=verdict.reason,
+            graded=verdict.outcome != "ungraded",
         )
+        return replace(judged, reward=self.referee.reward(judged), seconds=time.monotonic() - start)
 
     async def _converse(self, pieces: list[Piece], seed: int) -> Stop:
         ids = list(pieces[0].tokens)

@@ -3,6 +3,7 @@
 Each function returns a (B, T) tensor, 0 off the mask. Adding an algorithm is one function and one line in `ALGORITHMS`.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,7 +11,15 @@ from torch import Tensor
 
 from sod.batching import Batch
 from sod.config import AlgorithmOptions
-from sod.core import group_advantage, per_token, step_divergence, step_weights, teacher_advantage
+from sod.core import (
+    decayed_weights,
+    group_advantage,
+    masked_weights,
+    per_token,
+    step_divergence,
+    step_weights,
+    teacher_advantage,
+)
 
 
 def grpo(batch: Batch, options: AlgorithmOptions) -> Tensor:
@@ -32,10 +41,37 @@ def opd(batch: Batch, options: AlgorithmOptions) -> Tensor:
 
 def sod(batch: Batch, options: AlgorithmOptions) -> Tensor:
     """GRPO + coef * w_k * (log pi_teacher - log pi_student): the paper's Eq. 10 as an advantage."""
-    student_BT, teacher_BT = _logprobs(batch)
-    d_BK = step_divergence(student_BT, teacher_BT, batch.steps_BT)
-    w_BT = per_token(step_weights(d_BK, epsilon=options.epsilon, delta=options.delta), batch.steps_BT)
-    return grpo(batch, options) + options.coef * w_BT * teacher_advantage(student_BT, teacher_BT, batch.mask_BT)
+    return grpo(batch, options) + sod_without_grpo(batch, options)
+
+
+def sod_without_grpo(batch: Batch, options: AlgorithmOptions) -> Tensor:
+    """The step-weighted teacher alone."""
+    return _weighted(batch, options, step_weights(_divergence(batch), epsilon=options.epsilon, delta=options.delta))
+
+
+def sod_unclipped(batch: Batch, options: AlgorithmOptions) -> Tensor:
+    """SOD without the headroom 1 + delta: a step that agrees better than the first counts for as much more."""
+    w_BK = step_weights(_divergence(batch), epsilon=options.epsilon, delta=math.inf)
+    return grpo(batch, options) + _weighted(batch, options, w_BK)
+
+
+def sod_decay(batch: Batch, options: AlgorithmOptions) -> Tensor:
+    """GRPO and the teacher at decay^(k - k_err) after the first tool error, whatever the divergence."""
+    return grpo(batch, options) + _weighted(batch, options, decayed_weights(batch.failed_BK, decay=options.decay))
+
+
+def sod_mask_after_error(batch: Batch, options: AlgorithmOptions) -> Tensor:
+    """GRPO and the teacher up to the first tool error, GRPO alone after it."""
+    return grpo(batch, options) + _weighted(batch, options, masked_weights(batch.failed_BK))
+
+
+def _divergence(batch: Batch) -> Tensor:
+    return step_divergence(*_logprobs(batch), batch.steps_BT)
+
+
+def _weighted(batch: Batch, options: AlgorithmOptions, w_BK: Tensor) -> Tensor:
+    """The teacher's term, each step at its weight."""
+    return per_token(w_BK, batch.steps_BT) * opd_without_grpo(batch, options)
 
 
 def sham(batch: Batch, options: AlgorithmOptions) -> Tensor:
@@ -62,6 +98,11 @@ ALGORITHMS: dict[str, Algorithm] = {
     "opd": opd,
     "opd_without_grpo": opd_without_grpo,
     "sod": sod,
+    "sod_uniform": opd,
+    "sod_decay": sod_decay,
+    "sod_mask_after_error": sod_mask_after_error,
+    "sod_unclipped": sod_unclipped,
+    "sod_without_grpo": sod_without_grpo,
     "sham": sham,
 }
 WITHOUT_TEACHER = {"grpo", "sham"}

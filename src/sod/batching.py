@@ -42,6 +42,16 @@ class Batch:
     def __len__(self) -> int:
         return len(self.trajectories)
 
+    @property
+    def failed_BK(self) -> Tensor:
+        """Whether the tool calls that ended a step came back with an error. -> (B, K), bool"""
+        failed = [
+            [any(outcome != "ok" for outcome in piece.outcomes) for piece in t.observations] for t in self.trajectories
+        ]
+        steps = int(self.steps_BT.max()) if self.steps_BT.numel() else 0
+        failed_BK = pad(failed, torch.bool)
+        return torch.nn.functional.pad(failed_BK, (0, steps - failed_BK.shape[1]))
+
     def rows(self, index: Tensor) -> "Batch":
         """The given rows, cut to the longest of them."""
         width = int(self.lengths_B[index].max()) if len(index) else 0

@@ -4,11 +4,13 @@ Options come from `sod.config`, in this order: defaults, recipes from left to ri
 imported before it is clear what to do.
 """
 
+import os
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ COMMANDS = {
     "sft": ("SftOptions", "sod.sft:sft", "cold start: fine-tune on demonstrations"),
     "train": ("TrainOptions", "sod.train:train", "learn on policy: sod, opd, grpo and controls"),
     "eval": ("EvalOptions", "sod.evaluate:evaluate_and_show", "measure a model: avg@n, pass@n, maj@n, tool errors"),
+    "doctor": ("DoctorOptions", "sod.doctor:doctor", "check this machine: sandbox, hostile programs, judges, speed"),
 }
 HELP = ("-h", "--help", "help")
 EXIT_USAGE, EXIT_FAILED, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 2, 1, 75, 130
@@ -78,6 +81,7 @@ def overview() -> str:
 
 def parse(command: str, name: str, arguments: list[str]) -> Any:
     """The options of a command, from recipes and flags."""
+    os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # an address says nothing about the user's mistake
     import tyro
 
     from sod import config
@@ -89,7 +93,7 @@ def parse(command: str, name: str, arguments: list[str]) -> Any:
     model = getattr(config, name)
     flags = arguments[len(recipes) :]
     from_recipes = [part for recipe in recipes for part in recipe_arguments(Path(recipe), model, flags)]
-    return tyro.cli(model, prog=f"sod {command}", description=model.__doc__, args=[*from_recipes, *flags])
+    return tyro.cli(model, prog=f"sod {command}", description=getdoc(model), args=[*from_recipes, *flags])
 
 
 def recipe_arguments(recipe: Path, model: Any, flags: Sequence[str]) -> list[str]:

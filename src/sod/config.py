@@ -41,8 +41,45 @@ class ToolOptions(Options):
     """Characters of output that the student reads; the middle of longer output is left out, and said so."""
     errors: Literal["traceback", "last_line"] = "traceback"
     """What the student reads of an exception: the whole traceback, or its last line."""
+    show_last_expr: Literal["expr", "off", "reference"] = "expr"
+    """expr: show the value of a trailing expression, as a notebook does. off: run the program and nothing else.
+    reference: rewrite the program and cut its output as the paper's code does, which breaks many right programs; for
+    comparison only."""
+
+
+class SandboxOptions(Options):
+    """Where programs run: the student's calls of the interpreter and, for code problems, its answers."""
+
+    backend: Literal["local", "fusion", "unsafe_subprocess"] = "local"
+    """local: on this machine, confined by the kernel (Linux). fusion: a SandboxFusion server at `url`. unsafe_subprocess:
+    on this machine with limits but NOT confined: programs can read, write and connect as you can."""
+    url: str | None = None
+    """Address of the SandboxFusion server, such as http://127.0.0.1:8080."""
     workers: Positive | None = None
-    """Programs run at a time; None is one per processor."""
+    """Programs run at a time; None is one per processor, or 16 on a server."""
+    retries: Count = 2
+    """How often a program that could not be run, through no fault of its own, is tried again."""
+    max_failure_rate: Share = 0.05
+    """Share of the latest 100 programs that could not be run above which the run pauses, to wait for the sandbox."""
+    patience: PositiveReal = 600.0
+    """Seconds to wait for a sandbox that is down before the run stops with exit status 75, to be resumed."""
+
+
+class RewardOptions(Options):
+    """What an attempt is worth: 1 for a right answer, -1 for a wrong one, and two corrections."""
+
+    judge: Literal["exact", "reference"] = "exact"
+    """exact: see docs/rewards.md. reference: the verdicts of the paper's code, which reject many right answers; for
+    comparison only."""
+    tool_use: Literal["paper", "reference", "off"] = "paper"
+    """A wrong answer after more tool calls is a little less bad. paper: min(-0.6, -1 + 0.1 for each turn that called).
+    reference: -1.1 for every wrong answer, as the paper's code comes out. off: -1."""
+    overlong: Share = 0.05
+    """Last share of rollout.max_tokens over which the reward falls linearly by 1 (the paper's 1,024 of 20,480); 0 is off."""
+    test_seconds: PositiveReal = 6.0
+    """Code problems: wall-clock limit of one test, in seconds."""
+    test_memory_mb: Positive = 4096
+    """Code problems: memory limit of one test, in MiB."""
 
 
 class RolloutOptions(Options):
@@ -116,15 +153,28 @@ class SftLearnOptions(LearnOptions):
 class AlgorithmOptions(Options):
     """Who gives credit to a token, and how much."""
 
-    name: Literal["sod", "opd", "opd_without_grpo", "grpo", "sham"] = "sod"
-    """sod: GRPO plus the step-weighted teacher. opd: GRPO plus the unweighted teacher. grpo: the reward alone. sham: a
-    control that learns from shuffled rewards, with no teacher."""
+    name: Literal[
+        "sod",
+        "opd",
+        "opd_without_grpo",
+        "grpo",
+        "sod_uniform",
+        "sod_decay",
+        "sod_mask_after_error",
+        "sod_unclipped",
+        "sod_without_grpo",
+        "sham",
+    ] = "sod"
+    """sod: GRPO plus the step-weighted teacher. opd, also called sod_uniform: GRPO plus the unweighted teacher. grpo: the
+    reward alone. sod_...: the paper's ablations. sham: a control that learns from shuffled rewards, with no teacher."""
     coef: Real = 1.0
     """Factor of the teacher's term."""
     epsilon: PositiveReal = 1e-6
     """Added to every divergence in Eq. 7, in nats."""
     delta: Real = 0.2
     """Largest step weight is 1 + delta."""
+    decay: Share = 0.9
+    """For sod_decay: each step after the first tool error weighs this much of the one before."""
 
 
 class ModelOptions(Options):
@@ -185,6 +235,10 @@ class TrainOptions(Options):
     """Updates between checkpoints."""
     keep: Positive = 2
     """Newest checkpoints to keep beside the last."""
+    stop_on: tuple[str, ...] = ()
+    """Alarms that stop the run, after a checkpoint; all are said in any case. There are tool_calls, malformed_calls,
+    truncated, entropy_collapse, entropy_explosion, divergence, silent_teacher, saturated_weights, no_contrast and
+    lost_attempts."""
     save_trajectories: Count = 64
     """Trajectories of each update to keep in the run directory."""
     resume: bool = False
@@ -192,7 +246,9 @@ class TrainOptions(Options):
     algorithm: AlgorithmOptions = AlgorithmOptions()
     rollout: RolloutOptions = RolloutOptions()
     learn: LearnOptions = LearnOptions()
+    reward: RewardOptions = RewardOptions()
     tool: ToolOptions = ToolOptions()
+    sandbox: SandboxOptions = SandboxOptions()
     chat: ChatOptions = ChatOptions()
     network: ModelOptions = ModelOptions()
 
@@ -217,9 +273,20 @@ class EvalOptions(Options):
     seed: int = 0
     """Seed of the samples."""
     rollout: EvalRolloutOptions = EvalRolloutOptions()
+    reward: RewardOptions = RewardOptions()
     tool: ToolOptions = ToolOptions()
+    sandbox: SandboxOptions = SandboxOptions()
     chat: ChatOptions = ChatOptions()
     network: ModelOptions = ModelOptions()
+
+
+class DoctorOptions(Options):
+    """Check this machine: which sandbox there is, what it enforces, whether hostile programs get through, whether the
+    judges judge, and how fast both are. The exit status is 0 if all is well, 1 if not."""
+
+    programs: Positive = 200
+    """Programs to run when speed is measured."""
+    sandbox: SandboxOptions = SandboxOptions()
 
 
 class LabOptions(Options):

@@ -8,8 +8,10 @@ SodError
 │   ├── ModelError             a model cannot be loaded, or student and teacher do not fit together
 │   └── RunError               a run directory cannot be written, resumed or read
 ├── InfrastructureError        our machinery failed: retried, then the attempt is dropped, never trained on
-│   └── SandboxError           a program could not be run (it did not fail: it never had its chance)
-└── TrainingError              the update itself is broken (non-finite numbers, nothing to learn from)
+│   ├── SandboxError           a program could not be run (it did not fail: it never had its chance)
+│   └── OutageError            it failed for so long that the run stops, to be taken up again later
+├── TrainingError              the update itself is broken (non-finite numbers, nothing to learn from)
+└── DoctorError                `sod doctor` found something that does not work or is not safe
 
 What the *student* does wrong is not here: it is text for the student to read (`sod.tools`).
 """
@@ -51,5 +53,13 @@ class SandboxError(InfrastructureError):
     """The sandbox could not run a program at all."""
 
 
+class OutageError(InfrastructureError):
+    """Our own machinery stayed down; no retry helps, and the run should stop and be resumed later."""
+
+
 class TrainingError(SodError):
     """The update is broken: non-finite numbers, or no token to learn from."""
+
+
+class DoctorError(SodError):
+    """This machine is not fit: a part does not work, or a hostile program got through."""

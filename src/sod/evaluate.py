@@ -14,10 +14,10 @@ from sod.data import fingerprint, load_problems
 from sod.engines.hf import HFEngine
 from sod.models import check_context, check_embeddings, load_model, load_tokenizer
 from sod.progress import Display, say
-from sod.rewards import check_kinds
+from sod.rewards.referee import Referee
 from sod.rollout import rollout
 from sod.runs import Run
-from sod.sandbox.local import LocalSandbox
+from sod.sandbox.guarded import open_sandbox
 from sod.scoring import gathered, scored
 from sod.teachers.local import LocalTeacher
 from sod.tools import Toolbox
@@ -30,7 +30,9 @@ Results = dict[str, float]
 def evaluate(options: EvalOptions) -> Results:
     """Sample, judge, write results and trajectories to the run directory, and return the results."""
     problems = load_problems(options.data)[: options.limit]
-    check_kinds(problems)
+    sandbox = open_sandbox(options.sandbox)
+    referee = Referee(sandbox, options.reward, max_tokens=options.rollout.max_tokens)
+    referee.check(problems)
     tokenizer = load_tokenizer(options.model)
     chat = ChatFormat.of(tokenizer, options.chat)
     model = load_model(options.model, options.network)
@@ -41,27 +43,26 @@ def evaluate(options: EvalOptions) -> Results:
     teacher = options.teacher and LocalTeacher(
         options.teacher, tokenizer, options.network, limits, microbatch_tokens=tokens
     )
-    sandbox = LocalSandbox(workers=options.tool.workers)
     tools = Toolbox([PythonTool(sandbox, options.tool)])
     check_prompts(chat, tools, limits, problems)
-    run = Run.open(options, options.out, data={"data": fingerprint(options.data)})
-
-    async def sample(display: Display) -> list[Group]:
-        async with sandbox:
-            agent = Agent(HFEngine(model, slots=limits.concurrency), chat, tools, limits)
-            return await rollout(
-                agent, problems, seed=options.seed, update=0, on_trajectory=lambda _: display.advance()
-            )
-
-    samples = len(problems) * options.samples
-    with Display("evaluate", total=1) as display, display.phase("sample", samples):
-        groups = asyncio.run(sample(display))
+    with asyncio.Runner() as loop, sandbox.working_in(loop):
+        run = Run.open(options, options.out, data={"data": fingerprint(options.data)})
+        agent = Agent(HFEngine(model, slots=limits.concurrency), chat, tools, referee, limits)
+        with Display("evaluate", total=1) as display, display.phase("sample", len(problems) * options.samples):
+            sampled = rollout(agent, problems, seed=options.seed, update=0, on_trajectory=lambda _: display.advance())
+            groups = loop.run(sampled)
+    ungraded = [trajectory for group in groups for trajectory in group.ungraded]
+    graded = [trajectory for group in groups for trajectory in group]
+    unscored = metrics.unscored_rows(ungraded, tokenizer.decode)
+    run.write_trajectories(0, metrics.unscored_rows(graded, tokenizer.decode) + unscored)  # safe before all else
     batch = gathered(groups)
-    run.write_trajectories(0, metrics.rows(batch, AlgorithmOptions(), tokenizer.decode, limit=len(batch)))
-    if teacher:  # what was sampled is safe before anything else can fail
+    if teacher:
         batch = scored(batch, model, teacher, temperature, tokens)
     results = summary(groups) | metrics.of_rollout(groups) | metrics.of_steps(batch, AlgorithmOptions())
-    run.record(0, results, metrics.rows(batch, AlgorithmOptions(), tokenizer.decode, limit=len(batch)))
+    times = sandbox.take_statistics().metrics()
+    run.record(
+        0, results | times, metrics.rows(batch, AlgorithmOptions(), tokenizer.decode, limit=len(batch)) + unscored
+    )
     run.write_results(results)
     return results
 
@@ -69,7 +70,7 @@ def evaluate(options: EvalOptions) -> Results:
 def summary(groups: Sequence[Group]) -> Results:
     """avg@n, pass@n and maj@n over problems, with the standard error that new problems would add.
 
-    Problems all of whose attempts were lost to our own machinery are left out, and counted.
+    Problems none of whose attempts could be graded are left out, and counted.
     """
     scored = [group for group in groups if len(group)]
     solved = [fmean(t.correct for t in group) for group in scored]
@@ -127,6 +128,8 @@ def show(results: Results) -> str:
     ]
     if "steps/d" in results:
         rows.append(("divergence", f"{results['steps/d']:.3f} nats (mean of d over steps)"))
+    if results["rollout/ungraded"]:
+        rows.append(("ungraded", f"{results['rollout/ungraded']:.0f} attempts that no judge could decide; not counted"))
     if results["rollout/dropped"]:
         rows.append(("dropped", f"{results['rollout/dropped']:.0f} attempts, lost to our own machinery"))
     return "\n".join(f"{name:<12} {value}" for name, value in rows)

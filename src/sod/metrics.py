@@ -1,7 +1,7 @@
 """What an update or an evaluation looked like, in numbers. Keys are area/name."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -11,7 +11,14 @@ from torch import Tensor
 from sod.batching import Batch
 from sod.config import AlgorithmOptions
 from sod.core import step_divergence, step_mean, step_weights
-from sod.types import Group, Trajectory
+from sod.types import Group, Outcome, Trajectory
+
+NO_CALL: Sequence[Outcome] = ("malformed", "unknown_tool", "wrong_arguments")
+"""Outcomes of what was meant as a call and is none."""
+AGREES_NATS = 0.01
+"""A first step with a smaller divergence hardly differs from the teacher."""
+LONGEST_GOLD = 1000
+"""Characters; the tests of a code problem are not repeated with every attempt at it."""
 
 Decode = Callable[[list[int]], object]
 
@@ -20,11 +27,13 @@ def of_rollout(groups: Sequence[Group]) -> dict[str, float]:
     """Rewards, lengths, tool errors and endings of the trajectories that survived."""
     trajectories = [trajectory for group in groups for trajectory in group]
     dropped = sum(group.dropped for group in groups)
+    ungraded = sum(len(group.ungraded) for group in groups)
     if not trajectories:
-        return {"rollout/dropped": dropped}
+        return {"rollout/dropped": dropped, "rollout/ungraded": ungraded}
     count = len(trajectories)
     stops = Counter(trajectory.stop for trajectory in trajectories)
     outcomes = sum((trajectory.outcomes for trajectory in trajectories), Counter())
+    calls = sum(outcomes.values())
     failed = [trajectory for trajectory in trajectories if trajectory.tool_errors]
     return {
         "rollout/reward": fmean(t.reward for t in trajectories),
@@ -34,7 +43,11 @@ def of_rollout(groups: Sequence[Group]) -> dict[str, float]:
         "rollout/tokens": fmean(t.response_tokens for t in trajectories),
         "rollout/tokens_sampled": sum(sum(t.mask) for t in trajectories),
         "rollout/dropped": dropped,
-        "tools/calls": sum(outcomes.values()) / count,
+        "rollout/ungraded": ungraded,
+        "rollout/lost": (dropped + ungraded) / (count + dropped + ungraded),
+        "rollout/groups_alike": fmean(len({t.reward for t in group}) == 1 for group in groups if len(group)),
+        "tools/calls": calls / count,
+        "tools/malformed": sum(outcomes[outcome] for outcome in NO_CALL) / max(1, calls),
         "tools/errors": fmean(t.tool_errors for t in trajectories),
         "tools/trajectories_with_error": len(failed) / count,
         "tools/solved_after_error": fmean(t.correct for t in failed) if failed else 0.0,
@@ -55,6 +68,7 @@ def of_steps(batch: Batch, options: AlgorithmOptions) -> dict[str, float]:
     return {
         "steps/d": _mean(d_BK[exists_BK]),
         "steps/d_1": _mean(d_BK[:, :1][exists_BK[:, :1]]),
+        "steps/first_step_agrees": _mean((d_BK[:, 0][exists_BK[:, 1:].any(1)] < AGREES_NATS).float()),
         "steps/w_after_first": _mean(w_BK[later_BK]),
         "steps/w_capped": _mean((w_BK[later_BK] >= 1 + options.delta - 1e-6).float()),
         "steps/signal_in_top_5_percent_of_tokens": float(outliers.sum() / log_ratio_N.sum().clamp(min=1e-9)),
@@ -100,13 +114,20 @@ def rows(batch: Batch, options: AlgorithmOptions, text: Decode, limit: int) -> l
     return [_row(t, s, text) for t, s in zip(batch.trajectories[:limit], step_rows, strict=False)]
 
 
+def unscored_rows(trajectories: Iterable[Trajectory], text: Decode) -> list[dict[str, Any]]:
+    """Trajectories as they are kept where no model has scored them: before it does, or because no judge could decide."""
+    return [_row(trajectory, [], text) for trajectory in trajectories]
+
+
 def _row(trajectory: Trajectory, step_row: list[dict[str, float]], text: Decode) -> dict[str, Any]:
     return {
         "problem": trajectory.problem.id,
         "sample": trajectory.sample,
-        "gold": trajectory.problem.answer,
+        "gold": trajectory.problem.answer if len(trajectory.problem.answer) <= LONGEST_GOLD else None,
         "answer": trajectory.answer,
         "correct": trajectory.correct,
+        "graded": trajectory.graded,
+        "reason": trajectory.reason,
         "reward": trajectory.reward,
         "stop": trajectory.stop,
         "seconds": round(trajectory.seconds, 3),

@@ -11,7 +11,8 @@ import random
 from collections.abc import Callable, Sequence
 
 from sod.agent import Agent
-from sod.errors import InfrastructureError
+from sod.concurrency import together
+from sod.errors import InfrastructureError, OutageError
 from sod.progress import say
 from sod.types import Group, Problem, Trajectory
 
@@ -50,15 +51,9 @@ async def rollout(
         on_trajectory(trajectory)
         return trajectory
 
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            groups = [
-                [tasks.create_task(attempt(problem, sample)) for sample in range(agent.options.group)]
-                for problem in problems
-            ]
-    except ExceptionGroup as group:  # the first to fail has ended the others; it is the one to tell
-        raise group.exceptions[0] from group
-    return [_group(problem, [task.result() for task in group]) for problem, group in zip(problems, groups, strict=True)]
+    size = agent.options.group
+    attempts = await together(attempt(problem, sample) for problem in problems for sample in range(size))
+    return [_group(problem, attempts[i * size : (i + 1) * size]) for i, problem in enumerate(problems)]
 
 
 async def _with_retries(agent: Agent, problem: Problem, sample: int, seed: int) -> Trajectory | str:
@@ -69,6 +64,8 @@ async def _with_retries(agent: Agent, problem: Problem, sample: int, seed: int) 
         try:
             async with deadline:
                 return await agent.attempt(problem, sample, seed)
+        except OutageError:
+            raise
         except (InfrastructureError, TimeoutError) as error:  # TimeoutError: the deadline's, or a socket's on the way
             cause = f"longer than {agent.options.seconds:g} s" if deadline.expired() else str(error) or "timed out"
             if deadline.expired():
@@ -80,4 +77,6 @@ async def _with_retries(agent: Agent, problem: Problem, sample: int, seed: int) 
 
 def _group(problem: Problem, attempts: Sequence[Trajectory | None]) -> Group:
     survivors = [trajectory for trajectory in attempts if trajectory is not None]
-    return Group(problem, survivors, dropped=len(attempts) - len(survivors))
+    graded = [trajectory for trajectory in survivors if trajectory.graded]
+    ungraded = [trajectory for trajectory in survivors if not trajectory.graded]
+    return Group(problem, graded, dropped=len(attempts) - len(survivors), ungraded=ungraded)

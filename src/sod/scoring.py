@@ -13,12 +13,14 @@ from sod.types import Group
 
 
 def gathered(groups: Sequence[Group]) -> Batch:
-    """All surviving trajectories side by side. Raises InfrastructureError where more attempts were lost than survived."""
-    lost, kept = sum(group.dropped for group in groups), sum(map(len, groups))
-    if lost > kept:
+    """All graded trajectories side by side. Raises InfrastructureError where more attempts were lost than graded."""
+    dropped, ungraded = (sum(group.dropped for group in groups), sum(len(group.ungraded) for group in groups))
+    kept = sum(map(len, groups))
+    if dropped + ungraded > kept:
         raise InfrastructureError(
-            f"{lost} of {lost + kept} attempts were lost to our own machinery, too many to go on; the lines above say why. "
-            "A training run continues from its newest checkpoint with --resume."
+            f"Of {kept + dropped + ungraded} attempts, {dropped} were lost to our own machinery and {ungraded} could not be "
+            "graded: too many to go on; the lines above say why. A training run continues from its newest checkpoint with "
+            "--resume."
         )
     return collate(groups)
 

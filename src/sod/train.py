@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from sod import metrics
 from sod.agent import Agent, check_prompts
+from sod.alarms import ALARMS, raised
 from sod.algorithms import ALGORITHMS, WITHOUT_TEACHER
 from sod.batching import Batch
 from sod.chat import ChatFormat
@@ -20,10 +21,10 @@ from sod.errors import OptionError, TrainingError
 from sod.models import check_context, check_embeddings, load_model, load_tokenizer
 from sod.policy import Policy
 from sod.progress import Display, say
-from sod.rewards import check_kinds
+from sod.rewards.referee import Referee
 from sod.rollout import attempt_seed, rollout
 from sod.runs import Run
-from sod.sandbox.local import LocalSandbox
+from sod.sandbox.guarded import GuardedSandbox, open_sandbox
 from sod.scoring import gathered, scored
 from sod.teachers import Teacher
 from sod.teachers.local import LocalTeacher
@@ -53,8 +54,13 @@ def train(options: TrainOptions) -> Run:
 
             report = session.record(update, groups, batch, learnt, clock)
             display.done(_line(update + 1, options.updates, report))
-            if (update + 1) % options.save_every == 0 or update + 1 == options.updates:
+            stopping = session.watch(report)
+            if (update + 1) % options.save_every == 0 or update + 1 == options.updates or stopping:
                 session.run.save(update + 1, session.policy.save, keep=options.keep)
+            if stopping:
+                raise TrainingError(
+                    f"Stopped after update {update + 1} by the alarm {stopping}; {session.run.conclusion()}."
+                )
     say(session.run.conclusion())
     return session.run
 
@@ -84,16 +90,23 @@ class Session:
     teacher: Teacher | None
     engine: HFEngine
     agent: Agent
+    sandbox: GuardedSandbox
     loop: asyncio.Runner
     done: int
     """Updates that the newest checkpoint has behind it."""
+    history: list[dict[str, float]]
+    """Metrics of all updates so far."""
+    alarmed: set[str] = field(default_factory=set)
+    """Alarms that have been said and still hold."""
 
     @classmethod
     @contextmanager
     def open(cls, options: TrainOptions) -> "Iterator[Session]":
         """Check and load everything before anything is written, then create the run or take it up again."""
         problems = load_problems(options.data)
-        check_kinds(problems)
+        sandbox = open_sandbox(options.sandbox)
+        referee = Referee(sandbox, options.reward, max_tokens=options.rollout.max_tokens)
+        referee.check(problems)
         _check(options, problems)
         tokenizer = load_tokenizer(options.student)
         chat = ChatFormat.of(tokenizer, options.chat)
@@ -109,13 +122,9 @@ class Session:
         model = load_model(folder or options.student, options.network)
         check_embeddings(model, tokenizer, options.student)
         check_context(model, options.rollout, whose="student")
-        with ExitStack() as stack:
-            loop = stack.enter_context(asyncio.Runner())
-            sandbox = LocalSandbox(workers=options.tool.workers)
-            stack.callback(lambda: loop.run(sandbox.close()))
-            tools = Toolbox([PythonTool(sandbox, options.tool)])
-            check_prompts(chat, tools, options.rollout, problems)
-
+        tools = Toolbox([PythonTool(sandbox, options.tool)])
+        check_prompts(chat, tools, options.rollout, problems)
+        with asyncio.Runner() as loop, sandbox.working_in(loop):
             run = Run.open(options, options.out, data=files, resume=options.resume)
             policy = Policy(model, tokenizer, options.learn)
             if folder:
@@ -123,8 +132,8 @@ class Session:
             if options.resume:
                 run.rewind(done)
             engine = HFEngine(policy.model, slots=options.rollout.concurrency)
-            agent = Agent(engine, chat, tools, options.rollout)
-            yield cls(options, run, problems, policy, chat, teacher, engine, agent, loop, done)
+            agent = Agent(engine, chat, tools, referee, options.rollout)
+            yield cls(options, run, problems, policy, chat, teacher, engine, agent, sandbox, loop, done, run.metrics())
 
     def sample(self, update: int, display: Display) -> list[Group]:
         problems = draw(self.problems, seed=self.options.seed, update=update, size=self.options.rollout.problems)
@@ -153,7 +162,7 @@ class Session:
         self, update: int, groups: Sequence[Group], batch: Batch, learnt: dict[str, float], clock: Clock
     ) -> dict[str, float]:
         report = metrics.of_rollout(groups) | metrics.of_steps(batch, self.options.algorithm)
-        report |= metrics.of_sampler(batch)
+        report |= metrics.of_sampler(batch) | self.sandbox.take_statistics().metrics()
         report |= {f"learn/{name}": value for name, value in learnt.items()}
         generating = self.engine.take_busy_seconds()
         seconds = clock.seconds
@@ -164,9 +173,20 @@ class Session:
             "seconds/update": sum(seconds.values()),
             "speed/tokens_per_second": report["rollout/tokens_sampled"] / sum(seconds.values()),
         }
-        rows = metrics.rows(batch, self.options.algorithm, self.chat.tokenizer.decode, self.options.save_trajectories)
-        self.run.record(update + 1, report, rows)
+        decode, keep = self.chat.tokenizer.decode, self.options.save_trajectories
+        rows = metrics.rows(batch, self.options.algorithm, decode, keep)
+        ungraded = [trajectory for group in groups for trajectory in group.ungraded]
+        self.run.record(update + 1, report, rows + metrics.unscored_rows(ungraded, decode))
         return report
+
+    def watch(self, report: dict[str, float]) -> str:
+        """Say each alarm when it begins. -> the name of one that is to stop the run, or nothing"""
+        self.history.append(report)
+        alarms = raised(self.history)
+        for name in alarms.keys() - self.alarmed:
+            say(f"  alarm {name}: {alarms[name]}")
+        self.alarmed = set(alarms)
+        return next((name for name in self.options.stop_on if name in alarms), "")
 
 
 def _check(options: TrainOptions, problems: Sequence[Problem]) -> None:
@@ -176,6 +196,8 @@ def _check(options: TrainOptions, problems: Sequence[Problem]) -> None:
         raise OptionError(
             f"rollout.problems is {options.rollout.problems}, but {options.data} holds {len(problems)} problems; lower it."
         )
+    if unknown := [name for name in options.stop_on if name not in ALARMS]:
+        raise OptionError(f"stop_on: {unknown[0]!r} is no alarm; there are {', '.join(ALARMS)}.")
     if options.rollout.top_p < 1:
         raise OptionError(
             "rollout.top_p must be 1 in training: what is cut off is never sampled, and the policy ratio would not know it."

@@ -31,7 +31,7 @@ class Problem:
     """The conversation that the student is to continue, usually one user message."""
     answer: str
     kind: str = "math"
-    """Which reward judges it; see `sod.rewards`."""
+    """Which judge it needs: math, choice or code; see `sod.rewards.referee`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +85,10 @@ class Trajectory:
     correct: bool = False
     answer: str | None = None
     """The canonical answer that the judge read, None if there was none."""
+    reason: str = ""
+    """What decided the verdict."""
+    graded: bool = True
+    """False if the judge does not know: neither right nor wrong, kept for the reader and never trained on."""
     seconds: float = 0.0
     """Wall-clock seconds that the attempt took; never part of a decision."""
 
@@ -98,9 +102,19 @@ class Trajectory:
         return [piece.author == "student" for piece in self.pieces for _ in piece.tokens]
 
     @property
+    def response(self) -> list[int]:
+        """The tokens after the prompt, observations included."""
+        return [token for piece in self.pieces[1:] for token in piece.tokens]
+
+    @property
     def turns(self) -> list[Piece]:
         """The student's turns: the paper's steps y_1, y_2, ..."""
         return [piece for piece in self.pieces if piece.author == "student"]
+
+    @property
+    def observations(self) -> list[Piece]:
+        """What the tools answered: the k-th after the k-th turn, and none after the last."""
+        return [piece for piece in self.pieces if piece.author == "tool"]
 
     @property
     def outcomes(self) -> Counter[Outcome]:
@@ -113,18 +127,20 @@ class Trajectory:
 
     @property
     def response_tokens(self) -> int:
-        """Tokens after the prompt, observations included: what the token budget counts."""
+        """Length of the response: what the token budget counts."""
         return sum(len(piece.tokens) for piece in self.pieces[1:])
 
 
 @dataclass(frozen=True)
 class Group:
-    """All surviving attempts at one problem in one update: what GRPO compares with each other."""
+    """All graded attempts at one problem in one update: what GRPO compares with each other."""
 
     problem: Problem
     trajectories: list[Trajectory] = field(default_factory=list)
     dropped: int = 0
     """Attempts lost to our own machinery."""
+    ungraded: list[Trajectory] = field(default_factory=list)
+    """Attempts that the judge could not decide: no member of the group, but not lost."""
 
     def __iter__(self) -> Iterator[Trajectory]:
         return iter(self.trajectories)

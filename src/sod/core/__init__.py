@@ -14,17 +14,20 @@ from sod.core.advantages import group_advantage, teacher_advantage
 from sod.core.logprobs import token_logprobs
 from sod.core.losses import clipped_policy_loss, masked_mean
 from sod.core.steps import per_token, step_ids, step_mean
-from sod.core.weights import step_divergence, step_weights
+from sod.core.weights import decayed_weights, masked_weights, step_divergence, step_weights, steps_since_error
 
 __all__ = [
     "clipped_policy_loss",
+    "decayed_weights",
     "group_advantage",
     "masked_mean",
+    "masked_weights",
     "per_token",
     "step_divergence",
     "step_ids",
     "step_mean",
     "step_weights",
+    "steps_since_error",
     "teacher_advantage",
     "token_logprobs",
 ]

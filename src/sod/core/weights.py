@@ -32,3 +32,22 @@ def step_weights(d_BK: Tensor, *, epsilon: float = 1e-6, delta: float = 0.2) -> 
     d_BK = d_BK.detach()
     w_BK = ((d_BK[:, :1] + epsilon) / (d_BK + epsilon)).clamp(max=1 + delta)
     return torch.cat([torch.ones_like(w_BK[:, :1]), w_BK[:, 1:]], dim=1)
+
+
+def steps_since_error(failed_BK: Tensor) -> Tensor:
+    """k - k_err after the first failed step k_err, and 0 up to it or where none failed. -> (B, K), int64
+
+    `failed_BK`: whether the tool call that ended the step came back with an error.
+    """
+    # After its first True a running count is at least 1; the sum of those is 1 at k_err itself.
+    return ((failed_BK.cumsum(-1) > 0).cumsum(-1) - 1).clamp(min=0)
+
+
+def decayed_weights(failed_BK: Tensor, *, decay: float = 0.9) -> Tensor:
+    """decay^(k - k_err) after the first error, 1 before: the paper's ablation of a fixed schedule. -> (B, K)"""
+    return decay ** steps_since_error(failed_BK).float()
+
+
+def masked_weights(failed_BK: Tensor) -> Tensor:
+    """0 after the first error, 1 before: the paper's ablation that trusts nothing from there on. -> (B, K)"""
+    return (steps_since_error(failed_BK) == 0).float()

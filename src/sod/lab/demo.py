@@ -16,6 +16,7 @@ from typing import Any
 from rich.table import Table
 
 from sod.algorithms import ALGORITHMS
+from sod.concurrency import together
 from sod.config import DemoOptions, LabOptions, SftOptions
 from sod.errors import OptionError, RunError, TrainingError
 from sod.lab import settings
@@ -43,10 +44,7 @@ def demo(options: DemoOptions) -> None:
     say(
         f"3. On policy: {' and '.join(options.methods)} from that student, {options.updates} updates each, side by side."
     )
-    try:
-        asyncio.run(_learn_and_measure(options, lab, student))
-    except ExceptionGroup as group:  # the first to fail has ended the others; it is the one to tell
-        raise group.exceptions[0] from group
+    asyncio.run(_learn_and_measure(options, lab, student))
     columns = {"before": out / "before"} | {f"after {method}": out / f"after-{method}" for method in options.methods}
     console.print(table({name: _results(folder) for name, folder in columns.items()}))
     say(f"Everything is in {out}: options, metrics.jsonl, trajectories, checkpoints. It took {_minutes(start)}.")
@@ -85,10 +83,7 @@ async def _learn_and_measure(options: DemoOptions, lab: Path, student: Path) -> 
         async with cores:
             await measure(student, "before")
 
-    async with asyncio.TaskGroup() as tasks:
-        for method in options.methods:
-            tasks.create_task(learn(method))
-        tasks.create_task(before())
+    await together([*map(learn, options.methods), before()])
 
 
 async def _command(command: str, name: str, content: dict[str, Any], out: Path) -> None:

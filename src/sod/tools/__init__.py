@@ -4,11 +4,11 @@ A tool answers with an `Observation`, whatever the student sent. It raises `sod.
 is not the student's fault.
 """
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from sod.concurrency import together
 from sod.types import MalformedCall, Observation, ToolCall
 
 
@@ -33,7 +33,7 @@ class Toolbox:
 
     async def answer(self, calls: Sequence[ToolCall | MalformedCall]) -> list[Observation]:
         """One observation per call, in the calls' order; the calls of one turn run at the same time."""
-        return list(await asyncio.gather(*map(self._answer_one, calls)))
+        return await together(map(self._answer_one, calls))
 
     async def _answer_one(self, call: ToolCall | MalformedCall) -> Observation:
         if isinstance(call, MalformedCall):

@@ -1,16 +1,22 @@
 """The code interpreter: runs exactly the program that it was given, and says what happened.
 
 Programs are stateless: nothing survives a call. As a notebook does, the sandbox shows the value of a trailing expression
-unless it is None.
+unless it is None. `show_last_expr = "reference"` is the interpreter of the paper's code instead, for comparison.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from sod.config import ToolOptions
 from sod.errors import SandboxError
+from sod.progress import say
 from sod.sandbox import Program, Result, Sandbox
 from sod.types import Observation
+
+REFERENCE_CHARS = 256
+_FENCED = re.compile(r"\s*```[^\n`]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL)
+_REFERENCE_FENCE = re.compile(r"```python(.*?)```", re.DOTALL)
 
 
 class PythonTool:
@@ -19,6 +25,9 @@ class PythonTool:
     def __init__(self, sandbox: Sandbox, options: ToolOptions, *, name: str = "code_interpreter"):
         self._sandbox = sandbox
         self._options = options
+        self._is_reference = options.show_last_expr == "reference"
+        if self._is_reference:
+            say("tool.show_last_expr = reference: programs are rewritten as the paper's code does, which breaks many.")
         self.schema: dict[str, Any] = {
             "type": "function",
             "function": {
@@ -33,9 +42,10 @@ class PythonTool:
         }
 
     async def __call__(self, arguments: Mapping[str, Any]) -> Observation:
+        rewritten = as_in_reference if self._is_reference else without_fence
         program = Program(
-            code=arguments["code"],
-            show_last_value=True,
+            code=rewritten(arguments["code"]),
+            show_last_value=self._options.show_last_expr == "expr",
             seconds=self._options.seconds,
             memory_mb=self._options.memory_mb,
             output_bytes=8 * self._options.max_chars,  # more than max_chars characters of UTF-8 in its head and tail
@@ -43,7 +53,8 @@ class PythonTool:
         result = await self._sandbox.run(program)
         if result.status == "sandbox_error":
             raise SandboxError(f"The sandbox could not run a program: {result.message}")
-        return Observation(text=self._words(result), outcome=result.status)
+        words = words_of_reference if self._is_reference else self._words
+        return Observation(text=words(result), outcome=result.status)
 
     def _words(self, result: Result) -> str:
         """Output, then what went wrong, within `max_chars`."""
@@ -60,6 +71,12 @@ class PythonTool:
         parts = [result.stdout.rstrip(), error, notes.get(result.status, "")]
         text = "\n".join(part for part in parts if part.strip())
         return shorten(text, self._options.max_chars) if text else "[no output]"
+
+
+def without_fence(code: str) -> str:
+    """The program inside a Markdown fence, if the whole text is one; otherwise the text itself."""
+    fenced = _FENCED.fullmatch(code)
+    return fenced[1] if fenced else code
 
 
 def last_exception(stderr: str) -> str:
@@ -80,3 +97,28 @@ def shorten(text: str, limit: int) -> str:
     if keep <= 0:
         return text[:limit]
     return text[: keep // 2] + mark + text[len(text) - (keep - keep // 2) :]
+
+
+# The interpreter of the paper's code
+
+
+def as_in_reference(code: str) -> str:
+    """The program that the paper's code runs: the first fence's content, its last line that is not empty in `print(...)`.
+
+    Right programs break: those that end in an assignment, an indented line, a comment, an import or a closing bracket.
+    """
+    if fenced := _REFERENCE_FENCE.search(code):
+        code = fenced[1].strip()
+    lines = code.split("\n")
+    last = max((i for i, line in enumerate(lines) if line), default=None)
+    if last is not None and not lines[last].startswith("print"):
+        lines[last] = f"print({lines[last]})"
+    return "\n".join(lines)
+
+
+def words_of_reference(result: Result) -> str:
+    """What the student reads there: both streams, the middle cut out; nothing of a program that ran out of time."""
+    if result.status not in ("ok", "error", "signal"):
+        return "no stdout here"
+    text, half = result.stdout + result.stderr, REFERENCE_CHARS // 2
+    return text if len(text) <= REFERENCE_CHARS else f"{text[:half]}...(truncated)...{text[-half:]}"

@@ -1,0 +1,130 @@
+"""What goes wrong in on-policy training, seen in a run's metrics while it still can be mended.
+
+An alarm compares the mean of the latest `WINDOW` updates with that of the first ones, or with a fixed limit. It says what
+it saw, why that matters, and what to try. Adding one is a function and a line in `ALARMS`. Standard library only.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+WINDOW = 3
+"""Updates that a mean is taken over."""
+
+Metrics = dict[str, float]
+History = Sequence[Metrics]
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    saw: Callable[[History], str | None]
+    """What it sees in the metrics of all updates so far; None if all is well."""
+    why: str
+    remedy: str
+
+
+def raised(history: History) -> dict[str, str]:
+    """The alarms that the history gives cause for, by name: what was seen, why it matters, what to try."""
+    found = {name: alarm.saw(history) for name, alarm in ALARMS.items()}
+    return {name: f"{saw}: {ALARMS[name].why} Try {ALARMS[name].remedy}." for name, saw in found.items() if saw}
+
+
+def _latest(history: History, name: str) -> float | None:
+    """Mean of the latest updates that know it; None before there are `WINDOW` of them."""
+    values = [metrics[name] for metrics in history[-WINDOW:] if name in metrics]
+    return fmean(values) if len(values) == WINDOW else None
+
+
+def _first(history: History, name: str) -> float | None:
+    """Mean of the first updates; None until the latest ones are others."""
+    return _latest(history[:WINDOW], name) if len(history) >= 2 * WINDOW else None
+
+
+def _fell(name: str, words: str, *, below: float, at_least: float) -> Callable[[History], str | None]:
+    """Sees a mean that was `at_least` so large fall below a share of it."""
+
+    def saw(history: History) -> str | None:
+        first, latest = _first(history, name), _latest(history, name)
+        if first is None or latest is None or first < at_least or latest >= below * first:
+            return None
+        return f"{words} fell from {first:.3g} to {latest:.3g}"
+
+    return saw
+
+
+def _rose(name: str, words: str, *, above: float, at_least: float) -> Callable[[History], str | None]:
+    """Sees a mean that is `at_least` so large now rise above a multiple of what it was."""
+
+    def saw(history: History) -> str | None:
+        first, latest = _first(history, name), _latest(history, name)
+        if first is None or latest is None or latest < at_least or latest <= above * first:
+            return None
+        return f"{words} rose from {first:.3g} to {latest:.3g}"
+
+    return saw
+
+
+def _over(name: str, words: str, limit: float) -> Callable[[History], str | None]:
+    """Sees a mean above a fixed limit."""
+
+    def saw(history: History) -> str | None:
+        latest = _latest(history, name)
+        return None if latest is None or latest <= limit else f"{latest:.0%} of {words} (alarming from {limit:.0%})"
+
+    return saw
+
+
+ALARMS = {
+    "tool_calls": Alarm(
+        _fell("tools/calls", "tool calls per trajectory", below=0.5, at_least=0.5),
+        "the student is giving up its tool, which is how runs of this kind collapse.",
+        "a lower learn.lr, and the outcomes of its calls in the trajectory files",
+    ),
+    "malformed_calls": Alarm(
+        _rose("tools/malformed", "the share of calls that are no valid call", above=2, at_least=0.1),
+        "the student is forgetting the format of a call.",
+        "a lower learn.lr, or more demonstrations in the cold start",
+    ),
+    "truncated": Alarm(
+        _rose("stop/max_tokens", "the share of trajectories cut off by the token limit", above=2, at_least=0.2),
+        "what is cut off has no answer, so length alone decides the reward.",
+        "a higher rollout.max_tokens or reward.overlong",
+    ),
+    "entropy_collapse": Alarm(
+        _fell("learn/entropy", "entropy", below=0.25, at_least=1e-3),
+        "the attempts at a problem become one attempt, and there is nothing left to compare.",
+        "a lower learn.lr or a higher learn.clip_high",
+    ),
+    "entropy_explosion": Alarm(
+        _rose("learn/entropy", "entropy", above=3, at_least=0.3),
+        "the student is coming apart into noise.",
+        "a lower learn.lr, and the sampler's log-probabilities (sampler/gap_mean)",
+    ),
+    "divergence": Alarm(
+        _rose("steps/d", "the divergence from the teacher", above=2, at_least=0.5),
+        "the student goes where the teacher has nothing to say.",
+        "a lower learn.lr, or a student that was cold-started on the teacher's own trajectories",
+    ),
+    "silent_teacher": Alarm(
+        _over(
+            "steps/first_step_agrees", "trajectories agree with the teacher almost perfectly in their first step", 0.3
+        ),
+        "d_1 near 0 switches all their later supervision off (docs/algorithm.md).",
+        "a larger algorithm.epsilon, or opd to compare with",
+    ),
+    "saturated_weights": Alarm(
+        _over("steps/w_capped", "step weights stand at their cap 1 + delta", 0.9),
+        "the weights no longer tell steps apart.",
+        "opd to compare with; it should do the same",
+    ),
+    "no_contrast": Alarm(
+        _over("rollout/groups_alike", "groups have one reward for all their attempts", 0.8),
+        "GRPO learns nothing from them; the problems are too easy or too hard.",
+        "other problems, or a larger rollout.group",
+    ),
+    "lost_attempts": Alarm(
+        _over("rollout/lost", "attempts were lost to our own machinery or left ungraded", 0.05),
+        "what is lost is not lost at random.",
+        "`sod doctor`, and sandbox/failure_rate in the metrics",
+    ),
+}

@@ -1,0 +1,211 @@
+"""`sod doctor`: is this machine fit to train on? What the sandbox enforces, tried by hostile programs; judges; speed.
+
+Every probe prints `through` if it could do what it must not, and does no harm where it gets through.
+"""
+
+import asyncio
+import os
+import platform
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from sod import __version__
+from sod.concurrency import together
+from sod.config import DoctorOptions, RewardOptions, SandboxOptions
+from sod.errors import DoctorError
+from sod.progress import say
+from sod.rewards.referee import Referee
+from sod.sandbox import Program, Sandbox
+from sod.sandbox.confinement import confinement
+from sod.sandbox.guarded import open_sandbox
+from sod.types import Problem, Trajectory
+
+AT_A_TIME = 8
+SECRET_VARIABLE = "SOD_DOCTOR_SECRET"
+
+HOSTILE = {
+    "read a file of yours": "open({secret!r}).read()",
+    "write over it": "open({secret!r}, 'a').close()",
+    "move it": "import os; os.rename({secret!r}, {secret!r} + '~'); os.rename({secret!r} + '~', {secret!r})",
+    "list your home directory": "import os; os.listdir({home!r})",
+    "read your environment": "open('/proc/{pid}/environ', 'rb').read()",
+    "inherit your environment": "import os; assert {variable!r} in os.environ",
+    "connect to a port of this machine": "import socket; socket.create_connection(('127.0.0.1', {port}), 2)",
+    "start another program": "import subprocess, sys; subprocess.run([sys.executable, '-c', ''], check=True)",
+    "fork": "import os; os.fork() or os._exit(0)",
+    "signal your process": "import os; os.kill({pid}, 0)",
+    "trace its parent": "import ctypes, os; assert ctypes.CDLL(None).ptrace(0x4206, os.getppid(), 0, 0) == 0",
+}
+"""What a program could try on the machine it runs on."""
+
+BOUNDLESS = {
+    "loop for ever": ("while True: pass", {"timeout"}),
+    "take 8 GiB of memory": ("b'x' * (8 << 30)", {"error", "signal"}),
+    "print without end": ("while True: print('x' * 65536)", {"output_limit", "timeout"}),
+    "fill the disk": ("for i in range(12): open(f'f{i}', 'wb').write(b'x' * (8 << 20))", {"disk_limit", "error"}),
+}
+"""What a program must not go on doing, and how it may end."""
+
+JUDGED = (
+    ("math", "025", r"so it is \boxed{25}", "right"),
+    ("math", r"\frac{1}{2}", r"\boxed{0.5}", "right"),
+    ("math", r"x^2+2x+1", r"\boxed{(x+1)^2}", "right"),
+    ("math", "204", r"\boxed{9^{9^{9^9}}}", "wrong"),
+    ("math", r"\sqrt{2}", r"\boxed{1.41421356}", "wrong"),
+    ("choice", "C", r"\boxed{\text{(C)}}", "right"),
+    ("choice", "C", r"\boxed{A or C}", "wrong"),
+    ("code", '{"inputs": ["2\\n"], "outputs": ["4\\n"]}', "```python\nprint(int(input()) ** 2)\n```", "right"),
+    ("code", '{"inputs": ["2\\n"], "outputs": ["4\\n"]}', "```python\nprint(5)\n```", "wrong"),
+)
+"""(kind, gold, last turn, verdict)"""
+
+
+@dataclass(slots=True)
+class Report:
+    """Says each finding as it comes, and remembers those that are not as they should be."""
+
+    checks: int = 0
+    failed: tuple[str, ...] = ()
+    _area: str = ""
+
+    def line(self, area: str, text: str) -> None:
+        say(f"{area if area != self._area else '':<10}{text}")
+        self._area = area
+
+    def check(self, area: str, fine: bool, found: str, what: str) -> None:
+        self.line(area, f"{'ok ' if fine else 'BAD'}  {found:<13}{what}")
+        self.checks += 1
+        if not fine:
+            self.failed += (f"{what}: {found}",)
+
+
+def doctor(options: DoctorOptions) -> None:
+    """Examine this machine, line by line. Raises DoctorError if anything is not as it should be."""
+    report = Report()
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "math-verify", "sympy"))
+    system = f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} processors"
+    report.line("machine", f"{system}; Python {platform.python_version()}")
+    report.line("machine", f"sod {__version__}, {packages}")
+    asyncio.run(_examine(options, report))
+    if report.failed:
+        raise DoctorError(f"{len(report.failed)} of {report.checks} checks failed: {'; '.join(report.failed)}.")
+    say(f"All {report.checks} checks passed.")
+
+
+async def _examine(options: DoctorOptions, report: Report) -> None:
+    for line in _enforced(options.sandbox):
+        report.line("sandbox", line)
+    sandbox = open_sandbox(options.sandbox)
+    try:
+        if options.sandbox.backend != "fusion":
+            await _try_hostile(sandbox, report)
+        await _try_boundless(sandbox, report)
+        referee = Referee(sandbox, RewardOptions(), max_tokens=1)
+        await _try_judges(referee, report)
+        await _measure(sandbox, referee, options.programs, report)
+    finally:
+        await sandbox.close()
+
+
+def _enforced(options: SandboxOptions) -> list[str]:
+    if options.backend == "fusion":
+        return [f"a SandboxFusion server at {options.url}; what it isolates, its own deployment says"]
+    if options.backend == "unsafe_subprocess":
+        return ["processes on this machine with limits on time, memory and output; NOT confined"]
+    return confinement().lines()
+
+
+# Programs
+
+
+@contextmanager
+def _bait() -> Iterator[dict[str, str | int]]:
+    """A secret file, a listening port and a secret variable: what hostile programs are sent after."""
+    os.environ[SECRET_VARIABLE] = "1"
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
+        secret = Path(folder) / "secret.txt"
+        secret.write_text("secret")
+        yield {
+            "secret": str(secret),
+            "home": str(Path.home()),
+            "variable": SECRET_VARIABLE,
+            "pid": os.getpid(),
+            "port": server.getsockname()[1],
+        }
+    del os.environ[SECRET_VARIABLE]
+
+
+async def _try_hostile(sandbox: Sandbox, report: Report) -> None:
+    with _bait() as bait:
+        for what, code in HOSTILE.items():
+            result = await sandbox.run(Program(code=code.format(**bait) + "\nprint('through')", seconds=5))
+            refused = result.status != "sandbox_error" and "through" not in result.stdout
+            found = "refused" if refused else "got through" if "through" in result.stdout else result.message
+            report.check("programs", refused, found, what)
+
+
+async def _try_boundless(sandbox: Sandbox, report: Report) -> None:
+    for what, (code, endings) in BOUNDLESS.items():
+        result = await sandbox.run(Program(code=code, seconds=2, memory_mb=1024))
+        report.check("limits", result.status in endings, result.status, what)
+
+
+# Judges
+
+
+def _trajectory(kind: str, gold: str, text: str) -> Trajectory:
+    problem = Problem(id=text, messages=(), answer=gold, kind=kind)
+    return Trajectory(problem=problem, sample=0, pieces=(), stop="answered", final_text=text)
+
+
+async def _try_judges(referee: Referee, report: Report) -> None:
+    for kind, gold, text, expected in JUDGED:
+        verdict = await referee.judge(_trajectory(kind, gold, text), str)
+        shown = text if kind != "code" else text.splitlines()[1]
+        report.check("judges", verdict.outcome == expected, verdict.outcome, f"{kind}: {shown}")
+
+
+# Speed
+
+
+async def _measure(sandbox: Sandbox, referee: Referee, programs: int, report: Report) -> None:
+    for code, times in (("print(1)", programs), ("import sympy", programs // 10)):
+        if not times:
+            continue
+        ours = await _per_second(lambda code=code: sandbox.run(Program(code=code)), times)
+        theirs = await _per_second(lambda code=code: _subprocess(code), max(1, times // 5))
+        report.line("speed", f"{code}: {ours:.0f} programs/s, {AT_A_TIME} at a time; `python -I -c`: {theirs:.1f}/s")
+    for name, gold, text in (("an integer", "25", r"\boxed{25}"), ("an expression", "x^2+2x+1", r"\boxed{(x+1)^2}")):
+        times = [await _seconds(lambda: referee.judge(_trajectory("math", gold, text), str)) for _ in range(50)]  # noqa: B023
+        report.line("speed", f"judging {name}: {1000 * statistics.median(times):.2f} ms")
+
+
+async def _per_second(run: Callable[[], Awaitable[object]], times: int) -> float:
+    slots = asyncio.Semaphore(AT_A_TIME)
+
+    async def once() -> None:
+        async with slots:
+            await run()
+
+    start = time.perf_counter()
+    await together(once() for _ in range(times))
+    return times / (time.perf_counter() - start)
+
+
+async def _seconds(run: Callable[[], Awaitable[object]]) -> float:
+    start = time.perf_counter()
+    await run()
+    return time.perf_counter() - start
+
+
+async def _subprocess(code: str) -> None:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-I", "-c", code, stdout=asyncio.subprocess.DEVNULL)
+    await process.wait()
