@@ -18,6 +18,8 @@ check: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/weights.py
+	$(BIN)/python benchmarks/sandbox.py
+	$(BIN)/python benchmarks/graders.py
 	$(BIN)/python benchmarks/update.py
 
 teacher: .venv/installed

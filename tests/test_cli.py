@@ -491,6 +491,16 @@ def test_what_is_not_the_users_fault_is_one_line_too_and_a_status_that_says_try_
         assert len(err.splitlines()) == 1
 
 
+def test_a_sandbox_that_is_not_there_stops_everything_before_it_begins(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = ["--sandbox.backend", "fusion", "--sandbox.url", "http://127.0.0.1:1", "--sandbox.retries", 0]
+    for loop in SAMPLERS:
+        assert status(*world.command(loop, out=world.folder / loop), *server) == 75
+        assert "The sandbox does not work: the sandbox server at http://127.0.0.1:1/" in capsys.readouterr().err
+        assert not (world.folder / loop).exists()
+
+
 # What works
 
 

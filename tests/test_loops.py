@@ -19,7 +19,7 @@ from sod.chat import ChatFormat
 from sod.cli import run as sod
 from sod.config import AlgorithmOptions, ModelOptions, SftOptions, TrainOptions
 from sod.core import step_ids
-from sod.errors import InfrastructureError
+from sod.errors import InfrastructureError, TrainingError
 from sod.lab import settings
 from sod.lab.demonstrations import STUDENT
 from sod.lab.make import write_demonstrations
@@ -267,6 +267,21 @@ errors = "last_line"
 [sandbox]
 workers = 2
 """
+
+
+def test_an_alarm_is_said_kept_and_may_stop_the_run_after_a_checkpoint(
+    untrained: Path, problem_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {"student": untrained, "data": problem_file, "out": tmp_path / "run"}
+    options = (
+        UPDATE | files | {"updates": 5, "save_every": 5, "algorithm": {"name": "grpo"}, "stop_on": ["no_contrast"]}
+    )
+    with pytest.raises(TrainingError, match="Stopped after update 3 by the alarm no_contrast; the model is in"):
+        train(TrainOptions.model_validate(options | {"rollout": UPDATE["rollout"] | {"max_tokens": 8}}))
+    run = Run(tmp_path / "run")
+    assert [row.get("alarm/no_contrast") for row in run.metrics()] == [None, None, 1.0]
+    assert (run.newest_checkpoint() or (0,))[0] == 3
+    assert "alarm no_contrast: 100% of groups" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_killed_training_run_goes_on_bit_for_bit(

@@ -313,6 +313,7 @@ class LabTeacherOptions(Options):
     """Optimiser steps."""
     seed: int = 0
     """Seed of its demonstrations and first weights."""
+    sandbox: SandboxOptions = SandboxOptions(workers=4)
 
 
 class DemoOptions(Options):
@@ -329,3 +330,4 @@ class DemoOptions(Options):
     """Samples per problem when measuring."""
     seed: int = 1
     """Seed of everything."""
+    sandbox: SandboxOptions = SandboxOptions(workers=4)

@@ -94,25 +94,24 @@ def doctor(options: DoctorOptions) -> None:
     system = f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} processors"
     report.line("machine", f"{system}; Python {platform.python_version()}")
     report.line("machine", f"sod {__version__}, {packages}")
-    asyncio.run(_examine(options, report))
+    for line in _enforced(options.sandbox):
+        report.line("sandbox", line)
+    os.environ[SECRET_VARIABLE] = "1"  # before the sandbox starts, which must not pass it on
+    sandbox = open_sandbox(options.sandbox)
+    with asyncio.Runner() as loop, sandbox.working_in(loop):
+        loop.run(_examine(sandbox, options, report))
     if report.failed:
         raise DoctorError(f"{len(report.failed)} of {report.checks} checks failed: {'; '.join(report.failed)}.")
     say(f"All {report.checks} checks passed.")
 
 
-async def _examine(options: DoctorOptions, report: Report) -> None:
-    for line in _enforced(options.sandbox):
-        report.line("sandbox", line)
-    sandbox = open_sandbox(options.sandbox)
-    try:
-        if options.sandbox.backend != "fusion":
-            await _try_hostile(sandbox, report)
-        await _try_boundless(sandbox, report)
-        referee = Referee(sandbox, RewardOptions(), max_tokens=1)
-        await _try_judges(referee, report)
-        await _measure(sandbox, referee, options.programs, report)
-    finally:
-        await sandbox.close()
+async def _examine(sandbox: Sandbox, options: DoctorOptions, report: Report) -> None:
+    if options.sandbox.backend != "fusion":
+        await _try_hostile(sandbox, report)
+    await _try_boundless(sandbox, report)
+    referee = Referee(sandbox, RewardOptions(), max_tokens=1)
+    await _try_judges(referee, report)
+    await _measure(sandbox, referee, options.programs, report)
 
 
 def _enforced(options: SandboxOptions) -> list[str]:
@@ -128,8 +127,7 @@ def _enforced(options: SandboxOptions) -> list[str]:
 
 @contextmanager
 def _bait() -> Iterator[dict[str, str | int]]:
-    """A secret file, a listening port and a secret variable: what hostile programs are sent after."""
-    os.environ[SECRET_VARIABLE] = "1"
+    """A secret file and a listening port, among the things that hostile programs are sent after."""
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
         secret = Path(folder) / "secret.txt"
         secret.write_text("secret")
@@ -140,7 +138,6 @@ def _bait() -> Iterator[dict[str, str | int]]:
             "pid": os.getpid(),
             "port": server.getsockname()[1],
         }
-    del os.environ[SECRET_VARIABLE]
 
 
 async def _try_hostile(sandbox: Sandbox, report: Report) -> None:

@@ -54,7 +54,7 @@ def train(options: TrainOptions) -> Run:
 
             report = session.record(update, groups, batch, learnt, clock)
             display.done(_line(update + 1, options.updates, report))
-            stopping = session.watch(report)
+            stopping = session.warn()
             if (update + 1) % options.save_every == 0 or update + 1 == options.updates or stopping:
                 session.run.save(update + 1, session.policy.save, keep=options.keep)
             if stopping:
@@ -97,7 +97,7 @@ class Session:
     history: list[dict[str, float]]
     """Metrics of all updates so far."""
     alarmed: set[str] = field(default_factory=set)
-    """Alarms that have been said and still hold."""
+    """Alarms that have been said."""
 
     @classmethod
     @contextmanager
@@ -173,19 +173,20 @@ class Session:
             "seconds/update": sum(seconds.values()),
             "speed/tokens_per_second": report["rollout/tokens_sampled"] / sum(seconds.values()),
         }
+        self.history.append(report)
+        report |= {f"alarm/{name}": 1.0 for name in raised(self.history)}
         decode, keep = self.chat.tokenizer.decode, self.options.save_trajectories
         rows = metrics.rows(batch, self.options.algorithm, decode, keep)
         ungraded = [trajectory for group in groups for trajectory in group.ungraded]
         self.run.record(update + 1, report, rows + metrics.unscored_rows(ungraded, decode))
         return report
 
-    def watch(self, report: dict[str, float]) -> str:
-        """Say each alarm when it begins. -> the name of one that is to stop the run, or nothing"""
-        self.history.append(report)
+    def warn(self) -> str:
+        """Say each alarm when it is first raised. -> the name of one that is to stop the run, or nothing"""
         alarms = raised(self.history)
         for name in alarms.keys() - self.alarmed:
             say(f"  alarm {name}: {alarms[name]}")
-        self.alarmed = set(alarms)
+        self.alarmed |= alarms.keys()
         return next((name for name in self.options.stop_on if name in alarms), "")
 
 

@@ -23,6 +23,7 @@ from sod.lab import settings
 from sod.lab.make import make, make_folder
 from sod.progress import console, say
 from sod.runs import Run
+from sod.sandbox.guarded import open_sandbox
 from sod.sft import sft
 
 
@@ -34,6 +35,7 @@ def demo(options: DemoOptions) -> None:
         raise OptionError(f"methods: {unknown[0]!r} is unknown; choose from {', '.join(ALGORITHMS)}.")
     if len(set(options.methods)) < len(options.methods):
         raise OptionError("methods: each may be given once.")
+    open_sandbox(options.sandbox)  # where there is none, that is said now and not after the cold start
     make_folder(out)
     if any(out.iterdir()):
         raise RunError(f"{out} is not empty. Choose another --out, or remove it to run the demo again.")
@@ -67,16 +69,17 @@ async def _learn_and_measure(options: DemoOptions, lab: Path, student: Path) -> 
     """Every method: train, then measure. And measure the student as it was. One process per core at a time."""
     cores = asyncio.Semaphore(os.cpu_count() or 1)
     out = options.out
+    shared = {"seed": options.seed, "sandbox": options.sandbox.model_dump(exclude_defaults=True)}
 
     async def measure(model: Path, name: str) -> None:
         files = {"model": model, "data": lab / "eval.jsonl", "teacher": lab / "teacher", "out": out / name}
-        await _command("eval", name, settings.EVAL | files | {"samples": options.samples, "seed": options.seed}, out)
+        await _command("eval", name, settings.EVAL | shared | files | {"samples": options.samples}, out)
 
     async def learn(method: str) -> None:
         files = {"student": student, "data": lab / "train.jsonl", "teacher": lab / "teacher", "out": out / method}
-        numbers = {"updates": options.updates, "seed": options.seed, "save_every": options.updates}
+        numbers = {"updates": options.updates, "save_every": options.updates, "algorithm": {"name": method}}
         async with cores:
-            await _command("train", method, settings.TRAIN | files | numbers | {"algorithm": {"name": method}}, out)
+            await _command("train", method, settings.TRAIN | shared | files | numbers, out)
             await measure(_checkpoint(Run(out / method)), f"after-{method}")
 
     async def before() -> None:

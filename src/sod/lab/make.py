@@ -43,8 +43,10 @@ def make(options: LabOptions) -> Path:
 def make_teacher(options: LabTeacherOptions) -> None:
     """Cold start only: demonstrations with an error and its recovery in half of them."""
     from sod.evaluate import evaluate, show
+    from sod.sandbox.guarded import open_sandbox
     from sod.sft import sft
 
+    open_sandbox(options.sandbox)  # where there is none, that is said now and not after training
     lab = options.out.with_name(options.out.name + "-lab")
     make_folder(lab)
     save_new_model(TEACHER_SIZE, tokenizer(), options.seed, lab / "model")
@@ -68,7 +70,8 @@ def make_teacher(options: LabTeacherOptions) -> None:
     out = options.out / "eval"
     results = evaluate(
         EvalOptions.model_validate(
-            settings.EVAL | {"model": checkpoint, "data": lab / "eval.jsonl", "out": out, "samples": 4}
+            settings.EVAL
+            | {"model": checkpoint, "data": lab / "eval.jsonl", "out": out, "samples": 4, "sandbox": options.sandbox}
         )
     )
     say(show(results))

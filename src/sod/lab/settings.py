@@ -15,7 +15,6 @@ ROLLOUT: dict[str, Any] = {
     "concurrency": 64,
 }
 TOOL: dict[str, Any] = {"seconds": 5.0, "memory_mb": 512, "max_chars": 200, "errors": "last_line"}
-SANDBOX: dict[str, Any] = {"workers": 4}
 REWARD: dict[str, Any] = {"tool_use": "off", "overlong": 0.0}  # plainly +1 and -1
 
 STUDENT_SFT: dict[str, Any] = {"batch": 8, "learn": {"lr": 5e-3, "warmup": 30, "betas": [0.9, 0.98]}}
@@ -25,7 +24,6 @@ TRAIN: dict[str, Any] = {
     "learn": {"lr": 4e-4, "warmup": 8, "betas": [0.9, 0.98], "minibatches": 4},
     "reward": REWARD,
     "tool": TOOL,
-    "sandbox": SANDBOX,
     "save_trajectories": 128,
 }
-EVAL: dict[str, Any] = {"rollout": ROLLOUT | {"top_p": 1.0}, "reward": REWARD, "tool": TOOL, "sandbox": SANDBOX}
+EVAL: dict[str, Any] = {"rollout": ROLLOUT | {"top_p": 1.0}, "reward": REWARD, "tool": TOOL}
