@@ -16,6 +16,8 @@ CASES = [
     for line in (Path(__file__).parent / "golden" / "grading_cases.jsonl").read_text(encoding="utf-8").splitlines()
 ]
 
+MORE = Path(__file__).parent / "golden" / "more_answers.jsonl"
+
 
 @pytest.mark.parametrize(
     "text",
@@ -102,6 +104,19 @@ def test_the_clear_hand_judged_cases_are_judged_alike() -> None:
     outcomes = {c["id"]: ChoiceJudge().judge(c["response"], c["gold"]).outcome for c in clear}
     missed = [c["id"] for c in clear if outcomes[c["id"]] != ("right" if c["correct"] else "wrong")]
     assert len(missed) <= 0.02 * len(clear), missed
+
+
+def test_answers_judged_by_hand_before_any_judge_saw_them() -> None:
+    rows = [json.loads(line) for line in MORE.read_text(encoding="utf-8").splitlines()]
+    missed = [
+        (row["gold"], answer, outcome)
+        for row in rows
+        for outcome in ("right", "wrong")
+        for answer in row[outcome]
+        if row["kind"] == "choice"
+        and ChoiceJudge().judge(rf"\boxed{{{answer}}}" if row["boxed"] else answer, row["gold"]).outcome != outcome
+    ]
+    assert missed == []
 
 
 def test_public_golds_are_accepted() -> None:

@@ -217,6 +217,15 @@ TEXTS = {
     "then an empty block": fenced(SOLUTION) + "```python\n\n```",
     "fences in comments": fenced(f"# not ```python\n# nor ```\n{SOLUTION}"),
     "fences in a docstring": f"````python\n'''\n```python\n0\n```\n'''\n{SOLUTION}\n````",
+    "attributes": f'```python title="a.py"\n{SOLUTION}\n```',
+    "a file name": f"```python:main.py\n{SOLUTION}\n```",
+    "a tag in braces": f"```{{.python}}\n{SOLUTION}\n```",
+    "tildes": f"~~~python\n{SOLUTION}\n~~~",
+    "tildes after backticks": f"```\n3 4\n```\n~~~\n{SOLUTION}\n~~~",
+    "in Markdown": f"````markdown\n{fenced(SOLUTION)}````",
+    "a fence at the end of the last line": f"```python\n{SOLUTION}```",
+    "the same, and words": f"```python\n{SOLUTION}```\nThat is all.",
+    "the output of a tool": f"<tool_response>\n{fenced('print(0)')}</tool_response>\n{fenced(SOLUTION)}",
     "a fence that was forgotten": f"```python\nprint(0)\nNow properly:\n```python\n{SOLUTION}\n```",
 }
 
@@ -228,7 +237,20 @@ def test_the_program_is_found(text: str, verdict: JudgeOf) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "The sum.", SOLUTION, "```python\n```", "```cpp\nint main() {}\n```", f"{fenced(SOLUTION)}</think>6", "`x`"],
+    [
+        *[
+            "",
+            "The sum.",
+            SOLUTION,
+            "```python\n```",
+            "```cpp\nint main() {}\n```",
+            f"{fenced(SOLUTION)}</think>6",
+            "`x`",
+        ],
+        f"<think>{fenced(SOLUTION)}",
+        f"<tool_response>{fenced(SOLUTION)}</tool_response>It works.",
+        f"{fenced(SOLUTION)}<tool_call>{{}}</tool_call><tool_response>6</tool_response>It works.",
+    ],
 )
 def test_without_a_program_there_is_no_code(text: str, verdict: JudgeOf) -> None:
     assert verdict(text, TOTAL) == Verdict(outcome="wrong", reason="no code")

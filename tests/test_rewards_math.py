@@ -21,6 +21,8 @@ CASES = [
     for line in (Path(__file__).parent / "golden" / "grading_cases.jsonl").read_text(encoding="utf-8").splitlines()
 ]
 """Answers that were judged by hand; `debatable` where policy decides, `no_box` where nothing is boxed."""
+MORE = Path(__file__).parent / "golden" / "more_answers.jsonl"
+"""More of them, by gold answer: what is right and what is wrong, in a box or, if not `boxed`, as whole responses."""
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,11 @@ def key(answer: str) -> str | None:
         ("a<tool_call>b</tool_call>user\n<tool_response>c</tool_response>", ""),
         ("a<tool_call>b</tool_call><tool_response>c</tool_response>d", "d"),
         ("a<tool_response>c", ""),
+        ("<think>a", ""),
+        ("a<think>b", "a"),
+        ("<think>a<think>b</think>c", "c"),
+        ("a<tool_call>print('<think>')</tool_call>b", "ab"),
+        ("a<tool_response><think></tool_response>b", "b"),
         ("<think>I may <tool_call> later</think>b", "b"),
         ("a<tool_call>print('</think>')</tool_call>", ""),
         ("<|im_start|>user\na<|im_start|>assistant\nb", "assistant\nb"),
@@ -465,17 +472,26 @@ RIGHT = [
     ("y=x^2", "x^2"),
     (r"5\sqrt{2}\text{ cm}", r"5\sqrt{2}"),
     (r"5\sqrt{2}\text{ cm}", r"\sqrt{50}\text{ cm}"),
+    ("204", "204_{10}"),
+    ("1204", "x = 1,204"),
+    ("70000", r"70,000\text{ dollars}"),
+    (r"1200\pi", r"1,200\pi"),
+    (r"\{1\pm\sqrt{5},-2\}", r"x = \{1\pm\sqrt{5},-2\}"),
+    ("y=2x", r"\text{Answer: }y=2x"),
+    ("(1,2)", "x = 1, y = 2"),
+    ("42", "42\\\\"),
 ]
 
 WRONG = [
     ("12", "1,2"),
+    ("204", "0,204"),
+    ("1204", "(1,204)"),
     (r"5.4 \text{ cents}", r"5.4\text{ dollars}"),
     ("3", r"3\text{ or more}"),
     ("3", r"\text{at least }3"),
     ("3", r"\text{more than } 3"),
     ("3", r"3\text{ million}"),
     ("204", "two hundred four"),
-    ("204", "204_{10}"),
     ("204", r"203.7 \approx 204"),
     ("204", "204 > 203"),
     ("204", r"\le 204"),
@@ -518,7 +534,6 @@ WRONG = [
     ("(1,2,3)", "1,2,3"),
     ("(1,2)", "(2,1)"),
     ("(1,2)", "[1,2]"),
-    ("(1,2)", "x = 1, y = 2"),
     ("(1,2)", "1,2"),
     ("2", r"\pm 2"),
     (r"\frac{1 \pm \sqrt{5}}{2}", r"\frac{1+\sqrt5}{2}"),
@@ -557,7 +572,6 @@ WRONG = [
     ("42", r"\neg 42"),
     ("42", r"\text{none}"),
     ("42", "x = 42, y = 42"),
-    ("42", "42\\\\"),
     (r"\sin x", r"\cos x"),
     ("|x|", "x"),
     (r"\sqrt{x^2}", "x"),
@@ -623,6 +637,32 @@ def test_the_clear_hand_judged_cases_are_judged_alike(judge: MathJudge) -> None:
     outcomes = {c["id"]: judge.judge(c["response"], c["gold"]).outcome for c in clear}
     missed = [c["id"] for c in clear if outcomes[c["id"]] != ("right" if c["correct"] else "wrong")]
     assert len(missed) <= 0.02 * len(clear), missed
+
+
+def test_answers_judged_by_hand_before_any_judge_saw_them(judge: MathJudge) -> None:
+    rows = [json.loads(line) for line in MORE.read_text(encoding="utf-8").splitlines()]
+    missed = [
+        (row["gold"], answer, outcome)
+        for row in rows
+        for outcome in ("right", "wrong")
+        for answer in row[outcome]
+        if row["kind"] == "math"
+        and judge.judge(boxed(answer) if row["boxed"] else answer, row["gold"]).outcome != outcome
+    ]
+    assert missed == []
+
+
+@pytest.mark.parametrize(
+    "named", ["x", "m+n", "|S|", "f(3)", "100m+n", "2^{10}-820", "AB", "AB^2", r"\lvert S\rvert", "x_1"]
+)
+def test_an_equation_says_what_its_left_side_names(named: str) -> None:
+    assert decide(boxed(f"{named} = 204"), "204").outcome == "right"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("side", ["2x", "-x", "x/2", r"\frac{3x}{4}", "x+3", "2x_1 - 7", "0.5x"])
+def test_an_equation_that_gives_the_variable_another_value_says_nothing(side: str) -> None:
+    for equation in (f"{side} = 204", f"204 = {side}"):
+        assert decide(boxed(equation), "204").outcome == "wrong"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_no_hostile_case_is_right_that_should_not_be(judge: MathJudge) -> None:

@@ -7,13 +7,13 @@ student that has lost its mind may write nothing but braces.
 import re
 import unicodedata
 
-_TAGS = re.compile(r"(</?tool_call>|</?tool_response>|</think>|<\|im_start\|>)")
+_TAGS = re.compile(r"(</?tool_call>|</?tool_response>|</?think>|<\|im_start\|>)")
 _BRACES = re.compile(
     r"(?P<box>(?P<escape>\\{0,3})\\(?:boxed|fbox)(?![A-Za-z])\s*|\x08oxed(?![A-Za-z])\s*)|\\.|[{}]", re.DOTALL
 )
 _BARE = re.compile(r"\$?([+-]?\d[\d,]*(?:[./]\d+)?|[A-Z])(?=[\s$.]|\\[)\]]|$)")
 _BOX_NAME = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
-_FONTS = r"text(?:bf|rm|it|sf|tt|normal)|math(?:rm|bf|sf|it|tt)|[mh]box|operatorname"
+_FONTS = r"text(?:bf|rm|it|sf|tt|normal)|math(?:rm|bf|sf|it|tt|cal)|[mh]box|operatorname"
 _STYLED = re.compile(rf"(?:\\(?:text|{_FONTS}|bm|boldsymbol|bf|rm)\s*)?\{{")
 _QUOTES = [(mark, mark) for mark in ("$$", "$", r"\$", "**", "*", "`", "''", "'", '"')]
 _QUOTES += [(r"\(", r"\)"), (r"\[", r"\]"), ("‘", "’"), ("“", "”"), ("``", "''"), ("`", "'")]
@@ -29,13 +29,15 @@ def final_turn(text: str) -> str:
     """The last turn's own words: without tool calls, what tools answered, and thoughts.
 
     A closing tag ends all that came before it, thoughts and tool output alike. Only a call that is closed where it was
-    opened leaves the words before it: they belong to the same turn.
+    opened leaves the words before it: they belong to the same turn. A thought that is never closed is still a thought.
     """
     words: list[str] = []
-    inside = ""  # the block that is open: "", "<tool_call>" or "<tool_response>"
+    inside = ""  # the tag of the block that is open
     for part in _TAGS.split(text):
-        if part == "<tool_call>":
+        if part == "<tool_call>" or (part == "<think>" and not inside):
             inside = part
+        elif part == "<think>":
+            continue
         elif part == "</tool_call>" and inside == "<tool_call>":
             inside = ""
         elif _TAGS.fullmatch(part):
@@ -141,14 +143,16 @@ _REWRITES = [
         (r"\r(?=ight)", r"\\r"),
         (r"[\x00-\x1f\x7f]+", " "),
         # Layout
+        (r"(\\\\)\s*\[\s*-?[\d.]+\s*[a-z]{2}\s*\]", r"\1"),
+        (r"\\(?:begin|end)\{(?:aligned|gathered|split|(?:align|equation)\*?)\}|&(?=\s*=)", " "),
         (r"\\(?:left|right|[bB]igg?[lrm]?|limits|(?:display|text|script)style)(?![a-zA-Z])", ""),
-        (r"\\(?:tiny|small|large|Large|LARGE|huge|Huge|underline|checkmark|square|blacksquare)(?![a-zA-Z])", ""),
+        (r"\\(?:tiny|small|large|Large|LARGE|huge|Huge|bf|rm|underline|checkmark|square|blacksquare)(?![a-zA-Z])", ""),
         (r"\\(?:textcolor|colorbox|color)\s*\{[^{}]*\}", ""),
         (r"\\[dtc]frac(?![a-z])", r"\\frac"),
         (r"\\mathrm\s*\{\s*([ei])\s*\}|\\(?:bm|boldsymbol|mathbf)\{(.)\}", r" \1\2"),
         (rf"\\(?:{_FONTS})\s*(?=\{{)", r"\\text"),
         (r"(?<=[^\s\\])\\text\{\s*\}|(?<!\\)\\(?:hspace|vspace|phantom)\*?\{[^{}]*\}", " "),
-        (r"\\text\{\s*([-+=.,:])\s*\}|\{([:.=])\}", r"\1\2"),
+        (r"\\text\{\s*([-+=.,:]|\\?\$)\s*\}|\{([:.=])\}", r"\1\2"),
         # Thousands: a separator that stands for nothing else
         (r",\\!\s*", "{,}"),
         (r"(?<=\d)(?:\{,\}|\\[,;: ]|~)(?=\d{3}(?!\d))", ""),
@@ -159,7 +163,8 @@ _REWRITES = [
         (rf"\^\s*\{{?\s*\\(?:circ|degree)\s*\}}?|\\degree(?![a-z])|{_TEXT}degrees?\s*\}}|\bdegrees?$", DEGREE),
         (rf"\\?%|{_TEXT}percent\s*\}}|\bpercent$", r"\\%"),
         (r"\\?\$|[€£]|\\(?:pounds|euro)(?![a-z])", ""),
-        (r"\\l(?:brace|vert)(?![a-z])", r"\\{"),
+        (r"\\[lr]vert(?![a-z])", "|"),
+        (r"\\lbrace(?![a-z])", r"\\{"),
         (r"\\rbrace(?![a-z])", r"\\}"),
         (r"\\leq(?:slant)?(?![a-z])|<=", r"\\le "),
         (r"\\geq(?:slant)?(?![a-z])|>=", r"\\ge "),
@@ -169,9 +174,11 @@ _REWRITES = [
         (r"\\gt(?![a-z])", ">"),
         (rf"{_TEXT}or\s*\}}|\\(?:lor|vee)(?![a-z])|(?<=\s)or(?=\s)", r"\\lor "),
         (rf"{_TEXT}and\s*\}}|\\(?:land|wedge)(?![a-z])|(?<=\s)and(?=\s)|\s&\s(?!.*\\end)", r"\\land "),
+        (r",\s*\\l(?:or|and) ", ", "),
+        (r"\{?(\d+)\s*\\choose\s*(\d+)\}?", r"\\binom{\1}{\2}"),
         (r"\\mathbb\s*\{?R\}?(?!\s*\^)", r"(-\\infty,\\infty)"),
         # Remainders
-        (r"(?<!\\)\\$", ""),
+        (r"\\+$", ""),
         (
             r"\\pmod\s*(?:\{[^{}]*\}|\w+)|\(\s*(?:\\bmod|\\?mod|\\text\{\s*mod\s*\})\s*\{?\w+\}?\s*\)|(?:\\b?mod|\bmod)\s*\{?\d+\}?$",
             "",
@@ -188,7 +195,22 @@ def tidy(text: str) -> str:
     text = peel("".join(_character(character) for character in text).strip(" \0"))
     for pattern, by in _REWRITES:
         text = pattern.sub(by, text)
-    return peel(text)
+    return peel(_without_thousands_commas(text))
+
+
+_THOUSANDS_OR_BRACKET = re.compile(r"\\[{}]|[()\[\]]|(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)")
+
+
+def _without_thousands_commas(text: str) -> str:
+    """`x = 1204` for `x = 1,204`. In brackets a comma separates: `(1,204)` is a pair."""
+    depth = 0
+
+    def joined(found: re.Match[str]) -> str:
+        nonlocal depth
+        depth += (found[0] in ("(", "[", r"\{")) - (found[0] in (")", "]", r"\}"))
+        return found[0] if depth else found[0].replace(",", "")
+
+    return _THOUSANDS_OR_BRACKET.sub(joined, text)
 
 
 def _character(character: str) -> str:

@@ -5,24 +5,23 @@ Whatever else is in the box, two letters or a word, is no choice: wrong, and no 
 """
 
 import re
-import unicodedata
 
 from sod.errors import DataError
 from sod.rewards import Verdict
-from sod.rewards.answers import final_answer, last_box, peel
+from sod.rewards.answers import final_answer, last_box, peel, tidy
 
 LONGEST = 1000
 """An option is repeated in fewer characters; a longer box is not read."""
 
-_FONT = re.compile(r"\\(?:text|textbf|textrm|textit|textsf|mathrm|mathbf|mathsf|mathit|mbox|bf|rm)(?![A-Za-z])")
-_SPACE = re.compile(r"\\(?:[,;:! ]|$)|\\q?quad|[{}~\s*]|\\(?:left|right|displaystyle)(?![A-Za-z])")
+_STYLE = re.compile(r"\\text(?![A-Za-z])|[{}*\s]")
 _CALLED = re.compile(
     r"(?:(?:the )?(?:correct |final |best |right )*(?:answer|option|choice|letter)(?: is)?\s*[:=]?\s*)+", re.IGNORECASE
 )
 _BARE = re.compile(r"([A-Da-d])\s*[.):,]?")
-_MARKED = re.compile(r"(?:\(\s*([A-Da-d])\s*\)|\[\s*([A-Da-d])\s*\]|([A-D])\s*[.):])\s*(.*)", re.DOTALL)
+_MARKED = re.compile(r"(?:\(\s*([A-Da-d])\s*\)|\[\s*([A-Da-d])\s*\]|([A-D])(?:\s*[.):]|(?=\s-\s)))\s*(.*)", re.DOTALL)
+_JOINT = r"(?:\\l(?:or|and)(?![a-z])|\b(?:or|and|nor|not)\b)"
 _ANOTHER = re.compile(
-    r"\(\s*[A-D]\s*\)|^[A-D]\s*(?:[.):,;/&]|$)|^(?:or|and|nor|not)\b|(?:\b(?:or|and|nor|not)\s+|[,/&]\s*)\(?[A-D](?![A-Za-z])"
+    rf"\(\s*[A-D]\s*\)|^(?:- )?[A-D]\s*(?:[.):,;/&]|$)|^{_JOINT}|(?:{_JOINT}|[,/&])\s*\(?[A-D](?![A-Za-z])"
 )
 """In what follows a letter, the sign of another one; an article is none."""
 
@@ -56,7 +55,7 @@ def letter(text: str) -> str | None:
     r"""The letter that is meant: of `C`, `c.`, `(C)`, `\text{C}`, `**C**`, `Option C` or `(C) 10^{-8} eV`; or None."""
     if len(text) > LONGEST:
         return None
-    text = " ".join(_SPACE.sub(" ", _FONT.sub(" ", peel(unicodedata.normalize("NFKC", text)))).split())
+    text = " ".join(_STYLE.sub(" ", tidy(text)).split())
     text = peel(_CALLED.sub("", text, count=1) if _CALLED.match(text) else text)
     if bare := _BARE.fullmatch(text):
         return bare[1].upper()

@@ -7,10 +7,12 @@ names one exception). A program is the student's to the last character: nothing 
 import ast
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 from sod.rewards import Verdict
+from sod.rewards.answers import final_turn
 from sod.rewards.code_golds import tests_of
 from sod.rewards.code_tests import DETAIL_CHARACTERS, Test, Tests, TestStatus, parsed
 from sod.sandbox import Program, Result, Sandbox
@@ -18,6 +20,7 @@ from sod.sandbox import Program, Result, Sandbox
 BUSY_SHARE = 0.75
 """A program that timed out with less of its time than this on a processor runs again, alone: the machine may be busy."""
 PYTHON_TAGS = {"python", "python3", "py", "py3"}
+MARKDOWN_TAGS = {"markdown", "md"}
 READERS = {"input", "stdin", "open", "read", "fileinput"}
 """Names of which a program that reads standard input uses one."""
 
@@ -150,13 +153,13 @@ def _verdict(outcomes: list[TestOutcome], tests: Tests) -> Verdict:
 def program_in(text: str, names: frozenset[str]) -> str | None:
     """The program that an attempt hands in, as it is written; None without one.
 
-    It stands in a fenced block after the last `</think>`, tagged as Python or, if there is none of these, not tagged.
+    It stands in a fenced block of the last turn, tagged as Python or, if there is none of these, not tagged.
     Students also show how a program is used or what it prints, so the last block counts that is a program for this
     problem: one that parses and defines one of `names` or, where there are none, reads its input. Failing that, the last.
     """
-    blocks = list(_blocks(text.rpartition("</think>")[2]))
+    blocks = list(_blocks(final_turn(text)))
     for tags in (PYTHON_TAGS, {""}):
-        codes = [code for tag, code in blocks if tag in tags and code.strip()]
+        codes = [_closed(code) for tag, code in blocks if tag in tags and code.strip()]
         if codes:
             return next((code for code in reversed(codes) if _fits(code, names)), codes[-1])
     return None
@@ -166,30 +169,55 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
     """The tag and text of each fenced block.
 
     A block ends at a fence as long as its own, at one that opens the next Python, since it then was never closed, or
-    with the text.
+    with the text. One that is tagged as Markdown is text with blocks of its own.
     """
-    fence, indent, tag, lines = 0, "", "", []
+    for tag, block in _outer_blocks(text):
+        yield from _outer_blocks(block) if tag in MARKDOWN_TAGS else [(tag, block)]
+
+
+def _outer_blocks(text: str) -> Iterator[tuple[str, str]]:
+    fence, indent, tag, lines = "", "", "", []
     for line in text.split("\n"):
-        before, length, info = _fence(line)
-        leads = length > 0 and not before.strip()
-        if fence and not (leads and length >= fence and (not info or info in PYTHON_TAGS)):
+        before, mark, info = _fence(line)
+        leads = bool(mark) and not before.strip()
+        if fence and not (leads and mark.startswith(fence) and (not info or info in PYTHON_TAGS)):
             lines.append(line)
         elif fence and not info:
             yield tag, _outdented(lines, indent)
-            fence = 0
-        elif leads or (length and info in PYTHON_TAGS):
+            fence = ""
+        elif leads or (mark and info in PYTHON_TAGS):
             if fence:
                 yield tag, _outdented(lines, indent)
-            fence, indent, tag, lines = length, before if leads else "", info.partition(" ")[0], []
+            fence, indent, tag, lines = mark, before if leads else "", _tag(info), []
     if fence:
         yield tag, _outdented(lines, indent)
 
 
-def _fence(line: str) -> tuple[str, int, str]:
-    """What stands before the last run of three or more backticks, its length (0: there is none), and what follows it."""
+def _fence(line: str) -> tuple[str, str, str]:
+    """What stands before a fence, the fence (empty: there is none), and what follows it.
+
+    A fence is the line's last run of three or more backticks, or of tildes that it begins with.
+    """
+    tildes = line.lstrip()
+    if tildes.startswith("~~~"):
+        info = tildes.lstrip("~")
+        return line[: -len(tildes)], "~" * (len(tildes) - len(info)), info.strip().lower()
     before, mark, info = line.rpartition("```")
     rest = before.rstrip("`")
-    return rest, (len(before) - len(rest) + 3) if mark else 0, info.strip().lower()
+    return rest, "`" * (len(before) - len(rest) + 3) if mark else "", info.strip().lower()
+
+
+def _tag(info: str) -> str:
+    """The language: of `python title="a"`, `python:main.py` and `{.python}`."""
+    return re.split(r"[\s:,;{}]", info.removeprefix("{").removeprefix("."), maxsplit=1)[0]
+
+
+def _closed(code: str) -> str:
+    """Up to a fence at the end of a line, `print(x)```, if it is a program only up to there."""
+    end = re.search(r"(?<=[^\s`])```\s*$", code, re.MULTILINE)
+    if end and parsed(code) is None and parsed(code[: end.start()]) is not None:
+        return code[: end.start()]
+    return code
 
 
 def _outdented(lines: list[str], indent: str) -> str:

@@ -108,6 +108,17 @@ def scaled(value: Sum) -> Sum:
     return {atoms: factor / value[min(value)] for atoms, factor in value.items()}
 
 
+def symbols(value: Sum) -> set[str]:
+    """Its atoms that stand for anything: neither numbers nor constants."""
+    return {atom for atoms in value for atom, _ in atoms if not atom.isdigit() and atom not in _CONSTANTS | {"i"}}
+
+
+def is_linear(value: Sum) -> bool:
+    """Whether no symbol has another power than its first, or another symbol beside it."""
+    found = symbols(value)
+    return all([times for atom, times in atoms if atom in found] in ([], [1]) for atoms in value)
+
+
 def _root(base: Sum, exponent: Fraction) -> Sum:
     """A broken power of a single product. That of x^2 is none: it is |x|, not x."""
     if not base:

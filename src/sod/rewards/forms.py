@@ -3,8 +3,8 @@ r"""What an answer says: a value, words, or several of them in a set, a tuple, a
 import re
 from dataclasses import dataclass, replace
 
-from sod.rewards.answers import DEGREE, PERCENT
-from sod.rewards.exact import FUNCTIONS, Unreadable, add, exact, scaled, written
+from sod.rewards.answers import DEGREE, PERCENT, peel
+from sod.rewards.exact import FUNCTIONS, Unreadable, add, exact, is_linear, scaled, symbols, written
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class Form:
 def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
     """The forms that the gold answer allows, the proper one first, and the form of the answer, read in its light."""
     if equation := sides(gold):
+        answer = _without_lead_in(answer)
         if _NAME.fullmatch(equation[0]):
             answer = _named(answer, equation[0])
         other = sides(answer)
@@ -35,8 +36,14 @@ def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
         golds.append(read(gold.replace(PERCENT, "")))
     if based := _IN_BASE.fullmatch(gold):
         golds.append(read(based[1]))
+    elif (based := _IN_BASE.fullmatch(answer)) and based[2].strip("{}") == "10":
+        answer = based[1]
+    if golds[0].kind == "()":
+        answer = _in_order_of_names(answer)
     if r"\pi" in gold and DEGREE not in gold:
         answer = _in_radians(answer)
+    elif r"\pi" in answer and DEGREE in gold:
+        golds.append(read(_in_radians(gold)))
     return golds, read(answer)
 
 
@@ -47,9 +54,18 @@ def _named(answer: str, name: str) -> str:
     return answer if relations(answer) else f"{name}={answer}"
 
 
+def _in_order_of_names(answer: str) -> str:
+    """`(6, 31, -1)` for `x = 6, y = 31, z = -1`."""
+    named = [sides(part) for part in split(answer, {",", ";", r"\land"})[0]]
+    names = [pair[0] for pair in named if pair]
+    if len(names) < 2 or len(names) < len(named) or names != sorted(set(names)) or not all(map(_NAME.fullmatch, names)):
+        return answer
+    return f"({','.join(pair[1] for pair in named if pair)})"
+
+
 # Structure
 
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?")
 _IN_BASE = re.compile(r"\(?\s*([0-9A-F]+)\s*\)?\s*_\s*(\{[^{}]*(?:\{[^{}]*\})?\}|\d+)")
 _NAME = re.compile(r"(?!\\(?:pi|infty)$)(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?")
 _CALL = re.compile(r"\s*[A-Za-z](?:\^\{-1\})?\s*\(\s*[a-z]\s*\)\s*=")
@@ -73,6 +89,7 @@ _CLOSING = {")", "]", "}", r"\}", r"\rangle"}
 _RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\equiv", r"\approx", r"\in"}
 _EQUAL = {"=", r"\equiv", r"\approx"}
 _SEVERAL = {",", ";", r"\lor", r"\land", r"\cup"}
+_RATIO = re.compile(r"\\frac\{(\w)\}\{(\w)\}|(\w)/(\w)")
 _LABEL = re.compile(r"\\text\{.*|[A-Za-z]{3,}|[A-Za-z](?:_\w+|\^\{-1\}|')*\s*\([^()]*\)|\(.*,.*\)")
 _MATRIX = re.compile(r"\\begin\{(?:[pbB]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\w+\}", re.DOTALL)
 _PLUS_MINUS = re.compile(r"\\pm(?![a-z])")
@@ -84,7 +101,7 @@ def read(text: str) -> Form:
     text = _without_lead_in(text)
     for separators in ({r"\Rightarrow", r"\implies", r"\rightarrow", r"\to"}, {r"\cup", r"\lor"}, {",", ";", r"\land"}):
         parts = split(text, separators)[0]
-        if len(parts) == 1 or _THOUSANDS.fullmatch(text):
+        if len(parts) == 1:
             continue
         if r"\to" in separators:
             return read(parts[-1])
@@ -107,7 +124,7 @@ def _without_lead_in(text: str) -> str:
                 lead = None
         if not (lead := lead or _LETTER_OF_CHOICE.match(text) or _ABOUT.match(text)) or lead.end() == len(text):
             return text
-        text = text[lead.end() :]
+        text = peel(text[lead.end() :])
 
 
 def split(text: str, separators: set[str]) -> tuple[list[str], list[str]]:
@@ -131,25 +148,49 @@ def relations(text: str) -> bool:
 def sides(text: str) -> tuple[str, str] | None:
     """The first and the last side of an equation, or of a chain of them; None for anything else, as for `Area = 5`."""
     parts, found = split(text, _RELATIONS | _SEVERAL)
+    parts = _value_last(parts)
     first, last = parts[0].strip(), parts[-1].strip()
     named = re.search("[a-zA-Z]", first) and not _LABEL.fullmatch(first)
     return (first, last) if set(found) == {"="} and named and all(part.strip() for part in parts) else None
 
 
 def _sum_of_named(parts: list[str]) -> str | None:
-    """Of `m = 200, n = 4, m+n = 204` the last value: what is asked is made of what was named before."""
+    """Of `m = 200, n = 4, m+n = 204` or `m/n = 200/4, m+n = 204` the last value: of what was named what is asked is made."""
     named = [sides(part) for part in parts]
     if None in named or len(named) < 2:
         return None
     *names, (asked, value) = [pair for pair in named if pair]
-    letters = {name for name, _ in names}
+    letters = {letter for name, _ in names for letter in _RATIO.sub(r"\1\3 \2\4", name).split()}
     return value if asked not in letters and len(asked) > 1 and set(re.findall("[A-Za-z]", asked)) <= letters else None
+
+
+def _value_last(parts: list[str]) -> list[str]:
+    """The sides of an equation, turned round if the value comes first: `5 = x`, `204 = m + n`."""
+    return parts[::-1] if _is_number(parts[0]) and not _is_number(parts[-1]) else parts
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return not symbols(exact(text))
+    except Unreadable:
+        return False
+
+
+def _of_another_value(side: str) -> bool:
+    """Whether an equation with this side gives the variable in it another value: `2x` and `x + 3`, not `x`, `P(4)` or `m + n`."""
+    if _NAME.fullmatch(side) or _LABEL.fullmatch(side):
+        return False
+    try:
+        value = exact(side)
+    except Unreadable:
+        return False
+    return len(symbols(value)) == 1 and is_linear(value)
 
 
 def _alternatives(text: str) -> list[Form]:
     r"""The forms of one part: two if there is a `\pm` in it, and the elements if it is a set of several."""
     text = text.strip()
-    if len(_PLUS_MINUS.findall(text)) == 1 and not text.startswith(r"\{") and not split(text, _RELATIONS - _EQUAL)[1]:
+    if len(_PLUS_MINUS.findall(text)) == 1 and r"\{" not in text and not split(text, _RELATIONS - _EQUAL)[1]:
         plus = _PLUS_MINUS.sub("+", text).replace(r"\mp", "-")
         minus = _PLUS_MINUS.sub("-", text).replace(r"\mp", "+")
         return [*_alternatives(plus), *_alternatives(minus)]
@@ -168,8 +209,10 @@ def _clause(text: str) -> Form:
         return _opaque(text)
     if found[-1:] == [r"\approx"] and not (len(parts) == 2 and _NAME.fullmatch(parts[0])):
         parts, found = parts[:-1], found[:-1]  # the exact value stands before the rounded one
-    if set(found) <= _EQUAL and _NAME.fullmatch(parts[-1]) and not _NAME.fullmatch(parts[0]):
-        parts = parts[:-1]  # 5 = x
+    if set(found) <= _EQUAL:
+        parts = _value_last(parts)
+        if len(parts) > 1 and _of_another_value(parts[0]):
+            return _opaque(text)
     if set(found) <= _EQUAL | {r"\in"}:
         return read(parts[-1]) if len(found) < 2 or "\\in" not in found else _opaque(text)
     return _inequality(parts, found) or _opaque(text)
@@ -298,7 +341,8 @@ _TEXT_UNIT = re.compile(r"(.*[^\s\\/^_({])[\s/]*(?:\\cdot\s*)?\\text\{([^{}]*)\}
 _NO_UNIT = re.compile(r"\b(?:is|are|was|wrong|false|true|[ap]\.?m)\b", re.IGNORECASE)
 _UNIT_SIGN = re.compile(r"(?:\s|/|\\cdot)+$")
 _WORD_UNIT = re.compile(r"(.*[\d)}%°!])(\s*)([A-Za-z]+(?:[\s/.]+[A-Za-z]+)*\.?)\s*(?:\^\s*(?:\{\s*-?\d\s*\}|\d))?")
-_REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}")
+_FULL_STOP = re.compile(r"(?<!\.)\.$")
+_REPEATING = re.compile(r"(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*\{(?P<over>\d+)\}|\((?P<in>\d+)\))")
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?!\.?\d)")
 
 
@@ -314,7 +358,7 @@ def _leaf(text: str) -> Form:
         base = re.sub(r"\\text|[^\w]", "", based[2]).casefold()
         return Form("exact", f"{based[1]}_{NUMBER_WORDS.get(base, base)}", value)
     if _THOUSANDS.fullmatch(value):
-        value = value.replace(",", "").replace(" ", "")
+        value = value.replace(" ", "")
     value = _REPEATING.sub(_repeating, value)
     try:
         return Form("exact", written(exact(value)), _symbolic(value), unit=unit)
@@ -323,13 +367,13 @@ def _leaf(text: str) -> Form:
 
 
 def _opaque(text: str) -> Form:
-    plain = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text).strip()
-    return Form("opaque", re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", " ".join(plain.split())), _symbolic(text))
+    plain = _FULL_STOP.sub("", " ".join(re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text).split()))
+    return Form("opaque", re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", plain), _symbolic(text))
 
 
 def _repeating(decimal: re.Match[str]) -> str:
-    """0.1666..., with a line over the 6, as a fraction."""
-    whole, start, period = decimal.groups()
+    """0.1666..., with a line over the 6 or as 0.1(6), as a fraction."""
+    whole, start, period = decimal[1], decimal[2], decimal["over"] or decimal["in"]
     nines = (10 ** len(period) - 1) * 10 ** len(start)
     return rf"\frac{{{int(whole + start + period or 0) - int(whole + start or 0)}}}{{{nines}}}"
 
@@ -350,7 +394,8 @@ def _words(text: str) -> str:
     if not _WORDS.fullmatch(plain := " ".join(plain.split())):
         return ""
     words = plain.casefold().strip(" .,;:!?'\"").split()
-    if (not styled and not any(len(word) > 2 or word in _SHORT_WORDS for word in words)) or FUNCTIONS & set(words):
+    runs = re.findall(r"[^\W\d_]+", plain.casefold())  # of p-q, p and q
+    if (not styled and not any(len(run) > 2 or run in _SHORT_WORDS for run in runs)) or FUNCTIONS & set(words):
         return ""
     if [len(word) for word in words] == [1]:
         return ""
