@@ -1,9 +1,11 @@
 """The directories of programs: removed whatever stands in them, measured while they change."""
 
 import os
+import sys
 from pathlib import Path
 
 from sod.sandbox import folders
+from sod.sandbox.libc import drop_capabilities
 
 
 def test_a_deep_and_locked_tree_is_removed_without_following_its_links(tmp_path: Path) -> None:
@@ -44,11 +46,36 @@ def test_files_directories_and_links_are_counted_and_counting_stops(tmp_path: Pa
     (tmp_path / "link").symlink_to("/")
     with (tmp_path / "hollow").open("wb") as file:
         file.truncate(1 << 30)
-    size, count = folders.usage(str(tmp_path), 100)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    size, count = folders.usage(folder, 100)
     assert count == 5
     assert (1 << 30) + (1 << 20) <= size < (1 << 30) + (2 << 20)
-    assert folders.usage(str(tmp_path), 3)[1] == 4
-    assert folders.usage(str(tmp_path / "gone"), 3) == (0, 0)
+    assert folders.usage(folder, 3)[1] == 4
+    os.close(folder)
+
+
+def test_what_is_hidden_in_a_locked_directory_is_counted_and_links_lead_nowhere(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o300)
+    room = tmp_path / "room"
+    (room / "a/b").mkdir(parents=True)
+    (room / "a/b/file").write_bytes(bytes(1 << 20))
+    (room / "link").symlink_to(outside)
+    for locked, mode in (("a/b", 0o300), ("a", 0o600)):
+        (room / locked).chmod(mode)
+    folder = os.open(room, os.O_RDONLY)
+    pid = os.fork()
+    if pid == 0:  # as root, only without what makes it more than a user
+        try:
+            if sys.platform == "linux":
+                drop_capabilities()
+            size, count = folders.usage(folder, 100)
+            os._exit(0 if count == 4 and size > 1 << 20 else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(pid, 0)[1] == 0
+    os.close(folder)
+    assert outside.stat().st_mode & 0o777 == 0o300
 
 
 def test_only_roots_that_nobody_holds_are_swept_up(tmp_path: Path) -> None:

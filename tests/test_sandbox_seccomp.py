@@ -136,6 +136,8 @@ def test_threads_are_allowed_and_processes_are_not(ask: Filter, column: int) -> 
     assert ask(clone, 0x3D0F00) == ALLOW  # as the C library starts a thread
     assert ask(clone, 0x1200011) == REFUSED  # as it forks
     assert ask(clone, 0x4111) == REFUSED  # as it spawns
+    assert ask(clone, 0x3D0F00 & ~0x400) == REFUSED  # a thread with descriptors of its own
+    assert [ask(436, 9, 9, flags) for flags in (0, 4, 2, 6)] == [ALLOW, ALLOW, REFUSED, REFUSED]  # which this makes too
     assert ask(clone, 0x3D0F00 | 0x10000000) == REFUSED  # a thread in a user namespace
     assert ask(clone, 0x3D0F00 | 0x40000000) == REFUSED  # in a network namespace
     if column == 0:

@@ -90,7 +90,7 @@ def test_threads_take_turns(symbolic: Symbolic) -> None:
 
 def test_what_takes_too_long_is_a_failure_and_the_next_request_is_not() -> None:
     symbolic = Symbolic(limit_s=0.3)
-    with pytest.raises(InfrastructureError, match=r"failed twice: no answer within 0\.3 s; no answer within 0\.3 s"):
+    with pytest.raises(InfrastructureError, match="failed twice: it ran out of time; it ran out of time"):
         symbolic.equal(ENDLESS)
     symbolic.limit_s = 30
     assert symbolic.equal(EQUAL)
@@ -151,7 +151,7 @@ def test_the_process_ends_when_its_parent_is_killed(busy: bool) -> None:
     program = f"""
 import threading, time
 from sod.rewards.symbolic import Symbolic
-symbolic = Symbolic(limit_s={0.1 if busy else 30})
+symbolic = Symbolic(limit_s={1 if busy else 30})
 symbolic._started()
 if {busy}:
     symbolic._worker._process.stdin.write({json.dumps(ENDLESS).encode()!r} + b"\\n")

@@ -1,14 +1,16 @@
 """Symbolic equality by math-verify, in a process that can be killed.
 
 Sympy may take for ever, or all memory, over a short expression, and nothing inside its own process stops it. So it lives
-in a worker process (`symbolic_worker.py`) with a memory limit, which is killed when a request outlasts its limit. What a
-worker failed at is asked once more, of a new one; then it is a failure of ours, and nothing is known about the answer.
+in a worker process (`symbolic_worker.py`) with a memory limit, which ends when a request outlasts its limit: of processor time,
+so that a busy machine changes no verdict. What a worker failed at is asked once more, of a new one; then it is a failure
+of ours, and nothing is known about the answer.
 """
 
 import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +25,8 @@ _WORKER = Path(__file__).with_name("symbolic_worker.py")
 _START_S = 120.0
 """A start imports sympy: a second or two, and on a loaded machine many times that."""
 _ATTEMPTS = 2
+_WALL = 6
+"""Wall time that the worker may take, as a multiple of its processor time."""
 
 
 class Symbolic:
@@ -34,7 +38,7 @@ class Symbolic:
 
     def __init__(self, *, limit_s: float = 0.8, memory_bytes: int = 2 << 30) -> None:
         self.limit_s = limit_s
-        """Wall time for one request, without the start of a worker."""
+        """Processor time for one request, without the start of a worker."""
         self.memory_bytes = memory_bytes
         """Address space of the worker."""
         self._lock = threading.Lock()
@@ -79,10 +83,9 @@ class _Worker:
     """One process, and the conversation with it."""
 
     def __init__(self, limit_s: float, memory_bytes: int) -> None:
-        alarm_s = 2 * limit_s + 2
         self._process = subprocess.Popen(
             # -P: the worker's own folder, which has a math.py, is no place to import from.
-            [sys.executable, "-P", str(_WORKER), str(memory_bytes), str(alarm_s)],
+            [sys.executable, "-P", str(_WORKER), str(memory_bytes), str(limit_s), str(_WALL * limit_s + 2)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -105,7 +108,7 @@ class _Worker:
             self._process.stdin.write(json.dumps(pairs).encode() + b"\n")
         except OSError as error:
             raise _LostError("it had ended before it was asked") from error
-        return self._receive(limit_s)
+        return self._receive(_WALL * limit_s)
 
     def end(self) -> None:
         """Kill and reap the process; in a process that was forked from its parent, only let go of it."""
@@ -130,7 +133,8 @@ class _Worker:
             if not waiting.poll(max(0.0, end - time.monotonic()) * 1000):
                 raise _LostError(f"no answer within {limit_s} s")
             if not (chunk := os.read(output, 1 << 16)):
-                raise _LostError("it ended")
+                late = self._process.wait() == -signal.SIGPROF
+                raise _LostError("it ran out of time" if late else "it ended")
             line += chunk
         reply = json.loads(line)
         if "failure" in reply:

@@ -4,8 +4,8 @@ One request a line on standard input, one reply a line on standard output, both 
 
     [[gold, answer], ...] in LaTeX  ->  {"equal": bool} (all of the pairs), or {"failure": reason}
 
-It ends when its input does. Should a request last far longer than its parent allows, the parent is gone, and an alarm
-ends the process.
+It ends when its input does, and by SIGPROF when a request takes more processor time than it may. Should one last far
+longer than that by the clock, the parent is gone, and an alarm ends the process.
 """
 
 import json
@@ -24,15 +24,18 @@ _FULL = 0.75
 """A process that came closer than this to its memory limit may have been refused memory, and answered wrongly."""
 
 
-def main(memory_bytes: int, alarm_s: float) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+def main(memory_bytes: int, cpu_s: float, alarm_s: float) -> None:
+    if sys.platform == "linux":  # elsewhere it is refused, or means nothing
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no reply
     print(json.dumps(reply([[r"\sqrt{2}+x", r"x+\frac{2}{\sqrt{2}}"]], memory_bytes)), file=replies, flush=True)
     for line in sys.stdin:
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
         signal.setitimer(signal.ITIMER_REAL, alarm_s)
         print(json.dumps(reply(json.loads(line), memory_bytes)), file=replies, flush=True)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -91,9 +94,11 @@ def close(gold: Expr, answer: Expr) -> bool | None:
 
 def peak_bytes() -> int:
     """The most address space that this process has had."""
+    if sys.platform != "linux":
+        return 0
     with open("/proc/self/status", encoding="ascii") as status:
         return next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmPeak:")), 0)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]))
+    main(int(sys.argv[1]), *map(float, sys.argv[2:]))

@@ -6,7 +6,6 @@ The process is a fork of the zygote, and nothing here may return into the zygote
 import ast
 import atexit
 import builtins
-import contextlib
 import io
 import linecache
 import math
@@ -20,7 +19,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from sod.sandbox.confinement import Walls, die_with
 
@@ -31,6 +30,9 @@ STACK_BYTES = 64 << 20
 SPARE_BYTES = 16 << 20
 """Memory that is set free when a program has used up its own, so that its traceback can be printed."""
 NAME = "<program>"
+NOT_FLUSHED = 120
+"""The exit code that the interpreter gives if its last output cannot be written."""
+exit_now = os._exit  # before a program can put something else there
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class Job:
     stdout: int
     stderr: int
     folder: int
+    last: int
+    """No descriptor of the zygote has a higher number."""
 
 
 def run_job(job: Job, walls: Walls | None, parent: int, give_up: Callable[[OSError], None]) -> NoReturn:
@@ -60,7 +64,7 @@ def run_job(job: Job, walls: Walls | None, parent: int, give_up: Callable[[OSErr
             take_descriptors(job)
             exit_code = run_program(job.show_last_value)
     finally:
-        os._exit(exit_code)
+        exit_now(exit_code)
 
 
 def confine(job: Job, walls: Walls | None, parent: int) -> None:
@@ -101,7 +105,7 @@ def take_descriptors(job: Job) -> None:
     """The program's three streams become 0 to 2 and its code 3; every other descriptor is closed."""
     for target, fd in enumerate((job.stdin, job.stdout, job.stderr, job.code)):  # all above 4: the zygote's come first
         os.dup2(fd, target, inheritable=target < 3)
-    os.closerange(4, 256)  # numbers are given lowest first, and the zygote holds a few dozen
+    os.closerange(4, job.last + 1)
     limit(resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES)  # only now: the zygote's own could be more
     sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogatepass", closefd=False)
     # Line by line, so that a program that is killed keeps what it printed.
@@ -112,40 +116,62 @@ def take_descriptors(job: Job) -> None:
 def run_program(show_last_value: bool) -> int:
     """Execute the code in descriptor 3 as `__main__`; the exit code that the interpreter would give."""
     main = sys.modules["__main__"] = ModuleType("__main__")
-    main.__dict__["__builtins__"] = builtins
+    main.__dict__.update(__builtins__=builtins, __file__=NAME)
     sys.argv, sys.path[:0], sys.excepthook = [NAME], [""], traceback.print_exception
-    seed()
+    threading.excepthook = show_thread_error
+    random.seed(0)  # which a fork seeds anew; NumPy's global generator is as the zygote left it
     exit_code = 0
     try:
         with open(3, encoding="utf-8", errors="surrogatepass", newline="") as file:
             text = file.read().removeprefix("\ufeff")
-        linecache.cache[NAME] = (len(text), None, io.StringIO(text, newline=None).readlines(), NAME)
-        # Not ast.parse: its frame would stand in the traceback of a program with a syntax error.
-        program: ast.Module = compile(text, NAME, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)  # pyright: ignore
-        last = (
-            program.body.pop() if show_last_value and program.body and isinstance(program.body[-1], ast.Expr) else None
-        )
+        linecache.cache[NAME] = (len(text), None, lines(text), NAME)
+        program: str | ast.Module = text
+        last: ast.stmt | None = None
+        if show_last_value:
+            # Not ast.parse: its frame would stand in the traceback of a program with a syntax error.
+            tree: ast.Module = compile(text, NAME, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)  # pyright: ignore
+            last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+            program = tree
         exec(compile(program, NAME, "exec", dont_inherit=True), main.__dict__)
         if last is not None:  # as at the interactive prompt: through sys.displayhook
             exec(compile(ast.Interactive([last]), NAME, "single", dont_inherit=True), main.__dict__)
     except SystemExit as stop:
         if stop.code is not None and not isinstance(stop.code, int):
             print(stop.code, file=sys.stderr)
-        exit_code = (stop.code or 0) & 0xFF if isinstance(stop.code, int | None) else 1
+        exit_code = c_long(stop.code or 0) & 0xFF if isinstance(stop.code, int | None) else 1
     except BaseException as error:  # the boundary between the program and us: whatever it raised, it is shown
         use_spare_memory()
-        sys.excepthook(type(error), error, error.__traceback__ and error.__traceback__.tb_next)
+        show(error)
         exit_code = 1
-    finish(main)
-    return exit_code
+    return exit_code if finish(main) else NOT_FLUSHED
 
 
-def seed() -> None:
-    """The global generators of `random` and NumPy start anew for every program, and always the same."""
-    random.seed(0)
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed(0)
+def lines(text: str) -> list[str]:
+    """The lines of a program, as tracebacks want them: each with its end."""
+    return io.StringIO(text if text.endswith(("\n", "\r")) else text + "\n", newline=None).readlines()
+
+
+def c_long(code: int) -> int:
+    """What an exit code is to the interpreter, for which one that is too large is -1."""
+    return code if -sys.maxsize - 1 <= code <= sys.maxsize else -1
+
+
+def show(error: BaseException) -> None:
+    """Hand an exception that nobody caught to `sys.excepthook`; if the program's own fails, print it all the same."""
+    if isinstance(error, SyntaxError) and error.filename == NAME and error.text is None and error.lineno:
+        error.text = linecache.getline(NAME, error.lineno)  # the compiler looks for it in a file
+    shown = type(error), error, error.__traceback__ and error.__traceback__.tb_next
+    try:
+        sys.excepthook(*shown)
+    except BaseException:  # whatever the hook raises
+        traceback.print_exception(*shown)
+
+
+def show_thread_error(error: threading.ExceptHookArgs) -> None:
+    """As the interpreter does, but with the program's lines, which that looks for in a file."""
+    if error.exc_type is not SystemExit:
+        print(f"Exception in thread {error.thread and error.thread.name}:", file=sys.stderr)
+        traceback.print_exception(error.exc_type, error.exc_value, error.exc_traceback)
 
 
 def use_spare_memory() -> None:
@@ -156,12 +182,27 @@ def use_spare_memory() -> None:
             resource.setrlimit(which, (hard, hard))
 
 
-def finish(main: ModuleType) -> None:
-    """What the interpreter does at its end: wait for threads, call `atexit`, drop the globals, flush."""
+def finish(main: ModuleType) -> bool:
+    """What the interpreter does at its end: wait for threads, call `atexit`, flush, drop the globals, flush again.
+
+    False if what is written last cannot be written.
+    """
     threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
     atexit._run_exitfuncs()
-    for name in main.__dict__.keys() - {"__builtins__"}:
+    flushed = flush(sys.stdout, sys.stderr)
+    for name in [name for name in main.__dict__ if name != "__builtins__"]:
         main.__dict__[name] = None
-    for stream in filter(None, (sys.stdout, sys.stderr, sys.__stdout__)):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed or replaced by the program
+    return flush(sys.__stdout__, sys.__stderr__) and flushed
+
+
+def flush(*streams: TextIO | None) -> bool:
+    """Write out what stands in the streams. False for one that is open and cannot take it."""
+    flushed = True
+    for stream in filter(None, streams):
+        if getattr(stream, "closed", False):
+            continue
+        try:
             stream.flush()
+        except Exception:  # the program may have put anything there
+            flushed = False
+    return flushed

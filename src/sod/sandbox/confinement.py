@@ -31,6 +31,8 @@ from sod.sandbox.libc import (
 
 PROBE_SECONDS = 60.0
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/etc/ld.so.cache")
+MIME_TYPES = "/etc/mime.types"
+"""Which `mimetypes` gives up on where it is and cannot be read."""
 READABLE_DEVICES = ("/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 NULL_DEVICE = ("/dev/null",)
 NO_LANDLOCK = {
@@ -88,12 +90,12 @@ class Walls:
 
 
 def readable() -> list[str]:
-    """What every program may read: the interpreter, its packages, the libraries they load, and time zones.
+    """What every program may read: the interpreter, its packages, the libraries they load, time zones, MIME types.
 
     Of a prefix only `lib`, since a virtual environment may share its folder with other things.
     """
     folders = [f"{prefix}/{name}" for prefix in sorted(prefixes()) for name in ("lib", "lib64")]
-    return list(dict.fromkeys((*LIBRARIES, *folders, *packages(), *zoneinfo.TZPATH)))
+    return list(dict.fromkeys((*LIBRARIES, *folders, *packages(), *zoneinfo.TZPATH, MIME_TYPES)))
 
 
 def die_with(parent: int) -> None:

@@ -9,7 +9,9 @@ import fcntl
 import os
 import secrets
 import stat
+import sys
 import tempfile
+from collections.abc import Iterator
 
 PREFIX = "sod-sandbox-"
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -91,47 +93,101 @@ def _remove_or_move_up(name: str, parent: int, top: int) -> None:
     os.rmdir(name, dir_fd=top)
 
 
-def usage(folder: str, most: int) -> tuple[int, int]:
+def usage(folder: int, most: int) -> tuple[int, int]:
     """Bytes and number of the files and directories in a tree that may be changing. Stops beyond `most` of them.
 
-    A file with holes counts as if it had none. A tree too deep to be named counts as too many.
+    A file with holes counts as if it had none. A tree too deep to be named, or that stays closed, counts as too many.
+    Links are not followed, and to a directory that its owner cannot look into the rights are given back: it could hide
+    any amount.
     """
     size = count = 0
-    waiting = [folder]
+    waiting = ["."]
     while waiting and count <= most:
+        path = waiting.pop()
         try:
-            with os.scandir(waiting.pop()) as entries:
+            with _listed(folder, path) as entries:
                 for entry in entries:
                     count += 1
-                    size += _size(entry, waiting)
+                    size += _size(entry, path, waiting)
                     if count > most:
                         break
-        except (FileNotFoundError, PermissionError):  # gone since it was seen
+        except (FileNotFoundError, NotADirectoryError):  # gone since it was seen, or replaced
             continue
         except OSError:
             return size, most + 1
     return size, count
 
 
-def _size(entry: os.DirEntry[str], folders: list[str]) -> int:
+@contextlib.contextmanager
+def _listed(folder: int, path: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """The entries of the directory with this path beneath the folder."""
+    try:
+        fd = os.open(path, FOLDER, dir_fd=folder)
+    except PermissionError:
+        _unlock(folder, path)
+        fd = os.open(path, FOLDER, dir_fd=folder)
+    try:
+        if not os.fstat(fd).st_mode & stat.S_IXUSR:
+            os.fchmod(fd, 0o700)
+        with os.scandir(fd) as entries:
+            yield entries
+    finally:
+        os.close(fd)
+
+
+def _unlock(folder: int, path: str) -> None:
+    """Give its owner all rights over a directory."""
+    if sys.platform != "linux":
+        os.chmod(path, 0o700, dir_fd=folder)
+        return
+    # Step by step: a program that puts a link in the way must not lead us elsewhere.
+    fd = os.dup(folder)
+    for name in path.split("/")[1:]:
+        outer = fd
+        try:
+            fd = os.open(name, os.O_PATH | FOLDER, dir_fd=outer)
+        finally:
+            os.close(outer)
+    try:
+        os.chmod(f"/proc/self/fd/{fd}", 0o700)
+    finally:
+        os.close(fd)
+
+
+def _size(entry: os.DirEntry[str], path: str, folders: list[str]) -> int:
     """What one entry takes on the disk; if it is a directory, it is added to the list."""
     try:
         status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
         return 0
     if stat.S_ISDIR(status.st_mode):
-        folders.append(entry.path)
+        folders.append(f"{path}/{entry.name}")
     return max(status.st_size, 512 * status.st_blocks)
 
 
-def unlinked_usage(pid: int, folder: str) -> int:
-    """Bytes of the files on the folder's disk that a process has deleted and still holds open (Linux)."""
+def unlinked_usage(pid: int, other_disk: int) -> int:
+    """Bytes of the files that a process has deleted and still holds open; those on the other disk are not its own."""
     size = 0
-    with contextlib.suppress(FileNotFoundError, PermissionError, ProcessLookupError):  # it has ended
-        disk = os.stat(folder).st_dev
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(FileNotFoundError):
-                status = os.stat(f"/proc/{pid}/fd/{fd}")
-                if status.st_nlink == 0 and status.st_dev == disk and stat.S_ISREG(status.st_mode):
-                    size += max(status.st_size, 512 * status.st_blocks)
+    for fd in _descriptors(pid):
+        with contextlib.suppress(FileNotFoundError, PermissionError, ProcessLookupError):  # closed, or it has ended
+            status = os.stat(f"/proc/{pid}/{fd}")
+            if status.st_nlink == 0 and status.st_dev != other_disk and stat.S_ISREG(status.st_mode):
+                size += max(status.st_size, 512 * status.st_blocks)
     return size
+
+
+def _descriptors(pid: int) -> list[str]:
+    """What a process holds open, as paths in its part of /proc (Linux; elsewhere nothing)."""
+    with contextlib.suppress(FileNotFoundError, PermissionError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{pid}/task"):  # the first may have ended, and the others go on
+            with contextlib.suppress(FileNotFoundError, PermissionError, ProcessLookupError):
+                if fds := os.listdir(f"/proc/{pid}/task/{thread}/fd"):
+                    return [f"task/{thread}/fd/{fd}" for fd in fds]
+    return []
+
+
+def threads(pid: int) -> int:
+    """How many threads a process has (Linux; elsewhere 0)."""
+    with contextlib.suppress(FileNotFoundError, PermissionError, ProcessLookupError):
+        return os.stat(f"/proc/{pid}/task").st_nlink - 2
+    return 0

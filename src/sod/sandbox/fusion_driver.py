@@ -252,7 +252,7 @@ def run_program(code: str, limits: dict[str, list[int]], show_last_value: bool) 
     be_the_first_to_go()
     die_with_the_watcher()
     main = sys.modules["__main__"] = ModuleType("__main__")
-    main.__dict__["__builtins__"] = builtins
+    main.__dict__.update(__builtins__=builtins, __file__=NAME)
     sys.argv, sys.path[0], sys.excepthook = [NAME], "", traceback.print_exception
     as_text(sys.stdin, errors="surrogatepass")
     as_text(sys.stdout, errors="strict", line_buffering=True)  # who is killed keeps the lines that were printed
@@ -264,7 +264,8 @@ def run_program(code: str, limits: dict[str, list[int]], show_last_value: bool) 
             text = file.read()
         text = text[1:] if text.startswith("\ufeff") else text
         seed(text)
-        linecache.cache[NAME] = (len(text), None, io.StringIO(text, newline=None).readlines(), NAME)
+        whole = text if text.endswith(("\n", "\r")) else text + "\n"  # as tracebacks want a last line
+        linecache.cache[NAME] = (len(text), None, io.StringIO(whole, newline=None).readlines(), NAME)
         # Not ast.parse: its frame would stand in the traceback of a program with a syntax error.
         program: ast.Module = compile(text, NAME, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)  # pyright: ignore
         ends_in_value = show_last_value and program.body and isinstance(program.body[-1], ast.Expr)
@@ -276,6 +277,8 @@ def run_program(code: str, limits: dict[str, list[int]], show_last_value: bool) 
         raise
     except BaseException as error:  # the boundary between the program and us: whatever it raised, it is shown
         use_spare_memory()
+        if isinstance(error, SyntaxError) and error.filename == NAME and error.text is None and error.lineno:
+            error.text = linecache.getline(NAME, error.lineno)  # the compiler looks for it in a file
         sys.excepthook(type(error), error, error.__traceback__ and error.__traceback__.tb_next)
         sys.exit(1)
     sys.exit(0)

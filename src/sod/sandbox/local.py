@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -262,7 +263,7 @@ async def _run(zygote: _Zygote, program: Program) -> Result:
     if not await zygote.is_ready():
         return Result(status="sandbox_error", message=zygote.message)
     number = next(zygote.numbers)
-    folder = f"{zygote.root}/{number}"
+    folder = f"{zygote.root}/{secrets.token_hex(8)}"  # no other program can ask what stands in it
     os.mkdir(folder, 0o700)
     try:
         for name, text in program.files.items():

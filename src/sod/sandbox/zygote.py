@@ -19,6 +19,7 @@ import errno
 import gc
 import importlib
 import os
+import resource
 import select
 import signal
 import socket
@@ -31,8 +32,9 @@ from dataclasses import dataclass
 
 from sod.sandbox.child import Job, run_job
 from sod.sandbox.confinement import Walls
-from sod.sandbox.folders import hold, remove, sweep, unlinked_usage, usage
+from sod.sandbox.folders import hold, remove, sweep, threads, unlinked_usage, usage
 from sod.sandbox.interpreter import forget_package
+from sod.sandbox.libc import use_huge_pages
 
 REQUEST = struct.Struct("<cQdQ?QQ")
 """Kind, number, seconds, bytes of memory, whether to show the last value, bytes and files in the directory."""
@@ -44,6 +46,10 @@ CONFINED, UNCONFINED = "confined", "unconfined"
 
 PARENT_CHECK_SECONDS = 5.0
 LOOK_SECONDS = 0.1
+FEW_DESCRIPTORS = 256
+"""More than the zygote holds without children."""
+MOST_THREADS = 1000
+"""Of one program. Each counts where the system, or a container, limits the processes of all."""
 THREAD_STACK_BYTES = 8 << 20
 """Fixed, since a trainer may run with an unlimited stack, which as address space no program could afford."""
 OOM_SCORE = "/proc/self/oom_score_adj"
@@ -59,9 +65,12 @@ class Child:
     deadline: float
     disk_bytes: int
     disk_files: int
-    folder: str
+    folder: int
+    """A descriptor: the names of the directories are in no memory that a fork could search."""
+    memory_disk: int
+    """The device of the files that hold code and input."""
     ended_for: bytes = b""
-    """LATE or FULL, once we have ended it."""
+    """LATE or FULL, or ENDED for too many threads, once we have ended it."""
 
 
 class Zygote:
@@ -73,6 +82,7 @@ class Zygote:
         self.walls = walls
         self.children: dict[int, Child] = {}
         self.next_look = 0.0
+        self.most_descriptors = FEW_DESCRIPTORS
         self.parent = os.getppid()
         self.pid = os.getpid()
         self.wake, waker = os.pipe()
@@ -89,7 +99,7 @@ class Zygote:
                 os.read(self.wake, 4096)
             self.reap()  # before the deadlines: who ended in time was not late
             self.end_the_late()
-            self.end_the_full()
+            self.end_the_greedy()
             if self.channel in ready and not self.accept():
                 return
 
@@ -105,27 +115,33 @@ class Zygote:
             return False
         kind, number, seconds, memory, show_last_value, disk_bytes, disk_files = REQUEST.unpack(data)
         if kind == RUN:
-            job = Job(seconds, memory, show_last_value, *fds)
+            self.most_descriptors = max(self.most_descriptors, *fds)
+            job = Job(seconds, memory, show_last_value, *fds, last=self.most_descriptors)
             self.fork(job, number, disk_bytes, disk_files)
-            for fd in fds:
-                os.close(fd)
         for pid, child in self.children.items():
             if kind == KILL and child.number == number:
                 kill(pid)
         return True
 
     def fork(self, job: Job, number: int, disk_bytes: int, disk_files: int) -> None:
+        """Start a child. Of the job's descriptors only that of the directory stays open here, until its end."""
         started = time.monotonic()
         try:
             pid = os.fork()
         except OSError as error:  # no more processes, or no memory for one
+            os.close(job.folder)
             self.report(FAILED, number, error.errno or errno.EAGAIN)
-            return
-        if pid == 0:
-            run_job(job, self.walls, self.pid, lambda error: self.report(FAILED, number, error.errno or errno.EINVAL))
-        folder = f"{self.root}/{number}"
-        self.children[pid] = Child(number, started, started + job.seconds, disk_bytes, disk_files, folder)
-        self.report(STARTED, number, pid)
+        else:
+            if pid == 0:
+                run_job(
+                    job, self.walls, self.pid, lambda error: self.report(FAILED, number, error.errno or errno.EINVAL)
+                )
+            memory_disk = os.fstat(job.code).st_dev
+            deadline = started + job.seconds
+            self.children[pid] = Child(number, started, deadline, disk_bytes, disk_files, job.folder, memory_disk)
+            self.report(STARTED, number, pid)
+        for fd in (job.code, job.stdin, job.stdout, job.stderr):
+            os.close(fd)
 
     def reap(self) -> None:
         while self.children:
@@ -138,6 +154,7 @@ class Zygote:
             kind = child.ended_for if child.ended_for and os.WIFSIGNALED(status) else ENDED
             if kind == ENDED and holds_too_much(child):
                 kind = FULL
+            os.close(child.folder)
             memory = spent.ru_maxrss / (1024 if sys.platform == "linux" else 1024 * 1024)  # macOS counts bytes
             self.report(kind, child.number, status, seconds, spent.ru_utime + spent.ru_stime, memory)
 
@@ -147,14 +164,19 @@ class Zygote:
                 child.ended_for = LATE
                 kill(pid)
 
-    def end_the_full(self) -> None:
-        """Ten times a second, look into the directories."""
+    def end_the_greedy(self) -> None:
+        """Ten times a second, look into the directories, and count threads."""
         if time.monotonic() < self.next_look:
             return
         self.next_look = time.monotonic() + LOOK_SECONDS
         for pid, child in self.children.items():
-            if not child.ended_for and holds_too_much(child, unlinked_usage(pid, child.folder)):
+            if child.ended_for:
+                continue
+            if holds_too_much(child, unlinked_usage(pid, child.memory_disk)):
                 child.ended_for = FULL
+                kill(pid)
+            elif threads(pid) > MOST_THREADS:
+                child.ended_for = ENDED
                 kill(pid)
 
     def end_all(self) -> None:
@@ -186,16 +208,28 @@ def kill(pid: int) -> None:
 
 
 def warm_up() -> None:
-    """Load what programs import, and make children share its pages."""
+    """Load what programs import, seed NumPy's global generator for all, and make children share the pages."""
     for name in WARM.split():
         importlib.import_module(name)
     for name in WARM_IF_INSTALLED.split():
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    if (numpy_random := sys.modules.get("numpy.random")) is not None:
+        numpy_random.seed(0)
     tempfile.tempdir = None  # a package may have asked for it: each program has its own
     threading.stack_size(THREAD_STACK_BYTES)
     gc.collect()
     gc.freeze()
+
+
+def collapse_memory() -> None:
+    """Put the heap on huge pages: a fork copies an entry for each page, and its end takes each back."""
+    with contextlib.suppress(OSError), open("/proc/self/maps") as maps:
+        for line in maps.read().splitlines():
+            addresses, rights, *rest = line.split()
+            if rights == "rw-p" and rest[3:] in ([], ["[heap]"]):  # no file
+                with contextlib.suppress(OSError):  # a kernel that has none, or no memory for one
+                    use_huge_pages(*(int(address, 16) for address in addresses.split("-")))
 
 
 def default_signals() -> None:
@@ -212,13 +246,22 @@ def die_first() -> None:
         file.write("1000")
 
 
+def allow_files() -> None:
+    """As many open files as there may be: every program under way costs this process a few."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(ValueError, OSError):  # macOS allows less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main(root: str, mode: str) -> None:
     """The whole life of a zygote. `mode` is CONFINED or UNCONFINED."""
     lock = hold(root)
     forget_package()
     default_signals()
+    allow_files()
     die_first()
     warm_up()
+    collapse_memory()
     channel = socket.socket(fileno=0)
     walls = Walls() if mode == CONFINED else None
     sweep(os.path.dirname(root))
