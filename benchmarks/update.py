@@ -32,7 +32,8 @@ def main() -> None:
             "group": 8,
             "max_tokens": 256 - settings.ROLLOUT["max_prompt_tokens"],
         }
-        recipe = settings.TRAIN | files | {"rollout": limits, "updates": options.updates, "save_every": options.updates}
+        recipe = settings.TRAIN | files | {"rollout": limits, "sandbox": {"workers": 4}}
+        recipe |= {"updates": options.updates, "save_every": options.updates}
         rows = train(TrainOptions.model_validate(recipe)).metrics()[1:]
     seconds = {name: median(row[f"seconds/{name}"] for row in rows) for name in ("update", *PHASES)}
     result = {

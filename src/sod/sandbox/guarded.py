@@ -7,7 +7,6 @@ back right, all go on. If none does within `patience` seconds, every caller gets
 
 import asyncio
 import random
-import statistics
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -66,14 +65,13 @@ class Statistics:
         """Rates of what was sent, and how long callers waited."""
         if not self.programs:
             return {}
-        times = self.seconds if len(self.seconds) > 1 else self.seconds * 2 or [0.0, 0.0]
-        percentiles = statistics.quantiles(times, n=100, method="inclusive")
+        times = sorted(self.seconds) or [0.0]
         return {
             "sandbox/programs": self.programs,
             "sandbox/failure_rate": self.failures / self.programs,
             "sandbox/timeout_rate": self.timeouts / self.programs,
-            "sandbox/seconds_p50": percentiles[49],
-            "sandbox/seconds_p99": percentiles[98],
+            "sandbox/seconds_p50": times[round(0.50 * (len(times) - 1))],
+            "sandbox/seconds_p99": times[round(0.99 * (len(times) - 1))],
         }
 
 
