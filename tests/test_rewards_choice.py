@@ -2,21 +2,14 @@
 
 import asyncio
 import json
-from pathlib import Path
 
 import pytest
+from hand_judged import clear_cases, missed_answers, missed_cases
 from reference import shared
 
 from sod.errors import DataError
 from sod.rewards import Judge, Verdict
 from sod.rewards.choice import ChoiceJudge, letter
-
-CASES = [
-    json.loads(line)
-    for line in (Path(__file__).parent / "golden" / "grading_cases.jsonl").read_text(encoding="utf-8").splitlines()
-]
-
-MORE = Path(__file__).parent / "golden" / "more_answers.jsonl"
 
 
 @pytest.mark.parametrize(
@@ -99,24 +92,14 @@ def test_only_the_last_box_of_the_last_turn_counts() -> None:
 
 
 def test_the_clear_hand_judged_cases_are_judged_alike() -> None:
-    clear = [c for c in CASES if c["domain"] == "gpqa" and not c["debatable"] and not c["no_box"]]
+    clear = clear_cases(choice=True)
     assert len(clear) > 15
-    outcomes = {c["id"]: ChoiceJudge().judge(c["response"], c["gold"]).outcome for c in clear}
-    missed = [c["id"] for c in clear if outcomes[c["id"]] != ("right" if c["correct"] else "wrong")]
+    missed = missed_cases(ChoiceJudge().judge, clear)
     assert len(missed) <= 0.02 * len(clear), missed
 
 
 def test_answers_judged_by_hand_before_any_judge_saw_them() -> None:
-    rows = [json.loads(line) for line in MORE.read_text(encoding="utf-8").splitlines()]
-    missed = [
-        (row["gold"], answer, outcome)
-        for row in rows
-        for outcome in ("right", "wrong")
-        for answer in row[outcome]
-        if row["kind"] == "choice"
-        and ChoiceJudge().judge(rf"\boxed{{{answer}}}" if row["boxed"] else answer, row["gold"]).outcome != outcome
-    ]
-    assert missed == []
+    assert missed_answers(ChoiceJudge().judge, "choice", lambda answer: rf"\boxed{{{answer}}}") == []
 
 
 def test_public_golds_are_accepted() -> None:

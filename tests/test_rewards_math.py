@@ -5,9 +5,9 @@ import json
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
+from hand_judged import CASES, clear_cases, missed_answers, missed_cases
 from reference import shared
 
 from sod.errors import DataError
@@ -15,14 +15,6 @@ from sod.rewards import Judge, Verdict
 from sod.rewards.answers import final_answer, final_turn, last_box, tidy
 from sod.rewards.math import MathJudge, Question, decide
 from sod.rewards.symbolic import Symbolic
-
-CASES = [
-    json.loads(line)
-    for line in (Path(__file__).parent / "golden" / "grading_cases.jsonl").read_text(encoding="utf-8").splitlines()
-]
-"""Answers that were judged by hand; `debatable` where policy decides, `no_box` where nothing is boxed."""
-MORE = Path(__file__).parent / "golden" / "more_answers.jsonl"
-"""More of them, by gold answer: what is right and what is wrong, in a box or, if not `boxed`, as whole responses."""
 
 
 @pytest.fixture(scope="module")
@@ -632,24 +624,14 @@ def test_only_what_the_cheap_layers_cannot_read_is_asked() -> None:
 
 
 def test_the_clear_hand_judged_cases_are_judged_alike(judge: MathJudge) -> None:
-    clear = [c for c in CASES if c["domain"] != "gpqa" and not c["debatable"] and not c["no_box"]]
+    clear = clear_cases(choice=False)
     assert len(clear) > 100
-    outcomes = {c["id"]: judge.judge(c["response"], c["gold"]).outcome for c in clear}
-    missed = [c["id"] for c in clear if outcomes[c["id"]] != ("right" if c["correct"] else "wrong")]
+    missed = missed_cases(judge.judge, clear)
     assert len(missed) <= 0.02 * len(clear), missed
 
 
 def test_answers_judged_by_hand_before_any_judge_saw_them(judge: MathJudge) -> None:
-    rows = [json.loads(line) for line in MORE.read_text(encoding="utf-8").splitlines()]
-    missed = [
-        (row["gold"], answer, outcome)
-        for row in rows
-        for outcome in ("right", "wrong")
-        for answer in row[outcome]
-        if row["kind"] == "math"
-        and judge.judge(boxed(answer) if row["boxed"] else answer, row["gold"]).outcome != outcome
-    ]
-    assert missed == []
+    assert missed_answers(judge.judge, "math", boxed) == []
 
 
 @pytest.mark.parametrize(

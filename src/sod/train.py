@@ -96,6 +96,8 @@ class Session:
     """Updates that the newest checkpoint has behind it."""
     history: list[dict[str, float]]
     """Metrics of all updates so far."""
+    alarms: dict[str, str] = field(default_factory=dict)
+    """Alarms of the latest update, in words."""
     alarmed: set[str] = field(default_factory=set)
     """Alarms that have been said."""
 
@@ -174,7 +176,8 @@ class Session:
             "speed/tokens_per_second": report["rollout/tokens_sampled"] / sum(seconds.values()),
         }
         self.history.append(report)
-        report |= {f"alarm/{name}": 1.0 for name in raised(self.history)}
+        self.alarms = raised(self.history)
+        report |= {f"alarm/{name}": 1.0 for name in self.alarms}
         decode, keep = self.chat.tokenizer.decode, self.options.save_trajectories
         rows = metrics.rows(batch, self.options.algorithm, decode, keep)
         ungraded = [trajectory for group in groups for trajectory in group.ungraded]
@@ -183,11 +186,10 @@ class Session:
 
     def warn(self) -> str:
         """Say each alarm when it is first raised. -> the name of one that is to stop the run, or nothing"""
-        alarms = raised(self.history)
-        for name in alarms.keys() - self.alarmed:
-            say(f"  alarm {name}: {alarms[name]}")
-        self.alarmed |= alarms.keys()
-        return next((name for name in self.options.stop_on if name in alarms), "")
+        for name in [name for name in self.alarms if name not in self.alarmed]:
+            say(f"  alarm {name}: {self.alarms[name]}")
+        self.alarmed |= self.alarms.keys()
+        return next((name for name in self.options.stop_on if name in self.alarms), "")
 
 
 def _check(options: TrainOptions, problems: Sequence[Problem]) -> None:
