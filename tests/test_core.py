@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sod.core import (
     step_weights,
     teacher_advantage,
     token_logprobs,
+    token_loss,
 )
 
 Case = dict[str, Any]
@@ -385,7 +387,9 @@ def test_chunked_log_probabilities_and_gradients_are_those_of_the_whole(chunk: i
     whole_N = whole_NV.gather(1, targets_N[:, None])[:, 0]
     expected = torch.autograd.grad((weights_N * whole_N).sum(), (hidden_ND, head_VD))
 
-    logprobs_N, entropy_N = token_logprobs(hidden_ND, head_VD, targets_N, temperature=temperature, chunk=chunk)
+    logprobs_N, entropy_N = token_logprobs(
+        hidden_ND, head_VD, targets_N, temperature=temperature, entropy=True, chunk=chunk
+    )
     found = torch.autograd.grad((weights_N * logprobs_N).sum(), (hidden_ND, head_VD))
 
     torch.testing.assert_close(logprobs_N, whole_N, rtol=0, atol=1e-9)
@@ -395,18 +399,80 @@ def test_chunked_log_probabilities_and_gradients_are_those_of_the_whole(chunk: i
     assert not entropy_N.requires_grad
 
 
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 2.0])
+@pytest.mark.parametrize("chunk", [1, 4, 13, 1024, None])
+def test_a_loss_computed_in_chunks_and_its_gradients_are_those_of_the_whole(
+    chunk: int | None, temperature: float
+) -> None:
+    """The clipped policy loss with a credit for each token, some ratios within the clip and some beyond it."""
+    hidden_ND, head_VD, targets_N = model_output()
+    credit_N, moved_N = torch.randn(2, 13, generator=generator(24), dtype=torch.float64)
+    whole_NV = (hidden_ND @ head_VD.T / temperature).log_softmax(-1)
+    whole_N = whole_NV.gather(1, targets_N[:, None])[:, 0]
+    old_N = (whole_N + 0.3 * moved_N).detach()
+    total = 3 * clipped_policy_loss(whole_N, old_N, credit_N).sum()
+    expected = torch.autograd.grad(total, (hidden_ND, head_VD))
+
+    loss, logprobs_N, entropy_N = token_loss(
+        hidden_ND,
+        head_VD,
+        targets_N,
+        lambda logprobs_N, where: clipped_policy_loss(logprobs_N, old_N[where], credit_N[where]),
+        temperature=temperature,
+        entropy=True,
+        chunk=chunk,
+    )
+    found = torch.autograd.grad(3 * loss, (hidden_ND, head_VD))
+
+    assert 3 * loss.item() == pytest.approx(total.item(), abs=1e-9)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(logprobs_N, whole_N, rtol=0, atol=1e-9)
+    entropy = torch.distributions.Categorical(logits=whole_NV.detach()).entropy()
+    torch.testing.assert_close(entropy_N, entropy, rtol=0, atol=1e-9)
+    assert entropy_N is not None
+    assert not logprobs_N.requires_grad
+    assert not entropy_N.requires_grad
+
+
+def test_a_loss_of_a_frozen_head_reaches_the_hidden_states_alone() -> None:
+    hidden_ND, head_VD, targets_N = model_output()
+    loss, _, entropy_N = token_loss(hidden_ND, head_VD.detach(), targets_N, lambda logprobs_N, _: -logprobs_N)
+    assert entropy_N is None
+    loss.backward()
+    whole = torch.nn.functional.cross_entropy(hidden_ND @ head_VD.T, targets_N, reduction="sum")
+    torch.testing.assert_close(hidden_ND.grad, torch.autograd.grad(whole, hidden_ND)[0], rtol=0, atol=1e-9)
+
+
 def test_no_token_has_no_log_probability_and_a_gradient_of_0() -> None:
     hidden_ND, head_VD, targets_N = model_output(0)
-    logprobs_N, entropy_N = token_logprobs(hidden_ND, head_VD, targets_N)
+    logprobs_N, entropy_N = token_logprobs(hidden_ND, head_VD, targets_N, entropy=True)
+    assert entropy_N is not None
     assert logprobs_N.shape == entropy_N.shape == (0,)
-    logprobs_N.sum().backward()
-    assert head_VD.grad is not None
-    assert not head_VD.grad.any()
+    loss, _, _ = token_loss(hidden_ND, head_VD, targets_N, lambda logprobs_N, _: -logprobs_N)
+    for value in (logprobs_N.sum(), loss):
+        head_VD.grad = None
+        value.backward()
+        assert value.item() == 0
+        assert head_VD.grad is not None
+        assert not head_VD.grad.any()
 
 
 def test_log_probabilities_of_a_bfloat16_model_are_in_single_precision() -> None:
-    logprobs_N, entropy_N = token_logprobs(*model_output(dtype=torch.bfloat16))
+    logprobs_N, entropy_N = token_logprobs(*model_output(dtype=torch.bfloat16), entropy=True)
+    assert entropy_N is not None
     assert logprobs_N.dtype == entropy_N.dtype == torch.float32
+
+
+def test_gradients_of_a_bfloat16_model_are_summed_over_chunks_in_single_precision() -> None:
+    """One product per token, summed in bfloat16, would lose most of them."""
+    hidden_ND = torch.full((1000, 1), 1.0, dtype=torch.bfloat16, requires_grad=True)
+    head_VD = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
+    loss, _, _ = token_loss(
+        hidden_ND, head_VD, torch.zeros(1000, dtype=torch.long), lambda logprobs_N, _: -logprobs_N, chunk=1
+    )
+    loss.backward()
+    assert head_VD.grad is not None
+    assert head_VD.grad[:, 0].tolist() == [-500, 500]
 
 
 class LargestTensor(TorchDispatchMode):
@@ -422,15 +488,24 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_neither_forward_nor_backward_ever_holds_all_logits() -> None:
+def from_log_probabilities(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
+    return -token_logprobs(hidden_ND, head_VD, targets_N, entropy=True, chunk=8)[0].sum()
+
+
+def from_a_loss(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
+    return token_loss(hidden_ND, head_VD, targets_N, lambda logprobs_N, _: -logprobs_N, entropy=True, chunk=8)[0]
+
+
+@pytest.mark.parametrize("loss", [from_log_probabilities, from_a_loss])
+def test_neither_forward_nor_backward_ever_holds_all_logits(loss: Callable[..., Tensor]) -> None:
     hidden_ND = torch.randn(64, 3, requires_grad=True)
     head_VD = torch.randn(50, 3, requires_grad=True)
     kept: list[int] = []
     keep = torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda x: x)
     with LargestTensor() as largest:
         with keep:
-            logprobs_N, _ = token_logprobs(hidden_ND, head_VD, torch.zeros(64, dtype=torch.long), chunk=8)
-        logprobs_N.sum().backward()
+            total = loss(hidden_ND, head_VD, torch.zeros(64, dtype=torch.long))
+        total.backward()
     assert largest.elements == 8 * 50
     assert max(kept, default=0) < 8 * 50  # not even a chunk's wait for the backward pass
 

@@ -4,14 +4,15 @@ Tensor names end in their dimensions:
 
     B  trajectories of a batch        K  steps of a trajectory, numbered from 1
     T  tokens of a trajectory         V  vocabulary
-    N  selected tokens, flattened     D  width of the model
+    N  tokens, end to end             D  width of the model
+    M  those of them that were sampled
 
 Where a function takes a mask or step ids, whatever lies outside them may be anything, -inf and NaN included: it is left
 out by selection, never by multiplying.
 """
 
 from sod.core.advantages import group_advantage, teacher_advantage
-from sod.core.logprobs import token_logprobs
+from sod.core.logprobs import token_logprobs, token_loss
 from sod.core.losses import clipped_policy_loss, masked_mean
 from sod.core.steps import per_token, step_ids, step_mean
 from sod.core.weights import decayed_weights, masked_weights, step_divergence, step_weights, steps_since_error
@@ -30,4 +31,5 @@ __all__ = [
     "steps_since_error",
     "teacher_advantage",
     "token_logprobs",
+    "token_loss",
 ]

@@ -1,33 +1,184 @@
-"""Log-probabilities of given tokens from hidden states, without ever holding all logits at once."""
+"""From hidden states to the log-probabilities of given tokens, and to a loss on them, a few tokens at a time.
+
+A 20,480-token trajectory over a vocabulary of 151,936 has 3.1e9 logits: 12 GB in fp32, and as much again for every
+intermediate of a softmax. Here they exist for a chunk of tokens at a time, forward and backward.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+
+CHUNK_ELEMENTS = 1 << 26
+"""Logits that exist at a time: 256 MiB in fp32, which is enough tokens for a matrix product to run at full speed."""
+
+TokenLoss = Callable[[Tensor, slice], Tensor]
+"""Loss of each token, (n,), from the log-probabilities of some tokens, (n,), and where these stand among all."""
 
 
 def token_logprobs(
-    hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, *, temperature: float = 1.0, chunk: int = 1024
-) -> tuple[Tensor, Tensor]:
-    """log softmax(hidden @ head^T / temperature) at the targets, and the entropy of each distribution. -> (N,), (N,)
+    hidden_ND: Tensor,
+    head_VD: Tensor,
+    targets_N: Tensor,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """log softmax(hidden @ head^T / temperature) at the targets; and, if asked, each distribution's entropy. -> (N,), (N,)
 
     `hidden_ND`: the model's last hidden state at the position *before* each target; `head_VD`: the output embedding.
-    Logits exist for `chunk` tokens at a time, in fp32, forward and backward (they are computed again there), so memory
-    is chunk * V and not N * V. The entropy, in nats, carries no gradient.
+    Both results are in nats, in fp32 (fp64 for fp64). `chunk`: tokens whose logits exist at a time. The
+    log-probabilities carry a gradient, for which the logits are computed once more, chunk by chunk; the entropy does
+    not. Where a loss is known beforehand, `token_loss` is a quarter cheaper.
     """
-    if len(hidden_ND) <= chunk:  # one chunk: computing it twice would save nothing
-        return _chunk_logprobs(hidden_ND, head_VD, targets_N, temperature)
-    parts = [
-        checkpoint(_chunk_logprobs, hidden, head_VD, targets, temperature, use_reentrant=False)
-        for hidden, targets in zip(hidden_ND.split(chunk), targets_N.split(chunk), strict=True)
-    ]
-    logprobs, entropies = zip(*parts, strict=True)
-    return torch.cat(logprobs), torch.cat(entropies)
+    return _TokenLogprobs.apply(hidden_ND, head_VD, targets_N, temperature, entropy, chunk)  # type: ignore[no-any-return]
 
 
-def _chunk_logprobs(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def token_loss(
+    hidden_ND: Tensor,
+    head_VD: Tensor,
+    targets_N: Tensor,
+    loss: TokenLoss,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Sum of `loss(log-probabilities, where)` over all tokens, the log-probabilities, and the entropies if asked.
+    -> (), (N,), (N,)
+
+    As `token_logprobs`, but the gradient is computed in the same pass as the loss, while a chunk's logits are there:
+    three matrix products, as with full logits, and not four. That needs a loss in which each token's term depends on
+    its own log-probability alone, as those of GRPO, SOD and imitation do. Only the sum carries a gradient.
+    """
+    return _TokenLoss.apply(hidden_ND, head_VD, targets_N, loss, temperature, entropy, chunk)  # type: ignore[no-any-return]
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        head_VD: Tensor,
+        targets_N: Tensor,
+        temperature: float,
+        entropy: bool,
+        chunk: int | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        logprobs_N, entropy_N = _results(hidden_ND, entropy)
+        for rows in _chunks(hidden_ND, head_VD, chunk):
+            probs_NV, logprobs_N[rows] = _softmax(hidden_ND[rows], head_VD, targets_N[rows], temperature)
+            if entropy_N is not None:
+                entropy_N[rows] = _entropy(probs_NV)
+        ctx.save_for_backward(hidden_ND, head_VD, targets_N)
+        ctx.temperature, ctx.chunk = temperature, chunk
+        if entropy_N is not None:
+            ctx.mark_non_differentiable(entropy_N)
+        return logprobs_N, entropy_N
+
+    @staticmethod
+    def backward(ctx: Any, gradient_N: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden_ND, head_VD, targets_N = ctx.saved_tensors
+        gradients = _Gradients(hidden_ND, head_VD, ctx.needs_input_grad)
+        for rows in _chunks(hidden_ND, head_VD, ctx.chunk):
+            probs_NV, _ = _softmax(hidden_ND[rows], head_VD, targets_N[rows], ctx.temperature)
+            gradients.add(rows, probs_NV, targets_N[rows], gradient_N[rows] / ctx.temperature)
+        return *gradients.of_inputs(), None, None, None, None
+
+
+class _TokenLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        head_VD: Tensor,
+        targets_N: Tensor,
+        loss: TokenLoss,
+        temperature: float,
+        entropy: bool,
+        chunk: int | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        logprobs_N, entropy_N = _results(hidden_ND, entropy)
+        total = logprobs_N.new_zeros(())
+        gradients = _Gradients(hidden_ND, head_VD, ctx.needs_input_grad)
+        for rows in _chunks(hidden_ND, head_VD, chunk):
+            probs_NV, logprobs_N[rows] = _softmax(hidden_ND[rows], head_VD, targets_N[rows], temperature)
+            if entropy_N is not None:
+                entropy_N[rows] = _entropy(probs_NV)
+            with torch.enable_grad():
+                leaf_N = logprobs_N[rows].detach().requires_grad_()
+                part = loss(leaf_N, rows).sum()
+            total += part.detach()
+            (gradient_N,) = torch.autograd.grad(part, leaf_N)
+            gradients.add(rows, probs_NV, targets_N[rows], gradient_N / temperature)
+        ctx.save_for_backward(*gradients.of_inputs())
+        ctx.mark_non_differentiable(logprobs_N, *([] if entropy_N is None else [entropy_N]))
+        return total, logprobs_N, entropy_N
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        of_hidden_ND, of_head_VD, of_targets = ctx.saved_tensors
+        scaled = [None if saved is None else saved * gradient.to(saved) for saved in (of_hidden_ND, of_head_VD)]
+        return *scaled, of_targets, None, None, None, None
+
+
+class _Gradients:
+    """Gradients of hidden states and head, summed up chunk by chunk: with respect to a chunk's logits they are
+    gradient * (one-hot of the target - probabilities)."""
+
+    def __init__(self, hidden_ND: Tensor, head_VD: Tensor, needed: tuple[bool, ...]):
+        self._hidden_ND, self._head_VD = hidden_ND, head_VD
+        self._of_hidden_ND = torch.empty_like(hidden_ND) if needed[0] else None
+        # Summed over chunks, so in full precision.
+        self._of_head_VD = torch.zeros_like(head_VD, dtype=_wide(head_VD)) if needed[1] else None
+
+    def add(self, rows: slice, probs_NV: Tensor, targets_N: Tensor, gradient_N: Tensor) -> None:
+        """`gradient_N`: with respect to the targets' logits before the temperature. Overwrites `probs_NV`."""
+        of_logits_NV = probs_NV.mul_(-gradient_N[:, None])
+        of_logits_NV.scatter_add_(1, targets_N[:, None], gradient_N[:, None])
+        of_logits_NV = of_logits_NV.to(self._head_VD.dtype)
+        if self._of_hidden_ND is not None:
+            torch.mm(of_logits_NV, self._head_VD, out=self._of_hidden_ND[rows])
+        if self._of_head_VD is not None and self._of_head_VD.dtype == of_logits_NV.dtype:
+            self._of_head_VD.addmm_(of_logits_NV.T, self._hidden_ND[rows])
+        elif self._of_head_VD is not None:
+            self._of_head_VD += of_logits_NV.T @ self._hidden_ND[rows]
+
+    def of_inputs(self) -> tuple[Tensor | None, Tensor | None, None]:
+        """For hidden_ND, head_VD and targets_N."""
+        return self._of_hidden_ND, None if self._of_head_VD is None else self._of_head_VD.to(self._head_VD.dtype), None
+
+
+def _softmax(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Probabilities, and the targets' log-probabilities. -> (n, V), (n,)"""
     logits_NV = hidden_ND @ head_VD.T
-    logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)) / temperature
-    logprobs_NV = logits_NV.log_softmax(-1)
-    with torch.no_grad():
-        entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(-1)
-    return logprobs_NV.gather(1, targets_N[:, None])[:, 0], entropy_N
+    logits_NV = logits_NV.to(_wide(logits_NV))
+    if temperature != 1:
+        logits_NV /= temperature
+    at_target_N1 = logits_NV.gather(1, targets_N[:, None])
+    highest_N1 = logits_NV.amax(-1, keepdim=True)
+    probs_NV = logits_NV.sub_(highest_N1).exp_()
+    total_N1 = probs_NV.sum(-1, keepdim=True)
+    probs_NV /= total_N1
+    return probs_NV, (at_target_N1 - highest_N1 - total_N1.log())[:, 0]
+
+
+def _entropy(probs_NV: Tensor) -> Tensor:
+    """-sum p log p, in nats. -> (n,)"""
+    return torch.special.entr(probs_NV).sum(-1)
+
+
+def _results(hidden_ND: Tensor, entropy: bool) -> tuple[Tensor, Tensor | None]:
+    logprobs_N = hidden_ND.new_empty(len(hidden_ND), dtype=_wide(hidden_ND))
+    return logprobs_N, torch.empty_like(logprobs_N) if entropy else None
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _chunks(hidden_ND: Tensor, head_VD: Tensor, chunk: int | None) -> Iterator[slice]:
+    size = chunk or max(1, CHUNK_ELEMENTS // len(head_VD))
+    return (slice(start, start + size) for start in range(0, len(hidden_ND), size))
