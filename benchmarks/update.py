@@ -47,7 +47,7 @@ def main() -> None:
     print(json.dumps(result, indent=2))
 
 
-PHASES = ("generate", "tools_and_waiting", "score", "learn")
+PHASES = ("generate", "score", "waiting", "learn")
 
 if __name__ == "__main__":
     main()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
+from sod.attention import NAME as ATTENTION
 from sod.chat import ChatFormat
 from sod.lab.make import TEACHER_FOLDER
 from sod.lab.make import problems as lab_problems
@@ -68,6 +69,7 @@ def random_model() -> Callable[..., Qwen3ForCausalLM]:
             pad_token_id=0,
             eos_token_id=1,
             bos_token_id=None,
+            attn_implementation=ATTENTION,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -15,22 +15,24 @@ ROOT = Path(sod.__file__).parent
 # From low to high. A module imports what stands in a lower line, and nothing else: not its neighbours. A name stands
 # for the whole package, unless one of its modules has a place of its own.
 LAYERS = """
-    sod  core  errors
-    config  types  sandbox  rewards  concurrency
+    sod  core  errors  memory
+    config  types  sandbox  rewards  concurrency  attention
     sandbox.libc  sandbox.interpreter  sandbox.folders  sandbox.capture  sandbox.fusion_driver
     sandbox.landlock  sandbox.seccomp
     sandbox.confinement
     sandbox.child
     sandbox.zygote
+    engines.vllm_worker
     sandbox.local  batching  chat  data  runs  engines  progress  alarms
     rewards.answers  rewards.symbolic  rewards.symbolic_worker  rewards.functional_driver
     rewards.exact  rewards.choice  rewards.reference  rewards.code_tests  rewards.shaping
     rewards.forms  rewards.code_golds
     rewards.math  rewards.code  rewards.reference_code
     sandbox.fusion  models  tools
-    sandbox.guarded  rewards.referee  engines.hf  engines.scripted  tools.python  teachers  policy
+    sandbox.guarded  rewards.referee  engines.hf  engines.scripted  engines.vllm  tools.python  teachers  policy
+    engines.vllm_server
     teachers.local  scoring  agent
-    rollout  algorithms  metrics
+    rollout  algorithms  metrics  engines.opening
     sft  train  evaluate  doctor
     lab
     cli

@@ -14,7 +14,6 @@ from transformers import Qwen3ForCausalLM
 from sod.engines import Engine, Reply, Request
 from sod.engines.hf import HFEngine
 from sod.engines.scripted import ScriptedEngine
-from sod.models import sequence_logprobs
 from sod.rollout import attempt_seed
 
 STOP, NEVER = 1, -1
@@ -122,7 +121,7 @@ def test_the_scripted_engine_remembers_what_it_was_asked() -> None:
         Reply((3, 4, 1), (-2.0,) * 3, "stop"),
         Reply((3, 4), (-2.0,) * 2, "length"),
     ]
-    engine.refresh()
+    asyncio.run(engine.refresh())
     engine.release(5)
     assert [request.seed for request in engine.requests] == [1, 2]
     assert (engine.refreshed, engine.released) == (1, [5])
@@ -133,10 +132,9 @@ def test_the_scripted_engine_remembers_what_it_was_asked() -> None:
 
 def full_forward(model: Qwen3ForCausalLM, ids: Sequence[int], temperature: float = 1.0) -> Tensor:
     """log pi of every token but the first, (T - 1,), from one pass over the whole."""
-    mask = torch.ones(1, len(ids), dtype=torch.bool)
-    mask[0, 0] = False
     with torch.no_grad():
-        return sequence_logprobs(model, torch.tensor([list(ids)]), mask, temperature)[0]
+        logprobs_TV = (model(torch.tensor([list(ids)])).logits[0, :-1] / temperature).log_softmax(-1)
+    return logprobs_TV.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
 
 
 async def converse(
@@ -229,7 +227,7 @@ def test_after_a_refresh_the_log_probabilities_are_those_of_the_new_weights(
     ids += write(engine, ask(1, ids=ids, trajectory=3, stop=NEVER))[0].tokens
 
     model.load_state_dict(other.state_dict())  # in place, as an optimiser step does
-    engine.refresh()
+    asyncio.run(engine.refresh())
     reply = write(engine, ask(2, ids=[*ids, 5, 6], trajectory=3, temperature=0.7))[0]
     assert agrees_with_a_full_forward(other, [*ids, 5, 6, *reply.tokens], dict(enumerate(reply.logprobs, len(ids) + 2)))
 

@@ -37,7 +37,7 @@ UPDATE = {
 }
 
 ALGORITHMS = get_args(AlgorithmOptions.model_fields["name"].annotation)
-TIMINGS = ("seconds/", "speed/", "sandbox/seconds")
+TIMINGS = ("seconds/", "speed/", "waited/", "memory/", "sandbox/seconds")
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,10 @@ def test_training_leaves_options_environment_and_a_row_for_each_update(trained: 
     assert [row["update"] for row in rows] == [1, 2]
     areas = {key.partition("/")[0] for key in rows[0]} - {"update", "stop", "outcome"}
     with_teacher = {"steps"} if options.teacher else set()
-    assert areas == {"rollout", "tools", "sandbox", "learn", "sampler", "seconds", "speed"} | with_teacher
+    assert (
+        areas
+        == {"rollout", "tools", "sandbox", "learn", "sampler", "seconds", "speed", "waited", "memory"} | with_teacher
+    )
     assert all(isinstance(value, int | float) for row in rows for value in row.values())
     assert all(row["sampler/gap_max"] < 1e-4 and row["rollout/dropped"] == row["learn/skipped"] == 0 for row in rows)
 

@@ -27,6 +27,7 @@ from sod.batching import (
     collate,
     collate_demonstrations,
     demonstration_row,
+    join,
     microbatches,
     minibatches,
     pad,
@@ -36,7 +37,7 @@ from sod.errors import InfrastructureError, ModelError, TrainingError
 from sod.lab.models import Size, new_model
 from sod.models import check_embeddings, check_same_vocabulary, load_model, load_tokenizer, score
 from sod.policy import Policy
-from sod.scoring import gathered, scored
+from sod.scoring import Scorer, check_enough
 from sod.types import Group, Trajectory
 
 MakeModel = Callable[..., Qwen3ForCausalLM]
@@ -58,7 +59,8 @@ def policy(model: PreTrainedModel, total_steps: int | None = None, **fields: Any
 
 def with_credit(groups: list[Group], model: PreTrainedModel, *, temperature: float = 0.7, seed: int = 0) -> Batch:
     """The groups with the model's own log-probabilities and a random credit for every sampled token."""
-    batch = scored(gathered(groups), model, None, temperature, EVERYTHING)
+    scorer = Scorer(model, None, temperature=temperature, microbatch_tokens=EVERYTHING)
+    batch = join([scorer.score_now(group) for group in groups])
     credit_BT = torch.randn(batch.ids_BT.shape, generator=torch.Generator().manual_seed(seed))
     return replace(batch, credit_BT=credit_BT.masked_fill(~batch.mask_BT, 0))
 
@@ -129,7 +131,8 @@ def test_micro_batches_hold_every_row_once_within_their_tokens(seed: int) -> Non
     limit = rng.randint(1, 200)
     parts = list(microbatches(lengths, limit))
     assert sorted(torch.cat(parts).tolist()) == list(range(len(lengths)))
-    assert all(len(part) == 1 or len(part) * int(lengths[part].max()) <= limit for part in parts)
+    assert all(len(part) == 1 or int(lengths[part].sum()) <= limit for part in parts)
+    assert len(parts) <= 1 + 2 * int(lengths.sum()) / limit  # no two of them would fit into one
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
@@ -172,7 +175,8 @@ def test_demonstrations_are_cut_at_the_right(random_groups: MakeGroups) -> None:
 def test_a_batchs_scores_are_each_trajectorys_own(random_model: MakeModel, random_groups: MakeGroups) -> None:
     model, batch = random_model(), collate(random_groups(3, 4))
     for tokens in (1, 60, EVERYTHING):
-        logprobs_BT, entropy_BT = score(model, batch, 0.7, tokens)
+        logprobs_BT, entropy_BT = score(model, batch, 0.7, tokens, entropy=True)
+        assert entropy_BT is not None
         assert not logprobs_BT[~batch.mask_BT].any()
         assert not entropy_BT[~batch.mask_BT].any()
         for row, t in enumerate(batch.trajectories):
@@ -180,20 +184,18 @@ def test_a_batchs_scores_are_each_trajectorys_own(random_model: MakeModel, rando
             torch.testing.assert_close(logprobs_BT[row][batch.mask_BT[row]], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_more_attempts_lost_than_survived_are_too_many_to_go_on(
-    random_model: MakeModel, random_groups: MakeGroups
-) -> None:
-    model, (group,) = random_model(), random_groups(1, 2)
-    assert len(scored(gathered([replace(group, dropped=2)]), model, None, 1.0, EVERYTHING)) == 2
+def test_more_attempts_lost_than_survived_are_too_many_to_go_on(random_groups: MakeGroups) -> None:
+    (group,) = random_groups(1, 2)
+    check_enough([replace(group, dropped=2)])
     with pytest.raises(
         InfrastructureError, match="Of 5 attempts, 3 were lost to our own machinery and 0 could not be graded"
     ):
-        gathered([replace(group, dropped=3)])
+        check_enough([replace(group, dropped=3)])
 
 
 def test_scores_are_those_of_the_given_temperature(random_model: MakeModel, random_groups: MakeGroups) -> None:
     model, batch = random_model(), collate(random_groups(1, 2))
-    cold, warm = (score(model, batch, temperature, EVERYTHING) for temperature in (0.7, 1.0))
+    cold, warm = (score(model, batch, temperature, EVERYTHING, entropy=True) for temperature in (0.7, 1.0))
     assert (cold[0] - warm[0]).abs().max() > 0.1
     assert (cold[1][batch.mask_BT] < warm[1][batch.mask_BT]).float().mean() > 0.9  # sharper
 

@@ -1,11 +1,13 @@
 """Trajectories to tensors: the only place that pads.
 
-Rows are padded at the right, to the longest row of their micro-batch. With causal attention no real token sees the
-padding, so no attention mask is needed and the result does not depend on what a row is padded to.
+What is known of each token stands in (B, T) tensors, padded at the right, where rows are easy to compare. No model ever
+reads the padding: a forward pass packs its rows end to end (`sod.models.hidden_states`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +34,9 @@ class Batch:
     groups_B: Tensor
     """Which group (problem) each row belongs to."""
     student_BT: Tensor | None = None
-    """log pi of the policy before the update, recomputed at the rollout's temperature."""
+    """log pi of the policy before the update, at the rollout's temperature."""
+    recomputed_B: Tensor | None = None
+    """Where `student_BT` is of a full forward pass, and not the sampler's."""
     teacher_BT: Tensor | None = None
     """log pi of the teacher on the same tokens, at the same temperature."""
     teacher_entropy_BT: Tensor | None = None
@@ -55,18 +59,14 @@ class Batch:
     def rows(self, index: Tensor) -> "Batch":
         """The given rows, cut to the longest of them."""
         width = int(self.lengths_B[index].max()) if len(index) else 0
-        per_token = {name: getattr(self, name) for name in _PER_TOKEN}
-        return replace(
-            self,
-            trajectories=[self.trajectories[i] for i in index.tolist()],
-            lengths_B=self.lengths_B[index],
-            rewards_B=self.rewards_B[index],
-            groups_B=self.groups_B[index],
-            **{name: None if tensor is None else tensor[index, :width] for name, tensor in per_token.items()},
-        )
+        chosen: dict[str, Any] = {}
+        for name in _TENSORS:
+            tensor = getattr(self, name)
+            chosen[name] = tensor if tensor is None else tensor[index] if tensor.dim() == 1 else tensor[index, :width]
+        return Batch(trajectories=[self.trajectories[i] for i in index.tolist()], **chosen)
 
 
-_PER_TOKEN = [field.name for field in fields(Batch) if field.name.endswith("_BT")]
+_TENSORS = [field.name for field in fields(Batch) if field.name.endswith(("_B", "_BT"))]
 
 
 def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
@@ -93,6 +93,24 @@ def collate(groups: Sequence[Group]) -> Batch:
     )
 
 
+def join(batches: Sequence[Batch]) -> Batch:
+    """Batches of whole groups, one after another. What one of them does not know, the whole does not know."""
+    width = max((batch.ids_BT.shape[1] for batch in batches), default=0)
+    numbers = accumulate((int(batch.groups_B.max()) + 1 if len(batch) else 1 for batch in batches), initial=0)
+    batches = [
+        replace(batch, groups_B=batch.groups_B + number) for batch, number in zip(batches, numbers, strict=False)
+    ]
+
+    def joined(name: str) -> Tensor | None:
+        tensors = [getattr(batch, name) for batch in batches]
+        if any(tensor is None for tensor in tensors):
+            return None
+        return torch.cat([t if t.dim() == 1 else torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in tensors])
+
+    tensors: dict[str, Any] = {name: joined(name) for name in _TENSORS}
+    return Batch(trajectories=[t for batch in batches for t in batch.trajectories], **tensors)
+
+
 Row = tuple[Tensor, Tensor]
 """A conversation to imitate: token ids (int32) and loss mask, (T,) each."""
 
@@ -112,13 +130,14 @@ def collate_demonstrations(rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]
 
 
 def microbatches(lengths_B: Tensor, max_tokens: int) -> Iterator[Tensor]:
-    """Row indices in runs of similar length, longest first, each at most `max_tokens` when padded (or one row)."""
-    order = lengths_B.argsort(descending=True, stable=True)
-    start = 0
-    while start < len(order):
-        rows = max(1, max_tokens // max(1, int(lengths_B[order[start]])))
-        yield order[start : start + rows]
-        start += rows
+    """Row indices in parts of at most `max_tokens` tokens (or one row), as few as first-fit makes them."""
+    parts: list[tuple[int, list[int]]] = []  # tokens left, rows
+    for row in lengths_B.argsort(descending=True, stable=True).tolist():
+        length = int(lengths_B[row])
+        at = next((i for i, (left, _) in enumerate(parts) if length <= left), len(parts))
+        left, rows = parts[at] if at < len(parts) else (max_tokens, [])
+        parts[at : at + 1] = [(left - length, [*rows, row])]
+    yield from (torch.tensor(rows) for _, rows in parts)
 
 
 def minibatches(batch: Batch, count: int, shuffle: Callable[[int], Sequence[int]]) -> Iterator[Batch]:

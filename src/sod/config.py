@@ -105,6 +105,9 @@ class RolloutOptions(Options):
     """The same turn this many times in a row ends the trajectory."""
     seconds: PositiveReal = 1800.0
     """Wall-clock limit of one attempt, in seconds; a later one is dropped and counted."""
+    update_seconds: PositiveReal | None = None
+    """Wall-clock limit of all attempts of an update together, in seconds; what has not ended by then is dropped and
+    counted. None is no limit."""
     concurrency: Positive = 64
     """Trajectories under way at a time."""
     retries: Count = 2
@@ -131,7 +134,10 @@ class LearnOptions(Options):
     minibatches: Positive = 4
     """Optimiser steps per batch of rollouts; whole groups stay together."""
     microbatch_tokens: Positive = 16384
-    """Padded tokens per forward pass: the memory knob. It does not change the result."""
+    """Tokens per forward pass, packed end to end: the memory knob. It does not change the result."""
+    checkpointing: bool = False
+    """Keep only the layers' inputs and compute the rest again in the backward pass: a fraction of the memory, a third more
+    time."""
 
 
 class EvalRolloutOptions(RolloutOptions):
@@ -175,6 +181,33 @@ class AlgorithmOptions(Options):
     """Largest step weight is 1 + delta."""
     decay: Share = 0.9
     """For sod_decay: each step after the first tool error weighs this much of the one before."""
+
+
+class EngineOptions(Options):
+    """Who writes the student's tokens."""
+
+    name: Literal["hf", "vllm", "vllm_server"] = "hf"
+    """hf: Transformers, in this process, on the policy's own weights. vllm: vLLM in a process of its own on this machine.
+    vllm_server: a vLLM server at `url`. vLLM gets the weights after every update, and proves that it samples with them."""
+    url: str | None = None
+    """Address of the vLLM server, such as http://127.0.0.1:8000."""
+    memory_share: Share = 0.4
+    """Share of the GPU's memory that vllm takes."""
+    exchange: Path | None = None
+    """Folder through which vLLM gets weights, seen by both sides; None is the system's for temporary files."""
+
+
+class ScoreOptions(Options):
+    """How the student and the teacher say what they think of every sampled token."""
+
+    student: Literal["recompute", "sampler"] = "recompute"
+    """Where the student's log-probabilities come from, against which the policy ratio and the divergence are. recompute: a
+    forward pass over every trajectory, as in the paper; results repeat bit for bit. sampler: what the engine sampled with,
+    which differs by rounding (checked on the longest trajectory of each group) and saves that pass."""
+    teacher_dtype: Literal["same", "float32", "bfloat16"] = "same"
+    """Type of the teacher's weights; same is network.dtype. bfloat16 halves a float32 teacher's memory."""
+    offload_teacher: bool = False
+    """Keep the teacher's weights in the computer's memory, and on the GPU only while it scores a group."""
 
 
 class ModelOptions(Options):
@@ -245,6 +278,8 @@ class TrainOptions(Options):
     """Continue the run in `out` from its newest checkpoint."""
     algorithm: AlgorithmOptions = AlgorithmOptions()
     rollout: RolloutOptions = RolloutOptions()
+    engine: EngineOptions = EngineOptions()
+    score: ScoreOptions = ScoreOptions()
     learn: LearnOptions = LearnOptions()
     reward: RewardOptions = RewardOptions()
     tool: ToolOptions = ToolOptions()
@@ -269,10 +304,12 @@ class EvalOptions(Options):
     limit: Positive | None = None
     """Evaluate only the first so many problems."""
     microbatch_tokens: Positive = 16384
-    """Padded tokens per forward pass when divergence is measured."""
+    """Tokens per forward pass when divergence is measured."""
     seed: int = 0
     """Seed of the samples."""
     rollout: EvalRolloutOptions = EvalRolloutOptions()
+    engine: EngineOptions = EngineOptions()
+    score: ScoreOptions = ScoreOptions()
     reward: RewardOptions = RewardOptions()
     tool: ToolOptions = ToolOptions()
     sandbox: SandboxOptions = SandboxOptions()

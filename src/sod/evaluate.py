@@ -8,17 +8,18 @@ from statistics import fmean
 
 from sod import metrics
 from sod.agent import Agent, check_prompts
+from sod.batching import collate, join
 from sod.chat import ChatFormat
 from sod.config import AlgorithmOptions, EvalOptions
 from sod.data import fingerprint, load_problems
-from sod.engines.hf import HFEngine
+from sod.engines.opening import open_engine
 from sod.models import check_context, check_embeddings, load_model, load_tokenizer
 from sod.progress import Display, say
 from sod.rewards.referee import Referee
 from sod.rollout import rollout
 from sod.runs import Run
 from sod.sandbox.guarded import open_sandbox
-from sod.scoring import gathered, scored
+from sod.scoring import Scorer, check_enough
 from sod.teachers.local import LocalTeacher
 from sod.tools import Toolbox
 from sod.tools.python import PythonTool
@@ -41,23 +42,28 @@ def evaluate(options: EvalOptions) -> Results:
     limits = options.rollout.model_copy(update={"group": options.samples})
     check_context(model, limits)
     teacher = options.teacher and LocalTeacher(
-        options.teacher, tokenizer, options.network, limits, microbatch_tokens=tokens
+        options.teacher, tokenizer, options.network, options.score, limits, microbatch_tokens=tokens
     )
     tools = Toolbox([PythonTool(sandbox, options.tool)])
     check_prompts(chat, tools, limits, problems)
     with asyncio.Runner() as loop, sandbox.working_in(loop):
         run = Run.open(options, options.out, data={"data": fingerprint(options.data)})
-        agent = Agent(HFEngine(model, slots=limits.concurrency), chat, tools, referee, limits)
-        with Display("evaluate", total=1) as display, display.phase("sample", len(problems) * options.samples):
-            sampled = rollout(agent, problems, seed=options.seed, update=0, on_trajectory=lambda _: display.advance())
-            groups = loop.run(sampled)
+        with open_engine(loop, options.engine, model, limits) as engine:
+            agent = Agent(engine, chat, tools, referee, limits)
+            with Display("evaluate", total=1) as display, display.phase("sample", len(problems) * options.samples):
+                advance = lambda _: display.advance()  # noqa: E731
+                groups = loop.run(rollout(agent, problems, seed=options.seed, update=0, on_trajectory=advance))
     ungraded = [trajectory for group in groups for trajectory in group.ungraded]
     graded = [trajectory for group in groups for trajectory in group]
     unscored = metrics.unscored_rows(ungraded, tokenizer.decode)
     run.write_trajectories(0, metrics.unscored_rows(graded, tokenizer.decode) + unscored)  # safe before all else
-    batch = gathered(groups)
+    check_enough(groups)
+    batch = collate(groups)
     if teacher:
-        batch = scored(batch, model, teacher, temperature, tokens)
+        scorer = Scorer(
+            model, teacher, temperature=temperature, microbatch_tokens=tokens, student_from=options.score.student
+        )
+        batch = join([scorer.score_now(group) for group in groups])
     results = summary(groups) | metrics.of_rollout(groups) | metrics.of_steps(batch, AlgorithmOptions())
     times = sandbox.take_statistics().metrics()
     run.record(

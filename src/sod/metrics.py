@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sod.batching import Batch
+from sod.batching import Batch, pad
 from sod.config import AlgorithmOptions
 from sod.core import step_divergence, step_mean, step_weights
 from sod.types import Group, Outcome, Trajectory
@@ -80,11 +80,43 @@ def of_steps(batch: Batch, options: AlgorithmOptions) -> dict[str, float]:
 
 def of_sampler(batch: Batch) -> dict[str, float]:
     """How far the sampler's log-probabilities are from a full forward pass of the same weights, in nats."""
-    sampled = [p for trajectory in batch.trajectories for turn in trajectory.turns for p in turn.logprobs]
-    if batch.student_BT is None or not sampled:
+    if batch.student_BT is None or batch.recomputed_B is None or not batch.recomputed_B.any():
         return {}
-    gap_N = (torch.tensor(sampled) - batch.student_BT[batch.mask_BT]).abs()
+    sampled_BT = pad([t.sampler_logprobs for t in batch.trajectories], torch.float32)
+    gap_N = (sampled_BT - batch.student_BT).abs()[batch.mask_BT & batch.recomputed_B[:, None]]
     return {"sampler/gap_mean": float(gap_N.mean()), "sampler/gap_max": float(gap_N.max())}
+
+
+def of_time(batch: Batch, phases: dict[str, float], *, generate: float, score: float, tools: float) -> dict[str, float]:
+    """Where an update's time went: seconds, tokens per second at work, and what share of its time each part stood still.
+
+    `phases`: wall-clock seconds of sample, learn and sync, which follow each other. Within sample, `generate` and `score` are
+    seconds of arithmetic, `tools` those during which any tool ran; they overlap.
+    """
+    sample, learn = phases["sample"], phases["learn"]
+    update = sum(phases.values())
+    tokens, sampled = int(batch.lengths_B.sum()), int(batch.mask_BT.sum())
+    return {
+        **{f"seconds/{name}": value for name, value in phases.items()},
+        "seconds/generate": generate,
+        "seconds/score": score,
+        "seconds/tools": tools,
+        "seconds/waiting": max(0.0, sample - generate - score),
+        "seconds/update": update,
+        "speed/tokens_per_second": sampled / update,
+        "speed/generate_tokens_per_second": _ratio(sampled, generate),
+        "speed/score_tokens_per_second": _ratio(tokens, score),
+        "speed/learn_tokens_per_second": _ratio(tokens, learn),
+        "speed/padding_spared": 1 - _ratio(tokens, batch.ids_BT.numel()),
+        "waited/generate": 1 - min(1.0, _ratio(generate, sample)),
+        "waited/score": 1 - min(1.0, _ratio(score, sample)),
+        "waited/tools": 1 - min(1.0, _ratio(tools, sample)),
+        "waited/learn": 1 - _ratio(learn, update),
+    }
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0
 
 
 def steps(batch: Batch, options: AlgorithmOptions) -> tuple[Tensor, Tensor, Tensor]:

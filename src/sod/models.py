@@ -1,5 +1,6 @@
 """A Transformers model as this project uses it: loaded, checked, and asked for log-probabilities."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -8,6 +9,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from sod.attention import NAME as ATTENTION
+from sod.attention import Packed, check_attention
 from sod.batching import Batch, microbatches
 from sod.config import ModelOptions, RolloutOptions
 from sod.core import token_logprobs
@@ -25,7 +28,7 @@ def load_model(folder: Path, options: ModelOptions) -> PreTrainedModel:
     device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, options.dtype), attn_implementation="sdpa", local_files_only=True
+            folder, dtype=getattr(torch, options.dtype), attn_implementation=ATTENTION, local_files_only=True
         )
         model.to(torch.device(device))  # type: ignore[arg-type]
     except Exception as error:  # a damaged file makes the libraries below raise anything
@@ -81,8 +84,8 @@ def _check_head(model: PreTrainedModel, folder: Path) -> None:
     """`token_logprobs` assumes logits = hidden @ head^T; a model that scales or caps them must not pass in silence."""
     ids = torch.arange(1, 9, device=model.device)[None] % model.config.vocab_size
     logits = model(input_ids=ids, use_cache=False).logits
-    ours = hidden_states(model, ids) @ head(model).T
-    if not torch.allclose(logits, ours, atol=1e-3, rtol=1e-3):
+    ours = hidden_states(model, ids, torch.tensor([ids.shape[1]])) @ head(model).T
+    if not torch.allclose(logits[0], ours, atol=1e-3, rtol=1e-3):
         raise ModelError(
             f"The model in {folder} does not compute logits as hidden states times the output embedding (it may scale or "
             "cap them, or add a bias); such models are not supported."
@@ -94,35 +97,59 @@ def head(model: PreTrainedModel) -> Tensor:
     return cast(torch.nn.Linear, model.get_output_embeddings()).weight
 
 
-def hidden_states(model: PreTrainedModel, ids_BT: Tensor) -> Tensor:
-    """The last hidden states, before the head. -> (B, T, D)"""
-    return model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+def hidden_states(model: PreTrainedModel, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
+    """The last hidden states, before the head, of the rows' first `lengths_B` tokens, end to end. -> (N, D)"""
+    check_attention(model)
+    lengths = lengths_B.tolist()
+    layout = Packed(lengths)
+    return model.base_model(
+        input_ids=torch.cat([row[:length] for row, length in zip(ids_BT, lengths, strict=True)])[None],
+        position_ids=layout.positions(ids_BT.device),
+        use_cache=False,
+        layout=layout,
+    ).last_hidden_state[0]
 
 
-def sequence_logprobs(
-    model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """log pi(y_t | y_<t) and the entropy at each masked token. -> (N,), (N,) in row-major order of the mask
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """What the head needs for some tokens of a batch, M of them, row after row."""
+
+    hidden_MD: Tensor
+    """The hidden state at the position before each."""
+    head_VD: Tensor
+    targets_M: Tensor
+
+
+def selected(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor, lengths_B: Tensor) -> Selected:
+    """The masked tokens, ready for `sod.core.token_logprobs` or `token_loss`.
 
     Position t is predicted from the hidden state at t - 1; only masked tokens go through the head. The first token of a
     row has no prediction and must not be masked.
     """
     ids_BT, mask_BT = ids_BT.to(model.device), mask_BT.to(model.device)
-    hidden_ND = hidden_states(model, ids_BT)[:, :-1][mask_BT[:, 1:]]
-    targets_N = ids_BT[:, 1:][mask_BT[:, 1:]]
-    return token_logprobs(hidden_ND, head(model), targets_N, temperature=temperature)
+    inside_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device) < lengths_B[:, None].to(ids_BT.device)
+    before_BT = torch.nn.functional.pad(mask_BT[:, 1:], (0, 1))
+    hidden_ND = hidden_states(model, ids_BT, lengths_B)
+    return Selected(hidden_ND[before_BT[inside_BT]], head(model), ids_BT[mask_BT])
 
 
 @torch.no_grad()
-def score(model: PreTrainedModel, batch: Batch, temperature: float, microbatch_tokens: int) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies of a batch's sampled tokens under a model. -> (B, T), (B, T), 0 off the mask"""
-    logprobs_BT = torch.zeros(batch.ids_BT.shape)
-    entropy_BT = torch.zeros(batch.ids_BT.shape)
+def score(
+    model: PreTrainedModel, batch: Batch, temperature: float, microbatch_tokens: int, *, entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities of a batch's sampled tokens under a model and, if asked, its entropies there.
+
+    -> (B, T), (B, T), 0 off the mask
+    """
+    logprobs_BT, entropy_BT = torch.zeros(batch.ids_BT.shape), torch.zeros(batch.ids_BT.shape)
     for rows in microbatches(batch.lengths_B, microbatch_tokens):
         part = batch.rows(rows)
-        logprobs_N, entropy_N = sequence_logprobs(model, part.ids_BT, part.mask_BT, temperature)
-        blank_BT = torch.zeros(part.ids_BT.shape)
-        width = blank_BT.shape[1]
-        logprobs_BT[rows, :width] = blank_BT.masked_scatter(part.mask_BT, logprobs_N.float().cpu())
-        entropy_BT[rows, :width] = blank_BT.masked_scatter(part.mask_BT, entropy_N.float().cpu())
-    return logprobs_BT, entropy_BT
+        chosen = selected(model, part.ids_BT, part.mask_BT, part.lengths_B)
+        results = token_logprobs(
+            chosen.hidden_MD, chosen.head_VD, chosen.targets_M, temperature=temperature, entropy=entropy
+        )
+        for whole_BT, values_M in zip((logprobs_BT, entropy_BT), results, strict=True):
+            if values_M is not None:
+                blank_BT = torch.zeros(part.ids_BT.shape)
+                whole_BT[rows, : blank_BT.shape[1]] = blank_BT.masked_scatter(part.mask_BT, values_M.float().cpu())
+    return logprobs_BT, entropy_BT if entropy else None

@@ -9,9 +9,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch, microbatches, minibatches
 from sod.config import LearnOptions
-from sod.core import clipped_policy_loss
+from sod.core import clipped_policy_loss, token_loss
+from sod.core.logprobs import TokenLoss
 from sod.errors import TrainingError
-from sod.models import sequence_logprobs
+from sod.models import selected
 
 
 class Policy:
@@ -33,6 +34,8 @@ class Policy:
         total_steps: int | None = None,
     ):
         self.model = model
+        if options.checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         self.tokenizer = tokenizer
         self.steps = 0
         self._options = options
@@ -63,21 +66,28 @@ class Policy:
     def _learn_minibatch(self, batch: Batch, temperature: float) -> dict[str, float]:
         tokens = int(batch.mask_BT.sum())
         totals = dict.fromkeys(("loss", "entropy", "ratio_clipped"), 0.0)
+        low, high = self._options.clip_low, self._options.clip_high
         for rows in microbatches(batch.lengths_B, self._options.microbatch_tokens):
             part = batch.rows(rows)
             assert part.student_BT is not None
             assert part.credit_BT is not None
-            logprobs_N, entropy_N = sequence_logprobs(self.model, part.ids_BT, part.mask_BT, temperature)
-            old_N = part.student_BT[part.mask_BT].to(logprobs_N)
-            credit_N = part.credit_BT[part.mask_BT].to(logprobs_N)
-            low, high = self._options.clip_low, self._options.clip_high
-            loss = clipped_policy_loss(logprobs_N, old_N, credit_N, clip_low=low, clip_high=high).sum() / tokens
-            loss.backward()
-            ratio_N = (logprobs_N.detach() - old_N).exp()
-            clipped_N = torch.where(credit_N > 0, ratio_N > 1 + high, ratio_N < 1 - low) & (credit_N != 0)
-            totals["loss"] += loss.item()
-            totals["entropy"] += entropy_N.sum().item() / tokens
-            totals["ratio_clipped"] += clipped_N.sum().item() / tokens
+            old_M, credit_M = (
+                tensor_BT[part.mask_BT].to(self.model.device) for tensor_BT in (part.student_BT, part.credit_BT)
+            )
+
+            def loss_of(logprobs: Tensor, where: slice, old_M: Tensor = old_M, credit_M: Tensor = credit_M) -> Tensor:
+                return (
+                    clipped_policy_loss(logprobs, old_M[where], credit_M[where], clip_low=low, clip_high=high) / tokens
+                )
+
+            loss, logprobs_M, entropy_M = self._backward(
+                part.ids_BT, part.mask_BT, part.lengths_B, loss_of, temperature
+            )
+            ratio_M = (logprobs_M - old_M).exp()
+            clipped_M = torch.where(credit_M > 0, ratio_M > 1 + high, ratio_M < 1 - low) & (credit_M != 0)
+            totals["loss"] += loss
+            totals["entropy"] += entropy_M.sum().item() / tokens
+            totals["ratio_clipped"] += clipped_M.sum().item() / tokens
         return totals | self._step()
 
     def imitate(self, ids_BT: Tensor, mask_BT: Tensor, lengths_B: Tensor) -> dict[str, float]:
@@ -87,12 +97,25 @@ class Policy:
             raise TrainingError("No token of this batch carries loss: check the demonstrations' assistant messages.")
         total = 0.0
         for rows in microbatches(lengths_B, self._options.microbatch_tokens):
-            width = int(lengths_B[rows].max())
-            logprobs_N, _ = sequence_logprobs(self.model, ids_BT[rows, :width], mask_BT[rows, :width], temperature=1.0)
-            loss = -logprobs_N.sum() / tokens
-            loss.backward()
-            total += loss.item()
+            loss, _, _ = self._backward(
+                ids_BT[rows], mask_BT[rows], lengths_B[rows], lambda logprobs, _: -logprobs / tokens, temperature=1.0
+            )
+            total += loss
         return {"loss": total} | self._step()
+
+    def _backward(
+        self, ids_BT: Tensor, mask_BT: Tensor, lengths_B: Tensor, loss_of: TokenLoss, temperature: float
+    ) -> tuple[float, Tensor, Tensor]:
+        """Add a micro-batch's gradient. -> its loss, and log-probabilities and entropies of its masked tokens"""
+        self.model.train(self._options.checkpointing)  # Transformers checkpoints in this mode alone
+        chosen = selected(self.model, ids_BT, mask_BT, lengths_B)
+        loss, logprobs_M, entropy_M = token_loss(
+            chosen.hidden_MD, chosen.head_VD, chosen.targets_M, loss_of, temperature=temperature, entropy=True
+        )
+        assert entropy_M is not None
+        loss.backward()
+        self.model.eval()
+        return loss.item(), logprobs_M, entropy_M
 
     def learning_rate(self, step: int) -> float:
         """The rate of optimiser step `step`, counted from 0."""

@@ -1,14 +1,15 @@
 """Many agents at once: problems to full groups of trajectories.
 
-Every attempt is a coroutine of its own and waits for nobody. What fails through our own machinery is tried again with
-back-off, then dropped and counted; it is never trained on. Attempts are seeded by (run seed, update, problem, sample), so
-the order in which they happen to run cannot change what is sampled.
+Every attempt is a coroutine of its own and waits for nobody, and every group goes on as soon as it is whole. What fails
+through our own machinery is tried again with back-off, then dropped and counted; it is never trained on. Attempts are seeded
+by (run seed, update, problem, sample), so the order in which they happen to run cannot change what is sampled.
 """
 
 import asyncio
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 
 from sod.agent import Agent
 from sod.concurrency import together
@@ -33,15 +34,24 @@ async def rollout(
     seed: int,
     update: int,
     on_trajectory: Callable[[Trajectory | None], None] = lambda trajectory: None,
+    on_group: Callable[[Group], Awaitable[None]] | None = None,
 ) -> list[Group]:
-    """`group` attempts at each problem, in the problems' order. `on_trajectory` hears of each attempt as it ends, with
-    None for a dropped one."""
-    slots = asyncio.Semaphore(agent.options.concurrency)
-    causes: set[str] = set()
+    """`group` attempts at each problem, in the problems' order.
 
-    async def attempt(problem: Problem, sample: int) -> Trajectory | None:
-        async with slots:
-            result = await _with_retries(agent, problem, sample, attempt_seed(seed, update, problem.id, sample))
+    `on_trajectory` hears of each attempt as it ends, with None for a dropped one; `on_group` of each group as soon as it is
+    whole, and may take its time: no attempt waits for it, but the end does.
+    """
+    slots = asyncio.Semaphore(agent.options.concurrency)
+    limit = agent.options.update_seconds
+    end = None if limit is None else asyncio.get_running_loop().time() + limit
+    causes: set[str] = set()
+    ended: dict[str, dict[int, Trajectory | None]] = {problem.id: {} for problem in problems}
+
+    async def attempt(problem: Problem, sample: int) -> None:
+        result: Trajectory | str = f"not ended within rollout.update_seconds = {limit} s"
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(end), slots:
+                result = await _with_retries(agent, problem, sample, attempt_seed(seed, update, problem.id, sample))
         trajectory = None if isinstance(result, str) else result
         if isinstance(result, str) and result not in causes:
             causes.add(result)
@@ -49,11 +59,12 @@ async def rollout(
                 f"attempt {sample} at problem {problem.id!r} was dropped (others for this reason are counted): {result}"
             )
         on_trajectory(trajectory)
-        return trajectory
+        ended[problem.id][sample] = trajectory
+        if on_group is not None and len(ended[problem.id]) == agent.options.group:
+            await on_group(_group(problem, ended[problem.id]))
 
-    size = agent.options.group
-    attempts = await together(attempt(problem, sample) for problem in problems for sample in range(size))
-    return [_group(problem, attempts[i * size : (i + 1) * size]) for i, problem in enumerate(problems)]
+    await together(attempt(problem, sample) for problem in problems for sample in range(agent.options.group))
+    return [_group(problem, ended[problem.id]) for problem in problems]
 
 
 async def _with_retries(agent: Agent, problem: Problem, sample: int, seed: int) -> Trajectory | str:
@@ -75,8 +86,9 @@ async def _with_retries(agent: Agent, problem: Problem, sample: int, seed: int) 
     return cause
 
 
-def _group(problem: Problem, attempts: Sequence[Trajectory | None]) -> Group:
-    survivors = [trajectory for trajectory in attempts if trajectory is not None]
+def _group(problem: Problem, attempts: Mapping[int, Trajectory | None]) -> Group:
+    """The attempts by their number, whichever ended first."""
+    survivors = [trajectory for _, trajectory in sorted(attempts.items()) if trajectory is not None]
     graded = [trajectory for trajectory in survivors if trajectory.graded]
     ungraded = [trajectory for trajectory in survivors if not trajectory.graded]
     return Group(problem, graded, dropped=len(attempts) - len(survivors), ungraded=ungraded)

@@ -1,19 +1,75 @@
-"""Groups to a batch that knows what the student and the teacher think of every sampled token."""
+"""What the student and the teacher think of every sampled token, group by group, while other groups still roll out."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
+import torch
 from transformers import PreTrainedModel
 
-from sod.batching import Batch, collate
+from sod.batching import Batch, collate, pad
+from sod.concurrency import compute
 from sod.errors import InfrastructureError
 from sod.models import score
 from sod.teachers import Teacher
 from sod.types import Group
 
 
-def gathered(groups: Sequence[Group]) -> Batch:
-    """All graded trajectories side by side. Raises InfrastructureError where more attempts were lost than graded."""
+class Scorer:
+    """Scores whole groups, in an order and in parts that do not depend on when they come: the numbers repeat.
+
+    `student_from`: "recompute" reads every trajectory again with the policy; "sampler" takes the sampler's own
+    log-probabilities, except for the longest trajectory of each group, which is read again and says how far off they are
+    (`Batch.recomputed_B`).
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        teacher: Teacher | None,
+        *,
+        temperature: float,
+        microbatch_tokens: int,
+        student_from: Literal["recompute", "sampler"] = "recompute",
+    ):
+        self._student = student
+        self._teacher = teacher
+        self._temperature = temperature
+        self._microbatch_tokens = microbatch_tokens
+        self._student_from = student_from
+        self._busy_seconds = 0.0
+
+    async def score(self, group: Group) -> Batch:
+        return await compute(self.score_now, group)
+
+    def take_busy_seconds(self) -> float:
+        """Seconds of computing since this was last asked."""
+        seconds, self._busy_seconds = self._busy_seconds, 0.0
+        return seconds
+
+    def score_now(self, group: Group) -> Batch:
+        start = time.perf_counter()
+        batch = self._with_student(collate([group]))
+        if self._teacher is not None:
+            teacher_BT, entropy_BT = self._teacher.score(batch)
+            batch = replace(batch, teacher_BT=teacher_BT, teacher_entropy_BT=entropy_BT)
+        self._busy_seconds += time.perf_counter() - start
+        return batch
+
+    def _with_student(self, batch: Batch) -> Batch:
+        if self._student_from == "recompute" or not len(batch):
+            student_BT, _ = score(self._student, batch, self._temperature, self._microbatch_tokens)
+            return replace(batch, student_BT=student_BT, recomputed_B=torch.ones(len(batch), dtype=torch.bool))
+        student_BT = pad([t.sampler_logprobs for t in batch.trajectories], torch.float32)
+        longest = batch.lengths_B.argmax()[None]
+        again_BT, _ = score(self._student, batch.rows(longest), self._temperature, self._microbatch_tokens)
+        student_BT[longest, : again_BT.shape[1]] = again_BT
+        return replace(batch, student_BT=student_BT, recomputed_B=torch.arange(len(batch)) == longest)
+
+
+def check_enough(groups: Sequence[Group]) -> None:
+    """Raises InfrastructureError where more attempts were lost than graded."""
     dropped, ungraded = (sum(group.dropped for group in groups), sum(len(group.ungraded) for group in groups))
     kept = sum(map(len, groups))
     if dropped + ungraded > kept:
@@ -22,16 +78,3 @@ def gathered(groups: Sequence[Group]) -> Batch:
             "graded: too many to go on; the lines above say why. A training run continues from its newest checkpoint with "
             "--resume."
         )
-    return collate(groups)
-
-
-def scored(
-    batch: Batch, student: PreTrainedModel, teacher: Teacher | None, temperature: float, microbatch_tokens: int
-) -> Batch:
-    """The batch with the student's own log-probabilities and, if there is a teacher, the teacher's."""
-    student_BT, _ = score(student, batch, temperature, microbatch_tokens)
-    batch = replace(batch, student_BT=student_BT)
-    if teacher is None:
-        return batch
-    teacher_BT, entropy_BT = teacher.score(batch)
-    return replace(batch, teacher_BT=teacher_BT, teacher_entropy_BT=entropy_BT)

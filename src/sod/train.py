@@ -12,12 +12,13 @@ from sod import metrics
 from sod.agent import Agent, check_prompts
 from sod.alarms import ALARMS, raised
 from sod.algorithms import ALGORITHMS, WITHOUT_TEACHER
-from sod.batching import Batch
+from sod.batching import Batch, join
 from sod.chat import ChatFormat
 from sod.config import TrainOptions
 from sod.data import draw, fingerprint, fingerprint_model, load_problems
-from sod.engines.hf import HFEngine
+from sod.engines.opening import open_engine
 from sod.errors import OptionError, TrainingError
+from sod.memory import take_peak_mb
 from sod.models import check_context, check_embeddings, load_model, load_tokenizer
 from sod.policy import Policy
 from sod.progress import Display, say
@@ -25,8 +26,7 @@ from sod.rewards.referee import Referee
 from sod.rollout import attempt_seed, rollout
 from sod.runs import Run
 from sod.sandbox.guarded import GuardedSandbox, open_sandbox
-from sod.scoring import gathered, scored
-from sod.teachers import Teacher
+from sod.scoring import Scorer, check_enough
 from sod.teachers.local import LocalTeacher
 from sod.tools import Toolbox
 from sod.tools.python import PythonTool
@@ -42,15 +42,13 @@ def train(options: TrainOptions) -> Run:
         for update in range(session.done, options.updates):
             clock = Clock()
             with clock.time("sample"), display.phase("sample", options.rollout.problems * options.rollout.group):
-                groups = session.sample(update, display)
-
-            with clock.time("score"), display.phase("score", 1):
-                batch = session.score(groups)
+                groups, batch = session.sample(update, display)
             batch = replace(batch, credit_BT=ALGORITHMS[options.algorithm.name](batch, options.algorithm))
 
             with clock.time("learn"), display.phase("learn", 1):
                 learnt = session.learn(update, batch)
-            session.engine.refresh()
+            with clock.time("sync"):
+                session.refresh()
 
             report = session.record(update, groups, batch, learnt, clock)
             display.done(_line(update + 1, options.updates, report))
@@ -67,15 +65,19 @@ def train(options: TrainOptions) -> Run:
 
 @dataclass
 class Clock:
-    """Seconds spent on each named part of an update."""
+    """Seconds spent on each named part of an update, and the most memory in use meanwhile."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    peak_mb: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def time(self, name: str) -> Iterator[None]:
+        take_peak_mb()
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
+        if (peak := take_peak_mb()) is not None:
+            self.peak_mb[name] = peak
 
 
 @dataclass
@@ -87,8 +89,7 @@ class Session:
     problems: list[Problem]
     policy: Policy
     chat: ChatFormat
-    teacher: Teacher | None
-    engine: HFEngine
+    scorer: Scorer
     agent: Agent
     sandbox: GuardedSandbox
     loop: asyncio.Runner
@@ -116,9 +117,13 @@ class Session:
         teacher = None
         if options.teacher is not None:
             files["teacher"] = fingerprint_model(options.teacher)
-            tokens = options.learn.microbatch_tokens
             teacher = LocalTeacher(
-                options.teacher, tokenizer, options.network, options.rollout, microbatch_tokens=tokens
+                options.teacher,
+                tokenizer,
+                options.network,
+                options.score,
+                options.rollout,
+                microbatch_tokens=options.learn.microbatch_tokens,
             )
         done, folder = (Run(options.out).newest_checkpoint() if options.resume else None) or (0, None)
         model = load_model(folder or options.student, options.network)
@@ -133,32 +138,51 @@ class Session:
                 policy.restore(folder)
             if options.resume:
                 run.rewind(done)
-            engine = HFEngine(policy.model, slots=options.rollout.concurrency)
-            agent = Agent(engine, chat, tools, referee, options.rollout)
-            yield cls(options, run, problems, policy, chat, teacher, engine, agent, sandbox, loop, done, run.metrics())
+            scorer = Scorer(
+                policy.model,
+                teacher,
+                temperature=options.rollout.temperature,
+                microbatch_tokens=options.learn.microbatch_tokens,
+                student_from=options.score.student,
+            )
+            with open_engine(loop, options.engine, policy.model, options.rollout) as engine:
+                agent = Agent(engine, chat, tools, referee, options.rollout)
+                yield cls(options, run, problems, policy, chat, scorer, agent, sandbox, loop, done, run.metrics())
 
-    def sample(self, update: int, display: Display) -> list[Group]:
+    def sample(self, update: int, display: Display) -> tuple[list[Group], Batch]:
+        """Trajectories, each group scored as soon as it is whole."""
         problems = draw(self.problems, seed=self.options.seed, update=update, size=self.options.rollout.problems)
-        return self.loop.run(
+        scored: dict[str, Batch] = {}
+
+        async def score(group: Group) -> None:
+            scored[group.problem.id] = await self.scorer.score(group)
+
+        groups = self.loop.run(
             rollout(
-                self.agent, problems, seed=self.options.seed, update=update, on_trajectory=lambda _: display.advance()
+                self.agent,
+                problems,
+                seed=self.options.seed,
+                update=update,
+                on_trajectory=lambda _: display.advance(),
+                on_group=score,
             )
         )
-
-    def score(self, groups: Sequence[Group]) -> Batch:
-        temperature, tokens = self.options.rollout.temperature, self.options.learn.microbatch_tokens
-        batch = scored(gathered(groups), self.policy.model, self.teacher, temperature, tokens)
+        check_enough(groups)
+        batch = join([scored[group.problem.id] for group in groups])
         gap = metrics.of_sampler(batch).get("sampler/gap_mean", 0.0)
         if gap > MAX_SAMPLER_GAP:
             raise TrainingError(
                 f"The sampler's log-probabilities are {gap:.2f} nats off a full forward pass of the same weights; what it "
                 "samples is not the policy's."
             )
-        return batch
+        return groups, batch
 
     def learn(self, update: int, batch: Batch) -> dict[str, float]:
         shuffle = torch.Generator().manual_seed(attempt_seed(self.options.seed, update, "minibatches", 0))
         return self.policy.learn(batch, self.options.rollout.temperature, shuffle)
+
+    def refresh(self) -> None:
+        self.loop.run(self.agent.engine.refresh())
 
     def record(
         self, update: int, groups: Sequence[Group], batch: Batch, learnt: dict[str, float], clock: Clock
@@ -166,15 +190,11 @@ class Session:
         report = metrics.of_rollout(groups) | metrics.of_steps(batch, self.options.algorithm)
         report |= metrics.of_sampler(batch) | self.sandbox.take_statistics().metrics()
         report |= {f"learn/{name}": value for name, value in learnt.items()}
-        generating = self.engine.take_busy_seconds()
-        seconds = clock.seconds
-        report |= {f"seconds/{name}": value for name, value in seconds.items()}
-        report |= {
-            "seconds/generate": generating,
-            "seconds/tools_and_waiting": seconds["sample"] - generating,
-            "seconds/update": sum(seconds.values()),
-            "speed/tokens_per_second": report["rollout/tokens_sampled"] / sum(seconds.values()),
-        }
+        generating, scoring = self.agent.engine.take_busy_seconds(), self.scorer.take_busy_seconds()
+        report |= metrics.of_time(
+            batch, clock.seconds, generate=generating, score=scoring, tools=self.agent.tools.take_busy_seconds()
+        )
+        report |= {f"memory/{name}_peak_mb": peak for name, peak in clock.peak_mb.items()}
         self.history.append(report)
         self.alarms = raised(self.history)
         report |= {f"alarm/{name}": 1.0 for name in self.alarms}

@@ -102,6 +102,11 @@ class Trajectory:
         return [piece.author == "student" for piece in self.pieces for _ in piece.tokens]
 
     @property
+    def sampler_logprobs(self) -> list[float]:
+        """The sampler's log-probability of each token, 0 where nobody sampled."""
+        return [p for piece in self.pieces for p in piece.logprobs or (0.0,) * len(piece.tokens)]
+
+    @property
     def response(self) -> list[int]:
         """The tokens after the prompt, observations included."""
         return [token for piece in self.pieces[1:] for token in piece.tokens]

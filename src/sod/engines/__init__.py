@@ -47,6 +47,13 @@ class Engine(Protocol):
         """Seconds of computing since this was last asked."""
         ...
 
-    def refresh(self) -> None:
-        """The policy's weights have changed: forget everything computed with the old ones."""
+    async def refresh(self) -> None:
+        """The policy's weights have changed: take them over, and forget everything computed with the old ones.
+
+        Called only while no request is under way.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End what was started. Nothing is asked of the engine afterwards."""
         ...

@@ -36,5 +36,8 @@ class ScriptedEngine:
     def take_busy_seconds(self) -> float:
         return 0.0
 
-    def refresh(self) -> None:
+    async def refresh(self) -> None:
         self.refreshed += 1
+
+    async def close(self) -> None:
+        pass

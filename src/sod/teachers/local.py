@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch
-from sod.config import ModelOptions, RolloutOptions
+from sod.config import ModelOptions, RolloutOptions, ScoreOptions
 from sod.models import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer, score
 
 
@@ -17,18 +18,31 @@ class LocalTeacher:
         self,
         folder: Path,
         student_tokenizer: PreTrainedTokenizerBase,
-        options: ModelOptions,
+        network: ModelOptions,
+        options: ScoreOptions,
         rollout: RolloutOptions,
         *,
         microbatch_tokens: int,
     ):
         tokenizer = load_tokenizer(folder)
         check_same_vocabulary(student_tokenizer, tokenizer)
-        self._model = load_model(folder, options).requires_grad_(False)
+        if options.teacher_dtype != "same":
+            network = network.model_copy(update={"dtype": options.teacher_dtype})
+        self._model = load_model(folder, network).requires_grad_(False)
         check_embeddings(self._model, tokenizer, folder)
         check_context(self._model, rollout, whose="teacher")
+        self._home = torch.device("cpu") if options.offload_teacher else self._model.device
+        self._device = self._model.device
+        self._move(self._home)
         self._temperature = rollout.temperature
         self._microbatch_tokens = microbatch_tokens
 
     def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return score(self._model, batch, self._temperature, self._microbatch_tokens)
+        self._move(self._device)
+        logprobs_BT, entropy_BT = score(self._model, batch, self._temperature, self._microbatch_tokens, entropy=True)
+        self._move(self._home)
+        assert entropy_BT is not None
+        return logprobs_BT, entropy_BT
+
+    def _move(self, device: torch.device) -> None:
+        self._model.to(device)  # type: ignore[arg-type]

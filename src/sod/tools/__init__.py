@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from sod.concurrency import together
+from sod.concurrency import Occupancy, together
 from sod.types import MalformedCall, Observation, ToolCall
 
 
@@ -26,6 +26,7 @@ class Toolbox:
 
     def __init__(self, tools: Sequence[Tool]):
         self._tools = {tool.schema["function"]["name"]: tool for tool in tools}
+        self._occupancy = Occupancy()
 
     @property
     def schemas(self) -> list[dict[str, Any]]:
@@ -33,7 +34,12 @@ class Toolbox:
 
     async def answer(self, calls: Sequence[ToolCall | MalformedCall]) -> list[Observation]:
         """One observation per call, in the calls' order; the calls of one turn run at the same time."""
-        return await together(map(self._answer_one, calls))
+        with self._occupancy:
+            return await together(map(self._answer_one, calls))
+
+    def take_busy_seconds(self) -> float:
+        """Seconds during which any call was under way, since this was last asked."""
+        return self._occupancy.take_seconds()
 
     async def _answer_one(self, call: ToolCall | MalformedCall) -> Observation:
         if isinstance(call, MalformedCall):
