@@ -1,17 +1,14 @@
-"""Step weights at 64 x 20,480 tokens, against a per-token Python loop and against one pass over memory.
+"""Step weights, against a per-token Python loop and against one pass over memory.
 
-    python benchmarks/weights.py [--rows 64] [--tokens 20480]
+    python benchmarks/weights.py [--rows 64 1024] [--tokens 20480]
 
-All three are timed in turn, round after round, in one process; the ratios are of medians.
+The loop is timed on two rows: its time is in proportion to their number.
 """
 
-import argparse
-import json
-import time
-from collections.abc import Callable
 from statistics import median
 
 import torch
+from measure import in_turn, pairwise_ratios, parse, parser, report, row, show
 from torch import Tensor
 
 from sod.core import per_token, step_divergence, step_ids, step_weights
@@ -55,49 +52,40 @@ def make(rows: int, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities, and steps of 200 to 1,500 tokens with observations of 20 to 300 between them."""
     generator = torch.Generator().manual_seed(0)
     mask_BT = torch.zeros(rows, tokens, dtype=torch.bool)
-    for row in mask_BT:
+    for line in mask_BT:
         at = 0
         while at < tokens:
             length, gap = (int(torch.randint(*span, (), generator=generator)) for span in ((200, 1500), (20, 300)))
-            row[at : at + length] = True
+            line[at : at + length] = True
             at += length + gap
     student_BT, teacher_BT = (-3 * torch.rand(rows, tokens, generator=generator) for _ in range(2))
     return student_BT, teacher_BT, mask_BT
 
 
-def seconds(function: Callable[..., Tensor], arguments: tuple[Tensor, ...]) -> float:
-    start = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - start
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=20_480)
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
-    batch = make(options.rows, options.tokens)
-    few = (batch[0][:2], batch[1][:2], batch[2][:2])
-    assert torch.allclose(ours(*few), naive(*few), atol=1e-5)
-    ours(*batch)  # warm
-
-    loop = median(seconds(naive, few) for _ in range(3)) * options.rows / 2  # the loop is linear in its rows
-    fast, limit = [], []
-    for _ in range(options.rounds):
-        fast.append(seconds(ours, batch))
-        limit.append(seconds(one_pass, batch))
-    result = {
-        "rows": options.rows,
-        "tokens": options.tokens,
-        "naive_loop_ms": 1e3 * loop,
-        "ours_ms": 1e3 * median(fast),
-        "ours_ms_spread": [1e3 * min(fast), 1e3 * max(fast)],
-        "one_pass_ms": 1e3 * median(limit),
-        "times_faster_than_the_loop": loop / median(fast),
-        "times_one_pass_over_memory": median(fast) / median(limit),
-    }
-    print(json.dumps(result, indent=2))
+    made = parser(__doc__, rounds=15)
+    made.add_argument("--rows", type=int, nargs="+", default=[64, 1024])
+    made.add_argument("--tokens", type=int, default=20_480)
+    options = parse(made)
+    if options.quick:
+        options.rows, options.tokens = [4], 512
+    rows = []
+    for count in options.rows:
+        batch = make(count, options.tokens)
+        few = (batch[0][:2], batch[1][:2], batch[2][:2])
+        assert torch.allclose(ours(*few), naive(*few), atol=1e-5)
+        loop = [second * count / 2 for second in in_turn({"loop": lambda few=few: naive(*few)}, 3, warm=False)["loop"]]
+        seconds = in_turn(
+            {"ours": lambda batch=batch: ours(*batch), "one_pass": lambda batch=batch: one_pass(*batch)}, options.rounds
+        )
+        what = f"step weights, {count} x {options.tokens:,} tokens"
+        against = f"per-token loop in Python: {show(loop)} (two rows, times their number)"
+        fastest = median(loop) / torch.tensor(seconds["ours"])
+        rows.append(row(what, show(seconds["ours"]), against, fastest.tolist(), ">= 200"))
+        passes = pairwise_ratios(seconds["ours"], seconds["one_pass"])
+        against = f"one pass of (a - b).abs().sum(): {show(seconds['one_pass'])}"
+        rows.append(row(what, show(seconds["ours"]), against, passes, "<= 5"))
+    report(options, rows)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ GOES_WRONG = {
     "silent_teacher": ("steps/first_step_agrees", 0.1, 0.7),
     "saturated_weights": ("steps/w_capped", 0.3, 1.0),
     "no_contrast": ("rollout/groups_alike", 0.3, 1.0),
+    "sampler_drift": ("sampler/gap_mean", 1e-5, 0.2),
     "lost_attempts": ("rollout/lost", 0.0, 0.3),
 }
 

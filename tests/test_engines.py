@@ -232,6 +232,71 @@ def test_after_a_refresh_the_log_probabilities_are_those_of_the_new_weights(
     assert agrees_with_a_full_forward(other, [*ids, 5, 6, *reply.tokens], dict(enumerate(reply.logprobs, len(ids) + 2)))
 
 
+def reads_of(model: Qwen3ForCausalLM) -> list[int]:
+    """Tokens that each forward pass reads, from now on."""
+    read: list[int] = []
+    model.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    return read
+
+
+def test_a_groups_prompt_is_read_once(random_model: MakeModel) -> None:
+    model = random_model()
+    prompt = torch.randint(2, VOCABULARY, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    requests = [ask(seed, ids=prompt, max_tokens=3, stop=NEVER, trajectory=seed) for seed in range(6)]
+    alone = [write(HFEngine(model, slots=1), request)[0] for request in requests]
+    read = reads_of(model)
+    replies = write(HFEngine(model, slots=6), *requests)
+    assert read == [40, 6, 6, 5]  # the first reads it; then it writes its second token, and the others their first
+    for reply, expected in zip(replies, alone, strict=True):
+        assert reply.tokens == expected.tokens
+        assert reply.logprobs == pytest.approx(expected.logprobs, abs=1e-5)
+
+
+def test_a_latecomer_takes_what_its_prompt_shares_with_another_from_there(random_model: MakeModel) -> None:
+    model = random_model()
+    engine = HFEngine(model, slots=3)
+    prompt = torch.randint(2, VOCABULARY, (30,), generator=torch.Generator().manual_seed(0)).tolist()
+    write(engine, ask(1, ids=prompt, trajectory=1))
+    read = reads_of(model)
+    latecomer = ask(2, ids=[*prompt[:20], 2, 3, 4], max_tokens=4, stop=NEVER, trajectory=2, temperature=0.7)
+    reply = write(engine, latecomer)[0]
+    assert read == [3, 1, 1, 1]
+    assert agrees_with_a_full_forward(model, [*latecomer.ids, *reply.tokens], dict(enumerate(reply.logprobs, 23)))
+
+
+def test_newcomers_are_read_in_the_pass_that_writes_for_the_others(random_model: MakeModel) -> None:
+    model = random_model()
+    engine = HFEngine(model, slots=4)
+    read = reads_of(model)
+
+    async def work() -> None:
+        long = asyncio.create_task(engine.sample(ask(1, ids=[2, 3], max_tokens=60, stop=NEVER)))
+        while len(read) < 5:
+            await asyncio.sleep(0)
+        await engine.sample(ask(2, ids=[4, 5, 6, 7, 8, 9], max_tokens=2, stop=NEVER))
+        await long
+
+    asyncio.run(work())
+    assert len(read) == 60  # no pass was the newcomer's alone
+    assert sorted(set(read)) == [1, 2, 7]
+
+
+def test_more_new_tokens_than_one_pass_may_read_wait_for_the_next(random_model: MakeModel) -> None:
+    class Narrow(HFEngine):
+        PASS_TOKENS = 20
+
+    model = random_model()
+    read = reads_of(model)
+    prompts = [[seed + 2] * 15 for seed in range(3)]
+    requests = [ask(seed, ids=ids, max_tokens=2, stop=NEVER, trajectory=seed) for seed, ids in enumerate(prompts)]
+    long = ask(9, ids=list(range(9, 24)) * 3, max_tokens=1, stop=NEVER, trajectory=9)  # longer than a pass: on its own
+    replies = write(Narrow(model, slots=4), *requests, long)
+    assert read == [15, 16, 16, 46]
+    assert [len(reply.tokens) for reply in replies] == [2, 2, 2, 1]
+
+
 # Joining and leaving
 
 

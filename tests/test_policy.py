@@ -216,6 +216,22 @@ def test_micro_batching_and_padding_do_not_change_the_update(
         torch.testing.assert_close(weights(models[1])[name], tensor, atol=1e-6, rtol=0)
 
 
+def test_checkpointing_layers_does_not_change_the_update(random_model: MakeModel, random_groups: MakeGroups) -> None:
+    models = [random_model() for _ in range(2)]
+    batch = with_credit(random_groups(4, 3), models[0])
+    reads = [0, 0]
+    for i, model in enumerate(models):
+        model.base_model.layers[0].mlp.register_forward_pre_hook(
+            lambda module, args, i=i: reads.__setitem__(i, reads[i] + 1)
+        )
+    kept = learn(policy(models[0]), batch)
+    again = learn(policy(models[1], checkpointing=True), batch)
+    assert again == pytest.approx(kept, abs=1e-6)
+    assert same(weights(models[0]), weights(models[1]))
+    assert reads == [1, 2]
+    assert not models[1].training
+
+
 def test_micro_batching_does_not_change_imitation(random_model: MakeModel, random_groups: MakeGroups) -> None:
     models = [random_model(dtype=torch.float64) for _ in range(2)]
     rows = demonstrations(random_groups(1, 9))

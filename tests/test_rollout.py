@@ -159,6 +159,83 @@ def test_a_slow_tool_delays_its_own_trajectory_only(student: Callable[..., Agent
     assert [len(group) for group in groups] == [1, 1, 1]
 
 
+def test_a_group_goes_on_as_soon_as_it_is_whole_while_others_are_under_way(student: Callable[..., Agent]) -> None:
+    class AfterTheOthers(Interpreter):
+        """The first problem's programs end only when both other groups have been handed on."""
+
+        def __init__(self) -> None:
+            self.others_went_on = asyncio.Event()
+
+        async def run(self, code: str) -> str:
+            if code == PROBLEMS[0].id:
+                await self.others_went_on.wait()
+            return await super().run(code)
+
+    tool = AfterTheOthers()
+    seen: list[tuple[str, list[int]]] = []
+
+    async def hand_on(group: Group) -> None:
+        seen.append((group.problem.id, [t.sample for t in group]))
+        if len(seen) == 2:
+            tool.others_went_on.set()
+
+    groups = run(student(tool, group=3, seconds=10.0), on_group=hand_on)
+    assert sorted(seen[:2]) == sorted((p.id, [0, 1, 2]) for p in PROBLEMS[1:])
+    assert seen[2] == (PROBLEMS[0].id, [0, 1, 2])
+    assert [len(group) for group in groups] == [3, 3, 3]
+
+
+def test_no_attempt_waits_for_a_group_that_takes_its_time_but_the_end_does(student: Callable[..., Agent]) -> None:
+    ended: list[Trajectory | None] = []
+    all_have_ended = asyncio.Event()
+    handed_on = 0
+
+    def hear(trajectory: Trajectory | None) -> None:
+        ended.append(trajectory)
+        if len(ended) == 6:
+            all_have_ended.set()
+
+    async def hand_on(group: Group) -> None:
+        nonlocal handed_on
+        await all_have_ended.wait()  # would wait for ever, if an attempt waited for this
+        handed_on += 1
+
+    run(student(group=2, concurrency=1, seconds=10.0), on_trajectory=hear, on_group=hand_on)
+    assert handed_on == 3
+
+
+def test_what_has_not_ended_by_the_updates_deadline_is_dropped_and_the_rest_kept(
+    student: Callable[..., Agent], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class SlowOnce(Slow):
+        async def run(self, code: str) -> str:
+            return await super().run(code) if code == PROBLEMS[1].id else "1"
+
+    tool = SlowOnce()
+    agent = student(tool, group=2, update_seconds=0.5)
+    whole: list[Group] = []
+
+    async def hand_on(group: Group) -> None:
+        whole.append(group)
+
+    groups = run(agent, on_group=hand_on)
+    assert [(len(group), group.dropped) for group in groups] == [(2, 0), (0, 2), (2, 0)]
+    assert sorted(group.dropped for group in whole) == [0, 0, 2]
+    assert tool.runs == 2  # not tried again
+    assert "not ended within rollout.update_seconds = 0.5 s" in capsys.readouterr().out
+    assert isinstance(agent.engine, ScriptedEngine)
+    assert len(agent.engine.released) == 6
+
+
+def test_attempts_that_never_had_their_turn_by_the_updates_deadline_are_dropped_too(
+    student: Callable[..., Agent],
+) -> None:
+    tool = Slow()
+    groups = run(student(tool, group=2, concurrency=1, update_seconds=0.3))
+    assert [(len(group), group.dropped) for group in groups] == [(0, 2)] * 3
+    assert tool.runs == 1
+
+
 def test_our_own_failures_are_tried_again_with_the_same_seeds(student: Callable[..., Agent]) -> None:
     agent, healthy = student(Flaky(failures=1), group=1), student(group=1)
     assert pieces(run(agent)) == pieces(run(healthy))

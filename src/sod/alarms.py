@@ -64,8 +64,18 @@ def _rose(name: str, words: str, *, above: float, at_least: float) -> Callable[[
     return saw
 
 
+def _above(name: str, words: str, limit: float) -> Callable[[History], str | None]:
+    """Sees a mean above a fixed limit that is no share."""
+
+    def saw(history: History) -> str | None:
+        latest = _latest(history, name)
+        return None if latest is None or latest <= limit else f"{latest:.2g} {words} (alarming from {limit:g})"
+
+    return saw
+
+
 def _over(name: str, words: str, limit: float) -> Callable[[History], str | None]:
-    """Sees a mean above a fixed limit."""
+    """Sees a share above a fixed limit."""
 
     def saw(history: History) -> str | None:
         latest = _latest(history, name)
@@ -121,6 +131,11 @@ ALARMS = {
         _over("rollout/groups_alike", "groups have one reward for all their attempts", 0.8),
         "GRPO learns nothing from them; the problems are too easy or too hard.",
         "other problems, or a larger rollout.group",
+    ),
+    "sampler_drift": Alarm(
+        _above("sampler/gap_mean", "nats between the sampler's log-probabilities and a full forward pass", 0.05),
+        "what is learnt from is not quite what the policy would write; rounding makes some 1e-2 of it at most.",
+        "network.dtype float32, or score.student recompute",
     ),
     "lost_attempts": Alarm(
         _over("rollout/lost", "attempts were lost to our own machinery or left ungraded", 0.05),

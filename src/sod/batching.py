@@ -94,8 +94,8 @@ def collate(groups: Sequence[Group]) -> Batch:
 
 
 def join(batches: Sequence[Batch]) -> Batch:
-    """Batches of whole groups, one after another. What one of them does not know, the whole does not know."""
-    width = max((batch.ids_BT.shape[1] for batch in batches), default=0)
+    """One or more batches of whole groups, one after another. What one does not know, the whole does not know."""
+    width = max(batch.ids_BT.shape[1] for batch in batches)
     numbers = accumulate((int(batch.groups_B.max()) + 1 if len(batch) else 1 for batch in batches), initial=0)
     batches = [
         replace(batch, groups_B=batch.groups_B + number) for batch, number in zip(batches, numbers, strict=False)

@@ -270,8 +270,8 @@ class TrainOptions(Options):
     """Newest checkpoints to keep beside the last."""
     stop_on: tuple[str, ...] = ()
     """Alarms that stop the run, after a checkpoint; all are said in any case. There are tool_calls, malformed_calls,
-    truncated, entropy_collapse, entropy_explosion, divergence, silent_teacher, saturated_weights, no_contrast and
-    lost_attempts."""
+    truncated, entropy_collapse, entropy_explosion, divergence, silent_teacher, saturated_weights, no_contrast,
+    sampler_drift and lost_attempts."""
     save_trajectories: Count = 64
     """Trajectories of each update to keep in the run directory."""
     resume: bool = False

@@ -103,7 +103,7 @@ def of_time(batch: Batch, phases: dict[str, float], *, generate: float, score: f
         "seconds/tools": tools,
         "seconds/waiting": max(0.0, sample - generate - score),
         "seconds/update": update,
-        "speed/tokens_per_second": sampled / update,
+        "speed/tokens_per_second": _ratio(sampled, update),
         "speed/generate_tokens_per_second": _ratio(sampled, generate),
         "speed/score_tokens_per_second": _ratio(tokens, score),
         "speed/learn_tokens_per_second": _ratio(tokens, learn),

@@ -1,6 +1,7 @@
 """The network that learns: update, save, restore."""
 
 import math
+import warnings
 from pathlib import Path
 
 import torch
@@ -35,7 +36,8 @@ class Policy:
     ):
         self.model = model
         if options.checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            with warnings.catch_warnings(category=FutureWarning, action="ignore"):  # another name from 5.23 on
+                model.gradient_checkpointing_enable({"use_reentrant": False})
         self.tokenizer = tokenizer
         self.steps = 0
         self._options = options

@@ -5,6 +5,7 @@ intermediate of a softmax. Here they exist for a chunk of tokens at a time, forw
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -69,9 +70,10 @@ class _TokenLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         logprobs_N, entropy_N = _results(hidden_ND, entropy)
         for rows in _chunks(hidden_ND, head_VD, chunk):
-            probs_NV, logprobs_N[rows] = _softmax(hidden_ND[rows], head_VD, targets_N[rows], temperature)
-            if entropy_N is not None:
-                entropy_N[rows] = _entropy(probs_NV)
+            softmax = _softmax(hidden_ND[rows], head_VD, targets_N[rows], temperature, entropy=entropy)
+            logprobs_N[rows] = softmax.logprobs_N
+            if entropy_N is not None and softmax.entropy_N is not None:
+                entropy_N[rows] = softmax.entropy_N
         ctx.save_for_backward(hidden_ND, head_VD, targets_N)
         ctx.temperature, ctx.chunk = temperature, chunk
         if entropy_N is not None:
@@ -83,8 +85,8 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden_ND, head_VD, targets_N = ctx.saved_tensors
         gradients = _Gradients(hidden_ND, head_VD, ctx.needs_input_grad)
         for rows in _chunks(hidden_ND, head_VD, ctx.chunk):
-            probs_NV, _ = _softmax(hidden_ND[rows], head_VD, targets_N[rows], ctx.temperature)
-            gradients.add(rows, probs_NV, targets_N[rows], gradient_N[rows] / ctx.temperature)
+            softmax = _softmax(hidden_ND[rows], head_VD, targets_N[rows], ctx.temperature)
+            gradients.add(rows, softmax, targets_N[rows], gradient_N[rows] / ctx.temperature)
         return *gradients.of_inputs(), None, None, None, None
 
 
@@ -104,15 +106,16 @@ class _TokenLoss(torch.autograd.Function):
         total = logprobs_N.new_zeros(())
         gradients = _Gradients(hidden_ND, head_VD, ctx.needs_input_grad)
         for rows in _chunks(hidden_ND, head_VD, chunk):
-            probs_NV, logprobs_N[rows] = _softmax(hidden_ND[rows], head_VD, targets_N[rows], temperature)
-            if entropy_N is not None:
-                entropy_N[rows] = _entropy(probs_NV)
+            softmax = _softmax(hidden_ND[rows], head_VD, targets_N[rows], temperature, entropy=entropy)
+            logprobs_N[rows] = softmax.logprobs_N
+            if entropy_N is not None and softmax.entropy_N is not None:
+                entropy_N[rows] = softmax.entropy_N
             with torch.enable_grad():
                 leaf_N = logprobs_N[rows].detach().requires_grad_()
                 part = loss(leaf_N, rows).sum()
             total += part.detach()
             (gradient_N,) = torch.autograd.grad(part, leaf_N)
-            gradients.add(rows, probs_NV, targets_N[rows], gradient_N / temperature)
+            gradients.add(rows, softmax, targets_N[rows], gradient_N / temperature)
         ctx.save_for_backward(*gradients.of_inputs())
         ctx.mark_non_differentiable(logprobs_N, *([] if entropy_N is None else [entropy_N]))
         return total, logprobs_N, entropy_N
@@ -134,9 +137,9 @@ class _Gradients:
         # Summed over chunks, so in full precision.
         self._of_head_VD = torch.zeros_like(head_VD, dtype=_wide(head_VD)) if needed[1] else None
 
-    def add(self, rows: slice, probs_NV: Tensor, targets_N: Tensor, gradient_N: Tensor) -> None:
-        """`gradient_N`: with respect to the targets' logits before the temperature. Overwrites `probs_NV`."""
-        of_logits_NV = probs_NV.mul_(-gradient_N[:, None])
+    def add(self, rows: slice, softmax: "_Softmax", targets_N: Tensor, gradient_N: Tensor) -> None:
+        """`gradient_N`: with respect to the log-probabilities, over the temperature. Overwrites `softmax.exp_NV`."""
+        of_logits_NV = softmax.exp_NV.mul_(-gradient_N[:, None] / softmax.total_N1)
         of_logits_NV.scatter_add_(1, targets_N[:, None], gradient_N[:, None])
         of_logits_NV = of_logits_NV.to(self._head_VD.dtype)
         if self._of_hidden_ND is not None:
@@ -151,23 +154,32 @@ class _Gradients:
         return self._of_hidden_ND, None if self._of_head_VD is None else self._of_head_VD.to(self._head_VD.dtype), None
 
 
-def _softmax(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Probabilities, and the targets' log-probabilities. -> (n, V), (n,)"""
+@dataclass(slots=True)
+class _Softmax:
+    """exp(logits - highest of the row), and what turns that into the distribution of each token."""
+
+    exp_NV: Tensor
+    total_N1: Tensor
+    logprobs_N: Tensor
+    """Of the targets."""
+    entropy_N: Tensor | None
+
+
+def _softmax(
+    hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, temperature: float, *, entropy: bool = False
+) -> _Softmax:
     logits_NV = hidden_ND @ head_VD.T
     logits_NV = logits_NV.to(_wide(logits_NV))
     if temperature != 1:
         logits_NV /= temperature
-    at_target_N1 = logits_NV.gather(1, targets_N[:, None])
-    highest_N1 = logits_NV.amax(-1, keepdim=True)
-    probs_NV = logits_NV.sub_(highest_N1).exp_()
-    total_N1 = probs_NV.sum(-1, keepdim=True)
-    probs_NV /= total_N1
-    return probs_NV, (at_target_N1 - highest_N1 - total_N1.log())[:, 0]
-
-
-def _entropy(probs_NV: Tensor) -> Tensor:
-    """-sum p log p, in nats. -> (n,)"""
-    return torch.special.entr(probs_NV).sum(-1)
+    logits_NV -= logits_NV.amax(-1, keepdim=True)
+    at_target_N = logits_NV.gather(1, targets_N[:, None])[:, 0]
+    exp_NV = logits_NV.exp() if entropy else logits_NV.exp_()
+    total_N1 = exp_NV.sum(-1, keepdim=True)
+    log_total_N = total_N1.log()[:, 0]
+    # -sum p log p, with log p = logits - log total; a product of two matrices' rows, without a third matrix
+    entropy_N = log_total_N - torch.einsum("nv,nv->n", exp_NV, logits_NV) / total_N1[:, 0] if entropy else None
+    return _Softmax(exp_NV, total_N1, at_target_N - log_total_N, entropy_N)
 
 
 def _results(hidden_ND: Tensor, entropy: bool) -> tuple[Tensor, Tensor | None]:

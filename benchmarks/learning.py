@@ -1,0 +1,153 @@
+"""Learning from trajectories of very different lengths: packed, against the same update padded to the longest; and what
+SOD costs beyond OPD on the same trajectories.
+
+    python benchmarks/learning.py [--trajectories 64] [--longest 1024]
+
+Lengths are spread 1:8, evenly on a logarithmic scale (as many short as long ones: what tool-using trajectories look like)
+and evenly on a linear one. A network of 10M parameters, one optimiser step on all trajectories, the clipped policy loss
+in chunks on both sides; only the layout differs.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from measure import in_turn, pairwise_ratios, parse, parser, report, row, show
+from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+from sod.algorithms import ALGORITHMS
+from sod.attention import NAME
+from sod.batching import Batch, collate
+from sod.config import AlgorithmOptions, LearnOptions
+from sod.core import clipped_policy_loss, token_loss
+from sod.models import head, score
+from sod.policy import Policy
+from sod.types import Group, Piece, Problem, Trajectory
+
+
+def network(width: int, layers: int, vocabulary: int = 2048) -> PreTrainedModel:
+    config = Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        num_key_value_heads=width // 64,
+        intermediate_size=3 * width,
+        head_dim=32,
+        max_position_embeddings=32_768,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(config).eval()
+    model.set_attn_implementation(NAME)
+    return model
+
+
+def lengths(count: int, longest: int, *, logarithmic: bool) -> list[int]:
+    """From longest / 8 to longest, evenly on one of two scales."""
+    at = [i / (count - 1) for i in range(count)]
+    return [round(longest * (8 ** (x - 1) if logarithmic else (1 + 7 * x) / 8)) for x in at]
+
+
+def made_up(sizes: list[int], model: PreTrainedModel, vocabulary: int = 2048) -> Batch:
+    """Trajectories of four turns with observations between them, in groups of 8, with random scores of the teacher."""
+    generator = torch.Generator().manual_seed(0)
+
+    def trajectory(sample: int, size: int) -> Trajectory:
+        ids = torch.randint(1, vocabulary, (size,), generator=generator).tolist()
+        cuts = [round(size * share) for share in (0.1, 0.3, 0.4, 0.55, 0.65, 0.8, 0.9)]
+        parts = [ids[a:b] for a, b in zip([0, *cuts], [*cuts, size], strict=True)]
+        authors = ["prompt", "student", "tool", "student", "tool", "student", "tool", "student"]
+        pieces = [Piece(author, tuple(part)) for author, part in zip(authors, parts, strict=True)]  # type: ignore[arg-type]
+        return Trajectory(PROBLEM, sample, tuple(pieces), "answered", "", reward=float(sample % 2))
+
+    rows = [trajectory(i, size) for i, size in enumerate(sizes)]
+    batch = collate([Group(PROBLEM, rows[i : i + 8]) for i in range(0, len(rows), 8)])
+    student_BT, _ = score(model, batch, 1.0, 16_384)
+    noise_BT = torch.randn(student_BT.shape, generator=generator)
+    return replace(
+        batch, student_BT=student_BT, teacher_BT=student_BT + 0.3 * noise_BT, credit_BT=noise_BT * batch.mask_BT
+    )
+
+
+PROBLEM = Problem(id="p", messages=(), answer="1")
+
+
+def learn_padded(policy: Policy, batch: Batch, microbatch_tokens: int) -> None:
+    """One optimiser step as it is usually laid out: rows in the order they came, each padded to the batch's longest."""
+    width, tokens = batch.ids_BT.shape[1], int(batch.mask_BT.sum())
+    rows = max(1, microbatch_tokens // width)
+    for index in torch.arange(len(batch)).split(rows):
+        ids_BT, mask_BT = batch.ids_BT[index], batch.mask_BT[index]
+        assert batch.student_BT is not None
+        assert batch.credit_BT is not None
+        old_M, credit_M = batch.student_BT[index][mask_BT], batch.credit_BT[index][mask_BT]
+        hidden_BTD = policy.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+        loss, _, _ = token_loss(
+            hidden_BTD[:, :-1][mask_BT[:, 1:]],
+            head(policy.model),
+            ids_BT[mask_BT],
+            lambda logprobs, where, old=old_M, credit=credit_M: (
+                clipped_policy_loss(logprobs, old[where], credit[where]) / tokens
+            ),
+            entropy=True,
+        )
+        loss.backward()
+    policy._step()  # the optimiser's part is the same
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument("--trajectories", type=int, default=64)
+    made.add_argument("--longest", type=int, default=1024)
+    options = parse(made)
+    width, layers = (320, 8) if not options.quick else (64, 1)
+    if options.quick:
+        options.trajectories, options.longest = 8, 64
+    model = network(width, layers)
+    tokenizer: Any = None
+    budget = 16_384
+    policy = Policy(model, tokenizer, LearnOptions(minibatches=1, lr=1e-6, microbatch_tokens=budget))
+    rows = []
+    for logarithmic in (True, False):
+        batch = made_up(lengths(options.trajectories, options.longest, logarithmic=logarithmic), model)
+        seconds = in_turn(
+            {
+                "packed": lambda batch=batch: policy.learn(batch, 1.0, torch.Generator().manual_seed(0)),
+                "padded": lambda batch=batch: learn_padded(policy, batch, budget),
+            },
+            options.rounds,
+        )
+        tokens, padded = int(batch.lengths_B.sum()), batch.ids_BT.numel()
+        rows.append(
+            row(
+                f"one update, {options.trajectories} trajectories, lengths {options.longest // 8}-{options.longest} spread "
+                f"{'logarithmically' if logarithmic else 'evenly'} ({padded / tokens:.2f} padded tokens a token)",
+                f"{tokens / sorted(seconds['packed'])[len(seconds['packed']) // 2]:,.0f} tokens/s",
+                f"padded to the longest: {show(seconds['padded'])} against {show(seconds['packed'])}",
+                pairwise_ratios(seconds["padded"], seconds["packed"]),
+                ">= 2",
+            )
+        )
+    batch = made_up(lengths(options.trajectories, options.longest, logarithmic=True), model)
+    algorithm = AlgorithmOptions()
+
+    def update(name: str) -> None:
+        credit_BT = ALGORITHMS[name](batch, algorithm)
+        policy.learn(replace(batch, credit_BT=credit_BT), 1.0, torch.Generator().manual_seed(0))
+
+    seconds = in_turn({"sod": lambda: update("sod"), "opd": lambda: update("opd")}, 2 * options.rounds)
+    rows.append(
+        row(
+            "credit and update by SOD, same trajectories",
+            show(seconds["sod"]),
+            f"by OPD: {show(seconds['opd'])}",
+            pairwise_ratios(seconds["sod"], seconds["opd"]),
+            "<= 1.01",
+        )
+    )
+    report(options, rows, parameters=model.num_parameters())
+
+
+if __name__ == "__main__":
+    main()

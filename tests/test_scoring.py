@@ -1,0 +1,245 @@
+"""What both models think of every token: scored by group, in any order, wholly or on a sample, and where the time went."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
+
+from sod import metrics
+from sod.batching import Batch, collate, join
+from sod.concurrency import Occupancy, compute
+from sod.config import AlgorithmOptions, ModelOptions, RolloutOptions, ScoreOptions
+from sod.memory import take_peak_mb
+from sod.models import score
+from sod.scoring import Scorer
+from sod.teachers.local import LocalTeacher
+from sod.types import Group, Piece, Trajectory
+
+MakeModel = Callable[..., Qwen3ForCausalLM]
+MakeGroups = Callable[..., list[Group]]
+
+
+class AnotherModel:
+    """A teacher that is at hand already."""
+
+    def __init__(self, model: Qwen3ForCausalLM):
+        self._model = model
+
+    def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        logprobs_BT, entropy_BT = score(self._model, batch, 0.7, 1000, entropy=True)
+        assert entropy_BT is not None
+        return logprobs_BT, entropy_BT
+
+
+@pytest.fixture
+def groups(random_groups: MakeGroups) -> list[Group]:
+    """Three groups of different sizes; the second has lost all its attempts."""
+    groups = random_groups(3, 4)
+    groups[1].trajectories.clear()
+    groups[2].trajectories.pop()
+    return groups
+
+
+def sampled_with(groups: Sequence[Group], model: Qwen3ForCausalLM, shift: float) -> list[Group]:
+    """The groups with a sampler's log-probabilities: the model's own, plus a shift."""
+
+    def heard(trajectory: Trajectory) -> Trajectory:
+        batch = collate([Group(trajectory.problem, [trajectory])])
+        known = iter(score(model, batch, 0.7, 1000)[0][batch.mask_BT].tolist())
+        pieces = [
+            replace(piece, logprobs=tuple(next(known) + shift for _ in piece.tokens))
+            if piece.author == "student"
+            else piece
+            for piece in trajectory.pieces
+        ]
+        return replace(trajectory, pieces=tuple(pieces))
+
+    return [Group(group.problem, [heard(t) for t in group]) for group in groups]
+
+
+# By group
+
+
+def test_groups_scored_apart_make_the_batch_of_the_whole(random_model: MakeModel, groups: list[Group]) -> None:
+    student, other = random_model(0), random_model(1)
+    scorer = Scorer(student, AnotherModel(other), temperature=0.7, microbatch_tokens=1000)
+    batch, whole = join([scorer.score_now(group) for group in groups]), collate(groups)
+    assert batch.trajectories == whole.trajectories
+    for name in ("ids_BT", "mask_BT", "steps_BT", "lengths_B", "rewards_B"):
+        assert torch.equal(getattr(batch, name), getattr(whole, name))
+    assert batch.groups_B.unique(return_inverse=True)[1].tolist() == [0] * 4 + [1] * 3
+    for model, found_BT in ((student, batch.student_BT), (other, batch.teacher_BT)):
+        torch.testing.assert_close(found_BT, score(model, whole, 0.7, 1000)[0], atol=1e-5, rtol=1e-5)
+    assert batch.recomputed_B is not None
+    assert batch.recomputed_B.all()
+
+
+def test_the_order_in_which_groups_come_changes_no_bit(random_model: MakeModel, random_groups: MakeGroups) -> None:
+    groups = random_groups(4, 3)
+    scorer = Scorer(random_model(), None, temperature=0.7, microbatch_tokens=30)
+    forwards = [scorer.score_now(group) for group in groups]
+    backwards = [scorer.score_now(group) for group in reversed(groups)]
+    for one, other in zip(forwards, reversed(backwards), strict=True):
+        assert one.student_BT is not None
+        assert other.student_BT is not None
+        assert torch.equal(one.student_BT, other.student_BT)
+
+
+def test_what_one_group_does_not_know_the_whole_does_not_know(random_groups: MakeGroups) -> None:
+    one, other = (collate([group]) for group in random_groups(2, 2))
+    assert join([replace(one, student_BT=torch.zeros(one.ids_BT.shape)), other]).student_BT is None
+
+
+# The student's own log-probabilities
+
+
+def test_the_samplers_log_probabilities_are_taken_except_for_the_longest_of_each_group(
+    random_model: MakeModel, groups: list[Group]
+) -> None:
+    model = random_model()
+    groups = sampled_with(groups, model, shift=-0.25)
+    scorer = Scorer(model, None, temperature=0.7, microbatch_tokens=1000, student_from="sampler")
+    batch = join([scorer.score_now(group) for group in groups])
+    full_BT, _ = score(model, collate(groups), 0.7, 1000)
+    assert batch.recomputed_B is not None
+    assert batch.student_BT is not None
+    assert batch.recomputed_B.sum() == 2
+    for group in (0, 1):
+        rows = torch.arange(7) < 4 if group == 0 else torch.arange(7) >= 4
+        assert batch.lengths_B[rows & batch.recomputed_B].item() == batch.lengths_B[rows].max()
+    shifted_BT = torch.where(batch.recomputed_B[:, None], full_BT, full_BT - 0.25)
+    torch.testing.assert_close(batch.student_BT[batch.mask_BT], shifted_BT[batch.mask_BT], atol=1e-5, rtol=1e-5)
+    assert not batch.student_BT[~batch.mask_BT].any()
+
+
+@pytest.mark.parametrize("student_from", ["recompute", "sampler"])
+def test_how_far_off_the_sampler_is_is_measured_either_way(
+    random_model: MakeModel, groups: list[Group], student_from: str
+) -> None:
+    model = random_model()
+    groups = sampled_with(groups, model, shift=-0.25)
+    scorer = Scorer(model, None, temperature=0.7, microbatch_tokens=1000, student_from=student_from)  # type: ignore[arg-type]
+    gaps = metrics.of_sampler(join([scorer.score_now(group) for group in groups]))
+    assert gaps == pytest.approx({"sampler/gap_mean": 0.25, "sampler/gap_max": 0.25}, abs=1e-4)
+
+
+def test_the_samplers_log_probabilities_stand_where_its_tokens_do(trajectory: Callable[..., Trajectory]) -> None:
+    made = trajectory(("prompt", [1, 2]), ("student", [3, 4]), ("tool", [5]), ("student", [6]))
+    pieces = (made.pieces[0], Piece("student", (3, 4), (-1.0, -2.0)), made.pieces[2], Piece("student", (6,), (-3.0,)))
+    assert replace(made, pieces=pieces).sampler_logprobs == [0, 0, -1.0, -2.0, 0, -3.0]
+
+
+# The teacher
+
+
+@pytest.mark.parametrize("options", [{}, {"offload_teacher": True}, {"teacher_dtype": "bfloat16"}], ids=str)
+def test_a_teacher_scores_alike_wherever_its_weights_are_kept_and_nearly_so_in_bfloat16(
+    teacher: Path, tokenizer: PreTrainedTokenizerBase, random_groups: MakeGroups, options: dict[str, object]
+) -> None:
+    rollout = RolloutOptions(max_tokens=200, max_prompt_tokens=100)
+    network, batch = ModelOptions(device="cpu"), collate(random_groups(2, 3, vocabulary=400))
+
+    def scored(**fields: object) -> Tensor:
+        made = LocalTeacher(
+            teacher, tokenizer, network, ScoreOptions.model_validate(fields), rollout, microbatch_tokens=500
+        )
+        return made.score(batch)[0]
+
+    plain_BT, found_BT = scored(), scored(**options)
+    if "teacher_dtype" in options:
+        gap_N = (plain_BT - found_BT).abs()[batch.mask_BT]
+        assert 1e-4 < gap_N.mean() < 0.2
+    else:
+        assert torch.equal(plain_BT, found_BT)
+
+
+# Time and memory
+
+
+def test_where_the_time_went_adds_up(groups: list[Group]) -> None:
+    batch = collate(groups)
+    phases = {"sample": 8.0, "learn": 1.0, "sync": 1.0}
+    report = metrics.of_time(batch, phases, generate=4.0, score=2.0, tools=6.0)
+    assert report["seconds/update"] == 10
+    assert report["seconds/waiting"] == 2
+    tokens, sampled = int(batch.lengths_B.sum()), int(batch.mask_BT.sum())
+    assert report["speed/tokens_per_second"] == sampled / 10
+    assert report["speed/generate_tokens_per_second"] == sampled / 4
+    assert report["speed/score_tokens_per_second"] == tokens / 2
+    assert report["speed/learn_tokens_per_second"] == tokens
+    assert report["speed/padding_spared"] == 1 - tokens / batch.ids_BT.numel()
+    waited = {name: report[f"waited/{name}"] for name in ("generate", "score", "tools", "learn")}
+    assert waited == {"generate": 0.5, "score": 0.75, "tools": 0.25, "learn": 0.9}
+
+
+def test_an_update_in_which_nothing_was_scored_has_a_report_too(random_groups: MakeGroups) -> None:
+    report = metrics.of_time(
+        collate(random_groups(1, 1)), {"sample": 0.0, "learn": 0.0, "sync": 0.0}, generate=0.0, score=0.0, tools=0.0
+    )
+    assert all(0 <= value <= 1 for name, value in report.items() if name.startswith("waited/"))
+
+
+def test_overlapping_things_count_once() -> None:
+    occupancy = Occupancy()
+    with occupancy, occupancy:
+        time.sleep(0.02)
+    once = occupancy.take_seconds()
+    assert once >= 0.02
+    assert occupancy.take_seconds() == 0
+    occupancy.__enter__()
+    assert occupancy.take_seconds() == 0  # what has not ended does not count yet
+    occupancy.__exit__()
+
+
+def test_arithmetic_is_done_one_thing_after_another_and_keeps_nobody_waiting() -> None:
+    running: list[int] = []
+    most = 0
+
+    def work(number: int) -> int:
+        nonlocal most
+        running.append(number)
+        most = max(most, len(running))
+        time.sleep(0.02)
+        running.remove(number)
+        return number
+
+    async def main() -> tuple[list[int], int]:
+        tasks = asyncio.gather(*(compute(work, number) for number in range(5)))
+        others = 0
+        while not tasks.done():
+            others += 1
+            await asyncio.sleep(0.001)
+        return await tasks, others
+
+    results, others = asyncio.run(main())
+    assert results == list(range(5))
+    assert most == 1
+    assert others > 5
+
+
+@pytest.mark.skipif(take_peak_mb() is None, reason="this system does not tell how much memory a process had at most")
+def test_the_peak_of_memory_is_of_the_time_since_it_was_last_asked_for() -> None:
+    take_peak_mb()
+    before = take_peak_mb()
+    large = torch.ones(100 << 18)  # 100 MiB
+    assert float(large[-1]) == 1
+    del large
+    height, after = take_peak_mb(), take_peak_mb()
+    assert before is not None
+    assert height is not None
+    assert after is not None
+    assert height - before > 90
+    assert after < height - 90
+
+
+def test_steps_are_measured_of_what_was_scored_by_group(random_model: MakeModel, groups: list[Group]) -> None:
+    scorer = Scorer(random_model(0), AnotherModel(random_model(1)), temperature=0.7, microbatch_tokens=1000)
+    report = metrics.of_steps(join([scorer.score_now(group) for group in groups]), AlgorithmOptions())
+    assert report["steps/d"] > 0.1
+    assert report["steps/teacher_entropy"] > 0.1
