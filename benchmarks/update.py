@@ -8,7 +8,6 @@ the same model, problems, limits and hyper-parameters. The first update of each 
 take turns, one of ours, one of TRL's.
 """
 
-import asyncio
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from measure import parse, parser, report, row, show
 
+from sod.concurrency import Runner
 from sod.config import LabOptions, SandboxOptions, ToolOptions, TrainOptions
 from sod.lab import settings
 from sod.lab.make import TEACHER_FOLDER, make
@@ -51,7 +51,7 @@ def trl(updates: int) -> list[Any]:
 
     tasks, _ = lab_problems(8 * updates, 0, seed=1)
     sandbox = open_sandbox(SandboxOptions(workers=4))
-    with asyncio.Runner() as loop, sandbox.working_in(loop):
+    with Runner() as loop, sandbox.working_in(loop):
         python = PythonTool(sandbox, ToolOptions.model_validate(settings.TOOL))
         tool = trl_peer.code_interpreter(lambda code: loop.run(python({"code": code})).text)
         seconds, statistics = trl_peer.update(

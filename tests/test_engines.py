@@ -273,8 +273,9 @@ def test_newcomers_are_read_in_the_pass_that_writes_for_the_others(random_model:
 
     async def work() -> None:
         long = asyncio.create_task(engine.sample(ask(1, ids=[2, 3], max_tokens=60, stop=NEVER)))
-        while len(read) < 5:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            while len(read) < 5:
+                await asyncio.sleep(0)
         await engine.sample(ask(2, ids=[4, 5, 6, 7, 8, 9], max_tokens=2, stop=NEVER))
         await long
 

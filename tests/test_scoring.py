@@ -1,7 +1,5 @@
 """What both models think of every token: scored by group, in any order, wholly or on a sample, and where the time went."""
 
-import asyncio
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,6 @@ from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
 from sod import metrics
 from sod.batching import Batch, collate, join
-from sod.concurrency import Occupancy, compute
 from sod.config import AlgorithmOptions, ModelOptions, RolloutOptions, ScoreOptions
 from sod.memory import take_peak_mb
 from sod.models import score
@@ -183,44 +180,6 @@ def test_an_update_in_which_nothing_was_scored_has_a_report_too(random_groups: M
         collate(random_groups(1, 1)), {"sample": 0.0, "learn": 0.0, "sync": 0.0}, generate=0.0, score=0.0, tools=0.0
     )
     assert all(0 <= value <= 1 for name, value in report.items() if name.startswith("waited/"))
-
-
-def test_overlapping_things_count_once() -> None:
-    occupancy = Occupancy()
-    with occupancy, occupancy:
-        time.sleep(0.02)
-    once = occupancy.take_seconds()
-    assert once >= 0.02
-    assert occupancy.take_seconds() == 0
-    occupancy.__enter__()
-    assert occupancy.take_seconds() == 0  # what has not ended does not count yet
-    occupancy.__exit__()
-
-
-def test_arithmetic_is_done_one_thing_after_another_and_keeps_nobody_waiting() -> None:
-    running: list[int] = []
-    most = 0
-
-    def work(number: int) -> int:
-        nonlocal most
-        running.append(number)
-        most = max(most, len(running))
-        time.sleep(0.02)
-        running.remove(number)
-        return number
-
-    async def main() -> tuple[list[int], int]:
-        tasks = asyncio.gather(*(compute(work, number) for number in range(5)))
-        others = 0
-        while not tasks.done():
-            others += 1
-            await asyncio.sleep(0.001)
-        return await tasks, others
-
-    results, others = asyncio.run(main())
-    assert results == list(range(5))
-    assert most == 1
-    assert others > 5
 
 
 @pytest.mark.skipif(take_peak_mb() is None, reason="this system does not tell how much memory a process had at most")

@@ -7,7 +7,6 @@ which travels to every layer as a keyword of the forward pass: `Packed` for sequ
 """
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
 import torch
@@ -83,7 +82,7 @@ class Packed:
 
 
 class SlotCache:
-    """Keys and values of the sequences under way, one slot each: (slots, capacity, heads, head_dim) for each layer."""
+    """Keys and values of the sequences under way, one slot each: (slots, heads, capacity, head_dim) for each layer."""
 
     def __init__(self, slots: int, device: torch.device):
         self._slots = slots
@@ -95,91 +94,85 @@ class SlotCache:
         """The layout of a pass that reads `counts[i]` new tokens into `slots[i]`, where `starts[i]` are known already."""
         longest = max(start + count for start, count in zip(starts, counts, strict=True))
         if longest > self._capacity:
-            self._grow(max(longest, 2 * self._capacity, 64))
+            # Not a power of two: slots that far apart would compete for the same lines of the processor's cache.
+            self._grow(max(longest, 2 * self._capacity, 64) // 64 * 64 + 72)
         return Reading(self, slots, starts, counts)
 
     @torch.inference_mode()
     def copy(self, source: int, target: int, length: int) -> None:
         """Let a slot begin as another does."""
         for keys, values in self._layers.values():
-            keys[target, :length] = keys[source, :length]
-            values[target, :length] = values[source, :length]
+            keys[target, :, :length] = keys[source, :, :length]
+            values[target, :, :length] = values[source, :, :length]
 
-    def write(self, layer: int, where_N: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Put new keys and values, (1, heads, N, head_dim), at slot * capacity + position. -> all of the layer's"""
+    def write(
+        self, layer: int, slots_N: Tensor, positions_N: Tensor, key: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Put new keys and values, (1, heads, N, head_dim), to their places. -> all of the layer's"""
+        _, heads, _, width = key.shape
         if layer not in self._layers:
-            _, heads, _, width = key.shape
-            shape = (self._slots, self._capacity, heads, width)
+            shape = (self._slots, heads, self._capacity, width)
             self._layers[layer] = (key.new_zeros(shape), value.new_zeros(shape))
         both = self._layers[layer]
+        of_head = torch.arange(heads, device=key.device)[:, None]
+        where = ((slots_N * heads + of_head) * self._capacity + positions_N).flatten()
         for all_of_them, new in zip(both, (key, value), strict=True):
-            all_of_them.flatten(0, 1).index_copy_(0, where_N, new[0].transpose(0, 1))
+            all_of_them.flatten(0, 2).index_copy_(0, where, new[0].flatten(0, 1))
         return both
-
-    @property
-    def capacity(self) -> int:
-        return self._capacity
 
     @property
     def device(self) -> torch.device:
         return self._device
 
     def _grow(self, capacity: int) -> None:
-        more = (0, 0, 0, 0, 0, capacity - self._capacity)
+        more = (0, 0, 0, capacity - self._capacity)
         self._layers = {layer: (pad(keys, more), pad(values, more)) for layer, (keys, values) in self._layers.items()}
         self._capacity = capacity
 
 
 class Reading:
-    """New tokens of some slots, in the order given: single ones first, which attend in one batch; longer runs after."""
+    """New tokens of some slots, in the order given: those that have one first, which can attend in one batch."""
+
+    BATCHED_ELEMENTS = 1 << 20
+    """Keys that are put side by side to attend in one batch, at most. More are quicker attended to one slot at a time,
+    where they stand."""
 
     def __init__(self, cache: SlotCache, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int]):
-        assert list(counts) == sorted(counts, key=lambda count: count > 1), "single tokens come first"
         device = cache.device
+        ends = [start + count for start, count in zip(starts, counts, strict=True)]
+        places = [at for start, end in zip(starts, ends, strict=True) for at in range(start, end)]
         self._cache = cache
-        self._singles = sum(count == 1 for count in counts)
-        self._runs = list(zip(slots, starts, counts, strict=True))[self._singles :]
-        self._ends = list(accumulate((count for _, _, count in self._runs), initial=self._singles))
-        singles = list(zip(slots, starts, strict=True))[: self._singles]
-        places = [slot * cache.capacity + start for slot, start in singles]
-        places += [
-            slot * cache.capacity + at for slot, start, count in self._runs for at in range(start, start + count)
-        ]
-        self._where_N = torch.tensor(places, device=device)
-        self.positions = (self._where_N % cache.capacity)[None]
+        self._slots, self._ends, self._counts = list(slots), ends, list(counts)
+        self._slots_N = torch.tensor(slots, device=device).repeat_interleave(torch.tensor(counts, device=device))
+        self.positions = torch.tensor([places], device=device)
         """Each token's place in its sequence, (1, N)."""
-        if singles:
-            self._choose([slot for slot, _ in singles], [start + 1 for _, start in singles])
-
-    def _choose(self, slots: list[int], lengths: list[int]) -> None:
-        """The rows that single tokens attend to: all up to the highest slot where most are wanted, which spares a copy of
-        them; the wanted ones otherwise."""
-        device, rows = self._cache.device, max(slots) + 1
-        self._length = max(lengths)
-        self._is_dense = 2 * len(slots) >= rows
-        self._slots = torch.tensor(slots, device=device)
-        of_row = torch.ones(rows, dtype=torch.long) if self._is_dense else torch.tensor(lengths)
-        if self._is_dense:
-            of_row[slots] = torch.tensor(lengths)
-        hidden = torch.arange(self._length) >= of_row[:, None]
-        self._mask = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)[:, None, None].to(device)
+        self._masks = [
+            _causal(start, end, device) if start and end > start + 1 else None
+            for start, end in zip(starts, ends, strict=True)
+        ]
+        self._singles = next((i for i, count in enumerate(counts) if count > 1), len(counts))
+        assert all(count > 1 for count in counts[self._singles :]), "single tokens come first"
+        of_singles = torch.tensor(ends[: self._singles], device=device)[:, None]
+        self._longest = max(ends[: self._singles], default=0)
+        hidden = torch.arange(self._longest, device=device) >= of_singles
+        self._mask = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -torch.inf)[:, None, None]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        keys, values = self._cache.write(layer, self._where_N, key, value)
-        found = [self._attend_singles(query[0, :, : self._singles], keys, values, scale)] if self._singles else []
-        for (slot, start, count), (first, last) in zip(self._runs, pairwise(self._ends), strict=True):
-            seen = start + count
-            mask = None
-            if start:
-                at = torch.arange(seen, device=query.device)
-                mask = at <= at[start:, None]
+        keys, values = self._cache.write(layer, self._slots_N, self.positions[0], key, value)
+        _, heads, _, width = keys.shape
+        batched = self._singles if self._singles * heads * self._longest * width <= self.BATCHED_ELEMENTS else 0
+        singles, *others = query.split([batched, *self._counts[batched:]], dim=2)
+        found = [self._attend_singles(singles[0], keys, values, scale)] if batched else []
+        for new, slot, end, mask in zip(
+            others, self._slots[batched:], self._ends[batched:], self._masks[batched:], strict=True
+        ):
             found.append(
                 scaled_dot_product_attention(
-                    query[:, :, first:last],
-                    keys[slot, :seen].transpose(0, 1)[None],
-                    values[slot, :seen].transpose(0, 1)[None],
+                    new,
+                    keys[None, slot, :, :end],
+                    values[None, slot, :, :end],
                     attn_mask=mask,
-                    is_causal=mask is None,
+                    is_causal=mask is None and new.shape[2] > 1,
                     scale=scale,
                     enable_gqa=True,
                 )
@@ -189,19 +182,19 @@ class Reading:
     def _attend_singles(self, query: Tensor, keys: Tensor, values: Tensor, scale: float | None) -> Tensor:
         """(heads, S, head_dim) -> (1, heads, S, head_dim). Query heads that share a key are taken for one head's queries,
         so that no key is repeated."""
-        heads, _, width = query.shape
-        shared = heads // keys.shape[2]
-        queries = query.transpose(0, 1).unflatten(1, (-1, shared))
-        if self._is_dense:
-            rows = queries.new_zeros(len(self._mask), *queries.shape[1:])
-            rows[self._slots] = queries
-            keys, values = keys[: len(rows), : self._length], values[: len(rows), : self._length]
-        else:
-            rows = queries
-            keys, values = keys[self._slots, : self._length], values[self._slots, : self._length]
+        heads, singles, width = query.shape
+        chosen = self._slots_N[:singles]
         found = scaled_dot_product_attention(
-            rows, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=self._mask.to(rows.dtype), scale=scale
+            query.transpose(0, 1).unflatten(1, (keys.shape[1], -1)),
+            keys[:, :, : self._longest].index_select(0, chosen),
+            values[:, :, : self._longest].index_select(0, chosen),
+            attn_mask=self._mask.to(query.dtype),
+            scale=scale,
         )
-        if self._is_dense:
-            found = found[self._slots]
-        return found.reshape(-1, heads, width).transpose(0, 1)[None]
+        return found.reshape(singles, heads, width).transpose(0, 1)[None]
+
+
+def _causal(start: int, end: int, device: torch.device) -> Tensor:
+    """Whether each token from `start` on sees each token up to the last of them. -> (end - start, end)"""
+    at = torch.arange(end, device=device)
+    return at <= at[start:, None]

@@ -1,6 +1,5 @@
 """Measure a model: many samples per problem, and how sure the numbers are."""
 
-import asyncio
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from sod import metrics
 from sod.agent import Agent, check_prompts
 from sod.batching import collate, join
 from sod.chat import ChatFormat
+from sod.concurrency import Runner
 from sod.config import AlgorithmOptions, EvalOptions
 from sod.data import fingerprint, load_problems
 from sod.engines.opening import open_engine
@@ -46,7 +46,7 @@ def evaluate(options: EvalOptions) -> Results:
     )
     tools = Toolbox([PythonTool(sandbox, options.tool)])
     check_prompts(chat, tools, limits, problems)
-    with asyncio.Runner() as loop, sandbox.working_in(loop):
+    with Runner() as loop, sandbox.working_in(loop):
         run = Run.open(options, options.out, data={"data": fingerprint(options.data)})
         with open_engine(loop, options.engine, model, limits) as engine:
             agent = Agent(engine, chat, tools, referee, limits)

@@ -1,6 +1,5 @@
 """The on-policy loop: sample, score, give credit, learn."""
 
-import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from sod.alarms import ALARMS, raised
 from sod.algorithms import ALGORITHMS, WITHOUT_TEACHER
 from sod.batching import Batch, join
 from sod.chat import ChatFormat
+from sod.concurrency import Runner
 from sod.config import TrainOptions
 from sod.data import draw, fingerprint, fingerprint_model, load_problems
 from sod.engines.opening import open_engine
@@ -92,7 +92,7 @@ class Session:
     scorer: Scorer
     agent: Agent
     sandbox: GuardedSandbox
-    loop: asyncio.Runner
+    loop: Runner
     done: int
     """Updates that the newest checkpoint has behind it."""
     history: list[dict[str, float]]
@@ -131,7 +131,7 @@ class Session:
         check_context(model, options.rollout, whose="student")
         tools = Toolbox([PythonTool(sandbox, options.tool)])
         check_prompts(chat, tools, options.rollout, problems)
-        with asyncio.Runner() as loop, sandbox.working_in(loop):
+        with Runner() as loop, sandbox.working_in(loop):
             run = Run.open(options, options.out, data=files, resume=options.resume)
             policy = Policy(model, tokenizer, options.learn)
             if folder:

@@ -10,6 +10,8 @@ import asyncio
 import random
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -53,12 +55,16 @@ class HFEngine:
 
     PASS_TOKENS = 8192
     """New tokens that one pass reads for those who join; the others join the next."""
+    SMALL_PASS = 2e8
+    """Parameters times tokens below which one processor does a pass. A second would gain a tenth of the time, and keep the
+    tools waiting while it waits for the first."""
     WORTH_SHARING = 16
     """Tokens in common with another prompt that are rather waited for, one pass, and copied than read again."""
 
     def __init__(self, model: PreTrainedModel, *, slots: int):
         check_attention(model)
         self._model = model
+        self._parameters = model.num_parameters()
         self._cache = SlotCache(slots, model.device)
         self._cached: list[list[int]] = [[] for _ in range(slots)]
         """What each slot's keys and values were computed from."""
@@ -167,15 +173,16 @@ class HFEngine:
         start = time.perf_counter()
         news = [job.ids[job.read :] for job in jobs]
         counts = list(map(len, news))
-        layout = self._cache.reading([job.slot for job in jobs], [job.read for job in jobs], counts)
-        hidden_ND = self._model.base_model(
-            input_ids=torch.tensor([[token for new in news for token in new]], device=self._model.device),
-            position_ids=layout.positions,
-            use_cache=False,
-            layout=layout,
-        ).last_hidden_state[0]
-        ends = [end - 1 for end in accumulate(counts)]
-        drawn = self._draw(jobs, hidden_ND[ends])
+        with _processors(1 if self._parameters * sum(counts) < self.SMALL_PASS else None):
+            layout = self._cache.reading([job.slot for job in jobs], [job.read for job in jobs], counts)
+            hidden_ND = self._model.base_model(
+                input_ids=torch.tensor([[token for new in news for token in new]], device=self._model.device),
+                position_ids=layout.positions,
+                use_cache=False,
+                layout=layout,
+            ).last_hidden_state[0]
+            ends = [end - 1 for end in accumulate(counts)]
+            drawn = self._draw(jobs, hidden_ND[ends])
         self._busy_seconds += time.perf_counter() - start
         return drawn
 
@@ -200,6 +207,17 @@ class HFEngine:
 
     def _forget(self) -> None:
         self._cached = [[] for _ in self._cached]
+
+
+@contextmanager
+def _processors(count: int | None) -> Iterator[None]:
+    """Compute with so many, None for as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _common_prefix(cached: list[int], ids: list[int]) -> int:

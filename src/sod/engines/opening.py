@@ -1,11 +1,11 @@
 """The engine that the options name, open for as long as a run needs it."""
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from transformers import PreTrainedModel
 
+from sod.concurrency import Runner
 from sod.config import EngineOptions, RolloutOptions
 from sod.engines import Engine
 from sod.engines.hf import HFEngine
@@ -14,7 +14,7 @@ from sod.errors import OptionError
 
 @contextmanager
 def open_engine(
-    loop: asyncio.Runner, options: EngineOptions, model: PreTrainedModel, rollout: RolloutOptions
+    loop: Runner, options: EngineOptions, model: PreTrainedModel, rollout: RolloutOptions
 ) -> Iterator[Engine]:
     """An engine that samples `model`, for use in this loop. Raises OptionError where it cannot be had."""
     engine = loop.run(_open(options, model, rollout))

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from sod.concurrency import Runner
 from sod.config import SandboxOptions
 from sod.errors import OptionError, OutageError, SandboxError
 from sod.progress import say
@@ -86,7 +87,7 @@ class GuardedSandbox:
         self._statistics = Statistics()
 
     @contextmanager
-    def working_in(self, loop: asyncio.Runner) -> Iterator[None]:
+    def working_in(self, loop: Runner | asyncio.Runner) -> Iterator[None]:
         """Use it in this loop, then close it. Raises SandboxError at once unless a program can be run."""
         try:
             result = loop.run(self._sandbox.run(PROBE))

@@ -1,0 +1,134 @@
+"""An event loop beside the thread that does the arithmetic: who runs where, and how it ends."""
+
+import asyncio
+import signal
+import threading
+import time
+
+import pytest
+
+from sod.concurrency import Occupancy, Runner, compute
+
+
+def test_coroutines_run_in_a_thread_of_their_own_and_what_they_compute_in_the_callers() -> None:
+    async def where() -> tuple[int, int]:
+        return threading.get_ident(), await compute(threading.get_ident)
+
+    with Runner() as runner:
+        loop, arithmetic = runner.run(where())
+        assert runner.run(where()) == (loop, arithmetic)
+    assert arithmetic == threading.get_ident() != loop
+
+
+def test_in_any_other_event_loop_one_thread_is_kept_for_arithmetic() -> None:
+    async def threads() -> set[int]:
+        return set(await asyncio.gather(*(compute(threading.get_ident) for _ in range(8))))
+
+    first, second = asyncio.run(threads()), asyncio.run(threads())
+    assert len(first) == 1
+    assert first == second != {threading.get_ident()}
+
+
+def test_arithmetic_is_done_one_thing_after_another_and_keeps_nobody_waiting() -> None:
+    running: list[int] = []
+    most = 0
+
+    def work(number: int) -> int:
+        nonlocal most
+        running.append(number)
+        most = max(most, len(running))
+        time.sleep(0.02)
+        running.remove(number)
+        return number
+
+    async def main() -> tuple[list[int], int]:
+        tasks = asyncio.gather(*(compute(work, number) for number in range(5)))
+        others = 0
+        while not tasks.done():
+            others += 1
+            await asyncio.sleep(0.001)
+        return await tasks, others
+
+    with Runner() as runner:
+        results, others = runner.run(main())
+    assert results == list(range(5))
+    assert most == 1
+    assert others > 5
+
+
+def test_errors_reach_whoever_waits() -> None:
+    async def divide() -> float:
+        return await compute(lambda: 1 / 0)
+
+    async def mended() -> str:
+        try:
+            await divide()
+        except ZeroDivisionError:
+            return "mended"
+        return "not mended"
+
+    with Runner() as runner:
+        assert runner.run(mended()) == "mended"
+        with pytest.raises(ZeroDivisionError):
+            runner.run(divide())
+        assert runner.run(mended()) == "mended"
+
+
+def test_what_is_still_under_way_at_the_end_is_cancelled_and_awaited() -> None:
+    ended: list[str] = []
+
+    async def endless() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append("tidied up")
+
+    async def start() -> "asyncio.Task[None]":
+        task = asyncio.create_task(endless())
+        await asyncio.sleep(0)
+        return task
+
+    with Runner() as runner:
+        task = runner.run(start())
+    assert ended == ["tidied up"]
+    assert task.cancelled()
+
+
+@pytest.mark.parametrize("where", ["waiting", "computing"])
+def test_an_interrupt_cancels_the_coroutine_and_is_raised_when_it_has_ended(where: str) -> None:
+    ended: list[str] = []
+
+    def interrupt() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    async def work() -> None:
+        try:
+            if where == "computing":
+                await compute(interrupt)
+            else:
+                asyncio.get_running_loop().call_later(0.05, signal.pthread_kill, threading.main_thread().ident, 2)
+            await asyncio.Event().wait()
+        finally:
+            ended.append("tidied up")
+
+    async def afterwards() -> str:
+        return "works on"
+
+    with Runner() as runner:
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(work())
+        assert ended == ["tidied up"]
+        assert runner.run(afterwards()) == "works on"
+
+
+def test_overlapping_things_count_once() -> None:
+    occupancy = Occupancy()
+    with occupancy, occupancy:
+        time.sleep(0.02)
+    once = occupancy.take_seconds()
+    assert once >= 0.02
+    assert occupancy.take_seconds() == 0
+    occupancy.__enter__()
+    assert occupancy.take_seconds() == 0  # what has not ended does not count yet
+    occupancy.__exit__()
