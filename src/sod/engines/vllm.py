@@ -1,0 +1,368 @@
+"""Samples with vLLM, which has a copy of the policy's weights: in a process of its own here, on a server in `vllm_server`.
+
+Weights can be handed over and yet not be used: an output head is left behind, keys and values of the old weights are
+reused, the server computes in another precision. Nothing fails then. So every `refresh` ends in a proof: vLLM continues
+a long prompt, just as it answers requests, and its log-probabilities must be those of a full forward pass of the policy.
+"""
+
+import asyncio
+import itertools
+import logging
+import multiprocessing
+import os
+import random
+import re
+import sys
+import tempfile
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sod.engines import Reply, Request
+from sod.errors import InfrastructureError, OptionError, OutageError, TrainingError
+
+PROBE_TOKENS, PROBE_REPLY = 640, 32
+"""The prompt is longer than a block of the prefix cache (16 tokens, 128 on a CPU): a shorter one is never reused."""
+TOLERANCE, COARSE_TOLERANCE = 1e-3, 0.1
+"""Nats, mean over the probe's reply, in float32 and in coarser types. Rounding makes some 1e-6 and some 1e-2."""
+SHOWN_CHARACTERS = 1000
+"""Of the end of what vLLM wrote before it failed."""
+RESET_TRIES = 50
+"""Tenths of a second in which cancelled requests must have left the prefix cache."""
+
+
+def logprobs_mode(temperature: float, top_p: float) -> str:
+    """Which of vLLM's log-probabilities are those at the sampling temperature, before top_p. Raises OptionError."""
+    if temperature < 0.01:
+        raise OptionError(f"temperature {temperature} is too low for vLLM, which makes 0.01 of it without saying so.")
+    if temperature == 1:
+        return "raw_logprobs"
+    if top_p == 1:
+        return "processed_logprobs"
+    raise OptionError(
+        f"vLLM gives log-probabilities before temperature or after top_p; with temperature {temperature} and top_p {top_p} "
+        "neither are the policy's. Set one of the two to 1, or sample with Transformers."
+    )
+
+
+class VLLM(ABC):
+    """What both ways to run vLLM share: limits, sampling parameters, the handing over of weights and its proof.
+
+    `model` is the policy, living in this process. Weights are left in the folder `exchange` for vLLM to read; None is
+    the system's for temporary files (/dev/shm is faster, where it is large enough). All requests must have the
+    temperature and top_p given here. Use `open` to get an engine.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, temperature: float, top_p: float, exchange: Path | None):
+        self.gap = float("nan")
+        """How far off the latest proof was, in nats."""
+        self._model = model
+        self._mode = logprobs_mode(temperature, top_p)
+        self._temperature, self._top_p = temperature, top_p
+        self._exchange = exchange
+        self._context = 0  # the longest sequence, in tokens
+        self._under_way = 0
+        self._since = self._busy_seconds = 0.0
+
+    async def sample(self, request: Request) -> Reply:
+        """Write one turn. Raises InfrastructureError if vLLM could not, OptionError if it never can."""
+        if (request.temperature, request.top_p) != (self._temperature, self._top_p):
+            raise OptionError(
+                f"This vLLM was opened for temperature {self._temperature} and top_p {self._top_p}: it cannot give "
+                f"log-probabilities for {request.temperature} and {request.top_p}."
+            )
+        if len(request.ids) + request.max_tokens > self._context:
+            raise OptionError(
+                f"{len(request.ids)} tokens and a reply of up to {request.max_tokens} do not fit into vLLM's context of "
+                f"{self._context} tokens. Give it a longer one (a server: --max-model-len), or lower rollout.max_tokens."
+            )
+        with self._busy():
+            tokens, logprobs = await self._generate(request.ids, _parameters(request))
+        ended = tokens[-1:] == [request.stop]
+        if not ended and len(tokens) != request.max_tokens:
+            raise OptionError(
+                f"vLLM ended a reply after {len(tokens)} of {request.max_tokens} tokens for a reason of its own. Start a "
+                "server with --generation-config vllm."
+            )
+        return Reply(tuple(tokens), tuple(logprobs), "stop" if ended else "length")
+
+    def release(self, trajectory: int) -> None:
+        """Nothing to do: vLLM's prefix cache drops what was not used for longest."""
+        del trajectory
+
+    def take_busy_seconds(self) -> float:
+        """Seconds in which at least one request was under way."""
+        now = time.perf_counter()
+        seconds = self._busy_seconds + (now - self._since if self._under_way else 0.0)
+        self._since, self._busy_seconds = now, 0.0
+        return seconds
+
+    async def refresh(self) -> None:
+        """Hand the policy's weights over, and prove that they are what samples now. Raises TrainingError."""
+        assert not self._under_way, "weights may change only while nothing is being written"
+        await self.sample(self._probe(1))  # if its old keys and values stay in the cache, the proof will meet them
+        with tempfile.TemporaryDirectory(prefix="sod-weights-", dir=self._exchange) as folder:
+            self._model.save_pretrained(folder)
+            await self.call("load_policy", folder)
+        await self.call("renew_tied_head")
+        await self.forget()
+        await self.prove()
+
+    async def forget(self) -> None:
+        """Empty the prefix cache."""
+        for _ in range(RESET_TRIES):
+            if await self._reset_prefix_cache():
+                return
+            await asyncio.sleep(0.1)
+        raise InfrastructureError("vLLM's prefix cache cannot be emptied: somebody else's requests are under way.")
+
+    async def prove(self) -> None:
+        """Raises TrainingError unless vLLM's log-probabilities are those of the policy."""
+        probe = self._probe(PROBE_REPLY)
+        reply = await self.sample(probe)
+        expected_T = _full_forward(self._model, [*probe.ids, *reply.tokens], len(reply.tokens), self._temperature)
+        self.gap = (torch.tensor(reply.logprobs) - expected_T).abs().mean().item()
+        tolerance = TOLERANCE if self._model.dtype == torch.float32 else COARSE_TOLERANCE
+        if not self.gap <= tolerance:
+            raise TrainingError(
+                f"vLLM was given the policy's weights, but its log-probabilities are {self.gap:.2g} nats off those of the "
+                f"policy ({tolerance} are allowed). It still samples with other weights; or a server was started without "
+                f"--dtype {_name(self._model.dtype)} or --logprobs-mode {self._mode}."
+            )
+
+    @abstractmethod
+    async def call(self, method: str, *arguments: str) -> None:
+        """Call a method of `vllm_worker.WeightSync` in every worker."""
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+    @abstractmethod
+    async def _generate(self, ids: Sequence[int], parameters: dict[str, Any]) -> tuple[list[int], list[float]]:
+        """Tokens and the log-probability of each. A cancelled call frees what it held."""
+
+    @abstractmethod
+    async def _reset_prefix_cache(self) -> bool:
+        """-> whether the cache is empty now"""
+
+    def _probe(self, max_tokens: int) -> Request:
+        draw = random.Random(0)
+        vocabulary = self._model.config.get_text_config().vocab_size
+        length = max(1, min(PROBE_TOKENS, self._context - PROBE_REPLY))
+        ids = [draw.randrange(vocabulary) for _ in range(length)]
+        most = min(max_tokens, self._context - length)
+        return Request(ids=ids, max_tokens=most, stop=-1, seed=0, temperature=self._temperature, top_p=self._top_p)
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        if not self._under_way:
+            self._since = time.perf_counter()
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._busy_seconds += time.perf_counter() - self._since
+
+
+def _parameters(request: Request) -> dict[str, Any]:
+    """A request in vLLM's words. A server has defaults of its own, and a model's folder may bring more: name them all."""
+    return {
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": 0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        # On a CPU, torch's generator looks at the low 32 bits alone: let them depend on all bits of ours.
+        "seed": random.Random(request.seed).getrandbits(63),
+        "stop_token_ids": [request.stop] if request.stop >= 0 else [],
+        "ignore_eos": True,
+        "logprobs": 0,
+    }
+
+
+@torch.no_grad()
+def _full_forward(model: PreTrainedModel, ids: list[int], last: int, temperature: float) -> Tensor:
+    """log pi of the last tokens. -> (last,)"""
+    ids_BT = torch.tensor([ids], device=model.device)
+    logits_TV = model(input_ids=ids_BT, use_cache=False, logits_to_keep=last + 1).logits[0, :-1].float()
+    return (logits_TV / temperature).log_softmax(-1).gather(1, ids_BT[0, -last:, None])[:, 0].cpu()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+class VLLMEngine(VLLM):
+    """vLLM in a child process of ours."""
+
+    @classmethod
+    async def open(
+        cls,
+        model: PreTrainedModel,
+        *,
+        context: int,
+        memory_share: float = 0.4,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seconds: float = 600.0,
+        exchange: Path | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Start vLLM in the event loop that will use it, hand the weights over and prove them.
+
+        Sequences may have `context` tokens. vLLM takes `memory_share` of the device's memory and must be ready within
+        `seconds`; `options` are further arguments of its engine, such as `{"tensor_parallel_size": 2}`. Raises OptionError
+        if vLLM is missing or does not start, TrainingError if it does not sample what the policy would.
+        """
+        engine = cls(model, temperature=temperature, top_p=top_p, exchange=exchange)
+        engine._context = context
+        arguments = {"max_model_len": context, "gpu_memory_utilization": memory_share} | dict(options or {})
+        try:
+            engine._start(arguments, seconds)
+            await engine.refresh()
+        except BaseException as error:
+            await engine.close()
+            if isinstance(error, OutageError):
+                raise OptionError(f"vLLM starts, but cannot run this model here. {error}") from error
+            raise
+        return engine
+
+    def __init__(self, model: PreTrainedModel, *, temperature: float, top_p: float, exchange: Path | None):
+        super().__init__(model, temperature=temperature, top_p=top_p, exchange=exchange)
+        self._numbers = itertools.count()
+        self._llm: Any = None
+        self._end = ExitStack()
+
+    def _start(self, arguments: dict[str, Any], seconds: float) -> None:
+        try:
+            from vllm import AsyncEngineArgs  # pyright: ignore[reportMissingImports]
+            from vllm.platforms import current_platform  # pyright: ignore[reportMissingImports]
+            from vllm.v1.engine.async_llm import AsyncLLM  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise OptionError(
+                f"vLLM cannot be imported ({error}). Install it here (pip install vllm), or run it as a server from an "
+                "environment of its own."
+            ) from error
+        folder = self._end.enter_context(tempfile.TemporaryDirectory(prefix="sod-vllm-"))
+        self._log = Path(folder, "output.txt")
+        self._model.config.architectures = [type(self._model).__name__]  # as saving the model sets it
+        self._model.config.save_pretrained(folder)
+        defaults = {
+            "model": folder,
+            "skip_tokenizer_init": True,
+            "load_format": "dummy",  # so that the first proof is one of every weight
+            "dtype": _name(self._model.dtype),
+            "logprobs_mode": self._mode,
+            "generation_config": "vllm",
+            "enable_prefix_caching": True,
+            "disable_log_stats": True,
+            "worker_extension_cls": "sod.engines.vllm_worker.WeightSync",
+        }
+        if current_platform.is_cpu():  # there, a prompt that is read in parts and has a seed makes vLLM crash
+            defaults["enable_chunked_prefill"] = False
+        deadline = time.monotonic() + seconds
+        try:
+            with _output_to(self._log), _children_until(deadline):
+                self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**(defaults | arguments)))
+        except Exception as error:  # whatever is wrong with the machine or the options
+            late = f" within {seconds:g} seconds" if time.monotonic() > deadline else ""
+            raise OptionError(f"vLLM does not start{late}: {error} It wrote:\n{self._output()}") from error
+        self._end.callback(self._llm.shutdown)
+        logging.getLogger("vllm").setLevel(logging.ERROR)  # in this process; the child's output goes to the file
+
+    async def call(self, method: str, *arguments: str) -> None:
+        with self._failures():
+            await self._llm.collective_rpc(method, args=arguments)
+
+    async def close(self) -> None:
+        self._llm = None
+        self._end.close()
+
+    async def _generate(self, ids: Sequence[int], parameters: dict[str, Any]) -> tuple[list[int], list[float]]:
+        from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
+        from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports]
+
+        prompt = {"type": "token", "prompt_token_ids": list(ids)}
+        wanted = SamplingParams(**parameters, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
+        with self._failures():
+            async for reply in self._llm.generate(prompt, wanted, str(next(self._numbers))):
+                output = reply.outputs[0]
+                if output.finish_reason in ("stop", "length"):
+                    tokens = list(output.token_ids)
+                    return tokens, [step[token].logprob for step, token in zip(output.logprobs, tokens, strict=True)]
+        raise InfrastructureError("vLLM did not finish a reply.")
+
+    async def _reset_prefix_cache(self) -> bool:
+        with self._failures():
+            return await self._llm.reset_prefix_cache()
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """vLLM's errors as ours."""
+        from vllm.v1.engine import exceptions  # pyright: ignore[reportMissingImports]
+
+        try:
+            yield
+        except exceptions.EngineDeadError as error:
+            raise OutageError(f"vLLM has died. It wrote:\n{self._output()}") from error
+        except exceptions.EngineGenerateError as error:
+            raise InfrastructureError(f"vLLM failed: {error.__cause__ or error}") from error
+
+    def _output(self) -> str:
+        """What vLLM's processes wrote: the errors in it, then its end."""
+        text = self._log.read_text(encoding="utf-8", errors="replace")
+        errors = dict.fromkeys(re.findall(r"\w+Error: .+", text))
+        return "\n".join([*errors, "...", text[-SHOWN_CHARACTERS:]])
+
+
+@contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """What is written to stdout and stderr goes to a file; processes started meanwhile go on writing there."""
+    kept = os.dup(1), os.dup(2)
+    with path.open("ab") as file:
+        _redirect(file.fileno(), file.fileno())
+    try:
+        yield
+    finally:
+        _redirect(*kept)
+        for number in kept:
+            os.close(number)
+
+
+def _redirect(stdout: int, stderr: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+
+
+@contextmanager
+def _children_until(deadline: float) -> Iterator[None]:
+    """Kill the children that were started meanwhile, if the block has not ended by then: vLLM waits for them for ever."""
+    before = {child.pid for child in multiprocessing.active_children()}
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(max(0.1, deadline - time.monotonic())):
+            for child in multiprocessing.active_children():
+                if child.pid not in before:
+                    child.kill()
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
