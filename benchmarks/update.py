@@ -9,23 +9,45 @@ take turns, one of ours, one of TRL's.
 """
 
 import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+from lab import Lab, SlowTool
 from measure import parse, parser, report, row, show
 
+from sod.algorithms import sod
+from sod.batching import Batch, join
 from sod.concurrency import Runner
-from sod.config import LabOptions, SandboxOptions, ToolOptions, TrainOptions
+from sod.config import (
+    AlgorithmOptions,
+    LabOptions,
+    LearnOptions,
+    ModelOptions,
+    SandboxOptions,
+    ScoreOptions,
+    ToolOptions,
+    TrainOptions,
+)
 from sod.lab import settings
 from sod.lab.make import TEACHER_FOLDER, make
 from sod.lab.make import problems as lab_problems
+from sod.policy import Policy
+from sod.rollout import rollout
 from sod.sandbox.guarded import open_sandbox
+from sod.scoring import Scorer
+from sod.teachers.local import LocalTeacher
 from sod.tools.python import PythonTool
 from sod.train import train
+from sod.types import Group
 
 PHASES = ("generate", "score", "waiting", "learn", "tools")
+FAR = 0.05
 LIMIT = 256 - settings.ROLLOUT["max_prompt_tokens"]
 
 
@@ -45,19 +67,52 @@ def ours(updates: int, score: str) -> list[dict[str, float]]:
         return train(TrainOptions.model_validate(recipe)).metrics()[1:]
 
 
-def trl(updates: int) -> list[Any]:
+def ours_far_away(updates: int) -> list[float]:
+    """Seconds of each update but the first, with tools that take `FAR` seconds: the parts of a run, without its files."""
+    lab = Lab(8 * updates, max_tokens=LIMIT)
+    agent = lab.agent(SlowTool(FAR))
+    learn = LearnOptions.model_validate(settings.TRAIN["learn"])
+    network, tokenizer = ModelOptions(device="cpu"), lab.chat.tokenizer
+    tokens = learn.microbatch_tokens
+    teacher = LocalTeacher(TEACHER_FOLDER, tokenizer, network, ScoreOptions(), agent.options, microbatch_tokens=tokens)
+    scorer = Scorer(lab.model, teacher, temperature=1.0, microbatch_tokens=tokens)
+    policy = Policy(lab.model, tokenizer, learn)
+    seconds: list[float] = []
+    with Runner() as loop:
+        for update in range(updates):
+            start = time.perf_counter()
+            scored: dict[str, Batch] = {}
+
+            async def score(group: Group, scored: dict[str, Batch] = scored) -> None:
+                scored[group.problem.id] = await scorer.score(group)
+
+            problems = lab.problems[8 * update : 8 * update + 8]
+            groups = loop.run(rollout(agent, problems, seed=0, update=update, on_group=score))
+            batch = join([scored[group.problem.id] for group in groups])
+            batch = replace(batch, credit_BT=sod(batch, AlgorithmOptions()))
+            policy.learn(batch, 1.0, torch.Generator().manual_seed(update))
+            loop.run(lab.engine.refresh())
+            seconds.append(time.perf_counter() - start)
+    return seconds[1:]
+
+
+def trl(updates: int, run: Callable[[str], str]) -> list[Any]:
     """Seconds and statistics of each update but the first."""
     import trl_peer
 
     tasks, _ = lab_problems(8 * updates, 0, seed=1)
+    tool = trl_peer.code_interpreter(run)
+    seconds, statistics = trl_peer.update(
+        TEACHER_FOLDER, TEACHER_FOLDER, tasks, [tool], updates=updates, max_completion_length=LIMIT
+    )
+    return list(zip(seconds, statistics, strict=True))[1:]
+
+
+def trl_in_the_sandbox(updates: int) -> list[Any]:
     sandbox = open_sandbox(SandboxOptions(workers=4))
     with Runner() as loop, sandbox.working_in(loop):
         python = PythonTool(sandbox, ToolOptions.model_validate(settings.TOOL))
-        tool = trl_peer.code_interpreter(lambda code: loop.run(python({"code": code})).text)
-        seconds, statistics = trl_peer.update(
-            TEACHER_FOLDER, TEACHER_FOLDER, tasks, [tool], updates=updates, max_completion_length=LIMIT
-        )
-    return list(zip(seconds, statistics, strict=True))[1:]
+        return trl(updates, lambda code: loop.run(python({"code": code})).text)
 
 
 def main() -> None:
@@ -72,7 +127,7 @@ def main() -> None:
         for score, rows in runs.items():
             rows += ours(options.updates, score)
         if find_spec("trl"):
-            theirs += trl(options.updates)
+            theirs += trl_in_the_sandbox(options.updates)
     middle = {name: median(each["seconds/update"] for each in rows) for name, rows in runs.items()}
     rows = []
     for score, each in runs.items():
@@ -89,9 +144,21 @@ def main() -> None:
             rows.append(row(what, words, against, [seconds / middle[score] for seconds, _ in theirs], ">= 4"))
         else:
             rows.append(row(what, words, "itself", [r["seconds/update"] / middle[score] for r in each]))
+    far = ours_far_away(options.updates)
+    if find_spec("trl"):
+        far_theirs = [seconds for seconds, _ in trl(options.updates, SlowTool(FAR).blocking)]
+        rows.append(
+            row(
+                f"the same with tools that take {1e3 * FAR:g} ms, as a sandbox on another machine",
+                show(far),
+                f"TRL 1.16.0 subclass: {show(far_theirs)}",
+                [seconds / median(far) for seconds in far_theirs],
+            )
+        )
     report(
         options,
         rows,
+        far_away=far,
         tokens_sampled=median(each["rollout/tokens_sampled"] for each in runs["recompute"]),
         seconds={name: [each["seconds/update"] for each in rows] for name, rows in runs.items()},
         trl=[{"seconds": seconds, "tokens": s.tokens_sampled, "calls": s.tool_calls} for seconds, s in theirs],

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import random
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -264,6 +265,21 @@ def test_a_latecomer_takes_what_its_prompt_shares_with_another_from_there(random
     reply = write(engine, latecomer)[0]
     assert read == [3, 1, 1, 1]
     assert agrees_with_a_full_forward(model, [*latecomer.ids, *reply.tokens], dict(enumerate(reply.logprobs, 23)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_slots_that_give_and_are_given_to_at_once_change_no_token(random_model: MakeModel, seed: int) -> None:
+    """Few slots, many trajectories, and prompts that share beginnings of every length."""
+    model, rng = random_model(), random.Random(seed)
+    trunk = [rng.randrange(2, VOCABULARY) for _ in range(60)]
+    prompts = [trunk[: rng.randint(10, 60)] + [rng.randrange(2, VOCABULARY)] * rng.randint(1, 9) for _ in range(24)]
+    requests = [
+        ask(i, ids=ids, max_tokens=rng.randint(1, 12), stop=NEVER, trajectory=i, temperature=0.7)
+        for i, ids in enumerate(prompts)
+    ]
+    for request, reply in zip(requests, write(HFEngine(model, slots=4), *requests), strict=True):
+        logprobs = dict(enumerate(reply.logprobs, len(request.ids)))
+        assert agrees_with_a_full_forward(model, [*request.ids, *reply.tokens], logprobs)
 
 
 def test_newcomers_are_read_in_the_pass_that_writes_for_the_others(random_model: MakeModel) -> None:

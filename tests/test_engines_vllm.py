@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
+from sod.config import TrainOptions
 from sod.engines import Reply, Request, vllm_worker
 from sod.engines.vllm import VLLM, VLLMEngine, logprobs_mode
 from sod.engines.vllm_server import VLLMServerEngine
 from sod.errors import InfrastructureError, OptionError, OutageError, TrainingError
+from sod.lab import settings
 from sod.rollout import attempt_seed
+from sod.train import train
 
 pytestmark = pytest.mark.filterwarnings("default")  # vLLM's own
 
@@ -126,14 +129,11 @@ def runner() -> Iterator[asyncio.Runner]:
     gc.collect()  # what vLLM leaves behind, while its warnings are let pass
 
 
-@pytest.fixture(scope="module")
-def server(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a vLLM server with other weights than any policy here."""
+@contextmanager
+def serving(student: Path, worker: Path, context: int) -> Iterator[str]:
+    """A vLLM server for models of this shape; the address. `worker` is a folder of its own."""
     if SERVER_PYTHON is None:
         pytest.skip("SOD_VLLM_PYTHON names no Python that has vLLM")
-    student, worker = tmp_path_factory.mktemp("student"), tmp_path_factory.mktemp("worker")
-    new_model(99).save_pretrained(student)
-    tokenizer.save_pretrained(student)
     shutil.copy(vllm_worker.__file__, worker)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -144,7 +144,7 @@ def server(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPath
         "port": port,
         "dtype": "float32",
         "load-format": "dummy",
-        "max-model-len": CONTEXT,
+        "max-model-len": context,
         "generation-config": "vllm",
         "worker-extension-cls": "vllm_worker.WeightSync",
     }
@@ -170,6 +170,16 @@ def server(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPath
             process.kill()
 
 
+@pytest.fixture(scope="module")
+def server(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a vLLM server with other weights than any policy here."""
+    student, worker = tmp_path_factory.mktemp("student"), tmp_path_factory.mktemp("worker")
+    new_model(99).save_pretrained(student)
+    tokenizer.save_pretrained(student)
+    with serving(student, worker, CONTEXT) as url:
+        yield url
+
+
 @pytest.fixture(scope="module", params=[pytest.param("process", marks=NEEDS_VLLM), "server"])
 def vllm(request: pytest.FixtureRequest, runner: asyncio.Runner) -> Iterator[Setting]:
     """In process at another temperature, where log-probabilities are vLLM's processed ones; served with top_p, where
@@ -183,6 +193,42 @@ def vllm(request: pytest.FixtureRequest, runner: asyncio.Runner) -> Iterator[Set
         engine = runner.run(VLLMServerEngine.open(request.getfixturevalue("server"), model, **sampling))
     yield Setting(runner, engine, model, **sampling)
     runner.run(engine.close())
+
+
+# Training with it
+
+
+@pytest.mark.parametrize("engine", [pytest.param("vllm", marks=NEEDS_VLLM), "vllm_server"])
+def test_a_training_run_samples_from_the_policy_of_each_update(
+    engine: str, teacher: Path, problem_file: Path, tmp_path: Path
+) -> None:
+    """The lab's teacher learns from itself, in large steps: with the weights of an earlier update, the sampler would be off."""
+    rollout = settings.ROLLOUT | {"problems": 4, "group": 2, "max_tokens": 200}
+    recipe = {
+        "student": teacher,
+        "teacher": teacher,
+        "data": problem_file,
+        "out": tmp_path / "run",
+        "updates": 3,
+        "rollout": rollout,
+        "engine": {"name": engine, "memory_share": MEMORY},
+        "learn": {"lr": 3e-3, "minibatches": 2},
+        "reward": settings.REWARD,
+        "tool": settings.TOOL,
+        "sandbox": {"workers": 2},
+    }
+    with ExitStack() as stack:
+        if engine == "vllm_server":
+            (tmp_path / "worker").mkdir()
+            recipe["engine"]["url"] = stack.enter_context(serving(teacher, tmp_path / "worker", 512))
+        rows = train(TrainOptions.model_validate(recipe)).metrics()
+    assert rows[0]["rollout/solved"] > 0.5
+    assert all(row["sampler/gap_max"] < 1e-3 for row in rows)
+    assert rows[1]["steps/d"] > 0.01  # the student is not the teacher any longer
+    assert all(row["seconds/sync"] > 0 and row["seconds/generate"] > 0 for row in rows)
+
+
+# Every engine's promises
 
 
 def test_a_reply_has_at_most_max_tokens_and_says_why_it_ended(vllm: Setting) -> None:

@@ -25,18 +25,18 @@ class Occupancy:
     """Seconds during which at least one of several things is under way: `with occupancy: ...` around each."""
 
     def __init__(self) -> None:
-        self._under_way = 0
+        self.under_way = 0
         self._since = 0.0
         self._seconds = 0.0
 
     def __enter__(self) -> None:
-        if not self._under_way:
+        if not self.under_way:
             self._since = time.monotonic()
-        self._under_way += 1
+        self.under_way += 1
 
     def __exit__(self, *_: object) -> None:
-        self._under_way -= 1
-        if not self._under_way:
+        self.under_way -= 1
+        if not self.under_way:
             self._seconds += time.monotonic() - self._since
 
     def take_seconds(self) -> float:

@@ -68,17 +68,14 @@ class _TokenLogprobs(torch.autograd.Function):
         entropy: bool,
         chunk: int | None,
     ) -> tuple[Tensor, Tensor | None]:
-        logprobs_N, entropy_N = _results(hidden_ND, entropy)
+        results = _Results(hidden_ND, entropy)
         for rows in _chunks(hidden_ND, head_VD, chunk):
-            softmax = _softmax(hidden_ND[rows], head_VD, targets_N[rows], temperature, entropy=entropy)
-            logprobs_N[rows] = softmax.logprobs_N
-            if entropy_N is not None and softmax.entropy_N is not None:
-                entropy_N[rows] = softmax.entropy_N
+            results.put(rows, _softmax(hidden_ND[rows], head_VD, targets_N[rows], temperature, entropy=entropy))
         ctx.save_for_backward(hidden_ND, head_VD, targets_N)
         ctx.temperature, ctx.chunk = temperature, chunk
-        if entropy_N is not None:
-            ctx.mark_non_differentiable(entropy_N)
-        return logprobs_N, entropy_N
+        if results.entropy_N is not None:
+            ctx.mark_non_differentiable(results.entropy_N)
+        return results.logprobs_N, results.entropy_N
 
     @staticmethod
     def backward(ctx: Any, gradient_N: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -102,23 +99,21 @@ class _TokenLoss(torch.autograd.Function):
         entropy: bool,
         chunk: int | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        logprobs_N, entropy_N = _results(hidden_ND, entropy)
-        total = logprobs_N.new_zeros(())
+        results = _Results(hidden_ND, entropy)
+        total = results.logprobs_N.new_zeros(())
         gradients = _Gradients(hidden_ND, head_VD, ctx.needs_input_grad)
         for rows in _chunks(hidden_ND, head_VD, chunk):
             softmax = _softmax(hidden_ND[rows], head_VD, targets_N[rows], temperature, entropy=entropy)
-            logprobs_N[rows] = softmax.logprobs_N
-            if entropy_N is not None and softmax.entropy_N is not None:
-                entropy_N[rows] = softmax.entropy_N
+            results.put(rows, softmax)
             with torch.enable_grad():
-                leaf_N = logprobs_N[rows].detach().requires_grad_()
+                leaf_N = softmax.logprobs_N.detach().requires_grad_()
                 part = loss(leaf_N, rows).sum()
             total += part.detach()
             (gradient_N,) = torch.autograd.grad(part, leaf_N)
             gradients.add(rows, softmax, targets_N[rows], gradient_N / temperature)
         ctx.save_for_backward(*gradients.of_inputs())
-        ctx.mark_non_differentiable(logprobs_N, *([] if entropy_N is None else [entropy_N]))
-        return total, logprobs_N, entropy_N
+        ctx.mark_non_differentiable(*(each for each in (results.logprobs_N, results.entropy_N) if each is not None))
+        return total, results.logprobs_N, results.entropy_N
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -182,9 +177,17 @@ def _softmax(
     return _Softmax(exp_NV, total_N1, at_target_N - log_total_N, entropy_N)
 
 
-def _results(hidden_ND: Tensor, entropy: bool) -> tuple[Tensor, Tensor | None]:
-    logprobs_N = hidden_ND.new_empty(len(hidden_ND), dtype=_wide(hidden_ND))
-    return logprobs_N, torch.empty_like(logprobs_N) if entropy else None
+class _Results:
+    """Log-probabilities and, if asked, entropies of all tokens, filled chunk by chunk."""
+
+    def __init__(self, hidden_ND: Tensor, entropy: bool):
+        self.logprobs_N = hidden_ND.new_empty(len(hidden_ND), dtype=_wide(hidden_ND))
+        self.entropy_N = torch.empty_like(self.logprobs_N) if entropy else None
+
+    def put(self, rows: slice, softmax: _Softmax) -> None:
+        self.logprobs_N[rows] = softmax.logprobs_N
+        if self.entropy_N is not None and softmax.entropy_N is not None:
+            self.entropy_N[rows] = softmax.entropy_N
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

@@ -36,7 +36,7 @@ class _Job:
     rng: random.Random
     slot: int = -1
     read: int = 0
-    """Tokens of `ids` whose keys and values stand in the slot."""
+    """Tokens of `ids` whose keys and values stand in the slot, or are copied there before the next pass."""
     logprobs: list[float] = field(default_factory=list)
 
     def accept(self, token: int, logprob: float) -> bool:
@@ -68,6 +68,8 @@ class HFEngine:
         self._cache = SlotCache(slots, model.device)
         self._cached: list[list[int]] = [[] for _ in range(slots)]
         """What each slot's keys and values were computed from."""
+        self._copies: list[tuple[int, int, int]] = []
+        """From which slot, to which, how many tokens: to be done before the next pass."""
         self._owner: OrderedDict[int, int] = OrderedDict()  # trajectory -> slot, least recently used first
         self._free = list(reversed(range(slots)))
         self._waiting: list[_Job] = []
@@ -138,7 +140,7 @@ class HFEngine:
             if promised >= known + self.WORTH_SHARING or (joining and len(job.ids) - known > room):
                 continue
             if donor != slot:
-                self._cache.copy(donor, slot, known)
+                self._copies.append((donor, slot, known))
                 self._cached[slot] = self._cached[donor][:known]
             job.slot, job.read = slot, known
             self._busy[slot] = job
@@ -171,6 +173,9 @@ class HFEngine:
     def _pass(self, jobs: list[_Job]) -> tuple[list[int], list[float]]:
         """Read what is unread, and draw a token for each. -> tokens, log-probabilities"""
         start = time.perf_counter()
+        copies, self._copies = self._copies, []
+        for copy in copies:  # in the order in which they were decided: a slot may give before it is given to
+            self._cache.copy(*copy)
         news = [job.ids[job.read :] for job in jobs]
         counts = list(map(len, news))
         with _processors(1 if self._parameters * sum(counts) < self.SMALL_PASS else None):

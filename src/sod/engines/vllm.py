@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sod.concurrency import Occupancy, compute
 from sod.engines import Reply, Request
 from sod.errors import InfrastructureError, OptionError, OutageError, TrainingError
 
@@ -69,8 +70,7 @@ class VLLM(ABC):
         self._temperature, self._top_p = temperature, top_p
         self._exchange = exchange
         self._context = 0  # the longest sequence, in tokens
-        self._under_way = 0
-        self._since = self._busy_seconds = 0.0
+        self._occupancy = Occupancy()
 
     async def sample(self, request: Request) -> Reply:
         """Write one turn. Raises InfrastructureError if vLLM could not, OptionError if it never can."""
@@ -84,7 +84,7 @@ class VLLM(ABC):
                 f"{len(request.ids)} tokens and a reply of up to {request.max_tokens} do not fit into vLLM's context of "
                 f"{self._context} tokens. Give it a longer one (a server: --max-model-len), or lower rollout.max_tokens."
             )
-        with self._busy():
+        with self._occupancy:
             tokens, logprobs = await self._generate(request.ids, _parameters(request))
         ended = tokens[-1:] == [request.stop]
         if not ended and len(tokens) != request.max_tokens:
@@ -100,17 +100,14 @@ class VLLM(ABC):
 
     def take_busy_seconds(self) -> float:
         """Seconds in which at least one request was under way."""
-        now = time.perf_counter()
-        seconds = self._busy_seconds + (now - self._since if self._under_way else 0.0)
-        self._since, self._busy_seconds = now, 0.0
-        return seconds
+        return self._occupancy.take_seconds()
 
     async def refresh(self) -> None:
         """Hand the policy's weights over, and prove that they are what samples now. Raises TrainingError."""
-        assert not self._under_way, "weights may change only while nothing is being written"
+        assert not self._occupancy.under_way, "weights may change only while nothing is being written"
         await self.sample(self._probe(1))  # if its old keys and values stay in the cache, the proof will meet them
         with tempfile.TemporaryDirectory(prefix="sod-weights-", dir=self._exchange) as folder:
-            self._model.save_pretrained(folder)
+            await compute(self._model.save_pretrained, folder)
             await self.call("load_policy", folder)
         await self.call("renew_tied_head")
         await self.forget()
@@ -128,7 +125,8 @@ class VLLM(ABC):
         """Raises TrainingError unless vLLM's log-probabilities are those of the policy."""
         probe = self._probe(PROBE_REPLY)
         reply = await self.sample(probe)
-        expected_T = _full_forward(self._model, [*probe.ids, *reply.tokens], len(reply.tokens), self._temperature)
+        whole, last = [*probe.ids, *reply.tokens], len(reply.tokens)
+        expected_T = await compute(_full_forward, self._model, whole, last, self._temperature)
         self.gap = (torch.tensor(reply.logprobs) - expected_T).abs().mean().item()
         tolerance = TOLERANCE if self._model.dtype == torch.float32 else COARSE_TOLERANCE
         if not self.gap <= tolerance:
@@ -160,18 +158,6 @@ class VLLM(ABC):
         ids = [draw.randrange(vocabulary) for _ in range(length)]
         most = min(max_tokens, self._context - length)
         return Request(ids=ids, max_tokens=most, stop=-1, seed=0, temperature=self._temperature, top_p=self._top_p)
-
-    @contextmanager
-    def _busy(self) -> Iterator[None]:
-        if not self._under_way:
-            self._since = time.perf_counter()
-        self._under_way += 1
-        try:
-            yield
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._busy_seconds += time.perf_counter() - self._since
 
 
 def _parameters(request: Request) -> dict[str, Any]:
