@@ -14,13 +14,18 @@ def table(results: list[dict[str, Any]]) -> str:
     for result in results:
         for row in result["rows"]:
             low, high = row["spread"]
-            spread = f" ({low:.3g}-{high:.3g})" if low != high else ""
+            spread = f" ({digits(low)}-{digits(high)})" if low != high else ""
             target = f"{row['target']}: {'met' if row['met'] else '**missed**'}" if "target" in row else ""
             note = f"; {row['note']}" if "note" in row else ""
-            cells = [row["what"], row["ours"] + note, row["against"], f"{row['ratio']:.3g}{spread}", target]
+            cells = [row["what"], row["ours"] + note, row["against"], digits(row["ratio"]) + spread, target]
             lines.append("| " + " | ".join(cells) + " |")
     machine = {f"{result['machine']}" for result in results}
     return "\n".join([*lines, "", f"Measured on {'; '.join(sorted(machine))}."])
+
+
+def digits(ratio: float) -> str:
+    """Three that count; near 1, what distinguishes it from 1."""
+    return f"{ratio:.4f}" if abs(ratio - 1) < 0.005 else f"{ratio:.3g}"
 
 
 def main() -> None:

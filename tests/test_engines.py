@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
@@ -12,9 +13,14 @@ import torch
 from torch import Tensor
 from transformers import Qwen3ForCausalLM
 
+from sod.concurrency import Runner
+from sod.config import EngineOptions, RolloutOptions
 from sod.engines import Engine, Reply, Request
 from sod.engines.hf import HFEngine
+from sod.engines.opening import open_engine
 from sod.engines.scripted import ScriptedEngine
+from sod.engines.vllm_server import VLLMServerEngine
+from sod.errors import InfrastructureError, OptionError
 from sod.rollout import attempt_seed
 
 STOP, NEVER = 1, -1
@@ -452,3 +458,37 @@ def test_a_seeds_draws_do_not_depend_on_how_many_tokens_came_before(random_model
     engine = HFEngine(random_model(), slots=1)
     replies = [write(engine, ask(4, max_tokens=n, stop=NEVER))[0].tokens for n in (2, 5, 11)]
     assert all(long[: len(short)] == short for short, long in pairwise(replies))
+
+
+# Which engine
+
+
+def opened(model: Qwen3ForCausalLM, **options: Any) -> Engine:
+    with Runner() as loop, open_engine(loop, EngineOptions.model_validate(options), model, RolloutOptions()) as engine:
+        return engine
+
+
+def test_transformers_in_this_process_is_the_engine_unless_another_is_named(random_model: MakeModel) -> None:
+    assert isinstance(opened(random_model()), HFEngine)
+
+
+@pytest.mark.parametrize(
+    "options", [{"url": "http://127.0.0.1:8000"}, {"name": "vllm", "url": "http://x"}, {"name": "vllm_server"}], ids=str
+)
+def test_an_address_goes_with_a_server_and_with_nothing_else(random_model: MakeModel, options: dict[str, str]) -> None:
+    with pytest.raises(OptionError, match=r"engine\.url is the address of a vLLM server"):
+        opened(random_model(), **options)
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_where_vllm_is_not_installed_that_is_said_with_what_to_do(random_model: MakeModel) -> None:
+    with pytest.raises(OptionError, match=r"pip install vllm\), or run it as a server"):
+        opened(random_model(), name="vllm")
+
+
+def test_a_server_that_is_not_there_is_not_waited_for_for_ever(random_model: MakeModel) -> None:
+    async def knock() -> None:
+        await VLLMServerEngine.open("http://127.0.0.1:9", random_model(), start_seconds=0.1)
+
+    with pytest.raises(InfrastructureError, match=r"The vLLM server at http://127.0.0.1:9/? was not reached"):
+        asyncio.run(knock())
