@@ -21,7 +21,7 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 
-# Some 25 minutes on a quiet machine; every figure of docs/performance.md. With TRL, if `make bench-peers` has been run.
+# Half an hour on a quiet machine; every figure of docs/performance.md. With TRL, if `make bench-peers` has been run.
 bench: .venv/installed
 	for name in $(BENCHMARKS); do \
 		$$(test -x $(PEERS)/python && echo $(PEERS) || echo $(BIN))/python benchmarks/$$name.py --out build/benchmarks/$$name.json \
