@@ -207,6 +207,16 @@ def test_a_resumed_training_run_may_go_on_for_longer(tmp_path: Path) -> None:
     Run.open(after, tmp_path, data=DATA, resume=True)
 
 
+def test_a_resumed_run_may_have_its_server_and_its_memory_elsewhere(tmp_path: Path) -> None:
+    fields = {"student": "s", "data": "d", "out": tmp_path}
+    served = {"name": "vllm_server", "url": "http://127.0.0.1:8000"}
+    Run.open(TrainOptions.model_validate(fields | {"engine": served}), tmp_path, data=DATA)
+    moved = {"engine": served | {"url": "http://127.0.0.1:8001"}, "score": {"offload_teacher": True}}
+    Run.open(TrainOptions.model_validate(fields | moved), tmp_path, data=DATA, resume=True)
+    with pytest.raises(RunError, match=r"other options .*engine\.name"):
+        Run.open(TrainOptions.model_validate(fields), tmp_path, data=DATA, resume=True)
+
+
 def test_an_existing_run_is_not_begun_again(run: Run) -> None:
     with pytest.raises(RunError, match=r"already holds a run\. Continue it with --resume, or choose another --out"):
         Run.open(options(run.folder), run.folder, data=DATA)

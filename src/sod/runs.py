@@ -29,7 +29,10 @@ from sod.config import Options
 from sod.errors import RunError
 
 MANIFEST = "manifest.json"
-RESUME_MAY_CHANGE = {"resume", "out", "updates", "save_every", "keep", "save_trajectories"}
+RESUME_MAY_CHANGE = {
+    *("resume", "out", "updates", "save_every", "keep", "save_trajectories"),
+    *("engine.url", "engine.memory_share", "engine.exchange", "score.offload_teacher", "learn.checkpointing"),
+}
 """Options that do not change what a run computes up to a given update."""
 
 
