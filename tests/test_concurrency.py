@@ -4,6 +4,7 @@ import asyncio
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -95,7 +96,16 @@ def test_what_is_still_under_way_at_the_end_is_cancelled_and_awaited() -> None:
     assert task.cancelled()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Also where these tests were started in the background, by a shell that makes its children deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("where", ["waiting", "computing"])
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_cancels_the_coroutine_and_is_raised_when_it_has_ended(where: str) -> None:
     ended: list[str] = []
 
@@ -108,7 +118,8 @@ def test_an_interrupt_cancels_the_coroutine_and_is_raised_when_it_has_ended(wher
                 await compute(interrupt)
             else:
                 asyncio.get_running_loop().call_later(0.05, signal.pthread_kill, threading.main_thread().ident, 2)
-            await asyncio.Event().wait()
+            async with asyncio.timeout(20):
+                await asyncio.Event().wait()
         finally:
             ended.append("tidied up")
 
