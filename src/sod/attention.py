@@ -85,8 +85,8 @@ class SlotCache:
     """Keys and values of the sequences under way, one slot each: (slots, heads, capacity, head_dim) for each layer."""
 
     def __init__(self, slots: int, device: torch.device):
+        self.device = device
         self._slots = slots
-        self._device = device
         self._capacity = 0
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -119,10 +119,6 @@ class SlotCache:
         for all_of_them, new in zip(both, (key, value), strict=True):
             all_of_them.flatten(0, 2).index_copy_(0, where, new[0].flatten(0, 1))
         return both
-
-    @property
-    def device(self) -> torch.device:
-        return self._device
 
     def _grow(self, capacity: int) -> None:
         more = (0, 0, 0, capacity - self._capacity)
