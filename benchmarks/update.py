@@ -11,7 +11,6 @@ take turns, one of ours, one of TRL's.
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -21,7 +20,7 @@ import torch
 from lab import Lab, SlowTool
 from measure import parse, parser, report, row, show
 
-from sod.algorithms import sod
+from sod.algorithms import give_credit
 from sod.batching import Batch, join
 from sod.concurrency import Runner
 from sod.config import (
@@ -63,6 +62,7 @@ def ours(updates: int, score: str) -> list[dict[str, float]]:
         }
         limits = settings.ROLLOUT | {"problems": 8, "group": 8, "max_tokens": LIMIT}
         recipe = settings.TRAIN | files | {"rollout": limits, "sandbox": {"workers": 4}, "score": {"student": score}}
+        recipe |= {"tool": settings.TOOL | {"faults": 0.0}}  # TRL's tools have none
         recipe |= {"updates": updates, "save_every": updates}
         return train(TrainOptions.model_validate(recipe)).metrics()[1:]
 
@@ -89,7 +89,7 @@ def ours_far_away(updates: int) -> list[float]:
             problems = lab.problems[8 * update : 8 * update + 8]
             groups = loop.run(rollout(agent, problems, seed=0, update=update, on_group=score))
             batch = join([scored[group.problem.id] for group in groups])
-            batch = replace(batch, credit_BT=sod(batch, AlgorithmOptions()))
+            batch = give_credit(batch, AlgorithmOptions())
             policy.learn(batch, 1.0, torch.Generator().manual_seed(update))
             loop.run(lab.engine.refresh())
             seconds.append(time.perf_counter() - start)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from sod.engines import Reply, Request
 from sod.engines.scripted import ScriptedEngine
 from sod.errors import DataError, SandboxError
 from sod.tools import Toolbox
-from sod.types import Observation, Problem, Trajectory
+from sod.types import Observation, Piece, Problem, Trajectory
 
 SEED = 7 << 16
 PROBLEM = Problem(id="sum", messages=({"role": "user", "content": "1+2?"},), answer="3")
@@ -278,6 +279,29 @@ def test_the_sampling_options_reach_the_engine(attempt: Attempt, chat: ChatForma
     _, engine = attempt(ANSWER, temperature=0.7, top_p=0.9)
     request = engine.requests[0]
     assert (request.temperature, request.top_p, request.stop) == (0.7, 0.9, chat.end_of_turn)
+
+
+# Going on with what another began
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_from_any_step_on_it_ends_as_if_it_had_never_been_interrupted(chat: ChatFormat, seed: int) -> None:
+    rng = random.Random(seed)
+    turns = ["hm " * rng.randrange(9) + call(a=rng.randrange(90), b=rng.randrange(120)) for _ in range(6)] + [ANSWER]
+    turns = [rng.choice(turns[: i + 1]) for i in range(6)] + [ANSWER]  # some twice
+    limits = {"max_tokens": rng.randrange(80, 900), "max_turns": rng.randrange(1, 7), "max_repeats": 2}
+    limits |= {"max_turn_tokens": rng.choice([None, 60])}
+
+    def attempt(prefix: tuple[Piece, ...]) -> tuple[Trajectory, list[Request]]:
+        engine = ScriptedEngine(lambda request: chat.turn({"content": turns[request.seed - SEED]}))
+        agent = Agent(engine, chat, Toolbox([Adder()], faults=0.3), REFEREE, RolloutOptions.model_validate(limits))
+        trajectory = asyncio.run(agent.attempt(PROBLEM, 0, SEED, prefix))
+        assert engine.released == [SEED]
+        return replace(trajectory, seconds=0), [replace(request, ids=list(request.ids)) for request in engine.requests]
+
+    whole, requests = attempt(())
+    for step in range(1, len(whole.turns) + 1):
+        assert attempt(whole.pieces[: 2 * step - 1]) == (whole, requests[step - 1 :])
 
 
 # What it is worth

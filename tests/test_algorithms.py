@@ -3,19 +3,26 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import get_args
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from sod.algorithms import ALGORITHMS, WITHOUT_TEACHER, Algorithm, grpo, opd, opd_without_grpo, sham, sod
+from sod.algorithms import ALGORITHMS, System, find, give_credit
 from sod.batching import Batch, collate
 from sod.config import AlgorithmOptions
 from sod.core import group_advantage
+from sod.errors import OptionError
 from sod.types import Group, Outcome, Piece, Problem, Trajectory
 
 OPTIONS = AlgorithmOptions()
+grpo, opd, opd_without_grpo, sham, sod = (
+    ALGORITHMS[name] for name in ("grpo", "opd", "opd_without_grpo", "sham", "sod")
+)
+WITHOUT_TEACHER = {name for name, system in ALGORITHMS.items() if system.rule is None}
+SEES_THE_BATCH = {"sham", "drift_from_median"}
+"""Whose credit of a group depends on the others."""
 PROBLEMS = [Problem(id=f"p{i}", messages=({"role": "user", "content": "?"},), answer="1") for i in range(3)]
 
 
@@ -39,7 +46,8 @@ def make_batch(groups: Sequence[Sequence[tuple[float, Sequence[int]]]], seed: in
     )
     generator = torch.Generator().manual_seed(seed)
     student_BT, teacher_BT = (-torch.rand(batch.ids_BT.shape, generator=generator).mul(3) for _ in range(2))
-    return replace(batch, student_BT=student_BT, teacher_BT=teacher_BT)
+    entropy_BT = torch.rand(batch.ids_BT.shape, generator=generator).masked_fill(~batch.mask_BT, 0)
+    return replace(batch, student_BT=student_BT, teacher_BT=teacher_BT, teacher_entropy_BT=entropy_BT)
 
 
 def several_steps() -> Batch:
@@ -119,7 +127,7 @@ def test_distillation_beside_grpo_is_the_sum_of_both() -> None:
 
 
 @pytest.mark.parametrize("algorithm", [sod, opd])
-def test_a_coefficient_of_0_leaves_grpo(algorithm: Algorithm) -> None:
+def test_a_coefficient_of_0_leaves_grpo(algorithm: System) -> None:
     assert algorithm(several_steps(), AlgorithmOptions(coef=0)).equal(grpo(several_steps(), OPTIONS))
 
 
@@ -140,7 +148,7 @@ def test_credit_is_0_off_the_mask_and_does_not_depend_on_what_stands_there(name:
     assert ALGORITHMS[name](replace(batch, student_BT=student_BT, teacher_BT=teacher_BT), OPTIONS).equal(credit_BT)
 
 
-@pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - {"sham"}))
+@pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - SEES_THE_BATCH))
 def test_a_groups_credit_does_not_depend_on_the_rest_of_the_batch(name: str) -> None:
     batch = several_steps()
     whole_BT = ALGORITHMS[name](batch, OPTIONS)
@@ -234,6 +242,73 @@ def test_sham_shuffles_over_the_whole_batch_and_the_same_batch_alike() -> None:
     assert sum(differ) >= 15
 
 
-def test_every_algorithm_has_a_name_among_the_options() -> None:
-    assert set(ALGORITHMS) == set(get_args(AlgorithmOptions.model_fields["name"].annotation))
-    assert set(ALGORITHMS) > WITHOUT_TEACHER
+def test_every_algorithm_is_named_in_the_help() -> None:
+    text = AlgorithmOptions.model_fields["name"].description
+    assert text is not None
+    for name in ALGORITHMS:
+        assert name in text.replace(",", " ").replace(";", " ").replace(":", " ").replace(".", " ").split(), name
+
+
+# Rules as systems
+
+
+@pytest.mark.parametrize("name", [name for name, system in ALGORITHMS.items() if system.rule is not None])
+def test_credit_is_the_outcomes_and_the_weighted_signal(name: str) -> None:
+    batch, system = several_steps(), ALGORITHMS[name]
+    options = AlgorithmOptions(coef=0.5)
+    weight_BT = system.teacher_weight(batch, options)
+    assert weight_BT is not None
+    student_BT, teacher_BT = both(batch)
+    expected_BT = system.outcome_credit(batch) + weight_BT * (teacher_BT - student_BT).masked_fill(~batch.mask_BT, 0)
+    torch.testing.assert_close(system(batch, options), expected_BT)
+
+
+def test_giving_credit_keeps_the_weights_for_the_record() -> None:
+    batch = several_steps()
+    for name, system in ALGORITHMS.items():
+        given = give_credit(batch, AlgorithmOptions(name=name))
+        assert given.credit_BT is not None
+        assert given.credit_BT.equal(system(batch, OPTIONS))
+        assert (given.teacher_weight_BT is None) == (name in WITHOUT_TEACHER)
+
+
+def test_what_a_candidate_is_judged_for_is_not_counted_again() -> None:
+    """Where the sampled token is among the candidates, its own credit is the outcome's; elsewhere the teacher speaks as ever."""
+    batch = several_steps()
+    among_BT = torch.rand(batch.ids_BT.shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    candidates_BTJ = torch.where(among_BT, batch.ids_BT, -1)[..., None].int()
+    given = give_credit(replace(batch, candidates_BTJ=candidates_BTJ), OPTIONS)
+    assert given.credit_BT is not None
+    assert given.credit_BT[among_BT].equal(ALGORITHMS["grpo"](batch, OPTIONS)[among_BT])
+    assert given.credit_BT[~among_BT].equal(sod(batch, OPTIONS)[~among_BT])
+
+
+def test_a_rule_of_ones_own_is_found_by_file_and_function() -> None:
+    example = Path(__file__).parent.parent / "examples" / "your_rule.py"
+    system = find(f"{example}:impatient")
+    batch = batch_with(("ok", "error", "ok"))
+    batch = replace(batch, teacher_entropy_BT=torch.where(batch.steps_BT == 2, 0.5, 0.1))
+    weight_BT = system.teacher_weight(batch, OPTIONS)
+    assert weight_BT is not None
+    assert weight_BT[0][batch.mask_BT[0]].tolist() == [1.0, 0.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "words"),
+    [
+        ("x = 1", "f", "defines no function 'f'"),
+        ("f = 1", "f", "defines no function 'f'"),
+        ("import nothing_like_this", "f", "cannot be imported: ModuleNotFoundError"),
+        ("def f(:", "f", "cannot be imported: SyntaxError"),
+    ],
+)
+def test_a_file_without_a_rule_is_an_error(content: str, name: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(content)
+    with pytest.raises(OptionError, match=words):
+        find(f"{tmp_path}/mine.py:{name}")
+
+
+def test_a_rule_that_gives_another_shape_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def f(d_BK, info):\n    return d_BK[0]\n")
+    with pytest.raises(OptionError, match=r"gave a tensor of shape"):
+        find(f"{tmp_path}/mine.py:f")(several_steps(), OPTIONS)

@@ -15,7 +15,7 @@ ROOT = Path(sod.__file__).parent
 # From low to high. A module imports what stands in a lower line, and nothing else: not its neighbours. A name stands
 # for the whole package, unless one of its modules has a place of its own.
 LAYERS = """
-    sod  core  errors  memory
+    sod  core  errors  memory  patterns  statistics
     config  types  sandbox  rewards  concurrency  attention
     sandbox.libc  sandbox.interpreter  sandbox.folders  sandbox.capture  sandbox.fusion_driver
     sandbox.landlock  sandbox.seccomp
@@ -24,6 +24,7 @@ LAYERS = """
     sandbox.zygote
     engines.vllm_worker
     sandbox.local  batching  chat  data  runs  engines  progress  alarms
+    processes
     rewards.answers  rewards.symbolic  rewards.symbolic_worker  rewards.functional_driver
     rewards.exact  rewards.choice  rewards.reference  rewards.code_tests  rewards.shaping
     rewards.forms  rewards.code_golds
@@ -32,9 +33,10 @@ LAYERS = """
     sandbox.guarded  rewards.referee  engines.hf  engines.scripted  engines.vllm  tools.python  teachers  policy
     engines.vllm_server
     teachers.local  scoring  agent
-    rollout  algorithms  metrics  engines.opening
-    sft  train  evaluate  doctor
-    lab
+    rollout  algorithms  metrics  engines.opening  teachers.privileged
+    sft  train  evaluate  calibrate  doctor  report
+    lab  comparison
+    compare
     cli
     __main__
 """
@@ -43,7 +45,7 @@ LEVEL = {
     for level, line in enumerate(LAYERS.strip().splitlines())
     for name in line.split()
 }
-WITHIN = {"sod.core", "sod.lab"}
+WITHIN = {"sod.core", "sod.lab", "sod.report"}
 """Packages of one place, whose modules import each other: without circles."""
 
 MODULES = {
@@ -111,8 +113,8 @@ def test_the_core_needs_torch_and_nothing_else() -> None:
     ("modules", "absent"),
     [
         (
-            "sod.config sod.errors sod.types sod.runs sod.data sod.cli sod.alarms sod.tools.python sod.sandbox.guarded "
-            "sod.rewards.referee",
+            "sod.config sod.errors sod.types sod.runs sod.data sod.cli sod.alarms sod.report sod.tools.python "
+            "sod.sandbox.guarded sod.rewards.referee",
             "torch transformers sympy numpy",
         ),
         (

@@ -57,7 +57,9 @@ def test_the_help_of_a_command_explains_every_option(command: str, capsys: pytes
     model = getattr(config, COMMANDS[command][0])
     keys = [key for key, _ in _keys(model)]
     for key in keys:
-        assert f"--{key.replace('_', '-')}" in out or f"--{key.replace('_', '-').replace('.', '.no-')}" in out
+        flag = f"--{key.replace('_', '-')}"
+        positional = f" {key.removesuffix('s').upper()} "
+        assert flag in out or flag.replace(".", ".no-") in out or positional in out
     words = " ".join(out.replace("│", " ").split())
     assert words.count("(default: ") + words.count("(required)") == len(keys)
     assert not err
@@ -135,7 +137,9 @@ def test_an_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str])
         (["--rollout.group", "0"], "greater than or equal to 1"),
         (["--rollout.top-p", "1.5"], "less than or equal to 1"),
         (["--updates", "many"], "--updates"),
-        (["--algorithm.name", "magic"], "sod"),
+        (["--algorithm.name", "magic"], "'magic' is unknown; there are grpo, opd"),
+        (["--algorithm.name", "sodd"], "did you mean 'sod'?"),
+        (["--algorithm.name", "none.py:rule"], "there is no Python file none.py"),
         (["--learn.betas", "0.9"], "--learn.betas"),
     ],
 )

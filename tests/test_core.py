@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sod.core import (
+    candidate_credit,
     clipped_policy_loss,
     group_advantage,
     masked_mean,
@@ -26,6 +27,7 @@ from sod.core import (
     teacher_advantage,
     token_logprobs,
     token_loss,
+    top_logprobs,
 )
 
 Case = dict[str, Any]
@@ -475,6 +477,127 @@ def test_gradients_of_a_bfloat16_model_are_summed_over_chunks_in_single_precisio
     assert head_VD.grad[:, 0].tolist() == [-500, 500]
 
 
+# Candidates: tokens that might have been sampled
+
+
+@pytest.mark.parametrize("count", [1, 4, 11])
+@pytest.mark.parametrize("chunk", [1, 4, None])
+def test_candidates_are_the_likeliest_tokens_and_their_log_probabilities_the_whole_softmaxs(
+    chunk: int | None, count: int
+) -> None:
+    hidden_ND, head_VD, targets_N = model_output()
+    whole_NV = (hidden_ND @ head_VD.T / 0.6).log_softmax(-1).detach()
+    ids_NJ, logprobs_NJ = top_logprobs(hidden_ND, head_VD, targets_N, count, temperature=0.6, chunk=chunk)
+    assert ids_NJ.equal(torch.cat([targets_N[:, None], whole_NV.topk(count).indices], 1))
+    torch.testing.assert_close(logprobs_NJ, whole_NV.gather(1, ids_NJ), rtol=0, atol=1e-9)
+    again_NJ, _ = token_logprobs(hidden_ND, head_VD, ids_NJ, temperature=0.6, chunk=chunk)
+    assert again_NJ.equal(logprobs_NJ)
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 2.0])
+@pytest.mark.parametrize("count", [4, 11])
+@pytest.mark.parametrize("chunk", [1, 4, None])
+def test_the_gradient_of_a_loss_over_candidates_is_that_of_its_formula_on_full_logits(
+    chunk: int | None, count: int, temperature: float
+) -> None:
+    """The sampled token by the outcome and every candidate by the teacher, some ratios within the clip and some beyond."""
+    hidden_ND, head_VD, targets_N = model_output()
+    whole_NV = (hidden_ND @ head_VD.T / temperature).log_softmax(-1)
+    moved_NV, teacher_NV = torch.randn(2, *whole_NV.shape, generator=generator(25), dtype=torch.float64)
+    old_NV, teacher_NV = (whole_NV.detach() + 0.3 * moved_NV).log_softmax(-1), teacher_NV.log_softmax(-1)
+    credit_N, weight_N = torch.randn(2, 13, generator=generator(26), dtype=torch.float64)
+    weight_N = weight_N.abs()
+
+    ratio_NV = (whole_NV - old_NV).exp()
+    clipped_NV = ratio_NV.clamp(0.8, 1.28)
+    assert 0.2 < (ratio_NV == clipped_NV).double().mean() < 0.8
+    expected = torch.zeros((), dtype=torch.float64)
+    for n, target in enumerate(targets_N.tolist()):
+        expected -= torch.minimum(ratio_NV[n, target] * credit_N[n], clipped_NV[n, target] * credit_N[n])
+        for v in old_NV[n].topk(count).indices.tolist():
+            advantage = weight_N[n] * (teacher_NV[n, v] - old_NV[n, v])
+            expected -= old_NV[n, v].exp() * torch.minimum(ratio_NV[n, v] * advantage, clipped_NV[n, v] * advantage)
+
+    candidates_NJ = old_NV.topk(count).indices
+    ids_NJ = torch.cat([targets_N[:, None], candidates_NJ], 1)
+    old_NJ, teacher_NJ = (tensor_NV.gather(1, candidates_NJ) for tensor_NV in (old_NV, teacher_NV))
+    credit_NJ = torch.cat([credit_N[:, None], candidate_credit(old_NJ, teacher_NJ, weight_N)], 1)
+    old_NJ = old_NV.gather(1, ids_NJ)
+    loss, logprobs_NJ, _ = token_loss(
+        hidden_ND,
+        head_VD,
+        ids_NJ,
+        lambda logprobs_NJ, where: clipped_policy_loss(logprobs_NJ, old_NJ[where], credit_NJ[where]),
+        temperature=temperature,
+        chunk=chunk,
+    )
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-9)
+    torch.testing.assert_close(logprobs_NJ, whole_NV.gather(1, ids_NJ).detach(), rtol=0, atol=1e-9)
+    inputs = hidden_ND, head_VD
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs), rtol=0, atol=1e-9
+    )
+
+
+def at_ratio_1(
+    hidden_ND: Tensor, head_VD: Tensor, ids_NJ: Tensor, logprobs_NJ: Tensor, credit_NJ: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients of the policy loss where the policy is still the old one."""
+    loss, _, _ = token_loss(
+        hidden_ND, head_VD, ids_NJ, lambda new_NJ, at: clipped_policy_loss(new_NJ, logprobs_NJ[at], credit_NJ[at])
+    )
+    return torch.autograd.grad(loss, (hidden_ND, head_VD))
+
+
+@pytest.mark.parametrize("count", [4, 11])
+def test_at_ratio_1_the_gradient_of_the_candidates_is_that_of_the_weighted_reverse_kl(count: int) -> None:
+    hidden_ND, head_VD, targets_N = model_output()
+    teacher_NV = torch.randn(13, 11, generator=generator(27), dtype=torch.float64).log_softmax(-1)
+    weight_N = torch.rand(13, generator=generator(28), dtype=torch.float64)
+    ids_NJ, logprobs_NJ = (each[:, 1:] for each in top_logprobs(hidden_ND, head_VD, targets_N, count))
+    credit_NJ = candidate_credit(logprobs_NJ, teacher_NV.gather(1, ids_NJ), weight_N)
+    found = at_ratio_1(hidden_ND, head_VD, ids_NJ, logprobs_NJ, credit_NJ)
+
+    whole_NV = (hidden_ND @ head_VD.T).log_softmax(-1)
+    if count == 11:
+        kl_N = torch.nn.functional.kl_div(teacher_NV, whole_NV, reduction="none", log_target=True).sum(1)
+    else:
+        term_NV = whole_NV.exp() * (whole_NV - teacher_NV - 1)
+        kl_N = term_NV.gather(1, ids_NJ).sum(1)
+    expected = torch.autograd.grad((weight_N * kl_N).sum(), (hidden_ND, head_VD))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("count", [3, 11])
+def test_candidates_give_the_mean_of_what_sampled_tokens_give_and_vary_less(count: int) -> None:
+    """Many draws from one distribution. A sampled token that is no candidate counts by itself, so no token is left out."""
+    draws, weight = 20_000, 0.7
+    hidden_ND, head_VD, _ = (tensor.detach() for tensor in model_output(1))
+    whole_V = (hidden_ND @ head_VD.T).log_softmax(-1)[0]
+    teacher_V = torch.randn(11, generator=generator(29), dtype=torch.float64).log_softmax(-1)
+    targets_N = whole_V.exp().multinomial(draws, replacement=True, generator=generator(30))
+    hidden_ND = hidden_ND.expand(draws, -1).clone().requires_grad_()
+    signal_N = weight * (teacher_V - whole_V)[targets_N]
+    head_VD.requires_grad_()
+    sampled_ND, _ = at_ratio_1(hidden_ND, head_VD, targets_N, whole_V[targets_N], signal_N)
+
+    ids_NJ, logprobs_NJ = top_logprobs(hidden_ND, head_VD, targets_N, count)
+    credit_NJ = candidate_credit(logprobs_NJ, teacher_V[ids_NJ], torch.full((draws,), weight, dtype=torch.float64))
+    credit_NJ[:, 0] = signal_N.masked_fill((ids_NJ[:, 1:] == ids_NJ[:, :1]).any(1), 0)
+    found_ND, _ = at_ratio_1(hidden_ND, head_VD, ids_NJ, logprobs_NJ, credit_NJ)
+
+    kl = torch.nn.functional.kl_div
+    one_1D = hidden_ND[:1].detach().requires_grad_()
+    divergence = kl(teacher_V, (one_1D @ head_VD.T).log_softmax(-1)[0], reduction="sum", log_target=True)
+    (exact_1D,) = torch.autograd.grad(weight * divergence, one_1D)
+    for drawn_ND in (sampled_ND, found_ND):
+        error_D = drawn_ND.std(0) / draws**0.5
+        assert ((drawn_ND.mean(0) - exact_1D[0]).abs() <= 4 * error_D + 1e-12).all()
+    assert (found_ND.var(0) < sampled_ND.var(0)).all()
+    if count == 11:  # nothing is left to chance
+        assert found_ND.var(0).max() < 1e-20
+
+
 class LargestTensor(TorchDispatchMode):
     """Sees every tensor that an operation makes."""
 
@@ -496,7 +619,12 @@ def from_a_loss(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor
     return token_loss(hidden_ND, head_VD, targets_N, lambda logprobs_N, _: -logprobs_N, entropy=True, chunk=8)[0]
 
 
-@pytest.mark.parametrize("loss", [from_log_probabilities, from_a_loss])
+def from_candidates(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
+    ids_NJ, _ = top_logprobs(hidden_ND, head_VD, targets_N, 4, chunk=8)
+    return token_loss(hidden_ND, head_VD, ids_NJ, lambda logprobs_NJ, _: -logprobs_NJ, entropy=True, chunk=8)[0]
+
+
+@pytest.mark.parametrize("loss", [from_log_probabilities, from_a_loss, from_candidates])
 def test_neither_forward_nor_backward_ever_holds_all_logits(loss: Callable[..., Tensor]) -> None:
     hidden_ND = torch.randn(64, 3, requires_grad=True)
     head_VD = torch.randn(50, 3, requires_grad=True)

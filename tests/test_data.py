@@ -70,6 +70,17 @@ def test_problems_in_verls_shape_are_read(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("place", ["columns", "extra_info"])
+def test_a_hint_and_a_solution_may_stand_beside_the_answer(tmp_path: Path, suffix: str, place: str) -> None:
+    told = {"hint": "Count.", "solution": "1, 2."}
+    row = {"prompt": "1+1?", "answer": "2"} | (told if place == "columns" else {"extra_info": {"index": "a", **told}})
+    with_them, without = load_problems(write(tmp_path, [row, {"prompt": "2+2?", "answer": "4"}], suffix))
+    assert (with_them.hint, with_them.solution) == ("Count.", "1, 2.")
+    assert (without.hint, without.solution) == ("", "")
+    assert with_them.messages == tuple(asked("1+1?"))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_a_prompt_may_be_a_conversation(tmp_path: Path, suffix: str) -> None:
     messages = [{"role": "system", "content": "Compute."}, *asked("1+1?")]
     (problem,) = load_problems(write(tmp_path, [{"prompt": messages, "answer": "2"}], suffix))
@@ -113,9 +124,9 @@ def test_no_two_problems_have_the_same_id(tmp_path: Path) -> None:
 
 
 def test_empty_cells_are_as_good_as_no_cells(tmp_path: Path) -> None:
-    rows = [{"id": None, "kind": None, "prompt": "1+1?", "answer": 2}]
+    rows = [{"id": None, "kind": None, "hint": None, "extra_info": {"solution": None}, "prompt": "1+1?", "answer": 2}]
     (problem,) = load_problems(write(tmp_path, rows))
-    assert (problem.id, problem.kind) == ("1", "math")
+    assert (problem.id, problem.kind, problem.hint, problem.solution) == ("1", "math", "", "")
 
 
 def test_an_empty_prompt_does_not_hide_a_problem(tmp_path: Path) -> None:
@@ -222,6 +233,9 @@ def test_a_line_that_cannot_be_parsed_is_an_error_with_its_number(tmp_path: Path
         ({"prompt": "1+1?", "answer": " "}, "neither empty"),
         ({"prompt": "1+1?", "answer": None}, "neither empty"),
         ({"prompt": "1+1?", "reward_model": {"style": "rule"}}, "reward_model.ground_truth"),
+        ({"prompt": "1+1?", "answer": 2, "hint": ["Count."]}, "its `hint` is list; only text can be used"),
+        ({"prompt": "1+1?", "answer": 2, "solution": 2}, "its `solution` is int; only text can be used"),
+        ({"prompt": "1+1?", "answer": 2, "extra_info": {"hint": {}}}, "its `hint` is dict; only text"),
         ({"prompt": 7, "answer": 2}, "not a list of objects"),
         ({"prompt": ["1+1?"], "answer": 2}, "not a list of objects"),
         ({"prompt": [{"content": "1+1?"}], "answer": 2}, "not a list of objects with `role`"),

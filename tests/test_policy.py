@@ -35,7 +35,7 @@ from sod.batching import (
 from sod.config import LearnOptions, ModelOptions
 from sod.errors import InfrastructureError, ModelError, TrainingError
 from sod.lab.models import Size, new_model
-from sod.models import check_embeddings, check_same_vocabulary, load_model, load_tokenizer, score
+from sod.models import check_embeddings, check_same_vocabulary, load_model, load_tokenizer, score, score_top
 from sod.policy import Policy
 from sod.scoring import Scorer, check_enough
 from sod.types import Group, Trajectory
@@ -63,6 +63,16 @@ def with_credit(groups: list[Group], model: PreTrainedModel, *, temperature: flo
     batch = join([scorer.score_now(group) for group in groups])
     credit_BT = torch.randn(batch.ids_BT.shape, generator=torch.Generator().manual_seed(seed))
     return replace(batch, credit_BT=credit_BT.masked_fill(~batch.mask_BT, 0))
+
+
+def with_candidates(groups: list[Group], model: PreTrainedModel, teacher: PreTrainedModel, count: int) -> Batch:
+    """The same with what a teacher thinks of the `count` likeliest tokens, and a random weight of that at every token."""
+    batch = with_credit(groups, model)
+    ids_BTJ, student_BTJ = score_top(model, batch, 0.7, EVERYTHING, count)
+    batch = replace(batch, candidates_BTJ=ids_BTJ[..., 1:], candidate_student_BTJ=student_BTJ[..., 1:])
+    weight_BT = torch.rand(batch.ids_BT.shape, generator=torch.Generator().manual_seed(1))
+    teacher_BTJ, _ = score(teacher, batch, 0.7, EVERYTHING)
+    return replace(batch, candidate_teacher_BTJ=teacher_BTJ[..., 1:], teacher_weight_BT=weight_BT)
 
 
 def demonstrations(groups: list[Group], max_tokens: int = 1000) -> tuple[Tensor, Tensor, Tensor]:
@@ -335,6 +345,70 @@ def test_imitation_takes_loss_on_the_mask_alone(random_model: MakeModel) -> None
         logprobs = model(ids).logits[0].log_softmax(-1)
     expected = -(logprobs[1, 4] + logprobs[3, 6]) / 2
     assert policy(model).imitate(ids, mask, torch.tensor([5]))["loss"] == pytest.approx(expected.item(), abs=1e-5)
+
+
+# Candidates
+
+
+@pytest.mark.parametrize("count", [5, 24])
+def test_with_candidates_the_gradient_is_that_of_credit_and_weighted_reverse_kl_at_the_sampled_tokens(
+    random_model: MakeModel, random_groups: MakeGroups, count: int
+) -> None:
+    models = [random_model(dtype=torch.float64) for _ in range(2)]
+    teacher = random_model(1, dtype=torch.float64).requires_grad_(False)
+    parts = [with_candidates([group], models[0], teacher, count) for group in random_groups(3, 3)]
+    batch = join(parts)  # of different widths
+    assert batch.credit_BT is not None
+    assert batch.teacher_weight_BT is not None
+    terms = []
+    for row, t in enumerate(batch.trajectories):
+        mask_T = batch.mask_BT[row]
+        at, ids = mask_T.nonzero()[:, 0] - 1, torch.tensor([t.ids])
+        student_TV, teacher_TV = ((model(ids).logits[0, at] / 0.7).log_softmax(-1) for model in (models[1], teacher))
+        kl_TV = student_TV.exp() * (student_TV - teacher_TV - 1)
+        kl_T = kl_TV.gather(1, student_TV.topk(count).indices).sum(1)
+        credit_T, weight_T = batch.credit_BT[row, mask_T], batch.teacher_weight_BT[row, mask_T]
+        terms.append(weight_T * kl_T - credit_T * by_hand(models[1], t, 0.7))
+    torch.cat(terms).mean().backward()
+
+    seen: dict[str, Tensor] = {}
+    for name, parameter in models[0].named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p, name=name: seen.__setitem__(name, p.grad.clone()))
+    learn(policy(models[0], clip_grad=1e9), batch)
+    for name, parameter in models[1].named_parameters():
+        torch.testing.assert_close(seen[name], parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [1, 40, 100])
+def test_micro_batching_does_not_change_an_update_with_candidates(
+    random_model: MakeModel, random_groups: MakeGroups, tokens: int
+) -> None:
+    models = [random_model(dtype=torch.float64) for _ in range(2)]
+    batch = with_candidates(random_groups(4, 3), models[0], random_model(1), 6)
+    whole = learn(policy(models[0], microbatch_tokens=EVERYTHING, minibatches=2), batch)
+    parts = learn(policy(models[1], microbatch_tokens=tokens, minibatches=2), batch)
+    assert parts == pytest.approx(whole, abs=1e-9)
+    for name, tensor in weights(models[0]).items():
+        torch.testing.assert_close(weights(models[1])[name], tensor, atol=1e-6, rtol=0)
+
+
+def test_candidates_without_weight_leave_the_update_as_it_is_without_them(
+    random_model: MakeModel, random_groups: MakeGroups
+) -> None:
+    models = [random_model() for _ in range(3)]
+    batch = with_candidates(random_groups(4, 3), models[0], random_model(1), 24)
+    for model, weight_BT in zip(models, (None, torch.zeros(batch.ids_BT.shape), batch.teacher_weight_BT), strict=True):
+        learn(policy(model, minibatches=2), replace(batch, teacher_weight_BT=weight_BT))
+    assert same(weights(models[0]), weights(models[1]))
+    assert not same(weights(models[0]), weights(models[2]))
+
+
+def test_chosen_rows_keep_their_candidates(random_model: MakeModel, random_groups: MakeGroups) -> None:
+    batch = with_candidates(random_groups(3, 4), random_model(), random_model(1), 6)
+    chosen = batch.rows(torch.tensor([7, 2]))
+    width = int(chosen.lengths_B.max())
+    for name in ("candidates_BTJ", "candidate_student_BTJ", "candidate_teacher_BTJ"):
+        assert torch.equal(getattr(chosen, name), getattr(batch, name)[[7, 2], :width])
 
 
 # The optimiser

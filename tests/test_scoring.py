@@ -13,8 +13,9 @@ from sod import metrics
 from sod.batching import Batch, collate, join
 from sod.config import AlgorithmOptions, ModelOptions, RolloutOptions, ScoreOptions
 from sod.memory import take_peak_mb
-from sod.models import score
+from sod.models import load_model, score
 from sod.scoring import Scorer
+from sod.teachers import Scores
 from sod.teachers.local import LocalTeacher
 from sod.types import Group, Piece, Trajectory
 
@@ -28,10 +29,12 @@ class AnotherModel:
     def __init__(self, model: Qwen3ForCausalLM):
         self._model = model
 
-    def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def score(self, batch: Batch) -> Scores:
         logprobs_BT, entropy_BT = score(self._model, batch, 0.7, 1000, entropy=True)
         assert entropy_BT is not None
-        return logprobs_BT, entropy_BT
+        if batch.candidates_BTJ is None:
+            return Scores(logprobs_BT, entropy_BT)
+        return Scores(logprobs_BT[..., 0], entropy_BT, logprobs_BT[..., 1:])
 
 
 @pytest.fixture
@@ -154,6 +157,53 @@ def test_a_teacher_scores_alike_wherever_its_weights_are_kept_and_nearly_so_in_b
         assert 1e-4 < gap_N.mean() < 0.2
     else:
         assert torch.equal(plain_BT, found_BT)
+
+
+# Candidates
+
+
+@pytest.mark.parametrize("count", [5, 24])
+def test_candidates_of_joined_groups_stand_at_their_tokens_with_the_log_probabilities_of_both_models(
+    random_model: MakeModel, groups: list[Group], count: int
+) -> None:
+    student, other = random_model(0), random_model(1)
+    teacher = AnotherModel(other)
+    scorer = Scorer(student, teacher, temperature=0.7, microbatch_tokens=60, candidates=count)
+    batch = join([scorer.score_now(group) for group in groups])
+    plain = Scorer(student, teacher, temperature=0.7, microbatch_tokens=60)
+    without = join([plain.score_now(group) for group in groups])
+    assert without.candidates_BTJ is None
+    for name in ("student_BT", "teacher_BT", "teacher_entropy_BT", "recomputed_B"):
+        assert torch.equal(getattr(batch, name), getattr(without, name))
+    found = batch.candidates_BTJ, batch.candidate_student_BTJ, batch.candidate_teacher_BTJ
+    for tensor_BTJ in found:
+        assert tensor_BTJ is not None
+        assert tensor_BTJ.shape == (*batch.ids_BT.shape, count)
+        assert not tensor_BTJ[~batch.mask_BT].any()
+    for row, t in enumerate(batch.trajectories):
+        at = batch.mask_BT[row].nonzero()[:, 0]
+        student_TV, teacher_TV = (
+            (model(torch.tensor([t.ids])).logits[0] / 0.7).log_softmax(-1)[at - 1] for model in (student, other)
+        )
+        likeliest_TJ = student_TV.topk(count).indices
+        ids_TJ, student_TJ, teacher_TJ = (tensor_BTJ[row, at] for tensor_BTJ in found if tensor_BTJ is not None)
+        assert torch.equal(ids_TJ.long(), likeliest_TJ)
+        torch.testing.assert_close(student_TJ, student_TV.gather(1, likeliest_TJ), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(teacher_TJ, teacher_TV.gather(1, likeliest_TJ), atol=1e-5, rtol=1e-5)
+
+
+def test_a_teacher_that_is_the_student_thinks_of_candidates_what_the_student_thinks(
+    teacher: Path, tokenizer: PreTrainedTokenizerBase, random_groups: MakeGroups
+) -> None:
+    network = ModelOptions(device="cpu")
+    rollout = RolloutOptions(max_tokens=200, max_prompt_tokens=100)
+    frozen = LocalTeacher(teacher, tokenizer, network, ScoreOptions(), rollout, microbatch_tokens=500)
+    student = load_model(teacher, network)
+    scorer = Scorer(student, frozen, temperature=rollout.temperature, microbatch_tokens=500, candidates=32)
+    batch = scorer.score_now(random_groups(1, 3, vocabulary=400)[0])
+    assert batch.candidate_teacher_BTJ is not None
+    assert torch.equal(batch.candidate_teacher_BTJ, batch.candidate_student_BTJ)
+    assert torch.equal(batch.teacher_BT, batch.student_BT)
 
 
 # Time and memory

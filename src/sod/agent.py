@@ -35,13 +35,15 @@ class Agent:
     referee: Referee
     options: RolloutOptions
 
-    async def attempt(self, problem: Problem, sample: int, seed: int) -> Trajectory:
+    async def attempt(self, problem: Problem, sample: int, seed: int, prefix: Sequence[Piece] = ()) -> Trajectory:
         """One trajectory. Ends for a named reason; raises only for what is not the student's fault.
 
-        `seed` also names the attempt to the engine, so it must be unique among those under way.
+        `seed` also names the attempt to the engine, so it must be unique among those under way. `prefix`: a conversation to
+        go on with in place of the problem's prompt, up to where a turn is to be written; what it has used of the limits
+        is gone.
         """
         start = time.monotonic()
-        pieces = [Piece("prompt", tuple(self.chat.prompt(problem.messages, self.tools.schemas)))]
+        pieces = list(prefix) or [Piece("prompt", tuple(self.chat.prompt(problem.messages, self.tools.schemas)))]
         try:
             stop = await self._converse(pieces, seed)
         finally:
@@ -59,9 +61,9 @@ class Agent:
         return replace(judged, reward=self.referee.reward(judged), seconds=time.monotonic() - start)
 
     async def _converse(self, pieces: list[Piece], seed: int) -> Stop:
-        ids = list(pieces[0].tokens)
-        left = self.options.max_tokens
-        for turn in range(self.options.max_turns + 1):
+        ids = [token for piece in pieces for token in piece.tokens]
+        left = self.options.max_tokens - (len(ids) - len(pieces[0].tokens))
+        for turn in range(sum(piece.author == "student" for piece in pieces), self.options.max_turns + 1):
             limit = min(left, self.options.max_turn_tokens or left)
             reply = await self.engine.sample(
                 Request(
@@ -84,7 +86,7 @@ class Agent:
                 return "max_turns"
             if self._repeats(pieces):
                 return "repeated"
-            observations = await self.tools.answer(calls)
+            observations = await self.tools.answer(calls, seed=seed + turn)
             suffix = tuple(self.chat.observation([observation.text for observation in observations]))
             left -= len(reply.tokens) + len(suffix)
             if left <= 0:

@@ -1,108 +1,181 @@
 """Batch to credit: what every sampled token is worth. The trainer never learns an algorithm's name.
 
-Each function returns a (B, T) tensor, 0 off the mask. Adding an algorithm is one function and one line in `ALGORITHMS`.
+A system is two things: what the outcome is worth (`outcome`), and how much of the teacher's signal each token is given (`rule`,
+one of `sod.core.RULES`). Its credit is their sum, 0 off the mask:
+
+    credit_BT = outcome_BT + coef * w_BT * (log pi_teacher - log pi_student)
+
+Adding a system is one line in `ALGORITHMS`; a rule of your own needs none, see `find`.
 """
 
-import math
+import importlib.util
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sod.batching import Batch
 from sod.config import AlgorithmOptions
-from sod.core import (
-    decayed_weights,
-    group_advantage,
-    masked_weights,
-    per_token,
-    step_divergence,
-    step_weights,
-    teacher_advantage,
-)
+from sod.core import RULES, Rule, StepInfo, group_advantage, per_token, step_divergence, teacher_advantage
+from sod.errors import OptionError
+
+Outcome = Callable[[Batch], Tensor]
 
 
-def grpo(batch: Batch, options: AlgorithmOptions) -> Tensor:
-    """The trajectory's reward against its group's, on each of its tokens."""
-    del options
-    advantage_B = group_advantage(batch.rewards_B, batch.groups_B)
-    return advantage_B[:, None].expand(batch.mask_BT.shape).masked_fill(~batch.mask_BT, 0)
+def grpo(batch: Batch) -> Tensor:
+    """The trajectory's reward against its group's. -> (B,)"""
+    return group_advantage(batch.rewards_B, batch.groups_B)
 
 
-def opd_without_grpo(batch: Batch, options: AlgorithmOptions) -> Tensor:
-    """coef * (log pi_teacher - log pi_student): on-policy distillation alone."""
-    return options.coef * teacher_advantage(*_logprobs(batch), batch.mask_BT)
-
-
-def opd(batch: Batch, options: AlgorithmOptions) -> Tensor:
-    """On-policy distillation beside GRPO, every token at full strength."""
-    return grpo(batch, options) + opd_without_grpo(batch, options)
-
-
-def sod(batch: Batch, options: AlgorithmOptions) -> Tensor:
-    """GRPO + coef * w_k * (log pi_teacher - log pi_student): the paper's Eq. 10 as an advantage."""
-    return grpo(batch, options) + sod_without_grpo(batch, options)
-
-
-def sod_without_grpo(batch: Batch, options: AlgorithmOptions) -> Tensor:
-    """The step-weighted teacher alone."""
-    return _weighted(batch, options, step_weights(_divergence(batch), epsilon=options.epsilon, delta=options.delta))
-
-
-def sod_unclipped(batch: Batch, options: AlgorithmOptions) -> Tensor:
-    """SOD without the headroom 1 + delta: a step that agrees better than the first counts for as much more."""
-    w_BK = step_weights(_divergence(batch), epsilon=options.epsilon, delta=math.inf)
-    return grpo(batch, options) + _weighted(batch, options, w_BK)
-
-
-def sod_decay(batch: Batch, options: AlgorithmOptions) -> Tensor:
-    """GRPO and the teacher at decay^(k - k_err) after the first tool error, whatever the divergence."""
-    return grpo(batch, options) + _weighted(batch, options, decayed_weights(batch.failed_BK, decay=options.decay))
-
-
-def sod_mask_after_error(batch: Batch, options: AlgorithmOptions) -> Tensor:
-    """GRPO and the teacher up to the first tool error, GRPO alone after it."""
-    return grpo(batch, options) + _weighted(batch, options, masked_weights(batch.failed_BK))
-
-
-def _divergence(batch: Batch) -> Tensor:
-    return step_divergence(*_logprobs(batch), batch.steps_BT)
-
-
-def _weighted(batch: Batch, options: AlgorithmOptions, w_BK: Tensor) -> Tensor:
-    """The teacher's term, each step at its weight."""
-    return per_token(w_BK, batch.steps_BT) * opd_without_grpo(batch, options)
-
-
-def sham(batch: Batch, options: AlgorithmOptions) -> Tensor:
-    """GRPO on rewards shuffled over the whole batch: as many updates of the same size, with nothing to learn from.
+def shuffled(batch: Batch) -> Tensor:
+    """GRPO on rewards shuffled over the whole batch: as many updates of the same size, with nothing to learn from. -> (B,)
 
     What a curve does under it is not the method's doing.
     """
     shuffle = torch.randperm(len(batch), generator=torch.Generator().manual_seed(int(batch.ids_BT.sum())))
-    advantage_B = group_advantage(batch.rewards_B[shuffle], batch.groups_B)
-    del options
-    return advantage_B[:, None].expand(batch.mask_BT.shape).masked_fill(~batch.mask_BT, 0)
+    return group_advantage(batch.rewards_B[shuffle], batch.groups_B)
 
 
-def _logprobs(batch: Batch) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, slots=True)
+class System:
+    """Who gives credit to a token. `None` says nothing."""
+
+    outcome: Outcome | None
+    rule: Rule | None
+    told: Literal["gt", "hint"] | None = None
+    """OPSD: the teacher is the student's own model, told the answer or a hint; None is a teacher of its own."""
+
+    def __call__(self, batch: Batch, options: AlgorithmOptions) -> Tensor:
+        """The credit of every sampled token. -> (B, T), 0 off the mask"""
+        weight_BT = self.teacher_weight(batch, options)
+        credit_BT = self.outcome_credit(batch)
+        return credit_BT if weight_BT is None else credit_BT + weight_BT * signal(batch)
+
+    def outcome_credit(self, batch: Batch) -> Tensor:
+        """The outcome's part of the credit. -> (B, T), 0 off the mask"""
+        if self.outcome is None:
+            return torch.zeros(batch.mask_BT.shape)
+        return self.outcome(batch)[:, None].expand(batch.mask_BT.shape).masked_fill(~batch.mask_BT, 0)
+
+    def teacher_weight(self, batch: Batch, options: AlgorithmOptions) -> Tensor | None:
+        """coef * w, the factor of the teacher's signal. -> (B, T), 0 off the mask; None without a teacher"""
+        if self.rule is None:
+            return None
+        d_BK, info = step_info(batch, options)
+        w = self.rule(d_BK, info).detach()
+        w_BT = per_token(w, batch.steps_BT) if w.shape == d_BK.shape else w
+        if w_BT.shape != batch.mask_BT.shape:
+            raise OptionError(
+                f"The weighting rule gave a tensor of shape {tuple(w.shape)}; it must be (B, K) = {tuple(d_BK.shape)} or "
+                f"(B, T) = {tuple(batch.mask_BT.shape)}."
+            )
+        return options.coef * w_BT.masked_fill(~batch.mask_BT, 0)
+
+
+def signal(batch: Batch) -> Tensor:
+    """log pi_teacher - log pi_student of every sampled token, in nats. -> (B, T), 0 off the mask"""
     assert batch.student_BT is not None
     assert batch.teacher_BT is not None
-    return batch.student_BT, batch.teacher_BT
+    return teacher_advantage(batch.student_BT, batch.teacher_BT, batch.mask_BT)
 
 
-Algorithm = Callable[[Batch, AlgorithmOptions], Tensor]
+def step_info(batch: Batch, options: AlgorithmOptions) -> tuple[Tensor, StepInfo]:
+    """The divergence of the steps, and what else a rule may know. -> (B, K), ..."""
+    assert batch.student_BT is not None
+    assert batch.teacher_BT is not None
+    entropy_BT = batch.teacher_entropy_BT
+    info = StepInfo(
+        ids_BT=batch.steps_BT,
+        signal_BT=signal(batch),
+        teacher_entropy_BT=torch.zeros(batch.mask_BT.shape) if entropy_BT is None else entropy_BT.detach(),
+        failed_BK=batch.failed_BK,
+        advantage_B=grpo(batch),
+        update=batch.update,
+        epsilon=options.epsilon,
+        delta=options.delta,
+        decay=options.decay,
+    )
+    return step_divergence(batch.student_BT, batch.teacher_BT, batch.steps_BT), info
 
-ALGORITHMS: dict[str, Algorithm] = {
-    "grpo": grpo,
-    "opd": opd,
-    "opd_without_grpo": opd_without_grpo,
-    "sod": sod,
-    "sod_uniform": opd,
-    "sod_decay": sod_decay,
-    "sod_mask_after_error": sod_mask_after_error,
-    "sod_unclipped": sod_unclipped,
-    "sod_without_grpo": sod_without_grpo,
-    "sham": sham,
+
+def give_credit(batch: Batch, options: AlgorithmOptions) -> Batch:
+    """The batch with credit for every sampled token, and the weight that its candidates, if it has any, are judged with.
+
+    Candidates are judged whatever was sampled (`core.candidate_credit`), so a sampled token that is one of them gets nothing
+    from the teacher beside; one that is none of them does, so that nothing is left out in the mean.
+    """
+    system = find(options.name)
+    weight_BT = system.teacher_weight(batch, options)
+    credit_BT = system.outcome_credit(batch)
+    if weight_BT is not None:
+        signal_BT = signal(batch)
+        if batch.candidates_BTJ is not None:
+            signal_BT = signal_BT.masked_fill((batch.candidates_BTJ == batch.ids_BT[..., None]).any(-1), 0)
+        credit_BT = credit_BT + weight_BT * signal_BT
+    return replace(batch, credit_BT=credit_BT, teacher_weight_BT=weight_BT)
+
+
+ALGORITHMS: dict[str, System] = {
+    "grpo": System(grpo, None),
+    "opd": System(grpo, RULES["uniform"]),
+    "opd_without_grpo": System(None, RULES["uniform"]),
+    "opsd_gt": System(None, RULES["uniform"], told="gt"),
+    "opsd_hint": System(None, RULES["uniform"], told="hint"),
+    "sod": System(grpo, RULES["drift"]),
+    # the paper's ablations
+    "sod_uniform": System(grpo, RULES["uniform"]),
+    "sod_decay": System(grpo, RULES["decayed"]),
+    "sod_mask_after_error": System(grpo, RULES["masked"]),
+    "sod_unclipped": System(grpo, RULES["drift_unclipped"]),
+    "sod_without_grpo": System(None, RULES["drift"]),
+    # rival rules, each beside GRPO
+    "gated": System(grpo, RULES["gated"]),
+    "position": System(grpo, RULES["position"]),
+    "trust_region": System(grpo, RULES["trust_region"]),
+    "sign_consistent": System(grpo, RULES["sign_consistent"]),
+    "curriculum": System(grpo, RULES["curriculum"]),
+    "entropy": System(grpo, RULES["entropy"]),
+    "drift_from_median": System(grpo, RULES["drift_from_median"]),
+    "drift_with_floor": System(grpo, RULES["drift_with_floor"]),
+    "entropy_in_trust_region": System(grpo, RULES["entropy_in_trust_region"]),
+    # a control
+    "sham": System(shuffled, None),
 }
-WITHOUT_TEACHER = {"grpo", "sham"}
+
+
+def find(name: str) -> System:
+    """The system of that name; or, for `FILE.py:FUNCTION`, the rule that the file defines, beside GRPO.
+
+    Raises OptionError, naming what is near.
+    """
+    if name in ALGORITHMS:
+        return ALGORITHMS[name]
+    path, colon, function = name.rpartition(":")
+    if not colon:
+        near = get_close_matches(name, ALGORITHMS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(ALGORITHMS)}, and FILE.py:FUNCTION."
+        raise OptionError(f"algorithm.name: {name!r} is unknown; {hint}")
+    rule: Rule | None = getattr(_module(Path(path)), function, None)
+    if not callable(rule):
+        raise OptionError(f"algorithm.name: {path} defines no function {function!r}.")
+    return System(grpo, rule)
+
+
+def _module(path: Path) -> ModuleType:
+    name = f"sod_rule_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise OptionError(f"algorithm.name: there is no Python file {path}.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a user's file may do anything
+        raise OptionError(f"algorithm.name: {path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module

@@ -19,7 +19,7 @@ from sod.types import Group, Piece, Trajectory
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Trajectories side by side. (B, T) tensors are 0, or False, where a row has ended."""
+    """Trajectories side by side. (B, T) and (B, T, J) tensors are 0, or False, where a row has ended."""
 
     trajectories: list[Trajectory]
     ids_BT: Tensor
@@ -42,6 +42,16 @@ class Batch:
     teacher_entropy_BT: Tensor | None = None
     credit_BT: Tensor | None = None
     """What the algorithm says each token is worth."""
+    update: int = 0
+    """Updates that the run has behind it."""
+    teacher_weight_BT: Tensor | None = None
+    """How much of the teacher's signal the algorithm gives each token."""
+    candidates_BTJ: Tensor | None = None
+    """At each sampled token, the J likeliest tokens of the policy before the update, likeliest first: ids, int32."""
+    candidate_student_BTJ: Tensor | None = None
+    """Their log pi there, as `student_BT`: of the whole vocabulary's softmax, not of theirs."""
+    candidate_teacher_BTJ: Tensor | None = None
+    """Their log pi under the teacher, as `teacher_BT`."""
 
     def __len__(self) -> int:
         return len(self.trajectories)
@@ -63,10 +73,10 @@ class Batch:
         for name in _TENSORS:
             tensor = getattr(self, name)
             chosen[name] = tensor if tensor is None else tensor[index] if tensor.dim() == 1 else tensor[index, :width]
-        return Batch(trajectories=[self.trajectories[i] for i in index.tolist()], **chosen)
+        return Batch(trajectories=[self.trajectories[i] for i in index.tolist()], update=self.update, **chosen)
 
 
-_TENSORS = [field.name for field in fields(Batch) if field.name.endswith(("_B", "_BT"))]
+_TENSORS = [field.name for field in fields(Batch) if field.name.endswith(("_B", "_BT", "_BTJ"))]
 
 
 def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
@@ -105,10 +115,16 @@ def join(batches: Sequence[Batch]) -> Batch:
         tensors = [getattr(batch, name) for batch in batches]
         if any(tensor is None for tensor in tensors):
             return None
-        return torch.cat([t if t.dim() == 1 else torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in tensors])
+        return torch.cat([t if t.dim() == 1 else _widened(t, width) for t in tensors])
 
     tensors: dict[str, Any] = {name: joined(name) for name in _TENSORS}
     return Batch(trajectories=[t for batch in batches for t in batch.trajectories], **tensors)
+
+
+def _widened(tensor_BT: Tensor, width: int) -> Tensor:
+    """(B, T) or (B, T, J), filled with 0 up to `width` tokens."""
+    last = (0, 0) * (tensor_BT.dim() - 2)
+    return torch.nn.functional.pad(tensor_BT, (*last, 0, width - tensor_BT.shape[1]))
 
 
 Row = tuple[Tensor, Tensor]

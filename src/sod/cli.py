@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import getdoc
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sod.errors import InfrastructureError, OptionError, SodError, UsageError
 COMMANDS = {
     "lab demo": (
         "DemoOptions",
-        "sod.lab.demo:demo",
+        "sod.compare:compare",
         "the whole method in miniature: cold start, SOD, before and after",
     ),
     "lab make": ("LabOptions", "sod.lab.make:make", "write the lab's models, tokenizer, problems and demonstrations"),
@@ -28,6 +29,17 @@ COMMANDS = {
     "sft": ("SftOptions", "sod.sft:sft", "cold start: fine-tune on demonstrations"),
     "train": ("TrainOptions", "sod.train:train", "learn on policy: sod, opd, grpo and controls"),
     "eval": ("EvalOptions", "sod.evaluate:evaluate_and_show", "measure a model: avg@n, pass@n, maj@n, tool errors"),
+    "compare": (
+        "CompareOptions",
+        "sod.compare:compare",
+        "methods head to head: equal budgets, several seeds, intervals",
+    ),
+    "report": ("ReportOptions", "sod.report:report", "one page about one or more runs: figures, every trajectory"),
+    "calibrate": (
+        "CalibrateOptions",
+        "sod.calibrate:calibrate",
+        "does a low weight mark bad advice? the teacher goes on itself",
+    ),
     "doctor": ("DoctorOptions", "sod.doctor:doctor", "check this machine: sandbox, hostile programs, judges, speed"),
 }
 HELP = ("-h", "--help", "help")
@@ -86,14 +98,18 @@ def parse(command: str, name: str, arguments: list[str]) -> Any:
 
     from sod import config
 
-    recipes = [argument for argument in arguments if argument.endswith(".toml") and not argument.startswith("-")]
-    leading = arguments[: len(recipes)]
-    if leading != recipes:
-        raise OptionError(f"Recipes come first: sod {command} {' '.join(recipes)} --option value ...")
-    model = getattr(config, name)
+    recipes = list(takewhile(_is_recipe, arguments))
     flags = arguments[len(recipes) :]
+    for before, argument in pairwise(flags):
+        if _is_recipe(argument) and not before.startswith("--"):
+            raise OptionError(f"Recipes come first: sod {command} {' '.join([*recipes, argument])} --option value ...")
+    model = getattr(config, name)
     from_recipes = [part for recipe in recipes for part in recipe_arguments(Path(recipe), model, flags)]
     return tyro.cli(model, prog=f"sod {command}", description=getdoc(model), args=[*from_recipes, *flags])
+
+
+def _is_recipe(argument: str) -> bool:
+    return argument.endswith(".toml") and not argument.startswith("-")
 
 
 def recipe_arguments(recipe: Path, model: Any, flags: Sequence[str]) -> list[str]:

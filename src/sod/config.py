@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from tyro.conf import Positional, arg
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -41,6 +42,9 @@ class ToolOptions(Options):
     """Characters of output that the student reads; the middle of longer output is left out, and said so."""
     errors: Literal["traceback", "last_line"] = "traceback"
     """What the student reads of an exception: the whole traceback, or its last line."""
+    faults: Share = 0.0
+    """Share of calls that fail through no fault of the student's: their last character is lost on the way, and the student
+    reads what comes of it. Real tools fail now and then; this makes recovery from it something that can be studied."""
     show_last_expr: Literal["expr", "off", "reference"] = "expr"
     """expr: show the value of a trailing expression, as a notebook does. off: run the program and nothing else.
     reference: rewrite the program and cut its output as the paper's code does, which breaks many right programs; for
@@ -159,28 +163,37 @@ class SftLearnOptions(LearnOptions):
 class AlgorithmOptions(Options):
     """Who gives credit to a token, and how much."""
 
-    name: Literal[
-        "sod",
-        "opd",
-        "opd_without_grpo",
-        "grpo",
-        "sod_uniform",
-        "sod_decay",
-        "sod_mask_after_error",
-        "sod_unclipped",
-        "sod_without_grpo",
-        "sham",
-    ] = "sod"
-    """sod: GRPO plus the step-weighted teacher. opd, also called sod_uniform: GRPO plus the unweighted teacher. grpo: the
-    reward alone. sod_...: the paper's ablations. sham: a control that learns from shuffled rewards, with no teacher."""
+    name: str = "sod"
+    """sod: GRPO plus the step-weighted teacher. opd, also called sod_uniform: GRPO plus the unweighted teacher;
+    opd_without_grpo: that teacher alone. grpo: the reward alone. opsd_gt, opsd_hint: the student's own first weights as the
+    teacher, shown the answer or a hint. sod_decay, sod_mask_after_error, sod_unclipped, sod_without_grpo: the paper's
+    ablations. gated, position, trust_region, sign_consistent, curriculum, entropy, drift_from_median, drift_with_floor,
+    entropy_in_trust_region: other weighting rules beside GRPO (docs/algorithm.md). sham: a control that learns from shuffled
+    rewards, with no teacher. FILE.py:FUNCTION: a weighting rule of your own, beside GRPO."""
     coef: Real = 1.0
     """Factor of the teacher's term."""
+    divergence: Literal["sampled", "exact"] = "sampled"
+    """sampled: the teacher is asked about the tokens that were sampled, as in the paper. exact: about every candidate at each
+    position, each counted by its probability; the same in the mean, without the noise of the draw."""
+    candidates: Positive = 64
+    """For an exact divergence: the likeliest tokens of the student that count, at each position."""
     epsilon: PositiveReal = 1e-6
     """Added to every divergence in Eq. 7, in nats."""
     delta: Real = 0.2
     """Largest step weight is 1 + delta."""
     decay: Share = 0.9
     """For sod_decay: each step after the first tool error weighs this much of the one before."""
+
+
+class OpsdOptions(Options):
+    """On-policy self-distillation (opsd_gt, opsd_hint): the student's own model as a teacher that is told more."""
+
+    template: str | None = None
+    """What the teacher reads in place of the student's last message: {question} is that message, {context} the answer or the
+    hint. None is a plain wording of both."""
+    decay: Decay | None = None
+    """None: the teacher stays the student as it was at first. Otherwise it follows the student as an exponential moving
+    average that keeps this share of itself at each update."""
 
 
 class EngineOptions(Options):
@@ -259,7 +272,7 @@ class TrainOptions(Options):
     out: Path
     """Run directory to create."""
     teacher: Path | None = None
-    """Directory of the teacher, with the student's vocabulary; not needed for grpo and sham."""
+    """Directory of the teacher, with the student's vocabulary; not needed for grpo, sham and opsd."""
     updates: Positive = 150
     """Trips of the loop: sample, score, learn."""
     seed: int = 0
@@ -277,6 +290,7 @@ class TrainOptions(Options):
     resume: bool = False
     """Continue the run in `out` from its newest checkpoint."""
     algorithm: AlgorithmOptions = AlgorithmOptions()
+    opsd: OpsdOptions = OpsdOptions()
     rollout: RolloutOptions = RolloutOptions()
     engine: EngineOptions = EngineOptions()
     score: ScoreOptions = ScoreOptions()
@@ -317,6 +331,37 @@ class EvalOptions(Options):
     network: ModelOptions = ModelOptions()
 
 
+class ReportOptions(Options):
+    """One self-contained page about one or more runs: what was learnt, figures, every trajectory that was kept. Nothing is
+    computed anew and no network is needed."""
+
+    runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]"), Field(min_length=1)]
+    """Run directories of `sod train` or `sod eval`; two or more are shown side by side."""
+    out: Path | None = None
+    """File to write; None is report.html in the first run directory."""
+    png: Path | None = None
+    """Folder to write the figures to as PNG files, for papers."""
+    trajectories: Positive = 5000
+    """Trajectories of each run that the page holds, the newest first."""
+
+
+class CalibrateOptions(Options):
+    """Does a low step weight mark the steps where the teacher's advice is bad? Takes the trajectories of an evaluation, lets
+    the teacher itself continue from the beginning of a step, and compares how often it then solves the problem with what
+    each weighting rule says of that step."""
+
+    run: Annotated[Path, Positional, arg(metavar="RUN")]
+    """Run directory of `sod eval --teacher`."""
+    teacher: Path
+    """Directory of the teacher that was measured against there."""
+    out: Path
+    """Run directory to create."""
+    steps: Positive = 400
+    """Steps to continue from, drawn evenly over the number of tool errors before them."""
+    seed: int = 0
+    """Seed of the draw and of the continuations."""
+
+
 class DoctorOptions(Options):
     """Check this machine: which sandbox there is, what it enforces, whether hostile programs get through, whether the
     judges judge, and how fast both are. The exit status is 0 if all is well, 1 if not."""
@@ -333,7 +378,7 @@ class LabOptions(Options):
     """Directory to write to."""
     seed: int = 1
     """Seed of the problems, the demonstrations and the student's first weights."""
-    demonstrations: Positive = 16_000
+    demonstrations: Positive = 32_000
     """Demonstrations for the student's cold start, in curriculum order."""
     train_problems: Positive = 4_000
     """Problems to learn on."""
@@ -346,6 +391,8 @@ class LabTeacherOptions(Options):
 
     out: Path = Path("runs/teacher")
     """Run directory to create."""
+    size: Literal["full", "small"] = "full"
+    """full: the teacher that ships with the project. small: as many parameters as the student."""
     steps: Positive = 4_500
     """Optimiser steps."""
     seed: int = 0
@@ -353,18 +400,53 @@ class LabTeacherOptions(Options):
     sandbox: SandboxOptions = SandboxOptions(workers=4)
 
 
-class DemoOptions(Options):
-    """The whole method in miniature, on this machine: a student is cold-started on clean demonstrations, learns by SOD
-    and, beside it, by a sham control with no teacher and shuffled rewards; all three are measured on the same problems."""
+class CompareOptions(Options):
+    """Systems and weighting rules head to head: every method from the same student, on the same problems, for the same number
+    of updates, under several seeds and beside a control; measured on the same problems, and compared problem by problem. Run
+    it again to continue after an interruption, or with more methods or seeds: what is done is not done again."""
+
+    out: Path = Path("runs/compare")
+    """Directory to create, or to continue in."""
+    preset: Literal["paper-table1", "ablations", "rivals", "teacher-size", "demo"] | None = None
+    """A comparison in the lab, with everything that it needs: the systems of the paper, its ablations, rival weighting rules,
+    two teachers. None: your own recipes."""
+    train: Path | None = None
+    """Recipe of `sod train` that all methods share: student, teacher, data, updates, ..."""
+    measure: Path | None = None
+    """Recipe of `sod eval`: problems to measure with, samples, ..."""
+    methods: tuple[str, ...] = ()
+    """What to compare: an algorithm's name or FILE.py:FUNCTION, or either with options of `sod train`, such as
+    "sod algorithm.epsilon=0.1". None given: the preset's."""
+    baseline: str | None = None
+    """The method that all others are compared with; None is the first."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Training seeds. With one, nothing is said about how another would have come out."""
+    control: bool = True
+    """Add sham, which learns from shuffled rewards: what happens under it is no method's doing."""
+    updates: Positive | None = None
+    """Updates of every method; None is what the recipe says."""
+    samples: Positive | None = None
+    """Samples per problem when measuring; None is what the recipe says."""
+    lrs: tuple[PositiveReal, ...] = ()
+    """Learning rates to choose from, for each method by itself, on the problems in `tune`; none: the recipe's for all."""
+    tune: Path | None = None
+    """Problems to choose learning rates with; none of them may be among those of `measure`."""
+    tune_updates: Positive = 15
+    """Updates of a run that a learning rate is chosen by."""
+    lab_seed: int = 1
+    """For presets: seed of the lab's problems and of the cold start."""
+    jobs: Positive | None = None
+    """Runs at a time; None is one per processor. Give 1 where one GPU serves all."""
+    sandbox: SandboxOptions = SandboxOptions(workers=4)
+
+
+class DemoOptions(CompareOptions):
+    """The whole method in miniature, on this machine: a student is cold-started on demonstrations, learns by SOD and, beside
+    it, under a control with no teacher and shuffled rewards; all are measured on the same problems."""
 
     out: Path = Path("runs/demo")
-    """Directory to create."""
-    updates: Positive = 40
-    """Updates of on-policy learning."""
-    methods: tuple[str, ...] = ("sod", "sham")
-    """Algorithms to run from the same cold start, each in a process of its own."""
-    samples: Positive = 2
-    """Samples per problem when measuring."""
-    seed: int = 1
-    """Seed of everything."""
-    sandbox: SandboxOptions = SandboxOptions(workers=4)
+    """Directory to create, or to continue in."""
+    preset: Literal["paper-table1", "ablations", "rivals", "teacher-size", "demo"] | None = "demo"
+    """Which comparison; see `sod compare --help`."""
+    seeds: tuple[int, ...] = (1,)
+    """Training seeds. With one, nothing is said about how another would have come out."""

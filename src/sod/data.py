@@ -1,7 +1,8 @@
 """Files to problems and demonstrations: .jsonl or .parquet, each row checked once, errors by row number.
 
-Problems come in two shapes: our own (`id`, `prompt` as text or messages, `answer`, optionally `kind`), and verl's
-(`prompt` as messages, `reward_model.ground_truth`, `extra_info.index`), in which DAPO-Math-17k and others are published.
+Problems come in two shapes: our own (`id`, `prompt` as text or messages, `answer`, optionally `kind`, `hint` and
+`solution`), and verl's (`prompt` as messages, `reward_model.ground_truth`, and in `extra_info` an `index`, optionally `hint`
+and `solution`), in which DAPO-Math-17k and others are published.
 Demonstrations have `messages` in OpenAI's format and optionally `tools`.
 """
 
@@ -158,7 +159,17 @@ def _problem(row: Row, number: int) -> Problem:
         messages=tuple(_messages([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)),
         answer=str(answer),
         kind=str(row.get("kind", "math")),
+        hint=_text(row, extra, "hint"),
+        solution=_text(row, extra, "solution"),
     )
+
+
+def _text(row: Row, extra: Row, name: str) -> str:
+    """An optional column of text, which may stand in verl's `extra_info`; empty where there is none."""
+    text = row.get(name, extra.get(name))
+    if not isinstance(text, str | None):
+        raise DataError(f"its `{name}` is {type(text).__name__}; only text can be used.")
+    return text or ""
 
 
 def _demonstration(row: Row, number: int) -> Demonstration:

@@ -11,7 +11,7 @@ from sod.batching import collate, join
 from sod.chat import ChatFormat
 from sod.concurrency import Runner
 from sod.config import AlgorithmOptions, EvalOptions
-from sod.data import fingerprint, load_problems
+from sod.data import fingerprint, fingerprint_model, load_problems
 from sod.engines.opening import open_engine
 from sod.models import check_context, check_embeddings, load_model, load_tokenizer
 from sod.progress import Display, say
@@ -44,10 +44,13 @@ def evaluate(options: EvalOptions) -> Results:
     teacher = options.teacher and LocalTeacher(
         options.teacher, tokenizer, options.network, options.score, limits, microbatch_tokens=tokens
     )
-    tools = Toolbox([PythonTool(sandbox, options.tool)])
+    tools = Toolbox([PythonTool(sandbox, options.tool)], faults=options.tool.faults)
     check_prompts(chat, tools, limits, problems)
     with Runner() as loop, sandbox.working_in(loop):
-        run = Run.open(options, options.out, data={"data": fingerprint(options.data)})
+        files = {"data": fingerprint(options.data)}
+        if options.teacher:
+            files["teacher"] = fingerprint_model(options.teacher)
+        run = Run.open(options, options.out, data=files)
         with open_engine(loop, options.engine, model, limits) as engine:
             agent = Agent(engine, chat, tools, referee, limits)
             with Display("evaluate", total=1) as display, display.phase("sample", len(problems) * options.samples):

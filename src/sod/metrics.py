@@ -11,6 +11,7 @@ from torch import Tensor
 from sod.batching import Batch, pad
 from sod.config import AlgorithmOptions
 from sod.core import step_divergence, step_mean, step_weights
+from sod.patterns import Pattern, pattern
 from sod.types import Group, Outcome, Trajectory
 
 NO_CALL: Sequence[Outcome] = ("malformed", "unknown_tool", "wrong_arguments")
@@ -19,6 +20,8 @@ AGREES_NATS = 0.01
 """A first step with a smaller divergence hardly differs from the teacher."""
 LONGEST_GOLD = 1000
 """Characters; the tests of a code problem are not repeated with every attempt at it."""
+
+PATTERNS: Sequence[Pattern] = ("stable", "erroneous", "recovery")
 
 Decode = Callable[[list[int]], object]
 
@@ -61,6 +64,7 @@ def of_steps(batch: Batch, options: AlgorithmOptions) -> dict[str, float]:
     if batch.student_BT is None or batch.teacher_BT is None:
         return {}
     d_BK, w_BK, exists_BK = steps(batch, options)
+    patterns = Counter(p for p in map(pattern, _ragged(w_BK, exists_BK)) if p)
     later_BK = exists_BK.clone()
     later_BK[:, :1] = False
     log_ratio_N = (batch.teacher_BT - batch.student_BT)[batch.mask_BT].abs()
@@ -70,6 +74,12 @@ def of_steps(batch: Batch, options: AlgorithmOptions) -> dict[str, float]:
         "steps/d_1": _mean(d_BK[:, :1][exists_BK[:, :1]]),
         "steps/first_step_agrees": _mean((d_BK[:, 0][exists_BK[:, 1:].any(1)] < AGREES_NATS).float()),
         "steps/w_after_first": _mean(w_BK[later_BK]),
+        **(
+            {"steps/w_used_after_first": _mean(step_mean(batch.teacher_weight_BT, batch.steps_BT)[later_BK])}
+            if batch.teacher_weight_BT is not None
+            else {}
+        ),
+        **{f"pattern/{name}": patterns[name] / max(1, patterns.total()) for name in PATTERNS},
         "steps/w_capped": _mean((w_BK[later_BK] >= 1 + options.delta - 1e-6).float()),
         "steps/signal_in_top_5_percent_of_tokens": float(outliers.sum() / log_ratio_N.sum().clamp(min=1e-9)),
         "steps/teacher_entropy": _mean(batch.teacher_entropy_BT[batch.mask_BT])
@@ -120,7 +130,7 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def steps(batch: Batch, options: AlgorithmOptions) -> tuple[Tensor, Tensor, Tensor]:
-    """d, w and whether the step exists. -> (B, K) each"""
+    """d, w by SOD's rule, and whether the step exists. -> (B, K) each"""
     assert batch.student_BT is not None
     assert batch.teacher_BT is not None
     d_BK = step_divergence(batch.student_BT, batch.teacher_BT, batch.steps_BT)
@@ -133,25 +143,47 @@ def rows(batch: Batch, options: AlgorithmOptions, text: Decode, limit: int) -> l
 
     A piece's author says which tokens were sampled: the mask is true on the student's pieces.
     """
-    step_rows: list[list[dict[str, float]]] = [[] for _ in range(len(batch))]
-    if batch.student_BT is not None and batch.teacher_BT is not None:
-        d_BK, w_BK, exists_BK = steps(batch, options)
-        entropy_BK = (
-            step_mean(batch.teacher_entropy_BT, batch.steps_BT) if batch.teacher_entropy_BT is not None else d_BK * 0
-        )
-        for b, k in exists_BK.nonzero().tolist():
-            step_rows[b].append(
-                {"d": d_BK[b, k].item(), "w": w_BK[b, k].item(), "teacher_entropy": entropy_BK[b, k].item()}
-            )
-    return [_row(t, s, text) for t, s in zip(batch.trajectories[:limit], step_rows, strict=False)]
+    kept = batch.rows(torch.arange(min(limit, len(batch))))
+    made = unscored_rows(kept.trajectories, text)
+    if kept.student_BT is None or kept.teacher_BT is None:
+        return made
+    d_BK, w_BK, exists_BK = steps(kept, options)
+    by_step = {"d": d_BK, "w": w_BK}
+    by_token = {"signal": kept.teacher_BT - kept.student_BT}
+    if kept.teacher_entropy_BT is not None:
+        by_token["teacher_entropy"] = kept.teacher_entropy_BT
+        by_step["teacher_entropy"] = step_mean(kept.teacher_entropy_BT, kept.steps_BT)
+    if kept.teacher_weight_BT is not None:
+        by_step["w_used"] = step_mean(kept.teacher_weight_BT, kept.steps_BT)
+    step_values = {name: _ragged(values_BK, exists_BK) for name, values_BK in by_step.items()}
+    token_values = {name: _ragged(values_BT, kept.mask_BT) for name, values_BT in by_token.items()}
+    for b, row in enumerate(made):
+        row["steps"] = [
+            dict(zip(step_values, step, strict=True))
+            for step in zip(*(values[b] for values in step_values.values()), strict=True)
+        ]
+        row["pattern"] = pattern([step["w"] for step in row["steps"]])
+        at = 0
+        for piece in row["pieces"]:
+            if piece["author"] == "student":
+                end = at + len(piece["tokens"])
+                piece["token_texts"] = [str(text([token])) for token in piece["tokens"]]
+                piece |= {name: [round(v, 4) for v in values[b][at:end]] for name, values in token_values.items()}
+                at = end
+    return made
+
+
+def _ragged(values_BX: Tensor, exists_BX: Tensor) -> list[list[float]]:
+    """Each row's values where they exist."""
+    return [values_X[exists_X].tolist() for values_X, exists_X in zip(values_BX, exists_BX, strict=True)]
 
 
 def unscored_rows(trajectories: Iterable[Trajectory], text: Decode) -> list[dict[str, Any]]:
     """Trajectories as they are kept where no model has scored them: before it does, or because no judge could decide."""
-    return [_row(trajectory, [], text) for trajectory in trajectories]
+    return [_row(trajectory, text) for trajectory in trajectories]
 
 
-def _row(trajectory: Trajectory, step_row: list[dict[str, float]], text: Decode) -> dict[str, Any]:
+def _row(trajectory: Trajectory, text: Decode) -> dict[str, Any]:
     return {
         "problem": trajectory.problem.id,
         "sample": trajectory.sample,
@@ -173,7 +205,7 @@ def _row(trajectory: Trajectory, step_row: list[dict[str, float]], text: Decode)
             }
             for piece in trajectory.pieces
         ],
-        "steps": step_row,
+        "steps": [],
     }
 
 

@@ -1,5 +1,6 @@
 """A Transformers model as this project uses it: loaded, checked, and asked for log-probabilities."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -13,7 +14,7 @@ from sod.attention import NAME as ATTENTION
 from sod.attention import Packed, check_attention
 from sod.batching import Batch, microbatches
 from sod.config import ModelOptions, RolloutOptions
-from sod.core import token_logprobs
+from sod.core import token_logprobs, top_logprobs
 from sod.errors import ModelError
 
 logging.disable_progress_bar()  # progress is sod.progress's business
@@ -118,19 +119,26 @@ class Selected:
     """The hidden state at the position before each."""
     head_VD: Tensor
     targets_M: Tensor
+    """(M,); with candidates (M, 1 + J), each token before its own."""
 
 
-def selected(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor, lengths_B: Tensor) -> Selected:
+def selected(
+    model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor, lengths_B: Tensor, candidates_BTJ: Tensor | None = None
+) -> Selected:
     """The masked tokens, ready for `sod.core.token_logprobs` or `token_loss`.
 
     Position t is predicted from the hidden state at t - 1; only masked tokens go through the head. The first token of a
     row has no prediction and must not be masked.
     """
+    candidates_MJ = None if candidates_BTJ is None else candidates_BTJ[mask_BT].to(model.device)
     ids_BT, mask_BT = ids_BT.to(model.device), mask_BT.to(model.device)
     inside_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device) < lengths_B[:, None].to(ids_BT.device)
     before_BT = torch.nn.functional.pad(mask_BT[:, 1:], (0, 1))
     hidden_ND = hidden_states(model, ids_BT, lengths_B)
-    return Selected(hidden_ND[before_BT[inside_BT]], head(model), ids_BT[mask_BT])
+    targets_M = ids_BT[mask_BT]
+    if candidates_MJ is not None:
+        targets_M = torch.cat([targets_M[:, None], candidates_MJ], 1)
+    return Selected(hidden_ND[before_BT[inside_BT]], head(model), targets_M)
 
 
 @torch.no_grad()
@@ -139,17 +147,44 @@ def score(
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities of a batch's sampled tokens under a model and, if asked, its entropies there.
 
-    -> (B, T), (B, T), 0 off the mask
+    -> (B, T), (B, T), 0 off the mask. If the batch has candidates, the first is (B, T, 1 + J): each token's, then theirs.
     """
-    logprobs_BT, entropy_BT = torch.zeros(batch.ids_BT.shape), torch.zeros(batch.ids_BT.shape)
-    for rows in microbatches(batch.lengths_B, microbatch_tokens):
-        part = batch.rows(rows)
-        chosen = selected(model, part.ids_BT, part.mask_BT, part.lengths_B)
+    candidates = () if batch.candidates_BTJ is None else (1 + batch.candidates_BTJ.shape[2],)
+    logprobs_BT, entropy_BT = torch.zeros(*batch.ids_BT.shape, *candidates), torch.zeros(batch.ids_BT.shape)
+    for where, chosen in _parts(model, batch, microbatch_tokens):
         results = token_logprobs(
             chosen.hidden_MD, chosen.head_VD, chosen.targets_M, temperature=temperature, entropy=entropy
         )
         for whole_BT, values_M in zip((logprobs_BT, entropy_BT), results, strict=True):
             if values_M is not None:
-                blank_BT = torch.zeros(part.ids_BT.shape)
-                whole_BT[rows, : blank_BT.shape[1]] = blank_BT.masked_scatter(part.mask_BT, values_M.float().cpu())
+                whole_BT[where] = values_M.float().cpu()
     return logprobs_BT, entropy_BT if entropy else None
+
+
+@torch.no_grad()
+def score_top(
+    model: PreTrainedModel, batch: Batch, temperature: float, microbatch_tokens: int, count: int
+) -> tuple[Tensor, Tensor]:
+    """At each sampled token that token, then the model's `count` likeliest: ids and log-probabilities.
+
+    -> (B, T, 1 + J) int32, (B, T, 1 + J), 0 off the mask
+    """
+    shape = (*batch.ids_BT.shape, 1 + count)
+    ids_BTJ, logprobs_BTJ = torch.zeros(shape, dtype=torch.int32), torch.zeros(shape)
+    for where, chosen in _parts(model, batch, microbatch_tokens):
+        ids_MJ, logprobs_MJ = top_logprobs(
+            chosen.hidden_MD, chosen.head_VD, chosen.targets_M, count, temperature=temperature
+        )
+        ids_BTJ[where], logprobs_BTJ[where] = ids_MJ.int().cpu(), logprobs_MJ.float().cpu()
+    return ids_BTJ, logprobs_BTJ
+
+
+def _parts(
+    model: PreTrainedModel, batch: Batch, microbatch_tokens: int
+) -> Iterator[tuple[tuple[Tensor, Tensor], Selected]]:
+    """The sampled tokens, micro-batch by micro-batch: where they stand in the batch, and what the head needs."""
+    for rows in microbatches(batch.lengths_B, microbatch_tokens):
+        part = batch.rows(rows)
+        row_M, at_M = part.mask_BT.nonzero(as_tuple=True)
+        chosen = selected(model, part.ids_BT, part.mask_BT, part.lengths_B, part.candidates_BTJ)
+        yield (rows[row_M], at_M), chosen

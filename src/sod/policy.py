@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch, microbatches, minibatches
 from sod.config import LearnOptions
-from sod.core import clipped_policy_loss, token_loss
+from sod.core import candidate_credit, clipped_policy_loss, token_loss
 from sod.core.logprobs import TokenLoss
 from sod.errors import TrainingError
 from sod.models import selected
@@ -55,7 +55,8 @@ class Policy:
     def learn(self, batch: Batch, temperature: float, generator: torch.Generator) -> dict[str, float]:
         """One batch of rollouts: `minibatches` optimiser steps on the clipped policy loss, a token-mean in each.
 
-        The ratio is against `batch.student_BT`. `generator` decides which groups share a minibatch.
+        The ratio is against `batch.student_BT`. `generator` decides which groups share a minibatch. Where the batch has
+        candidates, each of them is a further action at its position, with the credit that `candidate_credit` gives.
         """
         order = lambda n: torch.randperm(n, generator=generator).tolist()  # noqa: E731
         reports = [
@@ -71,11 +72,8 @@ class Policy:
         low, high = self._options.clip_low, self._options.clip_high
         for rows in microbatches(batch.lengths_B, self._options.microbatch_tokens):
             part = batch.rows(rows)
-            assert part.student_BT is not None
-            assert part.credit_BT is not None
-            old_M, credit_M = (
-                tensor_BT[part.mask_BT].to(self.model.device) for tensor_BT in (part.student_BT, part.credit_BT)
-            )
+            candidates_BTJ = part.candidates_BTJ if part.teacher_weight_BT is not None else None
+            old_M, credit_M = self._judged(part) if candidates_BTJ is None else self._judged_with_candidates(part)
 
             def loss_of(logprobs: Tensor, where: slice, old_M: Tensor = old_M, credit_M: Tensor = credit_M) -> Tensor:
                 return (
@@ -83,14 +81,34 @@ class Policy:
                 )
 
             loss, logprobs_M, entropy_M = self._backward(
-                part.ids_BT, part.mask_BT, part.lengths_B, loss_of, temperature
+                part.ids_BT, part.mask_BT, part.lengths_B, loss_of, temperature, candidates_BTJ
             )
+            if candidates_BTJ is not None:  # the report is of what was sampled
+                logprobs_M, old_M, credit_M = logprobs_M[:, 0], old_M[:, 0], credit_M[:, 0]
             ratio_M = (logprobs_M - old_M).exp()
             clipped_M = torch.where(credit_M > 0, ratio_M > 1 + high, ratio_M < 1 - low) & (credit_M != 0)
             totals["loss"] += loss
             totals["entropy"] += entropy_M.sum().item() / tokens
             totals["ratio_clipped"] += clipped_M.sum().item() / tokens
         return totals | self._step()
+
+    def _judged(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """log pi before the update, and credit, of every sampled token. -> (M,), (M,)"""
+        return self._sampled(batch, batch.student_BT), self._sampled(batch, batch.credit_BT)
+
+    def _judged_with_candidates(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The same, of every sampled token and its candidates. -> (M, 1 + J), (M, 1 + J)"""
+        old_M, credit_M = self._judged(batch)
+        student_MJ, teacher_MJ, weight_M = (
+            self._sampled(batch, tensor)
+            for tensor in (batch.candidate_student_BTJ, batch.candidate_teacher_BTJ, batch.teacher_weight_BT)
+        )
+        credit_MJ = candidate_credit(student_MJ, teacher_MJ, weight_M)
+        return torch.cat([old_M[:, None], student_MJ], 1), torch.cat([credit_M[:, None], credit_MJ], 1)
+
+    def _sampled(self, batch: Batch, tensor_BT: Tensor | None) -> Tensor:
+        assert tensor_BT is not None
+        return tensor_BT[batch.mask_BT].to(self.model.device)
 
     def imitate(self, ids_BT: Tensor, mask_BT: Tensor, lengths_B: Tensor) -> dict[str, float]:
         """One optimiser step on the negative log-likelihood of the masked tokens, a token-mean."""
@@ -106,11 +124,17 @@ class Policy:
         return {"loss": total} | self._step()
 
     def _backward(
-        self, ids_BT: Tensor, mask_BT: Tensor, lengths_B: Tensor, loss_of: TokenLoss, temperature: float
+        self,
+        ids_BT: Tensor,
+        mask_BT: Tensor,
+        lengths_B: Tensor,
+        loss_of: TokenLoss,
+        temperature: float,
+        candidates_BTJ: Tensor | None = None,
     ) -> tuple[float, Tensor, Tensor]:
         """Add a micro-batch's gradient. -> its loss, and log-probabilities and entropies of its masked tokens"""
         self.model.train(self._options.checkpointing)  # Transformers checkpoints in this mode alone
-        chosen = selected(self.model, ids_BT, mask_BT, lengths_B)
+        chosen = selected(self.model, ids_BT, mask_BT, lengths_B, candidates_BTJ)
         loss, logprobs_M, entropy_M = token_loss(
             chosen.hidden_MD, chosen.head_VD, chosen.targets_M, loss_of, temperature=temperature, entropy=True
         )

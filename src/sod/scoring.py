@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from sod.batching import Batch, collate, pad
 from sod.concurrency import compute
 from sod.errors import InfrastructureError
-from sod.models import score
+from sod.models import score, score_top
 from sod.teachers import Teacher
 from sod.types import Group
 
@@ -22,6 +22,9 @@ class Scorer:
     `student_from`: "recompute" reads every trajectory again with the policy; "sampler" takes the sampler's own
     log-probabilities, except for the longest trajectory of each group, which is read again and says how far off they are
     (`Batch.recomputed_B`).
+
+    `candidates`: at each sampled token, how many of the policy's likeliest tokens the teacher is to judge as well. No
+    sampler knows them, so "recompute" is needed.
     """
 
     def __init__(
@@ -32,12 +35,15 @@ class Scorer:
         temperature: float,
         microbatch_tokens: int,
         student_from: Literal["recompute", "sampler"] = "recompute",
+        candidates: int = 0,
     ):
+        assert student_from == "recompute" or not candidates, "a sampler knows no candidates"
         self._student = student
         self._teacher = teacher
         self._temperature = temperature
         self._microbatch_tokens = microbatch_tokens
         self._student_from = student_from
+        self._candidates = candidates
         self._busy_seconds = 0.0
 
     async def score(self, group: Group) -> Batch:
@@ -52,12 +58,28 @@ class Scorer:
         start = time.perf_counter()
         batch = self._with_student(collate([group]))
         if self._teacher is not None:
-            teacher_BT, entropy_BT = self._teacher.score(batch)
-            batch = replace(batch, teacher_BT=teacher_BT, teacher_entropy_BT=entropy_BT)
+            scores = self._teacher.score(batch)
+            batch = replace(
+                batch,
+                teacher_BT=scores.logprobs_BT,
+                teacher_entropy_BT=scores.entropy_BT,
+                candidate_teacher_BTJ=scores.candidates_BTJ,
+            )
         self._busy_seconds += time.perf_counter() - start
         return batch
 
     def _with_student(self, batch: Batch) -> Batch:
+        if self._candidates:
+            ids_BTJ, logprobs_BTJ = score_top(
+                self._student, batch, self._temperature, self._microbatch_tokens, self._candidates
+            )
+            return replace(
+                batch,
+                student_BT=logprobs_BTJ[..., 0],
+                candidates_BTJ=ids_BTJ[..., 1:],
+                candidate_student_BTJ=logprobs_BTJ[..., 1:],
+                recomputed_B=torch.ones(len(batch), dtype=torch.bool),
+            )
         if self._student_from == "recompute" or not len(batch):
             student_BT, _ = score(self._student, batch, self._temperature, self._microbatch_tokens)
             return replace(batch, student_BT=student_BT, recomputed_B=torch.ones(len(batch), dtype=torch.bool))

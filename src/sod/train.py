@@ -4,13 +4,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 
 from sod import metrics
 from sod.agent import Agent, check_prompts
 from sod.alarms import ALARMS, raised
-from sod.algorithms import ALGORITHMS, WITHOUT_TEACHER
+from sod.algorithms import System, find, give_credit
 from sod.batching import Batch, join
 from sod.chat import ChatFormat
 from sod.concurrency import Runner
@@ -19,7 +20,7 @@ from sod.data import draw, fingerprint, fingerprint_model, load_problems
 from sod.engines.opening import open_engine
 from sod.errors import OptionError, TrainingError
 from sod.memory import take_peak_mb
-from sod.models import check_context, check_embeddings, load_model, load_tokenizer
+from sod.models import check_context, check_embeddings, head, load_model, load_tokenizer
 from sod.policy import Policy
 from sod.progress import Display, say
 from sod.rewards.referee import Referee
@@ -28,6 +29,7 @@ from sod.runs import Run
 from sod.sandbox.guarded import GuardedSandbox, open_sandbox
 from sod.scoring import Scorer, check_enough
 from sod.teachers.local import LocalTeacher
+from sod.teachers.privileged import PrivilegedTeacher
 from sod.tools import Toolbox
 from sod.tools.python import PythonTool
 from sod.types import Group, Problem
@@ -43,7 +45,7 @@ def train(options: TrainOptions) -> Run:
             clock = Clock()
             with clock.time("sample"), display.phase("sample", options.rollout.problems * options.rollout.group):
                 groups, batch = session.sample(update, display)
-            batch = replace(batch, credit_BT=ALGORITHMS[options.algorithm.name](batch, options.algorithm))
+            batch = give_credit(replace(batch, update=update), options.algorithm)
 
             with clock.time("learn"), display.phase("learn", 1):
                 learnt = session.learn(update, batch)
@@ -54,7 +56,7 @@ def train(options: TrainOptions) -> Run:
             display.done(_line(update + 1, options.updates, report))
             stopping = session.warn()
             if (update + 1) % options.save_every == 0 or update + 1 == options.updates or stopping:
-                session.run.save(update + 1, session.policy.save, keep=options.keep)
+                session.run.save(update + 1, session.save, keep=options.keep)
             if stopping:
                 raise TrainingError(
                     f"Stopped after update {update + 1} by the alarm {stopping}; {session.run.conclusion()}."
@@ -95,6 +97,8 @@ class Session:
     loop: Runner
     done: int
     """Updates that the newest checkpoint has behind it."""
+    own_teacher: PrivilegedTeacher | None
+    """The student itself as the teacher, told more than the student (OPSD)."""
     history: list[dict[str, float]]
     """Metrics of all updates so far."""
     alarms: dict[str, str] = field(default_factory=dict)
@@ -106,16 +110,32 @@ class Session:
     @contextmanager
     def open(cls, options: TrainOptions) -> "Iterator[Session]":
         """Check and load everything before anything is written, then create the run or take it up again."""
+        algorithm = find(options.algorithm.name)
         problems = load_problems(options.data)
         sandbox = open_sandbox(options.sandbox)
         referee = Referee(sandbox, options.reward, max_tokens=options.rollout.max_tokens)
         referee.check(problems)
-        _check(options, problems)
+        _check(options, algorithm, problems)
         tokenizer = load_tokenizer(options.student)
         chat = ChatFormat.of(tokenizer, options.chat)
         files = {"data": fingerprint(options.data), "student": fingerprint_model(options.student)}
-        teacher = None
-        if options.teacher is not None:
+        tools = Toolbox([PythonTool(sandbox, options.tool)], faults=options.tool.faults)
+        teacher = own_teacher = None
+        if algorithm.told is not None:
+            teacher = own_teacher = PrivilegedTeacher(
+                options.student,
+                chat,
+                tools.schemas,
+                options.network,
+                options.score,
+                options.rollout,
+                context=algorithm.told,
+                template=options.opsd.template,
+                decay=options.opsd.decay,
+                microbatch_tokens=options.learn.microbatch_tokens,
+            )
+            own_teacher.check(problems)
+        elif options.teacher is not None:
             files["teacher"] = fingerprint_model(options.teacher)
             teacher = LocalTeacher(
                 options.teacher,
@@ -129,13 +149,14 @@ class Session:
         model = load_model(folder or options.student, options.network)
         check_embeddings(model, tokenizer, options.student)
         check_context(model, options.rollout, whose="student")
-        tools = Toolbox([PythonTool(sandbox, options.tool)])
         check_prompts(chat, tools, options.rollout, problems)
         with Runner() as loop, sandbox.working_in(loop):
             run = Run.open(options, options.out, data=files, resume=options.resume)
             policy = Policy(model, tokenizer, options.learn)
             if folder:
                 policy.restore(folder)
+                if own_teacher:
+                    own_teacher.restore(folder)
             if options.resume:
                 run.rewind(done)
             scorer = Scorer(
@@ -144,10 +165,17 @@ class Session:
                 temperature=options.rollout.temperature,
                 microbatch_tokens=options.learn.microbatch_tokens,
                 student_from=options.score.student,
+                candidates=min(options.algorithm.candidates, len(head(model)))
+                if options.algorithm.divergence == "exact"
+                else 0,
             )
             with open_engine(loop, options.engine, policy.model, options.rollout) as engine:
                 agent = Agent(engine, chat, tools, referee, options.rollout)
-                yield cls(options, run, problems, policy, chat, scorer, agent, sandbox, loop, done, run.metrics())
+                yield cls(
+                    *(options, run, problems, policy, chat, scorer, agent, sandbox, loop, done),
+                    own_teacher=own_teacher,
+                    history=run.metrics(),
+                )
 
     def sample(self, update: int, display: Display) -> tuple[list[Group], Batch]:
         """Trajectories, each group scored as soon as it is whole."""
@@ -179,7 +207,16 @@ class Session:
 
     def learn(self, update: int, batch: Batch) -> dict[str, float]:
         shuffle = torch.Generator().manual_seed(attempt_seed(self.options.seed, update, "minibatches", 0))
-        return self.policy.learn(batch, self.options.rollout.temperature, shuffle)
+        learnt = self.policy.learn(batch, self.options.rollout.temperature, shuffle)
+        if self.own_teacher:
+            self.own_teacher.follow(self.policy.model)
+        return learnt
+
+    def save(self, folder: Path) -> None:
+        """Everything that a resumed run needs beside its directory."""
+        self.policy.save(folder)
+        if self.own_teacher:
+            self.own_teacher.save(folder)
 
     def refresh(self) -> None:
         self.loop.run(self.agent.engine.refresh())
@@ -212,9 +249,17 @@ class Session:
         return next((name for name in self.options.stop_on if name in self.alarms), "")
 
 
-def _check(options: TrainOptions, problems: Sequence[Problem]) -> None:
-    if options.algorithm.name not in WITHOUT_TEACHER and options.teacher is None:
+def _check(options: TrainOptions, algorithm: System, problems: Sequence[Problem]) -> None:
+    if algorithm.rule is not None and algorithm.told is None and options.teacher is None:
         raise OptionError(f"algorithm {options.algorithm.name!r} needs a teacher; give --teacher.")
+    if algorithm.told is not None and options.teacher is not None:
+        raise OptionError(
+            f"algorithm {options.algorithm.name!r} has the student itself as its teacher; leave --teacher out."
+        )
+    if options.algorithm.divergence == "exact" and options.score.student == "sampler":
+        raise OptionError(
+            "algorithm.divergence = exact needs score.student = recompute: the sampler knows one token of each."
+        )
     if options.rollout.problems > len(problems):
         raise OptionError(
             f"rollout.problems is {options.rollout.problems}, but {options.data} holds {len(problems)} problems; lower it."

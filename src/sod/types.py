@@ -32,6 +32,10 @@ class Problem:
     answer: str
     kind: str = "math"
     """Which judge it needs: math, choice or code; see `sod.rewards.referee`."""
+    hint: str = ""
+    """What helps to solve it, for a privileged teacher alone; the student never reads it."""
+    solution: str = ""
+    """How it can be solved, worked out; for a privileged teacher alone as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

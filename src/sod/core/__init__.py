@@ -6,18 +6,24 @@ Tensor names end in their dimensions:
     T  tokens of a trajectory         V  vocabulary
     N  tokens, end to end             D  width of the model
     M  those of them that were sampled
+    J  candidates: tokens that might have been sampled at a position
 
 Where a function takes a mask or step ids, whatever lies outside them may be anything, -inf and NaN included: it is left
 out by selection, never by multiplying.
 """
 
 from sod.core.advantages import group_advantage, teacher_advantage
-from sod.core.logprobs import token_logprobs, token_loss
-from sod.core.losses import clipped_policy_loss, masked_mean
+from sod.core.logprobs import token_logprobs, token_loss, top_logprobs
+from sod.core.losses import candidate_credit, clipped_policy_loss, masked_mean
+from sod.core.rules import RULES, Rule, StepInfo
 from sod.core.steps import per_token, step_ids, step_mean
 from sod.core.weights import decayed_weights, masked_weights, step_divergence, step_weights, steps_since_error
 
 __all__ = [
+    "RULES",
+    "Rule",
+    "StepInfo",
+    "candidate_credit",
     "clipped_policy_loss",
     "decayed_weights",
     "group_advantage",
@@ -32,4 +38,5 @@ __all__ = [
     "teacher_advantage",
     "token_logprobs",
     "token_loss",
+    "top_logprobs",
 ]

@@ -15,7 +15,8 @@ CHUNK_ELEMENTS = 1 << 26
 """Logits that exist at a time: 256 MiB in fp32, which is enough tokens for a matrix product to run at full speed."""
 
 TokenLoss = Callable[[Tensor, slice], Tensor]
-"""Loss of each token, (n,), from the log-probabilities of some tokens, (n,), and where these stand among all."""
+"""Loss of each token, (n,), from the log-probabilities of some tokens, (n,), and where these stand among all. With several
+targets for each position both are (n, J)."""
 
 
 def token_logprobs(
@@ -30,9 +31,10 @@ def token_logprobs(
     """log softmax(hidden @ head^T / temperature) at the targets; and, if asked, each distribution's entropy. -> (N,), (N,)
 
     `hidden_ND`: the model's last hidden state at the position *before* each target; `head_VD`: the output embedding.
-    Both results are in nats, in fp32 (fp64 for fp64). `chunk`: tokens whose logits exist at a time. The
-    log-probabilities carry a gradient, for which the logits are computed once more, chunk by chunk; the entropy does
-    not. Where a loss is known beforehand, `token_loss` is a quarter cheaper.
+    `targets_N` may be (N, J), several targets for each position; so are then their log-probabilities. Both results are
+    in nats, in fp32 (fp64 for fp64). `chunk`: tokens whose logits exist at a time. The log-probabilities carry a
+    gradient, for which the logits are computed once more, chunk by chunk; the entropy does not. Where a loss is known
+    beforehand, `token_loss` is a quarter cheaper.
     """
     return _TokenLogprobs.apply(hidden_ND, head_VD, targets_N, temperature, entropy, chunk)  # type: ignore[no-any-return]
 
@@ -52,9 +54,34 @@ def token_loss(
 
     As `token_logprobs`, but the gradient is computed in the same pass as the loss, while a chunk's logits are there:
     three matrix products, as with full logits, and not four. That needs a loss in which each token's term depends on
-    its own log-probability alone, as those of GRPO, SOD and imitation do. Only the sum carries a gradient.
+    its own log-probability alone, as those of GRPO, SOD and imitation do; with targets of (N, J), on those of its own
+    position. Only the sum carries a gradient.
     """
     return _TokenLoss.apply(hidden_ND, head_VD, targets_N, loss, temperature, entropy, chunk)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def top_logprobs(
+    hidden_ND: Tensor,
+    head_VD: Tensor,
+    targets_N: Tensor,
+    count: int,
+    *,
+    temperature: float = 1.0,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Each target, then the `count` likeliest tokens of its distribution, likeliest first; and the log-probabilities of
+    all. -> (N, 1 + J) int64, (N, 1 + J)
+
+    As `token_logprobs` computes them: of the whole vocabulary's softmax. No gradient.
+    """
+    ids_NJ = targets_N.new_empty(len(targets_N), 1 + count)
+    results = _Results(hidden_ND, ids_NJ, entropy=False)
+    for rows in _chunks(hidden_ND, head_VD, chunk):
+        logits_NV = _logits(hidden_ND[rows], head_VD, temperature)
+        ids_NJ[rows] = torch.cat([targets_N[rows, None], logits_NV.topk(count).indices], 1)
+        results.put(rows, _softmax(logits_NV, ids_NJ[rows]))
+    return ids_NJ, results.logprobs_N
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -68,9 +95,11 @@ class _TokenLogprobs(torch.autograd.Function):
         entropy: bool,
         chunk: int | None,
     ) -> tuple[Tensor, Tensor | None]:
-        results = _Results(hidden_ND, entropy)
+        results = _Results(hidden_ND, targets_N, entropy)
         for rows in _chunks(hidden_ND, head_VD, chunk):
-            results.put(rows, _softmax(hidden_ND[rows], head_VD, targets_N[rows], temperature, entropy=entropy))
+            results.put(
+                rows, _softmax(_logits(hidden_ND[rows], head_VD, temperature), targets_N[rows], entropy=entropy)
+            )
         ctx.save_for_backward(hidden_ND, head_VD, targets_N)
         ctx.temperature, ctx.chunk = temperature, chunk
         if results.entropy_N is not None:
@@ -82,7 +111,7 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden_ND, head_VD, targets_N = ctx.saved_tensors
         gradients = _Gradients(hidden_ND, head_VD, ctx.needs_input_grad)
         for rows in _chunks(hidden_ND, head_VD, ctx.chunk):
-            softmax = _softmax(hidden_ND[rows], head_VD, targets_N[rows], ctx.temperature)
+            softmax = _softmax(_logits(hidden_ND[rows], head_VD, ctx.temperature), targets_N[rows])
             gradients.add(rows, softmax, targets_N[rows], gradient_N[rows] / ctx.temperature)
         return *gradients.of_inputs(), None, None, None, None
 
@@ -99,11 +128,11 @@ class _TokenLoss(torch.autograd.Function):
         entropy: bool,
         chunk: int | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        results = _Results(hidden_ND, entropy)
+        results = _Results(hidden_ND, targets_N, entropy)
         total = results.logprobs_N.new_zeros(())
         gradients = _Gradients(hidden_ND, head_VD, ctx.needs_input_grad)
         for rows in _chunks(hidden_ND, head_VD, chunk):
-            softmax = _softmax(hidden_ND[rows], head_VD, targets_N[rows], temperature, entropy=entropy)
+            softmax = _softmax(_logits(hidden_ND[rows], head_VD, temperature), targets_N[rows], entropy=entropy)
             results.put(rows, softmax)
             with torch.enable_grad():
                 leaf_N = softmax.logprobs_N.detach().requires_grad_()
@@ -124,7 +153,7 @@ class _TokenLoss(torch.autograd.Function):
 
 class _Gradients:
     """Gradients of hidden states and head, summed up chunk by chunk: with respect to a chunk's logits they are
-    gradient * (one-hot of the target - probabilities)."""
+    gradient * (one-hot of the target - probabilities), summed over the targets of a position."""
 
     def __init__(self, hidden_ND: Tensor, head_VD: Tensor, needed: tuple[bool, ...]):
         self._hidden_ND, self._head_VD = hidden_ND, head_VD
@@ -134,8 +163,9 @@ class _Gradients:
 
     def add(self, rows: slice, softmax: "_Softmax", targets_N: Tensor, gradient_N: Tensor) -> None:
         """`gradient_N`: with respect to the log-probabilities, over the temperature. Overwrites `softmax.exp_NV`."""
-        of_logits_NV = softmax.exp_NV.mul_(-gradient_N[:, None] / softmax.total_N1)
-        of_logits_NV.scatter_add_(1, targets_N[:, None], gradient_N[:, None])
+        gradient_NJ = _columns(gradient_N)
+        of_logits_NV = softmax.exp_NV.mul_(-gradient_NJ.sum(1, keepdim=True) / softmax.total_N1)
+        of_logits_NV.scatter_add_(1, _columns(targets_N), gradient_NJ)
         of_logits_NV = of_logits_NV.to(self._head_VD.dtype)
         if self._of_hidden_ND is not None:
             torch.mm(of_logits_NV, self._head_VD, out=self._of_hidden_ND[rows])
@@ -160,34 +190,44 @@ class _Softmax:
     entropy_N: Tensor | None
 
 
-def _softmax(
-    hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, temperature: float, *, entropy: bool = False
-) -> _Softmax:
+def _logits(hidden_ND: Tensor, head_VD: Tensor, temperature: float) -> Tensor:
+    """Less the highest of each row."""
     logits_NV = hidden_ND @ head_VD.T
     logits_NV = logits_NV.to(_wide(logits_NV))
     if temperature != 1:
         logits_NV /= temperature
     logits_NV -= logits_NV.amax(-1, keepdim=True)
-    at_target_N = logits_NV.gather(1, targets_N[:, None])[:, 0]
+    return logits_NV
+
+
+def _softmax(logits_NV: Tensor, targets_N: Tensor, *, entropy: bool = False) -> _Softmax:
+    """Of `_logits`, which it may overwrite."""
+    at_targets_NJ = logits_NV.gather(1, _columns(targets_N))
     exp_NV = logits_NV.exp() if entropy else logits_NV.exp_()
     total_N1 = exp_NV.sum(-1, keepdim=True)
-    log_total_N = total_N1.log()[:, 0]
+    log_total_N1 = total_N1.log()
+    logprobs_N = (at_targets_NJ - log_total_N1).view_as(targets_N)
     # -sum p log p, with log p = logits - log total; a product of two matrices' rows, without a third matrix
-    entropy_N = log_total_N - torch.einsum("nv,nv->n", exp_NV, logits_NV) / total_N1[:, 0] if entropy else None
-    return _Softmax(exp_NV, total_N1, at_target_N - log_total_N, entropy_N)
+    entropy_N = log_total_N1[:, 0] - torch.einsum("nv,nv->n", exp_NV, logits_NV) / total_N1[:, 0] if entropy else None
+    return _Softmax(exp_NV, total_N1, logprobs_N, entropy_N)
 
 
 class _Results:
     """Log-probabilities and, if asked, entropies of all tokens, filled chunk by chunk."""
 
-    def __init__(self, hidden_ND: Tensor, entropy: bool):
-        self.logprobs_N = hidden_ND.new_empty(len(hidden_ND), dtype=_wide(hidden_ND))
-        self.entropy_N = torch.empty_like(self.logprobs_N) if entropy else None
+    def __init__(self, hidden_ND: Tensor, targets_N: Tensor, entropy: bool):
+        self.logprobs_N = hidden_ND.new_empty(targets_N.shape, dtype=_wide(hidden_ND))
+        self.entropy_N = self.logprobs_N.new_empty(len(targets_N)) if entropy else None
 
     def put(self, rows: slice, softmax: _Softmax) -> None:
         self.logprobs_N[rows] = softmax.logprobs_N
         if self.entropy_N is not None and softmax.entropy_N is not None:
             self.entropy_N[rows] = softmax.entropy_N
+
+
+def _columns(tensor_N: Tensor) -> Tensor:
+    """(n,) as (n, 1); (n, J) as it is."""
+    return tensor_N[:, None] if tensor_N.dim() == 1 else tensor_N
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""The clipped policy loss, and the one masked mean."""
+"""The clipped policy loss, the credit of tokens that might have been sampled, and the one masked mean."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ def clipped_policy_loss(
     clip_low: float = 0.2,
     clip_high: float = 0.28,
 ) -> Tensor:
-    """-min(ratio * credit, clip(ratio, 1 - clip_low, 1 + clip_high) * credit) of every token. -> (B, T)
+    """-min(ratio * credit, clip(ratio, 1 - clip_low, 1 + clip_high) * credit) of every token. -> (B, T), as its inputs
 
     ratio = exp(log pi - log pi_old), with gradient through log pi only. The caller takes the mean over the tokens that
     count (`masked_mean`); select before calling where log-probabilities outside the mask are not finite.
@@ -27,3 +27,21 @@ def clipped_policy_loss(
     credit_BT = credit_BT.detach()
     clipped_BT = ratio_BT.clamp(1 - clip_low, 1 + clip_high)
     return -torch.minimum(ratio_BT * credit_BT, clipped_BT * credit_BT)
+
+
+def candidate_credit(student_NJ: Tensor, teacher_NJ: Tensor, weight_N: Tensor) -> Tensor:
+    """weight * pi(v) * (log pi_teacher(v) - log pi(v)) of each candidate v, pi the student before the update. -> (N, J)
+
+    What `teacher_advantage` would give v had it been sampled, times the probability of that. With this credit for every
+    v, whichever was sampled, `clipped_policy_loss` summed over v is the mean of that loss over the student's own choices
+    (a factor pi(v) >= 0 passes through its minimum), and its gradient at ratio 1
+
+        -weight sum_v pi(v) (log pi_teacher(v) - log pi(v)) grad log pi(v)  =  weight grad KL(pi || pi_teacher)
+
+    over the whole vocabulary, where sum_v grad pi(v) = 0. Over a part of it, it is the gradient of weight times
+    sum_v pi(v) (log pi(v) - log pi_teacher(v) - 1): what lies outside is not judged.
+
+    `student_NJ`, `teacher_NJ`: log-probabilities of the candidates under the whole softmax, in nats. No gradient.
+    """
+    student_NJ = student_NJ.detach()
+    return weight_N.detach()[:, None] * student_NJ.exp() * (teacher_NJ.detach() - student_NJ)

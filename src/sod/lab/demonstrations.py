@@ -51,7 +51,7 @@ class Style:
 
 
 ANY_SLIP = ("name", "name", "name", "unclosed", "operator", "json")
-STUDENT = Style(odds=((1, 1, 1, 1),) * 4, slips=0.15, kinds=("unclosed", "json"), slips_from=0.8, careless=True)
+STUDENT = Style(odds=((1, 1, 1, 1),) * 4, slips=0.4, kinds=("unclosed", "json"), slips_from=0.6, careless=True)
 TEACHER = Style(
     odds=((8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 8, 1), (8, 1, 1, 1)),
     slips=0.5,

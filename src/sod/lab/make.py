@@ -25,23 +25,27 @@ from sod.types import Message
 
 TEACHER_FOLDER = Path(__file__).parent / "teacher"
 """The trained teacher and the tokenizer; `sod lab teacher` makes them again."""
+SIZES = {"full": TEACHER_SIZE, "small": STUDENT_SIZE}
+TUNE_PROBLEMS = 100
+"""To choose learning rates with; neither learnt on nor measured with."""
 
 
 def make(options: LabOptions) -> Path:
-    """student/ (random weights), teacher/, demonstrations.jsonl, train.jsonl and eval.jsonl in `options.out`."""
+    """student/ (random weights), teacher/, demonstrations.jsonl, and problems in train.jsonl, tune.jsonl and eval.jsonl."""
     folder = options.out
     make_folder(folder)
     save_new_model(STUDENT_SIZE, load_tokenizer(TEACHER_FOLDER), options.seed, folder / "student")
     shutil.copytree(TEACHER_FOLDER, folder / "teacher", dirs_exist_ok=True)
     write_demonstrations(folder / "demonstrations.jsonl", STUDENT, options.demonstrations, options.seed)
-    measured, learnt = problems(options.eval_problems, options.train_problems, options.seed)
-    write_problems(folder / "eval.jsonl", measured, "eval")
+    measured, learnt = problems(options.eval_problems + TUNE_PROBLEMS, options.train_problems, options.seed)
+    write_problems(folder / "eval.jsonl", measured[: options.eval_problems], "eval")
+    write_problems(folder / "tune.jsonl", measured[options.eval_problems :], "tune")
     write_problems(folder / "train.jsonl", learnt, "train")
     return folder
 
 
-def make_teacher(options: LabTeacherOptions) -> None:
-    """Cold start only: demonstrations with an error and its recovery in half of them."""
+def make_teacher(options: LabTeacherOptions) -> Path:
+    """Cold start only: demonstrations with an error and its recovery in half of them. -> the model"""
     from sod.evaluate import evaluate, show
     from sod.sandbox.guarded import open_sandbox
     from sod.sft import sft
@@ -49,7 +53,7 @@ def make_teacher(options: LabTeacherOptions) -> None:
     open_sandbox(options.sandbox)  # where there is none, that is said now and not after training
     lab = options.out.with_name(options.out.name + "-lab")
     make_folder(lab)
-    save_new_model(TEACHER_SIZE, tokenizer(), options.seed, lab / "model")
+    save_new_model(SIZES[options.size], tokenizer(), options.seed, lab / "model")
     batch = settings.TEACHER_SFT["batch"]
     write_demonstrations(lab / "demonstrations.jsonl", TEACHER, options.steps * batch, options.seed + 1)
     measured, _ = problems(200, 0, seed=0)
@@ -78,6 +82,7 @@ def make_teacher(options: LabTeacherOptions) -> None:
     say(
         f"The teacher is in {checkpoint}. Shipped with the project: its model, config and tokenizer, in {TEACHER_FOLDER.name}/."
     )
+    return checkpoint
 
 
 def make_folder(folder: Path) -> None:
@@ -129,7 +134,10 @@ def problems(measured: int, learnt: int, seed: int) -> tuple[list[Task], list[Ta
 
 
 def write_problems(path: Path, tasks: list[Task], name: str) -> None:
-    rows = [{"id": f"{name}-{i}", "prompt": task.question, "answer": str(task.answer)} for i, task in enumerate(tasks)]
+    rows = [
+        {"id": f"{name}-{i}", "prompt": task.question, "answer": str(task.answer), "hint": task.hint}
+        for i, task in enumerate(tasks)
+    ]
     write_jsonl(path, rows)
 
 

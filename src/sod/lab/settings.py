@@ -14,7 +14,8 @@ ROLLOUT: dict[str, Any] = {
     "max_prompt_tokens": 64,
     "concurrency": 64,
 }
-TOOL: dict[str, Any] = {"seconds": 5.0, "memory_mb": 512, "max_chars": 200, "errors": "last_line"}
+TOOL: dict[str, Any] = {"seconds": 5.0, "memory_mb": 512, "max_chars": 200, "errors": "last_line", "faults": 0.2}
+"""One call in five loses its last character on the way: no student can learn errors away, only to live with them."""
 REWARD: dict[str, Any] = {"tool_use": "off", "overlong": 0.0}  # plainly +1 and -1
 
 STUDENT_SFT: dict[str, Any] = {"batch": 8, "learn": {"lr": 5e-3, "warmup": 30, "betas": [0.9, 0.98]}}
@@ -24,6 +25,11 @@ TRAIN: dict[str, Any] = {
     "learn": {"lr": 4e-4, "warmup": 8, "betas": [0.9, 0.98], "minibatches": 4},
     "reward": REWARD,
     "tool": TOOL,
+    "updates": 40,
+    "save_every": 20,
     "save_trajectories": 128,
+    "opsd": {"template": "{question} {context}"},
 }
-EVAL: dict[str, Any] = {"rollout": ROLLOUT | {"top_p": 1.0}, "reward": REWARD, "tool": TOOL}
+LRS = (2e-4, 4e-4, 8e-4)
+"""What a comparison chooses each method's learning rate from."""
+EVAL: dict[str, Any] = {"samples": 4, "rollout": ROLLOUT | {"top_p": 1.0}, "reward": REWARD, "tool": TOOL}

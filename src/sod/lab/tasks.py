@@ -38,6 +38,11 @@ class Task:
     calls: tuple[Call, ...]
     answer: int
 
+    @property
+    def hint(self) -> str:
+        """What the first call will print."""
+        return str(self.calls[0].result)
+
     def problem(self, id: str) -> Problem:
         return Problem(id=id, messages=({"role": "user", "content": self.question},), answer=str(self.answer))
 

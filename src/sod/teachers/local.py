@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch
 from sod.config import ModelOptions, RolloutOptions, ScoreOptions
 from sod.models import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer, score
+from sod.teachers import Scores
 
 
 class LocalTeacher:
@@ -37,12 +37,14 @@ class LocalTeacher:
         self._temperature = rollout.temperature
         self._microbatch_tokens = microbatch_tokens
 
-    def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def score(self, batch: Batch) -> Scores:
         self._move(self._device)
         logprobs_BT, entropy_BT = score(self._model, batch, self._temperature, self._microbatch_tokens, entropy=True)
         self._move(self._home)
         assert entropy_BT is not None
-        return logprobs_BT, entropy_BT
+        if batch.candidates_BTJ is None:
+            return Scores(logprobs_BT, entropy_BT)
+        return Scores(logprobs_BT[..., 0], entropy_BT, logprobs_BT[..., 1:])
 
     def _move(self, device: torch.device) -> None:
         self._model.to(device)  # type: ignore[arg-type]

@@ -5,7 +5,9 @@ is not the student's fault.
 """
 
 import json
+import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from sod.concurrency import Occupancy, together
@@ -22,9 +24,10 @@ class Tool(Protocol):
 
 
 class Toolbox:
-    """The tools of a run, by name."""
+    """The tools of a run, by name. `faults`: share of calls that lose their last character on the way to a tool."""
 
-    def __init__(self, tools: Sequence[Tool]):
+    def __init__(self, tools: Sequence[Tool], *, faults: float = 0.0):
+        self._faults = faults
         self._tools = {tool.schema["function"]["name"]: tool for tool in tools}
         self._occupancy = Occupancy()
 
@@ -32,8 +35,14 @@ class Toolbox:
     def schemas(self) -> list[dict[str, Any]]:
         return [tool.schema for tool in self._tools.values()]
 
-    async def answer(self, calls: Sequence[ToolCall | MalformedCall]) -> list[Observation]:
-        """One observation per call, in the calls' order; the calls of one turn run at the same time."""
+    async def answer(self, calls: Sequence[ToolCall | MalformedCall], seed: int = 0) -> list[Observation]:
+        """One observation per call, in the calls' order; the calls of one turn run at the same time.
+
+        `seed` decides which of them are at fault, if any are to be.
+        """
+        if self._faults:
+            chance = random.Random(seed)
+            calls = [_cut(call) if chance.random() < self._faults else call for call in calls]
         with self._occupancy:
             return await together(map(self._answer_one, calls))
 
@@ -51,6 +60,14 @@ class Toolbox:
         if complaint := _complaint(tool.schema["function"]["parameters"], call.arguments):
             return Observation(text=f"Wrong arguments for {call.name}: {complaint}", outcome="wrong_arguments")
         return await tool(call.arguments)
+
+
+def _cut(call: ToolCall | MalformedCall) -> ToolCall | MalformedCall:
+    """The call without the last character of its text arguments."""
+    if isinstance(call, MalformedCall):
+        return call
+    cut = {name: value[:-1] if isinstance(value, str) else value for name, value in call.arguments.items()}
+    return replace(call, arguments=cut)
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {

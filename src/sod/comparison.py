@@ -1,0 +1,284 @@
+"""What a comparison compares, and what came of it: methods, evaluations, a row for each, tables. No torch."""
+
+import json
+import math
+import re
+import statistics
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from sod.errors import DataError, OptionError
+from sod.progress import console, say
+from sod.runs import Run
+from sod.statistics import Interval, Solved, difference, rate
+
+# Methods
+
+
+@dataclass(frozen=True)
+class Method:
+    """An algorithm and what it does differently from the shared recipe: "sod", "sod algorithm.epsilon=0.1"."""
+
+    name: str
+    algorithm: str = field(compare=False)
+    options: dict[str, Any] = field(compare=False)
+
+    @classmethod
+    def parse(cls, name: str) -> "Method":
+        """Raises OptionError where a part after the first is no key=value."""
+        algorithm, *parts = name.split()
+        options: dict[str, Any] = {}
+        for part in parts:
+            key, equals, value = part.partition("=")
+            if not equals or not key or not value:
+                raise OptionError(f"method {name!r}: {part!r} is not of the form option=value.")
+            *sections, last = key.split(".")
+            inner = options
+            for section in sections:
+                inner = inner.setdefault(section, {})
+            inner[last] = _value(value)
+        return cls(name, algorithm, options)
+
+    @property
+    def slug(self) -> str:
+        """A name for a folder."""
+        return re.sub(r"[^\w.=-]+", "-", self.name.removesuffix(".py")).strip("-.")
+
+    def sets(self, key: str) -> bool:
+        """Whether it gives this option itself."""
+        inner: Any = self.options
+        for part in key.split("."):
+            if not isinstance(inner, dict) or part not in inner:
+                return False
+            inner = inner[part]
+        return True
+
+
+def _value(text: str) -> Any:
+    """As in a recipe, if it can be read so; otherwise the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+# Evaluations
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One evaluation, and the training that led to it."""
+
+    source: Path
+    data: str
+    """Fingerprint of the problems' file."""
+    right: dict[str, int]
+    """Of each problem, how many samples were right."""
+    tried: dict[str, int]
+    """And how many could be judged."""
+    results: dict[str, float]
+    seconds: float = math.nan
+    """That training took, all updates together; not a number where nothing was trained."""
+    updates: int = 0
+    lr: float = math.nan
+
+
+def read_evaluation(folder: Path, training: Path | None = None) -> Measured:
+    """A finished evaluation. Raises DataError, saying what is missing, where it is none."""
+    try:
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        data = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data"]["data"]
+        lines = (folder / "trajectories" / "update-0000.jsonl").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder} holds no finished evaluation ({type(error).__name__}: {error}).") from error
+    right: dict[str, int] = {}
+    tried: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            problem, judged, correct = row["problem"], bool(row["graded"]), bool(row["correct"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{folder}: line {number} of its trajectories cannot be read ({error}).") from error
+        right[problem] = right.get(problem, 0) + correct
+        tried[problem] = tried.get(problem, 0) + judged
+    measured = Measured(folder, data, right, tried, results)
+    if training is None:
+        return measured
+    history = Run(training).metrics()
+    options = json.loads((training / "options.json").read_text(encoding="utf-8"))
+    seconds = sum(row.get("seconds/update", math.nan) for row in history)
+    return Measured(folder, data, right, tried, results, seconds, len(history), options["learn"]["lr"])
+
+
+def check_same_problems(evaluations: Sequence[Measured]) -> None:
+    """Raises DataError unless all measured the same problems; nothing is averaged over different ones."""
+    for other in evaluations[1:]:
+        if other.data != evaluations[0].data or other.tried.keys() != evaluations[0].tried.keys():
+            raise DataError(
+                f"{other.source} was measured on other problems than {evaluations[0].source}; remove one of them."
+            )
+
+
+def _solved(evaluations: Sequence[Measured]) -> Solved:
+    """One row per evaluation, problems in the order of their names."""
+    problems = sorted(evaluations[0].tried)
+    count = lambda name: np.array([[getattr(e, name)[p] for p in problems] for e in evaluations], dtype=np.int64)  # noqa: E731
+    return Solved(count("right"), count("tried"))
+
+
+# Rows
+
+MEANS = {
+    "pass": "pass",
+    "maj": "maj",
+    "solved_after_error": "tools/solved_after_error",
+    "with_error": "tools/trajectories_with_error",
+    "errors": "tools/errors",
+    "steps": "rollout/turns",
+    "tokens": "rollout/tokens",
+    "no_answer": "no_answer",
+    "d": "steps/d",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method over its seeds; or the student as it was, or the teacher."""
+
+    method: str
+    seeds: int
+    """0 where nothing was trained."""
+    lr: float
+    samples: int
+    avg: Interval
+    against: Interval | None
+    """Difference from the baseline, over the seeds that both have; None for the baseline itself."""
+    means: dict[str, float]
+    """Of the quantities in `MEANS`, over seeds."""
+    chain: float
+    """Tool errors of a trajectory that has any."""
+    seconds: float
+    """Of one update, over all seeds."""
+
+    @property
+    def verdict(self) -> str:
+        if self.against is None or not self.against.excludes_zero:
+            return "" if self.against is None else "not told apart"
+        return "better" if self.against.low > 0 else "worse"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"verdict": self.verdict}
+
+
+def rows(runs: Mapping[Method, Mapping[int, Measured]], known: Mapping[str, Measured], baseline: Method) -> list[Row]:
+    """Known models first, then the methods in their order."""
+    made = [_row(name, [measured], 0, None) for name, measured in known.items()]
+    for method, seeds in runs.items():
+        common = sorted(seeds.keys() & runs.get(baseline, {}).keys())
+        against = None
+        if method != baseline and common:
+            against = difference(_solved([seeds[s] for s in common]), _solved([runs[baseline][s] for s in common]))
+        made.append(_row(method.name, [seeds[s] for s in sorted(seeds)], len(seeds), against))
+    return made
+
+
+def _row(name: str, evaluations: Sequence[Measured], seeds: int, against: Interval | None) -> Row:
+    def mean(key: str) -> float:
+        return statistics.fmean(e.results.get(key, math.nan) for e in evaluations)
+
+    means = {short: mean(key) for short, key in MEANS.items()}
+    updates = sum(e.updates for e in evaluations)
+    return Row(
+        method=name,
+        seeds=seeds,
+        lr=evaluations[0].lr,
+        samples=int(mean("samples")),
+        avg=rate(_solved(evaluations)),
+        against=against,
+        means=means,
+        chain=means["errors"] / means["with_error"] if means["with_error"] else 0.0,
+        seconds=sum(e.seconds for e in evaluations) / updates if updates else math.nan,
+    )
+
+
+# Tables
+
+Columns = dict[str, list[str]]
+
+
+def _how_well(made: Sequence[Row]) -> Columns:
+    n = made[0].samples if made else 0
+    return {
+        "method": [row.method for row in made],
+        "lr": [_number(row.lr, "{:g}") for row in made],
+        f"avg@{n}, %": [
+            _number(100 * row.avg.mean, "{:.1f}") + f" ± {50 * (row.avg.high - row.avg.low):.1f}" for row in made
+        ],
+        f"pass@{n}": [_number(100 * row.means["pass"], "{:.1f}") for row in made],
+        f"maj@{n}": [_number(100 * row.means["maj"], "{:.1f}") for row in made],
+        "difference": [_difference(row.against) for row in made],
+        "verdict": [row.verdict for row in made],
+    }
+
+
+def _how(made: Sequence[Row]) -> Columns:
+    return {
+        "method": [row.method for row in made],
+        "with an error, %": [_number(100 * row.means["with_error"], "{:.1f}") for row in made],
+        "then solved, %": [_number(100 * row.means["solved_after_error"], "{:.1f}") for row in made],
+        "errors if any": [_number(row.chain, "{:.2f}") for row in made],
+        "no answer, %": [_number(100 * row.means["no_answer"], "{:.1f}") for row in made],
+        "steps": [_number(row.means["steps"], "{:.2f}") for row in made],
+        "tokens": [_number(row.means["tokens"], "{:.0f}") for row in made],
+        "d, nats": [_number(row.means["d"], "{:.2f}") for row in made],
+        "s/update": [_number(row.seconds, "{:.2f}") for row in made],
+    }
+
+
+def show(made: Sequence[Row]) -> None:
+    """Two tables: how well, and how. On a terminal drawn, elsewhere as Markdown."""
+    if not console.is_terminal:
+        say(to_markdown(made))
+        return
+    for columns in (_how_well(made), _how(made)):
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+        for name in columns:
+            table.add_column(name, justify="left" if name in WORDS else "right", overflow="fold")
+        for values in zip(*columns.values(), strict=True):
+            table.add_row(*values)
+        console.print(table)
+
+
+def to_markdown(made: Sequence[Row]) -> str:
+    """The same two tables."""
+    return "\n\n".join(
+        "\n".join(
+            [
+                "| " + " | ".join(columns) + " |",
+                "|" + "|".join("---" if name in WORDS else "--:" for name in columns) + "|",
+                *("| " + " | ".join(values) + " |" for values in zip(*columns.values(), strict=True)),
+            ]
+        )
+        for columns in (_how_well(made), _how(made))
+    )
+
+
+WORDS = ("method", "verdict")
+
+
+def _difference(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * value for value in (interval.mean, interval.low, interval.high)))
+
+
+def _number(value: float, form: str) -> str:
+    """Nothing for what is not a number."""
+    return "" if math.isnan(value) else form.format(value)

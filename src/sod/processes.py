@@ -1,0 +1,63 @@
+"""`sod` commands in processes of their own: one a core, their lines shown here under a name."""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from sod.errors import TrainingError
+from sod.progress import say
+
+LAST_LINES = 20
+"""Of a command that failed, shown in its error."""
+
+
+class Commands:
+    """At most `jobs` commands at a time; the processors are shared out among them. None: one a processor."""
+
+    def __init__(self, jobs: int | None = None):
+        processors = os.cpu_count() or 1
+        self._jobs = min(jobs or processors, processors) if jobs is None else jobs
+        self._slots = asyncio.Semaphore(self._jobs)
+        self._environment = {"OMP_NUM_THREADS": str(max(1, processors // self._jobs))}
+
+    async def run(self, command: str, recipe: Path, content: dict[str, Any], *, name: str = "") -> None:
+        """`sod COMMAND RECIPE`, after writing `content` to the recipe. Lines are shown under `name`, if there is one.
+
+        Raises TrainingError with the command's last lines where it fails.
+        """
+        recipe.parent.mkdir(parents=True, exist_ok=True)
+        recipe.write_text(to_toml(content), encoding="utf-8")
+        async with self._slots:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "sod", command, str(recipe)),
+                env=os.environ | self._environment,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+            assert process.stdout is not None
+            lines: list[str] = []
+            try:
+                async for line in process.stdout:
+                    lines = [*lines[1 - LAST_LINES :], line.decode(errors="replace").rstrip()]
+                    if name:
+                        say(f"{name} | {lines[-1]}")
+                status = await process.wait()
+            finally:
+                if process.returncode is None:
+                    process.terminate()
+        if status:
+            raise TrainingError(f"`sod {command} {recipe}` failed with status {status}:\n" + "\n".join(lines))
+
+
+def to_toml(content: dict[str, Any], section: str = "") -> str:
+    """Nested options as a recipe; None is left out."""
+    plain = {key: value for key, value in content.items() if not isinstance(value, dict) and value is not None}
+    lines = [f"[{section}]"] if section and plain else []
+    lines += [f"{key} = {json.dumps(str(value) if isinstance(value, Path) else value)}" for key, value in plain.items()]
+    nested = [
+        to_toml(value, f"{section}.{key}".strip(".")) for key, value in content.items() if isinstance(value, dict)
+    ]
+    return "\n".join([*lines, *nested]) + "\n"

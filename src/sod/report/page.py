@@ -1,0 +1,129 @@
+"""The page: one file of HTML with everything in it, which asks nothing of any network.
+
+Text of runs reaches it in two ways only: escaped, in the summary and the figures; or as base64 that the script decodes
+and shows as text. A policy in the page's head lets no other script run, wherever it might come from.
+"""
+
+import hashlib
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from statistics import fmean
+from string import Template
+from typing import Any
+
+from sod.report import palette, summary
+from sod.report.drawing import Drawn
+from sod.report.packing import packed
+from sod.report.reading import Record
+from sod.report.trajectories import UNIT, Trajectory
+
+FIELDS = (
+    *("run", "update", "problem", "sample", "verdict", "reward", "stop", "errors", "steps", "tokens", "pattern"),
+    *("answer", "signal", "weights", "chunk", "place"),
+)
+"""What the list knows of a trajectory; see `_entry`."""
+
+
+def page(title: str, runs: Sequence[Record], figures: Sequence[Drawn], chunks: Iterable[str]) -> str:
+    """The whole document."""
+    script = _resource("page.js")
+    entries = [
+        _entry(number, trajectory, place)
+        for number, run in enumerate(runs)
+        for trajectory, place in zip(run.trajectories, run.places, strict=True)
+    ]
+    index = {"runs": [run.name for run in runs], "fields": FIELDS, "entries": entries, "unit": UNIT}
+    return Template(_resource("page.html")).substitute(
+        title=escape(title),
+        style=palette.css() + _resource("page.css"),
+        script=script,
+        script_hash=f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'",
+        summary=_summary(runs),
+        figures="\n".join(map(_figure, sorted(figures, key=lambda drawn: drawn.svg is None))),
+        index=packed(index),
+        chunks="\n".join(
+            f'<script type="application/json" id="chunk-{i}">{chunk}</script>' for i, chunk in enumerate(chunks)
+        ),
+    )
+
+
+def _entry(run: int, trajectory: Trajectory, place: tuple[int, int]) -> list[Any]:
+    """A value for each of FIELDS: signal is the mean of |signal|, nats."""
+    signal = trajectory.signal
+    return [
+        *(run, trajectory.update, trajectory.problem, trajectory.sample, trajectory.verdict, trajectory.reward),
+        *(trajectory.stop, trajectory.errors, len(trajectory.steps), trajectory.tokens, trajectory.pattern),
+        None if trajectory.answer is None else trajectory.answer[:40],
+        round(fmean(map(abs, signal)), 4) if signal else None,
+        [None if step.w is None else round(step.w, 3) for step in trajectory.steps],
+        *place,
+    ]
+
+
+def _summary(runs: Sequence[Record]) -> str:
+    parts: list[str] = []
+    if warnings := summary.warnings(runs):
+        parts.append(_notice("warning", "Compare with care", map(escape, warnings)))
+    left_out = [f"{run.name}: {line}" if len(runs) > 1 else line for run in runs for line in run.notes.lines()]
+    if left_out:
+        parts.append(_notice("warning", "Left out", map(escape, left_out)))
+    if alarms := summary.alarms(runs):
+        parts.append(_notice("alarm", "Alarms", [_alarm(alarm, several=len(runs) > 1) for alarm in alarms]))
+    tables = [_table("Runs", "words", summary.facts(runs), runs)]
+    if results := summary.results(runs):
+        tables.append(_table("Measured", "numbers", results, runs))
+    if learnt := summary.learning(runs):
+        tables.append(_table("While learning", "numbers pairs", learnt, runs, spanning=summary.learners(runs)))
+    return "\n".join([*parts, f'<div class="tables">{"".join(tables)}</div>'])
+
+
+def _alarm(alarm: summary.AlarmSeen, *, several: bool) -> str:
+    where = f" in {escape(alarm.run)}" if several else ""
+    return f"<b>{escape(alarm.name)}</b>{where} ({alarm.when}): {escape(alarm.words)}"
+
+
+def _notice(kind: str, title: str, items: Iterable[str]) -> str:
+    """`items` are HTML."""
+    lines = "".join(f"<li>{item}</li>" for item in items)
+    return f'<div class="notice {kind}" role="note"><h2>{title}</h2><ul>{lines}</ul></div>'
+
+
+def _table(title: str, kind: str, table: summary.Table, runs: Sequence[Record], *, spanning: Sequence[str] = ()) -> str:
+    """`spanning` are names of runs above two columns each; without them, the heads are names of runs."""
+    order = [run.name for run in runs]
+    above = "".join(f'<th scope="colgroup" colspan="2">{_run(name, order)}</th>' for name in spanning)
+    heads = [escape(head) if spanning else _run(head, order) for head in table.heads]
+    head = (f"<tr><td></td>{above}</tr>" if spanning else "") + _row("<td></td>", "th", heads)
+    body = "".join(
+        _row(f'<th scope="row">{escape(label)}</th>', "td", map(escape, cells)) for label, cells in table.rows
+    )
+    return (
+        f'<div><h2>{title}</h2><div class="scroll" role="region" aria-label="{title}" tabindex="0">'
+        f'<table class="{kind}"><thead>{head}</thead><tbody>{body}</tbody></table></div></div>'
+    )
+
+
+def _row(first: str, tag: str, cells: Iterable[str]) -> str:
+    return f"<tr>{first}{''.join(f'<{tag}>{cell}</{tag}>' for cell in cells)}</tr>"
+
+
+def _run(name: str, order: Sequence[str]) -> str:
+    """A run's name beside the colour that it has in every figure."""
+    series = order.index(name) % len(palette.SERIES) + 1
+    return f'<span class="run" style="--run:var(--series-{series})">{escape(name)}</span>'
+
+
+def _figure(drawn: Drawn) -> str:
+    drawing = drawn.drawing
+    if drawn.svg is None:
+        return f'<p class="absent"><b>{escape(drawing.title)}</b>: not drawn; it needs {escape(drawing.needs)}.</p>'
+    return (
+        f'<figure id="figure-{drawing.name}" style="--inches:{drawn.width:g}"><h3>{escape(drawing.title)}</h3>'
+        f'<div class="scroll">{drawn.svg}</div><figcaption>{escape(drawing.caption)}</figcaption></figure>'
+    )
+
+
+def _resource(name: str) -> str:
+    return files("sod.report").joinpath(name).read_text(encoding="utf-8")

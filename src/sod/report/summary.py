@@ -1,0 +1,224 @@
+"""What stands above the figures: facts of each run, what changed while it learnt, its alarms, and warnings. Plain text."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from statistics import fmean
+
+from sod.alarms import ALARMS, WINDOW, raised
+from sod.report.reading import Record
+from sod.report.trajectories import number
+
+Format = Callable[[float], str]
+UNKNOWN = "–"
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _real(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−")
+
+
+def _few(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+METRICS: Sequence[tuple[str, str, Format]] = (
+    ("rollout/solved", "solved", _share),
+    ("rollout/reward", "reward", _few),
+    ("tools/calls", "tool calls per trajectory", _few),
+    ("tools/errors", "tool errors per trajectory", _few),
+    ("tools/malformed", "calls that are no valid call", _share),
+    ("tools/solved_after_error", "solved after a tool error", _share),
+    ("rollout/tokens", "tokens per response", _count),
+    ("stop/max_tokens", "cut off by the token limit", _share),
+    ("learn/entropy", "student entropy, nats", _real),
+    ("steps/d", "divergence d, nats", _real),
+    ("steps/w_after_first", "step weight w after the first step", _few),
+    ("steps/w_used_after_first", "teacher weight used after the first step", _few),
+    ("steps/signal_in_top_5_percent_of_tokens", "signal in the top 5% of tokens", _share),
+    ("pattern/stable", "pattern: stable", _share),
+    ("pattern/erroneous", "pattern: erroneous", _share),
+    ("pattern/recovery", "pattern: recovery", _share),
+    ("learn/loss", "loss", _real),
+    ("seconds/update", "seconds per update", _few),
+)
+RESULTS: Sequence[tuple[str, str, Format]] = (
+    ("pass", "pass@n", _share),
+    ("maj", "maj@n", _share),
+    ("no_answer", "no answer", _share),
+    ("problems", "problems", _count),
+    ("samples", "samples per problem (n)", _count),
+    *(entry for entry in METRICS if entry[0] not in ("rollout/solved", "rollout/reward")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """`heads` name the columns after the first; a row is its label and a cell for each of them."""
+
+    heads: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmSeen:
+    run: str
+    name: str
+    when: str
+    words: str
+    """What was seen, why it matters, what to try."""
+
+
+def facts(runs: Sequence[Record]) -> Table:
+    """One column per run: what it is and how far it came."""
+    rows = {
+        "command": [_command(run) for run in runs],
+        "progress": [_progress(run) for run in runs],
+        "student": [_path(run, "student", "model") for run in runs],
+        "teacher": [_path(run, "teacher") for run in runs],
+        "problems": [_path(run, "data") for run in runs],
+        "seed": [str(run.options.get("seed", UNKNOWN)) for run in runs],
+        "sod": [str(run.environment.get("sod", UNKNOWN)) for run in runs],
+        "trajectories here": [_trajectories(run) for run in runs],
+    }
+    return Table([run.name for run in runs], list(rows.items()))
+
+
+def learning(runs: Sequence[Record]) -> Table | None:
+    """Two columns per run: means over its first and its last updates. None if no run has two updates."""
+    runs = [run for run in runs if len(run.metrics) > 1]
+    spans = [_spans(run) for run in runs]
+    rows: list[tuple[str, list[str]]] = []
+    for key, label, form in METRICS:
+        cells = [_mean(span, key, form) for pair in spans for span in pair]
+        if any(cell != UNKNOWN for cell in cells):
+            rows.append((label, cells))
+    heads = [_updates(span) for pair in spans for span in pair]
+    return Table(heads, rows) if rows else None
+
+
+def learners(runs: Sequence[Record]) -> list[str]:
+    """The names above the columns of `learning`, each of which spans two."""
+    return [run.name for run in runs if len(run.metrics) > 1]
+
+
+def results(runs: Sequence[Record]) -> Table | None:
+    """One column per run that was measured. None if none was."""
+    runs = [run for run in runs if run.results]
+    rows: list[tuple[str, list[str]]] = [("avg@n ± standard error", [_average(run) for run in runs])]
+    for key, label, form in RESULTS:
+        cells = [UNKNOWN if (value := number(run.results.get(key))) is None else form(value) for run in runs]
+        if any(cell != UNKNOWN for cell in cells):
+            rows.append((label, cells))
+    return Table([run.name for run in runs], rows) if runs else None
+
+
+def alarms(runs: Sequence[Record]) -> list[AlarmSeen]:
+    """Every alarm that a run recorded, in the words of its first update."""
+    seen: list[AlarmSeen] = []
+    for run in runs:
+        rows = run.metrics
+        for key in dict.fromkeys(key for row in rows for key in row if key.startswith("alarm/")):
+            name = key.removeprefix("alarm/")
+            at = [i for i, row in enumerate(rows) if key in row]
+            first, count = at[0], len(at)
+            when = f"first in update {rows[first]['update']:.0f}, raised in {count} of {len(rows)}"
+            when += ", still at the end" if at[-1] == len(rows) - 1 else ""
+            seen.append(AlarmSeen(run.name, name, when, _alarm_words(name, rows[: first + 1])))
+    return seen
+
+
+def warnings(runs: Sequence[Record]) -> list[str]:
+    """Why the runs may not be comparable."""
+    said: list[str] = []
+    if problems := _differing(runs, lambda run: _fingerprint(run, "data")):
+        said.append(f"These runs worked on different problems, so their solve rates do not compare: {problems}.")
+    if students := _differing(runs, lambda run: _fingerprint(run, "student")):
+        said.append(f"These runs began with different students: {students}.")
+    if teachers := _differing(runs, lambda run: _fingerprint(run, "teacher")):
+        said.append(f"These runs had different teachers: {teachers}.")
+    if versions := _differing(runs, lambda run: run.environment.get("sod")):
+        said.append(f"These runs were made by different versions of sod: {versions}.")
+    return said
+
+
+def _differing(runs: Sequence[Record], what: Callable[[Record], object]) -> str:
+    """Names of runs, those that agree together; empty if all agree. A run that does not know has no say."""
+    groups: dict[str, list[str]] = {}
+    for run in runs:
+        if (value := what(run)) is not None:
+            groups.setdefault(str(value), []).append(run.name)
+    return " against ".join(", ".join(group) for group in groups.values()) if len(groups) > 1 else ""
+
+
+def _fingerprint(run: Record, name: str) -> object:
+    data = run.environment.get("data")
+    return data.get(name) if isinstance(data, dict) else None
+
+
+def _command(run: Record) -> str:
+    algorithm = run.options.get("algorithm")
+    name = algorithm.get("name") if isinstance(algorithm, dict) else None
+    return f"{run.command} · {name}" if name else run.command
+
+
+def _progress(run: Record) -> str:
+    done = int(run.metrics[-1]["update"]) if run.metrics else 0
+    if run.command == "eval":
+        return "measured" if run.results else "not finished: no results.json"
+    planned = number(run.options.get("updates"))
+    if planned is None:
+        return f"{done} updates"
+    return f"{done} of {planned:.0f} updates" + (", not finished" if done < planned else "")
+
+
+def _path(run: Record, *keys: str) -> str:
+    """The last two names of a path in the options: enough to know it by."""
+    value = next((run.options[key] for key in keys if run.options.get(key)), None)
+    return UNKNOWN if value is None else "/".join(PurePath(str(value)).parts[-2:])
+
+
+def _trajectories(run: Record) -> str:
+    if not run.trajectories:
+        return "none"
+    first, last = run.trajectories[0].update, run.trajectories[-1].update
+    held = f"{len(run.trajectories):,}" + (f" of updates {first}–{last}" if last > first else "")
+    return held + (", older ones not shown" if run.older_files else "")
+
+
+def _spans(run: Record) -> tuple[Sequence[Mapping[str, float]], Sequence[Mapping[str, float]]]:
+    """The run's first and last updates, which do not overlap."""
+    width = min(WINDOW, len(run.metrics) // 2)
+    return run.metrics[:width], run.metrics[-width:]
+
+
+def _updates(rows: Sequence[Mapping[str, float]]) -> str:
+    first, last = rows[0]["update"], rows[-1]["update"]
+    return f"update {last:.0f}" if first == last else f"updates {first:.0f}–{last:.0f}"
+
+
+def _mean(rows: Sequence[Mapping[str, float]], key: str, form: Format) -> str:
+    values = [row[key] for row in rows if key in row]
+    return form(fmean(values)) if values else UNKNOWN
+
+
+def _average(run: Record) -> str:
+    average, error = number(run.results.get("avg")), number(run.results.get("avg_se"))
+    if average is None:
+        return UNKNOWN
+    return f"{average:.1%}" + (f" ± {error:.1%}" if error is not None else "")
+
+
+def _alarm_words(name: str, history: list[dict[str, float]]) -> str:
+    if words := raised(history).get(name):
+        return words
+    if name in ALARMS:  # this version's limit is another
+        return f"{ALARMS[name].why} Try {ALARMS[name].remedy}."
+    return "This version of sod knows no such alarm."

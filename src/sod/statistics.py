@@ -1,0 +1,82 @@
+"""How sure a comparison is. NumPy alone.
+
+Results come as `right` and `tried`, (S, P) each: of the samples at problem p by the run with seed s, how many were right, and
+how many could be judged.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+DRAWS = 4000
+"""Of the bootstrap; its own error of a limit is then some hundredth of the interval's width."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean and where it would lie in 95 of 100 repetitions."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """How often each problem was solved under each seed."""
+
+    right_SP: Counts
+    tried_SP: Counts
+
+    def problems(self, index: NDArray[np.intp]) -> "Solved":
+        return Solved(self.right_SP[:, index], self.tried_SP[:, index])
+
+
+def rate(solved: Solved, *, seed: int = 0) -> Interval:
+    """The mean solve rate (avg@n), each problem and each seed counting alike."""
+    solved = solved.problems(np.flatnonzero(solved.tried_SP.min(0)))
+    return _bootstrap([(1.0, solved)], seed)
+
+
+def difference(first: Solved, second: Solved, *, seed: int = 0) -> Interval:
+    """Mean solve rate of the first minus that of the second, paired by problem and by seed.
+
+    Both must have the same seeds and problems, in the same order. Problems that one of them has no judged sample of are left
+    out of both.
+    """
+    common = np.flatnonzero(np.minimum(first.tried_SP, second.tried_SP).min(0))
+    return _bootstrap([(1.0, first.problems(common)), (-1.0, second.problems(common))], seed)
+
+
+def _bootstrap(terms: list[tuple[float, Solved]], seed: int) -> Interval:
+    """A sum of solve rates, over three sources of chance: which problems, which samples, which training seeds.
+
+    Problems are drawn with replacement, the same for every term and seed. That carries the samples along: a problem's
+    observed rate varies by theirs, too, and drawing them once more would count them twice. Three or five seeds are too few to
+    be drawn from themselves, the intervals would be much too short. Instead the mean over seeds gets the error that
+    Student's t gives it, from the spread of the seeds' own means with S - 1 degrees of freedom. With one seed there is no
+    telling what another would do, and the interval speaks of this seed alone.
+
+    `tests/test_statistics.py` simulates how often such intervals hold the truth.
+    """
+    rng = np.random.default_rng(seed)
+    by_seed_SP = sum(sign * solved.right_SP / solved.tried_SP for sign, solved in terms)
+    assert isinstance(by_seed_SP, np.ndarray)
+    seeds, problems = by_seed_SP.shape
+    if not problems:
+        return Interval(math.nan, math.nan, math.nan)
+    # How often each draw takes each problem: drawing with replacement, without an index of DRAWS x P numbers.
+    times_RP = rng.multinomial(problems, np.full(problems, 1 / problems), size=DRAWS)
+    draws_R = times_RP @ by_seed_SP.mean(0) / problems
+    if seeds > 1:
+        deviation = by_seed_SP.mean(1).std(ddof=1) / math.sqrt(seeds)
+        draws_R = draws_R + deviation * rng.standard_t(seeds - 1, size=DRAWS)
+    low, high = np.quantile(draws_R, [0.025, 0.975])
+    return Interval(float(by_seed_SP.mean()), float(low), float(high))

@@ -1,0 +1,352 @@
+"""Calibration: AUCs and tables over numbers made by hand, and one calibration from file to file."""
+
+import json
+import math
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sod.algorithms import step_info
+from sod.calibrate import SOD, Evaluation, Start, auc, bins, calibrate, draw_evenly, starts, summary, verdict
+from sod.config import AlgorithmOptions, CalibrateOptions, EvalOptions, ModelOptions
+from sod.core import RULES, StepInfo
+from sod.data import read_rows, write_jsonl
+from sod.errors import DataError, InfrastructureError, RunError, SodError
+from sod.evaluate import evaluate
+from sod.lab import settings
+from sod.models import load_model, load_tokenizer
+from sod.types import Trajectory
+
+# What weights know
+
+
+def auc_of(scores: Sequence[float], solved: str, times: Sequence[float] | None = None, alike: Any = None) -> float:
+    """`solved`: 1 or 0 for each step."""
+    times_RN = np.array([times or [1.0] * len(scores)])
+    alike_N = None if alike is None else np.array(alike)
+    return float(auc(np.array(scores, dtype=float), np.array([c == "1" for c in solved]), times_RN, alike_N)[0])
+
+
+@pytest.mark.parametrize(
+    ("scores", "solved", "expected"),
+    [
+        ([1, 2, 3, 4], "0011", 1.0),
+        ([1, 2, 3, 4], "1100", 0.0),
+        ([1, 2, 3, 4], "0101", 3 / 4),
+        ([5, 5, 5], "010", 1 / 2),  # ties count half
+        ([1, 2, 2, 3], "0101", (1 + 1 / 2 + 1 + 1) / 4),
+    ],
+)
+def test_the_auc_is_the_share_of_pairs_in_the_right_order(scores: list[float], solved: str, expected: float) -> None:
+    assert auc_of(scores, solved) == pytest.approx(expected)
+    assert auc_of([-score for score in scores], solved) == pytest.approx(1 - expected)
+
+
+def test_a_step_that_is_counted_twice_is_as_two_of_it() -> None:
+    assert auc_of([1, 2, 2, 3], "0101", [2, 0, 1, 3]) == pytest.approx(auc_of([1, 1, 2, 3, 3, 3], "000111"))
+
+
+def test_of_pairs_that_are_alike_others_do_not_count() -> None:
+    scores, solved, errors = [9, 8, 2, 1], "1001", [0, 0, 3, 3]
+    assert auc_of(scores, solved, alike=errors) == 1 / 2  # right at 0 errors, wrong at 3
+    assert auc_of([-error for error in errors], "1100", alike=errors) != auc_of([0, 0, -3, -3], "1100")
+
+
+def test_without_both_outcomes_there_is_no_auc() -> None:
+    assert math.isnan(auc_of([1, 2], "11"))
+    assert math.isnan(auc_of([1, 2], "10", alike=[0, 1]))
+
+
+def test_bins_hold_about_equally_many_steps_and_never_part_equal_weights() -> None:
+    weights = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1.2, 1.2, 1.2, 1.2])
+    solved = np.array([0, 0, 1, 0, 1, 1, 1, 1, 1, 0], dtype=bool)
+    made = bins(weights, solved)
+    assert [(row["low"], row["high"], row["n"]) for row in made] == [
+        (0.1, 0.2, 2),
+        (0.3, 0.4, 2),
+        (0.5, 0.6, 2),
+        (1.2, 1.2, 4),
+    ]
+    assert [row["solved"] for row in made] == [0, 0.5, 1, 0.75]
+    assert made[-1]["se"] == pytest.approx(math.sqrt(0.75 * 0.25 / 4))
+    assert bins(np.ones(10), solved) == [{"low": 1.0, "high": 1.0, "n": 10, "solved": 0.6, "se": math.sqrt(0.024)}]
+
+
+def rows_of(count: int, *, problems: int, weight: Callable[[bool, random.Random], float]) -> list[dict[str, Any]]:
+    """Steps of which every other is solved, and what `weight` makes of that."""
+    rng = random.Random(0)
+    solved = [i % 2 == 0 for i in range(count)]
+    numbers = {"errors_before": 1, "d": 0.5, "teacher_entropy": 0.1, "w": 1.0}
+    return [
+        {
+            "problem": f"p{i // 2 % problems}",
+            "solved": right,
+            **numbers,
+            "weights": {SOD: weight(right, rng), "even": 1.0},
+        }
+        for i, right in enumerate(solved)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        (lambda solved, rng: solved + rng.gauss(0, 1), "mark steps where the teacher's advice is worse"),
+        (lambda solved, rng: -solved + rng.gauss(0, 1), "mark steps where the teacher's advice is better"),
+        (lambda solved, rng: rng.gauss(0, 1), "is bad is not shown"),
+    ],
+)
+def test_the_verdict_is_what_the_interval_of_sod_allows(weight: Any, words: str) -> None:
+    results = summary(rows_of(200, problems=50, weight=weight))
+    assert words in verdict(results)
+    assert results["rules"]["even"]["auc"] == 0.5
+    better = "advice is better" in words
+    assert verdict(results).endswith(f"{'even, -d, -entropy, -errors' if better else 'nothing'} (each of 4 by itself).")
+
+
+def test_where_all_is_solved_nothing_is_told() -> None:
+    rows = [row | {"solved": True} for row in rows_of(20, problems=5, weight=lambda solved, rng: rng.random())]
+    results = summary(rows)
+    assert "all or none" in verdict(results)
+    assert json.loads(json.dumps(results, allow_nan=False))["rules"][SOD]["auc"] is None
+
+
+def test_repeating_the_steps_of_the_same_problems_makes_no_interval_shorter() -> None:
+    rows = rows_of(80, problems=20, weight=lambda solved, rng: solved + rng.gauss(0, 1))
+    once, often = (summary(rows * times)["rules"][SOD] for times in (1, 10))
+    for name in ("auc", "auc_low", "auc_high"):
+        assert once[name] == pytest.approx(often[name])
+
+
+# Where to continue from
+
+
+def test_a_step_begins_after_every_observation_and_knows_the_errors_before_it(
+    trajectory: Callable[..., Trajectory],
+) -> None:
+    pieces = [("prompt", [1]), ("student", [2]), ("tool", [3]), ("student", [2]), ("tool", [3]), ("student", [2])]
+    one = trajectory(*pieces)
+    outcomes = iter([("error", "ok", "malformed"), ("ok",)])
+    one = replace(
+        one, pieces=tuple(replace(p, outcomes=next(outcomes)) if p.author == "tool" else p for p in one.pieces)
+    )
+    assert starts([trajectory(("prompt", [1]), ("student", [2])), one]) == [Start(1, 2, 2), Start(1, 3, 2)]
+    assert [one.pieces[start.pieces] for start in starts([one])] == one.turns[1:]
+
+
+def many(*counts: int) -> list[Start]:
+    """So many steps with 0, 1, 2, ... errors."""
+    return [Start(row, 2, errors) for errors, count in enumerate(counts) for row in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("available", "count", "drawn"),
+    [
+        ((50, 50, 50, 50), 40, (10, 10, 10, 10)),
+        ((50, 50, 2, 50), 41, (13, 13, 2, 13)),  # what one lacks is shared among the others
+        ((50, 0, 0, 3), 40, (37, 0, 0, 3)),
+        ((50, 50, 20, 10, 10), 80, (20, 20, 20, 20)),  # 3 errors and 4 are counted alike
+        ((3, 2, 0, 1), 40, (3, 2, 0, 1)),
+    ],
+)
+def test_steps_are_drawn_evenly_over_errors(available: tuple[int, ...], count: int, drawn: tuple[int, ...]) -> None:
+    chosen = draw_evenly(many(*available), count, seed=0)
+    assert len(set(chosen)) == len(chosen)
+    counts = Counter(min(start.errors, 3) for start in chosen)
+    assert tuple(counts[errors] for errors in range(4)) == drawn
+
+
+def test_the_draw_is_a_function_of_the_seed() -> None:
+    available = many(50, 50, 50, 50)
+    assert draw_evenly(available, 20, seed=3) == draw_evenly(available, 20, seed=3)
+    assert draw_evenly(available, 20, seed=3) != draw_evenly(available, 20, seed=4)
+
+
+# From file to file
+
+
+@pytest.fixture(scope="module")
+def student(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lab's teacher after some accident."""
+    folder = tmp_path_factory.mktemp("student")
+    model = load_model(teacher, ModelOptions())
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights += 0.1 * weights.std() * torch.randn(weights.shape, generator=generator)
+    model.save_pretrained(folder)
+    load_tokenizer(teacher).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(student: Path, teacher: Path, problem_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student measured beside the lab's teacher, with a tool that often fails."""
+    out = tmp_path_factory.mktemp("eval") / "run"
+    options = {"model": student, "teacher": teacher, "data": problem_file, "out": out, "samples": 3}
+    evaluate(EvalOptions.model_validate(settings.EVAL | options))
+    return out
+
+
+@pytest.fixture
+def run(measured: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be damaged."""
+    return Path(shutil.copytree(measured, tmp_path / "run"))
+
+
+@pytest.fixture
+def options(run: Path, teacher: Path, tmp_path: Path) -> CalibrateOptions:
+    return CalibrateOptions(run=run, teacher=teacher, out=tmp_path / "calibration", steps=16)
+
+
+def edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def edit_rows(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    file = run / "trajectories" / "update-0000.jsonl"
+    rows = read_rows(file)
+    for row in rows:
+        change(row)
+    write_jsonl(file, rows)
+
+
+def test_what_is_read_back_has_the_d_and_w_that_were_measured(measured: Path) -> None:
+    evaluation = Evaluation.read(measured)
+    d_BK, info = step_info(evaluation.batch, AlgorithmOptions())
+    rows = read_rows(measured / "trajectories" / "update-0000.jsonl")
+    assert [(t.problem.id, t.sample) for t in evaluation.batch.trajectories] == [
+        (r["problem"], r["sample"]) for r in rows
+    ]
+    for b, row in enumerate(rows):
+        steps = len(row["steps"])
+        assert info.exists_BK[b].sum() == steps
+        for found, name in ((d_BK, "d"), (info.entropy_BK, "teacher_entropy"), (evaluation.weights()["drift"], "w")):
+            assert found[b, :steps].tolist() == pytest.approx([step[name] for step in row["steps"]], abs=1e-3)
+    assert evaluation.batch.groups_B.tolist() == [int(row["problem"][1:]) for row in rows]
+    assert evaluation.batch.rewards_B.tolist() == [row["reward"] for row in rows]
+
+
+def test_every_rule_weighs_every_step_and_one_that_cannot_is_left_out(
+    measured: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def demanding(d_BK: torch.Tensor, info: StepInfo) -> torch.Tensor:
+        raise KeyError("no such thing")
+
+    evaluation = Evaluation.read(measured)
+    weights = evaluation.weights(RULES | {"demanding": demanding, "endless": lambda d_BK, info: d_BK / 0})
+    assert list(weights) == list(RULES)
+    assert {w_BK.shape for w_BK in weights.values()} == {evaluation.d_BK.shape}
+    said = capsys.readouterr().out
+    assert "The rule 'demanding' is left out: KeyError: 'no such thing'" in said
+    assert "The rule 'endless' is left out: ValueError: weights that are not finite" in said
+
+
+def test_a_calibration_leaves_what_it_found_and_every_continuation(
+    options: CalibrateOptions, measured: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = calibrate(options)
+    assert json.loads((options.out / "calibration.json").read_text()) == results
+    assert (options.run / "calibration.json").read_text() == (options.out / "calibration.json").read_text()
+    assert set(results["rules"]) == set(RULES)
+    assert (results["steps"], results["teacher"]) == (16, str(teacher))
+    rows = read_rows(options.out / "continuations.jsonl")
+    assert len(rows) == 16
+    assert {row["solved"] for row in rows} == {True, False}
+    begun = {(row["problem"], row["sample"]): row for row in read_rows(measured / "trajectories" / "update-0000.jsonl")}
+    for row in rows:
+        of_student = begun[row["problem"], row["sample"]]
+        assert row["step"] >= 2
+        assert row["d"] == pytest.approx(of_student["steps"][row["step"] - 1]["d"])
+        assert row["w"] == pytest.approx(of_student["steps"][row["step"] - 1]["w"])
+        before = of_student["pieces"][: 2 * row["step"] - 1]
+        assert row["errors_before"] == sum(o != "ok" for piece in before for o in piece.get("outcomes", []))
+        assert row["text"]
+        if row["solved"]:
+            assert row["answer"] == of_student["gold"]
+    for group in results["by_errors"]:
+        alike = [row for row in rows if min(row["errors_before"], 3) == group["errors"]]
+        assert (group["n"], group["solved"]) == (len(alike), sum(row["solved"] for row in alike) / len(alike))
+    said = capsys.readouterr().out
+    assert verdict(results)[:40] in said
+    assert all(name in said for name in RULES)
+    with pytest.raises(RunError, match="already holds a run"):
+        calibrate(options)
+
+    again = options.model_copy(update={"out": options.out.with_name("again")})
+    assert calibrate(again) == results
+
+
+def test_all_steps_are_taken_where_there_are_fewer_than_asked_for(
+    options: CalibrateOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_rows(options.run, lambda row: row.update(graded=row["graded"] and row["sample"] == 0))
+    results = calibrate(options.model_copy(update={"steps": 10_000}))
+    assert 0 < results["steps"] < 100
+    assert "not 10000; all of them are taken" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_calibration_that_was_cut_short_does_not_look_finished(options: CalibrateOptions) -> None:
+    edit(options.run / "options.json", lambda content: content["rollout"].update(seconds=1e-6))
+    with pytest.raises(InfrastructureError, match="were lost"):
+        calibrate(options)
+    assert not list(options.out.glob("calibration.json*"))
+    assert not (options.run / "calibration.json").exists()
+
+
+def without_later_steps(row: dict[str, Any]) -> None:
+    row["pieces"], row["steps"] = row["pieces"][:2], row["steps"][:1]
+
+
+Damage = Callable[[Path], object]
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind", "words"),
+    [
+        (lambda run: shutil.rmtree(run), RunError, "holds no run of `sod eval`"),
+        (lambda run: (run / "options.json").write_text("{}"), RunError, "holds no run of `sod eval`"),
+        (lambda run: (run / "environment.json").write_text("{}"), RunError, "holds no run of `sod eval`"),
+        (lambda run: edit(run / "options.json", lambda o: o.update(teacher=None)), RunError, "without a teacher"),
+        (lambda run: (run / "results.json").unlink(), RunError, "is not finished"),
+        (lambda run: edit(run / "options.json", lambda o: o.update(data="gone.jsonl")), RunError, "gone.jsonl, which is not"),
+        (lambda run: edit(run / "environment.json", lambda e: e["data"].update(data="0")), RunError, "or has changed"),
+        (lambda run: edit(run / "environment.json", lambda e: e["data"].update(teacher="0")), RunError, "another model"),
+        (lambda run: (run / "trajectories/update-0000.jsonl").write_text('{"problem":'), DataError, "line 1: not JSON"),
+        (lambda run: edit_rows(run, lambda row: row["pieces"][1].pop("signal")), DataError, "row 1 .* 'signal' is missing"),
+        (lambda run: edit_rows(run, lambda row: row["pieces"][1]["tokens"].pop()), DataError, "row 1 .* differ in length"),
+        (lambda run: edit_rows(run, lambda row: row["pieces"].pop()), DataError, "its steps are not those of its pieces"),
+        (lambda run: edit_rows(run, lambda row: row["steps"][0].update(d=9)), DataError, "is not the mean of"),
+        (lambda run: edit_rows(run, lambda row: row["steps"][0].update(d=None)), DataError, "row 1 cannot be used"),
+        (lambda run: edit_rows(run, lambda row: row.update(problem="other")), DataError, "row 1 .* 'other' is missing"),
+        (lambda run: edit_rows(run, without_later_steps), DataError, "nothing to continue from"),
+        (lambda run: edit_rows(run, lambda row: row.update(graded=False)), DataError, "nothing to continue from"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_calibrated_is_an_error_before_anything_is_written(
+    options: CalibrateOptions, damage: Damage, kind: type[SodError], words: str
+) -> None:
+    damage(options.run)
+    with pytest.raises(kind, match=words):
+        calibrate(options)
+    assert not options.out.exists()
+
+
+def test_another_teacher_than_was_measured_is_refused(options: CalibrateOptions, student: Path) -> None:
+    with pytest.raises(RunError, match="is another model"):
+        calibrate(options.model_copy(update={"teacher": student}))
+
+
+def test_a_copy_of_the_teacher_is_the_same_teacher(options: CalibrateOptions, teacher: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(teacher, tmp_path / "copy"))
+    assert calibrate(options.model_copy(update={"teacher": copy, "steps": 2}))["steps"] == 2

@@ -1,0 +1,139 @@
+"""What a comparison makes of evaluations: methods, rows, tables."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sod.comparison import MEANS, Measured, Method, check_same_problems, read_evaluation, rows, to_markdown
+from sod.errors import DataError, OptionError
+
+RESULTS = dict.fromkeys(MEANS.values(), 0.5) | {"samples": 4.0, "tools/errors": 1.0, "rollout/turns": 4.0}
+
+
+def measured(right: list[int], *, data: str = "same", **results: float) -> Measured:
+    problems = [f"p{i}" for i in range(len(right))]
+    return Measured(
+        Path("runs/x"),
+        data,
+        dict(zip(problems, right, strict=True)),
+        dict.fromkeys(problems, 4),
+        RESULTS | results,
+        50.0,
+        20,
+        4e-4,
+    )
+
+
+def test_a_method_is_an_algorithm_and_what_it_does_differently() -> None:
+    method = Method.parse("sod algorithm.epsilon=0.1 learn.lr=1e-3 teacher=runs/teacher seed=3")
+    assert method.algorithm == "sod"
+    assert method.options == {
+        "algorithm": {"epsilon": 0.1},
+        "learn": {"lr": 1e-3},
+        "teacher": "runs/teacher",
+        "seed": 3,
+    }
+    assert method.sets("learn.lr")
+    assert not method.sets("learn.warmup")
+
+
+@pytest.mark.parametrize("name", ["sod epsilon", "sod =1", "sod algorithm.epsilon="])
+def test_a_part_that_is_no_option_is_an_error(name: str) -> None:
+    with pytest.raises(OptionError, match="not of the form option=value"):
+        Method.parse(name)
+
+
+def test_methods_have_folders_of_their_own() -> None:
+    names = ["sod", "sod algorithm.epsilon=0.1", "examples/your_rule.py:impatient", "../x.py:f"]
+    slugs = [Method.parse(name).slug for name in names]
+    assert len(set(slugs)) == len(names)
+    assert not any("/" in slug or slug.startswith(".") or " " in slug for slug in slugs)
+
+
+def test_a_row_says_how_a_method_differs_from_the_baseline_over_common_seeds() -> None:
+    baseline, other = Method.parse("sod"), Method.parse("opd")
+    low, high = [1, 1, 1, 1] * 10, [3, 3, 3, 3] * 10
+    runs = {
+        baseline: {0: measured(low), 1: measured(low)},
+        other: {0: measured(high), 1: measured(high), 2: measured(low)},
+    }
+    start, first, second = rows(runs, {"start": measured(low)}, baseline)
+    assert (start.method, start.seeds, start.against) == ("start", 0, None)
+    assert (first.method, first.verdict) == ("sod", "")
+    assert second.against is not None
+    assert second.against.mean == pytest.approx(0.5)
+    assert second.verdict == "better"
+    assert second.seeds == 3
+    assert second.avg.mean == pytest.approx((0.75 + 0.75 + 0.25) / 3)
+
+
+def test_no_verdict_where_the_interval_holds_zero() -> None:
+    baseline, other = Method.parse("sod"), Method.parse("opd")
+    runs = {baseline: {0: measured([0, 4, 2, 2])}, other: {0: measured([4, 0, 2, 2])}}
+    assert rows(runs, {}, baseline)[1].verdict == "not told apart"
+
+
+def test_errors_per_erroneous_trajectory_and_seconds_per_update() -> None:
+    row = rows(
+        {Method.parse("sod"): {0: measured([1], **{"tools/errors": 0.9, "tools/trajectories_with_error": 0.6})}},
+        {},
+        Method.parse("sod"),
+    )[0]
+    assert row.chain == pytest.approx(1.5)
+    assert row.seconds == pytest.approx(2.5)
+
+
+def test_nothing_is_averaged_over_different_problems() -> None:
+    with pytest.raises(DataError, match="other problems"):
+        check_same_problems([measured([1, 2]), measured([1, 2], data="other")])
+    with pytest.raises(DataError, match="other problems"):
+        check_same_problems([measured([1, 2]), measured([1, 2, 3])])
+
+
+def test_the_table_has_a_line_for_each_row() -> None:
+    sod, opd = Method.parse("sod"), Method.parse("opd")
+    made = rows({sod: {0: measured([1, 2, 3])}, opd: {0: measured([2, 3, 4])}}, {"start": measured([0, 0, 1])}, sod)
+    how_well, how = to_markdown(made).split("\n\n")
+    assert [line.split(" | ")[0].strip("| ") for line in how_well.splitlines()[2:]] == ["start", "sod", "opd"]
+    assert "+25.0 [+25.0, +25.0] | better" in how_well
+    assert len(how.splitlines()) == 5
+
+
+# Evaluations on disk
+
+
+def write_evaluation(folder: Path, lines: list[str]) -> Path:
+    (folder / "trajectories").mkdir(parents=True)
+    (folder / "trajectories" / "update-0000.jsonl").write_text("".join(line + "\n" for line in lines))
+    (folder / "results.json").write_text(json.dumps(RESULTS))
+    (folder / "environment.json").write_text(json.dumps({"data": {"data": "print"}}))
+    return folder
+
+
+def trajectory(problem: str, *, correct: bool, graded: bool = True) -> str:
+    return json.dumps({"problem": problem, "correct": correct, "graded": graded})
+
+
+def test_an_evaluation_is_counted_by_problem(tmp_path: Path) -> None:
+    lines = [
+        trajectory("a", correct=True),
+        trajectory("b", correct=False),
+        trajectory("a", correct=False, graded=False),
+    ]
+    read = read_evaluation(write_evaluation(tmp_path / "eval", lines))
+    assert read.right == {"a": 1, "b": 0}
+    assert read.tried == {"a": 1, "b": 1}
+
+
+def test_an_evaluation_that_is_not_finished_is_said_to_be_none(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path / "eval", [trajectory("a", correct=True)])
+    (folder / "results.json").unlink()
+    with pytest.raises(DataError, match="no finished evaluation"):
+        read_evaluation(folder)
+
+
+def test_a_corrupt_line_is_named(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path / "eval", [trajectory("a", correct=True), '{"problem": "b", '])
+    with pytest.raises(DataError, match="line 2"):
+        read_evaluation(folder)
