@@ -442,3 +442,25 @@ def test_the_calls_of_a_turn_run_at_the_same_time() -> None:
 
 def test_the_schemas_of_all_tools_are_shown_in_order() -> None:
     assert [schema["function"]["name"] for schema in TOOLBOX.schemas] == ["find", "clock"]
+
+
+# Faults
+
+
+def test_a_tool_at_fault_reads_a_call_without_its_last_character() -> None:
+    call = ToolCall(name="find", arguments={"text": "abc"})
+    (whole,) = asyncio.run(Toolbox([Echo("find", text="string")]).answer([call]))
+    (cut,) = asyncio.run(Toolbox([Echo("find", text="string")], faults=1.0).answer([call]))
+    assert whole.text == repr({"text": "abc"})
+    assert cut.text == repr({"text": "ab"})
+
+
+def test_faults_are_a_function_of_the_seed_and_as_frequent_as_asked_for() -> None:
+    call, toolbox = ToolCall(name="find", arguments={"text": "abc"}), Toolbox([Echo("find", text="string")], faults=0.2)
+
+    def cut(seed: int) -> list[bool]:
+        return ["'ab'" in answer.text for answer in asyncio.run(toolbox.answer([call] * 3, seed=seed))]
+
+    assert all(cut(seed) == cut(seed) for seed in range(20))
+    share = sum(sum(cut(seed)) for seed in range(200)) / 600
+    assert 0.15 < share < 0.25

@@ -143,6 +143,7 @@ ALGORITHMS: dict[str, System] = {
     "entropy": System(grpo, RULES["entropy"]),
     "drift_from_median": System(grpo, RULES["drift_from_median"]),
     "drift_with_floor": System(grpo, RULES["drift_with_floor"]),
+    "per_error": System(grpo, RULES["per_error"]),
     "entropy_in_trust_region": System(grpo, RULES["entropy_in_trust_region"]),
     # a control
     "sham": System(shuffled, None),

@@ -63,7 +63,10 @@ class Comparison:
         self._measure = setting.measure | _given(samples=options.samples)
         self._tune, self._lrs = options.tune or setting.tune, options.lrs or setting.lrs
         self._commands = Commands(options.jobs)
+        self._finished = 0
         names = options.methods or setting.methods
+        if not names:
+            raise OptionError("methods: name at least one, or give a --preset.")
         if options.control and "sham" not in names:
             names = (*names, "sham")
         self._methods = [Method.parse(name) for name in names]
@@ -73,8 +76,6 @@ class Comparison:
     def _check(self) -> None:
         """Everything that can be wrong, before the first minute is spent."""
         options = self._options
-        if not self._methods:
-            raise OptionError("methods: name at least one, or give a --preset.")
         slugs = [method.slug for method in self._methods]
         if doubled := next((slug for slug in slugs if slugs.count(slug) > 1), None):
             raise OptionError(f"methods: {doubled!r} is given twice.")
@@ -140,13 +141,13 @@ class Comparison:
                 attempt(f"{method.name}, seed {seed}", self._cell(method, seed, lr)) for seed in self._options.seeds
             )
 
-        teacher = self._train.get("teacher")
-        known = [("start", self._train["student"]), *([("teacher", teacher)] if teacher else [])]
+        async def known(name: str, model: str | Path) -> None:
+            async with self._commands.slot:
+                await self._evaluate(Path(model), self._out / name)
+
+        models = {"start": self._train["student"]} | _given(teacher=self._train.get("teacher"))
         await together(
-            [
-                *(attempt(name, self._evaluate(Path(model), self._out / name)) for name, model in known),
-                *map(method, self._methods),
-            ]
+            [*(attempt(name, known(name, model)) for name, model in models.items()), *map(method, self._methods)]
         )
         return failed
 
@@ -160,14 +161,20 @@ class Comparison:
     async def _solved_with(self, method: Method, lr: float) -> float:
         folder = self._out / "tuning" / method.slug / f"lr-{lr:g}"
         budget = {"updates": self._options.tune_updates}
-        model = await self._learn(method, TUNING_SEED, lr, folder / "train", budget)
-        await self._evaluate(model, folder / "eval", {"data": self._tune})
+        async with self._commands.slot:
+            model = await self._learn(method, TUNING_SEED, lr, folder / "train", budget)
+            await self._evaluate(model, folder / "eval", {"data": self._tune})
         return json.loads((folder / "eval" / "results.json").read_text())["avg"]
 
     async def _cell(self, method: Method, seed: int, lr: float | None) -> None:
         folder = self._cell_folder(method, seed)
-        model = await self._learn(method, seed, lr, folder / "train", {})
-        await self._evaluate(model, folder / "eval")
+        async with self._commands.slot:
+            model = await self._learn(method, seed, lr, folder / "train", {})
+            await self._evaluate(model, folder / "eval")
+        self._finished += 1
+        solved = json.loads((folder / "eval" / "results.json").read_text())["avg"]
+        runs = len(self._methods) * len(self._options.seeds)
+        say(f"{method.name} {seed} | measured: {solved:.1%} solved; {self._finished} of {runs} runs done")
 
     def _cell_folder(self, method: Method, seed: int) -> Path:
         return self._out / "cells" / method.slug / f"seed-{seed}"

@@ -168,7 +168,7 @@ class AlgorithmOptions(Options):
     opd_without_grpo: that teacher alone. grpo: the reward alone. opsd_gt, opsd_hint: the student's own first weights as the
     teacher, shown the answer or a hint. sod_decay, sod_mask_after_error, sod_unclipped, sod_without_grpo: the paper's
     ablations. gated, position, trust_region, sign_consistent, curriculum, entropy, drift_from_median, drift_with_floor,
-    entropy_in_trust_region: other weighting rules beside GRPO (docs/algorithm.md). sham: a control that learns from shuffled
+    per_error, entropy_in_trust_region: other weighting rules beside GRPO (docs/algorithm.md). sham: a control that learns from shuffled
     rewards, with no teacher. FILE.py:FUNCTION: a weighting rule of your own, beside GRPO."""
     coef: Real = 1.0
     """Factor of the teacher's term."""

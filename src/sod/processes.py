@@ -15,39 +15,41 @@ LAST_LINES = 20
 
 
 class Commands:
-    """At most `jobs` commands at a time; the processors are shared out among them. None: one a processor."""
+    """Commands of which `jobs` run at a time, the processors shared out among them. None: one a processor.
+
+    `async with commands.slot:` holds a place for one command after another, so that what was begun is also finished.
+    """
 
     def __init__(self, jobs: int | None = None):
         processors = os.cpu_count() or 1
-        self._jobs = min(jobs or processors, processors) if jobs is None else jobs
-        self._slots = asyncio.Semaphore(self._jobs)
-        self._environment = {"OMP_NUM_THREADS": str(max(1, processors // self._jobs))}
+        jobs = jobs or processors
+        self.slot = asyncio.Semaphore(jobs)
+        self._environment = {"OMP_NUM_THREADS": str(max(1, processors // jobs))}
 
     async def run(self, command: str, recipe: Path, content: dict[str, Any], *, name: str = "") -> None:
         """`sod COMMAND RECIPE`, after writing `content` to the recipe. Lines are shown under `name`, if there is one.
 
-        Raises TrainingError with the command's last lines where it fails.
+        The caller holds the slot. Raises TrainingError with the command's last lines where it fails.
         """
         recipe.parent.mkdir(parents=True, exist_ok=True)
         recipe.write_text(to_toml(content), encoding="utf-8")
-        async with self._slots:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "sod", command, str(recipe)),
-                env=os.environ | self._environment,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-            )
-            assert process.stdout is not None
-            lines: list[str] = []
-            try:
-                async for line in process.stdout:
-                    lines = [*lines[1 - LAST_LINES :], line.decode(errors="replace").rstrip()]
-                    if name:
-                        say(f"{name} | {lines[-1]}")
-                status = await process.wait()
-            finally:
-                if process.returncode is None:
-                    process.terminate()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "sod", command, str(recipe)),
+            env=os.environ | self._environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        assert process.stdout is not None
+        lines: list[str] = []
+        try:
+            async for line in process.stdout:
+                lines = [*lines[1 - LAST_LINES :], line.decode(errors="replace").rstrip()]
+                if name:
+                    say(f"{name} | {lines[-1]}")
+            status = await process.wait()
+        finally:
+            if process.returncode is None:
+                process.terminate()
         if status:
             raise TrainingError(f"`sod {command} {recipe}` failed with status {status}:\n" + "\n".join(lines))
 

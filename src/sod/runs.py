@@ -6,6 +6,7 @@
     trajectories/         update-0001.jsonl ...: tokens, text, mask, per-step d and w, reward, why it ended
     checkpoints/          update-0010/ ...: Hugging Face format, the optimiser's state, and a manifest
     results.json          what `sod eval` measured
+    calibration.json      what `sod calibrate` found about the weights; continuations.jsonl beside it in its own directory
 
 A checkpoint is written beside its place, with a manifest of sizes and hashes, and moved there when it is whole; a
 directory without a manifest that verifies does not count. Metrics of updates after the newest checkpoint are written

@@ -166,6 +166,13 @@ def drift_with_floor(d_BK: Tensor, info: StepInfo, *, nats: float = 0.1) -> Tens
     return torch.cat([torch.ones_like(w_BK[:, :1]), w_BK[:, 1:]], dim=1)
 
 
+def per_error(d_BK: Tensor, info: StepInfo, *, kept: float = 0.4) -> Tensor:
+    """kept^(steps so far whose tool call failed). In the lab, each error takes away some 60 % of how often the teacher itself
+    solves the problem from there (`sod calibrate`)."""
+    failed_BK = info.failed_BK.to(d_BK.dtype)
+    return kept ** (failed_BK.cumsum(-1) - failed_BK)
+
+
 def entropy_in_trust_region(d_BK: Tensor, info: StepInfo) -> Tensor:
     """Steps by the teacher's entropy, tokens within a trust region: the two combined."""
     w_BT = torch.nn.functional.pad(entropy(d_BK, info), (1, 0)).gather(1, info.ids_BT)
@@ -186,5 +193,6 @@ RULES: dict[str, Rule] = {
     "entropy": entropy,
     "drift_from_median": drift_from_median,
     "drift_with_floor": drift_with_floor,
+    "per_error": per_error,
     "entropy_in_trust_region": entropy_in_trust_region,
 }

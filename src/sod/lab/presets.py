@@ -1,5 +1,6 @@
 """Comparisons in the lab: the paper's, at a size that a laptop runs."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ ABLATIONS = (  # opd is sod_uniform
 )
 RIVALS = (
     *("sod", "opd", "grpo", "gated", "position", "trust_region", "sign_consistent", "curriculum"),
-    *("entropy", "drift_from_median", "drift_with_floor", "entropy_in_trust_region"),
+    *("entropy", "drift_from_median", "drift_with_floor", "per_error", "entropy_in_trust_region"),
     *(
         "sod algorithm.divergence=exact algorithm.candidates=600",
         "opd algorithm.divergence=exact algorithm.candidates=600",
@@ -93,6 +94,8 @@ def _small_teacher(folder: Path) -> Path:
     newest = Run(folder).newest_checkpoint()
     if newest is not None and (folder / "eval" / "results.json").exists():
         return newest[1]
+    for unfinished in (folder, folder.with_name(f"{folder.name}-lab")):
+        shutil.rmtree(unfinished, ignore_errors=True)
     say("A second teacher, as small as the student, from nothing.")
     return make_teacher(LabTeacherOptions(out=folder, size="small"))
 

@@ -22,7 +22,7 @@ STUDENT_SFT: dict[str, Any] = {"batch": 8, "learn": {"lr": 5e-3, "warmup": 30, "
 TEACHER_SFT: dict[str, Any] = {"batch": 8, "learn": {"lr": 4e-3, "warmup": 30, "betas": [0.9, 0.98]}}
 TRAIN: dict[str, Any] = {
     "rollout": ROLLOUT | {"problems": 8, "group": 8},
-    "learn": {"lr": 4e-4, "warmup": 8, "betas": [0.9, 0.98], "minibatches": 4},
+    "learn": {"lr": 2e-4, "warmup": 8, "betas": [0.9, 0.98], "minibatches": 4},
     "reward": REWARD,
     "tool": TOOL,
     "updates": 40,
@@ -30,6 +30,6 @@ TRAIN: dict[str, Any] = {
     "save_trajectories": 128,
     "opsd": {"template": "{question} {context}"},
 }
-LRS = (2e-4, 4e-4, 8e-4)
+LRS = (1e-4, 2e-4, 4e-4)
 """What a comparison chooses each method's learning rate from."""
 EVAL: dict[str, Any] = {"samples": 4, "rollout": ROLLOUT | {"top_p": 1.0}, "reward": REWARD, "tool": TOOL}

@@ -1,0 +1,137 @@
+"""A whole comparison of tiny models: real processes, resumed and extended."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confining import CONFINABLE
+
+from sod.compare import compare
+from sod.config import CompareOptions
+from sod.errors import OptionError, RunError, TrainingError
+from sod.lab import settings
+from sod.processes import to_toml
+
+Compare = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def recipes(
+    untrained: Path, teacher: Path, problem_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """One update of four trajectories from random weights, and two samples of each of eight problems."""
+    folder = tmp_path_factory.mktemp("recipes")
+    shared: dict[str, Any] = {
+        "data": problem_file,
+        "teacher": teacher,
+        "sandbox": {} if CONFINABLE else {"backend": "unsafe_subprocess"},
+    }
+    (folder / "train.toml").write_text(
+        to_toml(
+            shared | {"student": untrained, "updates": 1, "rollout": settings.ROLLOUT | {"problems": 2, "group": 2}}
+        )
+    )
+    (folder / "measure.toml").write_text(to_toml(shared | {"samples": 2, "rollout": settings.ROLLOUT}))
+    return {"train": folder / "train.toml", "measure": folder / "measure.toml"}
+
+
+def options(recipes: dict[str, Path], out: Path, **fields: Any) -> CompareOptions:
+    sandbox = {"sandbox": {} if CONFINABLE else {"backend": "unsafe_subprocess"}}
+    return CompareOptions.model_validate(
+        {"out": out, "methods": ("sod", "grpo"), "seeds": (0,)} | sandbox | recipes | fields
+    )
+
+
+@pytest.fixture(scope="module")
+def compared(recipes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("compare") / "out"
+    compare(options(recipes, out))
+    return out
+
+
+def results(out: Path) -> dict[str, Any]:
+    return json.loads((out / "results.json").read_text())
+
+
+def test_every_method_the_control_the_start_and_the_teacher_have_a_row(compared: Path) -> None:
+    rows = results(compared)["rows"]
+    assert [(row["method"], row["seeds"]) for row in rows] == [
+        ("start", 0), ("teacher", 0), ("sod", 1), ("grpo", 1), ("sham", 1),
+    ]  # fmt: skip
+    assert rows[1]["avg"]["mean"] > rows[0]["avg"]["mean"] == 0
+    table = (compared / "table.md").read_text()
+    assert "| sham |" in table
+    assert "for this one seed" in table
+
+
+def test_the_runs_are_ordinary_runs_that_differ_in_the_method_alone(compared: Path) -> None:
+    first, second = (
+        json.loads((compared / "cells" / name / "seed-0" / "train" / "options.json").read_text())
+        for name in ("sod", "grpo")
+    )
+    assert {key for key in first if first[key] != second[key]} == {"algorithm", "out"}
+    assert first["algorithm"] | {"name": "grpo"} == second["algorithm"]
+
+
+def test_what_is_done_is_not_done_again_and_what_is_missing_is(compared: Path, recipes: dict[str, Path]) -> None:
+    evaluation = compared / "cells" / "sod" / "seed-0" / "eval"
+    kept = compared / "cells" / "grpo" / "seed-0" / "eval" / "results.json"
+    before, written = results(compared), kept.stat().st_mtime_ns
+    (evaluation / "results.json").unlink()  # as if it had been interrupted
+    compare(options(recipes, compared))
+    assert kept.stat().st_mtime_ns == written
+    after = results(compared)
+    assert [row["avg"] for row in after["rows"]] == [row["avg"] for row in before["rows"]]
+
+
+def test_methods_and_seeds_can_be_added(
+    compared: Path, recipes: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare(options(recipes, compared, methods=("sod", "opd algorithm.coef=0.5"), seeds=(0, 1), control=False))
+    rows = {row["method"]: row for row in results(compared)["rows"]}
+    assert rows["sod"]["seeds"] == rows["opd algorithm.coef=0.5"]["seeds"] == 2
+    assert "No control took part" in capsys.readouterr().out
+
+
+def test_other_terms_are_refused(compared: Path, recipes: dict[str, Path]) -> None:
+    with pytest.raises(RunError, match="on other terms"):
+        compare(options(recipes, compared, updates=2))
+
+
+def test_a_run_that_fails_is_left_out_and_named(recipes: dict[str, Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("def rule(d_BK, info):\n    raise ValueError('no idea')\n")
+    with pytest.raises(TrainingError, match=r"1 of the runs failed[^$]*no idea"):
+        compare(options(recipes, tmp_path / "out", methods=("grpo", f"{broken}:rule"), control=False))
+    assert [row["method"] for row in results(tmp_path / "out")["rows"]] == ["start", "teacher", "grpo"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"methods": ("sodd",)}, "did you mean 'sod'"),
+        ({"methods": ("sod", "sod")}, "given twice"),
+        ({"methods": ("sod algorithm.epsilom=1",)}, r"method 'sod algorithm.epsilom=1': algorithm.epsilom"),
+        ({"methods": ()}, "name at least one"),
+        ({"baseline": "opd"}, "not among the methods"),
+        ({"seeds": (1, 1)}, "each once"),
+        ({"lrs": (1e-3,)}, "problems of its own"),
+        ({"train": None}, "--train and --measure"),
+        ({"train": Path("none.toml")}, "cannot be read"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_run(
+    fields: dict[str, Any], words: str, recipes: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(OptionError, match=words):
+        compare(options(recipes, tmp_path / "out", **fields))
+    assert not (tmp_path / "out").exists()
+
+
+def test_problems_to_tune_with_must_be_others_than_those_to_measure_with(
+    recipes: dict[str, Path], problem_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(OptionError, match="among those to be measured with"):
+        compare(options(recipes, tmp_path / "out", lrs=(1e-3, 1e-4), tune=problem_file))
