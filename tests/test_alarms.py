@@ -30,6 +30,7 @@ GOES_WRONG = {
     "divergence": ("steps/d", 0.4, 2.5),
     "silent_teacher": ("steps/first_step_agrees", 0.1, 0.7),
     "saturated_weights": ("steps/w_capped", 0.3, 1.0),
+    "outlier_tokens": ("steps/signal_in_top_5_percent_of_tokens", 0.8, 1.0),
     "no_contrast": ("rollout/groups_alike", 0.3, 1.0),
     "sampler_drift": ("sampler/gap_mean", 1e-5, 0.2),
     "lost_attempts": ("rollout/lost", 0.0, 0.3),
@@ -80,6 +81,7 @@ def test_a_healthy_run_is_quiet() -> None:
         course("steps/d", 0.5, 0.1),
         course("steps/first_step_agrees", 0.0, 0.1),
         course("steps/w_capped", 0.3, 0.5),
+        course("steps/signal_in_top_5_percent_of_tokens", 0.6, 0.9),
         course("rollout/groups_alike", 0.2, 0.5),
         course("rollout/lost", 0.0, 0.01),
     )

@@ -120,12 +120,17 @@ ALARMS = {
             "steps/first_step_agrees", "trajectories agree with the teacher almost perfectly in their first step", 0.3
         ),
         "d_1 near 0 switches all their later supervision off (docs/algorithm.md).",
-        "a larger algorithm.epsilon, or opd to compare with",
+        "drift_with_floor or drift_from_median, which do not hang on the first step alone",
     ),
     "saturated_weights": Alarm(
         _over("steps/w_capped", "step weights stand at their cap 1 + delta", 0.9),
         "the weights no longer tell steps apart.",
         "opd to compare with; it should do the same",
+    ),
+    "outlier_tokens": Alarm(
+        _over("steps/signal_in_top_5_percent_of_tokens", "the teacher's signal stands on 5 % of the tokens", 0.97),
+        "a handful of tokens sets the direction of every update.",
+        "trust_region, which bounds the signal of a token",
     ),
     "no_contrast": Alarm(
         _over("rollout/groups_alike", "groups have one reward for all their attempts", 0.8),

@@ -168,8 +168,8 @@ class AlgorithmOptions(Options):
     opd_without_grpo: that teacher alone. grpo: the reward alone. opsd_gt, opsd_hint: the student's own first weights as the
     teacher, shown the answer or a hint. sod_decay, sod_mask_after_error, sod_unclipped, sod_without_grpo: the paper's
     ablations. gated, position, trust_region, sign_consistent, curriculum, entropy, drift_from_median, drift_with_floor,
-    per_error, entropy_in_trust_region: other weighting rules beside GRPO (docs/algorithm.md). sham: a control that learns from shuffled
-    rewards, with no teacher. FILE.py:FUNCTION: a weighting rule of your own, beside GRPO."""
+    per_error, entropy_in_trust_region: other weighting rules beside GRPO (docs/algorithm.md). sham: a control that learns
+    from shuffled rewards, with no teacher. FILE.py:FUNCTION: a weighting rule of your own, beside GRPO."""
     coef: Real = 1.0
     """Factor of the teacher's term."""
     divergence: Literal["sampled", "exact"] = "sampled"
@@ -283,8 +283,8 @@ class TrainOptions(Options):
     """Newest checkpoints to keep beside the last."""
     stop_on: tuple[str, ...] = ()
     """Alarms that stop the run, after a checkpoint; all are said in any case. There are tool_calls, malformed_calls,
-    truncated, entropy_collapse, entropy_explosion, divergence, silent_teacher, saturated_weights, no_contrast,
-    sampler_drift and lost_attempts."""
+    truncated, entropy_collapse, entropy_explosion, divergence, silent_teacher, saturated_weights, outlier_tokens,
+    no_contrast, sampler_drift and lost_attempts."""
     save_trajectories: Count = 64
     """Trajectories of each update to keep in the run directory."""
     resume: bool = False
