@@ -23,7 +23,7 @@ LAYERS = """
     sandbox.child
     sandbox.zygote
     engines.vllm_worker
-    sandbox.local  batching  chat  data  runs  engines  progress  alarms
+    sandbox.local  batching  chat  data  runs  engines  progress  alarms  recipes
     processes
     rewards.answers  rewards.symbolic  rewards.symbolic_worker  rewards.functional_driver
     rewards.exact  rewards.choice  rewards.reference  rewards.code_tests  rewards.shaping

@@ -12,7 +12,7 @@ from sod.compare import compare
 from sod.config import CompareOptions
 from sod.errors import OptionError, RunError, TrainingError
 from sod.lab import settings
-from sod.processes import to_toml
+from sod.recipes import to_toml
 
 Compare = Callable[..., Path]
 

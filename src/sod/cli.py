@@ -6,7 +6,6 @@ imported before it is clear what to do.
 
 import os
 import sys
-import tomllib
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -17,6 +16,7 @@ from typing import Any
 
 from sod import __version__
 from sod.errors import InfrastructureError, OptionError, SodError, UsageError
+from sod.recipes import read_recipe
 
 COMMANDS = {
     "lab demo": (
@@ -114,12 +114,7 @@ def _is_recipe(argument: str) -> bool:
 
 def recipe_arguments(recipe: Path, model: Any, flags: Sequence[str]) -> list[str]:
     """A recipe's keys as flags, without those that the command line gives itself."""
-    try:
-        content = tomllib.loads(recipe.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(f"The recipe {recipe} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"The recipe {recipe} is not valid TOML: {error}.") from error
+    content = read_recipe(recipe)
     known = dict(_keys(model))
     given = {flag.partition("=")[0].lstrip("-").replace("-", "_") for flag in flags if flag.startswith("--")}
     arguments: list[str] = []

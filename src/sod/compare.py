@@ -13,7 +13,6 @@ resumed; what fails is said, left out, and tried again the next time.
 import asyncio
 import json
 import shutil
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from sod.errors import DataError, OptionError, RunError, SodError, TrainingError
 from sod.lab.presets import Setting, prepare
 from sod.processes import Commands
 from sod.progress import say
+from sod.recipes import read_recipe
 from sod.runs import Run
 from sod.sandbox.guarded import open_sandbox
 
@@ -255,22 +255,13 @@ class Comparison:
 def _own_recipes(options: CompareOptions) -> Setting:
     if options.train is None or options.measure is None:
         raise OptionError("Give --train and --measure, recipes of `sod train` and `sod eval`; or a --preset.")
-    train, measure = _read_recipe(options.train), _read_recipe(options.measure)
+    train, measure = read_recipe(options.train), read_recipe(options.measure)
     for key, where in (("student", train), ("data", train), ("data", measure)):
         if key not in where:
             raise OptionError(
                 f"The recipe {options.train if where is train else options.measure} does not say `{key}`."
             )
     return Setting(train=train, measure=measure, methods=options.methods)
-
-
-def _read_recipe(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(f"The recipe {path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"The recipe {path} is not valid TOML: {error}.") from error
 
 
 def _validate(kind: type[Options], content: dict[str, Any], whose: str) -> None:

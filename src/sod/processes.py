@@ -1,7 +1,6 @@
 """`sod` commands in processes of their own: one a core, their lines shown here under a name."""
 
 import asyncio
-import json
 import os
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from sod.errors import TrainingError
 from sod.progress import say
+from sod.recipes import to_toml
 
 LAST_LINES = 20
 """Of a command that failed, shown in its error."""
@@ -52,14 +52,3 @@ class Commands:
                 process.terminate()
         if status:
             raise TrainingError(f"`sod {command} {recipe}` failed with status {status}:\n" + "\n".join(lines))
-
-
-def to_toml(content: dict[str, Any], section: str = "") -> str:
-    """Nested options as a recipe; None is left out."""
-    plain = {key: value for key, value in content.items() if not isinstance(value, dict) and value is not None}
-    lines = [f"[{section}]"] if section and plain else []
-    lines += [f"{key} = {json.dumps(str(value) if isinstance(value, Path) else value)}" for key, value in plain.items()]
-    nested = [
-        to_toml(value, f"{section}.{key}".strip(".")) for key, value in content.items() if isinstance(value, dict)
-    ]
-    return "\n".join([*lines, *nested]) + "\n"
