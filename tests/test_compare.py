@@ -38,10 +38,7 @@ def recipes(
 
 
 def options(recipes: dict[str, Path], out: Path, **fields: Any) -> CompareOptions:
-    sandbox = {"sandbox": {} if CONFINABLE else {"backend": "unsafe_subprocess"}}
-    return CompareOptions.model_validate(
-        {"out": out, "methods": ("sod", "grpo"), "seeds": (0,)} | sandbox | recipes | fields
-    )
+    return CompareOptions.model_validate({"out": out, "methods": ("sod", "grpo"), "seeds": (0,)} | recipes | fields)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from typing import Any
 from sod.algorithms import find
 from sod.comparison import Measured, Method, Row, check_same_problems, read_evaluation, rows, show, to_markdown
 from sod.concurrency import together
-from sod.config import CompareOptions, EvalOptions, Options, TrainOptions
+from sod.config import CompareOptions, EvalOptions, Options, SandboxOptions, TrainOptions
 from sod.data import load_problems
 from sod.errors import DataError, OptionError, RunError, SodError, TrainingError
 from sod.lab.presets import Setting, prepare
@@ -36,7 +36,6 @@ TUNING_SEED = 1_000_003
 
 def compare(options: CompareOptions) -> None:
     """Run whatever is missing, and say what came of it."""
-    open_sandbox(options.sandbox)  # where there is none, that is said now and not after a cold start
     setting = prepare(options) if options.preset else _own_recipes(options)
     comparison = Comparison(options, setting)
     comparison.keep_plan()
@@ -261,6 +260,7 @@ def _own_recipes(options: CompareOptions) -> Setting:
             raise OptionError(
                 f"The recipe {options.train if where is train else options.measure} does not say `{key}`."
             )
+    open_sandbox(SandboxOptions.model_validate(train.get("sandbox", {})))  # where there is none, that is said now
     return Setting(train=train, measure=measure, methods=options.methods)
 
 

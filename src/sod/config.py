@@ -438,6 +438,7 @@ class CompareOptions(Options):
     jobs: Positive | None = None
     """Runs at a time; None is one per processor. Give 1 where one GPU serves all."""
     sandbox: SandboxOptions = SandboxOptions(workers=4)
+    """For presets, where programs run; recipes of your own say it themselves."""
 
 
 class DemoOptions(CompareOptions):

@@ -11,6 +11,7 @@ from sod.lab import settings
 from sod.lab.make import make, make_folder, make_teacher
 from sod.progress import say
 from sod.runs import Run
+from sod.sandbox.guarded import open_sandbox
 from sod.sft import sft
 
 
@@ -47,6 +48,7 @@ RIVALS = (
 def prepare(options: CompareOptions) -> Setting:
     """The lab in `out/lab`, and a student with a cold start behind it; what is there already is taken as it is."""
     lab, cold_start = options.out / "lab", Run(options.out / "cold-start")
+    open_sandbox(options.sandbox)  # where there is none, that is said now and not after the cold start
     _check_place(options)
     if not (lab / "eval.jsonl").exists():
         say("The lab: a tokenizer, problems, demonstrations, a trained teacher, a student with random weights.")
