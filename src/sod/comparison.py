@@ -138,6 +138,7 @@ def _solved(evaluations: Sequence[Measured]) -> Solved:
 MEANS = {
     "pass": "pass",
     "maj": "maj",
+    "solved_without_error": "tools/solved_without_error",
     "solved_after_error": "tools/solved_after_error",
     "with_error": "tools/trajectories_with_error",
     "errors": "tools/errors",
@@ -231,6 +232,7 @@ def _how_well(made: Sequence[Row]) -> Columns:
 def _how(made: Sequence[Row]) -> Columns:
     return {
         "method": [row.method for row in made],
+        "solved without an error, %": [_number(100 * row.means["solved_without_error"], "{:.1f}") for row in made],
         "with an error, %": [_number(100 * row.means["with_error"], "{:.1f}") for row in made],
         "then solved, %": [_number(100 * row.means["solved_after_error"], "{:.1f}") for row in made],
         "errors if any": [_number(row.chain, "{:.2f}") for row in made],

@@ -38,6 +38,7 @@ def of_rollout(groups: Sequence[Group]) -> dict[str, float]:
     outcomes = sum((trajectory.outcomes for trajectory in trajectories), Counter())
     calls = sum(outcomes.values())
     failed = [trajectory for trajectory in trajectories if trajectory.tool_errors]
+    clean = [trajectory for trajectory in trajectories if not trajectory.tool_errors]
     return {
         "rollout/reward": fmean(t.reward for t in trajectories),
         "rollout/solved": fmean(t.correct for t in trajectories),
@@ -53,6 +54,7 @@ def of_rollout(groups: Sequence[Group]) -> dict[str, float]:
         "tools/malformed": sum(outcomes[outcome] for outcome in NO_CALL) / max(1, calls),
         "tools/errors": fmean(t.tool_errors for t in trajectories),
         "tools/trajectories_with_error": len(failed) / count,
+        "tools/solved_without_error": fmean(t.correct for t in clean) if clean else 0.0,
         "tools/solved_after_error": fmean(t.correct for t in failed) if failed else 0.0,
         **{f"stop/{stop}": n / count for stop, n in sorted(stops.items())},
         **{f"outcome/{outcome}": n / count for outcome, n in sorted(outcomes.items())},
