@@ -35,6 +35,7 @@ METRICS: Sequence[tuple[str, str, Format]] = (
     ("tools/calls", "tool calls per trajectory", _few),
     ("tools/errors", "tool errors per trajectory", _few),
     ("tools/malformed", "calls that are no valid call", _share),
+    ("tools/solved_without_error", "solved without a tool error", _share),
     ("tools/solved_after_error", "solved after a tool error", _share),
     ("rollout/tokens", "tokens per response", _count),
     ("stop/max_tokens", "cut off by the token limit", _share),
