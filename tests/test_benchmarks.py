@@ -1,6 +1,7 @@
 """The benchmarks run, and say what a table needs. What they measure is not tested here."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ def test_a_benchmark_runs_and_its_rows_make_a_table(name: str, tmp_path: Path) -
     assert result["benchmark"] == name
     assert result["rows"]
     for row in result["rows"]:
-        assert row["ratio"] > 0
+        assert math.isfinite(row["ratio"])  # a ratio of times, or an exponent: on a busy machine it may be anything
         assert row["spread"][0] <= row["ratio"] <= row["spread"][1]
         assert row.keys() >= {"what", "ours", "against"}
         assert ("target" in row) == ("met" in row)
