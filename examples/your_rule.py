@@ -6,7 +6,7 @@ sod compare --preset rivals --methods sod examples/your_rule.py:impatient
 
 from torch import Tensor
 
-from sod.core import StepInfo
+from sod.core import StepInfo, steps_since_error
 
 
 def impatient(d_BK: Tensor, info: StepInfo) -> Tensor:
@@ -15,6 +15,6 @@ def impatient(d_BK: Tensor, info: StepInfo) -> Tensor:
     `d_BK` is each step's divergence from the teacher in nats; `StepInfo` says what else is known. -> (B, K), or (B, T) for a
     weight of every token
     """
-    after_error_BK = info.failed_BK.cumsum(-1) - info.failed_BK.long() > 0
+    after_error_BK = steps_since_error(info.failed_BK) > 0
     sure_BK = info.entropy_BK < 0.3
-    return (1 - 0.5 * after_error_BK) * sure_BK.to(d_BK.dtype)
+    return (1 - 0.5 * after_error_BK.to(d_BK.dtype)) * sure_BK.to(d_BK.dtype)

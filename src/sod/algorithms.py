@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -53,9 +54,21 @@ class System:
 
     def __call__(self, batch: Batch, options: AlgorithmOptions) -> Tensor:
         """The credit of every sampled token. -> (B, T), 0 off the mask"""
-        weight_BT = self.teacher_weight(batch, options)
+        return self.credit(batch, self.teacher_weight(batch, options))
+
+    def credit(self, batch: Batch, weight_BT: Tensor | None) -> Tensor:
+        """The same, from weights that are known.
+
+        Candidates are judged whatever was sampled (`core.candidate_credit`), so a sampled token that is one of them gets
+        nothing from the teacher beside; one that is none of them does, so that nothing is left out in the mean.
+        """
         credit_BT = self.outcome_credit(batch)
-        return credit_BT if weight_BT is None else credit_BT + weight_BT * signal(batch)
+        if weight_BT is None:
+            return credit_BT
+        signal_BT = signal(batch)
+        if batch.candidates_BTJ is not None:
+            signal_BT = signal_BT.masked_fill((batch.candidates_BTJ == batch.ids_BT[..., None]).any(-1), 0)
+        return credit_BT + weight_BT * signal_BT
 
     def outcome_credit(self, batch: Batch) -> Tensor:
         """The outcome's part of the credit. -> (B, T), 0 off the mask"""
@@ -105,20 +118,10 @@ def step_info(batch: Batch, options: AlgorithmOptions) -> tuple[Tensor, StepInfo
 
 
 def give_credit(batch: Batch, options: AlgorithmOptions) -> Batch:
-    """The batch with credit for every sampled token, and the weight that its candidates, if it has any, are judged with.
-
-    Candidates are judged whatever was sampled (`core.candidate_credit`), so a sampled token that is one of them gets nothing
-    from the teacher beside; one that is none of them does, so that nothing is left out in the mean.
-    """
+    """The batch with credit for every sampled token, and the weight that its candidates, if it has any, are judged with."""
     system = find(options.name)
     weight_BT = system.teacher_weight(batch, options)
-    credit_BT = system.outcome_credit(batch)
-    if weight_BT is not None:
-        signal_BT = signal(batch)
-        if batch.candidates_BTJ is not None:
-            signal_BT = signal_BT.masked_fill((batch.candidates_BTJ == batch.ids_BT[..., None]).any(-1), 0)
-        credit_BT = credit_BT + weight_BT * signal_BT
-    return replace(batch, credit_BT=credit_BT, teacher_weight_BT=weight_BT)
+    return replace(batch, credit_BT=system.credit(batch, weight_BT), teacher_weight_BT=weight_BT)
 
 
 ALGORITHMS: dict[str, System] = {
@@ -168,6 +171,7 @@ def find(name: str) -> System:
     return System(grpo, rule)
 
 
+@cache
 def _module(path: Path) -> ModuleType:
     name = f"sod_rule_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)

@@ -142,7 +142,7 @@ class Comparison:
 
         async def known(name: str, model: str | Path) -> None:
             async with self._commands.slot:
-                await self._evaluate(Path(model), self._out / name)
+                await self._evaluate(Path(model), self._out / name, {})
 
         models = {"start": self._train["student"]} | _given(teacher=self._train.get("teacher"))
         await together(
@@ -154,24 +154,32 @@ class Comparison:
         """The one of `lrs` with the best solve rate on the tuning problems; None leaves the recipe's."""
         if not self._lrs or method.sets("learn.lr"):
             return None
-        found = await together(self._solved_with(method, lr) for lr in self._lrs)
-        return max(zip(found, [-lr for lr in self._lrs], strict=True))[1] * -1  # the smaller of two that are equal
+        folder, budget = self._out / "tuning" / method.slug, {"updates": self._options.tune_updates}
+        found = await together(
+            self._solved(method, TUNING_SEED, lr, folder / f"lr-{lr:g}", budget, {"data": self._tune})
+            for lr in self._lrs
+        )
+        solved = dict(zip(self._lrs, found, strict=True))
+        return min(solved, key=lambda lr: (-solved[lr], lr))  # the smaller of two that are equal
 
-    async def _solved_with(self, method: Method, lr: float) -> float:
-        folder = self._out / "tuning" / method.slug / f"lr-{lr:g}"
-        budget = {"updates": self._options.tune_updates}
+    async def _solved(
+        self,
+        method: Method,
+        seed: int,
+        lr: float | None,
+        folder: Path,
+        budget: dict[str, Any],
+        problems: dict[str, Any],
+    ) -> float:
+        """Train and measure, as far as that is not done. -> the solve rate"""
         async with self._commands.slot:
-            model = await self._learn(method, TUNING_SEED, lr, folder / "train", budget)
-            await self._evaluate(model, folder / "eval", {"data": self._tune})
+            model = await self._learn(method, seed, lr, folder / "train", budget)
+            await self._evaluate(model, folder / "eval", problems)
         return json.loads((folder / "eval" / "results.json").read_text())["avg"]
 
     async def _cell(self, method: Method, seed: int, lr: float | None) -> None:
-        folder = self._cell_folder(method, seed)
-        async with self._commands.slot:
-            model = await self._learn(method, seed, lr, folder / "train", {})
-            await self._evaluate(model, folder / "eval")
+        solved = await self._solved(method, seed, lr, self._cell_folder(method, seed), {}, {})
         self._finished += 1
-        solved = json.loads((folder / "eval" / "results.json").read_text())["avg"]
         runs = len(self._methods) * len(self._options.seeds)
         say(f"{method.name} {seed} | measured: {solved:.1%} solved; {self._finished} of {runs} runs done")
 
@@ -198,11 +206,11 @@ class Comparison:
             recipe.pop("teacher", None)
         return _merged(recipe, method.options)
 
-    async def _evaluate(self, model: Path, folder: Path, other: dict[str, Any] | None = None) -> None:
+    async def _evaluate(self, model: Path, folder: Path, other: dict[str, Any]) -> None:
         if (folder / "results.json").exists():
             return
         shutil.rmtree(folder, ignore_errors=True)  # an evaluation that was cut short
-        content = self._measure | {"model": model, "out": folder} | (other or {})
+        content = self._measure | {"model": model, "out": folder} | other
         await self._commands.run("eval", folder.with_suffix(".toml"), content)
 
     # What came of it

@@ -6,7 +6,7 @@ import re
 import statistics
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def read_evaluation(folder: Path, training: Path | None = None) -> Measured:
     history = Run(training).metrics()
     options = json.loads((training / "options.json").read_text(encoding="utf-8"))
     seconds = sum(row.get("seconds/update", math.nan) for row in history)
-    return Measured(folder, data, right, tried, results, seconds, len(history), options["learn"]["lr"])
+    return replace(measured, seconds=seconds, updates=len(history), lr=options["learn"]["lr"])
 
 
 def check_same_problems(evaluations: Sequence[Measured]) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sod.core.steps import step_mean
+from sod.core.steps import per_token, step_mean
 from sod.core.weights import decayed_weights, masked_weights, step_weights, steps_since_error
 
 
@@ -161,9 +161,7 @@ def drift_from_median(d_BK: Tensor, info: StepInfo) -> Tensor:
 
 def drift_with_floor(d_BK: Tensor, info: StepInfo, *, nats: float = 0.1) -> Tensor:
     """SOD with d_1 no smaller than `nats`: an easy first step does not make a stranger of every later one."""
-    first_B1 = d_BK[:, :1].clamp(min=nats)
-    w_BK = ((first_B1 + info.epsilon) / (d_BK + info.epsilon)).clamp(max=1 + info.delta)
-    return torch.cat([torch.ones_like(w_BK[:, :1]), w_BK[:, 1:]], dim=1)
+    return drift(torch.cat([d_BK[:, :1].clamp(min=nats), d_BK[:, 1:]], dim=1), info)
 
 
 def per_error(d_BK: Tensor, info: StepInfo, *, kept: float = 0.4) -> Tensor:
@@ -175,8 +173,7 @@ def per_error(d_BK: Tensor, info: StepInfo, *, kept: float = 0.4) -> Tensor:
 
 def entropy_in_trust_region(d_BK: Tensor, info: StepInfo) -> Tensor:
     """Steps by the teacher's entropy, tokens within a trust region: the two combined."""
-    w_BT = torch.nn.functional.pad(entropy(d_BK, info), (1, 0)).gather(1, info.ids_BT)
-    return w_BT * trust_region(d_BK, info)
+    return per_token(entropy(d_BK, info), info.ids_BT) * trust_region(d_BK, info)
 
 
 RULES: dict[str, Rule] = {
