@@ -5,9 +5,9 @@ The docstring under a field is its `--help`. Options are immutable; an unknown o
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from tyro.conf import Positional, arg
 
 Positive = Annotated[int, Field(ge=1)]
@@ -16,6 +16,13 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveReal = Annotated[float, Field(gt=0)]
 Real = Annotated[float, Field(ge=0)]
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str | Path) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 
 
 class Options(BaseModel):
@@ -142,6 +149,13 @@ class LearnOptions(Options):
     checkpointing: bool = False
     """Keep only the layers' inputs and compute the rest again in the backward pass: a fraction of the memory, a third more
     time."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """adamw_8bit: AdamW with moments of 8 bits (torchao, extra `lean`): 2 instead of 8 bytes a weight."""
+    lora_rank: Count = 0
+    """Learn a low-rank difference of this rank to every linear layer, instead of all weights (PEFT, extra `lean`); 0 is off.
+    Checkpoints hold whole models all the same."""
+    lora_alpha: PositiveReal = 32.0
+    """Factor of that difference, over its rank."""
 
 
 class EvalRolloutOptions(RolloutOptions):
@@ -199,11 +213,18 @@ class OpsdOptions(Options):
 class EngineOptions(Options):
     """Who writes the student's tokens."""
 
-    name: Literal["hf", "vllm", "vllm_server"] = "hf"
+    name: Literal["hf", "vllm", "vllm_server", "served"] = "hf"
     """hf: Transformers, in this process, on the policy's own weights. vllm: vLLM in a process of its own on this machine.
-    vllm_server: a vLLM server at `url`. vLLM gets the weights after every update, and proves that it samples with them."""
+    vllm_server: a vLLM server at `url`. vLLM gets the weights after every update, and proves that it samples with them.
+    served: whatever model an OpenAI-compatible server at `url` serves, as it is; to measure it, not to train."""
     url: str | None = None
-    """Address of the vLLM server, such as http://127.0.0.1:8000."""
+    """Address of the server, such as http://127.0.0.1:8000."""
+    served_name: str | None = None
+    """For served: the model's name there; None is the only one that it has."""
+    key_variable: str = "OPENAI_API_KEY"
+    """For served: environment variable with the server's key, if it wants one."""
+    patience: PositiveReal = 600.0
+    """For served: seconds to wait for a server that has vanished before the run stops with exit status 75, to be continued."""
     memory_share: Share = 0.4
     """Share of the GPU's memory that vllm takes."""
     exchange: Path | None = None
@@ -236,7 +257,7 @@ class SftOptions(Options):
     """Cold start: fine-tune a model on demonstrations (multi-turn conversations with tool calls)."""
 
     model: Path
-    """Directory of the model to start from, in Hugging Face format."""
+    """The model to start from: a directory in Hugging Face format, or a name on the hub, ORG/NAME or ORG/NAME@REVISION."""
     data: Path
     """Demonstrations: .jsonl or .parquet with a `messages` column, and optionally `tools`."""
     out: Path
@@ -257,6 +278,8 @@ class SftOptions(Options):
     """Optimiser steps between checkpoints."""
     resume: bool = False
     """Continue the run in `out` from its newest checkpoint."""
+    dry_run: bool = False
+    """Say what would be done, and what it takes; do nothing."""
     learn: SftLearnOptions = SftLearnOptions()
     chat: ChatOptions = ChatOptions()
     network: ModelOptions = ModelOptions()
@@ -266,13 +289,13 @@ class TrainOptions(Options):
     """Learn on policy: the student samples trajectories, teacher and reward judge them, the student learns."""
 
     student: Path
-    """Directory of the student, in Hugging Face format (a cold-started checkpoint)."""
+    """The student: a run of `sod sft` (its newest checkpoint), a directory in Hugging Face format, or a name on the hub."""
     data: Path
     """Problems with verifiable answers: .jsonl or .parquet."""
     out: Path
     """Run directory to create."""
     teacher: Path | None = None
-    """Directory of the teacher, with the student's vocabulary; not needed for grpo, sham and opsd."""
+    """The teacher, likewise, with the student's vocabulary; not needed for grpo, sham and opsd."""
     updates: Positive = 150
     """Trips of the loop: sample, score, learn."""
     seed: int = 0
@@ -289,6 +312,8 @@ class TrainOptions(Options):
     """Trajectories of each update to keep in the run directory."""
     resume: bool = False
     """Continue the run in `out` from its newest checkpoint."""
+    dry_run: bool = False
+    """Say what would be done, and what it takes; do nothing."""
     algorithm: AlgorithmOptions = AlgorithmOptions()
     opsd: OpsdOptions = OpsdOptions()
     rollout: RolloutOptions = RolloutOptions()
@@ -303,24 +328,37 @@ class TrainOptions(Options):
 
 
 class EvalOptions(Options):
-    """Measure a model: samples per problem, solve rate and its standard error, tool errors, divergence."""
+    """Measure a model: avg@n with its errors, pass@k, maj@n, tool errors, divergence. Run it again to continue after an
+    interruption, or with more samples: what has been sampled is not sampled again."""
 
     model: Path
-    """Directory of the model, in Hugging Face format."""
-    data: Path
-    """Problems with verifiable answers: .jsonl or .parquet."""
+    """What to measure: a model's directory, a run of `sod train` or `sod sft` (its newest checkpoint), or a name on the
+    Hugging Face hub, ORG/NAME or ORG/NAME@REVISION. With engine.name = served, where its tokenizer is."""
+    data: Names
+    """Benchmarks by name (`sod data list` shows them), and files of your own (.jsonl, .parquet)."""
     out: Path
-    """Run directory to create."""
+    """Run directory to create, or to continue in."""
+    data_dir: Path = Path("data")
+    """Where benchmarks are looked for, as NAME.jsonl, and fetched to if they are not there."""
+    prompts: Literal["clean", "paper"] = "clean"
+    """Wording around a benchmark's problems (datasets/prompts.toml). clean: ours. paper: what the paper's code asks for.
+    Problems in files of your own are asked as they stand there."""
     teacher: Path | None = None
     """If given, also measure the divergence from this model."""
     samples: Positive = 32
-    """Samples per problem (the n of avg@n, pass@n, maj@n)."""
+    """Samples per problem (the n of avg@n, maj@n)."""
     limit: Positive | None = None
-    """Evaluate only the first so many problems."""
+    """Evaluate only the first so many problems of each benchmark."""
+    judges: tuple[Literal["reference"], ...] = ()
+    """Who else is to judge the same samples. reference: the paper's code, which rejects many right answers."""
+    paper: str | None = None
+    """Row of the paper's table to show beside the results, such as sod-1.7b, grpo-0.6b, teacher-4b."""
     microbatch_tokens: Positive = 16384
     """Tokens per forward pass when divergence is measured."""
     seed: int = 0
     """Seed of the samples."""
+    dry_run: bool = False
+    """Say what would be done, and what it takes; do nothing."""
     rollout: EvalRolloutOptions = EvalRolloutOptions()
     engine: EngineOptions = EngineOptions()
     score: ScoreOptions = ScoreOptions()
@@ -329,6 +367,150 @@ class EvalOptions(Options):
     sandbox: SandboxOptions = SandboxOptions()
     chat: ChatOptions = ChatOptions()
     network: ModelOptions = ModelOptions()
+
+
+class CompareEvaluationsOptions(Options):
+    """Two evaluations side by side: differences of their solve rates, paired by problem, with 95 % intervals."""
+
+    first: Annotated[Path, Positional, arg(metavar="A")]
+    """Run directory of `sod eval`."""
+    second: Annotated[Path, Positional, arg(metavar="B")]
+    """Another one, on the same benchmarks."""
+    out: Path | None = None
+    """File to write the comparison to, as JSON."""
+
+
+class RolloutCommandOptions(EvalOptions):
+    """Make demonstrations: sample trajectories of any model, keep the best right ones of each problem, and write them as
+    data for `sod sft`. Run it again to continue after an interruption."""
+
+    samples: Positive = 8
+    """Trajectories per problem."""
+    keep: Positive = 1
+    """Demonstrations per problem: of the right ones, those with the fewest tool errors, then the shortest."""
+    demonstrations: Path | None = None
+    """File to write; None is demonstrations.jsonl in `out`."""
+
+
+class ExportOptions(Options):
+    """Write a model as a Hugging Face folder with a card: recipe, data, results with their errors. Loadable by Transformers
+    and vLLM."""
+
+    model: Annotated[Path, Positional, arg(metavar="MODEL")]
+    """A run of `sod train` or `sod sft` (its newest checkpoint), or one of its checkpoints."""
+    out: Path
+    """Folder to create."""
+    results: tuple[Path, ...] = ()
+    """Run directories of `sod eval` whose results the card tells."""
+    dtype: Literal["same", "float32", "bfloat16"] = "same"
+    """Type of the weights that are written."""
+    name: str | None = None
+    """What the card calls the model; None is the folder's name."""
+    base: str | None = None
+    """Name on the hub of the model that it was made from; None is what the run says."""
+    license: str | None = None
+    """Identifier of the license, such as apache-2.0; the base model's terms decide what it can be."""
+
+
+class DataListOptions(Options):
+    """The benchmarks and training sets that are known by name: what they are, where they come from, which are here."""
+
+    data_dir: Path = Path("data")
+    """Where to look for them."""
+
+
+class FetchOptions(Options):
+    """Fetch data sets by name from the Hugging Face hub, at a pinned revision, check them, and write them in our columns."""
+
+    names: Annotated[tuple[str, ...], Positional, arg(metavar="NAME [NAME ...]"), Field(min_length=1)]
+    """Which; `sod data list` shows them."""
+    out: Path = Path("data")
+    """Directory to write NAME.jsonl and NAME.source.json to."""
+    revision: str | None = None
+    """Revision on the hub in place of the pinned one."""
+    prompts: Literal["clean", "paper"] = "clean"
+    """Wording around the problems of training sets that come without one. Benchmarks get theirs when they are evaluated."""
+
+
+class ConvertOptions(Options):
+    """Write a file as it is published (.jsonl, .json, .parquet, .csv) in our columns, checked."""
+
+    file: Annotated[Path, Positional, arg(metavar="FILE")]
+    """The file."""
+    name: str | None = None
+    """Which set it is, such as aime2024 (`sod data list`); None finds out by its columns how to read it."""
+    out: Path | None = None
+    """File to write; None is data/NAME.jsonl, where `sod eval` looks for a benchmark."""
+    prompts: Literal["clean", "paper"] = "clean"
+    """Wording around the problems of training sets that come without one."""
+
+
+class CheckOptions(Options):
+    """Check files of problems or demonstrations row by row: columns, answers that no judge can use, repetitions."""
+
+    files: Annotated[tuple[Path, ...], Positional, arg(metavar="FILE [FILE ...]"), Field(min_length=1)]
+    """The files."""
+    good: Path | None = None
+    """File to write the good rows to."""
+    rejects: Path | None = None
+    """File to write the bad rows to, each with its number and why."""
+
+
+class DescribeOptions(Options):
+    """Say what is in files: how many, of which kinds and sources, how long, with how many calls."""
+
+    files: Annotated[tuple[Path, ...], Positional, arg(metavar="FILE [FILE ...]"), Field(min_length=1)]
+    """The files, of problems or demonstrations."""
+    tokenizer: Path | None = None
+    """Model whose tokens lengths are counted in, as for --model; None counts characters."""
+    chat: ChatOptions = ChatOptions()
+
+
+class DecontaminateOptions(Options):
+    """Leave out problems and demonstrations that share text with benchmarks, and report which."""
+
+    file: Annotated[Path, Positional, arg(metavar="FILE")]
+    """The file to clean."""
+    against: Names = ("aime2024", "aime2025", "math500", "gpqa_diamond", "livecodebench_v6")
+    """Benchmarks by name, and files. Those by name that are not in `data_dir` are an error."""
+    out: Path | None = None
+    """File to write what is left to; None only reports."""
+    report: Path | None = None
+    """File to write the overlaps to, each with the n-grams shared."""
+    words: Positive = 10
+    """Length of the n-grams, in words."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of a benchmark problem's n-grams that a row must have in common with it to be left out."""
+    data_dir: Path = Path("data")
+    """Where benchmarks are, as NAME.jsonl."""
+
+
+class SplitOptions(Options):
+    """Divide a file at random into one for training and one for validation; equal problems stay on one side."""
+
+    file: Annotated[Path, Positional, arg(metavar="FILE")]
+    """The file."""
+    validation: PositiveReal = 0.02
+    """Share of the rows for validation; 1 or more is a number of rows."""
+    out: Path | None = None
+    """Directory for FILE-train.jsonl and FILE-validation.jsonl; None is the file's own."""
+    seed: int = 0
+    """Seed of the draw."""
+
+
+class MixOptions(Options):
+    """Mix files by weight: rows are drawn without repetition until `rows` are there or a file is exhausted."""
+
+    files: Annotated[tuple[Path, ...], Positional, arg(metavar="FILE [FILE ...]"), Field(min_length=1)]
+    """The files."""
+    out: Path
+    """File to write."""
+    weights: tuple[PositiveReal, ...] = ()
+    """How much of each, in proportion; none: by their numbers of rows."""
+    rows: Positive | None = None
+    """Rows in all; None is as many as the weights allow."""
+    seed: int = 0
+    """Seed of the draw."""
 
 
 class ReportOptions(Options):

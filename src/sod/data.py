@@ -1,7 +1,7 @@
 """Files to problems and demonstrations: .jsonl or .parquet, each row checked once, errors by row number.
 
-Problems come in two shapes: our own (`id`, `prompt` as text or messages, `answer`, optionally `kind`, `hint` and
-`solution`), and verl's (`prompt` as messages, `reward_model.ground_truth`, and in `extra_info` an `index`, optionally `hint`
+Problems come in two shapes: our own (`id`, `prompt` as text or messages, `answer`, optionally `kind`, `hint`,
+`solution` and the columns in `LABELS`), and verl's (`prompt` as messages, `reward_model.ground_truth`, and in `extra_info` an `index`, optionally `hint`
 and `solution`), in which DAPO-Math-17k and others are published.
 Demonstrations have `messages` in OpenAI's format and optionally `tools`.
 """
@@ -20,6 +20,9 @@ from sod.types import Message, Problem
 
 Row = dict[str, Any]
 T = TypeVar("T")
+
+LABELS = ("source", "difficulty", "level", "domain", "subject", "flag")
+"""Columns that results are broken down by, where a file has them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +164,7 @@ def _problem(row: Row, number: int) -> Problem:
         kind=str(row.get("kind", "math")),
         hint=_text(row, extra, "hint"),
         solution=_text(row, extra, "solution"),
+        labels={name: str(row[name]) for name in LABELS if row.get(name) not in (None, "")},
     )
 
 

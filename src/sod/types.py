@@ -5,7 +5,7 @@ views of the pieces, so that they cannot disagree.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -36,6 +36,8 @@ class Problem:
     """What helps to solve it, for a privileged teacher alone; the student never reads it."""
     solution: str = ""
     """How it can be solved, worked out; for a privileged teacher alone as well."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What it is counted under when results are broken down: {"difficulty": "hard"}."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
