@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 PEERS := .venv-peers/bin
 VLLM := .venv-vllm/bin
-BENCHMARKS := weights logprobs learning memory scaling rollout update
+BENCHMARKS := weights logprobs learning memory scaling rollout evaluation update
 
 .PHONY: demo test check bench bench-peers test-vllm teacher clean
 

@@ -17,6 +17,7 @@ ROOT = Path(sod.__file__).parent
 LAYERS = """
     sod  core  errors  memory  patterns  statistics
     config  types  sandbox  rewards  concurrency  attention
+    measures
     sandbox.libc  sandbox.interpreter  sandbox.folders  sandbox.capture  sandbox.fusion_driver
     sandbox.landlock  sandbox.seccomp
     sandbox.confinement
@@ -24,19 +25,21 @@ LAYERS = """
     sandbox.zygote
     engines.vllm_worker
     sandbox.local  batching  chat  data  runs  engines  progress  alarms  recipes
-    processes
+    processes  hub  samples
     rewards.answers  rewards.symbolic  rewards.symbolic_worker  rewards.functional_driver
     rewards.exact  rewards.choice  rewards.reference  rewards.code_tests  rewards.shaping
     rewards.forms  rewards.code_golds
     rewards.math  rewards.code  rewards.reference_code
-    sandbox.fusion  models  tools
+    sandbox.fusion  models  tools  lora  engines.http
     sandbox.guarded  rewards.referee  engines.hf  engines.scripted  engines.vllm  tools.python  teachers  policy
-    engines.vllm_server
+    engines.vllm_server  engines.served
     teachers.local  scoring  agent
-    rollout  algorithms  metrics  engines.opening  teachers.privileged
+    world
+    rollout  algorithms  metrics  engines.opening  teachers.privileged  datasets
+    plan  records  results
     sft  train  evaluate  calibrate  doctor  report
-    lab  comparison
-    compare
+    lab  comparison  demonstrate
+    compare  export
     cli
     __main__
 """
@@ -45,7 +48,7 @@ LEVEL = {
     for level, line in enumerate(LAYERS.strip().splitlines())
     for name in line.split()
 }
-WITHIN = {"sod.core", "sod.lab", "sod.report"}
+WITHIN = {"sod.core", "sod.datasets", "sod.lab", "sod.report"}
 """Packages of one place, whose modules import each other: without circles."""
 
 MODULES = {

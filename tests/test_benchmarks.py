@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-NAMES = ("weights", "logprobs", "learning", "memory", "scaling", "rollout", "update")
+NAMES = ("weights", "logprobs", "learning", "memory", "scaling", "rollout", "evaluation", "update")
 
 
 @pytest.mark.parametrize("name", NAMES)

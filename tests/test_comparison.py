@@ -1,27 +1,27 @@
 """What a comparison makes of evaluations: methods, rows, tables."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from sod.comparison import MEANS, Measured, Method, check_same_problems, read_evaluation, rows, to_markdown
+from sod.comparison import MEANS, Measured, Method, check_same_problems, rows, to_markdown
 from sod.errors import DataError, OptionError
 
-RESULTS = dict.fromkeys(MEANS.values(), 0.5) | {"samples": 4.0, "tools/errors": 1.0, "rollout/turns": 4.0}
+MEAN = dict.fromkeys(MEANS.values(), 0.5) | {"samples": 4.0, "pass@4": 0.9, "tools/errors": 1.0, "rollout/turns": 4.0}
 
 
 def measured(right: list[int], *, data: str = "same", **results: float) -> Measured:
     problems = [f"p{i}" for i in range(len(right))]
     return Measured(
-        Path("runs/x"),
-        data,
-        dict(zip(problems, right, strict=True)),
-        dict.fromkeys(problems, 4),
-        RESULTS | results,
-        50.0,
-        20,
-        4e-4,
+        folder=Path("runs/x"),
+        data=data,
+        right=dict(zip(problems, right, strict=True)),
+        tried=dict.fromkeys(problems, 4),
+        benchmark=dict.fromkeys(problems, "set"),
+        results={"mean": MEAN | results},
+        seconds=50.0,
+        updates=20,
+        lr=4e-4,
     )
 
 
@@ -97,43 +97,5 @@ def test_the_table_has_a_line_for_each_row() -> None:
     how_well, how = to_markdown(made).split("\n\n")
     assert [line.split(" | ")[0].strip("| ") for line in how_well.splitlines()[2:]] == ["start", "sod", "opd"]
     assert "+25.0 [+25.0, +25.0] | better" in how_well
+    assert how_well.count(" | 90.0 | ") == 3  # pass@4
     assert len(how.splitlines()) == 5
-
-
-# Evaluations on disk
-
-
-def write_evaluation(folder: Path, lines: list[str]) -> Path:
-    (folder / "trajectories").mkdir(parents=True)
-    (folder / "trajectories" / "update-0000.jsonl").write_text("".join(line + "\n" for line in lines))
-    (folder / "results.json").write_text(json.dumps(RESULTS))
-    (folder / "environment.json").write_text(json.dumps({"data": {"data": "print"}}))
-    return folder
-
-
-def trajectory(problem: str, *, correct: bool, graded: bool = True) -> str:
-    return json.dumps({"problem": problem, "correct": correct, "graded": graded})
-
-
-def test_an_evaluation_is_counted_by_problem(tmp_path: Path) -> None:
-    lines = [
-        trajectory("a", correct=True),
-        trajectory("b", correct=False),
-        trajectory("a", correct=False, graded=False),
-    ]
-    read = read_evaluation(write_evaluation(tmp_path / "eval", lines))
-    assert read.right == {"a": 1, "b": 0}
-    assert read.tried == {"a": 1, "b": 1}
-
-
-def test_an_evaluation_that_is_not_finished_is_said_to_be_none(tmp_path: Path) -> None:
-    folder = write_evaluation(tmp_path / "eval", [trajectory("a", correct=True)])
-    (folder / "results.json").unlink()
-    with pytest.raises(DataError, match="no finished evaluation"):
-        read_evaluation(folder)
-
-
-def test_a_corrupt_line_is_named(tmp_path: Path) -> None:
-    folder = write_evaluation(tmp_path / "eval", [trajectory("a", correct=True), '{"problem": "b", '])
-    with pytest.raises(DataError, match="line 2"):
-        read_evaluation(folder)

@@ -18,6 +18,7 @@ import tempfile
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from sod.config import ModelOptions, TrainOptions
-from sod.engines import Reply, Request, vllm_worker
+from sod.chat import ChatFormat
+from sod.concurrency import Runner
+from sod.config import EngineOptions, ModelOptions, RolloutOptions, TrainOptions
+from sod.data import load_problems
+from sod.engines import Engine, Reply, Request, vllm_worker
+from sod.engines.hf import HFEngine
+from sod.engines.opening import open_engine
+from sod.engines.served import ServedEngine
 from sod.engines.vllm import VLLM, VLLMEngine, logprobs_mode
 from sod.engines.vllm_server import VLLMServerEngine
-from sod.errors import InfrastructureError, OptionError, OutageError, TrainingError
+from sod.errors import InfrastructureError, ModelError, OptionError, OutageError, TrainingError
 from sod.lab import settings
-from sod.models import load_model
+from sod.models import load_model, load_tokenizer
 from sod.rollout import attempt_seed
 from sod.train import train
 
@@ -83,14 +90,14 @@ def some_ids(count: int, seed: int = 0) -> list[int]:
     return random.Random(seed).choices(range(2, VOCABULARY), k=count)
 
 
-def full_forward(model: Qwen3ForCausalLM, ids: Sequence[int], temperature: float) -> Tensor:
+def full_forward(model: PreTrainedModel, ids: Sequence[int], temperature: float) -> Tensor:
     """log pi of every token but the first. -> (T - 1,)"""
     with torch.no_grad():
         logits_TV = model(torch.tensor([list(ids)])).logits[0, :-1] / temperature
     return logits_TV.log_softmax(-1).gather(1, torch.tensor(ids)[1:, None])[:, 0]
 
 
-def worst(model: Qwen3ForCausalLM, ids: Sequence[int], reply: Reply, temperature: float) -> float:
+def worst(model: PreTrainedModel, ids: Sequence[int], reply: Reply, temperature: float) -> float:
     """The largest difference of a reply's log-probabilities from a full forward pass."""
     expected = full_forward(model, [*ids, *reply.tokens], temperature)[len(ids) - 1 :]
     return (torch.tensor(reply.logprobs) - expected).abs().max().item()
@@ -132,8 +139,11 @@ def runner() -> Iterator[asyncio.Runner]:
 
 
 @contextmanager
-def serving(student: Path, worker: Path, context: int) -> Iterator[str]:
-    """A vLLM server for models of this shape; the address. `worker` is a folder of its own."""
+def serving(student: Path, worker: Path, context: int, *, weights: str = "dummy") -> Iterator[str]:
+    """A vLLM server for models of this shape, with its own weights if they are `auto`; the address.
+
+    `worker` is a folder of its own.
+    """
     if SERVER_PYTHON is None:
         pytest.skip("SOD_VLLM_PYTHON names no Python that has vLLM")
     shutil.copy(vllm_worker.__file__, worker)
@@ -145,7 +155,7 @@ def serving(student: Path, worker: Path, context: int) -> Iterator[str]:
         "host": "127.0.0.1",
         "port": port,
         "dtype": "float32",
-        "load-format": "dummy",
+        "load-format": weights,
         "max-model-len": context,
         "generation-config": "vllm",
         "worker-extension-cls": "vllm_worker.WeightSync",
@@ -237,6 +247,77 @@ def test_a_training_run_samples_from_the_policy_of_each_update(
     divergences = [row["steps/d"] for row in rows]
     assert min(abs(a - b) for a, b in pairwise(divergences)) > 1e-3  # each update's policy was another
     assert all(row["seconds/sync"] > 0 and row["seconds/generate"] > 0 for row in rows)
+
+
+# Measuring what somebody else serves
+
+
+@pytest.fixture(scope="module")
+def served_teacher(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a vLLM server with the lab's teacher."""
+    with serving(teacher, tmp_path_factory.mktemp("worker"), 512, weights="auto") as url:
+        yield url
+
+
+def test_a_served_model_writes_what_it_would_write_here(
+    served_teacher: str, teacher: Path, tokenizer: PreTrainedTokenizerBase, chat: ChatFormat, problem_file: Path
+) -> None:
+    """Its likeliest tokens, turn after turn; and, drawn freely, with the log-probabilities of a full forward pass."""
+    model = load_model(teacher, ModelOptions(device="cpu"))
+    prompts = [chat.prompt(problem.messages, []) for problem in load_problems(problem_file)]
+    rollout = RolloutOptions(max_prompt_tokens=256, max_tokens=256)
+    options = EngineOptions(name="served", url=f"{served_teacher}/v1")
+
+    def ask(ids: Sequence[int], seed: int, **fields: Any) -> Request:
+        return Request(**{"ids": ids, "max_tokens": 60, "stop": chat.end_of_turn, "seed": seed} | fields)
+
+    async def write(engine: Engine, requests: Sequence[Request]) -> list[Reply]:
+        return await asyncio.gather(*map(engine.sample, requests))
+
+    with Runner() as loop, open_engine(loop, options, None, rollout, tokenizer) as served:
+        here = HFEngine(model, slots=8)
+        likeliest = [ask(ids, seed, top_p=1e-6) for seed, ids in enumerate(prompts)]
+        for _ in range(2):
+            there = loop.run(write(served, likeliest))
+            assert [reply.tokens for reply in there] == [
+                reply.tokens for reply in loop.run(write(here, [replace(r, trajectory=r.seed) for r in likeliest]))
+            ]
+            likeliest = [
+                replace(request, ids=[*request.ids, *reply.tokens, *chat.observation(["12"])])
+                for request, reply in zip(likeliest, there, strict=True)
+            ]
+        free = [ask(ids, 100 * seed + i) for seed, ids in enumerate(prompts) for i in range(4)]
+        replies = loop.run(write(served, free))
+        assert loop.run(write(served, free)) == replies
+        cool = loop.run(write(served, [replace(request, temperature=0.6) for request in free]))
+    differences = [worst(model, request.ids, reply, 1.0) for request, reply in zip(free, replies, strict=True)]
+    print(
+        f"\n{sum(len(reply.tokens) for reply in replies)} tokens in {len(set(replies))} replies, off by at most "
+        f"{max(differences):.1e} nats"
+    )
+    assert max(differences) < 1e-4
+    assert {reply.stop for reply in replies} >= {"stop"}
+    assert len({reply.tokens for reply in replies}) > len(prompts)
+    assert all(reply.tokens and not reply.logprobs for reply in cool)
+
+
+def test_a_served_model_with_another_tokenizer_is_found_out(
+    served_teacher: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    other = load_tokenizer(tmp_path)
+    other.add_tokens(["two spaces"])
+    options = EngineOptions(name="served", url=served_teacher)
+    with pytest.raises(ModelError, match="tokenizes otherwise"):
+        asyncio.run(ServedEngine.open(options, other, RolloutOptions(max_prompt_tokens=100, max_tokens=100)))
+
+
+def test_a_trajectory_longer_than_the_served_models_context_is_refused_before_it_begins(
+    served_teacher: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    options = EngineOptions(name="served", url=served_teacher)
+    with pytest.raises(OptionError, match=r"a context of 512 tokens, but .* is 513"):
+        asyncio.run(ServedEngine.open(options, tokenizer, RolloutOptions(max_prompt_tokens=256, max_tokens=257)))
 
 
 # Every engine's promises

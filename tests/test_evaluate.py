@@ -1,7 +1,11 @@
-"""Measuring: numbers over groups made by hand, and one evaluation from file to file."""
+"""Measuring, from file to file: what is written, what is not sampled again, what survives an interruption."""
 
 import json
-import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,147 +13,248 @@ from typing import Any
 import pytest
 
 from sod.config import EvalOptions
-from sod.errors import InfrastructureError, RunError
-from sod.evaluate import evaluate, majority, show, standard_error, summary
+from sod.errors import DataError, InfrastructureError, OptionError, RunError
+from sod.evaluate import evaluate
 from sod.lab import settings
+from sod.recipes import to_toml
+from sod.results import Results
 from sod.runs import Run
-from sod.types import Group, Problem, Trajectory
 
-Make = Callable[..., Trajectory]
-
-
-@pytest.fixture
-def group(trajectory: Make) -> Callable[..., Group]:
-    """A group with these answers; the right one is "1"."""
-
-    def make(*answers: str | None, dropped: int = 0) -> Group:
-        attempts = [trajectory(answer=answer, sample=i) for i, answer in enumerate(answers)]
-        return Group(Problem(id="p", messages=(), answer="1"), attempts, dropped=dropped)
-
-    return make
-
-
-MakeGroup = Callable[..., Group]
-
-
-def test_a_summary_of_three_problems(group: MakeGroup) -> None:
-    groups = [group("1", "1", "1", "1"), group("1", "2", "2", None), group("3", "4", None, None)]
-    results = summary(groups)
-    assert results["problems"] == 3
-    assert results["samples"] == 4
-    assert results["avg"] == pytest.approx((1 + 1 / 4 + 0) / 3)
-    assert results["pass"] == pytest.approx(2 / 3)
-    assert results["maj"] == pytest.approx(1 / 3)
-    assert results["no_answer"] == pytest.approx(3 / 12)
-    mean = 1.25 / 3
-    spread = ((1 - mean) ** 2 + (0.25 - mean) ** 2 + mean**2) / 2
-    assert results["avg_se"] == pytest.approx(math.sqrt(spread / 3))
-
-
-def test_a_problem_counts_the_same_however_many_attempts_it_lost(group: MakeGroup) -> None:
-    results = summary([group("1", dropped=3), group("2", "2", "2", "2")])
-    assert results["avg"] == 0.5
-    assert results["samples"] == 4
-
-
-def test_a_problem_that_lost_every_attempt_is_left_out_and_counted(group: MakeGroup) -> None:
-    results = summary([group(dropped=2), group("1", "1")])
-    assert (results["problems"], results["problems_lost"], results["avg"]) == (1, 1, 1.0)
-
-
-def test_a_summary_of_nothing_is_zeros(group: MakeGroup) -> None:
-    assert not any(value for name, value in summary([group(dropped=2)]).items() if name != "problems_lost")
-    assert not any(summary([]).values())
-
-
-@pytest.mark.parametrize(
-    ("answers", "expected"),
-    [
-        (["1", "1", "2"], 1.0),
-        (["1", "2", "2"], 0.0),
-        (["1", "2"], 1 / 2),  # a tie is shared
-        (["1", "2", "3"], 1 / 3),
-        (["2", "3"], 0.0),
-        (["1", None, None, None], 1.0),  # no answer is no vote
-        ([None, None], 0.0),
-        ([], 0.0),
-    ],
-)
-def test_the_majority_is_right_or_wrong_or_shared(group: MakeGroup, answers: list[str | None], expected: float) -> None:
-    assert majority(group(*answers)) == pytest.approx(expected)
-
-
-def test_the_standard_error_is_the_deviation_over_the_root_of_the_number() -> None:
-    assert standard_error([1.0, 0.0, 1.0, 0.0]) == pytest.approx(math.sqrt(1 / 3) / 2)
-    assert standard_error([0.3, 0.3, 0.3]) == pytest.approx(0.0)
-    assert standard_error([0.3]) == standard_error([]) == 0.0
-
-
-# From file to file
+Jsonl = Callable[[Any], Path]
 
 
 @pytest.fixture(scope="module")
 def measured(
     teacher: Path, untrained: Path, problem_file: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[EvalOptions, dict[str, float]]:
+) -> tuple[EvalOptions, Results]:
     """The lab's teacher, measured on three problems, beside a model that knows nothing."""
-    files = {"model": teacher, "data": problem_file, "out": tmp_path_factory.mktemp("eval") / "run"}
+    files = {"model": teacher, "data": str(problem_file), "out": tmp_path_factory.mktemp("eval") / "run"}
     options = EvalOptions.model_validate(settings.EVAL | files | {"teacher": untrained, "samples": 2, "limit": 3})
     return options, evaluate(options)
 
 
-Measured = tuple[EvalOptions, dict[str, float]]
+Measured = tuple[EvalOptions, Results]
+
+
+def rows_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Run(run).trajectory_file(0).read_text().split("\n") if line]
+
+
+def keys_of(run: Path) -> list[tuple[str, int]]:
+    return [(row["problem"], row["sample"]) for row in rows_of(run)]
 
 
 def test_an_evaluation_leaves_its_results_and_every_trajectory(measured: Measured) -> None:
     options, results = measured
     assert json.loads((options.out / "results.json").read_text()) == results
     assert [row["update"] for row in Run(options.out).metrics()] == [0]
-    lines = (options.out / "trajectories" / "update-0000.jsonl").read_text().split("\n")
-    rows: list[dict[str, Any]] = [json.loads(line) for line in lines if line]
-    assert [(row["problem"], row["sample"]) for row in rows] == [(f"p{i}", j) for i in range(3) for j in range(2)]
-    assert results["avg"] == sum(row["correct"] for row in rows) / 6
-    assert (results["problems"], results["samples"], results["rollout/dropped"]) == (3, 2, 0)
+    rows = rows_of(options.out)
+    assert keys_of(options.out) == [(f"p{i}", j) for i in range(3) for j in range(2)]
+    (benchmark,) = results["benchmarks"].values()
+    assert benchmark["measured"] == results["mean"]
+    mean = results["mean"]
+    assert mean["avg"] == sum(row["correct"] for row in rows) / 6
+    assert (mean["problems"], mean["samples"], mean["rollout/dropped"]) == (3, 2, 0)
+    assert benchmark["notes"] == ["the first 3 of 8 problems"]
+    assert not results["partial"]
     assert {path.name for path in options.out.iterdir()} == {
-        "options.json", "environment.json", "metrics.jsonl", "trajectories", "results.json",
+        "options.json", "environment.json", "metrics.jsonl", "trajectories", "results.json", "results.md",
     }  # fmt: skip
 
 
 def test_with_a_teacher_the_divergence_is_measured(measured: Measured) -> None:
-    _, results = measured
-    assert results["steps/d"] > 0.5  # it knows nothing
-    assert results["steps/d_1"] > 0.5
+    options, results = measured
+    assert results["mean"]["steps/d"] > 0.5  # it knows nothing
+    assert results["mean"]["steps/d_1"] > 0.5
+    assert all(row["steps"] and row["benchmark"] == "rows" for row in rows_of(options.out))
 
 
 def test_a_model_does_not_diverge_from_itself(teacher: Path, problem_file: Path, tmp_path: Path) -> None:
-    files = {"model": teacher, "teacher": teacher, "data": problem_file, "out": tmp_path / "run"}
+    files = {"model": teacher, "teacher": teacher, "data": str(problem_file), "out": tmp_path / "run"}
     results = evaluate(EvalOptions.model_validate(settings.EVAL | files | {"samples": 1, "limit": 2}))
-    assert results["steps/d"] == pytest.approx(0, abs=1e-5)
+    assert results["mean"]["steps/d"] == pytest.approx(0, abs=1e-5)
 
 
-def test_an_evaluation_may_be_repeated_to_the_letter_but_not_over_itself(measured: Measured, tmp_path: Path) -> None:
+def test_an_evaluation_may_be_repeated_to_the_letter_elsewhere(measured: Measured, tmp_path: Path) -> None:
     options, results = measured
     again = evaluate(options.model_copy(update={"out": tmp_path / "again", "teacher": None}))
-    assert {name: again[name] for name in again} == {name: results[name] for name in again}
-    with pytest.raises(RunError, match="already holds a run"):
-        evaluate(options)
+    assert again["mean"] == {name: results["mean"][name] for name in again["mean"]}
 
 
-def test_the_results_are_shown_with_their_errors(measured: Measured) -> None:
-    _, results = measured
-    shown = show(results | {"avg": 0.5, "avg_se": 0.25, "pass": 0.75})
-    assert "avg@2        50.0% ± 25.0%  (standard error over 3 problems)" in shown
-    assert "pass@2       75.0%" in shown
-    assert "divergence" in shown
-    assert "dropped" not in shown
-    assert "4 attempts, lost to our own machinery" in show(results | {"rollout/dropped": 4})
+# Taken up again
 
 
-def test_an_evaluation_that_lost_every_attempt_is_an_error_and_has_no_results(
-    teacher: Path, problem_file: Path, tmp_path: Path
+@pytest.fixture
+def quick(teacher: Path, problem_file: Path, tmp_path: Path) -> EvalOptions:
+    files = {"model": teacher, "data": str(problem_file), "out": tmp_path / "run"}
+    return EvalOptions.model_validate(settings.EVAL | files | {"samples": 2, "limit": 2})
+
+
+def written(rows: list[dict[str, Any]]) -> list[Any]:
+    """What the model wrote, without the seconds that it took, and log-probabilities, which rounding changes."""
+    return [(row["problem"], row["sample"], [piece["tokens"] for piece in row["pieces"]]) for row in rows]
+
+
+def test_a_finished_evaluation_is_told_again_and_nothing_is_sampled(quick: EvalOptions) -> None:
+    results, rows = evaluate(quick), rows_of(quick.out)
+    assert evaluate(quick) == results
+    assert rows_of(quick.out) == rows  # to the second that each took
+
+
+def test_more_samples_and_problems_are_added_to_those_that_are_there(quick: EvalOptions, tmp_path: Path) -> None:
+    few = evaluate(quick)
+    rows = rows_of(quick.out)
+    more = quick.model_copy(update={"samples": 3, "limit": 3})
+    added = evaluate(more)
+    assert [row for row in rows_of(quick.out) if (row["problem"], row["sample"]) in keys_of_(rows)] == rows
+    at_once = evaluate(more.model_copy(update={"out": tmp_path / "at-once"}))
+    assert written(rows_of(quick.out)) == written(rows_of(tmp_path / "at-once"))
+    assert added == at_once
+    assert (few["mean"]["samples"], added["mean"]["samples"]) == (2, 3)
+
+
+def keys_of_(rows: list[dict[str, Any]]) -> set[tuple[str, int]]:
+    return {(row["problem"], row["sample"]) for row in rows}
+
+
+def test_fewer_samples_lose_none_of_those_that_are_there(quick: EvalOptions) -> None:
+    both = evaluate(quick)
+    rows = rows_of(quick.out)
+    one = evaluate(quick.model_copy(update={"samples": 1}))
+    assert one["mean"]["samples"] == 1
+    assert sorted(keys_of(quick.out)) == sorted(keys_of_(rows))
+    assert evaluate(quick) == both
+
+
+def test_what_was_lost_or_damaged_is_sampled_again_and_nothing_else(quick: EvalOptions) -> None:
+    results, rows = evaluate(quick), rows_of(quick.out)
+    file = Run(quick.out).trajectory_file(0)
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text(lines[0] + "damage\n" + lines[3] + lines[2][:-20])  # one is damaged, one cut short by a crash
+    assert evaluate(quick) == results
+    again = rows_of(quick.out)
+    assert written(again) == written(rows)
+    assert [again[0]["seconds"], again[3]["seconds"]] == [rows[0]["seconds"], rows[3]["seconds"]]
+
+
+def test_an_evaluation_is_not_continued_as_another(quick: EvalOptions, untrained: Path, jsonl: Jsonl) -> None:
+    evaluate(quick)
+    with pytest.raises(RunError, match=r"other options \(seed\)"):
+        evaluate(quick.model_copy(update={"seed": 1}))
+    with pytest.raises(RunError, match="other options"):
+        evaluate(quick.model_copy(update={"model": untrained}))
+    data = Path(quick.data[0])
+    before = data.read_text()
+    try:
+        data.write_text(before.replace("p7", "p8"))
+        with pytest.raises(RunError, match="file of data has changed"):
+            evaluate(quick)
+    finally:
+        data.write_text(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_killed_and_run_again_it_measures_the_same_and_samples_nothing_twice(
+    quick: EvalOptions, tmp_path: Path, kill: signal.Signals
 ) -> None:
-    options = {"model": teacher, "data": problem_file, "out": tmp_path / "run", "samples": 1, "limit": 1}
-    rollout = settings.EVAL["rollout"] | {"seconds": 1e-6}
+    whole = quick.model_copy(update={"samples": 40, "limit": 4})
+    recipe = tmp_path / "eval.toml"
+    recipe.write_text(to_toml(whole.model_dump(exclude_defaults=True)))
+    command = [sys.executable, "-m", "sod", "eval", str(recipe)]
+    file = Run(whole.out).trajectory_file(0)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while (not file.exists() or file.read_bytes().count(b"\n") < 20) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, kill)
+    said, _ = process.communicate(timeout=60)
+    interrupted = [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1]]
+    assert 20 <= len(interrupted) < 160
+    if kill == signal.SIGINT:
+        assert process.returncode == 130
+        assert "when it is run again" in said
+        partial = json.loads((whole.out / "results.json").read_text())
+        assert partial["partial"]
+        assert (whole.out / "results.md").read_text().count("PARTIAL") == 1
+    else:
+        assert not (whole.out / "results.json").exists()
+    again = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    assert f"{len(interrupted)} samples are there already; {160 - len(interrupted)} are to come." in again
+    rows = {(row["problem"], row["sample"]): row for row in rows_of(whole.out)}
+    assert len(rows) == len(rows_of(whole.out)) == 160
+    assert all(rows[row["problem"], row["sample"]] == row for row in interrupted)
+    uninterrupted = evaluate(whole.model_copy(update={"out": tmp_path / "uninterrupted"}))
+    kept = {(row["problem"], row["sample"]): row["answer"] for row in rows_of(tmp_path / "uninterrupted")}
+    same = sum(rows[key]["answer"] == answer for key, answer in kept.items())
+    assert same >= 150  # who writes beside whom decides rounding, and rounding now and then a draw
+    assert uninterrupted["mean"]["samples"] == 40
+
+
+# Several sets, further judges
+
+
+def test_several_sets_are_measured_by_themselves_and_in_the_mean(
+    teacher: Path, problem_file: Path, jsonl: Jsonl, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in problem_file.read_text().splitlines()]
+    other = tmp_path / "other.jsonl"
+    other.write_text(
+        "".join(json.dumps(row | {"difficulty": "hard" if row["id"] == "p0" else "easy"}) + "\n" for row in rows)
+    )
+    files = {"model": teacher, "data": [str(problem_file), str(other)], "out": tmp_path / "run"}
+    results = evaluate(EvalOptions.model_validate(settings.EVAL | files | {"samples": 2, "limit": 2}))
+    assert list(results["benchmarks"]) == ["rows", "other"]
+    averages = [each["measured"]["avg"] for each in results["benchmarks"].values()]
+    assert results["mean"]["avg"] == pytest.approx(sum(averages) / 2)
+    assert results["mean"]["problems"] == 4
+    assert set(results["benchmarks"]["other"]["by"]["difficulty"]) == {"hard", "easy"}
+    assert [key for key in keys_of(tmp_path / "run") if not key[1]] == [
+        ("rows/p0", 0), ("rows/p1", 0), ("other/p0", 0), ("other/p1", 0),
+    ]  # fmt: skip
+    with pytest.raises(OptionError, match="given twice"):
+        evaluate(EvalOptions.model_validate(settings.EVAL | files | {"data": [str(other)] * 2}))
+
+
+def test_the_same_samples_are_judged_by_the_reference_as_well(
+    quick: EvalOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = evaluate(quick)
+    rows = rows_of(quick.out)
+    both = evaluate(quick.model_copy(update={"judges": ("reference",)}))
+    assert both["mean"] == alone["mean"]
+    judged = both["benchmarks"]["rows"]["judges"]["reference"]
+    assert judged["samples"] == 2
+    assert [row["judges"]["reference"]["correct"] for row in rows_of(quick.out)] == [row["correct"] for row in rows]
+    assert judged["avg"] == alone["mean"]["avg"]  # the lab's answers are plain integers in a plain box
+    capsys.readouterr()
+    evaluate(quick.model_copy(update={"judges": ("reference",)}))
+    assert [row["seconds"] for row in rows_of(quick.out)] == [row["seconds"] for row in rows]
+
+
+# What goes wrong
+
+
+def test_an_evaluation_that_lost_every_attempt_is_an_error_and_has_no_results(quick: EvalOptions) -> None:
+    rollout = quick.rollout.model_copy(update={"seconds": 1e-6})
+    hopeless = quick.model_copy(update={"rollout": rollout, "samples": 1, "limit": 1})
     with pytest.raises(InfrastructureError, match="Of 1 attempts, 1 were lost"):
-        evaluate(EvalOptions.model_validate(settings.EVAL | options | {"rollout": rollout}))
-    assert not (tmp_path / "run" / "results.json").exists()
+        evaluate(hopeless)
+    assert not (quick.out / "results.json").exists()
+
+
+def test_a_row_that_the_paper_does_not_have_is_refused(quick: EvalOptions) -> None:
+    with pytest.raises(OptionError, match=r"no row 'sod-1.8b'; did you mean 'sod-1.7b'"):
+        evaluate(quick.model_copy(update={"paper": "sod-1.8b"}))
+
+
+def test_what_is_neither_a_benchmark_nor_a_file_is_refused_before_anything_is_written(quick: EvalOptions) -> None:
+    with pytest.raises(DataError, match="aime2024"):
+        evaluate(quick.model_copy(update={"data": ("aime24",)}))
+    assert not quick.out.exists()
+
+
+def test_a_served_model_has_no_divergence(quick: EvalOptions, teacher: Path) -> None:
+    served = quick.engine.model_copy(update={"name": "served", "url": "http://127.0.0.1:1"})
+    with pytest.raises(OptionError, match="a served model has none"):
+        evaluate(quick.model_copy(update={"engine": served, "teacher": teacher}))

@@ -34,10 +34,10 @@ from sod.batching import (
 )
 from sod.config import LearnOptions, ModelOptions
 from sod.errors import InfrastructureError, ModelError, TrainingError
-from sod.lab.models import Size, new_model
+from sod.lab.models import Size, new_model, save_new_model
 from sod.models import check_embeddings, check_same_vocabulary, load_model, load_tokenizer, score, score_top
 from sod.policy import Policy
-from sod.scoring import Scorer, check_enough
+from sod.scoring import Scorer, check_groups
 from sod.types import Group, Trajectory
 
 MakeModel = Callable[..., Qwen3ForCausalLM]
@@ -196,11 +196,11 @@ def test_a_batchs_scores_are_each_trajectorys_own(random_model: MakeModel, rando
 
 def test_more_attempts_lost_than_survived_are_too_many_to_go_on(random_groups: MakeGroups) -> None:
     (group,) = random_groups(1, 2)
-    check_enough([replace(group, dropped=2)])
+    check_groups([replace(group, dropped=2)])
     with pytest.raises(
         InfrastructureError, match="Of 5 attempts, 3 were lost to our own machinery and 0 could not be graded"
     ):
-        check_enough([replace(group, dropped=3)])
+        check_groups([replace(group, dropped=3)])
 
 
 def test_scores_are_those_of_the_given_temperature(random_model: MakeModel, random_groups: MakeGroups) -> None:
@@ -475,6 +475,49 @@ def test_three_such_gradients_in_a_row_stop_the_run_and_fewer_do_not(
         learn(learner, part)
     with pytest.raises(TrainingError, match="not finite 3 times in a row"):
         learn(learner, broken)
+
+
+# Moments of 8 bits
+
+
+@pytest.fixture
+def wide(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+    """The folder of a model most of whose tensors have 4,096 weights or more: smaller ones keep moments of 32 bits."""
+    pytest.importorskip("bitsandbytes", reason='needs bitsandbytes: pip install "sod[lean]"')
+    save_new_model(Size(width=128, layers=2, heads=4, kv_heads=2, feed_forward=320), tokenizer, 0, tmp_path / "wide")
+    return tmp_path / "wide"
+
+
+def test_moments_of_8_bits_learn_as_those_of_32_bits_do(wide: Path, random_groups: MakeGroups) -> None:
+    network, rows = ModelOptions(device="cpu"), demonstrations(random_groups(1, 8))
+    learners = [policy(load_model(wide, network), lr=1e-3, optimizer=name) for name in ("adamw", "adamw_8bit")]
+    losses = [[learner.imitate(*rows)["loss"] for _ in range(40)] for learner in learners]
+    assert losses[0][-1] < 0.5 * losses[0][0]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[1] != losses[0]
+
+
+@pytest.mark.parametrize(("dtype", "masters"), [("float32", 0), ("bfloat16", 4)])
+def test_moments_of_8_bits_take_2_bytes_a_weight_and_are_restored_bit_for_bit(
+    wide: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    random_groups: MakeGroups,
+    tmp_path: Path,
+    dtype: Literal["float32", "bfloat16"],
+    masters: int,
+) -> None:
+    rows, network = demonstrations(random_groups(1, 4)), ModelOptions(device="cpu", dtype=dtype)
+    straight = Policy(load_model(wide, network), tokenizer, options(optimizer="adamw_8bit"))
+    for _ in range(3):
+        straight.imitate(*rows)
+    straight.save(tmp_path)
+    bytes_a_weight = (tmp_path / "trainer.pt").stat().st_size / straight.model.num_parameters()
+    assert bytes_a_weight < 2.3 + masters
+    resumed = Policy(load_model(tmp_path, network), tokenizer, options(optimizer="adamw_8bit"))
+    resumed.restore(tmp_path)
+    for _ in range(3):
+        assert straight.imitate(*rows) == resumed.imitate(*rows)
+    assert same(weights(straight.model), weights(resumed.model))
 
 
 # Saving

@@ -210,12 +210,35 @@ def test_a_run_under_way_is_said_to_be_unfinished(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_shows_its_results_with_their_error(tmp_path: Path) -> None:
-    results = {"avg": 0.5975, "avg_se": 0.0252, "pass": 0.825, "maj": 0.7, "problems": 200, "samples": 2}
+    measured = {"avg": 0.5975, "avg_se": 0.0252, "pass@2": 0.825, "maj": 0.7, "problems": 200, "samples": 2}
+    results = {"partial": False, "benchmarks": {"set": {"measured": measured}}, "mean": measured}
     run = write_run(tmp_path / "run", options=EVAL, metrics=[update(0)], trajectories={0: attempts()}, results=results)
     shown = text(page(run))
     assert "59.8% ± 2.5%" in shown
     assert "pass@n 82.5%" in shown
     assert "measured" in shown
+
+
+def test_an_evaluation_of_several_benchmarks_shows_each_of_them(tmp_path: Path) -> None:
+    benchmarks = {
+        name: {"measured": {"avg": avg, "avg_se": 0.05}} for name, avg in (("aime2024", 0.2), ("math500", 0.6))
+    }
+    results = {"partial": True, "benchmarks": benchmarks, "mean": {"avg": 0.4, "avg_se": 0.035}}
+    run = write_run(tmp_path / "run", options=EVAL, metrics=[update(0)], trajectories={0: attempts()}, results=results)
+    shown = text(page(run))
+    assert "aime2024 20.0% ± 5.0%" in shown
+    assert "math500 60.0% ± 5.0%" in shown
+    assert "partial: interrupted" in shown
+
+
+def test_trajectories_that_are_not_to_be_published_are_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, private = attempts()[:2]
+    rows = [kept, private | {"private": True}]
+    run = write_run(tmp_path / "run", options=EVAL, metrics=[update(0)], trajectories={0: rows})
+    assert [entry["problem"] for entry in index(page(run))] == ["p0"]
+    assert "authors ask not to publish" in capsys.readouterr().out
 
 
 def test_an_evaluation_without_results_is_unfinished(tmp_path: Path) -> None:

@@ -31,30 +31,30 @@ from torch import Tensor
 from sod.agent import Agent
 from sod.algorithms import step_info
 from sod.batching import Batch, collate, pad
-from sod.chat import ChatFormat
 from sod.concurrency import Runner
 from sod.config import AlgorithmOptions, CalibrateOptions, EvalOptions
 from sod.core import RULES, Rule, StepInfo, step_mean
-from sod.data import fingerprint, fingerprint_model, load_problems, read_rows, write_jsonl
+from sod.data import fingerprint_model, read_rows, write_jsonl
+from sod.datasets.several import fingerprint, open_sets
 from sod.engines.opening import open_engine
 from sod.errors import DataError, RunError
+from sod.hub import model_folder
 from sod.models import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer
 from sod.progress import Display, console, say
-from sod.rewards.referee import Referee
+from sod.records import from_record
 from sod.rollout import rollout
 from sod.runs import Run
-from sod.sandbox.guarded import open_sandbox
-from sod.scoring import check_enough
+from sod.scoring import check_groups
 from sod.statistics import DRAWS
-from sod.tools import Toolbox
-from sod.tools.python import PythonTool
 from sod.types import Group, Piece, Problem, Trajectory
+from sod.world import World
 
 Row = dict[str, Any]
 Array = NDArray[np.float64]
 
 SOD = "drift"
 """The rule that all others are compared with."""
+ADVICE = "Start from the directory where `sod eval` was started."
 MANY = 3
 """Tool errors from which on they are counted alike."""
 BINS = 5
@@ -67,7 +67,7 @@ def calibrate(options: CalibrateOptions) -> Row:
     Raises RunError where the run is no evaluation beside this teacher, DataError where its trajectories cannot be used.
     """
     evaluation = Evaluation.read(options.run)
-    if fingerprint_model(options.teacher) != evaluation.teacher:
+    if fingerprint_model(model_folder(options.teacher)) != evaluation.teacher:
         raise RunError(
             f"{options.run} was measured against {evaluation.options.teacher}, but {options.teacher} is another model; give "
             "that one, from the directory where `sod eval` was started."
@@ -101,8 +101,9 @@ class Evaluation:
     """An evaluation beside a teacher, read back from its directory."""
 
     options: EvalOptions
+    data: str
+    """Fingerprint of the problems; likewise of the teacher."""
     teacher: str
-    """The teacher's fingerprint."""
     batch: Batch
     """Its graded trajectories. Of both models' log-probabilities only the difference is known: the student's are 0 here."""
     d_BK: Tensor
@@ -122,19 +123,20 @@ class Evaluation:
         if options.teacher is None:
             raise RunError(f"{folder} was measured without a teacher; repeat `sod eval` with --teacher.")
         if not (folder / "results.json").exists():
-            raise RunError(f"{folder} is not finished: results.json is missing. Repeat `sod eval`.")
-        if not options.data.is_file() or fingerprint(options.data) != data:
-            raise RunError(
-                f"{folder} was measured on {options.data}, which is not there or has changed. Start from the directory where "
-                "`sod eval` was started."
-            )
-        problems = {problem.id: problem for problem in load_problems(options.data)}
+            raise RunError(f"{folder} is not finished: results.json is missing. Run the same `sod eval` again.")
+        try:
+            sets = open_sets(options)
+        except DataError as error:
+            raise RunError(f"{folder}: what it was measured on is not there or has changed. {ADVICE} ({error})") from error
+        if fingerprint(sets) != data:
+            raise RunError(f"{folder} was measured on {', '.join(options.data)}, which has changed. {ADVICE}")
+        problems = {problem.id: problem for each in sets for problem in each.problems}
         by_problem: dict[str, list[_Scored]] = {}
-        file = folder / "trajectories" / "update-0000.jsonl"
+        file = Run(folder).trajectory_file(0)
         for number, row in enumerate(read_rows(file), 1):
             try:
-                if row["graded"]:
-                    by_problem.setdefault(row["problem"], []).append(_Scored.of(row, problems))
+                if row["graded"] and row["problem"] in problems and row["sample"] < options.samples:
+                    by_problem.setdefault(row["problem"], []).append(_Scored.of(row, problems[row["problem"]]))
             except (LookupError, TypeError, ValueError) as error:
                 what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
                 raise DataError(
@@ -148,8 +150,8 @@ class Evaluation:
             teacher_BT=signal_BT,
             teacher_entropy_BT=pad([each.teacher_entropy for each in scored], torch.float32),
         )
-        teacher = prints.get("teacher") or fingerprint_model(options.teacher)
-        return cls(options, teacher, batch, pad([each.d for each in scored], torch.float32))
+        teacher = prints.get("teacher") or fingerprint_model(model_folder(options.teacher))
+        return cls(options, data, teacher, batch, pad([each.d for each in scored], torch.float32))
 
     def info(self) -> StepInfo:
         """What rules may know: the whole evaluation as one batch, before the first update."""
@@ -176,7 +178,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """One row of a trajectory file (`sod.metrics.rows`), checked."""
+    """One row of a trajectory file (`sod.records.scored_records`), checked."""
 
     trajectory: Trajectory
     signal: list[float]
@@ -185,24 +187,15 @@ class _Scored:
     d: list[float]
 
     @classmethod
-    def of(cls, row: Row, problems: Mapping[str, Problem]) -> "_Scored":
+    def of(cls, row: Row, problem: Problem) -> "_Scored":
         """Raises LookupError, TypeError or ValueError."""
         pieces, d = row["pieces"], [float(step["d"]) for step in row["steps"]]
         if [piece["author"] for piece in pieces] != ["prompt", "student", *["tool", "student"] * (len(d) - 1)]:
             raise ValueError("its steps are not those of its pieces")
         if not np.allclose([fmean(map(abs, turn["signal"])) for turn in pieces[1::2]], d, rtol=0, atol=1e-3):
             raise ValueError("the d of its steps is not the mean of |signal|")
-        trajectory = Trajectory(
-            problem=problems[row["problem"]],
-            sample=row["sample"],
-            pieces=tuple(
-                Piece(p["author"], tuple(map(int, p["tokens"])), (), tuple(p.get("outcomes", ()))) for p in pieces
-            ),
-            stop=row["stop"],
-            final_text="",
-            reward=float(row["reward"]),
-        )
-        return cls(trajectory, _by_token(pieces, "signal"), _by_token(pieces, "teacher_entropy"), d)
+        attempt = from_record(row, problem, lambda tokens: "")  # what it says is of no concern here
+        return cls(attempt, _by_token(pieces, "signal"), _by_token(pieces, "teacher_entropy"), d)
 
 
 def _by_token(pieces: Sequence[Row], name: str) -> list[float]:
@@ -271,16 +264,15 @@ def continuations(options: CalibrateOptions, evaluation: Evaluation, chosen: Seq
     """One row for each step, as in continuations.jsonl; those that were lost or could not be graded are left out, and said."""
     measured = evaluation.options
     limits = measured.rollout.model_copy(update={"group": 1})
-    sandbox = open_sandbox(measured.sandbox)
-    referee = Referee(sandbox, measured.reward, max_tokens=limits.max_tokens)
-    tokenizer = load_tokenizer(measured.model)
-    chat = ChatFormat.of(tokenizer, measured.chat)
-    check_same_vocabulary(tokenizer, load_tokenizer(options.teacher))
+    everyone = {each.problem.id: each.problem for each in evaluation.batch.trajectories}
+    folder, teacher_folder = model_folder(measured.model, weights=False), model_folder(options.teacher)
+    world = World.of(folder, measured, list(everyone.values()))
+    tokenizer = world.chat.tokenizer
+    check_same_vocabulary(tokenizer, load_tokenizer(teacher_folder))
     dtype = measured.network.dtype if measured.score.teacher_dtype == "same" else measured.score.teacher_dtype
-    teacher = load_model(options.teacher, measured.network.model_copy(update={"dtype": dtype}))
-    check_embeddings(teacher, tokenizer, options.teacher)
+    teacher = load_model(teacher_folder, measured.network.model_copy(update={"dtype": dtype}))
+    check_embeddings(teacher, tokenizer, teacher_folder)
     check_context(teacher, limits, whose="teacher")
-    tools = Toolbox([PythonTool(sandbox, measured.tool)], faults=measured.tool.faults)
     weights, info = evaluation.weights(), evaluation.info()
 
     problems: list[Problem] = []
@@ -289,15 +281,15 @@ def continuations(options: CalibrateOptions, evaluation: Evaluation, chosen: Seq
         begun = evaluation.batch.trajectories[start.row]
         problems.append(replace(begun.problem, id=f"{begun.problem.id}/{begun.sample}/{start.step}"))
         prefixes[problems[-1].id] = begun.pieces[: start.pieces]
-    files = {"data": fingerprint(measured.data), "teacher": evaluation.teacher}
-    with Runner() as loop, sandbox.working_in(loop):
+    files = {"data": evaluation.data, "teacher": evaluation.teacher}
+    with Runner() as loop, world.sandbox.working_in(loop):
         run = Run.open(options, options.out, data=files)
         with open_engine(loop, measured.engine, teacher, limits) as engine:
-            agent = Successor(engine, chat, tools, referee, limits, prefixes)
+            agent = Successor(engine, world.chat, world.tools, world.referee, limits, prefixes)
             with Display("calibrate", total=1) as display, display.phase("continue", len(problems)):
                 advance = lambda _: display.advance()  # noqa: E731
                 groups = loop.run(rollout(agent, problems, seed=options.seed, update=0, on_trajectory=advance))
-    check_enough(groups)
+    check_groups(groups)
     rows: list[Row] = []
     for start, group in zip(chosen, groups, strict=True):
         for ended in group:

@@ -93,6 +93,14 @@ class ChatFormat:
         opening, between, closing = self._tool_frame
         return self._encode(opening + between.join(map(self._harmless, texts)) + closing)
 
+    def observed(self, tokens: Sequence[int], count: int) -> list[str] | None:
+        """The inverse of `observation`: what each of `count` calls was answered; None where that cannot be told apart."""
+        opening, between, closing = self._tool_frame
+        text = str(self.tokenizer.decode(list(tokens)))
+        inner = text.removeprefix(opening).removesuffix(closing)
+        texts = inner.split(between) if count > 1 else [inner]
+        return texts if len(texts) == count and self.observation(texts) == list(tokens) else None
+
     def render(self, messages: Sequence[Message], tools: Sequence[Schema]) -> list[Piece]:
         """A conversation, turn by turn, as the pieces that a rollout of it would have.
 

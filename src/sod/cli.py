@@ -31,7 +31,7 @@ COMMANDS = {
     "eval": ("EvalOptions", "sod.evaluate:evaluate_and_show", "measure a model: avg@n, pass@k, maj@n, tool errors"),
     "eval --compare": (
         "CompareEvaluationsOptions",
-        "sod.comparison:compare_evaluations",
+        "sod.results:compare_evaluations",
         "two evaluations, paired by problem",
     ),
     "rollout": (
@@ -95,7 +95,7 @@ def run(arguments: list[str]) -> int:
     except SodError as error:
         return _complain(error, EXIT_FAILED)
     except KeyboardInterrupt:
-        return _complain("interrupted; a training run continues with --resume", EXIT_INTERRUPTED)
+        return _complain("interrupted; `sod train` continues with --resume, `sod eval` when it is run again", EXIT_INTERRUPTED)
 
 
 def overview() -> str:

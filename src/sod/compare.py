@@ -12,13 +12,13 @@ resumed; what fails is said, left out, and tried again the next time.
 
 import asyncio
 import json
-import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sod.algorithms import find
-from sod.comparison import Measured, Method, Row, check_same_problems, read_evaluation, rows, show, to_markdown
+from sod.comparison import Measured, Method, Row, check_same_problems, read_measured, rows, show, to_markdown
 from sod.concurrency import together
 from sod.config import CompareOptions, EvalOptions, Options, SandboxOptions, TrainOptions
 from sod.data import load_problems
@@ -27,6 +27,7 @@ from sod.lab.presets import Setting, prepare
 from sod.processes import Commands
 from sod.progress import say
 from sod.recipes import read_recipe
+from sod.results import read_evaluation
 from sod.runs import Run
 from sod.sandbox.guarded import open_sandbox
 
@@ -175,7 +176,7 @@ class Comparison:
         async with self._commands.slot:
             model = await self._learn(method, seed, lr, folder / "train", budget)
             await self._evaluate(model, folder / "eval", problems)
-        return json.loads((folder / "eval" / "results.json").read_text())["avg"]
+        return read_evaluation(folder / "eval").mean["avg"]
 
     async def _cell(self, method: Method, seed: int, lr: float | None) -> None:
         solved = await self._solved(method, seed, lr, self._cell_folder(method, seed), {}, {})
@@ -207,9 +208,10 @@ class Comparison:
         return _merged(recipe, method.options)
 
     async def _evaluate(self, model: Path, folder: Path, other: dict[str, Any]) -> None:
-        if (folder / "results.json").exists():
+        """Measure, or go on measuring."""
+        with suppress(DataError):
+            read_evaluation(folder)
             return
-        shutil.rmtree(folder, ignore_errors=True)  # an evaluation that was cut short
         content = self._measure | {"model": model, "out": folder} | other
         await self._commands.run("eval", folder.with_suffix(".toml"), content)
 
@@ -222,13 +224,13 @@ class Comparison:
             for seed in self._options.seeds:
                 folder = self._cell_folder(method, seed)
                 try:
-                    runs.setdefault(method, {})[seed] = read_evaluation(folder / "eval", folder / "train")
+                    runs.setdefault(method, {})[seed] = read_measured(folder / "eval", folder / "train")
                 except DataError as error:
                     say(f"left out: {error}")
         known: dict[str, Measured] = {}
         for name in ("start", "teacher"):
             try:
-                known[name] = read_evaluation(self._out / name)
+                known[name] = read_measured(self._out / name)
             except DataError as error:
                 if (self._out / name).exists():
                     say(f"left out: {error}")

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from sod.errors import DataError, OptionError
 from sod.progress import console, say
+from sod.results import Evaluated, read_evaluation
 from sod.runs import Run
 from sod.statistics import Interval, Solved, difference, rate
 
@@ -73,48 +74,27 @@ def _value(text: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measured(Evaluated):
     """One evaluation, and the training that led to it."""
 
-    source: Path
-    data: str
-    """Fingerprint of the problems' file."""
-    right: dict[str, int]
-    """Of each problem, how many samples were right."""
-    tried: dict[str, int]
-    """And how many could be judged."""
-    results: dict[str, float]
     seconds: float = math.nan
     """That training took, all updates together; not a number where nothing was trained."""
     updates: int = 0
     lr: float = math.nan
 
 
-def read_evaluation(folder: Path, training: Path | None = None) -> Measured:
+def read_measured(folder: Path, training: Path | None = None) -> Measured:
     """A finished evaluation. Raises DataError, saying what is missing, where it is none."""
-    try:
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        data = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data"]["data"]
-        lines = (folder / "trajectories" / "update-0000.jsonl").read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{folder} holds no finished evaluation ({type(error).__name__}: {error}).") from error
-    right: dict[str, int] = {}
-    tried: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            problem, judged, correct = row["problem"], bool(row["graded"]), bool(row["correct"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{folder}: line {number} of its trajectories cannot be read ({error}).") from error
-        right[problem] = right.get(problem, 0) + correct
-        tried[problem] = tried.get(problem, 0) + judged
-    measured = Measured(folder, data, right, tried, results)
+    measured = Measured(**vars(read_evaluation(folder)))
     if training is None:
         return measured
-    history = Run(training).metrics()
-    options = json.loads((training / "options.json").read_text(encoding="utf-8"))
+    try:
+        history = Run(training).metrics()
+        lr = json.loads((training / "options.json").read_text(encoding="utf-8"))["learn"]["lr"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{training} holds no training run that can be read ({type(error).__name__}: {error}).") from error
     seconds = sum(row.get("seconds/update", math.nan) for row in history)
-    return replace(measured, seconds=seconds, updates=len(history), lr=options["learn"]["lr"])
+    return replace(measured, seconds=seconds, updates=len(history), lr=lr)
 
 
 def check_same_problems(evaluations: Sequence[Measured]) -> None:
@@ -122,21 +102,20 @@ def check_same_problems(evaluations: Sequence[Measured]) -> None:
     for other in evaluations[1:]:
         if other.data != evaluations[0].data or other.tried.keys() != evaluations[0].tried.keys():
             raise DataError(
-                f"{other.source} was measured on other problems than {evaluations[0].source}; remove one of them."
+                f"{other.folder} was measured on other problems than {evaluations[0].folder}; remove one of them."
             )
 
 
 def _solved(evaluations: Sequence[Measured]) -> Solved:
     """One row per evaluation, problems in the order of their names."""
     problems = sorted(evaluations[0].tried)
-    count = lambda name: np.array([[getattr(e, name)[p] for p in problems] for e in evaluations], dtype=np.int64)  # noqa: E731
-    return Solved(count("right"), count("tried"))
+    solved = [evaluation.solved(problems) for evaluation in evaluations]
+    return Solved(np.concatenate([s.right_SP for s in solved]), np.concatenate([s.tried_SP for s in solved]))
 
 
 # Rows
 
 MEANS = {
-    "pass": "pass",
     "maj": "maj",
     "solved_without_error": "tools/solved_without_error",
     "solved_after_error": "tools/solved_after_error",
@@ -162,7 +141,7 @@ class Row:
     against: Interval | None
     """Difference from the baseline, over the seeds that both have; None for the baseline itself."""
     means: dict[str, float]
-    """Of the quantities in `MEANS`, over seeds."""
+    """Of pass@n and the quantities in `MEANS`, over seeds."""
     chain: float
     """Tool errors of a trajectory that has any."""
     seconds: float
@@ -192,15 +171,16 @@ def rows(runs: Mapping[Method, Mapping[int, Measured]], known: Mapping[str, Meas
 
 def _row(name: str, evaluations: Sequence[Measured], seeds: int, against: Interval | None) -> Row:
     def mean(key: str) -> float:
-        return statistics.fmean(e.results.get(key, math.nan) for e in evaluations)
+        return statistics.fmean(e.mean.get(key, math.nan) for e in evaluations)
 
-    means = {short: mean(key) for short, key in MEANS.items()}
+    samples = int(mean("samples"))
+    means = {"pass": mean(f"pass@{samples}")} | {short: mean(key) for short, key in MEANS.items()}
     updates = sum(e.updates for e in evaluations)
     return Row(
         method=name,
         seeds=seeds,
         lr=evaluations[0].lr,
-        samples=int(mean("samples")),
+        samples=samples,
         avg=rate(_solved(evaluations)),
         against=against,
         means=means,

@@ -1,9 +1,8 @@
 """What an update or an evaluation looked like, in numbers. Keys are area/name."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from statistics import fmean
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,53 +11,86 @@ from sod.batching import Batch, pad
 from sod.config import AlgorithmOptions
 from sod.core import step_divergence, step_mean, step_weights
 from sod.patterns import Pattern, pattern
-from sod.types import Group, Outcome, Trajectory
+from sod.types import Group, Outcome
 
 NO_CALL: Sequence[Outcome] = ("malformed", "unknown_tool", "wrong_arguments")
 """Outcomes of what was meant as a call and is none."""
 AGREES_NATS = 0.01
 """A first step with a smaller divergence hardly differs from the teacher."""
-LONGEST_GOLD = 1000
-"""Characters; the tests of a code problem are not repeated with every attempt at it."""
 
 PATTERNS: Sequence[Pattern] = ("stable", "erroneous", "recovery")
 
-Decode = Callable[[list[int]], object]
+
+@dataclass
+class RolloutTotals:
+    """Rewards, lengths, tool errors and endings of trajectories, added up group by group."""
+
+    count: int = 0
+    dropped: int = 0
+    ungraded: int = 0
+    groups: int = 0
+    """With a trajectory that survived; `alike`: whose rewards are all the same."""
+    alike: int = 0
+    reward: float = 0.0
+    turns: int = 0
+    tokens: int = 0
+    sampled: int = 0
+    errors: int = 0
+    stops: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    clean: Counter[bool] = field(default_factory=Counter)
+    """Trajectories without a tool error, by whether they were solved; `failed`: those with one."""
+    failed: Counter[bool] = field(default_factory=Counter)
+
+    def add(self, group: Group) -> None:
+        self.dropped += group.dropped
+        self.ungraded += len(group.ungraded)
+        self.groups += bool(len(group))
+        self.alike += len({trajectory.reward for trajectory in group}) == 1
+        for trajectory in group:
+            self.count += 1
+            self.reward += trajectory.reward
+            self.turns += len(trajectory.turns)
+            self.tokens += trajectory.response_tokens
+            self.sampled += sum(trajectory.mask)
+            self.errors += trajectory.tool_errors
+            self.stops[trajectory.stop] += 1
+            self.outcomes += trajectory.outcomes
+            (self.failed if trajectory.tool_errors else self.clean)[trajectory.correct] += 1
+
+    def metrics(self) -> dict[str, float]:
+        """Means over the trajectories that survived."""
+        count, calls = self.count, self.outcomes.total()
+        lost: dict[str, float] = {"rollout/dropped": self.dropped, "rollout/ungraded": self.ungraded}
+        if not count:
+            return lost
+        return {
+            "rollout/reward": self.reward / count,
+            "rollout/solved": (self.clean[True] + self.failed[True]) / count,
+            "rollout/answered": self.stops["answered"] / count,
+            "rollout/turns": self.turns / count,
+            "rollout/tokens": self.tokens / count,
+            "rollout/tokens_sampled": self.sampled,
+            **lost,
+            "rollout/lost": (self.dropped + self.ungraded) / (count + self.dropped + self.ungraded),
+            "rollout/groups_alike": self.alike / self.groups,
+            "tools/calls": calls / count,
+            "tools/malformed": sum(self.outcomes[outcome] for outcome in NO_CALL) / max(1, calls),
+            "tools/errors": self.errors / count,
+            "tools/trajectories_with_error": self.failed.total() / count,
+            "tools/solved_without_error": _ratio(self.clean[True], self.clean.total()),
+            "tools/solved_after_error": _ratio(self.failed[True], self.failed.total()),
+            **{f"stop/{stop}": n / count for stop, n in sorted(self.stops.items())},
+            **{f"outcome/{outcome}": n / count for outcome, n in sorted(self.outcomes.items())},
+        }
 
 
-def of_rollout(groups: Sequence[Group]) -> dict[str, float]:
-    """Rewards, lengths, tool errors and endings of the trajectories that survived."""
-    trajectories = [trajectory for group in groups for trajectory in group]
-    dropped = sum(group.dropped for group in groups)
-    ungraded = sum(len(group.ungraded) for group in groups)
-    if not trajectories:
-        return {"rollout/dropped": dropped, "rollout/ungraded": ungraded}
-    count = len(trajectories)
-    stops = Counter(trajectory.stop for trajectory in trajectories)
-    outcomes = sum((trajectory.outcomes for trajectory in trajectories), Counter())
-    calls = sum(outcomes.values())
-    failed = [trajectory for trajectory in trajectories if trajectory.tool_errors]
-    clean = [trajectory for trajectory in trajectories if not trajectory.tool_errors]
-    return {
-        "rollout/reward": fmean(t.reward for t in trajectories),
-        "rollout/solved": fmean(t.correct for t in trajectories),
-        "rollout/answered": stops["answered"] / count,
-        "rollout/turns": fmean(len(t.turns) for t in trajectories),
-        "rollout/tokens": fmean(t.response_tokens for t in trajectories),
-        "rollout/tokens_sampled": sum(sum(t.mask) for t in trajectories),
-        "rollout/dropped": dropped,
-        "rollout/ungraded": ungraded,
-        "rollout/lost": (dropped + ungraded) / (count + dropped + ungraded),
-        "rollout/groups_alike": fmean(len({t.reward for t in group}) == 1 for group in groups if len(group)),
-        "tools/calls": calls / count,
-        "tools/malformed": sum(outcomes[outcome] for outcome in NO_CALL) / max(1, calls),
-        "tools/errors": fmean(t.tool_errors for t in trajectories),
-        "tools/trajectories_with_error": len(failed) / count,
-        "tools/solved_without_error": fmean(t.correct for t in clean) if clean else 0.0,
-        "tools/solved_after_error": fmean(t.correct for t in failed) if failed else 0.0,
-        **{f"stop/{stop}": n / count for stop, n in sorted(stops.items())},
-        **{f"outcome/{outcome}": n / count for outcome, n in sorted(outcomes.items())},
-    }
+def of_rollout(groups: Iterable[Group]) -> dict[str, float]:
+    """What an update's trajectories were like."""
+    totals = RolloutTotals()
+    for group in groups:
+        totals.add(group)
+    return totals.metrics()
 
 
 def of_steps(batch: Batch, options: AlgorithmOptions) -> dict[str, float]:
@@ -66,7 +98,7 @@ def of_steps(batch: Batch, options: AlgorithmOptions) -> dict[str, float]:
     if batch.student_BT is None or batch.teacher_BT is None:
         return {}
     d_BK, w_BK, exists_BK = steps(batch, options)
-    patterns = Counter(p for p in map(pattern, _ragged(w_BK, exists_BK)) if p)
+    patterns = Counter(p for p in map(pattern, ragged(w_BK, exists_BK)) if p)
     later_BK = exists_BK.clone()
     later_BK[:, :1] = False
     log_ratio_N = (batch.teacher_BT - batch.student_BT)[batch.mask_BT].abs()
@@ -140,75 +172,9 @@ def steps(batch: Batch, options: AlgorithmOptions) -> tuple[Tensor, Tensor, Tens
     return d_BK, w_BK, step_mean(torch.ones(batch.ids_BT.shape), batch.steps_BT) > 0
 
 
-def rows(batch: Batch, options: AlgorithmOptions, text: Decode, limit: int) -> list[dict[str, Any]]:
-    """The first `limit` trajectories as they are kept in a run directory; `text` decodes tokens.
-
-    A piece's author says which tokens were sampled: the mask is true on the student's pieces.
-    """
-    kept = batch.rows(torch.arange(min(limit, len(batch))))
-    made = unscored_rows(kept.trajectories, text)
-    if kept.student_BT is None or kept.teacher_BT is None:
-        return made
-    d_BK, w_BK, exists_BK = steps(kept, options)
-    by_step = {"d": d_BK, "w": w_BK}
-    by_token = {"signal": kept.teacher_BT - kept.student_BT}
-    if kept.teacher_entropy_BT is not None:
-        by_token["teacher_entropy"] = kept.teacher_entropy_BT
-        by_step["teacher_entropy"] = step_mean(kept.teacher_entropy_BT, kept.steps_BT)
-    if kept.teacher_weight_BT is not None:
-        by_step["w_used"] = step_mean(kept.teacher_weight_BT, kept.steps_BT)
-    step_values = {name: _ragged(values_BK, exists_BK) for name, values_BK in by_step.items()}
-    token_values = {name: _ragged(values_BT, kept.mask_BT) for name, values_BT in by_token.items()}
-    for b, row in enumerate(made):
-        row["steps"] = [
-            dict(zip(step_values, step, strict=True))
-            for step in zip(*(values[b] for values in step_values.values()), strict=True)
-        ]
-        row["pattern"] = pattern([step["w"] for step in row["steps"]])
-        at = 0
-        for piece in row["pieces"]:
-            if piece["author"] == "student":
-                end = at + len(piece["tokens"])
-                piece["token_texts"] = [str(text([token])) for token in piece["tokens"]]
-                piece |= {name: [round(v, 4) for v in values[b][at:end]] for name, values in token_values.items()}
-                at = end
-    return made
-
-
-def _ragged(values_BX: Tensor, exists_BX: Tensor) -> list[list[float]]:
+def ragged(values_BX: Tensor, exists_BX: Tensor) -> list[list[float]]:
     """Each row's values where they exist."""
     return [values_X[exists_X].tolist() for values_X, exists_X in zip(values_BX, exists_BX, strict=True)]
-
-
-def unscored_rows(trajectories: Iterable[Trajectory], text: Decode) -> list[dict[str, Any]]:
-    """Trajectories as they are kept where no model has scored them: before it does, or because no judge could decide."""
-    return [_row(trajectory, text) for trajectory in trajectories]
-
-
-def _row(trajectory: Trajectory, text: Decode) -> dict[str, Any]:
-    return {
-        "problem": trajectory.problem.id,
-        "sample": trajectory.sample,
-        "gold": trajectory.problem.answer if len(trajectory.problem.answer) <= LONGEST_GOLD else None,
-        "answer": trajectory.answer,
-        "correct": trajectory.correct,
-        "graded": trajectory.graded,
-        "reason": trajectory.reason,
-        "reward": trajectory.reward,
-        "stop": trajectory.stop,
-        "seconds": round(trajectory.seconds, 3),
-        "pieces": [
-            {
-                "author": piece.author,
-                "text": str(text(list(piece.tokens))),
-                "tokens": list(piece.tokens),
-                **({"logprobs": [round(p, 6) for p in piece.logprobs]} if piece.logprobs else {}),
-                **({"outcomes": list(piece.outcomes)} if piece.outcomes else {}),
-            }
-            for piece in trajectory.pieces
-        ],
-        "steps": [],
-    }
 
 
 def _mean(values: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,8 +13,15 @@ from sod.batching import Batch, microbatches, minibatches
 from sod.config import LearnOptions
 from sod.core import candidate_credit, clipped_policy_loss, token_loss
 from sod.core.logprobs import TokenLoss
-from sod.errors import TrainingError
+from sod.errors import OptionError, TrainingError
+from sod.lora import add_low_rank, save_plain
 from sod.models import selected
+
+
+def origin(model: Path, checkpoint: Path | None, options: LearnOptions) -> Path:
+    """Which folder a policy's model is loaded from, before `restore`: the newest checkpoint, if there is one. With low-rank
+    differences it is the model that they were added to, always: a checkpoint holds both merged, and rounded."""
+    return model if checkpoint is None or options.lora_rank else checkpoint
 
 
 class Policy:
@@ -35,6 +43,8 @@ class Policy:
         total_steps: int | None = None,
     ):
         self.model = model
+        if options.lora_rank:
+            add_low_rank(model, options.lora_rank, options.lora_alpha)
         if options.checkpointing:
             with warnings.catch_warnings(category=FutureWarning, action="ignore"):  # another name from 5.23 on
                 model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -43,12 +53,13 @@ class Policy:
         self._options = options
         self._total_steps = total_steps
         self._skipped_in_a_row = 0
+        self._weights = [weight for weight in model.parameters() if weight.requires_grad]
         # At the learning rates of distillation, bf16 weights would round nearly every step away.
         self._masters = [
             weight if weight.dtype == torch.float32 else weight.detach().float().requires_grad_()
-            for weight in model.parameters()
+            for weight in self._weights
         ]
-        self._optimizer = torch.optim.AdamW(
+        self._optimizer = _adamw(options.optimizer)(
             self._masters, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
         )
 
@@ -155,7 +166,7 @@ class Policy:
 
     def _step(self) -> dict[str, float]:
         """Clip, check, step. A gradient that is not finite changes nothing; several in a row stop the run."""
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._options.clip_grad).item()
+        norm = torch.nn.utils.clip_grad_norm_(self._weights, self._options.clip_grad).item()
         rate = self.learning_rate(self.steps)
         if math.isfinite(norm):
             self._skipped_in_a_row = 0
@@ -173,32 +184,45 @@ class Policy:
     @torch.no_grad()
     def _step_masters(self) -> None:
         """One optimiser step on the float32 weights, copied to the model's own where those are of another type."""
-        pairs = [(m, w) for m, w in zip(self._masters, self.model.parameters(), strict=True) if m is not w]
+        pairs = [(m, w) for m, w in zip(self._masters, self._weights, strict=True) if m is not w]
         for master, weight in pairs:
             master.grad = None if weight.grad is None else weight.grad.float()
+            weight.grad = None
         self._optimizer.step()
         for master, weight in pairs:
             weight.copy_(master)
             master.grad = None
 
     def save(self, folder: Path) -> None:
-        """Model and tokenizer in Hugging Face format, and `trainer.pt` with what else a resumed run needs."""
-        self.model.save_pretrained(folder)
+        """A whole model and its tokenizer in Hugging Face format, and `trainer.pt` with what else a resumed run needs."""
+        save_plain(self.model, folder)
         self.tokenizer.save_pretrained(folder)
-        masters = [
-            master.detach()
-            for master, weight in zip(self._masters, self.model.parameters(), strict=True)
-            if master is not weight
-        ]
         state = {"optimizer": self._optimizer.state_dict(), "steps": self.steps, "skipped": self._skipped_in_a_row}
-        torch.save(state | {"masters": masters}, folder / "trainer.pt")
+        torch.save(state | {"masters": [weight.detach() for weight in self._beside()]}, folder / "trainer.pt")
 
     def restore(self, folder: Path) -> None:
-        """Take up the optimiser where `save` left it; the model itself was loaded from the same folder."""
+        """Go on where `save` left off; the model was loaded from `origin`."""
         state = torch.load(folder / "trainer.pt", weights_only=True, map_location="cpu")
-        masters = [m for m, w in zip(self._masters, self.model.parameters(), strict=True) if m is not w]
         with torch.no_grad():
-            for master, saved in zip(masters, state["masters"], strict=True):
-                master.copy_(saved)
+            for weight, saved in zip(self._beside(), state["masters"], strict=True):
+                weight.copy_(saved)
         self._optimizer.load_state_dict(state["optimizer"])
         self.steps, self._skipped_in_a_row = state["steps"], state["skipped"]
+
+    def _beside(self) -> list[Tensor]:
+        """What learns and cannot be had from the model's own files: low-rank differences, or masters of another type."""
+        pairs = zip(self._masters, self._weights, strict=True)
+        return [master for master, weight in pairs if self._options.lora_rank or master is not weight]
+
+
+def _adamw(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """PyTorch's; or the one of 8 bits (arXiv 2110.02861), which keeps moments of under 4,096 weights in float32."""
+    if name == "adamw":
+        return torch.optim.AdamW
+    try:
+        from bitsandbytes.optim.adamw import AdamW8bit
+    except ImportError as error:
+        raise OptionError(
+            f'learn.optimizer = adamw_8bit needs bitsandbytes ({error}): pip install "sod[lean]".'
+        ) from error
+    return AdamW8bit

@@ -8,7 +8,7 @@ by (run seed, update, problem, sample), so the order in which they happen to run
 import asyncio
 import hashlib
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from sod.agent import Agent
@@ -52,19 +52,45 @@ async def rollout(
         with suppress(TimeoutError):
             async with asyncio.timeout_at(end), slots:
                 result = await _with_retries(agent, problem, sample, attempt_seed(seed, update, problem.id, sample))
-        trajectory = None if isinstance(result, str) else result
-        if isinstance(result, str) and result not in causes:
-            causes.add(result)
-            say(
-                f"attempt {sample} at problem {problem.id!r} was dropped (others for this reason are counted): {result}"
-            )
+        ended[problem.id][sample] = trajectory = _survivor(result, problem, sample, causes)
         on_trajectory(trajectory)
-        ended[problem.id][sample] = trajectory
         if on_group is not None and len(ended[problem.id]) == agent.options.group:
             await on_group(_group(problem, ended[problem.id]))
 
     await together(attempt(problem, sample) for problem in problems for sample in range(agent.options.group))
     return [_group(problem, ended[problem.id]) for problem in problems]
+
+
+async def attempts(
+    agent: Agent,
+    jobs: Iterable[tuple[Problem, int]],
+    *,
+    seed: int,
+    on_trajectory: Callable[[Problem, int, Trajectory | None], None],
+) -> None:
+    """An attempt for each job (problem, sample), in their order; nothing is kept, so memory does not grow with their number.
+
+    `on_trajectory` hears of each as it ends, with None for a dropped one. Attempts are those of a rollout's update 0.
+    """
+    causes: set[str] = set()
+    left = iter(jobs)
+
+    async def worker() -> None:
+        for problem, sample in left:
+            result = await _with_retries(agent, problem, sample, attempt_seed(seed, 0, problem.id, sample))
+            on_trajectory(problem, sample, _survivor(result, problem, sample, causes))
+
+    await together(worker() for _ in range(agent.options.concurrency))
+
+
+def _survivor(result: Trajectory | str, problem: Problem, sample: int, causes: set[str]) -> Trajectory | None:
+    """The trajectory, or None where there is only a reason for its loss, which is said once."""
+    if isinstance(result, Trajectory):
+        return result
+    if result not in causes:
+        causes.add(result)
+        say(f"attempt {sample} at problem {problem.id!r} was dropped (others for this reason are counted): {result}")
+    return None
 
 
 async def _with_retries(agent: Agent, problem: Problem, sample: int, seed: int) -> Trajectory | str:

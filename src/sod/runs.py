@@ -5,7 +5,7 @@
     metrics.jsonl         one row per update; keys are area/name
     trajectories/         update-0001.jsonl ...: tokens, text, mask, per-step d and w, reward, why it ended
     checkpoints/          update-0010/ ...: Hugging Face format, the optimiser's state, and a manifest
-    results.json          what `sod eval` measured
+    results.json          what `sod eval` measured; results.md, the same as a table
     calibration.json      what `sod calibrate` found about the weights; continuations.jsonl beside it in its own directory
 
 A checkpoint is written beside its place, with a manifest of sizes and hashes, and moved there when it is whole; a
@@ -31,8 +31,10 @@ from sod.errors import RunError
 
 MANIFEST = "manifest.json"
 RESUME_MAY_CHANGE = {
-    *("resume", "out", "updates", "save_every", "keep", "save_trajectories"),
-    *("engine.url", "engine.memory_share", "engine.exchange", "score.offload_teacher", "learn.checkpointing"),
+    *("resume", "dry_run", "out", "updates", "save_every", "keep", "save_trajectories"),
+    *("engine.url", "engine.memory_share", "engine.exchange", "engine.patience", "engine.key_variable"),
+    *("score.offload_teacher", "learn.checkpointing", "data_dir", "rollout.concurrency", "sandbox.workers"),
+    *("samples", "limit", "judges", "paper", "keep", "demonstrations"),
 }
 """Options that do not change what a run computes up to a given update."""
 
@@ -51,18 +53,27 @@ class Run:
         if resume:
             run._check_same(options, data)
             return run
-        if (out / "options.json").exists():
+        if run.begun:
             how = "Continue it with --resume, or choose " if "resume" in type(options).model_fields else "Choose "
             raise RunError(f"{out} already holds a run. {how}another --out.")
         try:
             out.mkdir(parents=True, exist_ok=True)
             run._write_json("environment.json", environment() | {"data": data})
-            run._write_json("options.json", options.model_dump(mode="json"))
+            run.write_options(options)
         except OSError as error:
             raise RunError(
                 f"The run directory {out} cannot be written: {error.strerror}. Choose another --out."
             ) from error
         return run
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run already."""
+        return (self.folder / "options.json").exists()
+
+    def write_options(self, options: Options) -> None:
+        """Every option, resolved; again where a run that is taken up may have others."""
+        self._write_json("options.json", options.model_dump(mode="json"))
 
     # Metrics and trajectories
 
@@ -76,13 +87,16 @@ class Run:
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"update": update} | metrics) + "\n")
 
+    def trajectory_file(self, update: int) -> Path:
+        return self.folder / "trajectories" / f"update-{update:04}.jsonl"
+
     def write_trajectories(self, update: int, trajectories: Iterable[dict[str, Any]]) -> None:
         """Write the update's trajectories, in place of earlier ones; no file if there are none."""
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in trajectories)
         if lines:
-            folder = self.folder / "trajectories"
-            folder.mkdir(exist_ok=True)
-            _write_atomically(folder / f"update-{update:04}.jsonl", lines)
+            file = self.trajectory_file(update)
+            file.parent.mkdir(exist_ok=True)
+            _write_atomically(file, lines)
 
     def metrics(self) -> list[dict[str, float]]:
         """All rows so far; a last line cut short by a crash is left out."""
@@ -92,8 +106,14 @@ class Run:
         whole = lines[:-1]  # every complete row ends in a line break
         return [json.loads(line) for line in whole if line]
 
-    def write_results(self, results: dict[str, Any]) -> None:
+    def write_metrics(self, rows: Iterable[dict[str, float]]) -> None:
+        """All rows, in place of those so far."""
+        _write_atomically(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_results(self, results: dict[str, Any], table: str) -> None:
+        """As data and, in Markdown, for people."""
         self._write_json("results.json", results)
+        _write_atomically(self.folder / "results.md", table)
 
     # Checkpoints
 
@@ -136,8 +156,7 @@ class Run:
 
     def rewind(self, update: int) -> None:
         """Forget the metrics and trajectories of updates after `update`: they are about to be computed again."""
-        kept = [row for row in self.metrics() if row["update"] <= update]
-        _write_atomically(self.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
+        self.write_metrics([row for row in self.metrics() if row["update"] <= update])
         for file in (self.folder / "trajectories").glob("update-*.jsonl"):
             if int(file.stem.removeprefix("update-")) > update:
                 file.unlink()

@@ -90,13 +90,20 @@ class Scorer:
         return replace(batch, student_BT=student_BT, recomputed_B=torch.arange(len(batch)) == longest)
 
 
-def check_enough(groups: Sequence[Group]) -> None:
+def check_enough(*, kept: int, dropped: int, ungraded: int) -> None:
     """Raises InfrastructureError where more attempts were lost than graded."""
-    dropped, ungraded = (sum(group.dropped for group in groups), sum(len(group.ungraded) for group in groups))
-    kept = sum(map(len, groups))
     if dropped + ungraded > kept:
         raise InfrastructureError(
             f"Of {kept + dropped + ungraded} attempts, {dropped} were lost to our own machinery and {ungraded} could not be "
-            "graded: too many to go on; the lines above say why. A training run continues from its newest checkpoint with "
-            "--resume."
+            "graded: too many to go on; the lines above say why. `sod train` continues with --resume, `sod eval` when it is "
+            "run again."
         )
+
+
+def check_groups(groups: Sequence[Group]) -> None:
+    """The same, of whole groups."""
+    check_enough(
+        kept=sum(map(len, groups)),
+        dropped=sum(group.dropped for group in groups),
+        ungraded=sum(len(group.ungraded) for group in groups),
+    )

@@ -10,20 +10,24 @@ from sod.config import SftOptions
 from sod.data import Demonstration, fingerprint, fingerprint_model, load_demonstrations
 from sod.errors import DataError, ModelError, TemplateError
 from sod.models import check_embeddings, load_model, load_tokenizer
-from sod.policy import Policy
+from sod.plan import plan
+from sod.policy import Policy, origin
 from sod.progress import Display, say
 from sod.runs import Run
 
 
 def sft(options: SftOptions) -> Run:
     """Fine-tune, and leave the model in the run's newest checkpoint."""
+    if options.dry_run:
+        say(plan(options))
+        return Run(options.out)
     demonstrations = load_demonstrations(options.data)
     batches_per_epoch = math.ceil(len(demonstrations) / options.batch)
     steps = max(1, round(options.epochs * batches_per_epoch))
     tokenizer = load_tokenizer(options.model)
     chat = ChatFormat.of(tokenizer, options.chat)
     start, folder = (Run(options.out).newest_checkpoint() if options.resume else None) or (0, None)
-    model = load_model(folder or options.model, options.network)
+    model = load_model(origin(options.model, folder, options.learn), options.network)
     check_embeddings(model, tokenizer, options.model)
     rows = render_all(chat, demonstrations, options.max_tokens)
     longest, positions = max(len(ids) for ids, _ in rows), model.config.max_position_embeddings
@@ -32,8 +36,8 @@ def sft(options: SftOptions) -> Run:
             f"The model has {positions} positions, but a conversation has {longest} tokens; lower max_tokens."
         )
     files = {"data": fingerprint(options.data), "model": fingerprint_model(options.model)}
-    run = Run.open(options, options.out, data=files, resume=options.resume)
     policy = Policy(model, tokenizer, options.learn, total_steps=steps if options.schedule == "cosine" else None)
+    run = Run.open(options, options.out, data=files, resume=options.resume)
     if folder:
         policy.restore(folder)
     if options.resume:

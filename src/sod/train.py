@@ -21,13 +21,15 @@ from sod.engines.opening import open_engine
 from sod.errors import OptionError, TrainingError
 from sod.memory import take_peak_mb
 from sod.models import check_context, check_embeddings, head, load_model, load_tokenizer
-from sod.policy import Policy
+from sod.plan import plan
+from sod.policy import Policy, origin
 from sod.progress import Display, say
+from sod.records import scored_records, to_record
 from sod.rewards.referee import Referee
 from sod.rollout import attempt_seed, rollout
 from sod.runs import Run
 from sod.sandbox.guarded import GuardedSandbox, open_sandbox
-from sod.scoring import Scorer, check_enough
+from sod.scoring import Scorer, check_groups
 from sod.teachers.local import LocalTeacher
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.tools import Toolbox
@@ -40,6 +42,9 @@ MAX_SAMPLER_GAP = 0.5
 
 def train(options: TrainOptions) -> Run:
     """Train, and leave the student in the run's newest checkpoint."""
+    if options.dry_run:
+        say(plan(options))
+        return Run(options.out)
     with Session.open(options) as session, Display(options.algorithm.name, options.updates, session.done) as display:
         for update in range(session.done, options.updates):
             clock = Clock()
@@ -146,13 +151,13 @@ class Session:
                 microbatch_tokens=options.learn.microbatch_tokens,
             )
         done, folder = (Run(options.out).newest_checkpoint() if options.resume else None) or (0, None)
-        model = load_model(folder or options.student, options.network)
+        model = load_model(origin(options.student, folder, options.learn), options.network)
         check_embeddings(model, tokenizer, options.student)
         check_context(model, options.rollout, whose="student")
         check_prompts(chat, tools, options.rollout, problems)
         with Runner() as loop, sandbox.working_in(loop):
-            run = Run.open(options, options.out, data=files, resume=options.resume)
             policy = Policy(model, tokenizer, options.learn)
+            run = Run.open(options, options.out, data=files, resume=options.resume)
             if folder:
                 policy.restore(folder)
                 if own_teacher:
@@ -195,7 +200,7 @@ class Session:
                 on_group=score,
             )
         )
-        check_enough(groups)
+        check_groups(groups)
         batch = join([scored[group.problem.id] for group in groups])
         gap = metrics.of_sampler(batch).get("sampler/gap_mean", 0.0)
         if gap > MAX_SAMPLER_GAP:
@@ -236,9 +241,9 @@ class Session:
         self.alarms = raised(self.history)
         report |= {f"alarm/{name}": 1.0 for name in self.alarms}
         decode, keep = self.chat.tokenizer.decode, self.options.save_trajectories
-        rows = metrics.rows(batch, self.options.algorithm, decode, keep)
-        ungraded = [trajectory for group in groups for trajectory in group.ungraded]
-        self.run.record(update + 1, report, rows + metrics.unscored_rows(ungraded, decode))
+        rows = scored_records(batch, self.options.algorithm, decode, keep)
+        rows += [to_record(trajectory, decode) for group in groups for trajectory in group.ungraded]
+        self.run.record(update + 1, report, rows)
         return report
 
     def warn(self) -> str:

@@ -46,7 +46,8 @@ def make(options: LabOptions) -> Path:
 
 def make_teacher(options: LabTeacherOptions) -> Path:
     """Cold start only: demonstrations with an error and its recovery in half of them. -> the model"""
-    from sod.evaluate import evaluate, show
+    from sod.evaluate import evaluate
+    from sod.results import show
     from sod.sandbox.guarded import open_sandbox
     from sod.sft import sft
 
@@ -78,7 +79,7 @@ def make_teacher(options: LabTeacherOptions) -> Path:
             | {"model": checkpoint, "data": lab / "eval.jsonl", "out": out, "samples": 4, "sandbox": options.sandbox}
         )
     )
-    say(show(results))
+    show(results)
     say(
         f"The teacher is in {checkpoint}. Shipped with the project: its model, config and tokenizer, in {TEACHER_FOLDER.name}/."
     )

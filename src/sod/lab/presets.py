@@ -1,15 +1,17 @@
 """Comparisons in the lab: the paper's, at a size that a laptop runs."""
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sod.config import CompareOptions, LabOptions, LabTeacherOptions, SftOptions
-from sod.errors import RunError, TrainingError
+from sod.errors import DataError, RunError, TrainingError
 from sod.lab import settings
 from sod.lab.make import make, make_folder, make_teacher
 from sod.progress import say
+from sod.results import read_evaluation
 from sod.runs import Run
 from sod.sandbox.guarded import open_sandbox
 from sod.sft import sft
@@ -94,8 +96,10 @@ def _methods(options: CompareOptions) -> tuple[str, ...]:
 def _small_teacher(folder: Path) -> Path:
     """A teacher of the student's size, trained like the other."""
     newest = Run(folder).newest_checkpoint()
-    if newest is not None and (folder / "eval" / "results.json").exists():
-        return newest[1]
+    with suppress(DataError):
+        read_evaluation(folder / "eval")
+        if newest is not None:
+            return newest[1]
     for unfinished in (folder, folder.with_name(f"{folder.name}-lab")):
         shutil.rmtree(unfinished, ignore_errors=True)
     say("A second teacher, as small as the student, from nothing.")

@@ -67,6 +67,23 @@ class Record:
         return next((command for sign, command in signs.items() if sign in self.options), "?")
 
     @property
+    def measured(self) -> dict[str, Any]:
+        """What an evaluation measured, in the mean over its benchmarks."""
+        mean = self.results.get("mean")
+        return mean if isinstance(mean, dict) else {}
+
+    @property
+    def benchmarks(self) -> dict[str, dict[str, Any]]:
+        """And of each of them."""
+        benchmarks = self.results.get("benchmarks")
+        each = benchmarks.items() if isinstance(benchmarks, dict) else ()
+        return {
+            name: content["measured"]
+            for name, content in each
+            if isinstance(content, dict) and isinstance(content.get("measured"), dict)
+        }
+
+    @property
     def empty(self) -> bool:
         return not (self.metrics or self.trajectories or self.results or self.calibration)
 
@@ -192,6 +209,9 @@ def _add_trajectories(record: Record, update: int, file: Path, limit: int, keep:
     for where, content in _lines(file, f"trajectories/{file.name}", record.notes):
         if len(record.trajectories) == limit:
             return
+        if isinstance(content, dict) and content.get("private"):
+            record.notes.add("trajectories whose problems' authors ask not to publish them", where)
+            continue
         try:
             trajectory, compact = parse(content, update, record.totals)
         except UnreadableError as error:

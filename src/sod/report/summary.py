@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from statistics import fmean
+from typing import Any
 
 from sod.alarms import ALARMS, WINDOW, raised
 from sod.report.reading import Record
@@ -51,7 +52,6 @@ METRICS: Sequence[tuple[str, str, Format]] = (
     ("seconds/update", "seconds per update", _few),
 )
 RESULTS: Sequence[tuple[str, str, Format]] = (
-    ("pass", "pass@n", _share),
     ("maj", "maj@n", _share),
     ("no_answer", "no answer", _share),
     ("problems", "problems", _count),
@@ -113,9 +113,13 @@ def learners(runs: Sequence[Record]) -> list[str]:
 def results(runs: Sequence[Record]) -> Table | None:
     """One column per run that was measured. None if none was."""
     runs = [run for run in runs if run.results]
-    rows: list[tuple[str, list[str]]] = [("avg@n ± standard error", [_average(run) for run in runs])]
+    rows: list[tuple[str, list[str]]] = [("avg@n ± standard error", [_average(run.measured) for run in runs])]
+    names = list(dict.fromkeys(name for run in runs for name in run.benchmarks))
+    if len(names) > 1:
+        rows += [(name, [_average(run.benchmarks.get(name, {})) for run in runs]) for name in names]
+    rows.append(("pass@n", [_pass(run.measured) for run in runs]))
     for key, label, form in RESULTS:
-        cells = [UNKNOWN if (value := number(run.results.get(key))) is None else form(value) for run in runs]
+        cells = [UNKNOWN if (value := number(run.measured.get(key))) is None else form(value) for run in runs]
         if any(cell != UNKNOWN for cell in cells):
             rows.append((label, cells))
     return Table([run.name for run in runs], rows) if runs else None
@@ -173,7 +177,9 @@ def _command(run: Record) -> str:
 def _progress(run: Record) -> str:
     done = int(run.metrics[-1]["update"]) if run.metrics else 0
     if run.command == "eval":
-        return "measured" if run.results else "not finished: no results.json"
+        if not run.results:
+            return "not finished: no results.json"
+        return "partial: interrupted" if run.results.get("partial") else "measured"
     planned = number(run.options.get("updates"))
     if planned is None:
         return f"{done} updates"
@@ -181,9 +187,10 @@ def _progress(run: Record) -> str:
 
 
 def _path(run: Record, *keys: str) -> str:
-    """The last two names of a path in the options: enough to know it by."""
+    """The last two names of a path in the options, or of each of several: enough to know them by."""
     value = next((run.options[key] for key in keys if run.options.get(key)), None)
-    return UNKNOWN if value is None else "/".join(PurePath(str(value)).parts[-2:])
+    paths = value if isinstance(value, list) else [] if value is None else [value]
+    return ", ".join("/".join(PurePath(str(path)).parts[-2:]) for path in paths) or UNKNOWN
 
 
 def _trajectories(run: Record) -> str:
@@ -210,11 +217,16 @@ def _mean(rows: Sequence[Mapping[str, float]], key: str, form: Format) -> str:
     return form(fmean(values)) if values else UNKNOWN
 
 
-def _average(run: Record) -> str:
-    average, error = number(run.results.get("avg")), number(run.results.get("avg_se"))
+def _average(measured: Mapping[str, Any]) -> str:
+    average, error = number(measured.get("avg")), number(measured.get("avg_se"))
     if average is None:
         return UNKNOWN
     return f"{average:.1%}" + (f" ± {error:.1%}" if error is not None else "")
+
+
+def _pass(measured: Mapping[str, Any]) -> str:
+    value = number(measured.get(f"pass@{number(measured.get('samples')) or 0:.0f}"))
+    return UNKNOWN if value is None else _share(value)
 
 
 def _alarm_words(name: str, history: list[dict[str, float]]) -> str:

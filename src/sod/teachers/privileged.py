@@ -14,6 +14,7 @@ from sod.batching import Batch, collate
 from sod.chat import ChatFormat, Schema
 from sod.config import ModelOptions, RolloutOptions, ScoreOptions
 from sod.errors import DataError, OptionError
+from sod.lora import plain_parameters
 from sod.teachers import Scores
 from sod.teachers.local import LocalTeacher
 from sod.types import Group, Piece, Problem, Trajectory
@@ -137,7 +138,7 @@ class PrivilegedTeacher(LocalTeacher):
     def follow(self, student: PreTrainedModel) -> None:
         """After an update: teacher = decay * teacher + (1 - decay) * student, in float32. A frozen teacher stays."""
         if self._decay is not None:
-            for average, weight in zip(self._averages, student.parameters(), strict=True):
+            for average, weight in zip(self._averages, plain_parameters(student), strict=True):
                 average.lerp_(weight.to(average), 1 - self._decay)
             self._take_averages()
 

@@ -1,0 +1,161 @@
+"""Evaluating: what everything but generation costs, how fast answers are judged, and whether memory grows with the samples.
+
+    python benchmarks/evaluation.py
+
+A scripted engine takes a second for each turn, as 50 to 100 tokens take a model on a GPU; 64 samples are under way at a time,
+each with two programs in the sandbox and an answer. "The engine alone" is the same turns without agent, tools, judges and files.
+Answers: a thousand of those that were judged by hand (tests/golden/more_answers.jsonl), beside the limit of 5 s.
+"""
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from measure import in_turn, pairwise_ratios, parse, parser, peak_mb, report, row, show
+
+from sod.concurrency import Runner, together
+from sod.config import EvalOptions, RolloutOptions
+from sod.engines import Reply, Request
+from sod.engines.scripted import ScriptedEngine
+from sod.evaluate import Evaluation
+from sod.lab import settings
+from sod.lab.make import TEACHER_FOLDER
+from sod.lab.make import problems as lab_problems
+from sod.models import load_tokenizer
+from sod.rewards.math import MathJudge
+
+ANSWERS = Path(__file__).parents[1] / "tests" / "golden" / "more_answers.jsonl"
+JUDGED, JUDGED_SECONDS = 1000, 5.0
+CONCURRENCY, TURNS = 64, 3
+TOKENIZER = load_tokenizer(TEACHER_FOLDER)
+CALL = '<tool_call>\n{{"name": "code_interpreter", "arguments": {{"code": "print(sum(range({})))"}}}}\n</tool_call>'
+(OBSERVED,) = TOKENIZER.encode("<tool_response>", add_special_tokens=False)
+
+
+def script(request: Request) -> list[int]:
+    """Two calls, then an answer."""
+    calls = list(request.ids).count(OBSERVED)
+    text = CALL.format(request.seed % 1000 + 10) if calls + 1 < TURNS else f"\\boxed{{{request.seed % 7}}}"
+    return [*TOKENIZER.encode(text, add_special_tokens=False), request.stop]
+
+
+class Forgetful(ScriptedEngine):
+    """Does not keep what it was asked: that would grow with the samples."""
+
+    async def sample(self, request: Request) -> Reply:
+        reply = await super().sample(request)
+        self.requests.clear()
+        self.released.clear()
+        return reply
+
+
+def evaluation(folder: Path, samples: int, latency: float) -> Callable[[], object]:
+    """An evaluation of 16 problems, ready to run."""
+    tasks, _ = lab_problems(16, 0, seed=7)
+    data = folder / "problems.jsonl"
+    rows = [{"id": f"p{i}", "prompt": task.question, "answer": str(task.answer)} for i, task in enumerate(tasks)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    @contextmanager
+    def engine(limits: RolloutOptions) -> Iterator[ScriptedEngine]:
+        yield Forgetful(script, latency=latency)
+
+    def run() -> None:
+        out = Path(tempfile.mkdtemp(dir=folder)) / "run"
+        options = EvalOptions.model_validate(
+            settings.EVAL
+            | {"model": TEACHER_FOLDER, "data": str(data), "out": out, "samples": samples}
+            | {"engine": {"name": "served", "url": "http://127.0.0.1:1"}}  # no weights are loaded
+            | {"tool": settings.TOOL | {"faults": 0.0}}
+            | {"rollout": settings.ROLLOUT | {"concurrency": CONCURRENCY, "max_turn_tokens": None}}
+        )
+        with Runner() as loop, Evaluation.open(options, loop) as opened:
+            scripted = replace(opened, write=engine)
+            scripted.sample()
+            scripted.conclude(complete=True)
+
+    return run
+
+
+def engine_alone(samples: int, latency: float) -> None:
+    engine = Forgetful(script, latency=latency)
+    request = Request(ids=[OBSERVED], max_tokens=64, stop=2, seed=0)
+    left = iter(range(samples))
+
+    async def worker() -> None:
+        for _ in left:
+            for _ in range(TURNS):
+                await engine.sample(request)
+
+    async def everybody() -> None:
+        await together(worker() for _ in range(CONCURRENCY))
+
+    asyncio.run(everybody())
+
+
+def judge_answers() -> None:
+    """From a standing start: the process that compares symbolically is started as well."""
+    lines = [json.loads(line) for line in ANSWERS.read_text().splitlines()]
+    cases = (
+        (f"So it is $\\boxed{{{text}}}$.", line["gold"])
+        for line in lines
+        if line["kind"] == "math" and line["boxed"]
+        for text in (*line["right"], *line.get("wrong", ()))
+    )
+    judge = MathJudge()
+    for text, gold in islice(cases, JUDGED):
+        judge.judge(text, gold)
+    judge.close()
+
+
+def in_memory(samples: int) -> Callable[[], object]:
+    return evaluation(Path(tempfile.mkdtemp()), samples, 0.0)
+
+
+def main() -> None:
+    options = parse(parser(__doc__, rounds=3))
+    samples, latency = (32, 1.0) if not options.quick else (4, 0.01)
+    with tempfile.TemporaryDirectory() as folder:
+        times = in_turn(
+            {
+                "ours": evaluation(Path(folder), samples, latency),
+                "engine": lambda: engine_alone(16 * samples, latency),
+            },
+            options.rounds,
+        )
+    judging = in_turn({"ours": judge_answers}, options.rounds)["ours"]
+    few, many = (64, 256) if not options.quick else (4, 8)
+    needed = [peak_mb(in_memory, count) for count in (few, many)]
+    rows = [
+        row(
+            f"evaluation of {16 * samples} samples of {TURNS} turns, {CONCURRENCY} at a time",
+            show(times["ours"]),
+            f"the engine alone: {show(times['engine'])}",
+            pairwise_ratios(times["ours"], times["engine"]),
+            "<= 1.05",
+        ),
+        row(
+            f"judging {JUDGED:,} answers of mathematics",
+            show(judging),
+            f"the limit: {JUDGED_SECONDS:g} s",
+            [seconds / JUDGED_SECONDS for seconds in judging],
+            "<= 1",
+        ),
+        row(
+            f"memory of an evaluation of {16 * many:,} samples",
+            f"{needed[1]:.0f} MB",
+            f"of {16 * few:,}: {needed[0]:.0f} MB",
+            [needed[1] / needed[0]],
+            "<= 1.1",
+        ),
+    ]
+    report(options, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Which rows of a file share text with which problems of which benchmarks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sod.data import Row, read_rows
+from sod.datasets.columns import statement
+from sod.datasets.identity import read_benchmark
+from sod.datasets.overlap import Index, Overlap, words
+from sod.datasets.published import SETS
+from sod.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """A benchmark, or a file, that must not be learnt from."""
+
+    name: str
+    ids: list[str]
+    """By row: its id, or its number."""
+    index: Index
+    private: bool
+    """Whether its text must not be shown."""
+
+    @property
+    def problems(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A row that shares text with a problem."""
+
+    row: int
+    """From 1."""
+    benchmark: Guarded
+    overlap: Overlap
+
+    def as_row(self) -> Row:
+        found: Row = {
+            "row": self.row,
+            "benchmark": self.benchmark.name,
+            "problem": self.overlap.problem + 1,
+            "id": self.benchmark.ids[self.overlap.problem],
+            "share": round(self.overlap.share, 4),
+        }
+        return found if self.benchmark.private else found | {"grams": list(self.overlap.grams)}
+
+
+def guarded(names: Sequence[str], data_dir: Path, n: int) -> list[Guarded]:
+    """Benchmarks by name, which must be in `data_dir`, and files. Raises DataError for what is not there."""
+    places = {name: data_dir / f"{name}.jsonl" if name in SETS else Path(name) for name in names}
+    if missing := [name for name, path in places.items() if not path.exists()]:
+        known = [name for name in missing if name in SETS]
+        raise DataError(
+            f"{', '.join(missing)}: not in {data_dir}, and no file here."
+            + (f" Fetch first: sod data fetch {' '.join(known)} --out {data_dir}" if known else "")
+            + " (or leave them out by --against)."
+        )
+    return [_guarded(name, path, n) for name, path in places.items()]
+
+
+def findings(
+    rows: Sequence[Row], benchmarks: Sequence[Guarded], share: float, advance: Callable[[], None]
+) -> list[Finding]:
+    """All that rows share with benchmarks, in the rows' order."""
+    return list(_findings(rows, benchmarks, share, advance))
+
+
+def _guarded(name: str, path: Path, n: int) -> Guarded:
+    published = SETS.get(name)
+    benchmark = published if published is not None and published.role == "benchmark" else None
+    rows = read_benchmark(benchmark, path) if benchmark else read_rows(path)
+    ids = [str(row.get("id", number)) for number, row in enumerate(rows, 1)]
+    return Guarded(name, ids, Index([_question(row) for row in rows], n), benchmark is not None and benchmark.private)
+
+
+def _question(row: Row) -> str:
+    """What is asked, without the choices that are given: others may give others, or none."""
+    text = statement(row)
+    return text.rpartition("\n\n(A) ")[0] if "choices" in row else text
+
+
+def _findings(
+    rows: Sequence[Row], benchmarks: Sequence[Guarded], share: float, advance: Callable[[], None]
+) -> Iterator[Finding]:
+    for number, row in enumerate(rows, 1):
+        found = words(statement(row))
+        for benchmark in benchmarks:
+            for overlap in benchmark.index.overlaps(found, share):
+                yield Finding(number, benchmark, overlap)
+        advance()

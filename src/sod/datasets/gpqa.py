@@ -1,0 +1,50 @@
+"""GPQA: four choices in one fixed order.
+
+The order is a function of the question's `Record ID` alone, but for the place of the right choice: over the set it is
+evenly A, B, C and D. Neither depends on the order of the file.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+from sod.data import Row
+from sod.datasets.columns import Columns
+from sod.errors import DataError
+
+LETTERS = "ABCD"
+WRONG = ("incorrect_answer_1", "incorrect_answer_2", "incorrect_answer_3")
+NEEDED = ("record_id", "question", "correct_answer", *WRONG)
+
+
+def questions(rows: Sequence[Row]) -> list[Row]:
+    """Published rows as rows of ours, with a further column `choices`."""
+    asked = [Columns(row) for row in rows]
+    for number, columns in enumerate(asked, 1):
+        if any(columns.one_of((name,)) is None for name in NEEDED):
+            raise DataError(f"row {number}: {columns.lacks(', '.join(f'`{name}`' for name in NEEDED))}")
+    ids = [columns.text("id") for columns in asked]
+    if len(set(ids)) < len(ids):
+        raise DataError("two of its rows have the same `record_id`.")
+    places = {id: place % len(LETTERS) for place, id in enumerate(sorted(ids, key=_draw))}
+    return [_question(columns, id, places[id]) for columns, id in zip(asked, ids, strict=True)]
+
+
+def _question(columns: Columns, id: str, place: int) -> Row:
+    wrong = [str(columns.one_of((name,))).strip() for name in WRONG]
+    choices = sorted(wrong, key=lambda choice: _draw(f"{id}/{choice}"))
+    choices.insert(place, columns.text("answer"))
+    options = "\n".join(f"({letter}) {choice}" for letter, choice in zip(LETTERS, choices, strict=True))
+    return {
+        "id": id,
+        "problem": f"{str(columns.need('problem')).strip()}\n\n{options}",
+        "answer": LETTERS[place],
+        "kind": "choice",
+        "choices": choices,
+        "domain": columns.text("domain"),
+        "subject": columns.text("subject"),
+    }
+
+
+def _draw(text: str) -> str:
+    """A number that looks like chance, the same on every machine."""
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,44 @@
+"""The sets of one evaluation, side by side."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sod.config import EvalOptions
+from sod.datasets import ProblemSet, open_set
+from sod.errors import OptionError
+
+
+def open_sets(options: EvalOptions) -> list[ProblemSet]:
+    """Every set that is to be measured on, as far as it is; no two problems have the same id.
+
+    Raises OptionError for a set that is given twice, DataError for one that cannot be had.
+    """
+    sets = [open_set(name, data_dir=options.data_dir, prompts=options.prompts) for name in options.data]
+    if doubled := [name for name, count in Counter(each.name for each in sets).items() if count > 1]:
+        raise OptionError(f"data: {doubled[0]!r} is given twice, or two files have that name.")
+    return _apart([_limited(each, options.limit) for each in sets])
+
+
+def fingerprint(sets: Sequence[ProblemSet]) -> str:
+    """SHA-256 of the file, or of all files' names and hashes if there are several."""
+    if len(sets) == 1:
+        return sets[0].sha256
+    return hashlib.sha256("".join(f"{each.name} {each.sha256}\n" for each in sets).encode()).hexdigest()
+
+
+def _limited(of: ProblemSet, limit: int | None) -> ProblemSet:
+    if limit is None or limit >= len(of.problems):
+        return of
+    note = f"the first {limit} of {len(of.problems)} problems"
+    return replace(of, problems=of.problems[:limit], notes=(*of.notes, note))
+
+
+def _apart(sets: list[ProblemSet]) -> list[ProblemSet]:
+    """Ids that several sets have get the name of their set."""
+    times = Counter(problem.id for each in sets for problem in each.problems)
+    return [
+        replace(each, problems=[p if times[p.id] == 1 else replace(p, id=f"{each.name}/{p.id}") for p in each.problems])
+        for each in sets
+    ]

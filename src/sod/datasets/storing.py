@@ -1,0 +1,103 @@
+"""A converted set on disk: NAME.jsonl, and beside it NAME.source.json, which says where it is from."""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sod import __version__
+from sod.data import fingerprint
+from sod.datasets.conversion import convert_file, notes_of
+from sod.datasets.published import Published, PublishedFile
+from sod.datasets.wording import Prompts
+from sod.datasets.writing import document, is_free, keep_out_of_git, lines, replace, sha256
+from sod.errors import DataError
+from sod.hub import download
+from sod.progress import say
+
+
+def fetch_set(published: Published, folder: Path, prompts: Prompts, *, revision: str | None = None) -> Path:
+    """A set from the hub, at its pinned revision or another, checked and written to `folder`. -> NAME.jsonl
+
+    Raises DataError if it cannot be had, is not what it should be, or something else is in its place.
+    """
+    (file,) = published.files
+    wanted = revision or published.revision
+    size = f", {published.bytes / 1e6:,.1f} MB" if published.bytes else ""
+    say(f"{published.name}: {published.repo}, {file.path} at {wanted[:12]}{size}")
+    downloaded = download(published.repo, file.path, revision=wanted)
+    if wanted == published.revision:
+        check_hash(downloaded.path, file)
+    source = {"repo": published.repo, "revision": downloaded.commit, "file": file.path}
+    return store(downloaded.path, published, folder / f"{published.name}.jsonl", prompts, source)
+
+
+def store(raw: Path, published: Published | None, out: Path, prompts: Prompts, source: dict[str, Any]) -> Path:
+    """Convert a file, and write the outcome and where it is from. -> the file that was written"""
+    digest = fingerprint(raw)
+    done = convert_file(raw, published, prompts)
+    content = lines(done.rows)
+    notes = done.notes
+    if published is not None:
+        pinned = source.get("repo") == published.repo or digest in [file.sha256 for file in published.files]
+        notes = (*notes_of(done.rows, published), *(published.defects if pinned else ()), *notes)
+    facts = {
+        "name": published.name if published else out.stem,
+        **source,
+        "sha256": {"published": digest, "converted": sha256(content)},
+        "rows": len(done.rows),
+        "prompts": "none" if published is not None and published.role == "benchmark" else prompts,
+        "public_only": any(note.startswith("public tests only") for note in notes),
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "sod": __version__,
+        "notes": list(notes),
+    }
+    is_new = is_free(out, content)
+    if is_new:
+        if published is not None and published.private:
+            keep_out_of_git(out)
+        replace(out, content)
+    if is_new or not source_file(out).exists():
+        replace(source_file(out), document(facts))
+    say(f"{out}: {len(done.rows)} rows" + ("" if is_new else ", as it was"))
+    for note in notes:
+        say(f"  {note}")
+    return out
+
+
+def source_file(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.source.json")
+
+
+def read_source(path: Path) -> dict[str, Any]:
+    """Where a file is from; {} if nothing beside it says so. Raises DataError if the file has changed since."""
+    beside = source_file(path)
+    if not beside.exists():
+        return {}
+    try:
+        source = json.loads(beside.read_text(encoding="utf-8"))
+        written = source["sha256"]["converted"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{beside} cannot be read ({error!r}). Move it and {path} away, and fetch the set again."
+        ) from error
+    if written != fingerprint(path):
+        raise DataError(
+            f"{path} is not the file that {beside.name} tells of: it has been changed since. Move both away, and fetch the set "
+            "again."
+        )
+    return source
+
+
+def check_hash(path: Path, file: PublishedFile) -> None:
+    """A fetched file must be the one that is pinned, where its hash is known."""
+    found, wanted = fingerprint(path), file.sha256
+    if file.blob:
+        content = path.read_bytes()
+        found, wanted = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(), file.blob
+    if wanted is not None and found != wanted:
+        raise DataError(
+            f"{file.path} has the wrong hash: {found}, not {wanted}. It is damaged, or was replaced under the same revision. "
+            "Nothing was written. Remove it from the hub's cache (HF_HOME) and try again."
+        )

@@ -1,0 +1,70 @@
+"""Files that are written whole or not at all, and never over something else."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sod.data import Row, fingerprint
+from sod.errors import DataError
+
+
+def lines(rows: Iterable[Row]) -> bytes:
+    """Rows as the text of a .jsonl file: the same rows are the same bytes."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", "surrogatepass")
+
+
+def document(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def write(path: Path, content: bytes) -> bool:
+    """Write a file, unless it is there with this very content. -> whether it had to be written
+
+    Raises DataError where something else is there, or nothing can be written.
+    """
+    if is_free(path, content):
+        replace(path, content)
+        return True
+    return False
+
+
+def is_free(path: Path, content: bytes) -> bool:
+    """Whether nothing is there; False where this very content is. Raises DataError where something else is."""
+    if not path.exists():
+        return True
+    if not path.is_file() or fingerprint(path) != sha256(content):
+        raise DataError(f"{path} is there already, and holds something else. Move it away, or choose another --out.")
+    return False
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file in place of whatever is there: beside it at first, then in one move."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise DataError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def keep_out_of_git(path: Path) -> None:
+    """Name a file in the .gitignore beside it."""
+    ignore = path.with_name(".gitignore")
+    before = ignore.read_text(encoding="utf-8") if ignore.exists() else ""
+    if path.name not in before.split("\n"):
+        joint = "" if before.endswith("\n") or not before else "\n"
+        replace(ignore, f"{before}{joint}{path.name}\n".encode())
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

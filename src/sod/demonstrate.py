@@ -1,0 +1,122 @@
+"""`sod rollout`: the best trajectories of a model, as demonstrations that another can be fine-tuned on.
+
+It is an evaluation (`sod.evaluate`), continued like one when it is run again, of which right trajectories are kept: of each
+problem those with the fewest tool errors, then the shortest.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from sod.chat import CALL_OPEN, ChatFormat, Schema, parse_calls
+from sod.config import RolloutCommandOptions
+from sod.datasets import ProblemSet
+from sod.datasets.published import BENCHMARKS
+from sod.datasets.several import open_sets
+from sod.datasets.writing import lines, write
+from sod.errors import DataError, TemplateError
+from sod.evaluate import evaluate
+from sod.hub import model_folder
+from sod.plan import plan
+from sod.progress import say
+from sod.records import from_record
+from sod.results import show
+from sod.runs import Run
+from sod.samples import SampleFile
+from sod.types import Message, ToolCall, Trajectory
+from sod.world import World
+
+Row = dict[str, Any]
+
+
+def demonstrate(options: RolloutCommandOptions) -> None:
+    """Sample, judge, keep the best and write them. Raises DataError where no trajectory can serve."""
+    if options.dry_run:
+        say(plan(options))
+        return
+    show(evaluate(options))
+    sets = open_sets(options)
+    folder = model_folder(options.model, weights=False)
+    world = World.of(folder, options, [problem for each in sets for problem in each.problems])
+    counts: Counter[str] = Counter()
+    with SampleFile.open(Run(options.out).trajectory_file(0)) as samples:
+        rows = [row for each in sets for row in _kept(each, samples, world, options, counts)]
+    for each in sets:
+        if each.name in BENCHMARKS:
+            say(f"careful: {each.name} is a benchmark; who learns from these demonstrations cannot be measured on it.")
+    if counts["unusable"]:
+        say(f"{counts['unusable']} right trajectories cannot be written as messages, and are left out.")
+    if not rows:
+        raise DataError(
+            "No trajectory is right, so there is nothing to show. Give an abler --model, or more --samples."
+        )
+    out = options.demonstrations or options.out / "demonstrations.jsonl"
+    write(out, lines(rows))
+    say(
+        f"{len(rows)} demonstrations of {counts['problems']} problems, from {counts['right']} right trajectories: {out}"
+    )
+
+
+def _kept(
+    of: ProblemSet, samples: SampleFile, world: World, options: RolloutCommandOptions, counts: Counter[str]
+) -> Iterator[Row]:
+    """The demonstrations of a set, problem by problem."""
+    for problem in of.problems:
+        keys = [key for key in ((problem.id, sample) for sample in range(options.samples)) if key in samples]
+        right = ranked(from_record(samples.read(key), problem, world.chat.text) for key in keys)
+        made = [demonstration(each, world.chat, world.tools.schemas) for each in right]
+        usable = [row for row in made if row is not None]
+        counts["right"] += len(right)
+        counts["unusable"] += len(made) - len(usable)
+        counts["problems"] += bool(usable)
+        for row in usable[: options.keep]:
+            yield row | {"source": of.name}
+
+
+def ranked(attempts: Iterable[Trajectory]) -> list[Trajectory]:
+    """Those that are right: the one with the fewest tool errors first, of several the shortest."""
+    right = [attempt for attempt in attempts if attempt.correct]
+    return sorted(right, key=lambda attempt: (attempt.tool_errors, attempt.response_tokens, attempt.sample))
+
+
+def demonstration(attempt: Trajectory, chat: ChatFormat, tools: Sequence[Schema]) -> Row | None:
+    """A trajectory as messages in OpenAI's format; None where they would not give its observations again.
+
+    Turns with a malformed call stay as context, with `weight` 0: nobody should learn them.
+    """
+    messages: list[Message] = list(attempt.problem.messages)
+    for piece in attempt.pieces[1:]:
+        if piece.author == "student":
+            messages.append(_turn(chat.text(piece.tokens)))
+            continue
+        texts = chat.observed(piece.tokens, len(piece.outcomes))
+        if texts is None:
+            return None
+        messages += [{"role": "tool", "content": text} for text in texts]
+    with suppress(TemplateError):
+        chat.render(messages, tools)  # as `sod sft` will
+        id = f"{attempt.problem.id}/{attempt.sample}"
+        return {
+            "id": id,
+            "messages": messages,
+            "tools": list(tools),
+            "answer": attempt.answer,
+            "errors": attempt.tool_errors,
+        }
+    return None
+
+
+def _turn(text: str) -> Message:
+    calls = parse_calls(text)
+    formed = [call for call in calls if isinstance(call, ToolCall)]
+    if len(formed) < len(calls):
+        return {"role": "assistant", "content": text, "weight": 0}
+    if not calls:
+        return {"role": "assistant", "content": text}
+    functions = [{"name": call.name, "arguments": call.arguments} for call in formed]
+    return {
+        "role": "assistant",
+        "content": text[: text.index(CALL_OPEN)].removesuffix("\n"),
+        "tool_calls": [{"type": "function", "function": function} for function in functions],
+    }

@@ -1,0 +1,148 @@
+"""What several samples of each problem say of a model: avg@n and its two errors, pass@k, maj@n. Standard library alone."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+
+from sod.types import Group, Trajectory
+
+NO_CODE = "no code"
+"""The verdict's reason where a program was asked for and none was given; programs have no canonical answer."""
+
+
+def question_error(solved: Sequence[float]) -> float:
+    """Standard error of the mean over problems, as if they were drawn from many: sd / sqrt(P).
+
+    What another set of problems of this kind would change; it contains the error of sampling. 0 for fewer than two.
+    """
+    return stdev(solved) / math.sqrt(len(solved)) if len(solved) > 1 else 0.0
+
+
+def sampling_error(right: Sequence[int], tried: Sequence[int]) -> float | None:
+    """Standard error of the mean over these very problems: sqrt(sum of p (1 - p) / (n - 1)) / P.
+
+    What other samples of the same problems would change. None where a problem has a single sample: it cannot be known.
+    """
+    if not right or min(tried) < 2:
+        return None
+    variances = (c / n * (1 - c / n) / (n - 1) for c, n in zip(right, tried, strict=True))
+    return math.sqrt(sum(variances)) / len(right)
+
+
+def pass_at(k: int, right: int, tried: int) -> float:
+    """Probability that one of k samples is right, drawn from `tried` without replacement: 1 - C(n - c, k) / C(n, k).
+
+    Unbiased for k independent samples (Chen et al. 2021, arXiv 2107.03374, Eq. 1). With fewer than k samples, of all there are.
+    """
+    k = min(k, tried)
+    return 1 - math.comb(tried - right, k) / math.comb(tried, k)
+
+
+def majority(group: Sequence[Trajectory]) -> float:
+    """1 if the most frequent answer is right, 0 if not; of a tie, the share that is. No answer is no vote."""
+    votes = Counter(t.answer for t in group if t.answer is not None)
+    if not votes:
+        return 0.0
+    most = max(votes.values())
+    tied = [answer for answer, count in votes.items() if count == most]
+    right = {t.answer for t in group if t.correct}
+    return sum(answer in right for answer in tied) / len(tied)
+
+
+@dataclass
+class Tally:
+    """The samples of many problems, counted one problem after another."""
+
+    votes: bool = True
+    """Whether answers can be voted on; programs cannot."""
+    samples: int = 0
+    """Most of any problem: the n of avg@n."""
+    problems_lost: int = 0
+    """Problems without a sample that could be judged: left out, and counted."""
+    right: list[int] = field(default_factory=list)
+    tried: list[int] = field(default_factory=list)
+    _majorities: list[float] = field(default_factory=list)
+    _none: int = 0
+    _by: dict[str, dict[str, "Tally"]] = field(default_factory=lambda: defaultdict(dict))
+
+    def add(self, group: Group) -> None:
+        """One problem's samples. Those that no judge could decide are not among them."""
+        self._count(group.trajectories)
+        for name, value in group.problem.labels.items():
+            self._by[name].setdefault(value, Tally(self.votes))._count(group.trajectories)
+
+    def _count(self, trajectories: Sequence[Trajectory]) -> None:
+        if not trajectories:
+            self.problems_lost += 1
+            return
+        self.samples = max(self.samples, len(trajectories))
+        self.right.append(sum(t.correct for t in trajectories))
+        self.tried.append(len(trajectories))
+        self._majorities.append(majority(trajectories))
+        self._none += sum(t.answer is None if self.votes else t.reason == NO_CODE for t in trajectories)
+
+    @property
+    def solved(self) -> list[float]:
+        """The solve rate of each problem."""
+        return [right / tried for right, tried in zip(self.right, self.tried, strict=True)]
+
+    def measured(self) -> dict[str, float]:
+        """avg@n, its errors, pass@k for powers of two, maj@n. A problem counts the same however many samples it lost."""
+        solved = self.solved
+        found: dict[str, float] = {
+            "problems": len(solved),
+            "problems_lost": self.problems_lost,
+            "samples": self.samples,
+            "avg": fmean(solved) if solved else 0.0,
+            "avg_se": question_error(solved),
+        }
+        if (error := sampling_error(self.right, self.tried)) is not None:
+            found["avg_sampling_se"] = error
+        counts = list(zip(self.right, self.tried, strict=True))
+        for k in powers_of_two(self.samples):
+            found[f"pass@{k}"] = fmean(pass_at(k, right, tried) for right, tried in counts)
+        if counts:
+            found["no_answer"] = self._none / sum(self.tried)
+        if self.votes and counts:
+            found["maj"] = fmean(self._majorities)
+        return found
+
+    def by_label(self) -> dict[str, dict[str, dict[str, float]]]:
+        """The same for the problems of each value of each label: difficulty -> hard -> avg -> 0.25."""
+        return {name: {value: tally.measured() for value, tally in sorted(of.items())} for name, of in self._by.items()}
+
+
+def powers_of_two(samples: int) -> Iterator[int]:
+    """1, 2, 4, ... up to `samples`, and `samples` itself."""
+    k = 1
+    while k < samples:
+        yield k
+        k *= 2
+    if samples:
+        yield samples
+
+
+def mean_over(benchmarks: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of what all benchmarks have, each counting alike, as in the paper's last column.
+
+    Errors are those of such a mean: the root of their squares' sum, over the number of benchmarks. Numbers of problems and lost
+    attempts are added up.
+    """
+    if not benchmarks:
+        return {}
+    common = [key for key in benchmarks[0] if all(key in other for other in benchmarks)]
+    found: dict[str, float] = {}
+    for key in common:
+        values = [benchmark[key] for benchmark in benchmarks]
+        if key.endswith("_se"):
+            found[key] = math.sqrt(sum(value**2 for value in values)) / len(values)
+        elif key in ADDED:
+            found[key] = sum(values)
+        else:
+            found[key] = fmean(values)
+    return found
+
+
+ADDED = {"problems", "problems_lost", "rollout/dropped", "rollout/ungraded", "rollout/tokens_sampled"}

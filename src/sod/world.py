@@ -1,0 +1,57 @@
+"""What surrounds a student: how it is spoken to, what it may call, who judges it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+from sod.agent import Agent, check_prompts
+from sod.chat import ChatFormat
+from sod.config import ChatOptions, RewardOptions, RolloutOptions, SandboxOptions, ToolOptions
+from sod.engines import Engine
+from sod.models import load_tokenizer
+from sod.rewards.referee import Referee
+from sod.sandbox.guarded import GuardedSandbox, open_sandbox
+from sod.tools import Toolbox
+from sod.tools.python import PythonTool
+from sod.types import Problem
+
+
+class WorldOptions(Protocol):
+    """The options of `sod train` and of `sod eval` are such."""
+
+    @property
+    def sandbox(self) -> SandboxOptions: ...
+    @property
+    def reward(self) -> RewardOptions: ...
+    @property
+    def rollout(self) -> RolloutOptions: ...
+    @property
+    def tool(self) -> ToolOptions: ...
+    @property
+    def chat(self) -> ChatOptions: ...
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The same in training and evaluation."""
+
+    sandbox: GuardedSandbox
+    referee: Referee
+    chat: ChatFormat
+    tools: Toolbox
+
+    @classmethod
+    def of(cls, tokenizer: Path, options: WorldOptions, problems: Sequence[Problem]) -> Self:
+        """Open the sandbox, and check that every problem can be judged and is short enough."""
+        sandbox = open_sandbox(options.sandbox)
+        referee = Referee(sandbox, options.reward, max_tokens=options.rollout.max_tokens)
+        referee.check(problems)
+        chat = ChatFormat.of(load_tokenizer(tokenizer), options.chat)
+        tools = Toolbox([PythonTool(sandbox, options.tool)], faults=options.tool.faults)
+        check_prompts(chat, tools, options.rollout, problems)
+        return cls(sandbox, referee, chat, tools)
+
+    def agent(self, engine: Engine, limits: RolloutOptions) -> Agent:
+        """A student that writes with this engine."""
+        return Agent(engine, self.chat, self.tools, self.referee, limits)

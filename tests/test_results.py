@@ -1,0 +1,247 @@
+"""What an evaluation came to: tables, the paper's row, reading back, two of them side by side."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sod.config import CompareEvaluationsOptions
+from sod.errors import DataError, OptionError
+from sod.results import check_paper, compare_evaluations, differences, read_evaluation, to_markdown
+
+
+def measured(avg: float, **more: float) -> dict[str, float]:
+    return {
+        "problems": 30,
+        "samples": 32,
+        "avg": avg,
+        "avg_se": 0.05,
+        "avg_sampling_se": 0.01,
+        "pass@32": 0.8,
+        "maj": 0.6,
+        "no_answer": 0.1,
+        "truncated": 0.02,
+        "tools/calls": 3.0,
+        "tools/errors": 0.5,
+        "rollout/tokens": 5000.0,
+        "rollout/ungraded": 0,
+        "rollout/dropped": 0,
+    } | more
+
+
+def benchmark(of: dict[str, float], **more: Any) -> dict[str, Any]:
+    return {
+        "measured": of,
+        "file": "data/aime2024.jsonl",
+        "sha256": "0" * 64,
+        "source": {},
+        "notes": [],
+        "private": False,
+        "by": {},
+        "judges": {},
+    } | more
+
+
+def results(**benchmarks: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "partial": False,
+        "model": "runs/sod",
+        "prompts": "clean",
+        "samples": 32,
+        "temperature": 1.0,
+        "top_p": 0.6,
+        "max_turns": 16,
+        "max_tokens": 20480,
+        "judge": "exact",
+        "paper": None,
+        "benchmarks": benchmarks,
+        "mean": next(iter(benchmarks.values()))["measured"],
+    }
+
+
+# Tables
+
+
+def test_a_benchmark_is_a_line_with_both_of_its_errors() -> None:
+    line = to_markdown(results(aime2024=benchmark(measured(0.5)))).splitlines()[2]
+    assert line == "| aime2024 | 30 | 50.0 | 1.0 | 5.0 | 80.0 | 60.0 | 10.0 | 2.0 | 3.00 | 0.50 | 5000 |"
+
+
+def test_several_benchmarks_have_their_mean_below_them() -> None:
+    table = to_markdown(results(aime2024=benchmark(measured(0.5)), math500=benchmark(measured(0.7))))
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:5]] == ["| aime2024", "| math500", "| mean"]
+
+
+def test_the_papers_own_figures_stand_beside_them() -> None:
+    content = results(aime2024=benchmark(measured(0.5)), math500=benchmark(measured(0.7)))
+    table = to_markdown(content | {"paper": "sod-1.7b"}).splitlines()
+    assert table[0].endswith("| paper, sod-1.7b |")
+    assert [line.rsplit(" | ", 1)[1] for line in table[2:5]] == ["50.83 |", " |", " |"]
+    assert any("The paper gives no errors" in line for line in table)
+
+
+def test_the_papers_mean_is_told_beside_the_mean_of_the_same_benchmarks_alone() -> None:
+    names = ("aime2024", "aime2025", "gpqa_diamond", "livecodebench_v6_2502")
+    content = results(**{name: benchmark(measured(0.5)) for name in names}) | {"paper": "sod-0.6b"}
+    assert to_markdown(content).splitlines()[6].endswith(" | 24.22 |")
+
+
+def test_programs_have_no_majority() -> None:
+    of = measured(0.5)
+    del of["maj"]
+    assert "| 80.0 |  | 10.0 |" in to_markdown(results(livecodebench_v6=benchmark(of)))
+
+
+def test_labels_and_other_judges_have_tables_of_their_own() -> None:
+    hard = {"problems": 10, "avg": 0.2, "avg_se": 0.06}
+    by = {"difficulty": {"easy": hard | {"avg": 0.8}, "hard": hard}, "source": {"one": hard}}
+    content = results(aime2024=benchmark(measured(0.5), by=by, judges={"reference": measured(0.4)}))
+    table = to_markdown(content)
+    assert "| aime2024, difficulty hard | 10 | 20.0 | 6.0 |" in table
+    assert "source one" not in table  # nothing to compare
+    assert "| aime2024, by reference | 30 | 40.0 | 5.0 | 60.0 |" in table
+
+
+def test_what_must_be_known_beside_a_number_is_said() -> None:
+    lost = measured(0.5, **{"rollout/ungraded": 2, "rollout/dropped": 3})
+    content = results(livecodebench_v6=benchmark(lost, notes=["public tests only: no LiveCodeBench score"]))
+    table = to_markdown(content | {"partial": True})
+    assert "PARTIAL" in table
+    assert "livecodebench_v6: public tests only: no LiveCodeBench score" in table
+    assert "2 attempts that no judge could decide" in table
+    assert "3 attempts were lost" in table
+
+
+def test_the_papers_table_has_its_rows_and_no_others() -> None:
+    check_paper(None)
+    for size in ("0.6b", "1.7b"):
+        for system in ("vanilla", "sft", "grpo", "opd", "opsd-gt", "opsd-hint", "sod"):
+            check_paper(f"{system}-{size}")
+    check_paper("teacher-4b")
+    with pytest.raises(OptionError, match=r"did you mean 'sod-0.6b'"):
+        check_paper("sod-0.6")
+
+
+# On disk
+
+
+def write_evaluation(folder: Path, rows: list[dict[str, Any]], **more: Any) -> Path:
+    (folder / "trajectories").mkdir(parents=True)
+    (folder / "trajectories" / "update-0000.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = dict.fromkeys(row["benchmark"] for row in rows)
+    content = results(**{name: benchmark(measured(0.5)) for name in names})
+    (folder / "results.json").write_text(json.dumps(content | more))
+    (folder / "environment.json").write_text(json.dumps({"data": {"data": "print"}}))
+    return folder
+
+
+def sample(problem: str, number: int, *, correct: bool, graded: bool = True, of: str = "aime2024") -> dict[str, Any]:
+    return {"problem": problem, "sample": number, "correct": correct, "graded": graded, "benchmark": of}
+
+
+def samples(problem: str, right: int, tried: int, of: str = "aime2024") -> list[dict[str, Any]]:
+    return [sample(problem, i, correct=i < right, of=of) for i in range(tried)]
+
+
+def test_an_evaluation_is_counted_by_problem(tmp_path: Path) -> None:
+    rows = [sample("a", 0, correct=True), sample("b", 0, correct=False), sample("a", 1, correct=False, graded=False)]
+    read = read_evaluation(write_evaluation(tmp_path / "eval", rows))
+    assert read.right == {"a": 1, "b": 0}
+    assert read.tried == {"a": 1, "b": 1}
+
+
+def test_samples_beyond_those_that_were_asked_for_last_do_not_count(tmp_path: Path) -> None:
+    rows = [sample("a", 0, correct=True), sample("a", 1, correct=False)]
+    read = read_evaluation(write_evaluation(tmp_path / "eval", rows, samples=1))
+    assert (read.right, read.tried) == ({"a": 1}, {"a": 1})
+
+
+def test_an_evaluation_that_is_not_finished_is_said_to_be_none(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path / "eval", samples("a", 1, 1), partial=True)
+    with pytest.raises(DataError, match="results are partial"):
+        read_evaluation(folder)
+    (folder / "results.json").unlink()
+    with pytest.raises(DataError, match="no finished evaluation"):
+        read_evaluation(folder)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"avg": 0.5}', "no JSON"])
+def test_results_of_another_form_are_no_evaluation(tmp_path: Path, content: str) -> None:
+    folder = write_evaluation(tmp_path / "eval", samples("a", 1, 1))
+    (folder / "results.json").write_text(content)
+    with pytest.raises(DataError, match="no finished evaluation"):
+        read_evaluation(folder)
+
+
+def test_a_corrupt_line_is_named(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path / "eval", samples("a", 1, 1))
+    with (folder / "trajectories" / "update-0000.jsonl").open("a") as file:
+        file.write('{"problem": "b", ')
+    with pytest.raises(DataError, match="line 2"):
+        read_evaluation(folder)
+
+
+# Two evaluations
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """B solves every problem of one benchmark a little more often; of the other, it is the same."""
+    draw = np.random.default_rng(0)
+    rates = draw.integers(2, 22, size=30).tolist()
+    first = [row for i, right in enumerate(rates) for row in samples(f"p{i}", right, 32)]
+    second = [row for i, right in enumerate(rates) for row in samples(f"p{i}", right + 4 + i % 3, 32)]
+    alike = [row for i in range(10) for row in samples(f"q{i}", 3 * (i % 2), 4, of="math500")]
+    return write_evaluation(tmp_path / "a", first + alike), write_evaluation(tmp_path / "b", second + alike)
+
+
+def test_differences_are_paired_by_problem(two: tuple[Path, Path]) -> None:
+    aime, math500 = differences(*map(read_evaluation, two))
+    assert (aime.benchmark, aime.problems, aime.verdict) == ("aime2024", 30, "B is better")
+    assert aime.new_problems.mean == pytest.approx(5 / 32)
+    assert aime.new_problems.high - aime.new_problems.low < 0.03  # unpaired, it would be some 0.2
+    assert (math500.new_problems.mean, math500.verdict) == (0.0, "not told apart")
+
+
+def test_of_these_problems_the_interval_is_that_of_sampling(two: tuple[Path, Path]) -> None:
+    first, second = map(read_evaluation, two)
+    aime = differences(first, second)[0]
+    variance = sum((p := each.right[f"p{i}"] / 32) * (1 - p) / 31 for each in (first, second) for i in range(30))
+    assert aime.same_problems is not None
+    assert aime.same_problems.high - aime.same_problems.mean == pytest.approx(1.96 * math.sqrt(variance) / 30)
+
+
+def test_a_comparison_is_shown_and_written(
+    two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare_evaluations(CompareEvaluationsOptions(first=two[0], second=two[1], out=tmp_path / "difference.json"))
+    out = capsys.readouterr().out
+    assert "| aime2024 | 30 |" in out
+    assert "B is better" in out
+    assert "careful" not in out
+    assert [each["verdict"] for each in json.loads((tmp_path / "difference.json").read_text())] == [
+        "B is better",
+        "not told apart",
+    ]
+
+
+def test_whatever_makes_two_evaluations_unlike_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = write_evaluation(tmp_path / "a", samples("p", 1, 2) + samples("q", 1, 2))
+    other = {"aime2024": benchmark(measured(0.5), sha256="1" * 64)}
+    second = write_evaluation(tmp_path / "b", samples("p", 2, 2), temperature=0.6, benchmarks=other)
+    (difference,) = compare_evaluations(CompareEvaluationsOptions(first=first, second=second))
+    assert difference.problems == 1
+    out = capsys.readouterr().out
+    assert "temperature is 1.0 in A and 0.6 in B" in out
+    assert "different files" in out
+    assert "1 problems are in one of the two only" in out
+
+
+def test_evaluations_of_different_problems_cannot_be_compared(tmp_path: Path) -> None:
+    first = write_evaluation(tmp_path / "a", samples("p", 1, 2))
+    second = write_evaluation(tmp_path / "b", samples("q", 1, 2))
+    with pytest.raises(DataError, match="no problem in common"):
+        compare_evaluations(CompareEvaluationsOptions(first=first, second=second))
