@@ -125,7 +125,7 @@ class Evaluation:
         if not (folder / "results.json").exists():
             raise RunError(f"{folder} is not finished: results.json is missing. Run the same `sod eval` again.")
         try:
-            sets = open_sets(options)
+            sets = open_sets(options.model_copy(update={"limit": None}))
         except DataError as error:
             raise RunError(f"{folder}: what it was measured on is not there or has changed. {ADVICE} ({error})") from error
         if fingerprint(sets) != data:
@@ -135,7 +135,7 @@ class Evaluation:
         file = Run(folder).trajectory_file(0)
         for number, row in enumerate(read_rows(file), 1):
             try:
-                if row["graded"] and row["problem"] in problems and row["sample"] < options.samples:
+                if row["graded"] and row["sample"] < options.samples:
                     by_problem.setdefault(row["problem"], []).append(_Scored.of(row, problems[row["problem"]]))
             except (LookupError, TypeError, ValueError) as error:
                 what = f"{error} is missing" if isinstance(error, KeyError) else str(error)

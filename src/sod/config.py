@@ -18,11 +18,12 @@ PositiveReal = Annotated[float, Field(gt=0)]
 Real = Annotated[float, Field(ge=0)]
 
 
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str | Path) else value
+def _as_names(value: Any) -> Any:
+    """One name, or a path, may stand for itself."""
+    return tuple(map(str, (value,) if isinstance(value, str | Path) else value))
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_names), Field(min_length=1)]
 
 
 class Options(BaseModel):
@@ -150,7 +151,7 @@ class LearnOptions(Options):
     """Keep only the layers' inputs and compute the rest again in the backward pass: a fraction of the memory, a third more
     time."""
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
-    """adamw_8bit: AdamW with moments of 8 bits (torchao, extra `lean`): 2 instead of 8 bytes a weight."""
+    """adamw_8bit: AdamW with moments of 8 bits (bitsandbytes, extra `lean`): 2 instead of 8 bytes a weight."""
     lora_rank: Count = 0
     """Learn a low-rank difference of this rank to every linear layer, instead of all weights (PEFT, extra `lean`); 0 is off.
     Checkpoints hold whole models all the same."""

@@ -61,7 +61,7 @@ def write_jsonl(path: Path, rows: Sequence[Row]) -> None:
 def load_problems(path: Path) -> list[Problem]:
     """Problems, in the file's order. Exact repetitions of a problem are kept once; equal ids get a number."""
     unique: dict[tuple[str, str, str], Problem] = {}
-    for problem in _convert(path, read_rows(path), _problem):
+    for problem in _convert(path, read_rows(path), as_problem):
         unique.setdefault((json.dumps(problem.messages), problem.answer, problem.kind), problem)
     taken = {problem.id for problem in unique.values()}
     seen: set[str] = set()
@@ -78,7 +78,7 @@ def load_problems(path: Path) -> list[Problem]:
 
 def load_demonstrations(path: Path) -> list[Demonstration]:
     """Conversations, in the file's order."""
-    return _convert(path, read_rows(path), _demonstration)
+    return _convert(path, read_rows(path), as_demonstration)
 
 
 def draw(problems: Sequence[Problem], *, seed: int, update: int, size: int) -> list[Problem]:
@@ -145,7 +145,8 @@ def _convert(path: Path, rows: Sequence[Row], convert: Callable[[Row, int], T]) 
     return good
 
 
-def _problem(row: Row, number: int) -> Problem:
+def as_problem(row: Row, number: int) -> Problem:
+    """The problem in a row, the `number`-th of its file. Raises DataError, saying what is wrong with the row."""
     row = {name: cell for name, cell in row.items() if cell is not None}
     verl, extra = row.get("reward_model", {}), row.get("extra_info", {})
     if not isinstance(verl, dict) or not isinstance(extra, dict):
@@ -176,7 +177,8 @@ def _text(row: Row, extra: Row, name: str) -> str:
     return text or ""
 
 
-def _demonstration(row: Row, number: int) -> Demonstration:
+def as_demonstration(row: Row, number: int) -> Demonstration:
+    """Likewise the demonstration."""
     del number
     row = {name: cell for name, cell in row.items() if cell is not None}
     if not row.get("messages"):

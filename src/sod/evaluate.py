@@ -124,12 +124,12 @@ class Evaluation:
                     microbatch_tokens=options.microbatch_tokens,
                     student_from=options.score.student,
                 )
-            if begun:
-                run.write_options(options)
-            else:
-                Run.open(options, options.out, data=files)
             engine = partial(open_engine, loop, options.engine, model, tokenizer=tokenizer)
             with world.sandbox.working_in(loop):
+                if begun:
+                    run.write_options(options)
+                else:
+                    Run.open(options, options.out, data=files)
                 yield cls(options, sets, world, loop, run, samples, engine, scorer)
 
     # Sampling

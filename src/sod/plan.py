@@ -183,7 +183,7 @@ def checkpoint_bytes(shape: Shape, value: int, learn: LearnOptions) -> int:
 def forward_operations(shape: Shape, tokens: float, length: float) -> float:
     """Floating-point operations of a forward pass, for sequences of so many tokens each on average."""
     matrices = shape.layers * sum(inputs * outputs for inputs, outputs in shape.matrices) + shape.embedding
-    attention = 2 * shape.layers * shape.heads * shape.head_dim * length  # half of the square is hidden
+    attention = shape.layers * shape.heads * shape.head_dim * length  # half of the square is hidden
     return tokens * 2 * (matrices + attention)
 
 

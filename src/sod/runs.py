@@ -173,13 +173,15 @@ class Run:
             before = json.loads((self.folder / "options.json").read_text())
             data_before = json.loads((self.folder / "environment.json").read_text())["data"]
         except (OSError, ValueError, KeyError) as error:
-            raise RunError(f"{self.folder} holds no run to resume. Start one without --resume.") from error
+            raise RunError(
+                f"{self.folder} holds no run to resume. Start one without --resume, or choose another --out."
+            ) from error
         now, before = _flat(options.model_dump(mode="json")), _flat(before)
         changed = [key for key in now if key not in RESUME_MAY_CHANGE and now[key] != before.get(key)]
         if changed:
             raise RunError(
                 f"The run in {self.folder} was started with other options ({', '.join(changed)}); resume it with the "
-                "options in its options.json, or start a new run."
+                "options in its options.json, or choose another --out."
             )
         for name, print_now in data.items():
             if data_before.get(name) != print_now:

@@ -9,6 +9,7 @@ from sod.chat import ChatFormat
 from sod.config import SftOptions
 from sod.data import Demonstration, fingerprint, fingerprint_model, load_demonstrations
 from sod.errors import DataError, ModelError, TemplateError
+from sod.hub import model_folder
 from sod.models import check_embeddings, load_model, load_tokenizer
 from sod.plan import plan
 from sod.policy import Policy, origin
@@ -24,18 +25,19 @@ def sft(options: SftOptions) -> Run:
     demonstrations = load_demonstrations(options.data)
     batches_per_epoch = math.ceil(len(demonstrations) / options.batch)
     steps = max(1, round(options.epochs * batches_per_epoch))
-    tokenizer = load_tokenizer(options.model)
+    start_model = model_folder(options.model)
+    tokenizer = load_tokenizer(start_model)
     chat = ChatFormat.of(tokenizer, options.chat)
     start, folder = (Run(options.out).newest_checkpoint() if options.resume else None) or (0, None)
-    model = load_model(origin(options.model, folder, options.learn), options.network)
-    check_embeddings(model, tokenizer, options.model)
+    model = load_model(origin(start_model, folder, options.learn), options.network)
+    check_embeddings(model, tokenizer, start_model)
     rows = render_all(chat, demonstrations, options.max_tokens)
     longest, positions = max(len(ids) for ids, _ in rows), model.config.max_position_embeddings
     if longest > positions:
         raise ModelError(
             f"The model has {positions} positions, but a conversation has {longest} tokens; lower max_tokens."
         )
-    files = {"data": fingerprint(options.data), "model": fingerprint_model(options.model)}
+    files = {"data": fingerprint(options.data), "model": fingerprint_model(start_model)}
     policy = Policy(model, tokenizer, options.learn, total_steps=steps if options.schedule == "cosine" else None)
     run = Run.open(options, options.out, data=files, resume=options.resume)
     if folder:

@@ -9,32 +9,29 @@ from pathlib import Path
 import torch
 
 from sod import metrics
-from sod.agent import Agent, check_prompts
+from sod.agent import Agent
 from sod.alarms import ALARMS, raised
 from sod.algorithms import System, find, give_credit
 from sod.batching import Batch, join
-from sod.chat import ChatFormat
 from sod.concurrency import Runner
 from sod.config import TrainOptions
 from sod.data import draw, fingerprint, fingerprint_model, load_problems
 from sod.engines.opening import open_engine
 from sod.errors import OptionError, TrainingError
+from sod.hub import model_folder
 from sod.memory import take_peak_mb
-from sod.models import check_context, check_embeddings, head, load_model, load_tokenizer
+from sod.models import check_context, check_embeddings, head, load_model
 from sod.plan import plan
 from sod.policy import Policy, origin
 from sod.progress import Display, say
 from sod.records import scored_records, to_record
-from sod.rewards.referee import Referee
 from sod.rollout import attempt_seed, rollout
 from sod.runs import Run
-from sod.sandbox.guarded import GuardedSandbox, open_sandbox
 from sod.scoring import Scorer, check_groups
 from sod.teachers.local import LocalTeacher
 from sod.teachers.privileged import PrivilegedTeacher
-from sod.tools import Toolbox
-from sod.tools.python import PythonTool
 from sod.types import Group, Problem
+from sod.world import World
 
 MAX_SAMPLER_GAP = 0.5
 """Nats, mean over sampled tokens. Rounding makes 1e-6 in fp32 and some 1e-2 in bf16; more is a broken sampler."""
@@ -95,10 +92,9 @@ class Session:
     run: Run
     problems: list[Problem]
     policy: Policy
-    chat: ChatFormat
     scorer: Scorer
     agent: Agent
-    sandbox: GuardedSandbox
+    world: World
     loop: Runner
     done: int
     """Updates that the newest checkpoint has behind it."""
@@ -117,20 +113,16 @@ class Session:
         """Check and load everything before anything is written, then create the run or take it up again."""
         algorithm = find(options.algorithm.name)
         problems = load_problems(options.data)
-        sandbox = open_sandbox(options.sandbox)
-        referee = Referee(sandbox, options.reward, max_tokens=options.rollout.max_tokens)
-        referee.check(problems)
         _check(options, algorithm, problems)
-        tokenizer = load_tokenizer(options.student)
-        chat = ChatFormat.of(tokenizer, options.chat)
-        files = {"data": fingerprint(options.data), "student": fingerprint_model(options.student)}
-        tools = Toolbox([PythonTool(sandbox, options.tool)], faults=options.tool.faults)
+        student = model_folder(options.student)
+        files = {"data": fingerprint(options.data), "student": fingerprint_model(student)}
+        world = World.of(student, options, problems)
         teacher = own_teacher = None
         if algorithm.told is not None:
             teacher = own_teacher = PrivilegedTeacher(
-                options.student,
-                chat,
-                tools.schemas,
+                student,
+                world.chat,
+                world.tools.schemas,
                 options.network,
                 options.score,
                 options.rollout,
@@ -141,22 +133,22 @@ class Session:
             )
             own_teacher.check(problems)
         elif options.teacher is not None:
-            files["teacher"] = fingerprint_model(options.teacher)
+            teacher_folder = model_folder(options.teacher)
+            files["teacher"] = fingerprint_model(teacher_folder)
             teacher = LocalTeacher(
-                options.teacher,
-                tokenizer,
+                teacher_folder,
+                world.chat.tokenizer,
                 options.network,
                 options.score,
                 options.rollout,
                 microbatch_tokens=options.learn.microbatch_tokens,
             )
         done, folder = (Run(options.out).newest_checkpoint() if options.resume else None) or (0, None)
-        model = load_model(origin(options.student, folder, options.learn), options.network)
-        check_embeddings(model, tokenizer, options.student)
+        model = load_model(origin(student, folder, options.learn), options.network)
+        check_embeddings(model, world.chat.tokenizer, student)
         check_context(model, options.rollout, whose="student")
-        check_prompts(chat, tools, options.rollout, problems)
-        with Runner() as loop, sandbox.working_in(loop):
-            policy = Policy(model, tokenizer, options.learn)
+        with Runner() as loop, world.sandbox.working_in(loop):
+            policy = Policy(model, world.chat.tokenizer, options.learn)
             run = Run.open(options, options.out, data=files, resume=options.resume)
             if folder:
                 policy.restore(folder)
@@ -175,9 +167,9 @@ class Session:
                 else 0,
             )
             with open_engine(loop, options.engine, policy.model, options.rollout) as engine:
-                agent = Agent(engine, chat, tools, referee, options.rollout)
+                agent = world.agent(engine, options.rollout)
                 yield cls(
-                    *(options, run, problems, policy, chat, scorer, agent, sandbox, loop, done),
+                    *(options, run, problems, policy, scorer, agent, world, loop, done),
                     own_teacher=own_teacher,
                     history=run.metrics(),
                 )
@@ -230,17 +222,17 @@ class Session:
         self, update: int, groups: Sequence[Group], batch: Batch, learnt: dict[str, float], clock: Clock
     ) -> dict[str, float]:
         report = metrics.of_rollout(groups) | metrics.of_steps(batch, self.options.algorithm)
-        report |= metrics.of_sampler(batch) | self.sandbox.take_statistics().metrics()
+        report |= metrics.of_sampler(batch) | self.world.sandbox.take_statistics().metrics()
         report |= {f"learn/{name}": value for name, value in learnt.items()}
         generating, scoring = self.agent.engine.take_busy_seconds(), self.scorer.take_busy_seconds()
         report |= metrics.of_time(
-            batch, clock.seconds, generate=generating, score=scoring, tools=self.agent.tools.take_busy_seconds()
+            batch, clock.seconds, generate=generating, score=scoring, tools=self.world.tools.take_busy_seconds()
         )
         report |= {f"memory/{name}_peak_mb": peak for name, peak in clock.peak_mb.items()}
         self.history.append(report)
         self.alarms = raised(self.history)
         report |= {f"alarm/{name}": 1.0 for name in self.alarms}
-        decode, keep = self.chat.tokenizer.decode, self.options.save_trajectories
+        decode, keep = self.world.chat.tokenizer.decode, self.options.save_trajectories
         rows = scored_records(batch, self.options.algorithm, decode, keep)
         rows += [to_record(trajectory, decode) for group in groups for trajectory in group.ungraded]
         self.run.record(update + 1, report, rows)

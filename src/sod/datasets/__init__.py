@@ -47,7 +47,7 @@ def open_set(name: str, *, data_dir: Path, prompts: Literal["clean", "paper"]) -
     if published is not None and published.role == "benchmark":
         return _benchmark(published, data_dir, prompts)
     path = Path(name)
-    if not path.is_file():
+    if not path.is_file() and path.suffix not in (".jsonl", ".parquet"):
         near = get_close_matches(name, BENCHMARKS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"the benchmarks are {', '.join(BENCHMARKS)}."
         raise DataError(f"{name} is neither a benchmark nor a file; {hint}")

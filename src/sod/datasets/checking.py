@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sod.data import Row, _demonstration, _problem, read_rows
+from sod.data import Row, as_demonstration, as_problem, read_rows
 from sod.datasets.golds import check_gold
 from sod.datasets.overlap import key
 from sod.errors import DataError
@@ -37,8 +37,8 @@ class Inspector:
         """What is wrong with a row; empty if nothing is."""
         try:
             if "messages" in row:
-                return self._repeats(_demonstration(row, number).messages, number)
-            problem = _problem(row, number)
+                return self._repeats(as_demonstration(row, number).messages, number)
+            problem = as_problem(row, number)
             check_gold(problem.kind, problem.answer)
         except DataError as error:
             return str(error)

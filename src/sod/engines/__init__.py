@@ -30,7 +30,7 @@ class Request:
 class Reply:
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """log pi(token) at the sampling temperature, before top_p."""
+    """log pi(token) at the sampling temperature, before top_p; none where the engine cannot know them."""
     stop: Literal["stop", "length"]
 
 

@@ -18,7 +18,7 @@ from sod.concurrency import Occupancy
 from sod.config import EngineOptions, RolloutOptions
 from sod.engines import Reply, Request
 from sod.engines.http import Refused, Server, short
-from sod.engines.vllm import _parameters
+from sod.engines.vllm import parameters
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
 from sod.progress import say
 
@@ -174,7 +174,7 @@ class ServedEngine:
         return {"model": self._name, "prompt": list(request.ids), **words}
 
     def _vllms_words(self, request: Request) -> dict[str, Any]:
-        words = {"return_token_ids": True, **_parameters(request)}
+        words = {"return_token_ids": True, **parameters(request)}
         if request.temperature != 1:
             del words["logprobs"]
         return words

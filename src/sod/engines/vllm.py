@@ -86,7 +86,7 @@ class VLLM(ABC):
                 f"{self._context} tokens. Give it a longer one (a server: --max-model-len), or lower rollout.max_tokens."
             )
         with self._occupancy:
-            tokens, logprobs = await self._generate(request.ids, _parameters(request))
+            tokens, logprobs = await self._generate(request.ids, parameters(request))
         ended = tokens[-1:] == [request.stop]
         if not ended and len(tokens) != request.max_tokens:
             raise OptionError(
@@ -161,7 +161,7 @@ class VLLM(ABC):
         return Request(ids=ids, max_tokens=most, stop=-1, seed=0, temperature=self._temperature, top_p=self._top_p)
 
 
-def _parameters(request: Request) -> dict[str, Any]:
+def parameters(request: Request) -> dict[str, Any]:
     """A request in vLLM's words. A server has defaults of its own, and a model's folder may bring more: name them all."""
     return {
         "max_tokens": request.max_tokens,
