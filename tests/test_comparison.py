@@ -15,8 +15,7 @@ def measured(right: list[int], *, data: str = "same", **results: float) -> Measu
     return Measured(
         folder=Path("runs/x"),
         data=data,
-        right=dict(zip(problems, right, strict=True)),
-        tried=dict.fromkeys(problems, 4),
+        verdicts={p: {i: i < count for i in range(4)} for p, count in zip(problems, right, strict=True)},
         benchmark=dict.fromkeys(problems, "set"),
         results={"mean": MEAN | results},
         seconds=50.0,

@@ -8,17 +8,16 @@ import pytest
 
 from sod.chat import ChatFormat
 from sod.cli import run
-from sod.config import RolloutCommandOptions, SftOptions, ToolOptions
+from sod.config import RolloutCommandOptions, SftOptions
 from sod.data import load_demonstrations
 from sod.demonstrate import demonstrate, demonstration, ranked
 from sod.errors import DataError
 from sod.lab import settings
-from sod.sandbox.local import LocalSandbox
 from sod.sft import sft
-from sod.tools.python import PythonTool
+from sod.tools.python import schema
 from sod.types import Piece, Problem, Trajectory
 
-TOOLS = [PythonTool(LocalSandbox(unsafe=True), ToolOptions()).schema]  # nothing is run
+TOOLS = [schema()]
 CALL = '<tool_call>\n{"name": "code_interpreter", "arguments": {"code": "print(1)"}}\n</tool_call>'
 PROBLEM = Problem(id="p", messages=({"role": "user", "content": "AB=1+2;AB?"},), answer="3")
 

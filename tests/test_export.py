@@ -34,7 +34,10 @@ from sod.engines import Request
 from sod.engines.hf import HFEngine
 from sod.errors import ModelError, OptionError, RunError
 from sod.evaluate import evaluate
-from sod.export import PROBE, SCHEMA, Probe, export, public, whole_or_not_at_all
+from sod.export import export
+from sod.export.folder import whole_or_not_at_all
+from sod.export.probe import CONVERSATION, SCHEMA, Probe, rendered
+from sod.export.wording import public
 from sod.lab import settings
 from sod.lab.demonstrations import STUDENT
 from sod.lab.make import write_demonstrations
@@ -249,7 +252,7 @@ def test_addresses_of_servers_are_not_written(runs: Path, tmp_path: Path) -> Non
 
 def test_transformers_continues_greedily_as_our_engine_does(exported: Path, checkpoint: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(exported)
-    ids = tokenizer.apply_chat_template(PROBE[:1], tools=[SCHEMA], add_generation_prompt=True, return_dict=False)
+    ids = tokenizer.apply_chat_template(CONVERSATION[:1], tools=[SCHEMA], add_generation_prompt=True, return_dict=False)
     request = Request(ids=ids, max_tokens=60, stop=tokenizer.eos_token_id, seed=0, top_p=1e-9)
 
     async def ours() -> list[int]:
@@ -268,7 +271,7 @@ def test_weights_can_be_written_in_bfloat16_and_the_card_says_what_that_changed(
     assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
     assert AutoModelForCausalLM.from_pretrained(out, dtype="auto").dtype == torch.bfloat16
     assert re.search(r"rounding to bfloat16 moved them by up to 0\.\d+", capsys.readouterr().out)
-    assert "| rounding to bfloat16 |" in card(out)
+    assert "- rounding to bfloat16 moved the log-probabilities" in card(out)
     assert "measured with weights in float32, not bfloat16 as here" in card(out)
 
 
@@ -342,13 +345,14 @@ def test_the_card_tells_what_is_known_and_how_sure_it_is(exported: Path, checkpo
     for told in (
         fingerprint_model(checkpoint),
         fingerprint(problem_file),
-        "| began with | `checkpoints/update-0002` |",
-        "| algorithm | `sod` |",
-        "| updates | 2 of 2 problems x 2 trajectories |",
-        "| teacher | `lab/teacher`, fingerprint",
+        "- began with `checkpoints/update-0002`",
+        "- algorithm: `sod`",
+        "- updates: 2 of 2 problems x 2 trajectories",
+        "- teacher: `lab/teacher`, fingerprint",
         "### sft",
-        "Means over its first and its last update, on the problems that it was learning from:",
-        "| solved, % |",
+        "Its course, in means, on problems that it learnt from:",
+        "| update 1 | update 2 |",
+        "| solved |",
         "No alarm was raised.",
         "± samples",
         "± new problems",
@@ -372,15 +376,30 @@ def test_alarms_are_told_with_their_updates(runs: Path, tmp_path: Path) -> None:
     rows[1]["alarm/entropy_collapse"] = 1.0
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     export(ExportOptions(model=run, out=tmp_path / "out"))
-    assert "Alarms: `entropy_collapse` (1 update, first 2)." in card(tmp_path / "out")
+    assert "- alarm `entropy_collapse`: first in update 2, raised in 1 of 2, still at the end" in card(tmp_path / "out")
+
+
+def test_of_samples_that_are_missing_the_card_tells_and_does_not_ask_its_reader_to_run_anything(
+    teacher: Path, evaluated: Callable[..., Path], tmp_path: Path
+) -> None:
+    measured = evaluated(teacher, partial=True)
+    results = json.loads((measured / "results.json").read_text())
+    results["benchmarks"]["own"]["measured"]["rollout/dropped"] = 3
+    (measured / "results.json").write_text(json.dumps(results))
+    export(ExportOptions(model=teacher, out=tmp_path / "out", results=(measured,)))
+    text = card(tmp_path / "out")
+    assert "Samples are missing: the evaluation was interrupted, or lost too many." in text
+    assert "own: 3 samples without a result, through no fault of the model's; not counted." in text
+    assert "un the same" not in text
+    assert json.loads((tmp_path / "out" / "sod" / "evaluation-1" / "results.json").read_text()) == public(results)
 
 
 def test_what_became_of_a_run_after_the_checkpoint_is_not_told(runs: Path, tmp_path: Path) -> None:
     export(ExportOptions(model=runs / "sod" / "checkpoints" / "update-0001", out=tmp_path / "out", name="Early"))
     text = card(tmp_path / "out")
     assert "# Early\n" in text
-    assert "| 1 of 2 problems x 2 trajectories |" in text
-    assert "the problems that it was learning from" not in text
+    assert "- updates: 1 of 2 problems x 2 trajectories" in text
+    assert "problems that it learnt from" not in text
 
 
 def test_of_a_folder_without_a_run_nothing_is_invented(teacher: Path, tmp_path: Path) -> None:
@@ -400,9 +419,9 @@ def test_of_a_folder_without_a_run_nothing_is_invented(teacher: Path, tmp_path: 
 def test_a_cold_start_is_told_as_such(runs: Path, tmp_path: Path) -> None:
     export(ExportOptions(model=runs / "start", out=tmp_path / "out"))
     text = card(tmp_path / "out")
-    assert "| optimiser steps | 2 of 8 conversations |" in text
+    assert "- optimiser steps: 2 of 8 conversations" in text
     assert "| loss |" in text
-    assert "Alarm" not in text
+    assert "alarm" not in text
     assert ModelCard.load(tmp_path / "out" / "README.md").data.to_dict()["tags"] == ["sod", "tool-use"]
 
 
@@ -460,7 +479,7 @@ def test_a_run_that_appends_turns_or_switches_thinking_says_so_where_it_matters(
     (tmp_path / "run" / "options.json").write_text(json.dumps(options))
     export(ExportOptions(model=tmp_path / "run", out=tmp_path / "out"))
     assert 'return_tensors="pt", enable_thinking=False' in card(tmp_path / "out")
-    assert '"chat_template_kwargs": {"enable_thinking": false}' in card(tmp_path / "out")
+    assert '"chat_template_kwargs": {\n    "enable_thinking": false' in card(tmp_path / "out")
     assert "goes on by appending tokens" in card(tmp_path / "out")
 
 
@@ -533,7 +552,7 @@ def test_vllm_serves_it_by_the_cards_lines_with_the_log_probabilities_of_transfo
     exported: Path, chat: ChatFormat
 ) -> None:
     serve, ask = blocks(exported, "sh")
-    ids = [token for piece in chat.render(PROBE, [SCHEMA]) for token in piece.tokens]
+    ids = rendered(chat)
     with serving(exported, serve.split()) as url:
         body = {"model": "SOD-lab", "prompt": ids, "max_tokens": 1, "prompt_logprobs": 0}
         reply = httpx.post(f"{url}/v1/completions", json=body, timeout=60).raise_for_status().json()["choices"][0]
@@ -606,7 +625,7 @@ def test_a_damaged_checkpoint_is_refused_and_of_its_run_the_one_before_is_taken(
         export(ExportOptions(model=run / "checkpoints" / "update-0002", out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     export(ExportOptions(model=run, out=tmp_path / "out"))
-    assert "| 1 of 2 problems x 2 trajectories |" in card(tmp_path / "out")
+    assert "- updates: 1 of 2 problems x 2 trajectories" in card(tmp_path / "out")
     damage(run / "checkpoints" / "update-0001")
     with pytest.raises(ModelError, match="no whole checkpoint"):
         export(ExportOptions(model=run, out=tmp_path / "other"))

@@ -109,7 +109,8 @@ def test_a_claim_in_other_words_is_an_error(text: str, words: str, recipe: Calla
 
 
 def test_the_recipe_that_makes_a_run_is_found(recipe: Callable[..., Path], tmp_path: Path) -> None:
-    path = recipe('out = "runs/x"')
+    recipe('out = "runs/x"', "a-draft.toml")
+    path = recipe('out = "runs/x"\n' + about())
     assert maker_of(Path("runs/x"), tmp_path) == path
     assert maker_of(Path("runs/y"), tmp_path) is None
     assert maker_of(Path("runs/x"), tmp_path / "none") is None

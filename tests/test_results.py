@@ -1,7 +1,6 @@
 """What an evaluation came to: tables, the paper's row, reading back, two of them side by side."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -149,14 +148,13 @@ def samples(problem: str, right: int, tried: int, of: str = "aime2024") -> list[
 def test_an_evaluation_is_counted_by_problem(tmp_path: Path) -> None:
     rows = [sample("a", 0, correct=True), sample("b", 0, correct=False), sample("a", 1, correct=False, graded=False)]
     read = read_evaluation(write_evaluation(tmp_path / "eval", rows))
-    assert read.right == {"a": 1, "b": 0}
-    assert read.tried == {"a": 1, "b": 1}
+    assert read.verdicts == {"a": {0: True}, "b": {0: False}}
 
 
 def test_samples_beyond_those_that_were_asked_for_last_do_not_count(tmp_path: Path) -> None:
     rows = [sample("a", 0, correct=True), sample("a", 1, correct=False)]
     read = read_evaluation(write_evaluation(tmp_path / "eval", rows, samples=1))
-    assert (read.right, read.tried) == ({"a": 1}, {"a": 1})
+    assert read.verdicts == {"a": {0: True}}
 
 
 def test_an_evaluation_that_is_not_finished_is_said_to_be_none(tmp_path: Path) -> None:
@@ -206,12 +204,27 @@ def test_differences_are_paired_by_problem(two: tuple[Path, Path]) -> None:
     assert (math500.new_problems.mean, math500.verdict) == (0.0, "not told apart")
 
 
-def test_of_these_problems_the_interval_is_that_of_sampling(two: tuple[Path, Path]) -> None:
-    first, second = map(read_evaluation, two)
-    aime = differences(first, second)[0]
-    variance = sum((p := each.right[f"p{i}"] / 32) * (1 - p) / 31 for each in (first, second) for i in range(30))
-    assert aime.same_problems is not None
-    assert aime.same_problems.high - aime.same_problems.mean == pytest.approx(1.96 * math.sqrt(variance) / 30)
+def drawn(folder: Path, rates: list[float], seed: int, shared: np.ndarray | None = None) -> Path:
+    """8 samples a problem, each right with its problem's rate; by random numbers of its own, or by those that are shared."""
+    numbers = np.random.default_rng(seed).random((len(rates), 8)) if shared is None else shared
+    rows = [sample(f"p{i}", j, correct=bool(numbers[i, j] < rate)) for i, rate in enumerate(rates) for j in range(8)]
+    return write_evaluation(folder, rows)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["seeds of their own", "the same seed"])
+def test_of_these_problems_the_interval_is_as_wide_as_other_samples_would_differ(tmp_path: Path, shared: bool) -> None:
+    rates = np.linspace(0.2, 0.8, 30)
+    means, told = [], []
+    for seed in range(60):
+        numbers = np.random.default_rng(1000 + seed).random((30, 8)) if shared else None
+        one = drawn(tmp_path / f"a{seed}", (rates - 0.05).tolist(), seed, numbers)
+        other = drawn(tmp_path / f"b{seed}", (rates + 0.05).tolist(), 500 + seed, numbers)
+        (found,) = differences(read_evaluation(one), read_evaluation(other))
+        assert found.same_problems is not None
+        means.append(found.same_problems.mean)
+        told.append((found.same_problems.high - found.same_problems.mean) / 1.96)
+    assert np.mean(means) == pytest.approx(0.1, abs=0.02)
+    assert np.sqrt(np.mean(np.square(told))) == pytest.approx(np.std(means), rel=0.3)
 
 
 def test_a_comparison_is_shown_and_written(

@@ -100,7 +100,7 @@ def read_measured(folder: Path, training: Path | None = None) -> Measured:
 def check_same_problems(evaluations: Sequence[Measured]) -> None:
     """Raises DataError unless all measured the same problems; nothing is averaged over different ones."""
     for other in evaluations[1:]:
-        if other.data != evaluations[0].data or other.tried.keys() != evaluations[0].tried.keys():
+        if other.data != evaluations[0].data or other.verdicts.keys() != evaluations[0].verdicts.keys():
             raise DataError(
                 f"{other.folder} was measured on other problems than {evaluations[0].folder}; remove one of them."
             )
@@ -108,7 +108,7 @@ def check_same_problems(evaluations: Sequence[Measured]) -> None:
 
 def _solved(evaluations: Sequence[Measured]) -> Solved:
     """One row per evaluation, problems in the order of their names."""
-    problems = sorted(evaluations[0].tried)
+    problems = sorted(evaluations[0].verdicts)
     solved = [evaluation.solved(problems) for evaluation in evaluations]
     return Solved(np.concatenate([s.right_SP for s in solved]), np.concatenate([s.tried_SP for s in solved]))
 

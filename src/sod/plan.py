@@ -16,7 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sod.config import EvalOptions, LearnOptions, RolloutCommandOptions, RolloutOptions, SftOptions, TrainOptions
+from sod.config import (
+    EvalOptions,
+    LearnOptions,
+    ModelOptions,
+    RolloutCommandOptions,
+    RolloutOptions,
+    SftOptions,
+    TrainOptions,
+)
 from sod.data import load_demonstrations, load_problems
 from sod.datasets.published import SETS
 from sod.errors import ModelError
@@ -376,8 +384,16 @@ def plan(options: SftOptions | TrainOptions | EvalOptions) -> str:
 class _Text:
     """Sections as they come, and what must be done first."""
 
+    wanted: str
+    """The device that options name."""
+    device: Device | None
+    """The one that this is here."""
     sections: list[tuple[str, list[str]]] = field(default_factory=list)
     first: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, network: ModelOptions) -> "_Text":
+        return cls(network.device, find_device(network.device))
 
     def add(self, title: str, *lines: str) -> None:
         self.sections.append((title, list(lines)))
@@ -397,7 +413,7 @@ class _Text:
 
 
 def _of_sft(options: SftOptions) -> str:
-    text = _Text()
+    text = _Text.of(options.network)
     model, data = find_model(options.model), find_file(options.data, demonstrations=True)
     text.add("reads", text.read("model", model), text.read("data", data))
     text.add("writes", _out(text, options))
@@ -411,13 +427,13 @@ def _of_sft(options: SftOptions) -> str:
     parts = {f"model, {options.network.dtype}": value * shape.parameters}
     parts |= optimiser_bytes(shape, value, options.learn)
     parts[_moment(tokens)] = learning_bytes(shape, tokens, value, options.learn)
-    text.add("memory", *_memory(parts, options.network.device, _savings(options.learn)))
+    text.add("memory", *_memory(text, parts, _savings(options.learn)))
     text.add("disk", _disk(checkpoint_bytes(shape, value, options.learn), kept=2))
     return text.end("sft")
 
 
 def _of_training(options: TrainOptions) -> str:
-    text = _Text()
+    text = _Text.of(options.network)
     name, rollout, learn = options.algorithm.name, options.rollout, options.learn
     student, data = find_model(options.student), find_file(options.data)
     reads, teacher = [text.read("student", student)], None
@@ -449,7 +465,7 @@ def _of_training(options: TrainOptions) -> str:
     _check_positions(text, {"student": student, "teacher": teacher}, rollout)
     value, scorer = VALUE[options.network.dtype], teacher and teacher.shape
     savings = _savings(learn) + (["score.offload_teacher"] if scorer and not options.score.offload_teacher else [])
-    text.add("memory", *_memory(_training_parts(text, options, shape, scorer), options.network.device, savings))
+    text.add("memory", *_memory(text, _training_parts(text, options, shape, scorer), savings))
     hand_over = value * shape.parameters if options.engine.name in ("vllm", "vllm_server") else 0
     text.add("disk", _disk(checkpoint_bytes(shape, value, learn), kept=options.keep + 1, hand_over=hand_over))
 
@@ -457,12 +473,12 @@ def _of_training(options: TrainOptions) -> str:
     passes_of_student = (options.score.student == "recompute") + learn.checkpointing + (2 if learn.lora_rank else 3)
     operations = passes_of_student * forward_operations(shape, trajectories * length, length)
     operations += forward_operations(scorer, trajectories * length, length) if scorer else 0
-    text.add("time", *_time(operations, options.updates, options.network.device))
+    text.add("time", *_time(text, operations, options.updates))
     return text.end("train")
 
 
 def _of_evaluation(options: EvalOptions) -> str:
-    text, rollout = _Text(), options.rollout
+    text, rollout = _Text.of(options.network), options.rollout
     command = "rollout" if isinstance(options, RolloutCommandOptions) else "eval"
     served = options.engine.name == "served"
     model, teacher = find_model(options.model), find_model(options.teacher) if options.teacher else None
@@ -491,7 +507,7 @@ def _of_evaluation(options: EvalOptions) -> str:
     if teacher and teacher.shape:
         dtype, held, scoring = _teacher(options, teacher.shape, max(options.microbatch_tokens, longest))
         parts |= {f"teacher, {dtype}": held, "scoring, for a moment": scoring}
-    text.add("memory", *_memory(parts, options.network.device, []))
+    text.add("memory", *_memory(text, parts))
     return text.end(command)
 
 
@@ -546,10 +562,12 @@ def _sampling_parts(text: _Text, options: TrainOptions | EvalOptions, shape: Sha
     trajectory = longest * cache_bytes(shape, value)
     if options.engine.name == "hf":
         return {f"keys and values of {rollout.concurrency} x {longest:,} tokens": rollout.concurrency * trajectory}
-    device = find_device(options.network.device)
-    if options.engine.name != "vllm" or device is None or not device.is_gpu:
+    if options.engine.name != "vllm":
         return {}
-    share, weights = round(options.engine.memory_share * device.memory), value * shape.parameters
+    weights = value * shape.parameters
+    if text.device is None or not text.device.is_gpu:
+        return {"vLLM: weights; keys and values not counted, for want of a GPU": weights}
+    share = round(options.engine.memory_share * text.device.memory)
     if share < weights + trajectory:
         text.first.append(
             f"a larger engine.memory_share: vLLM needs {as_bytes(weights)} for weights and {as_bytes(trajectory)} for one "
@@ -564,14 +582,14 @@ def _moment(tokens: int, *, teacher: bool = False) -> str:
     return f"for a moment: {moments}"
 
 
-def _memory(parts: Parts, wanted: str, savings: Sequence[str]) -> list[str]:
+def _memory(text: _Text, parts: Parts, savings: Sequence[str] = ()) -> list[str]:
     """Every part, the most at once, and whether the device has it. `savings`: options that would save memory."""
-    whole, device = sum(parts.values()), find_device(wanted)
+    whole, device = sum(parts.values()), text.device
     lines = [f"{as_bytes(size):>9}  {name}" for name, size in parts.items()] + [
         f"{as_bytes(whole):>9}  at most, at once"
     ]
     if device is None:
-        return [*lines, f"not held against anything: there is no {wanted} here whose memory is known"]
+        return [*lines, f"not held against anything: there is no {text.wanted} here whose memory is known"]
     usable = device.memory * (1 - SLACK if device.is_gpu else 1)
     size = as_bytes(device.memory) + (f" less {SLACK:.0%} (assumed: driver and gaps)" if device.is_gpu else "")
     advice = f"; try {', '.join([*savings, 'shorter trajectories'])}" if whole > usable else ""
@@ -624,10 +642,10 @@ def _disk(checkpoint: int, *, kept: int, hand_over: int = 0) -> str:
     return f"{as_bytes((kept + 1) * checkpoint)}: {kept} checkpoints of {as_bytes(checkpoint)}, one being written{exchanged}"
 
 
-def _time(operations: float, updates: int, wanted: str) -> list[str]:
+def _time(text: _Text, operations: float, updates: int) -> list[str]:
     lines = [f"scoring and learning: {operations / 1e15:,.3g} PFLOP an update, at the likely length"]
-    device = find_device(wanted)
-    peak = next((peak for name, peak in PEAK.items() if device and re.search(rf"\b{name}\b", device.name)), None)
+    name = text.device.name if text.device else ""
+    peak = next((peak for gpu, peak in PEAK.items() if re.search(rf"\b{gpu}\b", name)), None)
     if peak is not None:
         seconds = operations / (peak * 1e12 * UTILISATION)
         lines.append(

@@ -62,8 +62,9 @@ def read_about(path: Path) -> About:
 
 
 def maker_of(out: Path, folder: Path = FOLDER) -> Path | None:
-    """The recipe in `folder` whose run directory is `out`; None if there is none, or no such folder."""
-    return next((path for path in sorted(folder.glob("*.toml")) if Path(read_recipe(path).get("out", "")) == out), None)
+    """The recipe in `folder` that says what it is for and whose run directory is `out`; None if there is none."""
+    claims = [path for path in sorted(folder.glob("*.toml")) if "about" in _read(path)]
+    return next((path for path in claims if Path(read_recipe(path).get("out", "")) == out), None)
 
 
 def _options(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:

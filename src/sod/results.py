@@ -37,10 +37,8 @@ class Evaluated:
     folder: Path
     data: str
     """Fingerprint of the problems."""
-    right: dict[str, int]
-    """Of each problem, how many samples were right."""
-    tried: dict[str, int]
-    """And how many could be judged."""
+    verdicts: dict[str, dict[int, bool]]
+    """Of each problem, whether each sample was right; those that no judge could decide are not there."""
     benchmark: dict[str, str]
     """The set that each problem belongs to."""
     results: Results
@@ -50,9 +48,10 @@ class Evaluated:
         return self.results["mean"]
 
     def solved(self, problems: Sequence[str]) -> Solved:
-        """Of these problems, as one row."""
-        count = lambda counts: np.array([[counts[problem] for problem in problems]], dtype=np.int64)  # noqa: E731
-        return Solved(count(self.right), count(self.tried))
+        """How often each of these problems was solved, as one row."""
+        right = [sum(self.verdicts[problem].values()) for problem in problems]
+        tried = [len(self.verdicts[problem]) for problem in problems]
+        return Solved(np.array([right], dtype=np.int64), np.array([tried], dtype=np.int64))
 
 
 def read_evaluation(folder: Path) -> Evaluated:
@@ -64,8 +63,7 @@ def read_evaluation(folder: Path) -> Evaluated:
         lines = Run(folder).trajectory_file(0).open(encoding="utf-8")
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(f"{folder} holds no finished evaluation ({type(error).__name__}: {error}).") from error
-    right: dict[str, int] = {}
-    tried: dict[str, int] = {}
+    verdicts: dict[str, dict[int, bool]] = {}
     benchmark: dict[str, str] = {}
     with lines:
         if partial:
@@ -75,15 +73,17 @@ def read_evaluation(folder: Path) -> Evaluated:
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
-                problem, judged, correct = row["problem"], bool(row["graded"]), bool(row["correct"])
-                if row["sample"] >= samples or row["benchmark"] not in results["benchmarks"]:
+                problem, sample = row["problem"], int(row["sample"])
+                judged, correct = bool(row["graded"]), bool(row["correct"])
+                if sample >= samples or row["benchmark"] not in results["benchmarks"]:
                     continue  # of an earlier call that asked for more
                 benchmark[problem] = row["benchmark"]
             except (ValueError, LookupError, TypeError) as error:
                 raise DataError(f"{folder}: line {number} of its trajectories cannot be read ({error}).") from error
-            right[problem] = right.get(problem, 0) + correct
-            tried[problem] = tried.get(problem, 0) + judged
-    return Evaluated(folder, data, right, tried, benchmark, results)
+            of_problem = verdicts.setdefault(problem, {})
+            if judged:
+                of_problem[sample] = correct
+    return Evaluated(folder, data, verdicts, benchmark, results)
 
 
 # Shown
@@ -238,9 +238,9 @@ class Difference:
     first: float
     second: float
     new_problems: Interval
-    """Had both been measured on other problems of this kind: bootstrap over problems, paired."""
+    """Had both been measured on other problems of this kind: bootstrap over problems, paired by problem."""
     same_problems: Interval | None
-    """On these very problems, with other samples; None where a problem has a single one."""
+    """On these very problems, with other samples, paired by problem and sample; None where a problem has a single one."""
 
     @property
     def verdict(self) -> str:
@@ -285,7 +285,7 @@ def compare_evaluations(options: CompareEvaluationsOptions) -> list[Difference]:
 
 def differences(first: Evaluated, second: Evaluated) -> list[Difference]:
     """For each benchmark that both have. Raises DataError where they have no problem in common."""
-    common = [p for p in first.right if p in second.right and min(first.tried[p], second.tried[p])]
+    common = [p for p in first.verdicts if first.verdicts[p] and second.verdicts.get(p)]
     names = dict.fromkeys(first.benchmark[problem] for problem in common)
     if not names:
         raise DataError(f"{first.folder} and {second.folder} have no problem in common.")
@@ -294,15 +294,26 @@ def differences(first: Evaluated, second: Evaluated) -> list[Difference]:
 
 def _difference(first: Evaluated, second: Evaluated, name: str, problems: Sequence[str]) -> Difference:
     a, b = first.solved(problems), second.solved(problems)
-    rates = [each.right_SP[0] / each.tried_SP[0] for each in (a, b)]
-    same = None
-    if min(a.tried_SP.min(), b.tried_SP.min()) > 1:
-        variance = sum(
-            float((p * (1 - p) / (each.tried_SP[0] - 1)).sum()) for p, each in zip(rates, (a, b), strict=True)
-        )
-        mean, reach = float((rates[1] - rates[0]).mean()), 1.96 * math.sqrt(variance) / len(problems)
-        same = Interval(mean, mean - reach, mean + reach)
-    return Difference(name, len(problems), float(rates[0].mean()), float(rates[1].mean()), difference(b, a), same)
+    rate_a, rate_b = (float((each.right_SP / each.tried_SP).mean()) for each in (a, b))
+    mean = rate_b - rate_a
+    error = _sampling_error([(first.verdicts[problem], second.verdicts[problem]) for problem in problems])
+    same = None if error is None else Interval(mean, mean - 1.96 * error, mean + 1.96 * error)
+    return Difference(name, len(problems), rate_a, rate_b, difference(b, a), same)
+
+
+def _sampling_error(pairs: Sequence[tuple[dict[int, bool], dict[int, bool]]]) -> float | None:
+    """Standard error of the mean difference over these very problems; None where a problem has a single pair of samples.
+
+    Samples are paired by their number: two models that draw with the same seed are right and wrong together more often than
+    by chance, and then their difference is surer than its parts.
+    """
+    variance = 0.0
+    for one, other in pairs:
+        by_sample = [other[sample] - right for sample, right in one.items() if sample in other]
+        if len(by_sample) < 2:
+            return None
+        variance += float(np.var(by_sample, ddof=1)) / len(by_sample)
+    return math.sqrt(variance) / len(pairs)
 
 
 ALIKE = ("prompts", "temperature", "top_p", "max_turns", "max_tokens", "judge")
@@ -318,7 +329,7 @@ def _unlike(first: Evaluated, second: Evaluated) -> Iterable[str]:
         files_ = [each.results["benchmarks"][name]["sha256"] for each in (first, second)]
         if files_[0] != files_[1]:
             yield f"{name} was read from different files; problems are paired by their ids."
-    alone = first.right.keys() ^ second.right.keys()
+    alone = first.verdicts.keys() ^ second.verdicts.keys()
     if alone:
         yield f"{len(alone)} problems are in one of the two only, and left out."
 

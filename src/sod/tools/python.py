@@ -19,6 +19,22 @@ _FENCED = re.compile(r"\s*```[^\n`]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL)
 _REFERENCE_FENCE = re.compile(r"```python(.*?)```", re.DOTALL)
 
 
+def schema(name: str = "code_interpreter") -> dict[str, Any]:
+    """The OpenAI function schema that the chat template shows to the student."""
+    return {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": "Runs a Python program and returns what it prints. Nothing is kept between calls.",
+            "parameters": {
+                "type": "object",
+                "properties": {"code": {"type": "string", "description": "The program."}},
+                "required": ["code"],
+            },
+        },
+    }
+
+
 class PythonTool:
     """`code_interpreter(code)`, backed by a sandbox."""
 
@@ -28,18 +44,7 @@ class PythonTool:
         self._is_reference = options.show_last_expr == "reference"
         if self._is_reference:
             say("tool.show_last_expr = reference: programs are rewritten as the paper's code does, which breaks many.")
-        self.schema: dict[str, Any] = {
-            "type": "function",
-            "function": {
-                "name": name,
-                "description": "Runs a Python program and returns what it prints. Nothing is kept between calls.",
-                "parameters": {
-                    "type": "object",
-                    "properties": {"code": {"type": "string", "description": "The program."}},
-                    "required": ["code"],
-                },
-            },
-        }
+        self.schema = schema(name)
 
     async def __call__(self, arguments: Mapping[str, Any]) -> Observation:
         rewritten = as_in_reference if self._is_reference else without_fence

@@ -1,0 +1,76 @@
+"""A model as a Hugging Face folder that stands by itself: weights, tokenizer, a card, and where it all came from.
+
+    config.json, model*.safetensors, generation_config.json     for Transformers and vLLM
+    tokenizer*, chat_template.jinja
+    README.md                                                   the card: use, recipe, data, results with their errors
+    sod/options.json, environment.json                          of the run
+    sod/evaluation-1/options.json, environment.json, results.json ...
+
+The card tells what is written down and nothing else: what a run does not know is left out. Nothing written names this
+machine: of a local path its last two parts remain, of addresses and command lines nothing.
+"""
+
+from sod.chat import ChatFormat
+from sod.config import ChatOptions, EvalRolloutOptions, ExportOptions
+from sod.data import fingerprint_model
+from sod.errors import RunError
+from sod.export.card import Card
+from sod.export.evaluation import Evaluation
+from sod.export.folder import check_whole, whole_or_not_at_all, write_json
+from sod.export.model import generation, plain_model, save
+from sod.export.probe import Probe
+from sod.export.training import checked_name, history, known_base
+from sod.export.wording import counted
+from sod.hub import model_folder
+from sod.models import load_tokenizer
+from sod.progress import say
+
+
+def export(options: ExportOptions) -> None:
+    """Write the folder and check it as a stranger would load it; or leave nothing behind.
+
+    The check computes in float32 on a CPU: 4 bytes of memory a weight, beside the weights that are written.
+    """
+    if options.out.exists():
+        raise RunError(f"{options.out} exists already; nothing is written over. Choose another --out.")
+    checkpoint = model_folder(options.model)
+    if checkpoint == options.model:  # the newest one of a run is known to be whole
+        check_whole(checkpoint)
+    stages = history(checkpoint)
+    fingerprint = fingerprint_model(checkpoint)
+    evaluations = [Evaluation.read(folder, fingerprint) for folder in options.results]
+    base = known_base(stages) if options.base is None else checked_name(options.base)
+
+    chat_options = stages[0].options.chat if stages else ChatOptions(on_drift="append")
+    chat = ChatFormat.of(load_tokenizer(checkpoint), chat_options)
+    model = plain_model(checkpoint, "auto" if options.dtype == "same" else options.dtype)
+    probe = Probe.of(checkpoint, chat, model)
+    sampling = evaluations[0].options.rollout if evaluations else EvalRolloutOptions()
+    model.generation_config = generation(model, chat, sampling)
+    card = Card(
+        options=options,
+        base=base,
+        fingerprint=fingerprint,
+        model=model,
+        probe=probe,
+        stages=stages,
+        evaluations=evaluations,
+    )
+    with whole_or_not_at_all(options.out) as folder:
+        save(model, chat.tokenizer, folder)
+        card.content.save(folder / "README.md")
+        if stages:
+            write_json(folder / "sod", stages[0].files())
+        for number, evaluation in enumerate(evaluations, 1):
+            write_json(folder / "sod" / f"evaluation-{number}", evaluation.files())
+        gap = probe.check(folder, chat_options)
+    say(
+        f"checked: loaded by plain Transformers, it gives the {len(probe.ids) - 1} tokens of a conversation with a call the "
+        f"checkpoint's log-probabilities, off by {gap:.1g} nats at most"
+        + (f"; rounding to {card.dtype} moved them by up to {probe.rounding:.1g}" if probe.rounding else "")
+    )
+    partial = sum(evaluation.results["partial"] for evaluation in evaluations)
+    say(
+        f"{options.out}: {checkpoint} in {card.dtype}, with a card and {counted(len(evaluations), 'evaluation')}"
+        + (f", {partial} of them partial" if partial else "")
+    )

@@ -1,0 +1,54 @@
+"""The model that is written: loaded by plain Transformers, told how to sample, saved beside its tokenizer."""
+
+import shutil
+from pathlib import Path
+from typing import cast
+
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from sod.chat import ChatFormat
+from sod.config import RolloutOptions
+from sod.errors import ModelError, RunError
+from sod.export.folder import read_json, write_json
+
+OF_THIS_MACHINE = {"is_local", "local_files_only"}
+"""What Transformers writes into a tokenizer's configuration about how it was loaded."""
+
+
+def plain_model(folder: Path, dtype: str) -> PreTrainedModel:
+    """The model with nothing of this project. `dtype` is a type's name, or "auto" for its own. Raises ModelError."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except Exception as error:  # a damaged file makes the libraries below raise anything
+        raise ModelError(f"The model in {folder} cannot be loaded: {error}") from error
+    return cast(PreTrainedModel, model).eval()
+
+
+def generation(model: PreTrainedModel, chat: ChatFormat, sampling: RolloutOptions) -> GenerationConfig:
+    """Sampling with these options, that ends with the turn, or where the model ended before."""
+    before = model.generation_config
+    assert before is not None
+    ends = before.eos_token_id if isinstance(before.eos_token_id, list) else [before.eos_token_id]
+    ends = [chat.end_of_turn, *(end for end in ends if end not in (None, chat.end_of_turn))]
+    return GenerationConfig(
+        bos_token_id=before.bos_token_id,
+        eos_token_id=ends if len(ends) > 1 else ends[0],
+        pad_token_id=next(id for id in (before.pad_token_id, chat.tokenizer.pad_token_id, ends[0]) if id is not None),
+        do_sample=True,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=0,  # Transformers' own default is 50
+    )
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write both; the weights, which are the owner's alone at first, as readable as the rest. Raises RunError."""
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # on a full disk, each library below raises something else
+        raise RunError(f"The model cannot be written to {folder}: {error}.") from error
+    for weights in folder.glob("*.safetensors"):
+        shutil.copymode(folder / "config.json", weights)
+    told = read_json(folder / "tokenizer_config.json")
+    write_json(folder, {"tokenizer_config": {key: told[key] for key in told if key not in OF_THIS_MACHINE}})

@@ -1,0 +1,142 @@
+"""The training runs that a model came of: found, and told."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+
+from sod.config import SftOptions, TrainOptions
+from sod.data import fingerprint_model
+from sod.errors import OptionError
+from sod.export.folder import Json, read_json, read_options
+from sod.export.wording import DIFFERING, counted, options_and_environment, public, ran_with, recipe
+from sod.hub import NAME
+from sod.report.reading import Record
+from sod.report.summary import alarms, learning
+from sod.results import Sheet
+from sod.runs import Run
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training run, up to the checkpoint that came of it."""
+
+    updates: int
+    """Of fine-tuning, optimiser steps."""
+    options: SftOptions | TrainOptions
+    environment: Json
+    metrics: list[dict[str, float]]
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> "Stage | None":
+        """None where the checkpoint belongs to no run."""
+        checkpoint = checkpoint.resolve()
+        name = re.fullmatch(r"update-(\d+)", checkpoint.name)
+        run = checkpoint.parent.parent
+        if name is None or checkpoint.parent.name != "checkpoints" or not (run / "options.json").is_file():
+            return None
+        kind = TrainOptions if "student" in read_json(run / "options.json") else SftOptions
+        updates = int(name[1])
+        metrics = [row for row in Run(run).metrics() if row["update"] <= updates]
+        return cls(updates, read_options(kind, run), read_json(run / "environment.json"), metrics)
+
+    # What it was
+
+    @property
+    def algorithm(self) -> str:
+        return public(self.options.algorithm.name) if isinstance(self.options, TrainOptions) else "sft"
+
+    @property
+    def data(self) -> dict[str, str]:
+        """Fingerprints of what it read."""
+        return self.environment["data"]
+
+    @property
+    def start(self) -> tuple[Path, str]:
+        """The model that it began with, as its options name it, and its fingerprint."""
+        if isinstance(self.options, TrainOptions):
+            return self.options.student, self.data["student"]
+        return self.options.model, self.data["model"]
+
+    @property
+    def has_teacher(self) -> bool:
+        return "teacher" in self.data or self.algorithm.startswith("opsd")
+
+    def before(self) -> "Stage | None":
+        """The run that made the model that this one began with; None where it is not there any more."""
+        start, fingerprint = self.start
+        places = [start, *(start / "checkpoints").glob("update-*")]
+        made = next((place for place in places if fingerprint_model(place) == fingerprint), None)
+        return None if made is None else Stage.of(made)
+
+    # How it is told
+
+    def files(self) -> dict[str, Json]:
+        return options_and_environment(self.options, self.environment)
+
+    def facts(self) -> Iterator[str]:
+        yield f"began with `{public(str(self.start[0]))}`"
+        yield f"algorithm: `{self.algorithm}`"
+        if isinstance(options := self.options, SftOptions):
+            yield f"optimiser steps: {self.updates:,} of {counted(options.batch, 'conversation')}"
+            return
+        if options.teacher is not None:
+            yield f"teacher: `{public(str(options.teacher))}`, fingerprint `{self.data['teacher']}`"
+        yield f"updates: {self.updates:,} of {options.rollout.problems} problems x {options.rollout.group} trajectories"
+
+    def section(self) -> str:
+        """Its recipe, data and course."""
+        on_policy = isinstance(self.options, TrainOptions)
+        where = "on problems that it learnt from" if on_policy else "an update being one optimiser step"
+        parts = [
+            f"### {self.algorithm}",
+            f"The recipe of `sod {'train' if on_policy else 'sft'}`, {DIFFERING}",
+            recipe(self.options, "out", "resume", "dry_run"),
+            f"Data: `{public(str(self.options.data))}`, SHA-256 `{self.data['data']}`.",
+            ran_with(self.environment),
+        ]
+        if course := learning([self._record]):
+            parts.append(f"Its course, in means, {where}:")
+            parts.append(Sheet("", ["", *course.heads], [[name, *cells] for name, cells in course.rows]).markdown())
+        if on_policy and self.metrics:
+            raised = [f"- alarm `{alarm.name}`: {alarm.when}" for alarm in alarms([self._record])]
+            parts.append("\n".join(raised) or "No alarm was raised.")
+        return "\n\n".join(parts)
+
+    @property
+    def _record(self) -> Record:
+        """Its metrics, as the tables of a report take them."""
+        return Record(
+            name="", folder=Path(), options={}, environment={}, results={}, calibration={}, metrics=self.metrics
+        )
+
+
+def history(checkpoint: Path) -> list[Stage]:
+    """The run that a checkpoint came of, and the runs before it, the newest first."""
+    stages: list[Stage] = []
+    stage = Stage.of(checkpoint)
+    while stage is not None:
+        stages.append(stage)
+        stage = stage.before()
+    return stages
+
+
+def known_base(stages: Sequence[Stage]) -> str | None:
+    """The name on the hub of the model that the first run began with, if its weights are known to be that model's."""
+    if not stages:
+        return None
+    start, fingerprint = stages[-1].start
+    name = NAME.fullmatch(str(start))
+    config = name and try_to_load_from_cache(name["repo"], "config.json", revision=name["revision"])
+    known = isinstance(config, str) and fingerprint_model(Path(config).parent) == fingerprint
+    return name["repo"] if name and known else None
+
+
+def checked_name(base: str) -> str:
+    """Raises OptionError where it cannot be a name on the hub."""
+    name = NAME.fullmatch(base)
+    if name is None or name["revision"] is not None:
+        raise OptionError(f"base = {base!r} is no name of a model on the hub; give it as ORG/NAME.")
+    return base

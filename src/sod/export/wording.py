@@ -1,0 +1,66 @@
+"""What others may read of a run: paths short, no addresses, no command lines; and numbers with their nouns."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from sod import __version__
+from sod.config import Options
+from sod.recipes import to_toml
+
+Json = dict[str, Any]
+
+ADDRESSES: dict[str, Any] = {"engine": {"url", "exchange"}, "sandbox": {"url"}}
+"""Options that name machines, and belong to no recipe."""
+
+
+def public(content: Any) -> Any:
+    """JSON in which paths are short."""
+    match content:
+        case dict():
+            return {public(key): public(value) for key, value in content.items()}
+        case list():
+            return [public(value) for value in content]
+        case str() if content.startswith(("/", "~")):
+            return _short_path(content)
+        case str():
+            return re.sub(r"""[^\s"'(),=]*/[^\s"'(),=]*""", lambda path: _short_path(path[0]), content)
+        case _:
+            return content
+
+
+def _short_path(text: str) -> str:
+    """The last two parts of a path, without the home directory; an address on the web stays."""
+    path = Path(text)
+    if text.startswith(("http://", "https://")) or (len(path.parts) < 3 and not path.is_absolute()):
+        return text
+    if path.is_relative_to(Path.home()):
+        path = path.relative_to(Path.home())
+    return "/".join([part for part in path.parts if part not in ("/", "~", "..")][-2:])
+
+
+def options_and_environment(options: Options, environment: Json) -> dict[str, Json]:
+    """Of a run, as files of JSON by their names."""
+    return {
+        "options": public(options.model_dump(mode="json", exclude=ADDRESSES)),
+        "environment": public({key: value for key, value in environment.items() if key != "command"}),
+    }
+
+
+DIFFERING = f"as far as it differs from the defaults of sod {__version__}:"
+
+
+def recipe(options: Options, *without: str) -> str:
+    """Options that differ from their defaults, as a block of TOML."""
+    hidden = ADDRESSES | dict.fromkeys(without, True)
+    content = options.model_dump(mode="json", exclude_defaults=True, exclude=hidden)
+    return f"```toml\n{to_toml(public(content)).strip()}\n```"
+
+
+def ran_with(environment: Json) -> str:
+    named = {"sod": environment["sod"], "Python": environment["python"]} | environment["packages"]
+    return f"It ran with {', '.join(f'{name} {version}' for name, version in named.items())}."
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
