@@ -119,7 +119,7 @@ def in_memory(samples: int) -> Callable[[], object]:
 
 def main() -> None:
     options = parse(parser(__doc__, rounds=3))
-    samples, latency = (32, 1.0) if not options.quick else (4, 0.01)
+    samples, latency = (64, 1.0) if not options.quick else (4, 0.01)
     with tempfile.TemporaryDirectory() as folder:
         times = in_turn(
             {

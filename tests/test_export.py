@@ -360,7 +360,7 @@ def test_the_card_tells_what_is_known_and_how_sure_it_is(exported: Path, checkpo
         "|  | pass@1 | pass@2 | pass@4 |",
         "own: public tests only",
         "### aime2024, own (partial)",
-        "4 samples of each problem at temperature 1 and top_p 0.6, at most 8 turns with calls and 20,480 tokens, prompts `clean`",
+        "4 samples of each problem, weights in float32, prompts clean, temperature 1.0, top_p 0.6, max_turns 8, max_tokens 20480",
         "from HuggingFaceH4/aime_2024 at 2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
         "`secret/own.jsonl`, SHA-256 `abab",
         "has read 200 characters at most",

@@ -13,7 +13,7 @@ from sod.export.wording import DIFFERING, counted, options_and_environment, publ
 from sod.results import Sheet, to_markdown
 
 SETTINGS = ("prompts", "temperature", "top_p", "max_turns", "max_tokens", "judge")
-"""What results depend on beside the model and the problems."""
+"""What the results depend on, beside the model, the problems and the number of samples."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,8 @@ class Evaluation:
             *(["Samples are missing: the evaluation was interrupted, or lost too many."] if partial else []),
             to_markdown(self._for_strangers()).strip(),
             self._pass_rates().markdown(),
-            f"Measured by `sod eval`, weights in {self.options.network.dtype}: {counted(results['samples'], 'sample')} of "
-            f"each problem at temperature {results['temperature']:g} and top_p {results['top_p']:g}, at most "
-            f"{counted(results['max_turns'], 'turn')} with calls and {counted(results['max_tokens'], 'token')}, prompts "
-            f"`{results['prompts']}`, judge `{results['judge']}`. The recipe, {DIFFERING}",
+            f"Measured by `sod eval`, {counted(results['samples'], 'sample')} of each problem, weights in "
+            f"{self.options.network.dtype}, {', '.join(f'{key} {results[key]}' for key in SETTINGS)}. The recipe, {DIFFERING}",
             recipe(self.options, "model", "out", "dry_run"),
             "\n".join(f"- {name}: {_read_from(benchmark)}" for name, benchmark in self.benchmarks.items()),
             ran_with(self.environment),
