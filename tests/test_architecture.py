@@ -17,7 +17,7 @@ ROOT = Path(sod.__file__).parent
 LAYERS = """
     sod  core  errors  memory  patterns  statistics
     config  types  sandbox  rewards  concurrency  attention
-    measures
+    measures  shapes
     sandbox.libc  sandbox.interpreter  sandbox.folders  sandbox.capture  sandbox.fusion_driver
     sandbox.landlock  sandbox.seccomp
     sandbox.confinement
@@ -36,6 +36,7 @@ LAYERS = """
     teachers.local  scoring  agent
     world
     rollout  algorithms  metrics  engines.opening  teachers.privileged  datasets
+    inventory
     plan  records  results
     sft  train  evaluate  calibrate  doctor  report
     lab  comparison  demonstrate
