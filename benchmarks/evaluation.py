@@ -22,7 +22,7 @@ from sod.concurrency import Runner, together
 from sod.config import EvalOptions, RolloutOptions
 from sod.engines import Reply, Request
 from sod.engines.scripted import ScriptedEngine
-from sod.evaluate import Evaluation
+from sod.evaluate import Session
 from sod.lab import settings
 from sod.lab.make import TEACHER_FOLDER
 from sod.lab.make import problems as lab_problems
@@ -74,7 +74,7 @@ def evaluation(folder: Path, samples: int, latency: float) -> Callable[[], objec
             | {"tool": settings.TOOL | {"faults": 0.0}}
             | {"rollout": settings.ROLLOUT | {"concurrency": CONCURRENCY, "max_turn_tokens": None}}
         )
-        with Runner() as loop, Evaluation.open(options, loop) as opened:
+        with Runner() as loop, Session.open(options, loop) as opened:
             scripted = replace(opened, write=engine)
             scripted.sample()
             scripted.conclude(complete=True)

@@ -55,7 +55,7 @@ class Model:
         elif problem.kind == "code":
             reply = PROGRAM
         else:
-            answer = problem.answer if knows(body["seed"]) else "no such thing"
+            answer = re.sub(r"^0+(?=\d+$)", "", problem.answer) if knows(body["seed"]) else "no such thing"
             reply = f"So the answer is \\boxed{{{answer}}}."
         return self._tokenizer.encode(reply, add_special_tokens=False)
 

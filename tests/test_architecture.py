@@ -38,7 +38,7 @@ LAYERS = """
     rollout  algorithms  metrics  engines.opening  teachers.privileged  datasets
     inventory
     plan  records  results
-    sft  train  evaluate  calibrate  doctor  report
+    sft  train  evaluate  differences  calibrate  doctor  report
     lab  comparison  demonstrate
     compare  export
     cli

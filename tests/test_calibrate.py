@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sod.algorithms import step_info
-from sod.calibrate import SOD, Evaluation, Start, auc, bins, calibrate, draw_evenly, starts, summary, verdict
+from sod.calibrate import SOD, Beside, Start, auc, bins, calibrate, draw_evenly, starts, summary, verdict
 from sod.config import AlgorithmOptions, CalibrateOptions, EvalOptions, ModelOptions
 from sod.core import RULES, StepInfo
 from sod.data import read_rows, write_jsonl
@@ -222,7 +222,7 @@ def edit_rows(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_what_is_read_back_has_the_d_and_w_that_were_measured(measured: Path) -> None:
-    evaluation = Evaluation.read(measured)
+    evaluation = Beside.read(measured)
     d_BK, info = step_info(evaluation.batch, AlgorithmOptions())
     rows = read_rows(measured / "trajectories" / "update-0000.jsonl")
     assert [(t.problem.id, t.sample) for t in evaluation.batch.trajectories] == [
@@ -243,7 +243,7 @@ def test_every_rule_weighs_every_step_and_one_that_cannot_is_left_out(
     def demanding(d_BK: torch.Tensor, info: StepInfo) -> torch.Tensor:
         raise KeyError("no such thing")
 
-    evaluation = Evaluation.read(measured)
+    evaluation = Beside.read(measured)
     weights = evaluation.weights(RULES | {"demanding": demanding, "endless": lambda d_BK, info: d_BK / 0})
     assert list(weights) == list(RULES)
     assert {w_BK.shape for w_BK in weights.values()} == {evaluation.d_BK.shape}
@@ -318,17 +318,17 @@ Damage = Callable[[Path], object]
         (lambda run: (run / "options.json").write_text("{}"), RunError, "holds no run of `sod eval`"),
         (lambda run: (run / "environment.json").write_text("{}"), RunError, "holds no run of `sod eval`"),
         (lambda run: edit(run / "options.json", lambda o: o.update(teacher=None)), RunError, "without a teacher"),
-        (lambda run: (run / "results.json").unlink(), RunError, "is not finished"),
+        (lambda run: (run / "results.json").unlink(), DataError, "no finished evaluation"),
         (lambda run: edit(run / "options.json", lambda o: o.update(data="gone.jsonl")), RunError, "gone.jsonl does not exist"),
         (lambda run: edit(run / "environment.json", lambda e: e["data"].update(data="0")), RunError, "which has changed"),
         (lambda run: edit(run / "environment.json", lambda e: e["data"].update(teacher="0")), RunError, "another model"),
-        (lambda run: (run / "trajectories/update-0000.jsonl").write_text('{"problem":'), DataError, "line 1: not JSON"),
+        (lambda run: (run / "trajectories/update-0000.jsonl").write_text('{"problem":'), DataError, "line 1 of its trajectories"),
         (lambda run: edit_rows(run, lambda row: row["pieces"][1].pop("signal")), DataError, "row 1 .* 'signal' is missing"),
         (lambda run: edit_rows(run, lambda row: row["pieces"][1]["tokens"].pop()), DataError, "row 1 .* differ in length"),
         (lambda run: edit_rows(run, lambda row: row["pieces"].pop()), DataError, "its steps are not those of its pieces"),
         (lambda run: edit_rows(run, lambda row: row["steps"][0].update(d=9)), DataError, "is not the mean of"),
         (lambda run: edit_rows(run, lambda row: row["steps"][0].update(d=None)), DataError, "row 1 cannot be used"),
-        (lambda run: edit_rows(run, lambda row: row.update(problem="other")), DataError, "row 1 .* 'other' is missing"),
+        (lambda run: edit_rows(run, lambda row: row.update(problem="other")), DataError, "nothing to continue from"),
         (lambda run: edit_rows(run, without_later_steps), DataError, "nothing to continue from"),
         (lambda run: edit_rows(run, lambda row: row.update(graded=False)), DataError, "nothing to continue from"),
     ],

@@ -443,7 +443,9 @@ def test_a_run_that_is_not_there_is_not_resumed(world: World, refused: Refused, 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_folder_without_a_model_is_refused(world: World, refused: Refused, loop: str) -> None:
     flag = "student" if loop == "train" else "model"
-    refused(world.command(loop, **{flag: world.folder / "none"}), "There is no directory", "none. Give a model's directory")
+    refused(
+        world.command(loop, **{flag: world.folder / "none"}), "There is no directory", "none. Give a model's directory"
+    )
     model = world.model()
     (model / "config.json").unlink()
     refused(world.command(loop, **{flag: model}), "holds no model: config.json is missing")

@@ -254,6 +254,16 @@ def test_a_file_of_the_users_is_asked_as_it_stands(tmp_path: Path) -> None:
     assert found.problems == load_problems(path)
 
 
+@pytest.mark.parametrize(
+    ("times", "note"),
+    [([2, 1], "1 row repeats another and is left out"), ([3, 2], "3 rows repeat others and are left out")],
+)
+def test_rows_that_are_left_out_are_said_to_be(tmp_path: Path, times: list[int], note: str) -> None:
+    rows = [{"prompt": f"{i}?", "answer": "2"} for i, count in enumerate(times) for _ in range(count)]
+    found = open_set(str(write(tmp_path, rows, "mine.jsonl")), data_dir=tmp_path, prompts="clean")
+    assert (len(found.problems), found.notes) == (2, (note,))
+
+
 def test_a_wrong_hash_is_an_error_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"content\n")
@@ -453,6 +463,7 @@ def test_demonstrations_are_kept_as_they_are(tmp_path: Path) -> None:
         ("a.csv", b"question,answer\n\xff,1\n", "is not UTF-8 text: invalid start byte at byte 16"),
         ("a.csv", b"question,answer\na,1\nb\n", r"row 2 \(up to line 3\) has 1 cells where the header names 2"),
         ("a.csv", b'question,answer\na,1\n"b,2\n', r"row 2 \(at line 3\) is damaged: unexpected end of data"),
+        ("a.csv", b"question,question,answer\na,b,1\n", "has two columns 'question'"),
         ("a.json", b'{"a": [', "is not JSON"),
         ("a.json", b'{"a": 1}', "neither a list of objects"),
         ("a.parquet", b"PAR1", "is not a parquet file, or a damaged one"),
@@ -464,6 +475,11 @@ def test_a_damaged_file_is_named_with_the_place(tmp_path: Path, name: str, conte
     path.write_bytes(content)
     with pytest.raises(DataError, match=complaint):
         convert(path)
+
+
+def test_a_cell_of_csv_may_be_long(tmp_path: Path) -> None:
+    (row,) = convert(write(tmp_path, [{"question": "x" * 200_000, "answer": "1"}], "a.csv"))
+    assert len(row["prompt"]) > 200_000
 
 
 # Golds

@@ -1,19 +1,26 @@
 """`sod data check | describe | decontaminate | split | mix`, through the command line."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir
+from datetime import datetime
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from reference import shared
+from rich.console import Console
 
 from sod.cli import run
 from sod.data import read_rows, write_jsonl
+from sod.datasets.commands import catalogue
 from sod.datasets.contamination import findings, guarded
-from sod.datasets.describing import histogram, summary
+from sod.datasets.describing import histogram, one_line, summary
 from sod.datasets.dividing import mix_rows, shares, split_rows
 from sod.datasets.overlap import Index, key, words
 from sod.datasets.published import SETS
@@ -48,14 +55,32 @@ def test_the_list_says_what_is_here(data: Data, tmp_path: Path, capsys: pytest.C
     (tmp_path / "data").mkdir()
     write(tmp_path / "data/math500.jsonl", problems(1))
     assert data("list") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines if "  here  " in line] == ["math500"]
-    assert len(lines) == 2 * len(SETS)
+    rows = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows] == list(SETS)
+    assert [row[0] for row in rows if row[2] == "here"] == ["math500"]
+    assert rows[0][3] == "HuggingFaceH4/aime_2024@2fe88a2f"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_on_a_terminal_the_list_is_a_table_that_fits(width: int) -> None:
+    screen = StringIO()
+    Console(width=width, color_system=None, file=screen).print(catalogue({"math500"}))
+    lines = screen.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for published in SETS.values():
+        assert any(line.startswith(f"{published.name} ") for line in lines)
+        assert any(published.repo in line for line in lines), "a repository is on one line"
+    assert [line.split()[0] for line in lines if line.startswith("here")] == ["here"]
 
 
 def test_an_unknown_name_is_an_error_that_names_the_nearest(data: Data, capsys: pytest.CaptureFixture[str]) -> None:
     assert data("convert", "x.jsonl", "--name", "math_500") == 2
     assert "did you mean math500?" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_is_an_error(data: Data, capsys: pytest.CaptureFixture[str]) -> None:
+    assert data("convert", "nowhere.csv") == 2
+    assert "nowhere.csv does not exist" in capsys.readouterr().err
 
 
 def test_a_file_without_a_name_is_written_to_data_under_its_own(data: Data, tmp_path: Path) -> None:
@@ -112,6 +137,40 @@ def test_a_good_file_passes(data: Data, tmp_path: Path) -> None:
     assert data("check", "good.jsonl") == 0
 
 
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"prompt": "1+1?", "answer": ["2"]}, "its `answer` is list; only text or a number can be used."),
+        ({"prompt": "1+1?", "answer": True}, "its `answer` is bool; only text or a number can be used."),
+        ({"prompt": "1+1\ud800?", "answer": "2"}, "it holds \\ud800, which is half a character"),
+        ({"messages": [{"role": "assistant", "content": "2"}]}, "it is a demonstration among problems"),
+    ],
+)
+def test_a_row_that_could_be_misread_is_bad(data: Data, tmp_path: Path, row: Row, why: str) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in [*problems(1), row]))
+    assert data("check", "rows.jsonl", "--rejects", "rejects.jsonl") == 0
+    (reject,) = read_rows(tmp_path / "rejects.jsonl")
+    assert reject["why"].startswith(why)
+    assert reject["content"] == row
+
+
+def test_a_byte_order_mark_is_called_by_its_name(
+    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(problems(1)[0]) + "\n", encoding="utf-8-sig")
+    assert data("check", "rows.jsonl") == 2
+    assert "byte order mark" in capsys.readouterr().out
+
+
+def test_good_and_bad_rows_are_written_both_or_neither(data: Data, tmp_path: Path) -> None:
+    write(tmp_path / "bad.jsonl", BAD)
+    assert data("check", "bad.jsonl", "--good", "out.jsonl", "--rejects", "./out.jsonl") == 2
+    assert not (tmp_path / "out.jsonl").exists()
+    write(tmp_path / "rejects.jsonl", problems(1))
+    assert data("check", "bad.jsonl", "--good", "good.jsonl", "--rejects", "rejects.jsonl") == 2
+    assert not (tmp_path / "good.jsonl").exists()
+
+
 @pytest.mark.parametrize("content", ["", "\n\n"])
 def test_an_empty_file_is_an_error(
     data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
@@ -164,6 +223,19 @@ def test_demonstrations_are_measured_in_tokens_and_their_errors_seen(
     assert "whole, tokens" in out
 
 
+def test_text_of_a_file_cannot_disturb_the_terminal(
+    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "1?\ud800", "answer": "1", "source": "[red]a[/x]\x1b[31m\nb\ud800"}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]))
+    assert data("describe", "rows.jsonl") == 0
+    assert data("decontaminate", "rows.jsonl", "--against", "rows.jsonl") == 0
+    out = capsys.readouterr().out
+    assert "[red]a[/x]\ufffd[31m b\ufffd" in out
+    assert "\x1b" not in out
+    assert one_line("a  b\nc", 3) == "a b..."
+
+
 def test_the_summary_is_of_the_values_themselves() -> None:
     assert summary([5, 1, 2, 4, 3]) == (1, 3, 5, 5)
     assert summary(list(range(1, 101))) == (1, 50.5, 95, 100)
@@ -212,6 +284,30 @@ def test_rows_that_share_text_are_left_out_and_reported(
     ]
     assert found[0]["grams"][0] == "a train leaves the town of erding at noon and"
     assert "row 4 has 100% of test.jsonl t" in capsys.readouterr().out
+
+
+def test_what_is_left_and_the_report_are_written_both_or_neither(data: Data, tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", [*problems(3), {"prompt": LONG, "answer": "1"}])
+    write(tmp_path / "test.jsonl", [{"problem": LONG, "answer": "80"}])
+    write(tmp_path / "taken.jsonl", problems(1))
+    command = ("decontaminate", "train.jsonl", "--against", "test.jsonl")
+    assert data(*command, "--out", "taken.jsonl", "--report", "report.jsonl") == 2
+    assert data(*command, "--out", "same.jsonl", "--report", "same.jsonl") == 2
+    assert not [name for name in ("report.jsonl", "same.jsonl") if (tmp_path / name).exists()]
+
+
+def test_text_that_is_not_found_is_not_taken_for_text_that_is_not_shared(
+    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "train.jsonl", problems(3))
+    write(tmp_path / "raw.jsonl", [{"Question": LONG, "Answer": "80"}])
+    assert data("decontaminate", "train.jsonl", "--against", "raw.jsonl") == 2
+    assert "1 of 1 rows have no text to compare" in capsys.readouterr().err
+    assert data("decontaminate", "raw.jsonl", "--against", "train.jsonl") == 2
+    assert "raw.jsonl has no text to compare" in capsys.readouterr().err
+    write(tmp_path / "some.jsonl", [*problems(1), {"prompt": 5, "answer": "1"}])
+    assert data("decontaminate", "some.jsonl", "--against", "train.jsonl", "--words", "1000000000") == 0
+    assert "1 row has no text to compare" in capsys.readouterr().out
 
 
 def test_a_benchmark_that_is_not_here_is_an_error_that_says_how_to_get_it(
@@ -273,10 +369,24 @@ def test_validation_is_a_share_or_a_number(data: Data, tmp_path: Path, validatio
     assert sorted(row["id"] for part in parts for row in part) == sorted(row["id"] for row in problems(20))
 
 
-@pytest.mark.parametrize("validation", ["20", "2.5", "30"])
+@pytest.mark.parametrize("validation", ["20", "2.5", "30", "0.99", "inf"])
 def test_a_split_that_cannot_be_is_an_error(data: Data, tmp_path: Path, validation: str) -> None:
     write(tmp_path / "rows.jsonl", problems(20))
     assert data("split", "rows.jsonl", "--validation", validation) == 2
+    assert not list(tmp_path.glob("rows-*"))
+
+
+@pytest.mark.parametrize("left", ["train", "validation"])
+def test_parts_of_two_draws_never_stand_side_by_side(data: Data, tmp_path: Path, left: str) -> None:
+    write(tmp_path / "rows.jsonl", problems(20))
+    assert data("split", "rows.jsonl", "--validation", "5", "--seed", "0") == 0
+    parts = {part: tmp_path / f"rows-{part}.jsonl" for part in ("train", "validation")}
+    before = {part: path.read_bytes() for part, path in parts.items()}
+    next(path for part, path in parts.items() if part != left).unlink()
+    assert data("split", "rows.jsonl", "--validation", "5", "--seed", "1") == 2
+    assert [part for part, path in parts.items() if path.exists()] == [left]
+    assert data("split", "rows.jsonl", "--validation", "5", "--seed", "0") == 0
+    assert {part: path.read_bytes() for part, path in parts.items()} == before
 
 
 # mix
@@ -319,6 +429,21 @@ def test_rows_of_a_mixture_say_which_file_they_are_from(
     assert data("mix", "a.jsonl", "b.jsonl", "--weights", "1", "--out", "d.jsonl") == 2
     assert data("mix", "a.jsonl", "b.jsonl", "--out", "c.jsonl") == 2, "c.jsonl is there, and is something else"
     assert data("mix", "a.jsonl", "b.jsonl", "--out", "d.txt") == 2
+
+
+def test_a_mixture_that_cannot_be_is_an_error(data: Data, tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", problems(6))
+    write(tmp_path / "b.jsonl", [{"messages": [{"role": "assistant", "content": "2"}]}])
+    assert data("mix", "a.jsonl", "./a.jsonl", "--out", "c.jsonl") == 2, "a file twice"
+    assert data("mix", "a.jsonl", "b.jsonl", "--out", "c.jsonl") == 2, "problems and demonstrations"
+    assert data("mix", "a.jsonl", "--weights", "inf", "--out", "c.jsonl") == 2
+    assert not (tmp_path / "c.jsonl").exists()
+
+
+def test_cells_that_json_has_no_form_for_are_an_error(data: Data, tmp_path: Path) -> None:
+    rows = [{**row, "when": datetime(2025, 1, 1)} for row in problems(6)]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert data("mix", "a.parquet", "--out", "c.jsonl") == 2
 
 
 def test_what_is_there_already_is_left_and_said_so(

@@ -2,19 +2,22 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 
+from sod.concurrency import Runner
 from sod.config import EvalOptions
 from sod.errors import DataError, InfrastructureError, OptionError, RunError
-from sod.evaluate import evaluate
+from sod.evaluate import Session, evaluate
 from sod.lab import settings
 from sod.recipes import to_toml
 from sod.results import Results
@@ -64,9 +67,14 @@ def test_an_evaluation_leaves_its_results_and_every_trajectory(measured: Measure
 
 def test_with_a_teacher_the_divergence_is_measured(measured: Measured) -> None:
     options, results = measured
+    rows = rows_of(options.out)
+    steps = [step for row in rows for step in row["steps"]]
     assert results["mean"]["steps/d"] > 0.5  # it knows nothing
-    assert results["mean"]["steps/d_1"] > 0.5
-    assert all(row["steps"] and row["benchmark"] == "rows" for row in rows_of(options.out))
+    assert results["mean"]["steps/d"] == pytest.approx(fmean(step["d"] for step in steps))
+    assert results["mean"]["steps/d_1"] == pytest.approx(fmean(row["steps"][0]["d"] for row in rows))
+    later = [step["w"] for row in rows for step in row["steps"][1:]]
+    assert results["mean"]["steps/w_after_first"] == pytest.approx(fmean(later))
+    assert {row["benchmark"] for row in rows} == {"rows"}
 
 
 def test_a_model_does_not_diverge_from_itself(teacher: Path, problem_file: Path, tmp_path: Path) -> None:
@@ -137,17 +145,51 @@ def test_what_was_lost_or_damaged_is_sampled_again_and_nothing_else(quick: EvalO
     assert [again[0]["seconds"], again[3]["seconds"]] == [rows[0]["seconds"], rows[3]["seconds"]]
 
 
+def test_attempts_that_were_lost_are_counted_and_tried_again(quick: EvalOptions) -> None:
+    results = evaluate(quick)
+    file = Run(quick.out).trajectory_file(0)
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[1:]))
+    with Runner() as loop, Session.open(quick, loop) as session:
+        lost = session.conclude(complete=True)  # as if the missing one had been tried in vain
+    assert lost["mean"]["rollout/dropped"] == 1
+    assert not lost["partial"]
+    assert evaluate(quick)["mean"] == results["mean"]
+
+
+def test_what_no_judge_could_decide_gets_another_chance(quick: EvalOptions) -> None:
+    results = evaluate(quick)
+    file = Run(quick.out).trajectory_file(0)
+    undecided = {"graded": False, "correct": False, "answer": None, "reason": "ran out of time", "reward": 0.0}
+    rows = rows_of(quick.out)
+    file.write_text("".join(json.dumps(row | undecided) + "\n" for row in rows))
+    assert evaluate(quick) == results
+    assert rows_of(quick.out) == rows
+
+
+def test_the_same_model_and_data_elsewhere_are_the_same(quick: EvalOptions, tmp_path: Path) -> None:
+    results = evaluate(quick)
+    moved = {"model": tmp_path / "model", "data": (str(tmp_path / "rows.jsonl"),)}
+    shutil.copytree(quick.model, moved["model"])
+    shutil.copy(quick.data[0], tmp_path / "rows.jsonl")
+    assert evaluate(quick.model_copy(update=moved))["mean"] == results["mean"]
+    template = tmp_path / "model" / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    with pytest.raises(RunError, match=r"The model of the run"):
+        evaluate(quick.model_copy(update=moved))
+
+
 def test_an_evaluation_is_not_continued_as_another(quick: EvalOptions, untrained: Path, jsonl: Jsonl) -> None:
     evaluate(quick)
     with pytest.raises(RunError, match=r"other options \(seed\)"):
         evaluate(quick.model_copy(update={"seed": 1}))
-    with pytest.raises(RunError, match="other options"):
+    with pytest.raises(RunError, match=r"The model of the run .* is another one"):
         evaluate(quick.model_copy(update={"model": untrained}))
     data = Path(quick.data[0])
     before = data.read_text()
     try:
         data.write_text(before.replace("p7", "p8"))
-        with pytest.raises(RunError, match="file of data has changed"):
+        with pytest.raises(RunError, match=r"The data of the run .* has changed"):
             evaluate(quick)
     finally:
         data.write_text(before)

@@ -93,7 +93,7 @@ def test_files_of_every_kind(
 ) -> None:
     echo = json.dumps({"inputs": ["5 6\n", "x\n"], "outputs": ["5", "x"]})
     rows = {
-        "sums": [{"id": f"s{i}", "prompt": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(8)],
+        "sums": [{"id": f"s{i}", "prompt": f"What is {i} + {i + 1}?", "answer": f"{2 * i + 1:03}"} for i in range(8)],
         "letters": [
             {"id": f"l{i}", "prompt": f"Which is number {i}?", "answer": "ABCD"[i % 4], "kind": "choice"}
             for i in range(8)
@@ -119,8 +119,31 @@ def test_files_of_every_kind(
         "letters": pytest.approx(expected(sets[1].problems, 3)),
         "programs": 1.0,
     }
-    assert {name: each["judges"]["reference"]["avg"] for name, each in results["benchmarks"].items()} == averages
+    by_reference = {name: each["judges"]["reference"]["avg"] for name, each in results["benchmarks"].items()}
+    assert by_reference == averages | {"sums": 0.0}  # 3 is not 003 to it
     assert "| mean | 20 |" in capsys.readouterr().out
+
+
+def test_what_is_not_to_be_published_is_marked_and_kept_out_of_git(
+    teacher: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3,Subdomain"
+    rows = [f"r{i},Which is number {i}?,right {i},wrong a{i},wrong b{i},wrong c{i},Physics" for i in range(198)]
+    raw = tmp_path / "gpqa_diamond.csv"
+    raw.write_text("\n".join([head, *rows]) + "\n")
+    made = tmp_path / "data" / "gpqa_diamond.jsonl"
+    assert run(["data", "convert", str(raw), "--name", "gpqa_diamond", "--out", str(made)]) == 0
+    questions = open_set("gpqa_diamond", data_dir=made.parent, prompts="clean").problems[:3]
+    out = tmp_path / "run"
+    with serving(Model(tokenizer, questions), tokenizer) as url:
+        wanted = [*command(["gpqa_diamond"], out, url, teacher, made.parent, samples=2), "--limit", "3"]
+        assert run(wanted) == 0
+        assert "Which is number" not in capsys.readouterr().out
+        trajectories = Run(out).trajectory_file(0)
+        assert all(json.loads(line)["private"] for line in trajectories.read_text().splitlines())
+        assert trajectories.name in trajectories.with_name(".gitignore").read_text()
+        assert run(["rollout", *wanted[1:]]) == 2
+    assert "ask not to publish" in capsys.readouterr().err
 
 
 def test_a_server_that_vanishes_leaves_partial_results_and_the_rest_is_measured_when_it_is_back(

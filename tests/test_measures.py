@@ -106,7 +106,7 @@ def test_a_shared_tie_is_what_drawing_one_of_the_tied_gives(attempts: Callable[.
 def test_the_question_error_is_the_deviation_over_the_root_of_the_number() -> None:
     assert question_error([1.0, 0.0, 1.0, 0.0]) == pytest.approx(math.sqrt(1 / 3) / 2)
     assert question_error([0.3, 0.3, 0.3]) == pytest.approx(0.0)
-    assert question_error([0.3]) == question_error([]) == 0.0
+    assert question_error([0.3]) is None
 
 
 def test_the_sampling_error_is_that_of_other_samples_of_the_same_problems() -> None:
@@ -129,6 +129,7 @@ def test_the_sampling_error_of_several_problems_is_that_of_their_mean() -> None:
 def test_a_single_sample_tells_no_sampling_error() -> None:
     assert sampling_error([1, 0], [1, 1]) is None
     assert sampling_error([], []) is None
+    assert sampling_error([2, 2, 1], [4, 4, 1]) == pytest.approx(sampling_error([2, 2, 2], [4, 4, 4]))
 
 
 def test_the_question_error_contains_the_sampling_error() -> None:
@@ -140,7 +141,7 @@ def test_the_question_error_contains_the_sampling_error() -> None:
         return [sum(draw.random() < p for _ in range(8)) / 8 for p in rates]
 
     repeated = [measure() for _ in range(2000)]
-    told = math.sqrt(fmean(question_error(solved) ** 2 for solved in repeated))
+    told = math.sqrt(fmean((question_error(solved) or 0.0) ** 2 for solved in repeated))
     assert told == pytest.approx(stdev([fmean(solved) for solved in repeated]), rel=0.05)
 
 
@@ -178,7 +179,7 @@ def test_a_problem_that_lost_every_attempt_is_left_out_and_counted(group: MakeGr
 
 
 def test_of_nothing_there_are_no_rates() -> None:
-    assert Tally().measured() == {"problems": 0, "problems_lost": 0, "samples": 0, "avg": 0.0, "avg_se": 0.0}
+    assert Tally().measured() == {"problems": 0, "problems_lost": 0, "samples": 0}
 
 
 def test_programs_have_no_votes_and_no_answer_where_there_is_no_code(trajectory: Make) -> None:
@@ -209,6 +210,7 @@ def test_benchmarks_count_alike_in_their_mean() -> None:
     mean = mean_over([few, many])
     assert mean == {"problems": 530, "avg": pytest.approx(0.4), "avg_se": pytest.approx(0.05 / 2)}
     assert mean_over([]) == {}
+    assert "avg" not in mean_over([few, Tally().measured()])  # a mean over a benchmark that was not measured would lie
 
 
 def enumerate_majority(votes: Sequence[str | None]) -> float:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from sod.config import CompareEvaluationsOptions
+from sod.differences import compare_evaluations, differences
 from sod.errors import DataError, OptionError
-from sod.results import check_paper, compare_evaluations, differences, read_evaluation, to_markdown
+from sod.results import check_paper, read_evaluation, to_markdown
 
 
 def measured(avg: float, **more: float) -> dict[str, float]:
@@ -28,6 +29,7 @@ def measured(avg: float, **more: float) -> dict[str, float]:
         "rollout/tokens": 5000.0,
         "rollout/ungraded": 0,
         "rollout/dropped": 0,
+        "problems_lost": 0,
     } | more
 
 
@@ -41,6 +43,7 @@ def benchmark(of: dict[str, float], **more: Any) -> dict[str, Any]:
         "private": False,
         "by": {},
         "judges": {},
+        "ids": [],
     } | more
 
 
@@ -55,6 +58,8 @@ def results(**benchmarks: dict[str, Any]) -> dict[str, Any]:
         "max_turns": 16,
         "max_tokens": 20480,
         "judge": "exact",
+        "seed": 0,
+        "faults": 0.0,
         "paper": None,
         "benchmarks": benchmarks,
         "mean": next(iter(benchmarks.values()))["measured"],
@@ -64,34 +69,57 @@ def results(**benchmarks: dict[str, Any]) -> dict[str, Any]:
 # Tables
 
 
-def test_a_benchmark_is_a_line_with_both_of_its_errors() -> None:
-    line = to_markdown(results(aime2024=benchmark(measured(0.5)))).splitlines()[2]
-    assert line == "| aime2024 | 30 | 50.0 | 1.0 | 5.0 | 80.0 | 60.0 | 10.0 | 2.0 | 3.00 | 0.50 | 5000 |"
+def lines(table: str, sheet: int = 0) -> list[str]:
+    """The rows of one of the tables, without head."""
+    return [line for line in table.split("\n\n**")[sheet].splitlines() if line.startswith("|")][2:]
+
+
+def test_a_benchmark_is_a_line_with_both_of_its_errors_and_a_line_of_how() -> None:
+    table = to_markdown(results(aime2024=benchmark(measured(0.5))))
+    assert lines(table) == ["| aime2024 | 30 | 50.0 | 1.0 | 5.0 | 80.0 | 60.0 |"]
+    assert lines(table, 1) == ["| aime2024 | 10.0 | 2.0 | 3.00 | 0.50 | 5000 |"]
+
+
+def test_no_table_is_wider_than_a_terminal() -> None:
+    names = ("aime2024", "aime2025", "gpqa_diamond", "livecodebench_v6_2502")
+    content = results(**{name: benchmark(measured(1.0)) for name in names}) | {"paper": "opsd-hint-0.6b"}
+    assert max(len(line) for sheet in range(2) for line in lines(to_markdown(content), sheet)) <= 80
 
 
 def test_several_benchmarks_have_their_mean_below_them() -> None:
     table = to_markdown(results(aime2024=benchmark(measured(0.5)), math500=benchmark(measured(0.7))))
-    assert [line.split(" | ")[0] for line in table.splitlines()[2:5]] == ["| aime2024", "| math500", "| mean"]
+    assert [line.split(" | ")[0] for line in lines(table)] == ["| aime2024", "| math500", "| mean"]
+
+
+def test_a_benchmark_without_a_graded_attempt_has_no_rate_and_takes_the_mean_with_it() -> None:
+    nothing = {"problems": 0, "problems_lost": 3, "samples": 0, "rollout/ungraded": 96, "rollout/dropped": 0}
+    content = results(aime2024=benchmark(measured(0.5)), math500=benchmark(nothing))
+    table = to_markdown(content | {"mean": {"problems": 30}})
+    assert lines(table)[1:] == ["| math500 | 0 |  |  |  |  |  |", "| mean | 30 |  |  |  |  |  |"]
+    assert "math500: not one attempt was graded" in table
 
 
 def test_the_papers_own_figures_stand_beside_them() -> None:
     content = results(aime2024=benchmark(measured(0.5)), math500=benchmark(measured(0.7)))
-    table = to_markdown(content | {"paper": "sod-1.7b"}).splitlines()
-    assert table[0].endswith("| paper, sod-1.7b |")
-    assert [line.rsplit(" | ", 1)[1] for line in table[2:5]] == ["50.83 |", " |", " |"]
-    assert any("The paper gives no errors" in line for line in table)
+    table = to_markdown(content | {"paper": "sod-1.7b"})
+    assert [line.rsplit(" | ", 1)[1] for line in lines(table)] == ["50.83 |", " |", " |"]
+    assert "The paper's figures are of sod-1.7b" in table
+    alone = results(math500=benchmark(measured(0.7))) | {"paper": "sod-1.7b"}
+    assert "The paper has no figures of sod-1.7b on these benchmarks" in to_markdown(alone)
 
 
 def test_the_papers_mean_is_told_beside_the_mean_of_the_same_benchmarks_alone() -> None:
     names = ("aime2024", "aime2025", "gpqa_diamond", "livecodebench_v6_2502")
     content = results(**{name: benchmark(measured(0.5)) for name in names}) | {"paper": "sod-0.6b"}
-    assert to_markdown(content).splitlines()[6].endswith(" | 24.22 |")
+    assert lines(to_markdown(content))[-1].endswith(" | 24.22 |")
 
 
 def test_programs_have_no_majority() -> None:
     of = measured(0.5)
     del of["maj"]
-    assert "| 80.0 |  | 10.0 |" in to_markdown(results(livecodebench_v6=benchmark(of)))
+    assert lines(to_markdown(results(livecodebench_v6=benchmark(of)))) == [
+        "| livecodebench_v6 | 30 | 50.0 | 1.0 | 5.0 | 80.0 |"
+    ]
 
 
 def test_labels_and_other_judges_have_tables_of_their_own() -> None:
@@ -101,7 +129,7 @@ def test_labels_and_other_judges_have_tables_of_their_own() -> None:
     table = to_markdown(content)
     assert "| aime2024, difficulty hard | 10 | 20.0 | 6.0 |" in table
     assert "source one" not in table  # nothing to compare
-    assert "| aime2024, by reference | 30 | 40.0 | 5.0 | 60.0 |" in table
+    assert "| aime2024, by reference | 30 | 40.0 | 1.0 | 5.0 | 60.0 |" in table
 
 
 def test_what_must_be_known_beside_a_number_is_said() -> None:
@@ -131,7 +159,8 @@ def write_evaluation(folder: Path, rows: list[dict[str, Any]], **more: Any) -> P
     (folder / "trajectories").mkdir(parents=True)
     (folder / "trajectories" / "update-0000.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     names = dict.fromkeys(row["benchmark"] for row in rows)
-    content = results(**{name: benchmark(measured(0.5)) for name in names})
+    ids = {name: sorted({row["problem"] for row in rows if row["benchmark"] == name}) for name in names}
+    content = results(**{name: benchmark(measured(0.5), ids=ids[name]) for name in names})
     (folder / "results.json").write_text(json.dumps(content | more))
     (folder / "environment.json").write_text(json.dumps({"data": {"data": "print"}}))
     return folder
@@ -155,6 +184,14 @@ def test_samples_beyond_those_that_were_asked_for_last_do_not_count(tmp_path: Pa
     rows = [sample("a", 0, correct=True), sample("a", 1, correct=False)]
     read = read_evaluation(write_evaluation(tmp_path / "eval", rows, samples=1))
     assert read.verdicts == {"a": {0: True}}
+
+
+def test_problems_beyond_those_that_were_asked_for_last_do_not_count(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path / "eval", samples("a", 1, 1) + samples("b", 1, 1))
+    content = json.loads((folder / "results.json").read_text())
+    content["benchmarks"]["aime2024"]["ids"] = ["a"]
+    (folder / "results.json").write_text(json.dumps(content))
+    assert read_evaluation(folder).verdicts == {"a": {0: True}}
 
 
 def test_an_evaluation_that_is_not_finished_is_said_to_be_none(tmp_path: Path) -> None:
@@ -208,7 +245,7 @@ def drawn(folder: Path, rates: list[float], seed: int, shared: np.ndarray | None
     """8 samples a problem, each right with its problem's rate; by random numbers of its own, or by those that are shared."""
     numbers = np.random.default_rng(seed).random((len(rates), 8)) if shared is None else shared
     rows = [sample(f"p{i}", j, correct=bool(numbers[i, j] < rate)) for i, rate in enumerate(rates) for j in range(8)]
-    return write_evaluation(folder, rows)
+    return write_evaluation(folder, rows, samples=8, seed=seed if shared is None else 0)
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["seeds of their own", "the same seed"])
@@ -241,14 +278,24 @@ def test_a_comparison_is_shown_and_written(
     ]
 
 
+def test_of_one_problem_there_is_no_verdict(tmp_path: Path) -> None:
+    first = write_evaluation(tmp_path / "a", samples("p", 0, 4))
+    second = write_evaluation(tmp_path / "b", samples("p", 4, 4))
+    out = tmp_path / "new" / "difference.json"
+    (found,) = compare_evaluations(CompareEvaluationsOptions(first=first, second=second, out=out))
+    assert (found.new_problems.mean, found.verdict) == (1.0, "not told apart")
+    assert json.loads(out.read_text())[0]["new_problems"]["low"] is None
+
+
 def test_whatever_makes_two_evaluations_unlike_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = write_evaluation(tmp_path / "a", samples("p", 1, 2) + samples("q", 1, 2))
-    other = {"aime2024": benchmark(measured(0.5), sha256="1" * 64)}
-    second = write_evaluation(tmp_path / "b", samples("p", 2, 2), temperature=0.6, benchmarks=other)
+    other = {"aime2024": benchmark(measured(0.5), sha256="1" * 64, ids=["p"])}
+    second = write_evaluation(tmp_path / "b", samples("p", 2, 2), temperature=0.6, faults=0.2, benchmarks=other)
     (difference,) = compare_evaluations(CompareEvaluationsOptions(first=first, second=second))
     assert difference.problems == 1
     out = capsys.readouterr().out
     assert "temperature is 1.0 in A and 0.6 in B" in out
+    assert "faults is 0.0 in A and 0.2 in B" in out
     assert "different files" in out
     assert "1 problems are in one of the two only" in out
 

@@ -80,9 +80,10 @@ def test_a_last_row_cut_short_by_a_crash_is_left_out(run: Run) -> None:
 
 
 def test_results_replace_earlier_ones(run: Run) -> None:
-    run.write_results({"avg": 0.25})
-    run.write_results({"avg": 0.5})
+    run.write_results({"avg": 0.25}, "25 %")
+    run.write_results({"avg": 0.5}, "50 %")
     assert json.loads((run.folder / "results.json").read_text()) == {"avg": 0.5}
+    assert (run.folder / "results.md").read_text() == "50 %"
 
 
 # Checkpoints
@@ -238,7 +239,7 @@ def test_the_length_of_a_cosine_is_not_changed_on_the_way(tmp_path: Path) -> Non
 
 
 def test_changed_data_is_not_resumed(run: Run) -> None:
-    with pytest.raises(RunError, match="The file of data has changed"):
+    with pytest.raises(RunError, match=r"The data of the run .* has changed"):
         Run.open(options(run.folder), run.folder, data={"data": "other"}, resume=True)
 
 

@@ -24,6 +24,7 @@ def path(tmp_path: Path) -> Path:
 def test_a_sample_is_found_again_by_its_problem_and_number(path: Path) -> None:
     rows = [row("a", 1, text="ä\u2028\ud800"), row("a", 0, text="x"), row("b", 1)]
     with SampleFile.open(path) as samples:
+        samples.hold()
         for each in rows:
             samples.append(each)
         assert [samples.read(key) for key in samples] == rows
@@ -33,7 +34,7 @@ def test_a_sample_is_found_again_by_its_problem_and_number(path: Path) -> None:
         assert ("b", 0) not in samples
 
 
-def test_nothing_is_created_before_the_first_sample(path: Path) -> None:
+def test_nothing_is_created_before_it_is_held(path: Path) -> None:
     with SampleFile.open(path) as samples:
         assert len(samples) == 0
     assert not path.parent.exists()
@@ -42,6 +43,7 @@ def test_nothing_is_created_before_the_first_sample(path: Path) -> None:
 @pytest.mark.parametrize("cut", range(1, 25))
 def test_a_line_cut_short_anywhere_is_forgotten_and_the_next_one_is_whole(path: Path, cut: int) -> None:
     with SampleFile.open(path) as samples:
+        samples.hold()
         samples.append(row("a", 0))
         samples.append(row("b", 0))
     path.write_bytes(path.read_bytes()[:-cut])
@@ -62,6 +64,7 @@ def test_a_damaged_line_is_left_out_and_said(path: Path, capsys: pytest.CaptureF
 
 def test_of_two_lines_for_a_sample_the_last_counts(path: Path) -> None:
     with SampleFile.open(path) as samples:
+        samples.hold()
         samples.append(row("a", 0, answer="1"))
         samples.append(row("a", 0, answer="2"))
     with SampleFile.open(path) as samples:
@@ -70,6 +73,7 @@ def test_of_two_lines_for_a_sample_the_last_counts(path: Path) -> None:
 
 def test_all_are_replaced_at_once_or_not_at_all(path: Path) -> None:
     with SampleFile.open(path) as samples:
+        samples.hold()
         for number in (2, 0, 1):
             samples.append(row("a", number))
         before = path.read_text()
@@ -85,12 +89,16 @@ def test_all_are_replaced_at_once_or_not_at_all(path: Path) -> None:
     assert [json.loads(line)["sample"] for line in path.read_text().splitlines()] == [0, 1, 2]
 
 
-def test_a_second_process_is_refused(path: Path) -> None:
-    other = "import sys; from pathlib import Path; from sod.samples import SampleFile; SampleFile(Path(sys.argv[1]))"
+def test_a_second_process_is_refused_also_after_the_file_was_replaced(path: Path) -> None:
+    other = (
+        "import sys; from pathlib import Path; from sod.samples import SampleFile; SampleFile(Path(sys.argv[1])).hold()"
+    )
     with SampleFile.open(path) as samples:
+        samples.hold()
         samples.append(row("a", 0))
         refused = subprocess.run([sys.executable, "-c", other, str(path)], capture_output=True, text=True, check=False)
         assert "another process is measuring there" in refused.stderr
+        samples.replace([row("a", 0)])
         with pytest.raises(RunError, match="in use"):
             SampleFile(path)
     assert subprocess.run([sys.executable, "-c", other, str(path)], check=False).returncode == 0
@@ -102,6 +110,7 @@ import os, signal, sys
 from pathlib import Path
 from sod.samples import SampleFile
 samples = SampleFile(Path(sys.argv[1]))
+samples.hold()
 for number in range(100):
     samples.append({"problem": "a", "sample": number})
 os.kill(os.getpid(), signal.SIGKILL)
@@ -109,3 +118,30 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == -9
     with SampleFile.open(path) as samples:
         assert len(samples) == 100
+
+
+@pytest.mark.parametrize("operation", ["append", "replace"])
+def test_a_full_disk_is_told_in_words_and_loses_nothing(path: Path, operation: str) -> None:
+    code = """
+import resource, sys
+from pathlib import Path
+from sod.errors import RunError
+from sod.samples import SampleFile
+samples = SampleFile(Path(sys.argv[1]))
+samples.hold()
+samples.append({"problem": "a", "sample": 0})
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+large = {"problem": "b", "sample": 0, "text": "x" * 5000}
+try:
+    samples.append(large) if sys.argv[2] == "append" else samples.replace([large])
+except RunError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path), operation], capture_output=True, text=True, check=True
+    )
+    assert "cannot be written" in done.stdout
+    with SampleFile.open(path) as samples:
+        assert list(samples) == [("a", 0)]

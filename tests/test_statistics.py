@@ -68,3 +68,22 @@ def test_intervals_over_three_seeds_hold_the_truth_at_least_as_often_as_they_say
         interval = difference(*methods)
         held += interval.low <= 0 <= interval.high
     assert held >= 0.9 * trials  # 95 are meant; with 100 trials, fewer than 90 would be no chance
+
+
+@pytest.mark.parametrize("problems", [3, 5, 10, 30])
+def test_equal_models_are_seldom_told_apart_however_few_the_problems(problems: int) -> None:
+    rng = np.random.default_rng(problems)
+    apart, trials = 0, 200
+    for _ in range(trials):
+        rates_P = rng.beta(1, 1, problems)
+        first, second = (Solved(rng.binomial(8, rates_P)[None], np.full((1, problems), 8)) for _ in range(2))
+        apart += difference(first, second).excludes_zero
+    assert apart <= 0.1 * trials
+
+
+@pytest.mark.parametrize("problems", [1, 2])
+def test_of_one_or_two_problems_nothing_is_said_about_others(problems: int) -> None:
+    interval = difference(solved([[4] * problems]), solved([[0] * problems]))
+    assert interval.mean == 1.0
+    assert math.isnan(interval.low)
+    assert not interval.excludes_zero

@@ -8,7 +8,7 @@ from sod.chat import ChatFormat, parse_calls
 from sod.config import RolloutOptions
 from sod.engines import Engine, Request
 from sod.errors import DataError
-from sod.rewards.referee import Referee
+from sod.rewards.referee import Referee, judged
 from sod.tools import Toolbox
 from sod.types import Piece, Problem, Stop, Trajectory
 
@@ -51,14 +51,8 @@ class Agent:
         final_text = self.chat.text(pieces[-1].tokens) if stop == "answered" else ""
         trajectory = Trajectory(problem=problem, sample=sample, pieces=tuple(pieces), stop=stop, final_text=final_text)
         verdict = await self.referee.judge(trajectory, lambda: self.chat.text(trajectory.response))
-        judged = replace(
-            trajectory,
-            correct=verdict.outcome == "right",
-            answer=verdict.answer,
-            reason=verdict.reason,
-            graded=verdict.outcome != "ungraded",
-        )
-        return replace(judged, reward=self.referee.reward(judged), seconds=time.monotonic() - start)
+        trajectory = judged(trajectory, verdict)
+        return replace(trajectory, reward=self.referee.reward(trajectory), seconds=time.monotonic() - start)
 
     async def _converse(self, pieces: list[Piece], seed: int) -> Stop:
         ids = [token for piece in pieces for token in piece.tokens]

@@ -32,7 +32,7 @@ from sod.agent import Agent
 from sod.algorithms import step_info
 from sod.batching import Batch, collate, pad
 from sod.concurrency import Runner
-from sod.config import AlgorithmOptions, CalibrateOptions, EvalOptions
+from sod.config import AlgorithmOptions, CalibrateOptions, EvalOptions, RolloutCommandOptions
 from sod.core import RULES, Rule, StepInfo, step_mean
 from sod.data import fingerprint_model, read_rows, write_jsonl
 from sod.datasets.several import fingerprint, open_sets
@@ -42,6 +42,7 @@ from sod.hub import model_folder
 from sod.models import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer
 from sod.progress import Display, console, say
 from sod.records import from_record
+from sod.results import read_evaluation
 from sod.rollout import rollout
 from sod.runs import Run
 from sod.scoring import check_groups
@@ -66,7 +67,7 @@ def calibrate(options: CalibrateOptions) -> Row:
 
     Raises RunError where the run is no evaluation beside this teacher, DataError where its trajectories cannot be used.
     """
-    evaluation = Evaluation.read(options.run)
+    evaluation = Beside.read(options.run)
     if fingerprint_model(model_folder(options.teacher)) != evaluation.teacher:
         raise RunError(
             f"{options.run} was measured against {evaluation.options.teacher}, but {options.teacher} is another model; give "
@@ -97,7 +98,7 @@ def calibrate(options: CalibrateOptions) -> Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class Beside:
     """An evaluation beside a teacher, read back from its directory."""
 
     options: EvalOptions
@@ -106,14 +107,16 @@ class Evaluation:
     teacher: str
     batch: Batch
     """Its graded trajectories. Of both models' log-probabilities only the difference is known: the student's are 0 here."""
+    private: frozenset[str]
+    """Problems that are not to be published."""
     d_BK: Tensor
     """As measured; in `batch`, the signal of every token is rounded."""
 
     @classmethod
-    def read(cls, folder: Path) -> "Evaluation":
+    def read(cls, folder: Path) -> "Beside":
         """Raises RunError where the directory holds no finished evaluation beside a teacher, DataError for a bad row."""
         try:
-            options = EvalOptions.model_validate_json((folder / "options.json").read_text(encoding="utf-8"))
+            options = RolloutCommandOptions.model_validate_json((folder / "options.json").read_text(encoding="utf-8"))
             prints: dict[str, str] = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data"]
             data = prints["data"]
         except (OSError, ValueError, LookupError, TypeError) as error:
@@ -122,12 +125,13 @@ class Evaluation:
             ) from error
         if options.teacher is None:
             raise RunError(f"{folder} was measured without a teacher; repeat `sod eval` with --teacher.")
-        if not (folder / "results.json").exists():
-            raise RunError(f"{folder} is not finished: results.json is missing. Run the same `sod eval` again.")
+        measured = read_evaluation(folder)
         try:
             sets = open_sets(options.model_copy(update={"limit": None}))
         except DataError as error:
-            raise RunError(f"{folder}: what it was measured on is not there or has changed. {ADVICE} ({error})") from error
+            raise RunError(
+                f"{folder}: what it was measured on is not there or has changed. {ADVICE} ({error})"
+            ) from error
         if fingerprint(sets) != data:
             raise RunError(f"{folder} was measured on {', '.join(options.data)}, which has changed. {ADVICE}")
         problems = {problem.id: problem for each in sets for problem in each.problems}
@@ -135,7 +139,7 @@ class Evaluation:
         file = Run(folder).trajectory_file(0)
         for number, row in enumerate(read_rows(file), 1):
             try:
-                if row["graded"] and row["sample"] < options.samples:
+                if row["sample"] in measured.verdicts.get(row["problem"], ()):
                     by_problem.setdefault(row["problem"], []).append(_Scored.of(row, problems[row["problem"]]))
             except (LookupError, TypeError, ValueError) as error:
                 what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -151,7 +155,8 @@ class Evaluation:
             teacher_entropy_BT=pad([each.teacher_entropy for each in scored], torch.float32),
         )
         teacher = prints.get("teacher") or fingerprint_model(model_folder(options.teacher))
-        return cls(options, data, teacher, batch, pad([each.d for each in scored], torch.float32))
+        private = frozenset(problem.id for each in sets if each.private for problem in each.problems)
+        return cls(options, data, teacher, batch, private, pad([each.d for each in scored], torch.float32))
 
     def info(self) -> StepInfo:
         """What rules may know: the whole evaluation as one batch, before the first update."""
@@ -260,7 +265,7 @@ class Successor(Agent):
         return await super().attempt(problem, sample, seed, prefix or self.prefixes[problem.id])
 
 
-def continuations(options: CalibrateOptions, evaluation: Evaluation, chosen: Sequence[Start]) -> list[Row]:
+def continuations(options: CalibrateOptions, evaluation: Beside, chosen: Sequence[Start]) -> list[Row]:
     """One row for each step, as in continuations.jsonl; those that were lost or could not be graded are left out, and said."""
     measured = evaluation.options
     limits = measured.rollout.model_copy(update={"group": 1})
@@ -308,7 +313,9 @@ def continuations(options: CalibrateOptions, evaluation: Evaluation, chosen: Seq
                     "solved": ended.correct,
                     "answer": ended.answer,
                     "stop": ended.stop,
-                    "text": str(tokenizer.decode([token for piece in written for token in piece.tokens])),
+                    "text": ""
+                    if begun.problem.id in evaluation.private
+                    else str(tokenizer.decode([token for piece in written for token in piece.tokens])),
                 }
             )
     if len(rows) < len(chosen):

@@ -31,7 +31,7 @@ COMMANDS = {
     "eval": ("EvalOptions", "sod.evaluate:evaluate_and_show", "measure a model: avg@n, pass@k, maj@n, tool errors"),
     "eval --compare": (
         "CompareEvaluationsOptions",
-        "sod.results:compare_evaluations",
+        "sod.differences:compare_evaluations",
         "two evaluations, paired by problem",
     ),
     "rollout": (
@@ -95,7 +95,9 @@ def run(arguments: list[str]) -> int:
     except SodError as error:
         return _complain(error, EXIT_FAILED)
     except KeyboardInterrupt:
-        return _complain("interrupted; `sod train` continues with --resume, `sod eval` when it is run again", EXIT_INTERRUPTED)
+        return _complain(
+            "interrupted; `sod train` continues with --resume, `sod eval` when it is run again", EXIT_INTERRUPTED
+        )
 
 
 def overview() -> str:
@@ -160,10 +162,13 @@ def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
     for words in (2, 1):
         command = " ".join(arguments[:words])
         if command in COMMANDS:
+            if command == "eval" and "--compare" in arguments:
+                raise OptionError("--compare comes first and by itself: sod eval --compare RUN RUN.")
             return command, arguments[words:]
-    if not arguments or arguments[0] in HELP or (arguments[0] == "lab" and arguments[1:] in ([], ["-h"], ["--help"])):
+    groups = {command.split()[0] for command in COMMANDS} - COMMANDS.keys()
+    if not arguments or arguments[0] in HELP or (arguments[0] in groups and arguments[1:] in ([], ["-h"], ["--help"])):
         return None, []
-    tried = " ".join(arguments[:2]) if arguments[0] == "lab" else arguments[0]
+    tried = " ".join(arguments[:2]) if arguments[0] in groups else arguments[0]
     near = get_close_matches(tried, COMMANDS, n=1)
     raise OptionError(
         f"{tried!r} is not a command"

@@ -12,6 +12,7 @@ resumed; what fails is said, left out, and tried again the next time.
 
 import asyncio
 import json
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from sod.comparison import Measured, Method, Row, check_same_problems, read_meas
 from sod.concurrency import together
 from sod.config import CompareOptions, EvalOptions, Options, SandboxOptions, TrainOptions
 from sod.data import load_problems
+from sod.datasets.several import open_sets
 from sod.errors import DataError, OptionError, RunError, SodError, TrainingError
 from sod.lab.presets import Setting, prepare
 from sod.processes import Commands
@@ -92,9 +94,9 @@ class Comparison:
         if self._lrs:
             if self._tune is None:
                 raise OptionError("lrs: a learning rate must be chosen on problems of its own; give --tune.")
-            shared = {p.messages[-1]["content"] for p in load_problems(self._tune)} & {
-                p.messages[-1]["content"] for p in load_problems(Path(self._measure["data"]))
-            }
+            measured = EvalOptions.model_validate(self._measure | {"model": Path("model"), "out": Path("eval")})
+            asked = {p.messages[-1]["content"] for each in open_sets(measured) for p in each.problems}
+            shared = asked & {p.messages[-1]["content"] for p in load_problems(self._tune)}
             if shared:
                 raise OptionError(f"tune: {len(shared)} problems of {self._tune} are among those to be measured with.")
 
@@ -176,7 +178,7 @@ class Comparison:
         async with self._commands.slot:
             model = await self._learn(method, seed, lr, folder / "train", budget)
             await self._evaluate(model, folder / "eval", problems)
-        return read_evaluation(folder / "eval").mean["avg"]
+        return read_evaluation(folder / "eval").mean.get("avg", math.nan)
 
     async def _cell(self, method: Method, seed: int, lr: float | None) -> None:
         solved = await self._solved(method, seed, lr, self._cell_folder(method, seed), {}, {})

@@ -92,7 +92,9 @@ def read_measured(folder: Path, training: Path | None = None) -> Measured:
         history = Run(training).metrics()
         lr = json.loads((training / "options.json").read_text(encoding="utf-8"))["learn"]["lr"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise DataError(f"{training} holds no training run that can be read ({type(error).__name__}: {error}).") from error
+        raise DataError(
+            f"{training} holds no training run that can be read ({type(error).__name__}: {error})."
+        ) from error
     seconds = sum(row.get("seconds/update", math.nan) for row in history)
     return replace(measured, seconds=seconds, updates=len(history), lr=lr)
 

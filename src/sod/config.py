@@ -330,7 +330,7 @@ class TrainOptions(Options):
 
 class EvalOptions(Options):
     """Measure a model: avg@n with its errors, pass@k, maj@n, tool errors, divergence. Run it again to continue after an
-    interruption, or with more samples: what has been sampled is not sampled again."""
+    interruption, or with more samples: what has been sampled is not sampled again. `sod eval --compare A B` compares two."""
 
     model: Path
     """What to measure: a model's directory, a run of `sod train` or `sod sft` (its newest checkpoint), or a name on the

@@ -1,8 +1,8 @@
 """Files to problems and demonstrations: .jsonl or .parquet, each row checked once, errors by row number.
 
-Problems come in two shapes: our own (`id`, `prompt` as text or messages, `answer`, optionally `kind`, `hint`,
-`solution` and the columns in `LABELS`), and verl's (`prompt` as messages, `reward_model.ground_truth`, and in `extra_info` an `index`, optionally `hint`
-and `solution`), in which DAPO-Math-17k and others are published.
+Problems come in two shapes: our own (`id`, `prompt` as text or messages, `answer`, optionally `kind`, `hint`, `solution` and
+the columns in `LABELS`), and verl's (`prompt` as messages, `reward_model.ground_truth`, and in `extra_info` an `index`,
+optionally `hint` and `solution`), in which DAPO-Math-17k and others are published.
 Demonstrations have `messages` in OpenAI's format and optionally `tools`.
 """
 
@@ -21,6 +21,7 @@ from sod.types import Message, Problem
 Row = dict[str, Any]
 T = TypeVar("T")
 
+MODEL_FILES = ("config.json", "tokenizer.json", "chat_template.jinja", "*.safetensors")
 LABELS = ("source", "difficulty", "level", "domain", "subject", "flag")
 """Columns that results are broken down by, where a file has them."""
 
@@ -99,9 +100,9 @@ def fingerprint(path: Path) -> str:
 
 
 def fingerprint_model(folder: Path) -> str:
-    """SHA-256 over a model's configuration and the size, first and last MiB of each of its files of weights."""
+    """SHA-256 over the size, first and last MiB of a model's configuration, tokenizer, chat template and weights."""
     digest = hashlib.sha256()
-    for file in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
+    for file in sorted(file for pattern in MODEL_FILES for file in folder.glob(pattern)):
         with file.open("rb") as opened:
             digest.update(f"{file.name} {file.stat().st_size}".encode() + opened.read(1 << 20))
             opened.seek(max(0, file.stat().st_size - (1 << 20)))

@@ -14,7 +14,7 @@ from sod.config import RolloutCommandOptions
 from sod.datasets import ProblemSet
 from sod.datasets.published import BENCHMARKS
 from sod.datasets.several import open_sets
-from sod.datasets.writing import lines, write
+from sod.datasets.writing import lines, replace
 from sod.errors import DataError, TemplateError
 from sod.evaluate import evaluate
 from sod.hub import model_folder
@@ -35,16 +35,14 @@ def demonstrate(options: RolloutCommandOptions) -> None:
     if options.dry_run:
         say(plan(options))
         return
-    show(evaluate(options))
     sets = open_sets(options)
+    _check(options, sets)
+    show(evaluate(options))
     folder = model_folder(options.model, weights=False)
     world = World.of(folder, options, [problem for each in sets for problem in each.problems])
     counts: Counter[str] = Counter()
     with SampleFile.open(Run(options.out).trajectory_file(0)) as samples:
         rows = [row for each in sets for row in _kept(each, samples, world, options, counts)]
-    for each in sets:
-        if each.name in BENCHMARKS:
-            say(f"careful: {each.name} is a benchmark; who learns from these demonstrations cannot be measured on it.")
     if counts["unusable"]:
         say(f"{counts['unusable']} right trajectories cannot be written as messages, and are left out.")
     if not rows:
@@ -52,10 +50,21 @@ def demonstrate(options: RolloutCommandOptions) -> None:
             "No trajectory is right, so there is nothing to show. Give an abler --model, or more --samples."
         )
     out = options.demonstrations or options.out / "demonstrations.jsonl"
-    write(out, lines(rows))
+    replace(out, lines(rows))
     say(
         f"{len(rows)} demonstrations of {counts['problems']} problems, from {counts['right']} right trajectories: {out}"
     )
+
+
+def _check(options: RolloutCommandOptions, sets: Sequence[ProblemSet]) -> None:
+    """What can be wrong, before the first token is sampled."""
+    for each in sets:
+        if each.private:
+            raise DataError(f"{each.name}: its authors ask not to publish its examples, which demonstrations would be.")
+        if each.name in BENCHMARKS:
+            say(f"careful: {each.name} is a benchmark; who learns from these demonstrations cannot be measured on it.")
+    if options.demonstrations is not None and options.demonstrations.exists():
+        raise DataError(f"{options.demonstrations} is there already. Move it away, or choose another --demonstrations.")
 
 
 def _kept(

@@ -4,11 +4,12 @@ Every attempt is a line of `trajectories/update-0000.jsonl` as soon as it ends; 
 by problem, other judges and the teacher have their say, and the numbers are counted: memory does not grow with the samples.
 """
 
+import functools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
-from statistics import fmean
+from pathlib import Path
 from typing import Any
 
 from sod import metrics
@@ -17,6 +18,7 @@ from sod.config import AlgorithmOptions, EvalOptions, RolloutOptions
 from sod.data import fingerprint_model
 from sod.datasets import ProblemSet
 from sod.datasets.several import fingerprint, open_sets
+from sod.datasets.writing import keep_out_of_git
 from sod.engines.opening import open_engine
 from sod.errors import DataError, OptionError, SodError
 from sod.hub import model_folder
@@ -27,10 +29,10 @@ from sod.progress import Display, say
 from sod.records import Record, from_record, scored_records, to_record
 from sod.results import Results, check_paper, show, to_markdown
 from sod.rewards import Verdict
-from sod.rewards.referee import Referee
+from sod.rewards.referee import Referee, judged
 from sod.rollout import attempts
 from sod.runs import Run
-from sod.samples import SampleFile
+from sod.samples import Key, SampleFile
 from sod.scoring import Scorer, check_enough
 from sod.teachers.local import LocalTeacher
 from sod.types import Group, Problem, Trajectory
@@ -53,22 +55,26 @@ def evaluate(options: EvalOptions) -> Results:
 
     Whatever interrupts it: the samples so far are kept, and so are results of them, labelled partial.
     """
-    with Runner() as loop, Evaluation.open(options, loop) as evaluation:
+    with Runner() as loop, Session.open(options, loop) as session:
         try:
-            evaluation.sample()
+            session.sample()
         except (SodError, KeyboardInterrupt):
-            evaluation.conclude(complete=False)
+            with suppress(SodError):  # a full disk holds no results either
+                session.conclude(complete=False)
+                say(f"partial results: {options.out / 'results.md'}")
             raise
-        return evaluation.conclude(complete=True)
+        return session.conclude(complete=True)
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Session:
     """Everything that an evaluation holds while it is under way."""
 
     options: EvalOptions
     sets: list[ProblemSet]
     world: World
+    folder: Path
+    """The model's, or its tokenizer's if it is served."""
     loop: Runner
     run: Run
     samples: SampleFile
@@ -76,10 +82,12 @@ class Evaluation:
     """Opens the engine."""
     scorer: Scorer | None
     """Asks the teacher, if there is one."""
+    judges: dict[str, Referee]
+    """Who else is to judge."""
 
     @classmethod
     @contextmanager
-    def open(cls, options: EvalOptions, loop: Runner) -> "Iterator[Evaluation]":
+    def open(cls, options: EvalOptions, loop: Runner) -> "Iterator[Session]":
         """Check and load everything before anything is written, then create the run or take it up again."""
         check_paper(options.paper)
         served = options.engine.name == "served"
@@ -89,8 +97,12 @@ class Evaluation:
             )
         sets = open_sets(options)
         folder = model_folder(options.model, weights=not served)
-        world = World.of(folder, options, [problem for each in sets for problem in each.problems])
+        problems = [problem for each in sets for problem in each.problems]
+        world = World.of(folder, options, problems)
         tokenizer = world.chat.tokenizer
+        judges = {name: world.referee.as_judge(name) for name in options.judges}
+        for judge in judges.values():
+            judge.check(problems)
         files = {
             "data": fingerprint(sets),
             "model": f"served {options.engine.served_name}" if served else fingerprint_model(folder),
@@ -99,8 +111,7 @@ class Evaluation:
             files["teacher"] = fingerprint_model(model_folder(options.teacher))
         limits = options.rollout.model_copy(update={"group": options.samples})
         run = Run(options.out)
-        begun = run.begun
-        if begun:
+        if run.begun:
             Run.open(options, options.out, data=files, resume=True)
         with SampleFile.open(run.trajectory_file(0)) as samples:
             model = scorer = None
@@ -124,13 +135,15 @@ class Evaluation:
                     microbatch_tokens=options.microbatch_tokens,
                     student_from=options.score.student,
                 )
-            engine = partial(open_engine, loop, options.engine, model, tokenizer=tokenizer)
+            engine = functools.partial(open_engine, loop, options.engine, model, tokenizer=tokenizer)
             with world.sandbox.working_in(loop):
-                if begun:
-                    run.write_options(options)
-                else:
-                    Run.open(options, options.out, data=files)
-                yield cls(options, sets, world, loop, run, samples, engine, scorer)
+                Run.open(options, options.out, data=files, resume=run.begun)
+                samples.hold()
+                run.write_options(options)
+                for each in sets:
+                    if each.private:
+                        keep_out_of_git(run.trajectory_file(0))
+                yield cls(options, sets, world, folder, loop, run, samples, engine, scorer, judges)
 
     # Sampling
 
@@ -167,8 +180,7 @@ class Evaluation:
         if complete and len(self.samples):
             self.samples.replace(rows)
         else:
-            for _ in rows:
-                pass
+            deque(rows, maxlen=0)  # only to count them
         totals = [each.totals for each in counted]
         kept = sum(each.count for each in totals)
         lost = {"dropped": sum(each.dropped for each in totals), "ungraded": sum(each.ungraded for each in totals)}
@@ -184,61 +196,50 @@ class Evaluation:
 
     def _judged(self, counted: "Sequence[Counted]", complete: bool) -> Iterator[Record]:
         """Every sample's line, in order, counted on its way; those that are not asked for now are handed on as they are."""
-        judges = self._judges() if complete else {}
-        handed_on = set[tuple[str, int]]()
-        with (
-            Display("evaluate", total=1) as display,
-            display.phase("judge", sum(len(each.problems) for each in self.sets)),
-        ):
+        handed_on = set[Key]()
+        scorer = self.scorer if complete else None
+        phase = "judge" if scorer is None else "score"
+        with Display(phase, total=sum(len(each.problems) for each in self.sets)) as display:
             for count in counted:
                 for problem in count.of.problems:
                     keys = [(problem.id, sample) for sample in range(self.options.samples)]
                     keys = [key for key in keys if key in self.samples]
-                    rows = self._judged_again(problem, [self.samples.read(key) for key in keys], judges)
-                    group = self._group(problem, rows, complete)
+                    rows = [self.samples.read(key) for key in keys]
+                    if complete:
+                        self._judge_again(problem, rows)
                     handed_on |= set(keys)
                     yield from count.add(
-                        group, rows, self.scorer if complete else None, self.world.chat.tokenizer.decode
+                        self._group(problem, rows, complete), rows, scorer, self.world.chat.tokenizer.decode
                     )
-                    display.advance()
+                    display.done()
         for key in self.samples:
             if key not in handed_on:
                 yield self.samples.read(key)
 
-    def _judges(self) -> dict[str, Referee]:
-        tokens = self.options.rollout.max_tokens
-        return {
-            name: Referee(self.world.sandbox, self.options.reward.model_copy(update={"judge": name}), max_tokens=tokens)
-            for name in self.options.judges
-        }
-
-    def _judged_again(self, problem: Problem, rows: list[Record], judges: dict[str, Referee]) -> list[Record]:
-        """The lines with the verdicts of further judges, where they are not there yet."""
-        for name, referee in judges.items():
+    def _judge_again(self, problem: Problem, rows: list[Record]) -> None:
+        """The verdicts of further judges, where they are not there yet; and what nobody could decide gets another chance."""
+        undecided = [row for row in rows if not row["graded"]]
+        for row, verdict in self._verdicts(self.world.referee, problem, undecided):
+            again = self.world.referee.reward(judged(self._trajectory(row, problem), verdict))
+            row |= _verdict(verdict) | {"reward": again}
+        for name, referee in self.judges.items():
             new = [row for row in rows if name not in row.get("judges", {})]
-            if not new:
-                continue
-            try:
-                referee.check([problem])
-            except DataError as error:
-                say(f"judge {name}: {error}")
-                continue
-            attempts_ = [self._trajectory(row, problem) for row in new]
-            verdicts = self.loop.run(
-                together(referee.judge(each, partial(self.world.chat.text, each.response)) for each in attempts_)
-            )
-            for row, verdict in zip(new, verdicts, strict=True):
+            for row, verdict in self._verdicts(referee, problem, new):
                 row["judges"] = row.get("judges", {}) | {name: _verdict(verdict)}
-        return rows
+
+    def _verdicts(self, referee: Referee, problem: Problem, rows: list[Record]) -> list[tuple[Record, Verdict]]:
+        trajectories = [self._trajectory(row, problem) for row in rows]
+        judge = lambda each: referee.judge(each, functools.partial(self.world.chat.text, each.response))  # noqa: E731
+        return list(zip(rows, self.loop.run(together(map(judge, trajectories))), strict=True)) if rows else []
 
     def _group(self, problem: Problem, rows: Sequence[Record], complete: bool) -> Group:
         """The problem's samples; those that are missing were lost, if all of them have been tried."""
-        attempts_ = [self._trajectory(row, problem) for row in rows]
+        trajectories = [self._trajectory(row, problem) for row in rows]
         return Group(
             problem,
-            [each for each in attempts_ if each.graded],
+            [each for each in trajectories if each.graded],
             dropped=self.options.samples - len(rows) if complete else 0,
-            ungraded=[each for each in attempts_ if not each.graded],
+            ungraded=[each for each in trajectories if not each.graded],
         )
 
     def _trajectory(self, row: Record, problem: Problem) -> Trajectory:
@@ -256,13 +257,16 @@ class Evaluation:
         return {
             "partial": partial,
             "model": str(options.model),
+            "folder": str(self.folder),
             "prompts": options.prompts,
             "samples": options.samples,
+            "seed": options.seed,
             "temperature": options.rollout.temperature,
             "top_p": options.rollout.top_p,
             "max_turns": options.rollout.max_turns,
             "max_tokens": options.rollout.max_tokens,
             "judge": options.reward.judge,
+            "faults": options.tool.faults,
             "paper": options.paper,
             "benchmarks": benchmarks,
             "mean": mean_over([each["measured"] for each in benchmarks.values()]),
@@ -276,9 +280,8 @@ class Counted:
     of: ProblemSet
     tally: Tally = field(init=False)
     totals: metrics.RolloutTotals = field(default_factory=metrics.RolloutTotals)
+    steps: metrics.StepTotals = field(default_factory=lambda: metrics.StepTotals(PAPER))
     by_judge: dict[str, Tally] = field(default_factory=dict)
-    steps: list[dict[str, float]] = field(default_factory=list)
-    """Divergence and weights, for each problem by itself."""
 
     def __post_init__(self) -> None:
         self.tally = Tally(self.of.votes)
@@ -293,7 +296,7 @@ class Counted:
         if scorer is None or not len(group):
             return rows
         batch = scorer.score_now(group)
-        self.steps.append(metrics.of_steps(batch, PAPER))
+        self.steps.add(batch)
         scored = {row["sample"]: row for row in scored_records(batch, PAPER, text, limit=len(batch))}
         return [{**row, **scored.get(row["sample"], {})} for row in rows]
 
@@ -305,15 +308,13 @@ class Counted:
                 if verdict["graded"]:
                     again = replace(by_sample[row["sample"]], correct=verdict["correct"], answer=verdict["answer"])
                     judged.setdefault(name, []).append(again)
-        for name, attempts_ in judged.items():
-            self.by_judge.setdefault(name, Tally(self.of.votes)).add(Group(group.problem, attempts_))
+        for name, trajectories in judged.items():
+            self.by_judge.setdefault(name, Tally(self.of.votes)).add(Group(group.problem, trajectories))
 
     def results(self) -> dict[str, Any]:
-        measured = self.tally.measured() | self.totals.metrics()
+        measured = self.tally.measured() | self.totals.metrics() | self.steps.metrics()
         if self.totals.count:
             measured["truncated"] = self.totals.stops["max_tokens"] / self.totals.count
-        if self.steps:
-            measured |= {key: fmean(each[key] for each in self.steps) for key in self.steps[0]}
         return {
             "measured": measured,
             "file": str(self.of.path),
@@ -323,6 +324,7 @@ class Counted:
             "private": self.of.private,
             "by": self.tally.by_label(),
             "judges": {name: tally.measured() for name, tally in self.by_judge.items()},
+            "ids": [problem.id for problem in self.of.problems],
         }
 
 

@@ -12,23 +12,22 @@ NO_CODE = "no code"
 """The verdict's reason where a program was asked for and none was given; programs have no canonical answer."""
 
 
-def question_error(solved: Sequence[float]) -> float:
+def question_error(solved: Sequence[float]) -> float | None:
     """Standard error of the mean over problems, as if they were drawn from many: sd / sqrt(P).
 
-    What another set of problems of this kind would change; it contains the error of sampling. 0 for fewer than two.
+    What another set of problems of this kind would change; it contains the error of sampling. None for fewer than two.
     """
-    return stdev(solved) / math.sqrt(len(solved)) if len(solved) > 1 else 0.0
+    return stdev(solved) / math.sqrt(len(solved)) if len(solved) > 1 else None
 
 
 def sampling_error(right: Sequence[int], tried: Sequence[int]) -> float | None:
     """Standard error of the mean over these very problems: sqrt(sum of p (1 - p) / (n - 1)) / P.
 
-    What other samples of the same problems would change. None where a problem has a single sample: it cannot be known.
+    What other samples of the same problems would change. A problem with a single sample is taken to vary as the others do in the
+    mean; None where all are so.
     """
-    if not right or min(tried) < 2:
-        return None
-    variances = (c / n * (1 - c / n) / (n - 1) for c, n in zip(right, tried, strict=True))
-    return math.sqrt(sum(variances)) / len(right)
+    known = [(c / n) * (1 - c / n) / (n - 1) for c, n in zip(right, tried, strict=True) if n > 1]
+    return math.sqrt(fmean(known) / len(right)) if known else None
 
 
 def pass_at(k: int, right: int, tried: int) -> float:
@@ -89,25 +88,26 @@ class Tally:
         return [right / tried for right, tried in zip(self.right, self.tried, strict=True)]
 
     def measured(self) -> dict[str, float]:
-        """avg@n, its errors, pass@k for powers of two, maj@n. A problem counts the same however many samples it lost."""
+        """avg@n, its errors, pass@k for powers of two, maj@n; without a sample that could be judged, none of these.
+
+        A problem counts the same however many samples it lost.
+        """
         solved = self.solved
         found: dict[str, float] = {
             "problems": len(solved),
             "problems_lost": self.problems_lost,
             "samples": self.samples,
-            "avg": fmean(solved) if solved else 0.0,
-            "avg_se": question_error(solved),
         }
-        if (error := sampling_error(self.right, self.tried)) is not None:
-            found["avg_sampling_se"] = error
-        counts = list(zip(self.right, self.tried, strict=True))
+        if not solved:
+            return found
+        found["avg"] = fmean(solved)
+        errors = {"avg_se": question_error(solved), "avg_sampling_se": sampling_error(self.right, self.tried)}
+        found |= {name: error for name, error in errors.items() if error is not None}
         for k in powers_of_two(self.samples):
-            found[f"pass@{k}"] = fmean(pass_at(k, right, tried) for right, tried in counts)
-        if counts:
-            found["no_answer"] = self._none / sum(self.tried)
-        if self.votes and counts:
+            found[f"pass@{k}"] = fmean(pass_at(k, *counts) for counts in zip(self.right, self.tried, strict=True))
+        if self.votes:
             found["maj"] = fmean(self._majorities)
-        return found
+        return found | {"no_answer": self._none / sum(self.tried)}
 
     def by_label(self) -> dict[str, dict[str, dict[str, float]]]:
         """The same for the problems of each value of each label: difficulty -> hard -> avg -> 0.25."""

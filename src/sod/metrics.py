@@ -93,33 +93,57 @@ def of_rollout(groups: Iterable[Group]) -> dict[str, float]:
     return totals.metrics()
 
 
+@dataclass
+class StepTotals:
+    """How far steps have drifted from the teacher, and what SOD weighs them, added up batch by batch.
+
+    Means are over all steps, trajectories or tokens that have the quantity; what none of them has is left out.
+    """
+
+    options: AlgorithmOptions
+    _sums: Counter[str] = field(default_factory=Counter)
+    _counts: Counter[str] = field(default_factory=Counter)
+    _patterns: Counter[Pattern] = field(default_factory=Counter)
+
+    def add(self, batch: Batch) -> None:
+        """A batch that both models have scored."""
+        if batch.student_BT is None or batch.teacher_BT is None or not len(batch):
+            return
+        d_BK, w_BK, exists_BK = steps(batch, self.options)
+        later_BK = exists_BK.clone()
+        later_BK[:, :1] = False
+        self._add("steps/d", d_BK[exists_BK])
+        self._add("steps/d_1", d_BK[:, :1][exists_BK[:, :1]])
+        self._add("steps/first_step_agrees", d_BK[:, 0][exists_BK[:, 1:].any(1)] < AGREES_NATS)
+        self._add("steps/w_after_first", w_BK[later_BK])
+        if batch.teacher_weight_BT is not None:
+            self._add("steps/w_used_after_first", step_mean(batch.teacher_weight_BT, batch.steps_BT)[later_BK])
+        self._add("steps/w_capped", w_BK[later_BK] >= 1 + self.options.delta - 1e-6)
+        log_ratio_N = (batch.teacher_BT - batch.student_BT)[batch.mask_BT].abs()
+        if total := float(log_ratio_N.sum()):
+            outliers = log_ratio_N.topk(max(1, len(log_ratio_N) // 20)).values
+            self._sums["steps/signal_in_top_5_percent_of_tokens"] += float(outliers.sum()) / total * len(log_ratio_N)
+            self._counts["steps/signal_in_top_5_percent_of_tokens"] += len(log_ratio_N)
+        if batch.teacher_entropy_BT is not None:
+            self._add("steps/teacher_entropy", batch.teacher_entropy_BT[batch.mask_BT])
+        self._patterns.update(p for p in map(pattern, ragged(w_BK, exists_BK)) if p)
+
+    def metrics(self) -> dict[str, float]:
+        total = self._patterns.total()
+        return {name: self._sums[name] / count for name, count in self._counts.items() if count} | (
+            {f"pattern/{name}": self._patterns[name] / total for name in PATTERNS} if total else {}
+        )
+
+    def _add(self, name: str, values: Tensor) -> None:
+        self._sums[name] += float(values.sum())
+        self._counts[name] += values.numel()
+
+
 def of_steps(batch: Batch, options: AlgorithmOptions) -> dict[str, float]:
-    """How far steps have drifted from the teacher, and what SOD weighs them. Measured under every algorithm."""
-    if batch.student_BT is None or batch.teacher_BT is None:
-        return {}
-    d_BK, w_BK, exists_BK = steps(batch, options)
-    patterns = Counter(p for p in map(pattern, ragged(w_BK, exists_BK)) if p)
-    later_BK = exists_BK.clone()
-    later_BK[:, :1] = False
-    log_ratio_N = (batch.teacher_BT - batch.student_BT)[batch.mask_BT].abs()
-    outliers = log_ratio_N.topk(max(1, len(log_ratio_N) // 20)).values if len(log_ratio_N) else log_ratio_N
-    return {
-        "steps/d": _mean(d_BK[exists_BK]),
-        "steps/d_1": _mean(d_BK[:, :1][exists_BK[:, :1]]),
-        "steps/first_step_agrees": _mean((d_BK[:, 0][exists_BK[:, 1:].any(1)] < AGREES_NATS).float()),
-        "steps/w_after_first": _mean(w_BK[later_BK]),
-        **(
-            {"steps/w_used_after_first": _mean(step_mean(batch.teacher_weight_BT, batch.steps_BT)[later_BK])}
-            if batch.teacher_weight_BT is not None
-            else {}
-        ),
-        **{f"pattern/{name}": patterns[name] / max(1, patterns.total()) for name in PATTERNS},
-        "steps/w_capped": _mean((w_BK[later_BK] >= 1 + options.delta - 1e-6).float()),
-        "steps/signal_in_top_5_percent_of_tokens": float(outliers.sum() / log_ratio_N.sum().clamp(min=1e-9)),
-        "steps/teacher_entropy": _mean(batch.teacher_entropy_BT[batch.mask_BT])
-        if batch.teacher_entropy_BT is not None
-        else 0.0,
-    }
+    """What an update's steps were like. Measured under every algorithm that has a teacher."""
+    totals = StepTotals(options)
+    totals.add(batch)
+    return totals.metrics()
 
 
 def of_sampler(batch: Batch) -> dict[str, float]:
@@ -175,7 +199,3 @@ def steps(batch: Batch, options: AlgorithmOptions) -> tuple[Tensor, Tensor, Tens
 def ragged(values_BX: Tensor, exists_BX: Tensor) -> list[list[float]]:
     """Each row's values where they exist."""
     return [values_X[exists_X].tolist() for values_X, exists_X in zip(values_BX, exists_BX, strict=True)]
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.mean()) if values.numel() else 0.0

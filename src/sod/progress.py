@@ -29,7 +29,7 @@ class Display:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._whole = self._bars.add_task(title, total=total, completed=done)
+        self._whole = self._bars.add_task(title, total=total, completed=done, visible=total > 1)
         self._phase = self._bars.add_task("", total=1, visible=False)
         self._name, self._parts, self._of = "", 0, 1
         self._said = time.monotonic()
@@ -65,5 +65,5 @@ class Display:
 
 
 def say(text: str) -> None:
-    """A line that stays, above the bars if there are any. Brackets are shown as they are."""
-    console.print(text, markup=False, soft_wrap=True)
+    """A line that stays, above the bars if there are any. Brackets are shown as they are. A terminal wraps it at words."""
+    console.print(text, markup=False, soft_wrap=not console.is_terminal)

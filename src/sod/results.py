@@ -1,10 +1,10 @@
-"""What an evaluation came to: shown, beside the paper's figures, read back, and compared with another."""
+"""What an evaluation came to: read back, and shown beside the paper's figures."""
 
 import json
 import math
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -14,11 +14,10 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from sod.config import CompareEvaluationsOptions
 from sod.errors import DataError, OptionError
 from sod.progress import console, say
 from sod.runs import Run
-from sod.statistics import Interval, Solved, difference
+from sod.statistics import Solved
 
 Results = dict[str, Any]
 """What stands in results.json: `benchmarks`, each with what was `measured`, and their `mean`."""
@@ -59,7 +58,8 @@ def read_evaluation(folder: Path) -> Evaluated:
     try:
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         data = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data"]["data"]
-        samples, partial, _ = int(results["samples"]), results["partial"], results["mean"]["avg"]
+        samples, partial, _ = int(results["samples"]), results["partial"], results["mean"]["problems"]
+        wanted = {(name, id) for name, benchmark in results["benchmarks"].items() for id in benchmark["ids"]}
         lines = Run(folder).trajectory_file(0).open(encoding="utf-8")
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(f"{folder} holds no finished evaluation ({type(error).__name__}: {error}).") from error
@@ -75,8 +75,8 @@ def read_evaluation(folder: Path) -> Evaluated:
                 row = json.loads(line)
                 problem, sample = row["problem"], int(row["sample"])
                 judged, correct = bool(row["graded"]), bool(row["correct"])
-                if sample >= samples or row["benchmark"] not in results["benchmarks"]:
-                    continue  # of an earlier call that asked for more
+                if sample >= samples or (row["benchmark"], problem) not in wanted:
+                    continue  # of a call that asked for more
                 benchmark[problem] = row["benchmark"]
             except (ValueError, LookupError, TypeError) as error:
                 raise DataError(f"{folder}: line {number} of its trajectories cannot be read ({error}).") from error
@@ -127,8 +127,10 @@ def to_markdown(results: Results) -> str:
 
 
 def _sheets(results: Results) -> list[Sheet]:
+    """How well, how, by label, and by whom else."""
     benchmarks: dict[str, Any] = results["benchmarks"]
-    sheets = [_scores(results)]
+    rows = [(name, each["measured"]) for name, each in benchmarks.items()]
+    rows += [("mean", results["mean"])] if len(rows) > 1 else []
     by = [
         (f"{name}, {label} {value}", group)
         for name, benchmark in benchmarks.items()
@@ -136,76 +138,81 @@ def _sheets(results: Results) -> list[Sheet]:
         if 1 < len(groups) <= MANY_VALUES
         for value, group in groups.items()
     ]
-    if by:
-        sheets.append(Sheet("By label", ["", "problems", "avg, %", "± new problems"], [_score(*each) for each in by]))
     judges = [
         (f"{name}, by {judge}", measured)
         for name, benchmark in benchmarks.items()
         for judge, measured in benchmark["judges"].items()
     ]
-    if judges:
-        rows = [[*_score(name, each), _percent(each.get("maj"))] for name, each in judges]
-        sheets.append(
-            Sheet("The same samples, judged otherwise", ["", "problems", "avg, %", "± new problems", "maj"], rows)
-        )
-    return sheets
+    n, paper = round(results["samples"]), _paper_beside(results)
+    sheets = [
+        _sheet("", rows, SCORES | {f"pass@{n}": f"pass@{n}", f"maj@{n}": "maj"}, n, paper),
+        _sheet("How", rows, BEHAVIOUR, n),
+        _sheet("By label", by, SCORES, n),
+        _sheet("The same samples, judged otherwise", judges, SCORES | {f"maj@{n}": "maj"}, n),
+    ]
+    return [sheet for sheet in sheets if sheet.rows]
 
 
-def _score(name: str, measured: Mapping[str, float]) -> list[str]:
-    return [name, f"{measured['problems']:.0f}", _percent(measured["avg"]), _percent(measured["avg_se"])]
+SCORES = {"problems": "problems", "avg@n, %": "avg", "SE, samples": "avg_sampling_se", "SE, problems": "avg_se"}
+BEHAVIOUR = {
+    "no answer, %": "no_answer",
+    "cut off, %": "truncated",
+    "calls": "tools/calls",
+    "errors": "tools/errors",
+    "tokens": "rollout/tokens",
+    "d, nats": "steps/d",
+}
+"""Columns of the tables, and what is measured."""
+FORMS = {"problems": ".0f", "tools/calls": ".2f", "tools/errors": ".2f", "rollout/tokens": ".0f", "steps/d": ".3f"}
+"""How numbers are written; all others are percentages."""
 
 
-def _scores(results: Results) -> Sheet:
-    n = max((round(each["measured"]["samples"]) for each in results["benchmarks"].values()), default=0)
-    paper = _paper()[results["paper"]] if results["paper"] else {}
-    rows = [(name, each["measured"]) for name, each in results["benchmarks"].items()]
-    if len(rows) > 1:
-        rows.append(("mean", results["mean"]))
-    columns: dict[str, list[str]] = {
-        "": [name for name, _ in rows],
-        "problems": [f"{m['problems']:.0f}" for _, m in rows],
-        f"avg@{n}, %": [_percent(m["avg"]) for _, m in rows],
-        "± samples": [_percent(m.get("avg_sampling_se")) for _, m in rows],
-        "± new problems": [_percent(m["avg_se"]) for _, m in rows],
-        f"pass@{n}": [_percent(m.get(f"pass@{n}")) for _, m in rows],
-        f"maj@{n}": [_percent(m.get("maj")) for _, m in rows],
-        "no answer": [_percent(m.get("no_answer")) for _, m in rows],
-        "cut off": [_percent(m.get("truncated")) for _, m in rows],
-        "calls": [_number(m.get("tools/calls"), ".2f") for _, m in rows],
-        "errors": [_number(m.get("tools/errors"), ".2f") for _, m in rows],
-        "tokens": [_number(m.get("rollout/tokens"), ".0f") for _, m in rows],
+def _sheet(
+    title: str,
+    rows: Sequence[tuple[str, Mapping[str, float]]],
+    columns: Mapping[str, str],
+    n: int,
+    paper: Mapping[str, float] | None = None,
+) -> Sheet:
+    """A line for each, without the columns that nobody has a number for."""
+    cells = {
+        head.replace("@n", f"@{n}"): [_number(measured.get(key), FORMS.get(key, "%")) for _, measured in rows]
+        for head, key in columns.items()
     }
-    if any("steps/d" in m for _, m in rows):
-        columns["d, nats"] = [_number(m.get("steps/d"), ".3f") for _, m in rows]
-    if paper.keys() == results["benchmarks"].keys():
-        paper = paper | {"mean": math.fsum(paper.values()) / len(paper)}
-    if any(name in paper for name, _ in rows):
-        columns[f"paper, {results['paper']}"] = [_number(paper.get(name), ".2f") for name, _ in rows]
-    return Sheet("", list(columns), list(zip(*columns.values(), strict=True)))
+    if paper:
+        cells["paper, %"] = [_number(paper.get(name), ".2f") for name, _ in rows]
+    cells = {"": [name for name, _ in rows]} | {head: column for head, column in cells.items() if any(column)}
+    return Sheet(title, list(cells), list(zip(*cells.values(), strict=True)))
 
 
 def _remarks(results: Results) -> list[str]:
     """What the reader of the table must know."""
-    lines = (
-        ["PARTIAL: interrupted, or too many attempts lost. Run the same command again to finish."]
-        if results["partial"]
-        else []
-    )
+    lines: list[str] = []
+    if results["partial"]:
+        lines.append("PARTIAL: interrupted, or too many attempts lost. Run the same command again to finish.")
     lines.append(
-        "Standard errors, in points. samples: other samples of these very problems. new problems: other problems of this kind, "
-        "which contains the first."
+        "SE: standard errors, in points. samples: had these very problems been sampled anew. problems: had others of their "
+        "kind been asked, which contains the first."
     )
     for name, benchmark in results["benchmarks"].items():
-        lines += [f"{name}: {note}" for note in benchmark["notes"]]
         measured = benchmark["measured"]
+        lines += [f"{name}: {note}" for note in benchmark["notes"]]
+        if "avg" not in measured:
+            lines.append(f"{name}: not one attempt was graded, so there is no mean over the benchmarks.")
+        elif lost := measured["problems_lost"]:
+            lines.append(f"{name}: {lost:.0f} problems have no graded attempt, and are left out.")
         if lost := measured["rollout/ungraded"]:
             lines.append(f"{name}: {lost:.0f} attempts that no judge could decide are not counted.")
         if lost := measured["rollout/dropped"]:
             lines.append(
-                f"{name}: {lost:.0f} attempts were lost to our own machinery; run the same command to try them again."
+                f"{name}: {lost:.0f} attempts were lost to our own machinery; the same command tries them again."
             )
-    if results["paper"] and any(name in _paper()[results["paper"]] for name in results["benchmarks"]):
-        lines.append("The paper gives no errors; its figures are means of 5 training seeds, by its own graders.")
+    if results["paper"] is not None:
+        lines.append(
+            f"The paper's figures are of {results['paper']}: means of 5 training seeds, by its own graders, without errors."
+            if _paper_beside(results)
+            else f"The paper has no figures of {results['paper']} on these benchmarks."
+        )
     return lines
 
 
@@ -226,126 +233,20 @@ def _paper() -> dict[str, dict[str, float]]:
     return tomllib.loads((files("sod") / "paper.toml").read_text(encoding="utf-8"))
 
 
-# Two evaluations
-
-
-@dataclass(frozen=True)
-class Difference:
-    """B minus A on one benchmark, over the problems that both have."""
-
-    benchmark: str
-    problems: int
-    first: float
-    second: float
-    new_problems: Interval
-    """Had both been measured on other problems of this kind: bootstrap over problems, paired by problem."""
-    same_problems: Interval | None
-    """On these very problems, with other samples, paired by problem and sample; None where a problem has a single one."""
-
-    @property
-    def verdict(self) -> str:
-        if not self.new_problems.excludes_zero:
-            return "not told apart"
-        return "B is better" if self.new_problems.low > 0 else "B is worse"
-
-
-def compare_evaluations(options: CompareEvaluationsOptions) -> list[Difference]:
-    """Show how two evaluations differ, benchmark by benchmark, and write it down if asked to."""
-    first, second = read_evaluation(options.first), read_evaluation(options.second)
-    found = differences(first, second)
-    sheet = Sheet(
-        "",
-        ["", "problems", "A, %", "B, %", "B - A, new problems", "B - A, these problems", "verdict"],
-        [
-            [
-                each.benchmark,
-                str(each.problems),
-                _percent(each.first),
-                _percent(each.second),
-                _interval(each.new_problems),
-                _interval(each.same_problems),
-                each.verdict,
-            ]
-            for each in found
-        ],
-    )
-    if console.is_terminal:
-        console.print(sheet.drawn())
-    else:
-        say(sheet.markdown())
-    say(f"A is {options.first}, B is {options.second}. Intervals: 95 %, paired by problem, in points.")
-    for line in _unlike(first, second):
-        say(f"careful: {line}")
-    if options.out is not None:
-        content = [asdict(each) | {"verdict": each.verdict} for each in found]
-        options.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        say(f"written to {options.out}")
-    return found
-
-
-def differences(first: Evaluated, second: Evaluated) -> list[Difference]:
-    """For each benchmark that both have. Raises DataError where they have no problem in common."""
-    common = [p for p in first.verdicts if first.verdicts[p] and second.verdicts.get(p)]
-    names = dict.fromkeys(first.benchmark[problem] for problem in common)
-    if not names:
-        raise DataError(f"{first.folder} and {second.folder} have no problem in common.")
-    return [_difference(first, second, name, [p for p in common if first.benchmark[p] == name]) for name in names]
-
-
-def _difference(first: Evaluated, second: Evaluated, name: str, problems: Sequence[str]) -> Difference:
-    a, b = first.solved(problems), second.solved(problems)
-    rate_a, rate_b = (float((each.right_SP / each.tried_SP).mean()) for each in (a, b))
-    mean = rate_b - rate_a
-    error = _sampling_error([(first.verdicts[problem], second.verdicts[problem]) for problem in problems])
-    same = None if error is None else Interval(mean, mean - 1.96 * error, mean + 1.96 * error)
-    return Difference(name, len(problems), rate_a, rate_b, difference(b, a), same)
-
-
-def _sampling_error(pairs: Sequence[tuple[dict[int, bool], dict[int, bool]]]) -> float | None:
-    """Standard error of the mean difference over these very problems; None where a problem has a single pair of samples.
-
-    Samples are paired by their number: two models that draw with the same seed are right and wrong together more often than
-    by chance, and then their difference is surer than its parts.
-    """
-    variance = 0.0
-    for one, other in pairs:
-        by_sample = [other[sample] - right for sample, right in one.items() if sample in other]
-        if len(by_sample) < 2:
-            return None
-        variance += float(np.var(by_sample, ddof=1)) / len(by_sample)
-    return math.sqrt(variance) / len(pairs)
-
-
-ALIKE = ("prompts", "temperature", "top_p", "max_turns", "max_tokens", "judge")
-
-
-def _unlike(first: Evaluated, second: Evaluated) -> Iterable[str]:
-    """Why the two may not be comparable."""
-    for key in ALIKE:
-        one, other = first.results[key], second.results[key]
-        if one != other:
-            yield f"{key} is {one} in A and {other} in B."
-    for name in first.results["benchmarks"].keys() & second.results["benchmarks"].keys():
-        files_ = [each.results["benchmarks"][name]["sha256"] for each in (first, second)]
-        if files_[0] != files_[1]:
-            yield f"{name} was read from different files; problems are paired by their ids."
-    alone = first.verdicts.keys() ^ second.verdicts.keys()
-    if alone:
-        yield f"{len(alone)} problems are in one of the two only, and left out."
+def _paper_beside(results: Results) -> dict[str, float]:
+    """The paper's figures for these benchmarks, and their mean if all of its benchmarks are there and no others."""
+    if results["paper"] is None:
+        return {}
+    row = _paper()[results["paper"]]
+    mean = {"mean": math.fsum(row.values()) / len(row)} if row.keys() == results["benchmarks"].keys() else {}
+    return {name: value for name, value in row.items() if name in results["benchmarks"]} | mean
 
 
 # Numbers as text
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
-
-
 def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def _interval(interval: Interval | None) -> str:
-    if interval is None:
+    """Nothing for what is not known; "%" makes a percentage without its sign."""
+    if value is None:
         return ""
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * value for value in (interval.mean, interval.low, interval.high)))
+    return f"{100 * value:.1f}" if form == "%" else format(value, form)

@@ -23,7 +23,7 @@ TURN_SEEDS = 1 << 16
 
 def attempt_seed(seed: int, update: int, problem: str, sample: int) -> int:
     """A number below 2^63 that depends on all four and on nothing else; the low 16 bits are free for the turns."""
-    digest = hashlib.sha256(f"{seed}/{update}/{problem}/{sample}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{update}/{problem}/{sample}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") // (2 * TURN_SEEDS) * TURN_SEEDS
 
 

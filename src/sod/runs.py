@@ -33,10 +33,13 @@ MANIFEST = "manifest.json"
 RESUME_MAY_CHANGE = {
     *("resume", "dry_run", "out", "updates", "save_every", "keep", "save_trajectories"),
     *("engine.url", "engine.memory_share", "engine.exchange", "engine.patience", "engine.key_variable"),
-    *("score.offload_teacher", "learn.checkpointing", "data_dir", "rollout.concurrency", "sandbox.workers"),
-    *("samples", "limit", "judges", "paper", "keep", "demonstrations"),
+    *("score.offload_teacher", "learn.checkpointing", "data_dir", "rollout.concurrency", "microbatch_tokens"),
+    *("sandbox.workers", "sandbox.retries", "sandbox.patience", "sandbox.max_failure_rate"),
+    *("rollout.seconds", "rollout.update_seconds", "rollout.retries"),
+    *("samples", "limit", "judges", "paper", "demonstrations"),
+    *("model", "student", "teacher", "data"),  # by their fingerprints, wherever they are
 }
-"""Options that do not change what a run computes up to a given update."""
+"""Options that do not change what a run computes up to a given update, or a given sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,15 +180,23 @@ class Run:
                 f"{self.folder} holds no run to resume. Start one without --resume, or choose another --out."
             ) from error
         now, before = _flat(options.model_dump(mode="json")), _flat(before)
-        changed = [key for key in now if key not in RESUME_MAY_CHANGE and now[key] != before.get(key)]
+        if unknown := sorted(now.keys() ^ before.keys()):
+            raise RunError(
+                f"{self.folder} holds a run of another command, or of another version of sod ({unknown[0]} is an option of "
+                "only one of them). Choose another --out."
+            )
+        changed = [key for key in now if key not in RESUME_MAY_CHANGE and now[key] != before[key]]
         if changed:
             raise RunError(
                 f"The run in {self.folder} was started with other options ({', '.join(changed)}); resume it with the "
                 "options in its options.json, or choose another --out."
             )
-        for name, print_now in data.items():
-            if data_before.get(name) != print_now:
-                raise RunError(f"The file of {name} has changed since the run in {self.folder} was started.")
+        for name in data | data_before:
+            if data_before.get(name) != data.get(name):
+                raise RunError(
+                    f"The {name} of the run in {self.folder} is another one now, or has changed. Give the one that it was "
+                    "started with (of a run, name the checkpoint), or choose another --out."
+                )
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         _write_atomically(self.folder / name, json.dumps(content, indent=2) + "\n")
@@ -230,8 +241,11 @@ def _sha256(path: Path) -> str:
 
 def _write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def _sync(folder: Path) -> None:

@@ -11,6 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Counts = NDArray[np.int64]
+NORMAL = 1.959964
+"""The normal's quantile at 97.5 %."""
+TOO_FEW, FEW = 3, 10
+"""Problems: fewer say nothing of others; fewer are too few to be drawn from."""
 DRAWS = 4000
 """Of the bootstrap; its own error of a limit is then some hundredth of the interval's width."""
 
@@ -22,6 +26,7 @@ class Interval:
     mean: float
     low: float
     high: float
+    """Not numbers where the interval cannot be known."""
 
     @property
     def excludes_zero(self) -> bool:
@@ -64,19 +69,33 @@ def _bootstrap(terms: list[tuple[float, Solved]], seed: int) -> Interval:
     Student's t gives it, from the spread of the seeds' own means with S - 1 degrees of freedom. With one seed there is no
     telling what another would do, and the interval speaks of this seed alone.
 
+    Draws from few problems lie too close together, and the more so the fewer there are; they are spread by what Student's t
+    with P - 1 degrees of freedom is wider than a normal, and very few are left to it altogether.
+
     `tests/test_statistics.py` simulates how often such intervals hold the truth.
     """
     rng = np.random.default_rng(seed)
     by_seed_SP = sum(sign * solved.right_SP / solved.tried_SP for sign, solved in terms)
     assert isinstance(by_seed_SP, np.ndarray)
     seeds, problems = by_seed_SP.shape
-    if not problems:
-        return Interval(math.nan, math.nan, math.nan)
-    # How often each draw takes each problem: drawing with replacement, without an index of DRAWS x P numbers.
-    times_RP = rng.multinomial(problems, np.full(problems, 1 / problems), size=DRAWS)
-    draws_R = times_RP @ by_seed_SP.mean(0) / problems
+    mean = float(by_seed_SP.mean()) if problems else math.nan
+    if problems < TOO_FEW:
+        return Interval(mean, math.nan, math.nan)
+    if problems < FEW:
+        error = by_seed_SP.mean(0).std(ddof=1) / math.sqrt(problems)
+        draws_R = mean + error * rng.standard_t(problems - 1, size=DRAWS)
+    else:
+        # How often each draw takes each problem: drawing with replacement, without an index of DRAWS x P numbers.
+        times_RP = rng.multinomial(problems, np.full(problems, 1 / problems), size=DRAWS)
+        draws_R = mean + _spread(problems) * (times_RP @ by_seed_SP.mean(0) / problems - mean)
     if seeds > 1:
         deviation = by_seed_SP.mean(1).std(ddof=1) / math.sqrt(seeds)
         draws_R = draws_R + deviation * rng.standard_t(seeds - 1, size=DRAWS)
     low, high = np.quantile(draws_R, [0.025, 0.975])
-    return Interval(float(by_seed_SP.mean()), float(low), float(high))
+    return Interval(mean, float(low), float(high))
+
+
+def _spread(problems: int) -> float:
+    """How much wider than the bootstrap's the deviations of a mean are: sqrt(P / (P - 1)) t / z, at 97.5 %."""
+    t = np.quantile(np.random.default_rng(0).standard_t(problems - 1, size=100_000), 0.975)
+    return math.sqrt(problems / (problems - 1)) * float(t) / NORMAL

@@ -278,7 +278,9 @@ def _line(update: int, updates: int, report: dict[str, float]) -> str:
         f"errors {report['tools/errors']:.2f}",
     ]
     if "steps/d" in report:
-        parts += [f"d {report['steps/d']:.2f}", f"w {report['steps/w_after_first']:.2f}"]
+        parts.append(f"d {report['steps/d']:.2f}")
+    if "steps/w_after_first" in report:
+        parts.append(f"w {report['steps/w_after_first']:.2f}")
     parts += [f"entropy {report['learn/entropy']:.2f}", f"{report['speed/tokens_per_second']:,.0f} tok/s"]
     parts += [f"{report['seconds/update']:.1f} s"]
     return "  ".join(parts)

@@ -10,6 +10,7 @@ from sod.chat import ChatFormat
 from sod.config import ChatOptions, RewardOptions, RolloutOptions, SandboxOptions, ToolOptions
 from sod.engines import Engine
 from sod.models import load_tokenizer
+from sod.progress import say
 from sod.rewards.referee import Referee
 from sod.sandbox.guarded import GuardedSandbox, open_sandbox
 from sod.tools import Toolbox
@@ -44,6 +45,8 @@ class World:
     @classmethod
     def of(cls, tokenizer: Path, options: WorldOptions, problems: Sequence[Problem]) -> Self:
         """Open the sandbox, and check that every problem can be judged and is short enough."""
+        if options.reward.judge == "reference":
+            say("reward.judge = reference: verdicts are those of the paper's code, which reject many right answers.")
         sandbox = open_sandbox(options.sandbox)
         referee = Referee(sandbox, options.reward, max_tokens=options.rollout.max_tokens)
         referee.check(problems)

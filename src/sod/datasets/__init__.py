@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from sod.data import Row, fingerprint, load_problems
+from sod.data import Row, fingerprint, load_problems, read_rows
 from sod.datasets.columns import statement
 from sod.datasets.conversion import notes_of
 from sod.datasets.identity import read_benchmark
@@ -58,10 +58,16 @@ def open_set(name: str, *, data_dir: Path, prompts: Literal["clean", "paper"]) -
         path=path,
         sha256=fingerprint(path),
         source={},
-        notes=(),
+        notes=_repetitions(len(read_rows(path)) - len(problems)),
         private=False,
         votes=_have_votes(problems),
     )
+
+
+def _repetitions(count: int) -> tuple[str, ...]:
+    if count == 0:
+        return ()
+    return ("1 row repeats another and is left out" if count == 1 else f"{count} rows repeat others and are left out",)
 
 
 def _benchmark(published: Published, data_dir: Path, prompts: Literal["clean", "paper"]) -> ProblemSet:

@@ -1,11 +1,13 @@
 """A file of problems or demonstrations, row by row: what is wrong with each."""
 
 import json
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sod.data import Row, as_demonstration, as_problem, read_rows
+from sod.datasets.columns import check_characters
 from sod.datasets.golds import check_gold
 from sod.datasets.overlap import key
 from sod.errors import DataError
@@ -30,16 +32,26 @@ class Inspector:
         self._seen: dict[str, int] = {}
         self._answers: dict[str, tuple[int, str]] = {}
         self._ids: set[str] = set()
+        self._sort = ""
         self.same_ids = 0
         """Rows whose id is another's; they are used under a number of their own."""
 
     def fault(self, row: Row, number: int) -> str:
         """What is wrong with a row; empty if nothing is."""
         try:
-            if "messages" in row:
-                return self._repeats(as_demonstration(row, number).messages, number)
+            check_characters(row)
+            sort = "demonstration" if "messages" in row else "problem"
+            if self._sort not in ("", sort):
+                return f"it is a {sort} among {self._sort}s; a file has one or the other."
+            if sort == "demonstration":
+                messages = as_demonstration(row, number).messages
+                self._sort = sort
+                return self._repeats(messages, number)
             problem = as_problem(row, number)
+            if isinstance(answer := row.get("answer"), bool | list | dict):
+                return f"its `answer` is {type(answer).__name__}; only text or a number can be used."
             check_gold(problem.kind, problem.answer)
+            self._sort = sort
         except DataError as error:
             return str(error)
         if why := self._repeats([problem.messages, problem.answer, problem.kind], number):
@@ -53,7 +65,7 @@ class Inspector:
         return ""
 
     def _repeats(self, content: Any, number: int) -> str:
-        first = self._seen.setdefault(json.dumps(content), number)
+        first = self._seen.setdefault(json.dumps(content, default=str), number)
         return "" if first == number else f"it repeats row {first}."
 
 
@@ -84,5 +96,7 @@ def _parsed(line: bytes) -> Row | str:
     except UnicodeDecodeError as error:
         return f"it is not UTF-8 text: {error.reason} at byte {error.start}."
     except (ValueError, RecursionError) as error:
+        if line.startswith(BOM_UTF8):
+            return "it begins with a byte order mark: write the file again as UTF-8 without one."
         return f"it is not JSON: {error}."
     return row if isinstance(row, dict) else f"it is no object with named fields, but {type(row).__name__}."

@@ -133,8 +133,17 @@ def statement(row: Row) -> str:
     return asked_for if isinstance(asked_for, str) else "\n".join(_user_texts(asked_for))
 
 
-def _user_texts(messages: list[Any]) -> Iterator[str]:
-    for message in messages:
+def check_characters(row: Row) -> None:
+    """Raises DataError for half a character (a lone surrogate): JSON can hold one, but no tokenizer takes it."""
+    try:
+        json.dumps(row, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start]).strip("'")
+        raise DataError(f"it holds {half}, which is half a character: no tokenizer can read it.") from error
+
+
+def _user_texts(messages: Any) -> Iterator[str]:
+    for message in messages if isinstance(messages, list) else ():
         if isinstance(message, dict) and message.get("role") == "user" and isinstance(message.get("content"), str):
             yield message["content"]
 

@@ -1,13 +1,15 @@
 """`sod data ...`: what the user sees of data sets."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
 
-from rich.box import SIMPLE
+from rich.box import SIMPLE, SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from sod.config import (
     CheckOptions,
@@ -23,11 +25,11 @@ from sod.data import Row, read_rows
 from sod.datasets.checking import Checked, Inspector, unchecked_rows
 from sod.datasets.columns import statement
 from sod.datasets.contamination import Finding, Guarded, findings, guarded
-from sod.datasets.describing import describe_file, histogram, ruler, tables
+from sod.datasets.describing import describe_file, histogram, one_line, ruler, tables
 from sod.datasets.dividing import mix_rows, shares, split_rows
 from sod.datasets.published import SETS, Published
 from sod.datasets.storing import fetch_set, store
-from sod.datasets.writing import lines, write
+from sod.datasets.writing import lines, write_all
 from sod.errors import DataError, OptionError
 from sod.progress import Display, console, say
 
@@ -35,17 +37,21 @@ EXAMPLES = 3
 """Of bad rows, or of overlaps, that are shown."""
 SHOWN = 160
 """Characters of a text that is shown."""
+LICENSE = 13
+"""Characters of a line of a license, in the catalogue: the longest takes two lines, as a set does anyway."""
 
 
 def list_sets(options: DataListOptions) -> None:
-    width = max(map(len, SETS))
-    for published in SETS.values():
-        here = "here" if (options.data_dir / f"{published.name}.jsonl").exists() else ""
-        rows = "" if published.rows is None else f"{published.rows:,}"
-        gate = ", gated" if published.gated else ""
-        say(f"{published.name:<{width}}  {rows:>6}  {here:<4}  {published.what}")
-        indent = " " * (width + 16)
-        say(f"{indent}{published.repo} @ {published.revision[:8]}{gate}; license: {published.license}")
+    """A table on a terminal; elsewhere one line for each set, `-` where there is nothing."""
+    here = {name for name in SETS if (options.data_dir / f"{name}.jsonl").exists()}
+    if console.is_terminal:
+        console.print(catalogue(here))
+        return
+    rows = [_cells(published, here) for published in SETS.values()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        console.print(line.rstrip(), markup=False, soft_wrap=True)
 
 
 def fetch(options: FetchOptions) -> None:
@@ -61,9 +67,7 @@ def convert(options: ConvertOptions) -> None:
 
 def check(options: CheckOptions) -> None:
     """Raises DataError at the end if there are bad rows, and neither `good` nor `rejects` takes them apart."""
-    for out in (options.good, options.rejects):
-        if out is not None:
-            _jsonl(out)
+    _outputs(options.good, options.rejects)
     good: list[Row] = []
     rejects: list[Row] = []
     for path in options.files:
@@ -72,10 +76,12 @@ def check(options: CheckOptions) -> None:
         rejects += [
             {"file": str(path), "row": row.number, "why": row.why, "content": row.content} for row in rows if row.why
         ]
+    written: dict[Path, list[Row]] = {}
     if options.good is not None:
-        _write(options.good, good)
+        written[options.good] = good
     if options.rejects is not None and rejects:
-        _write(options.rejects, rejects)
+        written[options.rejects] = rejects
+    _write(written)
     if rejects and options.good is None and options.rejects is None:
         raise DataError(
             f"{len(rejects)} of {len(good) + len(rejects)} rows are bad. --good FILE takes the others, --rejects FILE these."
@@ -96,37 +102,46 @@ def describe(options: DescribeOptions) -> None:
 
 
 def decontaminate(options: DecontaminateOptions) -> None:
-    for out in (options.out, options.report):
-        if out is not None:
-            _jsonl(out)
+    _outputs(options.out, options.report)
     rows = read_rows(options.file)
+    mute = sum(not statement(row).strip() for row in rows)
+    if mute == len(rows):
+        raise DataError(f"{options.file} has no text to compare; `sod data convert` knows more columns.")
     benchmarks = guarded(options.against, options.data_dir, options.words)
     with Display("decontaminate", total=1) as display, display.phase("rows", len(rows)):
         found = findings(rows, benchmarks, options.share, display.advance)
     _say_overlaps(found, benchmarks, rows)
     dirty = {finding.row for finding in found}
     say(f"{len(dirty)} of {len(rows)} rows share {options.share:.0%} or more of a problem's {options.words}-grams")
+    if mute:
+        say(f"{mute} row{' has' if mute == 1 else 's have'} no text to compare, and nothing is found there")
+    written: dict[Path, list[Row]] = {}
     if options.report is not None:
-        _write(options.report, [finding.as_row() for finding in found], may_be_empty=True)
+        written[options.report] = [finding.as_row() for finding in found]
     if options.out is not None:
-        _write(options.out, [row for number, row in enumerate(rows, 1) if number not in dirty])
+        written[options.out] = [row for number, row in enumerate(rows, 1) if number not in dirty]
+    _write(written, may_be_empty=options.report)
 
 
 def split(options: SplitOptions) -> None:
     rows = read_rows(options.file)
-    wanted = options.validation * len(rows) if options.validation < 1 else options.validation
-    count = max(1, round(wanted))
-    if (options.validation >= 1 and count != options.validation) or count >= len(rows):
+    if options.validation >= 1 and not options.validation.is_integer():
+        raise OptionError(f"validation = {options.validation:g} is neither a share below 1 nor a whole number of rows.")
+    count = max(1, round(options.validation * len(rows) if options.validation < 1 else options.validation))
+    if count >= len(rows):
         raise OptionError(
-            f"validation = {options.validation:g} is no share below 1, and no number of rows below the {len(rows)} of "
-            f"{options.file}."
+            f"validation = {options.validation:g} takes {count} of the {len(rows)} rows of {options.file}, and leaves none to "
+            "train on."
         )
     folder = options.out or options.file.parent
     train, validation = split_rows(rows, count, options.seed)
     if not validation:
-        raise DataError(f"{options.file} has no problem that is there {count} times or less: ask for more rows.")
-    _write(folder / f"{options.file.stem}-train.jsonl", train)
-    _write(folder / f"{options.file.stem}-validation.jsonl", validation)
+        raise DataError(
+            f"Equal problems stay on one side, and each of {options.file} is there more than {count} times: ask for more rows "
+            "with --validation."
+        )
+    parts = {"train": train, "validation": validation}
+    _write({folder / f"{options.file.stem}-{part}.jsonl": rows for part, rows in parts.items()})
 
 
 def mix(options: MixOptions) -> None:
@@ -135,14 +150,20 @@ def mix(options: MixOptions) -> None:
         raise OptionError(
             f"There are {len(options.weights)} weights for {len(options.files)} files; give one for each."
         )
+    if not isfinite(sum(options.weights)):
+        raise OptionError("The weights, or their sum, are beyond what can be computed with.")
+    if len({path.resolve() for path in options.files}) < len(options.files):
+        raise OptionError("A file is given twice, and a mixture repeats no row; give it once, with a larger weight.")
     files = [[{**row, "source": row.get("source") or path.stem} for row in read_rows(path)] for path in options.files]
+    if len({"messages" in row for rows in files for row in rows}) > 1:
+        raise DataError("Some rows are demonstrations and others are problems: a mixture has one or the other.")
     sizes = [len(rows) for rows in files]
     counts = shares(sizes, options.weights or sizes, options.rows)
     for path, size, count in zip(options.files, sizes, counts, strict=True):
         say(f"{path}: {count} of {size} rows")
     if options.rows is not None and sum(counts) < options.rows:
         say(f"{options.rows} rows were asked for; a file is exhausted at {sum(counts)}.")
-    _write(options.out, mix_rows(files, counts, options.seed))
+    _write({options.out: mix_rows(files, counts, options.seed)})
 
 
 # Parts
@@ -164,11 +185,57 @@ def _jsonl(path: Path) -> Path:
     return path
 
 
-def _write(path: Path, rows: Sequence[Row], *, may_be_empty: bool = False) -> None:
-    if not rows and not may_be_empty:
-        raise DataError(f"No row is left for {path}; nothing was written.")
-    is_new = write(path, lines(rows))
-    say(f"{path}: {len(rows)} rows" + ("" if is_new else ", as it was"))
+def _outputs(*paths: Path | None) -> None:
+    """Raises OptionError for files that cannot be written, or are the same."""
+    places = [_jsonl(path).resolve() for path in paths if path is not None]
+    if len(set(places)) < len(places):
+        raise OptionError(f"Two different things are to be written to {places[0]}; give each a file of its own.")
+
+
+def _write(files: Mapping[Path, Sequence[Row]], *, may_be_empty: Path | None = None) -> None:
+    """All of the files, or none."""
+    for path, rows in files.items():
+        if not rows and path != may_be_empty:
+            raise DataError(f"No row is left for {path}; nothing was written.")
+    new = write_all({path: lines(rows) for path, rows in files.items()})
+    for path, rows in files.items():
+        say(f"{path}: {len(rows)} rows" + ("" if path in new else ", as it was"))
+
+
+def catalogue(here: Container[str]) -> Table:
+    """Fits 80 columns: of each set name, rows, what it is, license; below them, whether it is here, and where it is from."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("name", no_wrap=True)
+    table.add_column("rows", justify="right", no_wrap=True)
+    table.add_column("what it is, where it is from", overflow="fold")
+    table.add_column("license", min_width=LICENSE, max_width=LICENSE)
+    for role in ("benchmark", "training"):
+        for published in SETS.values():
+            if published.role == role:
+                name = Text.assemble(published.name, ("\n" + _here(published, here), "green"))
+                what = Text.assemble(published.what, ("\n" + published.repo, "dim"))
+                table.add_row(name, _rows(published), what, _license(published))
+        table.add_section()
+    return table
+
+
+def _cells(published: Published, here: Container[str]) -> list[str]:
+    """All that is said of a set, for one line."""
+    place = f"{published.repo}@{published.revision[:8]}"
+    cells = (published.name, _rows(published), _here(published, here), place, _license(published), published.what)
+    return [cell or "-" for cell in cells]
+
+
+def _here(published: Published, here: Container[str]) -> str:
+    return "here" if published.name in here else ""
+
+
+def _rows(published: Published) -> str:
+    return "" if published.rows is None else f"{published.rows:,}"
+
+
+def _license(published: Published) -> str:
+    return published.license + (", gated" if published.gated else "")
 
 
 def _check_file(path: Path) -> list[Checked]:
@@ -182,7 +249,7 @@ def _check_file(path: Path) -> list[Checked]:
     bad = [row for row in rows if row.why]
     say(f"{path}: {len(rows)} rows, {len(bad)} bad")
     for row in bad[:EXAMPLES]:
-        say(f"  row {row.number}: {row.why}")
+        say(f"  row {row.number}: {one_line(row.why)}")
     if len(bad) > EXAMPLES:
         say(f"  ... and {len(bad) - EXAMPLES} more")
     if inspector.same_ids:
@@ -192,13 +259,13 @@ def _check_file(path: Path) -> list[Checked]:
 
 def _say_overlaps(found: Sequence[Finding], benchmarks: Sequence[Guarded], rows: Sequence[Row]) -> None:
     table = Table(box=SIMPLE)
-    table.add_column("benchmark")
+    table.add_column("benchmark", overflow="fold")
     for name in ("problems", "found", "in rows"):
         table.add_column(name, justify="right")
     for benchmark in benchmarks:
         here = [finding for finding in found if finding.benchmark is benchmark]
         problems, places = {finding.overlap.problem for finding in here}, {finding.row for finding in here}
-        table.add_row(benchmark.name, str(benchmark.problems), str(len(problems)), str(len(places)))
+        table.add_row(Text(benchmark.name), str(benchmark.problems), str(len(problems)), str(len(places)))
     console.print(table)
     shown: Counter[str] = Counter()
     for finding in sorted(found, key=lambda finding: -finding.overlap.share):
@@ -206,8 +273,7 @@ def _say_overlaps(found: Sequence[Finding], benchmarks: Sequence[Guarded], rows:
         shown[benchmark.name] += 1
         if benchmark.private or shown[benchmark.name] > EXAMPLES:
             continue
-        text = " ".join(statement(rows[finding.row - 1]).split())
         say(
             f"row {finding.row} has {finding.overlap.share:.0%} of {benchmark.name} {benchmark.ids[finding.overlap.problem]}:"
         )
-        say(f"  {text[:SHOWN]}{'...' if len(text) > SHOWN else ''}")
+        say(f"  {one_line(statement(rows[finding.row - 1]), SHOWN)}")

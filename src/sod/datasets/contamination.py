@@ -54,9 +54,9 @@ def guarded(names: Sequence[str], data_dir: Path, n: int) -> list[Guarded]:
     if missing := [name for name, path in places.items() if not path.exists()]:
         known = [name for name in missing if name in SETS]
         raise DataError(
-            f"{', '.join(missing)}: not in {data_dir}, and no file here."
-            + (f" Fetch first: sod data fetch {' '.join(known)} --out {data_dir}" if known else "")
-            + " (or leave them out by --against)."
+            f"{', '.join(missing)}: not in {data_dir}, and no file here. "
+            + (f"Fetch first: sod data fetch {' '.join(known)} --out {data_dir}; or leave" if known else "Leave")
+            + " them out by --against."
         )
     return [_guarded(name, path, n) for name, path in places.items()]
 
@@ -73,7 +73,13 @@ def _guarded(name: str, path: Path, n: int) -> Guarded:
     benchmark = published if published is not None and published.role == "benchmark" else None
     rows = read_benchmark(benchmark, path) if benchmark else read_rows(path)
     ids = [str(row.get("id", number)) for number, row in enumerate(rows, 1)]
-    return Guarded(name, ids, Index([_question(row) for row in rows], n), benchmark is not None and benchmark.private)
+    questions = [_question(row) for row in rows]
+    if empty := [number for number, question in enumerate(questions, 1) if not words(question)]:
+        raise DataError(
+            f"{path}: {len(empty)} of {len(rows)} rows have no text to compare in `prompt`, `problem`, `question` or "
+            f"`messages`; the first is row {empty[0]}. `sod data convert` knows more columns."
+        )
+    return Guarded(name, ids, Index(questions, n), benchmark is not None and benchmark.private)
 
 
 def _question(row: Row) -> str:

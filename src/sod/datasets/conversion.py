@@ -126,6 +126,7 @@ def _collect(
     bad: list[str] = []
     for number, row in rows:
         try:
+            columns.check_characters(row)
             good.append(convert(row, number))
         except DataError as error:
             bad.append(f"row {number}: {error}")

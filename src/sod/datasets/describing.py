@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.box import SIMPLE
 from rich.table import Table
+from rich.text import Text
 
 from sod.config import DescribeOptions
 from sod.data import LABELS, Demonstration, load_demonstrations, load_problems, read_rows
@@ -116,13 +117,13 @@ def _calls(messages: Sequence[Message]) -> int:
 def tables(description: Description) -> Iterator[Table]:
     """What a file holds, for the terminal."""
     counts = Table(box=SIMPLE)
-    for name in ("column", "value"):
-        counts.add_column(name)
+    counts.add_column("column")
+    counts.add_column("value", no_wrap=True, overflow="ellipsis")
     counts.add_column("rows", justify="right")
     counts.add_column("share", justify="right")
     for name, values in description.counts.items():
         for value, number in _most(values):
-            counts.add_row(name, value, str(number), f"{number / description.rows:.1%}")
+            counts.add_row(name, Text(one_line(value)), str(number), f"{number / description.rows:.1%}")
             name = ""
     yield counts
     lengths = Table(box=SIMPLE)
@@ -131,6 +132,12 @@ def tables(description: Description) -> Iterator[Table]:
     for name, values in description.lengths.items():
         lengths.add_row(name, *(f"{number:,.0f}" for number in summary(values)))
     yield lengths
+
+
+def one_line(text: str, most: int | None = None) -> str:
+    """Text from a file as it may be shown: on one line, its beginning, and nothing that a terminal would obey."""
+    line = "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))
+    return line if most is None or len(line) <= most else f"{line[:most]}..."
 
 
 def summary(values: Sequence[int]) -> tuple[float, float, float, float]:

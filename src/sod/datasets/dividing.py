@@ -17,7 +17,7 @@ def split_rows(rows: Sequence[Row], validation: int, seed: int) -> tuple[list[Ro
     """
     groups: defaultdict[str, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
-        groups[key(statement(row))].append(number)
+        groups[key(statement(row)) or repr(row)].append(number)
     chosen: set[int] = set()
     for group in random.Random(f"split/{seed}").sample(list(groups.values()), len(groups)):
         if len(chosen) + len(group) <= validation:

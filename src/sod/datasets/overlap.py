@@ -74,4 +74,6 @@ class Index:
             yield Overlap(number, 1.0, (" ".join(found),))
 
     def _grams(self, found: Sequence[str]) -> Iterator[Gram]:
+        if len(found) < self._n:
+            return iter(())
         return zip(*(found[i:] for i in range(self._n)), strict=False)

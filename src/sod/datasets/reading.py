@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from sod.errors import DataError
 
 _BATCH = 4096
 """Rows of a .parquet file that are in memory at a time: a published file may hold every problem a hundred times."""
+
+csv.field_size_limit(1 << 30)  # the tests of one program are longer than the module's default of 128 KiB
 
 
 def published_rows(path: Path) -> tuple[int, Iterator[Row]]:
@@ -80,6 +83,8 @@ def _csv(path: Path) -> tuple[int, Iterator[Row]]:
     rows: list[Row] = []
     try:
         header = next(lines, [])
+        if twice := [name for name, count in Counter(header).items() if name and count > 1]:
+            raise DataError(f"{path} has two columns {twice[0]!r}: which of them counts cannot be known.")
         for cells in lines:
             if cells and len(cells) != len(header):
                 raise DataError(

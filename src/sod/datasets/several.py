@@ -18,7 +18,7 @@ def open_sets(options: EvalOptions) -> list[ProblemSet]:
     sets = [open_set(name, data_dir=options.data_dir, prompts=options.prompts) for name in options.data]
     if doubled := [name for name, count in Counter(each.name for each in sets).items() if count > 1]:
         raise OptionError(f"data: {doubled[0]!r} is given twice, or two files have that name.")
-    return _apart([_limited(each, options.limit) for each in sets])
+    return [_limited(each, options.limit) for each in _apart(sets)]
 
 
 def fingerprint(sets: Sequence[ProblemSet]) -> str:
@@ -36,9 +36,11 @@ def _limited(of: ProblemSet, limit: int | None) -> ProblemSet:
 
 
 def _apart(sets: list[ProblemSet]) -> list[ProblemSet]:
-    """Ids that several sets have get the name of their set."""
+    """If any two sets have an id in common, all ids begin with the name of their set."""
     times = Counter(problem.id for each in sets for problem in each.problems)
+    if not times or max(times.values()) == 1:
+        return sets
     return [
-        replace(each, problems=[p if times[p.id] == 1 else replace(p, id=f"{each.name}/{p.id}") for p in each.problems])
+        replace(each, problems=[replace(problem, id=f"{each.name}/{problem.id}") for problem in each.problems])
         for each in sets
     ]

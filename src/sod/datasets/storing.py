@@ -35,8 +35,8 @@ def fetch_set(published: Published, folder: Path, prompts: Prompts, *, revision:
 
 def store(raw: Path, published: Published | None, out: Path, prompts: Prompts, source: dict[str, Any]) -> Path:
     """Convert a file, and write the outcome and where it is from. -> the file that was written"""
-    digest = fingerprint(raw)
     done = convert_file(raw, published, prompts)
+    digest = fingerprint(raw)
     content = lines(done.rows)
     notes = done.notes
     if published is not None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,13 @@ from sod.errors import DataError
 
 
 def lines(rows: Iterable[Row]) -> bytes:
-    """Rows as the text of a .jsonl file: the same rows are the same bytes."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", "surrogatepass")
+    """Rows as the text of a .jsonl file: the same rows are the same bytes. Half a character stays the JSON escape it was."""
+    texts = (json.dumps(row, ensure_ascii=False, default=_refuse) + "\n" for row in rows)
+    return "".join(texts).encode("utf-8", "backslashreplace")
+
+
+def _refuse(cell: object) -> None:
+    raise DataError(f"a cell is of type {type(cell).__name__}; .jsonl takes text, numbers, lists and objects alone.")
 
 
 def document(content: dict[str, Any]) -> bytes:
@@ -26,10 +31,18 @@ def write(path: Path, content: bytes) -> bool:
 
     Raises DataError where something else is there, or nothing can be written.
     """
-    if is_free(path, content):
-        replace(path, content)
-        return True
-    return False
+    return bool(write_all({path: content}))
+
+
+def write_all(contents: Mapping[Path, bytes]) -> list[Path]:
+    """Write files, all or none, but for those that are there with this very content. -> those that had to be written
+
+    Raises DataError, before anything is written, where something else is in the place of one.
+    """
+    new = [path for path, content in contents.items() if is_free(path, content)]
+    for path in new:
+        replace(path, contents[path])
+    return new
 
 
 def is_free(path: Path, content: bytes) -> bool:
@@ -37,7 +50,7 @@ def is_free(path: Path, content: bytes) -> bool:
     if not path.exists():
         return True
     if not path.is_file() or fingerprint(path) != sha256(content):
-        raise DataError(f"{path} is there already, and holds something else. Move it away, or choose another --out.")
+        raise DataError(f"{path} is there already, and holds something else. Move it away, or choose another place.")
     return False
 
 

@@ -73,6 +73,19 @@ def tests_of(gold: str) -> Tests:
     return Tests(tests, seconds=seconds, special=checker == "special")
 
 
+@lru_cache(maxsize=CACHED_GOLDS)
+def as_pairs(gold: str) -> str:
+    """A row of LiveCodeBench as `inputs` and `outputs`, the shape in which the reference has it; any other gold as it is."""
+    document = _document(gold)
+    lists = ("public_test_cases", "private_test_cases")
+    if not isinstance(document, dict) or not document.keys() & set(lists):
+        return gold
+    cases = [case for name in lists for case in _opened(document.get(name) or [])]
+    pairs = {"inputs": [case["input"] for case in cases], "outputs": [case["output"] for case in cases]}
+    name = _function_name(document)
+    return json.dumps(pairs | ({"fn_name": name} if name else {}))
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 

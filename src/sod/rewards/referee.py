@@ -1,10 +1,11 @@
 """The judges of a run: which kind of problem goes to whom."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
 
 from sod.config import RewardOptions
 from sod.errors import DataError
-from sod.progress import say
 from sod.rewards import Judge, Verdict
 from sod.rewards.choice import ChoiceJudge
 from sod.rewards.code import CodeJudge
@@ -20,6 +21,7 @@ class Referee:
     """Judges attempts at problems of every kind, and says what they are worth."""
 
     def __init__(self, sandbox: Sandbox, options: RewardOptions, *, max_tokens: int):
+        self._sandbox = sandbox
         self._options = options
         self._max_tokens = max_tokens
         limits = {"seconds": options.test_seconds, "memory_mb": options.test_memory_mb}
@@ -29,12 +31,16 @@ class Referee:
             "code": CodeJudge(sandbox, **limits),
         }
         if options.judge == "reference":
-            say("reward.judge = reference: verdicts are those of the paper's code, which reject many right answers.")
             self._judges = {
                 "math": StrictBoxJudge(),
                 "choice": StrictBoxJudge(),
                 "code": ReferenceCodeJudge(sandbox),
             }
+
+    def as_judge(self, judge: Literal["exact", "reference"]) -> "Referee":
+        """The same with other judges."""
+        options = self._options.model_copy(update={"judge": judge})
+        return Referee(self._sandbox, options, max_tokens=self._max_tokens)
 
     def check(self, problems: Sequence[Problem]) -> None:
         """Every problem must have a judge that can use its answer: found out before the first token is sampled."""
@@ -55,3 +61,14 @@ class Referee:
     def reward(self, trajectory: Trajectory) -> float:
         """What a judged trajectory is worth."""
         return reward(trajectory, self._options, max_tokens=self._max_tokens)
+
+
+def judged(trajectory: Trajectory, verdict: Verdict) -> Trajectory:
+    """The trajectory with its verdict."""
+    return replace(
+        trajectory,
+        correct=verdict.outcome == "right",
+        answer=verdict.answer,
+        reason=verdict.reason,
+        graded=verdict.outcome != "ungraded",
+    )

@@ -14,7 +14,7 @@ from typing import Any
 
 from sod.errors import DataError
 from sod.rewards import Verdict
-from sod.rewards.code_golds import tests_of
+from sod.rewards.code_golds import as_pairs, tests_of
 from sod.rewards.code_tests import SPARE_BYTES
 from sod.rewards.functional_driver import MODULES
 from sod.sandbox import Program, Sandbox
@@ -43,6 +43,7 @@ class ReferenceCodeJudge:
 
     def check(self, gold: str) -> None:
         tests_of(gold)
+        gold = as_pairs(gold)
         if "import_prefix" not in gold and "inputs" not in gold:
             raise DataError(
                 "The reference takes tests without `import_prefix` or `inputs` for mathematics; use reward.judge = exact."
@@ -50,7 +51,7 @@ class ReferenceCodeJudge:
 
     async def __call__(self, text: str, gold: str) -> Verdict:
         try:
-            tests = list(_tests(_program(text), gold))
+            tests = list(_tests(_program(text), as_pairs(gold)))
         except _NoScoreError as error:
             return Verdict(outcome="wrong", reason=f"score -1: {error}")
         passed = failures = 0
