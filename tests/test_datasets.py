@@ -10,6 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -475,6 +476,11 @@ def test_a_damaged_file_is_named_with_the_place(tmp_path: Path, name: str, conte
     path.write_bytes(content)
     with pytest.raises(DataError, match=complaint):
         convert(path)
+
+
+def test_a_date_is_kept_as_it_is_written(tmp_path: Path) -> None:
+    (row,) = convert(write(tmp_path, [{"question": "1?", "answer": "1", "source": date(2024, 1, 2)}], "a.parquet"))
+    assert row["source"] == "2024-01-02"
 
 
 def test_a_cell_of_csv_may_be_long(tmp_path: Path) -> None:

@@ -140,8 +140,9 @@ def test_a_good_file_passes(data: Data, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "why"),
     [
-        ({"prompt": "1+1?", "answer": ["2"]}, "its `answer` is list; only text or a number can be used."),
-        ({"prompt": "1+1?", "answer": True}, "its `answer` is bool; only text or a number can be used."),
+        ({"prompt": "1+1?", "answer": ["2"]}, "its answer is list; only text or a number can be used."),
+        ({"prompt": "1+1?", "reward_model": {"ground_truth": ["2"]}}, "its answer is list"),
+        ({"prompt": "1+1?", "answer": True}, "its answer is bool; only text or a number can be used."),
         ({"prompt": "1+1\ud800?", "answer": "2"}, "it holds \\ud800, which is half a character"),
         ({"messages": [{"role": "assistant", "content": "2"}]}, "it is a demonstration among problems"),
     ],
@@ -168,6 +169,7 @@ def test_good_and_bad_rows_are_written_both_or_neither(data: Data, tmp_path: Pat
     assert not (tmp_path / "out.jsonl").exists()
     write(tmp_path / "rejects.jsonl", problems(1))
     assert data("check", "bad.jsonl", "--good", "good.jsonl", "--rejects", "rejects.jsonl") == 2
+    assert data("check", "bad.jsonl", "--good", "good.jsonl", "--rejects", "bad.jsonl/rejects.jsonl") == 2
     assert not (tmp_path / "good.jsonl").exists()
 
 

@@ -175,9 +175,11 @@ def _gold(columns: Columns, text: str, kind: str) -> tuple[str, str, str]:
 
 
 def _plain(cell: Any) -> str:
-    """A cell as text: JSON, which for a number is that number."""
+    """A cell as text: JSON, which for a number is that number; a date, which JSON lacks, as it is written."""
     if isinstance(cell, str):
         return cell
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
-    return json.dumps(cell, ensure_ascii=False)
+    if isinstance(cell, int | float | list | dict):
+        return json.dumps(cell, ensure_ascii=False, default=str)
+    return str(cell)

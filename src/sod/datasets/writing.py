@@ -37,11 +37,16 @@ def write(path: Path, content: bytes) -> bool:
 def write_all(contents: Mapping[Path, bytes]) -> list[Path]:
     """Write files, all or none, but for those that are there with this very content. -> those that had to be written
 
-    Raises DataError, before anything is written, where something else is in the place of one.
+    Raises DataError where something else is in the place of one, or one cannot be written.
     """
     new = [path for path, content in contents.items() if is_free(path, content)]
-    for path in new:
-        replace(path, contents[path])
+    for number, path in enumerate(new):
+        try:
+            replace(path, contents[path])
+        except DataError:
+            for written in new[:number]:
+                written.unlink(missing_ok=True)
+            raise
     return new
 
 
