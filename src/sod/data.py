@@ -112,7 +112,7 @@ def fingerprint_model(folder: Path) -> str:
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
     # Not splitlines(): it also splits at separators that JSON strings may hold.
@@ -159,6 +159,8 @@ def as_problem(row: Row, number: int) -> Problem:
             f"it has the columns {', '.join(sorted(row))}, but a problem needs `prompt` (text or messages) and `answer` "
             "(or `reward_model.ground_truth`), neither empty."
         )
+    if isinstance(answer, list | dict | bool):
+        raise DataError(f"its answer is {json.dumps(answer)[:80]}; only text or a number can be judged by.")
     return Problem(
         id=str(row.get("id", extra.get("index", number))),
         messages=tuple(_messages([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)),
