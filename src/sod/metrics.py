@@ -1,6 +1,6 @@
 """What an update or an evaluation looked like, in numbers. Keys are area/name."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -101,7 +101,7 @@ class StepTotals:
     """
 
     options: AlgorithmOptions
-    _sums: Counter[str] = field(default_factory=Counter)
+    _sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     _counts: Counter[str] = field(default_factory=Counter)
     _patterns: Counter[Pattern] = field(default_factory=Counter)
 
