@@ -12,14 +12,14 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from measure import in_turn, pairwise_ratios, parse, parser, peak_mb, report, row, show
 
 from sod.concurrency import Runner, together
-from sod.config import EvalOptions, RolloutOptions
+from sod.config import EvalOptions
 from sod.engines import Reply, Request
 from sod.engines.scripted import ScriptedEngine
 from sod.evaluate import Session
@@ -54,16 +54,23 @@ class Forgetful(ScriptedEngine):
         return reply
 
 
+@dataclass(frozen=True)
+class Scripted(Session):
+    """An evaluation of the script instead of a model."""
+
+    latency: float = 0.0
+
+    @contextmanager
+    def engine(self) -> Iterator[ScriptedEngine]:
+        yield Forgetful(script, latency=self.latency)
+
+
 def evaluation(folder: Path, samples: int, latency: float) -> Callable[[], object]:
     """An evaluation of 16 problems, ready to run."""
     tasks, _ = lab_problems(16, 0, seed=7)
     data = folder / "problems.jsonl"
     rows = [{"id": f"p{i}", "prompt": task.question, "answer": str(task.answer)} for i, task in enumerate(tasks)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    @contextmanager
-    def engine(limits: RolloutOptions) -> Iterator[ScriptedEngine]:
-        yield Forgetful(script, latency=latency)
 
     def run() -> None:
         out = Path(tempfile.mkdtemp(dir=folder)) / "run"
@@ -75,7 +82,7 @@ def evaluation(folder: Path, samples: int, latency: float) -> Callable[[], objec
             | {"rollout": settings.ROLLOUT | {"concurrency": CONCURRENCY, "max_turn_tokens": None}}
         )
         with Runner() as loop, Session.open(options, loop) as opened:
-            scripted = replace(opened, write=engine)
+            scripted = Scripted(**vars(opened), latency=latency)
             scripted.sample()
             scripted.conclude(complete=True)
 

@@ -12,13 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from sod import metrics
 from sod.concurrency import Runner, together
-from sod.config import AlgorithmOptions, EvalOptions, RolloutOptions
+from sod.config import AlgorithmOptions, EvalOptions
 from sod.data import fingerprint_model
 from sod.datasets import ProblemSet
 from sod.datasets.several import fingerprint, open_sets
 from sod.datasets.writing import keep_out_of_git
+from sod.engines import Engine
 from sod.engines.opening import open_engine
 from sod.errors import DataError, OptionError, SodError
 from sod.hub import model_folder
@@ -73,17 +76,17 @@ class Session:
     options: EvalOptions
     sets: list[ProblemSet]
     world: World
+    judges: dict[str, Referee]
+    """Who else is to judge."""
     folder: Path
     """The model's, or its tokenizer's if it is served."""
+    model: PreTrainedModel | None
+    """None where it is served, or nobody needs it."""
+    scorer: Scorer | None
+    """Asks the teacher, if there is one."""
     loop: Runner
     run: Run
     samples: SampleFile
-    write: Callable[[RolloutOptions], Any]
-    """Opens the engine."""
-    scorer: Scorer | None
-    """Asks the teacher, if there is one."""
-    judges: dict[str, Referee]
-    """Who else is to judge."""
 
     @classmethod
     @contextmanager
@@ -96,10 +99,9 @@ class Session:
                 "--teacher needs the log-probabilities of the model's own weights; a served model has none here."
             )
         sets = open_sets(options)
-        folder = model_folder(options.model, weights=not served)
         problems = [problem for each in sets for problem in each.problems]
+        folder = model_folder(options.model, weights=not served)
         world = World.of(folder, options, problems)
-        tokenizer = world.chat.tokenizer
         judges = {name: world.referee.as_judge(name) for name in options.judges}
         for judge in judges.values():
             judge.check(problems)
@@ -109,41 +111,28 @@ class Session:
         }
         if options.teacher:
             files["teacher"] = fingerprint_model(model_folder(options.teacher))
-        limits = options.rollout.model_copy(update={"group": options.samples})
         run = Run(options.out)
         if run.begun:
             Run.open(options, options.out, data=files, resume=True)
         with SampleFile.open(run.trajectory_file(0)) as samples:
-            model = scorer = None
-            if not served and (options.teacher or any(_missing(sets, options.samples, samples))):
-                model = load_model(folder, options.network)
-                check_embeddings(model, tokenizer, folder)
-                check_context(model, limits)
-            if options.teacher and model is not None:
-                teacher = LocalTeacher(
-                    model_folder(options.teacher),
-                    tokenizer,
-                    options.network,
-                    options.score,
-                    limits,
-                    microbatch_tokens=options.microbatch_tokens,
-                )
-                scorer = Scorer(
-                    model,
-                    teacher,
-                    temperature=limits.temperature,
-                    microbatch_tokens=options.microbatch_tokens,
-                    student_from=options.score.student,
-                )
-            engine = functools.partial(open_engine, loop, options.engine, model, tokenizer=tokenizer)
+            needed = options.teacher is not None or any(_missing(sets, options.samples, samples))
+            model = _load(options, folder, world) if needed and not served else None
+            scorer = _scorer(options, model, world) if model is not None else None
             with world.sandbox.working_in(loop):
                 Run.open(options, options.out, data=files, resume=run.begun)
                 samples.hold()
                 run.write_options(options)
-                for each in sets:
-                    if each.private:
-                        keep_out_of_git(run.trajectory_file(0))
-                yield cls(options, sets, world, folder, loop, run, samples, engine, scorer, judges)
+                if any(each.private for each in sets):
+                    keep_out_of_git(run.trajectory_file(0))
+                yield cls(options, sets, world, judges, folder, model, scorer, loop, run, samples)
+
+    @contextmanager
+    def engine(self) -> Iterator[Engine]:
+        """Who writes."""
+        options = self.options
+        tokenizer = self.world.chat.tokenizer
+        with open_engine(self.loop, options.engine, self.model, options.rollout, tokenizer) as engine:
+            yield engine
 
     # Sampling
 
@@ -156,16 +145,14 @@ class Session:
             say(f"{len(self.samples)} samples are there already; {len(jobs)} are to come.")
         of = {problem.id: each for each in self.sets for problem in each.problems}
         decode = self.world.chat.tokenizer.decode
-        limits = self.options.rollout.model_copy(update={"group": self.options.samples})
-
-        with self.write(limits) as engine, Display("evaluate", total=1) as display, display.phase("sample", len(jobs)):
+        with self.engine() as engine, Display("evaluate", total=1) as display, display.phase("sample", len(jobs)):
 
             def keep(problem: Problem, sample: int, attempt: Trajectory | None) -> None:
                 display.advance()
                 if attempt is not None:
                     self.samples.append(_labelled(to_record(attempt, decode), of[problem.id]))
 
-            agent = self.world.agent(engine, limits)
+            agent = self.world.agent(engine, self.options.rollout)
             self.loop.run(attempts(agent, jobs, seed=self.options.seed, on_trajectory=keep))
 
     # What came of it
@@ -198,8 +185,8 @@ class Session:
         """Every sample's line, in order, counted on its way; those that are not asked for now are handed on as they are."""
         handed_on = set[Key]()
         scorer = self.scorer if complete else None
-        phase = "judge" if scorer is None else "score"
-        with Display(phase, total=sum(len(each.problems) for each in self.sets)) as display:
+        phase, parts = "judge" if scorer is None else "score", sum(len(each.problems) for each in self.sets)
+        with Display("evaluate", total=1) as display, display.phase(phase, parts):
             for count in counted:
                 for problem in count.of.problems:
                     keys = [(problem.id, sample) for sample in range(self.options.samples)]
@@ -211,7 +198,7 @@ class Session:
                     yield from count.add(
                         self._group(problem, rows, complete), rows, scorer, self.world.chat.tokenizer.decode
                     )
-                    display.done()
+                    display.advance()
         for key in self.samples:
             if key not in handed_on:
                 yield self.samples.read(key)
@@ -326,6 +313,29 @@ class Counted:
             "judges": {name: tally.measured() for name, tally in self.by_judge.items()},
             "ids": [problem.id for problem in self.of.problems],
         }
+
+
+def _load(options: EvalOptions, folder: Path, world: World) -> PreTrainedModel:
+    model = load_model(folder, options.network)
+    check_embeddings(model, world.chat.tokenizer, folder)
+    check_context(model, options.rollout)
+    return model
+
+
+def _scorer(options: EvalOptions, model: PreTrainedModel, world: World) -> Scorer | None:
+    if options.teacher is None:
+        return None
+    tokens = options.microbatch_tokens
+    teacher = LocalTeacher(
+        model_folder(options.teacher),
+        world.chat.tokenizer,
+        options.network,
+        options.score,
+        options.rollout,
+        microbatch_tokens=tokens,
+    )
+    temperature, student_from = options.rollout.temperature, options.score.student
+    return Scorer(model, teacher, temperature=temperature, microbatch_tokens=tokens, student_from=student_from)
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
