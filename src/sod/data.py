@@ -160,7 +160,7 @@ def as_problem(row: Row, number: int) -> Problem:
             "(or `reward_model.ground_truth`), neither empty."
         )
     if isinstance(answer, list | dict | bool):
-        raise DataError(f"its answer is {json.dumps(answer)[:80]}; only text or a number can be judged by.")
+        raise DataError(f"its answer is {type(answer).__name__}; only text or a number can be used.")
     return Problem(
         id=str(row.get("id", extra.get("index", number))),
         messages=tuple(_messages([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)),
