@@ -35,7 +35,7 @@ from sod.rewards import Verdict
 from sod.rewards.referee import Referee, judged
 from sod.rollout import attempts
 from sod.runs import Run
-from sod.samples import Key, SampleFile
+from sod.samples import SampleFile
 from sod.scoring import Scorer, check_enough
 from sod.teachers.local import LocalTeacher
 from sod.types import Group, Problem, Trajectory
@@ -138,14 +138,15 @@ class Session:
 
     def sample(self) -> None:
         """Every attempt that is not there yet."""
-        jobs = list(_missing(self.sets, self.options.samples, self.samples))
-        if not jobs:
+        count = sum(1 for _ in _missing(self.sets, self.options.samples, self.samples))
+        if not count:
             return
         if len(self.samples):
-            say(f"{len(self.samples)} samples are there already; {len(jobs)} are to come.")
+            say(f"{len(self.samples)} samples are there already; {count} are to come.")
+        jobs = _missing(self.sets, self.options.samples, self.samples)
         of = {problem.id: each for each in self.sets for problem in each.problems}
         decode = self.world.chat.tokenizer.decode
-        with self.engine() as engine, Display("evaluate", total=1) as display, display.phase("sample", len(jobs)):
+        with self.engine() as engine, Display("evaluate", total=1) as display, display.phase("sample", count):
 
             def keep(problem: Problem, sample: int, attempt: Trajectory | None) -> None:
                 display.advance()
@@ -183,7 +184,7 @@ class Session:
 
     def _judged(self, counted: "Sequence[Counted]", complete: bool) -> Iterator[Record]:
         """Every sample's line, in order, counted on its way; those that are not asked for now are handed on as they are."""
-        handed_on = set[Key]()
+        asked_for = {problem.id for each in self.sets for problem in each.problems}
         scorer = self.scorer if complete else None
         phase, parts = "judge" if scorer is None else "score", sum(len(each.problems) for each in self.sets)
         with Display("evaluate", total=1) as display, display.phase(phase, parts):
@@ -194,14 +195,13 @@ class Session:
                     rows = [self.samples.read(key) for key in keys]
                     if complete:
                         self._judge_again(problem, rows)
-                    handed_on |= set(keys)
                     yield from count.add(
                         self._group(problem, rows, complete), rows, scorer, self.world.chat.tokenizer.decode
                     )
                     display.advance()
-        for key in self.samples:
-            if key not in handed_on:
-                yield self.samples.read(key)
+        for problem_id, sample in self.samples:
+            if problem_id not in asked_for or sample >= self.options.samples:
+                yield self.samples.read((problem_id, sample))
 
     def _judge_again(self, problem: Problem, rows: list[Record]) -> None:
         """The verdicts of further judges, where they are not there yet; and what nobody could decide gets another chance."""
