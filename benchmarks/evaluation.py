@@ -4,8 +4,8 @@
 
 A scripted engine takes a second for each turn, as 50 to 100 tokens take a model on a GPU; 64 samples are under way at a time,
 each with two programs in the sandbox and an answer. "The engine alone" is the same turns without agent, tools, judges and files.
-Answers: a thousand of those that were judged by hand (tests/golden/more_answers.jsonl), beside the limit of 5 s. Memory: no trajectory
-is held; what a sample leaves behind is its place in the file. Lines on disk are short here, and 100 times as long with 10,000 tokens.
+Answers: a thousand of those that were judged by hand (tests/golden/more_answers.jsonl), beside the limit of 5 s. Memory: no
+trajectory is held, a sample leaves its place in the file behind. Lines are short here, 100 times as long with 10,000 tokens.
 """
 
 import asyncio
