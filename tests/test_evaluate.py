@@ -205,7 +205,13 @@ def test_killed_and_run_again_it_measures_the_same_and_samples_nothing_twice(
     recipe.write_text(to_toml(whole.model_dump(exclude_defaults=True)))
     command = [sys.executable, "-m", "sod", "eval", str(recipe)]
     file = Run(whole.out).trajectory_file(0)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+    )
     deadline = time.monotonic() + 120
     while (not file.exists() or file.read_bytes().count(b"\n") < 20) and time.monotonic() < deadline:
         time.sleep(0.01)
