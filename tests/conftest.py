@@ -14,10 +14,11 @@ from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from sod.attention import NAME as ATTENTION
 from sod.chat import ChatFormat
+from sod.config import ModelOptions
 from sod.lab.make import TEACHER_FOLDER
 from sod.lab.make import problems as lab_problems
 from sod.lab.models import Size, save_new_model
-from sod.models import load_tokenizer
+from sod.models import load_model, load_tokenizer
 from sod.types import Group, Piece, Problem, Trajectory
 
 torch.set_num_threads(1)
@@ -48,6 +49,22 @@ def untrained(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempP
     size = Size(width=16, layers=1, heads=2, kv_heads=1, feed_forward=32, head_dim=8)
     save_new_model(size, tokenizer, 0, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def trembling(teacher: Path, tokenizer: PreTrainedTokenizerBase) -> Callable[[Path, float], None]:
+    """Write the lab's teacher with a tremor to a folder: it calls the tool, and errs."""
+
+    def write(folder: Path, tremor: float) -> None:
+        model = load_model(teacher, ModelOptions(device="cpu"))
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter *= 1 + tremor * torch.randn(parameter.shape, generator=generator)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -212,17 +212,11 @@ def vllm(request: pytest.FixtureRequest, runner: asyncio.Runner) -> Iterator[Set
 
 @pytest.mark.parametrize("engine", [pytest.param("vllm", marks=NEEDS_VLLM), "vllm_server"])
 def test_a_training_run_samples_from_the_policy_of_each_update(
-    engine: str, teacher: Path, tokenizer: PreTrainedTokenizerBase, problem_file: Path, tmp_path: Path
+    engine: str, teacher: Path, trembling: Callable[[Path, float], None], problem_file: Path, tmp_path: Path
 ) -> None:
     """The lab's teacher with a tremor learns from the steady one, in large steps: with an earlier update's weights, the
     sampler would be off."""
-    model = load_model(teacher, ModelOptions(device="cpu"))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter *= 1 + 0.05 * torch.randn(parameter.shape, generator=generator)
-    model.save_pretrained(tmp_path / "student")
-    tokenizer.save_pretrained(tmp_path / "student")
+    trembling(tmp_path / "student", 0.05)
     rollout = settings.ROLLOUT | {"problems": 4, "group": 2, "max_tokens": 200}
     recipe = {
         "student": tmp_path / "student",

@@ -24,7 +24,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from sod.chat import ChatFormat
 from sod.cli import run as sod
@@ -53,17 +53,14 @@ OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 @pytest.fixture(scope="module")
 def runs(
-    teacher: Path, tokenizer: PreTrainedTokenizerBase, problem_file: Path, tmp_path_factory: pytest.TempPathFactory
+    teacher: Path,
+    trembling: Callable[[Path, float], None],
+    problem_file: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The folder of a cold start, `start`, and of a run of SOD that began with it, `sod`, each of two steps."""
     folder = tmp_path_factory.mktemp("runs")
-    model = load_model(teacher, ModelOptions(device="cpu"))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter *= 1 + 0.1 * torch.randn(parameter.shape, generator=generator)
-    model.save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder / "base")
+    trembling(folder / "base", 0.1)
     write_demonstrations(folder / "demonstrations.jsonl", STUDENT, 8, seed=0)
     start = {"model": folder / "base", "data": folder / "demonstrations.jsonl", "out": folder / "start", "epochs": 2}
     began = sft(SftOptions.model_validate(start | {"batch": 8, "save_every": 1, "learn": {"lr": 1e-4}}))

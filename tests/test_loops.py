@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM
 
 from sod.chat import ChatFormat
 from sod.cli import run as sod
@@ -43,16 +43,10 @@ TIMINGS = ("seconds/", "speed/", "waited/", "memory/", "sandbox/seconds")
 
 
 @pytest.fixture(scope="module")
-def student(teacher: Path, tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def student(trembling: Callable[[Path, float], None], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lab's teacher with a tremor: it calls the tool, and errs."""
     folder = tmp_path_factory.mktemp("student")
-    model = load_model(teacher, ModelOptions(device="cpu"))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter *= 1 + 0.1 * torch.randn(parameter.shape, generator=generator)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    trembling(folder, 0.1)
     return folder
 
 

@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.table import Table
 
 from sod.errors import DataError, OptionError
-from sod.progress import console, say
-from sod.results import Evaluated, read_evaluation
+from sod.results import Evaluated, Sheet, read_evaluation, show_sheets
 from sod.runs import Run
 from sod.statistics import Interval, Solved, difference, rate
 
@@ -206,7 +203,7 @@ def _how_well(made: Sequence[Row]) -> Columns:
         ],
         f"pass@{n}": [_number(100 * row.means["pass"], "{:.1f}") for row in made],
         f"maj@{n}": [_number(100 * row.means["maj"], "{:.1f}") for row in made],
-        "difference": [_difference(row.against) for row in made],
+        "difference": [row.against.in_points() if row.against else "" for row in made],
         "verdict": [row.verdict for row in made],
     }
 
@@ -227,40 +224,13 @@ def _how(made: Sequence[Row]) -> Columns:
 
 
 def show(made: Sequence[Row]) -> None:
-    """Two tables: how well, and how. On a terminal drawn, elsewhere as Markdown."""
-    if not console.is_terminal:
-        say(to_markdown(made))
-        return
-    for columns in (_how_well(made), _how(made)):
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-        for name in columns:
-            table.add_column(name, justify="left" if name in WORDS else "right", overflow="fold")
-        for values in zip(*columns.values(), strict=True):
-            table.add_row(*values)
-        console.print(table)
+    """Two tables: how well, and how."""
+    show_sheets([Sheet.of(_how_well(made)), Sheet.of(_how(made))])
 
 
 def to_markdown(made: Sequence[Row]) -> str:
     """The same two tables."""
-    return "\n\n".join(
-        "\n".join(
-            [
-                "| " + " | ".join(columns) + " |",
-                "|" + "|".join("---" if name in WORDS else "--:" for name in columns) + "|",
-                *("| " + " | ".join(values) + " |" for values in zip(*columns.values(), strict=True)),
-            ]
-        )
-        for columns in (_how_well(made), _how(made))
-    )
-
-
-WORDS = ("method", "verdict")
-
-
-def _difference(interval: Interval | None) -> str:
-    if interval is None:
-        return ""
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * value for value in (interval.mean, interval.low, interval.high)))
+    return "\n\n".join(Sheet.of(columns).markdown() for columns in (_how_well(made), _how(made)))
 
 
 def _number(value: float, form: str) -> str:

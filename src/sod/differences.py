@@ -4,15 +4,15 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sod.config import CompareEvaluationsOptions
-from sod.errors import DataError, RunError
-from sod.progress import console, say
-from sod.results import Evaluated, Sheet, read_evaluation
+from sod.datasets.writing import replace
+from sod.errors import DataError
+from sod.progress import say
+from sod.results import Evaluated, Sheet, read_evaluation, show_sheets
 from sod.statistics import Interval, difference
 
 
@@ -48,34 +48,22 @@ def compare_evaluations(options: CompareEvaluationsOptions) -> list[Difference]:
             str(each.problems),
             f"{100 * each.first:.1f}",
             f"{100 * each.second:.1f}",
-            _interval(each.new_problems),
-            _interval(each.same_problems),
+            each.new_problems.in_points(),
+            each.same_problems.in_points() if each.same_problems else "",
             each.verdict,
         ]
         for each in found
     ]
-    sheet = Sheet("", head, rows)
-    if console.is_terminal:
-        console.print(sheet.drawn())
-    else:
-        say(sheet.markdown())
+    show_sheets([Sheet("", head, rows)])
     say(f"A is {options.first}, B is {options.second}. Intervals: 95 %, paired by problem, in points.")
     say("problems: had others of their kind been asked. samples: had these very problems been sampled anew.")
     for line in _unlike(first, second):
         say(f"careful: {line}")
     if options.out is not None:
-        _write(options.out, found)
+        content = [_finite(asdict(each) | {"verdict": each.verdict}) for each in found]
+        replace(options.out, (json.dumps(content, indent=2) + "\n").encode())
         say(f"written to {options.out}")
     return found
-
-
-def _write(out: Path, found: Sequence[Difference]) -> None:
-    content = [_finite(asdict(each) | {"verdict": each.verdict}) for each in found]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{out} cannot be written: {error.strerror}. Choose another --out.") from error
 
 
 def _finite(value: Any) -> Any:
@@ -144,10 +132,3 @@ def _unlike(first: Evaluated, second: Evaluated) -> Iterable[str]:
     alone = first.verdicts.keys() ^ second.verdicts.keys()
     if alone:
         yield f"{len(alone)} problems are in one of the two only, and left out."
-
-
-def _interval(interval: Interval | None) -> str:
-    if interval is None:
-        return ""
-    mean, low, high = (100 * value for value in (interval.mean, interval.low, interval.high))
-    return f"{mean:+.1f}" + ("" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")

@@ -7,7 +7,7 @@ by problem, other judges and the teacher have their say, and the numbers are cou
 import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -126,13 +126,10 @@ class Session:
                     keep_out_of_git(run.trajectory_file(0))
                 yield cls(options, sets, world, judges, folder, model, scorer, loop, run, samples)
 
-    @contextmanager
-    def engine(self) -> Iterator[Engine]:
+    def engine(self) -> AbstractContextManager[Engine]:
         """Who writes."""
-        options = self.options
         tokenizer = self.world.chat.tokenizer
-        with open_engine(self.loop, options.engine, self.model, options.rollout, tokenizer) as engine:
-            yield engine
+        return open_engine(self.loop, self.options.engine, self.model, self.options.rollout, tokenizer)
 
     # Sampling
 

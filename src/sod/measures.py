@@ -6,10 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
+from sod.rewards import NO_CODE
 from sod.types import Group, Trajectory
-
-NO_CODE = "no code"
-"""The verdict's reason where a program was asked for and none was given; programs have no canonical answer."""
 
 
 def question_error(solved: Sequence[float]) -> float | None:

@@ -89,35 +89,49 @@ def read_evaluation(folder: Path) -> Evaluated:
 # Shown
 
 
+WORDS = ("", "method", "verdict")
+"""Heads of columns that hold words; all others hold numbers."""
+
+
 @dataclass(frozen=True)
 class Sheet:
-    """A table: a head and rows of text, of which the first column is words."""
+    """A table: a head and rows of text."""
 
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
 
+    @classmethod
+    def of(cls, columns: Mapping[str, Sequence[str]], title: str = "") -> "Sheet":
+        return cls(title, list(columns), list(zip(*columns.values(), strict=True)))
+
     def drawn(self) -> Table:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title=self.title or None, title_justify="left")
-        for i, name in enumerate(self.head):
-            table.add_column(name, justify="right" if i else "left", overflow="fold")
+        for name in self.head:
+            table.add_column(name, justify="left" if name in WORDS else "right", overflow="fold")
         for row in self.rows:
             table.add_row(*row)
         return table
 
     def markdown(self) -> str:
         lines = [f"**{self.title}**", ""] if self.title else []
-        lines += ["| " + " | ".join(self.head) + " |", "|---" + "|--:" * (len(self.head) - 1) + "|"]
+        lines.append("| " + " | ".join(self.head) + " |")
+        lines.append("|" + "|".join("---" if name in WORDS else "--:" for name in self.head) + "|")
         return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in self.rows)])
 
 
-def show(results: Results) -> None:
+def show_sheets(sheets: Sequence[Sheet]) -> None:
     """On a terminal drawn, elsewhere as Markdown."""
     if not console.is_terminal:
-        say(to_markdown(results))
+        say("\n\n".join(sheet.markdown() for sheet in sheets))
         return
-    for sheet in _sheets(results):
+    for sheet in sheets:
         console.print(sheet.drawn())
+
+
+def show(results: Results) -> None:
+    """The tables, and what their reader must know."""
+    show_sheets(_sheets(results))
     for line in _remarks(results):
         say(line)
 
@@ -182,7 +196,7 @@ def _sheet(
     if paper:
         cells["paper, %"] = [_number(paper.get(name), ".2f") for name, _ in rows]
     cells = {"": [name for name, _ in rows]} | {head: column for head, column in cells.items() if any(column)}
-    return Sheet(title, list(cells), list(zip(*cells.values(), strict=True)))
+    return Sheet.of(cells, title)
 
 
 def _remarks(results: Results) -> list[str]:

@@ -32,6 +32,11 @@ class Interval:
     def excludes_zero(self) -> bool:
         return self.low > 0 or self.high < 0
 
+    def in_points(self) -> str:
+        """A difference of rates as percentage points, "+2.2 [-0.2, +4.8]"; the mean alone if that is all that is known."""
+        mean, low, high = (100 * value for value in (self.mean, self.low, self.high))
+        return f"{mean:+.1f}" + ("" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
+
 
 @dataclass(frozen=True, slots=True)
 class Solved:

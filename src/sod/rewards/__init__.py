@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 Outcome = Literal["right", "wrong", "ungraded"]
+NO_CODE = "no code"
+"""The verdict's reason where a program was asked for and none was given; programs have no canonical answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
-from sod.rewards import Verdict
+from sod.rewards import NO_CODE, Verdict
 from sod.rewards.answers import final_turn
 from sod.rewards.code_golds import tests_of
 from sod.rewards.code_tests import DETAIL_CHARACTERS, Test, Tests, TestStatus, parsed
@@ -57,7 +57,7 @@ class CodeJudge:
         tests = tests_of(gold)
         code = program_in(text, tests.names)
         if code is None:
-            return Verdict(outcome="wrong", reason="no code")
+            return Verdict(outcome="wrong", reason=NO_CODE)
         return _verdict(await self.run_tests(code, tests), tests)
 
     async def run_tests(self, code: str, tests: Tests) -> list[TestOutcome]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sod.errors import DataError
-from sod.rewards import Verdict
+from sod.rewards import NO_CODE, Verdict
 from sod.rewards.code_golds import as_pairs, tests_of
 from sod.rewards.code_tests import SPARE_BYTES
 from sod.rewards.functional_driver import MODULES
@@ -75,7 +75,7 @@ def _program(text: str) -> str:
         text = text.split("</think>")[1]
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     if not blocks:
-        raise _NoScoreError("no code")
+        raise _NoScoreError(NO_CODE)
     program = blocks[-1].replace("\\n", "\n").replace("\\t", "\t")
     try:
         ast.parse(program)
