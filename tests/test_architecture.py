@@ -24,23 +24,23 @@ LAYERS = """
     sandbox.child
     sandbox.zygote
     engines.vllm_worker
-    sandbox.local  batching  chat  data  runs  engines  progress  alarms  recipes
-    processes  hub  samples
+    sandbox.local  batching  chat  data  runs  engines  progress  alarms  recipes  plugins
+    processes  hub  samples  ranks
     rewards.answers  rewards.symbolic  rewards.symbolic_worker  rewards.functional_driver
     rewards.exact  rewards.choice  rewards.reference  rewards.code_tests  rewards.shaping
     rewards.forms  rewards.code_golds
     rewards.math  rewards.code  rewards.reference_code
-    sandbox.fusion  models  tools  lora  engines.http
-    sandbox.guarded  rewards.referee  engines.hf  engines.scripted  engines.vllm  tools.python  teachers  policy
+    sandbox.fusion  models  tools  lora  engines.http  sharding
+    sandbox.guarded  rewards.referee  engines.hf  engines.scripted  engines.vllm  tools.python  tools.own  teachers  policy
     engines.vllm_server  engines.served
-    teachers.local  scoring  agent
+    teachers.local  teachers.server  scoring  agent
     world
     rollout  algorithms  metrics  engines.opening  teachers.privileged  datasets
     inventory
     plan  records  results
-    sft  train  evaluate  differences  calibrate  doctor  report
+    sft  train  evaluate  differences  calibrate  doctor  report  sizing
     lab  comparison  demonstrate
-    compare  export
+    compare  export  adapters
     cli
     __main__
 """

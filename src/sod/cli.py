@@ -57,6 +57,11 @@ COMMANDS = {
         "sod.compare:compare",
         "methods head to head: equal budgets, several seeds, intervals",
     ),
+    "plan": (
+        "PlanOptions",
+        "sod.sizing:show_plan",
+        "which way of training fits: memory on given GPUs, and what to type",
+    ),
     "report": ("ReportOptions", "sod.report:report", "one page about one or more runs: figures, every trajectory"),
     "calibrate": (
         "CalibrateOptions",

@@ -57,6 +57,9 @@ class ToolOptions(Options):
     """expr: show the value of a trailing expression, as a notebook does. off: run the program and nothing else.
     reference: rewrite the program and cut its output as the paper's code does, which breaks many right programs; for
     comparison only."""
+    own: tuple[str, ...] = ()
+    """Tools of your own beside the interpreter, FILE.py:FUNCTION each: functions, async or not, with type hints and a docstring
+    (examples/your_tool.py). They run in this process, not in the sandbox."""
 
 
 class SandboxOptions(Options):
@@ -243,6 +246,16 @@ class ScoreOptions(Options):
     """Type of the teacher's weights; same is network.dtype. bfloat16 halves a float32 teacher's memory."""
     offload_teacher: bool = False
     """Keep the teacher's weights in the computer's memory, and on the GPU only while it scores a group."""
+    shard_teacher: bool = False
+    """With several processes: divide the teacher's weights among them, where one GPU cannot hold it. It then scores when all
+    have sampled, instead of meanwhile."""
+    teacher_url: str | None = None
+    """Address of a vLLM server that serves the teacher, such as http://127.0.0.1:8001; --teacher then names where its
+    tokenizer is. If its weights are there, too, the server is checked against a forward pass with them."""
+    teacher_served_name: str | None = None
+    """The teacher's name there; None is the only one that it has."""
+    teacher_patience: PositiveReal = 600.0
+    """Seconds to wait for that server when it has vanished before the run stops with exit status 75, to be continued."""
 
 
 class ModelOptions(Options):
@@ -279,6 +292,8 @@ class SftOptions(Options):
     """Optimiser steps between checkpoints."""
     resume: bool = False
     """Continue the run in `out` from its newest checkpoint."""
+    processes: Positive | None = None
+    """How many processes `torchrun` must have started; any other number is an error. None takes what there is."""
     dry_run: bool = False
     """Say what would be done, and what it takes; do nothing."""
     learn: SftLearnOptions = SftLearnOptions()
@@ -313,6 +328,8 @@ class TrainOptions(Options):
     """Trajectories of each update to keep in the run directory."""
     resume: bool = False
     """Continue the run in `out` from its newest checkpoint."""
+    processes: Positive | None = None
+    """How many processes `torchrun` must have started; any other number is an error. None takes what there is."""
     dry_run: bool = False
     """Say what would be done, and what it takes; do nothing."""
     algorithm: AlgorithmOptions = AlgorithmOptions()
@@ -512,6 +529,22 @@ class MixOptions(Options):
     """Rows in all; None is as many as the weights allow."""
     seed: int = 0
     """Seed of the draw."""
+
+
+class PlanOptions(Options):
+    """Which way of training fits: the memory of a student, a teacher and a context on given GPUs, way by way, and what to type.
+    Arithmetic alone: nothing is downloaded, no model is loaded, no GPU is needed."""
+
+    student: Annotated[Path, Positional, arg(metavar="STUDENT")]
+    """The student: a directory, a run, or a name on the hub that is known (Qwen/Qwen3-0.6B, -1.7B, -4B, -8B, -14B, ...)."""
+    teacher: Annotated[Path | None, Positional, arg(metavar="[TEACHER]")] = None
+    """The teacher, likewise; none for GRPO."""
+    gpus: str = "1x80GB"
+    """How many, and which: 8xH100, 2x24GB, 4090; 0 is this computer's memory alone."""
+    max_tokens: Positive = 20480
+    """Longest response, in tokens."""
+    max_prompt_tokens: Positive = 2560
+    """Longest prompt, in tokens."""
 
 
 class ReportOptions(Options):

@@ -33,7 +33,8 @@ MANIFEST = "manifest.json"
 RESUME_MAY_CHANGE = {
     *("resume", "dry_run", "out", "updates", "save_every", "keep", "save_trajectories"),
     *("engine.url", "engine.memory_share", "engine.exchange", "engine.patience", "engine.key_variable"),
-    *("score.offload_teacher", "learn.checkpointing", "data_dir", "rollout.concurrency", "microbatch_tokens"),
+    *("score.offload_teacher", "score.shard_teacher", "score.teacher_url", "score.teacher_served_name", "processes"),
+    *("score.teacher_patience", "learn.checkpointing", "data_dir", "rollout.concurrency", "microbatch_tokens"),
     *("sandbox.workers", "sandbox.retries", "sandbox.patience", "sandbox.max_failure_rate"),
     *("rollout.seconds", "rollout.update_seconds", "rollout.retries"),
     *("samples", "limit", "judges", "paper", "demonstrations"),
