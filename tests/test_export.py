@@ -631,7 +631,7 @@ def test_a_damaged_checkpoint_is_refused_and_of_its_run_the_one_before_is_taken(
 def test_a_checkpoint_without_its_optimiser_is_whole_enough(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "sod", tmp_path / "run")
     place = tmp_path / "run" / "checkpoints" / "update-0002"
-    (place / "trainer.pt").unlink()
+    shutil.rmtree(place / "trainer")
     export(ExportOptions(model=place, out=tmp_path / "out"))
 
 

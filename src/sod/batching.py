@@ -6,6 +6,7 @@ reads the padding: a forward pass packs its rows end to end (`sod.models.hidden_
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from heapq import heapreplace
 from itertools import accumulate
 from typing import Any
 
@@ -154,6 +155,32 @@ def microbatches(lengths_B: Tensor, max_tokens: int) -> Iterator[Tensor]:
         left, rows = parts[at] if at < len(parts) else (max_tokens, [])
         parts[at : at + 1] = [(left - length, [*rows, row])]
     yield from (torch.tensor(rows) for _, rows in parts)
+
+
+def balanced(lengths_B: Tensor, max_tokens: int, count: int) -> list[list[Tensor]]:
+    """Row indices for each of `count` processes, in as many parts for one as for another, of about as many tokens.
+
+    A part has at most `max_tokens` tokens (or one row). Where rows are few, some parts are empty.
+    """
+    number = count
+    while not _fits(parts := _lightest_first(lengths_B, number), lengths_B, max_tokens):
+        number += count
+    return [parts[process::count] for process in range(count)]
+
+
+def _lightest_first(lengths_B: Tensor, number: int) -> list[Tensor]:
+    """Rows in so many parts: the longest first, each to the part that has the fewest tokens so far."""
+    parts: list[list[int]] = [[] for _ in range(number)]
+    lightest = [(0, part) for part in range(number)]
+    for row in lengths_B.argsort(descending=True, stable=True).tolist():
+        tokens, part = lightest[0]
+        parts[part].append(row)
+        heapreplace(lightest, (tokens + int(lengths_B[row]), part))
+    return [torch.tensor(rows, dtype=torch.long) for rows in parts]
+
+
+def _fits(parts: Sequence[Tensor], lengths_B: Tensor, max_tokens: int) -> bool:
+    return all(len(rows) <= 1 or int(lengths_B[rows].sum()) <= max_tokens for rows in parts)
 
 
 def minibatches(batch: Batch, count: int, shuffle: Callable[[int], Sequence[int]]) -> Iterator[Batch]:

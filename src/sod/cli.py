@@ -16,6 +16,7 @@ from typing import Any
 
 from sod import __version__
 from sod.errors import InfrastructureError, OptionError, SodError, UsageError
+from sod.ranks import place
 from sod.recipes import read_recipe
 
 COMMANDS = {
@@ -90,6 +91,8 @@ def run(arguments: list[str]) -> int:
             return 0
         name, target, _ = COMMANDS[command]
         options = parse(command, name, rest)
+        if place()[1] > 1 and "processes" not in type(options).model_fields:
+            raise OptionError(f"`sod {command}` is one process; start it without torchrun.")
         module, function = target.split(":")
         getattr(import_module(module), function)(options)
         return 0
@@ -201,5 +204,6 @@ def _flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _complain(error: SodError | str, status: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    if place()[0] == 0:  # of several processes, the user hears the first
+        print(f"error: {error}", file=sys.stderr)
     return status

@@ -9,6 +9,7 @@ SodError
 │   └── RunError               a run directory cannot be written, resumed or read
 ├── InfrastructureError        our machinery failed: retried, then the attempt is dropped, never trained on
 │   ├── SandboxError           a program could not be run (it did not fail: it never had its chance)
+│   ├── RankError              another process of the run has failed, died or fallen silent
 │   └── OutageError            it failed for so long that the run stops, to be taken up again later
 ├── TrainingError              the update itself is broken (non-finite numbers, nothing to learn from)
 └── DoctorError                `sod doctor` found something that does not work or is not safe
@@ -51,6 +52,10 @@ class InfrastructureError(SodError):
 
 class SandboxError(InfrastructureError):
     """The sandbox could not run a program at all."""
+
+
+class RankError(InfrastructureError):
+    """Another process of this run has failed, died or fallen silent; without it the run cannot go on."""
 
 
 class OutageError(InfrastructureError):

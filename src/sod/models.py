@@ -16,6 +16,7 @@ from sod.batching import Batch, microbatches
 from sod.config import ModelOptions, RolloutOptions
 from sod.core import token_logprobs, top_logprobs
 from sod.errors import ModelError
+from sod.sharding import base_of
 
 logging.disable_progress_bar()  # progress is sod.progress's business
 
@@ -103,7 +104,7 @@ def hidden_states(model: PreTrainedModel, ids_BT: Tensor, lengths_B: Tensor) -> 
     check_attention(model)
     lengths = lengths_B.tolist()
     layout = Packed(lengths)
-    return model.base_model(
+    return base_of(model)(
         input_ids=torch.cat([row[:length] for row, length in zip(ids_BT, lengths, strict=True)])[None],
         position_ids=layout.positions(ids_BT.device),
         use_cache=False,

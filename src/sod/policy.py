@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sod.batching import Batch, microbatches, minibatches
-from sod.config import LearnOptions
+from sod.batching import Batch, balanced, microbatches, minibatches
+from sod.config import LearnOptions, ModelOptions
 from sod.core import candidate_credit, clipped_policy_loss, token_loss
 from sod.core.logprobs import TokenLoss
 from sod.errors import OptionError, TrainingError
 from sod.lora import add_low_rank, save_plain
-from sod.models import selected
+from sod.models import load_model, selected
+from sod.ranks import ALONE, Ranks
+from sod.sharding import copy_whole, divide, whole
+from sod.trainer_state import load_state, save_state
 
 
 def origin(model: Path, checkpoint: Path | None, options: LearnOptions) -> Path:
@@ -24,8 +27,29 @@ def origin(model: Path, checkpoint: Path | None, options: LearnOptions) -> Path:
     return model if checkpoint is None or options.lora_rank else checkpoint
 
 
+def load_divided(folder: Path, network: ModelOptions, ranks: Ranks) -> PreTrainedModel:
+    """The model in float32, divided among processes; it computes in the network's type."""
+    model = load_model(folder, ModelOptions(dtype="float32", device="cpu"))
+    divide(model, ranks, getattr(torch, network.dtype))
+    return model
+
+
+def check_learning(options: LearnOptions, ranks: Ranks) -> None:
+    """What saves memory in one process has no part in several, where weights are divided. Raises OptionError."""
+    for name, is_used in (
+        ("lora_rank", options.lora_rank > 0),
+        ("optimizer = adamw_8bit", options.optimizer != "adamw"),
+    ):
+        if is_used and not ranks.alone:
+            raise OptionError(f"learn.{name} works in one process; there are {ranks.count}. Leave one of the two.")
+
+
 class Policy:
     """A model, its tokenizer and its optimiser.
+
+    With several processes, `learner` is the same model divided among them: it takes the gradients, and `model`, whole in
+    each, takes over its weights after every update. Each process learns from its share of the tokens, and what comes of it
+    is what one process would have learnt from all of them.
 
     `total_steps` gives the learning rate a cosine down to 0 over so many optimiser steps; None keeps it constant after
     the warm-up.
@@ -41,19 +65,24 @@ class Policy:
         options: LearnOptions,
         *,
         total_steps: int | None = None,
+        learner: PreTrainedModel | None = None,
+        ranks: Ranks = ALONE,
     ):
         self.model = model
+        self._learner = learner or model
+        self._ranks = ranks
         if options.lora_rank:
             add_low_rank(model, options.lora_rank, options.lora_alpha)
         if options.checkpointing:
             with warnings.catch_warnings(category=FutureWarning, action="ignore"):  # another name from 5.23 on
-                model.gradient_checkpointing_enable({"use_reentrant": False})
+                self._learner.gradient_checkpointing_enable({"use_reentrant": False})
         self.tokenizer = tokenizer
         self.steps = 0
         self._options = options
         self._total_steps = total_steps
         self._skipped_in_a_row = 0
-        self._weights = [weight for weight in model.parameters() if weight.requires_grad]
+        learning = {name: weight for name, weight in self._learner.named_parameters() if weight.requires_grad}
+        self._names, self._weights = list(learning), list(learning.values())
         # At the learning rates of distillation, bf16 weights would round nearly every step away.
         self._masters = [
             weight if weight.dtype == torch.float32 else weight.detach().float().requires_grad_()
@@ -75,14 +104,14 @@ class Policy:
         ]
         if not reports:
             raise TrainingError("There is no trajectory to learn from: every attempt of this update was dropped.")
+        self._take_over()
         return {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
 
     def _learn_minibatch(self, batch: Batch, temperature: float) -> dict[str, float]:
         tokens = int(batch.mask_BT.sum())
         totals = dict.fromkeys(("loss", "entropy", "ratio_clipped"), 0.0)
         low, high = self._options.clip_low, self._options.clip_high
-        for rows in microbatches(batch.lengths_B, self._options.microbatch_tokens):
-            part = batch.rows(rows)
+        for part in map(batch.rows, self._parts(batch.lengths_B)):
             candidates_BTJ = part.candidates_BTJ if part.teacher_weight_BT is not None else None
             old_M, credit_M = self._judged(part) if candidates_BTJ is None else self._judged_with_candidates(part)
 
@@ -101,7 +130,14 @@ class Policy:
             totals["loss"] += loss
             totals["entropy"] += entropy_M.sum().item() / tokens
             totals["ratio_clipped"] += clipped_M.sum().item() / tokens
-        return totals | self._step()
+        return dict(zip(totals, self._ranks.total(list(totals.values())), strict=True)) | self._step()
+
+    def _parts(self, lengths_B: Tensor) -> list[Tensor]:
+        """The rows that this process learns from, micro-batch by micro-batch: as many in each process, some perhaps empty."""
+        size = self._options.microbatch_tokens
+        if self._ranks.alone:
+            return list(microbatches(lengths_B, size))
+        return balanced(lengths_B, size, self._ranks.count)[self._ranks.rank]
 
     def _judged(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """log pi before the update, and credit, of every sampled token. -> (M,), (M,)"""
@@ -127,12 +163,12 @@ class Policy:
         if not tokens:
             raise TrainingError("No token of this batch carries loss: check the demonstrations' assistant messages.")
         total = 0.0
-        for rows in microbatches(lengths_B, self._options.microbatch_tokens):
+        for rows in self._parts(lengths_B):
             loss, _, _ = self._backward(
                 ids_BT[rows], mask_BT[rows], lengths_B[rows], lambda logprobs, _: -logprobs / tokens, temperature=1.0
             )
             total += loss
-        return {"loss": total} | self._step()
+        return {"loss": self._ranks.total([total])[0]} | self._step()
 
     def _backward(
         self,
@@ -144,14 +180,22 @@ class Policy:
         candidates_BTJ: Tensor | None = None,
     ) -> tuple[float, Tensor, Tensor]:
         """Add a micro-batch's gradient. -> its loss, and log-probabilities and entropies of its masked tokens"""
-        self.model.train(self._options.checkpointing)  # Transformers checkpoints in this mode alone
-        chosen = selected(self.model, ids_BT, mask_BT, lengths_B, candidates_BTJ)
+        model = self._learner
+        if not len(lengths_B):  # the others make a pass, so this process must: over a token without a loss
+            ids_BT, mask_BT, lengths_B = (
+                torch.zeros(1, 1, dtype=torch.long),
+                torch.zeros(1, 1).bool(),
+                torch.ones(1).long(),
+            )
+            candidates_BTJ = None if candidates_BTJ is None else candidates_BTJ.new_zeros(1, 1, candidates_BTJ.shape[2])
+        model.train(self._options.checkpointing)  # Transformers checkpoints in this mode alone
+        chosen = selected(model, ids_BT, mask_BT, lengths_B, candidates_BTJ)
         loss, logprobs_M, entropy_M = token_loss(
             chosen.hidden_MD, chosen.head_VD, chosen.targets_M, loss_of, temperature=temperature, entropy=True
         )
         assert entropy_M is not None
-        loss.backward()
-        self.model.eval()
+        (loss * self._ranks.count).backward()  # of several processes' gradients the mean is taken
+        model.eval()
         return loss.item(), logprobs_M, entropy_M
 
     def learning_rate(self, step: int) -> float:
@@ -166,7 +210,7 @@ class Policy:
 
     def _step(self) -> dict[str, float]:
         """Clip, check, step. A gradient that is not finite changes nothing; several in a row stop the run."""
-        norm = torch.nn.utils.clip_grad_norm_(self._weights, self._options.clip_grad).item()
+        norm = whole(torch.nn.utils.clip_grad_norm_(self._weights, self._options.clip_grad)).item()
         rate = self.learning_rate(self.steps)
         if math.isfinite(norm):
             self._skipped_in_a_row = 0
@@ -177,7 +221,7 @@ class Policy:
             self._skipped_in_a_row += 1
             if self._skipped_in_a_row >= self.MAX_SKIPPED:
                 raise TrainingError(f"The gradient was not finite {self.MAX_SKIPPED} times in a row (norm {norm}).")
-        self.model.zero_grad(set_to_none=True)
+        self._learner.zero_grad(set_to_none=True)
         self.steps += 1
         return {"grad_norm": norm, "lr": rate, "skipped": float(self._skipped_in_a_row > 0)}
 
@@ -193,26 +237,43 @@ class Policy:
             weight.copy_(master)
             master.grad = None
 
+    def _take_over(self) -> None:
+        """Give the whole model what the divided one has learnt."""
+        if self._learner is not self.model:
+            copy_whole(self._learner, self.model)
+
     def save(self, folder: Path) -> None:
-        """A whole model and its tokenizer in Hugging Face format, and `trainer.pt` with what else a resumed run needs."""
-        save_plain(self.model, folder)
-        self.tokenizer.save_pretrained(folder)
-        state = {"optimizer": self._optimizer.state_dict(), "steps": self.steps, "skipped": self._skipped_in_a_row}
-        torch.save(state | {"masters": [weight.detach() for weight in self._beside()]}, folder / "trainer.pt")
+        """A whole model and its tokenizer in Hugging Face format, and what else a resumed run needs.
+
+        All processes must do so, and the folder must be there in time for the first.
+        """
+        self._take_over()
+        if self._ranks.is_first:
+            save_plain(self.model, folder)
+            self.tokenizer.save_pretrained(folder)
+        optimizer = {
+            name: self._optimizer.state[master] for name, master in zip(self._names, self._masters, strict=True)
+        }
+        numbers = {"steps": self.steps, "skipped": self._skipped_in_a_row}
+        save_state(folder, self._beside(), optimizer, numbers, self._ranks)
 
     def restore(self, folder: Path) -> None:
-        """Go on where `save` left off; the model was loaded from `origin`."""
-        state = torch.load(folder / "trainer.pt", weights_only=True, map_location="cpu")
+        """Go on where `save` left off, with as many processes as there are now; the model was loaded from `origin`."""
+        masters = dict(zip(self._names, self._masters, strict=True))
+        optimizer, numbers = load_state(folder, masters, self._ranks)
+        for name, state in optimizer.items():
+            self._optimizer.state[masters[name]] = state
         with torch.no_grad():
-            for weight, saved in zip(self._beside(), state["masters"], strict=True):
-                weight.copy_(saved)
-        self._optimizer.load_state_dict(state["optimizer"])
-        self.steps, self._skipped_in_a_row = state["steps"], state["skipped"]
+            for master, weight in zip(self._masters, self._weights, strict=True):
+                if master is not weight:
+                    weight.copy_(master)
+        self.steps, self._skipped_in_a_row = numbers["steps"], numbers["skipped"]
 
-    def _beside(self) -> list[Tensor]:
-        """What learns and cannot be had from the model's own files: low-rank differences, or masters of another type."""
-        pairs = zip(self._masters, self._weights, strict=True)
-        return [master for master, weight in pairs if self._options.lora_rank or master is not weight]
+    def _beside(self) -> dict[str, Tensor]:
+        """What learns and cannot be had from the model's own files: low-rank differences, or weights of another type."""
+        if self._options.lora_rank or self.model.dtype != torch.float32:
+            return dict(zip(self._names, self._masters, strict=True))
+        return {}
 
 
 def _adamw(name: str) -> Callable[..., torch.optim.Optimizer]:

@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(highlight=False)
+from sod.ranks import place
+
+console = Console(highlight=False, quiet=place()[0] > 0)
+"""Of several processes, the user sees the first."""
 
 
 class Display:

@@ -28,6 +28,7 @@ from typing import Any
 from sod import __version__
 from sod.config import Options
 from sod.errors import RunError
+from sod.ranks import ALONE, Ranks
 
 MANIFEST = "manifest.json"
 RESUME_MAY_CHANGE = {
@@ -121,10 +122,16 @@ class Run:
 
     # Checkpoints
 
-    def save(self, update: int, write: Callable[[Path], None], *, keep: int) -> Path:
-        """A checkpoint that is whole or not there at all; then delete all but the newest `keep` (and this one)."""
+    def save(self, update: int, write: Callable[[Path], None], *, keep: int, ranks: Ranks = ALONE) -> Path:
+        """A checkpoint that is whole or not there at all; then delete all but the newest `keep` (and this one).
+
+        Where there are several processes, all write into it, and the first does the rest.
+        """
         place = self.folder / "checkpoints" / f"update-{update:04}"
         partial = place.with_name(place.name + ".partial")
+        if not ranks.is_first:
+            write(partial)
+            return place
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir(parents=True)

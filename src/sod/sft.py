@@ -12,8 +12,9 @@ from sod.errors import DataError, ModelError, TemplateError
 from sod.hub import model_folder
 from sod.models import check_embeddings, load_model, load_tokenizer
 from sod.plan import plan
-from sod.policy import Policy, origin
+from sod.policy import Policy, check_learning, load_divided, origin
 from sod.progress import Display, say
+from sod.ranks import Ranks, joined
 from sod.runs import Run
 
 
@@ -22,14 +23,24 @@ def sft(options: SftOptions) -> Run:
     if options.dry_run:
         say(plan(options))
         return Run(options.out)
+    with joined(options.processes, options.network.device) as ranks:
+        return _sft(options, ranks)
+
+
+def _sft(options: SftOptions, ranks: Ranks) -> Run:
+    check_learning(options.learn, ranks)
     demonstrations = load_demonstrations(options.data)
     batches_per_epoch = math.ceil(len(demonstrations) / options.batch)
     steps = max(1, round(options.epochs * batches_per_epoch))
     start_model = model_folder(options.model)
     tokenizer = load_tokenizer(start_model)
     chat = ChatFormat.of(tokenizer, options.chat)
-    start, folder = (Run(options.out).newest_checkpoint() if options.resume else None) or (0, None)
-    model = load_model(origin(start_model, folder, options.learn), options.network)
+    newest = ranks.first(Run(options.out).newest_checkpoint) if options.resume else None
+    start, folder = newest or (0, None)
+    model_to_load = origin(start_model, folder, options.learn)
+    # With several processes, a whole model is only needed to be saved.
+    home = options.network if ranks.alone else options.network.model_copy(update={"device": "cpu"})
+    model = load_model(model_to_load, home)
     check_embeddings(model, tokenizer, start_model)
     rows = render_all(chat, demonstrations, options.max_tokens)
     longest, positions = max(len(ids) for ids, _ in rows), model.config.max_position_embeddings
@@ -38,24 +49,27 @@ def sft(options: SftOptions) -> Run:
             f"The model has {positions} positions, but a conversation has {longest} tokens; lower max_tokens."
         )
     files = {"data": fingerprint(options.data), "model": fingerprint_model(start_model)}
-    policy = Policy(model, tokenizer, options.learn, total_steps=steps if options.schedule == "cosine" else None)
-    run = Run.open(options, options.out, data=files, resume=options.resume)
+    learner = None if ranks.alone else load_divided(model_to_load, options.network, ranks)
+    total_steps = steps if options.schedule == "cosine" else None
+    policy = Policy(model, tokenizer, options.learn, total_steps=total_steps, learner=learner, ranks=ranks)
+    run = ranks.first(lambda: Run.open(options, options.out, data=files, resume=options.resume))
     if folder:
         policy.restore(folder)
     if options.resume:
-        run.rewind(start)
+        ranks.first(lambda: run.rewind(start))
     with Display("fine-tuning", total=steps, done=start) as display:
         for step in range(start, steps):
             chosen = [rows[row] for row in pick(step, len(rows), options)]
             metrics = policy.imitate(*collate_demonstrations(chosen))
-            run.record(step + 1, {f"learn/{name}": value for name, value in metrics.items()})
+            if ranks.is_first:
+                run.record(step + 1, {f"learn/{name}": value for name, value in metrics.items()})
             last = step + 1 == steps
             report = last or (step + 1) % max(1, steps // 10) == 0
             display.done(
                 f"step {step + 1}/{steps}  loss {metrics['loss']:.3f}  lr {metrics['lr']:.1e}" if report else ""
             )
             if last or (step + 1) % options.save_every == 0:
-                run.save(step + 1, policy.save, keep=1)
+                run.save(step + 1, policy.save, keep=1, ranks=ranks)
     say(run.conclusion())
     return run
 

@@ -1,10 +1,13 @@
 """The on-policy loop: sample, score, give credit, learn."""
 
+import functools
+import operator
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
@@ -14,7 +17,7 @@ from sod.alarms import ALARMS, raised
 from sod.algorithms import System, find, give_credit
 from sod.batching import Batch, join
 from sod.concurrency import Runner
-from sod.config import TrainOptions
+from sod.config import EngineOptions, TrainOptions
 from sod.data import draw, fingerprint, fingerprint_model, load_problems
 from sod.engines.opening import open_engine
 from sod.errors import OptionError, TrainingError
@@ -22,8 +25,9 @@ from sod.hub import model_folder
 from sod.memory import take_peak_mb
 from sod.models import check_context, check_embeddings, head, load_model
 from sod.plan import plan
-from sod.policy import Policy, origin
+from sod.policy import Policy, check_learning, load_divided, origin
 from sod.progress import Display, say
+from sod.ranks import Ranks, joined
 from sod.records import scored_records, to_record
 from sod.rollout import attempt_seed, rollout
 from sod.runs import Run
@@ -42,10 +46,14 @@ def train(options: TrainOptions) -> Run:
     if options.dry_run:
         say(plan(options))
         return Run(options.out)
-    with Session.open(options) as session, Display(options.algorithm.name, options.updates, session.done) as display:
+    with (
+        joined(options.processes, options.network.device) as ranks,
+        Session.open(options, ranks) as session,
+        Display(options.algorithm.name, options.updates, session.done) as display,
+    ):
         for update in range(session.done, options.updates):
             clock = Clock()
-            with clock.time("sample"), display.phase("sample", options.rollout.problems * options.rollout.group):
+            with clock.time("sample"), display.phase("sample", session.attempts):
                 groups, batch = session.sample(update, display)
             batch = give_credit(replace(batch, update=update), options.algorithm)
 
@@ -58,7 +66,7 @@ def train(options: TrainOptions) -> Run:
             display.done(_line(update + 1, options.updates, report))
             stopping = session.warn()
             if (update + 1) % options.save_every == 0 or update + 1 == options.updates or stopping:
-                session.run.save(update + 1, session.save, keep=options.keep)
+                session.run.save(update + 1, session.save, keep=options.keep, ranks=ranks)
             if stopping:
                 raise TrainingError(
                     f"Stopped after update {update + 1} by the alarm {stopping}; {session.run.conclusion()}."
@@ -89,6 +97,7 @@ class Session:
     """Everything a training run holds while it is under way."""
 
     options: TrainOptions
+    ranks: Ranks
     run: Run
     problems: list[Problem]
     policy: Policy
@@ -109,11 +118,12 @@ class Session:
 
     @classmethod
     @contextmanager
-    def open(cls, options: TrainOptions) -> "Iterator[Session]":
+    def open(cls, options: TrainOptions, ranks: Ranks) -> "Iterator[Session]":
         """Check and load everything before anything is written, then create the run or take it up again."""
         algorithm = find(options.algorithm.name)
         problems = load_problems(options.data)
-        _check(options, algorithm, problems)
+        _check(options, algorithm, problems, ranks)
+        engine_options = _own_engine(options.engine, ranks)
         student = model_folder(options.student)
         files = {"data": fingerprint(options.data), "student": fingerprint_model(student)}
         world = World.of(student, options, problems)
@@ -143,19 +153,22 @@ class Session:
                 options.rollout,
                 microbatch_tokens=options.learn.microbatch_tokens,
             )
-        done, folder = (Run(options.out).newest_checkpoint() if options.resume else None) or (0, None)
-        model = load_model(origin(student, folder, options.learn), options.network)
+        newest = ranks.first(Run(options.out).newest_checkpoint) if options.resume else None
+        done, folder = newest or (0, None)
+        start = origin(student, folder, options.learn)
+        model = load_model(start, options.network)
         check_embeddings(model, world.chat.tokenizer, student)
         check_context(model, options.rollout, whose="student")
         with Runner() as loop, world.sandbox.working_in(loop):
-            policy = Policy(model, world.chat.tokenizer, options.learn)
-            run = Run.open(options, options.out, data=files, resume=options.resume)
+            learner = None if ranks.alone else load_divided(start, options.network, ranks)
+            policy = Policy(model, world.chat.tokenizer, options.learn, learner=learner, ranks=ranks)
+            run = ranks.first(lambda: Run.open(options, options.out, data=files, resume=options.resume))
             if folder:
                 policy.restore(folder)
                 if own_teacher:
                     own_teacher.restore(folder)
             if options.resume:
-                run.rewind(done)
+                ranks.first(lambda: run.rewind(done))
             scorer = Scorer(
                 policy.model,
                 teacher,
@@ -166,16 +179,21 @@ class Session:
                 if options.algorithm.divergence == "exact"
                 else 0,
             )
-            with open_engine(loop, options.engine, policy.model, options.rollout) as engine:
+            with open_engine(loop, engine_options, policy.model, options.rollout) as engine:
                 agent = world.agent(engine, options.rollout)
                 yield cls(
-                    *(options, run, problems, policy, scorer, agent, world, loop, done),
+                    *(options, ranks, run, problems, policy, scorer, agent, world, loop, done),
                     own_teacher=own_teacher,
                     history=run.metrics(),
                 )
 
+    @property
+    def attempts(self) -> int:
+        """Of this process, in an update."""
+        return len(self.ranks.share(range(self.options.rollout.problems))) * self.options.rollout.group
+
     def sample(self, update: int, display: Display) -> tuple[list[Group], Batch]:
-        """Trajectories, each group scored as soon as it is whole."""
+        """Trajectories, each group scored as soon as it is whole. Each process has its problems; all get to know all."""
         problems = draw(self.problems, seed=self.options.seed, update=update, size=self.options.rollout.problems)
         scored: dict[str, Batch] = {}
 
@@ -185,15 +203,18 @@ class Session:
         groups = self.loop.run(
             rollout(
                 self.agent,
-                problems,
+                self.ranks.share(problems),
                 seed=self.options.seed,
                 update=update,
                 on_trajectory=lambda _: display.advance(),
                 on_group=score,
             )
         )
+        of = {group.problem.id: (group, scored[group.problem.id]) for group in groups}
+        everyone = {id: pair for others in self.ranks.gather(of) for id, pair in others.items()}
+        groups = [everyone[problem.id][0] for problem in problems]
         check_groups(groups)
-        batch = join([scored[group.problem.id] for group in groups])
+        batch = join([everyone[problem.id][1] for problem in problems])
         gap = metrics.of_sampler(batch).get("sampler/gap_mean", 0.0)
         if gap > MAX_SAMPLER_GAP:
             raise TrainingError(
@@ -212,7 +233,7 @@ class Session:
     def save(self, folder: Path) -> None:
         """Everything that a resumed run needs beside its directory."""
         self.policy.save(folder)
-        if self.own_teacher:
+        if self.own_teacher and self.ranks.is_first:
             self.own_teacher.save(folder)
 
     def refresh(self) -> None:
@@ -221,17 +242,26 @@ class Session:
     def record(
         self, update: int, groups: Sequence[Group], batch: Batch, learnt: dict[str, float], clock: Clock
     ) -> dict[str, float]:
+        """The update in numbers, the same in every process; what happened in each is put together first."""
         report = metrics.of_rollout(groups) | metrics.of_steps(batch, self.options.algorithm)
-        report |= metrics.of_sampler(batch) | self.world.sandbox.take_statistics().metrics()
-        report |= {f"learn/{name}": value for name, value in learnt.items()}
-        generating, scoring = self.agent.engine.take_busy_seconds(), self.scorer.take_busy_seconds()
-        report |= metrics.of_time(
-            batch, clock.seconds, generate=generating, score=scoring, tools=self.world.tools.take_busy_seconds()
-        )
-        report |= {f"memory/{name}_peak_mb": peak for name, peak in clock.peak_mb.items()}
+        report |= metrics.of_sampler(batch) | {f"learn/{name}": value for name, value in learnt.items()}
+        busy = {
+            "generate": self.agent.engine.take_busy_seconds(),
+            "score": self.scorer.take_busy_seconds(),
+            "tools": self.world.tools.take_busy_seconds(),
+        }
+        everyone = self.ranks.gather((clock, busy, self.world.sandbox.take_statistics()))
+        clocks, busies, programs = zip(*everyone, strict=True)
+        report |= functools.reduce(operator.add, programs).metrics()
+        mean = {name: fmean(each[name] for each in busies) for name in busy}
+        report |= metrics.of_time(batch, clocks[0].seconds, **mean)
+        for name in clock.peak_mb:
+            report[f"memory/{name}_peak_mb"] = max(each.peak_mb[name] for each in clocks)
         self.history.append(report)
         self.alarms = raised(self.history)
         report |= {f"alarm/{name}": 1.0 for name in self.alarms}
+        if not self.ranks.is_first:
+            return report
         decode, keep = self.world.chat.tokenizer.decode, self.options.save_trajectories
         rows = scored_records(batch, self.options.algorithm, decode, keep)
         rows += [to_record(trajectory, decode) for group in groups for trajectory in group.ungraded]
@@ -246,7 +276,25 @@ class Session:
         return next((name for name in self.options.stop_on if name in self.alarms), "")
 
 
-def _check(options: TrainOptions, algorithm: System, problems: Sequence[Problem]) -> None:
+def _own_engine(options: EngineOptions, ranks: Ranks) -> EngineOptions:
+    """A server belongs to one process alone: `{rank}` in its address is the number of that process."""
+    if options.name != "vllm_server" or options.url is None or ranks.alone:
+        return options
+    if "{rank}" not in options.url:
+        raise OptionError(
+            f"{ranks.count} processes need a vLLM server each. Write {{rank}} where their addresses differ, such as "
+            "--engine.url http://127.0.0.1:800{rank}."
+        )
+    return options.model_copy(update={"url": options.url.replace("{rank}", str(ranks.rank))})
+
+
+def _check(options: TrainOptions, algorithm: System, problems: Sequence[Problem], ranks: Ranks) -> None:
+    check_learning(options.learn, ranks)
+    if options.rollout.problems < ranks.count:
+        raise OptionError(
+            f"rollout.problems is {options.rollout.problems}, too few for {ranks.count} processes, which share them out; "
+            "raise it, or start fewer."
+        )
     if algorithm.rule is not None and algorithm.told is None and options.teacher is None:
         raise OptionError(f"algorithm {options.algorithm.name!r} needs a teacher; give --teacher.")
     if algorithm.told is not None and options.teacher is not None:

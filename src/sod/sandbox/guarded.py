@@ -62,6 +62,14 @@ class Statistics:
     seconds: list[float] = field(default_factory=list)
     """How long each caller waited, queue and retries included."""
 
+    def __add__(self, other: "Statistics") -> "Statistics":
+        return Statistics(
+            self.programs + other.programs,
+            self.failures + other.failures,
+            self.timeouts + other.timeouts,
+            [*self.seconds, *other.seconds],
+        )
+
     def metrics(self) -> dict[str, float]:
         """Rates of what was sent, and how long callers waited."""
         if not self.programs:

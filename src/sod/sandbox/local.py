@@ -74,7 +74,7 @@ class LocalSandbox:
                 "(sandbox.backend = unsafe_subprocess). See docs/security.md."
             )
         self._mode = UNCONFINED if unsafe else CONFINED
-        self._workers = workers or os.cpu_count() or 1
+        self._workers = workers or _processors()
         self._slots = asyncio.Semaphore(self._workers)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._zygote: _Zygote | None = None
@@ -379,3 +379,8 @@ def _opened(folder: str) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _processors() -> int:
+    """Of this machine, shared out where `torchrun` has started several processes on it."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
