@@ -1,0 +1,1 @@
+"""SOD inside other trainers: one module for each, named after it."""
