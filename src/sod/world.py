@@ -14,6 +14,7 @@ from sod.progress import say
 from sod.rewards.referee import Referee
 from sod.sandbox.guarded import GuardedSandbox, open_sandbox
 from sod.tools import Toolbox
+from sod.tools.own import own_tools
 from sod.tools.python import PythonTool
 from sod.types import Problem
 
@@ -51,7 +52,7 @@ class World:
         referee = Referee(sandbox, options.reward, max_tokens=options.rollout.max_tokens)
         referee.check(problems)
         chat = ChatFormat.of(load_tokenizer(tokenizer), options.chat)
-        tools = Toolbox([PythonTool(sandbox, options.tool)], faults=options.tool.faults)
+        tools = Toolbox([PythonTool(sandbox, options.tool), *own_tools(options.tool)], faults=options.tool.faults)
         check_prompts(chat, tools, options.rollout, problems)
         return cls(sandbox, referee, chat, tools)
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from sod.concurrency import Occupancy, together
+from sod.errors import OptionError
 from sod.types import MalformedCall, Observation, ToolCall
 
 
@@ -24,11 +25,19 @@ class Tool(Protocol):
 
 
 class Toolbox:
-    """The tools of a run, by name. `faults`: share of calls that lose their last character on the way to a tool."""
+    """The tools of a run, by name. `faults`: share of calls that lose their last character on the way to a tool.
+
+    Raises OptionError where two have the same name.
+    """
 
     def __init__(self, tools: Sequence[Tool], *, faults: float = 0.0):
         self._faults = faults
-        self._tools = {tool.schema["function"]["name"]: tool for tool in tools}
+        self._tools: dict[str, Tool] = {}
+        for tool in tools:
+            name = tool.schema["function"]["name"]
+            if name in self._tools:
+                raise OptionError(f"tool.own: there are two tools called {name!r}; rename your function.")
+            self._tools[name] = tool
         self._occupancy = Occupancy()
 
     @property
@@ -57,7 +66,7 @@ class Toolbox:
             names = ", ".join(self._tools) or "none"
             return Observation(text=f"There is no tool {call.name!a}. Available: {names}.", outcome="unknown_tool")
         tool = self._tools[call.name]
-        if complaint := _complaint(tool.schema["function"]["parameters"], call.arguments):
+        if complaint := what_is_wrong(call.arguments, tool.schema["function"]["parameters"]):
             return Observation(text=f"Wrong arguments for {call.name}: {complaint}", outcome="wrong_arguments")
         return await tool(call.arguments)
 
@@ -81,8 +90,8 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def _complaint(parameters: Mapping[str, Any], arguments: Mapping[str, Any]) -> str | None:
-    """What is wrong with the arguments, in words that help to mend them; None if nothing is."""
+def what_is_wrong(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> str | None:
+    """Why a tool of these parameters cannot take the arguments, in words that help to mend them; None if it can."""
     properties = parameters.get("properties", {})
     for name in parameters.get("required", ()):
         if name not in arguments:
@@ -90,10 +99,21 @@ def _complaint(parameters: Mapping[str, Any], arguments: Mapping[str, Any]) -> s
     for name, value in arguments.items():
         if name not in properties:
             return f"{json.dumps(name)} is unknown; it takes {', '.join(properties) or 'none'}."
-        expected = properties[name].get("type", [])
-        types = [expected] if isinstance(expected, str) else expected
-        if types and not any(_is_a(value, type) for type in types):
-            return f'"{name}" must be of type {" or ".join(types)}.'
+        if complaint := _wrong_value(value, properties[name]):
+            return f'"{name}" must be {complaint}.'
+    return None
+
+
+def _wrong_value(value: Any, wanted: Mapping[str, Any]) -> str | None:
+    """What the value of one argument must be and is not."""
+    if value is None and wanted.get("nullable"):
+        return None
+    expected = wanted.get("type", [])
+    types = [expected] if isinstance(expected, str) else expected
+    if types and not any(_is_a(value, type) for type in types):
+        return f"of type {' or '.join(types)}"
+    if "enum" in wanted and value not in wanted["enum"]:
+        return f"one of {', '.join(map(json.dumps, wanted['enum']))}"
     return None
 
 
@@ -102,3 +122,14 @@ def _is_a(value: Any, type: str) -> bool:
     if isinstance(value, bool) and type != "boolean":
         return type not in _TYPES
     return type not in _TYPES or isinstance(value, _TYPES[type])
+
+
+def shorten(text: str, limit: int) -> str:
+    """At most `limit` characters: the head and the tail, and between them a mark that something is missing."""
+    mark = "\n... [output omitted] ...\n"
+    if len(text) <= limit:
+        return text
+    keep = limit - len(mark)
+    if keep <= 0:
+        return text[:limit]
+    return text[: keep // 2] + mark + text[len(text) - (keep - keep // 2) :]

@@ -12,6 +12,7 @@ from sod.config import ToolOptions
 from sod.errors import SandboxError
 from sod.progress import say
 from sod.sandbox import Program, Result, Sandbox
+from sod.tools import shorten
 from sod.types import Observation
 
 REFERENCE_CHARS = 256
@@ -91,17 +92,6 @@ def last_exception(stderr: str) -> str:
         if lines[i - 1].startswith(" ") and not lines[i].startswith(" "):
             return lines[i]
     return lines[-1]
-
-
-def shorten(text: str, limit: int) -> str:
-    """At most `limit` characters: the head and the tail, and between them a mark that something is missing."""
-    mark = "\n... [output omitted] ...\n"
-    if len(text) <= limit:
-        return text
-    keep = limit - len(mark)
-    if keep <= 0:
-        return text[:limit]
-    return text[: keep // 2] + mark + text[len(text) - (keep - keep // 2) :]
 
 
 # The interpreter of the paper's code
