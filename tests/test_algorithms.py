@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sod.algorithms import ALGORITHMS, System, find, give_credit
+from sod.algorithms import ALGORITHMS, System, check_served, find, give_credit, needs_entropy
 from sod.batching import Batch, collate
 from sod.config import AlgorithmOptions
 from sod.core import group_advantage
@@ -312,3 +312,66 @@ def test_a_rule_that_gives_another_shape_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def f(d_BK, info):\n    return d_BK[0]\n")
     with pytest.raises(OptionError, match=r"gave a tensor of shape"):
         find(f"{tmp_path}/mine.py:f")(several_steps(), OPTIONS)
+
+
+# A teacher on a server
+
+MINE = """
+import torch
+
+def by_mean(d_BK, info):
+    return info.entropy_BK
+
+def by_token(d_BK, info):
+    return torch.exp(-info.teacher_entropy_BT)
+
+def if_there(d_BK, info):
+    return d_BK if info.teacher_entropy_BT is None else info.entropy_BK
+
+def late(d_BK, info):
+    return d_BK if info.update < 5 else info.entropy_BK
+
+def broken(d_BK, info):
+    return d_BK.no_such_thing
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [("by_mean", True), ("by_token", True), ("if_there", False), ("late", False), ("broken", False)],
+)
+def test_whether_a_rule_of_ones_own_needs_the_teachers_entropy_is_found_out_by_trying(
+    name: str, needs: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    rule = find(f"{tmp_path}/mine.py:{name}").rule
+    assert rule is not None
+    assert needs_entropy(rule) == needs
+
+
+def test_what_a_teacher_on_a_server_cannot_do_is_refused_and_the_rest_is_not(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    words = {
+        "entropy": "weighs by the teacher's entropy",
+        "entropy_in_trust_region": "weighs by the teacher's entropy",
+        "opsd_gt": "has the student itself as its teacher",
+        "opsd_hint": "has the student itself as its teacher",
+    }
+    for name in ALGORITHMS:
+        if name not in words:
+            check_served(AlgorithmOptions(name=name))
+            continue
+        with pytest.raises(OptionError, match=words[name]):
+            check_served(AlgorithmOptions(name=name))
+    with pytest.raises(OptionError, match=r"mine\.py:by_token' weighs by the teacher's entropy"):
+        check_served(AlgorithmOptions(name=f"{tmp_path}/mine.py:by_token"))
+    with pytest.raises(OptionError, match="exact asks the teacher about every candidate"):
+        check_served(AlgorithmOptions(divergence="exact"))
+
+
+def test_entropies_that_are_missed_only_later_are_an_error_and_no_zeros(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    late, batch = find(f"{tmp_path}/mine.py:late"), replace(several_steps(), teacher_entropy_BT=None)
+    assert late.teacher_weight(batch, OPTIONS) is not None
+    with pytest.raises(OptionError, match="tells no entropy"):
+        late.teacher_weight(replace(batch, update=5), OPTIONS)

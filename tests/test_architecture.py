@@ -16,7 +16,7 @@ ROOT = Path(sod.__file__).parent
 # for the whole package, unless one of its modules has a place of its own.
 LAYERS = """
     sod  core  errors  memory  patterns  statistics
-    config  types  sandbox  rewards  concurrency  attention
+    config  types  sandbox  rewards  concurrency  attention  ranks
     measures  shapes
     sandbox.libc  sandbox.interpreter  sandbox.folders  sandbox.capture  sandbox.fusion_driver
     sandbox.landlock  sandbox.seccomp
@@ -25,15 +25,16 @@ LAYERS = """
     sandbox.zygote
     engines.vllm_worker
     sandbox.local  batching  chat  data  runs  engines  progress  alarms  recipes  plugins
-    processes  hub  samples  ranks
+    processes  hub  samples
     rewards.answers  rewards.symbolic  rewards.symbolic_worker  rewards.functional_driver
     rewards.exact  rewards.choice  rewards.reference  rewards.code_tests  rewards.shaping
-    rewards.forms  rewards.code_golds
+    rewards.forms  rewards.code_golds  sharding  trainer_state
     rewards.math  rewards.code  rewards.reference_code
-    sandbox.fusion  models  tools  lora  engines.http  sharding
+    sandbox.fusion  models  tools  lora  engines.http
     sandbox.guarded  rewards.referee  engines.hf  engines.scripted  engines.vllm  tools.python  tools.own  teachers  policy
     engines.vllm_server  engines.served
     teachers.local  teachers.server  scoring  agent
+    teachers.opening  teachers.divided
     world
     rollout  algorithms  metrics  engines.opening  teachers.privileged  datasets
     inventory

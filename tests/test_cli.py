@@ -143,7 +143,7 @@ def test_an_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str])
         (["--updates", "many"], "--updates"),
         (["--algorithm.name", "magic"], "'magic' is unknown; there are grpo, opd"),
         (["--algorithm.name", "sodd"], "did you mean 'sod'?"),
-        (["--algorithm.name", "none.py:rule"], "there is no Python file none.py"),
+        (["--algorithm.name", "none.py:rule"], "there is no Python file"),
         (["--learn.betas", "0.9"], "--learn.betas"),
     ],
 )

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ from sod.config import (
 )
 from sod.errors import DataError, ModelError
 from sod.inventory import Device, as_bytes, as_count, as_time, find_device
-from sod.plan import TOLD, UNTAUGHT, plan
+from sod.plan import TOLD, UNTAUGHT, Text, plan
 
 WIDE = 1000
 """Columns that no line needs."""
@@ -177,6 +178,18 @@ def test_a_plan_of_an_evaluation_counts_benchmarks_and_files(teacher: Path, prob
     assert "none here: the model is served at http://127.0.0.1:9" in plan(served, WIDE)
 
 
+def test_what_is_typed_goes_on_so_that_it_can_be_pasted() -> None:
+    text = Text("heading")
+    command = "sod train --student Qwen/Qwen3-1.7B --data PROBLEMS.jsonl --learn.checkpointing --out RUN"
+    text.add("type", f"$ {command}")
+    lines = text.written(50).splitlines()[1:]
+    assert max(map(len, lines)) <= 50
+    assert all(line.endswith(" \\") for line in lines[:-1])
+    assert not any(line.removesuffix(" \\").endswith(("--student", "--data", "--out")) for line in lines)
+    pasted = "\n".join(lines).removeprefix("type     $ ")
+    assert shlex.split(pasted.replace("\\\n", " ")) == command.split()
+
+
 def test_lines_are_wrapped_to_what_there_is_and_say_the_same() -> None:
     options = TrainOptions(
         student=Path("Qwen/Qwen3-1.7B"), teacher=Path("Qwen/Qwen3-8B"), data=Path("data.jsonl"), out=Path("run")
@@ -256,6 +269,87 @@ def test_a_gpu_is_held_against_the_sum(gpus: Callable[[str], None], train: Calla
     assert "a larger engine.memory_share: vLLM needs 3.2 GiB" in text
     assert "at 40% (assumed) of 165 TFLOP/s" in text
     assert "there is no cuda:3 here whose memory is known" in train(network=ModelOptions(device="cuda:3"))
+
+
+# Several processes
+
+
+def test_a_plan_for_several_processes_says_what_each_needs_and_hears(
+    gpus: Callable[[str], None], train: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    gpus('echo "NVIDIA H100 80GB HBM3, 81559"')
+    big = {
+        "student": "Qwen/Qwen3-1.7B",
+        "teacher": "Qwen/Qwen3-4B",
+        "network": ModelOptions(dtype="bfloat16"),
+        "engine": EngineOptions(name="vllm"),
+    }
+    text = train(**big, processes=8)
+    assert "6 optimiser steps, in 8 processes" in text
+    assert "820 MiB  float32 weights, 1/8" in text  # 4 x 1,720,574,976 / 8
+    assert "1.6 GiB  AdamW's moments, 1/8" in text
+    assert "at most, at once, in each of 8 processes" in text
+    assert "each process receives 11 GiB a micro-batch" in text
+    assert "of each of 8 GPUs, and the wire not counted" in text
+    assert "1. torchrun --nproc-per-node 8 -m sod ..., which starts the processes" in text
+    alone = train(**big)
+    assert "1/8" not in alone
+    assert "receives" not in alone
+    assert "7.5 GiB  teacher, bfloat16\n" in text
+    assert "0.94 GiB" not in text
+    assert "959 MiB  teacher, bfloat16, 1/8" in train(**big, processes=8, score=ScoreOptions(shard_teacher=True))
+
+
+def test_under_torchrun_a_plan_is_for_the_processes_that_there_are(
+    train: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "in each of 2 processes" in train()
+    assert "nothing: what is read can be had" in train(processes=2)
+    assert "1. another number of processes: torchrun has started 2, and processes = 8" in train(processes=8)
+
+
+def test_what_several_processes_cannot_do_is_said_before(train: Callable[..., str]) -> None:
+    text = train(processes=2, learn=LearnOptions(lora_rank=8, optimizer="adamw_8bit"))
+    assert "learn.lora_rank = 0: several processes learn all weights" in text
+    assert "learn.optimizer = adamw: adamw_8bit is for one process" in text
+    assert "a higher rollout.problems: 3 processes share out 2" in train(processes=3)
+    assert "rollout.problems" not in text
+
+
+def test_processes_on_one_computer_share_its_memory(train: Callable[..., str], teacher: Path) -> None:
+    device = find_device("cpu")
+    assert device
+    big = {"student": "Qwen/Qwen3-4B", "teacher": None, "algorithm": {"name": "grpo"}}
+    few = next(count for count in range(1, 1000) if count * 4 * 4_022_468_096 > device.memory)
+    assert "does NOT fit" in train(**big, processes=few, network=ModelOptions(device="cpu"))
+    assert "fits into" in train(processes=2, network=ModelOptions(device="cpu"))
+    assert re.search(r"in each of 2 processes\n +[\d.]+ [MG]iB  in all of them", train(processes=2))
+
+
+def test_a_teacher_on_a_server_takes_nothing_here(train: Callable[..., str]) -> None:
+    text = train(teacher="Qwen/Qwen3-14B", score=ScoreOptions(teacher_url="http://127.0.0.1:8001"))
+    assert "teacher  served at http://127.0.0.1:8001; what it takes there is not counted here" in text
+    assert "teacher, float32" not in text
+    assert "teacher, float32" in train(teacher="Qwen/Qwen3-14B")
+
+
+def test_fine_tuning_in_processes_keeps_a_copy_in_the_computers_memory(
+    gpus: Callable[[str], None], jsonl: Callable[[Sequence[Any]], Path], tmp_path: Path
+) -> None:
+    gpus('echo "NVIDIA H100 80GB HBM3, 81559"')
+    turns = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
+    options = SftOptions(
+        model=Path("Qwen/Qwen3-1.7B"),
+        data=jsonl([{"messages": turns}]),
+        out=tmp_path / "run",
+        processes=2,
+        network=ModelOptions(dtype="bfloat16"),
+    )
+    text = plan(options, WIDE)
+    assert "3.2 GiB  of the computer's memory besides, in each process: a whole copy" in text
+    assert "model, bfloat16\n" not in text
 
 
 # The commands

@@ -111,18 +111,19 @@ def test_scores_are_those_of_the_privileged_prompt_and_the_students_own_tokens(
     make_teacher: MakeTeacher, folder: Path, chat: ChatFormat, batch: Batch
 ) -> None:
     told = ["1+1? (Zebras help.)"] * 3 + ["What is 1+2+3+4+5+6+7? (Pair them.)"] * 3
-    found = make_teacher(template="{question} ({context})").score(batch)
+    found = make_teacher(template="{question} ({context})").score_now(batch)
     assert int(batch.steps_BT.max()) > 2
     assert len(set(batch.lengths_B.tolist())) > 3
     assert_close(found, by_hand(folder, chat, told, batch))
     assert not found.logprobs_BT[~batch.mask_BT].any()
+    assert found.entropy_BT is not None
     assert not found.entropy_BT[~batch.mask_BT].any()
 
 
 def test_what_the_teacher_is_told_changes_what_it_thinks_of_every_token(
     make_teacher: MakeTeacher, folder: Path, chat: ChatFormat, batch: Batch
 ) -> None:
-    told_BT = make_teacher().score(batch).logprobs_BT
+    told_BT = make_teacher().score_now(batch).logprobs_BT
     plain_BT = by_hand(folder, chat, ["1+1?"] * 3 + ["What is 1+2+3+4+5+6+7?"] * 3, batch).logprobs_BT
     assert ((told_BT - plain_BT).abs()[batch.mask_BT] > 1e-4).all()
 
@@ -139,35 +140,45 @@ def test_a_teacher_that_reads_the_students_prompt_scores_as_any_other_does(
     ]
     plain = LocalTeacher(
         folder, chat.tokenizer, CPU, ScoreOptions(), ROLLOUT, microbatch_tokens=microbatch_tokens
-    ).score(batch)
+    ).score_now(batch)
     told = make_teacher(template="{question}{context}", microbatch_tokens=microbatch_tokens)
-    assert_close(told.score(replace(batch, trajectories=trajectories)), plain, atol=1e-6)
+    assert_close(told.score_now(replace(batch, trajectories=trajectories)), plain, atol=1e-6)
 
 
 def test_rows_cut_from_a_batch_are_scored_at_their_places(make_teacher: MakeTeacher, batch: Batch) -> None:
     teacher = make_teacher()
     part = batch.rows(torch.tensor([4, 1]))
-    whole_BT, part_BT = teacher.score(batch).logprobs_BT, teacher.score(part).logprobs_BT
+    whole_BT, part_BT = teacher.score_now(batch).logprobs_BT, teacher.score_now(part).logprobs_BT
     torch.testing.assert_close(part_BT, whole_BT[[4, 1], : part_BT.shape[1]], atol=1e-5, rtol=0)
 
 
 def test_without_candidates_the_sampled_tokens_score_the_same(make_teacher: MakeTeacher, batch: Batch) -> None:
     teacher = make_teacher()
-    sampled, all_of_them = teacher.score(replace(batch, candidates_BTJ=None)), teacher.score(batch)
+    sampled, all_of_them = teacher.score_now(replace(batch, candidates_BTJ=None)), teacher.score_now(batch)
     assert sampled.candidates_BTJ is None
     assert_close(Scores(*sampled[:2]), Scores(*all_of_them[:2]))
 
 
 def test_a_batch_without_a_trajectory_has_no_scores(make_teacher: MakeTeacher) -> None:
     empty = collate([Group(asked("1+1?"))])
-    scores = make_teacher().score(empty)
+    scores = make_teacher().score_now(empty)
+    assert scores.entropy_BT is not None
     assert scores.logprobs_BT.shape == scores.entropy_BT.shape == empty.ids_BT.shape
 
 
 def test_weights_in_bfloat16_score_nearly_alike(make_teacher: MakeTeacher, batch: Batch) -> None:
     rounded = make_teacher(options=ScoreOptions(teacher_dtype="bfloat16"), decay=0.5)
-    gap_N = (rounded.score(batch).logprobs_BT - make_teacher().score(batch).logprobs_BT).abs()[batch.mask_BT]
+    gap_N = (rounded.score_now(batch).logprobs_BT - make_teacher().score_now(batch).logprobs_BT).abs()[batch.mask_BT]
     assert 1e-4 < gap_N.mean() < 0.2
+
+
+def test_waiting_for_the_scores_gives_the_same_ones(make_teacher: MakeTeacher, batch: Batch) -> None:
+    teacher = make_teacher()
+    now, waited = teacher.score_now(batch), asyncio.run(teacher.score(batch))
+    for one, other in zip(now, waited, strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
 
 
 # What the student sees
@@ -175,7 +186,7 @@ def test_weights_in_bfloat16_score_nearly_alike(make_teacher: MakeTeacher, batch
 
 def test_scoring_leaves_the_students_batch_as_it_is(make_teacher: MakeTeacher, batch: Batch) -> None:
     trajectories, before = list(batch.trajectories), deepcopy(batch)
-    make_teacher().score(batch)
+    make_teacher().score_now(batch)
     assert all(one is other for one, other in zip(batch.trajectories, trajectories, strict=True))
     assert batch.trajectories == before.trajectories
     for name in ("ids_BT", "mask_BT", "steps_BT", "lengths_B", "candidates_BTJ"):
@@ -200,7 +211,7 @@ def test_the_student_reads_nothing_of_what_its_teacher_is_told(
     attempts = [asyncio.run(agent.attempt(problem, 0, 0)) for problem in (told, replace(told, hint="", solution=""))]
     assert len(attempts[0].turns) == 2
     assert attempts[0].ids == attempts[1].ids
-    make_teacher(context).score(collate([Group(told, attempts[:1])]))
+    make_teacher(context).score_now(collate([Group(told, attempts[:1])]))
     assert "Zebras" not in chat.text(attempts[0].ids)
     assert "Zebras" in chat.text(make_teacher(context).prompt(told))
 
@@ -336,7 +347,7 @@ def test_an_average_without_memory_is_the_student(
     tokenizer.save_pretrained(tmp_path)
     following, itself = make_teacher(decay=0.0), make_teacher(folder=tmp_path)
     following.follow(student)
-    assert torch.equal(following.score(batch).logprobs_BT, itself.score(batch).logprobs_BT)
+    assert torch.equal(following.score_now(batch).logprobs_BT, itself.score_now(batch).logprobs_BT)
 
 
 def test_an_average_of_bfloat16_weights_does_not_round_its_steps_away(
@@ -356,11 +367,11 @@ def test_a_frozen_teacher_stays_as_it_was_and_writes_nothing(
     make_teacher: MakeTeacher, random_model: MakeModel, tokenizer: PreTrainedTokenizerBase, batch: Batch, tmp_path: Path
 ) -> None:
     teacher = make_teacher()
-    before_BT = teacher.score(batch).logprobs_BT
+    before_BT = teacher.score_now(batch).logprobs_BT
     teacher.follow(random_model(7, vocabulary=len(tokenizer)))
     teacher.save(tmp_path)
     teacher.restore(tmp_path)
-    assert torch.equal(teacher.score(batch).logprobs_BT, before_BT)
+    assert torch.equal(teacher.score_now(batch).logprobs_BT, before_BT)
     assert not list(tmp_path.iterdir())
 
 
@@ -381,11 +392,11 @@ def test_a_restored_average_goes_on_bit_for_bit(
         before.follow(student)
     before.save(tmp_path)
     after.restore(tmp_path)
-    assert torch.equal(after.score(batch).logprobs_BT, before.score(batch).logprobs_BT)
+    assert torch.equal(after.score_now(batch).logprobs_BT, before.score_now(batch).logprobs_BT)
     for student in students[2:]:
         through.follow(student)
         after.follow(student)
-    assert torch.equal(after.score(batch).logprobs_BT, through.score(batch).logprobs_BT)
+    assert torch.equal(after.score_now(batch).logprobs_BT, through.score_now(batch).logprobs_BT)
     both = zip(averages(after, tmp_path / "after"), averages(through, tmp_path / "through"), strict=True)
     assert all(torch.equal(one, other) for one, other in both)
 

@@ -125,8 +125,11 @@ def alone(recipe: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory)
 # The same as one process
 
 
-def test_two_processes_learn_what_one_learns(alone: Run, recipe: Callable[..., Path], tmp_path: Path) -> None:
-    run = trained(2, recipe(tmp_path / "run"), tmp_path / "run")
+@pytest.mark.parametrize("shard_teacher", [False, True])
+def test_two_processes_learn_what_one_learns(
+    alone: Run, recipe: Callable[..., Path], tmp_path: Path, shard_teacher: bool
+) -> None:
+    run = trained(2, recipe(tmp_path / "run", score={"shard_teacher": shard_teacher}), tmp_path / "run")
     assert_close(run, alone)
     assert run.metrics()[0]["sandbox/programs"] == alone.metrics()[0]["sandbox/programs"]
 

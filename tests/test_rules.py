@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sod.core import RULES, StepInfo, step_ids
+from sod.core.rules import NoEntropyError
 
 # Two trajectories of three steps: of 1, 2 and 1 tokens, and of 2, 1 and 1. The second is worse than its group, the first better.
 MASK_BT = torch.tensor([[0, 1, 0, 1, 1, 0, 1], [0, 1, 1, 0, 1, 0, 1]]).bool()
@@ -101,3 +102,16 @@ def test_without_any_step_before_an_error_there_is_still_a_reference() -> None:
 
 def test_the_signal_within_a_trust_region_never_exceeds_it() -> None:
     assert (RULES["trust_region"](D_BK, info()) * SIGNAL_BT).abs().max().item() == pytest.approx(2.0)
+
+
+READS_ENTROPY = {"entropy", "entropy_in_trust_region"}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_that_reads_an_entropy_that_nobody_tells_fails_and_the_others_do_not_notice(name: str) -> None:
+    blind = info(teacher_entropy_BT=None)
+    if name in READS_ENTROPY:
+        with pytest.raises(NoEntropyError, match="tells no entropy"):
+            RULES[name](D_BK, blind)
+    else:
+        assert torch.equal(RULES[name](D_BK, blind), RULES[name](D_BK, info()))

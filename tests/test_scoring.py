@@ -1,5 +1,6 @@
 """What both models think of every token: scored by group, in any order, wholly or on a sample, and where the time went."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
 from sod import metrics
 from sod.batching import Batch, collate, join
+from sod.concurrency import Runner, compute
 from sod.config import AlgorithmOptions, ModelOptions, RolloutOptions, ScoreOptions
 from sod.memory import take_peak_mb
 from sod.models import load_model, score
@@ -29,7 +31,10 @@ class AnotherModel:
     def __init__(self, model: Qwen3ForCausalLM):
         self._model = model
 
-    def score(self, batch: Batch) -> Scores:
+    def take_busy_seconds(self) -> float:
+        return 0.25
+
+    async def score(self, batch: Batch) -> Scores:
         logprobs_BT, entropy_BT = score(self._model, batch, 0.7, 1000, entropy=True)
         assert entropy_BT is not None
         if batch.candidates_BTJ is None:
@@ -149,7 +154,7 @@ def test_a_teacher_scores_alike_wherever_its_weights_are_kept_and_nearly_so_in_b
         made = LocalTeacher(
             teacher, tokenizer, network, ScoreOptions.model_validate(fields), rollout, microbatch_tokens=500
         )
-        return made.score(batch)[0]
+        return made.score_now(batch)[0]
 
     plain_BT, found_BT = scored(), scored(**options)
     if "teacher_dtype" in options:
@@ -157,6 +162,77 @@ def test_a_teacher_scores_alike_wherever_its_weights_are_kept_and_nearly_so_in_b
         assert 1e-4 < gap_N.mean() < 0.2
     else:
         assert torch.equal(plain_BT, found_BT)
+
+
+def test_a_teachers_scores_are_the_same_for_those_who_wait_for_them(
+    teacher: Path, tokenizer: PreTrainedTokenizerBase, random_groups: MakeGroups
+) -> None:
+    rollout = RolloutOptions(max_tokens=200, max_prompt_tokens=100)
+    frozen = LocalTeacher(
+        teacher, tokenizer, ModelOptions(device="cpu"), ScoreOptions(), rollout, microbatch_tokens=500
+    )
+    batch = collate(random_groups(2, 3, vocabulary=400))
+    now = frozen.score_now(batch)
+    assert frozen.take_busy_seconds() == 0
+    with Runner() as loop:
+        waited = loop.run(frozen.score(batch))
+    assert torch.equal(waited.logprobs_BT, now.logprobs_BT)
+    assert waited.entropy_BT is not None
+    assert now.entropy_BT is not None
+    assert torch.equal(waited.entropy_BT, now.entropy_BT)
+    assert frozen.take_busy_seconds() > 0
+    assert frozen.take_busy_seconds() == 0
+
+
+class Quiet(AnotherModel):
+    """It tells no entropy, and answers only when it is let."""
+
+    def __init__(self, model: Qwen3ForCausalLM):
+        super().__init__(model)
+        self.may_answer = asyncio.Event()
+
+    async def score(self, batch: Batch) -> Scores:
+        await self.may_answer.wait()
+        return (await super().score(batch))._replace(entropy_BT=None)
+
+
+def test_a_teacher_that_is_waited_for_keeps_nobody_from_computing(
+    random_model: MakeModel, random_groups: MakeGroups
+) -> None:
+    teacher = Quiet(random_model(1))
+    scorer = Scorer(random_model(0), teacher, temperature=0.7, microbatch_tokens=1000)
+    (group,) = random_groups(1, 2)
+
+    async def work() -> Batch:
+        scoring = asyncio.create_task(scorer.score(group))
+        assert await compute(sum, [1, 2]) == 3
+        await asyncio.sleep(0)
+        assert not scoring.done()
+        teacher.may_answer.set()
+        return await scoring
+
+    with Runner() as loop:
+        batch = loop.run(asyncio.wait_for(work(), 60))
+    assert batch.teacher_BT is not None
+    assert batch.teacher_entropy_BT is None
+    report = metrics.of_steps(batch, AlgorithmOptions())
+    assert report["steps/d"] > 0.1
+    assert "steps/teacher_entropy" not in report
+
+
+def test_the_teachers_seconds_are_counted_with_the_scorers_own(
+    random_model: MakeModel, random_groups: MakeGroups
+) -> None:
+    alone, taught = (
+        Scorer(random_model(0), teacher, temperature=0.7, microbatch_tokens=1000)
+        for teacher in (None, AnotherModel(random_model(1)))
+    )
+    for scorer in (alone, taught):
+        scorer.score_now(random_groups(1, 2)[0])
+    assert alone.take_busy_seconds() > 0
+    assert alone.take_busy_seconds() == 0
+    assert taught.take_busy_seconds() > 0.25
+    assert taught.take_busy_seconds() == 0.25
 
 
 # Candidates

@@ -19,7 +19,16 @@ from transformers import (
 )
 
 from sod.attention import NAME as ATTENTION
-from sod.config import LearnOptions
+from sod.config import (
+    EngineOptions,
+    LearnOptions,
+    ModelOptions,
+    RolloutOptions,
+    ScoreOptions,
+    SftLearnOptions,
+    SftOptions,
+    TrainOptions,
+)
 from sod.core import logprobs
 from sod.engines.hf import HFEngine
 from sod.inventory import ON_HUB
@@ -33,9 +42,19 @@ from sod.shapes import (
     activation_bytes,
     cache_bytes,
     checkpoint_bytes,
+    divided_bytes,
+    divided_learning_bytes,
+    exchanged_bytes,
     forward_operations,
+    gathered_bytes,
     learning_bytes,
+    memory_of_fine_tuning,
+    memory_of_teacher_server,
+    memory_of_training,
     optimiser_bytes,
+    scoring_bytes,
+    share,
+    together,
 )
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -88,6 +107,7 @@ def test_the_parameters_of_known_models_are_exact(name: str) -> None:
         model = Qwen3ForCausalLM(config)
     model.tie_weights()
     assert shape.parameters == sum(weight.numel() for weight in model.parameters())
+    assert shape.layer == sum(weight.numel() for weight in model.model.layers[0].parameters())
     assert Shape.of(config.to_dict()) == shape
 
 
@@ -196,11 +216,11 @@ def test_the_memory_of_learning_is_what_a_process_needs(
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("options", [{}, {"lora_rank": 8}, {"optimizer": "adamw_8bit"}])
+@pytest.mark.parametrize("options", [{}, {"lora_rank": 32}, {"optimizer": "adamw_8bit"}])
 def test_a_checkpoint_has_the_size_that_we_say(
     dtype: str, options: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    """Within 4 %: blocks of 8-bit moments have a scale each, and files have a head."""
+    """Within 4 %: blocks of 8-bit moments have a scale each, and files and tensors a head."""
     pytest.importorskip("peft" if "lora_rank" in options else "torch")
     pytest.importorskip("bitsandbytes" if "optimizer" in options else "torch")
     learn = LearnOptions.model_validate(options)
@@ -211,7 +231,7 @@ def test_a_checkpoint_has_the_size_that_we_say(
     mask[:, 0] = False
     policy.imitate(ids, mask, torch.tensor([16]))
     policy.save(tmp_path)
-    written = sum((tmp_path / name).stat().st_size for name in ("model.safetensors", "trainer.pt"))
+    written = sum(file.stat().st_size for file in [tmp_path / "model.safetensors", *(tmp_path / "trainer").iterdir()])
     assert checkpoint_bytes(shape_of(model), ITEMSIZE[dtype], learn) == pytest.approx(written, rel=0.04)
 
 
@@ -241,3 +261,112 @@ def test_the_operations_of_a_forward_pass_are_those_that_pytorch_counts() -> Non
 
 def test_as_many_logits_exist_at_a_time_as_the_loss_makes() -> None:
     assert CHUNK_ELEMENTS == logprobs.CHUNK_ELEMENTS
+
+
+# Several processes
+
+TOY = Shape(
+    width=4,
+    layers=3,
+    heads=2,
+    kv_heads=1,
+    head_dim=2,
+    feed_forward=8,
+    vocabulary=10,
+    tied=True,
+    positions=99,
+    family="llama",
+)
+"""A layer: 4x4 + 2 x 4x2 + 4x4 in attention, 3 x 4x8 beside, 2 x 4 in norms = 152. Outside: 10x4 + 4. In all 500."""
+
+
+def test_a_toy_is_counted_by_hand() -> None:
+    assert (TOY.layer, TOY.outside, TOY.parameters) == (152, 44, 500)
+    assert divided_bytes(TOY, 4) == {
+        "float32 weights, 1/4": 500,
+        "gradients, 1/4": 500,
+        "AdamW's moments, 1/4": 1000,
+    }
+    assert gathered_bytes(TOY, 2) == 2 * (44 + 2 * 152)
+    assert exchanged_bytes(TOY, 2, 4) == {
+        "weights, a micro-batch": 1434,  # 2 x (2 x 3 x 152 + 44) = 1912, of which 478 are one's own
+        "gradients, a micro-batch": 1500,
+        "weights, an update": 1500,
+    }
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+def test_shares_make_a_whole_and_no_more_than_is_needed(processes: int) -> None:
+    for size in (1, 7, 8, 1001):
+        assert 0 <= share(size, processes) * processes - size < processes
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_is_whole_for_a_moment_does_not_shrink_with_processes(tied: bool) -> None:
+    """Hand-worked, where the gradients outside the layers are the most: one token, layers kept by their inputs alone."""
+    shape, learn = Shape.of(Qwen3Config(tie_word_embeddings=tied).to_dict()), LearnOptions(checkpointing=True)
+    assert shape
+    last = (2 + 4) * shape.outside + (2 * shape.embedding if tied else 0)
+    for processes in (64, 1024):
+        assert divided_learning_bytes(shape, 1, 2, learn, processes) == gathered_bytes(shape, 2) + last
+    assert divided_learning_bytes(shape, 1, 2, learn, 2) == 2 * shape.parameters  # the roots of AdamW's second moments
+
+
+def test_a_longer_pass_needs_the_same_more_in_each_process_as_in_one() -> None:
+    shape, learn = ON_HUB["Qwen/Qwen3-1.7B"], LearnOptions(checkpointing=True)
+    alone = [learning_bytes(shape, tokens, 2, learn) for tokens in (60_000, 120_000)]
+    divided = [divided_learning_bytes(shape, tokens, 2, learn, 8) for tokens in (60_000, 120_000)]
+    assert divided[1] - divided[0] == alone[1] - alone[0]
+
+
+def training(**changes: Any) -> TrainOptions:
+    files = {"student": Path("s"), "teacher": Path("t"), "data": Path("d"), "out": Path("o")}
+    usual = {"network": ModelOptions(dtype="bfloat16"), "engine": EngineOptions(name="vllm")}
+    return TrainOptions.model_validate(files | usual | changes)
+
+
+def test_of_a_run_in_processes_the_learner_is_divided_and_nothing_else_that_is_kept() -> None:
+    student, teacher, gpu = ON_HUB["Qwen/Qwen3-1.7B"], ON_HUB["Qwen/Qwen3-4B"], 80 << 30
+    alone = memory_of_training(training(), student, teacher, gpu)
+    eight = memory_of_training(training(), student, teacher, gpu, processes=8)
+    assert {holder for holder in alone if alone[holder] != eight[holder]} == {"learner", "moment"}
+    assert sum(eight["learner"].values()) == 2 * student.parameters  # (4 + 4 + 8) bytes a weight / 8
+    assert sum(alone["learner"].values()) == 14 * student.parameters  # 4 + 2 + 8
+
+
+def test_a_teacher_is_whole_or_divided_or_away_or_elsewhere() -> None:
+    student, teacher, gpu = ON_HUB["Qwen/Qwen3-0.6B"], ON_HUB["Qwen/Qwen3-14B"], 80 << 30
+    lean = LearnOptions(checkpointing=True)
+
+    def of(**changes: Any) -> tuple[int, int]:
+        options = training(score=ScoreOptions.model_validate(changes), learn=lean)
+        memory = memory_of_training(options, student, teacher, gpu, processes=4)
+        return sum(memory.get("teacher", {}).values()), sum(memory["moment"].values())
+
+    weights, scoring = 2 * teacher.parameters, scoring_bytes(teacher, 23_040, 2)
+    learning = divided_learning_bytes(student, 23_040, 2, lean, 4)
+    assert of() == (weights, max(learning, scoring))
+    assert of(shard_teacher=True) == (weights // 4, max(learning, scoring + gathered_bytes(teacher, 2)))
+    assert of(offload_teacher=True) == (0, scoring + weights)
+    assert of(teacher_url="http://127.0.0.1:1") == (0, learning)
+
+
+def test_a_teachers_server_needs_also_what_vllm_does_not_reckon_with() -> None:
+    teacher = ON_HUB["Qwen/Qwen3-4B"]
+    memory = memory_of_teacher_server(training(), teacher)
+    assert memory["moment"] == {"for a moment: logits of 8,192 tokens": 8192 * 151_936 * (2 + 4)}
+    keys_and_values = 23_041 * 2 * 36 * 8 * 128 * 2
+    assert sum(together(memory).values()) == 8192 * 151_936 * 6 + 8_044_936_192 + keys_and_values
+    short = memory_of_teacher_server(training(rollout=RolloutOptions(max_tokens=1000, max_prompt_tokens=24)), TOY)
+    assert short["moment"] == {"for a moment: logits of 1,025 tokens": 1025 * 10 * 6}
+
+
+def test_fine_tuning_in_processes_keeps_the_whole_copy_off_the_gpu() -> None:
+    shape, learn = ON_HUB["Qwen/Qwen3-0.6B"], SftLearnOptions(checkpointing=True)
+    network = ModelOptions(dtype="bfloat16")
+    options = SftOptions(model=Path("m"), data=Path("d"), out=Path("o"), network=network, learn=learn)
+    on_gpus = memory_of_fine_tuning(options, shape, 80 << 30, processes=4)
+    assert "student" not in on_gpus
+    copy = {"student": {"model, bfloat16": 2 * shape.parameters}}
+    assert memory_of_fine_tuning(options, shape, None, processes=4) == on_gpus | copy
+    assert "student" in memory_of_fine_tuning(options, shape, 80 << 30)

@@ -8,14 +8,9 @@ one of `sod.core.RULES`). Its credit is their sum, 0 off the mask:
 Adding a system is one line in `ALGORITHMS`; a rule of your own needs none, see `find`.
 """
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cache
-from pathlib import Path
-from types import ModuleType
 from typing import Literal
 
 import torch
@@ -23,8 +18,10 @@ from torch import Tensor
 
 from sod.batching import Batch
 from sod.config import AlgorithmOptions
-from sod.core import RULES, Rule, StepInfo, group_advantage, per_token, step_divergence, teacher_advantage
+from sod.core import RULES, Rule, StepInfo, group_advantage, per_token, step_divergence, step_ids, teacher_advantage
+from sod.core.rules import NoEntropyError
 from sod.errors import OptionError
+from sod.plugins import load
 
 Outcome = Callable[[Batch], Tensor]
 
@@ -81,7 +78,10 @@ class System:
         if self.rule is None:
             return None
         d_BK, info = step_info(batch, options)
-        w = self.rule(d_BK, info).detach()
+        try:
+            w = self.rule(d_BK, info).detach()
+        except NoEntropyError as error:
+            raise OptionError(f"algorithm.name {options.name!r}: {error}") from error
         w_BT = per_token(w, batch.steps_BT) if w.shape == d_BK.shape else w
         if w_BT.shape != batch.mask_BT.shape:
             raise OptionError(
@@ -102,11 +102,10 @@ def step_info(batch: Batch, options: AlgorithmOptions) -> tuple[Tensor, StepInfo
     """The divergence of the steps, and what else a rule may know. -> (B, K), ..."""
     assert batch.student_BT is not None
     assert batch.teacher_BT is not None
-    entropy_BT = batch.teacher_entropy_BT
     info = StepInfo(
         ids_BT=batch.steps_BT,
         signal_BT=signal(batch),
-        teacher_entropy_BT=torch.zeros(batch.mask_BT.shape) if entropy_BT is None else entropy_BT.detach(),
+        teacher_entropy_BT=batch.teacher_entropy_BT,
         failed_BK=batch.failed_BK,
         advantage_B=grpo(batch),
         update=batch.update,
@@ -160,27 +159,60 @@ def find(name: str) -> System:
     """
     if name in ALGORITHMS:
         return ALGORITHMS[name]
-    path, colon, function = name.rpartition(":")
-    if not colon:
+    if ":" not in name:
         near = get_close_matches(name, ALGORITHMS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(ALGORITHMS)}, and FILE.py:FUNCTION."
         raise OptionError(f"algorithm.name: {name!r} is unknown; {hint}")
-    rule: Rule | None = getattr(_module(Path(path)), function, None)
-    if not callable(rule):
-        raise OptionError(f"algorithm.name: {path} defines no function {function!r}.")
-    return System(grpo, rule)
+    return System(grpo, load(name, option="algorithm.name"))
 
 
-@cache
-def _module(path: Path) -> ModuleType:
-    name = f"sod_rule_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise OptionError(f"algorithm.name: there is no Python file {path}.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+# A teacher on a server
+
+
+def check_served(options: AlgorithmOptions) -> None:
+    """A teacher on a server says what it thinks of the sampled tokens, and no more. Raises OptionError if that is too little."""
+    system = find(options.name)
+    if system.told is not None:
+        raise OptionError(
+            f"algorithm {options.name!r} has the student itself as its teacher, which changes as it learns and is on no "
+            "server; leave score.teacher_url out."
+        )
+    if options.divergence == "exact":
+        raise OptionError(
+            "algorithm.divergence = exact asks the teacher about every candidate, and a server tells of the sampled tokens "
+            "alone; use sampled, or leave score.teacher_url out."
+        )
+    if system.rule is not None and needs_entropy(system.rule):
+        raise OptionError(
+            f"algorithm {options.name!r} weighs by the teacher's entropy, which a server does not tell; choose another rule, or "
+            "leave score.teacher_url out."
+        )
+
+
+def needs_entropy(rule: Rule) -> bool:
+    """Whether a rule cannot do without the teacher's entropy: found by trying it on a few made-up steps, without and with."""
+    d_BK, without = _made_up()
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # a user's file may do anything
-        raise OptionError(f"algorithm.name: {path} cannot be imported: {type(error).__name__}: {error}") from error
-    return module
+        rule(d_BK, without)
+    except NoEntropyError:
+        return True
+    except Exception:  # a user's rule may do anything with None
+        try:
+            rule(d_BK, replace(without, teacher_entropy_BT=torch.full(without.signal_BT.shape, 0.5)))
+        except Exception:  # then it is not the entropy that it lacks, and the first update will say what
+            return False
+        return True
+    return False
+
+
+def _made_up() -> tuple[Tensor, StepInfo]:
+    """Two trajectories of three steps, some of whose calls failed, under a teacher that tells no entropy."""
+    mask_BT = torch.tensor([[0, 1, 0, 1, 1, 0, 1], [0, 1, 1, 0, 1, 0, 1]]).bool()
+    info = StepInfo(
+        ids_BT=step_ids(mask_BT),
+        signal_BT=torch.linspace(-2, 2, mask_BT.numel()).view(mask_BT.shape).masked_fill(~mask_BT, 0),
+        teacher_entropy_BT=None,
+        failed_BK=torch.tensor([[True, False, False], [False, True, False]]),
+        advantage_B=torch.tensor([1.0, -1.0]),
+    )
+    return torch.tensor([[0.5, 2.0, 4.0], [0.1, 0.2, 0.05]]), info

@@ -82,11 +82,15 @@ class Packed:
 
 
 class SlotCache:
-    """Keys and values of the sequences under way, one slot each: (slots, heads, capacity, head_dim) for each layer."""
+    """Keys and values of the sequences under way, one slot each: (slots, heads, capacity, head_dim) for each layer.
 
-    def __init__(self, slots: int, device: torch.device):
+    The capacity grows with the longest of them. `context`: tokens that none exceeds, if that is known.
+    """
+
+    def __init__(self, slots: int, device: torch.device, context: int | None = None):
         self.device = device
         self._slots = slots
+        self._context = context
         self._capacity = 0
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -94,8 +98,10 @@ class SlotCache:
         """The layout of a pass that reads `counts[i]` new tokens into `slots[i]`, where `starts[i]` are known already."""
         longest = max(start + count for start, count in zip(starts, counts, strict=True))
         if longest > self._capacity:
+            doubled = max(2 * self._capacity, 64)
+            wanted = max(longest, doubled if self._context is None else min(doubled, self._context))
             # Not a power of two: slots that far apart would compete for the same lines of the processor's cache.
-            self._grow(max(longest, 2 * self._capacity, 64) // 64 * 64 + 72)
+            self._grow(wanted // 64 * 64 + 72)
         return Reading(self, slots, starts, counts)
 
     @torch.inference_mode()
@@ -122,7 +128,8 @@ class SlotCache:
 
     def _grow(self, capacity: int) -> None:
         more = (0, 0, 0, capacity - self._capacity)
-        self._layers = {layer: (pad(keys, more), pad(values, more)) for layer, (keys, values) in self._layers.items()}
+        for layer, (keys, values) in self._layers.items():  # one after another, so that what was can go
+            self._layers[layer] = (pad(keys, more), pad(values, more))
         self._capacity = capacity
 
 

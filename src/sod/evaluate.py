@@ -15,6 +15,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from sod import metrics
+from sod.batching import Batch
 from sod.concurrency import Runner, together
 from sod.config import AlgorithmOptions, EvalOptions
 from sod.data import fingerprint_model
@@ -37,7 +38,7 @@ from sod.rollout import attempts
 from sod.runs import Run
 from sod.samples import SampleFile
 from sod.scoring import Scorer, check_enough
-from sod.teachers.local import LocalTeacher
+from sod.teachers.opening import check_teacher, fingerprint_teacher, open_teacher, teacher_folder
 from sod.types import Group, Problem, Trajectory
 from sod.world import World
 
@@ -93,6 +94,7 @@ class Session:
     def open(cls, options: EvalOptions, loop: Runner) -> "Iterator[Session]":
         """Check and load everything before anything is written, then create the run or take it up again."""
         check_paper(options.paper)
+        check_teacher(options.teacher, options.score)
         served = options.engine.name == "served"
         if served and options.teacher:
             raise OptionError(
@@ -110,15 +112,14 @@ class Session:
             "model": f"served {options.engine.served_name}" if served else fingerprint_model(folder),
         }
         if options.teacher:
-            files["teacher"] = fingerprint_model(model_folder(options.teacher))
+            files["teacher"] = fingerprint_teacher(teacher_folder(options.teacher, options.score), options.score)
         run = Run(options.out)
         if run.begun:
             Run.open(options, options.out, data=files, resume=True)
         with SampleFile.open(run.trajectory_file(0)) as samples:
             needed = options.teacher is not None or any(_missing(sets, options.samples, samples))
             model = _load(options, folder, world) if needed and not served else None
-            scorer = _scorer(options, model, world) if model is not None else None
-            with world.sandbox.working_in(loop):
+            with _scorer(options, model, world, loop) as scorer, world.sandbox.working_in(loop):
                 Run.open(options, options.out, data=files, resume=run.begun)
                 samples.hold()
                 run.write_options(options)
@@ -192,9 +193,9 @@ class Session:
                     rows = [self.samples.read(key) for key in keys]
                     if complete:
                         self._judge_again(problem, rows)
-                    yield from count.add(
-                        self._group(problem, rows, complete), rows, scorer, self.world.chat.tokenizer.decode
-                    )
+                    group = self._group(problem, rows, complete)
+                    batch = self.loop.run(scorer.score(group)) if scorer is not None and len(group) else None
+                    yield from count.add(group, rows, batch, self.world.chat.tokenizer.decode)
                     display.advance()
         for problem_id, sample in self.samples:
             if problem_id not in asked_for or sample >= self.options.samples:
@@ -271,15 +272,14 @@ class Counted:
         self.tally = Tally(self.of.votes)
 
     def add(
-        self, group: Group, rows: list[Record], scorer: Scorer | None, text: Callable[[list[int]], object]
+        self, group: Group, rows: list[Record], batch: Batch | None, text: Callable[[list[int]], object]
     ) -> list[Record]:
-        """Count a problem's samples. -> its lines, with what the teacher says of them"""
+        """Count a problem's samples, and their `batch` if they were scored. -> its lines, with what the teacher says of them"""
         self.tally.add(group)
         self.totals.add(group)
         self._count_judges(group, rows)
-        if scorer is None or not len(group):
+        if batch is None:
             return rows
-        batch = scorer.score_now(group)
         self.steps.add(batch)
         scored = {row["sample"]: row for row in scored_records(batch, PAPER, text, limit=len(batch))}
         return [{**row, **scored.get(row["sample"], {})} for row in rows]
@@ -319,20 +319,23 @@ def _load(options: EvalOptions, folder: Path, world: World) -> PreTrainedModel:
     return model
 
 
-def _scorer(options: EvalOptions, model: PreTrainedModel, world: World) -> Scorer | None:
-    if options.teacher is None:
-        return None
+@contextmanager
+def _scorer(options: EvalOptions, model: PreTrainedModel | None, world: World, loop: Runner) -> Iterator[Scorer | None]:
+    if options.teacher is None or model is None:
+        yield None
+        return
     tokens = options.microbatch_tokens
-    teacher = LocalTeacher(
-        model_folder(options.teacher),
+    temperature, student_from = options.rollout.temperature, options.score.student
+    with open_teacher(
+        loop,
+        teacher_folder(options.teacher, options.score),
         world.chat.tokenizer,
         options.network,
         options.score,
         options.rollout,
         microbatch_tokens=tokens,
-    )
-    temperature, student_from = options.rollout.temperature, options.score.student
-    return Scorer(model, teacher, temperature=temperature, microbatch_tokens=tokens, student_from=student_from)
+    ) as teacher:
+        yield Scorer(model, teacher, temperature=temperature, microbatch_tokens=tokens, student_from=student_from)
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:

@@ -9,11 +9,12 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from sod.data import load_demonstrations, load_problems
 from sod.datasets.published import SETS
-from sod.errors import ModelError
+from sod.errors import ModelError, OptionError
 from sod.hub import NAME as HUB_NAME
 from sod.recipes import maker_of, read_about, read_recipe
 from sod.shapes import ITEMSIZE, Shape
@@ -146,6 +147,23 @@ def find_benchmark(name: str, data_dir: Path) -> Found:
 
 PEAK = {"H100": 989, "H200": 989, "H20": 148, "A100": 312, "A800": 312, "L40S": 362, "4090": 165, "3090": 71}
 """Dense bfloat16 TFLOP/s, from NVIDIA's data sheets."""
+MEMORY = {
+    "B200": 183_359,
+    "H200": 143_771,
+    "H100": 81_559,
+    "H20": 97_871,
+    "A100": 81_920,
+    "A100-40GB": 40_960,
+    "A800": 81_920,
+    "A40": 46_068,
+    "L40S": 46_068,
+    "L20": 46_068,
+    "L4": 23_034,
+    "5090": 32_607,
+    "4090": 24_564,
+    "3090": 24_576,
+}
+"""MiB of a GPU, as its owners' `nvidia-smi` shows them in public: what error correction takes is off already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +179,40 @@ class Device:
         return next((peak for gpu, peak in PEAK.items() if re.search(rf"\b{gpu}\b", self.name)), None)
 
 
+def imagined_gpus(text: str) -> tuple[int, Device]:
+    """How many, and one of them: 8xH100, 2x24GB, 4090. A number of GB is read as GiB, which is how makers of GPUs count; 0 is
+    none, and this computer's memory. Raises OptionError for what is neither."""
+    if text.strip() == "0":
+        return 0, _computer()
+    count, times, kind = re.fullmatch(r"(?:(\d+) *(x) *)?(.*)", text.strip(), re.IGNORECASE).groups()  # type: ignore[union-attr]
+    number = int(count) if times else 1
+    if number and (size := re.fullmatch(r"(\d+) *G(?:i?B)?", kind, re.IGNORECASE)) and int(size[1]):
+        return number, Device("GPU", int(size[1]) << 30, is_gpu=True)
+    names = {name.upper(): name for name in MEMORY}
+    if number and kind.upper() in names:
+        name = names[kind.upper()]
+        return number, Device(name, MEMORY[name] << 20, is_gpu=True)
+    near = get_close_matches(kind.upper(), names, n=1)
+    raise OptionError(
+        f"--gpus {text!r} is not a number of GPUs and a kind, such as 8xH100, 2x24GB or 4090, or 0 for this computer's memory"
+        + (
+            f"; did you mean {names[near[0]]}?"
+            if near
+            else f". Kinds: {', '.join(MEMORY)}, or their memory, such as 48GB."
+        )
+    )
+
+
 def find_device(wanted: str) -> Device | None:
     """The device that `network.device` means here; None where there is none of that kind."""
     gpus = [] if wanted == "cpu" else _gpus()
     number = int(wanted.partition(":")[2] or 0)
     if number < len(gpus):
         return gpus[number]
-    if wanted not in ("auto", "cpu"):
-        return None
+    return _computer() if wanted in ("auto", "cpu") else None
+
+
+def _computer() -> Device:
     return Device("this computer's memory", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), is_gpu=False)
 
 

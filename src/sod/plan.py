@@ -24,16 +24,20 @@ from sod.inventory import (
     find_model,
 )
 from sod.progress import console
+from sod.ranks import place
 from sod.shapes import (
     ITEMSIZE,
+    Memory,
     Shape,
     checkpoint_bytes,
+    exchanged_bytes,
     forward_operations,
     longest,
     memory_of_evaluation,
     memory_of_fine_tuning,
     memory_of_training,
     sampling_bytes,
+    together,
 )
 
 TOLD = ("opsd_gt", "opsd_hint")
@@ -64,11 +68,16 @@ def plan(options: SftOptions | TrainOptions | EvalOptions, width: int | None = N
             text = _of_training(options)
         case EvalOptions():
             text = _of_evaluation(options)
-    return text.written(width or (console.width if console.is_terminal else None))
+    return text.finished(width or columns())
 
 
-def _of_fine_tuning(options: SftOptions) -> "_Text":
-    text, learn = _Text("sft", options.network.device), options.learn
+def columns() -> int | None:
+    """Characters in a line of the terminal; None where there is none."""
+    return console.width if console.is_terminal else None
+
+
+def _of_fine_tuning(options: SftOptions) -> "_Plan":
+    text, learn = _Plan.of("sft", options), options.learn
     model = text.read("model", find_model(options.model))
     data = text.read("data", find_file(options.data, demonstrations=True))
     text.write(options.out, resume=options.resume)
@@ -85,13 +94,17 @@ def _of_fine_tuning(options: SftOptions) -> "_Text":
     shape, itemsize = model.shape, ITEMSIZE[options.network.dtype]
     if options.max_tokens > shape.positions:
         text.first.append(f"a lower max_tokens: the model has {shape.positions:,} positions")
-    text.hold(memory_of_fine_tuning(options, shape), _savings(learn))
+    text.check_learning(learn)
+    text.hold(memory_of_fine_tuning(options, shape, text.gpu, text.processes), _savings(learn, text.processes))
+    if text.processes > 1 and text.gpu:
+        copy = as_bytes(itemsize * shape.parameters)
+        text.add("memory", f"{copy:>9}  of the computer's memory besides, in each process: a whole copy")
     text.keep(checkpoint_bytes(shape, itemsize, learn), copies=2)
     return text
 
 
-def _of_training(options: TrainOptions) -> "_Text":
-    text, name = _Text("train", options.network.device), options.algorithm.name
+def _of_training(options: TrainOptions) -> "_Plan":
+    text, name = _Plan.of("train", options), options.algorithm.name
     rollout, learn = options.rollout, options.learn
     student = text.read("student", find_model(options.student))
     teacher = None
@@ -100,6 +113,10 @@ def _of_training(options: TrainOptions) -> "_Text":
         text.add("reads", "teacher  the student as it is at first, told more")
     elif options.teacher is not None:
         teacher = text.read("teacher", find_model(options.teacher))
+        if options.score.teacher_url:
+            text.add(
+                "reads", f"teacher  served at {options.score.teacher_url}; what it takes there is not counted here"
+            )
     elif name not in UNTAUGHT:
         text.first.append(f"a teacher, with --teacher: {name} needs one")
     data = text.read("data", find_file(options.data))
@@ -111,10 +128,12 @@ def _of_training(options: TrainOptions) -> "_Text":
     text.add(
         "does",
         f"{options.updates:,} updates by {name}, of {rollout.problems} problems x {rollout.group} trajectories; "
-        f"{steps:,} optimiser steps",
+        f"{steps:,} optimiser steps{text.by_whom}",
         f"{problems:,} problems{passes}",
         _tokens_of_trajectories(options.updates * trajectories, rollout),
     )
+    if rollout.problems < text.processes:
+        text.first.append(f"a higher rollout.problems: {text.processes} processes share out {rollout.problems}")
     if data.rows and rollout.problems > data.rows:
         text.first.append(f"a lower rollout.problems: the data holds {data.rows:,} problems")
 
@@ -123,9 +142,13 @@ def _of_training(options: TrainOptions) -> "_Text":
     shape, scorer = student.shape, teacher and teacher.shape
     text.check_length(rollout, {"student": shape, "teacher": scorer})
     text.check_share(options, shape)
-    savings = _savings(learn) + (["score.offload_teacher"] if scorer and not options.score.offload_teacher else [])
+    savings = _savings(learn, text.processes) + _savings_of_teacher(options, scorer, text.processes)
     averaged = name in TOLD and options.opsd.decay is not None
-    text.hold(memory_of_training(options, shape, scorer, text.gpu, averaged=averaged), savings)
+    text.check_learning(learn)
+    memory = memory_of_training(options, shape, scorer, text.gpu, averaged=averaged, processes=text.processes)
+    text.hold(memory, savings)
+    if text.processes > 1:
+        text.add("wire", *wire(options, shape, text.processes))
     itemsize = ITEMSIZE[options.network.dtype]
     exchanged = itemsize * shape.parameters if options.engine.name in ("vllm", "vllm_server") else 0
     text.keep(checkpoint_bytes(shape, itemsize, learn), copies=options.keep + 1, exchanged=exchanged)
@@ -133,13 +156,14 @@ def _of_training(options: TrainOptions) -> "_Text":
     length = LIKELY_SHARE * longest(rollout)
     passes_of_student = (options.score.student == "recompute") + learn.checkpointing + (2 if learn.lora_rank else 3)
     operations = passes_of_student * forward_operations(shape, trajectories * length, length)
-    operations += forward_operations(scorer, trajectories * length, length) if scorer else 0
-    text.add("time", *_time(text.device, operations, options.updates))
+    if scorer and not options.score.teacher_url:
+        operations += forward_operations(scorer, trajectories * length, length)
+    text.add("time", *_time(text.device, operations, options.updates, text.processes))
     return text
 
 
-def _of_evaluation(options: EvalOptions) -> "_Text":
-    text = _Text("rollout" if isinstance(options, RolloutCommandOptions) else "eval", options.network.device)
+def _of_evaluation(options: EvalOptions) -> "_Plan":
+    text = _Plan.of("rollout" if isinstance(options, RolloutCommandOptions) else "eval", options)
     served = options.engine.name == "served"
     model = text.read("tokenizer" if served else "model", find_model(options.model))
     teacher = text.read("teacher", find_model(options.teacher)) if options.teacher else None
@@ -166,14 +190,41 @@ def _of_evaluation(options: EvalOptions) -> "_Text":
 # Lines of several sections
 
 
-def _savings(learn: LearnOptions) -> list[str]:
+def _savings(learn: LearnOptions, processes: int) -> list[str]:
     """Options that would save memory."""
-    saved = {
-        "learn.checkpointing": learn.checkpointing,
-        "learn.optimizer = adamw_8bit": learn.optimizer == "adamw_8bit",
-        "learn.lora_rank = 32": learn.lora_rank > 0,
-    }
+    saved = {"learn.checkpointing": learn.checkpointing}
+    if processes == 1:
+        saved |= {
+            "learn.optimizer = adamw_8bit": learn.optimizer == "adamw_8bit",
+            "learn.lora_rank = 32": learn.lora_rank > 0,
+        }
     return [option for option, is_set in saved.items() if not is_set]
+
+
+def _savings_of_teacher(options: TrainOptions, teacher: Shape | None, processes: int) -> list[str]:
+    if teacher is None or options.score.teacher_url or options.score.offload_teacher:
+        return []
+    divided = ["score.shard_teacher"] if processes > 1 and not options.score.shard_teacher else []
+    return [*divided, "score.offload_teacher"]
+
+
+def likely_microbatches(options: TrainOptions, processes: int) -> int:
+    """Of each process, in an update."""
+    rollout, learn = options.rollout, options.learn
+    tokens = rollout.problems * rollout.group * LIKELY_SHARE * longest(rollout)
+    return max(learn.minibatches, math.ceil(tokens / (learn.microbatch_tokens * processes)))
+
+
+def wire(options: TrainOptions, student: Shape, processes: int) -> list[str]:
+    """What each process receives from the others."""
+    received = exchanged_bytes(student, ITEMSIZE[options.network.dtype], processes)
+    update = received.pop("weights, an update")
+    microbatch, count = sum(received.values()), likely_microbatches(options, processes)
+    return [
+        f"each process receives {as_bytes(microbatch)} a micro-batch (weights twice, gradients) and {as_bytes(update)} an update",
+        f"likely {as_bytes(update + count * microbatch)} an update (assumed: {count:,} micro-batches each), and the scored "
+        "trajectories of the others",
+    ]
 
 
 def _tokens_of_demonstrations(options: SftOptions, rows: int) -> str:
@@ -192,12 +243,13 @@ def _tokens_of_trajectories(trajectories: int, rollout: RolloutOptions) -> str:
     )
 
 
-def _time(device: Device | None, operations: float, updates: int) -> list[str]:
+def _time(device: Device | None, operations: float, updates: int, processes: int) -> list[str]:
     lines = [f"scoring and learning: {brief(operations / 1e15)} PFLOP an update, at the likely length"]
     if device and device.peak:
-        seconds = operations / (device.peak * 1e12 * UTILISATION)
+        seconds = operations / (device.peak * 1e12 * UTILISATION * processes)
         whole = f"{as_time(seconds)} an update, {as_time(seconds * updates)} in all"
-        lines.append(f"{whole}, at {UTILISATION:.0%} (assumed) of {device.peak} TFLOP/s")
+        gpus = f" of each of {processes} GPUs, and the wire not counted" if processes > 1 else ""
+        lines.append(f"{whole}, at {UTILISATION:.0%} (assumed) of {device.peak} TFLOP/s{gpus}")
     return [*lines, "sampling comes on top: it depends on the engine and the tools, and is not estimated"]
 
 
@@ -207,32 +259,77 @@ COLUMN = 9
 """Where lines begin; a section's title stands before its first."""
 ENTRY = re.compile(r" *\S.{,8}? {2,}")
 """What begins a line that has a column of its own: `model    `, `  2.7 GiB  `."""
-UNIT = re.compile(r"(?<=\d) (?=[TGMK]iB)")
-"""Where a line must not be wrapped."""
+COMMAND = "$ "
+"""What begins a line to be typed: it goes on, where it must, so that it can be pasted."""
+WHOLE = re.compile(r"\d [TGMK]iB|(?<!\S)-[\w.-]+ (?=[^-\s])")
+"""Where a line must not be wrapped: between a number and its unit, an option and its value."""
 
 
 @dataclass(slots=True)
-class _Text:
-    """Sections in the order in which they come, and what must be done first."""
+class Text:
+    """Lines under the titles of sections, in the order in which they come."""
 
-    command: str
+    heading: str
+    sections: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, title: str, *lines: str) -> None:
+        self.sections.setdefault(title, []).extend(lines)
+
+    def written(self, width: int | None) -> str:
+        """All of it, wrapped to so many characters; None is no limit."""
+        lines = _wrapped(self.heading, width and width + COLUMN)
+        for title, content in self.sections.items():
+            pieces = [piece for line in content for piece in _wrapped(line, width)]
+            lines += [f"{'' if number else title:<{COLUMN}}{piece}" for number, piece in enumerate(pieces)]
+        return "\n".join(lines)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Plan(Text):
+    """What a command would do, and what must be done first."""
+
     wanted: str
     """The device that options name."""
-    device: Device | None = field(init=False)
-    """The one that this is here."""
-    sections: dict[str, list[str]] = field(default_factory=dict)
+    processes: int
+    device: Device | None
+    """The one that this is here; of the first process, where there are several."""
     first: list[str] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.device = find_device(self.wanted)
+    @classmethod
+    def of(cls, command: str, options: SftOptions | TrainOptions | EvalOptions) -> "_Plan":
+        heading = f"sod {command}, a dry run: nothing is loaded, downloaded or written."
+        wanted = options.network.device
+        text = cls(heading=heading, wanted=wanted, processes=1, device=find_device(wanted))
+        if not isinstance(options, EvalOptions):
+            text.start(options.processes)
+        return text
 
     @property
     def gpu(self) -> int | None:
         """Bytes of its memory, where it is one."""
         return self.device.memory if self.device and self.device.is_gpu else None
 
-    def add(self, title: str, *lines: str) -> None:
-        self.sections.setdefault(title, []).extend(lines)
+    @property
+    def by_whom(self) -> str:
+        return f", in {self.processes} processes" if self.processes > 1 else ""
+
+    def start(self, wanted: int | None) -> None:
+        """As many processes as options want, or as `torchrun` has started."""
+        _, there = place()
+        self.processes = wanted or there
+        if there == 1 < self.processes:
+            self.first.append(f"torchrun --nproc-per-node {self.processes} -m sod ..., which starts the processes")
+        elif there != self.processes:
+            self.first.append(
+                f"another number of processes: torchrun has started {there}, and processes = {self.processes}"
+            )
+
+    def check_learning(self, learn: LearnOptions) -> None:
+        """Whether several processes can learn so."""
+        if self.processes > 1 and learn.lora_rank:
+            self.first.append("learn.lora_rank = 0: several processes learn all weights")
+        if self.processes > 1 and learn.optimizer != "adamw":
+            self.first.append(f"learn.optimizer = adamw: {learn.optimizer} is for one process")
 
     def read(self, what: str, found: Found) -> Found:
         self.add("reads", f"{what:<8} {found.name}  {found.where}")
@@ -267,20 +364,25 @@ class _Text:
                 f"one trajectory, and has {as_bytes(share)}"
             )
 
-    def hold(self, parts: dict[str, int], savings: Sequence[str] = ()) -> None:
+    def hold(self, memory: Memory, savings: Sequence[str] = ()) -> None:
         """Every part, the most at once, and whether the device has it. `savings`: options that would save memory."""
-        whole, device = sum(parts.values()), self.device
+        parts, device = together(memory), self.device
+        whole = sum(parts.values())
         self.add("memory", *(f"{as_bytes(size):>9}  {name}" for name, size in parts.items()))
-        self.add("memory", f"{as_bytes(whole):>9}  at most, at once")
+        each = f", in each of {self.processes} processes" if self.processes > 1 else ""
+        self.add("memory", f"{as_bytes(whole):>9}  at most, at once{each}")
         if device is None:
             self.add("memory", f"not held against anything: there is no {self.wanted} here whose memory is known")
             return
-        usable = device.memory * (1 - SLACK if device.is_gpu else 1)
+        if self.processes > 1 and not device.is_gpu:
+            whole *= self.processes
+            self.add("memory", f"{as_bytes(whole):>9}  in all of them")
+        usable = usable_bytes(device)
         size = as_bytes(device.memory) + (f" less {SLACK:.0%} (assumed: driver and gaps)" if device.is_gpu else "")
         advice = f"; try {', '.join([*savings, 'shorter trajectories'])}" if whole > usable else ""
         self.add("memory", f"{'fits' if whole <= usable else 'does NOT fit'} into {size}: {device.name}{advice}")
 
-    def without_shape(self) -> "_Text":
+    def without_shape(self) -> "_Plan":
         self.add("memory", "not known: a model's shape is not known before its config.json is here")
         return self
 
@@ -290,25 +392,30 @@ class _Text:
         checkpoints = f"{copies} checkpoints of {as_bytes(checkpoint)}, one being written"
         self.add("disk", f"{as_bytes((copies + 1) * checkpoint)}: {checkpoints}{exchange}")
 
-    def written(self, width: int | None) -> str:
+    def finished(self, width: int | None) -> str:
         """All of it, with what must be done first as the last section."""
         steps = [f"{number}. {step}" for number, step in enumerate(dict.fromkeys(self.first), 1)]
         self.add("first", *(steps or ["nothing: what is read can be had"]))
-        lines = [f"sod {self.command}, a dry run: nothing is loaded, downloaded or written."]
-        for title, content in self.sections.items():
-            pieces = [piece for line in content for piece in _wrapped(line, width)]
-            lines += [f"{'' if number else title:<{COLUMN}}{piece}" for number, piece in enumerate(pieces)]
-        return "\n".join(lines)
+        return self.written(width)
+
+
+def usable_bytes(device: Device) -> float:
+    """Of its memory, what there is to be planned with."""
+    return device.memory * (1 - SLACK if device.is_gpu else 1)
 
 
 def _wrapped(line: str, width: int | None) -> list[str]:
     """What goes on stands under what it goes on from, or a little to the right."""
     if width is None:
         return [line]
-    entry = ENTRY.match(line)
-    hanging = " " * (entry.end() if entry else 2)
-    whole = UNIT.sub("\N{NO-BREAK SPACE}", line)
+    entry, typed = ENTRY.match(line), line.startswith(COMMAND)
+    hanging = 4 if typed else entry.end() if entry else 2
     pieces = textwrap.wrap(
-        whole, width - COLUMN, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False
+        WHOLE.sub(lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), line),
+        width - COLUMN - (2 if typed else 0),
+        subsequent_indent=" " * hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
-    return [piece.replace("\N{NO-BREAK SPACE}", " ") for piece in pieces]
+    *begun, last = [piece.replace("\N{NO-BREAK SPACE}", " ") for piece in pieces]
+    return [*(f"{piece} \\" if typed else piece for piece in begun), last]

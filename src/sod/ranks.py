@@ -134,6 +134,7 @@ def joined(
             "cpu:gloo,cuda:nccl" if gpu else "gloo", store=store, rank=rank, world_size=count, timeout=COLLECTIVE
         )
         group: Any = dist.new_group(backend="gloo", timeout=COLLECTIVE)
+        os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)  # what this process starts is no part of the run
         yield Ranks(rank, count, "cuda" if gpu else "cpu", group)
         dist.barrier(group=group)
     except BaseException as error:
@@ -155,20 +156,24 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _take_gpu(device: str) -> bool:
-    """Make one GPU of this machine the only one that this process, and what it starts, can see. -> whether there is one"""
+    """Work on a GPU of this process's own, the only one that what it starts will see. -> whether there are any"""
     import torch
 
-    if device == "cpu" or not torch.cuda.is_available():
+    here, number = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
+    gpus = 0 if device == "cpu" else torch.cuda.device_count()
+    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not gpus):
+        raise OptionError(f"network.device is {device}, but {here} processes take a GPU each: give cuda, cpu or auto.")
+    if not gpus:
         return False
-    place, here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    names = os.environ.get("CUDA_VISIBLE_DEVICES")
-    visible = names.split(",") if names else [str(number) for number in range(torch.cuda.device_count())]
-    if here > len(visible):
+    if here > gpus:
         raise OptionError(
-            f"{here} processes were started on this machine, but it has {len(visible)} GPUs. Start it with torchrun "
-            f"--nproc-per-node {len(visible)}, or with --network.device cpu."
+            f"{here} processes were started on this machine, but it has {gpus} GPUs. Start it with torchrun "
+            f"--nproc-per-node {gpus}, or with --network.device cpu."
         )
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible[place]
+    torch.cuda.init()  # which reads the variable for the last time
+    torch.cuda.set_device(number)
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = names.split(",")[number] if names else str(number)
     return True
 
 

@@ -1,5 +1,6 @@
 """What the student and the teacher think of every sampled token, group by group, while other groups still roll out."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -47,24 +48,23 @@ class Scorer:
         self._busy_seconds = 0.0
 
     async def score(self, group: Group) -> Batch:
-        return await compute(self.score_now, group)
-
-    def take_busy_seconds(self) -> float:
-        """Seconds of computing since this was last asked."""
-        seconds, self._busy_seconds = self._busy_seconds, 0.0
-        return seconds
+        batch = await compute(self._timed, collate([group]))
+        if self._teacher is None:
+            return batch
+        return (await self._teacher.score(batch)).put_into(batch)
 
     def score_now(self, group: Group) -> Batch:
+        """`score`, where no event loop runs."""
+        return asyncio.run(self.score(group))
+
+    def take_busy_seconds(self) -> float:
+        """Seconds of scoring since this was last asked, the teacher's among them: on a server it may be busy meanwhile."""
+        seconds, self._busy_seconds = self._busy_seconds, 0.0
+        return seconds + (0.0 if self._teacher is None else self._teacher.take_busy_seconds())
+
+    def _timed(self, batch: Batch) -> Batch:
         start = time.perf_counter()
-        batch = self._with_student(collate([group]))
-        if self._teacher is not None:
-            scores = self._teacher.score(batch)
-            batch = replace(
-                batch,
-                teacher_BT=scores.logprobs_BT,
-                teacher_entropy_BT=scores.entropy_BT,
-                candidate_teacher_BTJ=scores.candidates_BTJ,
-            )
+        batch = self._with_student(batch)
         self._busy_seconds += time.perf_counter() - start
         return batch
 

@@ -14,7 +14,7 @@ import torch
 from sod import metrics
 from sod.agent import Agent
 from sod.alarms import ALARMS, raised
-from sod.algorithms import System, find, give_credit
+from sod.algorithms import System, check_served, find, give_credit
 from sod.batching import Batch, join
 from sod.concurrency import Runner
 from sod.config import EngineOptions, TrainOptions
@@ -32,7 +32,9 @@ from sod.records import scored_records, to_record
 from sod.rollout import attempt_seed, rollout
 from sod.runs import Run
 from sod.scoring import Scorer, check_groups
-from sod.teachers.local import LocalTeacher
+from sod.teachers import Teacher
+from sod.teachers.divided import DividedTeacher
+from sod.teachers.opening import check_teacher, fingerprint_teacher, open_teacher, teacher_folder
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.types import Group, Problem
 from sod.world import World
@@ -109,6 +111,8 @@ class Session:
     """Updates that the newest checkpoint has behind it."""
     own_teacher: PrivilegedTeacher | None
     """The student itself as the teacher, told more than the student (OPSD)."""
+    divided_teacher: DividedTeacher | None
+    """A teacher that scores when all processes have sampled."""
     history: list[dict[str, float]]
     """Metrics of all updates so far."""
     alarms: dict[str, str] = field(default_factory=dict)
@@ -126,40 +130,23 @@ class Session:
         engine_options = _own_engine(options.engine, ranks)
         student = model_folder(options.student)
         files = {"data": fingerprint(options.data), "student": fingerprint_model(student)}
+        if options.teacher is not None:
+            files["teacher"] = fingerprint_teacher(teacher_folder(options.teacher, options.score), options.score)
         world = World.of(student, options, problems)
-        teacher = own_teacher = None
-        if algorithm.told is not None:
-            teacher = own_teacher = PrivilegedTeacher(
-                student,
-                world.chat,
-                world.tools.schemas,
-                options.network,
-                options.score,
-                options.rollout,
-                context=algorithm.told,
-                template=options.opsd.template,
-                decay=options.opsd.decay,
-                microbatch_tokens=options.learn.microbatch_tokens,
-            )
-            own_teacher.check(problems)
-        elif options.teacher is not None:
-            teacher_folder = model_folder(options.teacher)
-            files["teacher"] = fingerprint_model(teacher_folder)
-            teacher = LocalTeacher(
-                teacher_folder,
-                world.chat.tokenizer,
-                options.network,
-                options.score,
-                options.rollout,
-                microbatch_tokens=options.learn.microbatch_tokens,
-            )
         newest = ranks.first(Run(options.out).newest_checkpoint) if options.resume else None
         done, folder = newest or (0, None)
         start = origin(student, folder, options.learn)
         model = load_model(start, options.network)
         check_embeddings(model, world.chat.tokenizer, student)
         check_context(model, options.rollout, whose="student")
-        with Runner() as loop, world.sandbox.working_in(loop):
+        with (
+            Runner() as loop,
+            world.sandbox.working_in(loop),
+            _teacher(options, student, world, loop, ranks) as teacher,
+        ):
+            own_teacher = teacher if isinstance(teacher, PrivilegedTeacher) else None
+            if own_teacher:
+                own_teacher.check(problems)
             learner = None if ranks.alone else load_divided(start, options.network, ranks)
             policy = Policy(model, world.chat.tokenizer, options.learn, learner=learner, ranks=ranks)
             run = ranks.first(lambda: Run.open(options, options.out, data=files, resume=options.resume))
@@ -171,7 +158,7 @@ class Session:
                 ranks.first(lambda: run.rewind(done))
             scorer = Scorer(
                 policy.model,
-                teacher,
+                None if isinstance(teacher, DividedTeacher) else teacher,
                 temperature=options.rollout.temperature,
                 microbatch_tokens=options.learn.microbatch_tokens,
                 student_from=options.score.student,
@@ -184,6 +171,7 @@ class Session:
                 yield cls(
                     *(options, ranks, run, problems, policy, scorer, agent, world, loop, done),
                     own_teacher=own_teacher,
+                    divided_teacher=teacher if isinstance(teacher, DividedTeacher) else None,
                     history=run.metrics(),
                 )
 
@@ -210,7 +198,10 @@ class Session:
                 on_group=score,
             )
         )
-        of = {group.problem.id: (group, scored[group.problem.id]) for group in groups}
+        batches = [scored[group.problem.id] for group in groups]
+        if self.divided_teacher:
+            batches = self.divided_teacher.score_all(batches)
+        of = {group.problem.id: (group, batch) for group, batch in zip(groups, batches, strict=True)}
         everyone = {id: pair for others in self.ranks.gather(of) for id, pair in others.items()}
         groups = [everyone[problem.id][0] for problem in problems]
         check_groups(groups)
@@ -245,9 +236,10 @@ class Session:
         """The update in numbers, the same in every process; what happened in each is put together first."""
         report = metrics.of_rollout(groups) | metrics.of_steps(batch, self.options.algorithm)
         report |= metrics.of_sampler(batch) | {f"learn/{name}": value for name, value in learnt.items()}
+        late = self.divided_teacher
         busy = {
             "generate": self.agent.engine.take_busy_seconds(),
-            "score": self.scorer.take_busy_seconds(),
+            "score": self.scorer.take_busy_seconds() + (late.take_busy_seconds() if late else 0.0),
             "tools": self.world.tools.take_busy_seconds(),
         }
         everyone = self.ranks.gather((clock, busy, self.world.sandbox.take_statistics()))
@@ -276,6 +268,33 @@ class Session:
         return next((name for name in self.options.stop_on if name in self.alarms), "")
 
 
+@contextmanager
+def _teacher(
+    options: TrainOptions, student: Path, world: World, loop: Runner, ranks: Ranks
+) -> Iterator[Teacher | DividedTeacher | None]:
+    """Whom the algorithm asks, if anybody."""
+    told, tokens = find(options.algorithm.name).told, options.learn.microbatch_tokens
+    shared = (options.network, options.score, options.rollout)
+    if told is not None:
+        opsd = options.opsd
+        yield PrivilegedTeacher(
+            *(student, world.chat, world.tools.schemas, *shared),
+            context=told,
+            template=opsd.template,
+            decay=opsd.decay,
+            microbatch_tokens=tokens,
+        )
+    elif options.teacher is None:
+        yield None
+    else:
+        folder = teacher_folder(options.teacher, options.score)
+        if options.score.shard_teacher and not ranks.alone:
+            yield DividedTeacher(folder, world.chat.tokenizer, *shared, microbatch_tokens=tokens, ranks=ranks)
+        else:
+            with open_teacher(loop, folder, world.chat.tokenizer, *shared, microbatch_tokens=tokens) as teacher:
+                yield teacher
+
+
 def _own_engine(options: EngineOptions, ranks: Ranks) -> EngineOptions:
     """A server belongs to one process alone: `{rank}` in its address is the number of that process."""
     if options.name != "vllm_server" or options.url is None or ranks.alone:
@@ -290,6 +309,9 @@ def _own_engine(options: EngineOptions, ranks: Ranks) -> EngineOptions:
 
 def _check(options: TrainOptions, algorithm: System, problems: Sequence[Problem], ranks: Ranks) -> None:
     check_learning(options.learn, ranks)
+    if options.score.teacher_url is not None:
+        check_served(options.algorithm)
+    check_teacher(options.teacher, options.score)
     if options.rollout.problems < ranks.count:
         raise OptionError(
             f"rollout.problems is {options.rollout.problems}, too few for {ranks.count} processes, which share them out; "

@@ -22,6 +22,10 @@ from sod.core.steps import per_token, step_mean
 from sod.core.weights import decayed_weights, masked_weights, step_weights, steps_since_error
 
 
+class NoEntropyError(ValueError):
+    """A rule asked for the entropy of a teacher that tells none."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepInfo:
     """What a rule may know of a batch beside the divergence of its steps."""
@@ -30,8 +34,8 @@ class StepInfo:
     """Step number of each sampled token, from 1; 0 elsewhere."""
     signal_BT: Tensor
     """log pi_teacher - log pi_student, in nats; 0 off the mask."""
-    teacher_entropy_BT: Tensor
-    """Entropy of the teacher's distribution at each sampled token, in nats; 0 off the mask."""
+    teacher_entropy_BT: Tensor | None
+    """Entropy of the teacher's distribution at each sampled token, in nats; 0 off the mask. None: the teacher tells none."""
     failed_BK: Tensor
     """Whether the tool calls that ended a step came back with an error."""
     advantage_B: Tensor
@@ -52,7 +56,11 @@ class StepInfo:
 
     @property
     def entropy_BK(self) -> Tensor:
-        """The teacher's mean entropy over each step."""
+        """The teacher's mean entropy over each step. Raises NoEntropyError where it tells none."""
+        if self.teacher_entropy_BT is None:
+            raise NoEntropyError(
+                "The teacher tells no entropy, as one on a server does not, and this weighting rule reads it."
+            )
         return step_mean(self.teacher_entropy_BT, self.ids_BT)
 
 

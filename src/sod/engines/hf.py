@@ -61,11 +61,11 @@ class HFEngine:
     WORTH_SHARING = 16
     """Tokens in common with another prompt that are rather waited for, one pass, and copied than read again."""
 
-    def __init__(self, model: PreTrainedModel, *, slots: int):
+    def __init__(self, model: PreTrainedModel, *, slots: int, context: int | None = None):
         check_attention(model)
         self._model = model
         self._parameters = model.num_parameters()
-        self._cache = SlotCache(slots, model.device)
+        self._cache = SlotCache(slots, model.device, context)
         self._cached: list[list[int]] = [[] for _ in range(slots)]
         """What each slot's keys and values were computed from."""
         self._copies: list[tuple[int, int, int]] = []

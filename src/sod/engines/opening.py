@@ -46,8 +46,9 @@ async def _open(
     if options.name == "served":
         return await _served(options, model, rollout, tokenizer)
     assert model is not None, "only a served model may be elsewhere"
+    context = rollout.max_prompt_tokens + rollout.max_tokens
     if options.name == "hf":
-        return HFEngine(model, slots=rollout.concurrency)
+        return HFEngine(model, slots=rollout.concurrency, context=context)
     shared = {"temperature": rollout.temperature, "top_p": rollout.top_p, "exchange": options.exchange}
     if options.url is not None:
         from sod.engines.vllm_server import VLLMServerEngine
@@ -55,7 +56,6 @@ async def _open(
         return await VLLMServerEngine.open(options.url, model, **shared)
     from sod.engines.vllm import VLLMEngine
 
-    context = rollout.max_prompt_tokens + rollout.max_tokens
     return await VLLMEngine.open(model, context=context, memory_share=options.memory_share, **shared)
 
 

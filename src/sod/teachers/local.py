@@ -1,11 +1,13 @@
 """A frozen model on this machine."""
 
+import time
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch
+from sod.concurrency import compute
 from sod.config import ModelOptions, RolloutOptions, ScoreOptions
 from sod.models import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer, score
 from sod.teachers import Scores
@@ -36,8 +38,24 @@ class LocalTeacher:
         self._move(self._home)
         self._temperature = rollout.temperature
         self._microbatch_tokens = microbatch_tokens
+        self._busy_seconds = 0.0
 
-    def score(self, batch: Batch) -> Scores:
+    async def score(self, batch: Batch) -> Scores:
+        return await compute(self._timed, batch)
+
+    def take_busy_seconds(self) -> float:
+        """Seconds of computing since this was last asked."""
+        seconds, self._busy_seconds = self._busy_seconds, 0.0
+        return seconds
+
+    def _timed(self, batch: Batch) -> Scores:
+        start = time.perf_counter()
+        scores = self.score_now(batch)
+        self._busy_seconds += time.perf_counter() - start
+        return scores
+
+    def score_now(self, batch: Batch) -> Scores:
+        """`score`, in the caller's thread."""
         self._move(self._device)
         logprobs_BT, entropy_BT = score(self._model, batch, self._temperature, self._microbatch_tokens, entropy=True)
         self._move(self._home)

@@ -116,12 +116,13 @@ class PrivilegedTeacher(LocalTeacher):
 
     # Scores
 
-    def score(self, batch: Batch) -> Scores:
+    def score_now(self, batch: Batch) -> Scores:
         """As any teacher's, at the places of `batch`, which stays as it is."""
         told = collate([Group(t.problem, [self._told(t)]) for t in batch.trajectories])
         if batch.candidates_BTJ is not None:
             told = replace(told, candidates_BTJ=_moved(batch.candidates_BTJ, batch.mask_BT, told.mask_BT))
-        logprobs_BT, entropy_BT, candidates_BTJ = super().score(told)
+        logprobs_BT, entropy_BT, candidates_BTJ = super().score_now(told)
+        assert entropy_BT is not None
         return Scores(
             _moved(logprobs_BT, told.mask_BT, batch.mask_BT),
             _moved(entropy_BT, told.mask_BT, batch.mask_BT),

@@ -1,0 +1,274 @@
+"""Which way of training fits: the same arithmetic as a dry run's, and commands that can be typed."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sod.cli import parse
+from sod.cli import run as sod
+from sod.config import PlanOptions, TrainOptions
+from sod.errors import ModelError, OptionError
+from sod.inventory import MEMORY, PEAK, Device, find_device, imagined_gpus
+from sod.plan import plan
+from sod.shapes import memory_of_training
+from sod.sizing import Case, advice
+
+STUDENT, TEACHER = "Qwen/Qwen3-1.7B", "youngzhong/SOD-GRPO_teacher-4B"
+WIDE = 1000
+"""Columns that no line needs."""
+
+
+def asked(gpus: str, student: str = STUDENT, teacher: str | None = TEACHER, max_tokens: int = 20_480) -> PlanOptions:
+    return PlanOptions(
+        student=Path(student), teacher=Path(teacher) if teacher else None, gpus=gpus, max_tokens=max_tokens
+    )
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The table's lines by the way's name: GiB of student, learner, teacher, sampler, moment, all; and the mark."""
+    found = re.findall(r"^(?:ways)? +\d  (\S.*?)  +((?:[\d.,-]+ *){6}(?:\*|no)?)$", text, re.MULTILINE)
+    return {name: cells.split() for name, cells in found}
+
+
+def commands(text: str) -> list[list[str]]:
+    """What is to be typed, in words."""
+    return [shlex.split(line) for line in re.findall(r"^(?:type)? +\$ (.*)$", text, re.MULTILINE)]
+
+
+def options_of(command: list[str]) -> TrainOptions:
+    """What `sod train` makes of a command as it is typed."""
+    flags = command[command.index("train") + 1 :]
+    options = parse("train", "TrainOptions", flags)
+    assert isinstance(options, TrainOptions)
+    return options
+
+
+# GPUs
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "name", "mib"),
+    [
+        ("8xH100", 8, "H100", 81_559),
+        ("8 x h100", 8, "H100", 81_559),
+        ("4090", 1, "4090", 24_564),
+        ("2x4090", 2, "4090", 24_564),
+        ("A100-40GB", 1, "A100-40GB", 40_960),
+        ("2x24GB", 2, "GPU", 24 << 10),
+        ("80gb", 1, "GPU", 80 << 10),
+    ],
+)
+def test_gpus_are_a_number_and_a_kind(text: str, count: int, name: str, mib: int) -> None:
+    assert imagined_gpus(text) == (count, Device(name, mib << 20, is_gpu=True))
+
+
+def test_no_gpu_is_this_computer() -> None:
+    assert imagined_gpus("0") == (0, find_device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8", "8x", "x", "H1000x", "0xH100", "0x24GB", "2x0GB", "-1xH100", "8xMI300X", "two"]
+)
+def test_what_is_no_gpu_is_an_error_that_names_the_kinds(text: str) -> None:
+    with pytest.raises(OptionError, match=r"--gpus '.*' is not a number of GPUs and a kind") as raised:
+        imagined_gpus(text)
+    assert "did you mean" in str(raised.value) or all(kind in str(raised.value) for kind in MEMORY)
+
+
+def test_a_misspelt_gpu_names_the_nearest() -> None:
+    with pytest.raises(OptionError, match="did you mean H100"):
+        imagined_gpus("8xH10O")
+
+
+def test_every_gpu_whose_speed_is_known_has_a_known_memory() -> None:
+    assert PEAK.keys() <= MEMORY.keys()
+
+
+# Models
+
+
+def test_a_model_that_is_not_known_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(ModelError, match="teacher somebody/something takes cannot be computed") as raised:
+        advice(asked("8xH100", teacher="somebody/something"))
+    assert "hf download NAME config.json --local-dir DIR" in str(raised.value)
+    assert TEACHER in str(raised.value)
+
+
+def test_a_directory_with_a_configuration_is_enough(teacher: Path, tmp_path: Path) -> None:
+    config = json.loads((teacher / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 40_960}))
+    text = advice(asked("1x24GB", student=str(tmp_path), teacher=None))
+    assert "student " in text
+    assert rows(text)["1 GPU"][-1] == "*"
+
+
+def test_what_is_longer_than_the_models_positions_is_an_error() -> None:
+    with pytest.raises(OptionError, match="the student has 40,960 positions; lower --max-tokens"):
+        advice(asked("8xH100", max_tokens=40_000))
+
+
+# Ways
+
+
+def test_the_papers_case_on_eight_large_gpus() -> None:
+    text = advice(asked("8xH100"), WIDE)
+    table = rows(text)
+    assert list(table) == [
+        "8 processes",
+        "8, teacher divided",
+        "7 + 1 for teacher",
+        "1 + 1 for vLLM",
+        "1 + 1 for teacher",
+        "1 GPU",
+        "1 GPU, spared",
+        "1 GPU, 8-bit AdamW",
+        "1 GPU, LoRA",
+    ]
+    # Hand-worked, in GiB: 2 x 1.72e9 / 2^30; 16 x 1.72e9 / 8 / 2^30; 2 x 4.02e9 / 2^30; 0.4 x 81,559 MiB.
+    assert table["8 processes"][:4] == ["3.2", "3.2", "7.5", "32"]
+    assert table["8 processes"][-1] == "*"
+    assert table["8, teacher divided"][2] == "0.94"
+    assert table["1 + 1 for teacher"][2] == "-"
+    assert table["1 GPU"][-1] == "no"
+    assert "not computed; with verl: docs/verl.md" in text
+
+
+@pytest.mark.parametrize(
+    ("gpus", "student", "teacher", "best"),
+    [
+        ("8xH100", STUDENT, TEACHER, "8 processes"),
+        ("8xH100", "Qwen/Qwen3-8B", "Qwen/Qwen3-14B", "7 + 1 for teacher"),
+        ("1x80GB", STUDENT, TEACHER, "1 GPU, spared"),
+        ("4090", "Qwen/Qwen3-0.6B", TEACHER, "1 GPU, 8-bit AdamW"),
+        ("2x24GB", STUDENT, TEACHER, "1 GPU, LoRA"),
+        ("4090", "Qwen/Qwen3-8B", "Qwen/Qwen3-14B", None),
+    ],
+)
+def test_the_first_way_that_fits_is_the_best(gpus: str, student: str, teacher: str, best: str | None) -> None:
+    marks = {name: cells[6:] for name, cells in rows(advice(asked(gpus, student, teacher), WIDE)).items()}
+    assert next((name for name, mark in marks.items() if mark != ["no"]), None) == best
+    assert [name for name, mark in marks.items() if mark == ["*"]] == ([best] if best else [])
+
+
+@pytest.mark.parametrize("gpus", ["8xH100", "2x24GB", "1x80GB", "1x16GB", "0"])
+@pytest.mark.parametrize("teacher", [TEACHER, None])
+def test_what_a_way_holds_is_that_of_the_options_as_they_are_typed(gpus: str, teacher: str | None) -> None:
+    case = Case.of(asked(gpus, teacher=teacher))
+    lines = advice(case.asked, WIDE).splitlines()
+    [base] = [line.removeprefix("all type sod train ") for line in lines if line.startswith("all type")]
+    start = next(number for number, line in enumerate(lines) if line.startswith("each"))
+    for line, each in zip(lines[start:], case.sized(), strict=False):
+        own = re.sub(r".*?\d  (torchrun .* \.\.\. )?(nothing)?", "", line)
+        options = options_of(["train", *shlex.split(base), *shlex.split(own)])
+        memory = device.memory if (device := case.device).is_gpu else None
+        held = memory_of_training(options, case.student, case.teacher, memory, processes=options.processes or 1)
+        assert held == each.memory, each.way.name
+
+
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose driver tells of one H100."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\necho "NVIDIA H100 80GB HBM3, 81559"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "8")
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_command_that_is_shown_runs_dry_with_the_same_numbers(problem_file: Path) -> None:
+    text = advice(asked("8xH100"), WIDE)
+    [command] = commands(text)
+    assert command[:6] == ["torchrun", "--nproc-per-node", "8", "-m", "sod", "train"]
+    options = options_of(command).model_copy(update={"data": problem_file})
+    dry = plan(options, WIDE)
+    parts = text[text.index("\nmemory") :].partition("\n  wire")[0].splitlines()
+    sizes = [line.strip() for line in parts if "GiB  " in line or "MiB  " in line]
+    for size in sizes:
+        assert size.removeprefix("memory").strip() in dry
+    assert "fits into 80 GiB" in dry
+    assert text[text.index("\nwire") :].strip().splitlines()[0] in dry
+
+
+def test_a_way_with_a_server_says_how_to_start_it_and_who_has_which_gpu() -> None:
+    text = advice(asked("8xH100", "Qwen/Qwen3-8B", "Qwen/Qwen3-14B"), WIDE)
+    server, train = commands(text)
+    assert server[:4] == ["CUDA_VISIBLE_DEVICES=7", "vllm", "serve", "Qwen/Qwen3-14B"]
+    assert server[server.index("--max-model-len") + 1] == "23041"  # and the token that vLLM insists on writing
+    assert train[0] == "CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6"
+    options = options_of(train)
+    assert (options.processes, options.score.teacher_url) == (7, "http://127.0.0.1:8001")
+
+
+def test_vllm_is_given_what_is_left_and_never_less_than_a_trajectory() -> None:
+    for gpus in ("1x24GB", "1x32GB", "1x48GB", "1x80GB"):
+        case = Case.of(asked(gpus))
+        for each in case.sized():
+            [(name, size)] = each.memory["sampler"].items()
+            room = re.search(r"keys and values of ([\d.]+) x 23,040 tokens", name)
+            assert room
+            assert float(room[1]) >= 1
+            assert size == round(each.changes.get("engine.memory_share", 0.4) * case.device.memory)
+
+
+def test_where_nothing_fits_shorter_responses_are_proposed_and_they_do() -> None:
+    text = advice(asked("1x20GB"), WIDE)
+    assert not [name for name, cells in rows(text).items() if cells[-1] == "*"]
+    [command] = re.findall(r"\$ sod plan (.*)$", text, re.MULTILINE)
+    again = parse("plan", "PlanOptions", shlex.split(command))
+    assert again.max_tokens < 20_480
+    assert [name for name, cells in rows(advice(again, WIDE)).items() if cells[-1] == "*"]
+
+
+def test_on_this_computer_there_are_no_gpus_to_speak_of() -> None:
+    text = advice(asked("0", "Qwen/Qwen3-0.6B", None), WIDE)
+    assert list(rows(text)) == ["here", "here, bfloat16", "here, LoRA"]
+    assert "the fullest GPU" not in text
+    assert "verl" not in text
+    assert "--network.device cpu" in text
+
+
+# The command
+
+
+@pytest.mark.parametrize("width", [80, 140])
+@pytest.mark.parametrize("gpus", ["8xH100", "2x24GB", "0"])
+def test_it_is_readable_in_a_terminal(gpus: str, width: int) -> None:
+    text = advice(asked(gpus), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert text.replace("\\\n", "\n").split() == advice(asked(gpus), WIDE).split()
+    assert rows(text) == rows(advice(asked(gpus), WIDE))
+
+
+def test_the_command_says_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sod(["plan", STUDENT, TEACHER, "--gpus", "8xH100", "--max-tokens", "20480"]) == 0
+    out, err = capsys.readouterr()
+    assert "best     1, 8 processes: every GPU samples, scores and learns" in out
+    assert not err
+    assert sod(["plan", STUDENT, "--gpus", "8xH1000"]) == 2
+    assert "did you mean H100?" in capsys.readouterr().err
+
+
+def test_planning_needs_no_torch() -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from sod.config import PlanOptions
+from sod.sizing import advice
+advice(PlanOptions(student=Path({STUDENT!r}), gpus="8xH100"))
+print([name for name in ("torch", "transformers", "numpy") if name in sys.modules])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout == "[]\n"
+
+
+def test_the_documentation_shows_what_is_printed() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "scale.md").read_text(encoding="utf-8")
+    assert f"{advice(asked('8xH100'), 100)}\n```" in page

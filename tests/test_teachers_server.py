@@ -1,0 +1,642 @@
+"""A teacher on a server: its scores stand where a teacher's here would, what it must be is proved, and trouble is waited out.
+
+The servers are real ones on this machine, whose teacher is the lab's. How it goes with vLLM itself, which needs SOD_VLLM_PYTHON
+(see test_engines_vllm.py), is at the end.
+"""
+
+import asyncio
+import json
+import math
+import shutil
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_engines_vllm import serving as serving_vllm
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sod.batching import Batch, collate
+from sod.concurrency import Runner
+from sod.config import EvalOptions, ModelOptions, RolloutOptions, ScoreOptions
+from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
+from sod.evaluate import evaluate
+from sod.lab import settings
+from sod.models import load_model
+from sod.runs import Run
+from sod.teachers import Scores, Teacher
+from sod.teachers.local import LocalTeacher
+from sod.teachers.opening import check_teacher, fingerprint_teacher, open_teacher
+from sod.teachers.server import AT_A_TIME, KEY_VARIABLE, TEXT, ServerTeacher
+
+CPU = ModelOptions(device="cpu")
+ROLLOUT = RolloutOptions(max_prompt_tokens=200, max_tokens=600)
+CONTEXT = 801
+"""What ROLLOUT needs, and one more."""
+
+MakeGroups = Callable[..., list[Any]]
+Tokenizer = PreTrainedTokenizerBase
+Work = Callable[[ServerTeacher], Awaitable[Any]]
+
+
+class Serving:
+    """A server that answers `prompt_logprobs` as vLLM does, with a model's own.
+
+    `troubles` are met by the next requests for tokens, one each.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer):
+        self._model, self._tokenizer = model, tokenizer
+        self.models: list[dict[str, Any]] = [{"id": "tiny", "max_model_len": CONTEXT}]
+        self.shift = 0
+        """How far its tokenizer's ids are off."""
+        self.change: Callable[[Tensor], Tensor] = lambda logits_TV: logits_TV.log_softmax(-1)
+        """From logits to what it tells."""
+        self.key = ""
+        self.asked: list[dict[str, Any]] = []
+        """Bodies of the requests for tokens."""
+        self.troubles: deque[str] = deque()
+        self.under_way = self.most = 0
+        """Requests for tokens at the moment, and at most."""
+        self._port = 0
+        self._listening: asyncio.Server | None = None
+
+    async def start(self) -> str:
+        """-> its address, which is the same every time"""
+        self._listening = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._port = self._listening.sockets[0].getsockname()[1]
+        return f"http://127.0.0.1:{self._port}"
+
+    def stop(self) -> None:
+        if self._listening is not None:
+            self._listening.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        path = head.split()[1]
+        headers = dict(line.lower().split(": ", 1) for line in head.splitlines()[1:] if line)
+        body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))) or b"null")
+        trouble = self.troubles.popleft() if self.troubles and path == "/v1/completions" else ""
+        if trouble == "hang":
+            await reader.read()
+        elif trouble != "drop":
+            allowed = not self.key or headers.get("authorization") == f"bearer {self.key}"
+            status, answer = await self._answer(path, body, trouble) if allowed else (401, {"error": "Unauthorized"})
+            text = json.dumps(answer).encode()
+            writer.write(f"HTTP/1.1 {status} .\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text)
+        writer.close()
+
+    async def _answer(self, path: str, body: Any, trouble: str) -> tuple[int, Any]:
+        if path == "/v1/models":
+            return 200, {"object": "list", "data": self.models}
+        if path == "/tokenize":
+            ids = self._tokenizer.encode(body["prompt"], add_special_tokens=body["add_special_tokens"])
+            return 200, {"tokens": [id + self.shift for id in ids]}
+        self.asked.append(body)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(0.01)
+        self.under_way -= 1
+        choice: dict[str, Any] = {"finish_reason": "length", "text": "x", "prompt_logprobs": None}
+        match trouble:
+            case "":
+                choice["prompt_logprobs"] = self._told(body["prompt"])
+            case "abort":
+                choice["finish_reason"] = "abort"
+            case "mute":
+                pass
+            case "others":
+                choice["prompt_logprobs"] = self._told([id + 1 for id in body["prompt"]])
+            case "null":
+                choice["prompt_logprobs"] = self._told(body["prompt"])
+                next(iter(choice["prompt_logprobs"][-1].values()))["logprob"] = None
+            case _:
+                return int(trouble), {"error": "the server's own words"}
+        return 200, {"choices": [choice]}
+
+    def _told(self, ids: list[int]) -> list[Any]:
+        with torch.no_grad():
+            told_TV = self.change(self._model(torch.tensor([ids]), use_cache=False).logits[0])
+        after = zip(ids[1:], told_TV[:-1], strict=True)
+        return [None, *({str(id): {"logprob": told_V[id].item(), "rank": 1}} for id, told_V in after)]
+
+
+@pytest.fixture(scope="module")
+def model(teacher: Path) -> PreTrainedModel:
+    return load_model(teacher, CPU)
+
+
+@pytest.fixture
+def server(model: PreTrainedModel, tokenizer: Tokenizer) -> Serving:
+    return Serving(model, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def without_weights(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the lab's tokenizer and nothing else."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(teacher / name, folder)
+    return folder
+
+
+@pytest.fixture
+def batch(random_groups: MakeGroups) -> Batch:
+    return collate(random_groups(2, 5, vocabulary=500, longest=60))
+
+
+@contextmanager
+def in_the_background(server: Serving) -> Iterator[str]:
+    """It answers in a thread of its own. -> its address"""
+
+    async def stop() -> None:
+        server.stop()
+
+    with Runner() as host:
+        try:
+            yield host.run(server.start())
+        finally:
+            host.run(stop())
+
+
+@asynccontextmanager
+async def teacher_of(
+    server: Serving,
+    folder: Path,
+    tokenizer: Tokenizer,
+    *,
+    network: ModelOptions = CPU,
+    rollout: RolloutOptions = ROLLOUT,
+    seconds: float = 60.0,
+    **options: Any,
+) -> AsyncIterator[ServerTeacher]:
+    wanted = ScoreOptions.model_validate({"teacher_url": await server.start(), "teacher_patience": 30.0} | options)
+    try:
+        opened = await ServerTeacher.open(folder, tokenizer, network, wanted, rollout, seconds=seconds)
+        try:
+            yield opened
+        finally:
+            await opened.close()
+    finally:
+        server.stop()
+
+
+def with_teacher(server: Serving, folder: Path, tokenizer: Tokenizer, work: Work | None = None, **options: Any) -> Any:
+    """Open a teacher on the server, do some work with it, close it."""
+
+    async def main() -> Any:
+        async with asyncio.timeout(60), teacher_of(server, folder, tokenizer, **options) as opened:
+            return await work(opened) if work else None
+
+    return asyncio.run(main())
+
+
+def local(folder: Path, tokenizer: Tokenizer, batch: Batch, rollout: RolloutOptions = ROLLOUT) -> Tensor:
+    """The same scores from a teacher that is here."""
+    here = LocalTeacher(folder, tokenizer, CPU, ScoreOptions(), rollout, microbatch_tokens=1000)
+    return here.score_now(batch).logprobs_BT
+
+
+# Scores
+
+
+def test_scores_are_those_of_the_same_teacher_here(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, batch: Batch
+) -> None:
+    scores: Scores = with_teacher(server, teacher, tokenizer, lambda opened: opened.score(batch))
+    torch.testing.assert_close(scores.logprobs_BT, local(teacher, tokenizer, batch), atol=1e-4, rtol=0)
+    assert not scores.logprobs_BT[~batch.mask_BT].any()
+    assert scores.entropy_BT is None
+    assert scores.candidates_BTJ is None
+    for body, trajectory in zip(server.asked[-len(batch) :], batch.trajectories, strict=True):
+        assert body["prompt"] == trajectory.ids
+        assert (body["model"], body["max_tokens"], body["prompt_logprobs"]) == ("tiny", 1, 0)
+
+
+def test_a_batch_without_a_trajectory_has_no_scores(server: Serving, teacher: Path, tokenizer: Tokenizer) -> None:
+    empty = collate([])
+    scores: Scores = with_teacher(server, teacher, tokenizer, lambda opened: opened.score(empty))
+    assert scores.logprobs_BT.shape == empty.ids_BT.shape
+
+
+def test_so_many_trajectories_are_asked_about_at_once_and_no_more(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, batch: Batch
+) -> None:
+    """Also of several groups together."""
+
+    async def work(opened: ServerTeacher) -> None:
+        await asyncio.gather(opened.score(batch), opened.score(batch))
+
+    with_teacher(server, teacher, tokenizer, work)
+    assert server.most == AT_A_TIME
+
+
+def test_busy_seconds_are_counted_until_they_are_asked_for(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, batch: Batch
+) -> None:
+    async def work(opened: ServerTeacher) -> None:
+        opened.take_busy_seconds()
+        await opened.score(batch)
+        assert opened.take_busy_seconds() > 0
+        assert opened.take_busy_seconds() == 0
+
+    with_teacher(server, teacher, tokenizer, work)
+
+
+# Is it the teacher?
+
+
+def test_the_teachers_own_server_needs_nothing_to_be_said(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_teacher(server, teacher, tokenizer)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_probe_is_longer_than_what_a_prefix_cache_keeps_at_a_time(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode(TEXT, add_special_tokens=False)
+    assert tokenizer.decode(ids) == TEXT
+    assert len(ids) > 128
+
+
+def test_without_weights_to_compare_with_that_is_said_and_fetches_none(
+    server: Serving, without_weights: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_teacher(server, without_weights, tokenizer)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "holds no weights: it is not checked that The teacher's server" in out
+
+
+def test_another_model_is_refused_with_what_both_think(
+    server: Serving, untrained: Path, without_weights: Path, tokenizer: Tokenizer
+) -> None:
+    with pytest.raises(ModelError, match=r"serves another model: .* it gives -\d+\.\d+ nats each, .* -\d+\.\d+; they"):
+        with_teacher(server, untrained, tokenizer)
+    with_teacher(server, without_weights, tokenizer)  # nobody can know
+
+
+@pytest.mark.parametrize(
+    ("dtype", "words"), [("float32", "rounds more than is allowed: .* Start it with --dtype float32"), ("bfloat16", "")]
+)
+def test_a_server_that_rounds_is_one_for_a_teacher_that_may_be_rounded(
+    teacher: Path, tokenizer: Tokenizer, dtype: str, words: str
+) -> None:
+    rounding = Serving(load_model(teacher, ModelOptions(device="cpu", dtype="bfloat16")), tokenizer)
+    rounding.change = lambda logits_TV: logits_TV.float().log_softmax(-1)
+    if not words:
+        with_teacher(rounding, teacher, tokenizer, teacher_dtype=dtype)
+        return
+    with pytest.raises(ModelError, match=words):
+        with_teacher(rounding, teacher, tokenizer, teacher_dtype=dtype)
+
+
+def test_a_server_that_does_not_repeat_itself_is_refused(
+    server: Serving, without_weights: Path, tokenizer: Tokenizer
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    server.change = lambda logits_TV: (logits_TV + torch.randn(logits_TV.shape, generator=draw)).log_softmax(-1)
+    with pytest.raises(ModelError, match=r"does not repeat itself: .* nats apart \(0\.001 are allowed\)"):
+        with_teacher(server, without_weights, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda logits_TV: logits_TV * math.nan, "log-probabilities such as nan"),
+        (lambda logits_TV: logits_TV.log_softmax(-1) * 0 - 9999.0, r"log-probabilities such as -9999\.0"),
+        (lambda logits_TV: logits_TV, "there is none above 0. Start it without --logprobs-mode raw_logits"),
+    ],
+    ids=["nan", "impossible", "logits"],
+)
+def test_numbers_that_are_no_log_probabilities_are_refused(
+    server: Serving, without_weights: Path, tokenizer: Tokenizer, change: Callable[[Tensor], Tensor], words: str
+) -> None:
+    server.change = change
+    with pytest.raises(ModelError, match=words):
+        with_teacher(server, without_weights, tokenizer)
+
+
+def test_numbers_that_break_later_are_refused_then(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, batch: Batch
+) -> None:
+    async def work(opened: ServerTeacher) -> None:
+        server.troubles.append("null")
+        await opened.score(batch)
+
+    with pytest.raises(ModelError, match="gives 1 tokens log-probabilities such as nan"):
+        with_teacher(server, teacher, tokenizer, work)
+
+
+def test_another_tokenizer_is_refused(server: Serving, teacher: Path, tokenizer: Tokenizer) -> None:
+    server.shift = 1
+    with pytest.raises(ModelError, match=r"tokenizes otherwise .* Serve a teacher with the student's tokenizer"):
+        with_teacher(server, teacher, tokenizer)
+
+
+def test_the_longest_trajectory_must_fit_with_a_token_more(
+    server: Serving, teacher: Path, tokenizer: Tokenizer
+) -> None:
+    server.models[0]["max_model_len"] = CONTEXT - 1
+    with pytest.raises(OptionError, match=r"a context of 800 tokens, but .* \+ 1 is 801\."):
+        with_teacher(server, teacher, tokenizer)
+
+
+def test_of_several_models_one_must_be_named(server: Serving, teacher: Path, tokenizer: Tokenizer) -> None:
+    server.models.append({"id": "other", "max_model_len": CONTEXT})
+    with pytest.raises(OptionError, match=r"more than one model\. .*--score\.teacher_served_name: tiny, other"):
+        with_teacher(server, teacher, tokenizer)
+    with_teacher(server, teacher, tokenizer, teacher_served_name="other")
+    assert server.asked[-1]["model"] == "other"
+
+
+@pytest.mark.parametrize(("trouble", "error"), [("mute", OptionError), ("others", ModelError)])
+def test_a_server_that_answers_something_else_is_refused(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, trouble: str, error: type[Exception]
+) -> None:
+    server.troubles += ["", trouble]
+    with pytest.raises(error, match=r"prompt_logprobs|other tokens than it was asked about"):
+        with_teacher(server, teacher, tokenizer)
+
+
+def test_a_key_comes_from_the_environment_and_its_lack_is_named(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.key = "secret"
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    with pytest.raises(OptionError, match=f"environment variable {KEY_VARIABLE}: it is not set"):
+        with_teacher(server, teacher, tokenizer)
+    monkeypatch.setenv(KEY_VARIABLE, "secret")
+    with_teacher(server, teacher, tokenizer)
+
+
+# Temperature
+
+
+def test_another_temperature_is_warned_of_once(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, batch: Batch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def work(opened: ServerTeacher) -> Tensor:
+        await opened.score(batch)
+        return (await opened.score(batch)).logprobs_BT
+
+    found_BT = with_teacher(server, teacher, tokenizer, work, rollout=ROLLOUT.model_copy(update={"temperature": 0.7}))
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.count("the signal compares the teacher at 1 with the student at 0.7") == 1
+    torch.testing.assert_close(found_BT, local(teacher, tokenizer, batch), atol=1e-4, rtol=0)
+
+
+# Troubles
+
+
+@pytest.mark.parametrize("trouble", ["500", "503", "429", "drop", "abort", "hang"])
+def test_what_may_pass_is_asked_again(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, batch: Batch, trouble: str
+) -> None:
+    async def work(opened: ServerTeacher) -> tuple[Scores, Scores]:
+        calm = await opened.score(batch)
+        server.troubles += [trouble] * 2
+        return calm, await opened.score(batch)
+
+    calm, stormy = with_teacher(server, teacher, tokenizer, work, seconds=1.0)
+    assert torch.equal(calm.logprobs_BT, stormy.logprobs_BT)
+    assert not server.troubles
+
+
+@pytest.mark.parametrize("trouble", ["500", "abort"])
+def test_an_answer_that_fails_while_others_do_not_is_given_up(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, batch: Batch, trouble: str
+) -> None:
+    one = batch.rows(torch.tensor([0]))
+
+    async def work(opened: ServerTeacher) -> None:
+        # After each failure, one short answer shows that the server is well.
+        server.troubles += [trouble] * 3 if trouble == "abort" else [trouble, "", trouble, "", trouble]
+        with pytest.raises(InfrastructureError) as error:
+            await opened.score(one)
+        assert not isinstance(error.value, OutageError)
+        await opened.score(one)
+
+    with_teacher(server, teacher, tokenizer, work)
+
+
+def test_a_server_that_dies_and_comes_back_is_waited_for_and_said_once_each(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, batch: Batch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def work(opened: ServerTeacher) -> tuple[Scores, Scores]:
+        calm = await opened.score(batch)
+        server.troubles += ["drop"] * AT_A_TIME
+        server.stop()
+        pending = asyncio.create_task(opened.score(batch))
+        await asyncio.sleep(1.0)
+        assert not pending.done()
+        server.troubles.clear()
+        await server.start()
+        return calm, await pending
+
+    calm, stormy = with_teacher(server, teacher, tokenizer, work)
+    assert torch.equal(calm.logprobs_BT, stormy.logprobs_BT)
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.count("Waiting up to 30 s for it.") == 1
+    assert out.count("answers again; the run goes on.") == 1
+
+
+def test_a_server_that_stays_away_is_an_outage_and_what_to_do_is_said(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, batch: Batch
+) -> None:
+    async def work(opened: ServerTeacher) -> None:
+        server.stop()
+        await opened.score(batch)
+
+    with pytest.raises(OutageError, match=r"away for 0\.5 s\. Start it again .* `sod train` with --resume"):
+        with_teacher(server, teacher, tokenizer, work, teacher_patience=0.5)
+
+
+def test_a_request_that_is_refused_says_how_long_it_was(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, batch: Batch
+) -> None:
+    one = batch.rows(torch.tensor([0]))
+
+    async def work(opened: ServerTeacher) -> None:
+        server.troubles.append("400")
+        await opened.score(one)
+
+    with pytest.raises(OptionError, match=rf"own words.* asked about {int(one.lengths_B)} tokens, and writes one more"):
+        with_teacher(server, teacher, tokenizer, work)
+
+
+def test_a_server_that_is_still_starting_is_waited_for_and_that_is_said(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.troubles.append("503")  # the model comes after the server
+
+    async def main() -> None:
+        url = await server.start()
+        server.stop()
+        options = ScoreOptions(teacher_url=url)
+        opening = asyncio.create_task(ServerTeacher.open(teacher, tokenizer, CPU, options, ROLLOUT))
+        await asyncio.sleep(0.2)
+        await server.start()
+        await (await opening).close()
+        server.stop()
+
+    asyncio.run(main())
+    assert "It may still be starting: waiting up to 300 s for it." in " ".join(capsys.readouterr().out.split())
+
+
+# The teacher that the options name
+
+
+@pytest.mark.parametrize(
+    ("options", "has_teacher", "words"),
+    [
+        ({"teacher_url": "http://127.0.0.1:9"}, False, "needs --teacher"),
+        ({"teacher_served_name": "tiny"}, True, r"give --score\.teacher_url"),
+        ({"teacher_url": "http://127.0.0.1:9", "offload_teacher": True}, True, r"score\.offload_teacher is for"),
+        ({"teacher_url": "http://127.0.0.1:9", "shard_teacher": True}, True, r"score\.shard_teacher is for"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    teacher: Path, options: dict[str, Any], has_teacher: bool, words: str
+) -> None:
+    with pytest.raises(OptionError, match=words):
+        check_teacher(teacher if has_teacher else None, ScoreOptions.model_validate(options))
+    check_teacher(teacher, ScoreOptions(teacher_url="http://127.0.0.1:9"))
+    check_teacher(None, ScoreOptions())
+
+
+def test_the_teacher_is_here_unless_an_address_is_given(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, batch: Batch
+) -> None:
+    def scored(loop: Runner, options: ScoreOptions) -> tuple[type[Teacher], Tensor]:
+        with open_teacher(loop, teacher, tokenizer, CPU, options, ROLLOUT, microbatch_tokens=1000) as opened:
+            return type(opened), loop.run(opened.score(batch)).logprobs_BT
+
+    with Runner() as loop:
+        here, here_BT = scored(loop, ScoreOptions())
+        with in_the_background(server) as url:
+            there, there_BT = scored(loop, ScoreOptions(teacher_url=url))
+    assert (here, there) == (LocalTeacher, ServerTeacher)
+    torch.testing.assert_close(there_BT, here_BT, atol=1e-4, rtol=0)
+
+
+def test_a_teacher_is_known_by_its_weights_or_by_its_name_on_the_server(teacher: Path, without_weights: Path) -> None:
+    served = ScoreOptions(teacher_url="http://127.0.0.1:9", teacher_served_name="big")
+    assert fingerprint_teacher(teacher, served) == fingerprint_teacher(teacher, ScoreOptions())
+    assert fingerprint_teacher(without_weights, served).startswith("served big ")
+
+
+# An evaluation beside it
+
+
+@pytest.fixture
+def wanted(untrained: Path, teacher: Path, problem_file: Path, tmp_path: Path) -> EvalOptions:
+    files = {"model": untrained, "teacher": teacher, "data": str(problem_file), "out": tmp_path / "here"}
+    return EvalOptions.model_validate(settings.EVAL | files | {"samples": 2, "limit": 3})
+
+
+def beside(server: Serving, wanted: EvalOptions, url: str, **score: Any) -> EvalOptions:
+    server.models[0]["max_model_len"] = 1024
+    options = wanted.score.model_copy(update={"teacher_url": url} | score)
+    return wanted.model_copy(update={"out": wanted.out.with_name("there"), "score": options})
+
+
+def test_an_evaluation_beside_it_comes_to_what_one_beside_a_teacher_here_does(
+    server: Serving, wanted: EvalOptions
+) -> None:
+    here = evaluate(wanted)
+    with in_the_background(server) as url:
+        there = evaluate(beside(server, wanted, url))
+    assert here["mean"]["steps/d"] > 1
+    assert here["mean"].keys() - there["mean"].keys() == {"steps/teacher_entropy"}
+    for name in ("avg", "steps/d", "steps/d_1"):
+        assert there["mean"][name] == pytest.approx(here["mean"][name], abs=1e-4)
+    ours, theirs = (
+        [json.loads(line) for line in Run(out).trajectory_file(0).read_text().splitlines()]
+        for out in (wanted.out, wanted.out.with_name("there"))
+    )
+    for our, their in zip(ours, theirs, strict=True):
+        assert [step["d"] for step in their["steps"]] == pytest.approx([step["d"] for step in our["steps"]], abs=1e-3)
+        assert all("teacher_entropy" not in step for step in their["steps"])
+
+
+def test_a_server_that_vanishes_during_an_evaluation_costs_no_sample(server: Serving, wanted: EvalOptions) -> None:
+    with in_the_background(server) as url:
+        options = beside(server, wanted, url, teacher_patience=0.5)
+        file = Run(options.out).trajectory_file(0)
+        server.troubles += [""] * 3 + ["drop"] * 1000  # it proves itself, and is never heard of again
+        with pytest.raises(OutageError, match="`sod eval` by running it again"):
+            evaluate(options)
+        before = file.read_text().splitlines()
+        server.troubles.clear()
+        results = evaluate(options)
+    assert len(before) == len(file.read_text().splitlines()) == 6
+    assert results["mean"]["steps/d"] > 1
+    assert not results["partial"]
+
+
+def test_a_server_with_another_model_is_refused_before_anything_is_written(
+    server: Serving, wanted: EvalOptions, untrained: Path
+) -> None:
+    with in_the_background(server) as url:
+        options = beside(server, wanted, url).model_copy(update={"teacher": untrained})
+        with pytest.raises(ModelError, match="serves another model"):
+            evaluate(options)
+    assert not options.out.exists()
+
+
+# With vLLM
+
+
+@pytest.fixture(scope="module")
+def vllm(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a vLLM server that has the lab's teacher."""
+    with serving_vllm(teacher, tmp_path_factory.mktemp("worker"), CONTEXT, weights="auto") as url:
+        yield url
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_vllm_scores_as_the_teacher_here_does_at_temperature_1(
+    vllm: str, teacher: Path, tokenizer: Tokenizer, random_groups: MakeGroups, temperature: float
+) -> None:
+    batch = collate(random_groups(3, 4, vocabulary=500, longest=90))
+    rollout, options = ROLLOUT.model_copy(update={"temperature": temperature}), ScoreOptions(teacher_url=vllm)
+    with (
+        Runner() as loop,
+        open_teacher(loop, teacher, tokenizer, CPU, options, rollout, microbatch_tokens=1000) as opened,
+    ):
+        found_BT = loop.run(opened.score(batch)).logprobs_BT
+    torch.testing.assert_close(found_BT, local(teacher, tokenizer, batch), atol=1e-4, rtol=0)
+
+
+def test_vllm_reads_as_many_tokens_as_were_reckoned_with(
+    vllm: str, teacher: Path, tokenizer: Tokenizer, trajectory: Callable[..., Any], random_groups: MakeGroups
+) -> None:
+    """The longest trajectory that is allowed, and none that is longer."""
+    longest, longer = (
+        trajectory(("prompt", [5] * 100), ("student", [6 + i % 400 for i in range(length - 100)]))
+        for length in (CONTEXT - 1, CONTEXT)
+    )
+    groups = random_groups(1, 2)
+    options = ScoreOptions(teacher_url=vllm)
+    with (
+        Runner() as loop,
+        open_teacher(loop, teacher, tokenizer, CPU, options, ROLLOUT, microbatch_tokens=1000) as opened,
+    ):
+        groups[0].trajectories[:] = [longest]
+        assert loop.run(opened.score(collate(groups))).logprobs_BT.shape == (1, CONTEXT - 1)
+        groups[0].trajectories[:] = [longer]
+        with pytest.raises(OptionError, match=f"asked about {CONTEXT} tokens, and writes one more"):
+            loop.run(opened.score(collate(groups)))
+
+
+def test_vllm_with_another_model_is_refused(vllm: str, untrained: Path, tokenizer: Tokenizer) -> None:
+    with (
+        Runner() as loop,
+        pytest.raises(ModelError, match="serves another model"),
+        open_teacher(loop, untrained, tokenizer, CPU, ScoreOptions(teacher_url=vllm), ROLLOUT, microbatch_tokens=1000),
+    ):
+        pass
