@@ -14,8 +14,9 @@ BENCHMARKS := weights logprobs learning memory scaling rollout evaluation update
 demo: .venv/installed
 	$(BIN)/sod lab demo
 
+# Files of tests share the processors; each runs in one process.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff check .

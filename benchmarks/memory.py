@@ -89,7 +89,7 @@ def lean(options: argparse.Namespace) -> tuple[list[Row], dict[str, float]]:
     """Peak memory of each way to learn, in float32 and bfloat16, and its time in float32."""
     rows, peaks = [], {}
     first, *others = LEAN
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32,) if options.quick else (torch.float32, torch.bfloat16):
         kind = str(dtype).removeprefix("torch.")
         of = {name: peak_mb(steps, name, dtype, options.quick) for name in LEAN}
         peaks |= {f"{name}, {kind}": peak for name, peak in of.items()}

@@ -45,7 +45,6 @@ def run(name: str, out: Path, *arguments: str) -> dict[str, Any]:
     done = start(name, *arguments, "--threads", "1", "--out", str(out))
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(out.read_text())
-    assert json.loads(done.stdout) == result
     assert result["benchmark"] == name
     assert result["rows"]
     assert all(math.isfinite(row["ratio"]) for row in result["rows"])  # on a busy machine it may be anything

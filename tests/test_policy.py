@@ -511,8 +511,10 @@ def test_moments_of_8_bits_take_2_bytes_a_weight_and_are_restored_bit_for_bit(
     for _ in range(3):
         straight.imitate(*rows)
     straight.save(tmp_path)
-    bytes_a_weight = sum(file.stat().st_size for file in (tmp_path / "trainer").iterdir()) / straight.model.num_parameters()
-    assert bytes_a_weight < 2.3 + masters
+    bytes_a_weight = (
+        sum(file.stat().st_size for file in (tmp_path / "trainer").iterdir()) / straight.model.num_parameters()
+    )
+    assert bytes_a_weight < 3 + masters  # 8 + masters otherwise; the checkpoint names every tensor, and these are small
     resumed = Policy(load_model(tmp_path, network), tokenizer, options(optimizer="adamw_8bit"))
     resumed.restore(tmp_path)
     for _ in range(3):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -288,7 +289,6 @@ except SodError as error:
         ("wait", "fail", "Process 1 of 2 failed: the file is gone"),
         ("work", "crash", "Process 1 of 2 failed: ZeroDivisionError: division by zero"),
         ("work", "die", "Process 1 of 2 has died or hangs: no sign of life for"),
-        ("wait", "hang", "Process 1 of 2 has died or hangs: no sign of life for"),
     ],
 )
 def test_when_another_process_fails_the_first_says_so_and_all_end(
@@ -310,6 +310,34 @@ def test_when_the_first_process_fails_it_says_so_and_all_end(tmp_path: Path, sec
     result = subprocess.run(torchrun(2, script), capture_output=True, text=True, timeout=DEADLINE)
     assert result.returncode != 0
     assert complaints(result) == ["error: the file is gone"]
+
+
+def test_when_another_process_hangs_the_first_says_so_and_ends(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.replace("FIRST", "wait").replace("SECOND", "hang"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    # Without torchrun, which takes half a minute to end a process that does not listen.
+    shared = os.environ | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, script],
+            env=shared | {"RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    )
+    try:
+        _, errors = first.communicate(timeout=DEADLINE)
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.communicate()
+    assert first.returncode == 1
+    (complaint,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert "Process 1 of 2 has died or hangs: no sign of life for" in complaint
 
 
 def test_a_run_of_which_a_process_was_killed_goes_on_as_if_nothing_had_happened(

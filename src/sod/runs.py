@@ -31,6 +31,8 @@ from sod.errors import RunError
 from sod.ranks import ALONE, Ranks
 
 MANIFEST = "manifest.json"
+TRAINER = "trainer"
+"""Folder in a checkpoint, of what only a resumed run needs."""
 RESUME_MAY_CHANGE = {
     *("resume", "dry_run", "out", "updates", "save_every", "keep", "save_trajectories"),
     *("engine.url", "engine.memory_share", "engine.exchange", "engine.patience", "engine.key_variable"),

@@ -17,8 +17,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from sod.ranks import Ranks
-
-FOLDER = "trainer"
+from sod.runs import TRAINER
 
 
 def save_state(
@@ -34,7 +33,7 @@ def save_state(
         state |= {f"optimizer.{name}.{key}": value for key, value in values.items()}
     state |= {f"numbers.{name}": number for name, number in numbers.items()}
     with warnings.catch_warnings(category=UserWarning, action="ignore"):  # that there is one process alone
-        save(state, checkpoint_id=checkpoint / FOLDER, no_dist=ranks.alone, process_group=ranks.group)
+        save(state, checkpoint_id=checkpoint / TRAINER, no_dist=ranks.alone, process_group=ranks.group)
 
 
 @torch.no_grad()
@@ -45,7 +44,7 @@ def load_state(
 
     A tensor of a weight's shape is divided as the weight is.
     """
-    reader = FileSystemReader(checkpoint / FOLDER)
+    reader = FileSystemReader(checkpoint / TRAINER)
     state: dict[str, Any] = {}
     for key, entry in reader.read_metadata().state_dict_metadata.items():
         kind, _, rest = key.partition(".")

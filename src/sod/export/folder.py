@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from sod.config import Options
 from sod.data import fingerprint
 from sod.errors import ModelError, RunError
-from sod.runs import MANIFEST
+from sod.runs import MANIFEST, TRAINER
 
 Json = dict[str, Any]
 SomeOptions = TypeVar("SomeOptions", bound=Options)
@@ -40,7 +40,7 @@ def check_whole(checkpoint: Path) -> None:
         return
     for name, entry in read_json(checkpoint / MANIFEST).items():
         file = checkpoint / name
-        if file.suffix != ".pt" and not (file.is_file() and fingerprint(file) == entry["sha256"]):
+        if Path(name).parts[0] != TRAINER and not (file.is_file() and fingerprint(file) == entry["sha256"]):
             raise ModelError(
                 f"The checkpoint {checkpoint} is damaged: {name} is not what its manifest says. Name the run instead, whose "
                 "newest whole checkpoint is then taken, or an older checkpoint."
