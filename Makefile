@@ -46,6 +46,7 @@ test-vllm: .venv/installed
 	$(VLLM)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	SOD_VLLM_PYTHON=$(abspath $(VLLM))/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_engines_vllm.py tests/test_teachers_server.py
 	OMP_NUM_THREADS=1 $(VLLM)/python -m pytest tests/test_engines_vllm.py
+	OMP_NUM_THREADS=1 $(VLLM)/python -m pytest tests/test_ranks.py -k vllm
 
 # verl wants an older Transformers than we do, so the adapter needs none.
 test-verl:

@@ -32,7 +32,7 @@ from sod.engines import Request
 from sod.engines.hf import HFEngine
 from sod.lab.demonstrations import STUDENT
 from sod.lab.make import write_demonstrations
-from sod.lora import add_low_rank, plain_parameters, save_plain
+from sod.lora import add_low_rank, plain_parameters, save_plain, save_weights
 from sod.models import hidden_states, load_model, score, selected
 from sod.policy import Policy, origin
 from sod.runs import Run
@@ -268,6 +268,15 @@ def test_merged_weights_are_the_sum_rounded_once_to_the_models_type(random_model
     assert merged.dtype == torch.bfloat16
     assert torch.equal(merged, exact.bfloat16())
     assert not torch.equal(merged, layer.base_layer.weight)
+
+
+def test_weights_alone_are_those_of_the_saved_model(learnt: PreTrainedModel, tmp_path: Path) -> None:
+    save_plain(learnt, tmp_path)
+    expected = load_file(tmp_path / "model.safetensors")
+    save_weights(learnt, tmp_path)
+    found = load_file(tmp_path / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_model_without_differences_is_saved_as_transformers_does(random_model: MakeModel, tmp_path: Path) -> None:

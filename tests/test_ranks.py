@@ -1,5 +1,6 @@
 """Several processes at one run: the same numbers as one, checkpoints for any number of them, and nobody waits for the dead."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -39,7 +40,8 @@ UPDATE = {
 NUMBERS = ("rollout/", "steps/", "learn/", "stop/", "outcome/", "tools/", "pattern/")
 """Metrics that do not depend on who did what, or when."""
 CLOSE = 1e-5
-DEADLINE = 150
+VLLM_ON_A_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_HOST_IP": "127.0.0.1"}
+DEADLINE = 300
 """Seconds in which a command must end here, however slow the machine."""
 
 
@@ -184,6 +186,18 @@ def test_fine_tuning_by_two_processes_is_that_of_one(untrained: Path, tmp_path: 
         assert ours == pytest.approx(expected, abs=close, rel=close)
     weights, expected = newest_weights(two), newest_weights(one)
     assert all(torch.allclose(weights[name], expected[name], atol=close) for name in expected)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here: make test-vllm")
+def test_two_processes_sample_with_a_vllm_each(
+    recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in VLLM_ON_A_CPU.items():
+        monkeypatch.setenv(name, value)
+    changes = {"engine": {"name": "vllm", "memory_share": 0.1}, "updates": 2}
+    for row in trained(2, recipe(tmp_path / "run", **changes), tmp_path / "run").metrics():
+        assert row["sampler/gap_max"] < 1e-3
+        assert row["rollout/dropped"] == 0
 
 
 # Shares

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch, collate
 from sod.concurrency import Runner
-from sod.config import EvalOptions, ModelOptions, RolloutOptions, ScoreOptions
+from sod.config import EvalOptions, ModelOptions, RolloutOptions, ScoreOptions, TrainOptions
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
 from sod.evaluate import evaluate
 from sod.lab import settings
@@ -32,6 +32,7 @@ from sod.teachers import Scores, Teacher
 from sod.teachers.local import LocalTeacher
 from sod.teachers.opening import check_teacher, fingerprint_teacher, open_teacher
 from sod.teachers.server import AT_A_TIME, KEY_VARIABLE, TEXT, ServerTeacher
+from sod.train import train
 
 CPU = ModelOptions(device="cpu")
 ROLLOUT = RolloutOptions(max_prompt_tokens=200, max_tokens=600)
@@ -640,3 +641,22 @@ def test_vllm_with_another_model_is_refused(vllm: str, untrained: Path, tokenize
         open_teacher(loop, untrained, tokenizer, CPU, ScoreOptions(teacher_url=vllm), ROLLOUT, microbatch_tokens=1000),
     ):
         pass
+
+
+def test_a_run_beside_vllm_learns_what_one_beside_the_teacher_here_learns(
+    vllm: str, teacher: Path, trembling: Callable[[Path, float], None], problem_file: Path, tmp_path: Path
+) -> None:
+    trembling(tmp_path / "student", 0.1)
+    files = {"student": tmp_path / "student", "teacher": teacher, "data": problem_file}
+    small = {"rollout": settings.ROLLOUT | {"problems": 4, "group": 2, "max_tokens": 100}, "learn": {"lr": 1e-3}}
+    shared = files | small | {"tool": settings.TOOL, "updates": 2, "network": {"device": "cpu"}}
+    here, there = (
+        train(TrainOptions.model_validate(shared | {"out": tmp_path / name, "score": score})).metrics()
+        for name, score in {"here": {}, "there": {"teacher_url": vllm}}.items()
+    )
+    for one, other in zip(here, there, strict=True):
+        names = [name for name in one if name.startswith(("steps/", "learn/", "rollout/"))]
+        assert {"steps/d", "learn/loss", "rollout/reward"} < set(names)
+        expected = {name: one[name] for name in names if name != "steps/teacher_entropy"}
+        assert {name: other[name] for name in expected} == pytest.approx(expected, abs=1e-4, rel=1e-4)
+        assert "steps/teacher_entropy" not in other

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -53,6 +54,13 @@ def save_plain(model: PreTrainedModel, folder: Path) -> None:
     own = model.state_dict()
     plain = {name: tensor if name in own else tensor.cpu() for name, tensor in _plain(model, own.items())}
     model.save_pretrained(folder, state_dict=plain)
+
+
+def save_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Write the model's weights alone, each once, as `save_plain` would; also in a process that is not the first of several,
+    where Transformers writes nothing."""
+    plain = {name: tensor.detach().contiguous() for name, tensor in _plain(model, model.named_parameters())}
+    save_file(plain, folder / "model.safetensors")
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 from sod.concurrency import Occupancy, compute
 from sod.engines import Reply, Request
 from sod.errors import InfrastructureError, OptionError, OutageError, TrainingError
-from sod.lora import save_plain
+from sod.lora import save_weights
 
 PROBE_TOKENS, PROBE_REPLY = 640, 32
 """The prompt is longer than a block of the prefix cache (16 tokens, 128 on a CPU): a shorter one is never reused."""
@@ -108,7 +108,7 @@ class VLLM(ABC):
         assert not self._occupancy.under_way, "weights may change only while nothing is being written"
         await self.sample(self._probe(1))  # if its old keys and values stay in the cache, the proof will meet them
         with tempfile.TemporaryDirectory(prefix="sod-weights-", dir=self._exchange) as folder:
-            await compute(save_plain, self._model, Path(folder))
+            await compute(save_weights, self._model, Path(folder))
             await self.call("load_policy", folder)
         await self.call("renew_tied_head")
         await self.forget()
