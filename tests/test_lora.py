@@ -39,7 +39,7 @@ from sod.runs import Run
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.types import Group
 
-pytest.importorskip("peft", reason='needs PEFT: pip install "sod[lean]"')
+pytest.importorskip("peft", reason='needs PEFT: pip install ".[lean]"')
 
 MakeModel = Callable[..., Qwen3ForCausalLM]
 MakeGroups = Callable[..., list[Group]]
@@ -438,6 +438,6 @@ def test_a_missing_package_is_an_error_that_names_the_extra_before_anything_is_w
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
     )
     assert ended.returncode == 2
-    assert 'pip install "sod[lean]"' in ended.stderr
+    assert 'pip install ".[lean]"' in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()

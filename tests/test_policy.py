@@ -483,7 +483,7 @@ def test_three_such_gradients_in_a_row_stop_the_run_and_fewer_do_not(
 @pytest.fixture
 def wide(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
     """The folder of a model most of whose tensors have 4,096 weights or more: smaller ones keep moments of 32 bits."""
-    pytest.importorskip("bitsandbytes", reason='needs bitsandbytes: pip install "sod[lean]"')
+    pytest.importorskip("bitsandbytes", reason='needs bitsandbytes: pip install ".[lean]"')
     save_new_model(Size(width=128, layers=2, heads=4, kv_heads=2, feed_forward=320), tokenizer, 0, tmp_path / "wide")
     return tmp_path / "wide"
 
@@ -520,6 +520,17 @@ def test_moments_of_8_bits_take_2_bytes_a_weight_and_are_restored_bit_for_bit(
     for _ in range(3):
         assert straight.imitate(*rows) == resumed.imitate(*rows)
     assert same(weights(straight.model), weights(resumed.model))
+
+
+def test_a_group_that_was_lost_whole_changes_nothing_that_is_learnt(
+    random_model: MakeModel, random_groups: MakeGroups
+) -> None:
+    groups = random_groups(2, 3)
+    lost = Group(groups[0].problem, [], dropped=3)
+    batch, whole = (with_credit(some, random_model()) for some in (groups, [groups[0], lost, groups[1]]))
+    assert whole.lengths_B.dtype == batch.lengths_B.dtype
+    reports = [policy(random_model()).learn(each, 0.7, torch.Generator()) for each in (batch, whole)]
+    assert reports[0] == reports[1]
 
 
 # Saving

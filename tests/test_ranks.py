@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -274,7 +275,7 @@ def test_commands_of_one_process_refuse_to_be_several(teacher: Path, problem_fil
 
 SCRIPT = """
 import os, signal, sys, time
-from sod.errors import DataError, SodError
+from sod.errors import DataError, RankError, SodError
 from sod.ranks import joined
 
 def fail(): raise DataError("the file is gone")
@@ -291,7 +292,7 @@ try:
         ranks.gather("all are here")
         {"0": FIRST, "1": SECOND}[str(ranks.rank)]()
 except SodError as error:
-    if ranks.rank == 0:
+    if ranks.rank == 0 or (isinstance(error, RankError) and error.unsaid):
         print(f"error: {error}", file=sys.stderr)
     sys.exit(1)
 """
@@ -300,9 +301,9 @@ except SodError as error:
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [
-        ("wait", "fail", "Process 1 of 2 failed: the file is gone"),
-        ("work", "crash", "Process 1 of 2 failed: ZeroDivisionError: division by zero"),
-        ("work", "die", "Process 1 of 2 has died or hangs: no sign of life for"),
+        ("wait", "fail", "Process 1 (of 0 to 1) failed: the file is gone"),
+        ("work", "crash", "Process 1 (of 0 to 1) failed: ZeroDivisionError: division by zero"),
+        ("work", "die", "Process 1 (of 0 to 1) has died or hangs: no sign of life for"),
     ],
 )
 def test_when_another_process_fails_the_first_says_so_and_all_end(
@@ -314,6 +315,38 @@ def test_when_another_process_fails_the_first_says_so_and_all_end(
     assert result.returncode != 0
     (complaint,) = complaints(result)
     assert words in complaint
+
+
+def test_when_the_first_process_dies_the_next_says_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.replace("FIRST", "die").replace("SECOND", "wait"))
+    result = subprocess.run(torchrun(2, script), capture_output=True, text=True, timeout=DEADLINE)
+    assert result.returncode != 0
+    (complaint,) = complaints(result)
+    assert "Process 0 (of 0 to 1) has died or hangs" in complaint
+
+
+def test_a_launcher_that_says_too_little_is_an_error(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sod", "train", recipe(tmp_path / "run")]
+    environment = os.environ | {"RANK": "0", "WORLD_SIZE": "2"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE)
+    assert result.returncode == 2
+    assert "MASTER_ADDR, MASTER_PORT missing: start the processes with torchrun" in result.stderr
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_disk_that_is_full_is_an_error_and_leaves_nothing_half_written(
+    recipe: Callable[..., Path], tmp_path: Path, count: int
+) -> None:
+    """Full for files of more than 2 MB: the model is smaller, the optimiser's state is larger."""
+    words = ["-m", "sod", "train", str(recipe(tmp_path / "run", updates=1))]
+    command = torchrun(2, *words) if count == 2 else [sys.executable, *words]
+    command = ["bash", "-c", f"ulimit -f {2000 if count == 1 else 1600} && exec {shlex.join(command)}"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+    assert result.returncode != 0
+    (complaint,) = complaints(result)
+    assert "checkpoints/update-0001 cannot be written" in complaint
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
 @pytest.mark.parametrize("second", ["work", "write"])
@@ -351,7 +384,7 @@ def test_when_another_process_hangs_the_first_says_so_and_ends(tmp_path: Path) -
             process.communicate()
     assert first.returncode == 1
     (complaint,) = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert "Process 1 of 2 has died or hangs: no sign of life for" in complaint
+    assert "Process 1 (of 0 to 1) has died or hangs: no sign of life for" in complaint
 
 
 def test_a_run_of_which_a_process_was_killed_goes_on_as_if_nothing_had_happened(
@@ -372,7 +405,7 @@ def test_a_run_of_which_a_process_was_killed_goes_on_as_if_nothing_had_happened(
         run.kill()
     assert run.returncode != 0
     (complaint,) = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert "Process 1 of 2 has died or hangs" in complaint
+    assert "Process 1 (of 0 to 1) has died or hangs" in complaint
     assert "--resume" in complaint
     done = Run(out).newest_checkpoint()
     assert done is not None

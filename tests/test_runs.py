@@ -113,6 +113,23 @@ def test_a_failing_write_is_an_error_and_leaves_the_old_checkpoint_alone(run: Ru
     assert run.newest_checkpoint() == (1, old)
 
 
+def test_an_interrupted_write_leaves_nothing_half_written(run: Run) -> None:
+    def write(folder: Path) -> None:
+        writing("one")(folder)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.save(1, write, keep=2)
+    assert names(run.folder / "checkpoints") == []
+
+
+def test_what_a_killed_process_left_half_written_goes_when_the_run_is_taken_up(run: Run) -> None:
+    run.save(1, writing("one"), keep=2)
+    (run.folder / "checkpoints" / "update-0002.partial").mkdir()
+    run.rewind(1)
+    assert names(run.folder / "checkpoints") == ["update-0001"]
+
+
 def test_a_process_killed_while_it_writes_leaves_the_old_checkpoint_alone(run: Run) -> None:
     old = run.save(1, writing("one"), keep=2)
     script = """

@@ -414,8 +414,8 @@ def test_an_answer_that_fails_while_others_do_not_is_given_up(
     one = batch.rows(torch.tensor([0]))
 
     async def work(opened: ServerTeacher) -> None:
-        # After each failure, one short answer shows that the server is well.
-        server.troubles += [trouble] * 3 if trouble == "abort" else [trouble, "", trouble, "", trouble]
+        # After each failure, a short answer shows that the server is there, and another that it is the same.
+        server.troubles += [trouble] * 3 if trouble == "abort" else [trouble, "", "", trouble, "", "", trouble]
         with pytest.raises(InfrastructureError) as error:
             await opened.score(one)
         assert not isinstance(error.value, OutageError)
@@ -441,8 +441,27 @@ def test_a_server_that_dies_and_comes_back_is_waited_for_and_said_once_each(
     calm, stormy = with_teacher(server, teacher, tokenizer, work)
     assert torch.equal(calm.logprobs_BT, stormy.logprobs_BT)
     out = " ".join(capsys.readouterr().out.split())
-    assert out.count("Waiting up to 30 s for it.") == 1
+    assert out.count("waiting up to 30 s for it.") == 1
     assert out.count("answers again; the run goes on.") == 1
+
+
+def test_a_server_that_comes_back_with_another_model_ends_the_run(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, batch: Batch
+) -> None:
+    async def work(opened: ServerTeacher) -> None:
+        server.troubles += ["drop"] * AT_A_TIME
+        server.stop()
+        pending = asyncio.create_task(opened.score(batch))
+        await asyncio.sleep(0.5)
+        server.change = lambda logits_TV: (0.9 * logits_TV).log_softmax(-1)
+        server.troubles.clear()
+        await server.start()
+        with pytest.raises(ModelError, match="has come back with another model"):
+            await pending
+        with pytest.raises(ModelError, match="has come back with another model"):
+            await opened.score(batch)
+
+    with_teacher(server, teacher, tokenizer, work)
 
 
 def test_a_server_that_stays_away_is_an_outage_and_what_to_do_is_said(
@@ -485,7 +504,8 @@ def test_a_server_that_is_still_starting_is_waited_for_and_that_is_said(
         server.stop()
 
     asyncio.run(main())
-    assert "It may still be starting: waiting up to 300 s for it." in " ".join(capsys.readouterr().out.split())
+    out = " ".join(capsys.readouterr().out.split())
+    assert "It may still be starting, or the address is another one: waiting up to 300 s for it." in out
 
 
 # The teacher that the options name

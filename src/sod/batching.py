@@ -98,8 +98,8 @@ def collate(groups: Sequence[Group]) -> Batch:
         ids_BT=pad([t.ids for t in trajectories], torch.long),
         mask_BT=mask_BT,
         steps_BT=step_ids(mask_BT),
-        lengths_B=torch.tensor([len(t.ids) for t in trajectories]),
-        rewards_B=torch.tensor([t.reward for t in trajectories]),
+        lengths_B=torch.tensor([len(t.ids) for t in trajectories], dtype=torch.long),
+        rewards_B=torch.tensor([t.reward for t in trajectories], dtype=torch.float32),
         groups_B=torch.tensor([i for i, group in enumerate(groups) for _ in group], dtype=torch.long),
     )
 

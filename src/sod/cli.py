@@ -4,9 +4,12 @@ Options come from `sod.config`, in this order: defaults, recipes from left to ri
 imported before it is clear what to do.
 """
 
+import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import getdoc
@@ -15,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sod import __version__
-from sod.errors import InfrastructureError, OptionError, SodError, UsageError
+from sod.errors import InfrastructureError, OptionError, RankError, SodError, UsageError
 from sod.ranks import place
 from sod.recipes import read_recipe
 
@@ -90,7 +93,8 @@ def run(arguments: list[str]) -> int:
             print(overview())
             return 0
         name, target, _ = COMMANDS[command]
-        options = parse(command, name, rest)
+        with _hushed() if place()[0] else nullcontext():  # of several processes, the first says what is wrong with them
+            options = parse(command, name, rest)
         if place()[1] > 1 and "processes" not in type(options).model_fields:
             raise OptionError(f"`sod {command}` is one process; start it without torchrun.")
         module, function = target.split(":")
@@ -203,7 +207,17 @@ def _flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + key, value
 
 
+@contextmanager
+def _hushed() -> Iterator[None]:
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
 def _complain(error: SodError | str, status: int) -> int:
-    if place()[0] == 0:  # of several processes, the user hears the first
+    rank, count = place()
+    if rank == 0 or (isinstance(error, RankError) and error.unsaid):  # of several processes, the user hears the first
         print(f"error: {error}", file=sys.stderr)
+    if count > 1 and (report := os.environ.get("TORCHELASTIC_ERROR_FILE")):  # torchrun repeats it at the end
+        details = {"message": str(error), "extraInfo": {"py_callstack": str(error), "timestamp": str(int(time.time()))}}
+        Path(report).write_text(json.dumps({"message": details}))
     return status

@@ -57,6 +57,11 @@ class SandboxError(InfrastructureError):
 class RankError(InfrastructureError):
     """Another process of this run has failed, died or fallen silent; without it the run cannot go on."""
 
+    def __init__(self, message: str, *, unsaid: bool = False):
+        super().__init__(message)
+        self.unsaid = unsaid
+        """Whether the first process, which speaks for all, is the one that has died."""
+
 
 class OutageError(InfrastructureError):
     """Our own machinery stayed down; no retry helps, and the run should stop and be resumed later."""

@@ -67,6 +67,15 @@ class Display:
             say(line)
 
 
+def warn(text: str) -> None:
+    """The same from every process: what went wrong in one of several may have gone wrong in it alone."""
+    rank, _ = place()
+    if rank == 0:
+        say(text)
+    else:
+        print(f"process {rank}: {text}", flush=True)
+
+
 def say(text: str) -> None:
     """A line that stays, above the bars if there are any. Brackets are shown as they are. A terminal wraps it at words."""
     console.print(text, markup=False, soft_wrap=not console.is_terminal)

@@ -35,6 +35,10 @@ DEAD_SECONDS = 5.0
 """Without one, once it is known that something is wrong."""
 GRACE_SECONDS = 10.0
 """For the others to hear why a process fails, and for the first to end when another has."""
+LAUNCHERS = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher must put into the environment beside WORLD_SIZE."""
+SHOW_CURSOR = "\x1b[?25h" if sys.stderr.isatty() else ""
+"""A progress bar has hidden it."""
 COLLECTIVE = timedelta(days=7)
 """Rollouts differ in length, and whoever is ready waits. What ends a wait in vain is silence, not this."""
 
@@ -84,6 +88,10 @@ class Ranks:
         dist.broadcast_object_list(result, src=0, group=self._group)
         return result[0]
 
+    def meet(self) -> None:
+        """Wait until all are here."""
+        self.gather(None)
+
     def total(self, values: Sequence[float]) -> list[float]:
         """The sums of what all have, place by place."""
         return [sum(column) for column in zip(*self.gather(values), strict=True)]
@@ -121,6 +129,10 @@ def joined(
     if count == 1:
         yield ALONE
         return
+    if missing := [name for name in LAUNCHERS if name not in os.environ]:
+        raise OptionError(
+            f"WORLD_SIZE is {count}, but {', '.join(missing)} missing: start the processes with torchrun."
+        )
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
@@ -148,6 +160,9 @@ def joined(
 
 class _Terminated(BaseException):
     """`torchrun` ends all processes when one has ended badly, or when it is itself ended."""
+
+    def __str__(self) -> str:
+        return "the run was ended by a signal; `sod train` and `sod sft` continue with --resume."
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
@@ -188,6 +203,7 @@ class _Watch(threading.Thread):
         others = range(1, count) if rank == 0 else [0]
         self._seen: dict[int, tuple[int, float]] = dict.fromkeys(others, (0, now))
         self._failed = ""
+        self._first_is_gone = False
         self._ended = threading.Event()
         self._lock = threading.Lock()
 
@@ -200,7 +216,10 @@ class _Watch(threading.Thread):
             return
         os.kill(os.getpid(), signal.SIGTERM)
         if not self._ended.wait(GRACE_SECONDS):
-            self._say(f"error: {self._failed}")
+            if self._speaks:
+                print(f"{SHOW_CURSOR}error: {self._failed}", file=sys.stderr, flush=True)
+            if os.getpgrp() == os.getpid():  # as torchrun starts it: what it has started itself ends, too
+                os.killpg(0, signal.SIGTERM)
             os._exit(1)
 
     def end(self) -> None:
@@ -208,28 +227,27 @@ class _Watch(threading.Thread):
 
     def explain(self, error: BaseException) -> NoReturn:
         """Raise what the user should read of an error: this process's own, or what is wrong with another."""
-        own = isinstance(error, SodError | KeyboardInterrupt)
-        deadline = time.monotonic() + (0 if own else 2 * DEAD_SECONDS)
+        # A broken connection may have been taken for something else on its way here.
+        own = isinstance(error, SodError | KeyboardInterrupt) and not isinstance(error.__cause__, RuntimeError)
+        deadline = time.monotonic() + (0 if own else DEAD_SECONDS + 2 * BEAT_SECONDS)
         while not self._trouble(DEAD_SECONDS) and time.monotonic() < deadline:
             time.sleep(BEAT_SECONDS / 2)
         self._ended.set()
         if self._failed and not own:
-            raise RankError(self._failed) from error
-        if isinstance(error, _Terminated):
-            raise RankError(
-                "The run was ended by a signal; `sod train` and `sod sft` continue with --resume."
-            ) from None
+            raise RankError(self._failed, unsaid=self._speaks and self._rank > 0) from error
         self._leave_word(error)
+        if isinstance(error, _Terminated):
+            raise RankError(str(error)) from None
         raise error
 
     def _leave_word(self, error: BaseException) -> None:
         """Why this process fails, for the first one to say; and time for it to hear."""
-        words = str(error) if isinstance(error, SodError) else f"{type(error).__name__}: {error}"
+        words = str(error) if isinstance(error, SodError | _Terminated) else f"{type(error).__name__}: {error}"
         deadline = time.monotonic() + GRACE_SECONDS
         with suppress(RuntimeError):  # the store is gone, and the first process with it
             if self._rank == 0:
                 self._store.set("heard", "")  # it has words of its own
-            self._store.set("failed", f"Process {self._rank} of {self._count} failed: {words}")
+            self._store.set("failed", f"{self._named(self._rank)} failed: {words}")
             while not self._store.check(["heard"]) and time.monotonic() < deadline:
                 time.sleep(BEAT_SECONDS / 2)
 
@@ -240,6 +258,7 @@ class _Watch(threading.Thread):
                 try:
                     self._failed = self._look(silent_seconds)
                 except RuntimeError as error:
+                    self._first_is_gone = True
                     self._failed = f"The processes cannot reach each other any more: {error}"
         return self._failed
 
@@ -256,12 +275,17 @@ class _Watch(threading.Thread):
             if beat != beats:
                 self._seen[other] = (beat, now)
             elif now - since > silent_seconds:
+                self._first_is_gone = other == 0
                 return (
-                    f"Process {other} of {self._count} has died or hangs: no sign of life for {now - since:.0f} s. "
+                    f"{self._named(other)} has died or hangs: no sign of life for {now - since:.0f} s. "
                     "`sod train` and `sod sft` continue with --resume; what it printed last may say why."
                 )
         return ""
 
-    def _say(self, text: str) -> None:
-        if self._rank == 0:
-            print(text, file=sys.stderr, flush=True)
+    @property
+    def _speaks(self) -> bool:
+        """Whether the user is to hear it from this process: from the first, or the next if it is the first that has died."""
+        return self._rank == (1 if self._first_is_gone else 0)
+
+    def _named(self, rank: int) -> str:
+        return f"Process {rank} (of 0 to {self._count - 1})"

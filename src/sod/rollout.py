@@ -14,7 +14,7 @@ from contextlib import suppress
 from sod.agent import Agent
 from sod.concurrency import together
 from sod.errors import InfrastructureError, OutageError
-from sod.progress import say
+from sod.progress import warn
 from sod.types import Group, Problem, Trajectory
 
 TURN_SEEDS = 1 << 16
@@ -89,7 +89,7 @@ def _survivor(result: Trajectory | str, problem: Problem, sample: int, causes: s
         return result
     if result not in causes:
         causes.add(result)
-        say(f"attempt {sample} at problem {problem.id!r} was dropped (others for this reason are counted): {result}")
+        warn(f"attempt {sample} at problem {problem.id!r} was dropped (others for this reason are counted): {result}")
     return None
 
 

@@ -31,6 +31,8 @@ from sod.errors import RunError
 from sod.ranks import ALONE, Ranks
 
 MANIFEST = "manifest.json"
+PARTIAL = ".partial"
+"""Ends the name of what is being written."""
 TRAINER = "trainer"
 """Folder in a checkpoint, of what only a resumed run needs."""
 RESUME_MAY_CHANGE = {
@@ -127,13 +129,20 @@ class Run:
     def save(self, update: int, write: Callable[[Path], None], *, keep: int, ranks: Ranks = ALONE) -> Path:
         """A checkpoint that is whole or not there at all; then delete all but the newest `keep` (and this one).
 
-        Where there are several processes, all write into it, and the first does the rest.
+        Where there are several processes, all write into it, the first does the rest, and none goes on before it is whole.
         """
         place = self.folder / "checkpoints" / f"update-{update:04}"
-        partial = place.with_name(place.name + ".partial")
-        if not ranks.is_first:
+        partial = place.with_name(place.name + PARTIAL)
+        if ranks.is_first:
+            self._write_whole(place, partial, write)
+            for old in self._checkpoints()[: -(keep + 1)]:
+                shutil.rmtree(old)
+        else:
             write(partial)
-            return place
+        ranks.meet()
+        return place
+
+    def _write_whole(self, place: Path, partial: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir(parents=True)
@@ -145,15 +154,15 @@ class Run:
             }
             (partial / MANIFEST).write_text(json.dumps(manifest, indent=2))
             _sync(partial)
-        except Exception as error:  # on a full disk, each library below raises something else
+        except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
+            if not isinstance(error, Exception):  # an interrupt
+                raise
+            # On a full disk, each library below raises something else.
             raise RunError(f"The checkpoint {place} cannot be written: {error}.") from error
         shutil.rmtree(place, ignore_errors=True)
         partial.rename(place)
         _sync_folder(place.parent)
-        for old in self._checkpoints()[: -(keep + 1)]:
-            shutil.rmtree(old)
-        return place
 
     def newest_checkpoint(self) -> tuple[int, Path] | None:
         """(update, directory) of the newest checkpoint whose manifest verifies; None if there is none."""
@@ -168,7 +177,10 @@ class Run:
         return f"the model is in {places[-1]}" if places else f"{self.folder} holds no checkpoint"
 
     def rewind(self, update: int) -> None:
-        """Forget the metrics and trajectories of updates after `update`: they are about to be computed again."""
+        """Forget the metrics and trajectories of updates after `update`: they are about to be computed again. And what is left of
+        a checkpoint that was never whole."""
+        for partial in (self.folder / "checkpoints").glob(f"*{PARTIAL}"):
+            shutil.rmtree(partial)
         self.write_metrics([row for row in self.metrics() if row["update"] <= update])
         for file in (self.folder / "trajectories").glob("update-*.jsonl"):
             if int(file.stem.removeprefix("update-")) > update:
@@ -250,7 +262,7 @@ def _sha256(path: Path) -> str:
 
 
 def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     try:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)

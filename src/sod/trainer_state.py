@@ -5,12 +5,14 @@ not matter how they were divided.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -32,8 +34,21 @@ def save_state(
     for name, values in optimizer.items():
         state |= {f"optimizer.{name}.{key}": value for key, value in values.items()}
     state |= {f"numbers.{name}": number for name, number in numbers.items()}
-    with warnings.catch_warnings(category=UserWarning, action="ignore"):  # that there is one process alone
+    with (
+        _plain_errors(),
+        warnings.catch_warnings(category=UserWarning, action="ignore"),
+    ):  # that there is one process alone
         save(state, checkpoint_id=checkpoint / TRAINER, no_dist=ranks.alone, process_group=ranks.group)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """What went wrong, in whichever process, or who interrupted it: PyTorch wraps both into something that is no Exception."""
+    try:
+        yield
+    except CheckpointException as error:
+        causes = [cause for cause, _ in error.failures.values()]
+        raise min(causes, key=lambda cause: isinstance(cause, Exception)) from error
 
 
 @torch.no_grad()
@@ -57,7 +72,7 @@ def load_state(
             state[key] = torch.zeros_like(weights[name], dtype=entry.properties.dtype)
         else:
             state[key] = torch.zeros(entry.size, dtype=entry.properties.dtype)
-    with warnings.catch_warnings(category=UserWarning, action="ignore"):  # as above
+    with _plain_errors(), warnings.catch_warnings(category=UserWarning, action="ignore"):  # as above
         load(state, storage_reader=reader, no_dist=ranks.alone, process_group=ranks.group)
     optimizer: dict[str, dict[str, Any]] = {}
     for key, value in state.items():

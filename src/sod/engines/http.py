@@ -8,16 +8,18 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
-from sod.progress import say
+from sod.progress import say, warn
 
 CONNECT_SECONDS = 30.0
+REMIND_SECONDS = 60.0
+"""Between two words about a server that is waited for."""
 SHOWN_CHARACTERS = 1000
 """Of what a server says about an error."""
 TRANSIENT = {408, 425, 429}
@@ -101,22 +103,48 @@ class Server:
 
     async def ask_at_start(self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float) -> Any:
         """Likewise, of a server that may still be starting: again and again, for up to `seconds`."""
-        deadline = time.monotonic() + seconds
-        waiting = False
+        patience = Patience(seconds)
         while True:
             try:
                 return await self.ask(method, path, body)
             except InfrastructureError as error:
-                if time.monotonic() > deadline:
+                if not patience.left:
                     raise
-                if not waiting:
-                    say(f"{error} It may still be starting: waiting up to {seconds:g} s for it.")
-                    waiting = True
+                patience.wait_for(f"{error} It may still be starting, or the address is another one:")
             await asyncio.sleep(min(1.0, seconds))
 
     async def close(self) -> None:
         """End every request. The server stays."""
         await self._client.aclose()
+
+
+class Patience:
+    """How long a server is still waited for; says so at first, and now and then."""
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+        self._next = 0.0
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return max(0.0, self._end - time.monotonic())
+
+    def wait_for(self, why: str) -> None:
+        if time.monotonic() < self._next:
+            return
+        warn(
+            f"{why} waiting up to {self._seconds:g} s for it."
+            if not self._next
+            else f"  still waiting, {self.left:.0f} s more"
+        )
+        self._next = time.monotonic() + REMIND_SECONDS
+
+    @property
+    def tried(self) -> bool:
+        """Whether it was needed."""
+        return self._next > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +161,15 @@ class Words:
     """What to do after an outage."""
 
 
+async def _nothing() -> None: ...
+
+
 class ServedModel:
     """A model that a server has. `meet` it before it is asked.
 
     `variable` is the environment's with the server's key, if it wants one; each answer may take `seconds`, and a server that
-    vanishes is waited for, for up to `patience` seconds. `probe` makes a short request, to see whether it is there.
+    vanishes is waited for, for up to `patience` seconds. `probe` makes a short request, to see whether it is there; `proof`
+    raises if what is there then is not what was.
     """
 
     def __init__(
@@ -150,6 +182,7 @@ class ServedModel:
         seconds: float,
         patience: float,
         probe: Callable[[], Body],
+        proof: Callable[[], Awaitable[None]] = _nothing,
     ):
         self.name = ""
         self.context: int | None = None
@@ -157,7 +190,7 @@ class ServedModel:
         self._words, self._variable = words, variable
         self._server = Server(url, kind=kind, seconds=seconds, key=os.environ.get(variable))
         self._patience = patience
-        self._probe = probe
+        self._probe, self._proof = probe, proof
         self._recovery: asyncio.Task[None] | None = None
 
     def __str__(self) -> str:
@@ -221,6 +254,10 @@ class ServedModel:
 
     # Answers
 
+    async def ask_now(self, body: Body) -> Any:
+        """Its answer to a request for tokens, if it is there."""
+        return await self._server.ask("POST", "v1/completions", body, seconds=PROBE_SECONDS)
+
     async def ask(self, body: Body, *, too_long: str) -> Any:
         """Its answer to a request for tokens, when it is there again if it is not.
 
@@ -251,27 +288,24 @@ class ServedModel:
 
     async def _recover(self) -> None:
         """Ask for one short answer, until there is one."""
-        end = time.monotonic() + self._patience
-        wait, said = FIRST_WAIT_SECONDS, False
+        patience, wait = Patience(self._patience), FIRST_WAIT_SECONDS
         while True:
             try:
                 await self._server.ask("POST", "v1/completions", self._probe(), seconds=PROBE_SECONDS)
+                await self._proof()
                 break
             except Refused as error:
                 raise await self.explained(error) from error
             except InfrastructureError as error:
-                if not said:
-                    say(f"{error} Waiting up to {self._patience:g} s for it.")
-                    said = True
-                left = end - time.monotonic()
-                if left <= 0:
+                patience.wait_for(f"{error} It has vanished:")
+                if not patience.left:
                     raise OutageError(
                         f"{error} It has been away for {self._patience:g} s. {self._words.again}"
                     ) from error
-            await asyncio.sleep(min(left, wait * random.uniform(0.5, 1.0)))
+            await asyncio.sleep(min(patience.left, wait * random.uniform(0.5, 1.0)))
             wait = min(2 * wait, LONGEST_WAIT_SECONDS)
-        if said:
-            say(f"{self} answers again; the run goes on.")
+        if patience.tried:
+            warn(f"{self} answers again; the run goes on.")
         self._recovery = None
 
     async def explained(self, error: Refused, too_long: str | None = None) -> OptionError:
@@ -296,4 +330,5 @@ def _models(answer: Any) -> dict[str, int | None]:
 
 
 def short(text: str) -> str:
-    return text.strip()[:SHOWN_CHARACTERS]
+    text = text.strip()
+    return "(a page for a browser)" if text.startswith("<") else text[:SHOWN_CHARACTERS]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from sod.concurrency import Runner
 from sod.config import SandboxOptions
 from sod.errors import OptionError, OutageError, SandboxError
-from sod.progress import say
+from sod.progress import say, warn
 from sod.sandbox import Program, Result, Sandbox
 from sod.sandbox.fusion import FusionSandbox
 from sod.sandbox.local import LocalSandbox
@@ -145,7 +145,7 @@ class GuardedSandbox:
     def _open(self, cause: str) -> None:
         """Hold everybody back until the sandbox answers again."""
         if self._recovery is None:
-            say(
+            warn(
                 f"The sandbox could not run {sum(self._failed)} of the latest {len(self._failed)} programs ({cause}); "
                 f"waiting up to {self._options.patience:g} s for it."
             )
@@ -159,7 +159,7 @@ class GuardedSandbox:
             wait = min(2 * wait, LONGEST_WAIT_SECONDS)
             result = await self._sandbox.run(PROBE)
             if _is_answer(result):
-                say("The sandbox answers again; the run goes on.")
+                warn("The sandbox answers again; the run goes on.")
                 self._failed.clear()
                 self._recovery = None
                 return

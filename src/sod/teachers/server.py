@@ -43,6 +43,8 @@ IMPOSSIBLE = -9999.0
 """What vLLM writes in place of minus infinity."""
 ROUNDING = 1e-3
 """A log-probability may be above 0 by no more than this."""
+SAME = 0.02
+"""Nats, mean over TEXT, by which a server that was started again may differ: the order of its sums, in bfloat16."""
 PROBE_TOKENS = 512
 TEXT = """A farmer has 17 sheep and buys 3 pens. Each pen holds at most 8 animals, so the question is whether all of them fit.
 Let us count: 3 * 8 = 24 places, and 24 - 17 = 7 of these stay empty. Hence the answer is yes, with \\boxed{7} places to spare.
@@ -119,7 +121,10 @@ class ServerTeacher:
             seconds=seconds,
             patience=options.teacher_patience,
             probe=lambda: self._body(self._encode(PROBE)),
+            proof=self._prove_again,
         )
+        self._told: list[float] = []
+        """What it thought of TEXT at the start."""
         self._slots = asyncio.Semaphore(AT_A_TIME)
         self._occupancy = Occupancy()
 
@@ -198,8 +203,9 @@ class ServerTeacher:
     async def _prove(self, folder: Path, network: ModelOptions, rollout: RolloutOptions) -> None:
         """Raises ModelError unless the server repeats itself, and thinks what the weights in `folder` think."""
         tolerance = TOLERANCE if network.dtype == "float32" else COARSE_TOLERANCE
-        probe = _probe(self._encode(TEXT)[: min(PROBE_TOKENS, _longest(rollout))])
+        probe = _probe(self._text[: min(PROBE_TOKENS, _longest(rollout))])
         told_BT = (await self.score(probe)).logprobs_BT
+        self._told = told_BT[0].tolist()
         off = _gap(told_BT, (await self.score(probe)).logprobs_BT, probe)
         if not off <= tolerance:
             raise ModelError(
@@ -225,6 +231,24 @@ class ServerTeacher:
                 f"{self._model} {what}: to {int(probe.mask_BT.sum())} tokens of text it gives {theirs:.4f} nats each, and the "
                 f"model in {folder} {ours:.4f}; they are {off:.2g} apart in the mean ({tolerance} are allowed). {advice}"
             )
+
+    async def _prove_again(self) -> None:
+        """Raises ModelError unless a server that has vanished came back with the model that it had."""
+        if not self._told:
+            return
+        ids = self._text[: len(self._told)]
+        told = self._read(await self._model.ask_now(self._body(ids)), ids)
+        off = sum(abs(one - other) for one, other in zip(told, self._told, strict=True)) / (len(ids) - 1)
+        if not off <= SAME:
+            raise ModelError(
+                f"{self._model} has come back with another model: its log-probabilities are {off:.2g} nats off what they were "
+                f"({SAME} are allowed). Start it as it was, then continue: `sod train` with --resume, `sod eval` by "
+                "running it again."
+            )
+
+    @property
+    def _text(self) -> list[int]:
+        return self._encode(TEXT)
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
