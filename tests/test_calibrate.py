@@ -318,6 +318,11 @@ Damage = Callable[[Path], object]
         (lambda run: (run / "options.json").write_text("{}"), RunError, "holds no run of `sod eval`"),
         (lambda run: (run / "environment.json").write_text("{}"), RunError, "holds no run of `sod eval`"),
         (lambda run: edit(run / "options.json", lambda o: o.update(teacher=None)), RunError, "without a teacher"),
+        (
+            lambda run: edit(run / "options.json", lambda o: o["score"].update(teacher_url="http://127.0.0.1:9")),
+            RunError,
+            "a teacher on a server, which tells no entropy",
+        ),
         (lambda run: (run / "results.json").unlink(), DataError, "no finished evaluation"),
         (lambda run: edit(run / "options.json", lambda o: o.update(data="gone.jsonl")), RunError, "gone.jsonl does not exist"),
         (lambda run: edit(run / "environment.json", lambda e: e["data"].update(data="0")), RunError, "which has changed"),

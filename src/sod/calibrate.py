@@ -125,6 +125,11 @@ class Beside:
             ) from error
         if options.teacher is None:
             raise RunError(f"{folder} was measured without a teacher; repeat `sod eval` with --teacher.")
+        if options.score.teacher_url is not None:
+            raise RunError(
+                f"{folder} was measured against a teacher on a server, which tells no entropy; repeat `sod eval` without "
+                "score.teacher_url."
+            )
         measured = read_evaluation(folder)
         try:
             sets = open_sets(options.model_copy(update={"limit": None}))
