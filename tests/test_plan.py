@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sod.algorithms import ALGORITHMS
+from sod.algorithms import ALGORITHMS, needs_entropy
 from sod.cli import run as sod
 from sod.config import (
     EngineOptions,
@@ -28,7 +28,7 @@ from sod.config import (
 )
 from sod.errors import DataError, ModelError
 from sod.inventory import Device, as_bytes, as_count, as_time, find_device
-from sod.plan import TOLD, UNTAUGHT, Text, plan
+from sod.plan import BY_ENTROPY, TOLD, UNTAUGHT, Text, plan
 
 WIDE = 1000
 """Columns that no line needs."""
@@ -37,6 +37,8 @@ WIDE = 1000
 def test_who_has_a_teacher_is_as_the_algorithms_say() -> None:
     assert {name for name, system in ALGORITHMS.items() if system.told} == set(TOLD)
     assert {name for name, system in ALGORITHMS.items() if system.rule is None} == set(UNTAUGHT)
+    by_entropy = {name for name, system in ALGORITHMS.items() if system.rule and needs_entropy(system.rule)}
+    assert by_entropy == set(BY_ENTROPY)
 
 
 @pytest.fixture
@@ -292,7 +294,7 @@ def test_a_plan_for_several_processes_says_what_each_needs_and_hears(
     assert "at most, at once, in each of 8 processes" in text
     assert "each process receives 11 GiB a micro-batch" in text
     assert "of each of 8 GPUs, and the wire not counted" in text
-    assert "1. torchrun --nproc-per-node 8 -m sod ..., which starts the processes" in text
+    assert "2. torchrun --nproc-per-node 8 -m sod ..., which starts the processes" in text
     alone = train(**big)
     assert "1/8" not in alone
     assert "receives" not in alone
@@ -333,6 +335,77 @@ def test_a_teacher_on_a_server_takes_nothing_here(train: Callable[..., str]) -> 
     assert "teacher  served at http://127.0.0.1:8001; what it takes there is not counted here" in text
     assert "teacher, float32" not in text
     assert "teacher, float32" in train(teacher="Qwen/Qwen3-14B")
+
+
+def test_the_server_of_a_teacher_must_be_started_and_how_is_said(train: Callable[..., str]) -> None:
+    text = train(teacher="Qwen/Qwen3-14B", score=ScoreOptions(teacher_url="http://127.0.0.1:8001"))
+    command = "vllm serve Qwen/Qwen3-14B --dtype float32 --max-model-len 501 --host 127.0.0.1 --port 8001"
+    assert f"1. the teacher's server, unless it runs: {command}" in text  # 100 of prompt, 400 of response, 1
+    named = ScoreOptions(teacher_url="http://there", teacher_served_name="big", teacher_dtype="bfloat16")
+    command = "--served-model-name big --dtype bfloat16 --max-model-len 501 --host there --port 80"
+    assert command in train(teacher="Qwen/Qwen3-14B", score=named)
+    assert "vllm serve" not in train()
+
+
+SERVED = {"teacher_url": "http://127.0.0.1:8001"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"score": SERVED, "teacher": None}, "score.teacher_url needs --teacher"),
+        ({"score": {"teacher_served_name": "big"}}, "score.teacher_served_name is a name on a server"),
+        ({"score": SERVED | {"shard_teacher": True}}, "score.shard_teacher is for a teacher on this machine"),
+        ({"score": SERVED, "algorithm": {"name": "entropy"}}, "algorithm 'entropy' weighs by the teacher's entropy"),
+        ({"score": SERVED, "algorithm": {"divergence": "exact"}}, "algorithm.divergence = exact asks the teacher"),
+        ({"score": SERVED, "algorithm": {"name": "opsd_gt"}}, "'opsd_gt' has the student itself as its teacher"),
+        ({"score": {"teacher_url": "127.0.0.1:8001"}}, "for score.teacher_url: '127.0.0.1:8001' is none"),
+        ({"engine": {"name": "vllm_server", "url": "http://[::1"}}, "for engine.url: 'http://[::1' is none"),
+        ({"sandbox": {"backend": "fusion", "url": "http://a:port"}}, "for sandbox.url: 'http://a:port' is none"),
+        ({"tool": {"own": ["mine.py:look"]}}, "a file mine.py, or another tool.own"),
+        ({"tool": {"own": ["mine"]}}, "FILE.py:FUNCTION for tool.own, instead of mine"),
+        ({"algorithm": {"name": "mine.py:rule"}}, "a file mine.py, or another algorithm.name"),
+    ],
+)
+def test_options_that_a_run_refuses_are_said_before(
+    train: Callable[..., str], changes: dict[str, Any], said: str
+) -> None:
+    text = train(**changes)
+    assert said in text[text.index("\nfirst") :]
+
+
+def test_several_processes_need_a_server_each(train: Callable[..., str]) -> None:
+    engine = EngineOptions(name="vllm_server", url="http://127.0.0.1:8000")
+    assert "2 processes need a vLLM server each" in train(engine=engine, processes=2)
+    assert "vLLM server each" not in train(engine=engine)
+    each = train(engine=engine.model_copy(update={"url": "http://127.0.0.1:800{rank}"}), processes=2)
+    assert "vLLM server each" not in each
+    assert "is none" not in each
+
+
+def test_functions_of_the_users_own_are_looked_for_and_not_run(train: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("raise SystemExit('was run')")
+    text = train(tool={"own": [f"{tmp_path}/mine.py:look"]})
+    assert f"tool     {tmp_path}/mine.py:look  here, not run" in text
+    assert "nothing: what is read can be had" in text
+
+
+def test_what_starts_the_processes_is_typed_last(train: Callable[..., str]) -> None:
+    steps = re.findall(r"\d\. (.*)", train(processes=2, data="data/open_agentrl_30k.jsonl"))
+    assert steps[0].startswith("sod data fetch")
+    assert steps[-1].startswith("torchrun")
+
+
+def test_only_a_gpu_is_spared_by_a_teacher_in_the_computers_memory(
+    gpus: Callable[[str], None], train: Callable[..., str]
+) -> None:
+    large = {"student": "Qwen/Qwen3-14B", "teacher": "Qwen/Qwen3-14B", "rollout": {"problems": 8, "group": 4096}}
+    large |= {"learn": LearnOptions(microbatch_tokens=1 << 30)}
+    here = train(**large, network=ModelOptions(device="cpu"))
+    assert "does NOT fit" in here
+    assert "score.offload_teacher" not in here
+    gpus('echo "NVIDIA L4, 23034"')
+    assert "score.offload_teacher" in train(**large)
 
 
 def test_fine_tuning_in_processes_keeps_a_copy_in_the_computers_memory(

@@ -32,7 +32,7 @@ def asked(gpus: str, student: str = STUDENT, teacher: str | None = TEACHER, max_
 
 def rows(text: str) -> dict[str, list[str]]:
     """The table's lines by the way's name: GiB of student, learner, teacher, sampler, moment, all; and the mark."""
-    found = re.findall(r"^(?:ways)? +\d  (\S.*?)  +((?:[\d.,-]+ *){6}(?:\*|no)?)$", text, re.MULTILINE)
+    found = re.findall(r"^(?:ways)? +\d+ +(\S.*?)  +((?:[\d.,-]+ *){6}(?:\*|no)?)$", text, re.MULTILINE)
     return {name: cells.split() for name, cells in found}
 
 
@@ -125,6 +125,8 @@ def test_the_papers_case_on_eight_large_gpus() -> None:
         "7 + 1 for teacher",
         "1 + 1 for vLLM",
         "1 + 1 for teacher",
+        "1 + 1 vLLM, 8-bit",
+        "1 + 1 teacher, 8-bit",
         "1 GPU",
         "1 GPU, spared",
         "1 GPU, 8-bit AdamW",
@@ -147,6 +149,7 @@ def test_the_papers_case_on_eight_large_gpus() -> None:
         ("1x80GB", STUDENT, TEACHER, "1 GPU, spared"),
         ("4090", "Qwen/Qwen3-0.6B", TEACHER, "1 GPU, 8-bit AdamW"),
         ("2x24GB", STUDENT, TEACHER, "1 GPU, LoRA"),
+        ("2xH100", "Qwen/Qwen3-4B", "Qwen/Qwen3-14B", "1 + 1 vLLM, 8-bit"),
         ("4090", "Qwen/Qwen3-8B", "Qwen/Qwen3-14B", None),
     ],
 )
@@ -164,7 +167,7 @@ def test_what_a_way_holds_is_that_of_the_options_as_they_are_typed(gpus: str, te
     [base] = [line.removeprefix("all type sod train ") for line in lines if line.startswith("all type")]
     start = next(number for number, line in enumerate(lines) if line.startswith("each"))
     for line, each in zip(lines[start:], case.sized(), strict=False):
-        own = re.sub(r".*?\d  (torchrun .* \.\.\. )?(nothing)?", "", line)
+        own = re.sub(r".*?\d  +(torchrun .* \.\.\. )?(nothing)?", "", line)
         options = options_of(["train", *shlex.split(base), *shlex.split(own)])
         memory = device.memory if (device := case.device).is_gpu else None
         held = memory_of_training(options, case.student, case.teacher, memory, processes=options.processes or 1)
@@ -205,6 +208,33 @@ def test_a_way_with_a_server_says_how_to_start_it_and_who_has_which_gpu() -> Non
     assert train[0] == "CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6"
     options = options_of(train)
     assert (options.processes, options.score.teacher_url) == (7, "http://127.0.0.1:8001")
+
+
+def test_no_more_processes_than_problems_of_an_update() -> None:
+    text = advice(asked("128xH100"), WIDE)
+    assert list(rows(text))[:3] == ["64 processes", "64, teacher divided", "64 + 1 for teacher"]
+    assert "64 GPUs sample, score and learn, one for each problem of an update (rollout.problems)" in text
+    [command] = commands(text)
+    options = options_of(command)
+    assert options.processes == options.rollout.problems == 64
+    assert list(rows(advice(asked("65xH100"), WIDE)))[:3] == list(rows(text))[:3]
+    assert "63 + 1 for teacher" in rows(advice(asked("64xH100"), WIDE))
+
+
+def test_gpus_are_taken_to_be_in_one_machine_and_it_is_said() -> None:
+    few, many, alone = (advice(asked(gpus), WIDE) for gpus in ("8xH100", "9xH100", "1xH100"))
+    assert "8 x H100 of 80 GiB in one machine" in few
+    assert "few have more than 8. For several nodes: docs/verl.md." in many
+    assert "few have more than 8" not in few
+    assert "in one machine" not in alone
+
+
+def test_what_is_said_of_lora_is_true_of_what_was_computed() -> None:
+    text = advice(asked("2x24GB"), WIDE)
+    *above, (lora, cells) = rows(text).items()
+    assert (lora, cells[-1]) == ("1 GPU, LoRA", "*")
+    assert {marks[-1] for _, marks in above} == {"no"}
+    assert "no way above fits in which all weights learn" in text
 
 
 def test_vllm_is_given_what_is_left_and_never_less_than_a_trajectory() -> None:

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch, collate
 from sod.concurrency import Runner
-from sod.config import EvalOptions, ModelOptions, RolloutOptions, ScoreOptions, TrainOptions
+from sod.config import EvalOptions, ModelOptions, RolloutOptions, ScoreOptions, TrainOptions, check_teacher
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
 from sod.evaluate import evaluate
 from sod.lab import settings
@@ -30,7 +30,7 @@ from sod.models import load_model
 from sod.runs import Run
 from sod.teachers import Scores, Teacher
 from sod.teachers.local import LocalTeacher
-from sod.teachers.opening import check_teacher, fingerprint_teacher, open_teacher
+from sod.teachers.opening import fingerprint_teacher, open_teacher
 from sod.teachers.server import AT_A_TIME, KEY_VARIABLE, TEXT, ServerTeacher
 from sod.train import train
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sod.batching import Batch
-from sod.config import AlgorithmOptions
+from sod.config import AlgorithmOptions, check_served_algorithm
 from sod.core import RULES, Rule, StepInfo, group_advantage, per_token, step_divergence, step_ids, teacher_advantage
 from sod.core.rules import NoEntropyError
 from sod.errors import OptionError
@@ -172,21 +172,8 @@ def find(name: str) -> System:
 def check_served(options: AlgorithmOptions) -> None:
     """A teacher on a server says what it thinks of the sampled tokens, and no more. Raises OptionError if that is too little."""
     system = find(options.name)
-    if system.told is not None:
-        raise OptionError(
-            f"algorithm {options.name!r} has the student itself as its teacher, which changes as it learns and is on no "
-            "server; leave score.teacher_url out."
-        )
-    if options.divergence == "exact":
-        raise OptionError(
-            "algorithm.divergence = exact asks the teacher about every candidate, and a server tells of the sampled tokens "
-            "alone; use sampled, or leave score.teacher_url out."
-        )
-    if system.rule is not None and needs_entropy(system.rule):
-        raise OptionError(
-            f"algorithm {options.name!r} weighs by the teacher's entropy, which a server does not tell; choose another rule, or "
-            "leave score.teacher_url out."
-        )
+    by_entropy = system.rule is not None and needs_entropy(system.rule)
+    check_served_algorithm(options, told=system.told is not None, by_entropy=by_entropy)
 
 
 def needs_entropy(rule: Rule) -> bool:

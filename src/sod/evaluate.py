@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from sod import metrics
 from sod.batching import Batch
 from sod.concurrency import Runner, together
-from sod.config import AlgorithmOptions, EvalOptions
+from sod.config import AlgorithmOptions, EvalOptions, check_teacher
 from sod.data import fingerprint_model
 from sod.datasets import ProblemSet
 from sod.datasets.several import fingerprint, open_sets
@@ -38,7 +38,7 @@ from sod.rollout import attempts
 from sod.runs import Run
 from sod.samples import SampleFile
 from sod.scoring import Scorer, check_enough
-from sod.teachers.opening import check_teacher, fingerprint_teacher, open_teacher, teacher_folder
+from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_folder
 from sod.types import Group, Problem, Trajectory
 from sod.world import World
 

@@ -31,7 +31,9 @@ def add_low_rank(model: PreTrainedModel, rank: int, alpha: float) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise OptionError(f'learn.lora_rank needs PEFT ({error}): pip install "sod[lean]".') from error
+        raise OptionError(
+            f'learn.lora_rank needs PEFT ({error}): pip install ".[lean]" in a checkout of sod.'
+        ) from error
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear")  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

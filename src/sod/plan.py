@@ -5,12 +5,26 @@ Nothing is downloaded and no model is loaded; torch is not needed. What is assum
 
 import math
 import re
+import shlex
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from sod.config import EvalOptions, LearnOptions, RolloutCommandOptions, RolloutOptions, SftOptions, TrainOptions
+from sod.config import (
+    EvalOptions,
+    LearnOptions,
+    RolloutCommandOptions,
+    RolloutOptions,
+    SftOptions,
+    TrainOptions,
+    check_served_algorithm,
+    check_servers,
+    check_teacher,
+)
+from sod.errors import OptionError
 from sod.inventory import (
     Device,
     Found,
@@ -21,6 +35,7 @@ from sod.inventory import (
     find_benchmark,
     find_device,
     find_file,
+    find_function,
     find_model,
 )
 from sod.progress import console
@@ -37,6 +52,7 @@ from sod.shapes import (
     memory_of_fine_tuning,
     memory_of_training,
     sampling_bytes,
+    teacher_dtype,
     together,
 )
 
@@ -44,6 +60,8 @@ TOLD = ("opsd_gt", "opsd_hint")
 """Algorithms whose teacher is the student."""
 UNTAUGHT = ("grpo", "sham")
 """Algorithms without a teacher."""
+BY_ENTROPY = ("entropy", "entropy_in_trust_region")
+"""Algorithms that weigh by the teacher's entropy."""
 LIKELY_SHARE = 0.25
 """Assumed: of rollout.max_tokens and rollout.max_prompt_tokens, what there is on average."""
 CHARACTERS = 3
@@ -120,7 +138,13 @@ def _of_training(options: TrainOptions) -> "_Plan":
     elif name not in UNTAUGHT:
         text.first.append(f"a teacher, with --teacher: {name} needs one")
     data = text.read("data", find_file(options.data))
+    if ":" in name:
+        text.read("rule", find_function(name, option="algorithm.name"))
     text.write(options.out, resume=options.resume)
+    text.check_what_is_named(options, None if name in TOLD else teacher)
+    if options.score.teacher_url:
+        with text.refusals():
+            check_served_algorithm(options.algorithm, told=name in TOLD, by_entropy=name in BY_ENTROPY)
 
     problems, trajectories = options.updates * rollout.problems, rollout.problems * rollout.group
     steps = options.updates * min(learn.minibatches, rollout.problems)
@@ -142,7 +166,8 @@ def _of_training(options: TrainOptions) -> "_Plan":
     shape, scorer = student.shape, teacher and teacher.shape
     text.check_length(rollout, {"student": shape, "teacher": scorer})
     text.check_share(options, shape)
-    savings = _savings(learn, text.processes) + _savings_of_teacher(options, scorer, text.processes)
+    savings = _savings(learn, text.processes)
+    savings += _savings_of_teacher(options, scorer, text.processes, on_gpu=text.gpu is not None)
     averaged = name in TOLD and options.opsd.decay is not None
     text.check_learning(learn)
     memory = memory_of_training(options, shape, scorer, text.gpu, averaged=averaged, processes=text.processes)
@@ -169,6 +194,7 @@ def _of_evaluation(options: EvalOptions) -> "_Plan":
     teacher = text.read("teacher", find_model(options.teacher)) if options.teacher else None
     benchmarks = [text.read("data", find_benchmark(name, options.data_dir)) for name in options.data]
     text.add("writes", str(options.out))
+    text.check_what_is_named(options, teacher)
 
     rows = [found.rows or options.limit for found in benchmarks]
     problems = sum(min(count, options.limit or count) for count in rows if count)
@@ -201,11 +227,11 @@ def _savings(learn: LearnOptions, processes: int) -> list[str]:
     return [option for option, is_set in saved.items() if not is_set]
 
 
-def _savings_of_teacher(options: TrainOptions, teacher: Shape | None, processes: int) -> list[str]:
+def _savings_of_teacher(options: TrainOptions, teacher: Shape | None, processes: int, *, on_gpu: bool) -> list[str]:
     if teacher is None or options.score.teacher_url or options.score.offload_teacher:
         return []
     divided = ["score.shard_teacher"] if processes > 1 and not options.score.shard_teacher else []
-    return [*divided, "score.offload_teacher"]
+    return [*divided, *(["score.offload_teacher"] if on_gpu else [])]
 
 
 def likely_microbatches(options: TrainOptions, processes: int) -> int:
@@ -225,6 +251,24 @@ def wire(options: TrainOptions, student: Shape, processes: int) -> list[str]:
         f"likely {as_bytes(update + count * microbatch)} an update (assumed: {count:,} micro-batches each), and the scored "
         "trajectories of the others",
     ]
+
+
+def serving(teacher: str, options: TrainOptions | EvalOptions) -> str:
+    """How the server at score.teacher_url is started. Its context has room for the one token that vLLM insists on writing."""
+    address = urlsplit(options.score.teacher_url or "")
+    named = options.score.teacher_served_name
+    words = ["vllm", "serve", teacher, *(["--served-model-name", named] if named else [])]
+    words += ["--dtype", teacher_dtype(options), "--max-model-len", str(longest(options.rollout) + 1)]
+    return shlex.join([*words, "--host", address.hostname or "", "--port", str(address.port or 80)])
+
+
+def _is_address(url: str) -> bool:
+    """Of a server; {rank} stands for a process's number."""
+    try:
+        address = urlsplit(url.replace("{rank}", "0"))
+        return address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
+    except ValueError:  # a port that is none, an unclosed bracket
+        return False
 
 
 def _tokens_of_demonstrations(options: SftOptions, rows: int) -> str:
@@ -294,6 +338,8 @@ class _Plan(Text):
     device: Device | None
     """The one that this is here; of the first process, where there are several."""
     first: list[str] = field(default_factory=list)
+    last: str = ""
+    """What is to be typed when all that is done."""
 
     @classmethod
     def of(cls, command: str, options: SftOptions | TrainOptions | EvalOptions) -> "_Plan":
@@ -318,11 +364,36 @@ class _Plan(Text):
         _, there = place()
         self.processes = wanted or there
         if there == 1 < self.processes:
-            self.first.append(f"torchrun --nproc-per-node {self.processes} -m sod ..., which starts the processes")
+            self.last = f"torchrun --nproc-per-node {self.processes} -m sod ..., which starts the processes"
         elif there != self.processes:
             self.first.append(
                 f"another number of processes: torchrun has started {there}, and processes = {self.processes}"
             )
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        """What the run would refuse must be mended first."""
+        try:
+            yield
+        except OptionError as refusal:
+            self.first.append(str(refusal))
+
+    def check_what_is_named(self, options: TrainOptions | EvalOptions, teacher: Found | None) -> None:
+        """The user's own tools, and servers: whether their options go together, and how the teacher's is started."""
+        for name in options.tool.own:
+            self.read("tool", find_function(name, option="tool.own"))
+        with self.refusals():
+            check_teacher(options.teacher, options.score)
+        with self.refusals():
+            check_servers(options.engine, self.processes)
+        addresses = {"engine.url": options.engine.url, "score.teacher_url": options.score.teacher_url}
+        addresses["sandbox.url"] = options.sandbox.url
+        wrong = {name: url for name, url in addresses.items() if url is not None and not _is_address(url)}
+        self.first += [
+            f"an address such as http://127.0.0.1:8001 for {name}: {url!r} is none" for name, url in wrong.items()
+        ]
+        if teacher and options.score.teacher_url and "score.teacher_url" not in wrong:
+            self.first.append(f"the teacher's server, unless it runs: {serving(teacher.name, options)}")
 
     def check_learning(self, learn: LearnOptions) -> None:
         """Whether several processes can learn so."""
@@ -394,7 +465,8 @@ class _Plan(Text):
 
     def finished(self, width: int | None) -> str:
         """All of it, with what must be done first as the last section."""
-        steps = [f"{number}. {step}" for number, step in enumerate(dict.fromkeys(self.first), 1)]
+        wanted = dict.fromkeys([*self.first, *([self.last] if self.last else [])])
+        steps = [f"{number}. {step}" for number, step in enumerate(wanted, 1)]
         self.add("first", *(steps or ["nothing: what is read can be had"]))
         return self.written(width)
 

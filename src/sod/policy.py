@@ -284,6 +284,6 @@ def _adamw(name: str) -> Callable[..., torch.optim.Optimizer]:
         from bitsandbytes.optim.adamw import AdamW8bit
     except ImportError as error:
         raise OptionError(
-            f'learn.optimizer = adamw_8bit needs bitsandbytes ({error}): pip install "sod[lean]".'
+            f'learn.optimizer = adamw_8bit needs bitsandbytes ({error}): pip install ".[lean]" in a checkout of sod.'
         ) from error
     return AdamW8bit

@@ -299,7 +299,7 @@ def memory_of_training(
     }
     if teacher and options.score.teacher_url is None:
         memory["teacher"], moments["the teacher while it scores"] = _teaching(options, teacher, tokens, processes)
-        if averaged and ITEMSIZE[_teacher_dtype(options)] < 4:
+        if averaged and ITEMSIZE[teacher_dtype(options)] < 4:
             memory["teacher"]["the teacher's average, float32"] = 4 * teacher.parameters
     memory["sampler"] = _sampling(options, student, gpu)
     memory["moment"] = {", ".join(moments): max(moments.values())}
@@ -341,7 +341,7 @@ def memory_of_teacher_server(options: TrainOptions, teacher: Shape) -> Memory:
     vLLM makes the logits of all tokens that it reads at a time, and their logarithms in float32, and does not reckon with
     them when it divides its memory (vLLM, pull request 52054).
     """
-    dtype, tokens = _teacher_dtype(options), longest(options.rollout) + 1
+    dtype, tokens = teacher_dtype(options), longest(options.rollout) + 1
     read = min(tokens, SERVED_TOKENS)
     name = f"vLLM: keys and values of 1 x {tokens:,} tokens"
     kept = _whole("teacher", dtype, teacher) | {name: tokens * cache_bytes(teacher, ITEMSIZE[dtype])}
@@ -374,7 +374,7 @@ def _learning_moment(tokens: int) -> str:
 
 def _teaching(options: TrainOptions | EvalOptions, teacher: Shape, tokens: int, processes: int) -> tuple[Parts, int]:
     """What a teacher here keeps, and what it needs for a moment."""
-    dtype = _teacher_dtype(options)
+    dtype = teacher_dtype(options)
     weights, moment = ITEMSIZE[dtype] * teacher.parameters, scoring_bytes(teacher, tokens, ITEMSIZE[dtype])
     if options.score.offload_teacher:
         return {}, moment + weights
@@ -384,7 +384,8 @@ def _teaching(options: TrainOptions | EvalOptions, teacher: Shape, tokens: int, 
     return {f"teacher, {dtype}": weights}, moment
 
 
-def _teacher_dtype(options: TrainOptions | EvalOptions) -> Literal["float32", "bfloat16"]:
+def teacher_dtype(options: TrainOptions | EvalOptions) -> Literal["float32", "bfloat16"]:
+    """Of the teacher's weights, here or on a server."""
     return options.network.dtype if options.score.teacher_dtype == "same" else options.score.teacher_dtype
 
 

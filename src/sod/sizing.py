@@ -14,7 +14,7 @@ from typing import Any
 from sod.config import EngineOptions, PlanOptions, RolloutOptions, TrainOptions
 from sod.errors import ModelError, OptionError
 from sod.inventory import ON_HUB, Device, as_bytes, as_count, brief, find_model, imagined_gpus
-from sod.plan import SLACK, Text, columns, usable_bytes, wire
+from sod.plan import SLACK, Text, columns, serving, usable_bytes, wire
 from sod.progress import say
 from sod.shapes import (
     Memory,
@@ -36,6 +36,8 @@ USUAL_SHARE = EngineOptions().memory_share
 """Largest engine.memory_share that is tried, unless more is needed."""
 CONCURRENCY = (64, 32, 16, 8, 4, 2, 1)
 """Trajectories at a time that are tried where Transformers samples."""
+PER_MACHINE = 8
+"""GPUs; machines with more are rare."""
 SHORTEST = 512
 """Tokens of a response below which no shorter one is proposed."""
 
@@ -50,7 +52,10 @@ SERVED_SAMPLER: Changes = {
     "engine.exchange": Path("/dev/shm"),
 }
 UNCHANGED = "nothing about learning changes"
-DIFFERENCE = "all weights need more; what learns is a low-rank difference, which is not the paper's experiment"
+COARSE = "all weights learn, with coarser moments"
+DIFFERENCE = (
+    "no way above fits in which all weights learn; here a low-rank difference does, which is not the paper's experiment"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +103,16 @@ def advice(options: PlanOptions, width: int | None = None) -> str:
     case.describe(text)
     text.add("ways", *_table(case, sized, best))
     text.add("all type", f"sod train {_flags(case.base)}")
-    text.add("each", *(f"{number}  {_own(each)}" for number, each in enumerate(sized, 1)))
+    text.add("each", *(f"{number:<2}  {_own(each)}" for number, each in enumerate(sized, 1)))
     if best is None:
         text.add("best", *_shorter(options))
     else:
         text.add("best", f"{sized.index(best) + 1}, {best.way.name}: {best.way.why}.")
+        if case.count > PER_MACHINE:
+            text.add(
+                "best",
+                f"All are taken to be in one machine; few have more than {PER_MACHINE}. For several nodes: docs/verl.md.",
+            )
         _explain(text, case, best)
     return text.written(width or columns())
 
@@ -162,16 +172,18 @@ class Case:
         text.add("length", f"{self.tokens:,} tokens at most: {parts}")
         memory, usable = as_bytes(self.device.memory), as_bytes(usable_bytes(self.device))
         if self.count:
-            text.add(
-                "on", f"{self.count} x {self.device.name} of {memory}, {usable} to plan with ({SLACK:.0%} assumed lost)"
-            )
+            where = " in one machine" if self.count > 1 else ""
+            gpus = f"{self.count} x {self.device.name} of {memory}{where}"
+            text.add("on", f"{gpus}, {usable} to plan with ({SLACK:.0%} assumed lost)")
         else:
             text.add("on", f"{self.device.name}, {memory}")
 
     def sized(self) -> list[Sized]:
         """The ways that there are: more GPUs at work come first, then less that is given up."""
         taught = self.teacher is not None
-        several = _ways_in_processes(self.count, taught) + _ways_with_servers(taught) if self.count > 1 else []
+        problems = _train_options(self.base).rollout.problems
+        several = _ways_in_processes(self.count, taught, problems) if self.count > 1 else []
+        several += _ways_with_servers(taught) if self.count > 1 else []
         return [self._size(way) for way in (several + _ways_on_one(taught) if self.count else _ways_here(taught))]
 
     def _size(self, way: Way) -> Sized:
@@ -236,34 +248,41 @@ def _train_options(changes: Changes) -> TrainOptions:
 # The ways
 
 
-def _ways_in_processes(count: int, taught: bool) -> list[Way]:
-    every = f"every GPU samples, scores and learns, and {UNCHANGED}"
+def _ways_in_processes(gpus: int, taught: bool, problems: int) -> list[Way]:
+    """`problems` of an update are shared out whole: there are no more processes than that."""
+    count = min(gpus, problems)
+    some = f"{count} GPUs sample, score and learn, one for each problem of an update (rollout.problems)"
+    every = f"{some if count < gpus else 'every GPU samples, scores and learns'}, and {UNCHANGED}"
     ways = [Way(f"{count} processes", every, _sparing({"processes": count}))]
     if taught:
         divided: Changes = {"processes": count, "score.shard_teacher": True}
         why = f"{every}; a whole teacher does not fit on each"
         ways.append(Way(f"{count}, teacher divided", why, _sparing(divided)))
-    if taught and count > 2:
-        why = f"all GPUs but the teacher's sample and learn, and {UNCHANGED}"
-        ways.append(Way(f"{count - 1} + 1 for teacher", why, _sparing({"processes": count - 1} | SERVED_TEACHER)))
+    if taught and gpus > 2:
+        count = min(gpus - 1, problems)
+        who = "all GPUs but the teacher's" if count == gpus - 1 else f"{count} GPUs, one for each problem of an update,"
+        why = f"{who} sample and learn, the teacher has one of its own, and {UNCHANGED}"
+        ways.append(Way(f"{count} + 1 for teacher", why, _sparing({"processes": count} | SERVED_TEACHER)))
     return ways
 
 
 def _ways_with_servers(taught: bool) -> list[Way]:
-    ways = [Way("1 + 1 for vLLM", f"sampling has a GPU of its own, and {UNCHANGED}", _sparing(SERVED_SAMPLER, taught))]
-    if taught:
-        why = f"the teacher has a GPU of its own, and {UNCHANGED}"
-        ways.append(Way("1 + 1 for teacher", why, _sparing(SERVED_TEACHER)))
-    return ways
+    servers = [("vLLM", "sampling", _sparing(SERVED_SAMPLER, taught))]
+    servers += [("teacher", "the teacher", _sparing(SERVED_TEACHER))] if taught else []
+    own = [(name, f"{who} has a GPU of its own, and", rungs) for name, who, rungs in servers]
+    return [
+        *(Way(f"1 + 1 for {name}", f"{why} {UNCHANGED}", rungs) for name, why, rungs in own),
+        *(Way(f"1 + 1 {name}, 8-bit", f"{why} {COARSE}", _coarse(rungs)) for name, why, rungs in own),
+    ]
 
 
 def _ways_on_one(taught: bool) -> list[Way]:
-    whole, *spared = _sparing({}, taught)
-    coarse = tuple(rung | NARROW for rung in spared)
+    rungs = _sparing({}, taught)
+    coarse = _coarse(rungs)
     return [
-        Way("1 GPU", f"one GPU is enough, and {UNCHANGED}", (whole,)),
-        Way("1 GPU, spared", f"one GPU is enough, and {UNCHANGED}", tuple(spared)),
-        Way("1 GPU, 8-bit AdamW", "all weights learn, with coarser moments", coarse),
+        Way("1 GPU", f"one GPU is enough, and {UNCHANGED}", rungs[:1]),
+        Way("1 GPU, spared", f"one GPU is enough, and {UNCHANGED}", rungs[1:]),
+        Way("1 GPU, 8-bit AdamW", COARSE, coarse),
         Way("1 GPU, LoRA", DIFFERENCE, tuple(rung | LORA for rung in coarse)),
     ]
 
@@ -285,20 +304,25 @@ def _sparing(changes: Changes, away: bool = False) -> tuple[Changes, ...]:
     return (*rungs, changes | SPARED | AWAY) if away else rungs
 
 
+def _coarse(rungs: tuple[Changes, ...]) -> tuple[Changes, ...]:
+    """With moments of 8 bits, when all that changes nothing about learning is spared."""
+    return tuple(rung | NARROW for rung in rungs[1:])
+
+
 # In words
 
 
 def _table(case: Case, sized: Sequence[Sized], best: Sized | None) -> list[str]:
     """GiB of each part, a way a line."""
-    heads = ("student", "learner", "teacher", "sampler", "moment")
+    heads = {"student": 7, "learner": 8, "teacher": 8, "sampler": 8, "moment": 8}
     unit = "GiB on the fullest GPU" if case.count else "GiB"
-    lines = [f"{unit:<22}" + "".join(f"{head:>8}" for head in heads) + f"{'all':>6}"]
+    lines = [f"{unit:<23}" + "".join(f"{head:>{width}}" for head, width in heads.items()) + f"{'all':>6}"]
     for number, each in enumerate(sized, 1):
         sizes = {head: sum(parts.values()) for head, parts in each.memory.items()}
-        cells = "".join(f"{_gib(sizes[head]) if sizes.get(head) else '-':>8}" for head in heads)
+        cells = "".join(f"{_gib(sizes[head]) if sizes.get(head) else '-':>{width}}" for head, width in heads.items())
         mark = "*" if each is best else "" if each.fits else "no"
-        lines.append(f"{number}  {each.way.name:<19}{cells}{_gib(each.whole):>6} {mark}".rstrip())
-    several = [f"-  {'several nodes':<19}       -  not computed; with verl: docs/verl.md"] if case.count > 1 else []
+        lines.append(f"{number:<3}{each.way.name:<20}{cells}{_gib(each.whole):>6} {mark}".rstrip())
+    several = [f"-  {'several nodes':<20}      -  not computed; with verl: docs/verl.md"] if case.count > 1 else []
     return [*lines, *several, "no: does not fit; *: the first that fits"]
 
 
@@ -345,11 +369,12 @@ def _server(case: Case, changes: Changes) -> tuple[str, ...]:
             "FOLDER holds a copy of src/sod/engines/vllm_worker.py and nothing else",
         )
     if case.teacher and "score.teacher_url" in changes:
-        memory = memory_of_teacher_server(_train_options(case.base), case.teacher)
+        options = _train_options(case.base | changes)
+        memory = memory_of_teacher_server(options, case.teacher)
         unknown = sum(memory["moment"].values()) / case.device.memory
         return (
-            f"vllm serve {case.asked.teacher} --dtype bfloat16 --max-model-len {case.tokens + 1} "
-            f"--gpu-memory-utilization {math.floor(20 * (1 - SLACK - unknown)) / 20:g} --host 127.0.0.1 --port 8001",
+            f"{serving(str(case.asked.teacher), options)} "
+            f"--gpu-memory-utilization {math.floor(20 * (1 - SLACK - unknown)) / 20:g}",
         )
     return ()
 

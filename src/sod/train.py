@@ -17,7 +17,7 @@ from sod.alarms import ALARMS, raised
 from sod.algorithms import System, check_served, find, give_credit
 from sod.batching import Batch, join
 from sod.concurrency import Runner
-from sod.config import EngineOptions, TrainOptions
+from sod.config import EngineOptions, TrainOptions, check_servers, check_teacher
 from sod.data import draw, fingerprint, fingerprint_model, load_problems
 from sod.engines.opening import open_engine
 from sod.errors import OptionError, TrainingError
@@ -34,7 +34,7 @@ from sod.runs import Run
 from sod.scoring import Scorer, check_groups
 from sod.teachers import Teacher
 from sod.teachers.divided import DividedTeacher
-from sod.teachers.opening import check_teacher, fingerprint_teacher, open_teacher, teacher_folder
+from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_folder
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.types import Group, Problem
 from sod.world import World
@@ -297,13 +297,9 @@ def _teacher(
 
 def _own_engine(options: EngineOptions, ranks: Ranks) -> EngineOptions:
     """A server belongs to one process alone: `{rank}` in its address is the number of that process."""
+    check_servers(options, ranks.count)
     if options.name != "vllm_server" or options.url is None or ranks.alone:
         return options
-    if "{rank}" not in options.url:
-        raise OptionError(
-            f"{ranks.count} processes need a vLLM server each. Write {{rank}} where their addresses differ, such as "
-            "--engine.url http://127.0.0.1:800{rank}."
-        )
     return options.model_copy(update={"url": options.url.replace("{rank}", str(ranks.rank))})
 
 

@@ -9,24 +9,10 @@ from transformers import PreTrainedTokenizerBase
 from sod.concurrency import Runner
 from sod.config import ModelOptions, RolloutOptions, ScoreOptions
 from sod.data import fingerprint_model
-from sod.errors import OptionError
 from sod.hub import model_folder
 from sod.teachers import Teacher
 from sod.teachers.local import LocalTeacher
 from sod.teachers.server import ServerTeacher, holds_weights
-
-
-def check_teacher(teacher: Path | None, options: ScoreOptions) -> None:
-    """Raises OptionError where options of a served teacher do not go together."""
-    if options.teacher_url is None:
-        if options.teacher_served_name is not None:
-            raise OptionError("score.teacher_served_name is a name on a server: give --score.teacher_url, too.")
-        return
-    if teacher is None:
-        raise OptionError("score.teacher_url needs --teacher, the folder or name on the hub where its tokenizer is.")
-    for name, given in (("offload_teacher", options.offload_teacher), ("shard_teacher", options.shard_teacher)):
-        if given:
-            raise OptionError(f"score.{name} is for a teacher on this machine; leave it or score.teacher_url out.")
 
 
 def teacher_folder(teacher: Path, options: ScoreOptions) -> Path:
