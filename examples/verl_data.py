@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 
 from sod.data import load_problems
-from sod.errors import SodError
+from sod.errors import DataError, SodError
 from sod.types import Problem
 
 
@@ -26,10 +26,18 @@ def row(problem: Problem, index: int) -> dict[str, Any]:
 
 
 def convert(source: Path, target: Path) -> int:
-    """How many problems were written. Raises DataError for a row that is none."""
+    """How many problems were written. Raises DataError for a row that is none, and where the file cannot be written."""
+    if not target.parent.is_dir():
+        raise DataError(f"{target} cannot be written: {target.parent} is no folder. Create it first.")
     problems = load_problems(source)
     table = pyarrow.Table.from_pylist([row(problem, index) for index, problem in enumerate(problems)])
-    pyarrow.parquet.write_table(table, target)
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        pyarrow.parquet.write_table(table, partial)
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DataError(f"{target} cannot be written: {error.strerror or error}.") from error
     return len(problems)
 
 

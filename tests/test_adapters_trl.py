@@ -52,6 +52,7 @@ from sod.config import AlgorithmOptions, ModelOptions, RewardOptions, RolloutOpt
 from sod.core import StepInfo, clipped_policy_loss, group_advantage, masked_mean
 from sod.errors import DataError, InfrastructureError, ModelError, OptionError, SandboxError, TrainingError
 from sod.lab import settings
+from sod.lab.make import TEACHER_FOLDER
 from sod.lab.make import problems as lab_problems
 from sod.models import load_model, load_tokenizer, score
 from sod.rewards import Verdict
@@ -710,6 +711,10 @@ def test_plain_grpo_takes_concurrent_rollouts_too(
 
 def test_the_example_runs(tmp_path: Path) -> None:
     example = Path(__file__).parents[1] / "examples" / "trl_sod.py"
-    done = subprocess.run([sys.executable, example, tmp_path], capture_output=True, text=True, timeout=300)
+    student = tmp_path / "student"
+    done = subprocess.run([sys.executable, example, student], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "sod/w_after_first" in done.stdout
+    assert re.fullmatch(rf"Reward .* -?\d\.\d\d before, .* after\. .* {student}", done.stdout.splitlines()[-1])
+    assert weights(load(student)).shape == weights(load(TEACHER_FOLDER)).shape
+    assert len(load_tokenizer(student)) == len(load_tokenizer(TEACHER_FOLDER))

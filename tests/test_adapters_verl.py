@@ -6,6 +6,7 @@ verl has an environment of its own (it wants another Transformers): `make test-v
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -49,6 +50,7 @@ from sod.adapters.verl import (
     check_version,
     composed,
     main,
+    which_settings,
 )
 from sod.adapters.verl_reward import RewardManager, compute_score
 from sod.config import TrainOptions
@@ -365,6 +367,107 @@ def test_the_check_says_what_is_registered_and_fails_where_nothing_is() -> None:
     assert "Nothing makes verl import sod.adapters.verl" in process.stderr
 
 
+def said_of(*overrides: str, name: str = "sod-0.6b", **variables: str) -> subprocess.CompletedProcess[str]:
+    """The check in a process of its own, with one of our recipes."""
+    command = [
+        sys.executable,
+        "-m",
+        "sod.adapters.verl",
+        "--config-dir",
+        str(FOLDER),
+        "--config-name",
+        name,
+        *overrides,
+    ]
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+
+
+def test_the_check_prints_what_the_docs_show_and_nothing_else() -> None:
+    shown = (ROOT / "docs" / "verl.md").read_text()
+    process = said_of(name="sod-1.7b")
+    assert process.returncode == 0, process.stderr
+    assert f"--config-name sod-1.7b\n{process.stdout}```" in shown
+    assert process.stderr == ""
+
+
+def test_an_error_of_the_check_is_all_that_is_printed() -> None:
+    process = said_of("+distillation.distillation_loss.rule=gated")
+    assert process.returncode == 1
+    assert process.stdout == ""
+    complaint, advice = process.stderr.splitlines()
+    assert complaint.startswith("sod: sod-0.6b: verl refuses distillation.distillation_loss: ")
+    assert complaint.endswith("unexpected keyword argument 'rule'")
+    assert advice.startswith("rule goes into SOD_VERL: ++ray_kwargs.")
+
+
+@pytest.mark.parametrize(
+    ("configured", "shell", "words"),
+    [
+        (None, None, "rule=drift, epsilon=1e-06, delta=0.2 (SOD_VERL is not set)"),
+        (None, "rule=gated", "rule=gated, epsilon=1e-06, delta=0.2 (this shell's SOD_VERL"),
+        (
+            "delta=0.5",
+            None,
+            "rule=drift, epsilon=1e-06, delta=0.5 (the configuration's SOD_VERL, which Ray gives its workers)",
+        ),
+        (
+            "delta=0.5",
+            "rule=gated",
+            "delta=0.5 (the configuration's.*; this shell's SOD_VERL=rule=gated does not count)",
+        ),
+        ("", "rule=gated", "rule=drift, epsilon=1e-06, delta=0.2 (the configuration's"),
+    ],
+)
+def test_the_configurations_settings_count_before_the_shells(
+    configured: str | None, shell: str | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shell is not None:
+        monkeypatch.setenv("SOD_VERL", shell)
+    assert re.search(words.replace("(", r"\(").replace(")", r"\)"), which_settings(configured))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (
+            "distillation.distillation_loss.loss_mode=k1",
+            "distillation.distillation_loss: Directly backpropagating k1 loss",
+        ),
+        (
+            "distillation.distillation_loss.loss_mode=sodd",
+            "distillation.distillation_loss: Unsupported loss mode: sodd",
+        ),
+        ("+distillation.distillation_loss.epsilon=1", r"'epsilon'\nepsilon goes into SOD_VERL: \+\+ray_kwargs"),
+        ("distillation.distillation_loss.delta=1", r"delta'\.\ndelta goes into SOD_VERL: \+\+ray_kwargs"),
+        (
+            "actor_rollout_ref.actor.use_dynamic_bsz=false",
+            "verl refuses actor_rollout_ref.actor: .*ppo_micro_batch_size",
+        ),
+        ("actor_rollout_ref.rollout.temperature=0", "verl refuses validation gen temperature should be greater than 0"),
+        ("trainer.nnodes=???", "verl refuses trainer.nnodes: Missing mandatory value"),
+        ("++ray_kwargs.ray_init.runtime_env.env_vars.SOD_VERL=3", "SOD_VERL: '3' is not KEY=VALUE"),
+    ],
+)
+def test_what_verl_refuses_is_an_error_of_ours_with_its_key(
+    override: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(OptionError, match=words):
+        check_config([override], name="sod-0.6b", folder=FOLDER)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_temperature_that_the_teacher_does_not_share_is_warned_of() -> None:
+    assert "Warning" not in check_config([], name="sod-0.6b", folder=FOLDER)
+    said = check_config(["actor_rollout_ref.rollout.temperature=0.7"], name="sod-0.6b", folder=FOLDER)
+    assert "Warning: actor_rollout_ref.rollout.temperature=0.7 is the student's alone" in said
+
+
+def test_what_verl_warns_of_is_still_said() -> None:
+    said = check_config(["+data.val_batch_size=3"], name="sod-0.6b", folder=FOLDER)
+    assert "WARNING: val_batch_size is deprecated" in said
+    assert "passed successfully" not in said
+
+
 @pytest.mark.slow
 def test_workers_of_ray_know_the_losses_and_get_the_recipes_settings() -> None:
     config = composed((), name="sod-1.7b", folder=FOLDER)
@@ -579,3 +682,18 @@ def test_verl_reads_our_problems_as_the_example_writes_them(
     assert row["raw_prompt"] == list(problem.messages)
     assert row["reward_model"]["ground_truth"] == problem.answer
     assert row["extra_info"]["kind"] == "math"
+
+
+@pytest.mark.parametrize("place", ["nowhere/problems.parquet", "file/problems.parquet", "folder"])
+def test_problems_that_cannot_be_written_are_one_line_and_leave_nothing(
+    place: str, tmp_path: Path, problem_file: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    command = [sys.executable, str(ROOT / "examples" / "verl_data.py"), str(problem_file), str(tmp_path / place)]
+    process = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert process.stderr.startswith(f"sod: {tmp_path / place} cannot be written: ")
+    assert len(process.stderr.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,6 +1,6 @@
 """SOD inside TRL: `SODTrainer`, a GRPOTrainer with a credit for every token, and rollouts that wait for nobody.
 
-    pip install "sod[trl]"
+    pip install ".[trl]"   # in a checkout of sod
 
 TRL samples, calls tools, rewards and learns as ever. In place of one advantage for a whole completion, its loss gets
 
@@ -60,7 +60,9 @@ try:
     from trl.models.utils import disable_gradient_checkpointing
     from trl.trainer.utils import add_fused_lm_head
 except ImportError as error:
-    raise ImportError(f'sod.adapters.trl needs TRL {TESTED[-1]} ({error}): pip install "sod[trl]".') from error
+    raise ImportError(
+        f'sod.adapters.trl needs TRL {TESTED[-1]} ({error}): pip install ".[trl]" in a checkout of sod.'
+    ) from error
 
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo")
 """Values of `loss_type` whose loss of a token is a function of that token's own advantage and ratio."""

@@ -12,18 +12,23 @@ verl's options take no further fields, so what they lack is in the environment: 
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from importlib.metadata import entry_points
+from io import StringIO
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 import verl  # pyright: ignore[reportMissingImports]
 from hydra import compose, initialize_config_dir, initialize_config_module  # pyright: ignore[reportMissingImports]
-from hydra.errors import HydraException  # pyright: ignore[reportMissingImports]
+from hydra.errors import HydraException, InstantiationException  # pyright: ignore[reportMissingImports]
+from omegaconf import OmegaConf  # pyright: ignore[reportMissingImports]
+from omegaconf.errors import OmegaConfBaseException  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 from verl.trainer.distillation.losses import (  # pyright: ignore[reportMissingImports]
     DISTILLATION_LOSS_REGISTRY,
@@ -54,6 +59,12 @@ UNTESTED = "SOD_VERL_UNTESTED"
 """Environment variable: 1 goes on with any other version."""
 SETTINGS = "SOD_VERL"
 """Environment variable with the settings."""
+IN_RAY = f"ray_kwargs.ray_init.runtime_env.env_vars.{SETTINGS}"
+"""Where verl's configuration gives it to all workers."""
+REFUSALS = (HydraException, OmegaConfBaseException, AssertionError, NotImplementedError, TypeError, ValueError)
+"""What verl, and those who read its configuration, raise for options that they do not take."""
+ALL_IS_WELL = "[validate_config]"
+"""How the line begins with which verl ends its checks."""
 RULES_HERE = (
     "drift",
     "drift_unclipped",
@@ -109,6 +120,9 @@ class Settings:
     def of_environment(cls) -> Self:
         return cls.parse(os.environ.get(SETTINGS, ""))
 
+    def __str__(self) -> str:
+        return f"rule={self.rule}, epsilon={self.epsilon:g}, delta={self.delta:g}"
+
 
 def _among(name: str, names: Sequence[str], what: str) -> None:
     if name not in names:
@@ -155,7 +169,7 @@ class Scored:
         info = StepInfo(
             ids_BT=ids_BT,
             signal_BT=self.signal_BT,
-            teacher_entropy_BT=torch.zeros_like(self.old_BT),
+            teacher_entropy_BT=None,
             failed_BK=torch.zeros_like(d_BK, dtype=torch.bool),
             advantage_B=self._mean_advantage(),
             epsilon=settings.epsilon,
@@ -271,9 +285,9 @@ def check_version(version: str) -> None:
 
 
 def check() -> str:
-    """What is registered, with which settings, in words. Raises OptionError if a worker of verl would not know the losses."""
+    """What is registered, in words. Raises OptionError if a worker of verl would not know the losses."""
     check_version(verl.__version__)
-    settings = Settings.of_environment()
+    Settings.of_environment()
     ways = _ways()
     if not ways:
         raise OptionError(
@@ -284,11 +298,7 @@ def check() -> str:
     if missing:
         raise OptionError(f"verl does not know {', '.join(missing)}, though {' and '.join(ways)} should import {NAME}.")
     tested = "tested" if verl.__version__ in TESTED else f"NOT tested; tested: {', '.join(TESTED)}"
-    return (
-        f"verl {verl.__version__} ({tested}) knows the losses {', '.join(LOSSES)}, imported by {' and '.join(ways)}.\n"
-        f"Settings: {', '.join(f'{field.name}={getattr(settings, field.name)}' for field in fields(settings))}"
-        f" ({SETTINGS} is {os.environ.get(SETTINGS) or 'not set'})."
-    )
+    return f"verl {verl.__version__} ({tested}) knows the losses {', '.join(LOSSES)}, imported by {' and '.join(ways)}."
 
 
 def _ways() -> list[str]:
@@ -300,16 +310,32 @@ def _ways() -> list[str]:
     return ["the entry point verl.plugins"] * by_entry + ["VERL_USE_EXTERNAL_MODULES"] * (NAME in modules)
 
 
+def which_settings(configured: str | None = None) -> str:
+    """Which settings count, in words: those that Ray gives its workers, else this shell's, else the paper's.
+
+    `configured`: the configuration's; None has none. Raises OptionError for some that cannot work.
+    """
+    shell = os.environ.get(SETTINGS)
+    if configured is not None:
+        beside = f"; this shell's {SETTINGS}={shell} does not count" if shell else ""
+        return f"Settings: {Settings.parse(configured)} (the configuration's {SETTINGS}, which Ray gives its workers{beside})."
+    if shell:
+        return f"Settings: {Settings.parse(shell)} (this shell's {SETTINGS}; on other nodes, give it as ++{IN_RAY})."
+    return f"Settings: {Settings()} ({SETTINGS} is not set)."
+
+
 def check_config(overrides: Sequence[str], *, name: str = "ppo_trainer", folder: Path | None = None) -> str:
-    """What SOD does under a configuration of verl, composed and validated as its trainer would. Raises OptionError, or as verl.
+    """What SOD does under a configuration of verl, composed and validated as its trainer would, in words. Raises OptionError.
 
     `folder`: where the configuration is; None is among verl's own.
     """
     config = composed(overrides, name, folder)
-    validate_config(config, need_reference_policy(config), need_critic(config))
-    actor, distillation = (
-        omega_conf_to_dataclass(part) for part in (config.actor_rollout_ref.actor, config.distillation)
-    )
+    with _refusals_as_ours(f"{name}: verl refuses"), redirect_stdout(StringIO()) as heard:
+        validate_config(config, need_reference_policy(config), need_critic(config))
+        actor, distillation = (
+            omega_conf_to_dataclass(part) for part in (config.actor_rollout_ref.actor, config.distillation)
+        )
+        configured = OmegaConf.select(config, IN_RAY)
     options = distillation.distillation_loss
     if not distillation.enabled or options.loss_mode not in LOSSES:
         raise OptionError(
@@ -317,20 +343,55 @@ def check_config(overrides: Sequence[str], *, name: str = "ppo_trainer", folder:
             f"distillation.distillation_loss.loss_mode={options.loss_mode}; set them to true and one of {', '.join(LOSSES)}."
         )
     check_switches(options.loss_mode, actor, options)
-    text = config.ray_kwargs.ray_init.runtime_env.get("env_vars", {}).get(SETTINGS)
-    forwarded = f"Ray gives its workers {Settings.parse(text)}" if text else f"Ray gives its workers no {SETTINGS}"
-    return f"{name}: {options.loss_mode}, coef {options.distillation_loss_coef:g}. {forwarded}."
+    return "\n".join(
+        [
+            f"{name}: {options.loss_mode}, coef {options.distillation_loss_coef}.",
+            which_settings(None if configured is None else str(configured)),
+            *_warnings(config.actor_rollout_ref.rollout.temperature),
+            *(line for line in heard.getvalue().splitlines() if not line.startswith(ALL_IS_WELL)),
+        ]
+    )
+
+
+def _warnings(temperature: Any) -> Iterator[str]:
+    """Of what verl allows although it spoils the signal."""
+    if temperature != 1:
+        yield (
+            f"Warning: actor_rollout_ref.rollout.temperature={temperature} is the student's alone; verl scores the teacher at 1, "
+            "so the signal compares two temperatures. Set it to 1."
+        )
+
+
+@contextmanager
+def _refusals_as_ours(what: str) -> Iterator[None]:
+    """Turns what verl raises for options into an OptionError: the key, the last sentence, and where ours belong."""
+    try:
+        yield
+    except REFUSALS as error:
+        why = error.__cause__ or error if isinstance(error, InstantiationException) else error
+        key = re.search(r"full_key: (\S+)", str(error))
+        sentence = re.split(r"\s*full_key: ", str(why))[0] or type(why).__name__
+        where = f"{key[1]}: " if key else ""
+        raise OptionError(f"{what} {where}{_with_place_of_ours(sentence)}") from error
+
+
+def _with_place_of_ours(sentence: str) -> str:
+    """A sentence of verl's or hydra's; where it complains of a setting of ours, with the place that this goes into."""
+    ours = re.search(rf"['.]({'|'.join(field.name for field in fields(Settings))})'", sentence)
+    if not ours:
+        return sentence
+    complaint = sentence.splitlines()[0]  # hydra's second line advises what verl would refuse
+    return f"{complaint}\n{ours[1]} goes into {SETTINGS}: ++{IN_RAY}=\"'{ours[1]}=...'\""
 
 
 def composed(overrides: Sequence[str], name: str, folder: Path | None) -> Any:
-    try:
+    """A configuration as verl's trainer would get it. Raises OptionError."""
+    with _refusals_as_ours(f"{name} cannot be composed:"):
         if folder is None:
             with initialize_config_module("verl.trainer.config", version_base=None):
                 return compose(name, list(overrides))
         with initialize_config_dir(str(folder.resolve()), version_base=None):
             return compose(name, ["hydra.searchpath=[pkg://verl.trainer.config]", *overrides])
-    except HydraException as error:
-        raise OptionError(f"{name} cannot be composed: {error}") from error
 
 
 def main(arguments: Sequence[str]) -> str:
@@ -345,10 +406,10 @@ def main(arguments: Sequence[str]) -> str:
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="verl's options")
     given = parser.parse_args(arguments)
-    said = [check()]
-    if arguments:
-        said.append(check_config(given.overrides, name=given.config_name, folder=given.config_dir))
-    return "\n".join(said)
+    known = check()
+    if not arguments:
+        return f"{known}\n{which_settings()}"
+    return f"{known}\n{check_config(given.overrides, name=given.config_name, folder=given.config_dir)}"
 
 
 if __name__ == "__main__":  # registers nothing: it looks at what importing verl has done
