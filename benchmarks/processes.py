@@ -3,10 +3,9 @@
     python benchmarks/processes.py [--updates 6]
 
 All are `sod train` as a user starts it, with the lab's trained teacher as student and teacher, taking turns: one process with
-one thread for its arithmetic, one with two, and two with one each. A model this small gains from processes because most of its
-time goes to the many small operations of sampling, which a second thread does not speed up. It says nothing about GPUs: there,
-sampling and scoring are shared out likewise, and gradients travel over another network. The first update of each run is not
-counted.
+one thread for its arithmetic, one with two, and two with one each. A model this small gains nothing: a sampling pass takes as
+long for half of the trajectories as for all. It says nothing about GPUs: there, sampling and scoring are shared out likewise, and
+gradients travel over another network. The first update of each run is not counted.
 """
 
 import os
