@@ -48,7 +48,7 @@ def _sft(options: SftOptions, ranks: Ranks) -> Run:
         raise ModelError(
             f"The model has {positions} positions, but a conversation has {longest} tokens; lower max_tokens."
         )
-    files = {"data": fingerprint(options.data), "model": fingerprint_model(start_model)}
+    files = ranks.first(lambda: {"data": fingerprint(options.data), "model": fingerprint_model(start_model)})
     learner = None if ranks.alone else load_divided(model_to_load, options.network, ranks)
     total_steps = steps if options.schedule == "cosine" else None
     policy = Policy(model, tokenizer, options.learn, total_steps=total_steps, learner=learner, ranks=ranks)

@@ -129,9 +129,7 @@ class Session:
         _check(options, algorithm, problems, ranks)
         engine_options = _own_engine(options.engine, ranks)
         student = model_folder(options.student)
-        files = {"data": fingerprint(options.data), "student": fingerprint_model(student)}
-        if options.teacher is not None:
-            files["teacher"] = fingerprint_teacher(teacher_folder(options.teacher, options.score), options.score)
+        files = ranks.first(lambda: _fingerprints(options, student))
         world = World.of(student, options, problems)
         newest = ranks.first(Run(options.out).newest_checkpoint) if options.resume else None
         done, folder = newest or (0, None)
@@ -266,6 +264,14 @@ class Session:
             say(f"  alarm {name}: {self.alarms[name]}")
         self.alarmed |= self.alarms.keys()
         return next((name for name in self.options.stop_on if name in self.alarms), "")
+
+
+def _fingerprints(options: TrainOptions, student: Path) -> dict[str, str]:
+    """Of everything that the run reads."""
+    files = {"data": fingerprint(options.data), "student": fingerprint_model(student)}
+    if options.teacher is not None:
+        files["teacher"] = fingerprint_teacher(teacher_folder(options.teacher, options.score), options.score)
+    return files
 
 
 @contextmanager
