@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import pickle
+import resource
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -273,6 +274,35 @@ def test_of_functions_the_last_block_that_defines_them_counts() -> None:
 @pytest.mark.parametrize("strange", ["(" * 100_000, "`" * 100_000, "```python\n" * 20_000, "-" * 100_000 + "1", "\0"])
 def test_any_text_is_read(strange: str) -> None:
     assert code.program_in(fenced(strange) + fenced(SOLUTION), frozenset()) == SOLUTION
+
+
+LONG = "n = int(input())\nprint(6 if n == 3 else -5)\n" + "# x\n" * 20_000
+
+
+@pytest.mark.parametrize(
+    "costly",
+    [
+        "import " + "append." * 20_480 + "a",
+        "import " + "a." * 300_000 + "a",
+        "import " + "a . " * 10_000 + "a",
+        "import " + "a.\\\n" * 10_000 + "a",
+        "a," * 300_000,
+        "[x " + "for x in y " * 50_000 + "]",
+        "".join(f"```python\n{'a,' * 10_000}\n```\n" for _ in range(40)),
+    ],
+)
+def test_a_text_that_is_costly_to_parse_is_not_parsed(costly: str) -> None:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    assert code.program_in(fenced(costly), frozenset()) is not None
+    now = resource.getrusage(resource.RUSAGE_SELF)
+    assert now.ru_maxrss - used.ru_maxrss < 100 << 10
+    assert not code_tests.is_cheap(costly)
+
+
+def test_a_program_too_long_to_be_parsed_is_run_as_it_stands(verdict: JudgeOf) -> None:
+    assert verdict(fenced(LONG), TOTAL).outcome == "right"
+    assert verdict(fenced(LONG.replace("6", "7")), TOTAL).outcome == "wrong"
+    assert code.program_in(fenced(SOLUTION) + fenced("# " + "x" * 70_000), frozenset()) != SOLUTION
 
 
 # Functions
@@ -595,6 +625,10 @@ class Evil:
         return print, ("the pickle was executed",)
 
 
+LAUGHS: list[Any] = ["ha"]
+for _ in range(40):
+    LAUGHS = [LAUGHS] * 2
+
 MALFORMED = [
     ("", "neither JSON nor packed"),
     ("42", "neither JSON nor packed"),
@@ -620,6 +654,9 @@ MALFORMED = [
     (TOTAL | {"checker": "mine"}, "only 'special'"),
     (packed(Evil()), "it names builtins.print"),
     (packed("[")[:-8], "neither JSON nor packed"),
+    (base64.b64encode(zlib.compress(bytes(257 << 20), 1)).decode(), "more than 256 MiB"),
+    (base64.b64encode(zlib.compress(b"\x80\x02]r\xff\xff\xff?.")).decode(), "no test"),
+    (packed(LAUGHS), "more than 1000000 values"),
     (base64.b64encode(zlib.compress(b"]K\x01a\x8c\xff")).decode(), "neither JSON nor packed"),
 ]
 

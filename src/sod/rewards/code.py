@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from sod.rewards import NO_CODE, Verdict
 from sod.rewards.answers import final_turn
 from sod.rewards.code_golds import tests_of
-from sod.rewards.code_tests import CONVERSATION_BYTES, DETAIL_CHARACTERS, ScriptTest, Test, Tests, TestStatus, parsed
+from sod.rewards.code_tests import (
+    CONVERSATION_BYTES,
+    DETAIL_CHARACTERS,
+    LONGEST_PARSED,
+    ScriptTest,
+    Test,
+    Tests,
+    TestStatus,
+    is_cheap,
+    parsed,
+)
 from sod.sandbox import Program, Result, Sandbox
 
 BUSY_SHARE = 0.75
@@ -228,12 +238,20 @@ def program_in(text: str, names: frozenset[str]) -> str | None:
     It stands in a fenced block of the last turn, tagged as Python or, if there is none of these, not tagged.
     Students also show how a program is used or what it prints, so the last block counts that is a program for this
     problem: one that parses and defines one of `names` or, where there are none, reads its input. Failing that, the last.
+    No more than LONGEST_PARSED is parsed; what is longer is run as it stands.
     """
     blocks = list(_blocks(final_turn(text)))
     for tags in (PYTHON_TAGS, {""}):
-        codes = [_closed(code) for tag, code in blocks if tag in tags and code.strip()]
+        codes = [code for tag, code in reversed(blocks) if tag in tags and code.strip()]
+        parsable = 0
+        for code in codes:
+            parsable += len(code)
+            if parsable > LONGEST_PARSED:
+                break
+            if is_cheap(code) and _fits(_closed(code), names):
+                return _closed(code)
         if codes:
-            return next((code for code in reversed(codes) if _fits(code, names)), codes[-1])
+            return _closed(codes[0]) if is_cheap(codes[0]) else codes[0]
     return None
 
 

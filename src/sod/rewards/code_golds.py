@@ -26,6 +26,7 @@ import io
 import json
 import math
 import pickle
+import struct
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
@@ -39,6 +40,8 @@ from sod.rewards.functional_driver import plain
 CACHED_GOLDS = 32
 MOST_BYTES = 256 << 20
 """Of packed tests, opened. LiveCodeBench's largest are some 40 MiB."""
+MOST_VALUES = 1_000_000
+"""In a packed object."""
 
 DAMAGES = (
     ValueError,
@@ -49,6 +52,7 @@ DAMAGES = (
     OverflowError,
     MemoryError,
     RecursionError,
+    struct.error,
     zlib.error,
     pickle.UnpicklingError,
 )
@@ -104,18 +108,21 @@ def _document(text: str) -> Any:
             raise DataError(f"It is neither JSON ({error}) nor a Python literal.") from error
 
 
-class _TextUnpickler(pickle.Unpickler):
-    """Reads texts, numbers, lists and dicts. A pickle that names anything else, which could run code, is refused."""
+class _TextUnpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
+    """Reads texts, numbers, lists and dicts. A pickle that names anything else, which could run code, is refused.
 
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        raise pickle.UnpicklingError(f"it names {module_name}.{global_name}")
+    It is the unpickler in Python: that in C takes any amount of memory for one number in the data.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
 
 
 def _unpacked(text: str) -> Any:
     """What is in base64 of a compressed pickle: JSON as a text, or an object."""
     try:
         content = _TextUnpickler(io.BytesIO(_decompressed(base64.b64decode(text, validate=True)))).load()
-        return json.loads(content) if isinstance(content, str) else content
+        return json.loads(content) if isinstance(content, str) else _counted(content)
     except DAMAGES as error:
         shown = text[:40]
         raise DataError(
@@ -130,6 +137,19 @@ def _decompressed(data: bytes) -> bytes:
     if not stream.eof:
         raise ValueError(f"more than {MOST_BYTES >> 20} MiB, or cut short")
     return opened
+
+
+def _counted(content: Any) -> Any:
+    """The content. Raises ValueError for one of more than MOST_VALUES, as one within another many times over is."""
+    waiting, count = [content], 0
+    while waiting:
+        value = waiting.pop()
+        inner = value if isinstance(value, list | tuple) else value.values() if isinstance(value, dict) else ()
+        count += 1 + len(inner)
+        if count > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES} values")
+        waiting += inner
+    return content
 
 
 def _tests(document: Any, options: dict[str, Any]) -> Iterator[Test | ScriptTest]:

@@ -7,6 +7,7 @@ what it returns must equal what is expected. A test that is more than that is ru
 
 import ast
 import json
+import re
 import warnings
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -223,9 +224,19 @@ class Tests:
 
 # Source
 
+LONGEST_PARSED = 1 << 16
+"""Characters of a student's program that are parsed, all its blocks together: one took seconds for a megabyte."""
+DOTTED = re.compile(r"(?:\.[\s\\]*\w+[\s\\]*){100}")
+"""A name of as many parts: CPython needs memory for the square of its length (`import a.a.a`)."""
+
+
+def is_cheap(source: str) -> bool:
+    """Whether a source that anybody may have written can be parsed within a second and 200 MB."""
+    return len(source) <= LONGEST_PARSED and not DOTTED.search(source)
+
 
 def parsed(source: str) -> ast.Module | None:
-    """The syntax tree; None if there is none. Programs may be of any size and shape."""
+    """The syntax tree; None if there is none."""
     try:
         with warnings.catch_warnings():  # of invalid escapes and the like
             warnings.simplefilter("ignore")
