@@ -1,8 +1,8 @@
 """Tests that are written in Python, to tests of ours: what is called, what should come of it, and where each is known.
 
 `assert f(1) == [2]`, a call with literal arguments and a literal result, is a `CallTest`: the call goes to the program, and
-the result is compared here. Any other assertion is a `ScriptTest`, which runs away from the program. Assertions in a row
-are one test each. A test that has other statements too, such as loops, is one as a whole.
+the result is compared here. All other assertions of a problem are one `ScriptTest`, which runs away from the program. So is
+the whole of a test that has other statements too, such as loops.
 """
 
 import ast
@@ -65,10 +65,22 @@ def assertions(sources: list[Any], options: dict[str, Any]) -> Iterator[CallTest
     setup = _setup(before, names)
     if setup:
         prefix = ast.unparse(ast.Module([statement for statement in before.body if statement not in setup], []))
+    bare: list[ast.stmt] = []
     for script in scripts:
         _refuse_undefined(script, before, names)
-        for body in _bodies(script):
-            yield _test(script, body, setup, prefix, names)
+        body = [node for node in script.body if not _says_nothing(node)]
+        if all(isinstance(node, ast.Assert) for node in body):
+            calls = [] if setup else [(node, _call_test(node, script, prefix, names)) for node in body]
+            yield from (test for _, test in calls if test)
+            simple = [node for node, test in calls if test]
+            body = [node for node in body if node not in simple]
+            if script.check is None:
+                bare += body
+                continue
+        if body:
+            yield _script_test(script.module(body, setup), prefix, names)
+    if bare:
+        yield _script_test(ast.Module([*setup, *bare], []), prefix, names)
 
 
 def _script(source: Any) -> _Script:
@@ -88,12 +100,6 @@ def _script(source: Any) -> _Script:
     return script
 
 
-def _bodies(script: _Script) -> list[list[ast.stmt]]:
-    """The statements of each test: of one, unless there are assertions alone. Those of a constant test nothing."""
-    body = [node for node in script.body if not _says_nothing(node)]
-    return [[node] for node in body] if all(isinstance(node, ast.Assert) for node in body) else [body]
-
-
 def _says_nothing(node: ast.stmt) -> bool:
     match node:
         case ast.Pass() | ast.Expr(ast.Constant()) | ast.Assert(test=ast.Constant()):
@@ -102,17 +108,18 @@ def _says_nothing(node: ast.stmt) -> bool:
             return False
 
 
-def _test(
-    script: _Script, body: list[ast.stmt], setup: list[ast.stmt], prefix: str, names: frozenset[str]
-) -> CallTest | ScriptTest:
-    match body:
-        case [ast.Assert(test=test)] if not setup and (call := _split(test, script, names)):
-            expression, expected = call
-            candidate = ast.unparse(script.candidate) if script.candidate else ""
-            request = {"prefix": prefix, "candidate": candidate, "expression": ast.unparse(expression)}
-            return call_test(request, [expected], set(names))
-    source = ast.unparse(ast.fix_missing_locations(script.module(body, setup)))
-    request = {"prefix": prefix, "test": source, "names": sorted(names)}
+def _call_test(node: ast.stmt, script: _Script, prefix: str, names: frozenset[str]) -> CallTest | None:
+    """The test of an assertion that is a call and its result; None for one that is more."""
+    if not isinstance(node, ast.Assert) or (call := _split(node.test, script, names)) is None:
+        return None
+    expression, expected = call
+    candidate = ast.unparse(script.candidate) if script.candidate else ""
+    request = {"prefix": prefix, "candidate": candidate, "expression": ast.unparse(expression)}
+    return call_test(request, [expected], set(names))
+
+
+def _script_test(module: ast.Module, prefix: str, names: frozenset[str]) -> ScriptTest:
+    request = {"prefix": prefix, "test": ast.unparse(ast.fix_missing_locations(module)), "names": sorted(names)}
     return ScriptTest(json.dumps(request), prefix, names)
 
 
