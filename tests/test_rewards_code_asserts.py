@@ -90,6 +90,10 @@ HONEST: dict[str, tuple[Any, str]] = {
         "def f(a):\n    a.sort()\n    return a",
     ),
     "a dict in place": (["d = {1: 2}\nf(d)\nassert d == {1: 2, 3: 4}"], "def f(d): d[3] = 4"),
+    "a change that the test does not read": (
+        checked("xs = [3, 1]\nys = candidate(xs)\nassert ys == sorted(xs)"),
+        "def f(a):\n    a.sort()\n    return a",
+    ),
     "a generator": (["assert list(f(3)) == [0, 1, 2]"], "def f(n):\n    yield from range(n)"),
     "an endless generator": (["assert next(f(3)) == 3"], "import itertools\ndef f(n): return itertools.count(n)"),
     "a tuple as such": (["assert tuple(f(1)) == (1, 2) and isinstance(f(1), tuple)"], "def f(x): return (x, 2)"),
@@ -266,7 +270,7 @@ CHEATS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize(("gold", "program"), CHEATS.values(), ids=CHEATS)
 def test_a_program_is_right_by_its_results_alone(gold: Any, program: str, verdict: JudgeOf) -> None:
-    assert verdict(program, gold).outcome == "wrong", verdict(program, gold)
+    assert verdict(program, gold).outcome == ("ungraded" if gold in (KEPT, ROOT) else "wrong"), verdict(program, gold)
 
 
 @pytest.mark.parametrize(
@@ -326,3 +330,9 @@ def test_a_test_that_turns_out_to_be_unfit_is_ungraded_and_no_zero(verdict: Judg
         outcome="ungraded",
         reason="test 1 of 1: ungraded (its test cannot be run: it passes an object of the class 'Own' to the program)",
     )
+
+
+def test_a_verdict_that_hangs_on_a_changed_argument_is_none(verdict: JudgeOf) -> None:
+    gold = ["nums = [1, 1, 2]\nk = f(nums)\nassert nums[:k] == [1, 2]"]
+    assert verdict("def f(a):\n    a[:] = sorted(set(a))\n    return len(a)", gold).outcome == "ungraded"
+    assert verdict("def f(a):\n    a[:] = [5]\n    return 1", gold).outcome == "wrong"

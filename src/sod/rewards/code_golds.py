@@ -67,7 +67,10 @@ def tests_of(gold: str) -> Tests:
     """
     document = _document(gold)
     options: dict[str, Any] = document if isinstance(document, dict) else {}
-    tests = tuple(_tests(document, options))
+    try:
+        tests = tuple(_tests(document, options))
+    except RecursionError as error:
+        raise DataError("Its tests are nested too deeply.") from error
     if not tests:
         raise DataError("It has no test.")
     seconds, checker = options.get("seconds"), options.get("checker")
