@@ -199,7 +199,10 @@ def _names(scripts: list[_Script], before: ast.Module, options: dict[str, Any]) 
     if isinstance(entry, str) and (tree := parsed(entry)):
         return frozenset(_loaded(tree)) - GIVEN
     defined = set(GIVEN).union(_defined(before), *(_defined(node) for script in scripts for node in script.body))
-    called = set(_called(before)).union(*(_called(node) for script in scripts for node in script.body)) - defined
+    modules = set(MODULES.split())
+    called = (
+        set(_called(before)).union(*(_called(node) for script in scripts for node in script.body)) - defined - modules
+    )
     ours = called - BUILTINS - _library()
     for found in (ours, (called & _library()) - BUILTINS, called & BUILTINS):
         if found:
@@ -254,7 +257,13 @@ def _loaded(node: ast.AST) -> Iterator[str]:
 
 
 def _called(node: ast.AST) -> Iterator[str]:
-    return (each.func.id for each in ast.walk(node) if isinstance(each, ast.Call) and isinstance(each.func, ast.Name))
+    """Names that are called, as `f(1)` or `C.f(1)`, or passed on to be called, as in `sorted(a, key=f)`."""
+    for each in ast.walk(node):
+        match each:
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(value=ast.Name(id=name))):
+                yield name
+            case ast.keyword(arg="key", value=ast.Name(id=name)):
+                yield name
 
 
 def _defined(node: ast.AST) -> Iterator[str]:

@@ -15,6 +15,7 @@ If anything goes wrong there is no reply.
 """
 
 import collections
+import datetime
 import fractions
 import importlib
 import itertools
@@ -254,7 +255,7 @@ def _packed(value: Any) -> Any:
     if isinstance(value, int):
         return value if -WIDEST_INT < value < WIDEST_INT else {"int": hex(value)}
     if isinstance(value, list):
-        return [_packed(item) for item in value]
+        return [_packed(item) for item in list.__iter__(value)]
     for kind, (of, data) in KINDS.items():
         if isinstance(value, of):
             return {kind: _packed(data(value))}
@@ -274,8 +275,8 @@ def _packed(value: Any) -> Any:
 
 
 KINDS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
-    "tuple": (tuple, list),
-    "dict": (dict, lambda value: [list(pair) for pair in value.items()]),
+    "tuple": (tuple, lambda value: list(tuple.__iter__(value))),
+    "dict": (dict, lambda value: [list(pair) for pair in dict.items(value)]),
     "set": (set, list),
     "frozenset": (frozenset, list),
     "bytes": (bytes, lambda value: value.hex()),
@@ -286,6 +287,8 @@ KINDS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "view": ((type({}.keys()), type({}.values()), type({}.items())), list),
     "fraction": (fractions.Fraction, lambda value: [value.numerator, value.denominator]),
     "decimal": (Decimal, str),
+    "datetime": (datetime.datetime, datetime.datetime.isoformat),
+    "date": (datetime.date, datetime.date.isoformat),
 }
 """Types of data besides those of JSON: what they are, and of what they are made."""
 MAKERS: dict[str, Callable[[Any], Any]] = {
@@ -302,6 +305,8 @@ MAKERS: dict[str, Callable[[Any], Any]] = {
     "view": list,
     "fraction": lambda parts: fractions.Fraction(*parts),
     "decimal": Decimal,
+    "datetime": datetime.datetime.fromisoformat,
+    "date": datetime.date.fromisoformat,
 }
 
 
