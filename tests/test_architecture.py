@@ -25,10 +25,11 @@ LAYERS = """
     sandbox.zygote
     engines.vllm_worker
     sandbox.local  batching  chat  data  runs  engines  progress  alarms  recipes  plugins
-    processes  hub  samples
-    rewards.answers  rewards.symbolic  rewards.symbolic_worker  rewards.functional_driver
+    processes  hub  samples  rewards.functional_driver
+    rewards.answers  rewards.symbolic  rewards.symbolic_worker  rewards.check_driver
     rewards.exact  rewards.choice  rewards.reference  rewards.code_tests  rewards.shaping
-    rewards.forms  rewards.code_golds  sharding  trainer_state
+    rewards.forms  rewards.code_asserts  sharding  trainer_state
+    rewards.code_golds
     rewards.math  rewards.code  rewards.reference_code
     sandbox.fusion  models  tools  lora  engines.http
     sandbox.guarded  rewards.referee  engines.hf  engines.scripted  engines.vllm  tools.python  tools.own  teachers  policy

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from confining import CONFINABLE, needs_confinement
 
-from sod.sandbox import Program, Result
+from sod.sandbox import Program, Result, confinement
 from sod.sandbox.local import LocalSandbox
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -671,3 +671,25 @@ def test_directories_in_use_are_not_swept_up(rooms: Path) -> None:
             assert (await first.run(program("print(1)"))).stdout == "1\n"
 
     finish(work())
+
+
+def test_what_a_machine_lacks_is_named_and_nobody_is_advised_to_go_without_walls() -> None:
+    assert confinement.lacking() == ""
+    assert confinement.lacking(device="/nothing").startswith("/nothing is missing")
+    assert sys.platform != "linux" or "mount /proc" in confinement.lacking(processes="/nothing")
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"  # no temporary file can be written
+        "from sod.errors import OptionError\nfrom sod.sandbox.local import LocalSandbox\n"
+        "try: LocalSandbox()\nexcept OptionError as error: print(error)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "set TMPDIR" in told
+    assert "unsafe" not in told
+
+
+@needs_confinement
+def test_the_probe_uses_the_directory_for_temporary_files_that_was_given(tmp_path: Path) -> None:
+    code = "from sod.sandbox.confinement import surroundings; print(surroundings()['TMPDIR'])"
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert told.stdout == f"{tmp_path}\n"

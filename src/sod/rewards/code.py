@@ -1,7 +1,7 @@
 """Programs, judged by running them on tests, in order, up to the first that fails.
 
-The expected answers stay in this process and never enter the sandbox, so no program can find them (`sod.rewards.code_golds`
-names one exception). A program is the student's to the last character: nothing of it is rewritten.
+No program can find what is expected of it. That stays in this process or, with tests in Python, enters a process of the
+sandbox that holds no program (`ScriptTest`). A program is the student's to the last character: nothing of it is rewritten.
 """
 
 import ast
@@ -14,13 +14,26 @@ from dataclasses import dataclass
 from sod.rewards import NO_CODE, Verdict
 from sod.rewards.answers import final_turn
 from sod.rewards.code_golds import tests_of
-from sod.rewards.code_tests import DETAIL_CHARACTERS, Test, Tests, TestStatus, parsed
+from sod.rewards.code_tests import (
+    CONVERSATION_BYTES,
+    DETAIL_CHARACTERS,
+    LONGEST_PARSED,
+    ScriptTest,
+    Test,
+    Tests,
+    TestStatus,
+    is_cheap,
+    parsed,
+)
 from sod.sandbox import Program, Result, Sandbox
 
 BUSY_SHARE = 0.75
 """A program that timed out with less of its time than this on a processor runs again, alone: the machine may be busy."""
 PYTHON_TAGS = {"python", "python3", "py", "py3"}
 MARKDOWN_TAGS = {"markdown", "md"}
+MOST_ROUNDS = 100
+"""Times that a test in Python may find that it must ask for other calls."""
+CACHED_CALLS = 256
 READERS = {"input", "stdin", "open", "read", "fileinput"}
 """Names of which a program that reads standard input uses one."""
 
@@ -49,6 +62,8 @@ class CodeJudge:
         self._memory_mb = memory_mb
         self._loop: asyncio.AbstractEventLoop | None = None
         self._room = _Room()
+        self._first_calls: dict[str, str] = {}
+        """Of tests in Python: what they call when nothing is known. The latest are kept."""
 
     def check(self, gold: str) -> None:
         tests_of(gold)
@@ -64,17 +79,44 @@ class CodeJudge:
         """The outcome of each test, up to the first that was not passed."""
         outcomes: list[TestOutcome] = []
         for test in tests.tests:
-            outcomes.append(await self._run_test(code, test, tests))
+            seconds = tests.seconds or self._seconds
+            if isinstance(test, ScriptTest):
+                outcomes.append(await self._run_script(code, test, seconds))
+            else:
+                outcomes.append(await self._run_test(code, test, tests, seconds))
             if outcomes[-1].status != "passed":
                 break
         return outcomes
 
-    async def _run_test(self, code: str, test: Test, tests: Tests) -> TestOutcome:
-        result = await self._run(test.program(code, seconds=tests.seconds or self._seconds, memory_mb=self._memory_mb))
+    async def _run_test(self, code: str, test: Test, tests: Tests, seconds: float) -> TestOutcome:
+        result = await self._run(test.program(code, seconds=seconds, memory_mb=self._memory_mb))
         status, detail = _status(result, test)
         if status == "wrong answer" and tests.special:
             status, detail = "ungraded", "needs a special judge"
         return TestOutcome(status=status, detail=detail, seconds=result.seconds, cpu_seconds=result.cpu_seconds)
+
+    async def _run_script(self, code: str, test: ScriptTest, seconds: float) -> TestOutcome:
+        """Run the program and the test in turn, until the program has answered all that the test calls."""
+        limits = {"seconds": seconds, "memory_mb": self._memory_mb}
+        result = Result(status="ok")
+        if (calls := self._first_calls.get(test.request)) is None:
+            word, calls = _word(await self._run(test.check("[]", "", **limits)))
+            if word != "more":
+                return TestOutcome(status="ungraded", detail=f"its test cannot be run: {calls}")
+            self._first_calls[test.request] = calls
+            if len(self._first_calls) > CACHED_CALLS:
+                del self._first_calls[next(iter(self._first_calls))]
+        for _ in range(MOST_ROUNDS):
+            result = await self._run(test.program(code, calls, **limits))
+            if result.status == "sandbox_error":
+                break
+            word, detail = _word(await self._run(test.check(calls, result.stdout, **limits)))
+            if word != "more":
+                return _script_outcome(word, detail, result)
+            calls = detail
+        else:
+            return TestOutcome(status="error", detail=f"more than {MOST_ROUNDS} calls that depend on each other")
+        return _script_outcome("missing", "", result)
 
     async def _run(self, program: Program) -> Result:
         """Run it among others, and once more without them if it timed out for want of a processor."""
@@ -122,10 +164,15 @@ class _Room:
 
 def _status(result: Result, test: Test) -> tuple[TestStatus, str]:
     """What a program's result means for a test, and a word on why."""
+    if result.status == "ok":
+        status = test.judge(result.stdout)
+        return status, "no result" if status == "error" else ""
+    return _failure(result)
+
+
+def _failure(result: Result) -> tuple[TestStatus, str]:
+    """The same of one that did not end well."""
     match result.status:
-        case "ok":
-            status = test.judge(result.stdout)
-            return status, "no result" if status == "error" else ""
         case "sandbox_error":
             return "ungraded", f"the sandbox failed: {result.message}"
         case "timeout":
@@ -134,8 +181,43 @@ def _status(result: Result, test: Test) -> tuple[TestStatus, str]:
             return "error", f"signal {result.signal}"
         case "output_limit" | "disk_limit":
             return "error", result.status.replace("_", " ")
-        case "error":
+        case _:
             return "error", result.stderr.strip().rpartition("\n")[2][:DETAIL_CHARACTERS]
+
+
+def _word(result: Result) -> tuple[str, str]:
+    """What the driver of a test replies. `late`, `lost` and `broken` are of a driver that does not."""
+    match result.status:
+        case "ok":
+            word, _, detail = result.stdout.partition("\n")
+            return (word, detail) if result.stdout_bytes <= CONVERSATION_BYTES else ("broken", "too many calls")
+        case "sandbox_error":
+            return "lost", result.message
+        case "timeout":
+            return "late", "it takes too long"
+        case _:
+            return "broken", result.stderr.strip().rpartition("\n")[2][:DETAIL_CHARACTERS] or result.status
+
+
+def _script_outcome(word: str, detail: str, result: Result) -> TestOutcome:
+    """What the end of a test in Python means; the result is that of the program."""
+    status: TestStatus
+    match word:
+        case "passed":
+            status = "passed"
+        case "failed":
+            status = "wrong answer"
+        case "missing":
+            status, detail = _failure(result) if result.status != "ok" else ("error", "no result")
+        case "lost":
+            status, detail = "ungraded", f"the sandbox failed: {detail}"
+        case "unfit":
+            status, detail = "ungraded", f"its test cannot be run: {detail}"
+        case "late":
+            status, detail = "timeout", "in the test"
+        case _:
+            status = "error"
+    return TestOutcome(status=status, detail=detail, seconds=result.seconds, cpu_seconds=result.cpu_seconds)
 
 
 def _verdict(outcomes: list[TestOutcome], tests: Tests) -> Verdict:
@@ -156,12 +238,20 @@ def program_in(text: str, names: frozenset[str]) -> str | None:
     It stands in a fenced block of the last turn, tagged as Python or, if there is none of these, not tagged.
     Students also show how a program is used or what it prints, so the last block counts that is a program for this
     problem: one that parses and defines one of `names` or, where there are none, reads its input. Failing that, the last.
+    No more than LONGEST_PARSED is parsed; what is longer is run as it stands.
     """
     blocks = list(_blocks(final_turn(text)))
     for tags in (PYTHON_TAGS, {""}):
-        codes = [_closed(code) for tag, code in blocks if tag in tags and code.strip()]
+        codes = [code for tag, code in reversed(blocks) if tag in tags and code.strip()]
+        parsable = 0
+        for code in codes:
+            parsable += len(code)
+            if parsable > LONGEST_PARSED:
+                break
+            if is_cheap(code) and _fits(_closed(code), names):
+                return _closed(code)
         if codes:
-            return next((code for code in reversed(codes) if _fits(code, names)), codes[-1])
+            return _closed(codes[0]) if is_cheap(codes[0]) else codes[0]
     return None
 
 

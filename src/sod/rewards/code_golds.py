@@ -10,34 +10,38 @@ published:
     {"functional": "def check(candidate): assert ..."}           or {"test_code": ..., "entry_point": ...}
     ["assert ...", ...]                                          or {"assert_case": [...]}
 
+The source of a test may hold `check` as HumanEval publishes it, with `METADATA`, imports and functions of its own, loops and
+local variables. What only the prompt defines (imports, functions that a test calls) belongs to "import_prefix". So does what
+MBPP publishes as `test_setup_code` and `test_imports`.
+
 An object may also have "seconds" (the limit of each test, instead of the judge's), "checker": "special" (several outputs
 are right, or a tolerance is allowed) and, with assertions, "import_prefix" (source that precedes the program). A text
 that is neither is taken for base64 of a compressed pickle of texts, as LiveCodeBench hides its private tests.
-An assertion is split into what to compute and what should come of it, so that the answer need not enter the sandbox; one
-that cannot be split runs as a whole, with the answer in it.
+What is expected stays out of the program's process: `sod.rewards.code_asserts` says how.
 """
 
 import ast
 import base64
-import builtins
-import contextlib
 import io
 import json
 import math
 import pickle
+import struct
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 from sod.errors import DataError
-from sod.rewards.code_tests import DETAIL_CHARACTERS, CallTest, StdinTest, Test, Tests, call_test, parsed, same_value
+from sod.rewards.code_asserts import assertions
+from sod.rewards.code_tests import DETAIL_CHARACTERS, CallTest, ScriptTest, StdinTest, Test, Tests, call_test
 from sod.rewards.functional_driver import plain
 
 CACHED_GOLDS = 32
-SAME_NODES = {"is_same_list": "list_node", "is_same_tree": "tree_node"}
-GIVEN = {"candidate", *SAME_NODES, *SAME_NODES.values(), *dir(builtins)}
-"""Names in assertions that are not the program's."""
+MOST_BYTES = 256 << 20
+"""Of packed tests, opened. LiveCodeBench's largest are some 40 MiB."""
+MOST_VALUES = 1_000_000
+"""In a packed object."""
 
 DAMAGES = (
     ValueError,
@@ -48,6 +52,7 @@ DAMAGES = (
     OverflowError,
     MemoryError,
     RecursionError,
+    struct.error,
     zlib.error,
     pickle.UnpicklingError,
 )
@@ -62,7 +67,10 @@ def tests_of(gold: str) -> Tests:
     """
     document = _document(gold)
     options: dict[str, Any] = document if isinstance(document, dict) else {}
-    tests = tuple(_tests(document, options))
+    try:
+        tests = tuple(_tests(document, options))
+    except RecursionError as error:
+        raise DataError("Its tests are nested too deeply.") from error
     if not tests:
         raise DataError("It has no test.")
     seconds, checker = options.get("seconds"), options.get("checker")
@@ -103,18 +111,21 @@ def _document(text: str) -> Any:
             raise DataError(f"It is neither JSON ({error}) nor a Python literal.") from error
 
 
-class _TextUnpickler(pickle.Unpickler):
-    """Reads texts, numbers, lists and dicts. A pickle that names anything else, which could run code, is refused."""
+class _TextUnpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
+    """Reads texts, numbers, lists and dicts. A pickle that names anything else, which could run code, is refused.
 
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        raise pickle.UnpicklingError(f"it names {module_name}.{global_name}")
+    It is the unpickler in Python: that in C takes any amount of memory for one number in the data.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
 
 
 def _unpacked(text: str) -> Any:
     """What is in base64 of a compressed pickle: JSON as a text, or an object."""
     try:
-        content = _TextUnpickler(io.BytesIO(zlib.decompress(base64.b64decode(text, validate=True)))).load()
-        return json.loads(content) if isinstance(content, str) else content
+        content = _TextUnpickler(io.BytesIO(_decompressed(base64.b64decode(text, validate=True)))).load()
+        return json.loads(content) if isinstance(content, str) else _counted(content)
     except DAMAGES as error:
         shown = text[:40]
         raise DataError(
@@ -122,7 +133,29 @@ def _unpacked(text: str) -> Any:
         ) from error
 
 
-def _tests(document: Any, options: dict[str, Any]) -> Iterator[Test]:
+def _decompressed(data: bytes) -> bytes:
+    """Raises ValueError beyond MOST_BYTES: a few bytes could hold any amount."""
+    stream = zlib.decompressobj()
+    opened = stream.decompress(data, MOST_BYTES)
+    if not stream.eof:
+        raise ValueError(f"more than {MOST_BYTES >> 20} MiB, or cut short")
+    return opened
+
+
+def _counted(content: Any) -> Any:
+    """The content. Raises ValueError for one of more than MOST_VALUES, as one within another many times over is."""
+    waiting, count = [content], 0
+    while waiting:
+        value = waiting.pop()
+        inner = value if isinstance(value, list | tuple) else value.values() if isinstance(value, dict) else ()
+        count += 1 + len(inner)
+        if count > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES} values")
+        waiting += inner
+    return content
+
+
+def _tests(document: Any, options: dict[str, Any]) -> Iterator[Test | ScriptTest]:
     """The tests of a document in any of the known shapes; `options` are the fields of the objects that it is in."""
     if isinstance(document, dict):
         options = options | document
@@ -135,13 +168,13 @@ def _tests(document: Any, options: dict[str, Any]) -> Iterator[Test]:
             for name in ("public_test_cases", "private_test_cases"):
                 yield from _tests(_opened(document.get(name) or []), options)
         case {"functional": str(source)}:
-            yield from _assertions([source], options)
+            yield from assertions([source], options)
         case {"test_code": str(source), "entry_point": str(entry)}:
-            yield from _assertions([f"{source}\ncheck({entry})"], options)
+            yield from assertions([f"{source}\ncheck({entry})"], options)
         case {"assert_case": list(sources)}:
-            yield from _assertions(sources, options)
+            yield from assertions(sources, options)
         case [str(), *_]:
-            yield from _assertions(list(document), options)
+            yield from assertions(list(document), options)
         case [*cases]:
             for case in cases:
                 yield _listed_test(case, options)
@@ -214,62 +247,3 @@ def _function_test(function: str, shown: Any, accepted: list[Any]) -> CallTest:
         raise DataError(f"The arguments of a call of {function} are {repr(shown)[:DETAIL_CHARACTERS]}, not a list.")
     request = {"prefix": "", "function": function, "arguments": shown}
     return call_test(request, [plain(expected) for expected in accepted], {function, "Solution"})
-
-
-# Assertions
-
-
-def _assertions(sources: list[Any], options: dict[str, Any]) -> Iterator[CallTest]:
-    """The tests in texts of assertions: bare ones, or a function `check` that has them, and a call of it."""
-    prefix = str(options.get("import_prefix") or "")
-    for source in sources:
-        tree = parsed(source) if isinstance(source, str) else None
-        if tree is None:
-            raise DataError(f"It is not Python: {str(source)[:DETAIL_CHARACTERS]!r}.")
-        match tree.body:
-            case [ast.FunctionDef(body=statements), ast.Expr(ast.Call(args=[candidate]))]:
-                pass
-            case statements:
-                candidate = None
-        for statement in statements:
-            if not isinstance(statement, ast.Assert):
-                raise DataError(
-                    f"Tests must be assertions alone; found {ast.unparse(statement)[:DETAIL_CHARACTERS]!r}."
-                )
-            yield _assertion(statement.test, candidate, prefix)
-
-
-def _assertion(test: ast.expr, candidate: ast.expr | None, prefix: str) -> CallTest:
-    expression, expected = _split(test)
-    names = {node.id for node in ast.walk(candidate or expression) if isinstance(node, ast.Name)} - GIVEN
-    request = {
-        "prefix": prefix,
-        "candidate": ast.unparse(candidate) if candidate else "",
-        "expression": ast.unparse(expression),
-    }
-    return call_test(request, [expected], names)
-
-
-def _split(test: ast.expr) -> tuple[ast.expr, Any]:
-    """What to compute, and the value that should come of it, as the driver writes it.
-
-    An assertion without such a value becomes `bool(...)` of the whole, which should be True.
-    """
-    with contextlib.suppress(ValueError, TypeError, RecursionError):  # what is compared with is not a literal
-        match test:
-            case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
-                expected = plain(ast.literal_eval(right))
-                if same_value(expected, expected):
-                    return left, expected
-            case ast.Call(func=ast.Name(id=same), args=[left, ast.Call(func=ast.Name(id=kind), args=[values])]) if (
-                SAME_NODES.get(same) == kind
-            ):
-                return left, _nodes(kind, list(ast.literal_eval(values)))
-    return ast.Call(func=ast.Name(id="bool", ctx=ast.Load()), args=[test], keywords=[]), True
-
-
-def _nodes(kind: str, values: list[Any]) -> dict[str, Any] | None:
-    """What the driver writes of `list_node(values)` or `tree_node(values)`."""
-    while kind == "tree_node" and values and values[-1] is None:
-        values = values[:-1]
-    return {kind: plain(values)} if values else None

@@ -1,12 +1,13 @@
-"""One test of a program: what it runs, and whether what came of it is right. What is expected stays here.
+"""One test of a program: what it runs, and whether what came of it is right. The program never holds what is expected.
 
 A program that reads standard input runs as it is, and what it prints is compared as LiveCodeBench compares it: line by
 line, without the space around lines, numbers by their value. A function is called by `sod.rewards.functional_driver`, and
-what it returns must equal what is expected.
+what it returns must equal what is expected. A test that is more than that is run by `sod.rewards.check_driver`.
 """
 
 import ast
 import json
+import re
 import warnings
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -14,11 +15,18 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from sod.errors import DataError
-from sod.rewards import functional_driver
+from sod.rewards import check_driver, functional_driver
 from sod.rewards.functional_driver import PROGRAM
 from sod.sandbox import Program
 
 DRIVER = Path(functional_driver.__file__).read_text(encoding="utf-8")
+CHECK_DRIVER = Path(check_driver.__file__).read_text(encoding="utf-8")
+CHECK = f"""import sys, functional_driver
+sys.modules[{functional_driver.__name__!r}] = functional_driver
+{CHECK_DRIVER}"""
+"""A program: the driver of tests, which finds the other one beside it."""
+CONVERSATION_BYTES = 8 << 20
+"""Kept of the calls that a test makes, and of the replies to them."""
 DETAIL_CHARACTERS = 120
 """Of a text that explains something."""
 SPARE_BYTES = 1 << 20
@@ -42,21 +50,6 @@ class Test(Protocol):
     def judge(self, output: str) -> TestStatus:
         """Of what a program printed that ended well."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Tests:
-    """All tests of a problem."""
-
-    tests: tuple[Test, ...]
-    seconds: float | None = None
-    """The limit of each, if the problem sets one."""
-    special: bool = False
-    """Whether an output that differs from the expected one may still be right."""
-
-    @property
-    def names(self) -> frozenset[str]:
-        return frozenset().union(*(test.names for test in self.tests))
 
 
 # Tests of programs that read standard input
@@ -138,6 +131,39 @@ class CallTest:
         return "passed" if any(same_value(value, expected) for expected in self.accepted) else "wrong answer"
 
 
+@dataclass(frozen=True, slots=True)
+class ScriptTest:
+    """A test in Python: it runs in one process, and what it calls in another."""
+
+    request: str
+    """What `sod.rewards.check_driver` reads."""
+    prefix: str
+    """Source that precedes the program."""
+    names: frozenset[str]
+
+    def program(self, code: str, calls: str, *, seconds: float, memory_mb: int) -> Program:
+        """What answers these calls, which are JSON."""
+        return Program(
+            code=DRIVER,
+            stdin=f'{{"prefix": {json.dumps(self.prefix)}, "calls": {calls}}}',
+            files={PROGRAM: code},
+            seconds=seconds,
+            memory_mb=memory_mb,
+            output_bytes=CONVERSATION_BYTES,
+        )
+
+    def check(self, calls: str, replies: str, *, seconds: float, memory_mb: int) -> Program:
+        """What runs the test with these replies; the program of a student is not in it."""
+        return Program(
+            code=CHECK,
+            stdin=self.request,
+            files={"functional_driver.py": DRIVER, check_driver.CALLS: calls, check_driver.REPLIES: replies},
+            seconds=seconds,
+            memory_mb=memory_mb,
+            output_bytes=CONVERSATION_BYTES,
+        )
+
+
 def call_test(request: dict[str, Any], accepted: list[Any], names: set[str]) -> CallTest:
     """Raises DataError for expected values that no result can equal, such as NaN."""
     if not all(same_value(value, value) for value in accepted):
@@ -181,11 +207,36 @@ def _key(value: Any) -> Any:
     return tuple(map(_key, value)) if isinstance(value, list) else value
 
 
+@dataclass(frozen=True, slots=True)
+class Tests:
+    """All tests of a problem."""
+
+    tests: tuple[Test | ScriptTest, ...]
+    seconds: float | None = None
+    """The limit of each, if the problem sets one."""
+    special: bool = False
+    """Whether an output that differs from the expected one may still be right."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset().union(*(test.names for test in self.tests))
+
+
 # Source
+
+LONGEST_PARSED = 1 << 16
+"""Characters of a student's program that are parsed, all its blocks together: one took seconds for a megabyte."""
+DOTTED = re.compile(r"(?:\.[\s\\]*\w+[\s\\]*){100}")
+"""A name of as many parts: CPython needs memory for the square of its length (`import a.a.a`)."""
+
+
+def is_cheap(source: str) -> bool:
+    """Whether a source that anybody may have written can be parsed within a second and 200 MB."""
+    return len(source) <= LONGEST_PARSED and not DOTTED.search(source)
 
 
 def parsed(source: str) -> ast.Module | None:
-    """The syntax tree; None if there is none. Programs may be of any size and shape."""
+    """The syntax tree; None if there is none."""
     try:
         with warnings.catch_warnings():  # of invalid escapes and the like
             warnings.simplefilter("ignore")

@@ -15,7 +15,7 @@ from typing import Any
 from sod.errors import DataError
 from sod.rewards import NO_CODE, Verdict
 from sod.rewards.code_golds import as_pairs, tests_of
-from sod.rewards.code_tests import SPARE_BYTES
+from sod.rewards.code_tests import SPARE_BYTES, is_cheap
 from sod.rewards.functional_driver import MODULES
 from sod.sandbox import Program, Sandbox
 
@@ -77,6 +77,8 @@ def _program(text: str) -> str:
     if not blocks:
         raise _NoScoreError(NO_CODE)
     program = blocks[-1].replace("\\n", "\n").replace("\\t", "\t")
+    if not is_cheap(program):
+        raise _NoScoreError(f"a program that is too costly to parse ({len(program)} characters)")
     try:
         ast.parse(program)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

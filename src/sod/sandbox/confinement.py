@@ -105,14 +105,34 @@ def die_with(parent: int) -> None:
         raise ProcessLookupError(errno.ESRCH, "the parent is gone")
 
 
+def lacking(device: str = os.devnull, processes: str = "/proc/self/fd") -> str:
+    """What every program needs of this machine and is not here, in a sentence; empty if nothing is missing."""
+    if not os.path.exists(device):
+        return f"{device} is missing: start the container with a /dev (bubblewrap: --dev /dev)."
+    if sys.platform == "linux" and not os.path.isdir(processes):
+        return f"{processes} is missing: mount /proc, by which threads and open files are counted (bubblewrap: --proc /proc)."
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        return "No directory for temporary files can be written to: set TMPDIR to one that can, and that is not full."
+    return ""
+
+
+def surroundings() -> dict[str, str]:
+    """The probe's environment. It makes a directory, where this process would."""
+    return environment() | {"TMPDIR": tempfile.gettempdir()}
+
+
 @cache
 def confinement() -> Confinement:
     """What can be enforced here. Tries it for real, once, in a process that is thrown away. Needs no event loop."""
     if sys.platform != "linux":
         return Confinement(missing=(f"Landlock and seccomp belong to Linux, and this is {sys.platform}",))
+    if cause := lacking():
+        return Confinement(missing=(cause,))
     try:
         probe = subprocess.run(
-            command(__name__, "print_probe"), capture_output=True, text=True, env=environment(), timeout=PROBE_SECONDS
+            command(__name__, "print_probe"), capture_output=True, text=True, env=surroundings(), timeout=PROBE_SECONDS
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return Confinement(missing=(f"the interpreter could not be started: {error}",))

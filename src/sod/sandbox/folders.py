@@ -5,16 +5,18 @@ nobody holds was left by somebody who was killed; the next zygote beside it swee
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
 
 PREFIX = "sod-sandbox-"
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+DEEPEST = 256
+"""Levels of directories that are looked into. Each takes a descriptor."""
 
 
 def make_root() -> tuple[str, int]:
@@ -64,8 +66,7 @@ def remove(folder: str) -> None:
     Only two levels are ever looked at: what stands in a subdirectory is moved up first.
     """
     with contextlib.suppress(OSError):  # it is gone, or the disk is at fault
-        os.chmod(folder, 0o700)
-        top = os.open(folder, FOLDER)
+        top = _opened_with_rights(folder)
         try:
             while names := os.listdir(top):
                 for name in names:
@@ -80,12 +81,11 @@ def _remove_or_move_up(name: str, parent: int, top: int) -> None:
     if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
         os.unlink(name, dir_fd=parent)
         return
-    os.chmod(name, 0o700, dir_fd=parent)
-    if parent != top:
-        os.rename(name, f"{PREFIX}{secrets.token_hex(8)}", src_dir_fd=parent, dst_dir_fd=top)
-        return
-    folder = os.open(name, FOLDER, dir_fd=top)
+    folder = _opened_with_rights(name, parent)
     try:
+        if parent != top:
+            os.rename(name, f"{PREFIX}{secrets.token_hex(8)}", src_dir_fd=parent, dst_dir_fd=top)
+            return
         for inner in os.listdir(folder):
             _remove_or_move_up(inner, folder, top)
     finally:
@@ -93,75 +93,85 @@ def _remove_or_move_up(name: str, parent: int, top: int) -> None:
     os.rmdir(name, dir_fd=top)
 
 
+def _opened_with_rights(name: str, parent: int | None = None) -> int:
+    """A descriptor of a directory over which its owner then has all rights. What is changed is never behind a link."""
+    try:
+        fd = os.open(name, FOLDER, dir_fd=parent)
+    except PermissionError:
+        fd = _unlocked(name, parent)
+    os.fchmod(fd, 0o700)
+    return fd
+
+
+def _unlocked(name: str, parent: int | None) -> int:
+    """A descriptor of a directory that its owner could not look into."""
+    if sys.platform != "linux":
+        os.chmod(name, 0o700, dir_fd=parent, follow_symlinks=False)
+        return os.open(name, FOLDER, dir_fd=parent)
+    place = os.open(name, os.O_PATH | FOLDER, dir_fd=parent)
+    try:
+        os.chmod(f"/proc/self/fd/{place}", 0o700)
+        return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_DIRECTORY)
+    finally:
+        os.close(place)
+
+
 def usage(folder: int, most: int) -> tuple[int, int]:
     """Bytes and number of the files and directories in a tree that may be changing. Stops beyond `most` of them.
 
-    A file with holes counts as if it had none. A tree too deep to be named, or that stays closed, counts as too many.
-    Links are not followed, and to a directory that its owner cannot look into the rights are given back: it could hide
-    any amount.
+    A file with holes counts as if it had none. A tree that is deeper than DEEPEST counts as too many, and so does a
+    directory that its owner cannot look into: it could hide any amount. Each level is opened from the one above, so that a
+    link, put anywhere at any moment, leads nowhere. Nothing is changed.
     """
     size = count = 0
-    waiting = ["."]
-    while waiting and count <= most:
-        path = waiting.pop()
-        try:
-            with _listed(folder, path) as entries:
+    opened: list[tuple[int, list[str]]] = []  # descriptors of a directory and those above it, and what is left in each
+    try:
+        opened.append((os.open(".", FOLDER, dir_fd=folder), ["."]))
+        while opened:
+            outer, names = opened[-1]
+            if not names:
+                os.close(opened.pop()[0])
+                continue
+            inner = _inner(names.pop(), outer)
+            if inner is None:
+                continue
+            opened.append((inner, []))
+            with os.scandir(inner) as entries:
                 for entry in entries:
                     count += 1
-                    size += _size(entry, path, waiting)
+                    size += _size(entry, opened[-1][1])
                     if count > most:
-                        break
-        except (FileNotFoundError, NotADirectoryError):  # gone since it was seen, or replaced
-            continue
-        except OSError:
-            return size, most + 1
+                        return size, count
+            if len(opened) > DEEPEST:
+                return size, most + 1
+    except OSError:
+        return size, most + 1
+    finally:
+        for fd, _ in opened:
+            os.close(fd)
     return size, count
 
 
-@contextlib.contextmanager
-def _listed(folder: int, path: str) -> Iterator[Iterator[os.DirEntry[str]]]:
-    """The entries of the directory with this path beneath the folder."""
+def _inner(name: str, outer: int) -> int | None:
+    """A descriptor of a directory within another; None if it is gone since it was seen, or replaced."""
     try:
-        fd = os.open(path, FOLDER, dir_fd=folder)
-    except PermissionError:
-        _unlock(folder, path)
-        fd = os.open(path, FOLDER, dir_fd=folder)
-    try:
-        if not os.fstat(fd).st_mode & stat.S_IXUSR:
-            os.fchmod(fd, 0o700)
-        with os.scandir(fd) as entries:
-            yield entries
-    finally:
-        os.close(fd)
+        return os.open(name, FOLDER, dir_fd=outer)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
 
 
-def _unlock(folder: int, path: str) -> None:
-    """Give its owner all rights over a directory."""
-    if sys.platform != "linux":
-        os.chmod(path, 0o700, dir_fd=folder)
-        return
-    # Step by step: a program that puts a link in the way must not lead us elsewhere.
-    fd = os.dup(folder)
-    for name in path.split("/")[1:]:
-        outer = fd
-        try:
-            fd = os.open(name, os.O_PATH | FOLDER, dir_fd=outer)
-        finally:
-            os.close(outer)
-    try:
-        os.chmod(f"/proc/self/fd/{fd}", 0o700)
-    finally:
-        os.close(fd)
-
-
-def _size(entry: os.DirEntry[str], path: str, folders: list[str]) -> int:
+def _size(entry: os.DirEntry[str], folders: list[str]) -> int:
     """What one entry takes on the disk; if it is a directory, it is added to the list."""
     try:
         status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
         return 0
     if stat.S_ISDIR(status.st_mode):
-        folders.append(f"{path}/{entry.name}")
+        folders.append(entry.name)
     return max(status.st_size, 512 * status.st_blocks)
 
 

@@ -29,7 +29,7 @@ from sod.errors import OptionError
 from sod.sandbox import Program, Result, Status
 from sod.sandbox.capture import OUTPUT_LIMIT, Capture
 from sod.sandbox.child import cpu_seconds
-from sod.sandbox.confinement import confinement
+from sod.sandbox.confinement import confinement, lacking
 from sod.sandbox.folders import make_root, remove
 from sod.sandbox.interpreter import command, environment
 from sod.sandbox.zygote import (
@@ -66,7 +66,9 @@ class LocalSandbox:
     """
 
     def __init__(self, *, workers: int | None = None, unsafe: bool = False) -> None:
-        """Raises OptionError where programs cannot be confined, unless `unsafe` says not to."""
+        """Raises OptionError where programs cannot be run, or not be confined unless `unsafe` says not to."""
+        if cause := lacking():
+            raise OptionError(f"No program can be run here. {cause}")
         if not unsafe and (missing := confinement().missing):
             raise OptionError(
                 f"Programs cannot be confined on this machine: {'; '.join(missing)}. Run them elsewhere "

@@ -1,0 +1,290 @@
+"""Tests that are written in Python, to tests of ours: what is called, what should come of it, and where each is known.
+
+`assert f(1) == [2]`, a call with literal arguments and a literal result, is a `CallTest`: the call goes to the program, and
+the result is compared here. All other assertions of a problem are one `ScriptTest`, which runs away from the program. So is
+the whole of a test that has other statements too, such as loops.
+"""
+
+import ast
+import builtins
+import contextlib
+import copy
+import importlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sod.errors import DataError
+from sod.rewards.code_tests import DETAIL_CHARACTERS, CallTest, ScriptTest, call_test, parsed, same_value
+from sod.rewards.functional_driver import MODULES, plain
+
+SAME_NODES = {"is_same_list": "list_node", "is_same_tree": "tree_node"}
+GIVEN = {*SAME_NODES, *SAME_NODES.values(), "ListNode", "TreeNode", "__name__"}
+"""What the drivers give to every test."""
+BUILTINS = set(dir(builtins))
+UNFIT_NAMES = {"eval", "exec", "compile", "__import__", "globals", "redirect_stdout", "__sod_conversation__"}
+UNFIT_MODULES = {"pickle", "marshal", "ctypes", "importlib", "subprocess", "inspect", "multiprocessing"}
+"""With these a result could become code of the test, or the test looks at more of the program than its results."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Script:
+    """The source of a test, taken apart."""
+
+    before: list[ast.stmt]
+    """What stands beside the function `check`."""
+    body: list[ast.stmt]
+    check: ast.FunctionDef | None
+    """The function that holds the body."""
+    candidate: ast.expr | None
+    """What it is called with."""
+
+    def module(self, body: list[ast.stmt], setup: list[ast.stmt]) -> ast.Module:
+        """The test with this body."""
+        if self.check is None or self.candidate is None:
+            return ast.Module([*setup, *body], [])
+        check = copy.copy(self.check)
+        check.body = body
+        call = ast.Call(ast.Name(check.name, ast.Load()), [self.candidate], [])
+        return ast.Module([*self.before, *setup, check, ast.Expr(call)], [])
+
+
+def assertions(sources: list[Any], options: dict[str, Any]) -> Iterator[CallTest | ScriptTest]:
+    """The tests in texts of assertions: bare ones, or a function `check` that has them, and a call of it.
+
+    Raises DataError for a test that cannot be run away from the program.
+    """
+    prefix = str(options.get("import_prefix") or "")
+    before = parsed(prefix)
+    if before is None:
+        raise DataError(f"Its `import_prefix` is not Python: {prefix[:DETAIL_CHARACTERS]!r}.")
+    scripts = [_script(source) for source in sources]
+    names = _names(scripts, before, options)
+    setup = _setup(before, names)
+    if setup:
+        prefix = ast.unparse(ast.Module([statement for statement in before.body if statement not in setup], []))
+    bare: list[ast.stmt] = []
+    for script in scripts:
+        _refuse_undefined(script, before, names)
+        body = [node for node in script.body if not _says_nothing(node)]
+        if all(isinstance(node, ast.Assert) for node in body):
+            calls = [] if setup else [(node, _call_test(node, script, prefix, names)) for node in body]
+            yield from (test for _, test in calls if test)
+            simple = [node for node, test in calls if test]
+            body = [node for node in body if node not in simple]
+            if script.check is None:
+                bare += body
+                continue
+        if body:
+            yield _script_test(script.module(body, setup), prefix, names)
+    if bare:
+        yield _script_test(ast.Module([*setup, *bare], []), prefix, names)
+
+
+def _script(source: Any) -> _Script:
+    tree = parsed(source) if isinstance(source, str) else None
+    if tree is None:
+        raise DataError(f"It is not Python: {str(source)[:DETAIL_CHARACTERS]!r}.")
+    _refuse_unfit(tree)
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    match tree.body:
+        case [*others, ast.Expr(ast.Call(func=ast.Name(id=name), args=[candidate], keywords=[]))] if name in functions:
+            check = functions[name]
+            script = _Script([node for node in others if node is not check], check.body, check, candidate)
+        case statements:
+            script = _Script([], statements, None, None)
+    if not any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
+        raise DataError(f"Tests must hold assertions; found {source.strip()[:DETAIL_CHARACTERS]!r}.")
+    return script
+
+
+def _says_nothing(node: ast.stmt) -> bool:
+    match node:
+        case ast.Pass() | ast.Expr(ast.Constant()) | ast.Assert(test=ast.Constant()):
+            return True
+        case _:
+            return False
+
+
+def _call_test(node: ast.stmt, script: _Script, prefix: str, names: frozenset[str]) -> CallTest | None:
+    """The test of an assertion that is a call and its result; None for one that is more."""
+    if not isinstance(node, ast.Assert) or (call := _split(node.test, script, names)) is None:
+        return None
+    expression, expected = call
+    candidate = ast.unparse(script.candidate) if script.candidate else ""
+    request = {"prefix": prefix, "candidate": candidate, "expression": ast.unparse(expression)}
+    return call_test(request, [expected], set(names))
+
+
+def _script_test(module: ast.Module, prefix: str, names: frozenset[str]) -> ScriptTest:
+    request = {"prefix": prefix, "test": ast.unparse(ast.fix_missing_locations(module)), "names": sorted(names)}
+    return ScriptTest(json.dumps(request), prefix, names)
+
+
+# A call and its result
+
+
+def _split(test: ast.expr, script: _Script, names: frozenset[str]) -> tuple[ast.expr, Any] | None:
+    """What to call, and the value that should come of it as the driver writes it; None if the test is more than that."""
+    callables = {"candidate"} if script.check else names
+    if script.check and [argument.arg for argument in script.check.args.args] != ["candidate"]:
+        return None
+    with contextlib.suppress(ValueError, TypeError, RecursionError, MemoryError):  # it is no literal
+        match test:
+            case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]) if _is_plain_call(left, callables):
+                expected = plain(ast.literal_eval(right))
+                if same_value(expected, expected):
+                    return left, expected
+            case ast.Call(func=ast.Name(id=same), args=[left, ast.Call(func=ast.Name(id=kind), args=[values])]) if (
+                SAME_NODES.get(same) == kind and _is_plain_call(left, callables)
+            ):
+                return left, _nodes(kind, list(ast.literal_eval(values)))
+    return None
+
+
+def _is_plain_call(node: ast.expr, callables: Iterable[str]) -> bool:
+    """Whether it is one call, of the program, with literals: nothing of the test could be in it but the arguments."""
+    if not isinstance(node, ast.Call):
+        return False
+    arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
+    return (
+        _is_of(node.func, callables) and all(keyword.arg for keyword in node.keywords) and all(map(_is_data, arguments))
+    )
+
+
+def _is_of(function: ast.expr, callables: Iterable[str]) -> bool:
+    """`f`, or the method of a new object: `C().f`."""
+    match function:
+        case ast.Name(id=name) | ast.Attribute(value=ast.Call(func=ast.Name(id=name), args=[], keywords=[])):
+            return name in callables
+        case _:
+            return False
+
+
+def _is_data(node: ast.expr) -> bool:
+    match node:
+        case ast.Call(func=ast.Name(id=name), args=[values], keywords=[]) if name in SAME_NODES.values():
+            return _is_data(values)
+        case ast.List(elts=items) | ast.Tuple(elts=items) if not any(isinstance(item, ast.Starred) for item in items):
+            return all(map(_is_data, items))
+    try:
+        ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+def _nodes(kind: str, values: list[Any]) -> dict[str, Any] | None:
+    """What the driver writes of `list_node(values)` or `tree_node(values)`."""
+    while kind == "tree_node" and values and values[-1] is None:
+        values = values[:-1]
+    return {kind: plain(values)} if values else None
+
+
+# Names
+
+
+def _names(scripts: list[_Script], before: ast.Module, options: dict[str, Any]) -> frozenset[str]:
+    """What of the program the tests call.
+
+    With bare assertions that is what they call and nothing else defines: a name of no library, or else of one that
+    programs take for granted, or else of Python's own, since problems also ask for a function `gcd` or `sum`.
+    """
+    if any(script.candidate for script in scripts):
+        candidates = [script.candidate for script in scripts if script.candidate]
+        return frozenset(name for node in candidates for name in _loaded(node)) - GIVEN
+    entry = options.get("entry_point") or options.get("fn_name")
+    if isinstance(entry, str) and (tree := parsed(entry)):
+        return frozenset(_loaded(tree)) - GIVEN
+    defined = set(GIVEN).union(_defined(before), *(_defined(node) for script in scripts for node in script.body))
+    modules = set(MODULES.split())
+    called = (
+        set(_called(before)).union(*(_called(node) for script in scripts for node in script.body)) - defined - modules
+    )
+    ours = called - BUILTINS - _library()
+    for found in (ours, (called & _library()) - BUILTINS, called & BUILTINS):
+        if found:
+            if found is not ours and len(found) > 1:
+                raise DataError(
+                    f"Which of {', '.join(sorted(found))} the program defines is not said; give `entry_point`."
+                )
+            return frozenset(found)
+    raise DataError("Its tests call nothing of the program.")
+
+
+def _setup(before: ast.Module, names: frozenset[str]) -> list[ast.stmt]:
+    """Statements of the prefix that use the program, and so belong to the test: `root = Node(1)` and what follows."""
+    setup: list[ast.stmt] = []
+    of_program = set(names)
+    for statement in before.body:
+        if not isinstance(statement, ast.FunctionDef | ast.ClassDef) and not of_program.isdisjoint(_loaded(statement)):
+            setup.append(statement)
+            of_program |= set(_defined(statement))
+    return setup
+
+
+def _refuse_undefined(script: _Script, before: ast.Module, names: frozenset[str]) -> None:
+    nodes = [before, *script.before, *([script.check] if script.check else script.body)]
+    defined = GIVEN.union(names, BUILTINS, _library(), *map(_defined, nodes))
+    undefined = {name for node in nodes for name in _loaded(node)} - defined
+    if undefined and "*" not in defined:
+        raise DataError(f"Its tests use {', '.join(sorted(undefined))}, which nothing defines; give `import_prefix`.")
+    functions = {node.name for each in nodes for node in ast.walk(each) if isinstance(node, ast.FunctionDef)}
+    called = names | ({script.check.args.args[0].arg} if script.check and script.check.args.args else set())
+    for node in (node for each in nodes for node in ast.walk(each)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in called:
+            for value in (*node.args, *(keyword.value for keyword in node.keywords)):
+                if isinstance(value, ast.Lambda) or (isinstance(value, ast.Name) and value.id in functions):
+                    raise DataError("Its tests pass a function to the program, which no test here can do.")
+
+
+def _refuse_unfit(tree: ast.Module) -> None:
+    used = UNFIT_NAMES.intersection(_loaded(tree))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            used |= UNFIT_MODULES.intersection(module.partition(".")[0] for module in modules)
+        elif isinstance(node, ast.Attribute) and (node.attr in ("stdout", "stdin") or node.attr.startswith("__sod")):
+            used.add(node.attr)
+    if used:
+        raise DataError(f"Its tests use {', '.join(sorted(used))}, which no test here can.")
+
+
+def _loaded(node: ast.AST) -> Iterator[str]:
+    return (each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load))
+
+
+def _called(node: ast.AST) -> Iterator[str]:
+    """Names that are called, as `f(1)` or `C.f(1)`, or passed on to be called, as in `sorted(a, key=f)`."""
+    for each in ast.walk(node):
+        match each:
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(value=ast.Name(id=name))):
+                yield name
+            case ast.keyword(arg="key", value=ast.Name(id=name)):
+                yield name
+
+
+def _defined(node: ast.AST) -> Iterator[str]:
+    """Names that are bound within, in any scope."""
+    for each in ast.walk(node):
+        match each:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+            case ast.arg(arg=name) | ast.ExceptHandler(name=str(name)) | ast.alias(asname=str(name)):
+                yield name
+            case ast.alias(name=name):
+                yield name.partition(".")[0]
+            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+                yield name
+
+
+@cache
+def _library() -> frozenset[str]:
+    """What the drivers import for programs and tests alike."""
+    space: dict[str, Any] = {}
+    for name in MODULES.split():
+        exec(f"from {name} import *", space)
+        space[name] = importlib.import_module(name)
+    return frozenset(space) - BUILTINS
