@@ -24,14 +24,14 @@ LAYERS = """
     sandbox.child
     sandbox.zygote
     engines.vllm_worker
-    sandbox.local  batching  chat  data  runs  engines  progress  alarms  recipes  plugins
+    sandbox.local  batching  chat  runs  engines  progress  alarms  recipes  plugins
     processes  hub  samples
     rewards.answers  rewards.symbolic  rewards.symbolic_worker  rewards.functional_driver
     rewards.exact  rewards.choice  rewards.reference  rewards.code_tests  rewards.shaping
     rewards.forms  rewards.code_golds  sharding  trainer_state
     rewards.math  rewards.code  rewards.reference_code
-    sandbox.fusion  models  tools  lora  engines.http
-    sandbox.guarded  rewards.referee  engines.hf  engines.scripted  engines.vllm  tools.python  tools.own  teachers  policy
+    sandbox.fusion  models  tools  lora  engines.http  rewards.golds
+    data  sandbox.guarded  rewards.referee  engines.hf  engines.scripted  engines.vllm  tools.python  tools.own  teachers  policy
     engines.vllm_server  engines.served
     teachers.local  teachers.server  scoring  agent
     teachers.opening  teachers.divided

@@ -23,7 +23,7 @@ from reference import shared
 from sod.data import load_demonstrations, load_problems, read_rows, write_jsonl
 from sod.datasets import open_set
 from sod.datasets.conversion import CONTRADICTORY, convert_file
-from sod.datasets.golds import canonical, check_gold, vote
+from sod.datasets.golds import canonical, vote
 from sod.datasets.gpqa import questions
 from sod.datasets.identity import fingerprint, items, mark
 from sod.datasets.published import BENCHMARKS, SETS, PublishedFile
@@ -31,6 +31,7 @@ from sod.datasets.storing import check_hash, read_source, source_file, store
 from sod.datasets.wording import asked, bare, worded
 from sod.errors import DataError
 from sod.rewards import code_golds
+from sod.rewards.golds import check_gold
 from sod.rewards.math import MathJudge
 
 Row = dict[str, Any]
