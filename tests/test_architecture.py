@@ -37,7 +37,7 @@ LAYERS = """
     teachers.opening  teachers.divided
     world
     rollout  algorithms  metrics  engines.opening  teachers.privileged  datasets
-    inventory
+    inventory  inputs
     plan  records  results
     sft  train  evaluate  differences  calibrate  doctor  report  sizing
     lab  comparison  demonstrate

@@ -80,32 +80,40 @@ def write_jsonl(path: Path, rows: Sequence[Row]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def load_problems(path: Path, limit: int | None = None) -> list[Problem]:
-    """Problems, in the file's order; see `each_problem`."""
-    return list(each_problem(path, limit))
+def load_problems(path: Path) -> list[Problem]:
+    """Problems, in the file's order; see `ProblemFile`."""
+    return list(ProblemFile(path))
 
 
-def each_problem(path: Path, limit: int | None = None) -> Iterator[Problem]:
-    """Problems, in the file's order. Exact repetitions of a problem are left out; equal ids get a number.
+class ProblemFile:
+    """The problems of a file, in its order, read as they are asked for. Exact repetitions are left out; equal ids get a number.
 
-    `limit`: the first so many, and what comes after them in the file is neither read nor checked. Raises DataError at the
-    end if a row that was read is bad: one without what a problem needs, or with a gold that its judge cannot judge by.
+    `limit`: the first so many, and what comes after them in the file is neither read nor checked. At the end raises
+    DataError if a row that was read is bad: one without what a problem needs, or with a gold that its judge cannot judge by.
     """
-    rows = _Converted(path, usable_problem)
-    seen: set[bytes] = set()
-    ids: set[str] = set()
-    for problem in rows:
-        content = json.dumps([problem.messages, problem.answer, problem.kind])
-        if (digest := hashlib.blake2b(content.encode(), digest_size=16).digest()) in seen:
-            continue
-        seen.add(digest)
-        if problem.id in ids:
-            problem = replace(problem, id=next(id for n in count(2) if (id := f"{problem.id}#{n}") not in ids))
-        ids.add(problem.id)
-        yield problem
-        if len(seen) == limit:
-            break
-    rows.complain()
+
+    def __init__(self, path: Path, limit: int | None = None):
+        self._path, self._limit = path, limit
+        self.repetitions = 0
+        """Rows that were left out so far."""
+
+    def __iter__(self) -> Iterator[Problem]:
+        rows = _Converted(self._path, usable_problem)
+        seen: set[bytes] = set()
+        ids: set[str] = set()
+        for problem in rows:
+            content = json.dumps([problem.messages, problem.answer, problem.kind])
+            if (digest := hashlib.blake2b(content.encode(), digest_size=16).digest()) in seen:
+                self.repetitions += 1
+                continue
+            seen.add(digest)
+            if problem.id in ids:
+                problem = replace(problem, id=next(id for n in count(2) if (id := f"{problem.id}#{n}") not in ids))
+            ids.add(problem.id)
+            yield problem
+            if len(seen) == self._limit:
+                break
+        rows.complain()
 
 
 def load_demonstrations(path: Path) -> list[Demonstration]:

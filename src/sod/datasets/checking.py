@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sod.data import Row, as_demonstration, check_file, each_row, lines_of, usable_problem
+from sod.datasets.asking import asks, reworded
 from sod.datasets.columns import check_characters
 from sod.datasets.overlap import key
 from sod.errors import DataError
@@ -34,6 +36,9 @@ class Inspector:
         self._answers: dict[bytes, tuple[int, bytes]] = {}
         self._ids: set[str] = set()
         self._sort = ""
+        self.kinds: Counter[str] = Counter()
+        self.quiet: Counter[str] = Counter()
+        """By kind, how many problems there are, and how many do not ask for what their judge reads."""
         self.same_ids = 0
         """Rows whose id is another's; they are used under a number of their own."""
 
@@ -52,6 +57,8 @@ class Inspector:
             self._sort = sort
         except DataError as error:
             return str(error)
+        self.kinds[problem.kind] += 1
+        self.quiet[problem.kind] += not asks(reworded([problem])[0][0])
         if why := self._repeats([problem.messages, problem.answer, problem.kind], number):
             return why
         asked = key("\n".join(str(message.get("content")) for message in problem.messages))

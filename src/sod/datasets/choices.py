@@ -21,7 +21,10 @@ from sod.rewards.choice import MOST, gold_letter
 
 Numbering = Literal["from 0", "from 1", "text"]
 
-LISTS = ("options", "choices", "endings", "answer_choices", "answer_options")
+LISTS = (
+    *("options", "choices", "endings", "answer_choices", "answer_options"),
+    *("extra_info.options", "extra_info.choices"),
+)
 """Columns that hold all options."""
 _PREFIXES = ("option_", "option", "answer_", "answer", "choice_", "choice", "op", "sol", "ending")
 SEPARATE = (
@@ -92,6 +95,10 @@ class Choice:
         """The letter of the right option. Raises DataError where it is not known."""
         possible = set(self.possible)
         for column in self.numbers:
+            if not numbering.of(column):
+                raise DataError(
+                    f"its column `{column}` counts options from 0 in some rows of the file, and from 1 in others."
+                )
             found = {self.number(column, each) for each in numbering.of(column) & self.numberings(column)}
             if len(found) > 1:
                 raise DataError(
@@ -140,6 +147,7 @@ def read_choice(cells: Cells) -> Choice | None:
     if not 2 <= len(options) <= MOST or not all(options):
         raise DataError(f"it has {len(options)} options, or empty ones; multiple choice has 2 to {MOST}.")
     numbers: dict[str, int] = {}
+    strange: list[str] = []  # a text that is no option: it says nothing, where another column does
     told = [name for name in RIGHT if name in cells and name not in columns]
     for name in told:
         value = as_value(cells[name])
@@ -149,11 +157,15 @@ def read_choice(cells: Cells) -> Choice | None:
         text = str(value).strip()
         if re.fullmatch(r"-?\d+", text) and text not in labels:
             numbers[name] = int(text)
+        elif fits := _places(text, options) | _labelled(text, labels):
+            possible &= fits
         else:
-            possible &= _places(text, options) | _labelled(text, labels)
+            strange.append(name)
     if not told and len(possible) > 1:
         raise DataError(f"it has options, but none of the columns {', '.join(f'`{name}`' for name in RIGHT)}.")
-    return Choice(tuple(options), frozenset(possible), numbers, frozenset({*columns, *told}))
+    if strange and not numbers and len(possible) == len(options):
+        raise DataError(f"its `{strange[0]}` is {cells[strange[0]]!r}, which is none of its {len(options)} options.")
+    return Choice(tuple(options), frozenset(possible), numbers, frozenset({*columns, *told} - {*strange}))
 
 
 def listed(text: str, options: Sequence[str]) -> str:
@@ -197,7 +209,8 @@ def _labels_and_texts(name: str, cell: Any) -> tuple[list[str], list[str]]:
         case [{"text": _, "label": _}, *_]:
             labels, texts = [each.get("label") for each in cell], [each.get("text") for each in cell]
         case dict() if cell and not any(isinstance(text, list | dict) for text in cell.values()):
-            labels, texts = list(cell), list(cell.values())
+            there = {label: text for label, text in cell.items() if text not in (None, "")}
+            labels, texts = list(there), list(there.values())
         case list() if not any(isinstance(text, list | dict) for text in cell):
             while cell and cell[-1] in (None, ""):
                 cell = cell[:-1]

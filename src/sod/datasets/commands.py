@@ -22,6 +22,7 @@ from sod.config import (
     SplitOptions,
 )
 from sod.data import Row, read_rows
+from sod.datasets.asking import unasked_lines
 from sod.datasets.checking import Checked, Inspector, unchecked_rows
 from sod.datasets.columns import statement
 from sod.datasets.contamination import Finding, Guarded, findings, guarded
@@ -252,6 +253,8 @@ def _checked(path: Path) -> Iterator[Checked]:
         say(f"  row {row.number}: {one_line(row.why)}")
     if len(bad) > EXAMPLES:
         say(f"  ... and {len(bad) - EXAMPLES} more")
+    for line in unasked_lines(inspector.kinds, inspector.quiet):
+        say(f"  careful: {line}")
     if inspector.same_ids:
         say(f"  {inspector.same_ids} rows have another's id; they are read as ID#2, ID#3, ...")
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sod.config import DescribeOptions
-from sod.data import LABELS, Demonstration, each_problem, each_row, load_demonstrations
+from sod.data import LABELS, Demonstration, ProblemFile, each_row, load_demonstrations
 from sod.progress import slow_bar
 from sod.types import Message
 
@@ -77,7 +77,7 @@ def describe_file(path: Path, measure: Ruler) -> Description:
 def _of_problems(path: Path, measure: Ruler) -> Description:
     counts: dict[str, Counter[str]] = {name: Counter() for name in ("kind", *LABELS)}
     prompts: list[int] = []
-    for problem in each_problem(path):
+    for problem in ProblemFile(path):
         counts["kind"][problem.kind] += 1
         for name, value in problem.labels.items():
             counts[name][value] += 1
