@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import gzip
 import hashlib
 import json
 import pickle
@@ -359,13 +360,17 @@ def _programs(folder: Path, rows: list[Row]) -> list[Row]:
 # Columns
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet", ".csv"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet", ".csv", ".jsonl.gz", ".json.gz", ".csv.gz"])
 def test_any_kind_of_file_is_read(tmp_path: Path, suffix: str) -> None:
     rows = [
         {"ID": "a", "Question": "Zwölf?\nSagt an", "Answer": "012"},
         {"ID": "b", "Question": '"1,2"', "Answer": "x"},
     ]
-    assert convert(write(tmp_path, rows, f"rows{suffix}")) == [
+    path = write(tmp_path, rows, f"rows{suffix.removesuffix('.gz')}")
+    if suffix.endswith(".gz"):
+        content, path = path.read_bytes(), tmp_path / f"rows{suffix}"
+        path.write_bytes(gzip.compress(content))
+    assert convert(path) == [
         {
             "id": "a",
             "prompt": "Zwölf?\nSagt an\n\nPut the final answer in \\boxed{}.",
@@ -469,6 +474,7 @@ def test_demonstrations_are_kept_as_they_are(tmp_path: Path) -> None:
         ("a.json", b'{"a": [', "is not JSON"),
         ("a.json", b'{"a": 1}', "neither a list of objects"),
         ("a.parquet", b"PAR1", "is not a parquet file, or a damaged one"),
+        ("a.json.gz", b"[]", "is not compressed by gzip"),
         ("a.txt", b"x", r"has the ending '.txt'; .jsonl, .json, .parquet, .csv can be read"),
     ],
 )

@@ -2,7 +2,7 @@ r"""Whether a right answer can equal a gold: proved before the first token is sa
 
 A perfect student writes the answer in a box and nothing else. Of every gold this proves that its own judge accepts the gold
 itself in a box. Of a gold that holds its answer at a place that data sets are published with (`#### 18`, a box within a
-sentence, `the answer is 18`, `9 * 2 = 18`), it proves that the judge accepts this answer alone as well. A text of several
+sentence, `the answer is 18`), it proves that the judge accepts this answer alone as well. A text of several
 lines or sentences is no answer. Nothing symbolic is computed: what the exact layers of the judge leave open counts as
 accepted. Whether the gold is the right answer to its problem cannot be proved.
 """
@@ -31,7 +31,6 @@ _MARKED = re.compile(r"(.*?)\s*####\s*([^\n]+?)\s*", re.DOTALL)
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 """GSM8K: what a calculator is to be given, within a solution."""
 _STATED = re.compile(r"\banswer\s*(?:is|:|=)\s*:?\s*(\S[^\n]*?)\.?\s*$", re.IGNORECASE)
-_COMPUTED = re.compile(r"[^A-Za-z\\]*\d[^A-Za-z\\]*=\s*\$?(-?\d[\d,]*(?:\.\d+)?)[^=]*")
 _ENVIRONMENT = re.compile(r"\\begin\{(\w+\*?)\}.*?\\end\{\1\}", re.DOTALL)
 _NEXT_SENTENCE = re.compile(r"[a-z\d)}$%][.!?]\s+[A-Z]")
 _WORD = re.compile(r"[^\W\d_]+")
@@ -80,8 +79,8 @@ def worked(text: str) -> tuple[str, str | None]:
         return _CALCULATION.sub("", marked[1]), marked[2]
     if (box := last_box(text)) is not None:
         return text, box.strip()
-    found = _STATED.search(text) or _COMPUTED.fullmatch(text)
-    return text, found[1] if found else None
+    stated = _STATED.search(text)
+    return text, stated[1] if stated else None
 
 
 @lru_cache(maxsize=CACHED)
