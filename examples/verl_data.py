@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from sod.data import load_problems
+from sod.datasets.asking import load_asked
 from sod.errors import DataError, SodError
 from sod.types import Problem
 
@@ -29,7 +29,7 @@ def convert(source: Path, target: Path) -> int:
     """How many problems were written. Raises DataError for a row that is none, and where the file cannot be written."""
     if not target.parent.is_dir():
         raise DataError(f"{target} cannot be written: {target.parent} is no folder. Create it first.")
-    problems = load_problems(source)
+    problems, _ = load_asked(source)
     table = pyarrow.Table.from_pylist([row(problem, index) for index, problem in enumerate(problems)])
     partial = target.with_name(f"{target.name}.partial")
     try:

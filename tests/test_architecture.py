@@ -24,21 +24,21 @@ LAYERS = """
     sandbox.child
     sandbox.zygote
     engines.vllm_worker
-    sandbox.local  batching  chat  data  runs  engines  progress  alarms  recipes  plugins
+    sandbox.local  batching  chat  runs  engines  progress  alarms  recipes  plugins
     processes  hub  samples  rewards.functional_driver
     rewards.answers  rewards.symbolic  rewards.symbolic_worker  rewards.check_driver
     rewards.exact  rewards.choice  rewards.reference  rewards.code_tests  rewards.shaping
     rewards.forms  rewards.code_asserts  sharding  trainer_state
     rewards.code_golds
     rewards.math  rewards.code  rewards.reference_code
-    sandbox.fusion  models  tools  lora  engines.http
-    sandbox.guarded  rewards.referee  engines.hf  engines.scripted  engines.vllm  tools.python  tools.own  teachers  policy
+    sandbox.fusion  models  tools  lora  engines.http  rewards.golds
+    data  sandbox.guarded  rewards.referee  engines.hf  engines.scripted  engines.vllm  tools.python  tools.own  teachers  policy
     engines.vllm_server  engines.served
     teachers.local  teachers.server  scoring  agent
     teachers.opening  teachers.divided
     world
     rollout  algorithms  metrics  engines.opening  teachers.privileged  datasets
-    inventory
+    inventory  inputs
     plan  records  results
     sft  train  evaluate  differences  calibrate  doctor  report  sizing
     lab  comparison  demonstrate

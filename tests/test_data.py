@@ -11,7 +11,7 @@ import pytest
 from judging import REFEREE
 from reference import shared
 
-from sod.data import draw, fingerprint, load_demonstrations, load_problems, read_rows, write_jsonl
+from sod.data import ProblemFile, draw, fingerprint, load_demonstrations, load_problems, read_rows, write_jsonl
 from sod.errors import DataError
 from sod.types import Problem
 
@@ -145,6 +145,38 @@ def test_lines_may_end_as_on_windows_and_be_empty(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'\r\n{"prompt": "1+1?", "answer": 2}\r\n\r\n  \r\n{"prompt": "2+2?", "answer": 4}')
     assert [problem.answer for problem in load_problems(path)] == ["2", "4"]
+
+
+def test_of_a_limit_what_comes_after_it_is_neither_read_nor_checked(tmp_path: Path) -> None:
+    good = [{"prompt": f"{i}?", "answer": i} for i in range(3)]
+    path = write(tmp_path, [good[0], good[0], *good[1:]])
+    path.write_text(path.read_text() + "no JSON\n")
+    file = ProblemFile(path, limit=3)
+    assert [problem.answer for problem in file] == ["0", "1", "2"]
+    assert file.repetitions == 1
+    with pytest.raises(DataError, match="line 5: not JSON"):
+        list(ProblemFile(path, limit=4))
+
+
+def test_a_bad_row_among_those_that_a_limit_reads_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path, [{"prompt": "1?", "answer": 1}, {"prompt": "2?"}, {"prompt": "3?", "answer": 3}])
+    assert len(list(ProblemFile(path, limit=1))) == 1
+    with pytest.raises(DataError, match="1 of 3 rows cannot be used; the first is row 2"):
+        list(ProblemFile(path, limit=2))
+
+
+def test_ids_do_not_depend_on_the_limit(tmp_path: Path) -> None:
+    rows = [{"id": name, "prompt": str(i), "answer": 2} for i, name in enumerate(["a", "a", "a#2", "a"])]
+    path = write(tmp_path, rows)
+    ids = [problem.id for problem in load_problems(path)]
+    assert ids == ["a", "a#2", "a#2#2", "a#3"]
+    assert [problem.id for problem in ProblemFile(path, limit=2)] == ids[:2]
+
+
+def test_gsm8k_as_published_is_refused_with_what_to_type(tmp_path: Path) -> None:
+    rows = [{"question": f"{i}+2?", "answer": f"Add <<{i}+2={i + 2}>>.\n#### {i + 2}"} for i in range(3)]
+    with pytest.raises(DataError, match=r"3 of 3 rows cannot be used; the first is row 1: .*`sod data convert FILE`"):
+        load_problems(write(tmp_path, rows))
 
 
 # What is wrong with a file

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import gzip
 import hashlib
 import json
 import pickle
@@ -23,7 +24,7 @@ from reference import shared
 from sod.data import load_demonstrations, load_problems, read_rows, write_jsonl
 from sod.datasets import open_set
 from sod.datasets.conversion import CONTRADICTORY, convert_file
-from sod.datasets.golds import canonical, check_gold, vote
+from sod.datasets.golds import canonical, vote
 from sod.datasets.gpqa import questions
 from sod.datasets.identity import fingerprint, items, mark
 from sod.datasets.published import BENCHMARKS, SETS, PublishedFile
@@ -31,6 +32,7 @@ from sod.datasets.storing import check_hash, read_source, source_file, store
 from sod.datasets.wording import asked, bare, worded
 from sod.errors import DataError
 from sod.rewards import code_golds
+from sod.rewards.golds import check_gold
 from sod.rewards.math import MathJudge
 
 Row = dict[str, Any]
@@ -358,13 +360,17 @@ def _programs(folder: Path, rows: list[Row]) -> list[Row]:
 # Columns
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet", ".csv"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet", ".csv", ".jsonl.gz", ".json.gz", ".csv.gz"])
 def test_any_kind_of_file_is_read(tmp_path: Path, suffix: str) -> None:
     rows = [
         {"ID": "a", "Question": "Zwölf?\nSagt an", "Answer": "012"},
         {"ID": "b", "Question": '"1,2"', "Answer": "x"},
     ]
-    assert convert(write(tmp_path, rows, f"rows{suffix}")) == [
+    path = write(tmp_path, rows, f"rows{suffix.removesuffix('.gz')}")
+    if suffix.endswith(".gz"):
+        content, path = path.read_bytes(), tmp_path / f"rows{suffix}"
+        path.write_bytes(gzip.compress(content))
+    assert convert(path) == [
         {
             "id": "a",
             "prompt": "Zwölf?\nSagt an\n\nPut the final answer in \\boxed{}.",
@@ -468,6 +474,7 @@ def test_demonstrations_are_kept_as_they_are(tmp_path: Path) -> None:
         ("a.json", b'{"a": [', "is not JSON"),
         ("a.json", b'{"a": 1}', "neither a list of objects"),
         ("a.parquet", b"PAR1", "is not a parquet file, or a damaged one"),
+        ("a.json.gz", b"[]", "is not compressed by gzip"),
         ("a.txt", b"x", r"has the ending '.txt'; .jsonl, .json, .parquet, .csv can be read"),
     ],
 )

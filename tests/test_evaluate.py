@@ -58,7 +58,7 @@ def test_an_evaluation_leaves_its_results_and_every_trajectory(measured: Measure
     mean = results["mean"]
     assert mean["avg"] == sum(row["correct"] for row in rows) / 6
     assert (mean["problems"], mean["samples"], mean["rollout/dropped"]) == (3, 2, 0)
-    assert benchmark["notes"] == ["the first 3 of 8 problems"]
+    assert benchmark["notes"] == ["the first 3 problems of the file"]
     assert not results["partial"]
     assert {path.name for path in options.out.iterdir()} == {
         "options.json", "environment.json", "metrics.jsonl", "trajectories", "results.json", "results.md",

@@ -8,6 +8,7 @@ from sod.chat import ChatFormat, parse_calls
 from sod.config import RolloutOptions
 from sod.engines import Engine, Request
 from sod.errors import DataError
+from sod.progress import slow_bar
 from sod.rewards.referee import Referee, judged
 from sod.tools import Toolbox
 from sod.types import Piece, Problem, Stop, Trajectory
@@ -15,13 +16,18 @@ from sod.types import Piece, Problem, Stop, Trajectory
 
 def check_prompts(chat: ChatFormat, tools: Toolbox, options: RolloutOptions, problems: Sequence[Problem]) -> None:
     """No prompt may be longer than the limit: found out before the first token is sampled."""
-    lengths = {problem.id: len(chat.prompt(problem.messages, tools.schemas)) for problem in problems}
-    long = {id: length for id, length in lengths.items() if length > options.max_prompt_tokens}
+    long, most, longest = 0, options.max_prompt_tokens, ""
+    with slow_bar("prompts", "measure, %", 100) as at:
+        for number, problem in enumerate(problems, 1):
+            length = len(chat.prompt(problem.messages, tools.schemas))
+            long += length > options.max_prompt_tokens
+            if length > most:
+                most, longest = length, problem.id
+            at(100 * number // len(problems))
     if long:
-        id = max(long, key=lambda id: long[id])
         raise DataError(
-            f"{len(long)} of {len(problems)} prompts are longer than rollout.max_prompt_tokens = "
-            f"{options.max_prompt_tokens}; that of problem {id!r} has {long[id]} tokens. Raise it, or leave them out."
+            f"{long} of {len(problems)} prompts are longer than rollout.max_prompt_tokens = "
+            f"{options.max_prompt_tokens}; that of problem {longest!r} has {most} tokens. Raise it, or leave them out."
         )
 
 

@@ -132,7 +132,7 @@ class Beside:
             )
         measured = read_evaluation(folder)
         try:
-            sets = open_sets(options.model_copy(update={"limit": None}))
+            sets = open_sets(options)
         except DataError as error:
             raise RunError(
                 f"{folder}: what it was measured on is not there or has changed. {ADVICE} ({error})"

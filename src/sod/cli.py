@@ -97,6 +97,9 @@ def run(arguments: list[str]) -> int:
             options = parse(command, name, rest)
         if place()[1] > 1 and "processes" not in type(options).model_fields:
             raise OptionError(f"`sod {command}` is one process; start it without torchrun.")
+        from sod.inputs import check_inputs
+
+        check_inputs(options)
         module, function = target.split(":")
         getattr(import_module(module), function)(options)
         return 0

@@ -22,7 +22,7 @@ from sod.algorithms import find
 from sod.comparison import Measured, Method, Row, check_same_problems, read_measured, rows, show, to_markdown
 from sod.concurrency import together
 from sod.config import CompareOptions, EvalOptions, Options, SandboxOptions, TrainOptions
-from sod.data import load_problems
+from sod.datasets.asking import load_asked
 from sod.datasets.several import open_sets
 from sod.errors import DataError, OptionError, RunError, SodError, TrainingError
 from sod.lab.presets import Setting, prepare
@@ -96,7 +96,7 @@ class Comparison:
                 raise OptionError("lrs: a learning rate must be chosen on problems of its own; give --tune.")
             measured = EvalOptions.model_validate(self._measure | {"model": Path("model"), "out": Path("eval")})
             asked = {p.messages[-1]["content"] for each in open_sets(measured) for p in each.problems}
-            shared = asked & {p.messages[-1]["content"] for p in load_problems(self._tune)}
+            shared = asked & {p.messages[-1]["content"] for p in load_asked(self._tune)[0]}
             if shared:
                 raise OptionError(f"tune: {len(shared)} problems of {self._tune} are among those to be measured with.")
 

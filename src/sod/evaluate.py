@@ -5,7 +5,7 @@ by problem, other judges and the teacher have their say, and the numbers are cou
 """
 
 import functools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -20,6 +20,7 @@ from sod.concurrency import Runner, together
 from sod.config import AlgorithmOptions, EvalOptions, check_teacher
 from sod.data import fingerprint_model
 from sod.datasets import ProblemSet
+from sod.datasets.asking import silence, unasked, why_silent
 from sod.datasets.several import fingerprint, open_sets
 from sod.datasets.writing import keep_out_of_git
 from sod.engines import Engine
@@ -104,6 +105,9 @@ class Session:
         problems = [problem for each in sets for problem in each.problems]
         folder = model_folder(options.model, weights=not served)
         world = World.of(folder, options, problems)
+        for each in sets:
+            for line in unasked(each.problems, world.frame):
+                say(f"careful: {each.name}: {line}")
         judges = {name: world.referee.as_judge(name) for name in options.judges}
         for judge in judges.values():
             judge.check(problems)
@@ -267,6 +271,8 @@ class Counted:
     totals: metrics.RolloutTotals = field(default_factory=metrics.RolloutTotals)
     steps: metrics.StepTotals = field(default_factory=lambda: metrics.StepTotals(PAPER))
     by_judge: dict[str, Tally] = field(default_factory=dict)
+    silent: Counter[str] = field(default_factory=Counter)
+    """Causes of samples without an answer."""
 
     def __post_init__(self) -> None:
         self.tally = Tally(self.of.votes)
@@ -277,6 +283,7 @@ class Counted:
         """Count a problem's samples, and their `batch` if they were scored. -> its lines, with what the teacher says of them"""
         self.tally.add(group)
         self.totals.add(group)
+        self.silent += silence(group.trajectories, votes=self.of.votes)
         self._count_judges(group, rows)
         if batch is None:
             return rows
@@ -304,7 +311,7 @@ class Counted:
             "file": str(self.of.path),
             "sha256": self.of.sha256,
             "source": self.of.source,
-            "notes": list(self.of.notes),
+            "notes": [*self.of.notes, *why_silent(self.silent, self.totals.count, self.of.problems)],
             "private": self.of.private,
             "by": self.tally.by_label(),
             "judges": {name: tally.measured() for name, tally in self.by_judge.items()},

@@ -1,8 +1,8 @@
 """What the user sees while something runs: a live bar on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -11,6 +11,9 @@ from sod.ranks import place
 
 console = Console(highlight=False, quiet=place()[0] > 0)
 """Of several processes, the user sees the first."""
+
+
+QUIET_SECONDS = 2.0
 
 
 class Display:
@@ -65,6 +68,27 @@ class Display:
         self._bars.advance(self._whole)
         if line:
             say(line)
+
+
+@contextmanager
+def slow_bar(title: str, name: str, parts: int) -> Iterator[Callable[[int], None]]:
+    """A bar that is shown only if the work takes more than `QUIET_SECONDS`. Gives a function to call with the parts done."""
+    start, shown = time.monotonic(), 0
+    display: Display | None = None
+
+    def at(done: int) -> None:
+        nonlocal display, shown
+        if done == shown or (display is None and time.monotonic() - start < QUIET_SECONDS):
+            return
+        if display is None:
+            display = stack.enter_context(Display(title, total=1))
+            stack.enter_context(display.phase(name, parts))
+        while shown < done:
+            display.advance()
+            shown += 1
+
+    with ExitStack() as stack:
+        yield at
 
 
 def warn(text: str) -> None:

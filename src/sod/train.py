@@ -18,7 +18,8 @@ from sod.algorithms import System, check_served, find, give_credit
 from sod.batching import Batch, join
 from sod.concurrency import Runner
 from sod.config import EngineOptions, TrainOptions, check_servers, check_teacher
-from sod.data import draw, fingerprint, fingerprint_model, load_problems
+from sod.data import draw, fingerprint, fingerprint_model
+from sod.datasets.asking import load_asked, unasked
 from sod.engines.opening import open_engine
 from sod.errors import OptionError, TrainingError
 from sod.hub import model_folder
@@ -125,12 +126,16 @@ class Session:
     def open(cls, options: TrainOptions, ranks: Ranks) -> "Iterator[Session]":
         """Check and load everything before anything is written, then create the run or take it up again."""
         algorithm = find(options.algorithm.name)
-        problems = load_problems(options.data)
+        problems, notes = load_asked(options.data)
+        for note in notes:
+            say(f"{options.data}: {note}")
         _check(options, algorithm, problems, ranks)
         engine_options = _own_engine(options.engine, ranks)
         student = model_folder(options.student)
         files = ranks.first(lambda: _fingerprints(options, student))
         world = World.of(student, options, problems)
+        for line in unasked(problems, world.frame):
+            say(f"careful: {line}")
         newest = ranks.first(Run(options.out).newest_checkpoint) if options.resume else None
         done, folder = newest or (0, None)
         start = origin(student, folder, options.learn)

@@ -32,6 +32,8 @@ class Problem:
     answer: str
     kind: str = "math"
     """Which judge it needs: math, choice or code; see `sod.rewards.referee`."""
+    options: int = 4
+    """Of multiple choice: how many options there are. Their letters are A, B, ..."""
     hint: str = ""
     """What helps to solve it, for a privileged teacher alone; the student never reads it."""
     solution: str = ""

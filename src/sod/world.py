@@ -56,6 +56,11 @@ class World:
         check_prompts(chat, tools, options.rollout, problems)
         return cls(sandbox, referee, chat, tools)
 
+    @property
+    def frame(self) -> str:
+        """The text that the chat template puts around every prompt."""
+        return self.chat.text(self.chat.prompt([{"role": "user", "content": "1"}], self.tools.schemas))
+
     def agent(self, engine: Engine, limits: RolloutOptions) -> Agent:
         """A student that writes with this engine."""
         return Agent(engine, self.chat, self.tools, self.referee, limits)

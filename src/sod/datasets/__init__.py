@@ -6,7 +6,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from sod.data import Row, fingerprint, load_problems, read_rows
+from sod.data import Row, fingerprint, load_problems
+from sod.datasets.asking import load_asked
 from sod.datasets.columns import statement
 from sod.datasets.conversion import notes_of
 from sod.datasets.identity import read_benchmark
@@ -38,36 +39,53 @@ class ProblemSet:
     """Whether maj@n makes sense: programs have no votes."""
 
 
-def open_set(name: str, *, data_dir: Path, prompts: Literal["clean", "paper"]) -> ProblemSet:
+def check_name(name: str) -> None:
+    """Raises DataError for what is neither a benchmark nor a file that is there."""
+    published = SETS.get(name)
+    if (published is not None and published.role == "benchmark") or Path(name).is_file():
+        return
+    if Path(name).suffix in (".jsonl", ".parquet"):
+        raise DataError(f"{name} does not exist; {to_fetch(Path(name)) or 'give a .jsonl or .parquet file'}.")
+    near = get_close_matches(name, BENCHMARKS, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"the benchmarks are {', '.join(BENCHMARKS)}."
+    raise DataError(f"{name} is neither a benchmark nor a file; {hint}")
+
+
+def to_fetch(path: Path) -> str:
+    """How to get a file that has the name of a known set; empty for any other."""
+    return f"`sod data fetch {path.stem} --out {path.parent}` fetches it" if path.stem in SETS else ""
+
+
+def open_set(name: str, *, data_dir: Path, prompts: Literal["clean", "paper"], limit: int | None = None) -> ProblemSet:
     """A benchmark by name, from `data_dir` or fetched there, worded; or any file of problems, asked as it stands.
 
-    Raises DataError for what is neither, for a benchmark's file that is not that benchmark, and if it cannot be fetched.
+    `limit`: its first so many problems. A benchmark is read as a whole all the same, to know that it is that benchmark;
+    of a file of the user's, what comes after them is neither read nor checked. Raises DataError for what is neither, for a
+    benchmark's file that is not that benchmark, and if it cannot be fetched.
     """
+    check_name(name)
     published = SETS.get(name)
     if published is not None and published.role == "benchmark":
-        return _benchmark(published, data_dir, prompts)
+        return _limited(_benchmark(published, data_dir, prompts), limit)
     path = Path(name)
-    if not path.is_file() and path.suffix not in (".jsonl", ".parquet"):
-        near = get_close_matches(name, BENCHMARKS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"the benchmarks are {', '.join(BENCHMARKS)}."
-        raise DataError(f"{name} is neither a benchmark nor a file; {hint}")
-    problems = load_problems(path)
+    problems, notes = load_asked(path, limit)
     return ProblemSet(
         name=path.stem,
         problems=problems,
         path=path,
         sha256=fingerprint(path),
         source={},
-        notes=_repetitions(len(read_rows(path)) - len(problems)),
+        notes=notes,
         private=False,
         votes=_have_votes(problems),
     )
 
 
-def _repetitions(count: int) -> tuple[str, ...]:
-    if count == 0:
-        return ()
-    return ("1 row repeats another and is left out" if count == 1 else f"{count} rows repeat others and are left out",)
+def _limited(of: ProblemSet, limit: int | None) -> ProblemSet:
+    if limit is None or limit >= len(of.problems):
+        return of
+    note = f"the first {limit} of {len(of.problems)} problems"
+    return replace(of, problems=of.problems[:limit], notes=(*of.notes, note))
 
 
 def _benchmark(published: Published, data_dir: Path, prompts: Literal["clean", "paper"]) -> ProblemSet:

@@ -1,16 +1,19 @@
 """A file of problems or demonstrations, row by row: what is wrong with each."""
 
+import hashlib
 import json
-from codecs import BOM_UTF8
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sod.data import Row, as_demonstration, as_problem, read_rows
+from sod.data import Row, as_demonstration, check_file, each_row, lines_of, usable_problem
+from sod.datasets.asking import asks, reworded
 from sod.datasets.columns import check_characters
-from sod.datasets.golds import check_gold
 from sod.datasets.overlap import key
 from sod.errors import DataError
+from sod.progress import slow_bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,13 @@ class Inspector:
     """Judges the rows of one file, in their order: it remembers those before."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, int] = {}
-        self._answers: dict[str, tuple[int, str]] = {}
+        self._seen: dict[bytes, int] = {}
+        self._answers: dict[bytes, tuple[int, bytes]] = {}
         self._ids: set[str] = set()
         self._sort = ""
+        self.kinds: Counter[str] = Counter()
+        self.quiet: Counter[str] = Counter()
+        """By kind, how many problems there are, and how many do not ask for what their judge reads."""
         self.same_ids = 0
         """Rows whose id is another's; they are used under a number of their own."""
 
@@ -47,39 +53,49 @@ class Inspector:
                 messages = as_demonstration(row, number).messages
                 self._sort = sort
                 return self._repeats(messages, number)
-            problem = as_problem(row, number)
-            check_gold(problem.kind, problem.answer)
+            problem = usable_problem(row, number)
             self._sort = sort
         except DataError as error:
             return str(error)
+        self.kinds[problem.kind] += 1
+        self.quiet[problem.kind] += not asks(reworded([problem])[0][0])
         if why := self._repeats([problem.messages, problem.answer, problem.kind], number):
             return why
         asked = key("\n".join(str(message.get("content")) for message in problem.messages))
-        first, answer = self._answers.setdefault(f"{problem.kind} {asked}", (number, problem.answer))
-        if answer != problem.answer:
+        gold = _digest(problem.answer)
+        first, answer = self._answers.setdefault(_digest(f"{problem.kind} {asked}"), (number, gold))
+        if answer != gold:
             return f"it asks what row {first} asks, and has another answer."
         self.same_ids += "id" in row and problem.id in self._ids
         self._ids.add(problem.id)
         return ""
 
     def _repeats(self, content: Any, number: int) -> str:
-        first = self._seen.setdefault(json.dumps(content, default=str), number)
+        first = self._seen.setdefault(_digest(json.dumps(content, default=str)), number)
         return "" if first == number else f"it repeats row {first}."
 
 
-def unchecked_rows(path: Path) -> list[Checked]:
+def _digest(text: str) -> bytes:
+    """What is remembered of a text: a file may have millions."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def unchecked_rows(path: Path) -> Iterator[Checked]:
     """The rows of a .jsonl or .parquet file; of a .jsonl file, what is wrong with lines that are none.
 
     Raises DataError for a file that has none, or is no such file.
     """
-    if path.suffix != ".jsonl":
-        return [Checked(number, row, "") for number, row in enumerate(read_rows(path), 1)]
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; give a .jsonl or .parquet file.")
-    rows = [_read(line, number) for number, line in enumerate(path.read_bytes().split(b"\n"), 1) if line.strip()]
-    if not rows:
+    check_file(path)
+    if path.suffix == ".parquet":
+        yield from (Checked(number, row, "") for number, row in enumerate(each_row(path), 1))
+        return
+    empty = True
+    with slow_bar(path.name, "check, %", 100) as at:
+        for number, _, line in lines_of(path, at):
+            empty = False
+            yield _read(line, number)
+    if empty:
         raise DataError(f"{path} is empty: it has no row.")
-    return rows
 
 
 def _read(line: bytes, number: int) -> Checked:
@@ -94,7 +110,5 @@ def _parsed(line: bytes) -> Row | str:
     except UnicodeDecodeError as error:
         return f"it is not UTF-8 text: {error.reason} at byte {error.start}."
     except (ValueError, RecursionError) as error:
-        if line.startswith(BOM_UTF8):
-            return "it begins with a byte order mark: write the file again as UTF-8 without one."
         return f"it is not JSON: {error}."
     return row if isinstance(row, dict) else f"it is no object with named fields, but {type(row).__name__}."

@@ -1,7 +1,7 @@
 """`sod data ...`: what the user sees of data sets."""
 
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from math import isfinite
@@ -22,6 +22,7 @@ from sod.config import (
     SplitOptions,
 )
 from sod.data import Row, read_rows
+from sod.datasets.asking import unasked_lines
 from sod.datasets.checking import Checked, Inspector, unchecked_rows
 from sod.datasets.columns import statement
 from sod.datasets.contamination import Finding, Guarded, findings, guarded
@@ -68,14 +69,16 @@ def convert(options: ConvertOptions) -> None:
 def check(options: CheckOptions) -> None:
     """Raises DataError at the end if there are bad rows, and neither `good` nor `rejects` takes them apart."""
     _outputs(options.good, options.rejects)
+    total = 0
     good: list[Row] = []
     rejects: list[Row] = []
     for path in options.files:
-        rows = _check_file(path)
-        good += [row.content for row in rows if not row.why]
-        rejects += [
-            {"file": str(path), "row": row.number, "why": row.why, "content": row.content} for row in rows if row.why
-        ]
+        for row in _checked(path):
+            total += 1
+            if row.why:
+                rejects.append({"file": str(path), "row": row.number, "why": row.why, "content": row.content})
+            elif options.good is not None:
+                good.append(row.content)
     written: dict[Path, list[Row]] = {}
     if options.good is not None:
         written[options.good] = good
@@ -83,9 +86,7 @@ def check(options: CheckOptions) -> None:
         written[options.rejects] = rejects
     _write(written)
     if rejects and options.good is None and options.rejects is None:
-        raise DataError(
-            f"{len(rejects)} of {len(good) + len(rejects)} rows are bad. --good FILE takes the others, --rejects FILE these."
-        )
+        raise DataError(f"{len(rejects)} of {total} rows are bad. --good FILE takes the others, --rejects FILE these.")
 
 
 def describe(options: DescribeOptions) -> None:
@@ -238,23 +239,24 @@ def _license(published: Published) -> str:
     return published.license + (", gated" if published.gated else "")
 
 
-def _check_file(path: Path) -> list[Checked]:
+def _checked(path: Path) -> Iterator[Checked]:
+    """The rows of a file, with what is wrong with them; at the end that is said."""
     inspector = Inspector()
-    unchecked = unchecked_rows(path)
-    rows: list[Checked] = []
-    with Display(f"check {path.name}", total=1) as display, display.phase("rows", len(unchecked)):
-        for row in unchecked:
-            rows.append(replace(row, why=row.why or inspector.fault(row.content, row.number)))
-            display.advance()
-    bad = [row for row in rows if row.why]
-    say(f"{path}: {len(rows)} rows, {len(bad)} bad")
+    total, bad = 0, list[Checked]()
+    for row in unchecked_rows(path):
+        total += 1
+        row = replace(row, why=row.why or inspector.fault(row.content, row.number))
+        bad += [row] if row.why else []
+        yield row
+    say(f"{path}: {total} rows, {len(bad)} bad")
     for row in bad[:EXAMPLES]:
         say(f"  row {row.number}: {one_line(row.why)}")
     if len(bad) > EXAMPLES:
         say(f"  ... and {len(bad) - EXAMPLES} more")
+    for line in unasked_lines(inspector.kinds, inspector.quiet):
+        say(f"  careful: {line}")
     if inspector.same_ids:
         say(f"  {inspector.same_ids} rows have another's id; they are read as ID#2, ID#3, ...")
-    return rows
 
 
 def _say_overlaps(found: Sequence[Finding], benchmarks: Sequence[Guarded], rows: Sequence[Row]) -> None:

@@ -1,5 +1,7 @@
 """From a published file to rows of ours, checked."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -7,13 +9,14 @@ from pathlib import Path
 
 from sod.data import Row
 from sod.datasets import columns, gpqa, livecodebench
-from sod.datasets.golds import check_gold
+from sod.datasets.choices import Numberings
 from sod.datasets.identity import check_identity
 from sod.datasets.published import Published
 from sod.datasets.reading import published_rows
 from sod.datasets.wording import Prompts
 from sod.errors import DataError
-from sod.progress import Display
+from sod.rewards.choice import USUAL
+from sod.rewards.golds import check_gold
 
 CONTRADICTORY = "two answers"
 """The `flag` of a problem that its set asks twice, with different answers; the first is kept."""
@@ -33,17 +36,13 @@ def convert_file(path: Path, published: Published | None, prompts: Prompts) -> C
     problems are worded. Raises DataError for a file, or a benchmark's row, that cannot be used; other such rows are left
     out, and noted.
     """
-    count, rows = published_rows(path)
-    bar = Display(f"convert {path.name}", total=1)
-    with bar, bar.phase("rows", count):
-        rows = _counted(rows, bar.advance)
-        match published:
-            case Published(kind="choice"):
-                done = _choices(rows, path)
-            case Published(kind="code", since=since):
-                done = _programs(rows, since, path)
-            case _:
-                done = _by_columns(rows, published, prompts, path)
+    match published:
+        case Published(kind="choice"):
+            done = _choices(published_rows(path), path)
+        case Published(kind="code", since=since):
+            done = _programs(published_rows(path), since, path)
+        case _:
+            done = _by_columns(published, prompts, path)
     if published is not None and published.role == "benchmark":
         check_identity(done.rows, published, str(path))
     return done
@@ -63,41 +62,54 @@ def notes_of(rows: Sequence[Row], published: Published) -> tuple[str, ...]:
     )
 
 
-def _counted(rows: Iterator[Row], advance: Callable[[], None]) -> Iterator[Row]:
-    for row in rows:
-        yield row
-        advance()
-
-
-def _by_columns(rows: Iterator[Row], published: Published | None, prompts: Prompts, path: Path) -> Converted:
+def _by_columns(published: Published | None, prompts: Prompts, path: Path) -> Converted:
     """Rows whose columns say what they are: demonstrations or problems."""
-    first = next(rows)
-    names = set(map(columns.normal, first))
-    everything = enumerate(chain([first], rows), 1)
-    if "messages" in names or (published is not None and published.kind == "demonstrations"):
-        return _collect(everything, lambda row, _: columns.demonstration(row), path, strict=False)
+    everything = enumerate(published_rows(path), 1)
+    first = next(everything)
+    everything = chain([first], everything)
+    unused: Counter[str] = Counter()
+
+    def kept(found: tuple[Row, set[str]]) -> Row:
+        unused.update(found[1])
+        return found[0]
+
+    if (published is not None and published.kind == "demonstrations") or columns.holds_demonstration(first[1]):
+        done = _collect(everything, lambda row, _: kept(columns.demonstration(row)), path, strict=False)
+        return _with_unused(done, unused, published)
     integers = published is not None and published.integers
     kind = published.kind if published is not None and published.kind != "mixed" else ""
     benchmark = published is not None and published.role == "benchmark"
+    numberings = Numberings(lambda: map(columns.cells_of, published_rows(path)))
 
     def ours(row: Row, number: int) -> Row:
-        row = columns.problem(row, number, kind=kind, integers=integers)
-        check_gold(row["kind"], row["answer"])
+        row = kept(columns.problem(row, number, kind=kind, integers=integers, numberings=numberings))
+        check_gold(row["kind"], row["answer"], len(row.get("choices", ())) or USUAL)
         return row
 
     if benchmark:
         return _collect(everything, ours, path, strict=True)
     done = _each_once(_collect(_without_repetitions(everything), ours, path, strict=False))
-    return Converted([columns.question(row, prompts) for row in done.rows], done.notes)
+    done = Converted([columns.question(row, prompts) for row in done.rows], done.notes)
+    return _with_unused(done, unused, published)
+
+
+def _with_unused(done: Converted, unused: Counter[str], published: Published | None) -> Converted:
+    """With a note on columns that no row of ours has; those of a set that is known by name are known as well."""
+    if not unused or published is not None:
+        return done
+    names = ", ".join(f"`{name}` ({count})" for name, count in sorted(unused.items()))
+    return Converted(
+        done.rows, (*done.notes, f"columns that are not kept, and in how many rows they hold something: {names}")
+    )
 
 
 def _without_repetitions(rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
     """Rows that are equal in every cell, once: cheap, where a file has each a hundred times."""
-    seen: set[str] = set()
+    seen: set[bytes] = set()
     for number, row in rows:
-        text = repr(row)
-        if text not in seen:
-            seen.add(text)
+        digest = hashlib.blake2b(repr(row).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if digest not in seen:
+            seen.add(digest)
             yield number, row
 
 

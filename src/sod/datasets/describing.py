@@ -4,20 +4,20 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
 from sod.config import DescribeOptions
-from sod.data import LABELS, Demonstration, load_demonstrations, load_problems, read_rows
-from sod.progress import Display
-from sod.types import Message, Problem
+from sod.data import LABELS, Demonstration, ProblemFile, each_row, load_demonstrations
+from sod.progress import slow_bar
+from sod.types import Message
 
 MOST_LABELS = 8
 """Values of a label that are shown."""
@@ -67,40 +67,39 @@ def ruler(options: DescribeOptions) -> Ruler:
 
 def describe_file(path: Path, measure: Ruler) -> Description:
     """Read a file, and measure each of its rows."""
-    if "messages" in read_rows(path)[0]:
+    with closing(each_row(path)) as rows:
+        demonstrations = "messages" in next(rows)
+    if demonstrations:
         return _of_demonstrations(path, load_demonstrations(path), measure)
-    return _of_problems(path, load_problems(path), measure)
+    return _of_problems(path, measure)
 
 
-def _of_problems(path: Path, problems: list[Problem], measure: Ruler) -> Description:
-    counts = {"kind": Counter(problem.kind for problem in problems)}
-    for name in LABELS:
-        if values := Counter(problem.labels[name] for problem in problems if name in problem.labels):
-            counts[name] = values
-    prompts = [measure.prompt(problem.messages) for problem in _shown(path, problems)]
-    return Description(path, len(problems), "problems", counts, {f"prompt, {measure.unit}": prompts})
+def _of_problems(path: Path, measure: Ruler) -> Description:
+    counts: dict[str, Counter[str]] = {name: Counter() for name in ("kind", *LABELS)}
+    prompts: list[int] = []
+    for problem in ProblemFile(path):
+        counts["kind"][problem.kind] += 1
+        for name, value in problem.labels.items():
+            counts[name][value] += 1
+        prompts.append(measure.prompt(problem.messages))
+    counts = {name: values for name, values in counts.items() if values}
+    return Description(path, len(prompts), "problems", counts, {f"prompt, {measure.unit}": prompts})
 
 
 def _of_demonstrations(path: Path, demonstrations: list[Demonstration], measure: Ruler) -> Description:
     lengths: Lengths = {f"prompt, {measure.unit}": [], f"whole, {measure.unit}": [], "calls": []}
     broken = 0
-    for demonstration in _shown(path, demonstrations):
-        messages = demonstration.messages
-        first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        parts = (measure.prompt(messages[:first]), measure.conversation(demonstration), _calls(messages))
-        for values, value in zip(lengths.values(), parts, strict=True):
-            values.append(value)
-        broken += any(_ERROR.search(message["content"]) for message in messages if message["role"] == "tool")
+    with slow_bar(path.name, "measure", len(demonstrations)) as at:
+        for number, demonstration in enumerate(demonstrations, 1):
+            messages = demonstration.messages
+            first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
+            parts = (measure.prompt(messages[:first]), measure.conversation(demonstration), _calls(messages))
+            for values, value in zip(lengths.values(), parts, strict=True):
+                values.append(value)
+            broken += any(_ERROR.search(message["content"]) for message in messages if message["role"] == "tool")
+            at(number)
     sees = {"an error among its results": broken, "none that shows": len(demonstrations) - broken}
     return Description(path, len(demonstrations), "demonstrations", {"tools": Counter(sees)}, lengths)
-
-
-def _shown(path: Path, rows: Sequence[Any]) -> Iterator[Any]:
-    display = Display(f"{path.name}", total=1)
-    with display, display.phase("measure", len(rows)):
-        for row in rows:
-            yield row
-            display.advance()
 
 
 def _characters(messages: Sequence[Message]) -> int:

@@ -1,50 +1,65 @@
-"""Files as they are published: .jsonl, .json, .parquet and .csv, row by row."""
+"""Files as they are published, row by row: .jsonl, .json, .parquet and .csv, and those but .parquet also with .gz."""
 
 import csv
+import gzip
 import io
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from sod.data import Row, read_rows
+from sod.data import Row, each_row
 from sod.errors import DataError
-
-_BATCH = 4096
-"""Rows of a .parquet file that are in memory at a time: a published file may hold every problem a hundred times."""
+from sod.progress import slow_bar
 
 csv.field_size_limit(1 << 30)  # the tests of one program are longer than the module's default of 128 KiB
 
 
-def published_rows(path: Path) -> tuple[int, Iterator[Row]]:
-    """How many rows a file has, one at least, and the rows. Raises DataError for a damaged file, and says where."""
+def published_rows(path: Path) -> Iterator[Row]:
+    """The rows of a file, one at least. Raises DataError for a damaged file, and says where."""
     if not path.is_file():
         raise DataError(f"{path} does not exist.")
-    readers = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet, ".csv": _csv}
-    if path.suffix not in readers:
-        raise DataError(f"{path} has the ending {path.suffix!r}; {', '.join(readers)} can be read.")
-    count, rows = readers[path.suffix](path)
-    if not count:
+    ending = Path(path.stem).suffix + path.suffix if path.suffix == ".gz" else path.suffix
+    match ending:
+        case ".jsonl" | ".parquet":
+            return each_row(path)
+        case ".jsonl.gz":
+            rows = _json_lines(path)
+        case ".json" | ".json.gz":
+            rows = _json(path)
+        case ".csv" | ".csv.gz":
+            rows = _csv(path)
+        case _:
+            raise DataError(
+                f"{path} has the ending {ending!r}; .jsonl, .json, .parquet, .csv can be read, and all but .parquet with .gz."
+            )
+    if not rows:
         raise DataError(f"{path} is empty: it has no row.")
-    return count, rows
+    return _shown(path, rows)
 
 
-def without_nulls(value: Any) -> Any:
-    """Parquet fills in every key of every nested object; a null there is no key."""
-    if isinstance(value, dict):
-        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
-    if isinstance(value, list):
-        return [without_nulls(inner) for inner in value]
-    return value
+def _shown(path: Path, rows: list[Row]) -> Iterator[Row]:
+    with slow_bar(path.name, "rows, %", 100) as at:
+        for number, row in enumerate(rows, 1):
+            yield row
+            at(100 * number // len(rows))
 
 
-def _jsonl(path: Path) -> tuple[int, Iterator[Row]]:
-    rows = read_rows(path)
-    return len(rows), iter(rows)
+def _json_lines(path: Path) -> list[Row]:
+    rows: list[Row] = []
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        try:
+            row = json.loads(line) if line.strip() else {}
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number}: not JSON ({error}).") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: expected an object with named fields, found {type(row).__name__}.")
+        rows += [row] if row else []
+    return rows
 
 
-def _json(path: Path) -> tuple[int, Iterator[Row]]:
+def _json(path: Path) -> list[Row]:
     """A list of objects, or an object with one such list."""
     try:
         content = json.loads(_text(path))
@@ -55,30 +70,10 @@ def _json(path: Path) -> tuple[int, Iterator[Row]]:
         lists = [value for value in content.values() if isinstance(value, list)]
     if len(lists) != 1 or not all(isinstance(row, dict) for row in lists[0]):
         raise DataError(f"{path} is neither a list of objects nor an object with one such list.")
-    return len(lists[0]), iter(lists[0])
+    return lists[0]
 
 
-def _parquet(path: Path) -> tuple[int, Iterator[Row]]:
-    import pyarrow.parquet as parquet  # a second to import, and only needed here
-    from pyarrow import ArrowException
-
-    try:
-        file = parquet.ParquetFile(path)
-    except (ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a parquet file, or a damaged one: {error}") from error
-
-    def rows() -> Iterator[Row]:
-        try:
-            with file:
-                for batch in file.iter_batches(_BATCH):
-                    yield from map(without_nulls, batch.to_pylist())
-        except (ArrowException, OSError) as error:  # OSError: damaged pages
-            raise DataError(f"{path} is damaged: {error}") from error
-
-    return file.metadata.num_rows, rows()
-
-
-def _csv(path: Path) -> tuple[int, Iterator[Row]]:
+def _csv(path: Path) -> list[Row]:
     lines = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     rows: list[Row] = []
     try:
@@ -95,11 +90,16 @@ def _csv(path: Path) -> tuple[int, Iterator[Row]]:
                 rows.append(dict(zip(header, cells, strict=True)))
     except csv.Error as error:
         raise DataError(f"{path}, row {len(rows) + 1} (at line {lines.line_num}) is damaged: {error}.") from error
-    return len(rows), iter(rows)
+    return rows
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is not compressed by gzip, or is damaged: {error}.") from error
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sod.config import EvalOptions
-from sod.datasets import ProblemSet, open_set
+from sod.datasets import ProblemSet, check_name, open_set
 from sod.errors import OptionError
 
 
@@ -15,10 +15,13 @@ def open_sets(options: EvalOptions) -> list[ProblemSet]:
 
     Raises OptionError for a set that is given twice, DataError for one that cannot be had.
     """
-    sets = [open_set(name, data_dir=options.data_dir, prompts=options.prompts) for name in options.data]
+    for name in options.data:  # before the first of them is fetched
+        check_name(name)
+    where = {"data_dir": options.data_dir, "prompts": options.prompts, "limit": options.limit}
+    sets = [open_set(name, **where) for name in options.data]
     if doubled := [name for name, count in Counter(each.name for each in sets).items() if count > 1]:
         raise OptionError(f"data: {doubled[0]!r} is given twice, or two files have that name.")
-    return [_limited(each, options.limit) for each in _apart(sets)]
+    return _apart(sets)
 
 
 def fingerprint(sets: Sequence[ProblemSet]) -> str:
@@ -26,13 +29,6 @@ def fingerprint(sets: Sequence[ProblemSet]) -> str:
     if len(sets) == 1:
         return sets[0].sha256
     return hashlib.sha256("".join(f"{each.name} {each.sha256}\n" for each in sets).encode()).hexdigest()
-
-
-def _limited(of: ProblemSet, limit: int | None) -> ProblemSet:
-    if limit is None or limit >= len(of.problems):
-        return of
-    note = f"the first {limit} of {len(of.problems)} problems"
-    return replace(of, problems=of.problems[:limit], notes=(*of.notes, note))
 
 
 def _apart(sets: list[ProblemSet]) -> list[ProblemSet]:

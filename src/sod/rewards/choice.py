@@ -1,15 +1,21 @@
-"""Multiple choice: the one letter, A to D, that the last boxed answer of the last turn commits to.
+"""Multiple choice: the one letter that the last boxed answer of the last turn commits to.
 
-A closed grammar: a letter, however it is wrapped, perhaps called an option, perhaps followed by what the option says.
-Whatever else is in the box, two letters or a word, is no choice: wrong, and no vote.
+A closed grammar: a letter of one of the problem's options, however it is wrapped, perhaps called an option, perhaps followed
+by what the option says. Whatever else is in the box, two letters, a word, or the letter of an option that there is not, is no
+choice: wrong, and no vote.
 """
 
 import re
+from dataclasses import dataclass
+from functools import cache
+from string import ascii_uppercase
 
 from sod.errors import DataError
 from sod.rewards import Verdict
 from sod.rewards.answers import final_answer, last_box, peel, tidy
 
+USUAL, MOST = 4, len(ascii_uppercase)
+"""Options of a problem that does not say how many it has; and as many as there are letters."""
 LONGEST = 1000
 """An option is repeated in fewer characters; a longer box is not read."""
 
@@ -17,21 +23,48 @@ _STYLE = re.compile(r"\\text(?![A-Za-z])|[{}*\s]")
 _CALLED = re.compile(
     r"(?:(?:the )?(?:correct |final |best |right )*(?:answer|option|choice|letter)(?: is)?\s*[:=]?\s*)+", re.IGNORECASE
 )
-_BARE = re.compile(r"([A-Da-d])\s*[.):,]?")
-_MARKED = re.compile(r"(?:\(\s*([A-Da-d])\s*\)|\[\s*([A-Da-d])\s*\]|([A-D])(?:\s*[.):]|(?=\s-\s)))\s*(.*)", re.DOTALL)
-_JOINT = r"(?:\\l(?:or|and)(?![a-z])|\b(?:or|and|nor|not)\b)"
-_ANOTHER = re.compile(
-    rf"\(\s*[A-D]\s*\)|^(?:- )?[A-D]\s*(?:[.):,;/&]|$)|^{_JOINT}|(?:{_JOINT}|[,/&])\s*\(?[A-D](?![A-Za-z])"
-)
-"""In what follows a letter, the sign of another one; an article is none."""
 
 
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """How one of so many letters is written."""
+
+    bare: re.Pattern[str]
+    marked: re.Pattern[str]
+    another: re.Pattern[str]
+    """In what follows a letter, the sign of another one; an article is none."""
+
+
+@cache
+def _grammar(options: int) -> Grammar:
+    last = ascii_uppercase[options - 1]
+    upper, both = f"[A-{last}]", f"[A-{last}a-{last.lower()}]"
+    joint = r"(?:\\l(?:or|and)(?![a-z])|\b(?:or|and|nor|not)\b)"
+    return Grammar(
+        re.compile(rf"({both})\s*[.):,]?"),
+        re.compile(
+            rf"(?:\(\s*({both})\s*\)|\[\s*({both})\s*\]|({upper})(?:\s*[.):]|(?=\s-\s)))\s*(.*)",
+            re.DOTALL,
+        ),
+        re.compile(
+            rf"\(\s*{upper}\s*\)|^(?:- )?{upper}\s*(?:[.):,;/&]|$)|^{joint}|(?:{joint}|[,/&])\s*\(?{upper}(?![A-Za-z])"
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ChoiceJudge:
-    """Judges problems whose answer is one of the letters A to D."""
+    """Judges problems whose answer is the letter of one of so many options."""
+
+    options: int = USUAL
 
     def check(self, gold: str) -> None:
-        if gold_letter(gold) is None:
-            raise DataError(f"The gold answer {gold!r} is not one of the letters A to D.")
+        if gold_letter(gold, self.options) is None:
+            last = ascii_uppercase[self.options - 1]
+            raise DataError(
+                f"The gold answer {gold!r} is not one of the letters A to {last}. List all options of the problem in a column "
+                "`choices` if there are more."
+            )
 
     async def __call__(self, text: str, gold: str) -> Verdict:
         return self.judge(text, gold)
@@ -41,24 +74,36 @@ class ChoiceJudge:
         written = final_answer(text)
         if written is None:
             return Verdict(outcome="wrong", reason="no answer")
-        if (chosen := letter(written)) is None:
+        if (chosen := letter(written, self.options)) is None:
             return Verdict(outcome="wrong", reason="no single letter")
-        return Verdict(outcome="right" if chosen == gold_letter(gold) else "wrong", answer=chosen, reason="letter")
+        is_right = chosen == gold_letter(gold, self.options)
+        return Verdict(outcome="right" if is_right else "wrong", answer=chosen, reason="letter")
 
 
-def gold_letter(gold: str) -> str | None:
+def gold_letter(gold: str, options: int = USUAL) -> str | None:
     """The letter of a gold answer, which may itself be boxed."""
-    return letter(last_box(gold) or gold)
+    return letter(last_box(gold) or gold, options)
 
 
-def letter(text: str) -> str | None:
+def letter(text: str, options: int = USUAL) -> str | None:
     r"""The letter that is meant: of `C`, `c.`, `(C)`, `\text{C}`, `**C**`, `Option C` or `(C) 10^{-8} eV`; or None."""
     if len(text) > LONGEST:
         return None
+    grammar = _grammar(options)
     text = " ".join(_STYLE.sub(" ", tidy(text)).split())
     text = peel(_CALLED.sub("", text, count=1) if _CALLED.match(text) else text)
-    if bare := _BARE.fullmatch(text):
+    if bare := grammar.bare.fullmatch(text):
         return bare[1].upper()
-    if (marked := _MARKED.fullmatch(text)) and not _ANOTHER.search(marked[4]):
+    if (marked := grammar.marked.fullmatch(text)) and not grammar.another.search(marked[4]):
         return (marked[1] or marked[2] or marked[3]).upper()
     return None
+
+
+def lettered(text: str) -> int:
+    """How many options a problem's text lists, as `(A) ...` or as lines that begin `A.`, `A)` or `A:`; 0 for none."""
+    found = {mark for pair in _LISTED.findall(text) for mark in pair if mark}
+    count = next((n for n, mark in enumerate(ascii_uppercase) if mark not in found), MOST)
+    return count if count > 1 else 0
+
+
+_LISTED = re.compile(r"\(([A-Z])\)|^\W*([A-Z])\s*[.:)\]]", re.MULTILINE)

@@ -9,6 +9,7 @@ from sod.errors import DataError
 from sod.rewards import Judge, Verdict
 from sod.rewards.choice import ChoiceJudge
 from sod.rewards.code import CodeJudge
+from sod.rewards.golds import check_form, prove
 from sod.rewards.math import MathJudge
 from sod.rewards.reference import StrictBoxJudge
 from sod.rewards.reference_code import ReferenceCodeJudge
@@ -44,19 +45,36 @@ class Referee:
 
     def check(self, problems: Sequence[Problem]) -> None:
         """Every problem must have a judge that can use its answer: found out before the first token is sampled."""
+        bad: list[str] = []
         for problem in problems:
             if problem.kind not in self._judges:
                 kinds = ", ".join(self._judges)
                 raise DataError(f"Problem {problem.id!r} is of kind {problem.kind!r}; judges exist for {kinds}.")
             try:
-                self._judges[problem.kind].check(problem.answer)
+                self._check(problem)
             except DataError as error:
-                raise DataError(f"Problem {problem.id!r} cannot be judged: {error}") from error
+                bad.append(f"Problem {problem.id!r} cannot be judged: {error}")
+        if bad:
+            raise DataError(
+                f"{len(bad)} of {len(problems)} problems have a gold answer that no judge can use. {bad[0]}"
+            )
+
+    def _check(self, problem: Problem) -> None:
+        if self._options.judge == "exact":
+            prove(problem.kind, problem.answer, problem.options)
+            return
+        self._judges[problem.kind].check(problem.answer)
+        if problem.kind == "math":
+            check_form(problem.answer, lambda answer: answer == problem.answer)
 
     async def judge(self, trajectory: Trajectory, response: Callable[[], str]) -> Verdict:
         """The verdict on an attempt, by its last turn. The reference reads the whole `response` instead."""
         text = response() if self._options.judge == "reference" else trajectory.final_text
-        return await self._judges[trajectory.problem.kind](text, trajectory.problem.answer)
+        problem = trajectory.problem
+        judge = self._judges[problem.kind]
+        if isinstance(judge, ChoiceJudge):
+            judge = ChoiceJudge(problem.options)
+        return await judge(text, problem.answer)
 
     def reward(self, trajectory: Trajectory) -> float:
         """What a judged trajectory is worth."""

@@ -1,0 +1,113 @@
+r"""What prompts ask for, against what the judges read: `\boxed{}`, or a block of code.
+
+A prompt that asks for nothing of this kind makes a right solution count as wrong, without an error. All messages of the
+prompt count, and the chat template's own text. A prompt without a word (`gcd(84,36)?`) is a formula for a model that was
+trained on such: it is not expected to ask.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sod.data import ProblemFile
+from sod.datasets.wording import asked, without_foreign
+from sod.rewards import NO_CODE
+from sod.types import Problem, Trajectory
+
+SHARE = 0.1
+"""Share of prompts that do not ask from which this is said."""
+SILENCE = 0.9
+"""Share of samples without an answer from which the causes are said."""
+_WORD = re.compile(r"[^\W\d_]{4,}")
+_BOX = re.compile(r"box", re.IGNORECASE)
+_ASKS = {"math": _BOX, "choice": _BOX, "code": re.compile(r"```|code block|fence|markdown", re.IGNORECASE)}
+_PLACE = {"math": r"\boxed{}", "choice": r"\boxed{}", "code": "a ```python block"}
+_CAUSES = {
+    "max_tokens": "were cut off at the token limit",
+    "max_turns": "used all turns",
+    "repeated": "repeated themselves",
+}
+
+
+def load_asked(path: Path, limit: int | None = None) -> tuple[list[Problem], tuple[str, ...]]:
+    """Problems of a file, asked as they stand there, but for known wordings that ask for an answer where no judge looks.
+    -> the problems, and what must be said of them"""
+    file = ProblemFile(path, limit)
+    problems, changed = reworded(list(file))
+    notes: list[str] = []
+    if limit == len(problems):
+        notes.append(f"the first {limit} problems of the file")
+    if file.repetitions:
+        one = file.repetitions == 1
+        notes.append(
+            f"{file.repetitions} {'row repeats another and is' if one else 'rows repeat others and are'} left out"
+        )
+    if changed:
+        notes.append(
+            rf"{changed} prompts ask for a line `Answer: ...`, which no judge reads: \boxed{{}} is asked for instead"
+        )
+    return problems, tuple(notes)
+
+
+def reworded(problems: Sequence[Problem]) -> tuple[list[Problem], int]:
+    """Problems with such wordings replaced, as `sod data convert` does, and how many had one."""
+    new = [_reworded(problem) for problem in problems]
+    return new, sum(one is not other for one, other in zip(new, problems, strict=True))
+
+
+def _reworded(problem: Problem) -> Problem:
+    *before, last = problem.messages
+    if last["role"] != "user" or without_foreign(last["content"]) == last["content"]:
+        return problem
+    text = asked(last["content"], problem.kind, "clean", gold=problem.answer)
+    return replace(problem, messages=(*before, {**last, "content": text}))
+
+
+def asks(problem: Problem) -> bool:
+    """Whether a prompt asks for what its judge reads, or is a formula."""
+    texts = [message["content"] for message in problem.messages]
+    wanted = _ASKS.get(problem.kind)
+    return wanted is None or any(map(wanted.search, texts)) or not any(map(_WORD.search, texts))
+
+
+def unasked(problems: Sequence[Problem], template: str = "") -> list[str]:
+    """What to say of prompts that do not ask for what their judge reads. `template`: what the chat template adds to all."""
+    quiet = Counter(problem.kind for problem in problems if not asks(problem))
+    quiet = Counter({kind: count for kind, count in quiet.items() if not _ASKS[kind].search(template)})
+    return unasked_lines(Counter(problem.kind for problem in problems), quiet)
+
+
+def unasked_lines(kinds: Counter[str], quiet: Counter[str]) -> list[str]:
+    """The same by kind, of so many problems those that do not ask."""
+    return [
+        f"{count} of {kinds[kind]} prompts of kind {kind} do not ask for {_PLACE[kind]}, and the judge reads the answer nowhere "
+        "else. `sod data convert FILE` adds the wording; a model that was trained to answer there needs none."
+        for kind, count in quiet.items()
+        if count and count >= SHARE * kinds[kind]
+    ]
+
+
+def silence(trajectories: Sequence[Trajectory], *, votes: bool) -> Counter[str]:
+    """Of attempts without an answer, how many have which cause. `votes`: whether answers are not programs, as in `measures`."""
+    silent = [each for each in trajectories if (each.answer is None if votes else each.reason == NO_CODE)]
+    return Counter(_cause(each) for each in silent)
+
+
+def _cause(trajectory: Trajectory) -> str:
+    if trajectory.stop in _CAUSES:
+        return _CAUSES[trajectory.stop]
+    if trajectory.reason in ("no answer", NO_CODE):
+        return f"end without {_PLACE[trajectory.problem.kind]} in the last turn"
+    return f"hold no answer that can be read ({trajectory.reason})"
+
+
+def why_silent(causes: Counter[str], samples: int, problems: Sequence[Problem]) -> list[str]:
+    """What to say of an evaluation in which hardly a sample has an answer; nothing for any other."""
+    if not samples or causes.total() < SILENCE * samples:
+        return []
+    parts = ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
+    quiet = sum(not asks(problem) for problem in problems)
+    asking = "All prompts ask for it." if not quiet else f"{quiet} of {len(problems)} prompts do not ask for it."
+    return [f"{causes.total()} of {samples} samples give no answer: {parts}. {asking}"]

@@ -1,0 +1,109 @@
+"""Which golds a right answer can equal, and which are texts around one."""
+
+import json
+
+import pytest
+from judging import REFEREE
+from reference import shared
+
+from sod.config import RewardOptions
+from sod.errors import DataError
+from sod.rewards.golds import check_gold, worked
+from sod.rewards.referee import Referee
+from sod.types import Problem
+
+SOLUTION = "Janet sells 16 - 3 - 4 = <<16-3-4=9>>9 eggs.\nShe makes 9 * 2 = $<<9*2=18>>18.\n#### 18"
+PROSE = "We add the two numbers first. Then we take off what was lost, and it is done"
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [
+        *[
+            "4",
+            "-17",
+            "018",
+            "1,002",
+            "18.0",
+            "1e-05",
+            "４",
+            " 4 \n",
+            "$18",
+            "18 dollars",
+            r"50\%",
+            "12:30",
+            "4 p.m. Tuesday",
+        ],
+        *[r"\frac12", r"\frac{1}{1+\sqrt2}", r"\cot x", "x=4", "y = 2x + 3", "x^2+y^2=5", "[1, 2]", "(1,2]", "1, 2, 3"],
+        *[
+            "\\begin{pmatrix}\n1 \\\\\n2\n\\end{pmatrix}",
+            r"\text{Evelyn}",
+            "None",
+            "undefined",
+            r"\boxed{7}",
+            r"$\boxed{7}$",
+        ],
+        *["The answer is 4.", "Answer: 18", r"So x is \boxed{18}.", "St. Louis", "U.S. dollars", "9" * 70, "2+2=4"],
+        "all primes that are congruent to 1 modulo 4 and smaller than the square of n",
+    ],
+)
+def test_a_gold_that_a_right_answer_can_equal_passes(gold: str) -> None:
+    check_gold("math", gold)
+
+
+@pytest.mark.parametrize(
+    ("gold", "words"),
+    [
+        (SOLUTION, "a text whose answer is '18'"),
+        ("#### 4", "a text whose answer is '4'"),
+        ("It is two and two, thus #### 4", "a text whose answer is '4'"),
+        (r"By $a=b$ and $c=d$ we have $a+c=\boxed{b+d}$, which was to be shown.", "a text whose answer is 'b\\+d'"),
+        ("x=1\ny=2", "several lines"),
+        ("First we add.\r\nThen it is 4", "several lines"),
+        ("2 and <<1+1=2>>2", "several lines"),
+        (PROSE, "several sentences"),
+        ('["4"]', "is a list"),
+        ("['4', '5']", "is a list"),
+        *((empty, "empty cell") for empty in ("nan", "NaN", "null", "<NA>", "[]")),
+        (r"\frac{1}{2", "wrong by its own judge"),
+        (" . ", "is empty"),
+    ],
+)
+def test_a_gold_that_is_a_text_around_its_answer_is_refused(gold: str, words: str) -> None:
+    with pytest.raises(DataError, match=rf"no judge can use its answer: .*{words}"):
+        check_gold("math", gold)
+
+
+def test_a_text_around_an_answer_is_taken_apart() -> None:
+    assert worked(SOLUTION)[1] == "18"
+    assert "<<" not in worked(SOLUTION)[0]
+    assert worked("18") == ("18", None)
+    assert worked("x=18")[1] is None
+
+
+def test_problems_that_cannot_be_judged_are_counted_and_the_first_is_shown() -> None:
+    problems = [Problem(id=f"p{i}", messages=(), answer=gold) for i, gold in enumerate(["1", "#### 2", "3", "#### 4"])]
+    with pytest.raises(
+        DataError, match=r"^2 of 4 problems .* Problem 'p1' cannot be judged: .*`sod data convert FILE`"
+    ):
+        REFEREE.check(problems)
+
+
+def test_the_reference_refuses_texts_too() -> None:
+    problems = [Problem(id="p", messages=(), answer=SOLUTION)]
+    referee = Referee(REFEREE._sandbox, RewardOptions(judge="reference"), max_tokens=1)
+    with pytest.raises(DataError, match="whose answer is '18'"):
+        referee.check(problems)
+
+
+def test_the_number_of_options_bounds_the_letters() -> None:
+    check_gold("choice", "J", 10)
+    for gold, options in (("J", 9), ("C", 2), ("E", 4)):
+        with pytest.raises(DataError, match="not one of the letters A to"):
+            check_gold("choice", gold, options)
+
+
+def test_all_public_golds_pass() -> None:
+    for name in ("math500", "aime2024", "aime2025"):
+        for line in shared(f"data/{name}.jsonl").read_text(encoding="utf-8").splitlines():
+            check_gold("math", str(json.loads(line)["answer"]))
