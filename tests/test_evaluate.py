@@ -221,7 +221,7 @@ def test_killed_and_run_again_it_measures_the_same_and_samples_nothing_twice(
     assert 20 <= len(interrupted) < 400
     if kill == signal.SIGINT:
         assert process.returncode == 130
-        assert "when it is run again" in said
+        assert f"error: interrupted; to continue: sod eval {recipe}\n" in said
         partial = json.loads((whole.out / "results.json").read_text())
         assert partial["partial"]
         assert (whole.out / "results.md").read_text().count("PARTIAL") == 1
