@@ -100,7 +100,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    command = None
+    command, options = None, None
     try:
         _check_place()
         if arguments == ["--version"]:
@@ -127,9 +127,9 @@ def _run(arguments: list[str]) -> int:
     except SodError as error:
         return _complain(error, EXIT_FAILED)
     except interrupts.Terminated as error:
-        return _complain(f"{error}; {_how_to_continue(command, arguments)}", EXIT_TRY_AGAIN)
+        return _complain(f"{error}; {_how_to_continue(command, arguments, options)}", EXIT_TRY_AGAIN)
     except KeyboardInterrupt:
-        return _complain(f"interrupted; {_how_to_continue(command, arguments)}", EXIT_INTERRUPTED)
+        return _complain(f"interrupted; {_how_to_continue(command, arguments, options)}", EXIT_INTERRUPTED)
     except OSError as error:  # of a path too long, a disk that is full or gone: of the machine, not of sod
         where = f"{error.filename}: " if error.filename is not None else ""
         return _complain(f"{where}{error.strerror or error}", EXIT_FAILED)
@@ -142,14 +142,16 @@ def _check_place() -> None:
         raise UsageError("The working directory does not exist any more. Change to another one.") from error
 
 
-def _how_to_continue(command: str | None, arguments: Sequence[str]) -> str:
+def _how_to_continue(command: str | None, arguments: Sequence[str], options: Any) -> str:
     """What to type after an interruption."""
     count = place()[1]
     start = f"torchrun --nproc-per-node {count} -m sod" if count > 1 else "sod"
     again = f"{start} {shlex.join(arguments)}"
-    if command in RESUMED:
-        return f"to continue: {again}{'' if '--resume' in arguments else ' --resume'}"
-    return f"to continue: {again}" if command in CONTINUED else f"nothing of it is kept; to start again: {again}"
+    if command in CONTINUED:
+        return f"to continue: {again}"
+    if command in RESUMED and options is not None and (options.out / "options.json").exists():
+        return f"to continue: {again}{'' if options.resume else ' --resume'}"
+    return f"nothing of it is kept; to start again: {again}"
 
 
 def overview() -> str:

@@ -8,8 +8,8 @@ import errno
 import json
 import math
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +59,18 @@ def write_whole(path: Path, content: str | bytes, *, sync: bool = True) -> None:
     """Replace a file, or leave it as it was. `sync` waits until it is on the disk. Raises RunError."""
     data = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     partial = path.with_name(path.name + PARTIAL)
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise RunError(cannot_be_written(path, error)) from error
+    with in_words(path):
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -92,13 +93,20 @@ def append(descriptor: int, data: bytes) -> int:
 
 def append_line(path: Path, line: str) -> None:
     """Append a line, whole or not at all. Raises RunError."""
-    try:
+    with in_words(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             append(descriptor, line.encode() + b"\n")
         finally:
             os.close(descriptor)
-    except OSError as error:
+
+
+@contextmanager
+def in_words(path: Path, *others: type[Exception]) -> Iterator[None]:
+    """Raise RunError where `path` cannot be written: for an OSError, or for other errors of the library that writes."""
+    try:
+        yield
+    except (OSError, *others) as error:
         raise RunError(cannot_be_written(path, error)) from error
 
 

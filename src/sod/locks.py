@@ -42,7 +42,7 @@ class Lock:
             os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         except OSError as error:
             self.release()
-            raise RunError(f"{cannot_be_written(self._folder, error)} Or choose another --out.") from error
+            raise RunError(f"{cannot_be_written(self._folder, error)} Choose another --out.") from error
         return warning
 
     def release(self) -> None:

@@ -38,7 +38,7 @@ GRACE_SECONDS = 10.0
 """For the others to hear why a process fails, and for the first to end when another has."""
 LAUNCHERS = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher must put into the environment beside WORLD_SIZE."""
-SHOW_CURSOR = "\x1b[?25h" if sys.stderr.isatty() else ""
+SHOW_CURSOR = "\x1b[?25h" if sys.stderr is not None and sys.stderr.isatty() else ""
 """A progress bar has hidden it."""
 COLLECTIVE = timedelta(days=7)
 """Rollouts differ in length, and whoever is ready waits. What ends a wait in vain is silence, not this."""

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sod.errors import RunError
-from sod.files import PARTIAL, append, cannot_be_written, to_json
+from sod.files import PARTIAL, append, in_words, to_json
 from sod.progress import say
 
 Row = dict[str, Any]
@@ -47,7 +46,7 @@ class SampleFile:
         """Create the file if it is missing, and find out what is there."""
         if self._reader is not None:
             return
-        with _in_words(self._path):
+        with in_words(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             self._reader = self._path.open("rb")
@@ -66,7 +65,7 @@ class SampleFile:
     def append(self, row: Row) -> None:
         """Add a sample; it survives the process from now on."""
         assert self._writer is not None, "hold it first"
-        with _in_words(self._path):
+        with in_words(self._path):
             self._places[_key(row)] = append(self._writer, _line(row))
 
     def read(self, key: Key) -> Row:
@@ -77,7 +76,7 @@ class SampleFile:
     def replace(self, rows: Iterable[Row]) -> None:
         """Write these rows, which may come from `read`, in place of all; whole or not at all. The last thing to do."""
         partial = self._path.with_name(self._path.name + PARTIAL)
-        with _in_words(self._path):
+        with in_words(self._path):
             try:
                 with partial.open("wb") as file:
                     for row in rows:
@@ -100,14 +99,6 @@ class SampleFile:
             at += len(line)
         if damaged:
             say(f"{self._path}: {damaged} damaged lines are left out; what they told of is sampled again.")
-
-
-@contextmanager
-def _in_words(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{cannot_be_written(path, error)} What is there is kept.") from error
 
 
 def _key(row: Row) -> Key:

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 
 from sod.config import EvalOptions, LabOptions, LabTeacherOptions, SftOptions
-from sod.errors import RunError, TrainingError
-from sod.files import to_json, write_whole
+from sod.errors import TrainingError
+from sod.files import in_words, to_json, write_whole
 from sod.lab import settings
 from sod.lab.demonstrations import STUDENT, TEACHER, Style, demonstrate
 from sod.lab.models import STUDENT as STUDENT_SIZE
@@ -38,9 +39,10 @@ def make(options: LabOptions) -> Path:
     """student/ (random weights), teacher/, demonstrations.jsonl, and problems in train.jsonl, tune.jsonl and eval.jsonl."""
     folder = options.out
     make_folder(folder)
-    (folder / LAST).unlink(missing_ok=True)
-    save_new_model(STUDENT_SIZE, load_tokenizer(TEACHER_FOLDER), options.seed, folder / "student")
-    shutil.copytree(TEACHER_FOLDER, folder / "teacher", dirs_exist_ok=True)
+    with in_words(folder, SafetensorError):
+        (folder / LAST).unlink(missing_ok=True)
+        save_new_model(STUDENT_SIZE, load_tokenizer(TEACHER_FOLDER), options.seed, folder / "student")
+        shutil.copytree(TEACHER_FOLDER, folder / "teacher", dirs_exist_ok=True)
     write_demonstrations(folder / "demonstrations.jsonl", STUDENT, options.demonstrations, options.seed)
     measured, learnt = problems(options.eval_problems + TUNE_PROBLEMS, options.train_problems, options.seed)
     write_problems(folder / "eval.jsonl", measured[: options.eval_problems], "eval")
@@ -67,7 +69,8 @@ def make_teacher(options: LabTeacherOptions) -> Path:
     open_sandbox(options.sandbox)  # where there is none, that is said now and not after training
     lab = options.out.with_name(options.out.name + "-lab")
     make_folder(lab)
-    save_new_model(SIZES[options.size], tokenizer(), options.seed, lab / "model")
+    with in_words(lab, SafetensorError):
+        save_new_model(SIZES[options.size], tokenizer(), options.seed, lab / "model")
     batch = settings.TEACHER_SFT["batch"]
     write_demonstrations(lab / "demonstrations.jsonl", TEACHER, options.steps * batch, options.seed + 1)
     measured, _ = problems(200, 0, seed=0)
@@ -104,10 +107,8 @@ def make_teacher(options: LabTeacherOptions) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    try:
+    with in_words(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder} cannot be written: {error.strerror}. Choose another --out.") from error
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
