@@ -15,8 +15,8 @@ ROOT = Path(sod.__file__).parent
 # From low to high. A module imports what stands in a lower line, and nothing else: not its neighbours. A name stands
 # for the whole package, unless one of its modules has a place of its own.
 LAYERS = """
-    sod  core  errors  memory  patterns  statistics
-    config  types  sandbox  rewards  concurrency  attention  ranks
+    sod  core  errors  memory  patterns  statistics  interrupts  screen
+    config  types  sandbox  rewards  concurrency  attention  ranks  files
     measures  shapes
     sandbox.libc  sandbox.interpreter  sandbox.folders  sandbox.capture  sandbox.fusion_driver
     sandbox.landlock  sandbox.seccomp
@@ -24,8 +24,9 @@ LAYERS = """
     sandbox.child
     sandbox.zygote
     engines.vllm_worker
-    sandbox.local  batching  chat  runs  engines  progress  alarms  recipes  plugins
-    processes  hub  samples  rewards.functional_driver
+    sandbox.local  batching  chat  engines  progress  alarms  recipes  plugins  checkpoints  locks
+    runs  samples  rewards.functional_driver
+    processes  hub
     rewards.answers  rewards.symbolic  rewards.symbolic_worker  rewards.check_driver
     rewards.exact  rewards.choice  rewards.reference  rewards.code_tests  rewards.shaping
     rewards.forms  rewards.code_asserts  sharding  trainer_state

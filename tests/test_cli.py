@@ -432,7 +432,7 @@ def test_an_unwritable_directory_for_the_lab_is_refused(world: World, refused: R
 def test_an_existing_run_is_refused(world: World, refused: Refused, loop: str) -> None:
     world.out.mkdir()
     (world.out / "options.json").write_text("{}")
-    refused(world.command(loop), "holds no run to resume" if loop == "eval" else "already holds a run", "another --out")
+    refused(world.command(loop), "options.json is damaged" if loop == "eval" else "already holds a run")
 
 
 @pytest.mark.parametrize("loop", ["sft", "train"])

@@ -196,11 +196,11 @@ def test_an_evaluation_is_not_continued_as_another(quick: EvalOptions, untrained
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_killed_and_run_again_it_measures_the_same_and_samples_nothing_twice(
     quick: EvalOptions, tmp_path: Path, kill: signal.Signals
 ) -> None:
-    whole = quick.model_copy(update={"samples": 100, "limit": 4})
+    whole = quick.model_copy(update={"samples": 25, "limit": 4})
     recipe = tmp_path / "eval.toml"
     recipe.write_text(to_toml(whole.model_dump(exclude_defaults=True)))
     command = [sys.executable, "-m", "sod", "eval", str(recipe)]
@@ -218,25 +218,26 @@ def test_killed_and_run_again_it_measures_the_same_and_samples_nothing_twice(
     os.kill(process.pid, kill)
     said, _ = process.communicate(timeout=60)
     interrupted = [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1]]
-    assert 20 <= len(interrupted) < 400
-    if kill == signal.SIGINT:
-        assert process.returncode == 130
-        assert "when it is run again" in said
+    assert 20 <= len(interrupted) < 100
+    if kill != signal.SIGKILL:
+        assert process.returncode == (130 if kill == signal.SIGINT else 75)
+        what = "interrupted" if kill == signal.SIGINT else "ended by SIGTERM"
+        assert f"error: {what}; to continue: sod eval {recipe}\n" in said
         partial = json.loads((whole.out / "results.json").read_text())
         assert partial["partial"]
         assert (whole.out / "results.md").read_text().count("PARTIAL") == 1
     else:
         assert not (whole.out / "results.json").exists()
     again = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
-    assert f"{len(interrupted)} samples are there already; {400 - len(interrupted)} are to come." in again
+    assert f"{len(interrupted)} samples are there already; {100 - len(interrupted)} are to come." in again
     rows = {(row["problem"], row["sample"]): row for row in rows_of(whole.out)}
-    assert len(rows) == len(rows_of(whole.out)) == 400
+    assert len(rows) == len(rows_of(whole.out)) == 100
     assert all(rows[row["problem"], row["sample"]] == row for row in interrupted)
     uninterrupted = evaluate(whole.model_copy(update={"out": tmp_path / "uninterrupted"}))
     kept = {(row["problem"], row["sample"]): row["answer"] for row in rows_of(tmp_path / "uninterrupted")}
     same = sum(rows[key]["answer"] == answer for key, answer in kept.items())
-    assert same >= 370  # who writes beside whom decides rounding, and rounding now and then a draw
-    assert uninterrupted["mean"]["samples"] == 100
+    assert same >= 90  # who writes beside whom decides rounding, and rounding now and then a draw
+    assert uninterrupted["mean"]["samples"] == 25
 
 
 # Several sets, further judges

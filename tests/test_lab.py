@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,17 +13,30 @@ from confining import CONFINABLE
 from transformers import PreTrainedTokenizerBase
 
 from sod.chat import ChatFormat, parse_calls
-from sod.config import EvalOptions, LabOptions, ModelOptions, SftOptions, ToolOptions, TrainOptions
+from sod.config import (
+    CompareOptions,
+    EvalOptions,
+    LabOptions,
+    ModelOptions,
+    SandboxOptions,
+    SftOptions,
+    ToolOptions,
+    TrainOptions,
+)
 from sod.data import load_demonstrations, load_problems
+from sod.errors import RunError
 from sod.evaluate import evaluate
 from sod.lab import settings
 from sod.lab.demonstrations import STUDENT, TEACHER, TOOL, Style, demonstrate
-from sod.lab.make import make, problems, write_demonstrations, write_problems
+from sod.lab.make import is_made, make, problems, write_demonstrations, write_problems
 from sod.lab.make import tokenizer as make_tokenizer
+from sod.lab.presets import prepare
 from sod.lab.tasks import FAMILIES, Task, chain, draw
 from sod.models import check_same_vocabulary, load_model, load_tokenizer
 from sod.rewards.math import MathJudge
+from sod.runs import Run
 from sod.sandbox.local import LocalSandbox
+from sod.sft import sft
 from sod.tools import Toolbox
 from sod.tools.python import PythonTool
 from sod.types import Message, Observation, Problem
@@ -211,6 +225,42 @@ def test_the_lab_is_made_of_ordinary_files(tmp_path: Path) -> None:
     for name in ("student", "teacher"):
         assert load_model(lab / name, ModelOptions(device="cpu")).config.model_type == "qwen3"
     check_same_vocabulary(load_tokenizer(lab / "student"), load_tokenizer(lab / "teacher"))
+
+
+def test_a_cold_start_that_was_interrupted_is_resumed_before_anything_is_compared(tmp_path: Path) -> None:
+    """As it is on disk: a checkpoint of step 10, metrics of 13 steps, and no checkpoint of step 20."""
+    options = CompareOptions(
+        out=tmp_path, preset="demo", sandbox=SandboxOptions(backend="local" if CONFINABLE else "unsafe_subprocess")
+    )
+    make(LabOptions(out=tmp_path / "lab", demonstrations=160, train_problems=5, eval_problems=5))
+    whole = prepare(options).train["student"]
+    assert whole.name == "update-0020"
+    weights = (whole / "model.safetensors").read_bytes()
+    run = Run(tmp_path / "cold-start")
+    shutil.rmtree(run.folder)
+    files = {
+        "model": tmp_path / "lab" / "student",
+        "data": tmp_path / "lab" / "demonstrations.jsonl",
+        "out": run.folder,
+    }
+    stopped = settings.STUDENT_SFT | files | {"epochs": 1, "shuffle": False, "save_every": 10}
+    sft(SftOptions.model_validate(stopped))
+    shutil.rmtree(run.folder / "checkpoints" / "update-0020")
+    run.write_metrics(run.metrics()[:13])
+    assert run.progress == (10, 20)
+    assert prepare(options).train["student"] == whole
+    assert (whole / "model.safetensors").read_bytes() == weights
+    assert [row["update"] for row in run.metrics()] == list(range(1, 21))
+
+
+def test_a_lab_that_was_interrupted_is_made_again(tmp_path: Path) -> None:
+    options = LabOptions(out=tmp_path, demonstrations=10, train_problems=5, eval_problems=5)
+    assert is_made(make(options))
+    (tmp_path / "demonstrations.jsonl").rename(tmp_path / "away")
+    (tmp_path / "demonstrations.jsonl").mkdir()  # in the way
+    with pytest.raises(RunError, match=r"demonstrations\.jsonl cannot be written"):
+        make(options)
+    assert not is_made(tmp_path)
 
 
 def test_the_lab_is_the_same_every_time(tmp_path: Path) -> None:

@@ -209,18 +209,19 @@ def test_an_update_whose_attempts_were_all_lost_is_an_error_and_no_row(
 # A run that is killed
 
 
-def start_and_kill(arguments: Sequence[str], run: Run, rows: int) -> None:
-    """Start the command in a process of its own, and kill it once its metrics have so many rows."""
+def start_and_kill(arguments: Sequence[str], run: Run, rows: int, kill: signal.Signals = signal.SIGKILL) -> str:
+    """Start the command in a process of its own, and kill it once its metrics have so many rows. -> what it said"""
     process = subprocess.Popen(
         [sys.executable, "-m", "sod", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     deadline = time.monotonic() + 100
     while len(run.metrics()) < rows and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.kill()
+    process.send_signal(kill)
     output, _ = process.communicate()
-    assert process.returncode == -signal.SIGKILL, output
+    assert process.returncode == (-kill if kill == signal.SIGKILL else 75), output
     assert len(run.metrics()) >= rows, output
+    return output
 
 
 def same_metrics(ours: Run, theirs: Run) -> None:
@@ -283,22 +284,33 @@ def test_an_alarm_is_said_kept_and_may_stop_the_run_after_a_checkpoint(
     assert "alarm no_contrast: 100% of groups" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_killed_training_run_goes_on_bit_for_bit(
-    student: Path, teacher: Path, problem_file: Path, tmp_path: Path
-) -> None:
-    recipe = tmp_path / "recipe.toml"
+@pytest.fixture(scope="module")
+def training(student: Path, teacher: Path, problem_file: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A command line of four updates, up to its --out."""
+    recipe = tmp_path_factory.mktemp("recipe") / "recipe.toml"
     recipe.write_text(RECIPE)
     files = ["--student", str(student), "--teacher", str(teacher), "--data", str(problem_file)]
-    straight, killed = Run(tmp_path / "straight"), Run(tmp_path / "killed")
-    command = ["train", str(recipe), *files, "--network.device", "cpu", "--out"]
-    assert sod([*command, str(straight.folder)]) == 0
+    return ["train", str(recipe), *files, "--network.device", "cpu", "--out"]
 
-    start_and_kill([*command, str(killed.folder)], killed, rows=3)
+
+@pytest.fixture(scope="module")
+def straight(training: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """That command without any trouble."""
+    run = Run(tmp_path_factory.mktemp("straight") / "run")
+    assert sod([*training, str(run.folder)]) == 0
+    return run
+
+
+def test_a_killed_training_run_goes_on_bit_for_bit(
+    training: list[str], straight: Run, student: Path, tmp_path: Path
+) -> None:
+    killed = Run(tmp_path / "killed")
+    start_and_kill([*training, str(killed.folder)], killed, rows=3)
     checkpoint = killed.newest_checkpoint()
     assert checkpoint is not None
     assert checkpoint[0] == 2
 
-    assert sod([*command, str(killed.folder), "--resume"]) == 0
+    assert sod([*training, str(killed.folder), "--resume"]) == 0
     same_weights(straight, killed)
     same_metrics(straight, killed)
     for update in (1, 2, 3, 4):
@@ -313,21 +325,67 @@ def test_a_killed_training_run_goes_on_bit_for_bit(
     )
 
 
-def test_a_killed_cold_start_goes_on_bit_for_bit(untrained: Path, demonstrations: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_screen_keeps_others_out_and_saves_when_it_is_told_to_end(
+    training: list[str], straight: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path / "run")
+    command = [*training, str(run.folder), "--save_every", "100", "--updates", "100"]
+    process = subprocess.Popen([sys.executable, "-m", "sod", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    deadline = time.monotonic() + 100
+    while not run.metrics() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.stdout.close()  # as `| head -1` does
+
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.json*"))
+    assert sod([*command, "--resume"]) == 2
+    assert f"error: {run.folder} is in use by process {process.pid} on" in capsys.readouterr().err
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.json")) == [
+        path for path in before if path.suffix == ".json"
+    ]
+
+    while len(run.metrics()) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=100)
+    said = errors.decode().splitlines()
+    assert process.returncode == 75, said
+    assert said == [
+        "sod: the output is dropped (Broken pipe); the command continues.",
+        f"error: ended by SIGTERM; to continue: sod {' '.join(command)} --resume",
+    ]
+    done = len(run.metrics())
+    assert run.progress == (done, 100)
+    assert done >= 3
+    assert sod([*training, str(run.folder), "--updates", str(max(4, done)), "--resume"]) == 0
+    if done <= 4:  # on a machine that stalls, the run may be further
+        same_weights(straight, run)
+        same_metrics(straight, run)
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGHUP])
+def test_a_killed_cold_start_goes_on_bit_for_bit(
+    untrained: Path, demonstrations: Path, tmp_path: Path, kill: signal.Signals
+) -> None:
     straight, killed = Run(tmp_path / "straight"), Run(tmp_path / "killed")
     numbers = ["--batch", "8", "--epochs", "10", "--save-every", "20", "--learn.lr", "5e-3", "--learn.warmup", "10"]
     command = ["sft", "--model", str(untrained), "--data", str(demonstrations), *numbers, "--out"]
     assert sod([*command, str(straight.folder)]) == 0
     assert len(straight.metrics()) == 80
+    assert straight.progress == (80, 80)
 
-    start_and_kill([*command, str(killed.folder)], killed, rows=27)
-    checkpoint = killed.newest_checkpoint()
-    assert checkpoint is not None
-    assert 20 <= checkpoint[0] < 80
+    said = start_and_kill([*command, str(killed.folder)], killed, rows=27, kill=kill)
+    done, updates = killed.progress
+    assert 20 <= done < updates == 80
+    if kill == signal.SIGHUP:
+        assert done == len(killed.metrics())
+        assert f"error: ended by SIGHUP; to continue: sod {' '.join(command)} {killed.folder} --resume\n" in said
+    assert killed.finished() is None
 
     assert sod([*command, str(killed.folder), "--resume"]) == 0
     same_weights(straight, killed)
     same_metrics(straight, killed)
+    assert killed.finished() == killed.folder / "checkpoints" / "update-0080"
 
 
 def test_a_finished_run_may_be_resumed_for_more_updates(

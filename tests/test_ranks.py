@@ -412,6 +412,35 @@ def test_a_run_of_which_a_process_was_killed_goes_on_as_if_nothing_had_happened(
     assert_close(trained(2, recipe(out, save_every=1, updates=max(2, done[0])), out, "--resume"), alone)
 
 
+def test_processes_that_are_told_to_end_save_together_and_go_on_as_if_nothing_had_happened(
+    alone: Run, recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    path = recipe(out, save_every=1000, updates=1000)
+    run = subprocess.Popen(
+        torchrun(2, "-m", "sod", "train", path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while not Run(out).metrics():
+            assert run.poll() is None
+            time.sleep(0.05)
+        run.terminate()
+        _, errors = run.communicate(timeout=DEADLINE)
+    finally:
+        run.kill()
+    assert run.returncode != 0
+    complaints = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert complaints == [
+        f"error: ended by SIGTERM; to continue: torchrun --nproc-per-node 2 -m sod train {path} --resume"
+    ]
+    done = Run(out).progress[0]
+    assert done == len(Run(out).metrics()) > 0
+    assert not (out / "run.lock").exists()
+    resumed = trained(1, recipe(out, updates=max(2, done)), out, "--resume")
+    if done <= 2:  # on a machine that stalls, the run may be further
+        assert_close(resumed, alone)
+
+
 def second_of(launcher: int) -> int:
     """The number of its second process."""
     children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()

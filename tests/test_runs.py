@@ -1,6 +1,7 @@
 """A run is a directory: whole checkpoints or none, no row twice, and no run mistaken for another."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -260,15 +261,150 @@ def test_changed_data_is_not_resumed(run: Run) -> None:
         Run.open(options(run.folder), run.folder, data={"data": "other"}, resume=True)
 
 
-@pytest.mark.parametrize("left", ["nothing", "options", "half of the options"])
-def test_nothing_cannot_be_resumed(tmp_path: Path, left: str) -> None:
-    if left != "nothing":
-        Run.open(options(tmp_path), tmp_path, data=DATA)
-        (tmp_path / "environment.json").unlink()
-    if left == "half of the options":
-        os.truncate(tmp_path / "options.json", 30)
+def test_nothing_cannot_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no run to resume"):
         Run.open(options(tmp_path), tmp_path, data=DATA, resume=True)
+
+
+@pytest.mark.parametrize("name", ["options.json", "environment.json"])
+@pytest.mark.parametrize(
+    "content", [b'{"model": "mo', b"", b"[]", b"\0" * 4096, b"null", b'"text"', b"\xff{}", b"[" * 100_000]
+)
+def test_a_damaged_file_is_named_with_a_way_out_that_works(run: Run, name: str, content: bytes) -> None:
+    (run.folder / name).write_bytes(content)
+    with pytest.raises(RunError, match=rf"{name} is damaged.* move this file away and resume"):
+        Run.open(options(run.folder), run.folder, data=DATA, resume=True)
+    with pytest.raises(RunError, match=r"already holds a run\. Continue it with --resume"):
+        Run.open(options(run.folder), run.folder, data=DATA)
+    run.record(1, {})
+    (run.folder / name).rename(run.folder / "away")
+    Run.open(options(run.folder), run.folder, data=DATA, resume=True)
+    assert (run.folder / name).read_bytes() != content
+    assert [row["update"] for row in run.metrics()] == [1]
+
+
+@pytest.mark.parametrize("sign", ["metrics.jsonl", "checkpoints/update-0010", "trajectories/update-0001.jsonl"])
+def test_a_directory_that_lost_its_options_is_not_begun_again(tmp_path: Path, sign: str) -> None:
+    (tmp_path / sign).mkdir(parents=True)
+    with pytest.raises(RunError, match="already holds a run"):
+        Run.open(options(tmp_path), tmp_path, data=DATA)
+
+
+# How far it is
+
+
+def test_a_run_knows_how_far_it_is(run: Run) -> None:
+    assert run.progress == (0, None)
+    Run.open(options(run.folder), run.folder, data=DATA, resume=True, updates=10)
+    place = run.save(7, writing("x"), keep=2)
+    assert (run.progress, run.finished()) == ((7, 10), None)
+    Run.open(options(run.folder), run.folder, data=DATA, resume=True, updates=7)
+    assert (run.progress, run.finished()) == ((7, 7), place)
+
+
+def test_a_training_run_of_an_older_version_says_in_its_options_how_long_it_was_to_be(tmp_path: Path) -> None:
+    fields = {"student": "s", "data": "d", "out": tmp_path, "updates": 10}
+    run = Run.open(TrainOptions.model_validate(fields), tmp_path, data=DATA)
+    assert run.progress == (0, 10)
+    (tmp_path / "options.json").write_text("[]")
+    assert run.progress == (0, None)
+
+
+# Damage
+
+
+def test_resuming_names_the_damaged_checkpoints_and_the_one_it_takes(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older, newer = run.save(1, writing("one"), keep=3), run.save(2, writing("two"), keep=3)
+    (newer / "model.safetensors").write_text("twO")
+    (run.folder / "checkpoints" / "update-0099").mkdir()
+    assert run.take_up() == (1, older)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "update-0099 is damaged: manifest.json cannot be read" in said
+    assert "update-0002 is damaged: model.safetensors differs from manifest.json" in said
+    assert f"continues from {older}" in said
+    assert run.conclusion() == f"the model is in {newer}"  # of the right size; who loads it compares the hashes
+    assert names(run.folder / "checkpoints") == ["update-0001", "update-0002", "update-0099"]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_again(run: Run) -> None:
+    for update in (1, 2):
+        run.record(update, {})
+        os.truncate(run.save(update, writing("x"), keep=2) / "manifest.json", 5)
+    before = sorted(run.folder.rglob("*"))
+    with pytest.raises(RunError, match=r"No checkpoint .* is whole\..*update-0002 is damaged.*update-0001 is damaged"):
+        run.take_up()
+    assert sorted(run.folder.rglob("*")) == before
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again_and_says_so(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.take_up() == (0, None)
+    assert "no checkpoint yet: the run starts again from update 0" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    ["[]", "{}", "null", "7", '{"a": 1}', '{"a.safetensors": {}}', "{", "\0\0",
+     '{"gone.safetensors": {"bytes": 1, "sha256": ""}}', "[" * 100_000],
+)  # fmt: skip
+def test_a_manifest_that_vouches_for_no_model_makes_no_checkpoint(run: Run, manifest: str) -> None:
+    older, newer = run.save(1, writing("one"), keep=2), run.save(2, writing("two"), keep=2)
+    (newer / "manifest.json").write_text(manifest)
+    assert run.newest_checkpoint() == (1, older)
+    assert run.conclusion() == f"the model is in {older}"
+
+
+def test_a_new_checkpoint_stays_where_a_damaged_one_has_a_higher_number(run: Run) -> None:
+    (run.folder / "checkpoints" / "update-0099").mkdir(parents=True)
+    for update in (1, 2, 3):
+        run.save(update, writing("x"), keep=1)
+    assert names(run.folder / "checkpoints") == ["update-0002", "update-0003", "update-0099"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"\0" * 512, b'{"learn/loss": 1}', b"not JSON", b"[1]", b'{"update": "2"}', b'{"update": 2, "a": "b"}', b"\xff"],
+)
+def test_rows_of_metrics_that_cannot_be_read_are_kept_aside(
+    run: Run, damage: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for update in (1, 2, 3):
+        run.record(update, {"learn/loss": 0.5})
+    lines = run.metrics_file.read_bytes().split(b"\n")
+    damaged = b"\n".join([lines[0], damage, *lines[2:]])
+    run.metrics_file.write_bytes(damaged)
+    assert [row["update"] for row in run.metrics()] == [1, 3]
+    run.rewind(3)
+    assert (run.folder / "metrics.jsonl.damaged").read_bytes() == damaged
+    assert run.metrics_file.read_bytes() == b"\n".join([lines[0], *lines[2:]])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 lines of" in said
+    assert "no metrics of 1 of the first 3 updates" in said
+    run.rewind(3)
+    assert not (run.folder / "metrics.jsonl.damaged-2").exists()
+
+
+def test_metrics_that_are_gone_are_missed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run.rewind(4)
+    assert "no metrics of 4 of the first 4 updates" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_number_that_is_not_finite_is_null_on_disk_and_nan_when_read(run: Run) -> None:
+    run.record(1, {"a": math.nan, "b": math.inf, "c": 1.0}, [{"steps": [{"d": math.nan}]}])
+    run.write_results({"mean": {"avg": math.nan}}, "")
+    strict = lambda text: json.loads(text, parse_constant=pytest.fail)  # noqa: E731
+    assert strict(run.metrics_file.read_text()) == {"update": 1, "a": None, "b": None, "c": 1.0}
+    assert strict(run.trajectory_file(1).read_text()) == {"steps": [{"d": None}]}
+    assert strict((run.folder / "results.json").read_text()) == {"mean": {"avg": None}}
+    (row,) = run.metrics()
+    assert math.isnan(row["a"])
+    assert row["c"] == 1.0
+    with run.metrics_file.open("a") as file:
+        file.write('{"update": 2, "a": NaN}\n')  # as older versions wrote it
+    assert math.isnan(run.metrics()[1]["a"])
 
 
 @pytest.mark.parametrize("below", ["file", "file/run", "file/deep/run"])

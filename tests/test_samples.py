@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from sod.errors import RunError
 from sod.samples import SampleFile
 
 
@@ -87,21 +86,6 @@ def test_all_are_replaced_at_once_or_not_at_all(path: Path) -> None:
         assert path.read_text() == before
         samples.replace(samples.read(key) for key in sorted(samples))
     assert [json.loads(line)["sample"] for line in path.read_text().splitlines()] == [0, 1, 2]
-
-
-def test_a_second_process_is_refused_also_after_the_file_was_replaced(path: Path) -> None:
-    other = (
-        "import sys; from pathlib import Path; from sod.samples import SampleFile; SampleFile(Path(sys.argv[1])).hold()"
-    )
-    with SampleFile.open(path) as samples:
-        samples.hold()
-        samples.append(row("a", 0))
-        refused = subprocess.run([sys.executable, "-c", other, str(path)], capture_output=True, text=True, check=False)
-        assert "another process is measuring there" in refused.stderr
-        samples.replace([row("a", 0)])
-        with pytest.raises(RunError, match="in use"):
-            SampleFile(path)
-    assert subprocess.run([sys.executable, "-c", other, str(path)], check=False).returncode == 0
 
 
 def test_what_a_killed_process_wrote_is_there(path: Path) -> None:

@@ -34,10 +34,11 @@ from sod.batching import Batch, collate, pad
 from sod.concurrency import Runner
 from sod.config import AlgorithmOptions, CalibrateOptions, EvalOptions, RolloutCommandOptions
 from sod.core import RULES, Rule, StepInfo, step_mean
-from sod.data import fingerprint_model, read_rows, write_jsonl
+from sod.data import fingerprint_model, read_rows
 from sod.datasets.several import fingerprint, open_sets
 from sod.engines.opening import open_engine
 from sod.errors import DataError, RunError
+from sod.files import to_json, write_json, write_whole
 from sod.hub import model_folder
 from sod.models import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer
 from sod.progress import Display, console, say
@@ -65,8 +66,16 @@ BINS = 5
 def calibrate(options: CalibrateOptions) -> Row:
     """Let the teacher continue; write calibration.json, also into the evaluation's directory; show what it says.
 
-    Raises RunError where the run is no evaluation beside this teacher, DataError where its trajectories cannot be used.
+    Nothing is written before all steps are continued. Raises RunError where the run is no evaluation beside this teacher,
+    DataError where its trajectories cannot be used.
     """
+    run = Run(options.out)
+    with run.held():
+        run.check(options, resume=False)
+        return _calibrate(options)
+
+
+def _calibrate(options: CalibrateOptions) -> Row:
     evaluation = Beside.read(options.run)
     if fingerprint_model(model_folder(options.teacher)) != evaluation.teacher:
         raise RunError(
@@ -80,13 +89,11 @@ def calibrate(options: CalibrateOptions) -> Row:
         say(f"{options.run} has {len(chosen)} steps to continue from, not {options.steps}; all of them are taken.")
     rows = continuations(options, evaluation, chosen)
     results = summary(rows, seed=options.seed) | {"run": str(options.run), "teacher": str(options.teacher)}
-    _write(options.out, results)
+    write_json(options.out / "calibration.json", results)
     try:
-        _write(options.run, results)
-    except OSError as error:
-        say(
-            f"{options.run} cannot be written ({error.strerror}), so its report will not show what {options.out} holds."
-        )
+        write_json(options.run / "calibration.json", results)
+    except RunError as error:
+        say(f"{error} So its report will not show what {options.out} holds.")
     for table in tables(results):
         console.print(table)
     say(verdict(results))
@@ -291,14 +298,16 @@ def continuations(options: CalibrateOptions, evaluation: Beside, chosen: Sequenc
         begun = evaluation.batch.trajectories[start.row]
         problems.append(replace(begun.problem, id=f"{begun.problem.id}/{begun.sample}/{start.step}"))
         prefixes[problems[-1].id] = begun.pieces[: start.pieces]
-    files = {"data": evaluation.data, "teacher": evaluation.teacher}
-    with Runner() as loop, world.sandbox.working_in(loop):
-        run = Run.open(options, options.out, data=files)
-        with open_engine(loop, measured.engine, teacher, limits) as engine:
-            agent = Successor(engine, world.chat, world.tools, world.referee, limits, prefixes)
-            with Display("calibrate", total=1) as display, display.phase("continue", len(problems)):
-                advance = lambda _: display.advance()  # noqa: E731
-                groups = loop.run(rollout(agent, problems, seed=options.seed, update=0, on_trajectory=advance))
+    with (
+        Runner() as loop,
+        world.sandbox.working_in(loop),
+        open_engine(loop, measured.engine, teacher, limits) as engine,
+        Display("calibrate", total=1) as display,
+        display.phase("continue", len(problems)),
+    ):
+        agent = Successor(engine, world.chat, world.tools, world.referee, limits, prefixes)
+        advance = lambda _: display.advance()  # noqa: E731
+        groups = loop.run(rollout(agent, problems, seed=options.seed, update=0, on_trajectory=advance))
     check_groups(groups)
     rows: list[Row] = []
     for start, group in zip(chosen, groups, strict=True):
@@ -325,7 +334,8 @@ def continuations(options: CalibrateOptions, evaluation: Beside, chosen: Sequenc
             )
     if len(rows) < len(chosen):
         say(f"{len(chosen) - len(rows)} continuations were lost to our own machinery or could not be graded.")
-    write_jsonl(run.folder / "continuations.jsonl", rows)
+    run = Run.open(options, options.out, data={"data": evaluation.data, "teacher": evaluation.teacher})
+    write_whole(run.folder / "continuations.jsonl", "".join(to_json(row) + "\n" for row in rows))
     return rows
 
 
@@ -469,10 +479,3 @@ def verdict(results: Row) -> str:
 def _shown(row: Row, name: str, sign: str = "") -> str:
     values = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
     return "" if None in values else "{} [{}, {}]".format(*(f"{value:{sign}.2f}" for value in values))
-
-
-def _write(folder: Path, results: Row) -> None:
-    """calibration.json, whole or not at all."""
-    partial = folder / "calibration.json.partial"
-    partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    partial.replace(partial.with_suffix(""))

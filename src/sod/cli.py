@@ -6,6 +6,7 @@ imported before it is clear what to do.
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
-from sod import __version__
+from sod import __version__, interrupts, screen
 from sod.errors import InfrastructureError, OptionError, RankError, SodError, UsageError
 from sod.ranks import place
 from sod.recipes import read_recipe
@@ -74,17 +75,34 @@ COMMANDS = {
     ),
     "doctor": ("DoctorOptions", "sod.doctor:doctor", "check this machine: sandbox, hostile programs, judges, speed"),
 }
+RESUMED = ("sft", "train")
+"""Commands that continue with --resume."""
+CONTINUED = ("lab demo", "lab teacher", "eval", "rollout", "compare", "data fetch")
+"""Commands that continue when they are run again."""
 HELP = ("-h", "--help", "help")
 EXIT_USAGE, EXIT_FAILED, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 2, 1, 75, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    screen.install()
+    try:
+        status = run(list(sys.argv[1:] if arguments is None else arguments))
+    finally:  # also after --help, which exits
+        if why := screen.lost():
+            sys.exit(_complain(why, EXIT_FAILED))
+    sys.exit(status)
 
 
 def run(arguments: list[str]) -> int:
     """Do what the arguments say. -> the exit status"""
+    with interrupts.obeyed():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
+    command, options = None, None
     try:
+        _check_place()
         if arguments == ["--version"]:
             print(f"sod {__version__}")
             return 0
@@ -100,6 +118,8 @@ def run(arguments: list[str]) -> int:
         from sod.inputs import check_inputs
 
         check_inputs(options)
+        if command in (*RESUMED, *CONTINUED, "calibrate"):
+            screen.report_failures()
         module, function = target.split(":")
         getattr(import_module(module), function)(options)
         return 0
@@ -109,10 +129,32 @@ def run(arguments: list[str]) -> int:
         return _complain(error, EXIT_TRY_AGAIN)
     except SodError as error:
         return _complain(error, EXIT_FAILED)
+    except interrupts.Terminated as error:
+        return _complain(f"{error}; {_how_to_continue(command, arguments, options)}", EXIT_TRY_AGAIN)
     except KeyboardInterrupt:
-        return _complain(
-            "interrupted; `sod train` continues with --resume, `sod eval` when it is run again", EXIT_INTERRUPTED
-        )
+        return _complain(f"interrupted; {_how_to_continue(command, arguments, options)}", EXIT_INTERRUPTED)
+    except OSError as error:  # of a path too long, a disk that is full or gone: of the machine, not of sod
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _complain(f"{where}{error.strerror or error}", EXIT_FAILED)
+
+
+def _check_place() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UsageError("The working directory does not exist any more. Change to another one.") from error
+
+
+def _how_to_continue(command: str | None, arguments: Sequence[str], options: Any) -> str:
+    """What to type after an interruption."""
+    count = place()[1]
+    start = f"torchrun --nproc-per-node {count} -m sod" if count > 1 else "sod"
+    again = f"{start} {shlex.join(arguments)}"
+    if command in CONTINUED:
+        return f"to continue: {again}"
+    if command in RESUMED and options is not None and (options.out / "options.json").exists():
+        return f"to continue: {again}{'' if options.resume else ' --resume'}"
+    return f"nothing of it is kept; to start again: {again}"
 
 
 def overview() -> str:

@@ -25,6 +25,7 @@ from sod.config import CompareOptions, EvalOptions, Options, SandboxOptions, Tra
 from sod.datasets.asking import load_asked
 from sod.datasets.several import open_sets
 from sod.errors import DataError, OptionError, RunError, SodError, TrainingError
+from sod.files import to_json, write_json, write_whole
 from sod.lab.presets import Setting, prepare
 from sod.processes import Commands
 from sod.progress import say
@@ -39,6 +40,11 @@ TUNING_SEED = 1_000_003
 
 def compare(options: CompareOptions) -> None:
     """Run whatever is missing, and say what came of it."""
+    with Run(options.out).held():
+        _compare(options)
+
+
+def _compare(options: CompareOptions) -> None:
     setting = prepare(options) if options.preset else _own_recipes(options)
     comparison = Comparison(options, setting)
     comparison.keep_plan()
@@ -108,12 +114,11 @@ class Comparison:
             "lrs": self._lrs,
             "tune_updates": self._options.tune_updates,
         }
-        plan = json.loads(json.dumps(plan, default=str))
+        plan = json.loads(to_json(plan, default=str))
         path = self._out / "compare.json"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(plan, indent=2) + "\n")
-        elif (before := json.loads(path.read_text())) != plan:
+            write_json(path, plan)
+        elif (before := _plan_before(path)) != plan:
             changed = [key for key in plan if plan[key] != before.get(key)]
             raise RunError(
                 f"{self._out} holds a comparison on other terms ({', '.join(changed)} differ, see {path}). Choose another "
@@ -193,14 +198,14 @@ class Comparison:
         """Train, or go on training. -> the model"""
         recipe = _merged(self._recipe(method, seed, folder) | budget, {"learn": _given(lr=lr)})
         updates = int(recipe.get("updates", TrainOptions.model_fields["updates"].default))
-        newest = Run(folder).newest_checkpoint()
-        if newest is None or newest[0] < updates:
-            recipe["resume"] = (folder / "options.json").exists()
+        run = Run(folder)
+        if (run.newest_checkpoint() or (-1,))[0] < updates:
+            recipe["resume"] = run.begun
             shown = f"{method.name} {seed if seed != TUNING_SEED else f'lr {lr:g}'}"
             await self._commands.run("train", folder.with_suffix(".toml"), recipe, name=shown)
-            newest = Run(folder).newest_checkpoint()
-        if newest is None:
-            raise TrainingError(f"{folder} holds no checkpoint.")
+        newest = run.newest_checkpoint()
+        if newest is None or newest[0] < updates:
+            raise TrainingError(f"{folder} has {newest[0] if newest else 0} of {updates} updates.")
         return newest[1]
 
     def _recipe(self, method: Method, seed: int, folder: Path) -> dict[str, Any]:
@@ -243,8 +248,8 @@ class Comparison:
             "seeds": self._options.seeds,
             "rows": [row.to_json() for row in made],
         }
-        (self._out / "results.json").write_text(json.dumps(content, indent=2) + "\n")
-        (self._out / "table.md").write_text(to_markdown(made) + "\n\n" + "\n".join(self.notes(made)) + "\n")
+        write_json(self._out / "results.json", content)
+        write_whole(self._out / "table.md", to_markdown(made) + "\n\n" + "\n".join(self.notes(made)) + "\n")
         return made
 
     def notes(self, made: Sequence[Row]) -> list[str]:
@@ -261,6 +266,20 @@ class Comparison:
         if not any(row.method == "sham" for row in made):
             lines.append("No control took part: part of every gain may be no method's doing.")
         return lines
+
+
+def _plan_before(path: Path) -> dict[str, Any]:
+    """What compare.json holds. Raises RunError where it is damaged."""
+    try:
+        plan = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        plan = None
+    if not isinstance(plan, dict):
+        raise RunError(
+            f"{path} is damaged, so it cannot be told whether the runs there are on the same terms. If they are, move this "
+            "file away and repeat the command: it is then written again."
+        )
+    return plan
 
 
 def _own_recipes(options: CompareOptions) -> Setting:

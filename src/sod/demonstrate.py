@@ -41,7 +41,8 @@ def demonstrate(options: RolloutCommandOptions) -> None:
     folder = model_folder(options.model, weights=False)
     world = World.of(folder, options, [problem for each in sets for problem in each.problems])
     counts: Counter[str] = Counter()
-    with SampleFile.open(Run(options.out).trajectory_file(0)) as samples:
+    run = Run(options.out)
+    with run.held(), SampleFile.open(run.trajectory_file(0)) as samples:
         rows = [row for each in sets for row in _kept(each, samples, world, options, counts)]
     if counts["unusable"]:
         say(f"{counts['unusable']} right trajectories cannot be written as messages, and are left out.")

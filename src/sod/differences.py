@@ -1,16 +1,15 @@
 """`sod eval --compare`: how two evaluations differ, paired by problem, with how sure that is."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from sod.config import CompareEvaluationsOptions
 from sod.datasets.writing import replace
 from sod.errors import DataError
+from sod.files import to_json
 from sod.progress import say
 from sod.results import Evaluated, Sheet, read_evaluation, show_sheets
 from sod.statistics import Interval, difference
@@ -60,17 +59,10 @@ def compare_evaluations(options: CompareEvaluationsOptions) -> list[Difference]:
     for line in _unlike(first, second):
         say(f"careful: {line}")
     if options.out is not None:
-        content = [_finite(asdict(each) | {"verdict": each.verdict}) for each in found]
-        replace(options.out, (json.dumps(content, indent=2) + "\n").encode())
+        content = [asdict(each) | {"verdict": each.verdict} for each in found]
+        replace(options.out, (to_json(content, indent=2, ascii=True) + "\n").encode())
         say(f"written to {options.out}")
     return found
-
-
-def _finite(value: Any) -> Any:
-    """With None for what is not a number: JSON has no other word for it."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def differences(first: Evaluated, second: Evaluated) -> list[Difference]:

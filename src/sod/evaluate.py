@@ -60,13 +60,14 @@ def evaluate(options: EvalOptions) -> Results:
 
     Whatever interrupts it: the samples so far are kept, and so are results of them, labelled partial.
     """
-    with Runner() as loop, Session.open(options, loop) as session:
+    with Run(options.out).held(), Runner() as loop, Session.open(options, loop) as session:
         try:
             session.sample()
         except (SodError, KeyboardInterrupt):
             with suppress(SodError):  # a full disk holds no results either
                 session.conclude(complete=False)
-                say(f"partial results: {options.out / 'results.md'}")
+                if session.run.begun:
+                    say(f"partial results: {options.out / 'results.md'}")
             raise
         return session.conclude(complete=True)
 
@@ -88,12 +89,17 @@ class Session:
     """Asks the teacher, if there is one."""
     loop: Runner
     run: Run
+    files: dict[str, str]
+    """Fingerprints of what it reads."""
     samples: SampleFile
 
     @classmethod
     @contextmanager
     def open(cls, options: EvalOptions, loop: Runner) -> "Iterator[Session]":
-        """Check and load everything before anything is written, then create the run or take it up again."""
+        """Check and load everything; nothing is written yet."""
+        run = Run(options.out)
+        if run.begun:
+            run.check(options, resume=True)
         check_paper(options.paper)
         check_teacher(options.teacher, options.score)
         served = options.engine.name == "served"
@@ -117,19 +123,13 @@ class Session:
         }
         if options.teacher:
             files["teacher"] = fingerprint_teacher(teacher_folder(options.teacher, options.score), options.score)
-        run = Run(options.out)
         if run.begun:
             Run.open(options, options.out, data=files, resume=True)
         with SampleFile.open(run.trajectory_file(0)) as samples:
             needed = options.teacher is not None or any(_missing(sets, options.samples, samples))
             model = _load(options, folder, world) if needed and not served else None
             with _scorer(options, model, world, loop) as scorer, world.sandbox.working_in(loop):
-                Run.open(options, options.out, data=files, resume=run.begun)
-                samples.hold()
-                run.write_options(options)
-                if any(each.private for each in sets):
-                    keep_out_of_git(run.trajectory_file(0))
-                yield cls(options, sets, world, judges, folder, model, scorer, loop, run, samples)
+                yield cls(options, sets, world, judges, folder, model, scorer, loop, run, files, samples)
 
     def engine(self) -> AbstractContextManager[Engine]:
         """Who writes."""
@@ -142,6 +142,7 @@ class Session:
         """Every attempt that is not there yet."""
         count = sum(1 for _ in _missing(self.sets, self.options.samples, self.samples))
         if not count:
+            self._begin()
             return
         if len(self.samples):
             say(f"{len(self.samples)} samples are there already; {count} are to come.")
@@ -149,6 +150,7 @@ class Session:
         of = {problem.id: each for each in self.sets for problem in each.problems}
         decode = self.world.chat.tokenizer.decode
         with self.engine() as engine, Display("evaluate", total=1) as display, display.phase("sample", count):
+            self._begin()
 
             def keep(problem: Problem, sample: int, attempt: Trajectory | None) -> None:
                 display.advance()
@@ -157,6 +159,14 @@ class Session:
 
             agent = self.world.agent(engine, self.options.rollout)
             self.loop.run(attempts(agent, jobs, seed=self.options.seed, on_trajectory=keep))
+
+    def _begin(self) -> None:
+        """Create the run, or take it up again."""
+        Run.open(self.options, self.options.out, data=self.files, resume=self.run.begun)
+        self.samples.hold()
+        self.run.write_options(self.options)
+        if any(each.private for each in self.sets):
+            keep_out_of_git(self.run.trajectory_file(0))
 
     # What came of it
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sod.errors import TrainingError
+from sod.files import write_whole
 from sod.progress import say
 from sod.recipes import to_toml
 
@@ -29,10 +30,11 @@ class Commands:
     async def run(self, command: str, recipe: Path, content: dict[str, Any], *, name: str = "") -> None:
         """`sod COMMAND RECIPE`, after writing `content` to the recipe. Lines are shown under `name`, if there is one.
 
-        The caller holds the slot. Raises TrainingError with the command's last lines where it fails.
+        The caller holds the slot. Raises TrainingError with the command's last lines where it fails. An interruption ends the
+        command as well, and waits until it has saved what it does.
         """
         recipe.parent.mkdir(parents=True, exist_ok=True)
-        recipe.write_text(to_toml(content), encoding="utf-8")
+        write_whole(recipe, to_toml(content))
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "sod", command, str(recipe)),
             env=os.environ | self._environment,
@@ -50,5 +52,6 @@ class Commands:
         finally:
             if process.returncode is None:
                 process.terminate()
+                await process.communicate()
         if status:
             raise TrainingError(f"`sod {command} {recipe}` failed with status {status}:\n" + "\n".join(lines))

@@ -18,6 +18,7 @@ from datetime import timedelta
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from sod import interrupts
 from sod.errors import OptionError, RankError, SodError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ GRACE_SECONDS = 10.0
 """For the others to hear why a process fails, and for the first to end when another has."""
 LAUNCHERS = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher must put into the environment beside WORLD_SIZE."""
-SHOW_CURSOR = "\x1b[?25h" if sys.stderr.isatty() else ""
+SHOW_CURSOR = "\x1b[?25h" if sys.stderr is not None and sys.stderr.isatty() else ""
 """A progress bar has hidden it."""
 COLLECTIVE = timedelta(days=7)
 """Rollouts differ in length, and whoever is ready waits. What ends a wait in vain is silence, not this."""
@@ -138,8 +139,8 @@ def joined(
 
     gpu = _take_gpu(device)
     store: Any = next(rendezvous("env://", timeout=timedelta(seconds=silent_seconds)))[0]
-    before = signal.signal(signal.SIGTERM, _terminated)
     watch = _Watch(store.clone(), rank, count, silent_seconds)
+    before = signal.signal(signal.SIGTERM, watch.receive)
     watch.start()
     try:
         dist.init_process_group(
@@ -158,16 +159,8 @@ def joined(
         signal.signal(signal.SIGTERM, before)
 
 
-class _Terminated(BaseException):
-    """`torchrun` ends all processes when one has ended badly, or when it is itself ended."""
-
-    def __str__(self) -> str:
-        return "the run was ended by a signal; `sod train` and `sod sft` continue with --resume."
-
-
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    del number, frame
-    raise _Terminated
+class _Trouble(BaseException):
+    """Another process has failed or fallen silent: this one ends, whatever it is doing."""
 
 
 def _take_gpu(device: str) -> bool:
@@ -222,6 +215,12 @@ class _Watch(threading.Thread):
                 os.killpg(0, signal.SIGTERM)
             os._exit(1)
 
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Handle SIGTERM: from `run` above, or from torchrun or a user, which end a run."""
+        if self._failed:
+            raise _Trouble
+        interrupts.receive(number, frame)
+
     def end(self) -> None:
         self._ended.set()
 
@@ -229,6 +228,8 @@ class _Watch(threading.Thread):
         """Raise what the user should read of an error: this process's own, or what is wrong with another."""
         # A broken connection may have been taken for something else on its way here.
         own = isinstance(error, SodError | KeyboardInterrupt) and not isinstance(error.__cause__, RuntimeError)
+        if isinstance(error, interrupts.Terminated):  # by torchrun, perhaps because another process has died
+            own = error.agreed
         deadline = time.monotonic() + (0 if own else DEAD_SECONDS + 2 * BEAT_SECONDS)
         while not self._trouble(DEAD_SECONDS) and time.monotonic() < deadline:
             time.sleep(BEAT_SECONDS / 2)
@@ -236,13 +237,13 @@ class _Watch(threading.Thread):
         if self._failed and not own:
             raise RankError(self._failed, unsaid=self._speaks and self._rank > 0) from error
         self._leave_word(error)
-        if isinstance(error, _Terminated):
-            raise RankError(str(error)) from None
         raise error
 
     def _leave_word(self, error: BaseException) -> None:
         """Why this process fails, for the first one to say; and time for it to hear."""
-        words = str(error) if isinstance(error, SodError | _Terminated) else f"{type(error).__name__}: {error}"
+        words = (
+            str(error) if isinstance(error, SodError | interrupts.Terminated) else f"{type(error).__name__}: {error}"
+        )
         deadline = time.monotonic() + GRACE_SECONDS
         with suppress(RuntimeError):  # the store is gone, and the first process with it
             if self._rank == 0:

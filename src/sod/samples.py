@@ -1,13 +1,13 @@
 """Samples on disk: each is there as soon as it ends, is found again by its problem and number, and is never held in memory."""
 
-import fcntl
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sod.errors import RunError
+from sod.files import PARTIAL, append, in_words, to_json
 from sod.progress import say
 
 Row = dict[str, Any]
@@ -18,15 +18,15 @@ Key = tuple[str, int]
 class SampleFile:
     """A file of lines of JSON, each a trajectory (`sod.records`); of lines with the same key, the last counts.
 
-    A line that a crash has cut short is cut off, a damaged one is left out and said. Nothing is created before `hold`, which
-    keeps every other process out. Raises RunError where the disk is full, or nothing can be written.
+    A line that a crash has cut short is cut off, a damaged one is left out and said. Nothing is created before `hold`.
+    One process at a time: the run is to be held (`Run.held`). Raises RunError where nothing can be written.
     """
 
     def __init__(self, path: Path):
         self._path = path
         self._places: dict[Key, int] = {}
-        self._file: BinaryIO | None = None
-        self._lock: BinaryIO | None = None
+        self._writer: int | None = None
+        self._reader: BinaryIO | None = None
         if path.exists():
             self.hold()
 
@@ -37,26 +37,20 @@ class SampleFile:
         try:
             yield file
         finally:
-            for opened in (file._file, file._lock):
-                if opened is not None:
-                    opened.close()
+            if file._reader is not None:
+                file._reader.close()
+            if file._writer is not None:
+                os.close(file._writer)
 
     def hold(self) -> None:
-        """Take hold of the file, and find out what is there. The lock is a file of its own, since `replace` renames."""
-        if self._lock is not None:
+        """Create the file if it is missing, and find out what is there."""
+        if self._reader is not None:
             return
-        with _in_words(self._path):
+        with in_words(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = self._path.with_suffix(".lock").open("wb")
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                self._lock.close()
-                raise RunError(
-                    f"{self._path} is in use: another process is measuring there. Wait for it, or end it."
-                ) from error
-            self._file = self._path.open("a+b")
-            self._index(self._file)
+            self._writer = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._reader = self._path.open("rb")
+            self._index(self._reader, self._writer)
 
     def __contains__(self, key: Key) -> bool:
         return key in self._places
@@ -70,33 +64,33 @@ class SampleFile:
 
     def append(self, row: Row) -> None:
         """Add a sample; it survives the process from now on."""
-        assert self._file is not None, "hold it first"
-        with _in_words(self._path):
-            at = self._file.seek(0, 2)
-            self._file.write(_line(row))
-            self._file.flush()
-        self._places[_key(row)] = at
+        assert self._writer is not None, "hold it first"
+        with in_words(self._path):
+            self._places[_key(row)] = append(self._writer, _line(row))
 
     def read(self, key: Key) -> Row:
-        assert self._file is not None
-        self._file.seek(self._places[key])
-        return json.loads(self._file.readline())
+        assert self._reader is not None
+        self._reader.seek(self._places[key])
+        return json.loads(self._reader.readline())
 
     def replace(self, rows: Iterable[Row]) -> None:
         """Write these rows, which may come from `read`, in place of all; whole or not at all. The last thing to do."""
-        partial = self._path.with_name(self._path.name + ".partial")
-        with _in_words(self._path):
-            with partial.open("wb") as file:
-                for row in rows:
-                    file.write(_line(row))
-            partial.replace(self._path)
+        partial = self._path.with_name(self._path.name + PARTIAL)
+        with in_words(self._path):
+            try:
+                with partial.open("wb") as file:
+                    for row in rows:
+                        file.write(_line(row))
+                partial.replace(self._path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
 
-    def _index(self, file: BinaryIO) -> None:
-        file.seek(0)
+    def _index(self, file: BinaryIO, writer: int) -> None:
         at = damaged = 0
         for line in file:
             if not line.endswith(b"\n"):
-                file.truncate(at)
+                os.ftruncate(writer, at)
                 break
             try:
                 self._places[_key(json.loads(line))] = at
@@ -107,17 +101,9 @@ class SampleFile:
             say(f"{self._path}: {damaged} damaged lines are left out; what they told of is sampled again.")
 
 
-@contextmanager
-def _in_words(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror or error}. What is there is kept.") from error
-
-
 def _key(row: Row) -> Key:
     return str(row["problem"]), int(row["sample"])
 
 
 def _line(row: Row) -> bytes:
-    return json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+    return to_json(row).encode("utf-8", "surrogatepass") + b"\n"

@@ -10,6 +10,7 @@ from sod.config import SftOptions
 from sod.data import Demonstration, fingerprint, fingerprint_model, load_demonstrations
 from sod.errors import DataError, ModelError, TemplateError
 from sod.hub import model_folder
+from sod.interrupts import Terminated, held_back, noted
 from sod.models import check_embeddings, load_model, load_tokenizer
 from sod.plan import plan
 from sod.policy import Policy, check_learning, load_divided, origin
@@ -29,14 +30,21 @@ def sft(options: SftOptions) -> Run:
 
 def _sft(options: SftOptions, ranks: Ranks) -> Run:
     check_learning(options.learn, ranks)
+    run = Run(options.out)
+    with run.held(ranks):
+        ranks.first(lambda: run.check(options, resume=options.resume))
+        _learn(options, run, ranks)
+    return run
+
+
+def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     demonstrations = load_demonstrations(options.data)
     batches_per_epoch = math.ceil(len(demonstrations) / options.batch)
     steps = max(1, round(options.epochs * batches_per_epoch))
     start_model = model_folder(options.model)
     tokenizer = load_tokenizer(start_model)
     chat = ChatFormat.of(tokenizer, options.chat)
-    newest = ranks.first(Run(options.out).newest_checkpoint) if options.resume else None
-    start, folder = newest or (0, None)
+    start, folder = ranks.first(run.take_up) if options.resume else (0, None)
     model_to_load = origin(start_model, folder, options.learn)
     # With several processes, a whole model is only needed to be saved.
     home = options.network if ranks.alone else options.network.model_copy(update={"device": "cpu"})
@@ -52,12 +60,12 @@ def _sft(options: SftOptions, ranks: Ranks) -> Run:
     learner = None if ranks.alone else load_divided(model_to_load, options.network, ranks)
     total_steps = steps if options.schedule == "cosine" else None
     policy = Policy(model, tokenizer, options.learn, total_steps=total_steps, learner=learner, ranks=ranks)
-    run = ranks.first(lambda: Run.open(options, options.out, data=files, resume=options.resume))
     if folder:
         policy.restore(folder)
+    ranks.first(lambda: Run.open(options, options.out, data=files, resume=options.resume, updates=steps))
     if options.resume:
         ranks.first(lambda: run.rewind(start))
-    with Display("fine-tuning", total=steps, done=start) as display:
+    with Display("fine-tuning", total=steps, done=start) as display, held_back():
         for step in range(start, steps):
             chosen = [rows[row] for row in pick(step, len(rows), options)]
             metrics = policy.imitate(*collate_demonstrations(chosen))
@@ -68,10 +76,12 @@ def _sft(options: SftOptions, ranks: Ranks) -> Run:
             display.done(
                 f"step {step + 1}/{steps}  loss {metrics['loss']:.3f}  lr {metrics['lr']:.1e}" if report else ""
             )
-            if last or (step + 1) % options.save_every == 0:
+            ending = max(ranks.gather(noted()))
+            if last or ending or (step + 1) % options.save_every == 0:
                 run.save(step + 1, policy.save, keep=1, ranks=ranks)
+            if ending and not last:
+                raise Terminated(ending, agreed=True)
     say(run.conclusion())
-    return run
 
 
 def pick(step: int, count: int, options: SftOptions) -> list[int]:

@@ -3,11 +3,12 @@
 import functools
 import operator
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ from sod.datasets.asking import load_asked, unasked
 from sod.engines.opening import open_engine
 from sod.errors import OptionError, TrainingError
 from sod.hub import model_folder
+from sod.interrupts import Terminated, held_back, let_through
 from sod.memory import take_peak_mb
 from sod.models import check_context, check_embeddings, head, load_model
 from sod.plan import plan
@@ -53,6 +55,7 @@ def train(options: TrainOptions) -> Run:
         joined(options.processes, options.network.device) as ranks,
         Session.open(options, ranks) as session,
         Display(options.algorithm.name, options.updates, session.done) as display,
+        held_back(),
     ):
         for update in range(session.done, options.updates):
             clock = Clock()
@@ -69,7 +72,7 @@ def train(options: TrainOptions) -> Run:
             display.done(_line(update + 1, options.updates, report))
             stopping = session.warn()
             if (update + 1) % options.save_every == 0 or update + 1 == options.updates or stopping:
-                session.run.save(update + 1, session.save, keep=options.keep, ranks=ranks)
+                session.save(update + 1)
             if stopping:
                 raise TrainingError(
                     f"Stopped after update {update + 1} by the alarm {stopping}; {session.run.conclusion()}."
@@ -109,7 +112,7 @@ class Session:
     world: World
     loop: Runner
     done: int
-    """Updates that the newest checkpoint has behind it."""
+    """Updates that the run had behind it when it was opened."""
     own_teacher: PrivilegedTeacher | None
     """The student itself as the teacher, told more than the student (OPSD)."""
     divided_teacher: DividedTeacher | None
@@ -120,63 +123,52 @@ class Session:
     """Alarms of the latest update, in words."""
     alarmed: set[str] = field(default_factory=set)
     """Alarms that have been said."""
+    saved: int = 0
+    """Updates that the newest checkpoint has behind it."""
 
     @classmethod
     @contextmanager
     def open(cls, options: TrainOptions, ranks: Ranks) -> "Iterator[Session]":
         """Check and load everything before anything is written, then create the run or take it up again."""
-        algorithm = find(options.algorithm.name)
+        algorithm, run = find(options.algorithm.name), Run(options.out)
         problems, notes = load_asked(options.data)
         for note in notes:
             say(f"{options.data}: {note}")
         _check(options, algorithm, problems, ranks)
         engine_options = _own_engine(options.engine, ranks)
-        student = model_folder(options.student)
-        files = ranks.first(lambda: _fingerprints(options, student))
-        world = World.of(student, options, problems)
-        for line in unasked(problems, world.frame):
-            say(f"careful: {line}")
-        newest = ranks.first(Run(options.out).newest_checkpoint) if options.resume else None
-        done, folder = newest or (0, None)
-        start = origin(student, folder, options.learn)
-        model = load_model(start, options.network)
-        check_embeddings(model, world.chat.tokenizer, student)
-        check_context(model, options.rollout, whose="student")
-        with (
-            Runner() as loop,
-            world.sandbox.working_in(loop),
-            _teacher(options, student, world, loop, ranks) as teacher,
-        ):
-            own_teacher = teacher if isinstance(teacher, PrivilegedTeacher) else None
-            if own_teacher:
-                own_teacher.check(problems)
-            learner = None if ranks.alone else load_divided(start, options.network, ranks)
-            policy = Policy(model, world.chat.tokenizer, options.learn, learner=learner, ranks=ranks)
-            run = ranks.first(lambda: Run.open(options, options.out, data=files, resume=options.resume))
-            if folder:
-                policy.restore(folder)
+        with run.held(ranks), Runner() as loop:
+            ranks.first(lambda: run.check(options, resume=options.resume))
+            student = model_folder(options.student)
+            files = ranks.first(lambda: _fingerprints(options, student))
+            world = World.of(student, options, problems)
+            for line in unasked(problems, world.frame):
+                say(f"careful: {line}")
+            done, folder = ranks.first(run.take_up) if options.resume else (0, None)
+            start = origin(student, folder, options.learn)
+            model = load_model(start, options.network)
+            check_embeddings(model, world.chat.tokenizer, student)
+            check_context(model, options.rollout, whose="student")
+            with world.sandbox.working_in(loop), _teacher(options, student, world, loop, ranks) as teacher:
+                own_teacher = teacher if isinstance(teacher, PrivilegedTeacher) else None
                 if own_teacher:
-                    own_teacher.restore(folder)
-            if options.resume:
-                ranks.first(lambda: run.rewind(done))
-            scorer = Scorer(
-                policy.model,
-                None if isinstance(teacher, DividedTeacher) else teacher,
-                temperature=options.rollout.temperature,
-                microbatch_tokens=options.learn.microbatch_tokens,
-                student_from=options.score.student,
-                candidates=min(options.algorithm.candidates, len(head(model)))
-                if options.algorithm.divergence == "exact"
-                else 0,
-            )
-            with open_engine(loop, engine_options, policy.model, options.rollout) as engine:
-                agent = world.agent(engine, options.rollout)
-                yield cls(
-                    *(options, ranks, run, problems, policy, scorer, agent, world, loop, done),
-                    own_teacher=own_teacher,
-                    divided_teacher=teacher if isinstance(teacher, DividedTeacher) else None,
-                    history=run.metrics(),
-                )
+                    own_teacher.check(problems)
+                learner = None if ranks.alone else load_divided(start, options.network, ranks)
+                policy = Policy(model, world.chat.tokenizer, options.learn, learner=learner, ranks=ranks)
+                if folder:
+                    policy.restore(folder)
+                    if own_teacher:
+                        own_teacher.restore(folder)
+                scorer = _scorer(options, policy, teacher)
+                with open_engine(loop, engine_options, policy.model, options.rollout) as engine:
+                    history = ranks.first(lambda: _begin(options, run, files, done))
+                    agent = world.agent(engine, options.rollout)
+                    yield cls(
+                        *(options, ranks, run, problems, policy, scorer, agent, world, loop, done),
+                        own_teacher=own_teacher,
+                        divided_teacher=teacher if isinstance(teacher, DividedTeacher) else None,
+                        history=history,
+                        saved=done,
+                    )
 
     @property
     def attempts(self) -> int:
@@ -191,16 +183,15 @@ class Session:
         async def score(group: Group) -> None:
             scored[group.problem.id] = await self.scorer.score(group)
 
-        groups = self.loop.run(
-            rollout(
-                self.agent,
-                self.ranks.share(problems),
-                seed=self.options.seed,
-                update=update,
-                on_trajectory=lambda _: display.advance(),
-                on_group=score,
-            )
+        attempts = rollout(
+            self.agent,
+            self.ranks.share(problems),
+            seed=self.options.seed,
+            update=update,
+            on_trajectory=lambda _: display.advance(),
+            on_group=score,
         )
+        groups = self._unless_ended(update, attempts)
         batches = [scored[group.problem.id] for group in groups]
         if self.divided_teacher:
             batches = self.divided_teacher.score_all(batches)
@@ -224,7 +215,28 @@ class Session:
             self.own_teacher.follow(self.policy.model)
         return learnt
 
-    def save(self, folder: Path) -> None:
+    def _unless_ended(self, update: int, attempts: Coroutine[Any, Any, list[Group]]) -> list[Group]:
+        """Sample. Where a signal ends any of the processes, all save the `update` updates so far, and raise Terminated."""
+        groups: list[Group] = []
+        ended = 0
+        try:
+            with let_through():
+                groups = self.loop.run(attempts)
+        except Terminated as error:
+            attempts.close()
+            ended = error.number
+        if ended := max(self.ranks.gather(ended)):
+            if update > self.saved:
+                self.save(update)
+            raise Terminated(ended, agreed=True)
+        return groups
+
+    def save(self, update: int) -> None:
+        """A checkpoint after so many updates."""
+        self.run.save(update, self._save, keep=self.options.keep, ranks=self.ranks)
+        self.saved = update
+
+    def _save(self, folder: Path) -> None:
         """Everything that a resumed run needs beside its directory."""
         self.policy.save(folder)
         if self.own_teacher and self.ranks.is_first:
@@ -269,6 +281,26 @@ class Session:
             say(f"  alarm {name}: {self.alarms[name]}")
         self.alarmed |= self.alarms.keys()
         return next((name for name in self.options.stop_on if name in self.alarms), "")
+
+
+def _begin(options: TrainOptions, run: Run, files: dict[str, str], done: int) -> list[dict[str, float]]:
+    """Write down what is about to happen. -> the metrics of the updates that are done"""
+    Run.open(options, options.out, data=files, resume=options.resume, updates=options.updates)
+    if options.resume:
+        run.rewind(done)
+    return run.metrics()
+
+
+def _scorer(options: TrainOptions, policy: Policy, teacher: Teacher | DividedTeacher | None) -> Scorer:
+    is_exact = options.algorithm.divergence == "exact"
+    return Scorer(
+        policy.model,
+        None if isinstance(teacher, DividedTeacher) else teacher,
+        temperature=options.rollout.temperature,
+        microbatch_tokens=options.learn.microbatch_tokens,
+        student_from=options.score.student,
+        candidates=min(options.algorithm.candidates, len(head(policy.model))) if is_exact else 0,
+    )
 
 
 def _fingerprints(options: TrainOptions, student: Path) -> dict[str, str]:

@@ -18,8 +18,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from sod.checkpoints import TRAINER
 from sod.ranks import Ranks
-from sod.runs import TRAINER
 
 
 def save_state(

@@ -1,7 +1,6 @@
 """Files that are written whole or not at all, and never over something else."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -10,11 +9,12 @@ from typing import Any
 
 from sod.data import Row, fingerprint
 from sod.errors import DataError
+from sod.files import cannot_be_written, to_json
 
 
 def lines(rows: Iterable[Row]) -> bytes:
     """Rows as the text of a .jsonl file: the same rows are the same bytes. Half a character stays the JSON escape it was."""
-    texts = (json.dumps(row, ensure_ascii=False, default=_refuse) + "\n" for row in rows)
+    texts = (to_json(row, default=_refuse) + "\n" for row in rows)
     return "".join(texts).encode("utf-8", "backslashreplace")
 
 
@@ -23,7 +23,7 @@ def _refuse(cell: object) -> None:
 
 
 def document(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    return (to_json(content, indent=2) + "\n").encode()
 
 
 def write(path: Path, content: bytes) -> bool:
@@ -72,7 +72,7 @@ def replace(path: Path, content: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        raise DataError(f"{path} cannot be written: {error.strerror}.") from error
+        raise DataError(cannot_be_written(path, error)) from error
 
 
 def keep_out_of_git(path: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from sod.checkpoints import MANIFEST, fault
 from sod.config import Options
-from sod.data import fingerprint
 from sod.errors import ModelError, RunError
-from sod.runs import MANIFEST, TRAINER
+from sod.files import cannot_be_written, to_json
 
 Json = dict[str, Any]
 SomeOptions = TypeVar("SomeOptions", bound=Options)
@@ -21,9 +21,12 @@ SomeOptions = TypeVar("SomeOptions", bound=Options)
 def read_json(path: Path) -> Json:
     """Raises RunError where there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({error}); {path.parent} holds no run, or a damaged one.") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is not a JSON object; {path.parent} holds no run, or a damaged one.")
+    return content
 
 
 def read_options(kind: type[SomeOptions], run: Path) -> SomeOptions:
@@ -36,15 +39,11 @@ def read_options(kind: type[SomeOptions], run: Path) -> SomeOptions:
 
 def check_whole(checkpoint: Path) -> None:
     """Raises ModelError where a checkpoint is not what its manifest says; the optimiser's state does not matter here."""
-    if not (checkpoint / MANIFEST).is_file():
-        return
-    for name, entry in read_json(checkpoint / MANIFEST).items():
-        file = checkpoint / name
-        if Path(name).parts[0] != TRAINER and not (file.is_file() and fingerprint(file) == entry["sha256"]):
-            raise ModelError(
-                f"The checkpoint {checkpoint} is damaged: {name} is not what its manifest says. Name the run instead, whose "
-                "newest whole checkpoint is then taken, or an older checkpoint."
-            )
+    if (checkpoint / MANIFEST).is_file() and (what := fault(checkpoint, model_only=True)):
+        raise ModelError(
+            f"The checkpoint {checkpoint} is damaged: {what}. Name the run instead, whose newest whole checkpoint is then "
+            "taken, or an older checkpoint."
+        )
 
 
 @contextmanager
@@ -57,7 +56,7 @@ def whole_or_not_at_all(out: Path) -> Iterator[Path]:
         yield partial
         partial.rename(out)
     except OSError as error:
-        raise RunError(f"{out} cannot be written: {error.strerror or error}.") from error
+        raise RunError(cannot_be_written(out, error)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -66,5 +65,5 @@ def write_json(folder: Path, files: Mapping[str, Json]) -> None:
     """Write NAME.json for each name."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        text = to_json(content, indent=2) + "\n"
         (folder / f"{name}.json").write_text(text, encoding="utf-8")

@@ -6,12 +6,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 
 from sod.config import EvalOptions, LabOptions, LabTeacherOptions, SftOptions
-from sod.data import write_jsonl
-from sod.errors import RunError
+from sod.errors import TrainingError
+from sod.files import in_words, to_json, write_whole
 from sod.lab import settings
 from sod.lab.demonstrations import STUDENT, TEACHER, Style, demonstrate
 from sod.lab.models import STUDENT as STUDENT_SIZE
@@ -21,10 +23,13 @@ from sod.lab.tasks import Task, draw
 from sod.lab.tokenizer import make_tokenizer
 from sod.models import load_tokenizer
 from sod.progress import say
+from sod.runs import Run
 from sod.types import Message
 
 TEACHER_FOLDER = Path(__file__).parent / "teacher"
 """The trained teacher and the tokenizer; `sod lab teacher` makes them again."""
+LAST = "train.jsonl"
+"""Of the lab's files, the one that is written when all others are there."""
 SIZES = {"full": TEACHER_SIZE, "small": STUDENT_SIZE}
 TUNE_PROBLEMS = 100
 """To choose learning rates with; neither learnt on nor measured with."""
@@ -34,18 +39,28 @@ def make(options: LabOptions) -> Path:
     """student/ (random weights), teacher/, demonstrations.jsonl, and problems in train.jsonl, tune.jsonl and eval.jsonl."""
     folder = options.out
     make_folder(folder)
-    save_new_model(STUDENT_SIZE, load_tokenizer(TEACHER_FOLDER), options.seed, folder / "student")
-    shutil.copytree(TEACHER_FOLDER, folder / "teacher", dirs_exist_ok=True)
+    with in_words(folder, SafetensorError):
+        (folder / LAST).unlink(missing_ok=True)
+        save_new_model(STUDENT_SIZE, load_tokenizer(TEACHER_FOLDER), options.seed, folder / "student")
+        shutil.copytree(TEACHER_FOLDER, folder / "teacher", dirs_exist_ok=True)
     write_demonstrations(folder / "demonstrations.jsonl", STUDENT, options.demonstrations, options.seed)
     measured, learnt = problems(options.eval_problems + TUNE_PROBLEMS, options.train_problems, options.seed)
     write_problems(folder / "eval.jsonl", measured[: options.eval_problems], "eval")
     write_problems(folder / "tune.jsonl", measured[options.eval_problems :], "tune")
-    write_problems(folder / "train.jsonl", learnt, "train")
+    write_problems(folder / LAST, learnt, "train")
     return folder
 
 
+def is_made(lab: Path) -> bool:
+    """Whether `make` has finished there."""
+    return (lab / LAST).exists()
+
+
 def make_teacher(options: LabTeacherOptions) -> Path:
-    """Cold start only: demonstrations with an error and its recovery in half of them. -> the model"""
+    """Cold start only: demonstrations with an error and its recovery in half of them. -> the model
+
+    Called again, it continues: the files of its lab are the same each time.
+    """
     from sod.evaluate import evaluate
     from sod.results import show
     from sod.sandbox.guarded import open_sandbox
@@ -54,24 +69,29 @@ def make_teacher(options: LabTeacherOptions) -> Path:
     open_sandbox(options.sandbox)  # where there is none, that is said now and not after training
     lab = options.out.with_name(options.out.name + "-lab")
     make_folder(lab)
-    save_new_model(SIZES[options.size], tokenizer(), options.seed, lab / "model")
+    with in_words(lab, SafetensorError):
+        save_new_model(SIZES[options.size], tokenizer(), options.seed, lab / "model")
     batch = settings.TEACHER_SFT["batch"]
     write_demonstrations(lab / "demonstrations.jsonl", TEACHER, options.steps * batch, options.seed + 1)
     measured, _ = problems(200, 0, seed=0)
     write_problems(lab / "eval.jsonl", measured, "eval")
-    run = sft(
+    run = Run(options.out)
+    sft(
         SftOptions.model_validate(
             settings.TEACHER_SFT
             | {
                 "model": lab / "model",
                 "data": lab / "demonstrations.jsonl",
                 "out": options.out,
+                "resume": run.begun,
                 "epochs": 1,
                 "shuffle": False,
             }
         )
     )
-    _, checkpoint = run.newest_checkpoint() or (0, options.out)
+    checkpoint = run.finished()
+    if checkpoint is None:
+        raise TrainingError(f"The training in {options.out} has not finished.")
     out = options.out / "eval"
     results = evaluate(
         EvalOptions.model_validate(
@@ -87,10 +107,8 @@ def make_teacher(options: LabTeacherOptions) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    try:
+    with in_words(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder} cannot be written: {error.strerror}. Choose another --out.") from error
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -112,7 +130,7 @@ def _corpus(rng: random.Random) -> Iterator[str]:
 def write_demonstrations(path: Path, style: Style, count: int, seed: int) -> None:
     """In the order of a curriculum, which is essential: without it, the circuit that copies names does not form."""
     rng = random.Random(f"demonstrations/{seed}")
-    write_jsonl(path, [{"messages": _demonstration(i / count, style, rng)} for i in range(count)])
+    _write_rows(path, [{"messages": _demonstration(i / count, style, rng)} for i in range(count)])
 
 
 def _demonstration(done: float, style: Style, rng: random.Random) -> list[Message]:
@@ -139,7 +157,11 @@ def write_problems(path: Path, tasks: list[Task], name: str) -> None:
         {"id": f"{name}-{i}", "prompt": task.question, "answer": str(task.answer), "hint": task.hint}
         for i, task in enumerate(tasks)
     ]
-    write_jsonl(path, rows)
+    _write_rows(path, rows)
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    write_whole(path, "".join(to_json(row) + "\n" for row in rows))
 
 
 def _task(rng: random.Random, length: tuple[int, int] = settings.LENGTH) -> Task:

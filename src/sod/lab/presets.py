@@ -1,6 +1,5 @@
 """Comparisons in the lab: the paper's, at a size that a laptop runs."""
 
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any
 from sod.config import CompareOptions, LabOptions, LabTeacherOptions, SftOptions
 from sod.errors import DataError, RunError, TrainingError
 from sod.lab import settings
-from sod.lab.make import make, make_folder, make_teacher
+from sod.lab.make import is_made, make, make_folder, make_teacher
+from sod.locks import NAME as LOCK
 from sod.progress import say
 from sod.results import read_evaluation
 from sod.runs import Run
@@ -48,25 +48,26 @@ RIVALS = (
 
 
 def prepare(options: CompareOptions) -> Setting:
-    """The lab in `out/lab`, and a student with a cold start behind it; what is there already is taken as it is."""
+    """The lab in `out/lab`, and a student with a cold start behind it. What is finished is taken as it is; what is not
+    is resumed."""
     lab, cold_start = options.out / "lab", Run(options.out / "cold-start")
     open_sandbox(options.sandbox)  # where there is none, that is said now and not after the cold start
     _check_place(options)
-    if not (lab / "eval.jsonl").exists():
+    if not is_made(lab):
         say("The lab: a tokenizer, problems, demonstrations, a trained teacher, a student with random weights.")
         make(LabOptions(out=lab, seed=options.lab_seed))
-    newest = cold_start.newest_checkpoint()
-    if newest is None:
+    student = cold_start.finished()
+    if student is None:
         say("Cold start: the student is fine-tuned on demonstrations, the last of them careless.")
         files = {"model": lab / "student", "data": lab / "demonstrations.jsonl", "out": cold_start.folder}
-        resume = {"resume": (cold_start.folder / "options.json").exists()}
+        resume = {"resume": cold_start.begun}
         sft(SftOptions.model_validate(settings.STUDENT_SFT | files | resume | {"epochs": 1, "shuffle": False}))
-        newest = cold_start.newest_checkpoint()
-    if newest is None:
-        raise TrainingError(f"{cold_start.folder} holds no checkpoint.")
+        student = cold_start.finished()
+    if student is None:
+        raise TrainingError(f"The cold start in {cold_start.folder} has not finished.")
     sandbox = {"sandbox": options.sandbox.model_dump(exclude_defaults=True)}
     teacher = {"teacher": lab / "teacher"}
-    train = settings.TRAIN | sandbox | teacher | {"student": newest[1], "data": lab / "train.jsonl"}
+    train = settings.TRAIN | sandbox | teacher | {"student": student, "data": lab / "train.jsonl"}
     measure = settings.EVAL | sandbox | teacher | {"data": lab / "eval.jsonl"}
     is_demo = options.preset == "demo"
     return Setting(
@@ -95,18 +96,16 @@ def _methods(options: CompareOptions) -> tuple[str, ...]:
 
 def _small_teacher(folder: Path) -> Path:
     """A teacher of the student's size, trained like the other."""
-    newest = Run(folder).newest_checkpoint()
     with suppress(DataError):
         read_evaluation(folder / "eval")
-        if newest is not None:
-            return newest[1]
-    for unfinished in (folder, folder.with_name(f"{folder.name}-lab")):
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if teacher := Run(folder).finished():
+            return teacher
     say("A second teacher, as small as the student, from nothing.")
     return make_teacher(LabTeacherOptions(out=folder, size="small"))
 
 
 def _check_place(options: CompareOptions) -> None:
     make_folder(options.out)
-    if any(options.out.iterdir()) and not (options.out / "lab").exists():
+    others = [path for path in options.out.iterdir() if path.name != LOCK]
+    if others and not (options.out / "lab").exists():
         raise RunError(f"{options.out} is not empty and holds no comparison in the lab. Choose another --out.")

@@ -4,10 +4,10 @@ Base64 has no character that HTML gives a meaning to, so no text in a trajectory
 """
 
 import gzip
-import json
 from base64 import b64encode
 from typing import Any
 
+from sod.files import to_json
 from sod.report.trajectories import Compact
 
 CHUNK_CHARACTERS = 2**18
@@ -16,7 +16,7 @@ CHUNK_CHARACTERS = 2**18
 
 def packed(content: Any) -> str:
     """JSON, compressed, in base64. The same content gives the same text."""
-    text = json.dumps(content, separators=(",", ":"))  # ASCII: half of a surrogate pair cannot be UTF-8
+    text = to_json(content, ascii=True, separators=(",", ":"))  # ASCII: half of a surrogate pair cannot be UTF-8
     return b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
 
 

@@ -1,0 +1,99 @@
+"""Signals that ask a command to end: SIGTERM (scancel, docker stop) and SIGHUP (a terminal that is closed).
+
+The first one raises `Terminated`, which is handled as Ctrl-C is. Where work must not be cut in two, it is only noted:
+
+    with held_back():                  # noted
+        with let_through(): sample()   # raised here, and at once if one was noted before
+        learn()                        # noted
+
+A second signal ends the process at once. Copies of the first within `TOGETHER_SECONDS` do not count: a scheduler signals
+every process of a job, and torchrun passes on what it has received.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+TOGETHER_SECONDS = 3.0
+SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal has asked this command to end."""
+
+    def __init__(self, number: int, *, agreed: bool = False):
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.number = number
+        self.agreed = agreed
+        """Whether all processes of the run end for this reason."""
+
+
+class _State:
+    number = 0
+    """The first signal received; 0: none."""
+    since = 0.0
+    held_back = False
+
+
+_state = _State()
+
+
+@contextmanager
+def obeyed() -> Iterator[None]:
+    """Act on both signals, except one that is ignored (nohup). In the main thread only: no other can handle signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    _state.number = 0
+    for number in SIGNALS:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, receive)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def receive(number: int, frame: FrameType | None = None) -> None:
+    """Handle a signal."""
+    del frame
+    now = time.monotonic()
+    if not _state.number:
+        _state.number, _state.since = number, now
+        if not _state.held_back:
+            raise Terminated(number)
+    elif now - _state.since > TOGETHER_SECONDS:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+
+def noted() -> int:
+    """The signal that was received; 0 if there was none."""
+    return _state.number
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Note a signal instead of raising."""
+    before, _state.held_back = _state.held_back, True
+    try:
+        yield
+    finally:
+        _state.held_back = before
+
+
+@contextmanager
+def let_through() -> Iterator[None]:
+    """Raise again, within `held_back`; at once if a signal was noted."""
+    before, _state.held_back = _state.held_back, False
+    try:
+        if _state.number:
+            raise Terminated(_state.number)
+        yield
+    finally:
+        _state.held_back = before
