@@ -17,15 +17,16 @@ ROOT = Path(sod.__file__).parent
 LAYERS = """
     sod  core  errors  memory  patterns  statistics
     config  types  sandbox  rewards  concurrency  attention  ranks
-    measures  shapes
+    measures  shapes  calls
+    conversations
     sandbox.libc  sandbox.interpreter  sandbox.folders  sandbox.capture  sandbox.fusion_driver
     sandbox.landlock  sandbox.seccomp
     sandbox.confinement
     sandbox.child
     sandbox.zygote
     engines.vllm_worker
-    sandbox.local  batching  chat  data  runs  engines  progress  alarms  recipes  plugins
-    processes  hub  samples
+    sandbox.local  batching  templates  harmless  data  runs  engines  progress  alarms  recipes  plugins
+    processes  hub  samples  chat
     rewards.answers  rewards.symbolic  rewards.symbolic_worker  rewards.functional_driver
     rewards.exact  rewards.choice  rewards.reference  rewards.code_tests  rewards.shaping
     rewards.forms  rewards.code_golds  sharding  trainer_state

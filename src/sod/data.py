@@ -10,13 +10,15 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sod import conversations
+from sod.conversations import Demonstration, as_messages, without_nulls
 from sod.errors import DataError
-from sod.types import Message, Problem
+from sod.types import Problem
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -24,14 +26,6 @@ T = TypeVar("T")
 MODEL_FILES = ("config.json", "tokenizer.json", "chat_template.jinja", "*.safetensors")
 LABELS = ("source", "difficulty", "level", "domain", "subject", "flag")
 """Columns that results are broken down by, where a file has them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demonstration:
-    """A conversation to imitate, and the tools that it was held with."""
-
-    messages: list[Message]
-    tools: list[dict[str, Any]]
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -43,7 +37,7 @@ def read_rows(path: Path) -> list[Row]:
         from pyarrow import ArrowException
 
         try:
-            rows = [_without_nulls(row) for row in parquet.read_table(path).to_pylist()]
+            rows = [without_nulls(row) for row in parquet.read_table(path).to_pylist()]
         except (ArrowException, OSError) as error:  # OSError: damaged pages
             raise DataError(f"{path} is not a parquet file, or a damaged one: {error}") from error
     elif path.suffix == ".jsonl":
@@ -163,7 +157,7 @@ def as_problem(row: Row, number: int) -> Problem:
         raise DataError(f"its answer is {type(answer).__name__}; only text or a number can be used.")
     return Problem(
         id=str(row.get("id", extra.get("index", number))),
-        messages=tuple(_messages([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)),
+        messages=tuple(as_messages([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)),
         answer=str(answer),
         kind=str(row.get("kind", "math")),
         hint=_text(row, extra, "hint"),
@@ -186,42 +180,4 @@ def as_demonstration(row: Row, number: int) -> Demonstration:
     row = {name: cell for name, cell in row.items() if cell is not None}
     if not row.get("messages"):
         raise DataError(f"it has the columns {', '.join(sorted(row))}, but a demonstration needs `messages`.")
-    messages = _messages(row["messages"])
-    if not any(message["role"] == "assistant" and message.get("weight", 1) for message in messages):
-        raise DataError("none of its messages is an assistant's to learn from.")
-    tools = row.get("tools", [])
-    try:
-        tools = json.loads(tools) if isinstance(tools, str) else tools
-    except ValueError as error:
-        raise DataError(f"its `tools` are not JSON ({error}).") from error
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise DataError("its `tools` are not a list of function schemas.")
-    return Demonstration(messages=messages, tools=tools)
-
-
-def _messages(messages: Any) -> list[Message]:
-    if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
-        raise DataError("its messages are not a list of objects with `role` and `content`.")
-    for message in messages:
-        if not isinstance(message.get("content") or "", str):
-            kind = type(message["content"]).__name__
-            raise DataError(f"the content of a {message['role']!r} message is {kind}; only text can be used.")
-        if not _are_calls(message.get("tool_calls") or []):
-            raise DataError("its `tool_calls` are not a list of objects with `function`, `name` and `arguments`.")
-    return [{**message, "content": message.get("content") or ""} for message in messages]
-
-
-def _are_calls(calls: Any) -> bool:
-    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        return False
-    functions = [call.get("function", call) for call in calls]
-    return all(isinstance(f, dict) and isinstance(f.get("name"), str) and "arguments" in f for f in functions)
-
-
-def _without_nulls(value: Any) -> Any:
-    """Parquet fills in every key of every nested object; a null there is no key."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    if isinstance(value, list):
-        return [_without_nulls(inner) for inner in value]
-    return value
+    return conversations.as_demonstration(row["messages"], row.get("tools"), row.get("functions"))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sod.conversations import ToolUse
 from sod.data import Row, as_demonstration, as_problem, read_rows
 from sod.datasets.columns import check_characters
 from sod.datasets.golds import check_gold
@@ -33,6 +34,8 @@ class Inspector:
         self._answers: dict[str, tuple[int, str]] = {}
         self._ids: set[str] = set()
         self._sort = ""
+        self.tool_use = ToolUse()
+        """Of demonstrations."""
         self.same_ids = 0
         """Rows whose id is another's; they are used under a number of their own."""
 
@@ -44,9 +47,10 @@ class Inspector:
             if self._sort not in ("", sort):
                 return f"it is a {sort} among {self._sort}s; a file has one or the other."
             if sort == "demonstration":
-                messages = as_demonstration(row, number).messages
+                demonstration = as_demonstration(row, number)
                 self._sort = sort
-                return self._repeats(messages, number)
+                self.tool_use.add(demonstration)
+                return self._repeats(demonstration.messages, number)
             problem = as_problem(row, number)
             check_gold(problem.kind, problem.answer)
             self._sort = sort

@@ -32,6 +32,7 @@ from sod.datasets.storing import fetch_set, store
 from sod.datasets.writing import lines, write_all
 from sod.errors import DataError, OptionError
 from sod.progress import Display, console, say
+from sod.tools.python import NAME as TOOL
 
 EXAMPLES = 3
 """Of bad rows, or of overlaps, that are shown."""
@@ -252,6 +253,8 @@ def _check_file(path: Path) -> list[Checked]:
         say(f"  row {row.number}: {one_line(row.why)}")
     if len(bad) > EXAMPLES:
         say(f"  ... and {len(bad) - EXAMPLES} more")
+    for warning in inspector.tool_use.warnings([TOOL]):
+        say(f"  {warning}")
     if inspector.same_ids:
         say(f"  {inspector.same_ids} rows have another's id; they are read as ID#2, ID#3, ...")
     return rows
