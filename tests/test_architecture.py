@@ -17,15 +17,16 @@ ROOT = Path(sod.__file__).parent
 LAYERS = """
     sod  core  errors  memory  patterns  statistics  interrupts  screen
     config  types  sandbox  rewards  concurrency  attention  ranks  files
-    measures  shapes
+    measures  shapes  calls
+    conversations
     sandbox.libc  sandbox.interpreter  sandbox.folders  sandbox.capture  sandbox.fusion_driver
     sandbox.landlock  sandbox.seccomp
     sandbox.confinement
     sandbox.child
     sandbox.zygote
     engines.vllm_worker
-    sandbox.local  batching  chat  engines  progress  alarms  recipes  plugins  checkpoints  locks
-    runs  samples  rewards.functional_driver
+    sandbox.local  batching  templates  harmless  engines  progress  alarms  recipes  plugins  checkpoints  locks
+    runs  samples  chat  rewards.functional_driver
     processes  hub
     rewards.answers  rewards.symbolic  rewards.symbolic_worker  rewards.check_driver
     rewards.exact  rewards.choice  rewards.reference  rewards.code_tests  rewards.shaping

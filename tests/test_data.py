@@ -349,7 +349,7 @@ def test_tools_that_are_no_list_are_an_error_with_their_row(tmp_path: Path, tool
 
 def test_parquet_adds_no_arguments_to_a_call(tmp_path: Path) -> None:
     other = {"type": "function", "function": {"name": "browse", "arguments": {"url": "example.org"}}}
-    messages = [*CONVERSATION[:2], {"role": "assistant", "content": "", "tool_calls": [other]}]
+    messages = [*CONVERSATION[:3], {"role": "assistant", "content": "", "tool_calls": [other]}]
     (row,) = load_demonstrations(write(tmp_path, [{"messages": messages}], ".parquet"))
     assert row.messages == messages
 

@@ -1,15 +1,19 @@
 """Demonstrations made by a model: the best right trajectories, as messages that give the same tokens again."""
 
+import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedTokenizerBase
 
+from sod.calls import parse_calls
 from sod.chat import ChatFormat
 from sod.cli import run
 from sod.config import RolloutCommandOptions, SftOptions
-from sod.data import load_demonstrations
+from sod.data import as_demonstration, load_demonstrations
 from sod.demonstrate import demonstrate, demonstration, ranked
 from sod.errors import DataError
 from sod.lab import settings
@@ -65,10 +69,50 @@ def test_several_calls_of_a_turn_are_answered_one_by_one(conversation: Make, cha
     assert chat.render(row["messages"], TOOLS)[2].tokens == attempt.pieces[2].tokens
 
 
-def test_observations_that_cannot_be_told_apart_make_no_demonstration(conversation: Make, chat: ChatFormat) -> None:
+def test_a_result_that_looks_like_two_is_one(conversation: Make, chat: ChatFormat) -> None:
     between = "\n</tool_response>\n<tool_response>\n"
     attempt = conversation(f"{CALL}\n{CALL}", "\\boxed{3}", observed=([f"1{between}1", "2"],))
-    assert demonstration(attempt, chat, TOOLS) is None
+    row = demonstration(attempt, chat, TOOLS)
+    assert row is not None
+    assert chat.render(row["messages"], TOOLS) == [Piece(piece.author, piece.tokens) for piece in attempt.pieces]
+
+
+def test_observations_that_cannot_be_told_apart_make_no_demonstration(
+    conversation: Make, chat: ChatFormat, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    changed = copy.deepcopy(tokenizer)
+    changed.chat_template = str(tokenizer.chat_template).replace("tool_response>", "result>")
+    plain = ChatFormat(changed)
+    attempt = conversation(f"{CALL}\n{CALL}", "\\boxed{3}", observed=(["1", "2"],))
+    for first, is_made in (("1", True), ("1\n</result>\n<result>\n1", False)):
+        observation = replace(attempt.pieces[2], tokens=tuple(plain.observation([first, "2"])))
+        made = demonstration(
+            replace(attempt, pieces=(*attempt.pieces[:2], observation, attempt.pieces[3])), plain, TOOLS
+        )
+        assert (made is not None) == is_made
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        f"Hm.\n{CALL} And now?",
+        f"{CALL} or\n{CALL}",
+        f"<think>\nMaybe {CALL}?\n</think>\n\n{CALL}",
+    ],
+)
+def test_no_word_of_a_turn_is_lost(conversation: Make, chat: ChatFormat, turn: str) -> None:
+    attempt = conversation(turn, "\\boxed{3}", observed=(["1"] * len(parse_calls(turn)),))
+    row = demonstration(attempt, chat, TOOLS)
+    assert row is not None
+    assert chat.text(chat.render(row["messages"], TOOLS)[1].tokens).split() == turn.split()
+
+
+def test_a_call_of_a_tool_that_is_not_there_is_context(conversation: Make, chat: ChatFormat) -> None:
+    attempt = conversation(CALL.replace("code_interpreter", "python"), "\\boxed{3}", observed=(["There is no tool."],))
+    row = demonstration(attempt, chat, TOOLS)
+    assert row is not None
+    assert row["messages"][1]["weight"] == 0
+    assert as_demonstration(row, 1).messages == row["messages"]
 
 
 def test_a_malformed_call_is_context_that_nobody_learns(conversation: Make, chat: ChatFormat) -> None:

@@ -1,6 +1,7 @@
 """The miniature is what it says: honest demonstrations, right answers, a tokenizer and a teacher that fit together."""
 
 import asyncio
+import hashlib
 import json
 import math
 import random
@@ -284,6 +285,18 @@ def test_a_tokenizer_made_anew_has_the_shipped_vocabulary(tokenizer: PreTrainedT
     task = tasks(1)[0]
     messages = demonstrate(task, SLIPPERY, random.Random(0))
     assert ChatFormat(anew).render(messages, []) == chat.render(messages, [])
+
+
+def test_the_labs_conversations_keep_the_tokens_that_its_teacher_was_trained_on(
+    chat: ChatFormat, tmp_path: Path
+) -> None:
+    digest = hashlib.sha256()
+    for style in (STUDENT, TEACHER):
+        write_demonstrations(tmp_path / "d.jsonl", style, 100, 0)
+        for row in load_demonstrations(tmp_path / "d.jsonl"):
+            for piece in chat.render(row.messages, row.tools):
+                digest.update(repr((piece.author, piece.tokens)).encode())
+    assert digest.hexdigest() == "3350fa5ff85bc107c51286e2664cdf55482efd9a0f51dea5b793f162e2a5cacb"
 
 
 def test_names_numbers_and_operators_are_read_letter_by_letter(tokenizer: PreTrainedTokenizerBase) -> None:

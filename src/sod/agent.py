@@ -56,7 +56,7 @@ class Agent:
             self.engine.release(seed)
         final_text = self.chat.text(pieces[-1].tokens) if stop == "answered" else ""
         trajectory = Trajectory(problem=problem, sample=sample, pieces=tuple(pieces), stop=stop, final_text=final_text)
-        verdict = await self.referee.judge(trajectory, lambda: self.chat.text(trajectory.response))
+        verdict = await self.referee.judge(trajectory, lambda: self.chat.response(trajectory.response))
         trajectory = judged(trajectory, verdict)
         return replace(trajectory, reward=self.referee.reward(trajectory), seconds=time.monotonic() - start)
 

@@ -8,24 +8,19 @@ names the first token that differs. Cold-start demonstrations and rollouts are r
 """
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from transformers import PreTrainedTokenizerBase
 
+from sod.calls import CALL_CLOSE, CALL_OPEN, THOUGHT_CLOSE, THOUGHT_OPEN, parse_calls
 from sod.config import ChatOptions
 from sod.errors import TemplateError
-from sod.types import MalformedCall, Message, Piece, ToolCall
+from sod.harmless import Harmless
+from sod.templates import PROBE_TOOL, Schema, Template, name_and_arguments, probes
+from sod.types import Message, Piece
 
-Schema = dict[str, Any]
-"""A tool's OpenAI function schema: {"type": "function", "function": {"name", "description", "parameters"}}."""
-
-CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
-CALL_HELP = (
-    f'Write {CALL_OPEN}{{"name": "TOOL", "arguments": {{...}}}}{CALL_CLOSE} '
-    "with valid JSON between the tags and try again."
-)
+__all__ = ["ChatFormat", "Schema", "parse_calls"]
 
 
 class ChatFormat:
@@ -33,8 +28,8 @@ class ChatFormat:
 
     `on_drift` says what to do where the template, given the whole conversation at once, would write other tokens than
     were appended turn by turn: "error" refuses (default); "append" keeps the appended tokens, everywhere alike, in
-    fine-tuning, rollouts and evaluation. Qwen3's hybrid template needs "append" for turns without thinking: it adds an
-    empty thinking block to whichever turn is last.
+    fine-tuning, rollouts and evaluation. One drift is accepted in any case, and named in `note`: an empty thought that
+    the template writes into some turns and not into others, as Qwen3's does.
 
     `template_options` go to the template as they are, for example {"enable_thinking": False}.
     """
@@ -46,59 +41,47 @@ class ChatFormat:
         on_drift: Literal["error", "append"] = "error",
         template_options: dict[str, Any] | None = None,
     ):
-        self._of_what = f" of {tokenizer.name_or_path!r}" if tokenizer.name_or_path else ""
-        if not tokenizer.chat_template:
-            raise TemplateError(
-                f"The tokenizer{self._of_what} has no chat template. Use an instruction-tuned model's "
-                "tokenizer, or set `chat_template` in its tokenizer_config.json."
-            )
-        if not isinstance(tokenizer.eos_token_id, int) or not isinstance(tokenizer.eos_token, str):
-            raise TemplateError(f"The tokenizer{self._of_what} has no eos_token to end a turn with.")
         self.tokenizer = tokenizer
-        self.end_of_turn: int = tokenizer.eos_token_id
-        self._end_text: str = tokenizer.eos_token
+        self.note = ""
+        """What the user should know of the template."""
         self._on_drift = on_drift
-        self._options = template_options or {}
-        self._tool_frame = self._find_tool_frame()
-        if CALL_OPEN not in self.text(self._encode(CALL_OPEN)) or CALL_CLOSE not in self.text(self._encode(CALL_CLOSE)):
-            raise TemplateError(
-                f"The tokenizer{self._of_what} drops {CALL_OPEN} as a special token when it decodes, so no call could be "
-                'read. Set "special": false for the tags of tool calls in its tokenizer_config.json.'
-            )
-        for probe in _PROBES:
-            self.render(probe, [_PROBE_TOOL])
+        self._template = Template(tokenizer, template_options or {})
+        self._harmless = Harmless(tokenizer)
+        self.end_of_turn = int(tokenizer.eos_token_id)  # type: ignore[arg-type]  # Template has seen it
+        self._ends = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+        calls, thoughts = probes(1 if self._template.results.one_call else 2)
+        for probe in [calls] if self._template.thinking == "closed" else [calls, thoughts]:
+            self.render(probe, [PROBE_TOOL])
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, options: ChatOptions) -> Self:
         template_options = {} if options.thinking is None else {"enable_thinking": options.thinking}
         return cls(tokenizer, on_drift=options.on_drift, template_options=template_options)
 
+    @property
+    def shows_tools(self) -> bool:
+        """Whether tools are in its prompts."""
+        return not self._template.hides_tools
+
     # Messages -> tokens
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Schema]) -> list[int]:
         """Everything up to where the student starts to write."""
-        return self._encode(self._template(messages, tools))
+        return self._encode(self._prompt(messages, tools))
 
     def turn(self, message: Message) -> list[int]:
-        """An assistant message as the student would have sampled it: its text, its calls, the end of turn."""
-        calls = [
-            f"{CALL_OPEN}\n{json.dumps(_name_and_arguments(call), ensure_ascii=False)}\n{CALL_CLOSE}"
-            for call in message.get("tool_calls") or ()
-        ]
-        content = message.get("content") or ""
-        return [*self._encode("\n".join([content, *calls] if content else calls)), self.end_of_turn]
+        """An assistant message as the student would have sampled it: its thought, its text, its calls, the end of turn."""
+        return [*self._encode(self._turn(message)), self.end_of_turn]
 
     def observation(self, texts: Sequence[str]) -> list[int]:
         """The suffix after a student's turn: the tools' answers, up to where the student writes again."""
-        opening, between, closing = self._tool_frame
-        return self._encode(opening + between.join(map(self._harmless, texts)) + closing)
+        return self._encode(self._observation(texts))
 
     def observed(self, tokens: Sequence[int], count: int) -> list[str] | None:
         """The inverse of `observation`: what each of `count` calls was answered; None where that cannot be told apart."""
-        opening, between, closing = self._tool_frame
-        text = str(self.tokenizer.decode(list(tokens)))
-        inner = text.removeprefix(opening).removesuffix(closing)
-        texts = inner.split(between) if count > 1 else [inner]
+        frame = self._template.results
+        inner = self._decode(tokens).removeprefix(frame.opening).removesuffix(frame.closing)
+        texts = inner.split(frame.between) if count > 1 else [inner]
         return texts if len(texts) == count and self.observation(texts) == list(tokens) else None
 
     def render(self, messages: Sequence[Message], tools: Sequence[Schema]) -> list[Piece]:
@@ -106,180 +89,139 @@ class ChatFormat:
 
         Raises TemplateError where the template would render the whole differently (unless `on_drift` is "append").
         """
-        messages = [_with_parsed_calls(message) for message in messages]
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         if not turns or turns[0] == 0:
             raise TemplateError("A conversation needs a message to answer, and an assistant message that answers it.")
-        pieces = [Piece("prompt", tuple(self.prompt(messages[: turns[0]], tools)))]
+        texts = [self._prompt(messages[: turns[0]], tools)]
+        pieces = [Piece("prompt", tuple(self._encode(texts[0])))]
         for this, following in zip(turns, [*turns[1:], None], strict=True):
             author = "prompt" if messages[this].get("weight", 1) == 0 else "student"
+            texts.append(self._turn(messages[this]) + self._template.end)
             pieces.append(Piece(author, tuple(self.turn(messages[this]))))
             if following is not None:
-                pieces.append(Piece("tool", tuple(self._suffix(messages[this + 1 : following]))))
+                texts.append(self._suffix(messages[this + 1 : following]))
+                pieces.append(Piece("tool", tuple(self._encode(texts[-1]))))
         if self._on_drift == "error":
-            self._check_against_template(pieces, messages, tools)
+            whole = self._template.render(self._for_template(messages[: turns[-1] + 1]), tools, prompt=False)
+            self._check([token for piece in pieces for token in piece.tokens], "".join(texts), whole)
         return pieces
 
     # Tokens -> text
 
     def text(self, tokens: Sequence[int]) -> str:
-        """What a student wrote in a turn, without the end of turn."""
-        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+        """What a student wrote in a turn, without the end of turn, behind the thought that its prompt opened, if it did."""
+        words = tokens[:-1] if tokens and tokens[-1] in self._ends else tokens
+        return (self._template.opened if self._template.thinking == "open" else "") + self._decode(words)
 
-    # How the template frames things
+    def response(self, tokens: Sequence[int]) -> str:
+        """All that follows a prompt, as the paper's code reads it: without special tokens."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def _harmless(self, text: str) -> str:
-        """A tool's output cannot speak in control tokens: whatever looks like one gets a space."""
-        for token in self.tokenizer.all_special_tokens:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
+    # Texts
+
+    def _prompt(self, messages: Sequence[Message], tools: Sequence[Schema]) -> str:
+        return self._template.render(self._for_template(messages), tools)
+
+    def _turn(self, message: Message) -> str:
+        thought = self._template.thought
+        content = self._with_thought(message)["content"] or ""
+        calls = [
+            f"{CALL_OPEN}\n{json.dumps(name_and_arguments(call), ensure_ascii=False)}\n{CALL_CLOSE}"
+            for call in message.get("tool_calls") or ()
+        ]
+        if calls and thought.joined and content.rstrip("\n").endswith(THOUGHT_CLOSE):
+            content = content.rstrip("\n") + thought.closing.partition(THOUGHT_CLOSE)[2]
+        elif calls and content:
+            content += "\n"
+        text = self._continued(content) + "\n".join(calls)
+        if self._template.end in text:
+            raise TemplateError(f"An assistant message holds {self._template.end!r}, which ends a turn. Take it out.")
         return text
 
-    def _template(self, messages: Sequence[Message], tools: Sequence[Schema], *, prompt: bool = True) -> str:
-        try:
-            text = self.tokenizer.apply_chat_template(
-                list(messages), tools=list(tools) or None, add_generation_prompt=prompt, tokenize=False, **self._options
-            )
-        except Exception as error:  # a template is a program of the user's; it may raise anything
-            raise TemplateError(f"The chat template{self._of_what} failed: {error}") from error
-        return str(text)
+    def _continued(self, content: str) -> str:
+        """What follows on that which the prompt has written of a thought."""
+        opened, thinks = self._template.opened, content.lstrip().startswith(THOUGHT_OPEN)
+        match self._template.thinking:
+            case "open" if thinks:
+                return content.lstrip().removeprefix(THOUGHT_OPEN).removeprefix(opened.removeprefix(THOUGHT_OPEN))
+            case "open" if THOUGHT_CLOSE not in content:
+                return self._template.thought.closing + content
+            case "closed" if content.startswith(opened):
+                return content.removeprefix(opened)
+            case "closed" if thinks:
+                raise TemplateError(
+                    f"An assistant message begins with a thought, and the chat template{self._template.of_what} ends thinking "
+                    "in its prompt. Use --chat.thinking True, or take the thoughts out."
+                )
+            case _:
+                return content
+
+    def _observation(self, texts: Sequence[str]) -> str:
+        frame = self._template.results
+        return frame.opening + frame.between.join(map(self._harmless, texts)) + frame.closing
+
+    def _suffix(self, messages: Sequence[Message]) -> str:
+        """What stands between two assistant turns, for any messages; tool results take the prepared frame."""
+        if messages and all(message["role"] == "tool" for message in messages):
+            return self._observation([message["content"] for message in messages])
+        return self._template.suffix(self._for_template(messages))
+
+    def _for_template(self, messages: Sequence[Message]) -> list[Message]:
+        """Messages that the template can take: no text of others holds a token of the tokenizer's own."""
+        made = []
+        for message in messages:
+            if message["role"] != "assistant":
+                harmless = {key: self._harmless(value) for key, value in message.items() if isinstance(value, str)}
+                made.append({**message, **harmless})
+                continue
+            kept = message if self._template.thought.in_a_field else self._with_thought(message)
+            calls = [{**call, "function": name_and_arguments(call)} for call in message.get("tool_calls") or ()]
+            made.append({**kept, "tool_calls": calls} if calls else kept)
+        return made
+
+    def _with_thought(self, message: Message) -> Message:
+        """The message with its thought in its content."""
+        if not (thought := message.get("reasoning_content")):
+            return {"content": "", **message}
+        frame, rest = (
+            self._template.thought,
+            {key: value for key, value in message.items() if key != "reasoning_content"},
+        )
+        content = (message.get("content") or "").lstrip("\n")
+        return {**rest, "content": frame.opening + thought.strip("\n") + frame.closing + content}
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
 
-    def _after_turn(self, rendered: str) -> str:
-        """What follows the first end of turn after the probe assistant's words."""
-        _, words, rest = rendered.partition(_PROBE_WORDS)
-        _, end, suffix = rest.partition(self._end_text)
-        if not words or not end:
-            raise TemplateError(
-                f"The chat template{self._of_what} does not end an assistant turn with the "
-                f"tokenizer's eos_token {self._end_text!r}; set the eos_token to the one that ends a turn."
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
+
+    # Whether the template keeps history
+
+    def _check(self, appended: list[int], text: str, whole_text: str) -> None:
+        """Raises TemplateError where the whole has other tokens, for another reason than an empty thought."""
+        whole = self._encode(whole_text)
+        if whole[: len(appended)] == appended and self._template.end not in self._decode(whole[len(appended) :]):
+            return
+        bare, bare_whole = self._without_empty_thoughts(text), self._without_empty_thoughts(whole_text)
+        rest = bare_whole[len(bare) :]
+        if self._encode(text) == appended and bare_whole.startswith(bare) and self._template.end not in rest:
+            self.note = (
+                f"The chat template{self._template.of_what} writes an empty thought into some turns and not into others; "
+                "every turn is kept as it was written."
             )
-        return suffix
-
-    def _find_tool_frame(self) -> tuple[str, str, str]:
-        """(before the first tool result, between two, after the last): text that never changes."""
-        first, second = "FIRST-RESULT", "SECOND-RESULT"
-        results = [{"role": "tool", "name": "probe", "content": text} for text in (first, second)]
-        suffix = self._after_turn(self._template([*_PROBE_CALLS, *results], [_PROBE_TOOL]))
-        opening, found_first, rest = suffix.partition(first)
-        between, found_second, closing = rest.partition(second)
-        if not found_first or not found_second:
-            raise TemplateError(
-                f"The chat template{self._of_what} does not render tool results "
-                '(messages with role "tool"). Use a template with tool support.'
-            )
-        return opening, between, closing
-
-    def _suffix(self, messages: Sequence[Message]) -> list[int]:
-        """What stands between two assistant turns, for any messages; tool results take the prepared frame."""
-        if messages and all(message["role"] == "tool" for message in messages):
-            return self.observation([message["content"] for message in messages])
-        return self._encode(self._after_turn(self._template([*_PROBE_ANSWERED, *messages], [])))
-
-    def _check_against_template(
-        self, pieces: Sequence[Piece], messages: Sequence[Message], tools: Sequence[Schema]
-    ) -> None:
-        appended = [token for piece in pieces for token in piece.tokens]
-        last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        whole = self._encode(self._template(messages[: last + 1], tools, prompt=False))
-        if whole[: len(appended)] == appended and self._end_text not in self.tokenizer.decode(whole[len(appended) :]):
             return
         at = next(
             (i for i, (a, b) in enumerate(zip(appended, whole, strict=False)) if a != b), min(len(appended), len(whole))
         )
         show = lambda ids: repr(self.tokenizer.decode(ids[at : at + 8]))  # noqa: E731
         raise TemplateError(
-            f"The chat template{self._of_what} rewrites history: at token {at}, appending turn by turn "
+            f"The chat template{self._template.of_what} rewrites history: at token {at}, appending turn by turn "
             f"gives {show(appended)} and rendering the whole gives {show(whole)} (after "
             f"{self.tokenizer.decode(whole[max(0, at - 12) : at])!r}). Set chat.on_drift to 'append' to use the appended tokens "
             "in fine-tuning, rollouts and evaluation alike, or use a template that keeps every turn as it was."
         )
 
-
-def parse_calls(text: str) -> list[ToolCall | MalformedCall]:
-    """The Hermes-format tool calls in a turn's text, in order; what is no call says why not."""
-    calls: list[ToolCall | MalformedCall] = []
-    for match in re.finditer(rf"{CALL_OPEN}(.*?)({CALL_CLOSE}|\Z)", text, re.DOTALL):
-        body, close = match.groups()
-        if close:
-            calls.append(_parse_call(body))
-        else:
-            calls.append(MalformedCall(complaint=f"Malformed tool call: no {CALL_CLOSE} at its end. {CALL_HELP}"))
-    return calls
-
-
-def _parse_call(body: str) -> ToolCall | MalformedCall:
-    try:
-        call = json.loads(body, strict=False)  # a raw line break inside a string is understood
-    except (ValueError, RecursionError) as error:  # ValueError also for integers of thousands of digits
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "too long a number or too deep a nesting"
-        return MalformedCall(complaint=f"Malformed tool call: invalid JSON ({reason}). {CALL_HELP}")
-    match call:
-        case {"name": str(name), "arguments": dict(arguments)}:
-            return ToolCall(name=name, arguments=arguments)
-        case {"name": _, "arguments": _}:
-            reason = '"name" must be a string and "arguments" an object'
-        case _:
-            reason = '"name" or "arguments" is missing'
-    return MalformedCall(complaint=f"Malformed tool call: {reason}. {CALL_HELP}")
-
-
-def _with_parsed_calls(message: Message) -> Message:
-    """OpenAI's API writes a call's arguments as a JSON string; templates and `turn` want the object."""
-    if not message.get("tool_calls"):
-        return message
-    return {
-        **message,
-        "tool_calls": [{**call, "function": _name_and_arguments(call)} for call in message["tool_calls"]],
-    }
-
-
-def _name_and_arguments(call: dict[str, Any]) -> dict[str, Any]:
-    function = call.get("function", call)
-    arguments = function["arguments"]
-    try:
-        parsed = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError as error:
-        raise TemplateError(f"The arguments of a call of {function['name']!r} are not JSON: {arguments!r}.") from error
-    return {"name": function["name"], "arguments": parsed}
-
-
-# Conversations that show how a template behaves; `ChatFormat` renders each of them when it starts.
-
-_PROBE_WORDS = "PROBE-WORDS"
-_PROBE_TOOL: Schema = {
-    "type": "function",
-    "function": {
-        "name": "probe",
-        "description": "A probe.",
-        "parameters": {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]},
-    },
-}
-
-
-def _probe_calls(content: str, *values: str) -> Message:
-    calls = [{"type": "function", "function": {"name": "probe", "arguments": {"x": value}}} for value in values]
-    return {"role": "assistant", "content": content, "tool_calls": calls}
-
-
-_PROBE_USER: Message = {"role": "user", "content": "A question?"}
-_PROBE_ANSWERED: list[Message] = [_PROBE_USER, {"role": "assistant", "content": _PROBE_WORDS}]
-_PROBE_CALLS: list[Message] = [_PROBE_USER, _probe_calls(_PROBE_WORDS, "1", "2")]
-_PROBES: list[list[Message]] = [
-    [
-        _PROBE_USER,
-        _probe_calls("Let me see.", 'a "quoted"\nline'),
-        {"role": "tool", "name": "probe", "content": "1\n"},
-        _probe_calls("", "é", "2"),
-        {"role": "tool", "name": "probe", "content": " 2"},
-        {"role": "tool", "name": "probe", "content": "error: x < 3 && y > 4"},
-        {"role": "assistant", "content": "So it is \\boxed{2}."},
-    ],
-    [
-        _PROBE_USER,
-        _probe_calls("<think>\nHm.\n</think>\n\nLet me see.", "1"),
-        {"role": "tool", "name": "probe", "content": "1\n"},
-        {"role": "assistant", "content": "<think>\nAh.\n</think>\n\nSo it is \\boxed{1}."},
-    ],
-]
+    def _without_empty_thoughts(self, text: str) -> str:
+        header, thought = self._template.header, self._template.thought
+        return text.replace(f"{header}{thought.opening}{thought.closing}", header) if header else text

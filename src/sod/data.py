@@ -15,12 +15,14 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from sod import conversations
+from sod.conversations import Demonstration
 from sod.errors import DataError
 from sod.progress import slow_bar
 from sod.rewards.choice import MOST, USUAL, lettered
@@ -37,14 +39,6 @@ CONVERT = "`sod data convert FILE` reads other columns."
 _MESSAGES = re.compile(r"\s*(?:array\(\s*)?\[?\s*\{\s*['\"](?:role|content)['\"]\s*:")
 LABELS = ("source", "difficulty", "level", "domain", "subject", "flag")
 """Columns that results are broken down by, where a file has them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demonstration:
-    """A conversation to imitate, and the tools that it was held with."""
-
-    messages: list[Message]
-    tools: list[dict[str, Any]]
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -186,7 +180,7 @@ def _parquet_rows(path: Path, at: Callable[[int], None]) -> Iterator[Row]:
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(BATCH):
-                yield from map(_without_nulls, batch.to_pylist())
+                yield from map(without_nulls, batch.to_pylist())
                 read += len(batch)
                 at(100 * read // file.metadata.num_rows)
     except (ArrowException, OSError) as error:  # OSError: damaged pages
@@ -270,7 +264,7 @@ def _question(prompt: Any) -> list[Message]:
     """The messages of a prompt, which may be given as their JSON text; the last of them is to be answered."""
     if isinstance(prompt, str):
         prompt = messages_in(prompt) or [{"role": "user", "content": prompt}]
-    messages = _messages(prompt)
+    messages = as_messages(prompt)
     last = messages[-1]
     if last["role"] not in ("user", "tool"):
         raise DataError(f"its prompt ends in a message of {last['role']!r}; the last message must be the user's.")
@@ -314,42 +308,4 @@ def as_demonstration(row: Row, number: int) -> Demonstration:
     row = {name: cell for name, cell in row.items() if cell is not None}
     if not row.get("messages"):
         raise DataError(f"it has the columns {', '.join(sorted(row))}, but a demonstration needs `messages`.")
-    messages = _messages(row["messages"])
-    if not any(message["role"] == "assistant" and message.get("weight", 1) for message in messages):
-        raise DataError("none of its messages is an assistant's to learn from.")
-    tools = row.get("tools", [])
-    try:
-        tools = json.loads(tools) if isinstance(tools, str) else tools
-    except ValueError as error:
-        raise DataError(f"its `tools` are not JSON ({error}).") from error
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise DataError("its `tools` are not a list of function schemas.")
-    return Demonstration(messages=messages, tools=tools)
-
-
-def _messages(messages: Any) -> list[Message]:
-    if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
-        raise DataError("its messages are not a list of objects with `role` and `content`.")
-    for message in messages:
-        if not isinstance(message.get("content") or "", str):
-            kind = type(message["content"]).__name__
-            raise DataError(f"the content of a {message['role']!r} message is {kind}; only text can be used.")
-        if not _are_calls(message.get("tool_calls") or []):
-            raise DataError("its `tool_calls` are not a list of objects with `function`, `name` and `arguments`.")
-    return [{**message, "content": message.get("content") or ""} for message in messages]
-
-
-def _are_calls(calls: Any) -> bool:
-    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        return False
-    functions = [call.get("function", call) for call in calls]
-    return all(isinstance(f, dict) and isinstance(f.get("name"), str) and "arguments" in f for f in functions)
-
-
-def _without_nulls(value: Any) -> Any:
-    """Parquet fills in every key of every nested object; a null there is no key."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    if isinstance(value, list):
-        return [_without_nulls(inner) for inner in value]
-    return value
+    return conversations.as_demonstration(row["messages"], row.get("tools"), row.get("functions"))

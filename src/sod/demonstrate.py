@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from sod.chat import CALL_OPEN, ChatFormat, Schema, parse_calls
+from sod.calls import parse_calls, words_and_calls
+from sod.chat import ChatFormat, Schema
 from sod.config import RolloutCommandOptions
 from sod.datasets import ProblemSet
 from sod.datasets.published import BENCHMARKS
@@ -24,7 +25,7 @@ from sod.records import from_record
 from sod.results import show
 from sod.runs import Run
 from sod.samples import SampleFile
-from sod.types import Message, ToolCall, Trajectory
+from sod.types import MalformedCall, Message, Trajectory
 from sod.world import World
 
 Row = dict[str, Any]
@@ -93,12 +94,12 @@ def ranked(attempts: Iterable[Trajectory]) -> list[Trajectory]:
 def demonstration(attempt: Trajectory, chat: ChatFormat, tools: Sequence[Schema]) -> Row | None:
     """A trajectory as messages in OpenAI's format; None where they would not give its observations again.
 
-    Turns with a malformed call stay as context, with `weight` 0: nobody should learn them.
+    Turns with a malformed call, or one of a tool that is not there, stay as context with `weight` 0: nobody should learn them.
     """
     messages: list[Message] = list(attempt.problem.messages)
     for piece in attempt.pieces[1:]:
         if piece.author == "student":
-            messages.append(_turn(chat.text(piece.tokens)))
+            messages.append(_turn(chat.text(piece.tokens), tools))
             continue
         texts = chat.observed(piece.tokens, len(piece.outcomes))
         if texts is None:
@@ -117,16 +118,18 @@ def demonstration(attempt: Trajectory, chat: ChatFormat, tools: Sequence[Schema]
     return None
 
 
-def _turn(text: str) -> Message:
+def _turn(text: str, tools: Sequence[Schema]) -> Message:
+    """A turn as a message; one with a call that no tool can answer is context, as nobody should learn it."""
     calls = parse_calls(text)
-    formed = [call for call in calls if isinstance(call, ToolCall)]
-    if len(formed) < len(calls):
+    known = {tool["function"]["name"] for tool in tools}
+    if any(isinstance(call, MalformedCall) or call.name not in known for call in calls):
         return {"role": "assistant", "content": text, "weight": 0}
-    if not calls:
+    if (found := words_and_calls(text)) is None:  # none, or words among them, which a message has no place for
         return {"role": "assistant", "content": text}
-    functions = [{"name": call.name, "arguments": call.arguments} for call in formed]
+    words, calls = found
+    functions = [{"name": call.name, "arguments": call.arguments} for call in calls]
     return {
         "role": "assistant",
-        "content": text[: text.index(CALL_OPEN)].removesuffix("\n"),
+        "content": words.removesuffix("\n"),
         "tool_calls": [{"type": "function", "function": function} for function in functions],
     }

@@ -228,7 +228,7 @@ class Session:
 
     def _verdicts(self, referee: Referee, problem: Problem, rows: list[Record]) -> list[tuple[Record, Verdict]]:
         trajectories = [self._trajectory(row, problem) for row in rows]
-        judge = lambda each: referee.judge(each, functools.partial(self.world.chat.text, each.response))  # noqa: E731
+        judge = lambda each: referee.judge(each, functools.partial(self.world.chat.response, each.response))  # noqa: E731
         return list(zip(rows, self.loop.run(together(map(judge, trajectories))), strict=True)) if rows else []
 
     def _group(self, problem: Problem, rows: Sequence[Record], complete: bool) -> Group:

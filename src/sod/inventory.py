@@ -62,6 +62,7 @@ ON_HUB = {
     "youngzhong/SOD-GRPO_teacher-4B": _qwen3(2560, 36, 32, 9728, tied=True),
 }
 """Models that are known before their config.json is here, from their pages on the hub and their papers."""
+TOKENIZER = "tokenizer_config.json"
 HEAD_TWICE = {"Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B"}
 """Models whose published files hold the head although it is the embedding."""
 
@@ -83,6 +84,14 @@ def find_model(model: Path) -> Found:
     return Found(str(model), "no model there", first=f"a model in {model}, or another one")
 
 
+def find_tokenizer(model: Path) -> Path | None:
+    """The folder of a model's tokenizer, where it is here: in a directory, a run, or the hub's cache."""
+    folders = [model, *_checkpoints(model)]
+    if not model.exists() and (name := HUB_NAME.fullmatch(str(model))):
+        folders = [Path(cached).parent for cached in [_cached(name["repo"], TOKENIZER, name["revision"])] if cached]
+    return next((folder for folder in folders if (folder / TOKENIZER).is_file()), None)
+
+
 def _checkpoints(run: Path) -> list[Path]:
     """Newest first; whether they are whole would take as long as to read them."""
     places = [place for place in (run / "checkpoints").glob("update-*") if place.name[7:].isdecimal()]
@@ -96,15 +105,20 @@ def _shape(config: Path) -> Shape | None:
         raise ModelError(f"{config} is not a model's configuration, or a damaged one: {error}.") from error
 
 
-def _on_hub(repo: str, revision: str | None) -> Found:
+def _cached(repo: str, file: str, revision: str | None) -> str | None:
+    """A file of the hub's cache, if it is there."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        cached = try_to_load_from_cache(repo, "config.json", revision=revision)
+        cached = try_to_load_from_cache(repo, file, revision=revision)
     except HFValidationError:  # no name that the hub could have
-        cached = None
-    if isinstance(cached, str):
+        return None
+    return cached if isinstance(cached, str) else None
+
+
+def _on_hub(repo: str, revision: str | None) -> Found:
+    if cached := _cached(repo, "config.json", revision):
         return Found(repo, "here, in the hub's cache", _shape(Path(cached)))
     shape = ON_HUB.get(repo)
     if shape is None:

@@ -1,6 +1,7 @@
 """What a command would do, what it takes, and what must be there first, before it does anything: `--dry-run`.
 
-Nothing is downloaded and no model is loaded; torch is not needed. What is assumed is said where it is used.
+Nothing is downloaded and no model is loaded. Of what is here, the tokenizer is, to try its chat template; without it,
+Transformers is not needed. What is assumed is said where it is used.
 """
 
 import math
@@ -14,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sod.config import (
+    ChatOptions,
     EvalOptions,
     LearnOptions,
     RolloutCommandOptions,
@@ -24,7 +26,7 @@ from sod.config import (
     check_servers,
     check_teacher,
 )
-from sod.errors import OptionError
+from sod.errors import OptionError, TemplateError
 from sod.inventory import (
     Device,
     Found,
@@ -37,6 +39,7 @@ from sod.inventory import (
     find_file,
     find_function,
     find_model,
+    find_tokenizer,
 )
 from sod.progress import console
 from sod.ranks import place
@@ -98,6 +101,7 @@ def _of_fine_tuning(options: SftOptions) -> "_Plan":
     text, learn = _Plan.of("sft", options), options.learn
     model = text.read("model", find_model(options.model))
     data = text.read("data", find_file(options.data, demonstrations=True))
+    text.check_template(options.model, options.chat)
     text.write(options.out, resume=options.resume)
 
     whole = f"{options.epochs:g} passes over the data, {options.batch:,} conversations an optimiser step"
@@ -138,6 +142,7 @@ def _of_training(options: TrainOptions) -> "_Plan":
     elif name not in UNTAUGHT:
         text.first.append(f"a teacher, with --teacher: {name} needs one")
     data = text.read("data", find_file(options.data))
+    text.check_template(options.student, options.chat)
     if ":" in name:
         text.read("rule", find_function(name, option="algorithm.name"))
     text.write(options.out, resume=options.resume)
@@ -193,6 +198,7 @@ def _of_evaluation(options: EvalOptions) -> "_Plan":
     model = text.read("tokenizer" if served else "model", find_model(options.model))
     teacher = text.read("teacher", find_model(options.teacher)) if options.teacher else None
     benchmarks = [text.read("data", find_benchmark(name, options.data_dir)) for name in options.data]
+    text.check_template(options.model, options.chat)
     text.add("writes", str(options.out))
     text.check_what_is_named(options, teacher)
 
@@ -375,8 +381,20 @@ class _Plan(Text):
         """What the run would refuse must be mended first."""
         try:
             yield
-        except OptionError as refusal:
+        except (OptionError, TemplateError) as refusal:
             self.first.append(str(refusal))
+
+    def check_template(self, model: Path, options: ChatOptions) -> None:
+        """Whether the chat template can be used, where the tokenizer is here."""
+        folder = find_tokenizer(model)
+        if folder is None:
+            return
+        from sod.chat import ChatFormat  # Transformers take seconds to import
+        from sod.models import load_tokenizer
+
+        with self.refusals():
+            if note := ChatFormat.of(load_tokenizer(folder), options).note:
+                self.add("reads", note)
 
     def check_what_is_named(self, options: TrainOptions | EvalOptions, teacher: Found | None) -> None:
         """The user's own tools, and servers: whether their options go together, and how the teacher's is started."""

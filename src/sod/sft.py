@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from sod.batching import Row, collate_demonstrations, demonstration_row
 from sod.chat import ChatFormat
 from sod.config import SftOptions
-from sod.data import Demonstration, fingerprint, fingerprint_model, load_demonstrations
+from sod.conversations import Demonstration, ToolUse
+from sod.data import fingerprint, fingerprint_model, load_demonstrations
 from sod.errors import DataError, ModelError, TemplateError
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, noted
@@ -17,6 +18,7 @@ from sod.policy import Policy, check_learning, load_divided, origin
 from sod.progress import Display, say
 from sod.ranks import Ranks, joined
 from sod.runs import Run
+from sod.tools.python import NAME as TOOL
 
 
 def sft(options: SftOptions) -> Run:
@@ -50,6 +52,9 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     home = options.network if ranks.alone else options.network.model_copy(update={"device": "cpu"})
     model = load_model(model_to_load, home)
     check_embeddings(model, tokenizer, start_model)
+    for line in [chat.note, *oddities(demonstrations, chat)]:
+        if line:
+            say(line)
     rows = render_all(chat, demonstrations, options.max_tokens)
     longest, positions = max(len(ids) for ids, _ in rows), model.config.max_position_embeddings
     if longest > positions:
@@ -82,6 +87,14 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
             if ending and not last:
                 raise Terminated(ending, agreed=True)
     say(run.conclusion())
+
+
+def oddities(demonstrations: Sequence[Demonstration], chat: ChatFormat) -> list[str]:
+    """What is odd about their calls, as `sod data check` names it."""
+    use = ToolUse()
+    for demonstration in demonstrations:
+        use.add(demonstration)
+    return list(use.warnings([TOOL], shown=chat.shows_tools))
 
 
 def pick(step: int, count: int, options: SftOptions) -> list[int]:

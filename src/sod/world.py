@@ -52,6 +52,8 @@ class World:
         referee = Referee(sandbox, options.reward, max_tokens=options.rollout.max_tokens)
         referee.check(problems)
         chat = ChatFormat.of(load_tokenizer(tokenizer), options.chat)
+        if chat.note:
+            say(chat.note)
         tools = Toolbox([PythonTool(sandbox, options.tool), *own_tools(options.tool)], faults=options.tool.faults)
         check_prompts(chat, tools, options.rollout, problems)
         return cls(sandbox, referee, chat, tools)

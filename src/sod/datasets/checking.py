@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sod.conversations import ToolUse
 from sod.data import Row, as_demonstration, check_file, each_row, lines_of, usable_problem
 from sod.datasets.asking import asks, reworded
 from sod.datasets.columns import check_characters
@@ -39,6 +40,8 @@ class Inspector:
         self.kinds: Counter[str] = Counter()
         self.quiet: Counter[str] = Counter()
         """By kind, how many problems there are, and how many do not ask for what their judge reads."""
+        self.tool_use = ToolUse()
+        """Of demonstrations."""
         self.same_ids = 0
         """Rows whose id is another's; they are used under a number of their own."""
 
@@ -50,9 +53,10 @@ class Inspector:
             if self._sort not in ("", sort):
                 return f"it is a {sort} among {self._sort}s; a file has one or the other."
             if sort == "demonstration":
-                messages = as_demonstration(row, number).messages
+                demonstration = as_demonstration(row, number)
                 self._sort = sort
-                return self._repeats(messages, number)
+                self.tool_use.add(demonstration)
+                return self._repeats(demonstration.messages, number)
             problem = usable_problem(row, number)
             self._sort = sort
         except DataError as error:

@@ -33,6 +33,7 @@ from sod.datasets.storing import fetch_set, store
 from sod.datasets.writing import lines, write_all
 from sod.errors import DataError, OptionError
 from sod.progress import Display, console, say
+from sod.tools.python import NAME as TOOL
 
 EXAMPLES = 3
 """Of bad rows, or of overlaps, that are shown."""
@@ -255,6 +256,8 @@ def _checked(path: Path) -> Iterator[Checked]:
         say(f"  ... and {len(bad) - EXAMPLES} more")
     for line in unasked_lines(inspector.kinds, inspector.quiet):
         say(f"  careful: {line}")
+    for warning in inspector.tool_use.warnings([TOOL]):
+        say(f"  {warning}")
     if inspector.same_ids:
         say(f"  {inspector.same_ids} rows have another's id; they are read as ID#2, ID#3, ...")
 

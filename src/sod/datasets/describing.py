@@ -103,7 +103,8 @@ def _of_demonstrations(path: Path, demonstrations: list[Demonstration], measure:
 
 
 def _characters(messages: Sequence[Message]) -> int:
-    return sum(len(message["content"]) + len(str(message.get("tool_calls") or "")) for message in messages)
+    fields = ("content", "reasoning_content", "tool_calls")
+    return sum(len(str(message.get(field) or "")) for message in messages for field in fields)
 
 
 def _calls(messages: Sequence[Message]) -> int:

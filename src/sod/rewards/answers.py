@@ -7,7 +7,9 @@ student that has lost its mind may write nothing but braces.
 import re
 import unicodedata
 
-_TAGS = re.compile(r"(</?tool_call>|</?tool_response>|</?think>|<\|im_start\|>)")
+from sod.calls import THOUGHT_OPEN, without_calls
+
+_TAGS = re.compile(r"(</?tool_response>|</?think>|<\|im_start\|>)")
 _BRACES = re.compile(
     r"(?P<box>(?P<escape>\\{0,3})\\(?:boxed|fbox)(?![A-Za-z])\s*|\x08oxed(?![A-Za-z])\s*)|\\.|[{}]", re.DOTALL
 )
@@ -28,22 +30,18 @@ def final_answer(text: str) -> str | None:
 def final_turn(text: str) -> str:
     """The last turn's own words: without tool calls, what tools answered, and thoughts.
 
-    A closing tag ends all that came before it, thoughts and tool output alike. Only a call that is closed where it was
-    opened leaves the words before it: they belong to the same turn. A thought that is never closed is still a thought.
+    A closing tag ends all that came before it, thoughts and tool output alike. Calls leave the words around them: they belong
+    to the same turn. A thought that is never closed is still a thought.
     """
     words: list[str] = []
-    inside = ""  # the tag of the block that is open
-    for part in _TAGS.split(text):
-        if part == "<tool_call>" or (part == "<think>" and not inside):
-            inside = part
-        elif part == "<think>":
-            continue
-        elif part == "</tool_call>" and inside == "<tool_call>":
-            inside = ""
+    thinking = False
+    for part in _TAGS.split(without_calls(text)):
+        if part == THOUGHT_OPEN:
+            thinking = True
         elif _TAGS.fullmatch(part):
             words.clear()
-            inside = part if part == "<tool_response>" else ""
-        elif not inside:
+            thinking = part == "<tool_response>"
+        elif not thinking:
             words.append(part)
     return "".join(words)
 

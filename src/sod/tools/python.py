@@ -15,12 +15,13 @@ from sod.sandbox import Program, Result, Sandbox
 from sod.tools import shorten
 from sod.types import Observation
 
+NAME = "code_interpreter"
 REFERENCE_CHARS = 256
 _FENCED = re.compile(r"\s*```[^\n`]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL)
 _REFERENCE_FENCE = re.compile(r"```python(.*?)```", re.DOTALL)
 
 
-def schema(name: str = "code_interpreter") -> dict[str, Any]:
+def schema(name: str = NAME) -> dict[str, Any]:
     """The OpenAI function schema that the chat template shows to the student."""
     return {
         "type": "function",
@@ -39,7 +40,7 @@ def schema(name: str = "code_interpreter") -> dict[str, Any]:
 class PythonTool:
     """`code_interpreter(code)`, backed by a sandbox."""
 
-    def __init__(self, sandbox: Sandbox, options: ToolOptions, *, name: str = "code_interpreter"):
+    def __init__(self, sandbox: Sandbox, options: ToolOptions, *, name: str = NAME):
         self._sandbox = sandbox
         self._options = options
         self._is_reference = options.show_last_expr == "reference"
