@@ -29,7 +29,8 @@ LAYERS = """
     rewards.answers  rewards.symbolic  rewards.symbolic_worker  rewards.functional_driver
     rewards.exact  rewards.choice  rewards.reference  rewards.code_tests  rewards.shaping
     rewards.forms  rewards.code_golds  sharding  trainer_state
-    rewards.math  rewards.code  rewards.reference_code
+    rewards.math  rewards.code  rewards.reference_code  forward
+    proof
     sandbox.fusion  models  tools  lora  engines.http
     sandbox.guarded  rewards.referee  engines.hf  engines.scripted  engines.vllm  tools.python  tools.own  teachers  policy
     engines.vllm_server  engines.served

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from sod.attention import SlotCache, check_attention
 from sod.concurrency import compute
 from sod.engines import Reply, Request
-from sod.models import head
+from sod.forward import end_ids, forward, head
 
 
 @dataclass(slots=True, eq=False)
@@ -180,12 +180,8 @@ class HFEngine:
         counts = list(map(len, news))
         with _processors(1 if self._parameters * sum(counts) < self.SMALL_PASS else None):
             layout = self._cache.reading([job.slot for job in jobs], [job.read for job in jobs], counts)
-            hidden_ND = self._model.base_model(
-                input_ids=torch.tensor([[token for new in news for token in new]], device=self._model.device),
-                position_ids=layout.positions,
-                use_cache=False,
-                layout=layout,
-            ).last_hidden_state[0]
+            ids_N = torch.tensor([token for new in news for token in new], device=self._model.device)
+            hidden_ND = forward(self._model, ids_N, layout.positions, layout)
             ends = [end - 1 for end in accumulate(counts)]
             drawn = self._draw(jobs, hidden_ND[ends])
         self._busy_seconds += time.perf_counter() - start
