@@ -1,6 +1,8 @@
 """A model's forward pass, as scoring, learning and sampling make it: tokens end to end in one row, kept apart by a layout."""
 
-from typing import cast
+import json
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -39,5 +41,16 @@ def hidden_states(model: PreTrainedModel, ids_BT: Tensor, lengths_B: Tensor) -> 
 def end_ids(model: PreTrainedModel) -> frozenset[int]:
     """Every id by which the model ends what it writes, as its generation_config.json has it."""
     config = model.generation_config
-    ends = None if config is None else config.eos_token_id
-    return frozenset(end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int))
+    return _ends(None if config is None else config.eos_token_id)
+
+
+def ends_beside(tokenizer: Path) -> frozenset[int]:
+    """The same of a model that is elsewhere, from the folder of its tokenizer; none where there is no such file."""
+    try:
+        return _ends(json.loads((tokenizer / "generation_config.json").read_bytes()).get("eos_token_id"))
+    except (OSError, ValueError, AttributeError):  # no such file, or not JSON of an object
+        return frozenset()
+
+
+def _ends(value: Any) -> frozenset[int]:
+    return frozenset(end for end in (value if isinstance(value, list) else [value]) if isinstance(end, int))

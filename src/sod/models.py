@@ -154,10 +154,21 @@ def check_same_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedT
     )
 
 
+def positions_of(model: PreTrainedModel) -> int:
+    """The longest sequence that the model is made for. Raises ModelError where its configuration does not say."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # not all types have it
+    if not isinstance(positions, int):
+        raise ModelError(
+            f"A {model.config.model_type} model's configuration names no max_position_embeddings, so the longest sequence is "
+            "not known. Add it to config.json."
+        )
+    return positions
+
+
 def check_context(model: PreTrainedModel, options: RolloutOptions, whose: str = "model") -> None:
     """The longest trajectory must fit into the model's positions."""
     longest = options.max_prompt_tokens + options.max_tokens
-    positions = model.config.max_position_embeddings
+    positions = positions_of(model)
     if longest > positions:
         raise ModelError(
             f"The {whose} has {positions} positions, but rollout.max_prompt_tokens + rollout.max_tokens is {longest}; lower "

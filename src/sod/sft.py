@@ -10,7 +10,7 @@ from sod.config import SftOptions
 from sod.data import Demonstration, fingerprint, fingerprint_model, load_demonstrations
 from sod.errors import DataError, ModelError, TemplateError
 from sod.hub import model_folder
-from sod.models import check_embeddings, load_model, load_tokenizer
+from sod.models import check_embeddings, load_model, load_tokenizer, positions_of
 from sod.plan import plan
 from sod.policy import Policy, check_learning, load_divided, origin
 from sod.progress import Display, say
@@ -43,7 +43,7 @@ def _sft(options: SftOptions, ranks: Ranks) -> Run:
     model = load_model(model_to_load, home)
     check_embeddings(model, tokenizer, start_model)
     rows = render_all(chat, demonstrations, options.max_tokens)
-    longest, positions = max(len(ids) for ids, _ in rows), model.config.max_position_embeddings
+    longest, positions = max(len(ids) for ids, _ in rows), positions_of(model)
     if longest > positions:
         raise ModelError(
             f"The model has {positions} positions, but a conversation has {longest} tokens; lower max_tokens."
