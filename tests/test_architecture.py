@@ -31,8 +31,8 @@ LAYERS = """
     rewards.answers  rewards.symbolic  rewards.symbolic_worker  rewards.check_driver
     rewards.exact  rewards.choice  rewards.reference  rewards.code_tests  rewards.shaping
     rewards.forms  rewards.code_asserts  sharding  trainer_state
-    rewards.code_golds
-    rewards.math  rewards.code  rewards.reference_code
+    rewards.code_golds  forward
+    rewards.math  rewards.code  rewards.reference_code  proof
     sandbox.fusion  models  tools  lora  engines.http  rewards.golds
     data  sandbox.guarded  rewards.referee  engines.hf  engines.scripted  engines.vllm  tools.python  tools.own  teachers  policy
     engines.vllm_server  engines.served

@@ -80,7 +80,8 @@ class Agent:
             if reply.stop == "length":
                 return "max_tokens"
             calls = parse_calls(self.chat.text(reply.tokens))
-            if not calls:
+            # The template goes on behind its own end of turn alone: any other end id ends the whole text, calls or not.
+            if not calls or reply.tokens[-1] != self.chat.end_of_turn:
                 return "answered"
             if turn == self.options.max_turns:
                 return "max_turns"

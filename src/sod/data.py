@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sod import conversations
-from sod.conversations import Demonstration
+from sod.conversations import Demonstration, as_messages, without_nulls
 from sod.errors import DataError
 from sod.progress import slow_bar
 from sod.rewards.choice import MOST, USUAL, lettered

@@ -4,7 +4,7 @@ They are put into the model where it stands: it keeps its class, its head and it
 scores with it need not know. Who wants its weights asks here, and gets them merged, under their plain names.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from sod.errors import OptionError
+from sod.progress import say
 
 if TYPE_CHECKING:
     from peft.tuners.lora import Linear
@@ -34,13 +36,37 @@ def add_low_rank(model: PreTrainedModel, rank: int, alpha: float) -> None:
         raise OptionError(
             f'learn.lora_rank needs PEFT ({error}): pip install ".[lean]" in a checkout of sod.'
         ) from error
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear")  # type: ignore[arg-type]
+    # PEFT's "all-linear" takes in blocks of experts, too, and `_plain` cannot merge those.
+    output = model.get_output_embeddings()
+    linear = [
+        n for n, layer in model.named_modules() if isinstance(layer, torch.nn.Linear | Conv1D) and layer is not output
+    ]
+    if not linear:
+        raise OptionError(f"learn.lora_rank: a {model.config.model_type} model has no linear layer; leave it out.")
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=linear)
+    _say_what_stays(model, linear)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         inject_adapter_in_model(config, model, adapter_name=NAME)
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
+
+
+def _say_what_stays(model: PreTrainedModel, linear: Sequence[str]) -> None:
+    """Experts, and whatever else holds matrices without being a linear layer, stay as they are."""
+    learning = {f"{name}.weight" for name in linear}
+    kept = {
+        name: weight.numel()
+        for name, weight in model.base_model.named_parameters(prefix=model.base_model_prefix)
+        if weight.dim() > 1 and name not in learning and weight is not model.get_input_embeddings().weight
+    }
+    if kept:
+        share = sum(kept.values()) / model.num_parameters()
+        say(
+            f"LoRA leaves {share:.0%} of the weights as they are: {len(kept)} tensors that are no linear layers, such as "
+            f"{next(iter(kept))}. Experts are such tensors."
+        )
 
 
 def plain_parameters(model: PreTrainedModel) -> Iterator[Tensor]:

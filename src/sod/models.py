@@ -1,43 +1,127 @@
 """A Transformers model as this project uses it: loaded, checked, and asked for log-probabilities."""
 
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from sod.attention import NAME as ATTENTION
-from sod.attention import Packed, check_attention
 from sod.batching import Batch, microbatches
 from sod.config import ModelOptions, RolloutOptions
 from sod.core import token_logprobs, top_logprobs
 from sod.errors import ModelError
-from sod.sharding import base_of
+from sod.forward import head, hidden_states
+from sod.proof import prove
 
 logging.disable_progress_bar()  # progress is sod.progress's business
 
+HARMLESS = re.compile(r"\.(inv_freq|masked_bias|rotary_emb\.\w+)$")
+"""Tables that older files hold and models compute."""
+SHOWN_NAMES = 3
+
 
 def load_model(folder: Path, options: ModelOptions) -> PreTrainedModel:
-    """A causal language model from a directory, checked to compute its logits as hidden @ head^T."""
+    """A causal language model from a directory, proved to compute here what it computes in Transformers."""
+    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    model = read_model(folder, options.dtype, attention=ATTENTION)
+    try:
+        model.to(torch.device(device))  # type: ignore[arg-type]
+    except Exception as error:  # no such device, or no room on it
+        raise ModelError(f"The model in {folder} cannot be moved to {device}: {error}") from error
+    layer = cast(torch.nn.Linear, model.get_output_embeddings())
+    layer.out_features = min(layer.weight.shape[0], _tokens(folder))
+    prove(model, folder)
+    return model
+
+
+def read_model(folder: Path, dtype: str, *, attention: str | None = None) -> PreTrainedModel:
+    """A causal language model of Transformers' own, with every weight from the directory's safetensors. Raises ModelError."""
+    _check_folder(folder)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # which weights are missing is said here
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attention,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # a damaged file makes the libraries below raise anything
+        raise ModelError(f"The model in {folder} cannot be loaded: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    _check_weights(folder, report)
+    return cast(PreTrainedModel, model).eval()
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses what Transformers would ask about, run code for, or read as pickles."""
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} holds no model: config.json is missing. Give the directory of a Hugging Face model."
         )
-    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, options.dtype), attn_implementation=ATTENTION, local_files_only=True
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # as below
+        raise ModelError(_unreadable("model", folder, error)) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(
+            f"The model in {folder} is of type {config.model_type}, which Transformers does not load as a causal language "
+            "model. Use a text model."
         )
-        model.to(torch.device(device))  # type: ignore[arg-type]
-    except Exception as error:  # a damaged file makes the libraries below raise anything
-        raise ModelError(f"The model in {folder} cannot be loaded: {error}") from error
-    model = cast(PreTrainedModel, model).eval()
-    _check_head(model, folder)
-    return model
+    if not any(folder.glob("*.safetensors")):
+        kinds = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+        raise ModelError(
+            f"{folder} holds no weights in safetensors{f' but {kinds[0]}, which is not read' if kinds else ''}. Convert them: "
+            f"AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER) in Python."
+        )
+
+
+def _unreadable(what: str, folder: Path, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return f"The {what} in {folder} needs Python code of its own, which is never run here. Use one that Transformers has."
+    return f"The {what} in {folder} cannot be loaded: {error}"
+
+
+def _check_weights(folder: Path, report: dict[str, Any]) -> None:
+    """Every weight of the model must be in its files, and every tensor of the files in the model.
+
+    Transformers leaves out by itself what a model type is known to leave out, such as tied heads and tables of positions.
+    """
+    for verb, names in (
+        ("lack", report["missing_keys"]),
+        ("have another shape for", {name for name, *_ in report["mismatched_keys"]}),
+        ("have, and the model does not,", {name for name in report["unexpected_keys"] if not HARMLESS.search(name)}),
+    ):
+        if names:
+            shown = ", ".join(sorted(names)[:SHOWN_NAMES])
+            more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+            raise ModelError(f"The weights in {folder} are not the model's: its files {verb} {shown}{more}.")
+
+
+def _tokens(folder: Path) -> int:
+    """Ids of the tokenizer beside a model; without one, every row of the head may be a token."""
+    if not (folder / "tokenizer_config.json").is_file():
+        return sys.maxsize
+    return max(load_tokenizer(folder).get_vocab().values()) + 1
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -46,9 +130,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"{folder} holds no tokenizer: tokenizer_config.json is missing. Save the tokenizer beside the model."
         )
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as above
-        raise ModelError(f"The tokenizer in {folder} cannot be loaded: {error}") from error
+        raise ModelError(_unreadable("tokenizer", folder, error)) from error
 
 
 def check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -70,46 +154,26 @@ def check_same_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedT
     )
 
 
+def positions_of(model: PreTrainedModel) -> int:
+    """The longest sequence that the model is made for. Raises ModelError where its configuration does not say."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # not all types have it
+    if not isinstance(positions, int):
+        raise ModelError(
+            f"A {model.config.model_type} model's configuration names no max_position_embeddings, so the longest sequence is "
+            "not known. Add it to config.json."
+        )
+    return positions
+
+
 def check_context(model: PreTrainedModel, options: RolloutOptions, whose: str = "model") -> None:
     """The longest trajectory must fit into the model's positions."""
     longest = options.max_prompt_tokens + options.max_tokens
-    positions = model.config.max_position_embeddings
+    positions = positions_of(model)
     if longest > positions:
         raise ModelError(
             f"The {whose} has {positions} positions, but rollout.max_prompt_tokens + rollout.max_tokens is {longest}; lower "
             "one of them."
         )
-
-
-@torch.no_grad()
-def _check_head(model: PreTrainedModel, folder: Path) -> None:
-    """`token_logprobs` assumes logits = hidden @ head^T; a model that scales or caps them must not pass in silence."""
-    ids = torch.arange(1, 9, device=model.device)[None] % model.config.vocab_size
-    logits = model(input_ids=ids, use_cache=False).logits
-    ours = hidden_states(model, ids, torch.tensor([ids.shape[1]])) @ head(model).T
-    if not torch.allclose(logits[0], ours, atol=1e-3, rtol=1e-3):
-        raise ModelError(
-            f"The model in {folder} does not compute logits as hidden states times the output embedding (it may scale or "
-            "cap them, or add a bias); such models are not supported."
-        )
-
-
-def head(model: PreTrainedModel) -> Tensor:
-    """The output embedding. -> (V, D)"""
-    return cast(torch.nn.Linear, model.get_output_embeddings()).weight
-
-
-def hidden_states(model: PreTrainedModel, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
-    """The last hidden states, before the head, of the rows' first `lengths_B` tokens, end to end. -> (N, D)"""
-    check_attention(model)
-    lengths = lengths_B.tolist()
-    layout = Packed(lengths)
-    return base_of(model)(
-        input_ids=torch.cat([row[:length] for row, length in zip(ids_BT, lengths, strict=True)])[None],
-        position_ids=layout.positions(ids_BT.device),
-        use_cache=False,
-        layout=layout,
-    ).last_hidden_state[0]
 
 
 @dataclass(frozen=True, slots=True)

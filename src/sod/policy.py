@@ -1,7 +1,6 @@
 """The network that learns: update, save, restore."""
 
 import math
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from sod.errors import OptionError, TrainingError
 from sod.lora import add_low_rank, save_plain
 from sod.models import load_model, selected
 from sod.ranks import ALONE, Ranks
-from sod.sharding import copy_whole, divide, whole
+from sod.sharding import checkpoint_layers, copy_whole, divide, whole
 from sod.trainer_state import load_state, save_state
 
 
@@ -74,8 +73,7 @@ class Policy:
         if options.lora_rank:
             add_low_rank(model, options.lora_rank, options.lora_alpha)
         if options.checkpointing:
-            with warnings.catch_warnings(category=FutureWarning, action="ignore"):  # another name from 5.23 on
-                self._learner.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_layers(self._learner)
         self.tokenizer = tokenizer
         self.steps = 0
         self._options = options
@@ -188,14 +186,12 @@ class Policy:
                 torch.ones(1).long(),
             )
             candidates_BTJ = None if candidates_BTJ is None else candidates_BTJ.new_zeros(1, 1, candidates_BTJ.shape[2])
-        model.train(self._options.checkpointing)  # Transformers checkpoints in this mode alone
         chosen = selected(model, ids_BT, mask_BT, lengths_B, candidates_BTJ)
         loss, logprobs_M, entropy_M = token_loss(
             chosen.hidden_MD, chosen.head_VD, chosen.targets_M, loss_of, temperature=temperature, entropy=True
         )
         assert entropy_M is not None
         (loss * self._ranks.count).backward()  # of several processes' gradients the mean is taken
-        model.eval()
         return loss.item(), logprobs_M, entropy_M
 
     def learning_rate(self, step: int) -> float:

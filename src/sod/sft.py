@@ -12,7 +12,7 @@ from sod.data import fingerprint, fingerprint_model, load_demonstrations
 from sod.errors import DataError, ModelError, TemplateError
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, noted
-from sod.models import check_embeddings, load_model, load_tokenizer
+from sod.models import check_embeddings, load_model, load_tokenizer, positions_of
 from sod.plan import plan
 from sod.policy import Policy, check_learning, load_divided, origin
 from sod.progress import Display, say
@@ -56,7 +56,7 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
         if line:
             say(line)
     rows = render_all(chat, demonstrations, options.max_tokens)
-    longest, positions = max(len(ids) for ids, _ in rows), model.config.max_position_embeddings
+    longest, positions = max(len(ids) for ids, _ in rows), positions_of(model)
     if longest > positions:
         raise ModelError(
             f"The model has {positions} positions, but a conversation has {longest} tokens; lower max_tokens."

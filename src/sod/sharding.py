@@ -5,6 +5,7 @@ A pass needs all processes, layer by layer: each must make as many as any other.
 """
 
 from collections.abc import Callable
+from functools import partial
 from types import MethodType
 from typing import Any, cast
 
@@ -12,8 +13,11 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+from sod.errors import OptionError
 from sod.ranks import Ranks
 
 
@@ -48,6 +52,16 @@ def copy_whole(divided: PreTrainedModel, model: PreTrainedModel) -> None:
     """Give a whole model the weights of a divided one, a weight at a time. All processes must ask."""
     for share, weight in zip(divided.parameters(), model.parameters(), strict=True):
         weight.copy_(whole(share))
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Let the backward pass compute each layer again. Transformers' own switch needs its training mode, in which dropout
+    and the noise of routers come back and change the network. Raises OptionError."""
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    if not layers:
+        raise OptionError(f"learn.checkpointing: a {model.config.model_type} model has no layers for it; leave it out.")
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
 def _base_forward(model: PreTrainedModel, *arguments: Any, **options: Any) -> Any:

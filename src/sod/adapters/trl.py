@@ -331,7 +331,9 @@ def _teacher(
     model = (
         teacher
         if isinstance(teacher, PreTrainedModel)
-        else AutoModelForCausalLM.from_pretrained(teacher, dtype=trainer.model.dtype)
+        else AutoModelForCausalLM.from_pretrained(
+            teacher, dtype=trainer.model.dtype, trust_remote_code=False, use_safetensors=True
+        )
     )
     _check_attention(model, "teacher")
     theirs = _tokenizer_beside(model) if tokenizer is None else tokenizer
@@ -343,7 +345,9 @@ def _teacher(
 def _tokenizer_beside(teacher: PreTrainedModel) -> PreTrainedTokenizerBase:
     where = str(teacher.name_or_path)
     try:
-        return load_tokenizer(Path(where)) if where and Path(where).is_dir() else AutoTokenizer.from_pretrained(where)
+        if where and Path(where).is_dir():
+            return load_tokenizer(Path(where))
+        return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError, ModelError) as error:  # no such folder or name, or no tokenizer there
         raise ModelError(
             f"There is no tokenizer beside the teacher in {where!r}, so its vocabulary cannot be compared with the student's; "

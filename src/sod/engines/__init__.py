@@ -17,7 +17,8 @@ class Request:
     """Everything so far, ending where the student starts to write."""
     max_tokens: int
     stop: int
-    """The token that ends a turn; it is kept in the reply."""
+    """The token that ends a turn; it is kept in the reply. So is any other end id of the model, which ends the turn as well.
+    Below 0: no token ends it."""
     seed: int
     """Decides every draw of this request, whatever else is under way."""
     temperature: float = 1.0

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from sod.attention import SlotCache, check_attention
 from sod.concurrency import compute
 from sod.engines import Reply, Request
-from sod.models import head
+from sod.forward import end_ids, forward, head
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +32,8 @@ class _Job:
     request: Request
     ids: list[int]
     """Everything so far: what was asked with, and what has been written."""
+    ends: frozenset[int]
+    """Ids that end the turn."""
     future: "asyncio.Future[Reply]"
     rng: random.Random
     slot: int = -1
@@ -43,10 +45,10 @@ class _Job:
         """Write a token. -> whether it was the last"""
         self.ids.append(token)
         self.logprobs.append(logprob)
-        return token == self.request.stop or len(self.logprobs) >= self.request.max_tokens
+        return token in self.ends or len(self.logprobs) >= self.request.max_tokens
 
     def reply(self) -> Reply:
-        stop = "stop" if self.ids[-1] == self.request.stop else "length"
+        stop = "stop" if self.ids[-1] in self.ends else "length"
         return Reply(tuple(self.ids[-len(self.logprobs) :]), tuple(self.logprobs), stop)
 
 
@@ -65,6 +67,7 @@ class HFEngine:
         check_attention(model)
         self._model = model
         self._parameters = model.num_parameters()
+        self._ends = end_ids(model)
         self._cache = SlotCache(slots, model.device, context)
         self._cached: list[list[int]] = [[] for _ in range(slots)]
         """What each slot's keys and values were computed from."""
@@ -79,7 +82,8 @@ class HFEngine:
 
     async def sample(self, request: Request) -> Reply:
         future = asyncio.get_running_loop().create_future()
-        job = _Job(request, list(request.ids), future, random.Random(request.seed))
+        ends = self._ends | {request.stop} if request.stop >= 0 else frozenset()
+        job = _Job(request, list(request.ids), ends, future, random.Random(request.seed))
         self._waiting.append(job)
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._run())
@@ -180,12 +184,8 @@ class HFEngine:
         counts = list(map(len, news))
         with _processors(1 if self._parameters * sum(counts) < self.SMALL_PASS else None):
             layout = self._cache.reading([job.slot for job in jobs], [job.read for job in jobs], counts)
-            hidden_ND = self._model.base_model(
-                input_ids=torch.tensor([[token for new in news for token in new]], device=self._model.device),
-                position_ids=layout.positions,
-                use_cache=False,
-                layout=layout,
-            ).last_hidden_state[0]
+            ids_N = torch.tensor([token for new in news for token in new], device=self._model.device)
+            hidden_ND = forward(self._model, ids_N, layout.positions, layout)
             ends = [end - 1 for end in accumulate(counts)]
             drawn = self._draw(jobs, hidden_ND[ends])
         self._busy_seconds += time.perf_counter() - start

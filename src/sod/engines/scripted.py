@@ -9,14 +9,18 @@ Script = Callable[[Request], Sequence[int]]
 
 
 class ScriptedEngine:
-    """Writes what `script` says for a request, cut at `max_tokens`; every token has log-probability `logprob`.
+    """Writes what `script` says for a request, cut at `max_tokens`; every token has log-probability `logprob`. `ends`: ids
+    that end a turn beside the request's own.
 
     `latency`, in seconds, passes before each reply, so that tests can see who waits for whom.
     """
 
-    def __init__(self, script: Script, *, latency: float = 0.0, logprob: float = -0.5):
+    def __init__(
+        self, script: Script, *, latency: float = 0.0, logprob: float = -0.5, ends: frozenset[int] = frozenset()
+    ):
         self._script = script
         self._latency = latency
+        self._ends = ends
         self._logprob = logprob
         self.requests: list[Request] = []
         """Everything that was asked, in order."""
@@ -27,7 +31,7 @@ class ScriptedEngine:
         self.requests.append(request)
         await asyncio.sleep(self._latency)
         tokens = tuple(self._script(request))[: request.max_tokens]
-        ended = bool(tokens) and tokens[-1] == request.stop
+        ended = bool(tokens) and tokens[-1] in {request.stop, *self._ends}
         return Reply(tokens, (self._logprob,) * len(tokens), "stop" if ended else "length")
 
     def release(self, trajectory: int) -> None:

@@ -7,6 +7,7 @@ A server that vanishes is waited for: whoever has asked it for something asks ag
 """
 
 import random
+from pathlib import Path
 from typing import Any, Self
 
 from transformers import PreTrainedTokenizerBase
@@ -17,6 +18,7 @@ from sod.engines import Reply, Request
 from sod.engines.http import NOT_UNDERSTOOD, Refused, ServedModel, Words, short
 from sod.engines.vllm import parameters
 from sod.errors import InfrastructureError, OptionError
+from sod.forward import ends_beside
 from sod.progress import say
 
 NOT_TO_TRAIN = (
@@ -52,6 +54,7 @@ class ServedEngine:
         assert options.url is not None
         self._wanted = options.served_name
         self._tokenizer = tokenizer
+        self._ends = ends_beside(Path(tokenizer.name_or_path))
         self._model = ServedModel(
             options.url,
             kind="server",
@@ -121,7 +124,7 @@ class ServedEngine:
         return {"model": self._model.name, "prompt": list(request.ids), **words}
 
     def _vllms_words(self, request: Request) -> dict[str, Any]:
-        words = {"return_token_ids": True, **parameters(request)}
+        words = {"return_token_ids": True, **parameters(request, self._ends)}
         if request.temperature != 1:
             del words["logprobs"]
         return words
@@ -132,7 +135,11 @@ class ServedEngine:
             "temperature": request.temperature,
             "top_p": request.top_p,
             "seed": random.Random(request.seed).getrandbits(31),  # some servers take no more
-            **({"stop": [self._tokenizer.decode([request.stop])]} if request.stop >= 0 else {}),
+            **(
+                {"stop": self._tokenizer.batch_decode([[id] for id in self._stops(request)])}
+                if request.stop >= 0
+                else {}
+            ),
         }
 
     def _reply(self, request: Request, answer: Any) -> Reply:
@@ -142,15 +149,20 @@ class ServedEngine:
                 tokens = self._encode(text) if ids is None else ids
             case _:
                 raise InfrastructureError(f"{self._model} did not finish a reply: {short(str(answer))}")
-        if request.stop in tokens:
-            tokens = tokens[: tokens.index(request.stop) + 1]
+        stops = self._stops(request)
+        end = next((at for at, token in enumerate(tokens) if token in stops), None)
+        if end is not None:
+            tokens = tokens[: end + 1]
         elif reason == "stop" and request.stop >= 0:
             tokens = [*tokens, request.stop]
         if not tokens:
             raise InfrastructureError(f"{self._model} gave an empty reply.")
         logprobs = _logprobs(choice)
         known = tuple(logprobs) if len(logprobs) == len(tokens) else ()
-        return Reply(tuple(tokens), known, "stop" if tokens[-1] == request.stop else "length")
+        return Reply(tuple(tokens), known, "stop" if tokens[-1] in stops else "length")
+
+    def _stops(self, request: Request) -> list[int]:
+        return sorted(self._ends | {request.stop}) if request.stop >= 0 else []
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False, verbose=False)

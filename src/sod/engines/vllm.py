@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +29,7 @@ from transformers import PreTrainedModel
 from sod.concurrency import Occupancy, compute
 from sod.engines import Reply, Request
 from sod.errors import InfrastructureError, OptionError, OutageError, TrainingError
+from sod.forward import end_ids, head
 from sod.lora import save_weights
 
 PROBE_TOKENS, PROBE_REPLY = 640, 32
@@ -37,15 +38,21 @@ TOLERANCE, COARSE_TOLERANCE = 1e-3, 0.1
 """Nats, mean over the probe's reply, in float32 and in coarser types. Rounding makes some 1e-6 and some 1e-2."""
 SHOWN_CHARACTERS = 1000
 """Of the end of what vLLM wrote before it failed."""
+NEVER = -100.0
+"""Added to a logit: the least that vLLM takes. A probability becomes 1e-43 times as large."""
 RESET_TRIES = 50
 """Tenths of a second in which cancelled requests must have left the prefix cache."""
 
 
-def logprobs_mode(temperature: float, top_p: float) -> str:
-    """Which of vLLM's log-probabilities are those at the sampling temperature, before top_p. Raises OptionError."""
+def logprobs_mode(temperature: float, top_p: float, *, padded: bool = False) -> str:
+    """Which of vLLM's log-probabilities are those at the sampling temperature, before top_p. Raises OptionError.
+
+    `padded`: the head has ids without a token. Processed log-probabilities leave them out. Raw ones do not, and are off by
+    the share of those ids, which `prove` bounds.
+    """
     if temperature < 0.01:
         raise OptionError(f"temperature {temperature} is too low for vLLM, which makes 0.01 of it without saying so.")
-    if temperature == 1:
+    if temperature == 1 and not (padded and top_p == 1):
         return "raw_logprobs"
     if top_p == 1:
         return "processed_logprobs"
@@ -67,10 +74,13 @@ class VLLM(ABC):
         self.gap = float("nan")
         """How far off the latest proof was, in nats."""
         self._model = model
-        self._mode = logprobs_mode(temperature, top_p)
         self._temperature, self._top_p = temperature, top_p
         self._exchange = exchange
         self._context = 0  # the longest sequence, in tokens
+        self._ends = end_ids(model)
+        self._unused = range(len(head(model)), model.config.get_text_config().vocab_size)
+        """Ids of the head that stand for no token."""
+        self._mode = logprobs_mode(temperature, top_p, padded=bool(self._unused))
         self._occupancy = Occupancy()
 
     async def sample(self, request: Request) -> Reply:
@@ -86,8 +96,9 @@ class VLLM(ABC):
                 f"{self._context} tokens. Give it a longer one (a server: --max-model-len), or lower rollout.max_tokens."
             )
         with self._occupancy:
-            tokens, logprobs = await self._generate(request.ids, parameters(request))
-        ended = tokens[-1:] == [request.stop]
+            asked = parameters(request, self._ends, self._unused)
+            tokens, logprobs = await self._generate(request.ids, asked)
+        ended = bool(tokens) and tokens[-1] in asked["stop_token_ids"]
         if not ended and len(tokens) != request.max_tokens:
             raise OptionError(
                 f"vLLM ended a reply after {len(tokens)} of {request.max_tokens} tokens for a reason of its own. Start a "
@@ -154,15 +165,18 @@ class VLLM(ABC):
 
     def _probe(self, max_tokens: int) -> Request:
         draw = random.Random(0)
-        vocabulary = self._model.config.get_text_config().vocab_size
+        vocabulary = len(head(self._model))
         length = max(1, min(PROBE_TOKENS, self._context - PROBE_REPLY))
         ids = [draw.randrange(vocabulary) for _ in range(length)]
         most = min(max_tokens, self._context - length)
         return Request(ids=ids, max_tokens=most, stop=-1, seed=0, temperature=self._temperature, top_p=self._top_p)
 
 
-def parameters(request: Request) -> dict[str, Any]:
-    """A request in vLLM's words. A server has defaults of its own, and a model's folder may bring more: name them all."""
+def parameters(request: Request, ends: Set[int], unused: Sequence[int] = ()) -> dict[str, Any]:
+    """A request in vLLM's words. A server has defaults of its own, and a model's folder may bring more: name them all.
+
+    `ends`: ids that end a turn beside the request's own. `unused`: ids that are never written.
+    """
     return {
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
@@ -174,9 +188,10 @@ def parameters(request: Request) -> dict[str, Any]:
         "frequency_penalty": 0.0,
         # On a CPU, torch's generator looks at the low 32 bits alone: let them depend on all bits of ours.
         "seed": random.Random(request.seed).getrandbits(63),
-        "stop_token_ids": [request.stop] if request.stop >= 0 else [],
+        "stop_token_ids": sorted(ends | {request.stop}) if request.stop >= 0 else [],
         "ignore_eos": True,
         "logprobs": 0,
+        **({"logit_bias": dict.fromkeys(unused, NEVER)} if unused else {}),
     }
 
 
@@ -185,6 +200,7 @@ def _full_forward(model: PreTrainedModel, ids: list[int], last: int, temperature
     """log pi of the last tokens. -> (last,)"""
     ids_BT = torch.tensor([ids], device=model.device)
     logits_TV = model(input_ids=ids_BT, use_cache=False, logits_to_keep=last + 1).logits[0, :-1].float()
+    logits_TV = logits_TV[:, : len(head(model))]
     return (logits_TV / temperature).log_softmax(-1).gather(1, ids_BT[0, -last:, None])[:, 0].cpu()
 
 

@@ -2,14 +2,14 @@
 
 import shutil
 from pathlib import Path
-from typing import cast
 
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.chat import ChatFormat
 from sod.config import RolloutOptions
-from sod.errors import ModelError, RunError
+from sod.errors import RunError
 from sod.export.folder import read_json, write_json
+from sod.models import read_model
 
 OF_THIS_MACHINE = {"is_local", "local_files_only"}
 """What Transformers writes into a tokenizer's configuration about how it was loaded."""
@@ -17,11 +17,7 @@ OF_THIS_MACHINE = {"is_local", "local_files_only"}
 
 def plain_model(folder: Path, dtype: str) -> PreTrainedModel:
     """The model with nothing of this project. `dtype` is a type's name, or "auto" for its own. Raises ModelError."""
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except Exception as error:  # a damaged file makes the libraries below raise anything
-        raise ModelError(f"The model in {folder} cannot be loaded: {error}") from error
-    return cast(PreTrainedModel, model).eval()
+    return read_model(folder, dtype)
 
 
 def generation(model: PreTrainedModel, chat: ChatFormat, sampling: RolloutOptions) -> GenerationConfig:

@@ -91,7 +91,7 @@ class PrivilegedTeacher(LocalTeacher):
 
         `rollout.max_prompt_tokens` does not bound these prompts; the model's positions do. Raises DataError.
         """
-        room = self._model.config.max_position_embeddings - self._max_tokens
+        room = positions_of(self._model) - self._max_tokens
         lengths = {problem.id: len(self.prompt(problem)) for problem in problems}
         if long := {id: length for id, length in lengths.items() if length > room}:
             id = max(long, key=lambda id: long[id])
