@@ -28,6 +28,7 @@ LAYERS = """
     processes  hub  samples
     rewards.answers  rewards.symbolic  rewards.symbolic_worker  rewards.functional_driver
     rewards.exact  rewards.choice  rewards.reference  rewards.code_tests  rewards.shaping
+    rewards.structure  rewards.units
     rewards.forms  rewards.code_golds  sharding  trainer_state
     rewards.math  rewards.code  rewards.reference_code
     sandbox.fusion  models  tools  lora  engines.http
