@@ -30,6 +30,7 @@ LAYERS = """
     processes  hub
     rewards.answers  rewards.symbolic  rewards.symbolic_worker  rewards.check_driver
     rewards.exact  rewards.choice  rewards.reference  rewards.code_tests  rewards.shaping
+    rewards.structure  rewards.units
     rewards.forms  rewards.code_asserts  sharding  trainer_state
     rewards.code_golds  forward
     rewards.math  rewards.code  rewards.reference_code  proof

@@ -15,8 +15,9 @@ _BRACES = re.compile(
 )
 _BARE = re.compile(r"\$?([+-]?\d[\d,]*(?:[./]\d+)?|[A-Z])(?=[\s$.]|\\[)\]]|$)")
 _BOX_NAME = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
-_FONTS = r"text(?:bf|rm|it|sf|tt|normal)|math(?:rm|bf|sf|it|tt|cal)|[mh]box|operatorname"
+_FONTS = r"text(?:bf|rm|it|sf|tt|normal)|emph|math(?:rm|bf|sf|it|tt|cal)|[mh]box|operatorname"
 _STYLED = re.compile(rf"(?:\\(?:text|{_FONTS}|bm|boldsymbol|bf|rm)\s*)?\{{")
+_STOP = re.compile(r"(?<!\.)\.$|(?<!\\)[,;]$")
 _QUOTES = [(mark, mark) for mark in ("$$", "$", r"\$", "**", "*", "`", "''", "'", '"')]
 _QUOTES += [(r"\(", r"\)"), (r"\[", r"\]"), ("‘", "’"), ("“", "”"), ("``", "''"), ("`", "'")]
 
@@ -94,7 +95,7 @@ def _peel_once(text: str) -> str:
         inside = text[len(left) : -len(right)]
         if text.startswith(left) and text.endswith(right) and left not in inside:
             return inside
-    return text.removesuffix(".") if not text.endswith("..") else text
+    return _STOP.sub("", text)
 
 
 def _closes_at_end(text: str, start: int) -> bool:
@@ -129,8 +130,10 @@ _CHARACTERS = {
     "∅": r"\{\}",
     "′": "'",
 }
+_CURRENCIES = {r"€|\\euro": "euros", r"£|\\pounds": "sterling", "¥": "yen"}
 _GREEK = re.compile(r"GREEK SMALL LETTER ([A-Z]+)")
 _TEXT = r"\\text\{\s*"
+_MOD = r"(?:\\b?mod(?![a-z])|\\text\{\s*mod\s*\}|(?<![A-Za-z\\])mod\b)"
 _REWRITES = [
     (re.compile(pattern), by)
     for pattern, by in [
@@ -145,7 +148,7 @@ _REWRITES = [
         (r"\\(?:begin|end)\{(?:aligned|gathered|split|(?:align|equation)\*?)\}|&(?=\s*=)", " "),
         (r"\\(?:left|right|[bB]igg?[lrm]?|limits|(?:display|text|script)style)(?![a-zA-Z])", ""),
         (r"\\(?:tiny|small|large|Large|LARGE|huge|Huge|bf|rm|underline|checkmark|square|blacksquare)(?![a-zA-Z])", ""),
-        (r"\\(?:textcolor|colorbox|color)\s*\{[^{}]*\}", ""),
+        (r"\\(?:textcolor|colorbox|color)\s*\{[^{}]*\}|\\tag\*?\{[^{}]*\}|\\therefore(?![a-z])", ""),
         (r"\\[dtc]frac(?![a-z])", r"\\frac"),
         (r"\\mathrm\s*\{\s*([ei])\s*\}|\\(?:bm|boldsymbol|mathbf)\{(.)\}", r" \1\2"),
         (rf"\\(?:{_FONTS})\s*(?=\{{)", r"\\text"),
@@ -158,9 +161,11 @@ _REWRITES = [
         (r"(?<!\\)\\[,;:!> ]|~|\\q?quad(?![a-z])", " "),
         # Signs
         (r"\*\*", "^"),
-        (rf"\^\s*\{{?\s*\\(?:circ|degree)\s*\}}?|\\degree(?![a-z])|{_TEXT}degrees?\s*\}}|\bdegrees?$", DEGREE),
-        (rf"\\?%|{_TEXT}percent\s*\}}|\bpercent$", r"\\%"),
-        (r"\\?\$|[€£]|\\(?:pounds|euro)(?![a-z])", ""),
+        (rf"\^\s*\{{?\s*\\(?:circ|degree)\s*\}}?|\\deg(?:ree)?(?![a-z])|{_TEXT}degrees?\s*\}}|\bdegrees?$", DEGREE),
+        (rf"\\?%|{_TEXT}per\s?cent\s*\}}|\bper\s?cent$", r"\\%"),
+        (r"^([^$]*?)\\?\$ ?([\d,.]*\d)([^$]*)$", r"\1\2\\text{ dollars }\3"),
+        (r"\\?\$|\\text\{\s*\}", ""),
+        *((rf"(?:{sign})(?![a-z]) ?([\d,.]*\d)", rf"\1\\text{{ {name} }}") for sign, name in _CURRENCIES.items()),
         (r"\\[lr]vert(?![a-z])", "|"),
         (r"\\lbrace(?![a-z])", r"\\{"),
         (r"\\rbrace(?![a-z])", r"\\}"),
@@ -175,12 +180,16 @@ _REWRITES = [
         (r",\s*\\l(?:or|and) ", ", "),
         (r"\{?(\d+)\s*\\choose\s*(\d+)\}?", r"\\binom{\1}{\2}"),
         (r"\\mathbb\s*\{?R\}?(?!\s*\^)", r"(-\\infty,\\infty)"),
-        # Remainders
+        (r"\(\s*(\\text\{[^{}]*\})\s*\)$", r" \1"),
+        (r"\\log_\{?e\}?(?![a-z])", r"\\ln "),
+        # Remainders: of a number, by \bmod; and congruences
         (r"\\+$", ""),
         (
-            r"\\pmod\s*(?:\{[^{}]*\}|\w+)|\(\s*(?:\\bmod|\\?mod|\\text\{\s*mod\s*\})\s*\{?\w+\}?\s*\)|(?:\\b?mod|\bmod)\s*\{?\d+\}?$",
-            "",
+            rf"\\pmod\s*(?:\{{([^{{}}]*)\}}|(\w+))|(?:{_TEXT})?\(\s*{_MOD}\s*\{{?(\w+)\}}?\s*\)(?:\s*\}})?",
+            r"\\pmod{\1\2\3}",
         ),
+        (rf"(\\equiv.*){_MOD}\s*\{{?(\w+)\}}?$", r"\1\\pmod{\2}"),
+        (rf"{_MOD}\s*\{{?(\w+)\}}?$", r"\\bmod{\1}"),
         (r"\s+", " "),
     ]
 ]

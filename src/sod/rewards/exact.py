@@ -242,7 +242,7 @@ class _Parser:
 
     def _exponent(self) -> Fraction:
         sign = -1 if self._next() == "-" and self._take() else 1
-        return sign * _number(self._atom())
+        return sign * number(self._atom())
 
     def _atom(self) -> Sum:
         token = self._take()
@@ -281,7 +281,7 @@ class _Parser:
         index = Fraction(2)
         if self._next() == "[":
             self._take()
-            index = _number(self.sum())
+            index = number(self.sum())
             self._expect("]")
         if not 2 <= index <= 12 or index.denominator != 1:
             raise Unreadable("an index that is no small number")
@@ -318,10 +318,10 @@ class _Parser:
         return self._atom()
 
     def _small(self, value: Sum) -> int:
-        number = _number(value)
-        if number.denominator != 1 or not 0 <= number <= 200:
+        size = number(value)
+        if size.denominator != 1 or not 0 <= size <= 200:
             raise Unreadable("no small number")
-        return int(number)
+        return int(size)
 
     def _next(self) -> str:
         return self.tokens[self.at]
@@ -351,7 +351,8 @@ def _constant(value: Fraction) -> Sum:
     return _checked({_ONE: value})
 
 
-def _number(value: Sum) -> Fraction:
+def number(value: Sum) -> Fraction:
+    """The value of a sum without roots and symbols; raises `Unreadable`."""
     if value.keys() - {_ONE}:
         raise Unreadable("no number")
     return value.get(_ONE, Fraction())

@@ -13,15 +13,18 @@ An integer gold, and a gold that is text, are decided by the first two alone.
 
 import asyncio
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sod.errors import DataError, InfrastructureError
 from sod.rewards import Verdict
 from sod.rewards.answers import final_answer, tidy
-from sod.rewards.forms import UNITS, Form, readings
+from sod.rewards.forms import Form, readings
+from sod.rewards.structure import split
 from sod.rewards.symbolic import Symbolic
 
 INTEGER = re.compile(r"-?\d+")
+_SPACED_THOUSANDS = re.compile(r"[-+]?(?:\\?\$)?[1-9]\d{0,2}(?:,\\ \d{3})+\.?")
 LONGEST, DEEPEST, MOST_DIGITS = 400, 12, 60
 """Answers of more characters, brackets within brackets, or digits in a row than these are wrong without a look."""
 
@@ -53,8 +56,17 @@ class MathJudge:
         try:
             equal = self._symbolic.equal(question.pairs)
         except InfrastructureError as error:
+            return self._after_failure(question, str(error))
+        answer = question.gold if equal else question.answer
+        return Verdict(outcome="right" if equal else "wrong", answer=answer, reason="symbolic")
+
+    def _after_failure(self, question: "Question", reason: str) -> Verdict:
+        """Wrong if the answer is what nothing could be computed with; ungraded if the gold answer alone is too hard as well."""
+        try:
+            self._symbolic.equal([(gold, gold) for gold, _ in question.pairs])
+        except InfrastructureError as error:
             return Verdict(outcome="ungraded", answer=question.answer, reason=str(error))
-        return Verdict(outcome="right" if equal else "wrong", answer=question.answer, reason="symbolic")
+        return Verdict(outcome="wrong", answer=question.answer, reason=f"too hard to compare: {reason}")
 
 
 # From two texts to a verdict
@@ -66,6 +78,9 @@ class Question:
 
     pairs: list[tuple[str, str]]
     answer: str
+    """The answer as a vote."""
+    gold: str
+    """The gold answer as a vote."""
 
 
 def decide(text: str, gold: str) -> Verdict | Question:
@@ -80,6 +95,8 @@ def decide(text: str, gold: str) -> Verdict | Question:
             if same
             else Verdict(outcome="wrong", reason=reason)
         )
+    if _SPACED_THOUSANDS.fullmatch(boxed) and INTEGER.fullmatch(tidy(gold)):
+        boxed = boxed.replace(r",\ ", "")
     if not (answer_text := tidy(boxed)):
         return Verdict(outcome="wrong", reason="empty answer")
     golds, answer = readings(tidy(gold), answer_text)
@@ -87,24 +104,25 @@ def decide(text: str, gold: str) -> Verdict | Question:
     layer = "text" if answer.kind in ("opaque", "words") else "exact"
     if [] in open_pairs:
         return Verdict(outcome="right", answer=golds[0].key, reason=layer)
+    vote = answer.key if answer.key != golds[0].key else answer_text  # of 5 km the 5 alone would vote for 5 m
     if not open_pairs or INTEGER.fullmatch(golds[0].key):
-        return Verdict(outcome="wrong", answer=answer.key, reason=layer)
+        return Verdict(outcome="wrong", answer=vote, reason=layer)
     if reason := next((reason for pair in open_pairs[0] if (reason := not_to_ask(*pair))), ""):
-        return Verdict(outcome="wrong", answer=answer.key, reason=reason)
-    return Question(open_pairs[0], answer.key)
+        return Verdict(outcome="wrong", answer=vote, reason=reason)
+    return Question(open_pairs[0], vote, golds[0].key)
 
 
 def undecided(gold: Form, answer: Form) -> list[tuple[str, str]] | None:
     """The pairs of LaTeX that must be equal for the two to be; none if they are for sure, None if they are not."""
-    if gold.unit in UNITS and answer.unit in UNITS and UNITS[gold.unit] != UNITS[answer.unit]:
+    if not gold.unit.agrees(answer.unit) or (gold.name and answer.name and gold.name != answer.name):
         return None
-    if gold.key == answer.key:
+    if gold.key == answer.key and not (gold.parts and answer.parts):
         return []
     kinds = {gold.kind, answer.kind}
     if "words" in kinds or ("opaque" not in kinds and (len(kinds) > 1 or len(gold.parts) != len(answer.parts))):
         return None
     if gold.kind != answer.kind or not gold.parts:
-        return None if kinds == {"exact"} else [(gold.latex, answer.latex)]
+        return None if kinds == {"exact"} or not (gold.latex and answer.latex) else [(gold.latex, answer.latex)]
     if gold.kind == "set":
         return _undecided_sets(gold, answer)
     pairs: list[tuple[str, str]] = []
@@ -116,15 +134,28 @@ def undecided(gold: Form, answer: Form) -> list[tuple[str, str]] | None:
 
 
 def _undecided_sets(gold: Form, answer: Form) -> list[tuple[str, str]] | None:
-    gold_keys, answer_keys = {part.key for part in gold.parts}, {part.key for part in answer.parts}
-    golds = [part for part in gold.parts if part.key not in answer_keys]
-    answers = [part for part in answer.parts if part.key not in gold_keys]
-    if len(golds) == len(answers) == 1:
-        return undecided(golds[0], answers[0])
+    golds, answers = _without_equals(gold.parts, answer.parts)
+    if len(golds) == len(answers) < 2:
+        return undecided(golds[0], answers[0]) if golds else []
     if len(golds) != len(answers) or not any(part.kind == "opaque" for part in (*golds, *answers)):
         return None
     one, other = (rf"\{{{','.join(part.latex for part in parts)}\}}" for parts in (golds, answers))
     return [(one, other)]
+
+
+def _without_equals(golds: Sequence[Form], answers: Sequence[Form]) -> tuple[list[Form], list[Form]]:
+    """The parts of two sets that have no equal in the other."""
+    by_key: dict[str, list[Form]] = {}
+    for part in answers:
+        by_key.setdefault(part.key, []).append(part)
+    left = []
+    for part in golds:
+        alike = by_key.get(part.key, [])
+        if (equal := next((other for other in alike if undecided(part, other) == []), None)) is None:
+            left.append(part)
+        else:
+            alike.remove(equal)
+    return left, [part for parts in by_key.values() for part in parts]
 
 
 # Limits
@@ -159,10 +190,22 @@ MISREAD = {
     "a ratio": re.compile(":"),
     "a relation": re.compile(r"[<>]|\\(?:[gl]e|ne|in|equiv|approx|to|sim|mid)(?![a-z])"),
     "dots": re.compile(r"\.\.|\\[lcdv]?dots(?![a-z])"),
-    "words": re.compile(r"\\text"),
     "a number in another base": re.compile(r"\d\s*\)?\s*_"),
 }
 """What math-verify takes for something else, such as 1:2 for 1/2: not asked, unless the gold answer has it too."""
+
+_KNOWN = """frac over sqrt sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp pi infty cdot times div pm
+    mp binom cup cap setminus in le ge ne mid begin end lfloor rfloor lceil rceil sum prod int lim to equiv approx ldots
+    dots cdots alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau
+    upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell"""
+_KEPT = re.compile(
+    rf"(?:\\(?:{'|'.join(_KNOWN.split())})(?![A-Za-z])|\\[{{}}\\,;! ]|\{{[bp]?matrix\}}|(?<![A-Za-z])[A-Za-z]{{1,3}}(?![A-Za-z])"
+    r"|[\d\s+\-*/^_=().,:<>|!&\[\]{}])*"
+)
+_DROPPED = re.compile(
+    r"(?<![A-Za-z])(?:min|max|gcd|lcm|mod|det|arg|dim|ker|inf|sup|nan)(?![A-Za-z])|\{\}|(?<![A-Za-z\\])[fghFGHP]\s*\("
+)
+"""What math-verify may leave out, or read as a product."""
 
 
 def not_to_ask(gold: str, answer: str) -> str:
@@ -170,6 +213,8 @@ def not_to_ask(gold: str, answer: str) -> str:
     for reason, pattern in TOO_HARD.items():
         if pattern.search(answer):
             return f"too hard: {reason}"
-    if ("=" in gold) != ("=" in answer):
+    if bool(split(gold, {"="})[1]) != bool(split(answer, {"="})[1]):
         return "an equation"
-    return next((name for name, pattern in MISREAD.items() if pattern.search(answer) and not pattern.search(gold)), "")
+    if reason := next((n for n, pattern in MISREAD.items() if pattern.search(answer) and not pattern.search(gold)), ""):
+        return reason
+    return "" if all(_KEPT.fullmatch(text) and not _DROPPED.search(text) for text in (gold, answer)) else "other text"

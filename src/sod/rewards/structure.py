@@ -1,0 +1,122 @@
+r"""Where an answer comes apart: separators and relations outside brackets, sides of equations, names of values."""
+
+import re
+
+from sod.rewards.exact import Unreadable, exact, symbols
+
+_SUBSCRIPT = r"(?:_(?:\{\\text\{[^{}]*\}\}|\{\\?[\w,]+\}|\\?\w+))?"
+NAME = re.compile(rf"(?!\\(?:pi|infty)$)(?:[A-Za-z]|\\[a-z]+){_SUBSCRIPT}")
+LABEL = re.compile(r"\\text\{.*|[A-Za-z]{3,}|[A-Za-z](?:_\w+|\^\{-1\}|')*\s*\([^()]*\)|\(.*,.*\)")
+RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\equiv", r"\approx", r"\in"}
+SEVERAL = {",", ";", r"\lor", r"\land", r"\cup"}
+BRACKET = re.compile(r"\\[{}]|\\[lr]angle(?![a-z])|\\(?:begin|end)\{\w+\}|\\[a-zA-Z]+|\\.|.", re.DOTALL)
+OPENING = {"(", "[", "{", r"\{", r"\langle"}
+CLOSING = {")", "]", "}", r"\}", r"\rangle"}
+_RATIO = re.compile(r"\\frac\{(\w)\}\{(\w)\}|(\w)/(\w)")
+_ENCLOSED = re.compile(r"(?:\\\{|\()(.*)(?:\\\}|\))", re.DOTALL)
+
+
+def split(text: str, separators: set[str]) -> tuple[list[str], list[str]]:
+    """The parts between separators that stand in no brackets, and the separators."""
+    parts, found, depth = [""], [], 0
+    for token in BRACKET.findall(text):
+        depth += (token in OPENING or token.startswith(r"\begin")) - (token in CLOSING or token.startswith(r"\end"))
+        if depth == 0 and token in separators:
+            parts.append("")
+            found.append(token)
+        else:
+            parts[-1] += token
+    return parts, found
+
+
+def relations(text: str) -> bool:
+    """Whether anything but one value is said: a relation, or several values."""
+    return bool(split(text, RELATIONS | SEVERAL)[1])
+
+
+def balanced(tokens: list[str]) -> bool:
+    depth = 0
+    for token in tokens:
+        depth += (token in OPENING) - (token in CLOSING)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+# Equations
+
+
+def sides(text: str) -> tuple[str, str] | None:
+    """The first and the last side of an equation, or of a chain of them; None for anything else, as for `Area = 5`."""
+    pair = _ends(text)
+    return pair if pair and re.search("[a-zA-Z]", pair[0]) and not LABEL.fullmatch(pair[0]) else None
+
+
+def _ends(text: str) -> tuple[str, str] | None:
+    """The first and the last side of a chain of equations, the value last."""
+    parts, found = split(text, RELATIONS | SEVERAL)
+    parts = value_last([part.strip() for part in parts])
+    return (parts[0], parts[-1]) if set(found) == {"="} and all(parts) else None
+
+
+def value_last(parts: list[str]) -> list[str]:
+    """The sides of an equation, turned round if the value comes first: `5 = x`, `204 = m + n`."""
+    return parts[::-1] if is_number(parts[0]) and not is_number(parts[-1]) else parts
+
+
+def is_number(text: str) -> bool:
+    try:
+        return not symbols(exact(text))
+    except Unreadable:
+        return False
+
+
+def sum_of_named(parts: list[str]) -> str | None:
+    """Of `m = 200, n = 4, m+n = 204` or `m/n = 200/4, m+n = 204` the last value: of what was named what is asked is made."""
+    pairs = [sides(part) for part in parts]
+    if None in pairs or len(pairs) < 2:
+        return None
+    *names, (asked, value) = [pair for pair in pairs if pair]
+    letters = {letter for name, _ in names for letter in _RATIO.sub(r"\1\3 \2\4", name).split()}
+    return value if asked not in letters and len(asked) > 1 and set(re.findall("[A-Za-z]", asked)) <= letters else None
+
+
+# Names
+
+
+def named(text: str) -> list[tuple[str, str]]:
+    """(name, value) of all parts of `x = 1, y = 2` or `(x, y) = (1, 2)`, in the order written; none for anything else."""
+    if "=" not in text:
+        return []
+    if (inner := _ENCLOSED.fullmatch(text.strip())) and balanced(BRACKET.findall(inner[1])):
+        text = inner[1]
+    pairs = [_ends(part) for part in split(text, {",", ";", r"\land"})[0]]
+    found = [(re.sub(r"\s", "", pair[0]), pair[1]) for pair in pairs if pair and not is_number(pair[0])]
+    if len(found) == len(pairs) == 1:
+        names, values = (elements(side) for side in found[0])
+        if len(names) == len(values) > 1 and all(map(NAME.fullmatch, names)):
+            found = list(zip(names, values, strict=True))
+    return found if len(found) >= len(pairs) and len({name for name, _ in found}) > 1 else []
+
+
+def elements(text: str) -> list[str]:
+    """What stands in a tuple, or in a list without brackets."""
+    text = text.strip()
+    if text.startswith("(") and text.endswith(")") and balanced(BRACKET.findall(text[1:-1])):
+        text = text[1:-1]
+    return [part.strip() for part in split(text, {",", ";", r"\land"})[0]]
+
+
+def in_order(pairs: list[tuple[str, str]]) -> str:
+    """`(6, 31, -1)` for `x = 6, y = 31, z = -1`, in whatever order letters are written; other names keep theirs."""
+    if all(re.fullmatch(rf"[A-Za-z]{_SUBSCRIPT}", name) for name, _ in pairs):
+        pairs = sorted(pairs)
+    return f"({','.join(value for _, value in pairs)})"
+
+
+def with_names(text: str, pairs: list[tuple[str, str]]) -> str:
+    """`x = 1, y = 2` for `(1, 2)` where the gold answer has these names in this order; the text where it has its own."""
+    values = elements(text)
+    if len(values) != len(pairs) or any(relations(value) or not value for value in values):
+        return text
+    return ",".join(f"{name}={value}" for (name, _), value in zip(pairs, values, strict=True))
