@@ -154,6 +154,23 @@ HONEST: dict[str, tuple[Any, str]] = {
         ["assert is_same_list(f(list_node([1, 2])), list_node([1] + [2]))", "assert f(list_node([5])).val == 5"],
         "def f(head): return head",
     ),
+    "a static method": (
+        ["assert Solution.f(3) + 0 == 9"],
+        "class Solution:\n    @staticmethod\n    def f(x): return x * x",
+    ),
+    "a key to sort by": (["assert sorted([3, 1, 2], key=f) == [3, 2, 1]"], "def f(x): return -x"),
+    "a closure with state": (
+        ["c = counter()\nassert c() == 1\nassert c() == 2"],
+        "def counter():\n    n = 0\n    def g():\n        nonlocal n\n        n += 1\n        return n\n    return g",
+    ),
+    "the function by its name within check": (
+        checked("assert tuple(candidate([1])) == tuple(f([1]))"),
+        "def f(x): return x",
+    ),
+    "a date": (
+        ["import datetime\nassert f() == datetime.date(2020, 1, 1)"],
+        "import datetime\ndef f(): return datetime.date(2020, 1, 1)",
+    ),
     "a builtin as an argument": (["assert f(int, '3') + 0 == 3"], "def f(kind, x): return kind(x)"),
 }
 
@@ -233,6 +250,15 @@ CHEATS: dict[str, tuple[Any, str]] = {
     "an assertion of its own": (LOOP, "def f(x): raise AssertionError"),
     "changing the expected side": (KEPT, "def f(xs):\n    xs.clear()\n    return []"),
     "changing the coefficients": (ROOT, "def f(xs):\n    xs[:] = [0, 0]\n    return 1"),
+    "an error of a comparison, caught": (
+        ["try:\n    same = f(3) == 9\nexcept Exception:\n    same = True\nassert same == 1"],
+        "class E: pass\ndef f(x): return E()",
+    ),
+    "a writer in a thread": (
+        TOLERANCE,
+        "import os, threading, time\ndef w():\n    for d in range(3, 30):\n        try: os.write(d, b'passed\\n')\n"
+        "        except OSError: pass\nthreading.Thread(target=w).start()\ndef f(x):\n    time.sleep(0.1)\n    return 0",
+    ),
     "frames": (
         REVERSED,
         "import sys\ndef f(x):\n    frame = sys._getframe()\n    while frame:\n        for v in [*frame.f_locals.values()]:\n"

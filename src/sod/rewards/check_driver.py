@@ -74,6 +74,8 @@ class Conversation:
             self.makers["array"] = as_array
         self.unfit = ""
         self.guesses = 0
+        self.no_data = ""
+        """What the test has taken for data. It may have caught the error, and it fails all the same."""
 
     def ask(self, call: list[Any]) -> tuple[int, Any]:
         """The call's number, and its reply; None for one that must be guessed."""
@@ -179,7 +181,8 @@ class Remote:
             self._conversation.receive(number, reply)
 
     def _is_no_data(self, *_: Any) -> NoReturn:
-        raise TypeError(f"the program returned {self._kind!r}, which is no data")
+        self._conversation.no_data = f"TypeError: the program returned {self._kind!r}, which is no data"
+        raise TypeError(self._conversation.no_data)
 
     __bool__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __repr__ = __str__ = __format__ = _is_no_data
     __hash__ = object.__hash__
@@ -279,6 +282,7 @@ def held(job: dict[str, Any], conversation: Conversation) -> tuple[str, str]:
         return "unfit", f"it makes {MOST_CALLS} calls or more"
     if not conversation.asked:
         return "unfit", f"it calls nothing of the program{detail and f' ({detail})'}"
+    detail = conversation.no_data or detail
     return ("failed", detail) if detail else ("passed", "")
 
 
