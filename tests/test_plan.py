@@ -1,18 +1,23 @@
 """What a dry run says: exact where it can be, and honest about the rest."""
 
+import copy
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerBase
 
 from sod.algorithms import ALGORITHMS, needs_entropy
+from sod.chat import ChatFormat
 from sod.cli import run as sod
 from sod.config import (
     EngineOptions,
@@ -26,9 +31,11 @@ from sod.config import (
     SftOptions,
     TrainOptions,
 )
-from sod.errors import DataError, ModelError
+from sod.errors import DataError, ModelError, TemplateError
 from sod.inventory import Device, as_bytes, as_count, as_time, find_device
+from sod.models import load_tokenizer
 from sod.plan import BY_ENTROPY, TOLD, UNTAUGHT, Text, plan
+from sod.templates import HIDES_TOOLS
 
 WIDE = 1000
 """Columns that no line needs."""
@@ -440,6 +447,34 @@ print([name for name in ("torch", "transformers", "numpy", "pyarrow") if name in
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path)
     assert ran.stdout == "[]\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_tries_the_chat_template(
+    teacher: Path, tokenizer: PreTrainedTokenizerBase, problem_file: Path, tmp_path: Path
+) -> None:
+    changed = copy.deepcopy(tokenizer)
+    template = str(tokenizer.chat_template)
+    drifting = template.replace("{{ turn(message.role) }}", "{{ turn(message.role) + EMPTY }}")
+    empty = "('<think>\\n\\n</think>\\n\\n' if loop.last and message.role == 'assistant' else '')"
+    demonstrations = tmp_path / "demonstrations.jsonl"
+    demonstrations.write_text(
+        '{"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}\n'
+    )
+    for folder, text, line in (
+        ("refused", template.replace(HIDES_TOOLS, ""), "1. The chat template of .* does not show the tools"),
+        ("accepted", drifting.replace("EMPTY", empty), "writes an empty thought into some turns"),
+    ):
+        shutil.copytree(teacher, tmp_path / folder)
+        changed.chat_template = text
+        changed.save_pretrained(tmp_path / folder)
+        files: dict[str, Any] = {"out": tmp_path / "run", "data": problem_file}
+        sft = SftOptions.model_validate(files | {"model": tmp_path / folder, "data": demonstrations})
+        train = TrainOptions.model_validate(files | {"student": tmp_path / folder, "teacher": teacher})
+        evaluation = EvalOptions.model_validate(files | {"model": tmp_path / folder, "data": [str(problem_file)]})
+        for options in (sft, train, evaluation):
+            assert re.search(line, plan(options, WIDE))
+        with pytest.raises(TemplateError, match="does not show") if folder == "refused" else nullcontext():
+            ChatFormat.of(load_tokenizer(tmp_path / folder), sft.chat)
 
 
 @pytest.mark.parametrize("command", ["sft", "train", "eval"])

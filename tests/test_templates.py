@@ -70,6 +70,7 @@ SERVING = {
     "Qwen3-Instruct-2507": chatml(),
     "Qwen3-Thinking-2507": chatml(before=HYBRID, opened="{{- '<think>\\n' -}}"),
     "thoughts as they are, opened": chatml(opened="{{- '<think>\\n' -}}"),
+    "Granite 4": chatml().replace("<|im_start|>assistant\\n", "<|start_of_role|>assistant<|end_of_role|>"),
     "one call a turn": chatml(before=ONE_CALL),
     "arguments as text": chatml(call=JSON_CALL.replace("(c.function.arguments | tojson)", "c.function.arguments")),
     "no tools on purpose": HIDES_TOOLS + shows(chatml(), tools=False),

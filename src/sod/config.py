@@ -36,9 +36,11 @@ class ChatOptions(Options):
     """How messages become tokens."""
 
     on_drift: Literal["error", "append"] = "error"
-    """Where the chat template would rewrite history: refuse, or use the appended tokens everywhere alike."""
+    """Where the chat template would rewrite history: refuse, or use the appended tokens everywhere alike. An empty thought, which
+    Qwen3's template writes into the last turn alone, is no reason to refuse."""
     thinking: bool | None = None
-    """Passed to the template as enable_thinking; None leaves the template's own default."""
+    """True or False: whether the student thinks first. The chat template gets it as `enable_thinking`, which Qwen3's hybrid
+    models read. Default: the template's own."""
 
 
 class ToolOptions(Options):

@@ -15,6 +15,7 @@ from verl.experimental.reward_loop.reward_manager.naive import (  # pyright: ign
     NaiveRewardManager,
 )
 
+from sod.calls import THOUGHT_OPEN
 from sod.config import RewardOptions, SandboxOptions
 from sod.errors import InfrastructureError
 from sod.rewards.referee import Referee
@@ -36,17 +37,19 @@ async def compute_score(
     *,
     tool_use: Literal["paper", "reference", "off"] = "paper",
     judge: Literal["exact", "reference"] = "exact",
+    prompt_opens_thought: bool = False,
 ) -> dict[str, Any]:
     """The reward of a response without what depends on its length; `acc` is 1 for a right answer, `pred` what was read.
 
-    `tool_use`, `judge`: as in `sod train --reward...`; verl's reward_kwargs sets them. Raises DataError for a row that cannot be
-    judged, and InfrastructureError where the judge does not know: verl then goes on without that attempt.
+    `tool_use`, `judge`: as in `sod train --reward...`; `prompt_opens_thought`: whether the chat template writes `<think>` before
+    each turn. verl's reward_kwargs sets them. Raises DataError for a row that cannot be judged, and InfrastructureError where
+    the judge does not know: verl then goes on without that attempt.
     """
     extra_info = extra_info or {}
     problem = Problem(id=data_source, messages=(), answer=str(ground_truth), kind=extra_info.get("kind") or "math")
     referee = _referee(judge)
     referee.check([problem])
-    last_turn = solution_str.rpartition(OBSERVATION_ENDS)[2]
+    last_turn = (THOUGHT_OPEN if prompt_opens_thought else "") + solution_str.rpartition(OBSERVATION_ENDS)[2]
     attempt = Trajectory(problem=problem, sample=0, pieces=(), stop="answered", final_text=last_turn)
     verdict = await referee.judge(attempt, lambda: solution_str)
     if verdict.outcome == "ungraded":
