@@ -436,6 +436,20 @@ def test_an_existing_run_is_refused(world: World, refused: Refused, loop: str) -
 
 
 @pytest.mark.parametrize("loop", ["sft", "train"])
+def test_an_existing_run_is_refused_before_anything_is_looked_for(world: World, refused: Refused, loop: str) -> None:
+    world.out.mkdir()
+    (world.out / "options.json").write_text("{}")
+    nowhere = {"student" if loop == "train" else "model": world.folder / "none", "data": world.folder / "none.jsonl"}
+    refused(world.command(loop, **nowhere), "already holds a run")
+
+
+@pytest.mark.parametrize("loop", SAMPLERS)
+def test_an_engine_that_cannot_be_opened_leaves_no_run_behind(world: World, refused: Refused, loop: str) -> None:
+    refused([*world.command(loop), "--engine.name", "vllm_server"], "engine.url is the address of a server")
+    assert not world.out.exists()
+
+
+@pytest.mark.parametrize("loop", ["sft", "train"])
 def test_a_run_that_is_not_there_is_not_resumed(world: World, refused: Refused, loop: str) -> None:
     refused([*world.command(loop), "--resume"], "holds no run to resume")
 

@@ -211,6 +211,13 @@ def test_results_of_another_form_are_no_evaluation(tmp_path: Path, content: str)
         read_evaluation(folder)
 
 
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_number_that_is_not_defined_is_as_good_as_none(tmp_path: Path, value: float | None) -> None:
+    mean = measured(0.5) | {"steps/d": value, "avg": value}
+    read = read_evaluation(write_evaluation(tmp_path / "eval", samples("a", 1, 2), mean=mean))
+    assert read.mean == {name: number for name, number in measured(0.5).items() if name != "avg"}
+
+
 def test_a_corrupt_line_is_named(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path / "eval", samples("a", 1, 1))
     with (folder / "trajectories" / "update-0000.jsonl").open("a") as file:

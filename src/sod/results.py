@@ -56,12 +56,12 @@ class Evaluated:
 def read_evaluation(folder: Path) -> Evaluated:
     """Raises DataError, saying what is missing, where there is no finished evaluation."""
     try:
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        results = defined(json.loads((folder / "results.json").read_bytes()))
         data = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data"]["data"]
         samples, partial, _ = int(results["samples"]), results["partial"], results["mean"]["problems"]
         wanted = {(name, id) for name, benchmark in results["benchmarks"].items() for id in benchmark["ids"]}
         lines = Run(folder).trajectory_file(0).open(encoding="utf-8")
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(f"{folder} holds no finished evaluation ({type(error).__name__}: {error}).") from error
     verdicts: dict[str, dict[int, bool]] = {}
     benchmark: dict[str, str] = {}
@@ -84,6 +84,13 @@ def read_evaluation(folder: Path) -> Evaluated:
             if judged:
                 of_problem[sample] = correct
     return Evaluated(folder, data, verdicts, benchmark, results)
+
+
+def defined(results: Results) -> Results:
+    """Results without numbers that are not defined: null, and NaN in files of older versions."""
+    known = lambda measured: {k: v for k, v in measured.items() if v is not None and v == v}  # noqa: E731
+    benchmarks = {name: each | {"measured": known(each["measured"])} for name, each in results["benchmarks"].items()}
+    return results | {"mean": known(results["mean"]), "benchmarks": benchmarks}
 
 
 # Shown

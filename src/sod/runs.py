@@ -217,8 +217,9 @@ class Run:
                 continue
             for line in damaged:
                 say(line)
-            say(f"The run continues from {place}." if damaged else f"The run continues after update {place.name[7:]}.")
-            return checkpoints.number(place), place
+            update = checkpoints.number(place)
+            say(f"The run continues from {place}." if damaged else f"The run continues after update {update}.")
+            return update, place
         if damaged:
             raise RunError(
                 f"No checkpoint of {self.folder} is whole. {' '.join(damaged)} Nothing was changed. Restore one of them, or "

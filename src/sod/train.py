@@ -131,13 +131,14 @@ class Session:
     def open(cls, options: TrainOptions, ranks: Ranks) -> "Iterator[Session]":
         """Check and load everything before anything is written, then create the run or take it up again."""
         algorithm, run = find(options.algorithm.name), Run(options.out)
-        problems, notes = load_asked(options.data)
-        for note in notes:
-            say(f"{options.data}: {note}")
-        _check(options, algorithm, problems, ranks)
+        _check(options, algorithm, ranks)
         engine_options = _own_engine(options.engine, ranks)
         with run.held(ranks), Runner() as loop:
             ranks.first(lambda: run.check(options, resume=options.resume))
+            problems, notes = load_asked(options.data)
+            for note in notes:
+                say(f"{options.data}: {note}")
+            _check_number(options, problems)
             student = model_folder(options.student)
             files = ranks.first(lambda: _fingerprints(options, student))
             world = World.of(student, options, problems)
@@ -346,7 +347,14 @@ def _own_engine(options: EngineOptions, ranks: Ranks) -> EngineOptions:
     return options.model_copy(update={"url": options.url.replace("{rank}", str(ranks.rank))})
 
 
-def _check(options: TrainOptions, algorithm: System, problems: Sequence[Problem], ranks: Ranks) -> None:
+def _check_number(options: TrainOptions, problems: Sequence[Problem]) -> None:
+    if options.rollout.problems > len(problems):
+        raise OptionError(
+            f"rollout.problems is {options.rollout.problems}, but {options.data} holds {len(problems)} problems; lower it."
+        )
+
+
+def _check(options: TrainOptions, algorithm: System, ranks: Ranks) -> None:
     check_learning(options.learn, ranks)
     if options.score.teacher_url is not None:
         check_served(options.algorithm)
@@ -365,10 +373,6 @@ def _check(options: TrainOptions, algorithm: System, problems: Sequence[Problem]
     if options.algorithm.divergence == "exact" and options.score.student == "sampler":
         raise OptionError(
             "algorithm.divergence = exact needs score.student = recompute: the sampler knows one token of each."
-        )
-    if options.rollout.problems > len(problems):
-        raise OptionError(
-            f"rollout.problems is {options.rollout.problems}, but {options.data} holds {len(problems)} problems; lower it."
         )
     if unknown := [name for name in options.stop_on if name not in ALARMS]:
         raise OptionError(f"stop_on: {unknown[0]!r} is no alarm; there are {', '.join(ALARMS)}.")

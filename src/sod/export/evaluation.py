@@ -10,7 +10,7 @@ from sod.config import EvalOptions
 from sod.errors import RunError
 from sod.export.folder import Json, read_json, read_options
 from sod.export.wording import DIFFERING, counted, options_and_environment, public, ran_with, recipe
-from sod.results import Sheet, to_markdown
+from sod.results import Sheet, defined, to_markdown
 
 SETTINGS = ("prompts", "temperature", "top_p", "max_turns", "max_tokens", "judge")
 """What the results depend on, beside the model, the problems and the number of samples."""
@@ -36,7 +36,7 @@ class Evaluation:
                 f"{run} measured another model ({results['model']}, fingerprint {str(found)[:12]}) than is exported "
                 f"(fingerprint {model[:12]}). Leave it out, or measure this one: `sod eval --model ...`."
             )
-        return cls(read_options(EvalOptions, run), environment, results)
+        return cls(read_options(EvalOptions, run), environment, defined(results))
 
     @property
     def benchmarks(self) -> dict[str, Json]:

@@ -318,8 +318,10 @@ def _brackets(text: str) -> Form | None:
             return None
         kind = "()" if len(rows[0]) == 1 else f"matrix of {len(rows)} rows"
         return _several(kind, [_clause(cell.strip()) for row in rows for cell in row], text)
-    if (found := split(text, {r"\setminus", r"\backslash"})[0])[0].strip() == r"(-\infty,\infty)" and len(found) == 2:
-        if (points := found[1].strip()).startswith(r"\{") and points.endswith(r"\}"):
+    found = split(text, {r"\setminus", r"\backslash"})[0]
+    if len(found) == 2 and found[0].strip() == r"(-\infty,\infty)":
+        points = found[1].strip()
+        if points.startswith(r"\{") and points.endswith(r"\}"):
             return _all_but(split(points[2:-2], {","})[0])
     tokens = BRACKET.findall(text)
     if len(tokens) < 2 or tokens[0] not in OPENING - {"{"} or tokens[-1] not in CLOSING - {"}"}:
