@@ -605,15 +605,20 @@ def test_options_of_the_tool_that_do_not_exist_are_errors(tmp_path: Path) -> Non
 
 
 RIGHT = "We get \\boxed{0.5}."
+RESULT = "<tool_response>\n1\n</tool_response> So. "
+BROKEN = "<tool_response>\nWrong arguments for code_interpreter: code is missing\n</tool_response> Again. "
 
 
 @pytest.mark.parametrize(
     ("response", "extra", "score"),
     [
         (RIGHT, {"num_turns": 2}, 1.0),
-        (f"{RIGHT}\n<tool_response>\n1\n</tool_response> I do not know.", {"num_turns": 4}, -0.9),
+        (f"{RIGHT}\n{RESULT} I do not know.", {"num_turns": 4}, -0.9),
         ("\\boxed{7}", {"num_turns": 2}, -1.0),
-        ("\\boxed{7}", {"num_turns": 34}, -0.6),
+        (f"{RESULT * 16}\\boxed{{7}}", {"num_turns": 34}, -0.6),
+        (f"{RESULT * 16}\\boxed{{7}}", {"num_turns": 2}, -1.0),  # written by the student, not by a tool
+        (f"{BROKEN * 4}\\boxed{{7}}", {"num_turns": 10}, -1.0),
+        (f"{BROKEN}I see. {RESULT}\\boxed{{7}}", {"num_turns": 6}, -0.9),
         ("The answer is \\boxed{B}.", {"num_turns": 2, "kind": "choice"}, -1.0),
         (RIGHT, None, 1.0),
     ],

@@ -1,7 +1,8 @@
 """What goes wrong in on-policy training, seen in a run's metrics while it still can be mended.
 
-An alarm compares the mean of the latest `WINDOW` updates with that of the first ones, or with a fixed limit. It says what
-it saw, why that matters, and what to try. Adding one is a function and a line in `ALARMS`. Standard library only.
+An alarm compares the mean of the latest `WINDOW` updates with that of the first ones, or with a fixed limit, or both: what
+is bad from the beginning cannot get twice as bad. It says what it saw, why that matters, and what to try. Adding one is a
+function and a line in `ALARMS`. Standard library only.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +11,10 @@ from statistics import fmean
 
 WINDOW = 3
 """Updates that a mean is taken over."""
+NOTHING_SOLVED = 0.01
+"""Share of attempts; a student that solves less from the beginning has no right answer to learn from."""
+ENOUGH_ATTEMPTS = 64
+"""A student that solves 10 % fails all of so many once in 900 times."""
 
 Metrics = dict[str, float]
 History = Sequence[Metrics]
@@ -27,6 +32,14 @@ def raised(history: History) -> dict[str, str]:
     """The alarms that the history gives cause for, by name: what was seen, why it matters, what to try."""
     found = {name: alarm.saw(history) for name, alarm in ALARMS.items()}
     return {name: f"{saw}: {ALARMS[name].why} Try {ALARMS[name].remedy}." for name, saw in found.items() if saw}
+
+
+def cold_start(solved: float) -> str:
+    """What to say of a start that solves this share of its problems; nothing unless it is hopeless."""
+    if solved >= NOTHING_SOLVED:
+        return ""
+    alarm = ALARMS["cold_start"]
+    return f"{solved:.1%} of the attempts are right at the start: {alarm.why} Try {alarm.remedy}."
 
 
 def _latest(history: History, name: str) -> float | None:
@@ -84,6 +97,35 @@ def _over(name: str, words: str, limit: float) -> Callable[[History], str | None
     return saw
 
 
+def _or(*alarms: Callable[[History], str | None]) -> Callable[[History], str | None]:
+    """Sees what the first of these does that sees anything."""
+
+    def saw(history: History) -> str | None:
+        return next((words for alarm in alarms if (words := alarm(history))), None)
+
+    return saw
+
+
+def _nothing_solved(history: History) -> str | None:
+    """Sees a run that has solved nothing since it began; after the first update, if that had attempts enough."""
+    known = [metrics for metrics in history if "rollout/solved" in metrics]
+    if any(metrics["rollout/solved"] >= NOTHING_SOLVED for metrics in known):
+        return None
+    attempts = sum(metrics.get("rollout/attempts", 0) for metrics in known)
+    if len(known) < WINDOW and attempts < ENOUGH_ATTEMPTS:
+        return None
+    solved = fmean(metrics["rollout/solved"] for metrics in known)
+    return f"{solved:.1%} of the attempts have been right since the start"
+
+
+def _few_groups_solved(history: History) -> str | None:
+    """Sees groups without a right answer, in a run that has solved something: `_nothing_solved` has the others."""
+    latest = _latest(history, "rollout/groups_solved")
+    if latest is None or latest >= 0.1 or _nothing_solved(history):
+        return None
+    return f"{latest:.0%} of groups have a right answer (alarming below 10%)"
+
+
 ALARMS = {
     "tool_calls": Alarm(
         _fell("tools/calls", "tool calls per trajectory", below=0.5, at_least=0.5),
@@ -91,12 +133,18 @@ ALARMS = {
         "a lower learn.lr, and the outcomes of its calls in the trajectory files",
     ),
     "malformed_calls": Alarm(
-        _rose("tools/malformed", "the share of calls that are no valid call", above=2, at_least=0.1),
-        "the student is forgetting the format of a call.",
-        "a lower learn.lr, or more demonstrations in the cold start",
+        _or(
+            _rose("tools/malformed", "the share of calls that are no valid call", above=2, at_least=0.1),
+            _over("tools/malformed", "calls are no valid call", 0.3),
+        ),
+        "the student does not know the format of a call, or is forgetting it.",
+        "a longer cold start, a lower learn.lr, and reward.tool_use = ran, which pays nothing for such calls",
     ),
     "truncated": Alarm(
-        _rose("stop/max_tokens", "the share of trajectories cut off by the token limit", above=2, at_least=0.2),
+        _or(
+            _rose("stop/max_tokens", "the share of trajectories cut off by the token limit", above=2, at_least=0.2),
+            _over("stop/max_tokens", "trajectories are cut off by the token limit", 0.5),
+        ),
         "what is cut off has no answer, so length alone decides the reward.",
         "a higher rollout.max_tokens or reward.overlong",
     ),
@@ -133,9 +181,24 @@ ALARMS = {
         "trust_region, which bounds the signal of a token",
     ),
     "no_contrast": Alarm(
-        _over("rollout/groups_alike", "groups have one reward for all their attempts", 0.8),
-        "GRPO learns nothing from them; the problems are too easy or too hard.",
+        _over("rollout/groups_alike", "groups have one verdict for all their attempts", 0.8),
+        "GRPO learns nothing about right and wrong from them; the problems are too easy or too hard.",
         "other problems, or a larger rollout.group",
+    ),
+    "cold_start": Alarm(
+        _nothing_solved,
+        "the reward cannot say what a right answer is, and GRPO then teaches length and calls alone.",
+        "a longer cold start (`sod sft`), easier problems, or a larger rollout.group",
+    ),
+    "unsolved": Alarm(
+        _few_groups_solved,
+        "the reward cannot tell right from wrong in the others.",
+        "easier problems, a larger rollout.group, or a lower learn.lr if the student solved more before",
+    ),
+    "shaped_reward": Alarm(
+        _over("rollout/advantage_shaped", "GRPO's advantage stands in groups with one verdict for all attempts", 0.5),
+        "their rewards differ by the corrections for calls and length alone, and that is what is learnt.",
+        "reward.tool_use = off, easier problems, or a longer cold start",
     ),
     "sampler_drift": Alarm(
         _above("sampler/gap_mean", "nats between the sampler's log-probabilities and a full forward pass", 0.05),

@@ -28,6 +28,10 @@ def _as_names(value: Any) -> Any:
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_names), Field(min_length=1)]
 
 
+ToolUse = Literal["ran", "paper", "reference", "off"]
+"""What a wrong answer's tool calls are worth."""
+
+
 class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -90,9 +94,10 @@ class RewardOptions(Options):
     judge: Literal["exact", "reference"] = "exact"
     """exact: see docs/rewards.md. reference: the verdicts of the paper's code, which reject many right answers; for
     comparison only."""
-    tool_use: Literal["paper", "reference", "off"] = "paper"
-    """A wrong answer after more tool calls is a little less bad. paper: min(-0.6, -1 + 0.1 for each turn that called).
-    reference: -1.1 for every wrong answer, as the paper's code comes out. off: -1."""
+    tool_use: ToolUse = "ran"
+    """A wrong answer after more tool calls is a little less bad. ran: min(-0.6, -1 + 0.1 for each turn with a call that ran);
+    malformed calls, unknown tools and wrong arguments earn nothing. paper: the same for each turn that called, broken calls
+    included (docs/rewards.md). reference: -1.1 for every wrong answer, as the paper's code comes out. off: -1."""
     overlong: Share = 0.05
     """Last share of rollout.max_tokens over which the reward falls linearly by 1 (the paper's 1,024 of 20,480); 0 is off."""
     test_seconds: PositiveReal = 6.0
@@ -327,7 +332,7 @@ class TrainOptions(Options):
     stop_on: tuple[str, ...] = ()
     """Alarms that stop the run, after a checkpoint; all are said in any case. There are tool_calls, malformed_calls,
     truncated, entropy_collapse, entropy_explosion, divergence, silent_teacher, saturated_weights, outlier_tokens,
-    no_contrast, sampler_drift and lost_attempts."""
+    no_contrast, cold_start, unsolved, shaped_reward, sampler_drift and lost_attempts."""
     save_trajectories: Count = 64
     """Trajectories of each update to keep in the run directory."""
     resume: bool = False

@@ -9,12 +9,10 @@ from torch import Tensor
 
 from sod.batching import Batch, pad
 from sod.config import AlgorithmOptions
-from sod.core import step_divergence, step_mean, step_weights
+from sod.core import group_advantage, step_divergence, step_mean, step_weights
 from sod.patterns import Pattern, pattern
-from sod.types import Group, Outcome
+from sod.types import NO_CALL, Group, Outcome
 
-NO_CALL: Sequence[Outcome] = ("malformed", "unknown_tool", "wrong_arguments")
-"""Outcomes of what was meant as a call and is none."""
 AGREES_NATS = 0.01
 """A first step with a smaller divergence hardly differs from the teacher."""
 
@@ -29,8 +27,19 @@ class RolloutTotals:
     dropped: int = 0
     ungraded: int = 0
     groups: int = 0
-    """With a trajectory that survived; `alike`: whose rewards are all the same."""
+    """Groups with a trajectory that survived."""
     alike: int = 0
+    """Groups whose verdicts are all the same."""
+    solved: int = 0
+    """Groups with at least one right answer."""
+    contrast: int = 0
+    """Groups whose rewards differ."""
+    shaped: int = 0
+    """Groups whose rewards differ though their verdicts do not: by the reward's corrections alone."""
+    advantage: float = 0.0
+    """Sum of |GRPO's advantage|."""
+    advantage_shaped: float = 0.0
+    """The part of `advantage` in groups that are `shaped`."""
     reward: float = 0.0
     turns: int = 0
     tokens: int = 0
@@ -45,8 +54,7 @@ class RolloutTotals:
     def add(self, group: Group) -> None:
         self.dropped += group.dropped
         self.ungraded += len(group.ungraded)
-        self.groups += bool(len(group))
-        self.alike += len({trajectory.reward for trajectory in group}) == 1
+        self._compare(group)
         for trajectory in group:
             self.count += 1
             self.reward += trajectory.reward
@@ -57,6 +65,22 @@ class RolloutTotals:
             self.stops[trajectory.stop] += 1
             self.outcomes += trajectory.outcomes
             (self.failed if trajectory.tool_errors else self.clean)[trajectory.correct] += 1
+
+    def _compare(self, group: Group) -> None:
+        """What GRPO learns from the group: right against wrong, or the reward's corrections alone."""
+        if not len(group):
+            return
+        verdicts = {trajectory.correct for trajectory in group}
+        rewards_B = torch.tensor([trajectory.reward for trajectory in group], dtype=torch.float64)
+        advantage = float(group_advantage(rewards_B, torch.zeros(len(group), dtype=torch.long)).abs().sum())
+        alike, contrast = len(verdicts) == 1, bool((rewards_B != rewards_B[0]).any())
+        self.groups += 1
+        self.alike += alike
+        self.solved += True in verdicts
+        self.contrast += contrast
+        self.shaped += alike and contrast
+        self.advantage += advantage
+        self.advantage_shaped += advantage if alike else 0.0
 
     def metrics(self) -> dict[str, float]:
         """Means over the trajectories that survived."""
@@ -73,7 +97,11 @@ class RolloutTotals:
             "rollout/tokens_sampled": self.sampled,
             **lost,
             "rollout/lost": (self.dropped + self.ungraded) / (count + self.dropped + self.ungraded),
+            "rollout/attempts": count,
             "rollout/groups_alike": self.alike / self.groups,
+            "rollout/groups_solved": self.solved / self.groups,
+            "rollout/groups_shaped": _ratio(self.shaped, self.contrast),
+            "rollout/advantage_shaped": _ratio(self.advantage_shaped, self.advantage),
             "tools/calls": calls / count,
             "tools/malformed": sum(self.outcomes[outcome] for outcome in NO_CALL) / max(1, calls),
             "tools/errors": self.errors / count,

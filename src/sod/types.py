@@ -20,6 +20,8 @@ Outcome = Literal[
     "ok", "error", "timeout", "signal", "output_limit", "disk_limit", "malformed", "unknown_tool", "wrong_arguments"
 ]
 """What became of one tool call. All but `ok` are the student's doing; our own failures are exceptions."""
+NO_CALL: frozenset[Outcome] = frozenset({"malformed", "unknown_tool", "wrong_arguments"})
+"""Outcomes of what was meant as a call and ran nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,10 +16,10 @@ from verl.experimental.reward_loop.reward_manager.naive import (  # pyright: ign
 )
 
 from sod.calls import THOUGHT_OPEN
-from sod.config import RewardOptions, SandboxOptions
+from sod.config import RewardOptions, SandboxOptions, ToolUse
 from sod.errors import InfrastructureError
 from sod.rewards.referee import Referee
-from sod.rewards.shaping import RIGHT, overlong, wrong
+from sod.rewards.shaping import RIGHT, overlong, turns_that_ran, wrong
 from sod.sandbox.guarded import open_sandbox
 from sod.types import Problem, Trajectory
 
@@ -35,7 +35,7 @@ async def compute_score(
     ground_truth: str,
     extra_info: Mapping[str, Any] | None = None,
     *,
-    tool_use: Literal["paper", "reference", "off"] = "paper",
+    tool_use: ToolUse = RewardOptions.model_fields["tool_use"].default,
     judge: Literal["exact", "reference"] = "exact",
     prompt_opens_thought: bool = False,
 ) -> dict[str, Any]:
@@ -55,9 +55,12 @@ async def compute_score(
     if verdict.outcome == "ungraded":
         raise InfrastructureError(f"An answer to a problem of {data_source} could not be judged: {verdict.reason}")
     is_right = verdict.outcome == "right"
-    messages = extra_info.get("num_turns") or 2  # verl's are the user's one, the student's turns and the tool's
+    called = (
+        (extra_info.get("num_turns") or 2) - 2
+    ) // 2  # verl's are the user's one, the student's turns and the tool's
+    ran = min(called, turns_that_ran(solution_str))
     return {
-        "score": RIGHT if is_right else wrong(messages, tool_use),
+        "score": RIGHT if is_right else wrong(tool_use, called=called, ran=ran),
         "acc": float(is_right),
         "pred": verdict.answer or "",
     }
