@@ -54,7 +54,7 @@ def read_model(folder: Path, dtype: str, *, attention: str | None = None) -> Pre
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # which weights are missing is said here
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation=attention,
@@ -68,6 +68,7 @@ def read_model(folder: Path, dtype: str, *, attention: str | None = None) -> Pre
         raise ModelError(f"The model in {folder} cannot be loaded: {error}") from error
     finally:
         logging.set_verbosity(verbosity)
+    model, report = loaded
     _check_weights(folder, report)
     return cast(PreTrainedModel, model).eval()
 

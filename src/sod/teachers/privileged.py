@@ -15,6 +15,7 @@ from sod.chat import ChatFormat, Schema
 from sod.config import ModelOptions, RolloutOptions, ScoreOptions
 from sod.errors import DataError, OptionError
 from sod.lora import plain_parameters
+from sod.models import positions_of
 from sod.teachers import Scores
 from sod.teachers.local import LocalTeacher
 from sod.types import Group, Piece, Problem, Trajectory
