@@ -304,6 +304,21 @@ def test_from_any_step_on_it_ends_as_if_it_had_never_been_interrupted(chat: Chat
         assert attempt(whole.pieces[: 2 * step - 1]) == (whole, requests[step - 1 :])
 
 
+def test_any_other_end_id_ends_the_trajectory_whatever_the_turn_calls(chat: ChatFormat) -> None:
+    """A template goes on behind its own end of turn alone, so a history behind another one is none that it writes."""
+    other = 0
+    assert other != chat.end_of_turn
+    for text, answer in ((ANSWER, "3"), (call(a=1, b=2), None)):
+        turn = [*chat.turn({"content": text})[:-1], other]
+        engine = ScriptedEngine(lambda request, turn=turn: turn, ends=frozenset({other}))
+        agent = Agent(engine, chat, Toolbox([Adder()]), REFEREE, RolloutOptions())
+        trajectory = asyncio.run(agent.attempt(PROBLEM, 0, seed=SEED))
+        assert (trajectory.stop, trajectory.answer) == ("answered", answer)
+        assert trajectory.ids[-1] == other
+        assert trajectory.mask[-1]
+        assert len(engine.requests) == 1
+
+
 # What it is worth
 
 

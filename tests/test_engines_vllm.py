@@ -37,7 +37,7 @@ from sod.engines import Engine, Reply, Request, vllm_worker
 from sod.engines.hf import HFEngine
 from sod.engines.opening import open_engine
 from sod.engines.served import ServedEngine
-from sod.engines.vllm import VLLM, VLLMEngine, logprobs_mode
+from sod.engines.vllm import VLLM, VLLMEngine, logprobs_mode, parameters
 from sod.engines.vllm_server import VLLMServerEngine
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError, TrainingError
 from sod.lab import settings
@@ -541,9 +541,20 @@ def test_without_vllm_it_is_said_how_to_get_it(runner: asyncio.Runner) -> None:
         runner.run(VLLMEngine.open(new_model(), context=256))
 
 
+def test_a_request_names_every_end_and_every_id_that_is_never_written() -> None:
+    request = Request(ids=[1], max_tokens=5, stop=7, seed=0)
+    asked = parameters(request, frozenset({7, 3}), range(20, 22))
+    assert (asked["stop_token_ids"], asked["logit_bias"]) == ([3, 7], {20: -100.0, 21: -100.0})
+    probe = parameters(replace(request, stop=-1), frozenset({3}))
+    assert probe["stop_token_ids"] == []  # a probe is written to its end
+    assert "logit_bias" not in probe
+
+
 def test_log_probabilities_come_from_where_they_are_the_policys() -> None:
     assert logprobs_mode(1.0, 1.0) == logprobs_mode(1.0, 0.6) == "raw_logprobs"
     assert logprobs_mode(0.7, 1.0) == "processed_logprobs"
+    assert logprobs_mode(1.0, 1.0, padded=True) == "processed_logprobs"
+    assert logprobs_mode(1.0, 0.6, padded=True) == "raw_logprobs"
     for temperature, top_p in [(0.7, 0.9), (1e-3, 1.0)]:
         with pytest.raises(OptionError, match="temperature"):
             logprobs_mode(temperature, top_p)

@@ -247,6 +247,38 @@ def test_what_can_be_neither_a_directory_nor_a_name_on_the_hub_says_what_would_d
         model_folder(Path(path))
 
 
+def test_a_path_with_a_typing_error_is_not_looked_up_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever registers a name like a folder's would serve a model to every such error."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    for path in ("runs/t9", "models/t9", "models/t9@main"):
+        with pytest.raises(ModelError, match=rf"^There is no directory {path}\. .* type hf:{path}\.$"):
+            model_folder(Path(path))
+    for path in ("../runs/t9", "./a/b/c", "~/model", "/runs/t9"):
+        with pytest.raises(ModelError, match=r"^There is no directory [^:]*$"):
+            model_folder(Path(path))
+
+
+def test_a_name_with_hf_before_it_is_one_on_the_hub(hub: FakeHub, ask: Ask, model_files: dict[str, bytes]) -> None:
+    hub.add("runs/model", model_files)
+    assert ask("model_folder(Path('hf:runs/model'))").startswith(f"runs/model is {hub.url}/runs/model at ")
+    assert "There is no directory runs/model" in ask("model_folder(Path('runs/model'))")
+
+
+def test_an_unfinished_run_that_is_used_as_a_model_is_named_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path)
+    for update in (500, 4000):
+        run.save(update, lambda place: (place / "config.json").touch(), keep=9)
+        (tmp_path / "options.json").write_text('{"updates": 4000}')
+        assert model_folder(tmp_path).name == f"update-{update:04}"
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("is unfinished: the model is that of update 500 of 4000." in said) == (update == 500)
+
+
 def test_a_file_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ModelError, match="There is no directory"):

@@ -20,6 +20,8 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 from sod.attention import NAME as ATTENTION
@@ -30,6 +32,7 @@ from sod.config import LearnOptions, ModelOptions, RolloutOptions, ScoreOptions
 from sod.core import token_loss
 from sod.engines import Request
 from sod.engines.hf import HFEngine
+from sod.errors import RunError
 from sod.lab.demonstrations import STUDENT
 from sod.lab.make import write_demonstrations
 from sod.lora import add_low_rank, plain_parameters, save_plain, save_weights
@@ -441,3 +444,54 @@ def test_a_missing_package_is_an_error_that_names_the_extra_before_anything_is_w
     assert 'pip install ".[lean]"' in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+# Experts
+
+
+def test_experts_stay_as_they_are_and_that_is_said_and_a_checkpoint_has_all_of_them(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, rows: Rows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PEFT wraps blocks of experts as well, under names that no checkpoint has: unsloth-zoo #647, ms-swift #6435."""
+    config = Qwen3MoeConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=8,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+    )
+    Qwen3MoeForCausalLM(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    learner = policy(load_model(tmp_path / "base", ModelOptions(device="cpu")), tokenizer)
+    assert "% of the weights as they are: " in " ".join(capsys.readouterr().out.split())
+    for _ in range(3):
+        learner.imitate(*rows)
+    (tmp_path / "saved").mkdir()
+    learner.save(tmp_path / "saved")
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "saved"))
+    assert {name: tensor.shape for name, tensor in before.items()} == {n: t.shape for n, t in after.items()}
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any(".self_attn.q_proj." in name for name in changed)
+    assert not any(".experts." in name or ".mlp.gate." in name for name in changed)
+    again = load_model(tmp_path / "saved", ModelOptions(device="cpu"))
+    ids = torch.arange(9)[None]
+    torch.testing.assert_close(
+        hidden_states(again, ids, torch.tensor([9])), hidden_states(learner.model, ids, torch.tensor([9]))
+    )
+
+
+def test_a_checkpoint_that_lacks_weights_does_not_come_to_be(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, random_model: MakeModel
+) -> None:
+    """Or has them in other shapes than those of which its configuration speaks."""
+    learner = policy(random_model(), tokenizer)
+    learner.model.config.intermediate_size += 1
+    with pytest.raises(RunError, match=r"have another shape for model\.layers\.0\.mlp\.down_proj\.weight"):
+        Run(tmp_path).save(1, learner.save, keep=1)
+    assert Run(tmp_path).newest_checkpoint() is None

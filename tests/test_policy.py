@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import (
+    CONFIG_MAPPING,
     AutoModelForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
@@ -240,6 +241,31 @@ def test_checkpointing_layers_does_not_change_the_update(random_model: MakeModel
     assert same(weights(models[0]), weights(models[1]))
     assert reads == [1, 2]
     assert not models[1].training
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "phi"])
+def test_dropout_stays_off_while_layers_are_checkpointed(kind: str, random_groups: MakeGroups) -> None:
+    """TRL #1066, OLMo-core #828. Both kinds have dropout in their published configurations."""
+    config = CONFIG_MAPPING[kind](
+        **{
+            "vocab_size": 24,
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+        },
+        **({"resid_pdrop": 0.3} if kind == "phi" else {}),
+    )
+    torch.manual_seed(0)
+    first = AutoModelForCausalLM.from_config(config, attn_implementation="sod").eval()
+    rows = demonstrations(random_groups(2, 3))
+    models = [first, copy.deepcopy(first)]
+    reports = [
+        policy(model, checkpointing=checkpointing).imitate(*rows)
+        for model, checkpointing in zip(models, (False, True), strict=True)
+    ]
+    assert reports[0] == pytest.approx(reports[1], rel=1e-6)
+    assert same(weights(models[0]), weights(models[1]))
 
 
 def test_micro_batching_does_not_change_imitation(random_model: MakeModel, random_groups: MakeGroups) -> None:

@@ -49,7 +49,7 @@ def _attend(
         found = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
     else:
         found = layout.attend(module.layer_idx, query, key, value, scaling)
-    return found.transpose(1, 2), None
+    return found.transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(NAME, _attend)
@@ -115,10 +115,10 @@ class SlotCache:
         self, layer: int, slots_N: Tensor, positions_N: Tensor, key: Tensor, value: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Put new keys and values, (1, heads, N, head_dim), to their places. -> all of the layer's"""
-        _, heads, _, width = key.shape
+        heads = key.shape[1]
         if layer not in self._layers:
-            shape = (self._slots, heads, self._capacity, width)
-            self._layers[layer] = (key.new_zeros(shape), value.new_zeros(shape))
+            keys, values = (new.new_zeros(self._slots, heads, self._capacity, new.shape[3]) for new in (key, value))
+            self._layers[layer] = (keys, values)
         both = self._layers[layer]
         of_head = torch.arange(heads, device=key.device)[:, None]
         where = ((slots_N * heads + of_head) * self._capacity + positions_N).flatten()
@@ -185,7 +185,7 @@ class Reading:
     def _attend_singles(self, query: Tensor, keys: Tensor, values: Tensor, scale: float | None) -> Tensor:
         """(heads, S, head_dim) -> (1, heads, S, head_dim). Query heads that share a key are taken for one head's queries,
         so that no key is repeated."""
-        heads, singles, width = query.shape
+        heads, singles, _ = query.shape
         chosen = self._slots_N[:singles]
         found = scaled_dot_product_attention(
             query.transpose(0, 1).unflatten(1, (keys.shape[1], -1)),
@@ -194,7 +194,7 @@ class Reading:
             attn_mask=self._mask.to(query.dtype),
             scale=scale,
         )
-        return found.reshape(singles, heads, width).transpose(0, 1)[None]
+        return found.reshape(singles, heads, -1).transpose(0, 1)[None]
 
 
 def _causal(start: int, end: int, device: torch.device) -> Tensor:

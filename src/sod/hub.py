@@ -5,6 +5,7 @@ HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT. This module says which files, and what is 
 """
 
 import errno
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 Kind = Literal["dataset", "model"]
 
-NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>.+))?")
-"""ORG/NAME or ORG/NAME@REVISION."""
+NAME = re.compile(r"(?P<explicit>hf:)?(?P<repo>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>.+))?")
+"""ORG/NAME or ORG/NAME@REVISION, with or without hf: before it."""
+OUR_FOLDERS = {"runs", "data", "recipes", "checkpoints"}
+"""Where this project's own examples write and read: no owner on the hub is meant by these."""
 TOKENIZER_FILES = [
     *("config.json", "generation_config.json", "tokenizer*", "vocab.*", "merges.txt", "chat_template.*"),
     *("special_tokens_map.json", "added_tokens.json"),
@@ -59,7 +62,7 @@ def download(repo: str, file: str, *, revision: str, kind: Kind = "dataset") -> 
 
 
 def model_folder(model: Path, *, weights: bool = True) -> Path:
-    """Where a model is: its directory, the newest checkpoint of a run, or a snapshot of the hub's ORG/NAME[@REVISION].
+    """Where a model is: its directory, the newest checkpoint of a run, or a snapshot of the hub's [hf:]ORG/NAME[@REVISION].
 
     Without `weights`, only its tokenizer is wanted. A directory is not looked into: whoever loads the model says what is
     missing. Raises ModelError.
@@ -69,10 +72,11 @@ def model_folder(model: Path, *, weights: bool = True) -> Path:
         is_run = (model / "options.json").is_file() or (model / "checkpoints").is_dir()
         return _newest_checkpoint(model) if is_run and not own.is_file() else model
     name = NAME.fullmatch(str(model))
-    if model.exists() or name is None:
+    if model.exists() or name is None or not (name["explicit"] or _is_of_the_hub(model)):
+        explicit = f" If the hub's model is meant, type hf:{model}." if name and not model.exists() else ""
         raise ModelError(
             f"There is no directory {model}. Give a model's directory, a run of `sod train` or `sod sft`, or a name on the "
-            "Hugging Face hub, ORG/NAME or ORG/NAME@REVISION."
+            f"Hugging Face hub, ORG/NAME or ORG/NAME@REVISION.{explicit}"
         )
     return _snapshot(_Wanted(name["repo"], name["revision"] or "main", "model"), weights=weights)
 
@@ -81,7 +85,29 @@ def _newest_checkpoint(run: Path) -> Path:
     newest = Run(run).newest_checkpoint()
     if newest is None:
         raise ModelError(f"The run in {run} holds no whole checkpoint; let it go on until it has saved one.")
-    return newest[1]
+    update, folder = newest
+    planned = _planned(run)
+    if planned and update < planned:
+        say(f"{run} is unfinished: the model is that of update {update} of {planned}. Continue the run with --resume.")
+    return folder
+
+
+def _planned(run: Path) -> int | None:
+    """Updates that the run is to make, where its files hold them."""
+    for name in ("environment.json", "options.json"):
+        try:
+            updates = json.loads((run / name).read_bytes()).get("updates")
+        except (OSError, ValueError, AttributeError):  # a damaged run is judged by who resumes it
+            continue
+        if isinstance(updates, int):
+            return updates
+    return None
+
+
+def _is_of_the_hub(name: Path) -> bool:
+    """Whether ORG/NAME may be looked up there: not where ORG is a directory here, or one that this project writes. A path
+    with a typing error must not become somebody's model."""
+    return not (name.parts[0] in OUR_FOLDERS or Path(name.parts[0]).exists())
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def add_low_rank(model: PreTrainedModel, rank: int, alpha: float) -> None:
     ]
     if not linear:
         raise OptionError(f"learn.lora_rank: a {model.config.model_type} model has no linear layer; leave it out.")
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=linear)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=linear)  # type: ignore[arg-type]
     _say_what_stays(model, linear)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

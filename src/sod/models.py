@@ -48,16 +48,22 @@ def load_model(folder: Path, options: ModelOptions) -> PreTrainedModel:
     return model
 
 
-def read_model(folder: Path, dtype: str, *, attention: str | None = None) -> PreTrainedModel:
+def check_written(folder: Path) -> None:
+    """Raises ModelError unless the directory's files hold every weight of the model by name and shape. Reads no weight."""
+    read_model(folder, "auto", place="meta")
+
+
+def read_model(folder: Path, dtype: str, *, attention: str | None = None, place: str | None = None) -> PreTrainedModel:
     """A causal language model of Transformers' own, with every weight from the directory's safetensors. Raises ModelError."""
     _check_folder(folder)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # which weights are missing is said here
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation=attention,
+            device_map=place,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
@@ -68,6 +74,7 @@ def read_model(folder: Path, dtype: str, *, attention: str | None = None) -> Pre
         raise ModelError(f"The model in {folder} cannot be loaded: {error}") from error
     finally:
         logging.set_verbosity(verbosity)
+    model, report = loaded
     _check_weights(folder, report)
     return cast(PreTrainedModel, model).eval()
 

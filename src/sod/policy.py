@@ -14,7 +14,7 @@ from sod.core import candidate_credit, clipped_policy_loss, token_loss
 from sod.core.logprobs import TokenLoss
 from sod.errors import OptionError, TrainingError
 from sod.lora import add_low_rank, save_plain
-from sod.models import load_model, selected
+from sod.models import check_written, load_model, selected
 from sod.ranks import ALONE, Ranks
 from sod.sharding import checkpoint_layers, copy_whole, divide, whole
 from sod.trainer_state import load_state, save_state
@@ -246,6 +246,7 @@ class Policy:
         self._take_over()
         if self._ranks.is_first:
             save_plain(self.model, folder)
+            check_written(folder)
             self.tokenizer.save_pretrained(folder)
         optimizer = {
             name: self._optimizer.state[master] for name, master in zip(self._names, self._masters, strict=True)

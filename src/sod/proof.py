@@ -18,12 +18,13 @@ from sod.attention import NAME, Packed, SlotCache
 from sod.errors import ModelError, SodError
 from sod.forward import forward
 
-LENGTH = 8
-"""Tokens of each of the probe's sequences: more than a convolution reaches back."""
+LENGTH = 5
+"""Tokens of each of the probe's sequences: more than a convolution reaches back, and few, since loading waits for them."""
 LARGEST_LOGIT = 100.0
 """Of the head's probe, so that a cap on logits shows."""
-EXACT, ROUNDINGS = 1e-3, 12
-"""How far a hidden state may be off, as a share of its length: the larger of `EXACT` and that many units of rounding."""
+EXACT, COARSE = 1e-3, 0.1
+"""How far a hidden state may be off, as a share of its length, in float32 and in coarser types. Rounding makes some 1e-6
+and, over 28 layers, up to 3e-2. What reads other positions or other keys is off by 0.3 and more."""
 WAY_OUT = "Use a model whose layers are all full attention, such as Qwen3, Llama, or OLMo 2."
 
 
@@ -46,7 +47,7 @@ def prove(model: PreTrainedModel, folder: Path) -> None:
 def check_finite(model: PreTrainedModel, folder: Path) -> None:
     """Raises ModelError naming the first tensor that holds a NaN or an infinity."""
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        if tensor.is_floating_point() and tensor.numel() and not torch.isfinite(torch.stack(tensor.aminmax())).all():
+        if tensor.is_floating_point() and tensor.numel() and not tensor.sum(dtype=torch.float32).isfinite():
             raise ModelError(
                 f"The weights in {folder} are not finite: {name} holds NaN or infinity. Use a checkpoint from before that."
             )
@@ -57,6 +58,7 @@ def _prove(model: PreTrainedModel, folder: Path) -> None:
     tokens = model.get_output_embeddings().out_features  # type: ignore[union-attr]
     ids_BT = torch.randint(int(tokens), (3, LENGTH), generator=generator).to(model.device)
     expected_BTD = _as_transformers(model, ids_BT[:2], folder)
+    tolerance = EXACT if model.dtype == torch.float32 else COARSE
     what = f"The model in {folder} (type {model.config.model_type})"
     packed_TD = _beside_nothing(model, ids_BT)
     if not packed_TD.isfinite().all():
@@ -72,15 +74,11 @@ def _prove(model: PreTrainedModel, folder: Path) -> None:
         ("token by token", *_token_by_token(model, ids_BT[:2], expected_BTD)),
     ):
         off = _off(found_TD, wanted_TD)
-        if not off <= _tolerance(model.dtype):
+        if not off <= tolerance:
             raise ModelError(
                 f"{what} is not supported: {how}, a sequence's hidden states are {off:.1%} off those that it has alone in "
                 f"Transformers. {WAY_OUT}"
             )
-
-
-def _tolerance(dtype: torch.dtype) -> float:
-    return max(EXACT, ROUNDINGS * torch.finfo(dtype).eps)
 
 
 def _off(found_TD: Tensor, wanted_TD: Tensor) -> float:
@@ -99,8 +97,11 @@ def _as_transformers(model: PreTrainedModel, ids_BT: Tensor, folder: Path) -> Te
     weight_VD = model.get_output_embeddings().weight  # type: ignore[union-attr]
     probe_BTD = torch.randn(*ids_BT.shape, weight_VD.shape[1], generator=torch.Generator().manual_seed(1))
     probe_BTD = probe_BTD.to(weight_VD)  # type: ignore[arg-type]
-    probe_BTD *= LARGEST_LOGIT / (probe_BTD @ weight_VD.T).abs().max().clamp(min=1e-9)
-    probe_BTD[:, 0] = 0
+    expected_BTV = probe_BTD @ weight_VD.T
+    scale = LARGEST_LOGIT / expected_BTV.abs().max().clamp(min=1e-9)
+    for tensor in (probe_BTD, expected_BTV):
+        tensor *= scale
+        tensor[:, 0] = 0
     seen: list[Tensor] = []
 
     def exchange(_module: Any, _arguments: Any, output: Any) -> Any:
@@ -115,8 +116,13 @@ def _as_transformers(model: PreTrainedModel, ids_BT: Tensor, folder: Path) -> Te
     finally:
         hook.remove()
         model.set_attn_implementation(NAME)
-    gap = (logits_BTV.float() - (probe_BTD @ weight_VD.T).float()).abs()
-    if gap[:, 0].any() or not gap.max() <= LARGEST_LOGIT * _tolerance(model.dtype):
+    if not seen:
+        raise ModelError(
+            f"The model in {folder} (type {model.config.model_type}) has a head that reads something else than the hidden "
+            f"states of its base model. {WAY_OUT}"
+        )
+    gap_BTV = (logits_BTV - expected_BTV).abs()
+    if gap_BTV[:, 0].any() or not gap_BTV.max() <= LARGEST_LOGIT * (EXACT if model.dtype == torch.float32 else COARSE):
         raise ModelError(
             f"The model in {folder} (type {model.config.model_type}) does not compute logits as hidden states times the "
             "output embedding: it scales or caps them, or adds a bias. Such models are not supported."

@@ -1,0 +1,192 @@
+"""What is loaded is the model that its files hold, all of it, and nothing else."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import BloomConfig, BloomForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from sod.batching import collate
+from sod.concurrency import Runner
+from sod.config import ModelOptions, RolloutOptions
+from sod.engines import Reply, Request
+from sod.engines.hf import HFEngine
+from sod.errors import ModelError
+from sod.export.model import plain_model
+from sod.forward import end_ids, ends_beside, head
+from sod.models import check_context, load_model, load_tokenizer, score, score_top
+from sod.types import Group, Piece, Problem, Trajectory
+
+CPU = ModelOptions(device="cpu")
+Weights = dict[str, Tensor]
+Change = Callable[[Weights], object]
+
+
+def rename(weights: Weights, prefix: str) -> None:
+    for name in list(weights):
+        weights[prefix + name] = weights.pop(name)
+
+
+@pytest.fixture
+def folder(untrained: Path, tmp_path: Path) -> Path:
+    """A copy of a small model, to be damaged."""
+    return Path(shutil.copytree(untrained, tmp_path / "model"))
+
+
+def change_weights(folder: Path, change: Change) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_json(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w.pop("model.norm.weight"), r"lack model\.norm\.weight\.$"),
+        (lambda w: [w.pop(n) for n in list(w) if ".mlp." in n], r"lack model\.layers\.0\.mlp\.down_proj\.weight, "),
+        (lambda w: rename(w, "base_model.model."), r"lack .* and \d+ more\.$"),
+        (lambda w: w.update({"model.layers.0.mlp.up_proj.bias": torch.ones(32)}), r"does not, .*up_proj\.bias\.$"),
+        (lambda w: w.update({"model.layers.1.mlp.up_proj.weight": torch.ones(2)}), r"does not, model\.layers\.1"),
+        (lambda w: w.update({"model.norm.weight": torch.ones(5)}), r"another shape for model\.norm\.weight\.$"),
+    ],
+)
+def test_weights_that_are_not_the_models_are_refused_by_name(
+    folder: Path, change: Change, words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In one sentence, with no table of another library beside it, for `sod export` as well. NeMo-RL #415, sglang #26772."""
+    change_weights(folder, change)
+    for load in (lambda: load_model(folder, CPU), lambda: plain_model(folder, "auto")):
+        with pytest.raises(ModelError, match=rf"^The weights in .* are not the model's: its files .*{words}"):
+            load()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_table_of_positions_in_an_older_file_is_harmless(folder: Path) -> None:
+    change_weights(folder, lambda w: w.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}))
+    load_model(folder, CPU)
+
+
+def test_pickled_weights_are_not_read_and_the_way_out_is_named(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"not even a pickle")
+    with pytest.raises(ModelError, match=r"no weights in safetensors but pytorch_model\.bin, .*save_pretrained"):
+        load_model(folder, CPU)
+
+
+def test_code_in_a_models_folder_never_runs_and_is_not_asked_about(folder: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "ran"
+    (folder / "evil.py").write_text(f"open({str(trace)!r}, 'w')\n")
+    own = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M", "AutoTokenizer": ["evil.T", None]}
+    for file in ("config", "tokenizer_config"):
+        change_json(folder / f"{file}.json", auto_map=own)
+    load_model(folder, CPU)  # of a type that Transformers has itself
+    change_json(folder / "config.json", model_type="evil")
+    change_json(folder / "tokenizer_config.json", tokenizer_class="EvilTokenizer")
+    for load in (load_tokenizer, lambda folder: load_model(folder, CPU)):
+        with pytest.raises(ModelError, match=r"^The \w+ in .* needs Python code of its own, which is never run here"):
+            load(folder)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("kind", ["qwen3_vl", "t5", "bart_no_such_kind"])
+def test_a_model_that_is_no_text_model_is_refused_in_a_sentence(folder: Path, kind: str) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(ModelError, match=kind) as caught:
+        load_model(folder, CPU)
+    assert kind == "bart_no_such_kind" or len(str(caught.value)) < 300
+
+
+def test_a_model_that_names_no_positions_is_refused() -> None:
+    """Bloom has no limit."""
+    config = BloomConfig(vocab_size=8, hidden_size=8, n_layer=1, n_head=2)
+    with pytest.raises(ModelError, match="names no max_position_embeddings"):
+        check_context(BloomForCausalLM(config), RolloutOptions())
+
+
+# A head with more rows than the tokenizer has ids
+
+
+@pytest.fixture
+def padded(folder: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A model that would rather write one of the 50 ids without a token than any other."""
+
+    def pad(weights: Weights) -> None:
+        rows = weights["model.embed_tokens.weight"]
+        weights["model.embed_tokens.weight"] = torch.cat([rows, 3 * rows[:50]])
+
+    change_weights(folder, pad)
+    change_json(folder / "config.json", vocab_size=len(tokenizer) + 50)
+    return load_model(folder, CPU)
+
+
+def sample(model: PreTrainedModel, **fields: object) -> Reply:
+    async def go() -> Reply:
+        engine = HFEngine(model, slots=1)
+        try:
+            return await engine.sample(
+                Request(**({"ids": [5, 6, 7], "max_tokens": 60, "stop": -1, "seed": 0} | fields))
+            )  # type: ignore[arg-type]
+        finally:
+            await engine.close()
+
+    with Runner() as loop:
+        return loop.run(go())
+
+
+def test_ids_without_a_token_are_never_written_and_the_sampler_agrees_with_the_learner(
+    padded: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """NeMo-RL #237, pegainfer #673: decoded to nothing, such ids went into the trajectory."""
+    assert len(head(padded)) == len(tokenizer) == padded.get_input_embeddings().weight.shape[0] - 50  # type: ignore[union-attr, operator]
+    reply = sample(padded)
+    assert max(reply.tokens) < len(tokenizer)
+    pieces = (Piece("prompt", (5, 6, 7)), Piece("student", reply.tokens, reply.logprobs))
+    problem = Problem(id="p", messages=(), answer="1")
+    batch = collate([Group(problem, [Trajectory(problem, 0, pieces, "answered", "")])])
+    logprobs_BT, _ = score(padded, batch, 1.0, 1024)
+    torch.testing.assert_close(logprobs_BT[0, 3:], torch.tensor(reply.logprobs), atol=1e-4, rtol=0)
+    ids_BTJ, of_all_BTJ = score_top(padded, batch, 1.0, 1024, len(tokenizer))
+    assert ids_BTJ.max() < len(tokenizer)
+    torch.testing.assert_close(of_all_BTJ[0, 3:, 1:].exp().sum(-1), torch.ones(60))  # nothing is left for other ids
+
+
+def test_a_padded_head_is_written_whole(padded: PreTrainedModel, tmp_path: Path) -> None:
+    padded.save_pretrained(tmp_path / "again")
+    again = load_model(tmp_path / "again", CPU)
+    assert again.get_input_embeddings().weight.shape == padded.get_input_embeddings().weight.shape  # type: ignore[union-attr]
+
+
+# Ends
+
+
+def test_every_end_id_of_a_model_ends_what_it_writes(folder: Path) -> None:
+    """Qwen3 and Llama 3 declare several: TRL #7039."""
+    free = sample(load_model(folder, CPU)).tokens
+    for stop, ends, length in (
+        (free[30], [free[10], free[20]], 11),
+        (free[8], free[30], 9),
+        (free[8], [10**6, None], 9),
+    ):
+        change_json(folder / "generation_config.json", eos_token_id=ends)
+        model = load_model(folder, CPU)
+        reply = sample(model, stop=stop)
+        first = min(free.index(id) for id in (stop, *end_ids(model)) if id in free)
+        assert (reply.tokens, reply.stop) == (free[: first + 1], "stop")
+        assert len(reply.tokens) <= length
+        assert ends_beside(folder) == end_ids(model)
+        assert sample(model).stop == "length"  # nothing ends what a probe writes
+
+
+def test_a_folder_without_a_generation_config_names_no_ends(tmp_path: Path) -> None:
+    assert ends_beside(tmp_path) == frozenset()
+    (tmp_path / "generation_config.json").write_text("[1")
+    assert ends_beside(tmp_path) == frozenset()
