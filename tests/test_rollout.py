@@ -88,7 +88,7 @@ def student(chat: ChatFormat) -> Callable[..., Agent]:
         def script(request: Request) -> Sequence[int]:
             if request.seed % TURN_SEEDS:
                 return chat.turn({"content": "\\boxed{1}"})
-            question = chat.text(request.ids).split("\n")[1]
+            question = chat.response(request.ids).split("\n")[1]
             return chat.turn({"content": CALL.format(question)})
 
         tools = Toolbox([tool or Interpreter()])

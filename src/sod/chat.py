@@ -103,7 +103,7 @@ class ChatFormat:
                 pieces.append(Piece("tool", tuple(self._encode(texts[-1]))))
         if self._on_drift == "error":
             whole = self._template.render(self._for_template(messages[: turns[-1] + 1]), tools, prompt=False)
-            self._check([token for piece in pieces for token in piece.tokens], "".join(texts), whole)
+            self._check([token for piece in pieces for token in piece.tokens], texts, whole)
         return pieces
 
     # Tokens -> text
@@ -198,14 +198,12 @@ class ChatFormat:
 
     # Whether the template keeps history
 
-    def _check(self, appended: list[int], text: str, whole_text: str) -> None:
+    def _check(self, appended: list[int], texts: Sequence[str], whole_text: str) -> None:
         """Raises TemplateError where the whole has other tokens, for another reason than an empty thought."""
-        whole = self._encode(whole_text)
-        if whole[: len(appended)] == appended and self._template.end not in self._decode(whole[len(appended) :]):
+        if self._begins(appended, whole := self._encode(whole_text)):
             return
-        bare, bare_whole = self._without_empty_thoughts(text), self._without_empty_thoughts(whole_text)
-        rest = bare_whole[len(bare) :]
-        if self._encode(text) == appended and bare_whole.startswith(bare) and self._template.end not in rest:
+        bare = [token for text in self._bare(texts) for token in self._encode(text)]
+        if self._begins(bare, self._encode(self._bare_whole(whole_text))):
             self.note = (
                 f"The chat template{self._template.of_what} writes an empty thought into some turns and not into others; "
                 "every turn is kept as it was written."
@@ -222,6 +220,20 @@ class ChatFormat:
             "in fine-tuning, rollouts and evaluation alike, or use a template that keeps every turn as it was."
         )
 
-    def _without_empty_thoughts(self, text: str) -> str:
-        header, thought = self._template.header, self._template.thought
-        return text.replace(f"{header}{thought.opening}{thought.closing}", header) if header else text
+    def _begins(self, appended: list[int], whole: list[int]) -> bool:
+        """Whether the whole begins with what was appended, and no turn follows."""
+        return whole[: len(appended)] == appended and self._template.end not in self._decode(whole[len(appended) :])
+
+    def _bare(self, texts: Sequence[str]) -> list[str]:
+        """Prompts and turns, one after another, without the empty thoughts that begin turns."""
+        made, template = list(texts), self._template
+        rest = "" if template.thinking == "closed" else template.empty_thought.removeprefix(template.opened)
+        for at in range(0, len(made), 2):
+            if made[at].endswith(template.header + template.opened) and made[at + 1].startswith(rest):
+                made[at] = made[at].removesuffix(template.opened)
+                made[at + 1] = made[at + 1].removeprefix(rest)
+        return made
+
+    def _bare_whole(self, text: str) -> str:
+        header = self._template.header
+        return text.replace(header + self._template.empty_thought, header) if header else text

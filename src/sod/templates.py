@@ -87,6 +87,10 @@ class Template:
         """What the prompt does about thoughts: nothing, opens one, or holds one that is closed."""
         return "free" if not self.opened else "closed" if THOUGHT_CLOSE in self.opened else "open"
 
+    @property
+    def empty_thought(self) -> str:
+        return self.thought.opening + self.thought.closing
+
     def render(self, messages: Sequence[Message], tools: Sequence[Schema] = (), *, prompt: bool = True) -> str:
         """A conversation as text. Raises TemplateError where the template cannot render it."""
         if self._arguments_as_text:
