@@ -39,7 +39,8 @@ def check_prompts(chat: ChatFormat, tools: Toolbox, options: RolloutOptions, pro
 
 def _characters(chat: ChatFormat, tools: Toolbox, text: str) -> int:
     """Length of the prompt that asks a text, in characters."""
-    return len(chat.text(chat.prompt([{"role": "user", "content": text}], tools.schemas)))
+    tokens = chat.prompt([{"role": "user", "content": text}], tools.schemas)
+    return len(str(chat.tokenizer.decode(tokens, skip_special_tokens=False)))
 
 
 @dataclass(frozen=True, slots=True)
