@@ -62,6 +62,10 @@ def test_a_gold_that_a_right_answer_can_equal_passes(gold: str) -> None:
         ("First we add.\r\nThen it is 4", "several lines"),
         ("2 and <<1+1=2>>2", "several lines"),
         (PROSE, "several sentences"),
+        ("### 4", "a text whose answer is '4'"),
+        ("####4", "a text whose answer is '4'"),
+        ("So she has 18 eggs left over to sell.", "a sentence"),
+        ("Therefore they need 18 more of them", "a sentence"),
         ('["4"]', "is a list"),
         ("['4', '5']", "is a list"),
         *((empty, "empty cell") for empty in ("nan", "NaN", "null", "<NA>", "[]")),
@@ -79,6 +83,7 @@ def test_a_text_around_an_answer_is_taken_apart() -> None:
     assert "<<" not in worked(SOLUTION)[0]
     assert worked("18") == ("18", None)
     assert worked("x=18")[1] is None
+    assert worked("Final Answer: The final answer is $4$. I hope it is correct.")[1] == "$4$"
 
 
 def test_problems_that_cannot_be_judged_are_counted_and_the_first_is_shown() -> None:

@@ -17,8 +17,14 @@ from sod.types import Piece, Problem, Stop, Trajectory
 def check_prompts(chat: ChatFormat, tools: Toolbox, options: RolloutOptions, problems: Sequence[Problem]) -> None:
     """No prompt may be longer than the limit: found out before the first token is sampled."""
     long, most, longest = 0, options.max_prompt_tokens, ""
+    # A token is a byte or more. Of ASCII, which no tokenizer makes longer first, the length is a bound that costs nothing.
+    around = _characters(chat, tools, "")
+    room = most - around if _characters(chat, tools, "x" * most) <= around + most else -1
     with slow_bar("prompts", "measure, %", 100) as at:
         for number, problem in enumerate(problems, 1):
+            text = problem.messages[0]["content"] if len(problem.messages) == 1 else None
+            if text is not None and len(text) <= room and text.isascii():
+                continue
             length = len(chat.prompt(problem.messages, tools.schemas))
             long += length > options.max_prompt_tokens
             if length > most:
@@ -29,6 +35,12 @@ def check_prompts(chat: ChatFormat, tools: Toolbox, options: RolloutOptions, pro
             f"{long} of {len(problems)} prompts are longer than rollout.max_prompt_tokens = "
             f"{options.max_prompt_tokens}; that of problem {longest!r} has {most} tokens. Raise it, or leave them out."
         )
+
+
+def _characters(chat: ChatFormat, tools: Toolbox, text: str) -> int:
+    """Length of the prompt that asks a text, in characters."""
+    tokens = chat.prompt([{"role": "user", "content": text}], tools.schemas)
+    return len(str(chat.tokenizer.decode(tokens, skip_special_tokens=False)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -253,7 +253,7 @@ def as_problem(row: Row, number: int) -> Problem:
         messages=tuple(messages),
         answer=str(answer),
         kind=kind,
-        options=_options(row, messages[-1]["content"]) if kind == "choice" else USUAL,
+        options=options_of(row.get("choices"), messages[-1]["content"]) if kind == "choice" else USUAL,
         hint=_text(row, extra, "hint"),
         solution=_text(row, extra, "solution"),
         labels={name: str(row[name]) for name in LABELS if row.get(name) not in (None, "")},
@@ -284,9 +284,8 @@ def messages_in(text: str) -> list[Row] | None:
     raise DataError("its prompt looks like a list of messages as text, but is neither JSON nor a Python literal.")
 
 
-def _options(row: Row, text: str) -> int:
+def options_of(choices: Any, text: str) -> int:
     """How many options a multiple choice has: those in `choices`; else as many as its text lists, or the usual number."""
-    choices = row.get("choices")
     if choices is None:
         return max(USUAL, lettered(text))
     if not isinstance(choices, list) or not 2 <= len(choices) <= MOST:

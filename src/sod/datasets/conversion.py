@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from sod.data import Row
+from sod.data import Row, options_of
 from sod.datasets import columns, gpqa, livecodebench
 from sod.datasets.choices import Numberings
 from sod.datasets.identity import check_identity
@@ -15,7 +15,6 @@ from sod.datasets.published import Published
 from sod.datasets.reading import published_rows
 from sod.datasets.wording import Prompts
 from sod.errors import DataError
-from sod.rewards.choice import USUAL
 from sod.rewards.golds import check_gold
 
 CONTRADICTORY = "two answers"
@@ -83,7 +82,7 @@ def _by_columns(published: Published | None, prompts: Prompts, path: Path) -> Co
 
     def ours(row: Row, number: int) -> Row:
         row = kept(columns.problem(row, number, kind=kind, integers=integers, numberings=numberings))
-        check_gold(row["kind"], row["answer"], len(row.get("choices", ())) or USUAL)
+        check_gold(row["kind"], row["answer"], options_of(row.get("choices"), columns.statement(row)))
         return row
 
     if benchmark:

@@ -26,13 +26,17 @@ FEW_WORDS = 8
 SHOWN = 40
 """Characters of a gold that an error shows."""
 
-_MARKED = re.compile(r"(.*?)\s*####\s*([^\n]+?)\s*", re.DOTALL)
+_MARKED = re.compile(r"(.*?)\s*##+\s*([^\n#]+?)\s*", re.DOTALL)
 """GSM8K: a solution, and its answer after a mark."""
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 """GSM8K: what a calculator is to be given, within a solution."""
-_STATED = re.compile(r"\banswer\s*(?:is|:|=)\s*:?\s*(\S[^\n]*?)\.?\s*$", re.IGNORECASE)
+_STATED = re.compile(
+    r".*\banswer\s*(?:is|:|=)\s*:?\s*(\S[^\n]*?)\.?(?:\s*I hope it is correct\.?)?\s*$", re.IGNORECASE | re.DOTALL
+)
 _ENVIRONMENT = re.compile(r"\\begin\{(\w+\*?)\}.*?\\end\{\1\}", re.DOTALL)
 _NEXT_SENTENCE = re.compile(r"[a-z\d)}$%][.!?]\s+[A-Z]")
+_STATEMENT = re.compile(r"(?:so|thus|therefore|hence|since|because|we|he|she|they)\b", re.IGNORECASE)
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _WORD = re.compile(r"[^\W\d_]+")
 _LIST = re.compile(r"\[\s*(['\"]).*\1\s*,?\s*\]", re.DOTALL)
 _NOTHING = {"nan", "null", "<na>", "[]", "{}"}
@@ -69,6 +73,9 @@ def check_form(gold: str, accepts: Callable[[str], bool]) -> None:
         )
     if _CALCULATION.search(text) or "\n" in _ENVIRONMENT.sub("", text):
         raise DataError(f"The gold answer {_shown(gold)} is a text of several lines, not an answer. {CONVERT}")
+    numbers = _NUMBER.findall(text) if _STATEMENT.match(text) and len(_WORD.findall(text)) > 3 else []
+    if numbers and not accepts(numbers[-1]):
+        raise DataError(f"The gold answer {_shown(gold)} is a sentence, not an answer. {CONVERT}")
     if _NEXT_SENTENCE.search(text) and len(_WORD.findall(text)) >= FEW_WORDS:
         raise DataError(f"The gold answer {_shown(gold)} is a text of several sentences, not an answer. {CONVERT}")
 
@@ -79,7 +86,7 @@ def worked(text: str) -> tuple[str, str | None]:
         return _CALCULATION.sub("", marked[1]), marked[2]
     if (box := last_box(text)) is not None:
         return text, box.strip()
-    stated = _STATED.search(text)
+    stated = _STATED.match(text)
     return text, stated[1] if stated else None
 
 
