@@ -381,7 +381,7 @@ def test_rows_of_metrics_that_cannot_be_read_are_kept_aside(
     assert (run.folder / "metrics.jsonl.damaged").read_bytes() == damaged
     assert run.metrics_file.read_bytes() == b"\n".join([lines[0], *lines[2:]])
     said = " ".join(capsys.readouterr().out.split())
-    assert "1 lines of" in said
+    assert "lines that cannot be read: 1." in said
     assert "no metrics of 1 of the first 3 updates" in said
     run.rewind(3)
     assert not (run.folder / "metrics.jsonl.damaged-2").exists()

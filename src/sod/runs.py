@@ -245,7 +245,7 @@ class Run:
         rows = [row for row in rows if 0 < row["update"] <= update]
         if damaged:
             kept = self._keep_aside(self.metrics_file)
-            say(f"{damaged} lines of {self.metrics_file} cannot be read. The file as it was is kept in {kept}.")
+            say(f"{self.metrics_file}, lines that cannot be read: {damaged}. The file as it was is kept in {kept}.")
         if missing := update - len(rows):
             say(f"{self.metrics_file} has no metrics of {missing} of the first {update} updates; they stay missing.")
         self.write_metrics(rows)
