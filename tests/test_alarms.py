@@ -147,8 +147,15 @@ def test_a_run_that_solves_nothing_is_told_so_after_the_first_update_that_has_at
 
 
 def test_a_run_that_solves_nothing_has_one_alarm_for_it() -> None:
-    nothing = joined(course("rollout/solved", 0, 0), course("rollout/groups_solved", 0, 0))
+    names = ("rollout/solved", "rollout/groups_solved")
+    nothing = joined(*(course(name, 0, 0) for name in names), course("rollout/groups_alike", 1, 1))
     assert set(raised(nothing)) == {"cold_start"}
+
+
+def test_a_share_of_hardly_any_calls_is_no_alarm() -> None:
+    for calls, names in ((0.01, set[str]()), (0.5, {"malformed_calls"})):
+        history = joined(course("tools/calls", calls, calls), course("tools/malformed", 0.1, 1.0))
+        assert set(raised(history)) == names
 
 
 @pytest.mark.parametrize(

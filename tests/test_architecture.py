@@ -15,7 +15,7 @@ ROOT = Path(sod.__file__).parent
 # From low to high. A module imports what stands in a lower line, and nothing else: not its neighbours. A name stands
 # for the whole package, unless one of its modules has a place of its own.
 LAYERS = """
-    sod  core  errors  memory  patterns  statistics  interrupts  screen
+    sod  core  errors  memory  patterns  statistics  interrupts  screen  text
     config  types  sandbox  rewards  concurrency  attention  ranks  files
     measures  shapes  calls
     conversations

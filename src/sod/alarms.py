@@ -106,6 +106,25 @@ def _or(*alarms: Callable[[History], str | None]) -> Callable[[History], str | N
     return saw
 
 
+def _with_calls(alarm: Callable[[History], str | None]) -> Callable[[History], str | None]:
+    """Sees what the alarm does where there are calls: a share of next to none of them is chance."""
+
+    def saw(history: History) -> str | None:
+        calls = _latest(history, "tools/calls")
+        return None if calls is not None and calls < 0.1 else alarm(history)
+
+    return saw
+
+
+def _in_a_run_that_solves(alarm: Callable[[History], str | None]) -> Callable[[History], str | None]:
+    """Sees what the alarm does unless the run has solved nothing since it began: `cold_start` says that."""
+
+    def saw(history: History) -> str | None:
+        return None if _nothing_solved(history) else alarm(history)
+
+    return saw
+
+
 def _nothing_solved(history: History) -> str | None:
     """Sees a run that has solved nothing since it began; after the first update, if that had attempts enough."""
     known = [metrics for metrics in history if "rollout/solved" in metrics]
@@ -118,12 +137,14 @@ def _nothing_solved(history: History) -> str | None:
     return f"{solved:.1%} of the attempts have been right since the start"
 
 
-def _few_groups_solved(history: History) -> str | None:
-    """Sees groups without a right answer, in a run that has solved something: `_nothing_solved` has the others."""
-    latest = _latest(history, "rollout/groups_solved")
-    if latest is None or latest >= 0.1 or _nothing_solved(history):
-        return None
-    return f"{latest:.0%} of groups have a right answer (alarming below 10%)"
+def _below(name: str, words: str, limit: float) -> Callable[[History], str | None]:
+    """Sees a share below a fixed limit."""
+
+    def saw(history: History) -> str | None:
+        latest = _latest(history, name)
+        return None if latest is None or latest >= limit else f"{latest:.0%} of {words} (alarming below {limit:.0%})"
+
+    return saw
 
 
 ALARMS = {
@@ -133,12 +154,14 @@ ALARMS = {
         "a lower learn.lr, and the outcomes of its calls in the trajectory files",
     ),
     "malformed_calls": Alarm(
-        _or(
-            _rose("tools/malformed", "the share of calls that are no valid call", above=2, at_least=0.1),
-            _over("tools/malformed", "calls are no valid call", 0.3),
+        _with_calls(
+            _or(
+                _rose("tools/malformed", "the share of calls that are no valid call", above=2, at_least=0.1),
+                _over("tools/malformed", "calls are no valid call", 0.3),
+            )
         ),
         "the student does not know the format of a call, or is forgetting it.",
-        "a longer cold start, a lower learn.lr, and reward.tool_use = ran, which pays nothing for such calls",
+        "a longer cold start, a lower learn.lr, or reward.tool_use = ran, which pays nothing for such calls",
     ),
     "truncated": Alarm(
         _or(
@@ -181,7 +204,7 @@ ALARMS = {
         "trust_region, which bounds the signal of a token",
     ),
     "no_contrast": Alarm(
-        _over("rollout/groups_alike", "groups have one verdict for all their attempts", 0.8),
+        _in_a_run_that_solves(_over("rollout/groups_alike", "groups have one verdict for all their attempts", 0.8)),
         "GRPO learns nothing about right and wrong from them; the problems are too easy or too hard.",
         "other problems, or a larger rollout.group",
     ),
@@ -191,7 +214,7 @@ ALARMS = {
         "a longer cold start (`sod sft`), easier problems, or a larger rollout.group",
     ),
     "unsolved": Alarm(
-        _few_groups_solved,
+        _in_a_run_that_solves(_below("rollout/groups_solved", "groups have a right answer", 0.1)),
         "the reward cannot tell right from wrong in the others.",
         "easier problems, a larger rollout.group, or a lower learn.lr if the student solved more before",
     ),

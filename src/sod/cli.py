@@ -22,6 +22,7 @@ from sod import __version__, interrupts, screen
 from sod.errors import InfrastructureError, OptionError, RankError, SodError, UsageError
 from sod.ranks import place
 from sod.recipes import read_recipe
+from sod.text import plain
 
 COMMANDS = {
     "lab demo": (
@@ -261,7 +262,7 @@ def _hushed() -> Iterator[None]:
 def _complain(error: SodError | str, status: int) -> int:
     rank, count = place()
     if rank == 0 or (isinstance(error, RankError) and error.unsaid):  # of several processes, the user hears the first
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error))}", file=sys.stderr)
     if count > 1 and (report := os.environ.get("TORCHELASTIC_ERROR_FILE")):  # torchrun repeats it at the end
         details = {"message": str(error), "extraInfo": {"py_callstack": str(error), "timestamp": str(int(time.time()))}}
         Path(report).write_text(json.dumps({"message": details}))

@@ -211,10 +211,10 @@ def _how_well(made: Sequence[Row]) -> Columns:
 def _how(made: Sequence[Row]) -> Columns:
     return {
         "method": [row.method for row in made],
-        "solved without an error, %": [_number(100 * row.means["solved_without_error"], "{:.1f}") for row in made],
-        "with an error, %": [_number(100 * row.means["with_error"], "{:.1f}") for row in made],
+        "solved without error, %": [_number(100 * row.means["solved_without_error"], "{:.1f}") for row in made],
+        "with error, %": [_number(100 * row.means["with_error"], "{:.1f}") for row in made],
         "then solved, %": [_number(100 * row.means["solved_after_error"], "{:.1f}") for row in made],
-        "errors if any": [_number(row.chain, "{:.2f}") for row in made],
+        "errors, if any": [_number(row.chain, "{:.2f}") for row in made],
         "no answer, %": [_number(100 * row.means["no_answer"], "{:.1f}") for row in made],
         "steps": [_number(row.means["steps"], "{:.2f}") for row in made],
         "tokens": [_number(row.means["tokens"], "{:.0f}") for row in made],

@@ -8,7 +8,7 @@ from typing import Any
 
 from sod.errors import TrainingError
 from sod.files import write_whole
-from sod.progress import say
+from sod.progress import LEGEND, say, width
 from sod.recipes import to_toml
 
 LAST_LINES = 20
@@ -26,6 +26,7 @@ class Commands:
         jobs = jobs or processors
         self.slot = asyncio.Semaphore(jobs)
         self._environment = {"OMP_NUM_THREADS": str(max(1, processors // jobs))}
+        self._explained: set[str] = set()
 
     async def run(self, command: str, recipe: Path, content: dict[str, Any], *, name: str = "") -> None:
         """`sod COMMAND RECIPE`, after writing `content` to the recipe. Lines are shown under `name`, if there is one.
@@ -35,9 +36,11 @@ class Commands:
         """
         recipe.parent.mkdir(parents=True, exist_ok=True)
         write_whole(recipe, to_toml(content))
+        columns = width()
+        room = {} if columns is None else {"COLUMNS": str(columns - len(f"{name} | "))}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "sod", command, str(recipe)),
-            env=os.environ | self._environment,
+            env=os.environ | self._environment | room,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
@@ -47,7 +50,7 @@ class Commands:
             async for line in process.stdout:
                 lines = [*lines[1 - LAST_LINES :], line.decode(errors="replace").rstrip()]
                 if name:
-                    say(f"{name} | {lines[-1]}")
+                    self._show(name, lines[-1])
             status = await process.wait()
         finally:
             if process.returncode is None:
@@ -55,3 +58,11 @@ class Commands:
                 await process.communicate()
         if status:
             raise TrainingError(f"`sod {command} {recipe}` failed with status {status}:\n" + "\n".join(lines))
+
+    def _show(self, name: str, line: str) -> None:
+        """A line under the command's name; a legend once, for all commands."""
+        if not line.startswith(LEGEND):
+            say(f"{name} | {line}")
+        elif line not in self._explained:
+            self._explained.add(line)
+            say(line)

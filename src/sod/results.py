@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 
 from sod.errors import DataError, OptionError
 from sod.progress import console, say
 from sod.runs import Run
 from sod.statistics import Solved
+from sod.text import cell
 
 Results = dict[str, Any]
 """What stands in results.json: `benchmarks`, each with what was `measured`, and their `mean`."""
@@ -98,6 +100,8 @@ def defined(results: Results) -> Results:
 
 WORDS = ("", "method", "verdict")
 """Heads of columns that hold words; all others hold numbers."""
+GAP = 2
+"""Characters between two columns, one of them the box's."""
 
 
 @dataclass(frozen=True)
@@ -112,19 +116,71 @@ class Sheet:
     def of(cls, columns: Mapping[str, Sequence[str]], title: str = "") -> "Sheet":
         return cls(title, list(columns), list(zip(*columns.values(), strict=True)))
 
-    def drawn(self) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title=self.title or None, title_justify="left")
-        for name in self.head:
-            table.add_column(name, justify="left" if name in WORDS else "right", overflow="fold")
-        for row in self.rows:
-            table.add_row(*row)
-        return table
+    def drawn(self, width: int) -> list[Table]:
+        """Tables that fit into `width`: where the columns need more, they go on in a table below, under the same names.
+
+        No word is broken, unless a name alone takes more than half of the width.
+        """
+        columns = [[cell(name), *(cell(row[i]) for row in self.rows)] for i, name in enumerate(self.head)]
+        least = [min(width // 2, _least(column)) for column in columns]
+        tables: list[Table] = []
+        for part in _parts(least, width):
+            table = Table(
+                box=box.SIMPLE_HEAD,
+                padding=(0, GAP - 1, 0, 0),
+                pad_edge=False,
+                show_edge=False,
+                title=None if tables else self.title or None,
+                title_justify="left",
+            )
+            for i, taken in zip(
+                part, _widths([columns[i] for i in part], [least[i] for i in part], width), strict=True
+            ):
+                justify = "left" if self.head[i] in WORDS else "right"
+                table.add_column(columns[i][0], justify=justify, overflow="fold", width=taken)
+            for number in range(len(self.rows)):
+                table.add_row(*(columns[i][1 + number] for i in part))
+            tables.append(table)
+        return tables
 
     def markdown(self) -> str:
-        lines = [f"**{self.title}**", ""] if self.title else []
-        lines.append("| " + " | ".join(self.head) + " |")
+        lines = [f"**{_markdown(self.title)}**", ""] if self.title else []
+        lines.append("| " + " | ".join(map(_markdown, self.head)) + " |")
         lines.append("|" + "|".join("---" if name in WORDS else "--:" for name in self.head) + "|")
-        return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in self.rows)])
+        return "\n".join([*lines, *("| " + " | ".join(map(_markdown, row)) + " |" for row in self.rows)])
+
+
+def _least(column: Sequence[str]) -> int:
+    """Characters that a column needs: its longest word. Numbers, and what belongs to them, stay on one line."""
+    name, *cells = column
+    words = [word for text in cells for word in text.split()] if name in WORDS else cells
+    return max(map(cell_len, [*name.split(), *words]), default=1)
+
+
+def _parts(least: Sequence[int], width: int) -> list[list[int]]:
+    """Columns that fit side by side, the first of all before each of them."""
+    parts = [[0]]
+    for column in range(1, len(least)):
+        if len(parts[-1]) > 1 and sum(least[c] + GAP for c in [*parts[-1], column]) - GAP > width:
+            parts.append([0])
+        parts[-1].append(column)
+    return parts
+
+
+def _widths(columns: Sequence[Sequence[str]], least: Sequence[int], width: int) -> list[int]:
+    """Characters of each column: as many as it would take, the widest less where all do not fit."""
+    taken = [max(map(cell_len, column)) for column in columns]
+    while sum(taken) + GAP * (len(taken) - 1) > width:
+        room = [own - few for own, few in zip(taken, least, strict=True)]
+        if not any(spare > 0 for spare in room):
+            break
+        widest = max((i for i, spare in enumerate(room) if spare > 0), key=lambda i: taken[i])
+        taken[widest] -= 1
+    return taken
+
+
+def _markdown(text: str) -> str:
+    return cell(text).replace("|", "\\|")
 
 
 def show_sheets(sheets: Sequence[Sheet]) -> None:
@@ -133,7 +189,9 @@ def show_sheets(sheets: Sequence[Sheet]) -> None:
         say("\n\n".join(sheet.markdown() for sheet in sheets))
         return
     for sheet in sheets:
-        console.print(sheet.drawn())
+        for table in sheet.drawn(console.width):
+            console.print(table)
+            console.print()
 
 
 def show(results: Results) -> None:

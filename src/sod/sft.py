@@ -77,9 +77,9 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
             if ranks.is_first:
                 run.record(step + 1, {f"learn/{name}": value for name, value in metrics.items()})
             last = step + 1 == steps
-            report = last or (step + 1) % max(1, steps // 10) == 0
             display.done(
-                f"step {step + 1}/{steps}  loss {metrics['loss']:.3f}  lr {metrics['lr']:.1e}" if report else ""
+                f"step {step + 1}/{steps}  loss {metrics['loss']:.3f}  lr {metrics['lr']:.1e}",
+                due=last or (step + 1) % max(1, steps // 10) == 0,
             )
             ending = max(ranks.gather(noted()))
             if last or ending or (step + 1) % options.save_every == 0:

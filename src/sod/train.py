@@ -29,7 +29,7 @@ from sod.memory import take_peak_mb
 from sod.models import check_context, check_embeddings, head, load_model
 from sod.plan import plan
 from sod.policy import Policy, check_learning, load_divided, origin
-from sod.progress import Display, say
+from sod.progress import LEGEND, Display, fitted, say
 from sod.ranks import Ranks, joined
 from sod.records import scored_records, to_record
 from sod.rollout import attempt_seed, rollout
@@ -44,6 +44,7 @@ from sod.world import World
 
 MAX_SAMPLER_GAP = 0.5
 """Nats, mean over sampled tokens. Rounding makes 1e-6 in fp32 and some 1e-2 in bf16; more is a broken sampler."""
+EXPLAINED = f"{LEGEND}tool calls and errors a trajectory; d: nats from teacher; w: step weight"
 
 
 def train(options: TrainOptions) -> Run:
@@ -57,6 +58,7 @@ def train(options: TrainOptions) -> Run:
         Display(options.algorithm.name, options.updates, session.done) as display,
         held_back(),
     ):
+        say(EXPLAINED)
         for update in range(session.done, options.updates):
             clock = Clock()
             with clock.time("sample"), display.phase("sample", session.attempts):
@@ -69,7 +71,7 @@ def train(options: TrainOptions) -> Run:
                 session.refresh()
 
             report = session.record(update, groups, batch, learnt, clock)
-            display.done(_line(update + 1, options.updates, report))
+            display.done(_line(update + 1, options.updates, report, display.room))
             stopping = session.warn()
             if (update + 1) % options.save_every == 0 or update + 1 == options.updates or stopping:
                 session.save(update + 1)
@@ -382,18 +384,22 @@ def _check(options: TrainOptions, algorithm: System, ranks: Ranks) -> None:
         )
 
 
-def _line(update: int, updates: int, report: dict[str, float]) -> str:
+def _line(update: int, updates: int, report: dict[str, float], room: int | None) -> str:
+    """An update in a line that fits into `room`, beginning with what matters most."""
     parts = [
-        f"update {update:>{len(str(updates))}}/{updates}",
-        f"solved {report['rollout/solved']:4.0%}",
-        f"reward {report['rollout/reward']:+.2f}",
-        f"calls {report['tools/calls']:.1f}",
-        f"errors {report['tools/errors']:.2f}",
+        (9, f"update {update:>{len(str(updates))}}/{updates}"),
+        (9, f"solved {report['rollout/solved']:4.0%}"),
+        (4, f"reward {report['rollout/reward']:+.2f}"),
+        (8, f"calls {report['tools/calls']:.1f}"),
+        (5, f"errors {report['tools/errors']:.1f}"),
     ]
     if "steps/d" in report:
-        parts.append(f"d {report['steps/d']:.2f}")
+        parts.append((7, f"d {report['steps/d']:.2f}"))
     if "steps/w_after_first" in report:
-        parts.append(f"w {report['steps/w_after_first']:.2f}")
-    parts += [f"entropy {report['learn/entropy']:.2f}", f"{report['speed/tokens_per_second']:,.0f} tok/s"]
-    parts += [f"{report['seconds/update']:.1f} s"]
-    return "  ".join(parts)
+        parts.append((6, f"w {report['steps/w_after_first']:.2f}"))
+    parts += [
+        (2, f"entropy {report['learn/entropy']:.2f}"),
+        (1, f"{report['speed/tokens_per_second']:,.0f} tok/s"),
+        (3, f"{report['seconds/update']:.1f} s"),
+    ]
+    return fitted(parts, room)

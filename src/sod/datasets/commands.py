@@ -53,7 +53,7 @@ def list_sets(options: DataListOptions) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        console.print(line.rstrip(), markup=False, soft_wrap=True)
+        console.print(line.rstrip(), soft_wrap=True)
 
 
 def fetch(options: FetchOptions) -> None:
@@ -270,7 +270,7 @@ def _say_overlaps(found: Sequence[Finding], benchmarks: Sequence[Guarded], rows:
     for benchmark in benchmarks:
         here = [finding for finding in found if finding.benchmark is benchmark]
         problems, places = {finding.overlap.problem for finding in here}, {finding.row for finding in here}
-        table.add_row(Text(benchmark.name), str(benchmark.problems), str(len(problems)), str(len(places)))
+        table.add_row(benchmark.name, str(benchmark.problems), str(len(problems)), str(len(places)))
     console.print(table)
     shown: Counter[str] = Counter()
     for finding in sorted(found, key=lambda finding: -finding.overlap.share):

@@ -12,11 +12,11 @@ from statistics import median
 
 from rich.box import SIMPLE
 from rich.table import Table
-from rich.text import Text
 
 from sod.config import DescribeOptions
 from sod.data import LABELS, Demonstration, ProblemFile, each_row, load_demonstrations
 from sod.progress import slow_bar
+from sod.text import plain
 from sod.types import Message
 
 MOST_LABELS = 8
@@ -123,7 +123,7 @@ def tables(description: Description) -> Iterator[Table]:
     counts.add_column("share", justify="right")
     for name, values in description.counts.items():
         for value, number in _most(values):
-            counts.add_row(name, Text(one_line(value)), str(number), f"{number / description.rows:.1%}")
+            counts.add_row(name, one_line(value), str(number), f"{number / description.rows:.1%}")
             name = ""
     yield counts
     lengths = Table(box=SIMPLE)
@@ -136,7 +136,7 @@ def tables(description: Description) -> Iterator[Table]:
 
 def one_line(text: str, most: int | None = None) -> str:
     """Text from a file as it may be shown: on one line, its beginning, and nothing that a terminal would obey."""
-    line = "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))
+    line = plain(" ".join(text.split()))
     return line if most is None or len(line) <= most else f"{line[:most]}..."
 
 
