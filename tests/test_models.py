@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,20 @@ def test_ids_without_a_token_are_never_written_and_the_sampler_agrees_with_the_l
     ids_BTJ, of_all_BTJ = score_top(padded, batch, 1.0, 1024, len(tokenizer))
     assert ids_BTJ.max() < len(tokenizer)
     torch.testing.assert_close(of_all_BTJ[0, 3:, 1:].exp().sum(-1), torch.ones(60))  # nothing is left for other ids
+
+
+def test_a_teacher_with_fewer_rows_scores_all_that_a_student_with_more_can_write(
+    padded: PreTrainedModel, untrained: Path
+) -> None:
+    """With `divergence exact`, too, which asks about tokens that were not written. TRL #2215, LMOps #331."""
+    pieces = (Piece("prompt", (5, 6, 7)), Piece("student", sample(padded).tokens))
+    problem = Problem(id="p", messages=(), answer="1")
+    batch = collate([Group(problem, [Trajectory(problem, 0, pieces, "answered", "")])])
+    ids_BTJ, _ = score_top(padded, batch, 1.0, 1024, 40)
+    asked = replace(batch, candidates_BTJ=ids_BTJ[..., 1:])
+    logprobs_BTJ, _ = score(load_model(untrained, CPU), asked, 1.0, 1024)
+    assert logprobs_BTJ.shape[2] == 41
+    assert logprobs_BTJ.isfinite().all()
 
 
 def test_a_padded_head_is_written_whole(padded: PreTrainedModel, tmp_path: Path) -> None:

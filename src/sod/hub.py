@@ -71,9 +71,10 @@ def model_folder(model: Path, *, weights: bool = True) -> Path:
         own = model / ("config.json" if weights else "tokenizer_config.json")
         is_run = (model / "options.json").is_file() or (model / "checkpoints").is_dir()
         return _newest_checkpoint(model) if is_run and not own.is_file() else model
-    name = NAME.fullmatch(str(model))
-    if model.exists() or name is None or not (name["explicit"] or _is_of_the_hub(model)):
-        explicit = f" If the hub's model is meant, type hf:{model}." if name and not model.exists() else ""
+    name = name_on_hub(model)
+    if model.exists() or name is None:
+        like = NAME.fullmatch(str(model)) and not model.exists()
+        explicit = f" If the hub's model is meant, type hf:{model}." if like else ""
         raise ModelError(
             f"There is no directory {model}. Give a model's directory, a run of `sod train` or `sod sft`, or a name on the "
             f"Hugging Face hub, ORG/NAME or ORG/NAME@REVISION.{explicit}"
@@ -104,10 +105,16 @@ def _planned(run: Path) -> int | None:
     return None
 
 
-def _is_of_the_hub(name: Path) -> bool:
-    """Whether ORG/NAME may be looked up there: not where ORG is a directory here, or one that this project writes. A path
-    with a typing error must not become somebody's model."""
-    return not (name.parts[0] in OUR_FOLDERS or Path(name.parts[0]).exists())
+def name_on_hub(model: Path) -> re.Match[str] | None:
+    """ORG/NAME[@REVISION] in its parts, where that may be looked up on the hub.
+
+    Without hf: before it, it may not where ORG is a directory here, or one that this project writes: a path with a typing
+    error must not become somebody's model.
+    """
+    name = NAME.fullmatch(str(model))
+    if name is None or name["explicit"]:
+        return name
+    return None if model.parts[0] in OUR_FOLDERS or Path(model.parts[0]).exists() else name
 
 
 @dataclass(frozen=True)

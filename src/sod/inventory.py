@@ -15,7 +15,7 @@ from pathlib import Path
 from sod.data import load_demonstrations, load_problems
 from sod.datasets.published import SETS
 from sod.errors import ModelError, OptionError
-from sod.hub import NAME as HUB_NAME
+from sod.hub import name_on_hub
 from sod.recipes import maker_of, read_about, read_recipe
 from sod.shapes import ITEMSIZE, Shape
 
@@ -79,7 +79,7 @@ def find_model(model: Path) -> Found:
         start = Path(options.get("model") or options.get("student") or model)
         shape = None if start == model else find_model(start).shape
         return Found(str(model), "not there yet", shape, first=f"sod {read_about(recipe).command} {recipe}")
-    if not model.exists() and (name := HUB_NAME.fullmatch(str(model))):
+    if not model.exists() and (name := name_on_hub(model)):
         return _on_hub(name["repo"], name["revision"])
     return Found(str(model), "no model there", first=f"a model in {model}, or another one")
 
