@@ -147,8 +147,11 @@ def test_an_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str])
         (["--learn.betas", "0.9"], "--learn.betas"),
     ],
 )
-def test_a_value_that_cannot_be_is_an_error(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert status("train", *NEEDED, *flags) == 2
+def test_a_value_that_cannot_be_is_an_error(
+    flags: list[str], words: str, teacher: Path, problem_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ["--student", teacher, "--teacher", teacher, "--data", problem_file]  # missing ones are an error before
+    assert status("train", *NEEDED, *files, *flags) == 2
     err = capsys.readouterr().err
     assert words in " ".join(err.replace("│", " ").split())
     assert "Traceback" not in err
@@ -368,7 +371,7 @@ def test_empty_data_is_refused(world: World, refused: Refused, loop: str) -> Non
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_data_that_is_no_json_is_refused(world: World, refused: Refused, loop: str) -> None:
-    refused(world.command(loop, data=world.text('{"prompt": "1+1?", "answer": "2"}\n{"pro')), "line 2: not JSON")
+    refused(world.command(loop, data=world.text('{"pro\n{"prompt": "1+1?", "answer": "2"}')), "line 1: not JSON")
 
 
 @pytest.mark.parametrize("loop", LOOPS)
