@@ -542,6 +542,7 @@ def test_an_evaluation_ends_with_its_numbers_and_its_place(world: World, capsys:
 def test_a_training_run_says_a_line_for_each_update(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert status(*world.command("train")) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("update 1/1  solved")
+    assert out.startswith("legend: ")
+    assert "\nupdate 1/1  solved" in out
     assert all(word in out for word in ("reward", "calls", "errors", "d ", "w ", "tok/s"))
     assert not err

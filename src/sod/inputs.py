@@ -12,15 +12,18 @@ from sod.datasets import check_name, to_fetch
 from sod.errors import DataError, RunError
 from sod.hub import NAME, model_folder
 from sod.recipes import read_recipe
+from sod.runs import Run
 
 
 def check_inputs(options: Options) -> None:
     """Raises UsageError for what is not there, and says how to get it where that is known."""
     match options:
         case SftOptions(dry_run=False):
+            Run(options.out).check(options, resume=options.resume)
             _data(options.data)
             _models(options.model)
         case TrainOptions(dry_run=False):
+            Run(options.out).check(options, resume=options.resume)
             _data(options.data)
             _models(options.student, options.teacher if options.score.teacher_url is None else None)
         case EvalOptions(dry_run=False):
