@@ -40,7 +40,7 @@ def demonstrate(options: RolloutCommandOptions) -> None:
     _check(options, sets)
     show(evaluate(options))
     folder = model_folder(options.model, weights=False)
-    world = World.of(folder, options, [problem for each in sets for problem in each.problems])
+    world = World.of(folder, options, [problem for each in sets for problem in each.problems], again=True)
     counts: Counter[str] = Counter()
     run = Run(options.out)
     with run.held(), SampleFile.open(run.trajectory_file(0)) as samples:

@@ -44,15 +44,18 @@ class World:
     tools: Toolbox
 
     @classmethod
-    def of(cls, tokenizer: Path, options: WorldOptions, problems: Sequence[Problem]) -> Self:
-        """Open the sandbox, and check that every problem can be judged and is short enough."""
-        if options.reward.judge == "reference":
+    def of(cls, tokenizer: Path, options: WorldOptions, problems: Sequence[Problem], *, again: bool = False) -> Self:
+        """Open the sandbox, and check that every problem can be judged and is short enough.
+
+        `again`: what there is to know of it was printed before.
+        """
+        if options.reward.judge == "reference" and not again:
             say("reward.judge = reference: verdicts are those of the paper's code, which reject many right answers.")
         sandbox = open_sandbox(options.sandbox)
         referee = Referee(sandbox, options.reward, max_tokens=options.rollout.max_tokens)
         referee.check(problems)
         chat = ChatFormat.of(load_tokenizer(tokenizer), options.chat)
-        if chat.note:
+        if chat.note and not again:
             say(chat.note)
         tools = Toolbox([PythonTool(sandbox, options.tool), *own_tools(options.tool)], faults=options.tool.faults)
         check_prompts(chat, tools, options.rollout, problems)
