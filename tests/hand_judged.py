@@ -17,7 +17,7 @@ def rows_of(name: str) -> list[dict[str, Any]]:
 
 CASES = rows_of("grading_cases.jsonl")
 """Whole responses to a gold answer, some of them debatable or without a box."""
-MORE = rows_of("more_answers.jsonl")
+MORE = rows_of("more_answers.jsonl") + rows_of("words_and_units.jsonl")
 """More of them, by gold answer: what is right and what is wrong, in a box or, if not `boxed`, as whole responses."""
 
 

@@ -10,7 +10,7 @@ from sod.config import CalibrateOptions, CompareOptions, EvalOptions, Options, S
 from sod.data import check_file
 from sod.datasets import check_name, to_fetch
 from sod.errors import DataError, RunError
-from sod.hub import NAME, model_folder
+from sod.hub import model_folder, name_on_hub
 from sod.recipes import read_recipe
 from sod.runs import Run
 
@@ -56,7 +56,7 @@ def _data(*paths: Path | None) -> None:
 def _models(*models: Path | None) -> None:
     """A name on the hub is not looked up here."""
     for model in models:
-        if model is not None and (model.exists() or NAME.fullmatch(str(model)) is None):
+        if model is not None and (model.exists() or name_on_hub(model) is None):
             model_folder(model)
 
 

@@ -87,7 +87,7 @@ def find_model(model: Path) -> Found:
 def find_tokenizer(model: Path) -> Path | None:
     """The folder of a model's tokenizer, where it is here: in a directory, a run, or the hub's cache."""
     folders = [model, *_checkpoints(model)]
-    if not model.exists() and (name := HUB_NAME.fullmatch(str(model))):
+    if not model.exists() and (name := name_on_hub(model)):
         folders = [Path(cached).parent for cached in [_cached(name["repo"], TOKENIZER, name["revision"])] if cached]
     return next((folder for folder in folders if (folder / TOKENIZER).is_file()), None)
 

@@ -173,6 +173,7 @@ _REWRITES = [
         (r"\\geq(?:slant)?(?![a-z])|>=", r"\\ge "),
         (r"\\neq(?![a-z])|!=", r"\\ne "),
         (r"\\(?:emptyset|varnothing)(?![a-z])", r"\\{\\}"),
+        (r"\\lnot(?![a-z])", r"\\neg"),
         (r"\\lt(?![a-z])", "<"),
         (r"\\gt(?![a-z])", ">"),
         (rf"{_TEXT}or\s*\}}|\\(?:lor|vee)(?![a-z])|(?<=\s)or(?=\s)", r"\\lor "),
@@ -197,6 +198,8 @@ _REWRITES = [
 
 def tidy(text: str) -> str:
     """LaTeX in which signs, spaces, fonts and wrappers are written in one way; empty if nothing is left."""
+    if text.isascii() and text.isdigit():
+        return text
     text = re.sub(r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+", lambda run: f"^{{{unicodedata.normalize('NFKC', run[0])}}}", text)
     text = re.sub(r"[₀-₉]+", lambda run: f"_{{{unicodedata.normalize('NFKC', run[0])}}}", text)
     text = peel("".join(_character(character) for character in text).strip(" \0"))

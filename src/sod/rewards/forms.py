@@ -63,7 +63,7 @@ def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
     elif (based := _IN_BASE.fullmatch(answer)) and based[2].strip("{}") == "10":
         answer = based[1]
     if golds[0].kind == "exact" and (measured := _MEASURED.fullmatch(answer)) and is_number(gold):
-        answer = rf"{measured[1]}\text{{ {measured[2]}}}"
+        answer = rf"{measured[1]}\text{{ {measured[2] or 'Ω'}}}"
     if names:
         if len({name[0] for name, _ in names}) == 1:  # x_1 and x_2 are any two roots, to an answer without names
             golds.append(_set(list(golds[0].parts), ""))
@@ -111,7 +111,7 @@ _VERBS = """is are was were be has have had makes? made earns? earned gets? got 
     runs? walks? walked uses? used receives? received gives? becomes? remains? collects? collected holds? scores? scored
     finds? found produces? picks? picked bakes? baked"""
 _LEAD_IN = re.compile(
-    r"\\text\{([^{}]*)\}\s*:?\s*(?=\S)"
+    r"\\text\{([^{}]*)\}\s*:?\s*(?=[^\s_^])"
     rf"|([A-Za-z][A-Za-z ,']*(?:\b(?:{'|'.join(_VERBS.split())}|equals)\s|:\s*))(?=\S)",
     re.IGNORECASE,
 )
@@ -122,13 +122,14 @@ _ABOUT = re.compile(
     r"\s*(?:\\(?:approx|simeq|sim)(?![a-z])|~|(?:\\text\{\s*)?(?:about|approximately|roughly)\b\s*\}?)\s*"
 )
 _LETTER = re.compile("[A-J]")
-_LETTER_OF_CHOICE = re.compile(r"(?:\\text\{\s*)?\(([A-J])\)\s*\}?\s*(?=-?[\d.]|\\frac|\\sqrt)")
-_MEASURED = re.compile(r"(.*[\d)}])\s+([mgshLVNJW])")
-_JOINED = re.compile(r"(?:\\(?:neg|lnot)\s*)?(?:[A-Za-z]|\\[a-z]+)")
+_LETTER_OF_CHOICE = re.compile(r"(?:\\text\{\s*)?\(([A-J])\)\s*\}?\s*(?=-?\.?\d|\\frac|\\sqrt)")
+_MEASURED = re.compile(r"(.*[\d)}])(?:\s+([mgshLVNJW])|\s*\\Omega)")
+_JOINED = re.compile(r"(?:\\neg\s*)?(?:[A-Za-z]|\\[a-z]+)")
 _EQUAL = {"=", r"\equiv", r"\approx"}
 _MATRIX = re.compile(r"[(\[]?\\begin\{(?:[pbB]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\w+\}[)\]]?", re.DOTALL)
 _PLUS_MINUS = re.compile(r"\\pm(?![a-z])")
 _DISTANCE = re.compile(rf"\|\s*({NAME.pattern})\s*([-+][^|]*)?\|")
+_ALL_WITHOUT = re.compile(r"\(-\\infty,\\infty\)\s*\\(?:setminus|backslash)\s*\\\{([^{}]*)\\\}")
 _LOWEST, _HIGHEST = r"-\infty", r"\infty"
 
 
@@ -162,13 +163,17 @@ def _without_lead_in(text: str) -> str:
     """Without words before a value that say that it is coming: the answer is, Answer:, (C), approximately."""
     text = re.sub(r"^(?:\s*\\(?:Rightarrow|implies|rightarrow|to)(?![a-z]))+", "", text)
     while True:
-        if (lead := _LEAD_IN.match(text)) and (
-            not _LEADING.search(lead[0].replace("}", " ")) or UNTRUE.search(lead[0])
-        ):
+        if (lead := _LEAD_IN.match(text)) and not _announces(lead[0]):
             lead = None
         if not (lead := lead or _LETTER_OF_CHOICE.match(text) or _ABOUT.match(text)) or lead.end() == len(text):
             return text
         text = peel(text[lead.end() :])
+
+
+def _announces(lead: str) -> bool:
+    """Whether words say that the answer follows."""
+    words = lead.replace(r"\text{", "").replace("}", " ")
+    return bool(_LEADING.search(words)) and not UNTRUE.search(words) and not _FORMULA.fullmatch(words.strip())
 
 
 def _named(pairs: list[tuple[str, str]]) -> Form:
@@ -219,10 +224,10 @@ def _clause(text: str) -> Form:
         parts, found = parts[:-1], found[:-1]  # the exact value stands before the rounded one
     if set(found) <= _EQUAL:
         parts = value_last(parts)
-        if len(parts) > 1 and _of_another_value(parts[0]):
+        if len(parts) > 1 and (_of_another_value(parts[0]) or UNTRUE.search(parts[0])):
             return _opaque(text)
         return read(parts[-1])
-    if found == [r"\in"] and (NAME.fullmatch(parts[0]) or LABEL.fullmatch(parts[0])):
+    if found == [r"\in"] and (NAME.fullmatch(parts[0]) or LABEL.fullmatch(parts[0])) and r"\text" not in parts[0]:
         return replace(form := read(parts[1]), name=form.name or (parts[0] if NAME.fullmatch(parts[0]) else ""))
     return _inequality(parts, found) or _opaque(text)
 
@@ -318,11 +323,8 @@ def _brackets(text: str) -> Form | None:
             return None
         kind = "()" if len(rows[0]) == 1 else f"matrix of {len(rows)} rows"
         return _several(kind, [_clause(cell.strip()) for row in rows for cell in row], text)
-    found = split(text, {r"\setminus", r"\backslash"})[0]
-    if len(found) == 2 and found[0].strip() == r"(-\infty,\infty)":
-        points = found[1].strip()
-        if points.startswith(r"\{") and points.endswith(r"\}"):
-            return _all_but(split(points[2:-2], {","})[0])
+    if without := _ALL_WITHOUT.fullmatch(text):
+        return _all_but(split(without[1], {","})[0])
     tokens = BRACKET.findall(text)
     if len(tokens) < 2 or tokens[0] not in OPENING - {"{"} or tokens[-1] not in CLOSING - {"}"}:
         return None
@@ -365,7 +367,10 @@ _HALF_OF_DAY = re.compile(r"(?<![A-Za-z])([AaPp])\.?\s*[Mm](?![A-Za-z])\.?")
 _REMAINDER = re.compile(r"(.*\S)\s*\\bmod\{(.*)\}")
 _REPEATING = re.compile(r"(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*\{(?P<over>\d+)\}|\((?P<in>\d+)\))")
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?!\.?\d)")
+_DEGREES = re.compile(rf"(\d+(?:\.\d+)?)\s*{DEGREE}")
+_RADIANS = r"(\1\\cdot\\frac{\\pi}{180})"
 _BARE_FUNCTION = re.compile(r"(?<![\\A-Za-z])(?:arc)?(?:sin|cos|tan|cot|sec|csc|ln|log|exp)(?![A-Za-z])")
+_SPACE = re.compile(r"(\\[A-Za-z]+\s|\d\s(?=\d))\s*|\s+")
 _ELEMENTS = """H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr
     Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Nd Sm Eu Gd W Os Ir Pt Au Hg Tl Pb Bi Po At Rn Ra Th U Pu"""
 _FORMULA = re.compile(rf"(?!(?:no|as|in|i|he)$)(?:(?:{'|'.join(_ELEMENTS.split())})\d*)+", re.ASCII)
@@ -381,7 +386,7 @@ def _leaf(text: str) -> Form:
         return read(SAYINGS[words]) if words in SAYINGS else Form("words", words, rf"\text{{{words}}}")
     value, unit = without_unit(text)
     if based := _IN_BASE.fullmatch(value):
-        base = re.sub(r"\\text|[^\w]", "", based[2]).casefold()
+        base = re.sub(r"\\text|[{}()\s]", "", based[2]).casefold()
         return Form("exact", f"{based[1]}_{NUMBER_WORDS.get(base, base)}", value, unit=unit)
     if _THOUSANDS.fullmatch(value):
         value = value.replace(" ", "")
@@ -431,12 +436,16 @@ def _repeating(decimal: re.Match[str]) -> str:
 
 def _symbolic(text: str) -> str:
     """For math-verify: decimals as fractions, degrees as radians, percent as hundredths, functions with their backslash."""
+    if text.isdigit():
+        return text
+    text = _DEGREES.sub(_RADIANS, text)  # a degree sign that is left keeps the text from math-verify
     text = _DECIMAL.sub(lambda found: rf"\frac{{{int(found[1] + found[2])}}}{{1{'0' * len(found[2])}}}", text)
-    return _BARE_FUNCTION.sub(r"\\\g<0>", _in_radians(text)).replace(PERCENT, r"\cdot\frac{1}{100}")
+    text = _BARE_FUNCTION.sub(r"\\\g<0>", text).replace(PERCENT, r"\cdot\frac{1}{100}")
+    return _SPACE.sub(r"\1", re.sub(r"_(\d+)\s+", r"_{\1}", text))  # of `a b c` math-verify reads the a
 
 
 def _in_radians(text: str) -> str:
-    return re.sub(rf"(\d+(?:\.\d+)?)\s*{DEGREE}", r"(\1\\cdot\\frac{\\pi}{180})", text).replace(DEGREE, "")
+    return _DEGREES.sub(_RADIANS, text).replace(DEGREE, r"\cdot\frac{\pi}{180}")
 
 
 def _words(text: str) -> str:
@@ -444,7 +453,7 @@ def _words(text: str) -> str:
     plain, styled = re.subn(r"\\text\{([^{}]*)\}", r" \1 ", text)
     if not _WORDS.fullmatch(plain := " ".join(plain.split())):
         return ""
-    words = plain.casefold().strip(" .,;:!?'\"").split()
+    words = plain.casefold().strip(" .,;:!'\"").split()
     runs = re.findall(r"[^\W\d_]+", plain.casefold())  # of p-q, p and q
     if (not styled and not any(len(run) > 2 or run in _SHORT_WORDS for run in runs)) or FUNCTIONS & set(words):
         return ""

@@ -20,7 +20,6 @@ from sod.errors import DataError, InfrastructureError
 from sod.rewards import Verdict
 from sod.rewards.answers import final_answer, tidy
 from sod.rewards.forms import Form, readings
-from sod.rewards.structure import split
 from sod.rewards.symbolic import Symbolic
 
 INTEGER = re.compile(r"-?\d+")
@@ -190,22 +189,27 @@ MISREAD = {
     "a ratio": re.compile(":"),
     "a relation": re.compile(r"[<>]|\\(?:[gl]e|ne|in|equiv|approx|to|sim|mid)(?![a-z])"),
     "dots": re.compile(r"\.\.|\\[lcdv]?dots(?![a-z])"),
-    "a number in another base": re.compile(r"\d\s*\)?\s*_"),
 }
 """What math-verify takes for something else, such as 1:2 for 1/2: not asked, unless the gold answer has it too."""
 
 _KNOWN = """frac over sqrt sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp pi infty cdot times div pm
     mp binom cup cap setminus in le ge ne mid begin end lfloor rfloor lceil rceil sum prod int lim to equiv approx ldots
     dots cdots alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau
-    upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell"""
+    upsilon phi varphi chi psi omega Delta Theta Lambda Xi Sigma Phi Psi Omega ell"""
 _KEPT = re.compile(
     rf"(?:\\(?:{'|'.join(_KNOWN.split())})(?![A-Za-z])|\\[{{}}\\,;! ]|\{{[bp]?matrix\}}|(?<![A-Za-z])[A-Za-z]{{1,3}}(?![A-Za-z])"
     r"|[\d\s+\-*/^_=().,:<>|!&\[\]{}])*"
 )
 _DROPPED = re.compile(
-    r"(?<![A-Za-z])(?:min|max|gcd|lcm|mod|det|arg|dim|ker|inf|sup|nan)(?![A-Za-z])|\{\}|(?<![A-Za-z\\])[fghFGHP]\s*\("
+    r"(?<![A-Za-z])(?:min|max|gcd|lcm|mod|det|arg|dim|ker|inf|sup|nan)(?![A-Za-z])|\{\}|\d\s+\d|[A-Za-z]\^\{\(|\d\s*\)?\s*_|(?<![A-Za-z\\])[fghFGHP]\s*\("
 )
 """What math-verify may leave out, or read as a product."""
+_NAMES = re.compile(r"\\[A-Za-z]+|\{[bp]?matrix\}|[A-Za-z]")
+
+
+def _says_equal(latex: str) -> bool:
+    """Whether anything but a limit of a sum has an equals sign."""
+    return "=" in re.sub(r"_\s*\{[^{}]*\}", "", latex)
 
 
 def not_to_ask(gold: str, answer: str) -> str:
@@ -213,8 +217,11 @@ def not_to_ask(gold: str, answer: str) -> str:
     for reason, pattern in TOO_HARD.items():
         if pattern.search(answer):
             return f"too hard: {reason}"
-    if bool(split(gold, {"="})[1]) != bool(split(answer, {"="})[1]):
+    if _says_equal(gold) != _says_equal(answer):
         return "an equation"
     if reason := next((n for n, pattern in MISREAD.items() if pattern.search(answer) and not pattern.search(gold)), ""):
         return reason
-    return "" if all(_KEPT.fullmatch(text) and not _DROPPED.search(text) for text in (gold, answer)) else "other text"
+    names = set(_NAMES.findall(f"{gold} {answer}"))  # math-verify knows no capitals
+    kept = len({name.casefold() for name in names}) == len(names)
+    kept = kept and all(_KEPT.fullmatch(text) and not _DROPPED.search(text) for text in (gold, answer))
+    return "" if kept else "other text"

@@ -12,6 +12,7 @@ SEVERAL = {",", ";", r"\lor", r"\land", r"\cup"}
 BRACKET = re.compile(r"\\[{}]|\\[lr]angle(?![a-z])|\\(?:begin|end)\{\w+\}|\\[a-zA-Z]+|\\.|.", re.DOTALL)
 OPENING = {"(", "[", "{", r"\{", r"\langle"}
 CLOSING = {")", "]", "}", r"\}", r"\rangle"}
+_MODULUS = re.compile(r"\s*\\pmod\{[^{}]*\}$")
 _RATIO = re.compile(r"\\frac\{(\w)\}\{(\w)\}|(\w)/(\w)")
 _ENCLOSED = re.compile(r"(?:\\\{|\()(.*)(?:\\\}|\))", re.DOTALL)
 
@@ -66,7 +67,7 @@ def value_last(parts: list[str]) -> list[str]:
 
 def is_number(text: str) -> bool:
     try:
-        return not symbols(exact(text))
+        return not symbols(exact(_MODULUS.sub("", text)))
     except Unreadable:
         return False
 

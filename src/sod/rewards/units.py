@@ -34,28 +34,34 @@ MULTIPLES = {
     "trillion": 10**12,
 }
 NUMBER_WORDS |= MULTIPLES  # "a dozen"
+NUMBER_WORDS |= {
+    f"{word} {name}": _SMALL[word] * size for word in _TO_TWENTY.split()[1:] for name, size in MULTIPLES.items()
+}
 
 # Words that change a number
 
-_PARTS = """half third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth quarter twentieth hundredth thousandth
-    millionth billionth"""
+_PARTS = """half third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth
+    sixteenth seventeenth eighteenth nineteenth twentieth thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth
+    quarter hundredth thousandth millionth billionth"""
 _PLURAL_PARTS = {"halves", *(f"{part}s" for part in _PARTS.split()[1:])}
-_CHANGING = """k mn bn tn mio score gross point mille percentage percent pct basis bp bps pp ppm ppb
-    squared cubed factorial root power exponent raised inverse reciprocal remainder modulo mod base
+_CHANGING = """k mn bn tn mil mio grand score gross point mille percentage percentile percent pct basis bp bps pp ppm ppb
+    kilo mega giga tera milli micro nano binary decimal octal hexadecimal hex base modulo mod remainder
+    squared cubed factorial sqrt root power exponent raised inverse reciprocal conjugate transpose logarithm
     plus minus times fold over divided multiplied double doubled triple tripled twice thrice halved
     or and nor not no never none neither either but without except excluding exclusive inclusive only
     if when where unless for with provided assuming between to through thru till until from by out
     more less fewer than least most greater smaller minimum maximum above below under beyond beneath
-    about approximately approx roughly around nearly almost circa so up down off short past before after
+    about approximately approx roughly around nearly almost circa so too up upwards onwards down off short past before after
     negative opposite debt loss losses deficit owed owing bc bce is are was were be wrong incorrect false true
     guess invalid impossible error am pm"""
-_CHANGES = {*_CHANGING.split(), *_SMALL, *_PARTS.split(), *_PLURAL_PARTS, *(f"{multiple}s" for multiple in MULTIPLES)}
+_CHANGES = {*_CHANGING.split(), *_SMALL, *_PARTS.split(), *_PLURAL_PARTS, *FUNCTIONS}
+_CHANGES |= {f"{word}s" for word in (*_SMALL, *MULTIPLES)} | {f"{word}es" for word in ("six", "zero")}
 CHANGES = re.compile(r"\\l(?:or|and)\b|n't|\b[ap]\.\s?m\b|[?!]")
 """Further signs among the words that make it another number, or none."""
 UNTRUE = re.compile(
-    r"\b(?:not|no|nor|never|none|neither|nobody|nothing|if|unless|except|or|either|than|could|may|might|should|would"
-    r"|half|twice|thrice|double|triple|times|minus|plus|negative|divided|between|over|factorial|base|mod|lost|false|wrong"
-    rf"|{'|'.join(sorted(_PLURAL_PARTS))}|(?:one|a) (?:{'|'.join(_PARTS.split())}))\b|n't|\\l(?:or|and)\b"
+    r"\b(?:not|no|nor|never|none|neither|nobody|nothing|if|unless|except|or|either|than|could|may|might|should|would|lost"
+    r"|half|twice|thrice|double|triple|times|minus|plus|negative|divided|between|over|factorial|base|mod|false|wrong"
+    rf"|at least|at most|{'|'.join(sorted(_PLURAL_PARTS))}|(?:one|a) (?:{'|'.join(_PARTS.split())}))\b|n't|\\l(?:or|and)\b"
     r"|\b(?:square|cube|root|reciprocal|inverse|logarithm|log|power|multiple)s? of (?:the answer|it|this|that|[a-z])\b",
     re.IGNORECASE,
 )
@@ -136,6 +142,8 @@ _LONG = re.compile(f"({'|'.join(_PREFIXES)})?({'|'.join(_SYMBOLS)})s?")
 _COMPOUND = {"mph": "mi/h", "kph": "km/h", "kmph": "km/h", "kmh": "km/h", "kWh": "kW h"}
 _FILLING = "of the a an all in total altogether each every whole unit units exactly on at st nd rd th"
 _FILLERS = set(_FILLING.split())
+_ANY = "unit"
+"""Agrees with all units."""
 _TOKEN = re.compile(r"([^\W\d_]+(?:['-][^\W\d_]+)*)|(\^\s*(?:\{\s*-?\d\s*\}|-?\d))|(\\cdot|[/()])|[\s.,;:]+|°")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 _MODULUS = re.compile(r"\s*\\pmod\{([^{}]*)\}")
@@ -165,6 +173,8 @@ NO_UNIT = Unit()
 
 def without_unit(text: str) -> tuple[str, Unit]:
     """(value, unit). "million" becomes a factor. The whole text is the value if there are no words, or words that change it."""
+    if text.isdigit():
+        return text, NO_UNIT
     value, phrase = _without_words(text)
     if modulus := _MODULUS.fullmatch(phrase):
         return value, Unit(frozenset({(f"mod {modulus[1].strip()}", 1)}))
@@ -202,7 +212,7 @@ def _without_words(text: str) -> tuple[str, str]:
         elif found := _DEGREES.fullmatch(value):
             value, phrase = found[1], f"{DEGREE} {found[2] or ''} {phrase}"
         else:
-            value = peel(value)
+            value = peel(value) if r"\text" in value else value.strip()
             return (text, "") if r"\text" in value or _AFTER_POWER.match(value) else (value, phrase)
 
 
@@ -250,7 +260,7 @@ class _Phrase:
                 return None
         if self.power != 1 or self.below:
             return None
-        measure = frozenset((name, power) for name, power in self.powers.items() if power)
+        measure = frozenset((name, power) for name, power in self.powers.items() if power and name != _ANY)
         return Unit(measure, frozenset(self.nouns)), self.factor
 
     def _take(self, token: str, *, following: list[str], attached: bool) -> bool:
@@ -268,15 +278,21 @@ class _Phrase:
             self._add("degree")
         elif word in MULTIPLES:
             self.factor *= MULTIPLES[word]
-            return not self.nouns
+            return not (self.nouns or self.below)
         elif word in _POWERS and not (word.endswith("ed") and not self.last):
             return self._raise(_POWERS[word]) if word.endswith("ed") else self._next_power(word, following)
         elif unit := self._unit(token, following):
             self._add(unit)
-        elif word in _CHANGES or (len(word) < 3 and word not in _FILLERS) or (attached and token != word):
+        elif (
+            word.endswith("fold")
+            or _CHANGES.intersection(word.split("-"))
+            or (len(word) < 3 and word not in _FILLERS)
+            or (attached and token != word)
+        ):
             return word in _FILLERS
         elif word in _FILLERS:
-            self.power = 1 if word.startswith("unit") else self.power
+            if word.startswith("unit"):
+                self._add(_ANY)
         elif self.below or self.power != 1:
             self._add(_singular(word))
         else:
@@ -297,7 +313,7 @@ class _Phrase:
     def _raise(self, power: int) -> bool:
         if self.last:
             self.powers[self.last] *= power
-        return bool(self.last)
+        return bool(self.last and power)
 
     def _next_power(self, word: str, following: list[str]) -> bool:
         self.power = _POWERS[word]
