@@ -274,14 +274,14 @@ def test_an_alarm_is_said_kept_and_may_stop_the_run_after_a_checkpoint(
 ) -> None:
     files = {"student": untrained, "data": problem_file, "out": tmp_path / "run"}
     options = (
-        UPDATE | files | {"updates": 5, "save_every": 5, "algorithm": {"name": "grpo"}, "stop_on": ["no_contrast"]}
+        UPDATE | files | {"updates": 5, "save_every": 5, "algorithm": {"name": "grpo"}, "stop_on": ["cold_start"]}
     )
-    with pytest.raises(TrainingError, match="Stopped after update 3 by the alarm no_contrast; the model is in"):
+    with pytest.raises(TrainingError, match="Stopped after update 3 by the alarm cold_start; the model is in"):
         train(TrainOptions.model_validate(options | {"rollout": UPDATE["rollout"] | {"max_tokens": 8}}))
     run = Run(tmp_path / "run")
-    assert [row.get("alarm/no_contrast") for row in run.metrics()] == [None, None, 1.0]
+    assert [row.get("alarm/cold_start") for row in run.metrics()] == [None, None, 1.0]
     assert (run.newest_checkpoint() or (0,))[0] == 3
-    assert "alarm no_contrast: 100% of groups" in " ".join(capsys.readouterr().out.split())
+    assert "alarm cold_start: 0.0% of the attempts" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.fixture(scope="module")
