@@ -273,9 +273,7 @@ def test_an_alarm_is_said_kept_and_may_stop_the_run_after_a_checkpoint(
     untrained: Path, problem_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = {"student": untrained, "data": problem_file, "out": tmp_path / "run"}
-    options = (
-        UPDATE | files | {"updates": 5, "save_every": 5, "algorithm": {"name": "grpo"}, "stop_on": ["cold_start"]}
-    )
+    options = UPDATE | files | {"updates": 5, "save_every": 5, "algorithm": {"name": "grpo"}, "stop_on": ["cold_start"]}
     with pytest.raises(TrainingError, match="Stopped after update 3 by the alarm cold_start; the model is in"):
         train(TrainOptions.model_validate(options | {"rollout": UPDATE["rollout"] | {"max_tokens": 8}}))
     run = Run(tmp_path / "run")
