@@ -1,9 +1,11 @@
 """Imports point down, and what must be light stays light."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -142,3 +144,8 @@ for name in {modules.split()}:
 print([name for name in {absent.split()} if name in sys.modules])
 """
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_what_a_checkpoint_needs_is_installed_without_an_extra() -> None:
+    names = {re.split(r"[\s<>=!~\[;(]", need)[0] for need in requires("sod") or () if "extra ==" not in need}
+    assert {"torch", "transformers", "accelerate", "safetensors"} <= names
