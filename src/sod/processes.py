@@ -8,7 +8,7 @@ from typing import Any
 
 from sod.errors import TrainingError
 from sod.files import write_whole
-from sod.progress import LEGEND, say, width
+from sod.progress import LEGEND, ROOM, say, width
 from sod.recipes import to_toml
 
 LAST_LINES = 20
@@ -37,7 +37,7 @@ class Commands:
         recipe.parent.mkdir(parents=True, exist_ok=True)
         write_whole(recipe, to_toml(content))
         columns = width()
-        room = {} if columns is None else {"COLUMNS": str(columns - len(f"{name} | "))}
+        room = {} if columns is None else dict.fromkeys(("COLUMNS", ROOM), str(columns - len(f"{name} | ")))
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "sod", command, str(recipe)),
             env=os.environ | self._environment | room,

@@ -35,11 +35,15 @@ console = _Literal(quiet=place()[0] > 0)
 QUIET_SECONDS = 2.0
 
 
+ROOM = "SOD_COLUMNS"
+"""Environment variable by which `sod compare` limits the lines of its runs. COLUMNS may be set for other programs."""
+
+
 def width() -> int | None:
     """Characters that a line should not exceed: the terminal's, or what a parent command has set. None: any length."""
     if console.is_terminal:
         return console.width
-    columns = os.environ.get("COLUMNS", "")
+    columns = os.environ.get(ROOM, "")
     return int(columns) if columns.isdecimal() else None
 
 
