@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -392,17 +393,9 @@ def test_a_run_of_which_a_process_was_killed_goes_on_as_if_nothing_had_happened(
 ) -> None:
     out = tmp_path / "run"
     path = recipe(out, save_every=1, updates=200)
-    run = subprocess.Popen(
-        torchrun(2, "-m", "sod", "train", path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        while not list(out.glob("checkpoints/update-0001/manifest.json")):
-            assert run.poll() is None
-            time.sleep(0.05)
+    with started(path, lambda: list(out.glob("checkpoints/update-0001/manifest.json"))) as run:
         os.kill(second_of(run.pid), signal.SIGKILL)
         _, errors = run.communicate(timeout=DEADLINE)
-    finally:
-        run.kill()
     assert run.returncode != 0
     (complaint,) = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert "Process 1 (of 0 to 1) has died or hangs" in complaint
@@ -417,17 +410,9 @@ def test_processes_that_are_told_to_end_save_together_and_go_on_as_if_nothing_ha
 ) -> None:
     out = tmp_path / "run"
     path = recipe(out, save_every=1000, updates=1000)
-    run = subprocess.Popen(
-        torchrun(2, "-m", "sod", "train", path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        while not Run(out).metrics():
-            assert run.poll() is None
-            time.sleep(0.05)
+    with started(path, lambda: Run(out).metrics()) as run:
         run.terminate()
         _, errors = run.communicate(timeout=DEADLINE)
-    finally:
-        run.kill()
     assert run.returncode != 0
     complaints = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert complaints == [
@@ -439,6 +424,21 @@ def test_processes_that_are_told_to_end_save_together_and_go_on_as_if_nothing_ha
     resumed = trained(1, recipe(out, updates=max(2, done)), out, "--resume")
     if done <= 2:  # on a machine that stalls, the run may be further
         assert_close(resumed, alone)
+
+
+@contextmanager
+def started(recipe: Path, begun: Callable[[], object]) -> Iterator[subprocess.Popen[str]]:
+    """`sod train` in two processes, once it has begun; killed at the end if it still runs."""
+    run = subprocess.Popen(
+        torchrun(2, "-m", "sod", "train", recipe), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while not begun():
+            assert run.poll() is None
+            time.sleep(0.05)
+        yield run
+    finally:
+        run.kill()
 
 
 def second_of(launcher: int) -> int:

@@ -1,6 +1,5 @@
 """Checkpoints: folders with a manifest of sizes and hashes, whole or not there at all."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sod.errors import RunError
-from sod.files import PARTIAL, cannot_be_written, to_json
+from sod.files import PARTIAL, cannot_be_written, sha256, to_json
 
 MANIFEST = "manifest.json"
 TRAINER = "trainer"
@@ -46,7 +45,7 @@ def fault(place: Path, *, model_only: bool = False, hashes: bool = True) -> str:
             continue
         file = place / name
         try:
-            if file.stat().st_size != entry["bytes"] or (hashes and _sha256(file) != entry["sha256"]):
+            if file.stat().st_size != entry["bytes"] or (hashes and sha256(file) != entry["sha256"]):
                 return f"{name} differs from {MANIFEST}"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
@@ -61,7 +60,7 @@ def write(place: Path, content: Callable[[Path], None]) -> None:
         partial.mkdir(parents=True)
         content(partial)
         manifest = {
-            file.relative_to(partial).as_posix(): {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+            file.relative_to(partial).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256(file)}
             for file in sorted(partial.rglob("*"))
             if file.is_file()
         }
@@ -77,11 +76,6 @@ def write(place: Path, content: Callable[[Path], None]) -> None:
     shutil.rmtree(place, ignore_errors=True)
     partial.rename(place)
     _sync_folder(place.parent)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(folder: Path) -> None:

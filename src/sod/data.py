@@ -24,6 +24,7 @@ from typing import Any, Generic, TypeVar
 from sod import conversations
 from sod.conversations import Demonstration, as_messages, without_nulls
 from sod.errors import DataError
+from sod.files import sha256
 from sod.progress import slow_bar
 from sod.rewards.choice import MOST, USUAL, lettered
 from sod.rewards.golds import check_gold
@@ -135,8 +136,7 @@ def _order(seed: int, epoch: int, count: int) -> list[int]:
 
 def fingerprint(path: Path) -> str:
     """SHA-256 of a file: two runs on equal fingerprints saw the same data."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def fingerprint_model(folder: Path) -> str:

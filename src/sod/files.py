@@ -5,6 +5,7 @@ failed write has left is removed, so that it does not take the last room.
 """
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -99,6 +100,12 @@ def append_line(path: Path, line: str) -> None:
             append(descriptor, line.encode() + b"\n")
         finally:
             os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

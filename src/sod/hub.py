@@ -4,8 +4,6 @@ The hub's own library does the work and keeps what it fetched; its settings hold
 HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT. This module says which files, and what is wrong, in plain words.
 """
 
-import errno
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sod.errors import DataError, ModelError
+from sod.files import NO_ROOM
 from sod.progress import console, say
 from sod.runs import Run
 
@@ -34,7 +33,6 @@ TOKENIZER_FILES = [
 WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
 UNWANTED = ["*/*", "consolidated*"]
 """Other formats' folders, and the same weights in Mistral's own layout."""
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
@@ -86,23 +84,10 @@ def _newest_checkpoint(run: Path) -> Path:
     newest = Run(run).newest_checkpoint()
     if newest is None:
         raise ModelError(f"The run in {run} holds no whole checkpoint; let it go on until it has saved one.")
-    update, folder = newest
-    planned = _planned(run)
+    (update, folder), planned = newest, Run(run).updates
     if planned and update < planned:
         say(f"{run} is unfinished: the model is that of update {update} of {planned}. Continue the run with --resume.")
     return folder
-
-
-def _planned(run: Path) -> int | None:
-    """Updates that the run is to make, where its files hold them."""
-    for name in ("environment.json", "options.json"):
-        try:
-            updates = json.loads((run / name).read_bytes()).get("updates")
-        except (OSError, ValueError, AttributeError):  # a damaged run is judged by who resumes it
-            continue
-        if isinstance(updates, int):
-            return updates
-    return None
 
 
 def name_on_hub(model: Path) -> re.Match[str] | None:

@@ -54,9 +54,9 @@ def _data(*paths: Path | None) -> None:
 
 
 def _models(*models: Path | None) -> None:
-    """A name on the hub is not looked up here."""
+    """A name on the hub is not looked up here, and what is there is left to the command: a run's checkpoints are large."""
     for model in models:
-        if model is not None and (model.exists() or name_on_hub(model) is None):
+        if model is not None and not model.exists() and name_on_hub(model) is None:
             model_folder(model)
 
 
