@@ -14,7 +14,7 @@ WINDOW = 3
 NOTHING_SOLVED = 0.01
 """Share of attempts; a student that solves less from the beginning has no right answer to learn from."""
 ENOUGH_ATTEMPTS = 64
-"""A student that solves 10 % fails all of so many once in 900 times."""
+"""A student that solves 10 % fails all of these attempts once in 900 times."""
 
 Metrics = dict[str, float]
 History = Sequence[Metrics]

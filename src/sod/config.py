@@ -375,7 +375,7 @@ class EvalOptions(Options):
     samples: Positive = 32
     """Samples per problem (the n of avg@n, maj@n)."""
     limit: Positive | None = None
-    """Evaluate only the first so many problems of each benchmark or file. A file of your own is read and checked up to there
+    """Evaluate only the first N problems of each benchmark or file. A file of your own is read and checked up to there
     alone."""
     judges: tuple[Literal["reference"], ...] = ()
     """Who else is to judge the same samples. reference: the paper's code, which rejects many right answers."""

@@ -83,7 +83,7 @@ def load_problems(path: Path) -> list[Problem]:
 class ProblemFile:
     """The problems of a file, in its order, read as they are asked for. Exact repetitions are left out; equal ids get a number.
 
-    `limit`: the first so many, and what comes after them in the file is neither read nor checked. At the end raises
+    `limit`: the number of problems to read from the start; later rows are neither read nor checked. At the end raises
     DataError if a row that was read is bad: one without what a problem needs, or with a gold that its judge cannot judge by.
     """
 

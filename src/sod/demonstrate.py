@@ -94,7 +94,7 @@ def ranked(attempts: Iterable[Trajectory]) -> list[Trajectory]:
 def demonstration(attempt: Trajectory, chat: ChatFormat, tools: Sequence[Schema]) -> Row | None:
     """A trajectory as messages in OpenAI's format; None where they would not give its observations again.
 
-    Turns with a malformed call, or one of a tool that is not there, stay as context with `weight` 0: nobody should learn them.
+    Turns with a malformed call, or one of a tool that is not there, stay as context with `weight` 0 and are not learnt.
     """
     messages: list[Message] = list(attempt.problem.messages)
     for piece in attempt.pieces[1:]:
@@ -119,7 +119,7 @@ def demonstration(attempt: Trajectory, chat: ChatFormat, tools: Sequence[Schema]
 
 
 def _turn(text: str, tools: Sequence[Schema]) -> Message:
-    """A turn as a message; one with a call that no tool can answer is context, as nobody should learn it."""
+    """A turn as a message; one with a call that no tool can answer is context and is not learnt."""
     calls = parse_calls(text)
     known = {tool["function"]["name"] for tool in tools}
     if any(isinstance(call, MalformedCall) or call.name not in known for call in calls):

@@ -75,7 +75,7 @@ class Pace:
         self._marks = deque([(now, done)])
 
     def mark(self, done: int, now: float) -> None:
-        """So many parts are done."""
+        """Record that `done` parts are done at time `now`, in seconds."""
         marks, window = self._marks, max(self.SECONDS, self.SHARE * (now - self._begin))
         if len(marks) > self.FEWEST and now - marks[-2][0] < window / self.MARKS:
             marks.pop()

@@ -251,7 +251,7 @@ _ANSWERED: list[Message] = [_USER, {"role": "assistant", "content": _WORDS}]
 
 
 def probes(calls: int) -> list[list[Message]]:
-    """Conversations that a template must keep as they were, with so many calls in a turn at most."""
+    """Conversations that a template must keep as they were. The argument limits the calls in a turn."""
     results = [_result(" 2"), _result("error: x < 3 && y > 4")]
     return [
         [

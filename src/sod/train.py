@@ -235,7 +235,7 @@ class Session:
         return groups
 
     def save(self, update: int) -> None:
-        """A checkpoint after so many updates."""
+        """Save a checkpoint after `update` updates."""
         self.run.save(update, self._save, keep=self.options.keep, ranks=self.ranks)
         self.saved = update
 

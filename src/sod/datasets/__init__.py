@@ -59,8 +59,8 @@ def to_fetch(path: Path) -> str:
 def open_set(name: str, *, data_dir: Path, prompts: Literal["clean", "paper"], limit: int | None = None) -> ProblemSet:
     """A benchmark by name, from `data_dir` or fetched there, worded; or any file of problems, asked as it stands.
 
-    `limit`: its first so many problems. A benchmark is read as a whole all the same, to know that it is that benchmark;
-    of a file of the user's, what comes after them is neither read nor checked. Raises DataError for what is neither, for a
+    `limit`: the number of problems to take from the start. A benchmark is read whole all the same, to prove that it is that
+    benchmark; in a file of the user's, later rows are neither read nor checked. Raises DataError for what is neither, for a
     benchmark's file that is not that benchmark, and if it cannot be fetched.
     """
     check_name(name)

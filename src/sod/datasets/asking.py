@@ -80,7 +80,7 @@ def unasked(problems: Sequence[Problem], template: str = "") -> list[str]:
 
 
 def unasked_lines(kinds: Counter[str], quiet: Counter[str]) -> list[str]:
-    """The same by kind, of so many problems those that do not ask."""
+    """The same from counts: problems of each kind, and those of them that do not ask."""
     return [
         f"{count} of {kinds[kind]} prompts of kind {kind} do not ask for {_PLACE[kind]}, and the judge reads the answer nowhere "
         "else. `sod data convert FILE` adds the wording; a model that was trained to answer there needs none."

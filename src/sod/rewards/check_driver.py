@@ -101,7 +101,7 @@ class Conversation:
             raise Halt from error
 
     def receive(self, number: int, reply: Any) -> Any:
-        """The value of a reply: of plain types alone, whoever wrote it."""
+        """The value of a reply: of plain types alone."""
         if "raised" in reply:
             raise self.as_raised(reply)
         data = reply["value"]

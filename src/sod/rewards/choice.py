@@ -27,7 +27,7 @@ _CALLED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """How one of so many letters is written."""
+    """The ways to write the letter of an option."""
 
     bare: re.Pattern[str]
     marked: re.Pattern[str]
@@ -54,7 +54,7 @@ def _grammar(options: int) -> Grammar:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceJudge:
-    """Judges problems whose answer is the letter of one of so many options."""
+    """Judges problems whose answer is the letter of one of `options` options."""
 
     options: int = USUAL
 
