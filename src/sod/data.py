@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar
 from sod import conversations
 from sod.conversations import Demonstration, as_messages, without_nulls
 from sod.errors import DataError
-from sod.files import sha256
+from sod.files import sha256, to_json, write_whole
 from sod.progress import slow_bar
 from sod.rewards.choice import MOST, USUAL, lettered
 from sod.rewards.golds import check_gold
@@ -72,7 +72,8 @@ def check_file(path: Path) -> None:
 
 
 def write_jsonl(path: Path, rows: Sequence[Row]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    """Replace a file by one line of JSON a row, or leave it as it was. Raises RunError."""
+    write_whole(path, "".join(to_json(row) + "\n" for row in rows))
 
 
 def load_problems(path: Path) -> list[Problem]:

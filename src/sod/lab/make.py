@@ -6,14 +6,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 
 from sod.config import EvalOptions, LabOptions, LabTeacherOptions, SftOptions
+from sod.data import write_jsonl
 from sod.errors import TrainingError
-from sod.files import in_words, to_json, write_whole
+from sod.files import in_words
 from sod.lab import settings
 from sod.lab.demonstrations import STUDENT, TEACHER, Style, demonstrate
 from sod.lab.models import STUDENT as STUDENT_SIZE
@@ -130,7 +130,7 @@ def _corpus(rng: random.Random) -> Iterator[str]:
 def write_demonstrations(path: Path, style: Style, count: int, seed: int) -> None:
     """In the order of a curriculum, which is essential: without it, the circuit that copies names does not form."""
     rng = random.Random(f"demonstrations/{seed}")
-    _write_rows(path, [{"messages": _demonstration(i / count, style, rng)} for i in range(count)])
+    write_jsonl(path, [{"messages": _demonstration(i / count, style, rng)} for i in range(count)])
 
 
 def _demonstration(done: float, style: Style, rng: random.Random) -> list[Message]:
@@ -157,11 +157,7 @@ def write_problems(path: Path, tasks: list[Task], name: str) -> None:
         {"id": f"{name}-{i}", "prompt": task.question, "answer": str(task.answer), "hint": task.hint}
         for i, task in enumerate(tasks)
     ]
-    _write_rows(path, rows)
-
-
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    write_whole(path, "".join(to_json(row) + "\n" for row in rows))
+    write_jsonl(path, rows)
 
 
 def _task(rng: random.Random, length: tuple[int, int] = settings.LENGTH) -> Task:
