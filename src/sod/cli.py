@@ -116,9 +116,10 @@ def _run(arguments: list[str]) -> int:
             options = parse(command, name, rest)
         if place()[1] > 1 and "processes" not in type(options).model_fields:
             raise OptionError(f"`sod {command}` is one process; start it without torchrun.")
-        from sod.inputs import check_inputs
+        if place()[0] == 0:  # of several processes, another that failed sooner would end the first before its sentence
+            from sod.inputs import check_inputs
 
-        check_inputs(options)
+            check_inputs(options)
         if command in (*RESUMED, *CONTINUED, "calibrate"):
             screen.report_failures()
         module, function = target.split(":")
