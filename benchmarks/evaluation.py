@@ -23,11 +23,11 @@ from sod.concurrency import Runner, together
 from sod.config import EvalOptions
 from sod.engines import Reply, Request
 from sod.engines.scripted import ScriptedEngine
-from sod.evaluate import Session
+from sod.evaluation.evaluate import Session
 from sod.lab import settings
 from sod.lab.make import TEACHER_FOLDER
 from sod.lab.make import problems as lab_problems
-from sod.models import load_tokenizer
+from sod.model.loading import load_tokenizer
 from sod.rewards.math import MathJudge
 
 ANSWERS = Path(__file__).parents[1] / "tests" / "golden" / "more_answers.jsonl"

@@ -4,9 +4,10 @@
     python benchmarks/gpu.py --miniature     # the same code on a CPU, in less than two minutes
 
 Nothing is downloaded: weights are drawn here, in bfloat16, with Qwen3's vocabulary of 151,936. For each phase: seconds, tokens a
-second, the share of the GPU's peak that the model's own arithmetic makes up (`sod.shapes.forward_operations`; where the peak is
-not known, of what one large matrix product reaches here), and the most memory beside what `sod.shapes` predicts. What is computed
-a second time, for checkpointing, is no part of that arithmetic; the head is counted for observations too, which do not reach it.
+second, the share of the GPU's peak that the model's own arithmetic makes up, and the peak memory beside the prediction of
+`sod.planning.memory`. The arithmetic is `sod.planning.memory.forward_operations`. Where the peak is not known, one large matrix
+product measures it. Those recomputed for checkpointing are not counted; the head's are counted for observations too, which do
+not reach it.
 
 A network of random weights never ends a turn and calls no tool. So every turn is sampled for real, by the engine, up to a given
 length, and then an observation of a given length is appended: trajectories all as long as each other, that never wait. Costs of a
@@ -34,19 +35,18 @@ from table import table
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
 from sod.algorithms import give_credit
-from sod.attention import NAME as ATTENTION
 from sod.batching import Batch, collate, join
 from sod.concurrency import Runner, together
 from sod.config import AlgorithmOptions, EngineOptions, LearnOptions, RolloutOptions
 from sod.engines import Engine, Request
 from sod.engines.opening import open_engine
-from sod.inventory import ON_HUB, as_bytes, find_device
 from sod.lab.make import TEACHER_FOLDER
 from sod.lab.tokenizer import VOCABULARY
-from sod.memory import take_peak_mb
-from sod.models import load_tokenizer, score
-from sod.policy import Policy
-from sod.shapes import (
+from sod.model.attention import NAME as ATTENTION
+from sod.model.loading import load_tokenizer, score
+from sod.model.policy import Policy
+from sod.planning.inventory import ON_HUB, as_bytes, find_device
+from sod.planning.memory import (
     ITEMSIZE,
     Shape,
     cache_bytes,
@@ -55,6 +55,7 @@ from sod.shapes import (
     optimiser_bytes,
     scoring_bytes,
 )
+from sod.runs.peaks import take_peak_mb
 from sod.types import Group, Piece, Problem, Trajectory
 
 STUDENT, TEACHER = ON_HUB["Qwen/Qwen3-0.6B"], ON_HUB["Qwen/Qwen3-4B"]
@@ -221,7 +222,7 @@ class Setting:
         return self.lengths.sampled if phase == "generate" else self.lengths.trajectories * self.lengths.whole
 
     def memory(self, engine: str) -> dict[str, int]:
-        """Bytes at the height of each phase, as `sod.shapes` has them: all that is held, and what is needed for a moment."""
+        """Return the predicted peak of each phase in bytes (`sod.planning.memory`): what is held, and temporary buffers."""
         itemsize = ITEMSIZE[DTYPE]
         tokens = max(self.learn.microbatch_tokens, self.lengths.whole)
         state = optimiser_bytes(self.student, itemsize, self.learn)

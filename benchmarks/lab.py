@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sod.agent import Agent
-from sod.chat import ChatFormat
+from sod.chat.format import ChatFormat
 from sod.config import LabOptions, ModelOptions, RewardOptions, RolloutOptions, ToolOptions
-from sod.data import load_problems
+from sod.datasets.rows import load_problems
 from sod.engines import Engine, Request
 from sod.engines.hf import HFEngine
 from sod.lab import settings
 from sod.lab.make import TEACHER_FOLDER, make
-from sod.models import load_model, load_tokenizer
+from sod.model.loading import load_model, load_tokenizer
 from sod.rewards.referee import Referee
-from sod.rollout import rollout
+from sod.rollout.agent import Agent
+from sod.rollout.groups import rollout
 from sod.sandbox import Program, Result
 from sod.tools import Toolbox
 from sod.tools.python import PythonTool

@@ -17,12 +17,12 @@ from measure import in_turn, pairwise_ratios, parse, parser, report, row, show
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from sod.algorithms import ALGORITHMS
-from sod.attention import NAME
 from sod.batching import Batch, collate
 from sod.config import AlgorithmOptions, LearnOptions
 from sod.core import clipped_policy_loss, token_loss
-from sod.models import head, score
-from sod.policy import Policy
+from sod.model.attention import NAME
+from sod.model.loading import head, score
+from sod.model.policy import Policy
 from sod.types import Group, Piece, Problem, Trajectory
 
 

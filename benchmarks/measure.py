@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from sod.memory import take_peak_mb
+from sod.runs.peaks import take_peak_mb
 
 Row = dict[str, Any]
 

@@ -16,11 +16,11 @@ import torch
 from learning import network
 from measure import Row, in_turn, pairwise_ratios, parse, parser, peak_mb, report, row, show
 
-from sod.attention import Packed
 from sod.config import LearnOptions
 from sod.core import clipped_policy_loss, token_loss
-from sod.models import head
-from sod.policy import Policy
+from sod.model.attention import Packed
+from sod.model.loading import head
+from sod.model.policy import Policy
 
 WIDTH = 256
 LEAN: dict[str, dict[str, Any]] = {

@@ -21,7 +21,7 @@ from sod.config import LabOptions
 from sod.lab import settings
 from sod.lab.make import make
 from sod.recipes import to_toml
-from sod.runs import Run
+from sod.runs.directory import Run
 
 RUNS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes": (2, 1)}
 """Processes, and threads of each."""

@@ -36,8 +36,8 @@ from sod.config import (
 from sod.lab import settings
 from sod.lab.make import TEACHER_FOLDER, make
 from sod.lab.make import problems as lab_problems
-from sod.policy import Policy
-from sod.rollout import rollout
+from sod.model.policy import Policy
+from sod.rollout.groups import rollout
 from sod.sandbox.guarded import open_sandbox
 from sod.scoring import Scorer
 from sod.teachers.local import LocalTeacher

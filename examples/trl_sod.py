@@ -20,8 +20,8 @@ from sod.adapters.trl import SODTrainer, WorldSettings, concurrent_rollouts, ref
 from sod.config import AlgorithmOptions, RewardOptions, RolloutOptions, ToolOptions
 from sod.lab import settings
 from sod.lab.make import TEACHER_FOLDER, problems
-from sod.models import load_tokenizer
-from sod.world import World
+from sod.model.loading import load_tokenizer
+from sod.rollout.harness import World
 
 out = sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp()
 tasks, _ = problems(64, 0, seed=1)

@@ -12,13 +12,13 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from sod.attention import NAME as ATTENTION
-from sod.chat import ChatFormat
+from sod.chat.format import ChatFormat
 from sod.config import ModelOptions
 from sod.lab.make import TEACHER_FOLDER
 from sod.lab.make import problems as lab_problems
 from sod.lab.models import Size, save_new_model
-from sod.models import load_model, load_tokenizer
+from sod.model.attention import NAME as ATTENTION
+from sod.model.loading import load_model, load_tokenizer
 from sod.types import Group, Piece, Problem, Trajectory
 
 torch.set_num_threads(1)

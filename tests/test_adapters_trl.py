@@ -46,7 +46,6 @@ from sod.adapters.trl import (
     system_in_trl,
 )
 from sod.algorithms import ALGORITHMS
-from sod.attention import NAME as PACKED
 from sod.batching import Batch, collate
 from sod.config import AlgorithmOptions, ModelOptions, RewardOptions, RolloutOptions, SandboxOptions
 from sod.core import StepInfo, clipped_policy_loss, group_advantage, masked_mean
@@ -54,12 +53,13 @@ from sod.errors import DataError, InfrastructureError, ModelError, OptionError, 
 from sod.lab import settings
 from sod.lab.make import TEACHER_FOLDER
 from sod.lab.make import problems as lab_problems
-from sod.models import load_model, load_tokenizer, score
+from sod.model.attention import NAME as PACKED
+from sod.model.loading import load_model, load_tokenizer, score
 from sod.rewards import Verdict
 from sod.rewards.referee import Referee
+from sod.rollout.harness import World
 from sod.tools import Toolbox
 from sod.types import Group, Observation, Piece, Problem, Trajectory
-from sod.world import World
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You are using 'rollout_func':UserWarning"),

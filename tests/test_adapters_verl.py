@@ -55,7 +55,7 @@ from sod.adapters.verl import (
 from sod.adapters.verl_reward import RewardManager, compute_score
 from sod.config import TrainOptions
 from sod.core import RULES, clipped_policy_loss, masked_mean, per_token, step_divergence, step_ids, step_weights
-from sod.data import load_problems
+from sod.datasets.rows import load_problems
 from sod.errors import DataError, OptionError
 from sod.recipes import read_recipe
 

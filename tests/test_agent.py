@@ -11,13 +11,13 @@ import pytest
 import torch
 from judging import REFEREE
 
-from sod.agent import Agent, check_prompts
-from sod.chat import ChatFormat
+from sod.chat.format import ChatFormat
 from sod.config import RolloutOptions
 from sod.core import step_ids
 from sod.engines import Reply, Request
 from sod.engines.scripted import ScriptedEngine
 from sod.errors import DataError, SandboxError
+from sod.rollout.agent import Agent, check_prompts
 from sod.tools import Toolbox
 from sod.types import Observation, Piece, Problem, Trajectory
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from sod.alarms import ALARMS, WINDOW, History, cold_start, raised
 from sod.config import TrainOptions
+from sod.runs.alarms import ALARMS, WINDOW, History, cold_start, raised
 
 UPDATES = 20
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from sod.attention import NAME, Packed, SlotCache
 from sod.config import ModelOptions
 from sod.engines.hf import HFEngine
 from sod.errors import ModelError
-from sod.models import hidden_states, load_model
+from sod.model.attention import NAME, Packed, SlotCache
+from sod.model.loading import hidden_states, load_model
 
 VOCABULARY = 24
 SIZE = {

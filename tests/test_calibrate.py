@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from sod.algorithms import step_info
-from sod.calibrate import SOD, Beside, Start, auc, bins, calibrate, draw_evenly, starts, summary, verdict
 from sod.config import AlgorithmOptions, CalibrateOptions, EvalOptions, ModelOptions
 from sod.core import RULES, StepInfo
-from sod.data import read_rows, write_jsonl
+from sod.datasets.rows import read_rows, write_jsonl
 from sod.errors import DataError, InfrastructureError, RunError, SodError
-from sod.evaluate import evaluate
+from sod.evaluation.calibrate import SOD, Beside, Start, auc, bins, calibrate, draw_evenly, starts, summary, verdict
+from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
-from sod.models import load_model, load_tokenizer
+from sod.model.loading import load_model, load_tokenizer
 from sod.types import Trajectory
 
 # What weights know

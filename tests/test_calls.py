@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from sod.calls import COMPLAINT, parse_calls, words_and_calls
+from sod.chat.calls import COMPLAINT, parse_calls, words_and_calls
 from sod.types import MalformedCall, ToolCall
 
 

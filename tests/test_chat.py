@@ -15,14 +15,14 @@ from reference import shared
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
-from sod.agent import Agent
-from sod.chat import ChatFormat, parse_calls
+from sod.chat.format import ChatFormat, parse_calls
 from sod.config import ChatOptions, RolloutOptions
-from sod.data import Demonstration, load_demonstrations
+from sod.datasets.rows import Demonstration, load_demonstrations
 from sod.engines import Request
 from sod.engines.scripted import ScriptedEngine
 from sod.errors import TemplateError
 from sod.rewards.answers import final_answer
+from sod.rollout.agent import Agent
 from sod.tools import Tool, Toolbox
 from sod.types import MalformedCall, Message, Observation, Piece, Problem, ToolCall, Trajectory
 

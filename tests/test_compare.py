@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from confining import CONFINABLE
 
-from sod.compare import compare
+from sod.compare.cells import compare
 from sod.config import CompareOptions
 from sod.errors import OptionError, RunError, TrainingError
 from sod.lab import settings

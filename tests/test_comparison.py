@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sod.comparison import MEANS, Measured, Method, check_same_problems, rows, to_markdown
+from sod.compare.table import MEANS, Measured, Method, check_same_problems, rows, to_markdown
 from sod.errors import DataError, OptionError
 
 MEAN = dict.fromkeys(MEANS.values(), 0.5) | {"samples": 4.0, "pass@4": 0.9, "tools/errors": 1.0, "rollout/turns": 4.0}

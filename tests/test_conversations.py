@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from sod.chat import ChatFormat
+from sod.chat.conversations import ToolUse, as_demonstration
+from sod.chat.format import ChatFormat
 from sod.cli import run
-from sod.conversations import ToolUse, as_demonstration
-from sod.data import as_problem, load_demonstrations
+from sod.datasets.rows import as_problem, load_demonstrations
 from sod.errors import DataError
 from sod.types import Message
 

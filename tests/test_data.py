@@ -11,7 +11,7 @@ import pytest
 from judging import REFEREE
 from reference import shared
 
-from sod.data import ProblemFile, draw, fingerprint, load_demonstrations, load_problems, read_rows, write_jsonl
+from sod.datasets.rows import ProblemFile, draw, fingerprint, load_demonstrations, load_problems, read_rows, write_jsonl
 from sod.errors import DataError
 from sod.types import Problem
 

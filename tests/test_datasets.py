@@ -21,13 +21,13 @@ import pyarrow.parquet as parquet
 import pytest
 from reference import shared
 
-from sod.data import load_demonstrations, load_problems, read_rows, write_jsonl
 from sod.datasets import open_set
 from sod.datasets.conversion import CONTRADICTORY, convert_file
 from sod.datasets.golds import canonical, vote
 from sod.datasets.gpqa import questions
 from sod.datasets.identity import fingerprint, items, mark
 from sod.datasets.published import BENCHMARKS, SETS, PublishedFile
+from sod.datasets.rows import load_demonstrations, load_problems, read_rows, write_jsonl
 from sod.datasets.storing import check_hash, read_source, source_file, store
 from sod.datasets.wording import asked, bare, worded
 from sod.errors import DataError

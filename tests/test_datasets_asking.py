@@ -8,10 +8,10 @@ import pytest
 
 from sod.cli import run as sod
 from sod.config import EvalOptions
-from sod.data import write_jsonl
 from sod.datasets import open_set
 from sod.datasets.asking import load_asked, silence, unasked, why_silent
-from sod.evaluate import evaluate
+from sod.datasets.rows import write_jsonl
+from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
 from sod.types import Problem, Trajectory
 

@@ -10,9 +10,9 @@ import pyarrow.parquet as parquet
 import pytest
 from judging import REFEREE
 
-from sod.data import as_problem, load_problems, write_jsonl
 from sod.datasets import columns
 from sod.datasets.conversion import Converted, convert_file
+from sod.datasets.rows import as_problem, load_problems, write_jsonl
 from sod.errors import DataError
 from sod.rewards import code_golds
 from sod.types import Piece, Problem, Trajectory

@@ -17,13 +17,13 @@ from reference import shared
 from rich.console import Console
 
 from sod.cli import run
-from sod.data import load_problems, read_rows, write_jsonl
 from sod.datasets.commands import catalogue
 from sod.datasets.contamination import findings, guarded
 from sod.datasets.describing import histogram, one_line, summary
 from sod.datasets.dividing import mix_rows, shares, split_rows
 from sod.datasets.overlap import Index, key, words
 from sod.datasets.published import SETS
+from sod.datasets.rows import load_problems, read_rows, write_jsonl
 from sod.datasets.storing import store
 from sod.errors import DataError
 

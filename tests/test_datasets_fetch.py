@@ -15,8 +15,8 @@ import pytest
 from fake_hub import MEMBER, FakeHub
 from reference import shared
 
-from sod.data import read_rows
 from sod.datasets.published import SETS
+from sod.datasets.rows import read_rows
 
 NOBODY = "http://127.0.0.1:9"
 GPQA = SETS["gpqa_diamond"]

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from sod.calls import parse_calls
-from sod.chat import ChatFormat
+from sod.chat.calls import parse_calls
+from sod.chat.format import ChatFormat
 from sod.cli import run
 from sod.config import RolloutCommandOptions, SftOptions
-from sod.data import as_demonstration, load_demonstrations
-from sod.demonstrate import demonstrate, demonstration, ranked
+from sod.datasets.rows import as_demonstration, load_demonstrations
 from sod.errors import DataError
+from sod.evaluation.demonstrations import demonstrate, demonstration, ranked
 from sod.lab import settings
 from sod.sft import sft
 from sod.tools.python import schema

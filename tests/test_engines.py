@@ -21,7 +21,7 @@ from sod.engines.opening import open_engine
 from sod.engines.scripted import ScriptedEngine
 from sod.engines.vllm_server import VLLMServerEngine
 from sod.errors import InfrastructureError, OptionError
-from sod.rollout import attempt_seed
+from sod.rollout.groups import attempt_seed
 
 STOP, NEVER = 1, -1
 VOCABULARY = 24

@@ -29,10 +29,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from sod.chat import ChatFormat
+from sod.chat.format import ChatFormat
 from sod.concurrency import Runner
 from sod.config import EngineOptions, ModelOptions, RolloutOptions, TrainOptions
-from sod.data import load_problems
+from sod.datasets.rows import load_problems
 from sod.engines import Engine, Reply, Request, vllm_worker
 from sod.engines.hf import HFEngine
 from sod.engines.opening import open_engine
@@ -41,8 +41,8 @@ from sod.engines.vllm import VLLM, VLLMEngine, logprobs_mode, parameters
 from sod.engines.vllm_server import VLLMServerEngine
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError, TrainingError
 from sod.lab import settings
-from sod.models import load_model, load_tokenizer
-from sod.rollout import attempt_seed
+from sod.model.loading import load_model, load_tokenizer
+from sod.rollout.groups import attempt_seed
 from sod.train import train
 
 pytestmark = pytest.mark.filterwarnings("default")  # vLLM's own

@@ -17,11 +17,11 @@ import pytest
 from sod.concurrency import Runner
 from sod.config import EvalOptions
 from sod.errors import DataError, InfrastructureError, OptionError, RunError
-from sod.evaluate import Session, evaluate
+from sod.evaluation.evaluate import Session, evaluate
+from sod.evaluation.results import Results
 from sod.lab import settings
 from sod.recipes import to_toml
-from sod.results import Results
-from sod.runs import Run
+from sod.runs.directory import Run
 
 Jsonl = Callable[[Any], Path]
 

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from sod.cli import run
 from sod.datasets import open_set
-from sod.results import read_evaluation
-from sod.runs import Run
+from sod.evaluation.results import read_evaluation
+from sod.runs.directory import Run
 from sod.types import Problem
 
 PUBLISHED = {

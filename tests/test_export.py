@@ -26,14 +26,14 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from sod.chat import ChatFormat
+from sod.chat.format import ChatFormat
 from sod.cli import run as sod
 from sod.config import ChatOptions, EvalOptions, ExportOptions, ModelOptions, SftOptions, TrainOptions
-from sod.data import fingerprint, fingerprint_model
+from sod.datasets.rows import fingerprint, fingerprint_model
 from sod.engines import Request
 from sod.engines.hf import HFEngine
 from sod.errors import ModelError, OptionError, RunError
-from sod.evaluate import evaluate
+from sod.evaluation.evaluate import evaluate
 from sod.export import export
 from sod.export.folder import whole_or_not_at_all
 from sod.export.probe import CONVERSATION, SCHEMA, Probe, rendered
@@ -41,8 +41,8 @@ from sod.export.wording import public
 from sod.lab import settings
 from sod.lab.demonstrations import STUDENT
 from sod.lab.make import write_demonstrations
-from sod.models import load_model
-from sod.runs import Run, environment
+from sod.model.loading import load_model
+from sod.runs.directory import Run, environment
 from sod.sft import sft
 from sod.train import train
 

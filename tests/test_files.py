@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from sod import checkpoints
 from sod.errors import RunError
-from sod.files import append_line, to_json, write_json, write_whole
-from sod.runs import Run
-from sod.samples import SampleFile
+from sod.runs.directory import Run, checkpoints
+from sod.runs.files import append_line, to_json, write_json, write_whole
+from sod.runs.samples import SampleFile
 
 
 @pytest.mark.parametrize(
@@ -140,7 +139,7 @@ def test_a_limit_for_files_is_named(tmp_path: Path) -> None:
 import resource, signal, sys
 from pathlib import Path
 from sod.errors import RunError
-from sod.files import append_line
+from sod.runs.files import append_line
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from sod.errors import ModelError
 from sod.hub import model_folder
-from sod.models import load_tokenizer
-from sod.runs import Run
+from sod.model.loading import load_tokenizer
+from sod.runs.directory import Run
 
 CALL = """
 import sys

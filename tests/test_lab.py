@@ -13,7 +13,7 @@ import pytest
 from confining import CONFINABLE
 from transformers import PreTrainedTokenizerBase
 
-from sod.chat import ChatFormat, parse_calls
+from sod.chat.format import ChatFormat, parse_calls
 from sod.config import (
     CompareOptions,
     EvalOptions,
@@ -24,18 +24,18 @@ from sod.config import (
     ToolOptions,
     TrainOptions,
 )
-from sod.data import load_demonstrations, load_problems
+from sod.datasets.rows import load_demonstrations, load_problems
 from sod.errors import RunError
-from sod.evaluate import evaluate
+from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
 from sod.lab.demonstrations import STUDENT, TEACHER, TOOL, Style, demonstrate
 from sod.lab.make import is_made, make, problems, write_demonstrations, write_problems
 from sod.lab.make import tokenizer as make_tokenizer
 from sod.lab.presets import prepare
 from sod.lab.tasks import FAMILIES, Task, chain, draw
-from sod.models import check_same_vocabulary, load_model, load_tokenizer
+from sod.model.loading import check_same_vocabulary, load_model, load_tokenizer
 from sod.rewards.math import MathJudge
-from sod.runs import Run
+from sod.runs.directory import Run
 from sod.sandbox.local import LocalSandbox
 from sod.sft import sft
 from sod.tools import Toolbox

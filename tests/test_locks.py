@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from sod.errors import RunError
-from sod.locks import Lock
+from sod.runs.locks import Lock
 
 OTHER = """
 import sys, time
 from pathlib import Path
 from sod.errors import RunError
-from sod.locks import Lock
+from sod.runs.locks import Lock
 try:
     Lock(Path(sys.argv[1])).take()
     print("taken", flush=True)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from sod.chat import ChatFormat
+from sod.chat.format import ChatFormat
 from sod.cli import run as sod
 from sod.config import ModelOptions, SftOptions, TrainOptions
 from sod.core import step_ids
@@ -23,8 +23,8 @@ from sod.errors import InfrastructureError, TrainingError
 from sod.lab import settings
 from sod.lab.demonstrations import STUDENT
 from sod.lab.make import write_demonstrations
-from sod.models import load_model
-from sod.runs import Run
+from sod.model.loading import load_model
+from sod.runs.directory import Run
 from sod.sft import pick, sft
 from sod.train import train
 

@@ -24,9 +24,8 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from sod.attention import NAME as ATTENTION
 from sod.batching import Batch, collate, collate_demonstrations, demonstration_row
-from sod.chat import ChatFormat
+from sod.chat.format import ChatFormat
 from sod.cli import run as sod
 from sod.config import LearnOptions, ModelOptions, RolloutOptions, ScoreOptions
 from sod.core import token_loss
@@ -35,10 +34,11 @@ from sod.engines.hf import HFEngine
 from sod.errors import RunError
 from sod.lab.demonstrations import STUDENT
 from sod.lab.make import write_demonstrations
-from sod.lora import add_low_rank, plain_parameters, save_plain, save_weights
-from sod.models import hidden_states, load_model, score, selected
-from sod.policy import Policy, origin
-from sod.runs import Run
+from sod.model.attention import NAME as ATTENTION
+from sod.model.loading import hidden_states, load_model, score, selected
+from sod.model.lora import add_low_rank, plain_parameters, save_plain, save_weights
+from sod.model.policy import Policy, origin
+from sod.runs.directory import Run
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.types import Group
 
@@ -414,8 +414,8 @@ def test_without_the_option_peft_is_not_imported(untrained: Path) -> None:
 import sys
 from pathlib import Path
 from sod.config import LearnOptions, ModelOptions
-from sod.models import load_model, load_tokenizer
-from sod.policy import Policy
+from sod.model.loading import load_model, load_tokenizer
+from sod.model.policy import Policy
 folder = Path(sys.argv[1])
 Policy(load_model(folder, ModelOptions(device="cpu")), load_tokenizer(folder), LearnOptions())
 print([name for name in ("peft", "bitsandbytes") if name in sys.modules])

@@ -8,7 +8,7 @@ from statistics import fmean, pstdev, stdev
 
 import pytest
 
-from sod.measures import Tally, majority, mean_over, pass_at, powers_of_two, question_error, sampling_error
+from sod.evaluation.measures import Tally, majority, mean_over, pass_at, powers_of_two, question_error, sampling_error
 from sod.types import Group, Problem, Trajectory
 
 Make = Callable[..., Trajectory]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sod import metrics
+from sod.runs import metrics
 from sod.types import Group, Problem, Trajectory
 
 Make = Callable[..., Trajectory]

@@ -19,8 +19,8 @@ from sod.engines import Reply, Request
 from sod.engines.hf import HFEngine
 from sod.errors import ModelError
 from sod.export.model import plain_model
-from sod.forward import end_ids, ends_beside, head
-from sod.models import check_context, load_model, load_tokenizer, score, score_top
+from sod.model.forward import end_ids, ends_beside, head
+from sod.model.loading import check_context, load_model, load_tokenizer, score, score_top
 from sod.types import Group, Piece, Problem, Trajectory
 
 CPU = ModelOptions(device="cpu")

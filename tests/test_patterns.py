@@ -2,7 +2,7 @@
 
 import pytest
 
-from sod.patterns import pattern
+from sod.runs.patterns import pattern
 
 
 @pytest.mark.parametrize(

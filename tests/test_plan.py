@@ -17,7 +17,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from sod.algorithms import ALGORITHMS, needs_entropy
-from sod.chat import ChatFormat
+from sod.chat.format import ChatFormat
+from sod.chat.templates import HIDES_TOOLS
 from sod.cli import run as sod
 from sod.config import (
     EngineOptions,
@@ -32,10 +33,9 @@ from sod.config import (
     TrainOptions,
 )
 from sod.errors import DataError, ModelError, TemplateError
-from sod.inventory import Device, as_bytes, as_count, as_time, find_device
-from sod.models import load_tokenizer
-from sod.plan import BY_ENTROPY, TOLD, UNTAUGHT, Text, plan
-from sod.templates import HIDES_TOOLS
+from sod.model.loading import load_tokenizer
+from sod.planning.dry_run import BY_ENTROPY, TOLD, UNTAUGHT, Text, plan
+from sod.planning.inventory import Device, as_bytes, as_count, as_time, find_device
 
 WIDE = 1000
 """Columns that no line needs."""
@@ -440,7 +440,7 @@ def test_a_dry_run_without_a_tokenizer_needs_no_torch_and_writes_nothing(problem
 import sys
 from pathlib import Path
 from sod.config import TrainOptions
-from sod.plan import plan
+from sod.planning.dry_run import plan
 plan(TrainOptions(student=Path("Qwen/Qwen3-0.6B"), data=Path({str(problem_file)!r}), out=Path("run")))
 print([name for name in ("torch", "transformers", "numpy", "pyarrow") if name in sys.modules])
 """

@@ -14,14 +14,14 @@ from judging import REFEREE
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Qwen3ForCausalLM
 
-from sod.agent import Agent
 from sod.batching import Batch, collate
-from sod.chat import ChatFormat
+from sod.chat.format import ChatFormat
 from sod.config import ModelOptions, RolloutOptions, ScoreOptions
 from sod.engines.scripted import ScriptedEngine
 from sod.errors import DataError, OptionError
 from sod.lab.tokenizer import CHAT_TEMPLATE
-from sod.models import load_model
+from sod.model.loading import load_model
+from sod.rollout.agent import Agent
 from sod.teachers import Scores
 from sod.teachers.local import LocalTeacher
 from sod.teachers.privileged import GT_TEMPLATE, HINT_TEMPLATE, STATE, Context, PrivilegedTeacher

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from sod.attention import NAME
 from sod.errors import ModelError
-from sod.proof import prove
+from sod.model.attention import NAME
+from sod.model.proof import prove
 
 SMALL: dict[str, Any] = {
     **{"vocab_size": 48, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2},

@@ -20,13 +20,13 @@ from safetensors.torch import load_file
 
 from sod.batching import balanced
 from sod.config import TrainOptions
+from sod.distributed import Ranks
 from sod.errors import OptionError
 from sod.lab import settings
 from sod.lab.demonstrations import STUDENT
 from sod.lab.make import write_demonstrations
-from sod.ranks import Ranks
 from sod.recipes import to_toml
-from sod.runs import Run
+from sod.runs.directory import Run
 from sod.train import Session
 
 UPDATE = {
@@ -277,7 +277,7 @@ def test_commands_of_one_process_refuse_to_be_several(teacher: Path, problem_fil
 SCRIPT = """
 import os, signal, sys, time
 from sod.errors import DataError, RankError, SodError
-from sod.ranks import joined
+from sod.distributed import joined
 
 def fail(): raise DataError("the file is gone")
 def crash(): return 1 / 0

@@ -14,7 +14,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from sod.alarms import ALARMS
 from sod.config import ReportOptions
 from sod.errors import RunError
 from sod.report import report
@@ -23,6 +22,7 @@ from sod.report.packing import CHUNK_CHARACTERS, Packer
 from sod.report.palette import COLOURS, LIGHT
 from sod.report.reading import names
 from sod.report.trajectories import TokenTotals, parse
+from sod.runs.alarms import ALARMS
 
 TRAIN = {
     "student": "lab/student",

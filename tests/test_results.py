@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from sod.config import CompareEvaluationsOptions
-from sod.differences import compare_evaluations, differences
 from sod.errors import DataError, OptionError
-from sod.results import check_paper, read_evaluation, to_markdown
+from sod.evaluation.paired import compare_evaluations, differences
+from sod.evaluation.results import check_paper, read_evaluation, to_markdown
 
 
 def measured(avg: float, **more: float) -> dict[str, float]:

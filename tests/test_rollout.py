@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 from judging import REFEREE, Nowhere
 
-from sod.agent import Agent
-from sod.chat import ChatFormat
+from sod.chat.format import ChatFormat
 from sod.config import ModelOptions, RewardOptions, RolloutOptions
 from sod.engines import Engine, Reply, Request
 from sod.engines.hf import HFEngine
 from sod.engines.scripted import ScriptedEngine
 from sod.errors import OutageError, SandboxError
 from sod.lab import settings
-from sod.models import load_model
+from sod.model.loading import load_model
 from sod.rewards import Verdict
 from sod.rewards.referee import Referee
-from sod.rollout import TURN_SEEDS, attempt_seed, rollout
+from sod.rollout.agent import Agent
+from sod.rollout.groups import TURN_SEEDS, attempt_seed, rollout
 from sod.tools import Toolbox
 from sod.types import Group, Observation, Problem, Trajectory
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from sod.config import SftOptions, TrainOptions
 from sod.errors import RunError
-from sod.runs import Run
+from sod.runs.directory import Run
 
 DATA = {"data": "fingerprint"}
 
@@ -136,7 +136,7 @@ def test_a_process_killed_while_it_writes_leaves_the_old_checkpoint_alone(run: R
     script = """
         import os, signal, sys
         from pathlib import Path
-        from sod.runs import Run
+        from sod.runs.directory import Run
 
         def write(folder):
             (folder / "model.safetensors").write_text("half")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sod.samples import SampleFile
+from sod.runs.samples import SampleFile
 
 
 def row(problem: str, sample: int, **more: Any) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def test_what_a_killed_process_wrote_is_there(path: Path) -> None:
     code = """
 import os, signal, sys
 from pathlib import Path
-from sod.samples import SampleFile
+from sod.runs.samples import SampleFile
 samples = SampleFile(Path(sys.argv[1]))
 samples.hold()
 for number in range(100):
@@ -110,7 +110,7 @@ def test_a_full_disk_is_told_in_words_and_loses_nothing(path: Path, operation: s
 import resource, sys
 from pathlib import Path
 from sod.errors import RunError
-from sod.samples import SampleFile
+from sod.runs.samples import SampleFile
 samples = SampleFile(Path(sys.argv[1]))
 samples.hold()
 samples.append({"problem": "a", "sample": 0})

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
-from sod import metrics
 from sod.batching import Batch, collate, join
 from sod.concurrency import Runner, compute
 from sod.config import AlgorithmOptions, ModelOptions, RolloutOptions, ScoreOptions
-from sod.memory import take_peak_mb
-from sod.models import load_model, score
+from sod.model.loading import load_model, score
+from sod.runs import metrics
+from sod.runs.peaks import take_peak_mb
 from sod.scoring import Scorer
 from sod.teachers import Scores
 from sod.teachers.local import LocalTeacher

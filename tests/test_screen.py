@@ -11,7 +11,7 @@ SOD = [sys.executable, "-m", "sod"]
 
 LONG = """
 import sys
-from sod import screen
+from sod.console import screen
 screen.install()
 screen.report_failures()
 for number in range(20_000):

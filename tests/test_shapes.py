@@ -18,7 +18,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from sod.attention import NAME as ATTENTION
 from sod.config import (
     EngineOptions,
     LearnOptions,
@@ -31,11 +30,11 @@ from sod.config import (
 )
 from sod.core import logprobs
 from sod.engines.hf import HFEngine
-from sod.inventory import ON_HUB
-from sod.memory import take_peak_mb
-from sod.models import hidden_states
-from sod.policy import Policy
-from sod.shapes import (
+from sod.model.attention import NAME as ATTENTION
+from sod.model.loading import hidden_states
+from sod.model.policy import Policy
+from sod.planning.inventory import ON_HUB
+from sod.planning.memory import (
     CHUNK_ELEMENTS,
     ITEMSIZE,
     Shape,
@@ -56,6 +55,7 @@ from sod.shapes import (
     share,
     together,
 )
+from sod.runs.peaks import take_peak_mb
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -143,7 +143,7 @@ def test_what_autograd_keeps_of_a_layer_is_what_we_say(dtype: str, rank: int) ->
     model = small(dtype=TYPES[dtype])
     if rank:
         pytest.importorskip("peft")
-        from sod.lora import add_low_rank
+        from sod.model.lora import add_low_rank
 
         add_low_rank(model, rank, 32.0)
     own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}

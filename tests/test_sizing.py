@@ -14,10 +14,10 @@ from sod.cli import parse
 from sod.cli import run as sod
 from sod.config import PlanOptions, TrainOptions
 from sod.errors import ModelError, OptionError
-from sod.inventory import MEMORY, PEAK, Device, find_device, imagined_gpus
-from sod.plan import plan
-from sod.shapes import memory_of_training
-from sod.sizing import Case, advice
+from sod.planning.dry_run import plan
+from sod.planning.inventory import MEMORY, PEAK, Device, find_device, imagined_gpus
+from sod.planning.memory import memory_of_training
+from sod.planning.plan import Case, advice
 
 STUDENT, TEACHER = "Qwen/Qwen3-1.7B", "youngzhong/SOD-GRPO_teacher-4B"
 WIDE = 1000
@@ -291,7 +291,7 @@ def test_planning_needs_no_torch() -> None:
 import sys
 from pathlib import Path
 from sod.config import PlanOptions
-from sod.sizing import advice
+from sod.planning.plan import advice
 advice(PlanOptions(student=Path({STUDENT!r}), gpus="8xH100"))
 print([name for name in ("torch", "transformers", "numpy") if name in sys.modules])
 """

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sod.statistics import Interval, Solved, difference, rate
+from sod.evaluation.intervals import Interval, Solved, difference, rate
 
 
 def solved(right: list[list[int]], tried: int = 4) -> Solved:

@@ -24,10 +24,10 @@ from sod.batching import Batch, collate
 from sod.concurrency import Runner
 from sod.config import EvalOptions, ModelOptions, RolloutOptions, ScoreOptions, TrainOptions, check_teacher
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
-from sod.evaluate import evaluate
+from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
-from sod.models import load_model
-from sod.runs import Run
+from sod.model.loading import load_model
+from sod.runs.directory import Run
 from sod.teachers import Scores, Teacher
 from sod.teachers.local import LocalTeacher
 from sod.teachers.opening import fingerprint_teacher, open_teacher

@@ -7,10 +7,10 @@ import pytest
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
-from sod.calls import parse_calls
-from sod.chat import ChatFormat
+from sod.chat.calls import parse_calls
+from sod.chat.format import ChatFormat
+from sod.chat.templates import HIDES_TOOLS
 from sod.errors import TemplateError
-from sod.templates import HIDES_TOOLS
 from sod.types import Message, ToolCall
 
 # ChatML. CALL writes one call, BEFORE stands before an assistant's content, OPENED behind the start of a turn to be written.

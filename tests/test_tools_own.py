@@ -14,12 +14,12 @@ from sod.config import EvalOptions, ToolOptions
 from sod.engines.scripted import ScriptedEngine
 from sod.errors import InfrastructureError, OptionError
 from sod.plugins import load
-from sod.rollout import rollout
+from sod.rollout.groups import rollout
+from sod.rollout.harness import World
 from sod.tools import Toolbox
 from sod.tools.own import OwnTool, own_tools, schema
 from sod.tools.python import PythonTool
 from sod.types import Observation, Problem, ToolCall, Trajectory
-from sod.world import World
 
 EXAMPLE = f"{Path(__file__).parent.parent}/examples/your_tool.py:factorise"
 

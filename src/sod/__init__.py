@@ -4,3 +4,7 @@
 """
 
 __version__ = "0.1.0"
+
+from sod.moved import install
+
+install()

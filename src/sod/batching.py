@@ -1,7 +1,7 @@
 """Trajectories to tensors: the only place that pads.
 
 What is known of each token stands in (B, T) tensors, padded at the right, where rows are easy to compare. No model ever
-reads the padding: a forward pass packs its rows end to end (`sod.models.hidden_states`).
+reads the padding: a forward pass packs its rows end to end (`sod.model.loading.hidden_states`).
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -18,31 +18,36 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
-from sod import __version__, interrupts, screen
+from sod import __version__, interrupts
+from sod.console import screen
+from sod.console.text import plain
+from sod.distributed import place
 from sod.errors import InfrastructureError, OptionError, RankError, SodError, UsageError
-from sod.ranks import place
 from sod.recipes import read_recipe
-from sod.text import plain
 
 COMMANDS = {
     "lab demo": (
         "DemoOptions",
-        "sod.compare:compare",
+        "sod.compare.cells:compare",
         "the whole method in miniature: cold start, SOD, before and after",
     ),
     "lab make": ("LabOptions", "sod.lab.make:make", "write the lab's models, tokenizer, problems and demonstrations"),
     "lab teacher": ("LabTeacherOptions", "sod.lab.make:make_teacher", "train the lab's teacher again, from nothing"),
     "sft": ("SftOptions", "sod.sft:sft", "cold start: fine-tune on demonstrations"),
     "train": ("TrainOptions", "sod.train:train", "learn on policy: sod, opd, grpo and controls"),
-    "eval": ("EvalOptions", "sod.evaluate:evaluate_and_show", "measure a model: avg@n, pass@k, maj@n, tool errors"),
+    "eval": (
+        "EvalOptions",
+        "sod.evaluation.evaluate:evaluate_and_show",
+        "measure a model: avg@n, pass@k, maj@n, tool errors",
+    ),
     "eval --compare": (
         "CompareEvaluationsOptions",
-        "sod.differences:compare_evaluations",
+        "sod.evaluation.paired:compare_evaluations",
         "two evaluations, paired by problem",
     ),
     "rollout": (
         "RolloutCommandOptions",
-        "sod.demonstrate:demonstrate",
+        "sod.evaluation.demonstrations:demonstrate",
         "write a model's best trajectories as demonstrations",
     ),
     "export": ("ExportOptions", "sod.export:export", "a Hugging Face folder with a card"),
@@ -60,18 +65,18 @@ COMMANDS = {
     "data mix": ("MixOptions", "sod.datasets.commands:mix", "several files by weight"),
     "compare": (
         "CompareOptions",
-        "sod.compare:compare",
+        "sod.compare.cells:compare",
         "methods head to head: equal budgets, several seeds, intervals",
     ),
     "plan": (
         "PlanOptions",
-        "sod.sizing:show_plan",
+        "sod.planning.plan:show_plan",
         "which way of training fits: memory on given GPUs, and what to type",
     ),
     "report": ("ReportOptions", "sod.report:report", "one page about one or more runs: figures, every trajectory"),
     "calibrate": (
         "CalibrateOptions",
-        "sod.calibrate:calibrate",
+        "sod.evaluation.calibrate:calibrate",
         "does a low weight mark bad advice? the teacher goes on itself",
     ),
     "doctor": ("DoctorOptions", "sod.doctor:doctor", "check this machine: sandbox, hostile programs, judges, speed"),
@@ -117,7 +122,7 @@ def _run(arguments: list[str]) -> int:
         if place()[1] > 1 and "processes" not in type(options).model_fields:
             raise OptionError(f"`sod {command}` is one process; start it without torchrun.")
         if place()[0] == 0:  # of several processes, another that failed sooner would end the first before its sentence
-            from sod.inputs import check_inputs
+            from sod.planning.inputs import check_inputs
 
             check_inputs(options)
         if command in (*RESUMED, *CONTINUED, "calibrate"):

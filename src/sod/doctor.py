@@ -20,8 +20,8 @@ from pathlib import Path
 from sod import __version__
 from sod.concurrency import together
 from sod.config import DoctorOptions, RewardOptions, SandboxOptions
+from sod.console.progress import say
 from sod.errors import DoctorError
-from sod.progress import say
 from sod.rewards.referee import Referee
 from sod.sandbox import Program, Sandbox
 from sod.sandbox.confinement import confinement

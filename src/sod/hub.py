@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from sod.console.progress import console, say
 from sod.errors import DataError, ModelError
-from sod.files import NO_ROOM
-from sod.progress import console, say
-from sod.runs import Run
+from sod.runs.directory import Run
+from sod.runs.files import NO_ROOM
 
 if TYPE_CHECKING:
     from huggingface_hub import ResolvedRevision

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from sod.batching import Batch, collate, pad
 from sod.concurrency import compute
 from sod.errors import InfrastructureError
-from sod.models import score, score_top
+from sod.model.loading import score, score_top
 from sod.teachers import Teacher
 from sod.types import Group
 

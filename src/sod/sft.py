@@ -5,19 +5,19 @@ import random
 from collections.abc import Sequence
 
 from sod.batching import Row, collate_demonstrations, demonstration_row
-from sod.chat import ChatFormat
+from sod.chat.conversations import Demonstration, ToolUse
+from sod.chat.format import ChatFormat
 from sod.config import SftOptions
-from sod.conversations import Demonstration, ToolUse
-from sod.data import fingerprint, fingerprint_model, load_demonstrations
+from sod.console.progress import Display, say
+from sod.datasets.rows import fingerprint, fingerprint_model, load_demonstrations
+from sod.distributed import Ranks, joined
 from sod.errors import DataError, ModelError, TemplateError
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, noted
-from sod.models import check_embeddings, load_model, load_tokenizer, positions_of
-from sod.plan import plan
-from sod.policy import Policy, check_learning, load_divided, origin
-from sod.progress import Display, say
-from sod.ranks import Ranks, joined
-from sod.runs import Run
+from sod.model.loading import check_embeddings, load_model, load_tokenizer, positions_of
+from sod.model.policy import Policy, check_learning, load_divided, origin
+from sod.planning.dry_run import plan
+from sod.runs.directory import Run
 from sod.tools.python import NAME as TOOL
 
 

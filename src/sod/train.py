@@ -12,35 +12,35 @@ from typing import Any
 
 import torch
 
-from sod import metrics
-from sod.agent import Agent
-from sod.alarms import ALARMS, raised
 from sod.algorithms import System, check_served, find, give_credit
 from sod.batching import Batch, join
 from sod.concurrency import Runner
 from sod.config import EngineOptions, TrainOptions, check_servers, check_teacher
-from sod.data import draw, fingerprint, fingerprint_model
+from sod.console.progress import LEGEND, Display, fitted, say
 from sod.datasets.asking import load_asked, unasked
+from sod.datasets.rows import draw, fingerprint, fingerprint_model
+from sod.distributed import Ranks, joined
 from sod.engines.opening import open_engine
 from sod.errors import OptionError, TrainingError
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, let_through
-from sod.memory import take_peak_mb
-from sod.models import check_context, check_embeddings, head, load_model
-from sod.plan import plan
-from sod.policy import Policy, check_learning, load_divided, origin
-from sod.progress import LEGEND, Display, fitted, say
-from sod.ranks import Ranks, joined
-from sod.records import scored_records, to_record
-from sod.rollout import attempt_seed, rollout
-from sod.runs import Run
+from sod.model.loading import check_context, check_embeddings, head, load_model
+from sod.model.policy import Policy, check_learning, load_divided, origin
+from sod.planning.dry_run import plan
+from sod.rollout.agent import Agent
+from sod.rollout.groups import attempt_seed, rollout
+from sod.rollout.harness import World
+from sod.runs import metrics
+from sod.runs.alarms import ALARMS, raised
+from sod.runs.directory import Run
+from sod.runs.peaks import take_peak_mb
+from sod.runs.records import scored_records, to_record
 from sod.scoring import Scorer, check_groups
 from sod.teachers import Teacher
 from sod.teachers.divided import DividedTeacher
 from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_folder
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.types import Group, Problem
-from sod.world import World
 
 MAX_SAMPLER_GAP = 0.5
 """Nats, mean over sampled tokens. Rounding makes 1e-6 in fp32 and some 1e-2 in bf16; more is a broken sampler."""

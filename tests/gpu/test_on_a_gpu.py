@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from sod.attention import NAME as ATTENTION
 from sod.batching import Batch, collate
 from sod.config import LearnOptions, ModelOptions, RolloutOptions, ScoreOptions
 from sod.engines import Engine, Request
 from sod.engines.hf import HFEngine
 from sod.engines.vllm import COARSE_TOLERANCE, VLLMEngine
-from sod.models import score
-from sod.policy import Policy
-from sod.shapes import Shape, learning_bytes, optimiser_bytes
+from sod.model.attention import NAME as ATTENTION
+from sod.model.loading import score
+from sod.model.policy import Policy
+from sod.planning.memory import Shape, learning_bytes, optimiser_bytes
 from sod.teachers.local import LocalTeacher
 from sod.types import Group
 

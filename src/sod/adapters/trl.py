@@ -26,7 +26,6 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.algorithms import System, find, grpo
-from sod.attention import NAME as PACKED
 from sod.batching import Batch
 from sod.concurrency import Runner
 from sod.config import (
@@ -41,13 +40,14 @@ from sod.config import (
 from sod.core import Rule, step_ids
 from sod.engines.hf import HFEngine
 from sod.errors import DataError, ModelError, OptionError, TrainingError
-from sod.metrics import of_rollout, of_steps
-from sod.models import check_embeddings, check_same_vocabulary, load_tokenizer
-from sod.rollout import attempt_seed, attempts
+from sod.model.attention import NAME as PACKED
+from sod.model.loading import check_embeddings, check_same_vocabulary, load_tokenizer
+from sod.rollout.groups import attempt_seed, attempts
+from sod.rollout.harness import World
+from sod.runs.metrics import of_rollout, of_steps
 from sod.scoring import check_enough
 from sod.train import MAX_SAMPLER_GAP
 from sod.types import Group, Message, Outcome, Piece, Problem, Trajectory
-from sod.world import World
 
 TESTED = ("1.16.0",)
 """Versions of TRL that tests/test_adapters_trl.py passes with."""

@@ -15,7 +15,7 @@ from verl.experimental.reward_loop.reward_manager.naive import (  # pyright: ign
     NaiveRewardManager,
 )
 
-from sod.calls import THOUGHT_OPEN
+from sod.chat.calls import THOUGHT_OPEN
 from sod.config import RewardOptions, SandboxOptions, ToolUse
 from sod.errors import InfrastructureError
 from sod.rewards.referee import Referee

@@ -6,12 +6,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from sod.data import Row, fingerprint, load_problems
 from sod.datasets.asking import load_asked
 from sod.datasets.columns import statement
 from sod.datasets.conversion import notes_of
 from sod.datasets.identity import read_benchmark
 from sod.datasets.published import BENCHMARKS, SETS, Published
+from sod.datasets.rows import Row, fingerprint, load_problems
 from sod.datasets.storing import fetch_set, read_source
 from sod.datasets.wording import worded
 from sod.errors import DataError

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sod.data import ProblemFile
+from sod.datasets.rows import ProblemFile
 from sod.datasets.wording import asked, without_foreign
 from sod.rewards import NO_CODE
 from sod.types import Problem, Trajectory

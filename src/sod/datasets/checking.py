@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sod.conversations import ToolUse
-from sod.data import Row, as_demonstration, check_file, each_row, lines_of, usable_problem
+from sod.chat.conversations import ToolUse
+from sod.console.progress import slow_bar
 from sod.datasets.asking import asks, reworded
 from sod.datasets.columns import check_characters
 from sod.datasets.overlap import key
+from sod.datasets.rows import Row, as_demonstration, check_file, each_row, lines_of, usable_problem
 from sod.errors import DataError
-from sod.progress import slow_bar
 
 
 @dataclass(frozen=True, slots=True)

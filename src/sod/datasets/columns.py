@@ -2,7 +2,7 @@
 
 A row of ours has `id`, the problem, `answer` and `kind`, and what else is known of it: `answer_raw` (where the canonical
 answer is written otherwise), `starter` (the code that a function starts from), `solution`, `hint`, and the columns in
-`sod.data.LABELS`. The problem is a column `problem` where it is bare, as in benchmarks, which are worded when they are
+`sod.datasets.rows.LABELS`. The problem is a column `problem` where it is bare, as in benchmarks, which are worded when they are
 asked, and `prompt` where it is what the student reads. Demonstrations have `messages` and `tools`.
 """
 
@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from sod.data import LABELS, Row, messages_in
 from sod.datasets import programs
 from sod.datasets.choices import Numberings, listed, read_choice
 from sod.datasets.golds import canonical, kind_of
+from sod.datasets.rows import LABELS, Row, messages_in
 from sod.datasets.wording import Prompts, asked
 from sod.errors import DataError
 from sod.rewards.golds import worked

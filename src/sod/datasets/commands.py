@@ -21,7 +21,7 @@ from sod.config import (
     MixOptions,
     SplitOptions,
 )
-from sod.data import Row, read_rows
+from sod.console.progress import Display, console, say
 from sod.datasets.asking import unasked_lines
 from sod.datasets.checking import Checked, Inspector, unchecked_rows
 from sod.datasets.columns import statement
@@ -29,10 +29,10 @@ from sod.datasets.contamination import Finding, Guarded, findings, guarded
 from sod.datasets.describing import describe_file, histogram, one_line, ruler, tables
 from sod.datasets.dividing import mix_rows, shares, split_rows
 from sod.datasets.published import SETS, Published
+from sod.datasets.rows import Row, read_rows
 from sod.datasets.storing import fetch_set, store
 from sod.datasets.writing import lines, write_all
 from sod.errors import DataError, OptionError
-from sod.progress import Display, console, say
 from sod.tools.python import NAME as TOOL
 
 EXAMPLES = 3

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sod.data import Row, read_rows
 from sod.datasets.columns import statement
 from sod.datasets.identity import read_benchmark
 from sod.datasets.overlap import Index, Overlap, words
 from sod.datasets.published import SETS
+from sod.datasets.rows import Row, read_rows
 from sod.errors import DataError
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from sod.data import Row, options_of
 from sod.datasets import columns, gpqa, livecodebench
 from sod.datasets.choices import Numberings
 from sod.datasets.identity import check_identity
 from sod.datasets.published import Published
 from sod.datasets.reading import published_rows
+from sod.datasets.rows import Row, options_of
 from sod.datasets.wording import Prompts
 from sod.errors import DataError
 from sod.rewards.golds import check_gold

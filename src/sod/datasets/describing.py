@@ -14,9 +14,9 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from sod.config import DescribeOptions
-from sod.data import LABELS, Demonstration, ProblemFile, each_row, load_demonstrations
-from sod.progress import slow_bar
-from sod.text import plain
+from sod.console.progress import slow_bar
+from sod.console.text import plain
+from sod.datasets.rows import LABELS, Demonstration, ProblemFile, each_row, load_demonstrations
 from sod.types import Message
 
 MOST_LABELS = 8
@@ -54,8 +54,8 @@ def ruler(options: DescribeOptions) -> Ruler:
     """In a model's tokens, or in characters."""
     if options.tokenizer is None:
         return Ruler("characters", _characters, lambda demonstration: _characters(demonstration.messages))
-    from sod.chat import ChatFormat  # Transformers take seconds to import
-    from sod.models import load_tokenizer
+    from sod.chat.format import ChatFormat  # Transformers take seconds to import
+    from sod.model.loading import load_tokenizer
 
     chat = ChatFormat.of(load_tokenizer(options.tokenizer), options.chat)
     return Ruler(

@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from math import floor
 
-from sod.data import Row
 from sod.datasets.columns import statement
 from sod.datasets.overlap import key
+from sod.datasets.rows import Row
 
 
 def split_rows(rows: Sequence[Row], validation: int, seed: int) -> tuple[list[Row], list[Row]]:

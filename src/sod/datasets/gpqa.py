@@ -7,8 +7,8 @@ evenly A, B, C and D. Neither depends on the order of the file.
 import hashlib
 from collections.abc import Sequence
 
-from sod.data import Row
 from sod.datasets.columns import Columns
+from sod.datasets.rows import Row
 from sod.errors import DataError
 
 LETTERS = "ABCD"

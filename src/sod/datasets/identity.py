@@ -13,9 +13,9 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from sod.data import Row, read_rows
 from sod.datasets.golds import vote
 from sod.datasets.published import Published
+from sod.datasets.rows import Row, read_rows
 from sod.errors import DataError
 
 MARK = 8

@@ -6,8 +6,8 @@ Its rule compares what a program prints with the one expected output. Problems t
 
 import json
 
-from sod.data import Row
 from sod.datasets.columns import Columns
+from sod.datasets.rows import Row
 
 SEVERAL_OUTPUTS = {"abc396_e", "abc397_d", "abc398_f", "arc190_a", "arc191_c"}
 TOLERANCE = {"abc392_d"}

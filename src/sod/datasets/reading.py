@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from sod.data import Row, each_row
+from sod.console.progress import slow_bar
+from sod.datasets.rows import Row, each_row
 from sod.errors import DataError
-from sod.progress import slow_bar
 
 csv.field_size_limit(1 << 30)  # the tests of one program are longer than the module's default of 128 KiB
 

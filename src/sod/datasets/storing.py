@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from sod import __version__
-from sod.data import fingerprint
+from sod.console.progress import say
 from sod.datasets.conversion import convert_file, notes_of
 from sod.datasets.published import Published, PublishedFile
+from sod.datasets.rows import fingerprint
 from sod.datasets.wording import Prompts
 from sod.datasets.writing import document, is_free, keep_out_of_git, lines, replace, sha256
 from sod.errors import DataError
 from sod.hub import download
-from sod.progress import say
 
 
 def fetch_set(published: Published, folder: Path, prompts: Prompts, *, revision: str | None = None) -> Path:

@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sod.data import Row, fingerprint
+from sod.datasets.rows import Row, fingerprint
 from sod.errors import DataError
-from sod.files import cannot_be_written, to_json
+from sod.runs.files import cannot_be_written, to_json
 
 
 def lines(rows: Iterable[Row]) -> bytes:

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sod.attention import SlotCache, check_attention
 from sod.concurrency import compute
 from sod.engines import Reply, Request
-from sod.forward import end_ids, forward, head
+from sod.model.attention import SlotCache, check_attention
+from sod.model.forward import end_ids, forward, head
 
 
 @dataclass(slots=True, eq=False)

@@ -14,8 +14,8 @@ from typing import Any
 
 import httpx
 
+from sod.console.progress import say, warn
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
-from sod.progress import say, warn
 
 CONNECT_SECONDS = 30.0
 REMIND_SECONDS = 60.0

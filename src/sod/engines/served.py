@@ -14,12 +14,12 @@ from transformers import PreTrainedTokenizerBase
 
 from sod.concurrency import Occupancy
 from sod.config import EngineOptions, RolloutOptions
+from sod.console.progress import say
 from sod.engines import Reply, Request
 from sod.engines.http import NOT_UNDERSTOOD, Refused, ServedModel, Words, short
 from sod.engines.vllm import parameters
 from sod.errors import InfrastructureError, OptionError
-from sod.forward import ends_beside
-from sod.progress import say
+from sod.model.forward import ends_beside
 
 NOT_TO_TRAIN = (
     "A served model stays as it is. Measure it with --engine.name served; to train a model here and sample it on a vLLM "

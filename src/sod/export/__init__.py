@@ -10,9 +10,10 @@ The card tells what is written down and nothing else: what a run does not know i
 machine: of a local path its last two parts remain, of addresses and command lines nothing.
 """
 
-from sod.chat import ChatFormat
+from sod.chat.format import ChatFormat
 from sod.config import ChatOptions, EvalRolloutOptions, ExportOptions
-from sod.data import fingerprint_model
+from sod.console.progress import say
+from sod.datasets.rows import fingerprint_model
 from sod.errors import RunError
 from sod.export.card import Card
 from sod.export.evaluation import Evaluation
@@ -22,8 +23,7 @@ from sod.export.probe import Probe
 from sod.export.training import checked_name, history, known_base
 from sod.export.wording import counted
 from sod.hub import model_folder
-from sod.models import load_tokenizer
-from sod.progress import say
+from sod.model.loading import load_tokenizer
 
 
 def export(options: ExportOptions) -> None:

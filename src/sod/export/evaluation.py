@@ -8,9 +8,9 @@ from huggingface_hub import EvalResult
 
 from sod.config import EvalOptions
 from sod.errors import RunError
+from sod.evaluation.results import Sheet, defined, to_markdown
 from sod.export.folder import Json, read_json, read_options
 from sod.export.wording import DIFFERING, counted, options_and_environment, public, ran_with, recipe
-from sod.results import Sheet, defined, to_markdown
 
 SETTINGS = ("prompts", "temperature", "top_p", "max_turns", "max_tokens", "judge")
 """What the results depend on, beside the model, the problems and the number of samples."""

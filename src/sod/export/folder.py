@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from sod.checkpoints import MANIFEST, fault
 from sod.config import Options
 from sod.errors import ModelError, RunError
-from sod.files import cannot_be_written, to_json
+from sod.runs.checkpoints import MANIFEST, fault
+from sod.runs.files import cannot_be_written, to_json
 
 Json = dict[str, Any]
 SomeOptions = TypeVar("SomeOptions", bound=Options)

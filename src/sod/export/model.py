@@ -5,11 +5,11 @@ from pathlib import Path
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from sod.chat import ChatFormat
+from sod.chat.format import ChatFormat
 from sod.config import RolloutOptions
 from sod.errors import RunError
 from sod.export.folder import read_json, write_json
-from sod.models import read_model
+from sod.model.loading import read_model
 
 OF_THIS_MACHINE = {"is_local", "local_files_only"}
 """What Transformers writes into a tokenizer's configuration about how it was loaded."""

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sod.chat import ChatFormat
+from sod.chat.format import ChatFormat
 from sod.config import ChatOptions, ModelOptions
 from sod.errors import ModelError
 from sod.export.model import plain_model
-from sod.models import check_embeddings, load_model, load_tokenizer
+from sod.model.loading import check_embeddings, load_model, load_tokenizer
 from sod.tools.python import schema
 from sod.types import Message
 

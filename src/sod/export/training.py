@@ -8,15 +8,15 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from sod.config import SftOptions, TrainOptions
-from sod.data import fingerprint_model
+from sod.datasets.rows import fingerprint_model
 from sod.errors import OptionError
+from sod.evaluation.results import Sheet
 from sod.export.folder import Json, read_json, read_options
 from sod.export.wording import DIFFERING, counted, options_and_environment, public, ran_with, recipe
 from sod.hub import NAME
 from sod.report.reading import Record
 from sod.report.summary import alarms, learning
-from sod.results import Sheet
-from sod.runs import Run
+from sod.runs.directory import Run
 
 
 @dataclass(frozen=True)

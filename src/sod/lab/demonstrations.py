@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
-from sod.chat import parse_calls
+from sod.chat.format import parse_calls
 from sod.lab.tasks import Call, Task
 from sod.types import MalformedCall, Message
 

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 
 from sod.config import EvalOptions, LabOptions, LabTeacherOptions, SftOptions
-from sod.data import write_jsonl
+from sod.console.progress import say
+from sod.datasets.rows import write_jsonl
 from sod.errors import TrainingError
-from sod.files import in_words
 from sod.lab import settings
 from sod.lab.demonstrations import STUDENT, TEACHER, Style, demonstrate
 from sod.lab.models import STUDENT as STUDENT_SIZE
@@ -21,9 +21,9 @@ from sod.lab.models import TEACHER as TEACHER_SIZE
 from sod.lab.models import save_new_model
 from sod.lab.tasks import Task, draw
 from sod.lab.tokenizer import make_tokenizer
-from sod.models import load_tokenizer
-from sod.progress import say
-from sod.runs import Run
+from sod.model.loading import load_tokenizer
+from sod.runs.directory import Run
+from sod.runs.files import in_words
 from sod.types import Message
 
 TEACHER_FOLDER = Path(__file__).parent / "teacher"
@@ -61,8 +61,8 @@ def make_teacher(options: LabTeacherOptions) -> Path:
 
     Called again, it continues: the files of its lab are the same each time.
     """
-    from sod.evaluate import evaluate
-    from sod.results import show
+    from sod.evaluation.evaluate import evaluate
+    from sod.evaluation.results import show
     from sod.sandbox.guarded import open_sandbox
     from sod.sft import sft
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from sod.config import CompareOptions, LabOptions, LabTeacherOptions, SftOptions
+from sod.console.progress import say
 from sod.errors import DataError, RunError, TrainingError
+from sod.evaluation.results import read_evaluation
 from sod.lab import settings
 from sod.lab.make import is_made, make, make_folder, make_teacher
-from sod.locks import NAME as LOCK
-from sod.progress import say
-from sod.results import read_evaluation
-from sod.runs import Run
+from sod.runs.directory import Run
+from sod.runs.locks import NAME as LOCK
 from sod.sandbox.guarded import open_sandbox
 from sod.sft import sft
 

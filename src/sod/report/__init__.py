@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from sod.config import ReportOptions
+from sod.console.progress import Display, say
 from sod.errors import RunError
-from sod.progress import Display, say
 from sod.report import reading
 from sod.report.drawing import Drawn, render
 from sod.report.figures import FIGURES

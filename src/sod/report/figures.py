@@ -26,7 +26,7 @@ TOP_TEXTS = 8
 """Tokens that are named."""
 PATTERNS = ("stable", "recovery", "erroneous")
 PHASES = ("generate", "score", "waiting", "learn", "sync")
-"""Parts of an update that add up to it; see sod.metrics.of_time. Tools run beside them."""
+"""Parts of an update that add up to it; see sod.runs.metrics.of_time. Tools run beside them."""
 
 # Statistics
 

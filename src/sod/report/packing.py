@@ -7,8 +7,8 @@ import gzip
 from base64 import b64encode
 from typing import Any
 
-from sod.files import to_json
 from sod.report.trajectories import Compact
+from sod.runs.files import to_json
 
 CHUNK_CHARACTERS = 2**18
 """JSON in a chunk, roughly: large enough to compress well, small enough to open at once."""

@@ -1,6 +1,6 @@
 """Run directories as they are found. What can be read is; what cannot is left out and said so, never raised.
 
-`sod.runs` writes them and reads its own; this reads anybody's: of other versions, cut short, still under way, damaged.
+`sod.runs.directory` writes them and reads its own; this reads anybody's: of other versions, cut short, still under way, damaged.
 """
 
 import json

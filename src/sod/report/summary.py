@@ -6,9 +6,9 @@ from pathlib import PurePath
 from statistics import fmean
 from typing import Any
 
-from sod.alarms import ALARMS, WINDOW, raised
 from sod.report.reading import Record
 from sod.report.trajectories import number
+from sod.runs.alarms import ALARMS, WINDOW, raised
 
 Format = Callable[[float], str]
 UNKNOWN = "–"

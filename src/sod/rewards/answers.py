@@ -7,7 +7,7 @@ student that has lost its mind may write nothing but braces.
 import re
 import unicodedata
 
-from sod.calls import THOUGHT_OPEN, without_calls
+from sod.chat.calls import THOUGHT_OPEN, without_calls
 
 _TAGS = re.compile(r"(</?tool_response>|</?think>|<\|im_start\|>)")
 _BRACES = re.compile(

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 from sod.concurrency import Runner
 from sod.config import SandboxOptions
+from sod.console.progress import say, warn
 from sod.errors import OptionError, OutageError, SandboxError
-from sod.progress import say, warn
 from sod.sandbox import Program, Result, Sandbox
 from sod.sandbox.fusion import FusionSandbox
 from sod.sandbox.local import LocalSandbox

@@ -8,9 +8,9 @@ from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch, microbatches
 from sod.config import ModelOptions, RolloutOptions, ScoreOptions
-from sod.models import hidden_states
-from sod.ranks import Ranks
-from sod.sharding import divide
+from sod.distributed import Ranks
+from sod.model.fsdp import divide
+from sod.model.loading import hidden_states
 from sod.teachers.local import LocalTeacher
 
 

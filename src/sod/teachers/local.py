@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from sod.batching import Batch
 from sod.concurrency import compute
 from sod.config import ModelOptions, RolloutOptions, ScoreOptions
-from sod.models import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer, score
+from sod.model.loading import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer, score
 from sod.teachers import Scores
 
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sod.concurrency import Runner
 from sod.config import ModelOptions, RolloutOptions, ScoreOptions
-from sod.data import fingerprint_model
+from sod.datasets.rows import fingerprint_model
 from sod.hub import model_folder
 from sod.teachers import Teacher
 from sod.teachers.local import LocalTeacher

@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sod.batching import Batch, collate
-from sod.chat import ChatFormat, Schema
+from sod.chat.format import ChatFormat, Schema
 from sod.config import ModelOptions, RolloutOptions, ScoreOptions
 from sod.errors import DataError, OptionError
-from sod.lora import plain_parameters
-from sod.models import positions_of
+from sod.model.loading import positions_of
+from sod.model.lora import plain_parameters
 from sod.teachers import Scores
 from sod.teachers.local import LocalTeacher
 from sod.types import Group, Piece, Problem, Trajectory

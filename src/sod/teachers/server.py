@@ -24,12 +24,12 @@ from transformers import PreTrainedTokenizerBase
 from sod.batching import Batch, collate, pad
 from sod.concurrency import Occupancy, compute, together
 from sod.config import ModelOptions, RolloutOptions, ScoreOptions
+from sod.console.progress import say
 from sod.engines.http import TRIES, Body, Refused, ServedModel, Words, short
 from sod.engines.served import PROBE
 from sod.engines.vllm import COARSE_TOLERANCE, TOLERANCE
 from sod.errors import InfrastructureError, ModelError, OptionError
-from sod.models import check_same_vocabulary, load_model, load_tokenizer, score
-from sod.progress import say
+from sod.model.loading import check_same_vocabulary, load_model, load_tokenizer, score
 from sod.teachers import Scores
 from sod.types import Group, Piece, Problem, Trajectory
 

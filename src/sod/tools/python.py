@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sod.config import ToolOptions
+from sod.console.progress import say
 from sod.errors import SandboxError
-from sod.progress import say
 from sod.sandbox import Program, Result, Sandbox
 from sod.tools import shorten
 from sod.types import Observation

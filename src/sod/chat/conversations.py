@@ -1,0 +1,255 @@
+"""Messages as they are published, in one form: what they hold is there afterwards, or they are refused.
+
+| published as | becomes |
+|---|---|
+| `reasoning_content`, `reasoning` or `thinking` of an assistant message | `reasoning_content` |
+| `function_call`, role `function` | `tool_calls`, role `tool` |
+| role `developer` | role `system` |
+| in demonstrations, a user's message of `<tool_response>` blocks alone | messages of role `tool` |
+| content that is a list of one part of text | that text |
+| arguments that are JSON text, null or missing | an object |
+| a null among arguments that are an object | nothing: files fill in every key of every call |
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+from sod.chat.calls import THOUGHT_OPEN, as_arguments, parse_calls
+from sod.errors import DataError
+from sod.types import Message, ToolCall
+
+ROLES = ("system", "user", "assistant", "tool")
+RENAMED = {"developer": "system", "function": "tool"}
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""Where published conversations keep the thoughts of an assistant message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstration:
+    """A conversation to imitate, and the tools that it was held with."""
+
+    messages: list[Message]
+    tools: list[dict[str, Any]]
+
+    @property
+    def called(self) -> list[str]:
+        """The names of the tools that the messages to learn from call, in order."""
+        turns = [message for message in self.messages if message["role"] == "assistant" and message.get("weight", 1)]
+        return [call.name for turn in turns for call in calls_of(turn) if isinstance(call, ToolCall)]
+
+    @property
+    def listed(self) -> list[str]:
+        """The names of its tools."""
+        return [_name(tool) for tool in self.tools]
+
+
+def as_messages(messages: Any) -> list[Message]:
+    """Messages in one form. Raises DataError for what cannot be rendered, or would not be."""
+    if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
+        raise DataError("its messages are not a list of objects with `role` and `content`.")
+    return [_as_message(message) for message in messages]
+
+
+def as_demonstration(messages: Any, tools: Any = None, functions: Any = None) -> Demonstration:
+    """A conversation that a rollout could have had. Raises DataError where it is none.
+
+    `tools`, `functions`: schemas in OpenAI's new format or the older one, or JSON text of either.
+    """
+    if tools and functions:
+        raise DataError("it has `functions` and `tools`; keep one of them.")
+    messages = [each for message in as_messages(messages) for each in _taken_apart(message)]
+    if not any(message["role"] == "assistant" and message.get("weight", 1) for message in messages):
+        raise DataError("none of its messages is an assistant's to learn from.")
+    for message in messages:
+        if message["role"] == "assistant" and message.get("weight", 1) and not _says_anything(message):
+            raise DataError("an assistant message is empty: it has no content, thought or call to learn from.")
+    listed = _as_tools(tools) or [{"type": "function", "function": each} for each in _as_tools(functions)]
+    made = Demonstration(messages=_answered(messages), tools=listed)
+    unlisted = [name for name in made.called if name not in made.listed] if made.tools else []
+    if unlisted:
+        raise DataError(
+            f"it calls {unlisted[0]!r}, and its `tools` have {', '.join(made.listed)}. Add the tool, or give that message "
+            '"weight": 0.'
+        )
+    return made
+
+
+def calls_of(message: Message) -> list[Any]:
+    """The calls of an assistant message: those in its content, then its `tool_calls`."""
+    listed = [call["function"] for call in message.get("tool_calls") or ()]
+    return [*parse_calls(message["content"]), *(ToolCall(name=f["name"], arguments=f["arguments"]) for f in listed)]
+
+
+class ToolUse:
+    """What is odd about the calls of a file's demonstrations, which are added one by one."""
+
+    def __init__(self) -> None:
+        self._count = self._bare = 0
+        self._names = Counter[str]()
+
+    def add(self, demonstration: Demonstration) -> None:
+        self._count += 1
+        self._bare += bool(demonstration.called) and not demonstration.tools
+        self._names.update({*demonstration.called, *demonstration.listed})
+
+    def warnings(self, tools: Collection[str], *, shown: bool = True) -> Iterator[str]:
+        """`tools`: the names of those that a rollout has; `shown`: whether its prompts show them."""
+        if self._bare and shown:
+            yield (
+                f"{self._bare} of {self._count} demonstrations call a tool and have no `tools`: their prompts show none, and "
+                "those of rollouts do. Add a column `tools` with the schemas."
+            )
+        others = [f"{name!r} ({number})" for name, number in self._names.most_common() if name not in tools]
+        if others:
+            yield (
+                f"demonstrations use tools that a rollout does not have: {', '.join(others[:5])}. A rollout has "
+                f"{', '.join(tools)}, and those of --tool.own."
+            )
+
+
+# Parts
+
+
+def _as_message(message: Message) -> Message:
+    role = RENAMED.get(str(message["role"]), message["role"])
+    if role not in ROLES:
+        raise DataError(f"a message has the role {message['role']!r}; there are {', '.join([*ROLES, *RENAMED])}.")
+    made = {**message, "role": role, "content": _as_text(message)}
+    call = made.pop("function_call", None)
+    thought = _thought({name: made.pop(name, None) for name in THOUGHTS})
+    calls = made.pop("tool_calls", None) or []
+    if call and calls:
+        raise DataError("a message has `function_call` and `tool_calls`; keep one of them.")
+    calls = _as_calls([{"type": "function", "function": call}] if call else calls)
+    if (calls or thought) and role != "assistant":
+        raise DataError(f"a {role!r} message has a call or a thought, which only an assistant's can have.")
+    if thought and THOUGHT_OPEN in made["content"]:
+        raise DataError(
+            f"a message has its thought twice: in a field of its own, and as {THOUGHT_OPEN} in its content."
+        )
+    return made | ({"reasoning_content": thought} if thought else {}) | ({"tool_calls": calls} if calls else {})
+
+
+def _as_text(message: Message) -> str:
+    content = message.get("content") or ""
+    match content:
+        case [{"type": "text", "text": str(text)}]:
+            return text
+        case str():
+            return content
+        case _:
+            hint = "join its parts of text into one" if isinstance(content, list) else "write it as JSON text"
+            kind = type(content).__name__
+            raise DataError(f"the content of a {message['role']!r} message is {kind}; only text can be used: {hint}.")
+
+
+def _thought(fields: dict[str, Any]) -> str:
+    """The one thought of a message; servers repeat it under several names."""
+    given = {name: value for name, value in fields.items() if value not in (None, "")}
+    if wrong := [name for name, value in given.items() if not isinstance(value, str)]:
+        raise DataError(f"the `{wrong[0]}` of a message is {type(given[wrong[0]]).__name__}; only text can be used.")
+    if len(set(given.values())) > 1:
+        raise DataError(f"a message has different thoughts in {' and '.join(f'`{name}`' for name in given)}.")
+    return next(iter(given.values()), "")
+
+
+def _as_calls(calls: Any) -> list[dict[str, Any]]:
+    functions = (
+        [call.get("function", call) for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    )
+    if not isinstance(calls, list) or len(functions) < len(calls) or not all(map(_is_function, functions)):
+        raise DataError("its `tool_calls` are not a list of objects with `function`, `name` and `arguments`.")
+    made = []
+    for call, function in zip(calls, functions, strict=True):
+        given = function.get("arguments")
+        arguments = as_arguments(given)
+        if arguments is None:
+            raise DataError(f"the arguments of a call of {function['name']!r} are no JSON object: {str(given)[:80]!r}.")
+        arguments = without_nulls(arguments) if isinstance(given, dict) else arguments
+        beside = {key: value for key, value in call.items() if key in ("id", "type") and value is not None}
+        made.append({**beside, "function": {"name": function["name"], "arguments": arguments}})
+    return made
+
+
+def _is_function(function: Any) -> bool:
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
+
+
+def without_nulls(value: Any) -> Any:
+    """Files of rows with equal columns fill in every key of every nested object; a null there is no key."""
+    if isinstance(value, dict):
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [without_nulls(inner) for inner in value]
+    return value
+
+
+_RESULT = re.compile(r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOTALL)
+
+
+def _taken_apart(message: Message) -> list[Message]:
+    """Results of tools that were published as a user's message, as templates write them."""
+    results = _RESULT.findall(message["content"]) if message["role"] == "user" else []
+    if not results or _RESULT.sub("", message["content"]):
+        return [message]
+    return [{"role": "tool", "content": result} for result in results]
+
+
+def _says_anything(message: Message) -> bool:
+    return bool(message["content"] or message.get("reasoning_content") or message.get("tool_calls"))
+
+
+def _answered(messages: Sequence[Message]) -> list[Message]:
+    """The messages, with the results of each turn in the order of its calls. Raises DataError where a call has no result."""
+    made: list[Message] = []
+    for at, message in enumerate(messages):
+        if message["role"] == "tool":
+            if not at or messages[at - 1]["role"] not in ("assistant", "tool"):
+                raise DataError(
+                    f"message {at + 1} is a tool's result, and no assistant message with a call stands before it."
+                )
+            continue
+        made.append(message)
+        if message["role"] == "assistant":
+            results = list(takewhile(lambda each: each["role"] == "tool", messages[at + 1 :]))
+            calls, is_last = len(calls_of(message)), at + 1 == len(messages)
+            if len(results) != calls and not (is_last and not results):
+                raise DataError(
+                    f"message {at + 1} has {calls} calls, and {len(results)} results follow it; each needs one."
+                )
+            made += _in_order(message, results)
+    return made
+
+
+def _in_order(message: Message, results: Sequence[Message]) -> list[Message]:
+    """Results as their `tool_call_id` says, where calls and results have one."""
+    ids = [call.get("id") for call in message.get("tool_calls") or ()]
+    named = {result.get("tool_call_id"): result for result in results}
+    if len(results) < 2 or None in ids or None in named:
+        return list(results)
+    if sorted(map(str, ids)) != sorted(map(str, named)):
+        raise DataError("the `tool_call_id` of its results are not the `id` of the calls before them.")
+    return [named[id] for id in ids]
+
+
+def _as_tools(tools: Any) -> list[dict[str, Any]]:
+    try:
+        tools = json.loads(tools) if isinstance(tools, str) else tools or []
+    except ValueError as error:
+        raise DataError(f"its `tools` are not JSON ({error}).") from error
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise DataError("its `tools` are not a list of function schemas.")
+    if not all(map(_name, tools)):
+        raise DataError("one of its `tools` has no name.")
+    return tools
+
+
+def _name(tool: dict[str, Any]) -> str:
+    function = tool.get("function", tool)
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else ""

@@ -1,0 +1,239 @@
+"""Messages to tokens and back, for one chat template, so that no token is ever guessed twice.
+
+The next prompt of a conversation is *the ids so far plus a suffix*: what stands between the end of the student's turn
+and the start of its next one. The suffix's framing is read off the tokenizer's own chat template once, and checked
+there: a template that rewrites history (strips or inserts thinking between turns, trims tool results) is an error that
+names the first token that differs. Cold-start demonstrations and rollouts are rendered by the same three functions
+(`prompt`, `turn`, `observation`), so a student meets in rollouts the very tokens that it was fine-tuned on.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+from transformers import PreTrainedTokenizerBase
+
+from sod.chat.calls import CALL_CLOSE, CALL_OPEN, THOUGHT_CLOSE, THOUGHT_OPEN, parse_calls
+from sod.chat.harmless import Harmless
+from sod.chat.templates import PROBE_TOOL, Schema, Template, name_and_arguments, probes
+from sod.config import ChatOptions
+from sod.errors import TemplateError
+from sod.types import Message, Piece
+
+__all__ = ["ChatFormat", "Schema", "parse_calls"]
+
+
+class ChatFormat:
+    """One tokenizer's chat template, made append-only.
+
+    `on_drift` says what to do where the template, given the whole conversation at once, would write other tokens than
+    were appended turn by turn: "error" refuses (default); "append" keeps the appended tokens, everywhere alike, in
+    fine-tuning, rollouts and evaluation. One drift is accepted in any case, and named in `note`: an empty thought that
+    the template writes into some turns and not into others, as Qwen3's does.
+
+    `template_options` go to the template as they are, for example {"enable_thinking": False}.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        on_drift: Literal["error", "append"] = "error",
+        template_options: dict[str, Any] | None = None,
+    ):
+        self.tokenizer = tokenizer
+        self.note = ""
+        """What the user should know of the template."""
+        self._on_drift = on_drift
+        self._template = Template(tokenizer, template_options or {})
+        self._harmless = Harmless(tokenizer)
+        self.end_of_turn = int(tokenizer.eos_token_id)  # type: ignore[arg-type]  # Template has seen it
+        self._ends = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+        calls, thoughts = probes(1 if self._template.results.one_call else 2)
+        for probe in [calls] if self._template.thinking == "closed" else [calls, thoughts]:
+            self.render(probe, [PROBE_TOOL])
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, options: ChatOptions) -> Self:
+        template_options = {} if options.thinking is None else {"enable_thinking": options.thinking}
+        return cls(tokenizer, on_drift=options.on_drift, template_options=template_options)
+
+    @property
+    def shows_tools(self) -> bool:
+        """Whether tools are in its prompts."""
+        return not self._template.hides_tools
+
+    # Messages -> tokens
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Schema]) -> list[int]:
+        """Everything up to where the student starts to write."""
+        return self._encode(self._prompt(messages, tools))
+
+    def turn(self, message: Message) -> list[int]:
+        """An assistant message as the student would have sampled it: its thought, its text, its calls, the end of turn."""
+        return [*self._encode(self._turn(message)), self.end_of_turn]
+
+    def observation(self, texts: Sequence[str]) -> list[int]:
+        """The suffix after a student's turn: the tools' answers, up to where the student writes again."""
+        return self._encode(self._observation(texts))
+
+    def observed(self, tokens: Sequence[int], count: int) -> list[str] | None:
+        """The inverse of `observation`: what each of `count` calls was answered; None where that cannot be told apart."""
+        frame = self._template.results
+        inner = self._decode(tokens).removeprefix(frame.opening).removesuffix(frame.closing)
+        texts = inner.split(frame.between) if count > 1 else [inner]
+        return texts if len(texts) == count and self.observation(texts) == list(tokens) else None
+
+    def render(self, messages: Sequence[Message], tools: Sequence[Schema]) -> list[Piece]:
+        """A conversation, turn by turn, as the pieces that a rollout of it would have.
+
+        Raises TemplateError where the template would render the whole differently (unless `on_drift` is "append").
+        """
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if not turns or turns[0] == 0:
+            raise TemplateError("A conversation needs a message to answer, and an assistant message that answers it.")
+        texts = [self._prompt(messages[: turns[0]], tools)]
+        pieces = [Piece("prompt", tuple(self._encode(texts[0])))]
+        for this, following in zip(turns, [*turns[1:], None], strict=True):
+            author = "prompt" if messages[this].get("weight", 1) == 0 else "student"
+            texts.append(self._turn(messages[this]) + self._template.end)
+            pieces.append(Piece(author, tuple(self.turn(messages[this]))))
+            if following is not None:
+                texts.append(self._suffix(messages[this + 1 : following]))
+                pieces.append(Piece("tool", tuple(self._encode(texts[-1]))))
+        if self._on_drift == "error":
+            whole = self._template.render(self._for_template(messages[: turns[-1] + 1]), tools, prompt=False)
+            self._check([token for piece in pieces for token in piece.tokens], texts, whole)
+        return pieces
+
+    # Tokens -> text
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """What a student wrote in a turn, without the end of turn, behind the thought that its prompt opened, if it did."""
+        words = tokens[:-1] if tokens and tokens[-1] in self._ends else tokens
+        return (self._template.opened if self._template.thinking == "open" else "") + self._decode(words)
+
+    def response(self, tokens: Sequence[int]) -> str:
+        """All that follows a prompt, as the paper's code reads it: without special tokens."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    # Texts
+
+    def _prompt(self, messages: Sequence[Message], tools: Sequence[Schema]) -> str:
+        return self._template.render(self._for_template(messages), tools)
+
+    def _turn(self, message: Message) -> str:
+        thought = self._template.thought
+        content = self._with_thought(message)["content"] or ""
+        calls = [
+            f"{CALL_OPEN}\n{json.dumps(name_and_arguments(call), ensure_ascii=False)}\n{CALL_CLOSE}"
+            for call in message.get("tool_calls") or ()
+        ]
+        if calls and thought.joined and content.rstrip("\n").endswith(THOUGHT_CLOSE):
+            content = content.rstrip("\n") + thought.closing.partition(THOUGHT_CLOSE)[2]
+        elif calls and content:
+            content += "\n"
+        text = self._continued(content) + "\n".join(calls)
+        if self._template.end in text:
+            raise TemplateError(f"An assistant message holds {self._template.end!r}, which ends a turn. Take it out.")
+        return text
+
+    def _continued(self, content: str) -> str:
+        """What follows on that which the prompt has written of a thought."""
+        opened, thinks = self._template.opened, content.lstrip().startswith(THOUGHT_OPEN)
+        match self._template.thinking:
+            case "open" if thinks:
+                return content.lstrip().removeprefix(THOUGHT_OPEN).removeprefix(opened.removeprefix(THOUGHT_OPEN))
+            case "open" if THOUGHT_CLOSE not in content:
+                return self._template.thought.closing + content
+            case "closed" if content.startswith(opened):
+                return content.removeprefix(opened)
+            case "closed" if thinks:
+                raise TemplateError(
+                    f"An assistant message begins with a thought, and the chat template{self._template.of_what} ends thinking "
+                    "in its prompt. Use --chat.thinking True, or take the thoughts out."
+                )
+            case _:
+                return content
+
+    def _observation(self, texts: Sequence[str]) -> str:
+        frame = self._template.results
+        return frame.opening + frame.between.join(map(self._harmless, texts)) + frame.closing
+
+    def _suffix(self, messages: Sequence[Message]) -> str:
+        """What stands between two assistant turns, for any messages; tool results take the prepared frame."""
+        if messages and all(message["role"] == "tool" for message in messages):
+            return self._observation([message["content"] for message in messages])
+        return self._template.suffix(self._for_template(messages))
+
+    def _for_template(self, messages: Sequence[Message]) -> list[Message]:
+        """Messages that the template can take: no text of others holds a token of the tokenizer's own."""
+        made = []
+        for message in messages:
+            if message["role"] != "assistant":
+                harmless = {key: self._harmless(value) for key, value in message.items() if isinstance(value, str)}
+                made.append({**message, **harmless})
+                continue
+            kept = message if self._template.thought.in_a_field else self._with_thought(message)
+            calls = [{**call, "function": name_and_arguments(call)} for call in message.get("tool_calls") or ()]
+            made.append({**kept, "tool_calls": calls} if calls else kept)
+        return made
+
+    def _with_thought(self, message: Message) -> Message:
+        """The message with its thought in its content."""
+        if not (thought := message.get("reasoning_content")):
+            return {"content": "", **message}
+        frame, rest = (
+            self._template.thought,
+            {key: value for key, value in message.items() if key != "reasoning_content"},
+        )
+        content = (message.get("content") or "").lstrip("\n")
+        return {**rest, "content": frame.opening + thought.strip("\n") + frame.closing + content}
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
+
+    # Whether the template keeps history
+
+    def _check(self, appended: list[int], texts: Sequence[str], whole_text: str) -> None:
+        """Raises TemplateError where the whole has other tokens, for another reason than an empty thought."""
+        if self._begins(appended, whole := self._encode(whole_text)):
+            return
+        bare = [token for text in self._bare(texts) for token in self._encode(text)]
+        if self._begins(bare, self._encode(self._bare_whole(whole_text))):
+            self.note = (
+                f"The chat template{self._template.of_what} writes an empty thought into some turns and not into others; "
+                "every turn is kept as it was written."
+            )
+            return
+        at = next(
+            (i for i, (a, b) in enumerate(zip(appended, whole, strict=False)) if a != b), min(len(appended), len(whole))
+        )
+        show = lambda ids: repr(self.tokenizer.decode(ids[at : at + 8]))  # noqa: E731
+        raise TemplateError(
+            f"The chat template{self._template.of_what} rewrites history: at token {at}, appending turn by turn "
+            f"gives {show(appended)} and rendering the whole gives {show(whole)} (after "
+            f"{self.tokenizer.decode(whole[max(0, at - 12) : at])!r}). Set chat.on_drift to 'append' to use the appended tokens "
+            "in fine-tuning, rollouts and evaluation alike, or use a template that keeps every turn as it was."
+        )
+
+    def _begins(self, appended: list[int], whole: list[int]) -> bool:
+        """Whether the whole begins with what was appended, and no turn follows."""
+        return whole[: len(appended)] == appended and self._template.end not in self._decode(whole[len(appended) :])
+
+    def _bare(self, texts: Sequence[str]) -> list[str]:
+        """Prompts and turns, one after another, without the empty thoughts that begin turns."""
+        made, template = list(texts), self._template
+        rest = "" if template.thinking == "closed" else template.empty_thought.removeprefix(template.opened)
+        for at in range(0, len(made), 2):
+            if made[at].endswith(template.header + template.opened) and made[at + 1].startswith(rest):
+                made[at] = made[at].removesuffix(template.opened)
+                made[at + 1] = made[at + 1].removeprefix(rest)
+        return made
+
+    def _bare_whole(self, text: str) -> str:
+        header = self._template.header
+        return text.replace(header + self._template.empty_thought, header) if header else text

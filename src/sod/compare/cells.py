@@ -1,0 +1,317 @@
+"""Methods x seeds on equal terms: from the same student, on the same problems, with the same budget, beside a control.
+
+    compare.json                        what all runs share
+    tuning/METHOD/lr-RATE/              runs that a learning rate was chosen by, where one is to be chosen
+    cells/METHOD/seed-N/train, eval     ordinary runs of `sod train` and `sod eval`
+    start/  teacher/                    evaluations of the student as it was, and of the teacher
+    results.json  table.md              what came of it
+
+Every cell is a pair of commands in processes of their own. What is finished is not done again, what was interrupted is
+resumed; what fails is said, left out, and tried again the next time.
+"""
+
+import asyncio
+import json
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sod.algorithms import find
+from sod.compare.jobs import Commands
+from sod.compare.table import Measured, Method, Row, check_same_problems, read_measured, rows, show, to_markdown
+from sod.concurrency import together
+from sod.config import CompareOptions, EvalOptions, Options, SandboxOptions, TrainOptions
+from sod.console.progress import say
+from sod.datasets.asking import load_asked
+from sod.datasets.several import open_sets
+from sod.errors import DataError, OptionError, RunError, SodError, TrainingError
+from sod.evaluation.results import read_evaluation
+from sod.lab.presets import Setting, prepare
+from sod.recipes import read_recipe
+from sod.runs.directory import Run
+from sod.runs.files import to_json, write_json, write_whole
+from sod.sandbox.guarded import open_sandbox
+
+TUNING_SEED = 1_000_003
+"""Of the runs that choose a learning rate: no run that counts has it."""
+
+
+def compare(options: CompareOptions) -> None:
+    """Run whatever is missing, and say what came of it."""
+    with Run(options.out).held():
+        _compare(options)
+
+
+def _compare(options: CompareOptions) -> None:
+    setting = prepare(options) if options.preset else _own_recipes(options)
+    comparison = Comparison(options, setting)
+    comparison.keep_plan()
+    failed = asyncio.run(comparison.run())
+    made = comparison.rows()
+    show(made)
+    for line in comparison.notes(made):
+        say(line)
+    say(f"Everything is in {options.out}: every run, results.json, table.md. `sod report` shows any of the runs.")
+    if failed:
+        raise TrainingError(
+            f"{len(failed)} of the runs failed and are left out of the table; run the same command to try them again:\n"
+            + "\n".join(f"  {name}: {why}" for name, why in failed.items())
+        )
+
+
+class Comparison:
+    """What is to be run, where it stands, and what has come of it."""
+
+    def __init__(self, options: CompareOptions, setting: Setting):
+        self._options = options
+        self._out = options.out
+        self._train = setting.train | _given(updates=options.updates)
+        self._measure = setting.measure | _given(samples=options.samples)
+        self._tune, self._lrs = options.tune or setting.tune, options.lrs or setting.lrs
+        self._commands = Commands(options.jobs)
+        self._finished = 0
+        names = options.methods or setting.methods
+        if not names:
+            raise OptionError("methods: name at least one, or give a --preset.")
+        if options.control and "sham" not in names:
+            names = (*names, "sham")
+        self._methods = [Method.parse(name) for name in names]
+        self._baseline = Method.parse(options.baseline or names[0])
+        self._check()
+
+    def _check(self) -> None:
+        """Everything that can be wrong, before the first minute is spent."""
+        options = self._options
+        slugs = [method.slug for method in self._methods]
+        if doubled := next((slug for slug in slugs if slugs.count(slug) > 1), None):
+            raise OptionError(f"methods: {doubled!r} is given twice.")
+        if self._baseline.slug not in slugs:
+            raise OptionError(
+                f"baseline: {self._baseline.name!r} is not among the methods: {', '.join(m.name for m in self._methods)}."
+            )
+        if len(set(options.seeds)) < len(options.seeds) or not options.seeds:
+            raise OptionError("seeds: give at least one, each once.")
+        for method in self._methods:
+            find(method.algorithm)
+            _validate(TrainOptions, self._recipe(method, 0, Path("train")), f"method {method.name!r}")
+        _validate(EvalOptions, self._measure | {"model": Path("model"), "out": Path("eval")}, "measure")
+        if self._lrs:
+            if self._tune is None:
+                raise OptionError("lrs: a learning rate must be chosen on problems of its own; give --tune.")
+            measured = EvalOptions.model_validate(self._measure | {"model": Path("model"), "out": Path("eval")})
+            asked = {p.messages[-1]["content"] for each in open_sets(measured) for p in each.problems}
+            shared = asked & {p.messages[-1]["content"] for p in load_asked(self._tune)[0]}
+            if shared:
+                raise OptionError(f"tune: {len(shared)} problems of {self._tune} are among those to be measured with.")
+
+    def keep_plan(self) -> None:
+        """Write down what all runs share; or check that it is what those already there shared."""
+        plan = {
+            "train": self._train,
+            "measure": self._measure,
+            "lrs": self._lrs,
+            "tune_updates": self._options.tune_updates,
+        }
+        plan = json.loads(to_json(plan, default=str))
+        path = self._out / "compare.json"
+        if not path.exists():
+            write_json(path, plan)
+        elif (before := _plan_before(path)) != plan:
+            changed = [key for key in plan if plan[key] != before.get(key)]
+            raise RunError(
+                f"{self._out} holds a comparison on other terms ({', '.join(changed)} differ, see {path}). Choose another "
+                "--out; only methods and seeds can be added to it."
+            )
+
+    # Running
+
+    async def run(self) -> dict[str, str]:
+        """Whatever is missing. -> what failed, and why"""
+        failed: dict[str, str] = {}
+
+        async def attempt(name: str, work: Any) -> None:
+            try:
+                await work
+            except (SodError, OSError) as error:
+                failed[name] = str(error)
+                say(f"{name} failed: {error}")
+
+        async def method(method: Method) -> None:
+            try:
+                lr = await self._learning_rate(method)
+            except SodError as error:
+                failed[f"{method.name}, tuning"] = str(error)
+                return
+            await together(
+                attempt(f"{method.name}, seed {seed}", self._cell(method, seed, lr)) for seed in self._options.seeds
+            )
+
+        async def known(name: str, model: str | Path) -> None:
+            async with self._commands.slot:
+                await self._evaluate(Path(model), self._out / name, {})
+
+        models = {"start": self._train["student"]} | _given(teacher=self._train.get("teacher"))
+        await together(
+            [*(attempt(name, known(name, model)) for name, model in models.items()), *map(method, self._methods)]
+        )
+        return failed
+
+    async def _learning_rate(self, method: Method) -> float | None:
+        """The one of `lrs` with the best solve rate on the tuning problems; None leaves the recipe's."""
+        if not self._lrs or method.sets("learn.lr"):
+            return None
+        folder, budget = self._out / "tuning" / method.slug, {"updates": self._options.tune_updates}
+        found = await together(
+            self._solved(method, TUNING_SEED, lr, folder / f"lr-{lr:g}", budget, {"data": self._tune})
+            for lr in self._lrs
+        )
+        solved = dict(zip(self._lrs, found, strict=True))
+        return min(solved, key=lambda lr: (-solved[lr], lr))  # the smaller of two that are equal
+
+    async def _solved(
+        self,
+        method: Method,
+        seed: int,
+        lr: float | None,
+        folder: Path,
+        budget: dict[str, Any],
+        problems: dict[str, Any],
+    ) -> float:
+        """Train and measure, as far as that is not done. -> the solve rate"""
+        async with self._commands.slot:
+            model = await self._learn(method, seed, lr, folder / "train", budget)
+            await self._evaluate(model, folder / "eval", problems)
+        return read_evaluation(folder / "eval").mean.get("avg", math.nan)
+
+    async def _cell(self, method: Method, seed: int, lr: float | None) -> None:
+        solved = await self._solved(method, seed, lr, self._cell_folder(method, seed), {}, {})
+        self._finished += 1
+        runs = len(self._methods) * len(self._options.seeds)
+        say(f"{method.name} {seed} | measured: {solved:.1%} solved; {self._finished} of {runs} runs done")
+
+    def _cell_folder(self, method: Method, seed: int) -> Path:
+        return self._out / "cells" / method.slug / f"seed-{seed}"
+
+    async def _learn(self, method: Method, seed: int, lr: float | None, folder: Path, budget: dict[str, Any]) -> Path:
+        """Train, or go on training. -> the model"""
+        recipe = _merged(self._recipe(method, seed, folder) | budget, {"learn": _given(lr=lr)})
+        updates = int(recipe.get("updates", TrainOptions.model_fields["updates"].default))
+        run = Run(folder)
+        if (run.newest_checkpoint() or (-1,))[0] < updates:
+            recipe["resume"] = run.begun
+            shown = f"{method.name} {seed if seed != TUNING_SEED else f'lr {lr:g}'}"
+            await self._commands.run("train", folder.with_suffix(".toml"), recipe, name=shown)
+        newest = run.newest_checkpoint()
+        if newest is None or newest[0] < updates:
+            raise TrainingError(f"{folder} has {newest[0] if newest else 0} of {updates} updates.")
+        return newest[1]
+
+    def _recipe(self, method: Method, seed: int, folder: Path) -> dict[str, Any]:
+        recipe = _merged(self._train, {"algorithm": {"name": method.algorithm}, "seed": seed, "out": folder})
+        if find(method.algorithm).told is not None:
+            recipe.pop("teacher", None)
+        return _merged(recipe, method.options)
+
+    async def _evaluate(self, model: Path, folder: Path, other: dict[str, Any]) -> None:
+        """Measure, or go on measuring."""
+        with suppress(DataError):
+            read_evaluation(folder)
+            return
+        content = self._measure | {"model": model, "out": folder} | other
+        await self._commands.run("eval", folder.with_suffix(".toml"), content)
+
+    # What came of it
+
+    def rows(self) -> list[Row]:
+        """One per method with a finished run, and one each for the student as it was and the teacher."""
+        runs: dict[Method, dict[int, Measured]] = {}
+        for method in self._methods:
+            for seed in self._options.seeds:
+                folder = self._cell_folder(method, seed)
+                try:
+                    runs.setdefault(method, {})[seed] = read_measured(folder / "eval", folder / "train")
+                except DataError as error:
+                    say(f"left out: {error}")
+        known: dict[str, Measured] = {}
+        for name in ("start", "teacher"):
+            try:
+                known[name] = read_measured(self._out / name)
+            except DataError as error:
+                if (self._out / name).exists():
+                    say(f"left out: {error}")
+        check_same_problems([*known.values(), *(m for seeds in runs.values() for m in seeds.values())])
+        made = rows(runs, known, self._baseline)
+        content = {
+            "baseline": self._baseline.name,
+            "seeds": self._options.seeds,
+            "rows": [row.to_json() for row in made],
+        }
+        write_json(self._out / "results.json", content)
+        write_whole(self._out / "table.md", to_markdown(made) + "\n\n" + "\n".join(self.notes(made)) + "\n")
+        return made
+
+    def notes(self, made: Sequence[Row]) -> list[str]:
+        """What the reader of the table must know."""
+        seeds = len(self._options.seeds)
+        lines = [
+            f"Intervals: 95 %, over problems and {seeds} training seeds (Student's t). "
+            if seeds > 1
+            else "Intervals: 95 %, over problems, for this one seed; another may come out differently. "
+        ]
+        lines[0] += (
+            f"Differences are paired by problem and seed, against {self._baseline.name}; not corrected for their number."
+        )
+        if not any(row.method == "sham" for row in made):
+            lines.append("No control took part: part of every gain may be no method's doing.")
+        return lines
+
+
+def _plan_before(path: Path) -> dict[str, Any]:
+    """What compare.json holds. Raises RunError where it is damaged."""
+    try:
+        plan = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        plan = None
+    if not isinstance(plan, dict):
+        raise RunError(
+            f"{path} is damaged, so it cannot be told whether the runs there are on the same terms. If they are, move this "
+            "file away and repeat the command: it is then written again."
+        )
+    return plan
+
+
+def _own_recipes(options: CompareOptions) -> Setting:
+    if options.train is None or options.measure is None:
+        raise OptionError("Give --train and --measure, recipes of `sod train` and `sod eval`; or a --preset.")
+    train, measure = read_recipe(options.train), read_recipe(options.measure)
+    for key, where in (("student", train), ("data", train), ("data", measure)):
+        if key not in where:
+            raise OptionError(
+                f"The recipe {options.train if where is train else options.measure} does not say `{key}`."
+            )
+    open_sandbox(SandboxOptions.model_validate(train.get("sandbox", {})))  # where there is none, that is said now
+    return Setting(train=train, measure=measure, methods=options.methods)
+
+
+def _validate(kind: type[Options], content: dict[str, Any], whose: str) -> None:
+    from pydantic import ValidationError
+
+    try:
+        kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise OptionError(f"{whose}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+
+
+def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Both, the other's values first; sections are merged."""
+    merged = dict(one)
+    for key, value in other.items():
+        merged[key] = _merged(merged.get(key, {}), value) if isinstance(value, dict) else value
+    return merged
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,238 @@
+"""What a comparison compares, and what came of it: methods, evaluations, a row for each, tables. No torch."""
+
+import json
+import math
+import re
+import statistics
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sod.errors import DataError, OptionError
+from sod.evaluation.intervals import Interval, Solved, difference, rate
+from sod.evaluation.results import Evaluated, Sheet, read_evaluation, show_sheets
+from sod.runs.directory import Run
+
+# Methods
+
+
+@dataclass(frozen=True)
+class Method:
+    """An algorithm and what it does differently from the shared recipe: "sod", "sod algorithm.epsilon=0.1"."""
+
+    name: str
+    algorithm: str = field(compare=False)
+    options: dict[str, Any] = field(compare=False)
+
+    @classmethod
+    def parse(cls, name: str) -> "Method":
+        """Raises OptionError where a part after the first is no key=value."""
+        algorithm, *parts = name.split()
+        options: dict[str, Any] = {}
+        for part in parts:
+            key, equals, value = part.partition("=")
+            if not equals or not key or not value:
+                raise OptionError(f"method {name!r}: {part!r} is not of the form option=value.")
+            *sections, last = key.split(".")
+            inner = options
+            for section in sections:
+                inner = inner.setdefault(section, {})
+            inner[last] = _value(value)
+        return cls(name, algorithm, options)
+
+    @property
+    def slug(self) -> str:
+        """A name for a folder."""
+        return re.sub(r"[^\w.=-]+", "-", self.name.removesuffix(".py")).strip("-.")
+
+    def sets(self, key: str) -> bool:
+        """Whether it gives this option itself."""
+        inner: Any = self.options
+        for part in key.split("."):
+            if not isinstance(inner, dict) or part not in inner:
+                return False
+            inner = inner[part]
+        return True
+
+
+def _value(text: str) -> Any:
+    """As in a recipe, if it can be read so; otherwise the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+# Evaluations
+
+
+@dataclass(frozen=True)
+class Measured(Evaluated):
+    """One evaluation, and the training that led to it."""
+
+    seconds: float = math.nan
+    """That training took, all updates together; not a number where nothing was trained."""
+    updates: int = 0
+    lr: float = math.nan
+
+
+def read_measured(folder: Path, training: Path | None = None) -> Measured:
+    """A finished evaluation. Raises DataError, saying what is missing, where it is none."""
+    measured = Measured(**vars(read_evaluation(folder)))
+    if training is None:
+        return measured
+    try:
+        history = Run(training).metrics()
+        lr = json.loads((training / "options.json").read_text(encoding="utf-8"))["learn"]["lr"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{training} holds no training run that can be read ({type(error).__name__}: {error})."
+        ) from error
+    seconds = sum(row.get("seconds/update", math.nan) for row in history)
+    return replace(measured, seconds=seconds, updates=len(history), lr=lr)
+
+
+def check_same_problems(evaluations: Sequence[Measured]) -> None:
+    """Raises DataError unless all measured the same problems; nothing is averaged over different ones."""
+    for other in evaluations[1:]:
+        if other.data != evaluations[0].data or other.verdicts.keys() != evaluations[0].verdicts.keys():
+            raise DataError(
+                f"{other.folder} was measured on other problems than {evaluations[0].folder}; remove one of them."
+            )
+
+
+def _solved(evaluations: Sequence[Measured]) -> Solved:
+    """One row per evaluation, problems in the order of their names."""
+    problems = sorted(evaluations[0].verdicts)
+    solved = [evaluation.solved(problems) for evaluation in evaluations]
+    return Solved(np.concatenate([s.right_SP for s in solved]), np.concatenate([s.tried_SP for s in solved]))
+
+
+# Rows
+
+MEANS = {
+    "maj": "maj",
+    "solved_without_error": "tools/solved_without_error",
+    "solved_after_error": "tools/solved_after_error",
+    "with_error": "tools/trajectories_with_error",
+    "errors": "tools/errors",
+    "steps": "rollout/turns",
+    "tokens": "rollout/tokens",
+    "no_answer": "no_answer",
+    "d": "steps/d",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method over its seeds; or the student as it was, or the teacher."""
+
+    method: str
+    seeds: int
+    """0 where nothing was trained."""
+    lr: float
+    samples: int
+    avg: Interval
+    against: Interval | None
+    """Difference from the baseline, over the seeds that both have; None for the baseline itself."""
+    means: dict[str, float]
+    """Of pass@n and the quantities in `MEANS`, over seeds."""
+    chain: float
+    """Tool errors of a trajectory that has any."""
+    seconds: float
+    """Of one update, over all seeds."""
+
+    @property
+    def verdict(self) -> str:
+        if self.against is None or not self.against.excludes_zero:
+            return "" if self.against is None else "not told apart"
+        return "better" if self.against.low > 0 else "worse"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"verdict": self.verdict}
+
+
+def rows(runs: Mapping[Method, Mapping[int, Measured]], known: Mapping[str, Measured], baseline: Method) -> list[Row]:
+    """Known models first, then the methods in their order."""
+    made = [_row(name, [measured], 0, None) for name, measured in known.items()]
+    for method, seeds in runs.items():
+        common = sorted(seeds.keys() & runs.get(baseline, {}).keys())
+        against = None
+        if method != baseline and common:
+            against = difference(_solved([seeds[s] for s in common]), _solved([runs[baseline][s] for s in common]))
+        made.append(_row(method.name, [seeds[s] for s in sorted(seeds)], len(seeds), against))
+    return made
+
+
+def _row(name: str, evaluations: Sequence[Measured], seeds: int, against: Interval | None) -> Row:
+    def mean(key: str) -> float:
+        return statistics.fmean(e.mean.get(key, math.nan) for e in evaluations)
+
+    samples = int(mean("samples"))
+    means = {"pass": mean(f"pass@{samples}")} | {short: mean(key) for short, key in MEANS.items()}
+    updates = sum(e.updates for e in evaluations)
+    return Row(
+        method=name,
+        seeds=seeds,
+        lr=evaluations[0].lr,
+        samples=samples,
+        avg=rate(_solved(evaluations)),
+        against=against,
+        means=means,
+        chain=means["errors"] / means["with_error"] if means["with_error"] else 0.0,
+        seconds=sum(e.seconds for e in evaluations) / updates if updates else math.nan,
+    )
+
+
+# Tables
+
+Columns = dict[str, list[str]]
+
+
+def _how_well(made: Sequence[Row]) -> Columns:
+    n = made[0].samples if made else 0
+    return {
+        "method": [row.method for row in made],
+        "lr": [_number(row.lr, "{:g}") for row in made],
+        f"avg@{n}, %": [
+            _number(100 * row.avg.mean, "{:.1f}") + f" ± {50 * (row.avg.high - row.avg.low):.1f}" for row in made
+        ],
+        f"pass@{n}": [_number(100 * row.means["pass"], "{:.1f}") for row in made],
+        f"maj@{n}": [_number(100 * row.means["maj"], "{:.1f}") for row in made],
+        "difference": [row.against.in_points() if row.against else "" for row in made],
+        "verdict": [row.verdict for row in made],
+    }
+
+
+def _how(made: Sequence[Row]) -> Columns:
+    return {
+        "method": [row.method for row in made],
+        "solved without error, %": [_number(100 * row.means["solved_without_error"], "{:.1f}") for row in made],
+        "with error, %": [_number(100 * row.means["with_error"], "{:.1f}") for row in made],
+        "then solved, %": [_number(100 * row.means["solved_after_error"], "{:.1f}") for row in made],
+        "errors, if any": [_number(row.chain, "{:.2f}") for row in made],
+        "no answer, %": [_number(100 * row.means["no_answer"], "{:.1f}") for row in made],
+        "steps": [_number(row.means["steps"], "{:.2f}") for row in made],
+        "tokens": [_number(row.means["tokens"], "{:.0f}") for row in made],
+        "d, nats": [_number(row.means["d"], "{:.2f}") for row in made],
+        "s/update": [_number(row.seconds, "{:.2f}") for row in made],
+    }
+
+
+def show(made: Sequence[Row]) -> None:
+    """Two tables: how well, and how."""
+    show_sheets([Sheet.of(_how_well(made)), Sheet.of(_how(made))])
+
+
+def to_markdown(made: Sequence[Row]) -> str:
+    """The same two tables."""
+    return "\n\n".join(Sheet.of(columns).markdown() for columns in (_how_well(made), _how(made)))
+
+
+def _number(value: float, form: str) -> str:
+    """Nothing for what is not a number."""
+    return "" if math.isnan(value) else form.format(value)

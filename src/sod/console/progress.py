@@ -1,0 +1,245 @@
+"""What the user sees while something runs: live bars on a terminal, plain lines elsewhere.
+
+Everything shown goes through `console`, or `sod.console.text.plain`: text from data, models and paths is shown, never obeyed.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from sod.console.text import cell, plain
+from sod.distributed import place
+
+
+class _Literal(Console):
+    """A console that shows strings as they are: no markup, no emoji codes, no control characters."""
+
+    def __init__(self, **options: Any):
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **style: Any) -> Text:
+        return super().render_str(plain(text), **style)
+
+
+console = _Literal(quiet=place()[0] > 0)
+"""Of several processes, the user sees the first."""
+
+
+QUIET_SECONDS = 2.0
+
+
+ROOM = "SOD_COLUMNS"
+"""Environment variable by which `sod compare` limits the lines of its runs. COLUMNS may be set for other programs."""
+
+
+def width() -> int | None:
+    """Characters that a line should not exceed: the terminal's, or what a parent command has set. None: any length."""
+    if console.is_terminal:
+        return console.width
+    columns = os.environ.get(ROOM, "")
+    return int(columns) if columns.isdecimal() else None
+
+
+def fitted(parts: Sequence[tuple[int, str]], room: int | None) -> str:
+    """The parts (importance, text) as one line; where there is no room for all, the least important are left out."""
+    kept = list(parts)
+    while True:
+        for gap in ("  ", " "):
+            line = gap.join(text for _, text in kept)
+            if room is None or len(line) <= room or len(kept) == 1:
+                return line
+        kept.remove(min(kept, key=lambda part: part[0]))
+
+
+# Time
+
+
+class Pace:
+    """When a job of many parts will be done, by its recent speed: that of its last quarter, and of two minutes at least."""
+
+    SECONDS, SHARE = 120.0, 0.25
+    FEWEST = 5
+    """Marks that are kept however long ago they were: parts may take longer than the window."""
+    MARKS = 60
+    """Marks in a window; parts that follow each other faster share one."""
+
+    def __init__(self, total: int, done: int, now: float):
+        self._total, self._begin = total, now
+        self._marks = deque([(now, done)])
+
+    def mark(self, done: int, now: float) -> None:
+        """Record that `done` parts are done at time `now`, in seconds."""
+        marks, window = self._marks, max(self.SECONDS, self.SHARE * (now - self._begin))
+        if len(marks) > self.FEWEST and now - marks[-2][0] < window / self.MARKS:
+            marks.pop()
+        marks.append((now, done))
+        while len(marks) > self.FEWEST and marks[1][0] <= now - window:
+            marks.popleft()
+
+    def elapsed(self, now: float) -> float:
+        return now - self._begin
+
+    def left(self, now: float) -> float | None:
+        """Seconds until all parts are done; None before two of them are."""
+        (start, first), (end, done) = self._marks[0], self._marks[-1]
+        if done - first < 2:
+            return None
+        each, waiting = (end - start) / (done - first), now - end
+        if waiting > each:  # the part under way is slower than those before it
+            each = (now - start) / (done - first + 1)
+        return max(0.0, (self._total - done) * each - waiting)
+
+
+def clock(seconds: float) -> str:
+    """42s, 3m16s, 1h17m, 2d03h"""
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if days:
+        return f"{days:.0f}d{hours % 24:02.0f}h"
+    if hours:
+        return f"{hours:.0f}h{minutes % 60:02.0f}m"
+    return f"{minutes:.0f}m{seconds % 60:02.0f}s" if minutes else f"{int(seconds)}s"
+
+
+def _times(pace: Pace) -> str:
+    now = time.monotonic()
+    left = pace.left(now)
+    return f"{clock(pace.elapsed(now))} elapsed" + ("" if left is None else f"  {clock(left)} left")
+
+
+class _Times(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(_times(task.fields["pace"]))
+
+
+# Display
+
+LONGEST_NAME = 20
+"""Characters of a bar's name; of a longer one, a path perhaps, the end is shown."""
+LEGEND = "legend: "
+"""How a line begins that explains others: `sod compare` shows it once, not once for each of its runs."""
+
+
+class Display:
+    """A bar for the whole, a bar for the phase under way, and a line for each thing done.
+
+    Without a terminal there are no bars: where no line has come for `EVERY_SECONDS`, one says how far it is.
+    """
+
+    EVERY_SECONDS = 30.0
+
+    def __init__(self, title: str, total: int, done: int = 0):
+        self._bars = Progress(
+            TextColumn("{task.description:<12}", markup=False),
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(),
+            _Times(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        now = time.monotonic()
+        self._done, self._parts, self._of, self._name = done, 0, 1, ""
+        self._pace, self._phase_pace = Pace(total, done, now), Pace(1, 0, now)
+        self._whole = self._bars.add_task(
+            _name(title), total=total, completed=done, visible=total > 1, pace=self._pace, note=""
+        )
+        self._phase = self._bars.add_task("", total=1, visible=False, pace=self._phase_pace, note="")
+        self._said = now
+
+    def __enter__(self) -> "Display":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    @property
+    def room(self) -> int | None:
+        """Characters for a line of `done`."""
+        columns = width()
+        return columns if columns is None or console.is_terminal else columns - len("  59m59s left")
+
+    @contextmanager
+    def phase(self, name: str, parts: int) -> Iterator[None]:
+        """`advance` is called for each of its parts."""
+        self._name, self._parts, self._of = name, 0, parts
+        self._said = time.monotonic()
+        self._phase_pace = Pace(parts, 0, self._said)
+        self._bars.reset(
+            self._phase, description=f"  {_name(name)}", total=parts, visible=True, pace=self._phase_pace, note=""
+        )
+        yield
+        self._bars.update(self._phase, visible=False)
+
+    def advance(self) -> None:
+        self._parts += 1
+        self._phase_pace.mark(self._parts, time.monotonic())
+        self._bars.advance(self._phase)
+        if self._is_quiet():
+            self._say(f"  {self._name} {self._parts}/{self._of}  {_times(self._phase_pace)}")
+
+    def done(self, line: str = "", *, due: bool = True) -> None:
+        """One part of the whole is done. A line that is not due is shown beside the bar, and kept now and then elsewhere."""
+        self._done += 1
+        now = time.monotonic()
+        self._pace.mark(self._done, now)
+        self._bars.update(self._whole, completed=self._done, note="" if due else plain(line))
+        if line and (due or self._is_quiet()):
+            left = None if console.is_terminal else self._pace.left(now)
+            self._say(f"{line}  {clock(left)} left" if left else line)
+
+    def _is_quiet(self) -> bool:
+        """Whether a line is overdue where there are no bars."""
+        return not console.is_terminal and time.monotonic() - self._said > self.EVERY_SECONDS
+
+    def _say(self, line: str) -> None:
+        self._said = time.monotonic()
+        say(line)
+
+
+def _name(text: str) -> str:
+    text = cell(text)
+    return text if len(text) <= LONGEST_NAME else f"…{text[1 - LONGEST_NAME :]}"
+
+
+@contextmanager
+def slow_bar(title: str, name: str, parts: int) -> Iterator[Callable[[int], None]]:
+    """A bar that is shown only if the work takes more than `QUIET_SECONDS`. Gives a function to call with the parts done."""
+    start, shown = time.monotonic(), 0
+    display: Display | None = None
+
+    def at(done: int) -> None:
+        nonlocal display, shown
+        if done == shown or (display is None and time.monotonic() - start < QUIET_SECONDS):
+            return
+        if display is None:
+            display = stack.enter_context(Display(title, total=1))
+            stack.enter_context(display.phase(name, parts))
+        while shown < done:
+            display.advance()
+            shown += 1
+
+    with ExitStack() as stack:
+        yield at
+
+
+def warn(text: str) -> None:
+    """The same from every process: what went wrong in one of several may have gone wrong in it alone."""
+    rank, _ = place()
+    if rank == 0:
+        say(text)
+    else:
+        print(f"process {rank}: {plain(text)}", flush=True)
+
+
+def say(text: str) -> None:
+    """A line that stays, above the bars if there are any. A terminal wraps it at words."""
+    console.print(text, soft_wrap=not console.is_terminal)

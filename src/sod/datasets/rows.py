@@ -1,0 +1,311 @@
+"""Files to problems and demonstrations: .jsonl or .parquet, read row by row, each checked once, errors by row number.
+
+Problems come in two shapes: our own (`id`, `prompt` as text or messages, `answer`, optionally `kind`, `hint`, `solution` and
+the columns in `LABELS`), and verl's (`prompt` as messages, `reward_model.ground_truth`, and in `extra_info` an `index`,
+optionally `hint` and `solution`), in which DAPO-Math-17k and others are published. Of multiple choice, a column `choices` lists
+the options; without it, those are counted that the prompt lists.
+Demonstrations have `messages` in OpenAI's format and optionally `tools`.
+"""
+
+import ast
+import hashlib
+import json
+import random
+import re
+from codecs import BOM_UTF8
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from sod.chat import conversations
+from sod.chat.conversations import Demonstration, as_messages, without_nulls
+from sod.console.progress import slow_bar
+from sod.errors import DataError
+from sod.rewards.choice import MOST, USUAL, lettered
+from sod.rewards.golds import check_gold
+from sod.runs.files import sha256, to_json, write_whole
+from sod.types import Message, Problem
+
+Row = dict[str, Any]
+T = TypeVar("T")
+
+MODEL_FILES = ("config.json", "tokenizer.json", "chat_template.jinja", "*.safetensors")
+BATCH = 4096
+"""Rows of a .parquet file that are in memory at a time: a published file may hold every problem a hundred times."""
+CONVERT = "`sod data convert FILE` reads other columns."
+_MESSAGES = re.compile(r"\s*(?:array\(\s*)?\[?\s*\{\s*['\"](?:role|content)['\"]\s*:")
+LABELS = ("source", "difficulty", "level", "domain", "subject", "flag")
+"""Columns that results are broken down by, where a file has them."""
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All rows of a .jsonl or .parquet file."""
+    return list(each_row(path))
+
+
+def each_row(path: Path) -> Generator[Row]:
+    """The rows of a .jsonl or .parquet file, one after another. Raises DataError, at the place where something is wrong."""
+    check_file(path)
+    read = _parquet_rows if path.suffix == ".parquet" else _jsonl_rows
+    empty = True
+    with slow_bar(path.name, "read, %", 100) as at:
+        for row in read(path, at):
+            empty = False
+            yield row
+    if empty:
+        raise DataError(f"{path} is empty: it has no row.")
+
+
+def check_file(path: Path) -> None:
+    """Raises DataError for what is not there, or cannot be read by its name."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; give a .jsonl or .parquet file.")
+    if path.suffix not in (".jsonl", ".parquet"):
+        raise DataError(
+            f"{path} has the ending {path.suffix!r}; only .jsonl and .parquet can be read. `sod data convert FILE` reads .json "
+            "and .csv as well, also compressed (.gz)."
+        )
+
+
+def write_jsonl(path: Path, rows: Sequence[Row]) -> None:
+    """Replace a file by one line of JSON a row, or leave it as it was. Raises RunError."""
+    write_whole(path, "".join(to_json(row) + "\n" for row in rows))
+
+
+def load_problems(path: Path) -> list[Problem]:
+    """Problems, in the file's order; see `ProblemFile`."""
+    return list(ProblemFile(path))
+
+
+class ProblemFile:
+    """The problems of a file, in its order, read as they are asked for. Exact repetitions are left out; equal ids get a number.
+
+    `limit`: the number of problems to read from the start; later rows are neither read nor checked. At the end raises
+    DataError if a row that was read is bad: one without what a problem needs, or with a gold that its judge cannot judge by.
+    """
+
+    def __init__(self, path: Path, limit: int | None = None):
+        self._path, self._limit = path, limit
+        self.repetitions = 0
+        """Rows that were left out so far."""
+
+    def __iter__(self) -> Iterator[Problem]:
+        rows = _Converted(self._path, usable_problem)
+        seen: set[bytes] = set()
+        ids: set[str] = set()
+        for problem in rows:
+            content = json.dumps([problem.messages, problem.answer, problem.kind])
+            if (digest := hashlib.blake2b(content.encode(), digest_size=16).digest()) in seen:
+                self.repetitions += 1
+                continue
+            seen.add(digest)
+            if problem.id in ids:
+                problem = replace(problem, id=next(id for n in count(2) if (id := f"{problem.id}#{n}") not in ids))
+            ids.add(problem.id)
+            yield problem
+            if len(seen) == self._limit:
+                break
+        rows.complain()
+
+
+def load_demonstrations(path: Path) -> list[Demonstration]:
+    """Conversations, in the file's order."""
+    rows = _Converted(path, as_demonstration)
+    demonstrations = list(rows)
+    rows.complain()
+    return demonstrations
+
+
+def draw(problems: Sequence[Problem], *, seed: int, update: int, size: int) -> list[Problem]:
+    """The problems of an update: a function of the seed and the update alone, so a resumed run draws the same.
+
+    Each epoch is a new order of all problems, of which there must be `size` at least; what does not fill an update at
+    its end is left out.
+    """
+    epoch, place = divmod(update, len(problems) // size)
+    return [problems[i] for i in _order(seed, epoch, len(problems))[place * size : (place + 1) * size]]
+
+
+@lru_cache(maxsize=1)
+def _order(seed: int, epoch: int, count: int) -> list[int]:
+    return random.Random(f"{seed}/{epoch}").sample(range(count), count)
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a file: two runs on equal fingerprints saw the same data."""
+    return sha256(path)
+
+
+def fingerprint_model(folder: Path) -> str:
+    """SHA-256 over the size, first and last MiB of a model's configuration, tokenizer, chat template and weights."""
+    digest = hashlib.sha256()
+    for file in sorted(file for pattern in MODEL_FILES for file in folder.glob(pattern)):
+        with file.open("rb") as opened:
+            digest.update(f"{file.name} {file.stat().st_size}".encode() + opened.read(1 << 20))
+            opened.seek(max(0, file.stat().st_size - (1 << 20)))
+            digest.update(opened.read())
+    return digest.hexdigest()
+
+
+def lines_of(path: Path, at: Callable[[int], None]) -> Iterator[tuple[int, int, bytes]]:
+    """The lines that hold anything: number, place of the first byte, content. `at` is called with the percent that are read."""
+    size, start = max(1, path.stat().st_size), 0
+    with path.open("rb") as file:
+        # Not as text: it also ends lines at separators that JSON strings may hold.
+        for number, line in enumerate(file, 1):
+            content = line.removeprefix(BOM_UTF8) if number == 1 else line
+            if content.strip():
+                yield number, start + len(line) - len(content), content.removesuffix(b"\n")
+            start += len(line)
+            at(100 * start // size)
+
+
+def _jsonl_rows(path: Path, at: Callable[[int], None]) -> Iterator[Row]:
+    for number, start, line in lines_of(path, at):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not UTF-8 text: {error.reason} at byte {start + error.start}.") from error
+        yield _parse_line(path, number, text)
+
+
+def _parquet_rows(path: Path, at: Callable[[int], None]) -> Iterator[Row]:
+    import pyarrow.parquet as parquet  # a second to import, and only needed here
+    from pyarrow import ArrowException
+
+    read = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(BATCH):
+                yield from map(without_nulls, batch.to_pylist())
+                read += len(batch)
+                at(100 * read // file.metadata.num_rows)
+    except (ArrowException, OSError) as error:  # OSError: damaged pages
+        raise DataError(f"{path} is not a parquet file, or a damaged one: {error}") from error
+
+
+def _parse_line(path: Path, number: int, line: str) -> Row:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {number}: not JSON ({error.msg} at character {error.pos}).") from error
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond the parser
+        raise DataError(f"{path}, line {number}: JSON that cannot be read ({error}).") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{path}, line {number}: expected an object with named fields, found {type(row).__name__}.")
+    return row
+
+
+class _Converted(Generic[T]):
+    """The rows of a file as something else, one after another; then one error that counts the bad rows and shows the first."""
+
+    def __init__(self, path: Path, convert: Callable[[Row, int], T]):
+        self._path, self._convert = path, convert
+        self._read = self._bad = 0
+        self._first: tuple[int, DataError] | None = None
+
+    def __iter__(self) -> Iterator[T]:
+        for row in each_row(self._path):
+            self._read += 1
+            try:
+                yield self._convert(row, self._read)
+            except DataError as error:
+                self._bad += 1
+                self._first = self._first or (self._read, error)
+
+    def complain(self) -> None:
+        """Raises DataError if a row that was read is bad."""
+        if self._first is not None:
+            number, error = self._first
+            raise DataError(
+                f"{self._path}: {self._bad} of {self._read} rows cannot be used; the first is row {number}: {error}"
+            )
+
+
+def usable_problem(row: Row, number: int) -> Problem:
+    """The problem in a row, with a gold that its judge can judge by. Raises DataError for any other."""
+    problem = as_problem(row, number)
+    check_gold(problem.kind, problem.answer, problem.options)
+    return problem
+
+
+def as_problem(row: Row, number: int) -> Problem:
+    """The problem in a row, the `number`-th of its file. Raises DataError, saying what is wrong with the row."""
+    row = {name: cell for name, cell in row.items() if cell is not None}
+    verl, extra = row.get("reward_model", {}), row.get("extra_info", {})
+    if not isinstance(verl, dict) or not isinstance(extra, dict):
+        raise DataError(f"its `reward_model` or `extra_info` is not an object. {CONVERT}")
+    prompt = next((row[name] for name in ("prompt", "problem", "question") if row.get(name)), None)
+    answer = row.get("answer", verl.get("ground_truth"))
+    if not prompt or (isinstance(prompt, str) and not prompt.strip()) or answer is None or not str(answer).strip():
+        raise DataError(
+            f"it has the columns {', '.join(sorted(row))}, but a problem needs `prompt` (text or messages) and `answer` "
+            f"(or `reward_model.ground_truth`), neither empty. {CONVERT}"
+        )
+    if isinstance(answer, list | dict | bool):
+        raise DataError(f"its answer is {type(answer).__name__}; only text or a number can be used. {CONVERT}")
+    kind, messages = str(row.get("kind", "math")), _question(prompt)
+    return Problem(
+        id=str(row.get("id", extra.get("index", number))),
+        messages=tuple(messages),
+        answer=str(answer),
+        kind=kind,
+        options=options_of(row.get("choices"), messages[-1]["content"]) if kind == "choice" else USUAL,
+        hint=_text(row, extra, "hint"),
+        solution=_text(row, extra, "solution"),
+        labels={name: str(row[name]) for name in LABELS if row.get(name) not in (None, "")},
+    )
+
+
+def _question(prompt: Any) -> list[Message]:
+    """The messages of a prompt, which may be given as their JSON text; the last of them is to be answered."""
+    if isinstance(prompt, str):
+        prompt = messages_in(prompt) or [{"role": "user", "content": prompt}]
+    messages = as_messages(prompt)
+    last = messages[-1]
+    if last["role"] not in ("user", "tool"):
+        raise DataError(f"its prompt ends in a message of {last['role']!r}; the last message must be the user's.")
+    if not last["content"].strip():
+        raise DataError("the last message of its prompt is empty.")
+    return messages
+
+
+def messages_in(text: str) -> list[Row] | None:
+    """The messages that a text holds as JSON or as Python writes them, as exports do; None for any other text."""
+    if not _MESSAGES.match(text):
+        return None
+    for parse in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            messages = parse(text.strip())
+            return messages if isinstance(messages, list) else [messages]
+    raise DataError("its prompt looks like a list of messages as text, but is neither JSON nor a Python literal.")
+
+
+def options_of(choices: Any, text: str) -> int:
+    """How many options a multiple choice has: those in `choices`; else as many as its text lists, or the usual number."""
+    if choices is None:
+        return max(USUAL, lettered(text))
+    if not isinstance(choices, list) or not 2 <= len(choices) <= MOST:
+        raise DataError(f"its `choices` are not a list of 2 to {MOST} options.")
+    return len(choices)
+
+
+def _text(row: Row, extra: Row, name: str) -> str:
+    """An optional column of text, which may stand in verl's `extra_info`; empty where there is none."""
+    text = row.get(name, extra.get(name))
+    if not isinstance(text, str | None):
+        raise DataError(f"its `{name}` is {type(text).__name__}; only text can be used.")
+    return text or ""
+
+
+def as_demonstration(row: Row, number: int) -> Demonstration:
+    """Likewise the demonstration."""
+    del number
+    row = {name: cell for name, cell in row.items() if cell is not None}
+    if not row.get("messages"):
+        raise DataError(f"it has the columns {', '.join(sorted(row))}, but a demonstration needs `messages`.")
+    return conversations.as_demonstration(row["messages"], row.get("tools"), row.get("functions"))

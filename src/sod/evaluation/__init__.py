@@ -1,0 +1,1 @@
+"""Measure models: samples, scores, intervals, results, paired comparisons, calibration."""

@@ -1,0 +1,135 @@
+"""`sod rollout`: the best trajectories of a model, as demonstrations that another can be fine-tuned on.
+
+It is an evaluation (`sod.evaluation.evaluate`) that keeps right trajectories: of each problem those with the fewest tool errors,
+then the shortest. It continues when it is run again.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from sod.chat.calls import parse_calls, words_and_calls
+from sod.chat.format import ChatFormat, Schema
+from sod.config import RolloutCommandOptions
+from sod.console.progress import say
+from sod.datasets import ProblemSet
+from sod.datasets.published import BENCHMARKS
+from sod.datasets.several import open_sets
+from sod.datasets.writing import lines, replace
+from sod.errors import DataError, TemplateError
+from sod.evaluation.evaluate import evaluate
+from sod.evaluation.results import show
+from sod.hub import model_folder
+from sod.planning.dry_run import plan
+from sod.rollout.harness import World
+from sod.runs.directory import Run
+from sod.runs.records import from_record
+from sod.runs.samples import SampleFile
+from sod.types import MalformedCall, Message, Trajectory
+
+Row = dict[str, Any]
+
+
+def demonstrate(options: RolloutCommandOptions) -> None:
+    """Sample, judge, keep the best and write them. Raises DataError where no trajectory can serve."""
+    if options.dry_run:
+        say(plan(options))
+        return
+    sets = open_sets(options)
+    _check(options, sets)
+    show(evaluate(options))
+    folder = model_folder(options.model, weights=False)
+    world = World.of(folder, options, [problem for each in sets for problem in each.problems], again=True)
+    counts: Counter[str] = Counter()
+    run = Run(options.out)
+    with run.held(), SampleFile.open(run.trajectory_file(0)) as samples:
+        rows = [row for each in sets for row in _kept(each, samples, world, options, counts)]
+    if counts["unusable"]:
+        say(f"{counts['unusable']} right trajectories cannot be written as messages, and are left out.")
+    if not rows:
+        raise DataError(
+            "No trajectory is right, so there is nothing to show. Give an abler --model, or more --samples."
+        )
+    out = options.demonstrations or options.out / "demonstrations.jsonl"
+    replace(out, lines(rows))
+    say(
+        f"{len(rows)} demonstrations of {counts['problems']} problems, from {counts['right']} right trajectories: {out}"
+    )
+
+
+def _check(options: RolloutCommandOptions, sets: Sequence[ProblemSet]) -> None:
+    """What can be wrong, before the first token is sampled."""
+    for each in sets:
+        if each.private:
+            raise DataError(f"{each.name}: its authors ask not to publish its examples, which demonstrations would be.")
+        if each.name in BENCHMARKS:
+            say(f"careful: {each.name} is a benchmark; who learns from these demonstrations cannot be measured on it.")
+    if options.demonstrations is not None and options.demonstrations.exists():
+        raise DataError(f"{options.demonstrations} is there already. Move it away, or choose another --demonstrations.")
+
+
+def _kept(
+    of: ProblemSet, samples: SampleFile, world: World, options: RolloutCommandOptions, counts: Counter[str]
+) -> Iterator[Row]:
+    """The demonstrations of a set, problem by problem."""
+    for problem in of.problems:
+        keys = [key for key in ((problem.id, sample) for sample in range(options.samples)) if key in samples]
+        right = ranked(from_record(samples.read(key), problem, world.chat.text) for key in keys)
+        made = [demonstration(each, world.chat, world.tools.schemas) for each in right]
+        usable = [row for row in made if row is not None]
+        counts["right"] += len(right)
+        counts["unusable"] += len(made) - len(usable)
+        counts["problems"] += bool(usable)
+        for row in usable[: options.keep]:
+            yield row | {"source": of.name}
+
+
+def ranked(attempts: Iterable[Trajectory]) -> list[Trajectory]:
+    """Those that are right: the one with the fewest tool errors first, of several the shortest."""
+    right = [attempt for attempt in attempts if attempt.correct]
+    return sorted(right, key=lambda attempt: (attempt.tool_errors, attempt.response_tokens, attempt.sample))
+
+
+def demonstration(attempt: Trajectory, chat: ChatFormat, tools: Sequence[Schema]) -> Row | None:
+    """A trajectory as messages in OpenAI's format; None where they would not give its observations again.
+
+    Turns with a malformed call, or one of a tool that is not there, stay as context with `weight` 0 and are not learnt.
+    """
+    messages: list[Message] = list(attempt.problem.messages)
+    for piece in attempt.pieces[1:]:
+        if piece.author == "student":
+            messages.append(_turn(chat.text(piece.tokens), tools))
+            continue
+        texts = chat.observed(piece.tokens, len(piece.outcomes))
+        if texts is None:
+            return None
+        messages += [{"role": "tool", "content": text} for text in texts]
+    with suppress(TemplateError):
+        chat.render(messages, tools)  # as `sod sft` will
+        id = f"{attempt.problem.id}/{attempt.sample}"
+        return {
+            "id": id,
+            "messages": messages,
+            "tools": list(tools),
+            "answer": attempt.answer,
+            "errors": attempt.tool_errors,
+        }
+    return None
+
+
+def _turn(text: str, tools: Sequence[Schema]) -> Message:
+    """A turn as a message; one with a call that no tool can answer is context and is not learnt."""
+    calls = parse_calls(text)
+    known = {tool["function"]["name"] for tool in tools}
+    if any(isinstance(call, MalformedCall) or call.name not in known for call in calls):
+        return {"role": "assistant", "content": text, "weight": 0}
+    if (found := words_and_calls(text)) is None:  # none, or words among them, which a message has no place for
+        return {"role": "assistant", "content": text}
+    words, calls = found
+    functions = [{"name": call.name, "arguments": call.arguments} for call in calls]
+    return {
+        "role": "assistant",
+        "content": words.removesuffix("\n"),
+        "tool_calls": [{"type": "function", "function": function} for function in functions],
+    }

@@ -1,0 +1,377 @@
+"""Measure a model: many samples per problem, and how sure the numbers are.
+
+Every attempt is a line of `trajectories/update-0000.jsonl` as soon as it ends; what is there is not sampled again. Then, problem
+by problem, other judges and the teacher have their say, and the numbers are counted: memory does not grow with the samples.
+"""
+
+import functools
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from sod.batching import Batch
+from sod.concurrency import Runner, together
+from sod.config import AlgorithmOptions, EvalOptions, check_teacher
+from sod.console.progress import Display, say
+from sod.datasets import ProblemSet
+from sod.datasets.asking import silence, unasked, why_silent
+from sod.datasets.rows import fingerprint_model
+from sod.datasets.several import fingerprint, open_sets
+from sod.datasets.writing import keep_out_of_git
+from sod.engines import Engine
+from sod.engines.opening import open_engine
+from sod.errors import DataError, OptionError, SodError
+from sod.evaluation.measures import Tally, mean_over
+from sod.evaluation.results import Results, check_paper, show, to_markdown
+from sod.hub import model_folder
+from sod.model.loading import check_context, check_embeddings, load_model
+from sod.planning.dry_run import plan
+from sod.rewards import Verdict
+from sod.rewards.referee import Referee, judged
+from sod.rollout.groups import attempts
+from sod.rollout.harness import World
+from sod.runs import metrics
+from sod.runs.directory import Run
+from sod.runs.records import Record, from_record, scored_records, to_record
+from sod.runs.samples import SampleFile
+from sod.scoring import Scorer, check_enough
+from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_folder
+from sod.types import Group, Problem, Trajectory
+
+PAPER = AlgorithmOptions()
+"""Its epsilon and delta, by which the weights of steps are reported."""
+
+
+def evaluate_and_show(options: EvalOptions) -> None:
+    if options.dry_run:
+        say(plan(options))
+        return
+    show(evaluate(options))
+    say(f"results and trajectories: {options.out}")
+
+
+def evaluate(options: EvalOptions) -> Results:
+    """Sample whatever is missing, judge, and write results to the run directory. -> the results
+
+    Whatever interrupts it: the samples so far are kept, and so are results of them, labelled partial.
+    """
+    with Run(options.out).held(), Runner() as loop, Session.open(options, loop) as session:
+        try:
+            session.sample()
+        except (SodError, KeyboardInterrupt):
+            with suppress(SodError):  # a full disk holds no results either
+                session.conclude(complete=False)
+                if session.run.begun:
+                    say(f"partial results: {options.out / 'results.md'}")
+            raise
+        return session.conclude(complete=True)
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything that an evaluation holds while it is under way."""
+
+    options: EvalOptions
+    sets: list[ProblemSet]
+    world: World
+    judges: dict[str, Referee]
+    """Who else is to judge."""
+    folder: Path
+    """The model's, or its tokenizer's if it is served."""
+    model: PreTrainedModel | None
+    """None where it is served, or nobody needs it."""
+    scorer: Scorer | None
+    """Asks the teacher, if there is one."""
+    loop: Runner
+    run: Run
+    files: dict[str, str]
+    """Fingerprints of what it reads."""
+    samples: SampleFile
+
+    @classmethod
+    @contextmanager
+    def open(cls, options: EvalOptions, loop: Runner) -> "Iterator[Session]":
+        """Check and load everything; nothing is written yet."""
+        run = Run(options.out)
+        if run.begun:
+            run.check(options, resume=True)
+        check_paper(options.paper)
+        check_teacher(options.teacher, options.score)
+        served = options.engine.name == "served"
+        if served and options.teacher:
+            raise OptionError(
+                "--teacher needs the log-probabilities of the model's own weights; a served model has none here."
+            )
+        sets = open_sets(options)
+        problems = [problem for each in sets for problem in each.problems]
+        folder = model_folder(options.model, weights=not served)
+        world = World.of(folder, options, problems)
+        for each in sets:
+            for line in unasked(each.problems, world.frame):
+                say(f"careful: {each.name}: {line}")
+        judges = {name: world.referee.as_judge(name) for name in options.judges}
+        for judge in judges.values():
+            judge.check(problems)
+        files = {
+            "data": fingerprint(sets),
+            "model": f"served {options.engine.served_name}" if served else fingerprint_model(folder),
+        }
+        if options.teacher:
+            files["teacher"] = fingerprint_teacher(teacher_folder(options.teacher, options.score), options.score)
+        if run.begun:
+            Run.open(options, options.out, data=files, resume=True)
+        with SampleFile.open(run.trajectory_file(0)) as samples:
+            needed = options.teacher is not None or any(_missing(sets, options.samples, samples))
+            model = _load(options, folder, world) if needed and not served else None
+            with _scorer(options, model, world, loop) as scorer, world.sandbox.working_in(loop):
+                yield cls(options, sets, world, judges, folder, model, scorer, loop, run, files, samples)
+
+    def engine(self) -> AbstractContextManager[Engine]:
+        """Who writes."""
+        tokenizer = self.world.chat.tokenizer
+        return open_engine(self.loop, self.options.engine, self.model, self.options.rollout, tokenizer)
+
+    # Sampling
+
+    def sample(self) -> None:
+        """Every attempt that is not there yet."""
+        count = sum(1 for _ in _missing(self.sets, self.options.samples, self.samples))
+        if not count:
+            self._begin()
+            return
+        if len(self.samples):
+            say(f"{len(self.samples)} samples are there already; {count} are to come.")
+        jobs = _missing(self.sets, self.options.samples, self.samples)
+        of = {problem.id: each for each in self.sets for problem in each.problems}
+        decode = self.world.chat.tokenizer.decode
+        with self.engine() as engine, Display("evaluate", total=1) as display, display.phase("sample", count):
+            self._begin()
+
+            def keep(problem: Problem, sample: int, attempt: Trajectory | None) -> None:
+                display.advance()
+                if attempt is not None:
+                    self.samples.append(_labelled(to_record(attempt, decode), of[problem.id]))
+
+            agent = self.world.agent(engine, self.options.rollout)
+            self.loop.run(attempts(agent, jobs, seed=self.options.seed, on_trajectory=keep))
+
+    def _begin(self) -> None:
+        """Create the run, or take it up again."""
+        Run.open(self.options, self.options.out, data=self.files, resume=self.run.begun)
+        self.samples.hold()
+        self.run.write_options(self.options)
+        if any(each.private for each in self.sets):
+            keep_out_of_git(self.run.trajectory_file(0))
+
+    # What came of it
+
+    def conclude(self, *, complete: bool) -> Results:
+        """Judge and count what there is, put the samples in order, write the results.
+
+        Raises InfrastructureError where more attempts were lost than graded.
+        """
+        counted = [Counted(each) for each in self.sets]
+        rows = self._judged(counted, complete)
+        if complete and len(self.samples):
+            self.samples.replace(rows)
+        else:
+            deque(rows, maxlen=0)  # only to count them
+        totals = [each.totals for each in counted]
+        kept = sum(each.count for each in totals)
+        lost = {"dropped": sum(each.dropped for each in totals), "ungraded": sum(each.ungraded for each in totals)}
+        enough = kept >= sum(lost.values())
+        results = self._results(counted, partial=not (complete and enough))
+        if kept:
+            self.run.write_results(results, to_markdown(results))
+            times = self.world.sandbox.take_statistics().metrics()
+            self.run.write_metrics([{"update": 0} | results["mean"] | times])
+        if complete:
+            check_enough(kept=kept, **lost)
+        return results
+
+    def _judged(self, counted: "Sequence[Counted]", complete: bool) -> Iterator[Record]:
+        """Every sample's line, in order, counted on its way; those that are not asked for now are handed on as they are."""
+        asked_for = {problem.id for each in self.sets for problem in each.problems}
+        scorer = self.scorer if complete else None
+        phase, parts = "judge" if scorer is None else "score", sum(len(each.problems) for each in self.sets)
+        with Display("evaluate", total=1) as display, display.phase(phase, parts):
+            for count in counted:
+                for problem in count.of.problems:
+                    keys = [(problem.id, sample) for sample in range(self.options.samples)]
+                    keys = [key for key in keys if key in self.samples]
+                    rows = [self.samples.read(key) for key in keys]
+                    if complete:
+                        self._judge_again(problem, rows)
+                    group = self._group(problem, rows, complete)
+                    batch = self.loop.run(scorer.score(group)) if scorer is not None and len(group) else None
+                    yield from count.add(group, rows, batch, self.world.chat.tokenizer.decode)
+                    display.advance()
+        for problem_id, sample in self.samples:
+            if problem_id not in asked_for or sample >= self.options.samples:
+                yield self.samples.read((problem_id, sample))
+
+    def _judge_again(self, problem: Problem, rows: list[Record]) -> None:
+        """The verdicts of further judges, where they are not there yet; and what nobody could decide gets another chance."""
+        undecided = [row for row in rows if not row["graded"]]
+        for row, verdict in self._verdicts(self.world.referee, problem, undecided):
+            again = self.world.referee.reward(judged(self._trajectory(row, problem), verdict))
+            row |= _verdict(verdict) | {"reward": again}
+        for name, referee in self.judges.items():
+            new = [row for row in rows if name not in row.get("judges", {})]
+            for row, verdict in self._verdicts(referee, problem, new):
+                row["judges"] = row.get("judges", {}) | {name: _verdict(verdict)}
+
+    def _verdicts(self, referee: Referee, problem: Problem, rows: list[Record]) -> list[tuple[Record, Verdict]]:
+        trajectories = [self._trajectory(row, problem) for row in rows]
+        judge = lambda each: referee.judge(each, functools.partial(self.world.chat.response, each.response))  # noqa: E731
+        return list(zip(rows, self.loop.run(together(map(judge, trajectories))), strict=True)) if rows else []
+
+    def _group(self, problem: Problem, rows: Sequence[Record], complete: bool) -> Group:
+        """The problem's samples; those that are missing were lost, if all of them have been tried."""
+        trajectories = [self._trajectory(row, problem) for row in rows]
+        return Group(
+            problem,
+            [each for each in trajectories if each.graded],
+            dropped=self.options.samples - len(rows) if complete else 0,
+            ungraded=[each for each in trajectories if not each.graded],
+        )
+
+    def _trajectory(self, row: Record, problem: Problem) -> Trajectory:
+        try:
+            return from_record(row, problem, self.world.chat.text)
+        except (LookupError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{self.run.trajectory_file(0)}: sample {row.get('sample')} of problem {problem.id!r} cannot be read ({error}). "
+                "Remove its line, and it is sampled again."
+            ) from error
+
+    def _results(self, counted: "Sequence[Counted]", *, partial: bool) -> Results:
+        options = self.options
+        benchmarks = {each.of.name: each.results() for each in counted}
+        return {
+            "partial": partial,
+            "model": str(options.model),
+            "folder": str(self.folder),
+            "prompts": options.prompts,
+            "samples": options.samples,
+            "seed": options.seed,
+            "temperature": options.rollout.temperature,
+            "top_p": options.rollout.top_p,
+            "max_turns": options.rollout.max_turns,
+            "max_tokens": options.rollout.max_tokens,
+            "judge": options.reward.judge,
+            "faults": options.tool.faults,
+            "paper": options.paper,
+            "benchmarks": benchmarks,
+            "mean": mean_over([each["measured"] for each in benchmarks.values()]),
+        }
+
+
+@dataclass
+class Counted:
+    """The samples of one set of problems, counted problem by problem."""
+
+    of: ProblemSet
+    tally: Tally = field(init=False)
+    totals: metrics.RolloutTotals = field(default_factory=metrics.RolloutTotals)
+    steps: metrics.StepTotals = field(default_factory=lambda: metrics.StepTotals(PAPER))
+    by_judge: dict[str, Tally] = field(default_factory=dict)
+    silent: Counter[str] = field(default_factory=Counter)
+    """Causes of samples without an answer."""
+
+    def __post_init__(self) -> None:
+        self.tally = Tally(self.of.votes)
+
+    def add(
+        self, group: Group, rows: list[Record], batch: Batch | None, text: Callable[[list[int]], object]
+    ) -> list[Record]:
+        """Count a problem's samples, and their `batch` if they were scored. -> its lines, with what the teacher says of them"""
+        self.tally.add(group)
+        self.totals.add(group)
+        self.silent += silence(group.trajectories, votes=self.of.votes)
+        self._count_judges(group, rows)
+        if batch is None:
+            return rows
+        self.steps.add(batch)
+        scored = {row["sample"]: row for row in scored_records(batch, PAPER, text, limit=len(batch))}
+        return [{**row, **scored.get(row["sample"], {})} for row in rows]
+
+    def _count_judges(self, group: Group, rows: Sequence[Record]) -> None:
+        judged: dict[str, list[Trajectory]] = {}
+        by_sample = {each.sample: each for each in (*group.trajectories, *group.ungraded)}
+        for row in rows:
+            for name, verdict in row.get("judges", {}).items():
+                if verdict["graded"]:
+                    again = replace(by_sample[row["sample"]], correct=verdict["correct"], answer=verdict["answer"])
+                    judged.setdefault(name, []).append(again)
+        for name, trajectories in judged.items():
+            self.by_judge.setdefault(name, Tally(self.of.votes)).add(Group(group.problem, trajectories))
+
+    def results(self) -> dict[str, Any]:
+        measured = self.tally.measured() | self.totals.metrics() | self.steps.metrics()
+        if self.totals.count:
+            measured["truncated"] = self.totals.stops["max_tokens"] / self.totals.count
+        return {
+            "measured": measured,
+            "file": str(self.of.path),
+            "sha256": self.of.sha256,
+            "source": self.of.source,
+            "notes": [*self.of.notes, *why_silent(self.silent, self.totals.count, self.of.problems)],
+            "private": self.of.private,
+            "by": self.tally.by_label(),
+            "judges": {name: tally.measured() for name, tally in self.by_judge.items()},
+            "ids": [problem.id for problem in self.of.problems],
+        }
+
+
+def _load(options: EvalOptions, folder: Path, world: World) -> PreTrainedModel:
+    model = load_model(folder, options.network)
+    check_embeddings(model, world.chat.tokenizer, folder)
+    check_context(model, options.rollout)
+    return model
+
+
+@contextmanager
+def _scorer(options: EvalOptions, model: PreTrainedModel | None, world: World, loop: Runner) -> Iterator[Scorer | None]:
+    if options.teacher is None or model is None:
+        yield None
+        return
+    tokens = options.microbatch_tokens
+    temperature, student_from = options.rollout.temperature, options.score.student
+    with open_teacher(
+        loop,
+        teacher_folder(options.teacher, options.score),
+        world.chat.tokenizer,
+        options.network,
+        options.score,
+        options.rollout,
+        microbatch_tokens=tokens,
+    ) as teacher:
+        yield Scorer(model, teacher, temperature=temperature, microbatch_tokens=tokens, student_from=student_from)
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "correct": verdict.outcome == "right",
+        "graded": verdict.outcome != "ungraded",
+        "answer": verdict.answer,
+        "reason": verdict.reason,
+    }
+
+
+def _labelled(row: Record, of: ProblemSet) -> Record:
+    return row | {"benchmark": of.name} | ({"private": True} if of.private else {})
+
+
+def _missing(sets: Sequence[ProblemSet], samples: int, there: SampleFile) -> Iterator[tuple[Problem, int]]:
+    """The attempts that are not there, problem by problem."""
+    for each in sets:
+        for problem in each.problems:
+            for sample in range(samples):
+                if (problem.id, sample) not in there:
+                    yield problem, sample

@@ -1,0 +1,331 @@
+"""What an evaluation came to: read back, and shown beside the paper's figures."""
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.cells import cell_len
+from rich.table import Table
+
+from sod.console.progress import console, say
+from sod.console.text import cell
+from sod.errors import DataError, OptionError
+from sod.evaluation.intervals import Solved
+from sod.runs.directory import Run
+
+Results = dict[str, Any]
+"""What stands in results.json: `benchmarks`, each with what was `measured`, and their `mean`."""
+
+MANY_VALUES = 12
+"""Labels with more values than these are not broken down on the screen; results.json has them all."""
+
+
+# Read back
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A finished evaluation: how often each problem was solved, and everything else that was measured."""
+
+    folder: Path
+    data: str
+    """Fingerprint of the problems."""
+    verdicts: dict[str, dict[int, bool]]
+    """Of each problem, whether each sample was right; those that no judge could decide are not there."""
+    benchmark: dict[str, str]
+    """The set that each problem belongs to."""
+    results: Results
+
+    @property
+    def mean(self) -> dict[str, float]:
+        return self.results["mean"]
+
+    def solved(self, problems: Sequence[str]) -> Solved:
+        """How often each of these problems was solved, as one row."""
+        right = [sum(self.verdicts[problem].values()) for problem in problems]
+        tried = [len(self.verdicts[problem]) for problem in problems]
+        return Solved(np.array([right], dtype=np.int64), np.array([tried], dtype=np.int64))
+
+
+def read_evaluation(folder: Path) -> Evaluated:
+    """Raises DataError, saying what is missing, where there is no finished evaluation."""
+    try:
+        results = defined(json.loads((folder / "results.json").read_bytes()))
+        data = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data"]["data"]
+        samples, partial, _ = int(results["samples"]), results["partial"], results["mean"]["problems"]
+        wanted = {(name, id) for name, benchmark in results["benchmarks"].items() for id in benchmark["ids"]}
+        lines = Run(folder).trajectory_file(0).open(encoding="utf-8")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(f"{folder} holds no finished evaluation ({type(error).__name__}: {error}).") from error
+    verdicts: dict[str, dict[int, bool]] = {}
+    benchmark: dict[str, str] = {}
+    with lines:
+        if partial:
+            raise DataError(
+                f"{folder} was interrupted: its results are partial. Run the same `sod eval` again to finish it."
+            )
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                problem, sample = row["problem"], int(row["sample"])
+                judged, correct = bool(row["graded"]), bool(row["correct"])
+                if sample >= samples or (row["benchmark"], problem) not in wanted:
+                    continue  # of a call that asked for more
+                benchmark[problem] = row["benchmark"]
+            except (ValueError, LookupError, TypeError) as error:
+                raise DataError(f"{folder}: line {number} of its trajectories cannot be read ({error}).") from error
+            of_problem = verdicts.setdefault(problem, {})
+            if judged:
+                of_problem[sample] = correct
+    return Evaluated(folder, data, verdicts, benchmark, results)
+
+
+def defined(results: Results) -> Results:
+    """Results without numbers that are not defined: null, and NaN in files of older versions."""
+    known = lambda measured: {k: v for k, v in measured.items() if v is not None and v == v}  # noqa: E731
+    benchmarks = {name: each | {"measured": known(each["measured"])} for name, each in results["benchmarks"].items()}
+    return results | {"mean": known(results["mean"]), "benchmarks": benchmarks}
+
+
+# Shown
+
+
+WORDS = ("", "method", "verdict")
+"""Heads of columns that hold words; all others hold numbers."""
+GAP = 2
+"""Characters between two columns, one of them the box's."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table: a head and rows of text."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Sequence[str]], title: str = "") -> "Sheet":
+        return cls(title, list(columns), list(zip(*columns.values(), strict=True)))
+
+    def drawn(self, width: int) -> list[Table]:
+        """Tables that fit into `width`: where the columns need more, they go on in a table below, under the same names.
+
+        No word is broken, unless a name alone takes more than half of the width.
+        """
+        columns = [[cell(name), *(cell(row[i]) for row in self.rows)] for i, name in enumerate(self.head)]
+        least = [min(width // 2, _least(column)) for column in columns]
+        tables: list[Table] = []
+        for part in _parts(least, width):
+            table = Table(
+                box=box.SIMPLE_HEAD,
+                padding=(0, GAP - 1, 0, 0),
+                pad_edge=False,
+                show_edge=False,
+                title=None if tables else self.title or None,
+                title_justify="left",
+            )
+            for i, taken in zip(
+                part, _widths([columns[i] for i in part], [least[i] for i in part], width), strict=True
+            ):
+                justify = "left" if self.head[i] in WORDS else "right"
+                table.add_column(columns[i][0], justify=justify, overflow="fold", width=taken)
+            for number in range(len(self.rows)):
+                table.add_row(*(columns[i][1 + number] for i in part))
+            tables.append(table)
+        return tables
+
+    def markdown(self) -> str:
+        lines = [f"**{_markdown(self.title)}**", ""] if self.title else []
+        lines.append("| " + " | ".join(map(_markdown, self.head)) + " |")
+        lines.append("|" + "|".join("---" if name in WORDS else "--:" for name in self.head) + "|")
+        return "\n".join([*lines, *("| " + " | ".join(map(_markdown, row)) + " |" for row in self.rows)])
+
+
+def _least(column: Sequence[str]) -> int:
+    """Characters that a column needs: its longest word. Numbers, and what belongs to them, stay on one line."""
+    name, *cells = column
+    words = [word for text in cells for word in text.split()] if name in WORDS else cells
+    return max(map(cell_len, [*name.split(), *words]), default=1)
+
+
+def _parts(least: Sequence[int], width: int) -> list[list[int]]:
+    """Columns that fit side by side, the first of all before each of them."""
+    parts = [[0]]
+    for column in range(1, len(least)):
+        if len(parts[-1]) > 1 and sum(least[c] + GAP for c in [*parts[-1], column]) - GAP > width:
+            parts.append([0])
+        parts[-1].append(column)
+    return parts
+
+
+def _widths(columns: Sequence[Sequence[str]], least: Sequence[int], width: int) -> list[int]:
+    """Characters of each column: as many as it would take, the widest less where all do not fit."""
+    taken = [max(map(cell_len, column)) for column in columns]
+    while sum(taken) + GAP * (len(taken) - 1) > width:
+        room = [own - few for own, few in zip(taken, least, strict=True)]
+        if not any(spare > 0 for spare in room):
+            break
+        widest = max((i for i, spare in enumerate(room) if spare > 0), key=lambda i: taken[i])
+        taken[widest] -= 1
+    return taken
+
+
+def _markdown(text: str) -> str:
+    return cell(text).replace("|", "\\|")
+
+
+def show_sheets(sheets: Sequence[Sheet]) -> None:
+    """On a terminal drawn, elsewhere as Markdown."""
+    if not console.is_terminal:
+        say("\n\n".join(sheet.markdown() for sheet in sheets))
+        return
+    for sheet in sheets:
+        for table in sheet.drawn(console.width):
+            console.print(table)
+            console.print()
+
+
+def show(results: Results) -> None:
+    """The tables, and what their reader must know."""
+    show_sheets(_sheets(results))
+    for line in _remarks(results):
+        say(line)
+
+
+def to_markdown(results: Results) -> str:
+    return "\n\n".join([*(sheet.markdown() for sheet in _sheets(results)), *_remarks(results)]) + "\n"
+
+
+def _sheets(results: Results) -> list[Sheet]:
+    """How well, how, by label, and by whom else."""
+    benchmarks: dict[str, Any] = results["benchmarks"]
+    rows = [(name, each["measured"]) for name, each in benchmarks.items()]
+    rows += [("mean", results["mean"])] if len(rows) > 1 else []
+    by = [
+        (f"{name}, {label} {value}", group)
+        for name, benchmark in benchmarks.items()
+        for label, groups in benchmark["by"].items()
+        if 1 < len(groups) <= MANY_VALUES
+        for value, group in groups.items()
+    ]
+    judges = [
+        (f"{name}, by {judge}", measured)
+        for name, benchmark in benchmarks.items()
+        for judge, measured in benchmark["judges"].items()
+    ]
+    n, paper = round(results["samples"]), _paper_beside(results)
+    sheets = [
+        _sheet("", rows, SCORES | {f"pass@{n}": f"pass@{n}", f"maj@{n}": "maj"}, n, paper),
+        _sheet("How", rows, BEHAVIOUR, n),
+        _sheet("By label", by, SCORES, n),
+        _sheet("The same samples, judged otherwise", judges, SCORES | {f"maj@{n}": "maj"}, n),
+    ]
+    return [sheet for sheet in sheets if sheet.rows]
+
+
+SCORES = {"problems": "problems", "avg@n, %": "avg", "SE, samples": "avg_sampling_se", "SE, problems": "avg_se"}
+BEHAVIOUR = {
+    "no answer, %": "no_answer",
+    "cut off, %": "truncated",
+    "calls": "tools/calls",
+    "errors": "tools/errors",
+    "tokens": "rollout/tokens",
+    "d, nats": "steps/d",
+}
+"""Columns of the tables, and what is measured."""
+FORMS = {"problems": ".0f", "tools/calls": ".2f", "tools/errors": ".2f", "rollout/tokens": ".0f", "steps/d": ".3f"}
+"""How numbers are written; all others are percentages."""
+
+
+def _sheet(
+    title: str,
+    rows: Sequence[tuple[str, Mapping[str, float]]],
+    columns: Mapping[str, str],
+    n: int,
+    paper: Mapping[str, float] | None = None,
+) -> Sheet:
+    """A line for each, without the columns that nobody has a number for."""
+    cells = {
+        head.replace("@n", f"@{n}"): [_number(measured.get(key), FORMS.get(key, "%")) for _, measured in rows]
+        for head, key in columns.items()
+    }
+    if paper:
+        cells["paper, %"] = [_number(paper.get(name), ".2f") for name, _ in rows]
+    cells = {"": [name for name, _ in rows]} | {head: column for head, column in cells.items() if any(column)}
+    return Sheet.of(cells, title)
+
+
+def _remarks(results: Results) -> list[str]:
+    """What the reader of the table must know."""
+    lines: list[str] = []
+    if results["partial"]:
+        lines.append("PARTIAL: interrupted, or too many attempts lost. Run the same command again to finish.")
+    lines.append(
+        "SE: standard errors, in points. samples: had these very problems been sampled anew. problems: had others of their "
+        "kind been asked, which contains the first."
+    )
+    for name, benchmark in results["benchmarks"].items():
+        measured = benchmark["measured"]
+        lines += [f"{name}: {note}" for note in benchmark["notes"]]
+        if "avg" not in measured:
+            lines.append(f"{name}: not one attempt was graded, so there is no mean over the benchmarks.")
+        elif lost := measured["problems_lost"]:
+            lines.append(f"{name}: {lost:.0f} problems have no graded attempt, and are left out.")
+        if lost := measured["rollout/ungraded"]:
+            lines.append(f"{name}: {lost:.0f} attempts that no judge could decide are not counted.")
+        if lost := measured["rollout/dropped"]:
+            lines.append(
+                f"{name}: {lost:.0f} attempts were lost to our own machinery; the same command tries them again."
+            )
+    if results["paper"] is not None:
+        lines.append(
+            f"The paper's figures are of {results['paper']}: means of 5 training seeds, by its own graders, without errors."
+            if _paper_beside(results)
+            else f"The paper has no figures of {results['paper']} on these benchmarks."
+        )
+    return lines
+
+
+# The paper's figures
+
+
+def check_paper(name: str | None) -> None:
+    """Raises OptionError for a row that the paper's table does not have."""
+    if name is not None and name not in (rows := _paper()):
+        near = get_close_matches(name, rows, n=1)
+        raise OptionError(
+            f"paper: there is no row {name!r}"
+            + (f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(rows)}.")
+        )
+
+
+def _paper() -> dict[str, dict[str, float]]:
+    return tomllib.loads((files("sod.evaluation") / "paper.toml").read_text(encoding="utf-8"))
+
+
+def _paper_beside(results: Results) -> dict[str, float]:
+    """The paper's figures for these benchmarks, and their mean if all of its benchmarks are there and no others."""
+    if results["paper"] is None:
+        return {}
+    row = _paper()[results["paper"]]
+    mean = {"mean": math.fsum(row.values()) / len(row)} if row.keys() == results["benchmarks"].keys() else {}
+    return {name: value for name, value in row.items() if name in results["benchmarks"]} | mean
+
+
+# Numbers as text
+
+
+def _number(value: float | None, form: str) -> str:
+    """Nothing for what is not known; "%" makes a percentage without its sign."""
+    if value is None:
+        return ""
+    return f"{100 * value:.1f}" if form == "%" else format(value, form)

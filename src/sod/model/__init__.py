@@ -1,0 +1,1 @@
+"""A Transformers model: load and prove it, packed attention, the optimiser, LoRA adapters, sharding."""

@@ -1,0 +1,56 @@
+"""A model's forward pass, as scoring, learning and sampling make it: tokens end to end in one row, kept apart by a layout."""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sod.model.attention import Layout, Packed, check_attention
+from sod.model.fsdp import base_of
+
+
+def head(model: PreTrainedModel) -> Tensor:
+    """The rows of the output embedding that stand for tokens. -> (V, D)
+
+    Many heads have more rows than the tokenizer has ids. `load_model` leaves those out of the layer's `out_features`. So
+    sampling, scoring and learning all give them probability 0, and agree about every other id.
+    """
+    layer = cast(torch.nn.Linear, model.get_output_embeddings())
+    return layer.weight if layer.out_features == layer.weight.shape[0] else layer.weight[: layer.out_features]
+
+
+def forward(model: PreTrainedModel, ids_N: Tensor, positions_1N: Tensor, layout: Layout) -> Tensor:
+    """The last hidden states, before the head. -> (N, D)"""
+    return base_of(model)(
+        input_ids=ids_N[None], position_ids=positions_1N, use_cache=False, layout=layout
+    ).last_hidden_state[0]
+
+
+def hidden_states(model: PreTrainedModel, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
+    """The last hidden states, before the head, of the rows' first `lengths_B` tokens, end to end. -> (N, D)"""
+    check_attention(model)
+    lengths = lengths_B.tolist()
+    layout = Packed(lengths)
+    ids_N = torch.cat([row[:length] for row, length in zip(ids_BT, lengths, strict=True)])
+    return forward(model, ids_N, layout.positions(ids_BT.device), layout)
+
+
+def end_ids(model: PreTrainedModel) -> frozenset[int]:
+    """Every id by which the model ends what it writes, as its generation_config.json has it."""
+    config = model.generation_config
+    return _ends(None if config is None else config.eos_token_id)
+
+
+def ends_beside(tokenizer: Path) -> frozenset[int]:
+    """The same of a model that is elsewhere, from the folder of its tokenizer; none where there is no such file."""
+    try:
+        return _ends(json.loads((tokenizer / "generation_config.json").read_bytes()).get("eos_token_id"))
+    except (OSError, ValueError, AttributeError):  # no such file, or not JSON of an object
+        return frozenset()
+
+
+def _ends(value: Any) -> frozenset[int]:
+    return frozenset(end for end in (value if isinstance(value, list) else [value]) if isinstance(end, int))

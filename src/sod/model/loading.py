@@ -1,0 +1,262 @@
+"""A Transformers model as this project uses it: loaded, checked, and asked for log-probabilities."""
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from sod.batching import Batch, microbatches
+from sod.config import ModelOptions, RolloutOptions
+from sod.core import token_logprobs, top_logprobs
+from sod.errors import ModelError
+from sod.model.attention import NAME as ATTENTION
+from sod.model.forward import head, hidden_states
+from sod.model.proof import prove
+
+logging.disable_progress_bar()  # progress is sod.console.progress's business
+
+HARMLESS = re.compile(r"\.(inv_freq|masked_bias|rotary_emb\.\w+)$")
+"""Tables that older files hold and models compute."""
+SHOWN_NAMES = 3
+
+
+def load_model(folder: Path, options: ModelOptions) -> PreTrainedModel:
+    """A causal language model from a directory, proved to compute here what it computes in Transformers."""
+    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    model = read_model(folder, options.dtype, attention=ATTENTION)
+    try:
+        model.to(torch.device(device))  # type: ignore[arg-type]
+    except Exception as error:  # no such device, or no room on it
+        raise ModelError(f"The model in {folder} cannot be moved to {device}: {error}") from error
+    layer = cast(torch.nn.Linear, model.get_output_embeddings())
+    layer.out_features = min(layer.weight.shape[0], _tokens(folder))
+    prove(model, folder)
+    return model
+
+
+def check_written(folder: Path) -> None:
+    """Raises ModelError unless the directory's files hold every weight of the model by name and shape. Reads no weight."""
+    read_model(folder, "auto", place="meta")
+
+
+def read_model(folder: Path, dtype: str, *, attention: str | None = None, place: str | None = None) -> PreTrainedModel:
+    """A causal language model of Transformers' own, with every weight from the directory's safetensors. Raises ModelError."""
+    _check_folder(folder)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # which weights are missing is said here
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attention,
+            device_map=place,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # a damaged file makes the libraries below raise anything
+        raise ModelError(f"The model in {folder} cannot be loaded: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    model, report = loaded
+    _check_weights(folder, report)
+    return cast(PreTrainedModel, model).eval()
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses what Transformers would ask about, run code for, or read as pickles."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder} holds no model: config.json is missing. Give the directory of a Hugging Face model."
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # as below
+        raise ModelError(_unreadable("model", folder, error)) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(
+            f"The model in {folder} is of type {config.model_type}, which Transformers does not load as a causal language "
+            "model. Use a text model."
+        )
+    if not any(folder.glob("*.safetensors")):
+        kinds = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+        raise ModelError(
+            f"{folder} holds no weights in safetensors{f' but {kinds[0]}, which is not read' if kinds else ''}. Convert them: "
+            f"AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER) in Python."
+        )
+
+
+def _unreadable(what: str, folder: Path, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return f"The {what} in {folder} needs Python code of its own, which is never run here. Use one that Transformers has."
+    return f"The {what} in {folder} cannot be loaded: {error}"
+
+
+def _check_weights(folder: Path, report: dict[str, Any]) -> None:
+    """Every weight of the model must be in its files, and every tensor of the files in the model.
+
+    Transformers leaves out by itself what a model type is known to leave out, such as tied heads and tables of positions.
+    """
+    for verb, names in (
+        ("lack", report["missing_keys"]),
+        ("have another shape for", {name for name, *_ in report["mismatched_keys"]}),
+        ("have, and the model does not,", {name for name in report["unexpected_keys"] if not HARMLESS.search(name)}),
+    ):
+        if names:
+            shown = ", ".join(sorted(names)[:SHOWN_NAMES])
+            more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+            raise ModelError(f"The weights in {folder} are not the model's: its files {verb} {shown}{more}.")
+
+
+def _tokens(folder: Path) -> int:
+    """Ids of the tokenizer beside a model; without one, every row of the head may be a token."""
+    if not (folder / "tokenizer_config.json").is_file():
+        return sys.maxsize
+    return max(load_tokenizer(folder).get_vocab().values()) + 1
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    if not (folder / "tokenizer_config.json").is_file():
+        raise ModelError(
+            f"{folder} holds no tokenizer: tokenizer_config.json is missing. Save the tokenizer beside the model."
+        )
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # as above
+        raise ModelError(_unreadable("tokenizer", folder, error)) from error
+
+
+def check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Every id of the tokenizer must have an embedding."""
+    rows, highest = head(model).shape[0], max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise ModelError(f"The model in {folder} has {rows} embeddings, but its tokenizer has ids up to {highest}.")
+
+
+def check_same_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    """Student and teacher must give every id the same token; otherwise their log-probabilities are of different things."""
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    if ours == theirs:
+        return
+    example = next(iter(sorted(set(ours.items()) ^ set(theirs.items()))))
+    raise ModelError(
+        f"Student and teacher have different vocabularies ({len(ours)} and {len(theirs)} tokens; they differ at "
+        f"{example[0]!r}, id {example[1]}). Choose a teacher with the student's tokenizer."
+    )
+
+
+def positions_of(model: PreTrainedModel) -> int:
+    """The longest sequence that the model is made for. Raises ModelError where its configuration does not say."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # not all types have it
+    if not isinstance(positions, int):
+        raise ModelError(
+            f"A {model.config.model_type} model's configuration names no max_position_embeddings, so the longest sequence is "
+            "not known. Add it to config.json."
+        )
+    return positions
+
+
+def check_context(model: PreTrainedModel, options: RolloutOptions, whose: str = "model") -> None:
+    """The longest trajectory must fit into the model's positions."""
+    longest = options.max_prompt_tokens + options.max_tokens
+    positions = positions_of(model)
+    if longest > positions:
+        raise ModelError(
+            f"The {whose} has {positions} positions, but rollout.max_prompt_tokens + rollout.max_tokens is {longest}; lower "
+            "one of them."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """What the head needs for some tokens of a batch, M of them, row after row."""
+
+    hidden_MD: Tensor
+    """The hidden state at the position before each."""
+    head_VD: Tensor
+    targets_M: Tensor
+    """(M,); with candidates (M, 1 + J), each token before its own."""
+
+
+def selected(
+    model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor, lengths_B: Tensor, candidates_BTJ: Tensor | None = None
+) -> Selected:
+    """The masked tokens, ready for `sod.core.token_logprobs` or `token_loss`.
+
+    Position t is predicted from the hidden state at t - 1; only masked tokens go through the head. The first token of a
+    row has no prediction and must not be masked.
+    """
+    candidates_MJ = None if candidates_BTJ is None else candidates_BTJ[mask_BT].to(model.device)
+    ids_BT, mask_BT = ids_BT.to(model.device), mask_BT.to(model.device)
+    inside_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device) < lengths_B[:, None].to(ids_BT.device)
+    before_BT = torch.nn.functional.pad(mask_BT[:, 1:], (0, 1))
+    hidden_ND = hidden_states(model, ids_BT, lengths_B)
+    targets_M = ids_BT[mask_BT]
+    if candidates_MJ is not None:
+        targets_M = torch.cat([targets_M[:, None], candidates_MJ], 1)
+    return Selected(hidden_ND[before_BT[inside_BT]], head(model), targets_M)
+
+
+@torch.no_grad()
+def score(
+    model: PreTrainedModel, batch: Batch, temperature: float, microbatch_tokens: int, *, entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities of a batch's sampled tokens under a model and, if asked, its entropies there.
+
+    -> (B, T), (B, T), 0 off the mask. If the batch has candidates, the first is (B, T, 1 + J): each token's, then theirs.
+    """
+    candidates = () if batch.candidates_BTJ is None else (1 + batch.candidates_BTJ.shape[2],)
+    logprobs_BT, entropy_BT = torch.zeros(*batch.ids_BT.shape, *candidates), torch.zeros(batch.ids_BT.shape)
+    for where, chosen in _parts(model, batch, microbatch_tokens):
+        results = token_logprobs(
+            chosen.hidden_MD, chosen.head_VD, chosen.targets_M, temperature=temperature, entropy=entropy
+        )
+        for whole_BT, values_M in zip((logprobs_BT, entropy_BT), results, strict=True):
+            if values_M is not None:
+                whole_BT[where] = values_M.float().cpu()
+    return logprobs_BT, entropy_BT if entropy else None
+
+
+@torch.no_grad()
+def score_top(
+    model: PreTrainedModel, batch: Batch, temperature: float, microbatch_tokens: int, count: int
+) -> tuple[Tensor, Tensor]:
+    """At each sampled token that token, then the model's `count` likeliest: ids and log-probabilities.
+
+    -> (B, T, 1 + J) int32, (B, T, 1 + J), 0 off the mask
+    """
+    shape = (*batch.ids_BT.shape, 1 + count)
+    ids_BTJ, logprobs_BTJ = torch.zeros(shape, dtype=torch.int32), torch.zeros(shape)
+    for where, chosen in _parts(model, batch, microbatch_tokens):
+        ids_MJ, logprobs_MJ = top_logprobs(
+            chosen.hidden_MD, chosen.head_VD, chosen.targets_M, count, temperature=temperature
+        )
+        ids_BTJ[where], logprobs_BTJ[where] = ids_MJ.int().cpu(), logprobs_MJ.float().cpu()
+    return ids_BTJ, logprobs_BTJ
+
+
+def _parts(
+    model: PreTrainedModel, batch: Batch, microbatch_tokens: int
+) -> Iterator[tuple[tuple[Tensor, Tensor], Selected]]:
+    """The sampled tokens, micro-batch by micro-batch: where they stand in the batch, and what the head needs."""
+    for rows in microbatches(batch.lengths_B, microbatch_tokens):
+        part = batch.rows(rows)
+        row_M, at_M = part.mask_BT.nonzero(as_tuple=True)
+        chosen = selected(model, part.ids_BT, part.mask_BT, part.lengths_B, part.candidates_BTJ)
+        yield (rows[row_M], at_M), chosen

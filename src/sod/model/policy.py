@@ -1,0 +1,286 @@
+"""The network that learns: update, save, restore."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sod.batching import Batch, balanced, microbatches, minibatches
+from sod.config import LearnOptions, ModelOptions
+from sod.core import candidate_credit, clipped_policy_loss, token_loss
+from sod.core.logprobs import TokenLoss
+from sod.distributed import ALONE, Ranks
+from sod.errors import OptionError, TrainingError
+from sod.model.fsdp import checkpoint_layers, copy_whole, divide, whole
+from sod.model.loading import check_written, load_model, selected
+from sod.model.lora import add_low_rank, save_plain
+from sod.model.optimizer_state import load_state, save_state
+
+
+def origin(model: Path, checkpoint: Path | None, options: LearnOptions) -> Path:
+    """Which folder a policy's model is loaded from, before `restore`: the newest checkpoint, if there is one. With low-rank
+    differences it is the model that they were added to, always: a checkpoint holds both merged, and rounded."""
+    return model if checkpoint is None or options.lora_rank else checkpoint
+
+
+def load_divided(folder: Path, network: ModelOptions, ranks: Ranks) -> PreTrainedModel:
+    """The model in float32, divided among processes; it computes in the network's type."""
+    model = load_model(folder, ModelOptions(dtype="float32", device="cpu"))
+    divide(model, ranks, getattr(torch, network.dtype))
+    return model
+
+
+def check_learning(options: LearnOptions, ranks: Ranks) -> None:
+    """What saves memory in one process has no part in several, where weights are divided. Raises OptionError."""
+    for name, is_used in (
+        ("lora_rank", options.lora_rank > 0),
+        ("optimizer = adamw_8bit", options.optimizer != "adamw"),
+    ):
+        if is_used and not ranks.alone:
+            raise OptionError(f"learn.{name} works in one process; there are {ranks.count}. Leave one of the two.")
+
+
+class Policy:
+    """A model, its tokenizer and its optimiser.
+
+    With several processes, `learner` is the same model divided among them: it takes the gradients, and `model`, whole in
+    each, takes over its weights after every update. Each process learns from its share of the tokens, and what comes of it
+    is what one process would have learnt from all of them.
+
+    `total_steps` gives the learning rate a cosine down to 0 over so many optimiser steps; None keeps it constant after
+    the warm-up.
+    """
+
+    MAX_SKIPPED = 3
+    """Optimiser steps in a row whose gradient was not finite: that many stop the training."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        options: LearnOptions,
+        *,
+        total_steps: int | None = None,
+        learner: PreTrainedModel | None = None,
+        ranks: Ranks = ALONE,
+    ):
+        self.model = model
+        self._learner = learner or model
+        self._ranks = ranks
+        if options.lora_rank:
+            add_low_rank(model, options.lora_rank, options.lora_alpha)
+        if options.checkpointing:
+            checkpoint_layers(self._learner)
+        self.tokenizer = tokenizer
+        self.steps = 0
+        self._options = options
+        self._total_steps = total_steps
+        self._skipped_in_a_row = 0
+        learning = {name: weight for name, weight in self._learner.named_parameters() if weight.requires_grad}
+        self._names, self._weights = list(learning), list(learning.values())
+        # At the learning rates of distillation, bf16 weights would round nearly every step away.
+        self._masters = [
+            weight if weight.dtype == torch.float32 else weight.detach().float().requires_grad_()
+            for weight in self._weights
+        ]
+        self._optimizer = _adamw(options.optimizer)(
+            self._masters, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
+        )
+
+    def learn(self, batch: Batch, temperature: float, generator: torch.Generator) -> dict[str, float]:
+        """One batch of rollouts: `minibatches` optimiser steps on the clipped policy loss, a token-mean in each.
+
+        The ratio is against `batch.student_BT`. `generator` decides which groups share a minibatch. Where the batch has
+        candidates, each of them is a further action at its position, with the credit that `candidate_credit` gives.
+        """
+        order = lambda n: torch.randperm(n, generator=generator).tolist()  # noqa: E731
+        reports = [
+            self._learn_minibatch(part, temperature) for part in minibatches(batch, self._options.minibatches, order)
+        ]
+        if not reports:
+            raise TrainingError("There is no trajectory to learn from: every attempt of this update was dropped.")
+        self._take_over()
+        return {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
+
+    def _learn_minibatch(self, batch: Batch, temperature: float) -> dict[str, float]:
+        tokens = int(batch.mask_BT.sum())
+        totals = dict.fromkeys(("loss", "entropy", "ratio_clipped"), 0.0)
+        low, high = self._options.clip_low, self._options.clip_high
+        for part in map(batch.rows, self._parts(batch.lengths_B)):
+            candidates_BTJ = part.candidates_BTJ if part.teacher_weight_BT is not None else None
+            old_M, credit_M = self._judged(part) if candidates_BTJ is None else self._judged_with_candidates(part)
+
+            def loss_of(logprobs: Tensor, where: slice, old_M: Tensor = old_M, credit_M: Tensor = credit_M) -> Tensor:
+                return (
+                    clipped_policy_loss(logprobs, old_M[where], credit_M[where], clip_low=low, clip_high=high) / tokens
+                )
+
+            loss, logprobs_M, entropy_M = self._backward(
+                part.ids_BT, part.mask_BT, part.lengths_B, loss_of, temperature, candidates_BTJ
+            )
+            if candidates_BTJ is not None:  # the report is of what was sampled
+                logprobs_M, old_M, credit_M = logprobs_M[:, 0], old_M[:, 0], credit_M[:, 0]
+            ratio_M = (logprobs_M - old_M).exp()
+            clipped_M = torch.where(credit_M > 0, ratio_M > 1 + high, ratio_M < 1 - low) & (credit_M != 0)
+            totals["loss"] += loss
+            totals["entropy"] += entropy_M.sum().item() / tokens
+            totals["ratio_clipped"] += clipped_M.sum().item() / tokens
+        return dict(zip(totals, self._ranks.total(list(totals.values())), strict=True)) | self._step()
+
+    def _parts(self, lengths_B: Tensor) -> list[Tensor]:
+        """The rows that this process learns from, micro-batch by micro-batch: as many in each process, some perhaps empty."""
+        size = self._options.microbatch_tokens
+        if self._ranks.alone:
+            return list(microbatches(lengths_B, size))
+        return balanced(lengths_B, size, self._ranks.count)[self._ranks.rank]
+
+    def _judged(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """log pi before the update, and credit, of every sampled token. -> (M,), (M,)"""
+        return self._sampled(batch, batch.student_BT), self._sampled(batch, batch.credit_BT)
+
+    def _judged_with_candidates(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The same, of every sampled token and its candidates. -> (M, 1 + J), (M, 1 + J)"""
+        old_M, credit_M = self._judged(batch)
+        student_MJ, teacher_MJ, weight_M = (
+            self._sampled(batch, tensor)
+            for tensor in (batch.candidate_student_BTJ, batch.candidate_teacher_BTJ, batch.teacher_weight_BT)
+        )
+        credit_MJ = candidate_credit(student_MJ, teacher_MJ, weight_M)
+        return torch.cat([old_M[:, None], student_MJ], 1), torch.cat([credit_M[:, None], credit_MJ], 1)
+
+    def _sampled(self, batch: Batch, tensor_BT: Tensor | None) -> Tensor:
+        assert tensor_BT is not None
+        return tensor_BT[batch.mask_BT].to(self.model.device)
+
+    def imitate(self, ids_BT: Tensor, mask_BT: Tensor, lengths_B: Tensor) -> dict[str, float]:
+        """One optimiser step on the negative log-likelihood of the masked tokens, a token-mean."""
+        tokens = int(mask_BT.sum())
+        if not tokens:
+            raise TrainingError("No token of this batch carries loss: check the demonstrations' assistant messages.")
+        total = 0.0
+        for rows in self._parts(lengths_B):
+            loss, _, _ = self._backward(
+                ids_BT[rows], mask_BT[rows], lengths_B[rows], lambda logprobs, _: -logprobs / tokens, temperature=1.0
+            )
+            total += loss
+        return {"loss": self._ranks.total([total])[0]} | self._step()
+
+    def _backward(
+        self,
+        ids_BT: Tensor,
+        mask_BT: Tensor,
+        lengths_B: Tensor,
+        loss_of: TokenLoss,
+        temperature: float,
+        candidates_BTJ: Tensor | None = None,
+    ) -> tuple[float, Tensor, Tensor]:
+        """Add a micro-batch's gradient. -> its loss, and log-probabilities and entropies of its masked tokens"""
+        model = self._learner
+        if not len(lengths_B):  # the others make a pass, so this process must: over a token without a loss
+            ids_BT, mask_BT, lengths_B = (
+                torch.zeros(1, 1, dtype=torch.long),
+                torch.zeros(1, 1).bool(),
+                torch.ones(1).long(),
+            )
+            candidates_BTJ = None if candidates_BTJ is None else candidates_BTJ.new_zeros(1, 1, candidates_BTJ.shape[2])
+        chosen = selected(model, ids_BT, mask_BT, lengths_B, candidates_BTJ)
+        loss, logprobs_M, entropy_M = token_loss(
+            chosen.hidden_MD, chosen.head_VD, chosen.targets_M, loss_of, temperature=temperature, entropy=True
+        )
+        assert entropy_M is not None
+        (loss * self._ranks.count).backward()  # of several processes' gradients the mean is taken
+        return loss.item(), logprobs_M, entropy_M
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of optimiser step `step`, counted from 0."""
+        options = self._options
+        if step < options.warmup:
+            return options.lr * (step + 1) / options.warmup
+        if self._total_steps is None:
+            return options.lr
+        done = (step - options.warmup) / max(1, self._total_steps - options.warmup)
+        return options.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    def _step(self) -> dict[str, float]:
+        """Clip, check, step. A gradient that is not finite changes nothing; several in a row stop the run."""
+        norm = whole(torch.nn.utils.clip_grad_norm_(self._weights, self._options.clip_grad)).item()
+        rate = self.learning_rate(self.steps)
+        if math.isfinite(norm):
+            self._skipped_in_a_row = 0
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+            self._step_masters()
+        else:
+            self._skipped_in_a_row += 1
+            if self._skipped_in_a_row >= self.MAX_SKIPPED:
+                raise TrainingError(f"The gradient was not finite {self.MAX_SKIPPED} times in a row (norm {norm}).")
+        self._learner.zero_grad(set_to_none=True)
+        self.steps += 1
+        return {"grad_norm": norm, "lr": rate, "skipped": float(self._skipped_in_a_row > 0)}
+
+    @torch.no_grad()
+    def _step_masters(self) -> None:
+        """One optimiser step on the float32 weights, copied to the model's own where those are of another type."""
+        pairs = [(m, w) for m, w in zip(self._masters, self._weights, strict=True) if m is not w]
+        for master, weight in pairs:
+            master.grad = None if weight.grad is None else weight.grad.float()
+            weight.grad = None
+        self._optimizer.step()
+        for master, weight in pairs:
+            weight.copy_(master)
+            master.grad = None
+
+    def _take_over(self) -> None:
+        """Give the whole model what the divided one has learnt."""
+        if self._learner is not self.model:
+            copy_whole(self._learner, self.model)
+
+    def save(self, folder: Path) -> None:
+        """A whole model and its tokenizer in Hugging Face format, and what else a resumed run needs.
+
+        All processes must do so, and the folder must be there in time for the first.
+        """
+        self._take_over()
+        if self._ranks.is_first:
+            save_plain(self.model, folder)
+            check_written(folder)
+            self.tokenizer.save_pretrained(folder)
+        optimizer = {
+            name: self._optimizer.state[master] for name, master in zip(self._names, self._masters, strict=True)
+        }
+        numbers = {"steps": self.steps, "skipped": self._skipped_in_a_row}
+        save_state(folder, self._beside(), optimizer, numbers, self._ranks)
+
+    def restore(self, folder: Path) -> None:
+        """Go on where `save` left off, with as many processes as there are now; the model was loaded from `origin`."""
+        masters = dict(zip(self._names, self._masters, strict=True))
+        optimizer, numbers = load_state(folder, masters, self._ranks)
+        for name, state in optimizer.items():
+            self._optimizer.state[masters[name]] = state
+        with torch.no_grad():
+            for master, weight in zip(self._masters, self._weights, strict=True):
+                if master is not weight:
+                    weight.copy_(master)
+        self.steps, self._skipped_in_a_row = numbers["steps"], numbers["skipped"]
+
+    def _beside(self) -> dict[str, Tensor]:
+        """What learns and cannot be had from the model's own files: low-rank differences, or weights of another type."""
+        if self._options.lora_rank or self.model.dtype != torch.float32:
+            return dict(zip(self._names, self._masters, strict=True))
+        return {}
+
+
+def _adamw(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """PyTorch's; or the one of 8 bits (arXiv 2110.02861), which keeps moments of under 4,096 weights in float32."""
+    if name == "adamw":
+        return torch.optim.AdamW
+    try:
+        from bitsandbytes.optim.adamw import AdamW8bit
+    except ImportError as error:
+        raise OptionError(
+            f'learn.optimizer = adamw_8bit needs bitsandbytes ({error}): pip install ".[lean]" in a checkout of sod.'
+        ) from error
+    return AdamW8bit

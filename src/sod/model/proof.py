@@ -1,0 +1,171 @@
+"""A proof, at load, that a model computes here what it computes in Transformers: by a probe, whatever its name.
+
+Every number of this project comes from tokens that lie end to end, or from one token after what a cache remembers. Both
+hold only where tokens reach each other in attention alone, and where all attention goes through `sod.model.attention`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sod.errors import ModelError, SodError
+from sod.model.attention import NAME, Packed, SlotCache
+from sod.model.forward import forward
+
+LENGTH = 5
+"""Tokens of each of the probe's sequences: more than a convolution reaches back, and few, since loading waits for them."""
+LARGEST_LOGIT = 100.0
+"""Of the head's probe, so that a cap on logits shows."""
+EXACT, COARSE = 1e-3, 0.1
+"""How far a hidden state may be off, as a share of its length, in float32 and in coarser types. bfloat16 makes
+0.007 over two layers and 0.016 over 28; positions that are wrong by one make 0.2 in the lab's teacher."""
+WAY_OUT = "Use a model whose layers are all full attention, such as Qwen3, Llama, or OLMo 2."
+
+
+@torch.no_grad()
+def prove(model: PreTrainedModel, folder: Path) -> None:
+    """Raises ModelError for a model of which packed scoring, cached sampling or the head would give other numbers."""
+    check_finite(model, folder)
+    try:
+        _prove(model, folder)
+    except SodError:
+        raise
+    except Exception as error:  # a model's own code raises anything where it is asked in another way
+        reason = next(iter(str(error).splitlines()), "")
+        raise ModelError(
+            f"The model in {folder} (type {model.config.model_type}) cannot read packed sequences: "
+            f"{type(error).__name__}: {reason} {WAY_OUT}"
+        ) from error
+
+
+def check_finite(model: PreTrainedModel, folder: Path) -> None:
+    """Raises ModelError naming the first tensor that holds a NaN or an infinity."""
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if tensor.is_floating_point() and tensor.numel() and not tensor.sum(dtype=torch.float32).isfinite():
+            raise ModelError(
+                f"The weights in {folder} are not finite: {name} holds NaN or infinity. Use a checkpoint from before that."
+            )
+
+
+def _prove(model: PreTrainedModel, folder: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = model.get_output_embeddings().out_features  # type: ignore[union-attr]
+    ids_BT = torch.randint(int(tokens), (3, LENGTH), generator=generator).to(model.device)
+    expected_BTD = _as_transformers(model, ids_BT[:2], folder)
+    tolerance = EXACT if model.dtype == torch.float32 else COARSE
+    what = f"The model in {folder} (type {model.config.model_type})"
+    packed_TD = _beside_nothing(model, ids_BT)
+    if not packed_TD.isfinite().all():
+        kinds = model.config.get_text_config().to_dict().get("layer_types") or []
+        others = ", ".join(sorted(set(kinds) - {"full_attention", "attention"}))
+        raise ModelError(
+            f"{what} is not supported: its sequences see each other where they are packed end to end. Its layers carry a "
+            f"state or a convolution from token to token{f' ({others})' if others else ''}, or its attention drops the "
+            f"arguments that keep sequences apart. {WAY_OUT}"
+        )
+    for how, found_TD, wanted_TD in (
+        ("packed between others", packed_TD, expected_BTD[1]),
+        ("token by token", *_token_by_token(model, ids_BT[:2], expected_BTD)),
+    ):
+        off = _off(found_TD, wanted_TD)
+        if not off <= tolerance:
+            raise ModelError(
+                f"{what} is not supported: {how}, a sequence's hidden states are {off:.1%} off those that it has alone in "
+                f"Transformers. {WAY_OUT}"
+            )
+
+
+def _off(found_TD: Tensor, wanted_TD: Tensor) -> float:
+    """The relative distance of the largest error in float32. In coarser types it is that of the middle one: rounding
+    sends a token to another expert now and then, and what is wrong is wrong for all."""
+    found_TD, wanted_TD = found_TD.float(), wanted_TD.float()
+    off_T = (found_TD - wanted_TD).norm(dim=-1) / wanted_TD.norm(dim=-1).clamp(min=1e-9)
+    return (off_T.max() if found_TD.dtype == torch.float32 else off_T.median()).item()
+
+
+def _as_transformers(model: PreTrainedModel, ids_BT: Tensor, folder: Path) -> Tensor:
+    """Hidden states by Transformers' own attention, row by row; and the head must be no more than a matrix. -> (B, T, D)
+
+    In that pass the head reads hidden states of ours: large ones show a scale or a cap, zeros show a bias.
+    """
+    weight_VD = model.get_output_embeddings().weight  # type: ignore[union-attr]
+    probe_BTD = torch.randn(*ids_BT.shape, weight_VD.shape[1], generator=torch.Generator().manual_seed(1))
+    probe_BTD = probe_BTD.to(weight_VD)  # type: ignore[arg-type]
+    expected_BTV = probe_BTD @ weight_VD.T
+    scale = LARGEST_LOGIT / expected_BTV.abs().max().clamp(min=1e-9)
+    for tensor in (probe_BTD, expected_BTV):
+        tensor *= scale
+        tensor[:, 0] = 0
+    seen: list[Tensor] = []
+
+    def exchange(_module: Any, _arguments: Any, output: Any) -> Any:
+        seen.append(output.last_hidden_state)
+        output.last_hidden_state = probe_BTD
+        return output
+
+    hook = model.base_model.register_forward_hook(exchange)
+    model.set_attn_implementation("eager")
+    try:
+        logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
+    finally:
+        hook.remove()
+        model.set_attn_implementation(NAME)
+    if not seen:
+        raise ModelError(
+            f"The model in {folder} (type {model.config.model_type}) has a head that reads something else than the hidden "
+            f"states of its base model. {WAY_OUT}"
+        )
+    gap_BTV = (logits_BTV - expected_BTV).abs()
+    if gap_BTV[:, 0].any() or not gap_BTV.max() <= LARGEST_LOGIT * (EXACT if model.dtype == torch.float32 else COARSE):
+        raise ModelError(
+            f"The model in {folder} (type {model.config.model_type}) does not compute logits as hidden states times the "
+            "output embedding: it scales or caps them, or adds a bias. Such models are not supported."
+        )
+    return seen[0]
+
+
+def _beside_nothing(model: PreTrainedModel, ids_BT: Tensor) -> Tensor:
+    """The second of three packed sequences, whose neighbours' embeddings are NaN: it is finite only if nothing at all of
+    theirs reaches it, however weakly, in whichever type. -> (T, D)"""
+    here = slice(LENGTH, 2 * LENGTH)
+    with _embeddings(model, here):
+        layout = Packed([LENGTH] * 3)
+        return forward(model, ids_BT.flatten(), layout.positions(ids_BT.device), layout)[here]
+
+
+@contextmanager
+def _embeddings(model: PreTrainedModel, kept: slice) -> Iterator[None]:
+    """All input embeddings are NaN but those kept."""
+
+    def break_others(_module: Any, _arguments: Any, output: Tensor) -> Tensor:
+        broken = torch.full_like(output, torch.nan)
+        broken[:, kept] = output[:, kept]
+        return broken
+
+    hook = model.get_input_embeddings().register_forward_hook(break_others)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _token_by_token(model: PreTrainedModel, ids_BT: Tensor, expected_BTD: Tensor) -> tuple[Tensor, Tensor]:
+    """As the sampler reads: beginnings of two sequences into a cache, then one more token of one and two of the other.
+
+    -> the hidden states of these three, and what they should be, (3, D) each
+    """
+    cache = SlotCache(2, ids_BT.device)
+    known = [LENGTH - 1, LENGTH - 2]
+    news = [row[:count] for row, count in zip(ids_BT, known, strict=True)]
+    layout = cache.reading([1, 0], [0, 0], known)
+    forward(model, torch.cat(news), layout.positions, layout)
+    rest = [row[count:] for row, count in zip(ids_BT, known, strict=True)]
+    layout = cache.reading([1, 0], known, list(map(len, rest)))
+    found_TD = forward(model, torch.cat(rest), layout.positions, layout)
+    return found_TD, torch.cat([row[count:] for row, count in zip(expected_BTD, known, strict=True)])

@@ -1,0 +1,43 @@
+"""Import modules by the names that they had before the packages: `sod.models` is `sod.model.loading`, with a warning."""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from types import ModuleType
+
+MOVED = {
+    "sod.agent": "sod.rollout.agent",
+    "sod.alarms": "sod.runs.alarms",
+    "sod.attention": "sod.model.attention",
+    "sod.calls": "sod.chat.calls",
+    "sod.data": "sod.datasets.rows",
+    "sod.evaluate": "sod.evaluation.evaluate",
+    "sod.measures": "sod.evaluation.measures",
+    "sod.metrics": "sod.runs.metrics",
+    "sod.models": "sod.model.loading",
+    "sod.policy": "sod.model.policy",
+    "sod.progress": "sod.console.progress",
+    "sod.ranks": "sod.distributed",
+    "sod.records": "sod.runs.records",
+    "sod.world": "sod.rollout.harness",
+}
+
+
+class _Old(MetaPathFinder, Loader):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return spec_from_loader(fullname, self) if fullname in MOVED else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        old, new = module.__name__, MOVED[module.__name__]
+        warnings.warn(f"{old} is {new} now; the old name will go", DeprecationWarning, stacklevel=2)
+        sys.modules[old] = import_module(new)
+
+
+def install() -> None:
+    sys.meta_path.append(_Old())

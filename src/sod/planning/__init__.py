@@ -1,0 +1,1 @@
+"""Before anything is loaded: what options refer to, the memory they need, dry runs and `sod plan`."""

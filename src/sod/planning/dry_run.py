@@ -1,0 +1,511 @@
+"""What a command would do, what it takes, and what must be there first, before it does anything: `--dry-run`.
+
+Nothing is downloaded and no model is loaded. Of what is here, the tokenizer is, to try its chat template; without it,
+Transformers is not needed. What is assumed is said where it is used.
+"""
+
+import math
+import re
+import shlex
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from sod.config import (
+    ChatOptions,
+    EvalOptions,
+    LearnOptions,
+    RolloutCommandOptions,
+    RolloutOptions,
+    SftOptions,
+    TrainOptions,
+    check_served_algorithm,
+    check_servers,
+    check_teacher,
+)
+from sod.console.progress import console
+from sod.distributed import place
+from sod.errors import OptionError, TemplateError
+from sod.planning.inventory import (
+    Device,
+    Found,
+    as_bytes,
+    as_count,
+    as_time,
+    brief,
+    find_benchmark,
+    find_device,
+    find_file,
+    find_function,
+    find_model,
+    find_tokenizer,
+)
+from sod.planning.memory import (
+    ITEMSIZE,
+    Memory,
+    Shape,
+    checkpoint_bytes,
+    exchanged_bytes,
+    forward_operations,
+    longest,
+    memory_of_evaluation,
+    memory_of_fine_tuning,
+    memory_of_training,
+    sampling_bytes,
+    teacher_dtype,
+    together,
+)
+
+TOLD = ("opsd_gt", "opsd_hint")
+"""Algorithms whose teacher is the student."""
+UNTAUGHT = ("grpo", "sham")
+"""Algorithms without a teacher."""
+BY_ENTROPY = ("entropy", "entropy_in_trust_region")
+"""Algorithms that weigh by the teacher's entropy."""
+LIKELY_SHARE = 0.25
+"""Assumed: of rollout.max_tokens and rollout.max_prompt_tokens, what there is on average."""
+CHARACTERS = 3
+"""Assumed: of a file of demonstrations, for each token."""
+SLACK = 0.1
+"""Assumed: share of a GPU's memory that the driver, its libraries and gaps between tensors take."""
+UTILISATION = 0.4
+"""Assumed: share of a GPU's peak that scoring and learning reach."""
+
+
+def plan(options: SftOptions | TrainOptions | EvalOptions, width: int | None = None) -> str:
+    """What the command would do with these options, in lines of text.
+
+    `width`: characters in a line; None is as many as the terminal has, and no limit where there is none.
+
+    Raises DataError and ModelError for what is there and cannot be used.
+    """
+    match options:
+        case SftOptions():
+            text = _of_fine_tuning(options)
+        case TrainOptions():
+            text = _of_training(options)
+        case EvalOptions():
+            text = _of_evaluation(options)
+    return text.finished(width or columns())
+
+
+def columns() -> int | None:
+    """Characters in a line of the terminal; None where there is none."""
+    return console.width if console.is_terminal else None
+
+
+def _of_fine_tuning(options: SftOptions) -> "_Plan":
+    text, learn = _Plan.of("sft", options), options.learn
+    model = text.read("model", find_model(options.model))
+    data = text.read("data", find_file(options.data, demonstrations=True))
+    text.check_template(options.model, options.chat)
+    text.write(options.out, resume=options.resume)
+
+    whole = f"{options.epochs:g} passes over the data, {options.batch:,} conversations an optimiser step"
+    if data.rows is None:
+        text.add("does", whole)
+    else:
+        steps = max(1, round(options.epochs * math.ceil(data.rows / options.batch)))
+        text.add("does", f"{steps:,} optimiser steps: {whole}", _tokens_of_demonstrations(options, data.rows))
+
+    if model.shape is None:
+        return text.without_shape()
+    shape, itemsize = model.shape, ITEMSIZE[options.network.dtype]
+    if options.max_tokens > shape.positions:
+        text.first.append(f"a lower max_tokens: the model has {shape.positions:,} positions")
+    text.check_learning(learn)
+    text.hold(memory_of_fine_tuning(options, shape, text.gpu, text.processes), _savings(learn, text.processes))
+    if text.processes > 1 and text.gpu:
+        copy = as_bytes(itemsize * shape.parameters)
+        text.add("memory", f"{copy:>9}  of the computer's memory besides, in each process: a whole copy")
+    text.keep(checkpoint_bytes(shape, itemsize, learn), copies=2)
+    return text
+
+
+def _of_training(options: TrainOptions) -> "_Plan":
+    text, name = _Plan.of("train", options), options.algorithm.name
+    rollout, learn = options.rollout, options.learn
+    student = text.read("student", find_model(options.student))
+    teacher = None
+    if name in TOLD:
+        teacher = student
+        text.add("reads", "teacher  the student as it is at first, told more")
+    elif options.teacher is not None:
+        teacher = text.read("teacher", find_model(options.teacher))
+        if options.score.teacher_url:
+            text.add(
+                "reads", f"teacher  served at {options.score.teacher_url}; what it takes there is not counted here"
+            )
+    elif name not in UNTAUGHT:
+        text.first.append(f"a teacher, with --teacher: {name} needs one")
+    data = text.read("data", find_file(options.data))
+    text.check_template(options.student, options.chat)
+    if ":" in name:
+        text.read("rule", find_function(name, option="algorithm.name"))
+    text.write(options.out, resume=options.resume)
+    text.check_what_is_named(options, None if name in TOLD else teacher)
+    if options.score.teacher_url:
+        with text.refusals():
+            check_served_algorithm(options.algorithm, told=name in TOLD, by_entropy=name in BY_ENTROPY)
+
+    problems, trajectories = options.updates * rollout.problems, rollout.problems * rollout.group
+    steps = options.updates * min(learn.minibatches, rollout.problems)
+    passes = f", {brief(problems / data.rows)} passes over {data.rows:,}" if data.rows else ""
+    text.add(
+        "does",
+        f"{options.updates:,} updates by {name}, of {rollout.problems} problems x {rollout.group} trajectories; "
+        f"{steps:,} optimiser steps{text.by_whom}",
+        f"{problems:,} problems{passes}",
+        _tokens_of_trajectories(options.updates * trajectories, rollout),
+    )
+    if rollout.problems < text.processes:
+        text.first.append(f"a higher rollout.problems: {text.processes} processes share out {rollout.problems}")
+    if data.rows and rollout.problems > data.rows:
+        text.first.append(f"a lower rollout.problems: the data holds {data.rows:,} problems")
+
+    if student.shape is None or (teacher and teacher.shape is None):
+        return text.without_shape()
+    shape, scorer = student.shape, teacher and teacher.shape
+    text.check_length(rollout, {"student": shape, "teacher": scorer})
+    text.check_share(options, shape)
+    savings = _savings(learn, text.processes)
+    savings += _savings_of_teacher(options, scorer, text.processes, on_gpu=text.gpu is not None)
+    averaged = name in TOLD and options.opsd.decay is not None
+    text.check_learning(learn)
+    memory = memory_of_training(options, shape, scorer, text.gpu, averaged=averaged, processes=text.processes)
+    text.hold(memory, savings)
+    if text.processes > 1:
+        text.add("wire", *wire(options, shape, text.processes))
+    itemsize = ITEMSIZE[options.network.dtype]
+    exchanged = itemsize * shape.parameters if options.engine.name in ("vllm", "vllm_server") else 0
+    text.keep(checkpoint_bytes(shape, itemsize, learn), copies=options.keep + 1, exchanged=exchanged)
+
+    length = LIKELY_SHARE * longest(rollout)
+    passes_of_student = (options.score.student == "recompute") + learn.checkpointing + (2 if learn.lora_rank else 3)
+    operations = passes_of_student * forward_operations(shape, trajectories * length, length)
+    if scorer and not options.score.teacher_url:
+        operations += forward_operations(scorer, trajectories * length, length)
+    text.add("time", *_time(text.device, operations, options.updates, text.processes))
+    return text
+
+
+def _of_evaluation(options: EvalOptions) -> "_Plan":
+    text = _Plan.of("rollout" if isinstance(options, RolloutCommandOptions) else "eval", options)
+    served = options.engine.name == "served"
+    model = text.read("tokenizer" if served else "model", find_model(options.model))
+    teacher = text.read("teacher", find_model(options.teacher)) if options.teacher else None
+    benchmarks = [text.read("data", find_benchmark(name, options.data_dir)) for name in options.data]
+    text.check_template(options.model, options.chat)
+    text.add("writes", str(options.out))
+    text.check_what_is_named(options, teacher)
+
+    rows = [found.rows or options.limit for found in benchmarks]
+    problems = sum(min(count, options.limit or count) for count in rows if count)
+    unknown = f", and a set of unknown size x {options.samples}" * rows.count(None)
+    text.add("does", f"{problems:,} problems x {options.samples} samples{unknown}")
+    text.add("does", _tokens_of_trajectories(problems * options.samples, options.rollout))
+
+    if served and teacher is None:
+        text.add("memory", f"none here: the model is served at {options.engine.url}")
+        return text
+    if model.shape is None or (teacher and teacher.shape is None):
+        return text.without_shape()
+    text.check_length(options.rollout, {"model": model.shape, "teacher": teacher and teacher.shape})
+    text.check_share(options, model.shape)
+    text.hold(memory_of_evaluation(options, model.shape, teacher and teacher.shape, text.gpu))
+    return text
+
+
+# Lines of several sections
+
+
+def _savings(learn: LearnOptions, processes: int) -> list[str]:
+    """Options that would save memory."""
+    saved = {"learn.checkpointing": learn.checkpointing}
+    if processes == 1:
+        saved |= {
+            "learn.optimizer = adamw_8bit": learn.optimizer == "adamw_8bit",
+            "learn.lora_rank = 32": learn.lora_rank > 0,
+        }
+    return [option for option, is_set in saved.items() if not is_set]
+
+
+def _savings_of_teacher(options: TrainOptions, teacher: Shape | None, processes: int, *, on_gpu: bool) -> list[str]:
+    if teacher is None or options.score.teacher_url or options.score.offload_teacher:
+        return []
+    divided = ["score.shard_teacher"] if processes > 1 and not options.score.shard_teacher else []
+    return [*divided, *(["score.offload_teacher"] if on_gpu else [])]
+
+
+def likely_microbatches(options: TrainOptions, processes: int) -> int:
+    """Of each process, in an update."""
+    rollout, learn = options.rollout, options.learn
+    tokens = rollout.problems * rollout.group * LIKELY_SHARE * longest(rollout)
+    return max(learn.minibatches, math.ceil(tokens / (learn.microbatch_tokens * processes)))
+
+
+def wire(options: TrainOptions, student: Shape, processes: int) -> list[str]:
+    """What each process receives from the others."""
+    received = exchanged_bytes(student, ITEMSIZE[options.network.dtype], processes)
+    update = received.pop("weights, an update")
+    microbatch, count = sum(received.values()), likely_microbatches(options, processes)
+    return [
+        f"each process receives {as_bytes(microbatch)} a micro-batch (weights twice, gradients) and {as_bytes(update)} an update",
+        f"likely {as_bytes(update + count * microbatch)} an update (assumed: {count:,} micro-batches each), and the scored "
+        "trajectories of the others",
+    ]
+
+
+def serving(teacher: str, options: TrainOptions | EvalOptions) -> str:
+    """How the server at score.teacher_url is started. Its context has room for the one token that vLLM insists on writing."""
+    address = urlsplit(options.score.teacher_url or "")
+    named = options.score.teacher_served_name
+    words = ["vllm", "serve", teacher, *(["--served-model-name", named] if named else [])]
+    words += ["--dtype", teacher_dtype(options), "--max-model-len", str(longest(options.rollout) + 1)]
+    return shlex.join([*words, "--host", address.hostname or "", "--port", str(address.port or 80)])
+
+
+def _is_address(url: str) -> bool:
+    """Of a server; {rank} stands for a process's number."""
+    try:
+        address = urlsplit(url.replace("{rank}", "0"))
+        return address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
+    except ValueError:  # a port that is none, an unclosed bracket
+        return False
+
+
+def _tokens_of_demonstrations(options: SftOptions, rows: int) -> str:
+    tokens = f"tokens: {as_count(options.epochs * rows * options.max_tokens)} at most"
+    if not options.data.exists() or options.data.suffix != ".jsonl":
+        return tokens
+    likely = options.epochs * options.data.stat().st_size / CHARACTERS
+    return f"{tokens}, likely {as_count(likely)} (assumed: one for {CHARACTERS} characters)"
+
+
+def _tokens_of_trajectories(trajectories: int, rollout: RolloutOptions) -> str:
+    most = trajectories * rollout.max_tokens
+    return (
+        f"{trajectories:,} trajectories; tokens: {as_count(most)} at most, likely {as_count(most * LIKELY_SHARE)} "
+        f"(assumed: {LIKELY_SHARE:.0%} of rollout.max_tokens = {rollout.max_tokens:,})"
+    )
+
+
+def _time(device: Device | None, operations: float, updates: int, processes: int) -> list[str]:
+    lines = [f"scoring and learning: {brief(operations / 1e15)} PFLOP an update, at the likely length"]
+    if device and device.peak:
+        seconds = operations / (device.peak * 1e12 * UTILISATION * processes)
+        whole = f"{as_time(seconds)} an update, {as_time(seconds * updates)} in all"
+        gpus = f" of each of {processes} GPUs, and the wire not counted" if processes > 1 else ""
+        lines.append(f"{whole}, at {UTILISATION:.0%} (assumed) of {device.peak} TFLOP/s{gpus}")
+    return [*lines, "sampling comes on top: it depends on the engine and the tools, and is not estimated"]
+
+
+# The text
+
+COLUMN = 9
+"""Where lines begin; a section's title stands before its first."""
+ENTRY = re.compile(r" *\S.{,8}? {2,}")
+"""What begins a line that has a column of its own: `model    `, `  2.7 GiB  `."""
+COMMAND = "$ "
+"""What begins a line to be typed: it goes on, where it must, so that it can be pasted."""
+WHOLE = re.compile(r"\d [TGMK]iB|(?<!\S)-[\w.-]+ (?=[^-\s])")
+"""Where a line must not be wrapped: between a number and its unit, an option and its value."""
+
+
+@dataclass(slots=True)
+class Text:
+    """Lines under the titles of sections, in the order in which they come."""
+
+    heading: str
+    sections: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, title: str, *lines: str) -> None:
+        self.sections.setdefault(title, []).extend(lines)
+
+    def written(self, width: int | None) -> str:
+        """All of it, wrapped to so many characters; None is no limit."""
+        lines = _wrapped(self.heading, width and width + COLUMN)
+        for title, content in self.sections.items():
+            pieces = [piece for line in content for piece in _wrapped(line, width)]
+            lines += [f"{'' if number else title:<{COLUMN}}{piece}" for number, piece in enumerate(pieces)]
+        return "\n".join(lines)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Plan(Text):
+    """What a command would do, and what must be done first."""
+
+    wanted: str
+    """The device that options name."""
+    processes: int
+    device: Device | None
+    """The one that this is here; of the first process, where there are several."""
+    first: list[str] = field(default_factory=list)
+    last: str = ""
+    """What is to be typed when all that is done."""
+
+    @classmethod
+    def of(cls, command: str, options: SftOptions | TrainOptions | EvalOptions) -> "_Plan":
+        heading = f"sod {command}, a dry run: nothing is loaded, downloaded or written."
+        wanted = options.network.device
+        text = cls(heading=heading, wanted=wanted, processes=1, device=find_device(wanted))
+        if not isinstance(options, EvalOptions):
+            text.start(options.processes)
+        return text
+
+    @property
+    def gpu(self) -> int | None:
+        """Bytes of its memory, where it is one."""
+        return self.device.memory if self.device and self.device.is_gpu else None
+
+    @property
+    def by_whom(self) -> str:
+        return f", in {self.processes} processes" if self.processes > 1 else ""
+
+    def start(self, wanted: int | None) -> None:
+        """As many processes as options want, or as `torchrun` has started."""
+        _, there = place()
+        self.processes = wanted or there
+        if there == 1 < self.processes:
+            self.last = f"torchrun --nproc-per-node {self.processes} -m sod ..., which starts the processes"
+        elif there != self.processes:
+            self.first.append(
+                f"another number of processes: torchrun has started {there}, and processes = {self.processes}"
+            )
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        """What the run would refuse must be mended first."""
+        try:
+            yield
+        except (OptionError, TemplateError) as refusal:
+            self.first.append(str(refusal))
+
+    def check_template(self, model: Path, options: ChatOptions) -> None:
+        """Whether the chat template can be used, where the tokenizer is here."""
+        folder = find_tokenizer(model)
+        if folder is None:
+            return
+        from sod.chat.format import ChatFormat  # Transformers take seconds to import
+        from sod.model.loading import load_tokenizer
+
+        with self.refusals():
+            if note := ChatFormat.of(load_tokenizer(folder), options).note:
+                self.add("reads", note)
+
+    def check_what_is_named(self, options: TrainOptions | EvalOptions, teacher: Found | None) -> None:
+        """The user's own tools, and servers: whether their options go together, and how the teacher's is started."""
+        for name in options.tool.own:
+            self.read("tool", find_function(name, option="tool.own"))
+        with self.refusals():
+            check_teacher(options.teacher, options.score)
+        with self.refusals():
+            check_servers(options.engine, self.processes)
+        addresses = {"engine.url": options.engine.url, "score.teacher_url": options.score.teacher_url}
+        addresses["sandbox.url"] = options.sandbox.url
+        wrong = {name: url for name, url in addresses.items() if url is not None and not _is_address(url)}
+        self.first += [
+            f"an address such as http://127.0.0.1:8001 for {name}: {url!r} is none" for name, url in wrong.items()
+        ]
+        if teacher and options.score.teacher_url and "score.teacher_url" not in wrong:
+            self.first.append(f"the teacher's server, unless it runs: {serving(teacher.name, options)}")
+
+    def check_learning(self, learn: LearnOptions) -> None:
+        """Whether several processes can learn so."""
+        if self.processes > 1 and learn.lora_rank:
+            self.first.append("learn.lora_rank = 0: several processes learn all weights")
+        if self.processes > 1 and learn.optimizer != "adamw":
+            self.first.append(f"learn.optimizer = adamw: {learn.optimizer} is for one process")
+
+    def read(self, what: str, found: Found) -> Found:
+        self.add("reads", f"{what:<8} {found.name}  {found.where}")
+        self.first += [found.first] if found.first else []
+        return found
+
+    def write(self, out: Path, *, resume: bool) -> None:
+        begun = (out / "options.json").exists()
+        if begun and not resume:
+            self.first.append(f"another --out, or --resume: {out} already holds a run")
+        if resume and not begun:
+            self.first.append(f"a start without --resume: {out} holds no run")
+        self.add("writes", f"{out}{', continued' if resume else ''}")
+
+    def check_length(self, rollout: RolloutOptions, shapes: dict[str, Shape | None]) -> None:
+        """Whether the models have positions enough."""
+        tokens = longest(rollout)
+        self.first += [
+            f"a lower rollout.max_tokens: with the prompt it is {tokens:,}, and the {whose} has {shape.positions:,} positions"
+            for whose, shape in shapes.items()
+            if shape and tokens > shape.positions
+        ]
+
+    def check_share(self, options: TrainOptions | EvalOptions, shape: Shape) -> None:
+        """Whether vLLM has room for one trajectory."""
+        if options.engine.name != "vllm" or self.gpu is None:
+            return
+        share, (weights, trajectory) = round(options.engine.memory_share * self.gpu), sampling_bytes(options, shape)
+        if share < weights + trajectory:
+            self.first.append(
+                f"a larger engine.memory_share: vLLM needs {as_bytes(weights)} for weights and {as_bytes(trajectory)} for "
+                f"one trajectory, and has {as_bytes(share)}"
+            )
+
+    def hold(self, memory: Memory, savings: Sequence[str] = ()) -> None:
+        """Every part, the most at once, and whether the device has it. `savings`: options that would save memory."""
+        parts, device = together(memory), self.device
+        whole = sum(parts.values())
+        self.add("memory", *(f"{as_bytes(size):>9}  {name}" for name, size in parts.items()))
+        each = f", in each of {self.processes} processes" if self.processes > 1 else ""
+        self.add("memory", f"{as_bytes(whole):>9}  at most, at once{each}")
+        if device is None:
+            self.add("memory", f"not held against anything: there is no {self.wanted} here whose memory is known")
+            return
+        if self.processes > 1 and not device.is_gpu:
+            whole *= self.processes
+            self.add("memory", f"{as_bytes(whole):>9}  in all of them")
+        usable = usable_bytes(device)
+        size = as_bytes(device.memory) + (f" less {SLACK:.0%} (assumed: driver and gaps)" if device.is_gpu else "")
+        advice = f"; try {', '.join([*savings, 'shorter trajectories'])}" if whole > usable else ""
+        self.add("memory", f"{'fits' if whole <= usable else 'does NOT fit'} into {size}: {device.name}{advice}")
+
+    def without_shape(self) -> "_Plan":
+        self.add("memory", "not known: a model's shape is not known before its config.json is here")
+        return self
+
+    def keep(self, checkpoint: int, *, copies: int, exchanged: int = 0) -> None:
+        """On disk: so many checkpoints, one that is being written, and weights on their way to the engine."""
+        exchange = f"; {as_bytes(exchanged)} where weights are handed to vLLM" if exchanged else ""
+        checkpoints = f"{copies} checkpoints of {as_bytes(checkpoint)}, one being written"
+        self.add("disk", f"{as_bytes((copies + 1) * checkpoint)}: {checkpoints}{exchange}")
+
+    def finished(self, width: int | None) -> str:
+        """All of it, with what must be done first as the last section."""
+        wanted = dict.fromkeys([*self.first, *([self.last] if self.last else [])])
+        steps = [f"{number}. {step}" for number, step in enumerate(wanted, 1)]
+        self.add("first", *(steps or ["nothing: what is read can be had"]))
+        return self.written(width)
+
+
+def usable_bytes(device: Device) -> float:
+    """Of its memory, what there is to be planned with."""
+    return device.memory * (1 - SLACK if device.is_gpu else 1)
+
+
+def _wrapped(line: str, width: int | None) -> list[str]:
+    """What goes on stands under what it goes on from, or a little to the right."""
+    if width is None:
+        return [line]
+    entry, typed = ENTRY.match(line), line.startswith(COMMAND)
+    hanging = 4 if typed else entry.end() if entry else 2
+    pieces = textwrap.wrap(
+        WHOLE.sub(lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), line),
+        width - COLUMN - (2 if typed else 0),
+        subsequent_indent=" " * hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    *begun, last = [piece.replace("\N{NO-BREAK SPACE}", " ") for piece in pieces]
+    return [*(f"{piece} \\" if typed else piece for piece in begun), last]

@@ -1,0 +1,68 @@
+"""Files and folders that options name: missing ones are found before anything heavy is imported.
+
+What is there is not read, and nothing is fetched: the commands themselves find out what is wrong with it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from sod.config import CalibrateOptions, CompareOptions, EvalOptions, Options, SftOptions, TrainOptions
+from sod.datasets import check_name, to_fetch
+from sod.datasets.rows import check_file
+from sod.errors import DataError, RunError
+from sod.hub import model_folder, name_on_hub
+from sod.recipes import read_recipe
+from sod.runs.directory import Run
+
+
+def check_inputs(options: Options) -> None:
+    """Raises UsageError for what is not there, and says how to get it where that is known."""
+    match options:
+        case SftOptions(dry_run=False):
+            Run(options.out).check(options, resume=options.resume)
+            _data(options.data)
+            _models(options.model)
+        case TrainOptions(dry_run=False):
+            Run(options.out).check(options, resume=options.resume)
+            _data(options.data)
+            _models(options.student, options.teacher if options.score.teacher_url is None else None)
+        case EvalOptions(dry_run=False):
+            for name in options.data:
+                check_name(name)
+            _models(options.model if options.engine.name != "served" else None, options.teacher)
+        case CompareOptions(preset=None):
+            train, measure = (read_recipe(path) if path else {} for path in (options.train, options.measure))
+            _data(*map(_path, (train.get("data"), options.tune)))
+            for name in _names(measure.get("data")):
+                check_name(name)
+            _models(*map(_path, (train.get("student"), train.get("teacher"))))
+        case CalibrateOptions():
+            if not options.run.is_dir():
+                raise RunError(f"There is no directory {options.run}; give the run directory of `sod eval --teacher`.")
+            _models(options.teacher)
+        case _:
+            pass
+
+
+def _data(*paths: Path | None) -> None:
+    for path in paths:
+        if path is None:
+            continue
+        if not path.exists() and (fetch := to_fetch(path)):
+            raise DataError(f"{path} does not exist; {fetch}.")
+        check_file(path)
+
+
+def _models(*models: Path | None) -> None:
+    """A name on the hub is not looked up here, and what is there is left to the command: a run's checkpoints are large."""
+    for model in models:
+        if model is not None and not model.exists() and name_on_hub(model) is None:
+            model_folder(model)
+
+
+def _path(value: Any) -> Path | None:
+    return Path(value) if isinstance(value, str | Path) else None
+
+
+def _names(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else [str(name) for name in value or ()]

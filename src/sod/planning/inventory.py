@@ -1,0 +1,284 @@
+"""What there is of what options name: models, files, benchmarks, the device.
+
+Nothing is downloaded and no model is loaded; torch is not needed.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from sod.datasets.published import SETS
+from sod.datasets.rows import load_demonstrations, load_problems
+from sod.errors import ModelError, OptionError
+from sod.hub import name_on_hub
+from sod.planning.memory import ITEMSIZE, Shape
+from sod.recipes import maker_of, read_about, read_recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model or a file, as far as it is known."""
+
+    name: str
+    where: str
+    """Where it is, or where it will come from, in words."""
+    shape: Shape | None = None
+    rows: int | None = None
+    first: str = ""
+    """What must be done before it is there."""
+
+
+# Models
+
+
+def _qwen3(width: int, layers: int, heads: int, feed_forward: int, *, tied: bool, positions: int = 40_960) -> Shape:
+    return Shape(
+        width=width,
+        layers=layers,
+        heads=heads,
+        kv_heads=8,
+        head_dim=128,
+        feed_forward=feed_forward,
+        vocabulary=151_936,
+        tied=tied,
+        positions=positions,
+    )
+
+
+ON_HUB = {
+    "Qwen/Qwen3-0.6B": _qwen3(1024, 28, 16, 3072, tied=True),
+    "Qwen/Qwen3-1.7B": _qwen3(2048, 28, 16, 6144, tied=True),
+    "Qwen/Qwen3-4B": _qwen3(2560, 36, 32, 9728, tied=True),
+    "Qwen/Qwen3-4B-Instruct-2507": _qwen3(2560, 36, 32, 9728, tied=True, positions=262_144),
+    "Qwen/Qwen3-8B": _qwen3(4096, 36, 32, 12_288, tied=False),
+    "Qwen/Qwen3-14B": _qwen3(5120, 40, 40, 17_408, tied=False),
+    "youngzhong/SOD-0.6B": _qwen3(1024, 28, 16, 3072, tied=True),
+    "youngzhong/SOD-1.7B": _qwen3(2048, 28, 16, 6144, tied=True),
+    "youngzhong/SOD-GRPO_teacher-4B": _qwen3(2560, 36, 32, 9728, tied=True),
+}
+"""Models that are known before their config.json is here, from their pages on the hub and their papers."""
+TOKENIZER = "tokenizer_config.json"
+HEAD_TWICE = {"Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B"}
+"""Models whose published files hold the head although it is the embedding."""
+
+
+def find_model(model: Path) -> Found:
+    """A directory, a run, the run of a recipe that has not been started, or a name on the hub. Raises ModelError where its
+    config.json is damaged."""
+    for folder in [model, *_checkpoints(model)]:
+        if (folder / "config.json").is_file():
+            size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            return Found(str(folder), f"here, {as_bytes(size)} of weights", _shape(folder / "config.json"))
+    if recipe := maker_of(model):
+        options = read_recipe(recipe)
+        start = Path(options.get("model") or options.get("student") or model)
+        shape = None if start == model else find_model(start).shape
+        return Found(str(model), "not there yet", shape, first=f"sod {read_about(recipe).command} {recipe}")
+    if not model.exists() and (name := name_on_hub(model)):
+        return _on_hub(name["repo"], name["revision"])
+    return Found(str(model), "no model there", first=f"a model in {model}, or another one")
+
+
+def find_tokenizer(model: Path) -> Path | None:
+    """The folder of a model's tokenizer, where it is here: in a directory, a run, or the hub's cache."""
+    folders = [model, *_checkpoints(model)]
+    if not model.exists() and (name := name_on_hub(model)):
+        folders = [Path(cached).parent for cached in [_cached(name["repo"], TOKENIZER, name["revision"])] if cached]
+    return next((folder for folder in folders if (folder / TOKENIZER).is_file()), None)
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """Newest first; whether they are whole would take as long as to read them."""
+    places = [place for place in (run / "checkpoints").glob("update-*") if place.name[7:].isdecimal()]
+    return sorted(places, key=lambda place: int(place.name[7:]), reverse=True)
+
+
+def _shape(config: Path) -> Shape | None:
+    try:
+        return Shape.of(json.loads(config.read_text(encoding="utf-8")))
+    except (ValueError, KeyError) as error:
+        raise ModelError(f"{config} is not a model's configuration, or a damaged one: {error}.") from error
+
+
+def _cached(repo: str, file: str, revision: str | None) -> str | None:
+    """A file of the hub's cache, if it is there."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(repo, file, revision=revision)
+    except HFValidationError:  # no name that the hub could have
+        return None
+    return cached if isinstance(cached, str) else None
+
+
+def _on_hub(repo: str, revision: str | None) -> Found:
+    if cached := _cached(repo, "config.json", revision):
+        return Found(repo, "here, in the hub's cache", _shape(Path(cached)))
+    shape = ON_HUB.get(repo)
+    if shape is None:
+        return Found(repo, "not here; if it is a name on the hub it will be downloaded, of a size not known here")
+    parameters = shape.parameters + (shape.embedding if repo in HEAD_TWICE else 0)
+    return Found(repo, f"will be downloaded: about {as_bytes(ITEMSIZE['bfloat16'] * parameters)}", shape)
+
+
+# Data
+
+
+def find_file(path: Path, *, demonstrations: bool = False) -> Found:
+    """Problems, or demonstrations. Raises DataError for a file that is there and cannot be used."""
+    if path.exists():
+        rows = len(load_demonstrations(path) if demonstrations else load_problems(path))
+        return Found(str(path), f"here, {rows:,} {'conversations' if demonstrations else 'problems'}", rows=rows)
+    published = SETS.get(path.stem)
+    if published is None:
+        return Found(str(path), "not there", first=f"a file {path}, in the columns of docs/data.md")
+    where = "not there yet" + (f", {published.rows:,} rows as published" if published.rows else "")
+    return Found(str(path), where, rows=published.rows, first=f"sod data fetch {path.stem} --out {path.parent}")
+
+
+def find_benchmark(name: str, data_dir: Path) -> Found:
+    """A benchmark by name, or a file. Raises DataError for a file that is there and cannot be used."""
+    known = SETS.get(name)
+    path = data_dir / f"{name}.jsonl" if known else Path(name)
+    if path.exists() or (known is None and path.suffix):
+        return find_file(path)
+    if known is None:
+        return Found(name, "neither a file nor a benchmark", first=f"a file {name}, or a name from `sod data list`")
+    where = f"will be downloaded from {known.repo}"
+    where += f", {as_bytes(known.bytes)}" if known.bytes else ""
+    where += f", {known.rows:,} problems" if known.rows else ""
+    where += ", whose terms must be accepted there first" if known.gated else ""
+    return Found(name, where, rows=known.rows)
+
+
+def find_function(name: str, *, option: str) -> Found:
+    """What FILE.py:FUNCTION names. The file is not run, so whether it defines the function is not known."""
+    file, colon, _ = name.rpartition(":")
+    if not colon:
+        return Found(name, "not FILE.py:FUNCTION", first=f"FILE.py:FUNCTION for {option}, instead of {name}")
+    if Path(file).is_file():
+        return Found(name, "here, not run")
+    return Found(name, "not there", first=f"a file {file}, or another {option}")
+
+
+# The device
+
+PEAK = {"H100": 989, "H200": 989, "H20": 148, "A100": 312, "A800": 312, "L40S": 362, "4090": 165, "3090": 71}
+"""Dense bfloat16 TFLOP/s, from NVIDIA's data sheets."""
+MEMORY = {
+    "B200": 183_359,
+    "H200": 143_771,
+    "H100": 81_559,
+    "H20": 97_871,
+    "A100": 81_920,
+    "A100-40GB": 40_960,
+    "A800": 81_920,
+    "A40": 46_068,
+    "L40S": 46_068,
+    "L20": 46_068,
+    "L4": 23_034,
+    "5090": 32_607,
+    "4090": 24_564,
+    "3090": 24_576,
+}
+"""MiB of a GPU, as its owners' `nvidia-smi` shows them in public: what error correction takes is off already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    name: str
+    memory: int
+    """Bytes."""
+    is_gpu: bool
+
+    @property
+    def peak(self) -> int | None:
+        """TFLOP/s, where it is one of PEAK."""
+        return next((peak for gpu, peak in PEAK.items() if re.search(rf"\b{gpu}\b", self.name)), None)
+
+
+def imagined_gpus(text: str) -> tuple[int, Device]:
+    """How many, and one of them: 8xH100, 2x24GB, 4090. A number of GB is read as GiB, which is how makers of GPUs count; 0 is
+    none, and this computer's memory. Raises OptionError for what is neither."""
+    if text.strip() == "0":
+        return 0, _computer()
+    count, times, kind = re.fullmatch(r"(?:(\d+) *(x) *)?(.*)", text.strip(), re.IGNORECASE).groups()  # type: ignore[union-attr]
+    number = int(count) if times else 1
+    if number and (size := re.fullmatch(r"(\d+) *G(?:i?B)?", kind, re.IGNORECASE)) and int(size[1]):
+        return number, Device("GPU", int(size[1]) << 30, is_gpu=True)
+    names = {name.upper(): name for name in MEMORY}
+    if number and kind.upper() in names:
+        name = names[kind.upper()]
+        return number, Device(name, MEMORY[name] << 20, is_gpu=True)
+    near = get_close_matches(kind.upper(), names, n=1)
+    raise OptionError(
+        f"--gpus {text!r} is not a number of GPUs and a kind, such as 8xH100, 2x24GB or 4090, or 0 for this computer's memory"
+        + (
+            f"; did you mean {names[near[0]]}?"
+            if near
+            else f". Kinds: {', '.join(MEMORY)}, or their memory, such as 48GB."
+        )
+    )
+
+
+def find_device(wanted: str) -> Device | None:
+    """The device that `network.device` means here; None where there is none of that kind."""
+    gpus = [] if wanted == "cpu" else _gpus()
+    number = int(wanted.partition(":")[2] or 0)
+    if number < len(gpus):
+        return gpus[number]
+    return _computer() if wanted in ("auto", "cpu") else None
+
+
+def _computer() -> Device:
+    return Device("this computer's memory", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), is_gpu=False)
+
+
+def _gpus() -> list[Device]:
+    """As the driver's own tool names them, in the order of CUDA_VISIBLE_DEVICES."""
+    tool, visible = shutil.which("nvidia-smi"), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if tool is None or visible == "":
+        return []
+    query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    query += [f"--id={visible}"] if visible else []
+    try:
+        listed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10)
+    except (subprocess.SubprocessError, OSError):  # a driver that is not loaded, or hangs
+        return []
+    rows = [line.rpartition(",") for line in listed.stdout.splitlines() if line.strip()]
+    return [Device(name.strip(), int(mib) << 20, is_gpu=True) for name, _, mib in rows]
+
+
+# Numbers in words
+
+
+def brief(number: float) -> str:
+    """Two digits, and those of the whole part where it has more: 0.75, 4.0, 24, 1,532."""
+    return f"{number:,.0f}" if number >= 9.95 else f"{number:#.2g}"
+
+
+def as_bytes(size: float) -> str:
+    """As in 4.0 GiB."""
+    units = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20))
+    unit, scale = next((pair for pair in units if size >= pair[1]), ("KiB", 2**10))
+    return f"{brief(size / scale)} {unit}"
+
+
+def as_count(number: float) -> str:
+    for word, scale in (("trillion", 1e12), ("billion", 1e9), ("million", 1e6)):
+        if number >= scale:
+            return f"{number / scale:.3g} {word}"
+    return f"{number:,.0f}"
+
+
+def as_time(seconds: float) -> str:
+    for word, scale in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * scale:
+            return f"{brief(seconds / scale)} {word}"
+    return f"{brief(seconds)} seconds"

@@ -1,0 +1,113 @@
+"""One problem to one trajectory: write a turn, run its tool calls, read the results, until something ends it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sod.chat.format import ChatFormat, parse_calls
+from sod.config import RolloutOptions
+from sod.console.progress import slow_bar
+from sod.engines import Engine, Request
+from sod.errors import DataError
+from sod.rewards.referee import Referee, judged
+from sod.tools import Toolbox
+from sod.types import Piece, Problem, Stop, Trajectory
+
+
+def check_prompts(chat: ChatFormat, tools: Toolbox, options: RolloutOptions, problems: Sequence[Problem]) -> None:
+    """No prompt may be longer than the limit: found out before the first token is sampled."""
+    long, most, longest = 0, options.max_prompt_tokens, ""
+    # A token is a byte or more. Of ASCII, which no tokenizer makes longer first, the length is a bound that costs nothing.
+    around = _characters(chat, tools, "")
+    room = most - around if _characters(chat, tools, "x" * most) <= around + most else -1
+    with slow_bar("prompts", "measure, %", 100) as at:
+        for number, problem in enumerate(problems, 1):
+            text = problem.messages[0]["content"] if len(problem.messages) == 1 else None
+            if text is not None and len(text) <= room and text.isascii():
+                continue
+            length = len(chat.prompt(problem.messages, tools.schemas))
+            long += length > options.max_prompt_tokens
+            if length > most:
+                most, longest = length, problem.id
+            at(100 * number // len(problems))
+    if long:
+        raise DataError(
+            f"{long} of {len(problems)} prompts are longer than rollout.max_prompt_tokens = "
+            f"{options.max_prompt_tokens}; that of problem {longest!r} has {most} tokens. Raise it, or leave them out."
+        )
+
+
+def _characters(chat: ChatFormat, tools: Toolbox, text: str) -> int:
+    """Length of the prompt that asks a text, in characters."""
+    tokens = chat.prompt([{"role": "user", "content": text}], tools.schemas)
+    return len(str(chat.tokenizer.decode(tokens, skip_special_tokens=False)))
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """The student in its world: an engine that writes, a chat format, tools and limits."""
+
+    engine: Engine
+    chat: ChatFormat
+    tools: Toolbox
+    referee: Referee
+    options: RolloutOptions
+
+    async def attempt(self, problem: Problem, sample: int, seed: int, prefix: Sequence[Piece] = ()) -> Trajectory:
+        """One trajectory. Ends for a named reason; raises only for what is not the student's fault.
+
+        `seed` also names the attempt to the engine, so it must be unique among those under way. `prefix`: a conversation to
+        go on with in place of the problem's prompt, up to where a turn is to be written; what it has used of the limits
+        is gone.
+        """
+        start = time.monotonic()
+        pieces = list(prefix) or [Piece("prompt", tuple(self.chat.prompt(problem.messages, self.tools.schemas)))]
+        try:
+            stop = await self._converse(pieces, seed)
+        finally:
+            self.engine.release(seed)
+        final_text = self.chat.text(pieces[-1].tokens) if stop == "answered" else ""
+        trajectory = Trajectory(problem=problem, sample=sample, pieces=tuple(pieces), stop=stop, final_text=final_text)
+        verdict = await self.referee.judge(trajectory, lambda: self.chat.response(trajectory.response))
+        trajectory = judged(trajectory, verdict)
+        return replace(trajectory, reward=self.referee.reward(trajectory), seconds=time.monotonic() - start)
+
+    async def _converse(self, pieces: list[Piece], seed: int) -> Stop:
+        ids = [token for piece in pieces for token in piece.tokens]
+        left = self.options.max_tokens - (len(ids) - len(pieces[0].tokens))
+        for turn in range(sum(piece.author == "student" for piece in pieces), self.options.max_turns + 1):
+            limit = min(left, self.options.max_turn_tokens or left)
+            reply = await self.engine.sample(
+                Request(
+                    ids=ids,
+                    max_tokens=limit,
+                    stop=self.chat.end_of_turn,
+                    seed=seed + turn,
+                    temperature=self.options.temperature,
+                    top_p=self.options.top_p,
+                    trajectory=seed,
+                )
+            )
+            pieces.append(Piece("student", reply.tokens, reply.logprobs))
+            if reply.stop == "length":
+                return "max_tokens"
+            calls = parse_calls(self.chat.text(reply.tokens))
+            # The template goes on behind its own end of turn alone: any other end id ends the whole text, calls or not.
+            if not calls or reply.tokens[-1] != self.chat.end_of_turn:
+                return "answered"
+            if turn == self.options.max_turns:
+                return "max_turns"
+            if self._repeats(pieces):
+                return "repeated"
+            observations = await self.tools.answer(calls, seed=seed + turn)
+            suffix = tuple(self.chat.observation([observation.text for observation in observations]))
+            left -= len(reply.tokens) + len(suffix)
+            if left <= 0:
+                return "max_tokens"
+            pieces.append(Piece("tool", suffix, outcomes=tuple(observation.outcome for observation in observations)))
+            ids = [*ids, *reply.tokens, *suffix]
+        raise AssertionError("the last turn always returns")
+
+    def _repeats(self, pieces: list[Piece]) -> bool:
+        turns = [piece.tokens for piece in pieces if piece.author == "student"][-self.options.max_repeats :]
+        return len(turns) == self.options.max_repeats > 1 and len(set(turns)) == 1

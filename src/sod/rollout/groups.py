@@ -1,0 +1,120 @@
+"""Many agents at once: problems to full groups of trajectories.
+
+Every attempt is a coroutine of its own and waits for nobody, and every group goes on as soon as it is whole. What fails
+through our own machinery is tried again with back-off, then dropped and counted; it is never trained on. Attempts are seeded
+by (run seed, update, problem, sample), so the order in which they happen to run cannot change what is sampled.
+"""
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+
+from sod.concurrency import together
+from sod.console.progress import warn
+from sod.errors import InfrastructureError, OutageError
+from sod.rollout.agent import Agent
+from sod.types import Group, Problem, Trajectory
+
+TURN_SEEDS = 1 << 16
+"""Seeds that one attempt may use, one per turn."""
+
+
+def attempt_seed(seed: int, update: int, problem: str, sample: int) -> int:
+    """A number below 2^63 that depends on all four and on nothing else; the low 16 bits are free for the turns."""
+    digest = hashlib.sha256(f"{seed}/{update}/{problem}/{sample}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") // (2 * TURN_SEEDS) * TURN_SEEDS
+
+
+async def rollout(
+    agent: Agent,
+    problems: Sequence[Problem],
+    *,
+    seed: int,
+    update: int,
+    on_trajectory: Callable[[Trajectory | None], None] = lambda trajectory: None,
+    on_group: Callable[[Group], Awaitable[None]] | None = None,
+) -> list[Group]:
+    """`group` attempts at each problem, in the problems' order.
+
+    `on_trajectory` hears of each attempt as it ends, with None for a dropped one; `on_group` of each group as soon as it is
+    whole, and may take its time: no attempt waits for it, but the end does.
+    """
+    slots = asyncio.Semaphore(agent.options.concurrency)
+    limit = agent.options.update_seconds
+    end = None if limit is None else asyncio.get_running_loop().time() + limit
+    causes: set[str] = set()
+    ended: dict[str, dict[int, Trajectory | None]] = {problem.id: {} for problem in problems}
+
+    async def attempt(problem: Problem, sample: int) -> None:
+        result: Trajectory | str = f"not ended within rollout.update_seconds = {limit} s"
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(end), slots:
+                result = await _with_retries(agent, problem, sample, attempt_seed(seed, update, problem.id, sample))
+        ended[problem.id][sample] = trajectory = _survivor(result, problem, sample, causes)
+        on_trajectory(trajectory)
+        if on_group is not None and len(ended[problem.id]) == agent.options.group:
+            await on_group(_group(problem, ended[problem.id]))
+
+    await together(attempt(problem, sample) for problem in problems for sample in range(agent.options.group))
+    return [_group(problem, ended[problem.id]) for problem in problems]
+
+
+async def attempts(
+    agent: Agent,
+    jobs: Iterable[tuple[Problem, int]],
+    *,
+    seed: int,
+    on_trajectory: Callable[[Problem, int, Trajectory | None], None],
+) -> None:
+    """An attempt for each job (problem, sample), in their order; nothing is kept, so memory does not grow with their number.
+
+    `on_trajectory` hears of each as it ends, with None for a dropped one. Attempts are those of a rollout's update 0.
+    """
+    causes: set[str] = set()
+    left = iter(jobs)
+
+    async def worker() -> None:
+        for problem, sample in left:
+            result = await _with_retries(agent, problem, sample, attempt_seed(seed, 0, problem.id, sample))
+            on_trajectory(problem, sample, _survivor(result, problem, sample, causes))
+
+    await together(worker() for _ in range(agent.options.concurrency))
+
+
+def _survivor(result: Trajectory | str, problem: Problem, sample: int, causes: set[str]) -> Trajectory | None:
+    """The trajectory, or None where there is only a reason for its loss, which is said once."""
+    if isinstance(result, Trajectory):
+        return result
+    if result not in causes:
+        causes.add(result)
+        warn(f"attempt {sample} at problem {problem.id!r} was dropped (others for this reason are counted): {result}")
+    return None
+
+
+async def _with_retries(agent: Agent, problem: Problem, sample: int, seed: int) -> Trajectory | str:
+    """The attempt, tried again after our own failures; why there is none, once that has not helped or it took too long."""
+    cause = ""
+    for retry in range(agent.options.retries + 1):
+        deadline = asyncio.timeout(agent.options.seconds)
+        try:
+            async with deadline:
+                return await agent.attempt(problem, sample, seed)
+        except OutageError:
+            raise
+        except (InfrastructureError, TimeoutError) as error:  # TimeoutError: the deadline's, or a socket's on the way
+            cause = f"longer than {agent.options.seconds:g} s" if deadline.expired() else str(error) or "timed out"
+            if deadline.expired():
+                break
+            if retry < agent.options.retries:
+                await asyncio.sleep(random.uniform(0, 0.1 * 4**retry))
+    return cause
+
+
+def _group(problem: Problem, attempts: Mapping[int, Trajectory | None]) -> Group:
+    """The attempts by their number, whichever ended first."""
+    survivors = [trajectory for _, trajectory in sorted(attempts.items()) if trajectory is not None]
+    graded = [trajectory for trajectory in survivors if trajectory.graded]
+    ungraded = [trajectory for trajectory in survivors if not trajectory.graded]
+    return Group(problem, graded, dropped=len(attempts) - len(survivors), ungraded=ungraded)

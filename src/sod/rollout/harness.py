@@ -1,0 +1,71 @@
+"""What surrounds a student: how it is spoken to, what it may call, who judges it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+from sod.chat.format import ChatFormat
+from sod.config import ChatOptions, RewardOptions, RolloutOptions, SandboxOptions, ToolOptions
+from sod.console.progress import say
+from sod.engines import Engine
+from sod.model.loading import load_tokenizer
+from sod.rewards.referee import Referee
+from sod.rollout.agent import Agent, check_prompts
+from sod.sandbox.guarded import GuardedSandbox, open_sandbox
+from sod.tools import Toolbox
+from sod.tools.own import own_tools
+from sod.tools.python import PythonTool
+from sod.types import Problem
+
+
+class WorldOptions(Protocol):
+    """The options of `sod train` and of `sod eval` are such."""
+
+    @property
+    def sandbox(self) -> SandboxOptions: ...
+    @property
+    def reward(self) -> RewardOptions: ...
+    @property
+    def rollout(self) -> RolloutOptions: ...
+    @property
+    def tool(self) -> ToolOptions: ...
+    @property
+    def chat(self) -> ChatOptions: ...
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The same in training and evaluation."""
+
+    sandbox: GuardedSandbox
+    referee: Referee
+    chat: ChatFormat
+    tools: Toolbox
+
+    @classmethod
+    def of(cls, tokenizer: Path, options: WorldOptions, problems: Sequence[Problem], *, again: bool = False) -> Self:
+        """Open the sandbox, and check that every problem can be judged and is short enough.
+
+        `again`: what there is to know of it was printed before.
+        """
+        if options.reward.judge == "reference" and not again:
+            say("reward.judge = reference: verdicts are those of the paper's code, which reject many right answers.")
+        sandbox = open_sandbox(options.sandbox)
+        referee = Referee(sandbox, options.reward, max_tokens=options.rollout.max_tokens)
+        referee.check(problems)
+        chat = ChatFormat.of(load_tokenizer(tokenizer), options.chat)
+        if chat.note and not again:
+            say(chat.note)
+        tools = Toolbox([PythonTool(sandbox, options.tool), *own_tools(options.tool)], faults=options.tool.faults)
+        check_prompts(chat, tools, options.rollout, problems)
+        return cls(sandbox, referee, chat, tools)
+
+    @property
+    def frame(self) -> str:
+        """The text that the chat template puts around every prompt."""
+        return self.chat.text(self.chat.prompt([{"role": "user", "content": "1"}], self.tools.schemas))
+
+    def agent(self, engine: Engine, limits: RolloutOptions) -> Agent:
+        """A student that writes with this engine."""
+        return Agent(engine, self.chat, self.tools, self.referee, limits)

@@ -1,0 +1,94 @@
+"""Checkpoints: folders with a manifest of sizes and hashes, whole or not there at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sod.errors import RunError
+from sod.runs.files import PARTIAL, cannot_be_written, sha256, to_json
+
+MANIFEST = "manifest.json"
+TRAINER = "trainer"
+"""Folder in a checkpoint, of what only a resumed run needs."""
+PREFIX = "update-"
+
+
+def listed(folder: Path) -> list[Path]:
+    """Folders named as checkpoints, oldest first; whether they are whole is another question."""
+    places = (place for place in folder.glob(f"{PREFIX}*") if place.name.removeprefix(PREFIX).isdecimal())
+    return sorted(places, key=number)
+
+
+def number(place: Path) -> int:
+    """Updates that a checkpoint has behind it."""
+    return int(place.name.removeprefix(PREFIX))
+
+
+def fault(place: Path, *, model_only: bool = False, hashes: bool = True) -> str:
+    """What is wrong with a checkpoint, in words; nothing if it is what its manifest describes."""
+    try:
+        manifest: Any = json.loads((place / MANIFEST).read_bytes())
+    except OSError as error:
+        return f"{MANIFEST} cannot be read: {error.strerror}"
+    except (ValueError, RecursionError):
+        return f"{MANIFEST} is not JSON"
+    entries = manifest.items() if isinstance(manifest, dict) else [("", manifest)]
+    if not all(isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for _, entry in entries):
+        return f"{MANIFEST} is not a list of files with sizes and hashes"
+    if not entries:
+        return f"{MANIFEST} names no file"
+    for name, entry in entries:
+        if model_only and name.startswith(f"{TRAINER}/"):
+            continue
+        file = place / name
+        try:
+            if file.stat().st_size != entry["bytes"] or (hashes and sha256(file) != entry["sha256"]):
+                return f"{name} differs from {MANIFEST}"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+    return ""
+
+
+def write(place: Path, content: Callable[[Path], None]) -> None:
+    """Write a checkpoint with its manifest beside its place, and move it there. Raises RunError."""
+    partial = place.with_name(place.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        content(partial)
+        manifest = {
+            file.relative_to(partial).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256(file)}
+            for file in sorted(partial.rglob("*"))
+            if file.is_file()
+        }
+        (partial / MANIFEST).write_text(to_json(manifest, indent=2))
+        _sync(partial)
+    except BaseException as error:
+        # On a full disk, each library above raises something else.
+        words = f"The checkpoint {cannot_be_written(place, error)}" if isinstance(error, Exception) else ""
+        shutil.rmtree(partial, ignore_errors=True)
+        if not words:  # an interrupt
+            raise
+        raise RunError(words) from error
+    shutil.rmtree(place, ignore_errors=True)
+    partial.rename(place)
+    _sync_folder(place.parent)
+
+
+def _sync(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

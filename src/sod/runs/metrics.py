@@ -1,0 +1,229 @@
+"""What an update or an evaluation looked like, in numbers. Keys are area/name."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sod.batching import Batch, pad
+from sod.config import AlgorithmOptions
+from sod.core import group_advantage, step_divergence, step_mean, step_weights
+from sod.runs.patterns import Pattern, pattern
+from sod.types import NO_CALL, Group, Outcome
+
+AGREES_NATS = 0.01
+"""A first step with a smaller divergence hardly differs from the teacher."""
+
+PATTERNS: Sequence[Pattern] = ("stable", "erroneous", "recovery")
+
+
+@dataclass
+class RolloutTotals:
+    """Rewards, lengths, tool errors and endings of trajectories, added up group by group."""
+
+    count: int = 0
+    dropped: int = 0
+    ungraded: int = 0
+    groups: int = 0
+    """Groups with a trajectory that survived."""
+    alike: int = 0
+    """Groups whose verdicts are all the same."""
+    solved: int = 0
+    """Groups with at least one right answer."""
+    contrast: int = 0
+    """Groups whose rewards differ."""
+    shaped: int = 0
+    """Groups whose rewards differ though their verdicts do not: by the reward's corrections alone."""
+    advantage: float = 0.0
+    """Sum of |GRPO's advantage|."""
+    advantage_shaped: float = 0.0
+    """The part of `advantage` in groups that are `shaped`."""
+    reward: float = 0.0
+    turns: int = 0
+    tokens: int = 0
+    sampled: int = 0
+    errors: int = 0
+    stops: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    clean: Counter[bool] = field(default_factory=Counter)
+    """Trajectories without a tool error, by whether they were solved; `failed`: those with one."""
+    failed: Counter[bool] = field(default_factory=Counter)
+
+    def add(self, group: Group) -> None:
+        self.dropped += group.dropped
+        self.ungraded += len(group.ungraded)
+        self._compare(group)
+        for trajectory in group:
+            self.count += 1
+            self.reward += trajectory.reward
+            self.turns += len(trajectory.turns)
+            self.tokens += trajectory.response_tokens
+            self.sampled += sum(trajectory.mask)
+            self.errors += trajectory.tool_errors
+            self.stops[trajectory.stop] += 1
+            self.outcomes += trajectory.outcomes
+            (self.failed if trajectory.tool_errors else self.clean)[trajectory.correct] += 1
+
+    def _compare(self, group: Group) -> None:
+        """What GRPO learns from the group: right against wrong, or the reward's corrections alone."""
+        if not len(group):
+            return
+        verdicts = {trajectory.correct for trajectory in group}
+        rewards_B = torch.tensor([trajectory.reward for trajectory in group], dtype=torch.float64)
+        advantage = float(group_advantage(rewards_B, torch.zeros(len(group), dtype=torch.long)).abs().sum())
+        alike, contrast = len(verdicts) == 1, bool((rewards_B != rewards_B[0]).any())
+        self.groups += 1
+        self.alike += alike
+        self.solved += True in verdicts
+        self.contrast += contrast
+        self.shaped += alike and contrast
+        self.advantage += advantage
+        self.advantage_shaped += advantage if alike else 0.0
+
+    def metrics(self) -> dict[str, float]:
+        """Means over the trajectories that survived."""
+        count, calls = self.count, self.outcomes.total()
+        lost: dict[str, float] = {"rollout/dropped": self.dropped, "rollout/ungraded": self.ungraded}
+        if not count:
+            return lost
+        return {
+            "rollout/reward": self.reward / count,
+            "rollout/solved": (self.clean[True] + self.failed[True]) / count,
+            "rollout/answered": self.stops["answered"] / count,
+            "rollout/turns": self.turns / count,
+            "rollout/tokens": self.tokens / count,
+            "rollout/tokens_sampled": self.sampled,
+            **lost,
+            "rollout/lost": (self.dropped + self.ungraded) / (count + self.dropped + self.ungraded),
+            "rollout/attempts": count,
+            "rollout/groups_alike": self.alike / self.groups,
+            "rollout/groups_solved": self.solved / self.groups,
+            "rollout/groups_shaped": _ratio(self.shaped, self.contrast),
+            "rollout/advantage_shaped": _ratio(self.advantage_shaped, self.advantage),
+            "tools/calls": calls / count,
+            "tools/malformed": sum(self.outcomes[outcome] for outcome in NO_CALL) / max(1, calls),
+            "tools/errors": self.errors / count,
+            "tools/trajectories_with_error": self.failed.total() / count,
+            "tools/solved_without_error": _ratio(self.clean[True], self.clean.total()),
+            "tools/solved_after_error": _ratio(self.failed[True], self.failed.total()),
+            **{f"stop/{stop}": n / count for stop, n in sorted(self.stops.items())},
+            **{f"outcome/{outcome}": n / count for outcome, n in sorted(self.outcomes.items())},
+        }
+
+
+def of_rollout(groups: Iterable[Group]) -> dict[str, float]:
+    """What an update's trajectories were like."""
+    totals = RolloutTotals()
+    for group in groups:
+        totals.add(group)
+    return totals.metrics()
+
+
+@dataclass
+class StepTotals:
+    """How far steps have drifted from the teacher, and what SOD weighs them, added up batch by batch.
+
+    Means are over all steps, trajectories or tokens that have the quantity; what none of them has is left out.
+    """
+
+    options: AlgorithmOptions
+    _sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _counts: Counter[str] = field(default_factory=Counter)
+    _patterns: Counter[Pattern] = field(default_factory=Counter)
+
+    def add(self, batch: Batch) -> None:
+        """A batch that both models have scored."""
+        if batch.student_BT is None or batch.teacher_BT is None or not len(batch):
+            return
+        d_BK, w_BK, exists_BK = steps(batch, self.options)
+        later_BK = exists_BK.clone()
+        later_BK[:, :1] = False
+        self._add("steps/d", d_BK[exists_BK])
+        self._add("steps/d_1", d_BK[:, :1][exists_BK[:, :1]])
+        self._add("steps/first_step_agrees", d_BK[:, 0][exists_BK[:, 1:].any(1)] < AGREES_NATS)
+        self._add("steps/w_after_first", w_BK[later_BK])
+        if batch.teacher_weight_BT is not None:
+            self._add("steps/w_used_after_first", step_mean(batch.teacher_weight_BT, batch.steps_BT)[later_BK])
+        self._add("steps/w_capped", w_BK[later_BK] >= 1 + self.options.delta - 1e-6)
+        log_ratio_N = (batch.teacher_BT - batch.student_BT)[batch.mask_BT].abs()
+        if total := float(log_ratio_N.sum()):
+            outliers = log_ratio_N.topk(max(1, len(log_ratio_N) // 20)).values
+            self._sums["steps/signal_in_top_5_percent_of_tokens"] += float(outliers.sum()) / total * len(log_ratio_N)
+            self._counts["steps/signal_in_top_5_percent_of_tokens"] += len(log_ratio_N)
+        if batch.teacher_entropy_BT is not None:
+            self._add("steps/teacher_entropy", batch.teacher_entropy_BT[batch.mask_BT])
+        self._patterns.update(p for p in map(pattern, ragged(w_BK, exists_BK)) if p)
+
+    def metrics(self) -> dict[str, float]:
+        total = self._patterns.total()
+        return {name: self._sums[name] / count for name, count in self._counts.items() if count} | (
+            {f"pattern/{name}": self._patterns[name] / total for name in PATTERNS} if total else {}
+        )
+
+    def _add(self, name: str, values: Tensor) -> None:
+        self._sums[name] += float(values.sum())
+        self._counts[name] += values.numel()
+
+
+def of_steps(batch: Batch, options: AlgorithmOptions) -> dict[str, float]:
+    """What an update's steps were like. Measured under every algorithm that has a teacher."""
+    totals = StepTotals(options)
+    totals.add(batch)
+    return totals.metrics()
+
+
+def of_sampler(batch: Batch) -> dict[str, float]:
+    """How far the sampler's log-probabilities are from a full forward pass of the same weights, in nats."""
+    if batch.student_BT is None or batch.recomputed_B is None or not batch.recomputed_B.any():
+        return {}
+    sampled_BT = pad([t.sampler_logprobs for t in batch.trajectories], torch.float32)
+    gap_N = (sampled_BT - batch.student_BT).abs()[batch.mask_BT & batch.recomputed_B[:, None]]
+    return {"sampler/gap_mean": float(gap_N.mean()), "sampler/gap_max": float(gap_N.max())}
+
+
+def of_time(batch: Batch, phases: dict[str, float], *, generate: float, score: float, tools: float) -> dict[str, float]:
+    """Where an update's time went: seconds, tokens per second at work, and what share of its time each part stood still.
+
+    `phases`: wall-clock seconds of sample, learn and sync, which follow each other. Within sample, `generate` and `score` are
+    seconds of arithmetic, `tools` those during which any tool ran; they overlap.
+    """
+    sample, learn = phases["sample"], phases["learn"]
+    update = sum(phases.values())
+    tokens, sampled = int(batch.lengths_B.sum()), int(batch.mask_BT.sum())
+    return {
+        **{f"seconds/{name}": value for name, value in phases.items()},
+        "seconds/generate": generate,
+        "seconds/score": score,
+        "seconds/tools": tools,
+        "seconds/waiting": max(0.0, sample - generate - score),
+        "seconds/update": update,
+        "speed/tokens_per_second": _ratio(sampled, update),
+        "speed/generate_tokens_per_second": _ratio(sampled, generate),
+        "speed/score_tokens_per_second": _ratio(tokens, score),
+        "speed/learn_tokens_per_second": _ratio(tokens, learn),
+        "speed/padding_spared": 1 - _ratio(tokens, batch.ids_BT.numel()),
+        "waited/generate": 1 - min(1.0, _ratio(generate, sample)),
+        "waited/score": 1 - min(1.0, _ratio(score, sample)),
+        "waited/tools": 1 - min(1.0, _ratio(tools, sample)),
+        "waited/learn": 1 - _ratio(learn, update),
+    }
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0
+
+
+def steps(batch: Batch, options: AlgorithmOptions) -> tuple[Tensor, Tensor, Tensor]:
+    """d, w by SOD's rule, and whether the step exists. -> (B, K) each"""
+    assert batch.student_BT is not None
+    assert batch.teacher_BT is not None
+    d_BK = step_divergence(batch.student_BT, batch.teacher_BT, batch.steps_BT)
+    w_BK = step_weights(d_BK, epsilon=options.epsilon, delta=options.delta)
+    return d_BK, w_BK, step_mean(torch.ones(batch.ids_BT.shape), batch.steps_BT) > 0
+
+
+def ragged(values_BX: Tensor, exists_BX: Tensor) -> list[list[float]]:
+    """Each row's values where they exist."""
+    return [values_X[exists_X].tolist() for values_X, exists_X in zip(values_BX, exists_BX, strict=True)]

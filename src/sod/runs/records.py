@@ -1,0 +1,110 @@
+"""A trajectory as a line of a file, and back."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from sod.batching import Batch
+from sod.config import AlgorithmOptions
+from sod.core import step_mean
+from sod.runs.metrics import ragged, steps
+from sod.runs.patterns import pattern
+from sod.types import Piece, Problem, Trajectory
+
+LONGEST_GOLD = 1000
+"""Characters; the tests of a code problem are not repeated with every attempt at it."""
+
+Record = dict[str, Any]
+Decode = Callable[[list[int]], object]
+
+
+def to_record(trajectory: Trajectory, text: Decode) -> Record:
+    """A trajectory as it is kept in a run directory; `text` decodes tokens.
+
+    A piece's author says which tokens were sampled: the mask is true on the student's pieces.
+    """
+    return {
+        "problem": trajectory.problem.id,
+        "sample": trajectory.sample,
+        "gold": trajectory.problem.answer if len(trajectory.problem.answer) <= LONGEST_GOLD else None,
+        "answer": trajectory.answer,
+        "correct": trajectory.correct,
+        "graded": trajectory.graded,
+        "reason": trajectory.reason,
+        "reward": trajectory.reward,
+        "stop": trajectory.stop,
+        "seconds": round(trajectory.seconds, 3),
+        "pieces": [
+            {
+                "author": piece.author,
+                "text": str(text(list(piece.tokens))),
+                "tokens": list(piece.tokens),
+                **({"logprobs": [round(p, 6) for p in piece.logprobs]} if piece.logprobs else {}),
+                **({"outcomes": list(piece.outcomes)} if piece.outcomes else {}),
+            }
+            for piece in trajectory.pieces
+        ],
+        "steps": [],
+    }
+
+
+def scored_records(batch: Batch, options: AlgorithmOptions, text: Decode, limit: int) -> list[Record]:
+    """The first `limit` trajectories as they are kept where both models have scored them, with d, w and signal."""
+    kept = batch.rows(torch.arange(min(limit, len(batch))))
+    made = [to_record(trajectory, text) for trajectory in kept.trajectories]
+    if kept.student_BT is None or kept.teacher_BT is None:
+        return made
+    d_BK, w_BK, exists_BK = steps(kept, options)
+    by_step = {"d": d_BK, "w": w_BK}
+    by_token = {"signal": kept.teacher_BT - kept.student_BT}
+    if kept.teacher_entropy_BT is not None:
+        by_token["teacher_entropy"] = kept.teacher_entropy_BT
+        by_step["teacher_entropy"] = step_mean(kept.teacher_entropy_BT, kept.steps_BT)
+    if kept.teacher_weight_BT is not None:
+        by_step["w_used"] = step_mean(kept.teacher_weight_BT, kept.steps_BT)
+    step_values = {name: ragged(values_BK, exists_BK) for name, values_BK in by_step.items()}
+    token_values = {name: ragged(values_BT, kept.mask_BT) for name, values_BT in by_token.items()}
+    for b, row in enumerate(made):
+        row["steps"] = [
+            dict(zip(step_values, step, strict=True))
+            for step in zip(*(values[b] for values in step_values.values()), strict=True)
+        ]
+        row["pattern"] = pattern([step["w"] for step in row["steps"]])
+        at = 0
+        for piece in row["pieces"]:
+            if piece["author"] == "student":
+                end = at + len(piece["tokens"])
+                piece["token_texts"] = [str(text([token])) for token in piece["tokens"]]
+                piece |= {name: [round(v, 4) for v in values[b][at:end]] for name, values in token_values.items()}
+                at = end
+    return made
+
+
+def from_record(row: Mapping[str, Any], problem: Problem, text: Callable[[Sequence[int]], str]) -> Trajectory:
+    """The trajectory that a line tells of; `text` decodes a turn without its end.
+
+    Raises LookupError, TypeError or ValueError where it is damaged.
+    """
+    pieces = tuple(
+        Piece(
+            piece["author"],
+            tuple(map(int, piece["tokens"])),
+            tuple(map(float, piece.get("logprobs", ()))),
+            tuple(piece.get("outcomes", ())),
+        )
+        for piece in row["pieces"]
+    )
+    return Trajectory(
+        problem=problem,
+        sample=int(row["sample"]),
+        pieces=pieces,
+        stop=row["stop"],
+        final_text=text(pieces[-1].tokens) if row["stop"] == "answered" else "",
+        reward=float(row["reward"]),
+        correct=bool(row["correct"]),
+        answer=row["answer"],
+        reason=row["reason"],
+        graded=bool(row["graded"]),
+        seconds=float(row["seconds"]),
+    )

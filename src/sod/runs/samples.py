@@ -1,0 +1,109 @@
+"""Samples on disk: each is there as soon as it ends, is found again by its problem and number, and is never held in memory."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sod.console.progress import say
+from sod.runs.files import PARTIAL, append, in_words, to_json
+
+Row = dict[str, Any]
+Key = tuple[str, int]
+"""A problem's id and the number of an attempt at it."""
+
+
+class SampleFile:
+    """A file of lines of JSON, each a trajectory (`sod.runs.records`); of lines with the same key, the last counts.
+
+    A line that a crash has cut short is cut off, a damaged one is left out and said. Nothing is created before `hold`.
+    One process at a time: the run is to be held (`Run.held`). Raises RunError where nothing can be written.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._places: dict[Key, int] = {}
+        self._writer: int | None = None
+        self._reader: BinaryIO | None = None
+        if path.exists():
+            self.hold()
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path) -> "Iterator[SampleFile]":
+        file = cls(path)
+        try:
+            yield file
+        finally:
+            if file._reader is not None:
+                file._reader.close()
+            if file._writer is not None:
+                os.close(file._writer)
+
+    def hold(self) -> None:
+        """Create the file if it is missing, and find out what is there."""
+        if self._reader is not None:
+            return
+        with in_words(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._reader = self._path.open("rb")
+            self._index(self._reader, self._writer)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[Key]:
+        """Keys, in the order in which they were added."""
+        return iter(self._places)
+
+    def append(self, row: Row) -> None:
+        """Add a sample; it survives the process from now on."""
+        assert self._writer is not None, "hold it first"
+        with in_words(self._path):
+            self._places[_key(row)] = append(self._writer, _line(row))
+
+    def read(self, key: Key) -> Row:
+        assert self._reader is not None
+        self._reader.seek(self._places[key])
+        return json.loads(self._reader.readline())
+
+    def replace(self, rows: Iterable[Row]) -> None:
+        """Write these rows, which may come from `read`, in place of all; whole or not at all. The last thing to do."""
+        partial = self._path.with_name(self._path.name + PARTIAL)
+        with in_words(self._path):
+            try:
+                with partial.open("wb") as file:
+                    for row in rows:
+                        file.write(_line(row))
+                partial.replace(self._path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+
+    def _index(self, file: BinaryIO, writer: int) -> None:
+        at = damaged = 0
+        for line in file:
+            if not line.endswith(b"\n"):
+                os.ftruncate(writer, at)
+                break
+            try:
+                self._places[_key(json.loads(line))] = at
+            except (ValueError, LookupError, TypeError):
+                damaged += 1
+            at += len(line)
+        if damaged:
+            say(f"{self._path}: {damaged} damaged lines are left out; what they told of is sampled again.")
+
+
+def _key(row: Row) -> Key:
+    return str(row["problem"]), int(row["sample"])
+
+
+def _line(row: Row) -> bytes:
+    return to_json(row).encode("utf-8", "surrogatepass") + b"\n"
