@@ -314,7 +314,7 @@ def scored(random_groups: Callable[..., list[Group]]) -> Batch:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, system in ALGORITHMS.items() if system.rule is not None and system.told is None]
+    "name", [name for name, system in ALGORITHMS.items() if system.rule is not None and system.context is None]
 )
 def test_the_credit_is_that_of_the_algorithm_on_the_same_numbers(name: str, scored: Batch) -> None:
     options = AlgorithmOptions(name=name, coef=0.7)

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sod.algorithms import ALGORITHMS, System, check_served, find, give_credit, needs_entropy
+from sod.algorithms import ALGORITHMS, System, find, give_credit, needs_entropy
 from sod.batching import Batch, collate
 from sod.config import AlgorithmOptions
 from sod.core import group_advantage
 from sod.errors import OptionError
+from sod.systems import SYSTEMS
 from sod.types import Group, Outcome, Piece, Problem, Trajectory
 
 OPTIONS = AlgorithmOptions()
@@ -242,6 +243,11 @@ def test_sham_shuffles_over_the_whole_batch_and_the_same_batch_alike() -> None:
     assert sum(differ) >= 15
 
 
+def test_a_system_declares_whether_its_rule_reads_the_teachers_entropy() -> None:
+    for name, system in ALGORITHMS.items():
+        assert SYSTEMS[name].reads_entropy == (system.rule is not None and needs_entropy(system.rule)), name
+
+
 def test_every_algorithm_is_named_in_the_help() -> None:
     text = AlgorithmOptions.model_fields["name"].description
     assert text is not None
@@ -347,26 +353,6 @@ def test_whether_a_rule_of_ones_own_needs_the_teachers_entropy_is_found_out_by_t
     rule = find(f"{tmp_path}/mine.py:{name}").rule
     assert rule is not None
     assert needs_entropy(rule) == needs
-
-
-def test_what_a_teacher_on_a_server_cannot_do_is_refused_and_the_rest_is_not(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(MINE)
-    words = {
-        "entropy": "weighs by the teacher's entropy",
-        "entropy_in_trust_region": "weighs by the teacher's entropy",
-        "opsd_gt": "has the student itself as its teacher",
-        "opsd_hint": "has the student itself as its teacher",
-    }
-    for name in ALGORITHMS:
-        if name not in words:
-            check_served(AlgorithmOptions(name=name))
-            continue
-        with pytest.raises(OptionError, match=words[name]):
-            check_served(AlgorithmOptions(name=name))
-    with pytest.raises(OptionError, match=r"mine\.py:by_token' weighs by the teacher's entropy"):
-        check_served(AlgorithmOptions(name=f"{tmp_path}/mine.py:by_token"))
-    with pytest.raises(OptionError, match="exact asks the teacher about every candidate"):
-        check_served(AlgorithmOptions(divergence="exact"))
 
 
 def test_entropies_that_are_missed_only_later_are_an_error_and_no_zeros(tmp_path: Path) -> None:

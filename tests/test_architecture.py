@@ -19,12 +19,13 @@ ROOT = Path(sod.__file__).parent
 # The one order of the project, from low to high: the files and packages of src/sod. A line imports from lower lines alone.
 # Within a package, modules import each other without circles.
 LAYERS = """
-    core  concurrency  errors  interrupts  moved  types
-    batching  config  distributed  plugins  recipes
+    core  concurrency  errors  interrupts  moved  paper  types
+    batching  config  distributed  plugins  recipes  systems
     algorithms  chat  console
     runs  sandbox
     hub  model  report  rewards  tools
     datasets  doctor  engines
+    checks
     planning  rollout  teachers
     scoring  sft
     evaluation  train

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch, collate
 from sod.concurrency import Runner
-from sod.config import EvalOptions, ModelOptions, RolloutOptions, ScoreOptions, TrainOptions, check_teacher
+from sod.config import EvalOptions, ModelOptions, RolloutOptions, ScoreOptions, TrainOptions
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
 from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
@@ -509,24 +509,6 @@ def test_a_server_that_is_still_starting_is_waited_for_and_that_is_said(
 
 
 # The teacher that the options name
-
-
-@pytest.mark.parametrize(
-    ("options", "has_teacher", "words"),
-    [
-        ({"teacher_url": "http://127.0.0.1:9"}, False, "needs --teacher"),
-        ({"teacher_served_name": "tiny"}, True, r"give --score\.teacher_url"),
-        ({"teacher_url": "http://127.0.0.1:9", "offload_teacher": True}, True, r"score\.offload_teacher is for"),
-        ({"teacher_url": "http://127.0.0.1:9", "shard_teacher": True}, True, r"score\.shard_teacher is for"),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(
-    teacher: Path, options: dict[str, Any], has_teacher: bool, words: str
-) -> None:
-    with pytest.raises(OptionError, match=words):
-        check_teacher(teacher if has_teacher else None, ScoreOptions.model_validate(options))
-    check_teacher(teacher, ScoreOptions(teacher_url="http://127.0.0.1:9"))
-    check_teacher(None, ScoreOptions())
 
 
 def test_the_teacher_is_here_unless_an_address_is_given(

@@ -5,23 +5,23 @@ one of `sod.core.RULES`). Its credit is their sum, 0 off the mask:
 
     credit_BT = outcome_BT + coef * w_BT * (log pi_teacher - log pi_student)
 
-Adding a system is one line in `ALGORITHMS`; a rule of your own needs none, see `find`.
+The systems stand in `sod.systems`, one line each; a rule of your own needs no line, see `find`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sod.batching import Batch
-from sod.config import AlgorithmOptions, check_served_algorithm
+from sod.config import AlgorithmOptions
 from sod.core import RULES, Rule, StepInfo, group_advantage, per_token, step_divergence, step_ids, teacher_advantage
 from sod.core.rules import NoEntropyError
 from sod.errors import OptionError
 from sod.plugins import load
+from sod.systems import SYSTEMS, traits
 
 Outcome = Callable[[Batch], Tensor]
 
@@ -46,8 +46,8 @@ class System:
 
     outcome: Outcome | None
     rule: Rule | None
-    told: Literal["gt", "hint"] | None = None
-    """OPSD: the teacher is the student's own model, told the answer or a hint; None is a teacher of its own."""
+    context: Literal["gt", "hint"] | None = None
+    """OPSD: the teacher is the student itself, whose prompt also holds the answer (gt) or a hint. None: another model."""
 
     def __call__(self, batch: Batch, options: AlgorithmOptions) -> Tensor:
         """The credit of every sampled token. -> (B, T), 0 off the mask"""
@@ -123,57 +123,21 @@ def give_credit(batch: Batch, options: AlgorithmOptions) -> Batch:
     return replace(batch, credit_BT=system.credit(batch, weight_BT), teacher_weight_BT=weight_BT)
 
 
-ALGORITHMS: dict[str, System] = {
-    "grpo": System(grpo, None),
-    "opd": System(grpo, RULES["uniform"]),
-    "opd_without_grpo": System(None, RULES["uniform"]),
-    "opsd_gt": System(None, RULES["uniform"], told="gt"),
-    "opsd_hint": System(None, RULES["uniform"], told="hint"),
-    "sod": System(grpo, RULES["drift"]),
-    # the paper's ablations
-    "sod_uniform": System(grpo, RULES["uniform"]),
-    "sod_decay": System(grpo, RULES["decayed"]),
-    "sod_mask_after_error": System(grpo, RULES["masked"]),
-    "sod_unclipped": System(grpo, RULES["drift_unclipped"]),
-    "sod_without_grpo": System(None, RULES["drift"]),
-    # rival rules, each beside GRPO
-    "gated": System(grpo, RULES["gated"]),
-    "position": System(grpo, RULES["position"]),
-    "trust_region": System(grpo, RULES["trust_region"]),
-    "sign_consistent": System(grpo, RULES["sign_consistent"]),
-    "curriculum": System(grpo, RULES["curriculum"]),
-    "entropy": System(grpo, RULES["entropy"]),
-    "drift_from_median": System(grpo, RULES["drift_from_median"]),
-    "drift_with_floor": System(grpo, RULES["drift_with_floor"]),
-    "per_error": System(grpo, RULES["per_error"]),
-    "entropy_in_trust_region": System(grpo, RULES["entropy_in_trust_region"]),
-    # a control
-    "sham": System(shuffled, None),
-}
+OUTCOMES: dict[str, Outcome] = {"grpo": grpo, "shuffled": shuffled}
 
 
 def find(name: str) -> System:
-    """The system of that name; or, for `FILE.py:FUNCTION`, the rule that the file defines, beside GRPO.
+    """Return the system of that name; for `FILE.py:FUNCTION`, the rule that the file defines, beside GRPO.
 
-    Raises OptionError, naming what is near.
+    Raises OptionError that names the nearest system.
     """
-    if name in ALGORITHMS:
-        return ALGORITHMS[name]
-    if ":" not in name:
-        near = get_close_matches(name, ALGORITHMS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(ALGORITHMS)}, and FILE.py:FUNCTION."
-        raise OptionError(f"algorithm.name: {name!r} is unknown; {hint}")
-    return System(grpo, load(name, option="algorithm.name"))
+    made_of = traits(name)
+    rule = None if made_of.rule is None else RULES.get(made_of.rule) or load(made_of.rule, option="algorithm.name")
+    return System(None if made_of.outcome is None else OUTCOMES[made_of.outcome], rule, made_of.context)
 
 
-# A teacher on a server
-
-
-def check_served(options: AlgorithmOptions) -> None:
-    """A teacher on a server says what it thinks of the sampled tokens, and no more. Raises OptionError if that is too little."""
-    system = find(options.name)
-    by_entropy = system.rule is not None and needs_entropy(system.rule)
-    check_served_algorithm(options, told=system.told is not None, by_entropy=by_entropy)
+ALGORITHMS = {name: find(name) for name in SYSTEMS}
+"""Every system of `sod.systems`, ready to compute."""
 
 
 def needs_entropy(rule: Rule) -> bool:

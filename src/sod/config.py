@@ -10,8 +10,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from tyro.conf import Positional, arg
 
-from sod.errors import OptionError
-
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -677,50 +675,3 @@ class DemoOptions(CompareOptions):
     """Which comparison; see `sod compare --help`."""
     seeds: tuple[int, ...] = (1,)
     """Training seeds. With one, nothing is said about how another would have come out."""
-
-
-# Options that do not go together: what a run refuses before it begins, and its dry run says
-
-
-def check_teacher(teacher: Path | None, options: ScoreOptions) -> None:
-    """Raises OptionError where options of a served teacher do not go together."""
-    if options.teacher_url is None:
-        if options.teacher_served_name is not None:
-            raise OptionError("score.teacher_served_name is a name on a server: give --score.teacher_url, too.")
-        return
-    if teacher is None:
-        raise OptionError("score.teacher_url needs --teacher, the folder or name on the hub where its tokenizer is.")
-    for name, given in (("offload_teacher", options.offload_teacher), ("shard_teacher", options.shard_teacher)):
-        if given:
-            raise OptionError(f"score.{name} is for a teacher on this machine; leave it or score.teacher_url out.")
-
-
-def check_served_algorithm(options: AlgorithmOptions, *, told: bool, by_entropy: bool) -> None:
-    """A teacher on a server says what it thinks of the sampled tokens, and no more. Raises OptionError if that is too little.
-
-    `told`: the student itself is the teacher; `by_entropy`: the rule weighs by the teacher's entropy.
-    """
-    if told:
-        raise OptionError(
-            f"algorithm {options.name!r} has the student itself as its teacher, which changes as it learns and is on no "
-            "server; leave score.teacher_url out."
-        )
-    if options.divergence == "exact":
-        raise OptionError(
-            "algorithm.divergence = exact asks the teacher about every candidate, and a server tells of the sampled tokens "
-            "alone; use sampled, or leave score.teacher_url out."
-        )
-    if by_entropy:
-        raise OptionError(
-            f"algorithm {options.name!r} weighs by the teacher's entropy, which a server does not tell; choose another rule, or "
-            "leave score.teacher_url out."
-        )
-
-
-def check_servers(options: EngineOptions, processes: int) -> None:
-    """A vLLM server belongs to one process alone. Raises OptionError where several would have the same."""
-    if options.name == "vllm_server" and options.url and processes > 1 and "{rank}" not in options.url:
-        raise OptionError(
-            f"{processes} processes need a vLLM server each. Write {{rank}} where their addresses differ, such as "
-            "--engine.url http://127.0.0.1:800{rank}."
-        )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sod.batching import Row, collate_demonstrations, demonstration_row
 from sod.chat.conversations import Demonstration, ToolUse
 from sod.chat.format import ChatFormat
+from sod.checks import check, of_fine_tuning
 from sod.config import SftOptions
 from sod.console.progress import Display, say
 from sod.datasets.rows import fingerprint, fingerprint_model, load_demonstrations
@@ -15,7 +16,7 @@ from sod.errors import DataError, ModelError, TemplateError
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, noted
 from sod.model.loading import check_embeddings, load_model, load_tokenizer, positions_of
-from sod.model.policy import Policy, check_learning, load_divided, origin
+from sod.model.policy import Policy, load_divided, origin
 from sod.planning.dry_run import plan
 from sod.runs.directory import Run
 from sod.tools.python import NAME as TOOL
@@ -31,7 +32,7 @@ def sft(options: SftOptions) -> Run:
 
 
 def _sft(options: SftOptions, ranks: Ranks) -> Run:
-    check_learning(options.learn, ranks)
+    check(of_fine_tuning(options, ranks.count))
     run = Run(options.out)
     with run.held(ranks):
         ranks.first(lambda: run.check(options, resume=options.resume))

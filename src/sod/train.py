@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from sod.algorithms import System, check_served, find, give_credit
+from sod.algorithms import give_credit
 from sod.batching import Batch, join
+from sod.checks import check, of_training
 from sod.concurrency import Runner
-from sod.config import EngineOptions, TrainOptions, check_servers, check_teacher
+from sod.config import EngineOptions, TrainOptions
 from sod.console.progress import LEGEND, Display, fitted, say
 from sod.datasets.asking import load_asked, unasked
 from sod.datasets.rows import draw, fingerprint, fingerprint_model
@@ -25,17 +26,18 @@ from sod.errors import OptionError, TrainingError
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, let_through
 from sod.model.loading import check_context, check_embeddings, head, load_model
-from sod.model.policy import Policy, check_learning, load_divided, origin
+from sod.model.policy import Policy, load_divided, origin
 from sod.planning.dry_run import plan
 from sod.rollout.agent import Agent
 from sod.rollout.groups import attempt_seed, rollout
 from sod.rollout.harness import World
 from sod.runs import metrics
-from sod.runs.alarms import ALARMS, raised
+from sod.runs.alarms import raised
 from sod.runs.directory import Run
 from sod.runs.peaks import take_peak_mb
 from sod.runs.records import scored_records, to_record
 from sod.scoring import Scorer, check_groups
+from sod.systems import traits
 from sod.teachers import Teacher
 from sod.teachers.divided import DividedTeacher
 from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_folder
@@ -132,8 +134,8 @@ class Session:
     @contextmanager
     def open(cls, options: TrainOptions, ranks: Ranks) -> "Iterator[Session]":
         """Check and load everything before anything is written, then create the run or take it up again."""
-        algorithm, run = find(options.algorithm.name), Run(options.out)
-        _check(options, algorithm, ranks)
+        check(of_training(options, ranks.count))
+        run = Run(options.out)
         engine_options = _own_engine(options.engine, ranks)
         with run.held(ranks), Runner() as loop:
             ranks.first(lambda: run.check(options, resume=options.resume))
@@ -319,13 +321,13 @@ def _teacher(
     options: TrainOptions, student: Path, world: World, loop: Runner, ranks: Ranks
 ) -> Iterator[Teacher | DividedTeacher | None]:
     """Whom the algorithm asks, if anybody."""
-    told, tokens = find(options.algorithm.name).told, options.learn.microbatch_tokens
+    context, tokens = traits(options.algorithm.name).context, options.learn.microbatch_tokens
     shared = (options.network, options.score, options.rollout)
-    if told is not None:
+    if context is not None:
         opsd = options.opsd
         yield PrivilegedTeacher(
             *(student, world.chat, world.tools.schemas, *shared),
-            context=told,
+            context=context,
             template=opsd.template,
             decay=opsd.decay,
             microbatch_tokens=tokens,
@@ -343,7 +345,6 @@ def _teacher(
 
 def _own_engine(options: EngineOptions, ranks: Ranks) -> EngineOptions:
     """A server belongs to one process alone: `{rank}` in its address is the number of that process."""
-    check_servers(options, ranks.count)
     if options.name != "vllm_server" or options.url is None or ranks.alone:
         return options
     return options.model_copy(update={"url": options.url.replace("{rank}", str(ranks.rank))})
@@ -353,34 +354,6 @@ def _check_number(options: TrainOptions, problems: Sequence[Problem]) -> None:
     if options.rollout.problems > len(problems):
         raise OptionError(
             f"rollout.problems is {options.rollout.problems}, but {options.data} holds {len(problems)} problems; lower it."
-        )
-
-
-def _check(options: TrainOptions, algorithm: System, ranks: Ranks) -> None:
-    check_learning(options.learn, ranks)
-    if options.score.teacher_url is not None:
-        check_served(options.algorithm)
-    check_teacher(options.teacher, options.score)
-    if options.rollout.problems < ranks.count:
-        raise OptionError(
-            f"rollout.problems is {options.rollout.problems}, too few for {ranks.count} processes, which share them out; "
-            "raise it, or start fewer."
-        )
-    if algorithm.rule is not None and algorithm.told is None and options.teacher is None:
-        raise OptionError(f"algorithm {options.algorithm.name!r} needs a teacher; give --teacher.")
-    if algorithm.told is not None and options.teacher is not None:
-        raise OptionError(
-            f"algorithm {options.algorithm.name!r} has the student itself as its teacher; leave --teacher out."
-        )
-    if options.algorithm.divergence == "exact" and options.score.student == "sampler":
-        raise OptionError(
-            "algorithm.divergence = exact needs score.student = recompute: the sampler knows one token of each."
-        )
-    if unknown := [name for name in options.stop_on if name not in ALARMS]:
-        raise OptionError(f"stop_on: {unknown[0]!r} is no alarm; there are {', '.join(ALARMS)}.")
-    if options.rollout.top_p < 1:
-        raise OptionError(
-            "rollout.top_p must be 1 in training: what is cut off is never sampled, and the policy ratio would not know it."
         )
 
 

@@ -291,7 +291,7 @@ def system_in_trl(options: AlgorithmOptions, rule: Rule | None = None) -> System
     if rule is not None:
         return System(grpo, rule)
     system = find(options.name)
-    if system.told is not None:
+    if system.context is not None:
         raise OptionError(
             f"algorithm {options.name!r} has a teacher that reads another prompt than the student; use `sod train`."
         )

@@ -210,7 +210,7 @@ class Comparison:
 
     def _recipe(self, method: Method, seed: int, folder: Path) -> dict[str, Any]:
         recipe = _merged(self._train, {"algorithm": {"name": method.algorithm}, "seed": seed, "out": folder})
-        if find(method.algorithm).told is not None:
+        if find(method.algorithm).context is not None:
             recipe.pop("teacher", None)
         return _merged(recipe, method.options)
 

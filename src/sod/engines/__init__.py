@@ -10,6 +10,29 @@ from typing import Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What the rest of the project must know of an engine before one is opened."""
+
+    has_address: bool = False
+    """It is on a server, at engine.url; its weights take no memory here."""
+    trains: bool = True
+    """It can sample the policy, whose weights change with every update."""
+    exchanges_weights: bool = False
+    """It holds a copy of the policy's weights, which it gets through files (engine.exchange) after every update."""
+    package: str | None = None
+    """The Python package that it needs beside those of sod."""
+
+
+ENGINES = {
+    "hf": Traits(),
+    "vllm": Traits(exchanges_weights=True, package="vllm"),
+    "vllm_server": Traits(has_address=True, exchanges_weights=True),
+    "served": Traits(has_address=True, trains=False),
+}
+"""Every engine by its name in `engine.name`. `sod.engines.opening` opens them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One turn to be written."""
 

@@ -11,8 +11,6 @@ from sod.engines import Engine
 from sod.engines.hf import HFEngine
 from sod.errors import OptionError
 
-WITH_ADDRESS = ("vllm_server", "served")
-
 
 @contextmanager
 def open_engine(
@@ -39,10 +37,6 @@ async def _open(
     rollout: RolloutOptions,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> Engine:
-    if (options.url is None) == (options.name in WITH_ADDRESS):
-        raise OptionError(
-            "engine.url is the address of a server: give it with --engine.name vllm_server or served, and only then."
-        )
     if options.name == "served":
         return await _served(options, model, rollout, tokenizer)
     assert model is not None, "only a served model may be elsewhere"

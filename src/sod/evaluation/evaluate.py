@@ -15,19 +15,20 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from sod.batching import Batch
+from sod.checks import check, of_evaluation
 from sod.concurrency import Runner, together
-from sod.config import AlgorithmOptions, EvalOptions, check_teacher
+from sod.config import AlgorithmOptions, EvalOptions
 from sod.console.progress import Display, say
 from sod.datasets import ProblemSet
 from sod.datasets.asking import silence, unasked, why_silent
 from sod.datasets.rows import fingerprint_model
 from sod.datasets.several import fingerprint, open_sets
 from sod.datasets.writing import keep_out_of_git
-from sod.engines import Engine
+from sod.engines import ENGINES, Engine
 from sod.engines.opening import open_engine
-from sod.errors import DataError, OptionError, SodError
+from sod.errors import DataError, SodError
 from sod.evaluation.measures import Tally, mean_over
-from sod.evaluation.results import Results, check_paper, show, to_markdown
+from sod.evaluation.results import Results, show, to_markdown
 from sod.hub import model_folder
 from sod.model.loading import check_context, check_embeddings, load_model
 from sod.planning.dry_run import plan
@@ -100,13 +101,8 @@ class Session:
         run = Run(options.out)
         if run.begun:
             run.check(options, resume=True)
-        check_paper(options.paper)
-        check_teacher(options.teacher, options.score)
-        served = options.engine.name == "served"
-        if served and options.teacher:
-            raise OptionError(
-                "--teacher needs the log-probabilities of the model's own weights; a served model has none here."
-            )
+        check(of_evaluation(options))
+        served = not ENGINES[options.engine.name].trains
         sets = open_sets(options)
         problems = [problem for each in sets for problem in each.problems]
         folder = model_folder(options.model, weights=not served)

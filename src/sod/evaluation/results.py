@@ -2,11 +2,8 @@
 
 import json
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +12,10 @@ from rich import box
 from rich.cells import cell_len
 from rich.table import Table
 
+from sod import paper
 from sod.console.progress import console, say
 from sod.console.text import cell
-from sod.errors import DataError, OptionError
+from sod.errors import DataError
 from sod.evaluation.intervals import Solved
 from sod.runs.directory import Run
 
@@ -298,25 +296,11 @@ def _remarks(results: Results) -> list[str]:
 # The paper's figures
 
 
-def check_paper(name: str | None) -> None:
-    """Raises OptionError for a row that the paper's table does not have."""
-    if name is not None and name not in (rows := _paper()):
-        near = get_close_matches(name, rows, n=1)
-        raise OptionError(
-            f"paper: there is no row {name!r}"
-            + (f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(rows)}.")
-        )
-
-
-def _paper() -> dict[str, dict[str, float]]:
-    return tomllib.loads((files("sod.evaluation") / "paper.toml").read_text(encoding="utf-8"))
-
-
 def _paper_beside(results: Results) -> dict[str, float]:
     """The paper's figures for these benchmarks, and their mean if all of its benchmarks are there and no others."""
     if results["paper"] is None:
         return {}
-    row = _paper()[results["paper"]]
+    row = paper.rows()[results["paper"]]
     mean = {"mean": math.fsum(row.values()) / len(row)} if row.keys() == results["benchmarks"].keys() else {}
     return {name: value for name, value in row.items() if name in results["benchmarks"]} | mean
 

@@ -33,16 +33,6 @@ def load_divided(folder: Path, network: ModelOptions, ranks: Ranks) -> PreTraine
     return model
 
 
-def check_learning(options: LearnOptions, ranks: Ranks) -> None:
-    """What saves memory in one process has no part in several, where weights are divided. Raises OptionError."""
-    for name, is_used in (
-        ("lora_rank", options.lora_rank > 0),
-        ("optimizer = adamw_8bit", options.optimizer != "adamw"),
-    ):
-        if is_used and not ranks.alone:
-            raise OptionError(f"learn.{name} works in one process; there are {ranks.count}. Leave one of the two.")
-
-
 class Policy:
     """A model, its tokenizer and its optimiser.
 

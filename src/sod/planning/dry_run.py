@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from sod.checks import is_address, of_evaluation, of_fine_tuning, of_training
 from sod.config import (
     ChatOptions,
     EvalOptions,
@@ -22,12 +23,10 @@ from sod.config import (
     RolloutOptions,
     SftOptions,
     TrainOptions,
-    check_served_algorithm,
-    check_servers,
-    check_teacher,
 )
 from sod.console.progress import console
 from sod.distributed import place
+from sod.engines import ENGINES
 from sod.errors import OptionError, TemplateError
 from sod.planning.inventory import (
     Device,
@@ -39,7 +38,6 @@ from sod.planning.inventory import (
     find_benchmark,
     find_device,
     find_file,
-    find_function,
     find_model,
     find_tokenizer,
 )
@@ -58,13 +56,8 @@ from sod.planning.memory import (
     teacher_dtype,
     together,
 )
+from sod.systems import SYSTEMS
 
-TOLD = ("opsd_gt", "opsd_hint")
-"""Algorithms whose teacher is the student."""
-UNTAUGHT = ("grpo", "sham")
-"""Algorithms without a teacher."""
-BY_ENTROPY = ("entropy", "entropy_in_trust_region")
-"""Algorithms that weigh by the teacher's entropy."""
 LIKELY_SHARE = 0.25
 """Assumed: of rollout.max_tokens and rollout.max_prompt_tokens, what there is on average."""
 CHARACTERS = 3
@@ -116,7 +109,6 @@ def _of_fine_tuning(options: SftOptions) -> "_Plan":
     shape, itemsize = model.shape, ITEMSIZE[options.network.dtype]
     if options.max_tokens > shape.positions:
         text.first.append(f"a lower max_tokens: the model has {shape.positions:,} positions")
-    text.check_learning(learn)
     text.hold(memory_of_fine_tuning(options, shape, text.gpu, text.processes), _savings(learn, text.processes))
     if text.processes > 1 and text.gpu:
         copy = as_bytes(itemsize * shape.parameters)
@@ -130,7 +122,7 @@ def _of_training(options: TrainOptions) -> "_Plan":
     rollout, learn = options.rollout, options.learn
     student = text.read("student", find_model(options.student))
     teacher = None
-    if name in TOLD:
+    if is_own := name in SYSTEMS and SYSTEMS[name].context is not None:
         teacher = student
         text.add("reads", "teacher  the student as it is at first, told more")
     elif options.teacher is not None:
@@ -139,17 +131,12 @@ def _of_training(options: TrainOptions) -> "_Plan":
             text.add(
                 "reads", f"teacher  served at {options.score.teacher_url}; what it takes there is not counted here"
             )
-    elif name not in UNTAUGHT:
-        text.first.append(f"a teacher, with --teacher: {name} needs one")
     data = text.read("data", find_file(options.data))
     text.check_template(options.student, options.chat)
     if ":" in name:
-        text.read("rule", find_function(name, option="algorithm.name"))
+        text.add("reads", f"rule     {name}")
     text.write(options.out, resume=options.resume)
-    text.check_what_is_named(options, None if name in TOLD else teacher)
-    if options.score.teacher_url:
-        with text.refusals():
-            check_served_algorithm(options.algorithm, told=name in TOLD, by_entropy=name in BY_ENTROPY)
+    text.check_what_is_named(options, None if is_own else teacher)
 
     problems, trajectories = options.updates * rollout.problems, rollout.problems * rollout.group
     steps = options.updates * min(learn.minibatches, rollout.problems)
@@ -161,8 +148,6 @@ def _of_training(options: TrainOptions) -> "_Plan":
         f"{problems:,} problems{passes}",
         _tokens_of_trajectories(options.updates * trajectories, rollout),
     )
-    if rollout.problems < text.processes:
-        text.first.append(f"a higher rollout.problems: {text.processes} processes share out {rollout.problems}")
     if data.rows and rollout.problems > data.rows:
         text.first.append(f"a lower rollout.problems: the data holds {data.rows:,} problems")
 
@@ -173,14 +158,13 @@ def _of_training(options: TrainOptions) -> "_Plan":
     text.check_share(options, shape)
     savings = _savings(learn, text.processes)
     savings += _savings_of_teacher(options, scorer, text.processes, on_gpu=text.gpu is not None)
-    averaged = name in TOLD and options.opsd.decay is not None
-    text.check_learning(learn)
+    averaged = is_own and options.opsd.decay is not None
     memory = memory_of_training(options, shape, scorer, text.gpu, averaged=averaged, processes=text.processes)
     text.hold(memory, savings)
     if text.processes > 1:
         text.add("wire", *wire(options, shape, text.processes))
     itemsize = ITEMSIZE[options.network.dtype]
-    exchanged = itemsize * shape.parameters if options.engine.name in ("vllm", "vllm_server") else 0
+    exchanged = itemsize * shape.parameters if ENGINES[options.engine.name].exchanges_weights else 0
     text.keep(checkpoint_bytes(shape, itemsize, learn), copies=options.keep + 1, exchanged=exchanged)
 
     length = LIKELY_SHARE * longest(rollout)
@@ -194,7 +178,7 @@ def _of_training(options: TrainOptions) -> "_Plan":
 
 def _of_evaluation(options: EvalOptions) -> "_Plan":
     text = _Plan.of("rollout" if isinstance(options, RolloutCommandOptions) else "eval", options)
-    served = options.engine.name == "served"
+    served = not ENGINES[options.engine.name].trains
     model = text.read("tokenizer" if served else "model", find_model(options.model))
     teacher = text.read("teacher", find_model(options.teacher)) if options.teacher else None
     benchmarks = [text.read("data", find_benchmark(name, options.data_dir)) for name in options.data]
@@ -266,15 +250,6 @@ def serving(teacher: str, options: TrainOptions | EvalOptions) -> str:
     words = ["vllm", "serve", teacher, *(["--served-model-name", named] if named else [])]
     words += ["--dtype", teacher_dtype(options), "--max-model-len", str(longest(options.rollout) + 1)]
     return shlex.join([*words, "--host", address.hostname or "", "--port", str(address.port or 80)])
-
-
-def _is_address(url: str) -> bool:
-    """Of a server; {rank} stands for a process's number."""
-    try:
-        address = urlsplit(url.replace("{rank}", "0"))
-        return address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
-    except ValueError:  # a port that is none, an unclosed bracket
-        return False
 
 
 def _tokens_of_demonstrations(options: SftOptions, rows: int) -> str:
@@ -354,6 +329,13 @@ class _Plan(Text):
         text = cls(heading=heading, wanted=wanted, processes=1, device=find_device(wanted))
         if not isinstance(options, EvalOptions):
             text.start(options.processes)
+        match options:
+            case SftOptions():
+                text.first += of_fine_tuning(options, text.processes)
+            case TrainOptions():
+                text.first += of_training(options, text.processes)
+            case EvalOptions():
+                text.first += of_evaluation(options)
         return text
 
     @property
@@ -397,28 +379,11 @@ class _Plan(Text):
                 self.add("reads", note)
 
     def check_what_is_named(self, options: TrainOptions | EvalOptions, teacher: Found | None) -> None:
-        """The user's own tools, and servers: whether their options go together, and how the teacher's is started."""
+        """Find the user's own tools, and add how the teacher's server is started."""
         for name in options.tool.own:
-            self.read("tool", find_function(name, option="tool.own"))
-        with self.refusals():
-            check_teacher(options.teacher, options.score)
-        with self.refusals():
-            check_servers(options.engine, self.processes)
-        addresses = {"engine.url": options.engine.url, "score.teacher_url": options.score.teacher_url}
-        addresses["sandbox.url"] = options.sandbox.url
-        wrong = {name: url for name, url in addresses.items() if url is not None and not _is_address(url)}
-        self.first += [
-            f"an address such as http://127.0.0.1:8001 for {name}: {url!r} is none" for name, url in wrong.items()
-        ]
-        if teacher and options.score.teacher_url and "score.teacher_url" not in wrong:
+            self.add("reads", f"tool     {name}")
+        if teacher and options.score.teacher_url and is_address(options.score.teacher_url):
             self.first.append(f"the teacher's server, unless it runs: {serving(teacher.name, options)}")
-
-    def check_learning(self, learn: LearnOptions) -> None:
-        """Whether several processes can learn so."""
-        if self.processes > 1 and learn.lora_rank:
-            self.first.append("learn.lora_rank = 0: several processes learn all weights")
-        if self.processes > 1 and learn.optimizer != "adamw":
-            self.first.append(f"learn.optimizer = adamw: {learn.optimizer} is for one process")
 
     def read(self, what: str, found: Found) -> Found:
         self.add("reads", f"{what:<8} {found.name}  {found.where}")
@@ -485,7 +450,7 @@ class _Plan(Text):
         """All of it, with what must be done first as the last section."""
         wanted = dict.fromkeys([*self.first, *([self.last] if self.last else [])])
         steps = [f"{number}. {step}" for number, step in enumerate(wanted, 1)]
-        self.add("first", *(steps or ["nothing: what is read can be had"]))
+        self.add("first", *(steps or ["nothing: all inputs are available"]))
         return self.written(width)
 
 

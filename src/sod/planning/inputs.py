@@ -9,6 +9,7 @@ from typing import Any
 from sod.config import CalibrateOptions, CompareOptions, EvalOptions, Options, SftOptions, TrainOptions
 from sod.datasets import check_name, to_fetch
 from sod.datasets.rows import check_file
+from sod.engines import ENGINES
 from sod.errors import DataError, RunError
 from sod.hub import model_folder, name_on_hub
 from sod.recipes import read_recipe
@@ -29,7 +30,7 @@ def check_inputs(options: Options) -> None:
         case EvalOptions(dry_run=False):
             for name in options.data:
                 check_name(name)
-            _models(options.model if options.engine.name != "served" else None, options.teacher)
+            _models(options.model if ENGINES[options.engine.name].trains else None, options.teacher)
         case CompareOptions(preset=None):
             train, measure = (read_recipe(path) if path else {} for path in (options.train, options.measure))
             _data(*map(_path, (train.get("data"), options.tune)))

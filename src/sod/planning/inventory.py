@@ -157,16 +157,6 @@ def find_benchmark(name: str, data_dir: Path) -> Found:
     return Found(name, where, rows=known.rows)
 
 
-def find_function(name: str, *, option: str) -> Found:
-    """What FILE.py:FUNCTION names. The file is not run, so whether it defines the function is not known."""
-    file, colon, _ = name.rpartition(":")
-    if not colon:
-        return Found(name, "not FILE.py:FUNCTION", first=f"FILE.py:FUNCTION for {option}, instead of {name}")
-    if Path(file).is_file():
-        return Found(name, "here, not run")
-    return Found(name, "not there", first=f"a file {file}, or another {option}")
-
-
 # The device
 
 PEAK = {"H100": 989, "H200": 989, "H20": 148, "A100": 312, "A800": 312, "L40S": 362, "4090": 165, "3090": 71}

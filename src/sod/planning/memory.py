@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sod.config import EvalOptions, LearnOptions, RolloutOptions, SftOptions, TrainOptions
+from sod.engines import ENGINES
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
 """Bytes of a number."""
@@ -393,9 +394,10 @@ def _sampling(options: TrainOptions | EvalOptions, shape: Shape, gpu: int | None
     """What the engine holds here."""
     rollout, tokens = options.rollout, longest(options.rollout)
     weights, trajectory = sampling_bytes(options, shape)
-    if options.engine.name == "hf":
+    engine = ENGINES[options.engine.name]
+    if not (engine.has_address or engine.exchanges_weights):
         return {f"keys and values of {rollout.concurrency} x {tokens:,} tokens": rollout.concurrency * trajectory}
-    if options.engine.name != "vllm":
+    if engine.has_address:
         return {}
     if gpu is None:
         return {"vLLM: weights; keys and values not counted, for want of a GPU": weights}

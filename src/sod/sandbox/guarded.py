@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from sod.concurrency import Runner
 from sod.config import SandboxOptions
 from sod.console.progress import say, warn
-from sod.errors import OptionError, OutageError, SandboxError
+from sod.errors import OutageError, SandboxError
 from sod.sandbox import Program, Result, Sandbox
 from sod.sandbox.fusion import FusionSandbox
 from sod.sandbox.local import LocalSandbox
@@ -39,13 +39,8 @@ def open_sandbox(options: SandboxOptions) -> "GuardedSandbox":
 
 def _backend(options: SandboxOptions) -> Sandbox:
     if options.backend == "fusion":
-        if options.url is None:
-            raise OptionError("sandbox.backend is fusion, but sandbox.url is not given; see docs/sandboxes.md.")
+        assert options.url is not None, "sod.checks has seen to it"
         return FusionSandbox(options.url, workers=options.workers or 16, tries=options.retries + 1)
-    if options.url is not None:
-        raise OptionError(
-            f"sandbox.url is given, but sandbox.backend is {options.backend}; add --sandbox.backend fusion."
-        )
     if options.backend == "unsafe_subprocess":
         say("sandbox.backend = unsafe_subprocess: programs are NOT confined; they can do whatever you can.")
     return LocalSandbox(workers=options.workers, unsafe=options.backend == "unsafe_subprocess")

@@ -1,0 +1,235 @@
+"""Every rule about options that do not go together. A run raises the first that is broken; a dry run prints all.
+
+No model is loaded and torch is not imported, except for the user's own code: a weighting rule is tried, a tool imported.
+"""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from sod import paper
+from sod.config import (
+    AlgorithmOptions,
+    EngineOptions,
+    EvalOptions,
+    LearnOptions,
+    RolloutOptions,
+    SandboxOptions,
+    ScoreOptions,
+    SftOptions,
+    ToolOptions,
+    TrainOptions,
+)
+from sod.engines import ENGINES
+from sod.errors import OptionError
+from sod.runs.alarms import ALARMS
+from sod.systems import Traits, traits
+
+Refusals = Iterator[str]
+"""Sentences that say what is wrong, why, and what to type."""
+
+
+def check(refusals: Refusals) -> None:
+    """Raise OptionError with the first of these sentences, if there is one."""
+    for refusal in refusals:
+        raise OptionError(refusal)
+
+
+def of_fine_tuning(options: SftOptions, processes: int) -> Refusals:
+    yield from of_learning(options.learn, processes)
+
+
+def of_training(options: TrainOptions, processes: int) -> Refusals:
+    yield from of_learning(options.learn, processes)
+    yield from _of_system(options, processes)
+    yield from of_teacher(options.teacher, options.score)
+    yield from of_engine(options.engine, options.rollout, trains=True)
+    yield from of_servers(options.engine, processes)
+    yield from of_sandbox(options.sandbox)
+    yield from of_tools(options.tool)
+    if options.rollout.problems < processes:
+        yield (
+            f"rollout.problems is {options.rollout.problems}, too few for {processes} processes, which share them; raise it, "
+            "or start fewer processes."
+        )
+    if options.rollout.top_p < 1:
+        yield (
+            "rollout.top_p must be 1 for training: nucleus sampling truncates the distribution, so the policy ratio would be "
+            "wrong."
+        )
+    if options.algorithm.divergence == "exact" and options.score.student == "sampler":
+        yield (
+            "algorithm.divergence = exact requires score.student = recompute, because the sampler only returns the "
+            "log-probability of the sampled token."
+        )
+    for name in options.stop_on:
+        if name not in ALARMS:
+            yield f"stop_on: there is no alarm {name!r}; choose from {', '.join(ALARMS)}."
+
+
+def of_evaluation(options: EvalOptions) -> Refusals:
+    yield from of_teacher(options.teacher, options.score)
+    yield from of_engine(options.engine, options.rollout, trains=False)
+    yield from of_sandbox(options.sandbox)
+    yield from of_tools(options.tool)
+    if options.paper is not None and (refusal := paper.refusal(options.paper)):
+        yield refusal
+    if options.teacher is not None and not ENGINES[options.engine.name].trains:
+        yield (
+            f"--teacher needs the log-probabilities of the model's own weights; engine.name = {options.engine.name} has none "
+            "here. Leave one of the two out."
+        )
+
+
+def of_learning(options: LearnOptions, processes: int) -> Refusals:
+    """Options that save memory in one process; in several, weights are sharded instead."""
+    saving: tuple[tuple[str, bool, str, str], ...] = (
+        ("learn.lora_rank", options.lora_rank > 0, "0", "peft"),
+        ("learn.optimizer = adamw_8bit", options.optimizer != "adamw", "adamw", "bitsandbytes"),
+    )
+    for name, is_used, default, package in saving:
+        if is_used and processes > 1:
+            yield (
+                f"{name} is only supported with a single process, but {processes} are running. Set "
+                f"{name.split()[0]} to {default}, or start one process."
+            )
+        if is_used and find_spec(package) is None:
+            yield f'{name} needs {package}, which is not installed: pip install ".[lean]" in a checkout of sod.'
+
+
+def of_teacher(teacher: Path | None, options: ScoreOptions) -> Refusals:
+    """Options of a teacher on a server."""
+    if options.teacher_url is None:
+        if options.teacher_served_name is not None:
+            yield "score.teacher_served_name is a name on a server: give --score.teacher_url as well."
+        return
+    yield from _of_address("score.teacher_url", options.teacher_url)
+    if teacher is None:
+        yield "score.teacher_url needs --teacher, the directory or hub name of the teacher's tokenizer."
+    for name, is_given in (("offload_teacher", options.offload_teacher), ("shard_teacher", options.shard_teacher)):
+        if is_given:
+            yield f"score.{name} is for a teacher on this machine; leave it or score.teacher_url out."
+
+
+def of_engine(options: EngineOptions, rollout: RolloutOptions, *, trains: bool) -> Refusals:
+    """The engine, its address and its sampling parameters. `trains`: the weights change while it samples."""
+    engine = ENGINES[options.name]
+    if (options.url is None) == engine.has_address:
+        yield (
+            f"engine.name = {options.name} needs --engine.url, the address of its server."
+            if engine.has_address
+            else f"engine.url is the address of a server, and engine.name = {options.name} has none: leave it out, or give "
+            f"--engine.name {' or '.join(name for name, each in ENGINES.items() if each.has_address)}."
+        )
+    if options.url is not None:
+        yield from _of_address("engine.url", options.url)
+    if trains and not engine.trains:
+        yield (
+            f"engine.name = {options.name} samples a model that stays as it is. Measure it with `sod eval`; to train a model "
+            "here and sample it on a vLLM server, use --engine.name vllm_server."
+        )
+    if engine.package is not None and find_spec(engine.package) is None:
+        yield f"engine.name = {options.name} needs {engine.package}, which is not installed: pip install {engine.package}."
+    if engine.exchanges_weights and rollout.temperature < 0.01:
+        yield f"rollout.temperature = {rollout.temperature:g} is too low for vLLM, which would sample at 0.01 instead."
+    if engine.exchanges_weights and rollout.temperature != 1 and rollout.top_p != 1:
+        yield (
+            f"vLLM returns log-probabilities before temperature or after top_p. With rollout.temperature = "
+            f"{rollout.temperature:g} and rollout.top_p = {rollout.top_p:g} neither are the policy's. Set one of the two to 1, "
+            "or use --engine.name hf."
+        )
+
+
+def of_servers(options: EngineOptions, processes: int) -> Refusals:
+    """Several processes cannot share a vLLM server: each sends it weights."""
+    if options.name == "vllm_server" and options.url and processes > 1 and "{rank}" not in options.url:
+        yield (
+            f"{processes} processes need a vLLM server each. Write {{rank}} where their addresses differ, such as "
+            "--engine.url http://127.0.0.1:800{rank}."
+        )
+
+
+def of_sandbox(options: SandboxOptions) -> Refusals:
+    if options.backend == "fusion" and options.url is None:
+        yield "sandbox.backend = fusion needs --sandbox.url, the address of its server; see docs/sandboxes.md."
+    if options.url is not None:
+        if options.backend != "fusion":
+            yield f"sandbox.url is given, but sandbox.backend is {options.backend}; add --sandbox.backend fusion."
+        yield from _of_address("sandbox.url", options.url)
+
+
+def of_tools(options: ToolOptions) -> Refusals:
+    """Tools of the user's own: their files are imported."""
+    if options.own:
+        from sod.tools.own import own_tools
+
+        try:
+            own_tools(options)
+        except OptionError as error:
+            yield str(error)
+
+
+def _of_system(options: TrainOptions, processes: int) -> Refusals:
+    """The algorithm and the teacher that it needs."""
+    name = options.algorithm.name
+    try:
+        system = traits(name)
+        by_entropy = _reads_entropy(system)
+    except OptionError as error:
+        yield str(error)
+        return
+    if system.needs_teacher and options.teacher is None:
+        yield f"algorithm.name = {name} needs a teacher; give --teacher."
+    if system.context is not None and options.teacher is not None:
+        yield f"algorithm.name = {name} uses the student itself as its teacher; leave --teacher out."
+    if options.score.teacher_url is not None:
+        yield from of_served_teacher(options.algorithm, system, by_entropy=by_entropy)
+    if system.context is not None and options.opsd.template is not None:
+        for part in ("{question}", "{context}"):
+            if part not in options.opsd.template:
+                yield f"opsd.template has no {part}. Write {{question}} for the student's message, {{context}} for the rest."
+
+
+def of_served_teacher(options: AlgorithmOptions, system: Traits, *, by_entropy: bool) -> Refusals:
+    """A server returns log-probabilities of the sampled tokens, and nothing else."""
+    if system.context is not None:
+        yield (
+            f"algorithm.name = {options.name} uses the student itself as its teacher. It changes with every update and is on "
+            "no server; leave score.teacher_url out."
+        )
+    if options.divergence == "exact":
+        yield (
+            "algorithm.divergence = exact needs the teacher's log-probability of every candidate, and a server only returns "
+            "those of the sampled tokens; use sampled, or leave score.teacher_url out."
+        )
+    if by_entropy:
+        yield (
+            f"algorithm.name = {options.name} weights by the teacher's entropy, which a server does not return; choose another "
+            "rule, or leave score.teacher_url out."
+        )
+
+
+def _reads_entropy(system: Traits) -> bool:
+    """Of a user's own rule: found by trying it (`sod.algorithms.needs_entropy`). Raises OptionError if it cannot be loaded."""
+    if not system.is_own:
+        return system.reads_entropy
+    from sod.algorithms import find, needs_entropy
+
+    assert system.rule is not None
+    rule = find(system.rule).rule
+    return rule is not None and needs_entropy(rule)
+
+
+def _of_address(option: str, url: str) -> Refusals:
+    if not is_address(url):
+        yield f"{option}: {url!r} is not the address of a server; write it like http://127.0.0.1:8001."
+
+
+def is_address(url: str) -> bool:
+    """Return whether this is the address of a server, in which {rank} may stand for the number of a process."""
+    try:
+        address = urlsplit(url.replace("{rank}", "0"))
+        return address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
+    except ValueError:  # a port that is no number, an unclosed bracket
+        return False

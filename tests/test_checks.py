@@ -1,0 +1,191 @@
+"""What a run refuses and what a dry run announces are the same."""
+
+import itertools
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sod import checks
+from sod.config import EvalOptions, SftOptions, TrainOptions
+from sod.distributed import ALONE
+from sod.engines import ENGINES
+from sod.errors import SodError
+from sod.evaluation import evaluate
+from sod.planning.dry_run import plan
+from sod.train import Session
+
+NOWHERE = "http://127.0.0.1:9"
+TRAIN: list[tuple[dict[str, Any], str]] = [
+    ({"stop_on": ("nonsense",)}, "stop_on: there is no alarm 'nonsense'; choose from "),
+    ({"rollout.top_p": 0.9}, "rollout.top_p must be 1 for training"),
+    (
+        {"algorithm.divergence": "exact", "score.student": "sampler"},
+        "algorithm.divergence = exact requires score.student = recompute",
+    ),
+    ({"algorithm.name": "nosuchrule"}, "algorithm.name: 'nosuchrule' is unknown"),
+    ({"algorithm.name": "sdo"}, "did you mean 'sod'?"),
+    (
+        {"algorithm.name": "opsd_gt"},
+        "algorithm.name = opsd_gt uses the student itself as its teacher; leave --teacher out.",
+    ),
+    ({"teacher": None}, "algorithm.name = sod needs a teacher; give --teacher."),
+    ({"engine.name": "vllm_server"}, "engine.name = vllm_server needs --engine.url"),
+    ({"engine.url": NOWHERE}, "engine.name = hf has none: leave it out, or give --engine.name vllm_server or served."),
+    ({"engine.name": "served", "engine.url": NOWHERE}, "to train a model here and sample it on a vLLM server"),
+    ({"sandbox.backend": "fusion"}, "sandbox.backend = fusion needs --sandbox.url"),
+    ({"sandbox.url": NOWHERE}, "sandbox.backend is local; add --sandbox.backend fusion."),
+    (
+        {"sandbox.backend": "fusion", "sandbox.url": "127.0.0.1"},
+        "sandbox.url: '127.0.0.1' is not the address of a server",
+    ),
+    ({"score.teacher_served_name": "tiny"}, "give --score.teacher_url as well."),
+    (
+        {"score.teacher_url": NOWHERE, "teacher": None, "algorithm.name": "grpo"},
+        "score.teacher_url needs --teacher, the directory or hub name",
+    ),
+    ({"score.teacher_url": NOWHERE, "score.offload_teacher": True}, "score.offload_teacher is for a teacher on this"),
+    ({"score.teacher_url": NOWHERE, "score.shard_teacher": True}, "score.shard_teacher is for a teacher on this"),
+    (
+        {"score.teacher_url": NOWHERE, "algorithm.name": "entropy"},
+        "algorithm.name = entropy weights by the teacher's entropy",
+    ),
+    ({"score.teacher_url": NOWHERE, "algorithm.divergence": "exact"}, "log-probability of every candidate"),
+    ({"score.teacher_url": "not an address"}, "score.teacher_url: 'not an address' is not the address of a server"),
+    ({"rollout.problems": 100_000}, "rollout.problems"),
+    ({"opsd.template": "{question}", "algorithm.name": "opsd_gt", "teacher": None}, "opsd.template has no {context}"),
+    ({"algorithm.name": "nowhere.py:rule"}, "nowhere.py."),
+    ({"tool.own": ("nowhere.py:tool",)}, "nowhere.py"),
+    ({"data": Path("nowhere.jsonl")}, "nowhere.jsonl"),
+    ({"rollout.max_tokens": 1_000_000}, "positions"),
+]
+HARMLESS: list[dict[str, Any]] = [
+    {"score.teacher_dtype": "bfloat16"},
+    {"score.student": "sampler"},
+    {"algorithm.divergence": "exact"},
+    {"score.offload_teacher": True},
+    {"learn.checkpointing": True},
+    {"learn.lora_rank": 2},
+    {"algorithm.name": "entropy"},
+    {"stop_on": ("truncated",)},
+    {"rollout.temperature": 0.7},
+]
+
+
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    whole: dict[str, Any] = {}
+    for name, value in flat.items():
+        *groups, last = name.split(".")
+        inner = whole
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[last] = value
+    return whole
+
+
+@pytest.fixture
+def basis(teacher: Path, problem_file: Path, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "student": teacher,
+        "teacher": teacher,
+        "data": problem_file,
+        "out": tmp_path / "run",
+        "network.device": "cpu",
+        "rollout.problems": 2,
+        "rollout.group": 2,
+        "rollout.concurrency": 2,
+        "rollout.max_tokens": 128,
+        "rollout.max_prompt_tokens": 64,
+    }
+
+
+def announced(options: TrainOptions | EvalOptions | SftOptions) -> str:
+    """Return what a dry run wants to be done first; empty if nothing."""
+    last = plan(options, width=10_000).split("\nfirst ")[1]
+    return "" if "nothing: all inputs are available" in last else last
+
+
+def refused(options: TrainOptions) -> str:
+    """Start the run, and return why it does not start; empty if it does."""
+    try:
+        with Session.open(options, ALONE):
+            return ""
+    except SodError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(("changes", "words"), TRAIN, ids=[", ".join(changes) for changes, _ in TRAIN])
+def test_what_the_run_refuses_the_dry_run_announces(basis: dict[str, Any], changes: dict[str, Any], words: str) -> None:
+    options = TrainOptions.model_validate(nested(basis | changes))
+    assert words in announced(options)
+    assert words in refused(options)
+    assert not options.out.exists() or not any(options.out.iterdir())
+
+
+def option_sets() -> Iterator[dict[str, Any]]:
+    """Sets of one to three changes, some refused and some not; the same in every run of the tests."""
+    draw = random.Random(0)
+    changes = [change for change, _ in TRAIN] + 3 * HARMLESS
+    for count in itertools.chain([0], [1, 2, 3] * 8):
+        yield {name: value for change in draw.sample(changes, count) for name, value in change.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", list(option_sets()))
+def test_a_dry_run_that_says_yes_is_kept(basis: dict[str, Any], changes: dict[str, Any]) -> None:
+    options = TrainOptions.model_validate(nested(basis | changes))
+    assert bool(announced(options)) == bool(refused(options))
+
+
+def test_several_processes_are_refused_what_one_may_do(basis: dict[str, Any]) -> None:
+    saving = TrainOptions.model_validate(nested(basis | {"learn.lora_rank": 2, "learn.optimizer": "adamw_8bit"}))
+    found = list(checks.of_training(saving, 2))
+    assert any(
+        words.startswith("learn.lora_rank is only supported with a single process, but 2 are") for words in found
+    )
+    assert any("Set learn.optimizer to adamw, or start one process." in words for words in found)
+    few = list(checks.of_training(saving, 3))
+    assert any(words.startswith("rollout.problems is 2, too few for 3 processes") for words in few)
+    shared = basis | {"engine.name": "vllm_server", "engine.url": NOWHERE}
+    found = list(checks.of_training(TrainOptions.model_validate(nested(shared)), 2))
+    assert any(words.startswith("2 processes need a vLLM server each.") for words in found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"engine.name": "served"}, "engine.name = served needs --engine.url"),
+        ({"engine.name": "served", "engine.url": NOWHERE}, "--teacher needs the log-probabilities of the model's own"),
+        ({"paper": "sod-1.7"}, "did you mean 'sod-1.7b'?"),
+        ({"score.teacher_url": "127.0.0.1:80"}, "is not the address of a server"),
+    ],
+)
+def test_an_evaluation_and_its_dry_run_refuse_alike(basis: dict[str, Any], changes: dict[str, Any], words: str) -> None:
+    whole = {
+        name: value
+        for name, value in basis.items()
+        if name not in ("student", "data", "rollout.group", "rollout.problems")
+    }
+    whole |= {"model": basis["student"], "data": [str(basis["data"])]}
+    options = EvalOptions.model_validate(nested(whole | changes))
+    assert words in announced(options)
+    with pytest.raises(SodError) as caught:
+        evaluate.evaluate(options)
+    assert words in str(caught.value)
+    assert not options.out.exists() or not any(options.out.iterdir())
+
+
+def test_a_package_that_is_missing_is_named(basis: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    options = TrainOptions.model_validate(nested(basis | {"engine.name": "vllm", "learn.lora_rank": 2}))
+    found = list(checks.of_training(options, 1))
+    assert any("engine.name = vllm needs vllm, which is not installed" in words for words in found)
+    assert any("learn.lora_rank needs peft, which is not installed" in words for words in found)
+
+
+def test_every_engine_that_options_name_has_traits() -> None:
+    annotation = TrainOptions.model_fields["engine"].annotation
+    assert annotation is not None
+    assert set(annotation.model_fields["name"].annotation.__args__) == set(ENGINES)
