@@ -1,6 +1,6 @@
 """SOD in one screen of PyTorch and Transformers (arXiv 2605.07725): sample, score, weigh, learn.
 
-    python examples/sod_loop.py [UPDATES]     # 20 updates take less than a minute on a laptop; nothing is downloaded
+    python examples/sod_loop.py [UPDATES]     # 20 updates take a minute or two on a laptop; nothing is downloaded
 
 A trajectory is x, y_1, o_1, ..., y_K: a prompt, then turns y_k of the student, each followed by the tool's observation o_k.
 Step k is the student's own tokens between two observations (I_k). A frozen teacher pi_T scores every one of these tokens:
@@ -30,7 +30,7 @@ from sod.tools import Toolbox
 from sod.tools.python import PythonTool
 
 UPDATES = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-PROBLEMS, GROUP, MINIBATCHES, TURNS, TURN_TOKENS = 4, 8, 4, 8, 36
+PROBLEMS, GROUP, MINIBATCHES, TURNS, TURN_TOKENS = 8, 8, 4, 8, 36
 torch.manual_seed(0)
 tokenizer = load_tokenizer(TEACHER_FOLDER)
 chat = ChatFormat(tokenizer)

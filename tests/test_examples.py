@@ -1,5 +1,6 @@
 """Every example is short, is listed, and runs."""
 
+import json
 import re
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from sod.runs import Run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FILES = sorted(file.name for file in EXAMPLES.iterdir() if file.suffix in (".py", ".sh"))
@@ -51,3 +54,19 @@ def command(file: Path, package: str) -> list[str]:
     if package == "verl":
         return [sys.executable, "-c", f"import runpy; runpy.run_path({str(file)!r})"]
     return [sys.executable, str(file)]
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+    nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    solved = outputs[-1]["data"]["text/plain"]
+    assert re.fullmatch(r"\{'start': [0-9.]+, 'sod': [0-9.]+\}", solved)
+    assert len(Run(tmp_path / "runs/notebook/sod").metrics()) == 4
+
+
+def test_the_notebook_holds_no_outputs() -> None:
+    cells = json.loads((EXAMPLES / "notebook.ipynb").read_text())["cells"]
+    assert not any(cell.get("outputs") for cell in cells)
