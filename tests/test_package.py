@@ -31,7 +31,7 @@ def test_train_is_the_function_whatever_was_imported_before(before: str) -> None
     program = f"""if True:
         {before}
         from sod import train
-        from sod import core, evaluate, train
+        from sod import (core, evaluate, train)
         print(type(train).__name__, train.__module__, type(evaluate).__name__, type(core).__name__)
     """
     assert in_new_process(program) == "function sod.train function module\n"
