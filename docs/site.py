@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator
 from inspect import getdoc
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -63,7 +64,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def commands() -> str:
     """Every command with every option: name, type, default and meaning. Groups of options are described once."""
-    groups: dict[str, type[BaseModel]] = {}
+    groups: dict[str, tuple[str, Any]] = {}
     parts = [
         "# Commands",
         "`sod COMMAND [RECIPE.toml ...] [--option value ...]`. Options come from defaults, then from recipes from left to right, "
@@ -73,14 +74,18 @@ def commands() -> str:
         model = getattr(options_of, name)
         description = _one_line(getdoc(model) or "")
         parts += [f"## sod {command}", f"*{_escaped(summary)}*", _escaped(description), _table(model)]
-        nested = {key: field.annotation for key, field in model.model_fields.items() if _is_group(field)}
+        nested = [(key, field.annotation) for key, field in model.model_fields.items() if _is_group(field)]
         if nested:
-            links = [f"[`--{key}.*`](#{_anchor(key, group)})" for key, group in nested.items()]
+            links = [f"[`--{key}.*`](#{_anchor(key, group)})" for key, group in nested]
             parts.append(f"And the groups {', '.join(links)}.")
-            groups |= {_anchor(key, group): (key, group) for key, group in nested.items()}  # type: ignore[misc]
-    parts.append("# Groups of options")
-    for anchor, (key, group) in groups.items():  # type: ignore[misc]
-        parts += [f"## --{key}.\\* {{ #{anchor} }}", _escaped(_one_line(getdoc(group) or "")), _table(group, f"{key}.")]
+            groups |= {_anchor(key, group): (key, group) for key, group in nested}
+    parts.append("## Groups of options")
+    for anchor, (key, group) in groups.items():
+        parts += [
+            f"### --{key}.\\* {{ #{anchor} }}",
+            _escaped(_one_line(getdoc(group) or "")),
+            _table(group, f"{key}."),
+        ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -98,23 +103,29 @@ def _options(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, st
         metavar = next((m.metavar for m in field.metadata if getattr(m, "metavar", None)), None)
         shown = metavar or f"--{prefix}{name}".replace("_", "-")
         default = "required" if field.is_required() else f"`{_value(field.default)}`"
-        yield shown, _escaped(_kind(field.annotation)), default, _escaped(_one_line(field.description or ""))
+        yield shown, _kind(field.annotation), default, _escaped(_one_line(field.description or ""))
 
 
 def _is_group(field: FieldInfo) -> bool:
     return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
-def _anchor(key: str, group: type[BaseModel]) -> str:
+def _anchor(key: str, group: Any) -> str:
     return f"{key}-{group.__name__.lower()}"
 
 
 def _kind(annotation: Any) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
-    text = re.sub(r"typing\.|pathlib\.|annotated_types\.", "", text)
-    text = re.sub(r"Annotated\[(\w+), [^\]]*?\]", r"\1", text)
-    text = re.sub(r"Literal\[([^\]]*)\]", lambda match: match[1].replace("'", "").replace(", ", " or "), text)
-    return text.replace(" | None", "").replace("NoneType", "none").replace("...", "…")
+    """A type in words, without None, which the default shows."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(parts[0])
+    if origin is Literal:
+        return " or ".join(f"`{part}`" for part in parts)
+    if origin in (Union, UnionType):
+        return " or ".join(_kind(part) for part in parts if part is not NoneType)
+    if origin is tuple:
+        return f"{_kind(parts[0])} ..." if parts[-1] is Ellipsis else " ".join(map(_kind, parts))
+    return {"bool": "switch", "str": "text", "Path": "path"}.get(annotation.__name__, annotation.__name__)
 
 
 def _value(value: Any) -> str:

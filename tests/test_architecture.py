@@ -96,7 +96,9 @@ def test_every_module_has_a_place_and_every_place_a_module() -> None:
     assert not [module for module in MODULES if module != "sod" and place(module) == "sod"]
 
 
-@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"sod"}))  # which names modules above it, for type checkers alone
+@pytest.mark.parametrize(
+    "module", sorted(MODULES.keys() - {"sod"})
+)  # which names modules above it, for type checkers alone
 def test_imports_point_down(module: str) -> None:
     here = place(module)
     for name in ours(MODULES[module]):
