@@ -14,6 +14,7 @@ The teacher is the lab's, which ships with sod. The student is a copy of it with
 same with packed sequences, concurrent tools, checkpoints and alarms.
 """
 
+# pyright: reportAttributeAccessIssue=false
 import asyncio
 import sys
 
