@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from shown import blocks, named, parsed
 
 from sod import config
 from sod.cli import COMMANDS
@@ -27,3 +28,16 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     assert "--learn.lora-rank" in commands
     api = (tmp_path / "site/reference/api/index.html").read_text(encoding="utf-8")
     assert 'id="sod.core.step_weights"' in api
+
+
+PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_are_understood(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for arguments in [line for block in blocks((ROOT / page).read_text(encoding="utf-8")) for line in block]:
+        if any(word.startswith("runs/") and word.endswith(".toml") for word in arguments):
+            assert not named(arguments).startswith("no command")  # a recipe that an earlier command has written
+        else:
+            assert parsed(arguments), arguments

@@ -1,12 +1,12 @@
 """The README is short, and its commands work."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
+from shown import blocks, named, parsed
 
-from sod.cli import COMMANDS, parse, run
+from sod.cli import run
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -14,26 +14,11 @@ SMALLER = {
     "lab make": ["--demonstrations", "32", "--train-problems", "64", "--eval-problems", "4"],
     "train": ["--updates", "1", "--rollout.problems", "2", "--rollout.group", "2"],
     "eval": ["--samples", "1"],
-    "plan": [],
 }
 """What the tests add to the README's commands, so that they take seconds."""
 
 
-def blocks() -> list[list[list[str]]]:
-    """The arguments of each `sod ...` line, code block by code block."""
-    found = []
-    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL):
-        lines = block.replace("\\\n", " ").splitlines() if not language else []
-        commands = [shlex.split(line, comments=True) for line in lines]
-        found.append([words[1:] for words in commands if words[:1] == ["sod"]])
-    return [commands for commands in found if commands]
-
-
-def named(arguments: list[str]) -> str:
-    return next(name for count in (2, 1) if (name := " ".join(arguments[:count])) in COMMANDS)
-
-
-LINES = [arguments for block in blocks() for arguments in block]
+LINES = [arguments for block in blocks(TEXT) for arguments in block]
 """Every command of the README."""
 
 
@@ -48,14 +33,13 @@ def test_it_shows_commands() -> None:
 @pytest.mark.parametrize("arguments", LINES, ids=" ".join)
 def test_a_command_is_understood(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    name = named(arguments)
-    assert parse(name, COMMANDS[name][0], arguments[len(name.split()) :])
+    assert parsed(arguments)
 
 
 @pytest.mark.slow
 def test_the_commands_of_the_lab_run_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (lab,) = [block for block in blocks() if block[0][:2] == ["lab", "make"]]
+    (lab,) = [block for block in blocks(TEXT) if block[0][:2] == ["lab", "make"]]
     for arguments in lab:
         assert run([*arguments, *SMALLER.get(named(arguments), [])]) == 0, arguments
     assert (tmp_path / "runs/sod/report.html").exists()
