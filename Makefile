@@ -9,7 +9,7 @@ VLLM := .venv-vllm/bin
 VERL := .venv-verl/bin
 BENCHMARKS := weights logprobs learning memory scaling rollout evaluation update processes
 
-.PHONY: demo test check test-all test-vllm test-verl test-trl test-gpu bench bench-gpu bench-peers teacher clean
+.PHONY: demo test check test-all test-vllm test-verl test-trl test-gpu bench bench-gpu bench-peers docs teacher clean
 
 demo: .venv/installed
 	$(BIN)/sod lab demo
@@ -65,6 +65,11 @@ test-gpu: .venv/installed
 
 bench-gpu: .venv/installed
 	$(BIN)/python benchmarks/gpu.py --out build/benchmarks/gpu.json
+
+# The documentation site; a broken link is an error.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "The site is in build/site; start with build/site/index.html."
 
 teacher: .venv/installed
 	$(BIN)/sod lab teacher

@@ -42,7 +42,7 @@ from sod.sandbox.guarded import open_sandbox
 from sod.scoring import Scorer
 from sod.teachers.local import LocalTeacher
 from sod.tools.python import PythonTool
-from sod.train import train
+from sod.training import train
 from sod.types import Group
 
 PHASES = ("generate", "score", "waiting", "learn", "tools")

@@ -28,7 +28,7 @@ LAYERS = """
     checks
     planning  rollout  teachers
     scoring  sft
-    evaluation  train
+    evaluation  training
     adapters  export  lab
     compare
     cli
@@ -78,7 +78,9 @@ def test_imports_point_down() -> None:
 
 
 def test_modules_of_one_package_do_not_import_in_circles() -> None:
-    left = {module: ours(path) - {module} for module, path in MODULES.items()}
+    left = {
+        module: ours(path) - {module} for module, path in MODULES.items() if module != "sod"
+    }  # names, for type checkers
     while free := [module for module, names in left.items() if not names & left.keys()]:
         for module in free:
             del left[module]

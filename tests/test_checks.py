@@ -15,7 +15,7 @@ from sod.engines import ENGINES
 from sod.errors import SodError
 from sod.evaluation import evaluate
 from sod.planning.dry_run import plan
-from sod.train import Session
+from sod.training import Session
 
 NOWHERE = "http://127.0.0.1:9"
 TRAIN: list[tuple[dict[str, Any], str]] = [

@@ -43,7 +43,7 @@ from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
 from sod.lab import settings
 from sod.model.loading import load_model, load_tokenizer
 from sod.rollout.groups import attempt_seed
-from sod.train import train
+from sod.training import train
 
 pytestmark = pytest.mark.filterwarnings("default")  # vLLM's own
 

@@ -26,7 +26,7 @@ from sod.lab.make import write_demonstrations
 from sod.model.loading import load_model
 from sod.runs.directory import Run
 from sod.sft import pick, sft
-from sod.train import train
+from sod.training import train
 
 UPDATE = {
     "rollout": settings.ROLLOUT | {"problems": 4, "group": 2, "max_tokens": 100},

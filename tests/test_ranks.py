@@ -27,7 +27,7 @@ from sod.lab.demonstrations import STUDENT
 from sod.lab.make import write_demonstrations
 from sod.recipes import to_toml
 from sod.runs.directory import Run
-from sod.train import Session
+from sod.training import Session
 
 UPDATE = {
     "rollout": settings.ROLLOUT | {"problems": 5, "group": 2, "max_tokens": 100},

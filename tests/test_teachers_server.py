@@ -32,7 +32,7 @@ from sod.teachers import Scores, Teacher
 from sod.teachers.local import LocalTeacher
 from sod.teachers.opening import fingerprint_teacher, open_teacher
 from sod.teachers.server import AT_A_TIME, KEY_VARIABLE, TEXT, ServerTeacher
-from sod.train import train
+from sod.training import train
 
 CPU = ModelOptions(device="cpu")
 ROLLOUT = RolloutOptions(max_prompt_tokens=200, max_tokens=600)

@@ -34,7 +34,7 @@ COMMANDS = {
     "lab make": ("LabOptions", "sod.lab.make:make", "write the lab's models, tokenizer, problems and demonstrations"),
     "lab teacher": ("LabTeacherOptions", "sod.lab.make:make_teacher", "train the lab's teacher again, from nothing"),
     "sft": ("SftOptions", "sod.sft:sft", "cold start: fine-tune on demonstrations"),
-    "train": ("TrainOptions", "sod.train:train", "learn on policy: sod, opd, grpo and controls"),
+    "train": ("TrainOptions", "sod.training:train", "learn on policy: sod, opd, grpo and controls"),
     "eval": (
         "EvalOptions",
         "sod.evaluation.evaluate:evaluate_and_show",

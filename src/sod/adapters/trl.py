@@ -46,7 +46,7 @@ from sod.rollout.groups import attempt_seed, attempts
 from sod.rollout.harness import World
 from sod.runs.metrics import of_rollout, of_steps
 from sod.scoring import check_enough
-from sod.train import MAX_SAMPLER_GAP
+from sod.training import MAX_SAMPLER_GAP
 from sod.types import Group, Message, Outcome, Piece, Problem, Trajectory
 
 TESTED = ("1.16.0",)
