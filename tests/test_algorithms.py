@@ -373,5 +373,5 @@ def test_entropies_that_are_missed_only_later_are_an_error_and_no_zeros(tmp_path
     (tmp_path / "mine.py").write_text(MINE)
     late, batch = find(f"{tmp_path}/mine.py:late"), replace(several_steps(), teacher_entropy_BT=None)
     assert late.teacher_weight(batch, OPTIONS) is not None
-    with pytest.raises(OptionError, match="tells no entropy"):
+    with pytest.raises(OptionError, match="reads the teacher's entropy, but the teacher returns none"):
         late.teacher_weight(replace(batch, update=5), OPTIONS)
