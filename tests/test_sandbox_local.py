@@ -485,12 +485,12 @@ PRCTL = {"x86_64": 157, "aarch64": 167}.get(platform.machine(), 0)
 @pytest.mark.parametrize(
     ("call", "argument", "error", "reason"),
     [
-        (444, 0, errno.ENOSYS, "Landlock: the kernel has none"),
-        (444, 0, errno.EOPNOTSUPP, "Landlock: it is switched off"),
-        (444, 0, errno.EPERM, "Landlock: the container's own seccomp profile forbids it"),
-        (446, 0, errno.EPERM, "Landlock: the container's own seccomp profile forbids it"),
+        (444, 0, errno.ENOSYS, "Landlock: the kernel does not support it"),
+        (444, 0, errno.EOPNOTSUPP, "Landlock: it is disabled"),
+        (444, 0, errno.EPERM, "Landlock: the container's seccomp profile forbids it"),
+        (446, 0, errno.EPERM, "Landlock: the container's seccomp profile forbids it"),
         (PRCTL, 22, errno.EINVAL, "seccomp: "),
-        (PRCTL, 38, errno.EINVAL, "giving up privileges: "),
+        (PRCTL, 38, errno.EINVAL, "dropping privileges failed: "),
     ],
 )
 def test_where_the_kernel_refuses_there_is_no_sandbox_unless_it_is_asked_for(

@@ -277,7 +277,10 @@ def test_what_cannot_be_a_tool_is_an_error_that_names_file_and_fault(content: st
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("nowhere.py:f", "there is no Python file .*nowhere.py"), ("factorise", "'factorise' must have the form FILE.py:FUNCTION")],
+    [
+        ("nowhere.py:f", "there is no Python file .*nowhere.py"),
+        ("factorise", "'factorise' must have the form FILE.py:FUNCTION"),
+    ],
 )
 def test_a_name_without_a_file_is_an_error(name: str, words: str) -> None:
     with pytest.raises(OptionError, match=f"^tool.own: {words}"):
