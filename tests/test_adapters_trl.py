@@ -637,7 +637,7 @@ def test_an_attempt_that_no_judge_can_decide_is_not_learnt_from(
 def test_too_many_lost_attempts_stop_the_training(trainer: Callable[..., SODTrainer], student: Path) -> None:
     with opened(student, Lost(99), retries=0) as rollouts:
         built = trainer(tools=[], others=concurrent(rollouts))
-        with pytest.raises(InfrastructureError, match="were lost to our own machinery"):
+        with pytest.raises(InfrastructureError, match="were lost to infrastructure failures"):
             rollouts([problem.messages for problem in PROBLEMS], built)
 
 

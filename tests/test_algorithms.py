@@ -310,7 +310,7 @@ def test_a_file_without_a_rule_is_an_error(content: str, name: str, words: str, 
 
 def test_a_rule_that_gives_another_shape_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def f(d_BK, info):\n    return d_BK[0]\n")
-    with pytest.raises(OptionError, match=r"gave a tensor of shape"):
+    with pytest.raises(OptionError, match=r"returned a tensor of shape"):
         find(f"{tmp_path}/mine.py:f")(several_steps(), OPTIONS)
 
 

@@ -514,7 +514,7 @@ def test_what_is_not_the_users_fault_is_one_line_too_and_a_status_that_says_try_
     for loop in SAMPLERS:
         assert status(*world.command(loop, out=world.folder / loop), "--rollout.seconds", 1e-6) == 75
         err = capsys.readouterr().err
-        assert "were lost to our own machinery and 0 could not be graded: too many to go on" in err
+        assert "were lost to infrastructure failures and 0 could not be graded. These are too many to continue" in err
         assert len(err.splitlines()) == 1
 
 

@@ -676,7 +676,7 @@ def test_directories_in_use_are_not_swept_up(rooms: Path) -> None:
 def test_what_a_machine_lacks_is_named_and_nobody_is_advised_to_go_without_walls() -> None:
     assert confinement.lacking() == ""
     assert confinement.lacking(device="/nothing").startswith("/nothing is missing")
-    assert sys.platform != "linux" or "mount /proc" in confinement.lacking(processes="/nothing")
+    assert sys.platform != "linux" or "Mount /proc" in confinement.lacking(processes="/nothing")
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"  # no temporary file can be written
         "from sod.errors import OptionError\nfrom sod.sandbox.local import LocalSandbox\n"
