@@ -393,7 +393,7 @@ def test_of_samples_that_are_missing_the_card_tells_and_does_not_ask_its_reader_
     export(ExportOptions(model=teacher, out=tmp_path / "out", results=(measured,)))
     text = card(tmp_path / "out")
     assert "Samples are missing: the evaluation was interrupted, or too many samples failed." in text
-    assert "own: 3 samples without a result, because of infrastructure failures; not counted." in text
+    assert "own: 3 samples without a result because of infrastructure failures; not counted." in text
     assert "un the same" not in text
     assert json.loads((tmp_path / "out" / "sod" / "evaluation-1" / "results.json").read_text()) == public(results)
 

@@ -38,7 +38,7 @@ class _Job:
     rng: random.Random
     slot: int = -1
     read: int = 0
-    """Number of tokens of `ids` whose keys and values are in the slot, or are copied there before the next pass."""
+    """Number of tokens of `ids` with keys and values in the slot, or in a copy pending before the next pass."""
     logprobs: list[float] = field(default_factory=list)
 
     def accept(self, token: int, logprob: float) -> bool:

@@ -3,7 +3,7 @@
 The server runs `sod.sandbox.fusion_driver`, which runs the program and writes a report. The report comes back as a file.
 This avoids several limits of the servers: they truncate long output, drop output written before a time-out, corrupt output
 that is not UTF-8, and do not report why a program ended. A response without a report is a failure of the server, never a
-verdict on the program, whatever status the server gives.
+verdict on the program. This holds for every status of the response.
 
 The server decides how far programs are isolated from each other and from the network: see docs/sandboxes.md.
 """

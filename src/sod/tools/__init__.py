@@ -27,7 +27,7 @@ class Tool(Protocol):
 class Toolbox:
     """The tools of a run, by name. Raises OptionError if two have the same name.
 
-    `faults`: share of calls, from 0 to 1, whose text arguments lose their last character on the way to a tool.
+    `faults`: share of calls, from 0 to 1, in which text arguments lose their last character on the way to the tool.
     """
 
     def __init__(self, tools: Sequence[Tool], *, faults: float = 0.0):
