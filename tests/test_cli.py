@@ -141,7 +141,7 @@ def test_an_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str])
         (["--rollout.group", "0"], "greater than or equal to 1"),
         (["--rollout.top-p", "1.5"], "less than or equal to 1"),
         (["--updates", "many"], "--updates"),
-        (["--algorithm.name", "magic"], "'magic' is unknown; there are grpo, opd"),
+        (["--algorithm.name", "magic"], "'magic' is unknown; choose grpo, opd"),
         (["--algorithm.name", "sodd"], "did you mean 'sod'?"),
         (["--algorithm.name", "none.py:rule"], "there is no Python file"),
         (["--learn.betas", "0.9"], "--learn.betas"),
