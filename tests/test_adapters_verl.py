@@ -291,12 +291,12 @@ def test_settings_are_read() -> None:
     [
         ("epsilom=1", "did you mean 'epsilon'"),
         ("rule=drifft", "did you mean 'drift'"),
-        ("rule=per_error", "`sod train` has it"),
+        ("rule=per_error", "Use `sod train`"),
         ("delta=much", "must be a number"),
-        ("delta", "not KEY=VALUE"),
+        ("delta", "must have the form KEY=VALUE"),
         ("delta=1,delta=2", "given twice"),
         ("epsilon=0", "above 0"),
-        ("delta=nan", "below"),
+        ("delta=nan", "delta at least 0"),
     ],
 )
 def test_settings_that_cannot_work_are_errors(text: str, words: str) -> None:
@@ -364,7 +364,7 @@ def test_the_check_says_what_is_registered_and_fails_where_nothing_is() -> None:
     assert "rule=drift, epsilon=1e-06, delta=0.5" in process.stdout
     process = fresh("", VERL_USE_EXTERNAL_PLUGINS="none")
     assert process.returncode == 1
-    assert "Nothing makes verl import sod.adapters.verl" in process.stderr
+    assert "verl does not import sod.adapters.verl" in process.stderr
 
 
 def said_of(*overrides: str, name: str = "sod-0.6b", **variables: str) -> subprocess.CompletedProcess[str]:
@@ -397,25 +397,25 @@ def test_an_error_of_the_check_is_all_that_is_printed() -> None:
     complaint, advice = process.stderr.splitlines()
     assert complaint.startswith("sod: sod-0.6b: verl refuses distillation.distillation_loss: ")
     assert complaint.endswith("unexpected keyword argument 'rule'")
-    assert advice.startswith("rule goes into SOD_VERL: ++ray_kwargs.")
+    assert advice.startswith("rule is a setting of SOD. Pass it in SOD_VERL: ++ray_kwargs.")
 
 
 @pytest.mark.parametrize(
     ("configured", "shell", "words"),
     [
         (None, None, "rule=drift, epsilon=1e-06, delta=0.2 (SOD_VERL is not set)"),
-        (None, "rule=gated", "rule=gated, epsilon=1e-06, delta=0.2 (this shell's SOD_VERL"),
+        (None, "rule=gated", "rule=gated, epsilon=1e-06, delta=0.2 (from this shell's SOD_VERL"),
         (
             "delta=0.5",
             None,
-            "rule=drift, epsilon=1e-06, delta=0.5 (the configuration's SOD_VERL, which Ray gives its workers)",
+            "rule=drift, epsilon=1e-06, delta=0.5 (from the configuration's SOD_VERL, which Ray passes to its workers)",
         ),
         (
             "delta=0.5",
             "rule=gated",
-            "delta=0.5 (the configuration's.*; this shell's SOD_VERL=rule=gated does not count)",
+            "delta=0.5 (from the configuration's.*; this shell's SOD_VERL=rule=gated is ignored)",
         ),
-        ("", "rule=gated", "rule=drift, epsilon=1e-06, delta=0.2 (the configuration's"),
+        ("", "rule=gated", "rule=drift, epsilon=1e-06, delta=0.2 (from the configuration's"),
     ],
 )
 def test_the_configurations_settings_count_before_the_shells(
@@ -437,15 +437,21 @@ def test_the_configurations_settings_count_before_the_shells(
             "distillation.distillation_loss.loss_mode=sodd",
             "distillation.distillation_loss: Unsupported loss mode: sodd",
         ),
-        ("+distillation.distillation_loss.epsilon=1", r"'epsilon'\nepsilon goes into SOD_VERL: \+\+ray_kwargs"),
-        ("distillation.distillation_loss.delta=1", r"delta'\.\ndelta goes into SOD_VERL: \+\+ray_kwargs"),
+        (
+            "+distillation.distillation_loss.epsilon=1",
+            r"'epsilon'\nepsilon is a setting of SOD\. Pass it in SOD_VERL: \+\+ray_kwargs",
+        ),
+        (
+            "distillation.distillation_loss.delta=1",
+            r"delta'\.\ndelta is a setting of SOD\. Pass it in SOD_VERL: \+\+ray_kwargs",
+        ),
         (
             "actor_rollout_ref.actor.use_dynamic_bsz=false",
             "verl refuses actor_rollout_ref.actor: .*ppo_micro_batch_size",
         ),
         ("actor_rollout_ref.rollout.temperature=0", "verl refuses validation gen temperature should be greater than 0"),
         ("trainer.nnodes=???", "verl refuses trainer.nnodes: Missing mandatory value"),
-        ("++ray_kwargs.ray_init.runtime_env.env_vars.SOD_VERL=3", "SOD_VERL: '3' is not KEY=VALUE"),
+        ("++ray_kwargs.ray_init.runtime_env.env_vars.SOD_VERL=3", "SOD_VERL: '3' must have the form KEY=VALUE"),
     ],
 )
 def test_what_verl_refuses_is_an_error_of_ours_with_its_key(
@@ -526,7 +532,7 @@ def test_verl_takes_every_recipe_and_its_numbers_are_those_of_sod_train(name: st
 def test_the_check_takes_the_trainers_arguments() -> None:
     said = main(["--config-dir", str(FOLDER), "--config-name", "sod-0.6b", "hardware=4-nodes"])
     assert "sod-0.6b: sod_one_clip" in said
-    with pytest.raises(OptionError, match="ppo_trainer is no SOD"):
+    with pytest.raises(OptionError, match="ppo_trainer does not use SOD"):
         main(
             [
                 "algorithm.adv_estimator=grpo",

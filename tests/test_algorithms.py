@@ -316,7 +316,7 @@ def test_a_file_without_a_rule_is_an_error(content: str, name: str, words: str, 
 
 def test_a_rule_that_gives_another_shape_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def f(d_BK, info):\n    return d_BK[0]\n")
-    with pytest.raises(OptionError, match=r"gave a tensor of shape"):
+    with pytest.raises(OptionError, match=r"returned a tensor of shape"):
         find(f"{tmp_path}/mine.py:f")(several_steps(), OPTIONS)
 
 
@@ -359,5 +359,5 @@ def test_entropies_that_are_missed_only_later_are_an_error_and_no_zeros(tmp_path
     (tmp_path / "mine.py").write_text(MINE)
     late, batch = find(f"{tmp_path}/mine.py:late"), replace(several_steps(), teacher_entropy_BT=None)
     assert late.teacher_weight(batch, OPTIONS) is not None
-    with pytest.raises(OptionError, match="tells no entropy"):
+    with pytest.raises(OptionError, match="reads the teacher's entropy, but the teacher returns none"):
         late.teacher_weight(replace(batch, update=5), OPTIONS)

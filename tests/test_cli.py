@@ -141,7 +141,7 @@ def test_an_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str])
         (["--rollout.group", "0"], "greater than or equal to 1"),
         (["--rollout.top-p", "1.5"], "less than or equal to 1"),
         (["--updates", "many"], "--updates"),
-        (["--algorithm.name", "magic"], "'magic' is unknown; there are grpo, opd"),
+        (["--algorithm.name", "magic"], "'magic' is unknown; choose grpo, opd"),
         (["--algorithm.name", "sodd"], "did you mean 'sod'?"),
         (["--algorithm.name", "none.py:rule"], "there is no Python file"),
         (["--learn.betas", "0.9"], "--learn.betas"),
@@ -514,7 +514,7 @@ def test_what_is_not_the_users_fault_is_one_line_too_and_a_status_that_says_try_
     for loop in SAMPLERS:
         assert status(*world.command(loop, out=world.folder / loop), "--rollout.seconds", 1e-6) == 75
         err = capsys.readouterr().err
-        assert "were lost to our own machinery and 0 could not be graded: too many to go on" in err
+        assert "were lost to infrastructure failures and 0 could not be graded. These are too many to continue" in err
         assert len(err.splitlines()) == 1
 
 

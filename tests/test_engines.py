@@ -488,7 +488,7 @@ def test_an_address_goes_with_a_server_and_with_nothing_else(random_model: MakeM
 
 
 def test_a_served_model_is_not_for_training(random_model: MakeModel) -> None:
-    with pytest.raises(OptionError, match=r"to train .* use --engine\.name vllm_server"):
+    with pytest.raises(OptionError, match=r"To train .* use --engine\.name vllm_server"):
         opened(random_model(), name="served", url="http://127.0.0.1:9")
 
 
@@ -502,5 +502,5 @@ def test_a_server_that_is_not_there_is_not_waited_for_for_ever(random_model: Mak
     async def knock() -> None:
         await VLLMServerEngine.open("http://127.0.0.1:9", random_model(), start_seconds=0.1)
 
-    with pytest.raises(InfrastructureError, match=r"The vLLM server at http://127.0.0.1:9/? was not reached"):
+    with pytest.raises(InfrastructureError, match=r"The vLLM server at http://127.0.0.1:9/? is unreachable"):
         asyncio.run(knock())

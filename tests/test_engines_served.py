@@ -220,9 +220,9 @@ def test_a_server_that_gives_text_is_asked_in_standard_words_and_that_is_said_on
     assert plain.asked[-1]["stop"] == [tokenizer.eos_token]
     assert plain.asked[-1]["prompt"] == [5, 6, 7]
     out = capsys.readouterr().out
-    assert out.count("is asked in the words of OpenAI's API") == 1
+    assert out.count("is used through OpenAI's API") == 1
     assert "unknown fields: ['frequency_penalty'" in out
-    assert out.count("cannot be asked how it tokenizes") == 1
+    assert out.count("has no endpoint for its tokenizer") == 1
 
 
 def test_a_text_that_was_cut_has_no_end_of_turn(plain: Serving, tokenizer: Tokenizer, request_of: Ask) -> None:
@@ -252,7 +252,7 @@ def test_a_turn_without_words_is_an_end_of_turn(
 def test_a_served_model_cannot_be_trained(
     vllm: Serving, tokenizer: Tokenizer, random_model: Callable[..., Qwen3ForCausalLM]
 ) -> None:
-    with pytest.raises(OptionError, match=r"Measure it .* to train a model here .* vllm_server"):
+    with pytest.raises(OptionError, match=r"evaluates a remote model .* To train a model here .* vllm_server"):
         with_engine(vllm, tokenizer, lambda engine: engine.refresh())
     options = EngineOptions(name="served", url="http://127.0.0.1:9")
     with (
@@ -280,7 +280,7 @@ def test_a_model_that_is_no_longer_served_is_named_with_those_that_are(
         vllm.models = [{"id": "another"}]
         await engine.sample(request_of())
 
-    with pytest.raises(OptionError, match=r"status 404: .* It serves another; asked for was tiny\."):
+    with pytest.raises(OptionError, match=r"status 404: .* It serves another, not tiny\."):
         with_engine(vllm, tokenizer, work)
 
 
@@ -292,7 +292,7 @@ def test_the_longest_trajectory_must_fit(vllm: Serving, tokenizer: Tokenizer) ->
 
 def test_a_server_with_another_tokenizer_is_refused(vllm: Serving, tokenizer: Tokenizer) -> None:
     vllm.shift = 1
-    with pytest.raises(ModelError, match="tokenizes otherwise than the tokenizer in"):
+    with pytest.raises(ModelError, match="tokenizes differently from the tokenizer in"):
         with_engine(vllm, tokenizer)
 
 
@@ -307,10 +307,12 @@ def test_a_key_comes_from_the_environment_and_its_lack_is_named(
 ) -> None:
     server = Serving(tokenizer, key="secret")
     monkeypatch.delenv("SERVING_KEY", raising=False)
-    with pytest.raises(OptionError, match=r"environment variable SERVING_KEY \(engine\.key_variable\): it is not set"):
+    with pytest.raises(
+        OptionError, match=r"environment variable SERVING_KEY \(engine\.key_variable\) is not set\. Set it"
+    ):
         with_engine(server, tokenizer, key_variable="SERVING_KEY")
     monkeypatch.setenv("SERVING_KEY", "wrong")
-    with pytest.raises(OptionError, match=r"it is not the right one") as error:
+    with pytest.raises(OptionError, match=r"SERVING_KEY .* has another value") as error:
         with_engine(server, tokenizer, key_variable="SERVING_KEY")
     assert "wrong" not in str(error.value)
     monkeypatch.setenv("SERVING_KEY", "secret")
@@ -328,7 +330,7 @@ def test_a_request_that_is_refused_says_how_long_it_was(vllm: Serving, tokenizer
 
 def test_what_is_no_such_server_is_refused(vllm: Serving, tokenizer: Tokenizer) -> None:
     vllm.models = []
-    with pytest.raises(OptionError, match="does not say which models it serves"):
+    with pytest.raises(OptionError, match="does not list its models"):
         with_engine(vllm, tokenizer)
     for url in ("127.0.0.1:8000", "ftp://127.0.0.1", "http://[::1"):
         with pytest.raises(OptionError, match="address"):
@@ -393,8 +395,8 @@ def test_a_server_that_dies_and_comes_back_is_waited_for_and_said_once_each(
     calm, stormy = with_engine(vllm, tokenizer, work)
     assert stormy == calm
     out = capsys.readouterr().out
-    assert out.count("waiting up to 30 s for it.") == 1
-    assert out.count("answers again; the run goes on.") == 1
+    assert out.count("waiting up to 30 s.") == 1
+    assert out.count("is back; the run continues.") == 1
 
 
 def test_a_server_that_stays_away_is_an_outage_for_everybody(
@@ -407,7 +409,7 @@ def test_a_server_that_stays_away_is_an_outage_for_everybody(
 
     errors = with_engine(vllm, tokenizer, work, patience=0.5)
     assert {type(error) for error in errors} == {OutageError}
-    assert "It has been away for 0.5 s. Start it again, then run the same command" in str(errors[0])
+    assert "It has been down for 0.5 s. Restart it, then run the same command" in str(errors[0])
 
 
 def test_a_server_that_comes_back_with_another_model_is_not_waited_for(
@@ -418,7 +420,7 @@ def test_a_server_that_comes_back_with_another_model_is_not_waited_for(
         vllm.models = [{"id": "another"}]
         await engine.sample(request_of())
 
-    with pytest.raises(OptionError, match="It serves another; asked for was tiny"):
+    with pytest.raises(OptionError, match="It serves another, not tiny"):
         with_engine(vllm, tokenizer, work)
 
 
@@ -465,7 +467,7 @@ def test_a_server_that_is_still_starting_is_waited_for_and_that_is_said(
 
     asyncio.run(main())
     out = capsys.readouterr().out
-    assert "It may still be starting, or the address is another one: waiting up to 300 s for it." in out
+    assert "It may still be starting, or the address may be wrong; waiting up to 300 s." in out
 
 
 @pytest.mark.parametrize("character", ["vllm", "plain"])

@@ -302,7 +302,7 @@ def test_a_served_model_with_another_tokenizer_is_found_out(
     other = load_tokenizer(tmp_path)
     other.add_tokens(["two spaces"])
     options = EngineOptions(name="served", url=served_teacher)
-    with pytest.raises(ModelError, match="tokenizes otherwise"):
+    with pytest.raises(ModelError, match="tokenizes differently"):
         asyncio.run(ServedEngine.open(options, other, RolloutOptions(max_prompt_tokens=100, max_tokens=100)))
 
 
@@ -475,14 +475,14 @@ def test_weights_that_were_not_wholly_taken_over_do_not_pass_the_proof(vllm: Set
         if left_out == "nothing":
             vllm.run(engine.prove())
         else:
-            with pytest.raises(TrainingError, match="nats off"):
+            with pytest.raises(TrainingError, match="differ from the policy's by"):
                 vllm.run(engine.prove())
             print(f"\nwithout {left_out} the proof is off by {engine.gap:.2g} nats")
     vllm.run(engine.refresh())
 
 
 def test_weights_that_vllm_cannot_find_are_an_error_and_no_harm(vllm: Setting, tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="holds no weights, or cannot be seen"):
+    with pytest.raises(Exception, match="holds no weights, or is not readable"):
         vllm.run(vllm.engine.call("load_policy", str(tmp_path)))
     vllm.run(vllm.engine.prove())
 
@@ -496,7 +496,7 @@ def test_a_server_whose_log_probabilities_are_other_ones_is_refused(server: str,
 @NEEDS_VLLM
 @pytest.mark.slow
 def test_what_vllm_wrote_is_told_when_it_does_not_start(runner: asyncio.Runner) -> None:
-    with pytest.raises(OptionError, match=r"does not start: (.|\n)* It wrote:\n(.|\n)*No module named 'nowhere'"):
+    with pytest.raises(OptionError, match=r"does not start: (.|\n)* Its output:\n(.|\n)*No module named 'nowhere'"):
         runner.run(
             VLLMEngine.open(
                 new_model(), context=256, memory_share=MEMORY, options={"worker_extension_cls": "nowhere.Nothing"}
@@ -668,8 +668,8 @@ def test_what_may_pass_is_an_infrastructure_error_and_the_next_try_succeeds(trou
     ("trouble", "message"),
     [
         ("400", "the server's own words"),
-        ("404", "started as sod.engines.vllm_server says"),
-        ("no ids", "newer vLLM"),
+        ("404", "started as described in sod.engines.vllm_server"),
+        ("no ids", "Update its vLLM"),
         ("short", "--generation-config vllm"),
     ],
 )
@@ -685,7 +685,8 @@ def test_a_server_that_cannot_take_weights_is_refused(status: int) -> None:
     fake = Fake()
     fake.answers["/collective_rpc"] = (status, {"error": "the server's own words"})
     with pytest.raises(
-        OptionError, match=r"own words.*started as sod\.engines\.vllm_server says, and be able to read /"
+        OptionError,
+        match=r"own words.*Start it as described in sod\.engines\.vllm_server, and check that it can read /",
     ):
         with_engine(fake)
 
@@ -738,7 +739,7 @@ def test_a_server_that_is_still_starting_is_waited_for() -> None:
 
 
 def test_a_server_that_never_answers_is_given_up() -> None:
-    with pytest.raises(InfrastructureError, match="was not reached"):
+    with pytest.raises(InfrastructureError, match="is unreachable"):
         asyncio.run(VLLMServerEngine.open("http://127.0.0.1:9", new_model(), start_seconds=0.1))
 
 

@@ -274,9 +274,9 @@ def test_weights_can_be_written_in_bfloat16_and_the_card_says_what_that_changed(
     assert {weight.dtype for weight in load_file(out / "model.safetensors").values()} == {torch.bfloat16}
     assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
     assert AutoModelForCausalLM.from_pretrained(out, dtype="auto").dtype == torch.bfloat16
-    assert re.search(r"rounding to bfloat16 moved them by up to 0\.\d+", capsys.readouterr().out)
-    assert "- rounding to bfloat16 moved the log-probabilities" in card(out)
-    assert "measured with weights in float32, not bfloat16 as here" in card(out)
+    assert re.search(r"rounding to bfloat16 changed them by up to 0\.\d+", capsys.readouterr().out)
+    assert "- rounding to bfloat16 changed the log-probabilities" in card(out)
+    assert "evaluated with weights in float32, not in bfloat16 as exported here" in card(out)
 
 
 def test_a_folder_with_other_weights_or_another_tokenizer_does_not_pass_the_check(
@@ -284,7 +284,7 @@ def test_a_folder_with_other_weights_or_another_tokenizer_does_not_pass_the_chec
 ) -> None:
     probe = Probe.of(teacher, chat, AutoModelForCausalLM.from_pretrained(teacher))
     assert probe.check(teacher, ChatOptions()) < 1e-4
-    with pytest.raises(ModelError, match=r"not the checkpoint's: a log-probability is .* nats off"):
+    with pytest.raises(ModelError, match=r"differs from the checkpoint: a log-probability is .* nats off"):
         probe.check(exported, ChatOptions())
     shutil.copytree(teacher, tmp_path / "other")
     template = tmp_path / "other" / "chat_template.jinja"
@@ -349,12 +349,12 @@ def test_the_card_tells_what_is_known_and_how_sure_it_is(exported: Path, checkpo
     for told in (
         fingerprint_model(checkpoint),
         fingerprint(problem_file),
-        "- began with `checkpoints/update-0002`",
+        "- started from `checkpoints/update-0002`",
         "- algorithm: `sod`",
         "- updates: 2 of 2 problems x 2 trajectories",
         "- teacher: `lab/teacher`, fingerprint",
         "### sft",
-        "Its course, in means, on problems that it learnt from:",
+        "Mean metrics at the start and at the end of training, on the training problems:",
         "| update 1 | update 2 |",
         "| solved |",
         "No alarm was raised.",
@@ -364,11 +364,11 @@ def test_the_card_tells_what_is_known_and_how_sure_it_is(exported: Path, checkpo
         "|  | pass@1 | pass@2 | pass@4 |",
         "own: public tests only",
         "### aime2024, own (partial)",
-        "4 samples of each problem, weights in float32, prompts clean, temperature 1.0, top_p 0.6, max_turns 8, max_tokens 20480",
+        "4 samples per problem, weights in float32, prompts clean, temperature 1.0, top_p 0.6, max_turns 8, max_tokens 20480",
         "from HuggingFaceH4/aime_2024 at 2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
         "`secret/own.jsonl`, SHA-256 `abab",
-        "has read 200 characters at most",
-        "the last two parts are written",
+        "read at most 200 characters of a program's output",
+        "shortened to their last two parts",
     ):
         assert told in re.sub(r" *\| *", " | ", text).replace("\n | ", "\n| ") or told in text, told
 
@@ -392,8 +392,8 @@ def test_of_samples_that_are_missing_the_card_tells_and_does_not_ask_its_reader_
     (measured / "results.json").write_text(json.dumps(results))
     export(ExportOptions(model=teacher, out=tmp_path / "out", results=(measured,)))
     text = card(tmp_path / "out")
-    assert "Samples are missing: the evaluation was interrupted, or lost too many." in text
-    assert "own: 3 samples without a result, through no fault of the model's; not counted." in text
+    assert "Samples are missing: the evaluation was interrupted, or too many samples failed." in text
+    assert "own: 3 samples without a result because of infrastructure failures; not counted." in text
     assert "un the same" not in text
     assert json.loads((tmp_path / "out" / "sod" / "evaluation-1" / "results.json").read_text()) == public(results)
 
@@ -403,7 +403,7 @@ def test_what_became_of_a_run_after_the_checkpoint_is_not_told(runs: Path, tmp_p
     text = card(tmp_path / "out")
     assert "# Early\n" in text
     assert "- updates: 1 of 2 problems x 2 trajectories" in text
-    assert "problems that it learnt from" not in text
+    assert "training problems" not in text
 
 
 def test_of_a_folder_without_a_run_nothing_is_invented(teacher: Path, tmp_path: Path) -> None:
@@ -417,7 +417,7 @@ def test_of_a_folder_without_a_run_nothing_is_invented(teacher: Path, tmp_path: 
     }
     for unknown in ("trained with", "algorithm", "Results", "license", "base"):
         assert unknown not in text
-    assert "Nothing is told here of how well it does." in text
+    assert "This card contains no evaluation of the model." in text
 
 
 def test_a_cold_start_is_told_as_such(runs: Path, tmp_path: Path) -> None:
@@ -484,7 +484,7 @@ def test_a_run_that_appends_turns_or_switches_thinking_says_so_where_it_matters(
     export(ExportOptions(model=tmp_path / "run", out=tmp_path / "out"))
     assert 'return_tensors="pt", enable_thinking=False' in card(tmp_path / "out")
     assert '"chat_template_kwargs": {\n    "enable_thinking": false' in card(tmp_path / "out")
-    assert "goes on by appending tokens" in card(tmp_path / "out")
+    assert "To continue a conversation, append tokens" in card(tmp_path / "out")
 
 
 @pytest.mark.slow
@@ -645,13 +645,13 @@ def test_a_checkpoint_without_its_optimiser_is_whole_enough(runs: Path, tmp_path
 def test_results_of_another_model_are_refused(
     runs: Path, checkpoint: Path, teacher: Path, evaluated: Callable[..., Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(RunError, match=r"measured another model.*Leave it out"):
+    with pytest.raises(RunError, match=r"evaluated another model.*Leave this run out"):
         export(ExportOptions(model=runs / "sod", out=tmp_path / "out", results=(evaluated(teacher),)))
     mine = evaluated(checkpoint)
     content = json.loads((mine / "environment.json").read_text())
     del content["data"]["model"]
     (mine / "environment.json").write_text(json.dumps(content))
-    with pytest.raises(RunError, match="measured another model"):
+    with pytest.raises(RunError, match="evaluated another model"):
         export(ExportOptions(model=runs / "sod", out=tmp_path / "out", results=(mine,)))
     assert list(tmp_path.iterdir()) == []
 
@@ -662,7 +662,7 @@ def test_results_that_are_none_are_refused(checkpoint: Path, evaluated: Callable
         export(ExportOptions(model=checkpoint, out=out, results=(tmp_path,)))
     old = evaluated(checkpoint)
     (old / "results.json").write_text('{"avg": 0.5}')
-    with pytest.raises(RunError, match="older form"):
+    with pytest.raises(RunError, match="older format"):
         export(ExportOptions(model=checkpoint, out=out, results=(old,)))
 
 

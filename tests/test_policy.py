@@ -199,7 +199,7 @@ def test_more_attempts_lost_than_survived_are_too_many_to_go_on(random_groups: M
     (group,) = random_groups(1, 2)
     check_groups([replace(group, dropped=2)])
     with pytest.raises(
-        InfrastructureError, match="Of 5 attempts, 3 were lost to our own machinery and 0 could not be graded"
+        InfrastructureError, match="Of 5 attempts, 3 were lost to infrastructure failures and 0 could not be graded"
     ):
         check_groups([replace(group, dropped=3)])
 

@@ -216,7 +216,7 @@ def test_an_evaluation_shows_its_results_with_their_error(tmp_path: Path) -> Non
     shown = text(page(run))
     assert "59.8% ± 2.5%" in shown
     assert "pass@n 82.5%" in shown
-    assert "measured" in shown
+    assert "finished" in shown
 
 
 def test_an_evaluation_of_several_benchmarks_shows_each_of_them(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_an_alarm_is_shown_with_its_first_update_and_its_remedy(tmp_path: Path) 
 def test_an_alarm_of_another_version_is_shown_by_its_name(tmp_path: Path) -> None:
     metrics = [update(1, **{"alarm/smoke": 1.0, "alarm/divergence": 1.0}), update(2)]
     shown = text(page(write_run(tmp_path / "run", metrics=metrics)))
-    assert "smoke (first in update 1, raised in 1 of 2): This version of sod knows no such alarm." in shown
+    assert "smoke (first in update 1, raised in 1 of 2): This version of sod does not have this alarm." in shown
     assert ALARMS["divergence"].why in shown
 
 
@@ -329,9 +329,9 @@ def test_a_run_given_twice_is_shown_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "warning"),
     [
-        ({"data": {"data": "d2", "student": "s1", "teacher": "t1"}}, "worked on different problems"),
-        ({"data": {"data": "d1", "student": "s2", "teacher": "t1"}}, "began with different students"),
-        ({"data": {"data": "d1", "student": "s1", "teacher": "t2"}}, "had different teachers"),
+        ({"data": {"data": "d2", "student": "s1", "teacher": "t1"}}, "used different problems"),
+        ({"data": {"data": "d1", "student": "s2", "teacher": "t1"}}, "started from different students"),
+        ({"data": {"data": "d1", "student": "s1", "teacher": "t2"}}, "used different teachers"),
         ({"sod": "0.0.9"}, "different versions of sod"),
     ],
 )
@@ -339,13 +339,13 @@ def test_runs_that_do_not_compare_are_warned_of(tmp_path: Path, change: dict[str
     other = write_run(tmp_path / "two", environment=ENVIRONMENT | change)
     shown = text(page(write_run(tmp_path / "one"), other))
     assert warning in shown
-    assert "one against two" in shown
+    assert "one versus two" in shown
 
 
 def test_runs_that_compare_are_not_warned_of(tmp_path: Path) -> None:
     unknown = write_run(tmp_path / "three", environment={})
     shown = text(page(write_run(tmp_path / "one"), write_run(tmp_path / "two"), unknown))
-    assert "Compare with care" not in shown
+    assert "Limited comparability" not in shown
 
 
 # Figures
@@ -396,7 +396,7 @@ def test_what_older_runs_do_not_know_is_left_out_with_a_note(tmp_path: Path) -> 
     metrics = [{"update": i, "rollout/solved": 0.5} for i in (1, 2)]
     html = page(write_run(tmp_path / "run", metrics=metrics, trajectories={1: [row]}))
     assert figure_names(html) == ["learning"]
-    assert text(html).count("not drawn; it needs") == len(FIGURES) - 1
+    assert text(html).count("not drawn; requires") == len(FIGURES) - 1
     (shown,) = content(html)
     assert "signal" not in shown["pieces"][1]
     (entry,) = index(html)
@@ -441,14 +441,16 @@ def test_no_two_colours_are_alike_so_that_each_follows_the_page() -> None:
 
 
 def test_a_path_that_is_no_run_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"nowhere is no directory\. Give run directories"):
+    with pytest.raises(RunError, match=r"nowhere is not a directory\. Pass run directories"):
         page(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RunError, match=r"empty is no run directory\. Give run directories"):
+    with pytest.raises(RunError, match=r"empty is not a run directory\. Pass run directories"):
         page(tmp_path / "empty")
     for seed in range(8):
         write_run(tmp_path / "demo" / "cells" / "sod" / f"seed-{seed}" / "train")
-    with pytest.raises(RunError, match=r"demo is no run directory, but holds some: \S*seed-0/train .* and 2 more\."):
+    with pytest.raises(
+        RunError, match=r"demo is not a run directory, but contains some\. Pass .*: \S*seed-0/train .* and 2 more\."
+    ):
         page(tmp_path / "demo")
 
 
@@ -460,11 +462,11 @@ def test_a_run_of_which_nothing_can_be_read_is_refused(tmp_path: Path) -> None:
 
 
 DAMAGE = {
-    "not json": (b"nonsense\n", "lines that are no JSON"),
-    "not utf-8": (b'{"update": 3, "x": "\xff\xfe"}\n', "lines that are no JSON"),
-    "half written": (b'{"update": 9, "rollout/sol', "half-written last lines"),
-    "nested for ever": (b"[" * 100_000 + b"\n", "lines that are no JSON"),
-    "a list": (b"[1, 2]\n", "trajectories (is no object)"),
+    "not json": (b"nonsense\n", "lines that are not JSON"),
+    "not utf-8": (b'{"update": 3, "x": "\xff\xfe"}\n', "lines that are not JSON"),
+    "half written": (b'{"update": 9, "rollout/sol', "incomplete last lines"),
+    "nested for ever": (b"[" * 100_000 + b"\n", "lines that are not JSON"),
+    "a list": (b"[1, 2]\n", "trajectories (is not an object)"),
     "no pieces": (b'{"problem": "p"}\n', "trajectories (has no pieces of text)"),
     "pieces of numbers": (b'{"pieces": [1, 2]}\n', "trajectories (has no pieces of text)"),
 }
@@ -479,7 +481,7 @@ def test_a_damaged_line_of_a_trajectory_file_is_left_out_and_said(
     with (run / "trajectories" / "update-0008.jsonl").open("ab") as file:
         file.write(damage)
     html = page(run)
-    note = f"{words}{' (cut short, or under way)' if 'half' in words else ''}: trajectories/update-0008.jsonl line 25"
+    note = f"{words}{' (interrupted, or still running)' if 'incomplete' in words else ''}: trajectories/update-0008.jsonl line 25"
     assert note in text(html)
     assert f"run: left out {note}" in capsys.readouterr().out
     assert len(index(html)) == 48
@@ -500,7 +502,7 @@ def test_a_damaged_line_of_metrics_is_left_out_and_said(tmp_path: Path, kind: st
 def test_damage_of_one_kind_is_one_line(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     (run / "trajectories" / "update-0009.jsonl").write_text("nonsense\n" * 1000)
-    assert "lines that are no JSON: trajectories/update-0009.jsonl line 1 and 999 more" in text(page(run))
+    assert "lines that are not JSON: trajectories/update-0009.jsonl line 1 and 999 more" in text(page(run))
 
 
 def test_numbers_that_are_none_are_left_out_and_said(tmp_path: Path) -> None:
@@ -520,7 +522,7 @@ def test_numbers_that_are_none_are_left_out_and_said(tmp_path: Path) -> None:
 
 def test_a_metric_that_is_no_number_is_left_out_and_said(tmp_path: Path) -> None:
     metrics: list[dict[str, Any]] = [update(1) | {"rollout/solved": "all"}, update(2)]
-    assert "metrics that are no numbers: rollout/solved in metrics.jsonl line 1" in text(
+    assert "metrics that are not numbers: rollout/solved in metrics.jsonl line 1" in text(
         page(write_run(tmp_path / "run", metrics=metrics))
     )
 
@@ -530,7 +532,7 @@ def test_a_damaged_file_is_left_out_and_said(tmp_path: Path, name: str) -> None:
     run = write_run(tmp_path / "run")
     (run / name).write_text('{"half": ')
     html = page(run)
-    assert f"files that are no JSON object: {name}" in text(html)
+    assert f"files that are not a JSON object: {name}" in text(html)
     assert len(index(html)) == 48
 
 
@@ -599,7 +601,7 @@ def test_the_page_lies_in_the_first_run_or_where_it_is_asked_for(tmp_path: Path)
 
 def test_a_place_that_cannot_be_written_is_an_error_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match=r"cannot be written: .*Choose another place"):
+    with pytest.raises(RunError, match=r"cannot be written: .*Choose another path"):
         page(write_run(tmp_path / "run"), out=tmp_path / "file" / "page.html")
 
 

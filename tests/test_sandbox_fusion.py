@@ -420,9 +420,12 @@ def test_the_script_runs_on_older_pythons_with_the_standard_library() -> None:
         (says(504), "status 504"),
         (says(200, "<html>busy</html>"), "not JSON: '<html>busy</html>'"),
         (says(200, "[" * 100_000), "not JSON"),
-        (says(200, "[1]"), "not one of SandboxFusion's: '[1]'"),
+        (says(200, "[1]"), "response is not SandboxFusion's: '[1]'"),
         (says(200, '{"status": "SandboxError", "message": "no pods"}'), "failed: no pods"),
-        (finished(status="TimeLimitExceeded", return_code=None, stdout="", stderr=""), "ran out of time"),
+        (
+            finished(status="TimeLimitExceeded", return_code=None, stdout="", stderr=""),
+            "timed out before the program's own time limit",
+        ),
         (finished(status="Finished", return_code=127, stdout="", stderr="no python"), "exit code 127: no python"),
         (finished(status="Finished", return_code=0, stdout="1\n", stderr=""), "exit code 0"),
         (finished(status="Finished", return_code=-15, stdout="", stderr=""), "by signal 15"),
@@ -431,7 +434,7 @@ def test_the_script_runs_on_older_pythons_with_the_standard_library() -> None:
         (reports({"exit_code": 0}), "cannot be read: KeyError"),
         (reports([]), "cannot be read: TypeError"),
         (reports({"exit_code": float("inf")}), "cannot be read: OverflowError"),
-        (drops, "was not reached: RemoteProtocolError"),
+        (drops, "is unreachable: RemoteProtocolError"),
     ],
 )
 def test_what_may_pass_is_tried_again(server: FakeFusion, fault: Answer, message: str) -> None:
@@ -457,7 +460,7 @@ def test_a_server_that_does_not_answer_in_time_is_no_verdict(server: FakeFusion)
     server.scripted.extend([hangs, hangs])
     [result] = run_all(server, program("", seconds=0.1), tries=2, grace_seconds=0.2)
     assert (result.status, len(server.moments)) == ("sandbox_error", 2)
-    assert "did not answer within 0.3 seconds" in result.message
+    assert "did not respond within 0.3 seconds" in result.message
     assert server.hung_up.wait(5)
 
 
@@ -476,13 +479,13 @@ def test_a_server_that_is_not_there_is_no_verdict() -> None:
 
     async def work() -> Result:
         async with FusionSandbox(url) as sandbox:
-            with pytest.raises(SandboxError, match=r"sandbox.url\) does not answer.*ConnectError"):
+            with pytest.raises(SandboxError, match=r"sandbox.url\) does not respond.*ConnectError"):
                 await sandbox.ping()
             return await sandbox.run(PRINT)
 
     result = asyncio.run(work())
     assert result.status == "sandbox_error"
-    assert f"{url}/ was not reached: ConnectError" in result.message
+    assert f"{url}/ is unreachable: ConnectError" in result.message
 
 
 def test_the_wait_that_a_server_asks_for_is_kept(server: FakeFusion) -> None:
@@ -560,7 +563,7 @@ def test_a_ping_knows_a_sandbox_from_something_else(server: FakeFusion) -> None:
         with pytest.raises(SandboxError, match="no SandboxFusion server: status"):
             use(server, FusionSandbox.ping)
     server.scripted.append(drops)
-    with pytest.raises(SandboxError, match="does not answer"):
+    with pytest.raises(SandboxError, match="does not respond"):
         use(server, FusionSandbox.ping)
 
 

@@ -85,7 +85,7 @@ def test_a_sandbox_that_is_down_holds_everybody_back_and_loses_no_program(capsys
     assert probes == list(range(probes[0], probes[-1] + 1))  # nobody else's program was sent in between
     out = capsys.readouterr().out
     assert "(nobody is there); waiting up to 600 s" in " ".join(out.split())
-    assert out.count("waiting up to") == out.count("answers again") == 1
+    assert out.count("waiting up to") == out.count("works again") == 1
 
 
 def test_a_sandbox_that_stays_down_stops_the_run_and_says_how_to_go_on() -> None:

@@ -74,7 +74,7 @@ def test_this_machine_confines_and_says_how() -> None:
 
 
 def test_what_is_missing_is_told() -> None:
-    reason = "Landlock: the kernel has none"
+    reason = "Landlock: the kernel does not support it"
     assert Confinement(missing=(reason,)).lines() == ["programs cannot be confined", reason]
 
 

@@ -485,12 +485,12 @@ PRCTL = {"x86_64": 157, "aarch64": 167}.get(platform.machine(), 0)
 @pytest.mark.parametrize(
     ("call", "argument", "error", "reason"),
     [
-        (444, 0, errno.ENOSYS, "Landlock: the kernel has none"),
-        (444, 0, errno.EOPNOTSUPP, "Landlock: it is switched off"),
-        (444, 0, errno.EPERM, "Landlock: the container's own seccomp profile forbids it"),
-        (446, 0, errno.EPERM, "Landlock: the container's own seccomp profile forbids it"),
+        (444, 0, errno.ENOSYS, "Landlock: the kernel does not support it"),
+        (444, 0, errno.EOPNOTSUPP, "Landlock: it is disabled"),
+        (444, 0, errno.EPERM, "Landlock: the container's seccomp profile forbids it"),
+        (446, 0, errno.EPERM, "Landlock: the container's seccomp profile forbids it"),
         (PRCTL, 22, errno.EINVAL, "seccomp: "),
-        (PRCTL, 38, errno.EINVAL, "giving up privileges: "),
+        (PRCTL, 38, errno.EINVAL, "dropping privileges failed: "),
     ],
 )
 def test_where_the_kernel_refuses_there_is_no_sandbox_unless_it_is_asked_for(
@@ -676,7 +676,7 @@ def test_directories_in_use_are_not_swept_up(rooms: Path) -> None:
 def test_what_a_machine_lacks_is_named_and_nobody_is_advised_to_go_without_walls() -> None:
     assert confinement.lacking() == ""
     assert confinement.lacking(device="/nothing").startswith("/nothing is missing")
-    assert sys.platform != "linux" or "mount /proc" in confinement.lacking(processes="/nothing")
+    assert sys.platform != "linux" or "Mount /proc" in confinement.lacking(processes="/nothing")
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"  # no temporary file can be written
         "from sod.errors import OptionError\nfrom sod.sandbox.local import LocalSandbox\n"

@@ -269,19 +269,20 @@ def test_without_weights_to_compare_with_that_is_said_and_fetches_none(
 ) -> None:
     with_teacher(server, without_weights, tokenizer)
     out = " ".join(capsys.readouterr().out.split())
-    assert "holds no weights: it is not checked that The teacher's server" in out
+    assert "holds no weights, so the weights are not checked. The teacher's server" in out
 
 
 def test_another_model_is_refused_with_what_both_think(
     server: Serving, untrained: Path, without_weights: Path, tokenizer: Tokenizer
 ) -> None:
-    with pytest.raises(ModelError, match=r"serves another model: .* it gives -\d+\.\d+ nats each, .* -\d+\.\d+; they"):
+    with pytest.raises(ModelError, match=r"serves another model: .* is -\d+\.\d+ nats, .* is -\d+\.\d+; the mean"):
         with_teacher(server, untrained, tokenizer)
     with_teacher(server, without_weights, tokenizer)  # nobody can know
 
 
 @pytest.mark.parametrize(
-    ("dtype", "words"), [("float32", "rounds more than is allowed: .* Start it with --dtype float32"), ("bfloat16", "")]
+    ("dtype", "words"),
+    [("float32", "computes in a lower precision than allowed: .* Start it with --dtype float32"), ("bfloat16", "")],
 )
 def test_a_server_that_rounds_is_one_for_a_teacher_that_may_be_rounded(
     teacher: Path, tokenizer: Tokenizer, dtype: str, words: str
@@ -300,7 +301,7 @@ def test_a_server_that_does_not_repeat_itself_is_refused(
 ) -> None:
     draw = torch.Generator().manual_seed(0)
     server.change = lambda logits_TV: (logits_TV + torch.randn(logits_TV.shape, generator=draw)).log_softmax(-1)
-    with pytest.raises(ModelError, match=r"does not repeat itself: .* nats apart \(0\.001 are allowed\)"):
+    with pytest.raises(ModelError, match=r"is not deterministic: .* nats between two requests \(allowed: 0\.001\)"):
         with_teacher(server, without_weights, tokenizer)
 
 
@@ -309,7 +310,7 @@ def test_a_server_that_does_not_repeat_itself_is_refused(
     [
         (lambda logits_TV: logits_TV * math.nan, "log-probabilities such as nan"),
         (lambda logits_TV: logits_TV.log_softmax(-1) * 0 - 9999.0, r"log-probabilities such as -9999\.0"),
-        (lambda logits_TV: logits_TV, "there is none above 0. Start it without --logprobs-mode raw_logits"),
+        (lambda logits_TV: logits_TV, "none can be above 0. Start it without --logprobs-mode raw_logits"),
     ],
     ids=["nan", "impossible", "logits"],
 )
@@ -328,13 +329,13 @@ def test_numbers_that_break_later_are_refused_then(
         server.troubles.append("null")
         await opened.score(batch)
 
-    with pytest.raises(ModelError, match="gives 1 tokens log-probabilities such as nan"):
+    with pytest.raises(ModelError, match="log-probabilities such as nan for 1 tokens"):
         with_teacher(server, teacher, tokenizer, work)
 
 
 def test_another_tokenizer_is_refused(server: Serving, teacher: Path, tokenizer: Tokenizer) -> None:
     server.shift = 1
-    with pytest.raises(ModelError, match=r"tokenizes otherwise .* Serve a teacher with the student's tokenizer"):
+    with pytest.raises(ModelError, match=r"tokenizes differently .* Serve a teacher with the student's tokenizer"):
         with_teacher(server, teacher, tokenizer)
 
 
@@ -359,7 +360,7 @@ def test_a_server_that_answers_something_else_is_refused(
     server: Serving, teacher: Path, tokenizer: Tokenizer, trouble: str, error: type[Exception]
 ) -> None:
     server.troubles += ["", trouble]
-    with pytest.raises(error, match=r"prompt_logprobs|other tokens than it was asked about"):
+    with pytest.raises(error, match=r"prompt_logprobs|other tokens than the ones it received"):
         with_teacher(server, teacher, tokenizer)
 
 
@@ -368,7 +369,7 @@ def test_a_key_comes_from_the_environment_and_its_lack_is_named(
 ) -> None:
     server.key = "secret"
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
-    with pytest.raises(OptionError, match=f"environment variable {KEY_VARIABLE}: it is not set"):
+    with pytest.raises(OptionError, match=f"environment variable {KEY_VARIABLE} is not set"):
         with_teacher(server, teacher, tokenizer)
     monkeypatch.setenv(KEY_VARIABLE, "secret")
     with_teacher(server, teacher, tokenizer)
@@ -441,8 +442,8 @@ def test_a_server_that_dies_and_comes_back_is_waited_for_and_said_once_each(
     calm, stormy = with_teacher(server, teacher, tokenizer, work)
     assert torch.equal(calm.logprobs_BT, stormy.logprobs_BT)
     out = " ".join(capsys.readouterr().out.split())
-    assert out.count("waiting up to 30 s for it.") == 1
-    assert out.count("answers again; the run goes on.") == 1
+    assert out.count("waiting up to 30 s.") == 1
+    assert out.count("is back; the run continues.") == 1
 
 
 def test_a_server_that_comes_back_with_another_model_ends_the_run(
@@ -456,9 +457,9 @@ def test_a_server_that_comes_back_with_another_model_ends_the_run(
         server.change = lambda logits_TV: (0.9 * logits_TV).log_softmax(-1)
         server.troubles.clear()
         await server.start()
-        with pytest.raises(ModelError, match="has come back with another model"):
+        with pytest.raises(ModelError, match="is back with another model"):
             await pending
-        with pytest.raises(ModelError, match="has come back with another model"):
+        with pytest.raises(ModelError, match="is back with another model"):
             await opened.score(batch)
 
     with_teacher(server, teacher, tokenizer, work)
@@ -471,7 +472,7 @@ def test_a_server_that_stays_away_is_an_outage_and_what_to_do_is_said(
         server.stop()
         await opened.score(batch)
 
-    with pytest.raises(OutageError, match=r"away for 0\.5 s\. Start it again .* `sod train` with --resume"):
+    with pytest.raises(OutageError, match=r"down for 0\.5 s\. Restart it .* `sod train` with --resume"):
         with_teacher(server, teacher, tokenizer, work, teacher_patience=0.5)
 
 
@@ -484,7 +485,7 @@ def test_a_request_that_is_refused_says_how_long_it_was(
         server.troubles.append("400")
         await opened.score(one)
 
-    with pytest.raises(OptionError, match=rf"own words.* asked about {int(one.lengths_B)} tokens, and writes one more"):
+    with pytest.raises(OptionError, match=rf"own words.* has {int(one.lengths_B)} tokens, and vLLM samples one more"):
         with_teacher(server, teacher, tokenizer, work)
 
 
@@ -505,7 +506,7 @@ def test_a_server_that_is_still_starting_is_waited_for_and_that_is_said(
 
     asyncio.run(main())
     out = " ".join(capsys.readouterr().out.split())
-    assert "It may still be starting, or the address is another one: waiting up to 300 s for it." in out
+    assert "It may still be starting, or the address may be wrong; waiting up to 300 s." in out
 
 
 # The teacher that the options name
@@ -571,7 +572,7 @@ def test_a_server_that_vanishes_during_an_evaluation_costs_no_sample(server: Ser
         options = beside(server, wanted, url, teacher_patience=0.5)
         file = Run(options.out).trajectory_file(0)
         server.troubles += [""] * 3 + ["drop"] * 1000  # it proves itself, and is never heard of again
-        with pytest.raises(OutageError, match="`sod eval` by running it again"):
+        with pytest.raises(OutageError, match="`sod eval` by running the same command"):
             evaluate(options)
         before = file.read_text().splitlines()
         server.troubles.clear()
@@ -632,7 +633,7 @@ def test_vllm_reads_as_many_tokens_as_were_reckoned_with(
         groups[0].trajectories[:] = [longest]
         assert loop.run(opened.score(collate(groups))).logprobs_BT.shape == (1, CONTEXT - 1)
         groups[0].trajectories[:] = [longer]
-        with pytest.raises(OptionError, match=f"asked about {CONTEXT} tokens, and writes one more"):
+        with pytest.raises(OptionError, match=f"has {CONTEXT} tokens, and vLLM samples one more"):
             loop.run(opened.score(collate(groups)))
 
 

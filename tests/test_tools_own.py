@@ -263,8 +263,8 @@ DOCUMENTED = 'def f({}):\n    """Does it.\n\n    Args:\n        x: It.\n    """\
         (DOCUMENTED.format("x"), "missing a type hint"),
         (DOCUMENTED.format("x: 'nowhere'"), "'nowhere' is not defined"),
         (DOCUMENTED.format("x: object"), "Couldn't convert the type hint"),
-        (DOCUMENTED.format("*x: int"), r"\*x: int must be an ordinary argument"),
-        (DOCUMENTED.format("x: int, /"), "x: int must be an ordinary argument"),
+        (DOCUMENTED.format("*x: int"), r"make \*x: int an ordinary argument"),
+        (DOCUMENTED.format("x: int, /"), "make x: int an ordinary argument"),
         (DOCUMENTED.format("x: int = None"), 'the default of "x" must be of type integer'),
         (DOCUMENTED.format("x: int = '1'"), 'the default of "x" must be of type integer'),
     ],
@@ -277,7 +277,10 @@ def test_what_cannot_be_a_tool_is_an_error_that_names_file_and_fault(content: st
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("nowhere.py:f", "there is no Python file .*nowhere.py"), ("factorise", "'factorise' is not FILE.py:FUNCTION")],
+    [
+        ("nowhere.py:f", "there is no Python file .*nowhere.py"),
+        ("factorise", "'factorise' must have the form FILE.py:FUNCTION"),
+    ],
 )
 def test_a_name_without_a_file_is_an_error(name: str, words: str) -> None:
     with pytest.raises(OptionError, match=f"^tool.own: {words}"):

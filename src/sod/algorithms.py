@@ -1,7 +1,7 @@
-"""Batch to credit: what every sampled token is worth. The trainer never learns an algorithm's name.
+"""Compute the credit of every sampled token of a batch. The trainer is independent of the algorithm.
 
-A system is two things: what the outcome is worth (`outcome`), and how much of the teacher's signal each token is given (`rule`,
-one of `sod.core.RULES`). Its credit is their sum, 0 off the mask:
+A system has two parts: the credit from the outcome (`outcome`), and the weight of the teacher's signal (`rule`, one of
+`sod.core.RULES`). Its credit is their sum, 0 off the mask:
 
     credit_BT = outcome_BT + coef * w_BT * (log pi_teacher - log pi_student)
 
@@ -27,14 +27,14 @@ Outcome = Callable[[Batch], Tensor]
 
 
 def grpo(batch: Batch) -> Tensor:
-    """The trajectory's reward against its group's. -> (B,)"""
+    """Return each trajectory's reward relative to its group. -> (B,)"""
     return group_advantage(batch.rewards_B, batch.groups_B)
 
 
 def shuffled(batch: Batch) -> Tensor:
-    """GRPO on rewards shuffled over the whole batch: as many updates of the same size, with nothing to learn from. -> (B,)
+    """Return GRPO's advantage of rewards shuffled over the whole batch: equal updates without information. -> (B,)
 
-    What a curve does under it is not the method's doing.
+    This is a control: effects seen under it are not caused by any method.
     """
     shuffle = torch.randperm(len(batch), generator=torch.Generator().manual_seed(int(batch.ids_BT.sum())))
     return group_advantage(batch.rewards_B[shuffle], batch.groups_B)
@@ -42,7 +42,7 @@ def shuffled(batch: Batch) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """Who gives credit to a token. `None` says nothing."""
+    """The sources of a token's credit. A part that is None gives no credit."""
 
     outcome: Outcome | None
     rule: Rule | None
@@ -50,14 +50,15 @@ class System:
     """OPSD: the teacher is the student itself, whose prompt also holds the answer (gt) or a hint. None: another model."""
 
     def __call__(self, batch: Batch, options: AlgorithmOptions) -> Tensor:
-        """The credit of every sampled token. -> (B, T), 0 off the mask"""
+        """Return the credit of every sampled token. -> (B, T), 0 off the mask"""
         return self.credit(batch, self.teacher_weight(batch, options))
 
     def credit(self, batch: Batch, weight_BT: Tensor | None) -> Tensor:
-        """The same, from weights that are known.
+        """Return the credit of every sampled token, given the teacher's weights. -> (B, T), 0 off the mask
 
-        Candidates are judged whatever was sampled (`core.candidate_credit`), so a sampled token that is one of them gets
-        nothing from the teacher beside; one that is none of them does, so that nothing is left out in the mean.
+        Candidates get their own credit, independent of the sampled token (`core.candidate_credit`). A sampled token that is a
+        candidate therefore gets no further credit from the teacher. A sampled token that is not a candidate does, so that the
+        expectation covers the whole vocabulary.
         """
         credit_BT = self.outcome_credit(batch)
         if weight_BT is None:
@@ -68,13 +69,13 @@ class System:
         return credit_BT + weight_BT * signal_BT
 
     def outcome_credit(self, batch: Batch) -> Tensor:
-        """The outcome's part of the credit. -> (B, T), 0 off the mask"""
+        """Return the outcome's part of the credit. -> (B, T), 0 off the mask"""
         if self.outcome is None:
             return torch.zeros(batch.mask_BT.shape)
         return self.outcome(batch)[:, None].expand(batch.mask_BT.shape).masked_fill(~batch.mask_BT, 0)
 
     def teacher_weight(self, batch: Batch, options: AlgorithmOptions) -> Tensor | None:
-        """coef * w, the factor of the teacher's signal. -> (B, T), 0 off the mask; None without a teacher"""
+        """Return coef * w, the factor of the teacher's signal. -> (B, T), 0 off the mask; None without a teacher"""
         if self.rule is None:
             return None
         d_BK, info = step_info(batch, options)
@@ -85,21 +86,21 @@ class System:
         w_BT = per_token(w, batch.steps_BT) if w.shape == d_BK.shape else w
         if w_BT.shape != batch.mask_BT.shape:
             raise OptionError(
-                f"The weighting rule gave a tensor of shape {tuple(w.shape)}; it must be (B, K) = {tuple(d_BK.shape)} or "
-                f"(B, T) = {tuple(batch.mask_BT.shape)}."
+                f"The weighting rule returned a tensor of shape {tuple(w.shape)}; it must return (B, K) = "
+                f"{tuple(d_BK.shape)} or (B, T) = {tuple(batch.mask_BT.shape)}."
             )
         return options.coef * w_BT.masked_fill(~batch.mask_BT, 0)
 
 
 def signal(batch: Batch) -> Tensor:
-    """log pi_teacher - log pi_student of every sampled token, in nats. -> (B, T), 0 off the mask"""
+    """Return log pi_teacher - log pi_student of every sampled token, in nats. -> (B, T), 0 off the mask"""
     assert batch.student_BT is not None
     assert batch.teacher_BT is not None
     return teacher_advantage(batch.student_BT, batch.teacher_BT, batch.mask_BT)
 
 
 def step_info(batch: Batch, options: AlgorithmOptions) -> tuple[Tensor, StepInfo]:
-    """The divergence of the steps, and what else a rule may know. -> (B, K), ..."""
+    """Return the divergence of the steps, and the other inputs of a rule. -> (B, K), ..."""
     assert batch.student_BT is not None
     assert batch.teacher_BT is not None
     info = StepInfo(
@@ -117,7 +118,7 @@ def step_info(batch: Batch, options: AlgorithmOptions) -> tuple[Tensor, StepInfo
 
 
 def give_credit(batch: Batch, options: AlgorithmOptions) -> Batch:
-    """The batch with credit for every sampled token, and the weight that its candidates, if it has any, are judged with."""
+    """Return the batch with the credit of every sampled token, and the teacher's weights, which candidates need."""
     system = find(options.name)
     weight_BT = system.teacher_weight(batch, options)
     return replace(batch, credit_BT=system.credit(batch, weight_BT), teacher_weight_BT=weight_BT)
@@ -141,23 +142,23 @@ ALGORITHMS = {name: find(name) for name in SYSTEMS}
 
 
 def needs_entropy(rule: Rule) -> bool:
-    """Whether a rule cannot do without the teacher's entropy: found by trying it on a few made-up steps, without and with."""
-    d_BK, without = _made_up()
+    """Return True if a rule needs the teacher's entropy. Runs the rule on a few invented steps, without and with entropy."""
+    d_BK, without = _invented_steps()
     try:
         rule(d_BK, without)
     except NoEntropyError:
         return True
-    except Exception:  # a user's rule may do anything with None
+    except Exception:  # a user's rule may raise anything for None
         try:
             rule(d_BK, replace(without, teacher_entropy_BT=torch.full(without.signal_BT.shape, 0.5)))
-        except Exception:  # then it is not the entropy that it lacks, and the first update will say what
+        except Exception:  # the entropy is not the cause; the first update will report the error
             return False
         return True
     return False
 
 
-def _made_up() -> tuple[Tensor, StepInfo]:
-    """Two trajectories of three steps, some of whose calls failed, under a teacher that tells no entropy."""
+def _invented_steps() -> tuple[Tensor, StepInfo]:
+    """Return two trajectories of three steps, with some failed calls and without entropies."""
     mask_BT = torch.tensor([[0, 1, 0, 1, 1, 0, 1], [0, 1, 1, 0, 1, 0, 1]]).bool()
     info = StepInfo(
         ids_BT=step_ids(mask_BT),

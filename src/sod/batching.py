@@ -1,7 +1,7 @@
-"""Trajectories to tensors: the only place that pads.
+"""Convert trajectories to tensors. Only this module pads.
 
-What is known of each token stands in (B, T) tensors, padded at the right, where rows are easy to compare. No model ever
-reads the padding: a forward pass packs its rows end to end (`sod.model.loading.hidden_states`).
+Values per token are (B, T) tensors, padded on the right. No model ever reads the padding: a forward pass packs its rows end
+to end (`sod.model.loading.hidden_states`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,16 @@ from sod.types import Group, Piece, Trajectory
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Trajectories side by side. (B, T) and (B, T, J) tensors are 0, or False, where a row has ended."""
+    """Trajectories as padded tensors. (B, T) and (B, T, J) tensors are 0 or False after the end of a row.
+
+    Example:
+        >>> from sod.types import Problem
+        >>> problem = Problem(id="sum", messages=(), answer="3")
+        >>> pieces = Piece("prompt", (7, 8)), Piece("student", (5,)), Piece("tool", (9,)), Piece("student", (6, 2))
+        >>> batch = collate([Group(problem, [Trajectory(problem, 0, pieces, "answered", "3")])])
+        >>> batch.steps_BT.tolist()
+        [[0, 0, 1, 0, 2, 2]]
+    """
 
     trajectories: list[Trajectory]
     ids_BT: Tensor
@@ -30,36 +39,36 @@ class Batch:
     steps_BT: Tensor
     """Step number of each sampled token, from 1; 0 elsewhere."""
     lengths_B: Tensor
-    """Tokens of each row."""
+    """Length of each row in tokens."""
     rewards_B: Tensor
     groups_B: Tensor
-    """Which group (problem) each row belongs to."""
+    """Number of the group (problem) of each row."""
     student_BT: Tensor | None = None
     """log pi of the policy before the update, at the rollout's temperature."""
     recomputed_B: Tensor | None = None
-    """Where `student_BT` is of a full forward pass, and not the sampler's."""
+    """True where `student_BT` comes from a full forward pass, False where it comes from the sampler."""
     teacher_BT: Tensor | None = None
     """log pi of the teacher on the same tokens, at the same temperature."""
     teacher_entropy_BT: Tensor | None = None
     credit_BT: Tensor | None = None
-    """What the algorithm says each token is worth."""
+    """The algorithm's credit of each token."""
     update: int = 0
-    """Updates that the run has behind it."""
+    """Updates completed in this run."""
     teacher_weight_BT: Tensor | None = None
-    """How much of the teacher's signal the algorithm gives each token."""
+    """The algorithm's weight of the teacher's signal at each token."""
     candidates_BTJ: Tensor | None = None
-    """At each sampled token, the J likeliest tokens of the policy before the update, likeliest first: ids, int32."""
+    """Candidates at each sampled token: ids (int32) of the policy's J likeliest tokens before the update, likeliest first."""
     candidate_student_BTJ: Tensor | None = None
-    """Their log pi there, as `student_BT`: of the whole vocabulary's softmax, not of theirs."""
+    """log pi of the candidates under the policy, from the softmax over the whole vocabulary, as in `student_BT`."""
     candidate_teacher_BTJ: Tensor | None = None
-    """Their log pi under the teacher, as `teacher_BT`."""
+    """log pi of the candidates under the teacher, as in `teacher_BT`."""
 
     def __len__(self) -> int:
         return len(self.trajectories)
 
     @property
     def failed_BK(self) -> Tensor:
-        """Whether the tool calls that ended a step came back with an error. -> (B, K), bool"""
+        """True where a tool call at the end of a step returned an error. -> (B, K), bool"""
         failed = [
             [any(outcome != "ok" for outcome in piece.outcomes) for piece in t.observations] for t in self.trajectories
         ]
@@ -68,7 +77,7 @@ class Batch:
         return torch.nn.functional.pad(failed_BK, (0, steps - failed_BK.shape[1]))
 
     def rows(self, index: Tensor) -> "Batch":
-        """The given rows, cut to the longest of them."""
+        """Return the given rows, cut to the longest of them."""
         width = int(self.lengths_B[index].max()) if len(index) else 0
         chosen: dict[str, Any] = {}
         for name in _TENSORS:
@@ -81,7 +90,7 @@ _TENSORS = [field.name for field in fields(Batch) if field.name.endswith(("_B", 
 
 
 def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
-    """Ragged rows to a (B, T) tensor, filled with 0 at the right."""
+    """Convert ragged rows to a (B, T) tensor, filled with 0 on the right."""
     width = max((len(row) for row in rows), default=0)
     padded = torch.zeros(len(rows), width, dtype=dtype)
     for i, row in enumerate(rows):
@@ -90,7 +99,7 @@ def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
 
 
 def collate(groups: Sequence[Group]) -> Batch:
-    """All surviving trajectories of an update, group after group."""
+    """Convert the graded trajectories of all groups to a batch, group after group."""
     trajectories = [trajectory for group in groups for trajectory in group]
     mask_BT = pad([t.mask for t in trajectories], torch.bool)
     return Batch(
@@ -105,7 +114,7 @@ def collate(groups: Sequence[Group]) -> Batch:
 
 
 def join(batches: Sequence[Batch]) -> Batch:
-    """One or more batches of whole groups, one after another. What one does not know, the whole does not know."""
+    """Concatenate one or more batches of whole groups. A field missing in any part is None in the result."""
     width = max(batch.ids_BT.shape[1] for batch in batches)
     numbers = accumulate((int(batch.groups_B.max()) + 1 if len(batch) else 1 for batch in batches), initial=0)
     batches = [
@@ -123,31 +132,31 @@ def join(batches: Sequence[Batch]) -> Batch:
 
 
 def _widened(tensor_BT: Tensor, width: int) -> Tensor:
-    """(B, T) or (B, T, J), filled with 0 up to `width` tokens."""
+    """Fill (B, T) or (B, T, J) with 0 up to `width` tokens."""
     last = (0, 0) * (tensor_BT.dim() - 2)
     return torch.nn.functional.pad(tensor_BT, (*last, 0, width - tensor_BT.shape[1]))
 
 
 Row = tuple[Tensor, Tensor]
-"""A conversation to imitate: token ids (int32) and loss mask, (T,) each."""
+"""A demonstration: token ids (int32) and loss mask, (T,) each."""
 
 
 def demonstration_row(pieces: Sequence[Piece], max_tokens: int) -> Row:
-    """A rendered conversation, cut at the right to `max_tokens`."""
+    """Convert a rendered conversation to a row, cut on the right to `max_tokens`."""
     ids = [token for piece in pieces for token in piece.tokens][:max_tokens]
     mask = [piece.author == "student" for piece in pieces for _ in piece.tokens][:max_tokens]
     return torch.tensor(ids, dtype=torch.int32), torch.tensor(mask)
 
 
 def collate_demonstrations(rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
-    """-> ids (B, T), mask (B, T), lengths (B,)"""
+    """Pad demonstrations to a batch. -> ids (B, T), mask (B, T), lengths (B,)"""
     ids_BT = pad_sequence([ids for ids, _ in rows], batch_first=True).long()
     mask_BT = pad_sequence([mask for _, mask in rows], batch_first=True)
     return ids_BT, mask_BT, torch.tensor([len(ids) for ids, _ in rows])
 
 
 def microbatches(lengths_B: Tensor, max_tokens: int) -> Iterator[Tensor]:
-    """Row indices in parts of at most `max_tokens` tokens (or one row), as few as first-fit makes them."""
+    """Yield row indices in parts of at most `max_tokens` tokens (or one longer row), packed by first-fit decreasing."""
     parts: list[tuple[int, list[int]]] = []  # tokens left, rows
     for row in lengths_B.argsort(descending=True, stable=True).tolist():
         length = int(lengths_B[row])
@@ -158,9 +167,9 @@ def microbatches(lengths_B: Tensor, max_tokens: int) -> Iterator[Tensor]:
 
 
 def balanced(lengths_B: Tensor, max_tokens: int, count: int) -> list[list[Tensor]]:
-    """Row indices for each of `count` processes, in as many parts for one as for another, of about as many tokens.
+    """Distribute row indices over `count` processes: equally many parts for each, of about equally many tokens.
 
-    A part has at most `max_tokens` tokens (or one row). Where rows are few, some parts are empty.
+    A part has at most `max_tokens` tokens (or one longer row). With few rows, some parts are empty.
     """
     number = count
     while not _fits(parts := _lightest_first(lengths_B, number), lengths_B, max_tokens):
@@ -169,7 +178,7 @@ def balanced(lengths_B: Tensor, max_tokens: int, count: int) -> list[list[Tensor
 
 
 def _lightest_first(lengths_B: Tensor, number: int) -> list[Tensor]:
-    """Rows in so many parts: the longest first, each to the part that has the fewest tokens so far."""
+    """Distribute rows over `number` parts: longest row first, each to the part with the fewest tokens so far."""
     parts: list[list[int]] = [[] for _ in range(number)]
     lightest = [(0, part) for part in range(number)]
     for row in lengths_B.argsort(descending=True, stable=True).tolist():
@@ -184,7 +193,7 @@ def _fits(parts: Sequence[Tensor], lengths_B: Tensor, max_tokens: int) -> bool:
 
 
 def minibatches(batch: Batch, count: int, shuffle: Callable[[int], Sequence[int]]) -> Iterator[Batch]:
-    """The batch in `count` parts of whole groups, in the order that `shuffle(number of groups)` gives."""
+    """Split the batch into `count` parts of whole groups, in the order that `shuffle(number of groups)` returns."""
     groups = batch.groups_B.unique().tolist()
     order = [groups[i] for i in shuffle(len(groups))]
     for part in range(min(count, len(order))):

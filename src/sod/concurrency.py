@@ -1,4 +1,4 @@
-"""Things done at the same time: coroutines that end together, and arithmetic that keeps no coroutine waiting."""
+"""Concurrency: run coroutines as a group, and run arithmetic without blocking the event loop."""
 
 import asyncio
 import queue
@@ -12,7 +12,10 @@ T = TypeVar("T")
 
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results, in order. When one fails, the others are cancelled and awaited, and its own error is raised."""
+    """Run coroutines concurrently and return their results, in order.
+
+    If one fails, the others are cancelled and awaited, and its error is raised.
+    """
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(each) for each in work]
@@ -22,7 +25,7 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 class Occupancy:
-    """Seconds during which at least one of several things is under way: `with occupancy: ...` around each."""
+    """Counts the seconds during which at least one of several activities runs: `with occupancy: ...` around each."""
 
     def __init__(self) -> None:
         self.under_way = 0
@@ -40,17 +43,17 @@ class Occupancy:
             self._seconds += time.monotonic() - self._since
 
     def take_seconds(self) -> float:
-        """Seconds since this was last asked, of what has ended."""
+        """Return the seconds of ended activities since the last call."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds
 
 
 class Runner:
-    """Runs coroutines in an event loop that has a thread of its own, and meanwhile does, here, what they `compute`.
+    """Runs coroutines in an event loop on its own thread, and their `compute` calls on the caller's thread.
 
-    So a forward pass keeps nobody waiting for a tool, a file or a socket. And all arithmetic is done by one thread, the
-    caller's: each thread that computes gets a team of threads from OpenMP, and where there are more of these than
-    processors, every operation waits for some of them to wake up (a third to a half of the time, for small networks).
+    A forward pass therefore does not block coroutines that wait for a tool, a file or a socket. One thread, the caller's,
+    does all arithmetic: OpenMP gives each computing thread its own team of threads. With more threads than processors,
+    every operation waits for some of them to wake up (a third to a half of the time, for small networks).
     """
 
     def __init__(self) -> None:
@@ -64,7 +67,7 @@ class Runner:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End whatever is still under way."""
+        """Cancel all tasks that still run, and close the loop."""
         self.run(_end_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -72,7 +75,7 @@ class Runner:
         del _callers[self._loop]
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The coroutine's result. An interrupt cancels it, and is raised when it has ended."""
+        """Run a coroutine and return its result. An interrupt cancels it, and is raised after it has ended."""
         work = self._caller.work = queue.SimpleQueue()
 
         async def watched() -> T:
@@ -94,7 +97,7 @@ class Runner:
 
 
 class _Caller(Executor):
-    """The thread that waits in `Runner.run`, as something to hand work to."""
+    """Executor that runs work on the thread that waits in `Runner.run`."""
 
     work: "queue.SimpleQueue[Callable[[], None] | None]"
 
@@ -105,7 +108,7 @@ class _Caller(Executor):
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(fn(*args, **kwargs))
-                except Exception as error:  # is the coroutine's, which waits for the result
+                except Exception as error:  # raised in the coroutine that waits for the result
                     future.set_exception(error)
 
         self.work.put(do)
@@ -123,9 +126,9 @@ async def _end_all() -> None:
 
 
 async def compute(function: Callable[..., T], *arguments: Any) -> T:
-    """The function's result, from the one thread that does all arithmetic, one thing after another.
+    """Return the function's result, computed on the one thread that does all arithmetic, one call at a time.
 
-    Under `Runner` that is the thread that runs it; in any other event loop, one that is kept for this.
+    Under `Runner` this is the thread that calls `Runner.run`. In any other event loop it is a dedicated thread.
     """
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(_callers.get(loop, _arithmetic), function, *arguments)

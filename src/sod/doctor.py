@@ -1,6 +1,6 @@
-"""`sod doctor`: is this machine fit to train on? What the sandbox enforces, tried by hostile programs; judges; speed.
+"""`sod doctor`: check whether this machine can train. Tests the sandbox with hostile programs, the judges, and the speed.
 
-Every probe prints `through` if it could do what it must not, and does no harm where it gets through.
+Every hostile program prints `through` if it was not stopped. None does harm if it is not stopped.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ HOSTILE = {
     "signal your process": "import os; os.kill({pid}, 0)",
     "trace its parent": "import ctypes, os; assert ctypes.CDLL(None).ptrace(0x4206, os.getppid(), 0, 0) == 0",
 }
-"""What a program could try on the machine it runs on."""
+"""Actions that the sandbox must refuse, and code that tries them."""
 
 BOUNDLESS = {
     "loop for ever": ("while True: pass", {"timeout"}),
@@ -52,7 +52,7 @@ BOUNDLESS = {
     "print without end": ("while True: print('x' * 65536)", {"output_limit", "timeout"}),
     "fill the disk": ("for i in range(12): open(f'f{i}', 'wb').write(b'x' * (8 << 20))", {"disk_limit", "error"}),
 }
-"""What a program must not go on doing, and how it may end."""
+"""Programs that exceed a limit, and the allowed statuses of their end."""
 
 JUDGED = (
     ("math", "025", r"so it is \boxed{25}", "right"),
@@ -70,7 +70,7 @@ JUDGED = (
 
 @dataclass(slots=True)
 class Report:
-    """Says each finding as it comes, and remembers those that are not as they should be."""
+    """Prints each finding and collects the failed checks."""
 
     checks: int = 0
     failed: tuple[str, ...] = ()
@@ -88,7 +88,7 @@ class Report:
 
 
 def doctor(options: DoctorOptions) -> None:
-    """Examine this machine, line by line. Raises DoctorError if anything is not as it should be."""
+    """Examine this machine and print one line per finding. Raises DoctorError if any check fails."""
     report = Report()
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "math-verify", "sympy"))
     system = f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} processors"
@@ -96,7 +96,7 @@ def doctor(options: DoctorOptions) -> None:
     report.line("machine", f"sod {__version__}, {packages}")
     for line in _enforced(options.sandbox):
         report.line("sandbox", line)
-    os.environ[SECRET_VARIABLE] = "1"  # before the sandbox starts, which must not pass it on
+    os.environ[SECRET_VARIABLE] = "1"  # set before the sandbox starts, because the sandbox must not pass it on
     sandbox = open_sandbox(options.sandbox)
     with asyncio.Runner() as loop, sandbox.working_in(loop):
         loop.run(_examine(sandbox, options, report))
@@ -116,7 +116,7 @@ async def _examine(sandbox: Sandbox, options: DoctorOptions, report: Report) -> 
 
 def _enforced(options: SandboxOptions) -> list[str]:
     if options.backend == "fusion":
-        return [f"a SandboxFusion server at {options.url}; what it isolates, its own deployment says"]
+        return [f"a SandboxFusion server at {options.url}; its deployment decides what it isolates"]
     if options.backend == "unsafe_subprocess":
         return ["processes on this machine with limits on time, memory and output; NOT confined"]
     return confinement().lines()
@@ -127,7 +127,7 @@ def _enforced(options: SandboxOptions) -> list[str]:
 
 @contextmanager
 def _bait() -> Iterator[dict[str, str | int]]:
-    """A secret file and a listening port, among the things that hostile programs are sent after."""
+    """Create a secret file and a listening port as targets of the hostile programs."""
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
         secret = Path(folder) / "secret.txt"
         secret.write_text("secret")

@@ -1,33 +1,33 @@
 """Every error that sod raises on purpose.
 
 SodError
-├── UsageError                 the user can mend it; the message says what, where and what to do
-│   ├── OptionError            an option is unknown or has a value that cannot work
+├── UsageError                 the user can fix it; the message states the problem, the place and the fix
+│   ├── OptionError            an option is unknown or has an invalid value
 │   ├── DataError              a file of problems or demonstrations is missing, empty or malformed
 │   ├── TemplateError          a chat template cannot be rendered token-exactly
-│   ├── ModelError             a model cannot be loaded, or student and teacher do not fit together
+│   ├── ModelError             a model cannot be loaded, or student and teacher are incompatible
 │   └── RunError               a run directory cannot be written, resumed or read
-├── InfrastructureError        our machinery failed: retried, then the attempt is dropped, never trained on
-│   ├── SandboxError           a program could not be run (it did not fail: it never had its chance)
-│   ├── RankError              another process of the run has failed, died or fallen silent
-│   └── OutageError            it failed for so long that the run stops, to be taken up again later
-├── TrainingError              the update itself is broken (non-finite numbers, nothing to learn from)
+├── InfrastructureError        infrastructure failed; the attempt is retried, then dropped, never trained on
+│   ├── SandboxError           the sandbox could not run a program (the program itself did not fail)
+│   ├── RankError              another process of the run has failed, died or stopped responding
+│   └── OutageError            infrastructure failed for so long that the run stops; resume it later
+├── TrainingError              the update itself is broken (non-finite numbers, no token to train on)
 └── DoctorError                `sod doctor` found something that does not work or is not safe
 
-What the *student* does wrong is not here: it is text for the student to read (`sod.tools`).
+Mistakes of the *student* are not errors here; the student reads them as text (`sod.tools`).
 """
 
 
 class SodError(Exception):
-    """Base of every error raised on purpose."""
+    """Base class of every error raised on purpose."""
 
 
 class UsageError(SodError):
-    """The user asked for something that cannot work, and can mend it."""
+    """The user asked for something that cannot work, and can fix it."""
 
 
 class OptionError(UsageError):
-    """An option is unknown, or its value cannot work."""
+    """An option is unknown, or its value is invalid."""
 
 
 class DataError(UsageError):
@@ -39,7 +39,7 @@ class TemplateError(UsageError):
 
 
 class ModelError(UsageError):
-    """A model cannot be loaded, or student and teacher do not fit together."""
+    """A model cannot be loaded, or student and teacher are incompatible."""
 
 
 class RunError(UsageError):
@@ -47,29 +47,29 @@ class RunError(UsageError):
 
 
 class InfrastructureError(SodError):
-    """Our own machinery failed; the student is not to blame and must not be trained on it."""
+    """Infrastructure failed. The student did not cause it, and must not be trained on the attempt."""
 
 
 class SandboxError(InfrastructureError):
-    """The sandbox could not run a program at all."""
+    """The sandbox could not run a program."""
 
 
 class RankError(InfrastructureError):
-    """Another process of this run has failed, died or fallen silent; without it the run cannot go on."""
+    """Another process of this run has failed, died or stopped responding; the run cannot continue without it."""
 
     def __init__(self, message: str, *, unsaid: bool = False):
         super().__init__(message)
         self.unsaid = unsaid
-        """Whether the first process, which speaks for all, is the one that has died."""
+        """True if the process that died is the first one, which prints for all processes."""
 
 
 class OutageError(InfrastructureError):
-    """Our own machinery stayed down; no retry helps, and the run should stop and be resumed later."""
+    """Infrastructure stayed down. Retries do not help; the run should stop and be resumed later."""
 
 
 class TrainingError(SodError):
-    """The update is broken: non-finite numbers, or no token to learn from."""
+    """The update is broken: non-finite numbers, or no token to train on."""
 
 
 class DoctorError(SodError):
-    """This machine is not fit: a part does not work, or a hostile program got through."""
+    """A check of this machine failed: a part does not work, or a hostile program was not stopped."""

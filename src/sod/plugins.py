@@ -1,4 +1,4 @@
-"""What users write in files of their own and name in an option, FILE.py:FUNCTION: a weighting rule, a tool."""
+"""Load a user's own function, given in an option as FILE.py:FUNCTION: a weighting rule or a tool."""
 
 import importlib.util
 import sys
@@ -12,10 +12,10 @@ from sod.errors import OptionError
 
 
 def load(name: str, *, option: str) -> Callable[..., Any]:
-    """The function that `FILE.py:FUNCTION` names. Raises OptionError, which begins with the option's name."""
+    """Load the function named by `FILE.py:FUNCTION`. Raises OptionError; its message starts with the option's name."""
     path, colon, function = name.rpartition(":")
     if not colon:
-        raise OptionError(f"{option}: {name!r} is not FILE.py:FUNCTION.")
+        raise OptionError(f"{option}: {name!r} must have the form FILE.py:FUNCTION.")
     found = vars(_module(Path(path).absolute(), option)).get(function)
     if not callable(found):
         raise OptionError(f"{option}: {path} defines no function {function!r}.")
@@ -24,15 +24,15 @@ def load(name: str, *, option: str) -> Callable[..., Any]:
 
 @cache
 def _module(path: Path, option: str) -> ModuleType:
-    """The file, run once for each option that names it."""
+    """Import the file; it runs once for each option that names it."""
     name = f"sod_own_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise OptionError(f"{option}: there is no Python file {path}.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look up their module by name
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # a user's file may do anything
+    except (Exception, SystemExit) as error:  # a user's file may raise anything
         raise OptionError(f"{option}: {path} cannot be imported: {type(error).__name__}: {error}") from error
     return module

@@ -1,4 +1,4 @@
-"""What the student and the teacher think of every sampled token, group by group, while other groups still roll out."""
+"""Score the sampled tokens with student and teacher, group by group, while other groups are still sampling."""
 
 import asyncio
 import time
@@ -18,14 +18,14 @@ from sod.types import Group
 
 
 class Scorer:
-    """Scores whole groups, in an order and in parts that do not depend on when they come: the numbers repeat.
+    """Scores whole groups. Order and microbatches do not depend on timing, so results are reproducible.
 
-    `student_from`: "recompute" reads every trajectory again with the policy; "sampler" takes the sampler's own
-    log-probabilities, except for the longest trajectory of each group, which is read again and says how far off they are
+    `student_from`: "recompute" runs a forward pass of the policy over every trajectory. "sampler" uses the sampler's own
+    log-probabilities, except for the longest trajectory of each group, which is recomputed to measure the difference
     (`Batch.recomputed_B`).
 
-    `candidates`: at each sampled token, how many of the policy's likeliest tokens the teacher is to judge as well. No
-    sampler knows them, so "recompute" is needed.
+    `candidates`: number of the policy's likeliest tokens that the teacher scores as well, at each sampled token. Requires
+    "recompute", because a sampler does not return them.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Scorer:
         student_from: Literal["recompute", "sampler"] = "recompute",
         candidates: int = 0,
     ):
-        assert student_from == "recompute" or not candidates, "a sampler knows no candidates"
+        assert student_from == "recompute" or not candidates, "a sampler returns no candidates"
         self._student = student
         self._teacher = teacher
         self._temperature = temperature
@@ -54,11 +54,11 @@ class Scorer:
         return (await self._teacher.score(batch)).put_into(batch)
 
     def score_now(self, group: Group) -> Batch:
-        """`score`, where no event loop runs."""
+        """Same as `score`, for callers without a running event loop."""
         return asyncio.run(self.score(group))
 
     def take_busy_seconds(self) -> float:
-        """Seconds of scoring since this was last asked, the teacher's among them: on a server it may be busy meanwhile."""
+        """Return the seconds of scoring since the last call, including the teacher's, which may overlap on a server."""
         seconds, self._busy_seconds = self._busy_seconds, 0.0
         return seconds + (0.0 if self._teacher is None else self._teacher.take_busy_seconds())
 
@@ -91,17 +91,17 @@ class Scorer:
 
 
 def check_enough(*, kept: int, dropped: int, ungraded: int) -> None:
-    """Raises InfrastructureError where more attempts were lost than graded."""
+    """Raises InfrastructureError if more attempts were lost or ungraded than graded."""
     if dropped + ungraded > kept:
         raise InfrastructureError(
-            f"Of {kept + dropped + ungraded} attempts, {dropped} were lost to our own machinery and {ungraded} could not be "
-            "graded: too many to go on; the lines above say why. `sod train` continues with --resume, `sod eval` when it is "
-            "run again."
+            f"Of {kept + dropped + ungraded} attempts, {dropped} were lost to infrastructure failures and {ungraded} could not "
+            "be graded. These are too many to continue; the lines above give the reasons. Continue `sod train` with --resume, "
+            "`sod eval` by running the same command."
         )
 
 
 def check_groups(groups: Sequence[Group]) -> None:
-    """The same, of whole groups."""
+    """Raises InfrastructureError if the groups lost too many attempts, as `check_enough`."""
     check_enough(
         kept=sum(map(len, groups)),
         dropped=sum(group.dropped for group in groups),

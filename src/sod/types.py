@@ -1,7 +1,7 @@
-"""The nouns: what a problem, a conversation and a trajectory are. Standard library only.
+"""The data types: problems, messages, tool calls, trajectories and groups. Standard library only.
 
-A trajectory is a list of pieces, append-only and never tokenised again. Its token ids, its loss mask and its steps are
-views of the pieces, so that they cannot disagree.
+A trajectory is an append-only list of pieces and is never tokenised again. Its token ids, its loss mask and its steps are
+computed from the pieces, so they always agree.
 """
 
 from collections import Counter
@@ -12,36 +12,42 @@ from typing import Any, Literal
 
 Message = dict[str, Any]
 """A message in OpenAI's format: role, content, and for the assistant optionally tool_calls. An assistant message with
-`"weight": 0` is context: no loss is taken on it."""
+`"weight": 0` is context and has no loss."""
 
 Author = Literal["prompt", "student", "tool"]
 Stop = Literal["answered", "max_turns", "max_tokens", "repeated"]
 Outcome = Literal[
     "ok", "error", "timeout", "signal", "output_limit", "disk_limit", "malformed", "unknown_tool", "wrong_arguments"
 ]
-"""What became of one tool call. All but `ok` are the student's doing; our own failures are exceptions."""
+"""Outcome of one tool call. Every value except `ok` is an error of the student; infrastructure failures are exceptions."""
 NO_CALL: frozenset[Outcome] = frozenset({"malformed", "unknown_tool", "wrong_arguments"})
-"""Outcomes of what was meant as a call and ran nothing."""
+"""Outcomes of attempted calls that ran nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A question with a verifiable answer."""
+    """A question with a verifiable answer.
+
+    Example:
+        >>> problem = Problem(id="sum", messages=({"role": "user", "content": "What is 1 + 2?"},), answer="3")
+        >>> problem.kind
+        'math'
+    """
 
     id: str
     messages: tuple[Message, ...]
-    """The conversation that the student is to continue, usually one user message."""
+    """The conversation that the student continues, usually one user message."""
     answer: str
     kind: str = "math"
-    """Which judge it needs: math, choice or code; see `sod.rewards.referee`."""
+    """Kind of judge: math, choice or code; see `sod.rewards.referee`."""
     options: int = 4
-    """Of multiple choice: how many options there are. Their letters are A, B, ..."""
+    """Multiple choice only: number of options. Their letters are A, B, ..."""
     hint: str = ""
-    """What helps to solve it, for a privileged teacher alone; the student never reads it."""
+    """A hint, only for a privileged teacher; the student never reads it."""
     solution: str = ""
-    """How it can be solved, worked out; for a privileged teacher alone as well."""
+    """A worked solution, only for a privileged teacher; the student never reads it."""
     labels: Mapping[str, str] = field(default_factory=dict)
-    """What it is counted under when results are broken down: {"difficulty": "hard"}."""
+    """Labels that results are broken down by, for example {"difficulty": "hard"}."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,14 +60,15 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MalformedCall:
-    """Text between tool-call tags that is no call, and what the student is told about it."""
+    """Text between tool-call tags that is not a valid call."""
 
     complaint: str
+    """Error message for the student."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What the student reads after a tool call."""
+    """The text that the student reads after a tool call, and the call's outcome."""
 
     text: str
     outcome: Outcome
@@ -69,38 +76,54 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Consecutive tokens by one author. A student's piece is one turn, its end-of-turn token included."""
+    """Consecutive tokens of one author. A student's piece is one turn, including its end-of-turn token.
+
+    Example:
+        >>> turn = Piece("student", (5, 6, 2), logprobs=(-0.1, -0.3, -0.2))
+        >>> result = Piece("tool", (9,), outcomes=("ok",))
+        >>> turn.author, result.outcomes
+        ('student', ('ok',))
+    """
 
     author: Author
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...] = ()
-    """The sampler's log-probability of each token at the sampling temperature; empty where nobody sampled."""
+    """The sampler's log-probability of each token at the sampling temperature; empty for tokens that were not sampled."""
     outcomes: tuple[Outcome, ...] = ()
-    """For a tool's piece: what became of each call that it answers. Calls of a last turn, which nobody reads the results
-    of, are not counted."""
+    """For a tool's piece: the outcome of each call that it answers. Calls in the last turn have no results and are not
+    counted."""
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One attempt at one problem: x, y_1, o_1, ..., y_K, o_K, y_{K+1} as token pieces, in order."""
+    """One attempt at one problem: x, y_1, o_1, ..., y_K, o_K, y_{K+1} as token pieces, in order.
+
+    Example:
+        >>> problem = Problem(id="sum", messages=(), answer="3")
+        >>> pieces = (Piece("prompt", (7, 8)), Piece("student", (5, 2)))
+        >>> trajectory = Trajectory(problem, sample=0, pieces=pieces, stop="answered", final_text="3")
+        >>> trajectory.ids, trajectory.mask
+        ([7, 8, 5, 2], [False, False, True, True])
+    """
 
     problem: Problem
     sample: int
-    """Which of the problem's attempts this is, from 0."""
+    """Number of this attempt at the problem, from 0."""
     pieces: tuple[Piece, ...]
     stop: Stop
     final_text: str
-    """Text of the last student turn, where the answer must stand."""
+    """Text of the last student turn, which must contain the answer."""
     reward: float = 0.0
     correct: bool = False
     answer: str | None = None
-    """The canonical answer that the judge read, None if there was none."""
+    """The answer in canonical form, as read by the judge; None if there was none."""
     reason: str = ""
-    """What decided the verdict."""
+    """Reason for the verdict."""
     graded: bool = True
-    """False if the judge does not know: neither right nor wrong, kept for the reader and never trained on."""
+    """False if the judge could not decide. The trajectory is then neither right nor wrong, is kept for the reader and never
+    trained on."""
     seconds: float = 0.0
-    """Wall-clock seconds that the attempt took; never part of a decision."""
+    """Wall-clock seconds of the attempt. Only for information; no decision depends on it."""
 
     @cached_property
     def ids(self) -> list[int]:
@@ -108,12 +131,12 @@ class Trajectory:
 
     @cached_property
     def mask(self) -> list[bool]:
-        """True exactly on the tokens that the student sampled."""
+        """True on the tokens that the student sampled, False on all others."""
         return [piece.author == "student" for piece in self.pieces for _ in piece.tokens]
 
     @property
     def sampler_logprobs(self) -> list[float]:
-        """The sampler's log-probability of each token, 0 where nobody sampled."""
+        """The sampler's log-probability of each token; 0 for tokens that were not sampled."""
         return [p for piece in self.pieces for p in piece.logprobs or (0.0,) * len(piece.tokens)]
 
     @property
@@ -128,12 +151,12 @@ class Trajectory:
 
     @property
     def observations(self) -> list[Piece]:
-        """What the tools answered: the k-th after the k-th turn, and none after the last."""
+        """The tools' pieces: the k-th follows the k-th turn; none follows the last turn."""
         return [piece for piece in self.pieces if piece.author == "tool"]
 
     @property
     def outcomes(self) -> Counter[Outcome]:
-        """How many tool calls ended in which way."""
+        """Number of tool calls per outcome."""
         return Counter(outcome for piece in self.pieces for outcome in piece.outcomes)
 
     @property
@@ -142,20 +165,20 @@ class Trajectory:
 
     @property
     def response_tokens(self) -> int:
-        """Length of the response: what the token budget counts."""
+        """Length of the response in tokens, observations included. The token budget limits it."""
         return sum(len(piece.tokens) for piece in self.pieces[1:])
 
 
 @dataclass(frozen=True)
 class Group:
-    """All graded attempts at one problem in one update: what GRPO compares with each other."""
+    """All graded attempts at one problem in one update. GRPO compares them with each other."""
 
     problem: Problem
     trajectories: list[Trajectory] = field(default_factory=list)
     dropped: int = 0
-    """Attempts lost to our own machinery."""
+    """Attempts lost to infrastructure failures."""
     ungraded: list[Trajectory] = field(default_factory=list)
-    """Attempts that the judge could not decide: no member of the group, but not lost."""
+    """Attempts that the judge could not decide. They do not belong to the group, but are kept."""
 
     def __iter__(self) -> Iterator[Trajectory]:
         return iter(self.trajectories)

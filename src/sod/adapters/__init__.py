@@ -1,1 +1,1 @@
-"""SOD inside other trainers: one module for each, named after it."""
+"""SOD in other trainers. Each module is named after its trainer."""

@@ -1,13 +1,13 @@
-"""SOD inside TRL: `SODTrainer`, a GRPOTrainer with a credit for every token, and rollouts that wait for nobody.
+"""SOD in TRL: `SODTrainer`, a GRPOTrainer with a credit for every token, and concurrent rollouts.
 
     pip install ".[trl]"   # in a checkout of sod
 
-TRL samples, calls tools, rewards and learns as ever. In place of one advantage for a whole completion, its loss gets
+TRL samples, calls tools, computes rewards and trains as usual. Instead of one advantage per completion, its loss gets
 
     advantage_B + coef * w_BT * (log pi_teacher - log pi_student)        (B, T)
 
-by any system or rule of `sod.algorithms`. `concurrent_rollouts` replaces TRL's loop of generation and tools, in which everybody
-waits for the slowest, by this project's agents. docs/trl.md is the user's page.
+from any system or rule of `sod.algorithms`. In TRL's loop of generation and tools, all completions wait for the slowest one.
+`concurrent_rollouts` replaces this loop by this project's agents. docs/trl.md is the user's guide.
 """
 
 # pyright: reportMissingImports=false
@@ -50,7 +50,7 @@ from sod.training import MAX_SAMPLER_GAP
 from sod.types import Group, Message, Outcome, Piece, Problem, Trajectory
 
 TESTED = ("1.16.0",)
-"""Versions of TRL that tests/test_adapters_trl.py passes with."""
+"""Versions of TRL with which tests/test_adapters_trl.py passes."""
 
 try:
     import trl
@@ -61,39 +61,39 @@ try:
     from trl.trainer.utils import add_fused_lm_head
 except ImportError as error:
     raise ImportError(
-        f'sod.adapters.trl needs TRL {TESTED[-1]} ({error}): pip install ".[trl]" in a checkout of sod.'
+        f'sod.adapters.trl requires TRL {TESTED[-1]} ({error}). Run pip install ".[trl]" in a checkout of sod.'
     ) from error
 
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo")
-"""Values of `loss_type` whose loss of a token is a function of that token's own advantage and ratio."""
+"""Values of `loss_type` for which a token's loss depends only on its own advantage and ratio."""
 TRAJECTORY = "trajectory"
-"""The column in which `Rollouts` hands its trajectories to reward functions; None for an attempt that was lost."""
+"""Column in which `Rollouts` passes its trajectories to reward functions; None for a lost attempt."""
 
 Observations = Sequence[tuple[Outcome, ...]]
-"""What became of the calls of each turn that called."""
+"""Outcomes of the calls of each turn with calls."""
 
 
 # The trainer
 
 
 def raised(text: str) -> bool:
-    """Whether a tool's message is what TRL writes for a call that raised, or for a tool that does not exist."""
+    """Return True if a tool's message is TRL's message for a call that raised, or for an unknown tool."""
     return text.startswith("{'error': ")
 
 
 class SODTrainer(GRPOTrainer):
-    """GRPOTrainer whose loss gets, for every sampled token, GRPO's advantage plus the weighted signal of a teacher.
+    """GRPOTrainer that adds a teacher's weighted signal to GRPO's advantage of every sampled token.
 
-    `teacher_model`: a model, a folder or a name on the hub; it is frozen, and has the student's vocabulary. A model that is
-    passed in gets TRL's fused head, as the student does, so that no (B, T, V) logits are made.
-    `sod`: which algorithm, and its constants; `rule` stands in for the algorithm's own.
-    `teacher_processing_class`: the teacher's tokenizer; None takes the one beside its weights.
-    `call_failed` says of a tool's message whether its call had failed, for rules that want to know. (Trajectories of
-    `concurrent_rollouts` know it themselves.)
-    `untested_version`: go on with a version of TRL that is not in `TESTED`.
-    Whatever else there is, is GRPOTrainer's.
+    `teacher_model`: a model, a directory or a hub name, with the student's vocabulary; it is frozen. A given model object gets
+    TRL's fused head, like the student, so that no (B, T, V) logits are computed.
+    `sod`: the algorithm and its constants. `rule` replaces the algorithm's own rule.
+    `teacher_processing_class`: the teacher's tokenizer. Default: the one stored with its weights.
+    `call_failed`: returns True if a tool's message reports a failed call, for rules that need it. Trajectories of
+    `concurrent_rollouts` already contain this information.
+    `untested_version`: accept a version of TRL that is not in `TESTED`.
+    All other arguments are GRPOTrainer's.
 
-    Raises OptionError for options under which a credit for every token cannot work, ModelError for models that cannot.
+    Raises OptionError for options that do not support a credit for every token, ModelError for unsupported models.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class SODTrainer(GRPOTrainer):
         self.teacher_model = self._prepared(_teacher(teacher_model, teacher_processing_class, self))
 
     def _prepared(self, teacher: PreTrainedModel) -> Any:
-        """The teacher as TRL prepares its reference model."""
+        """Prepare the teacher in the same way as TRL's reference model."""
         add_fused_lm_head(teacher, temperature=self.temperature, outputs=("log_probs", "entropy"))
         if self.is_deepspeed_enabled:
             return prepare_deepspeed(teacher, self.accelerator)
@@ -144,7 +144,7 @@ class SODTrainer(GRPOTrainer):
         return {**output, "advantages": batch.credit_BT.to(output["advantages"])}
 
     def _observations(self, inputs: list[dict[str, Any]]) -> list[Observations]:
-        """What became of each completion's calls: from its trajectory, or else from its messages."""
+        """Return the outcomes of each completion's calls, from its trajectory or, without one, from its messages."""
         if TRAJECTORY not in inputs[0]:
             return [observations(messages, self._call_failed) for messages in self._completions]
         trajectories: list[Trajectory | None] = [row[TRAJECTORY] for row in inputs]
@@ -152,7 +152,7 @@ class SODTrainer(GRPOTrainer):
 
     @torch.no_grad()
     def _scored(self, output: dict[str, Any], of_calls: Sequence[Observations]) -> Batch:
-        """TRL's completions as a batch that both models have scored, on the CPU; T counts a completion's tokens."""
+        """Convert TRL's completions to a batch with both models' scores, on the CPU. T counts a completion's tokens."""
         ids_BT = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
         attended_BT = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
         _check_positions(self.teacher_model, attended_BT)
@@ -160,7 +160,7 @@ class SODTrainer(GRPOTrainer):
         training = self.model.training
         rows = self.args.per_device_train_batch_size if training else self.args.per_device_eval_batch_size
         student_BT = output.get("old_per_token_logps")
-        if student_BT is None:  # TRL leaves them out where they are those of the coming forward pass
+        if student_BT is None:  # TRL omits them if they equal those of the next forward pass
             with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
                 student_BT, *_ = self._get_per_token_logps_and_entropies(self.model, ids_BT, attended_BT, width, rows)
         teacher_BT, entropy_BT, *_ = self._get_per_token_logps_and_entropies(
@@ -185,12 +185,12 @@ class SODTrainer(GRPOTrainer):
         )
 
     def _updates(self) -> int:
-        """Batches of rollouts that the run has behind it."""
+        """Return the number of completed batches of rollouts."""
         passes = self.state.global_step * self.args.gradient_accumulation_steps
         return passes // (self.args.steps_per_generation * self.num_iterations)
 
     def _record(self, batch: Batch, output: dict[str, Any]) -> None:
-        """Metrics for TRL's log, under sod/: means over the processes that have them."""
+        """Add metrics under sod/ to TRL's log: means over the processes that have them."""
         report = {f"sod/{name.removeprefix('steps/')}": value for name, value in of_steps(batch, self._sod).items()}
         report["sod/tool_errors"] = sum(t.tool_errors for t in batch.trajectories) / len(batch)
         if isinstance(self.rollout_func, Rollouts):
@@ -203,9 +203,9 @@ class SODTrainer(GRPOTrainer):
 
 
 def give_credit(system: System, batch: Batch, options: AlgorithmOptions) -> Batch:
-    """The batch with its credit, where `batch.rewards_B` is GRPO's advantage already, as TRL has computed it.
+    """Return the batch with its credit. `batch.rewards_B` already holds GRPO's advantage, as computed by TRL.
 
-    TRL compares a group that may be spread over processes, by rules of its own (`scale_rewards`); nothing is compared anew.
+    A group may be spread over processes, and TRL has its own scaling (`scale_rewards`). Advantages are not recomputed.
     """
     rule, advantage_B = system.rule, batch.rewards_B
     assert rule is not None
@@ -218,7 +218,7 @@ def give_credit(system: System, batch: Batch, options: AlgorithmOptions) -> Batc
 
 
 def observations(completion: str | Sequence[Message], failed: Callable[[str], bool]) -> Observations:
-    """What became of the calls of each turn, by the messages that answer them."""
+    """Return the outcomes of each turn's calls, from the tools' messages."""
     if isinstance(completion, str):
         return []
     runs = groupby(completion, lambda message: message["role"] == "tool")
@@ -230,88 +230,95 @@ def observations(completion: str | Sequence[Message], failed: Callable[[str], bo
 
 
 def _trajectory(of_calls: Observations) -> Trajectory:
-    """As much of a trajectory as a rule may ask for: what became of its calls."""
+    """Return a trajectory with only the data that a rule may read: the outcomes of its calls."""
     pieces = tuple(Piece("tool", (), outcomes=outcomes) for outcomes in of_calls)
     problem = Problem(id="", messages=(), answer="")
     return Trajectory(problem=problem, sample=0, pieces=pieces, stop="answered", final_text="")
 
 
 def sampler_gap(batch: Batch, sampled_BT: Tensor) -> float:
-    """Nats between the sampler's log-probabilities and TRL's forward pass. Raises TrainingError if they are too many."""
+    """Return the mean difference between the sampler's log-probabilities and TRL's forward pass, in nats.
+
+    Raises TrainingError if it exceeds MAX_SAMPLER_GAP.
+    """
     assert batch.student_BT is not None
     gap_N = (sampled_BT.cpu() - batch.student_BT).abs()[batch.mask_BT]
     gap = float(gap_N.mean()) if len(gap_N) else 0.0
     if gap > MAX_SAMPLER_GAP:
         raise TrainingError(
-            f"The rollouts' log-probabilities are {gap:.2f} nats off TRL's forward pass of the same weights; what they sample "
-            "is not the policy's. Does the model scale or cap its logits? Then leave concurrent_rollouts out."
+            f"The rollouts' log-probabilities differ from TRL's forward pass of the same weights by {gap:.2f} nats, so the "
+            "samples are not the policy's. If the model scales or caps its logits, do not use concurrent_rollouts."
         )
     return gap
 
 
-# What is refused
+# Checks
 
 
 def check_version(version: str, *, untested: bool) -> None:
-    """Raises OptionError for a version of TRL that nobody has tried, unless it is wanted so."""
+    """Raises OptionError for an untested version of TRL, unless `untested` is True."""
     if version not in TESTED and not untested:
         raise OptionError(
-            f"sod.adapters.trl works on private methods of GRPOTrainer and is tested with TRL {', '.join(TESTED)}; this is "
-            f"{version}. pip install trl=={TESTED[-1]}; or run tests/test_adapters_trl.py, which says what has changed, and "
-            "go on with SODTrainer(untested_version=True)."
+            f"sod.adapters.trl uses private methods of GRPOTrainer and is tested with TRL {', '.join(TESTED)}; this is "
+            f"{version}. Run pip install trl=={TESTED[-1]}. Or run tests/test_adapters_trl.py to find out what has changed, and "
+            "pass SODTrainer(untested_version=True)."
         )
 
 
 def check_arguments(args: GRPOConfig) -> None:
-    """Raises OptionError for options of GRPOConfig that take one advantage for a whole completion."""
+    """Raises OptionError for options of GRPOConfig that need one advantage per completion."""
     if args.loss_type not in LOSSES:
-        why = "weighs whole completions by the sign of their advantage, " if args.loss_type == "vespo" else ""
+        why = "weighs whole completions by the sign of their advantage and " if args.loss_type == "vespo" else ""
         raise OptionError(
-            f"loss_type = {args.loss_type!r} {why}cannot be used with a credit for every token; choose one of "
+            f"loss_type = {args.loss_type!r} {why}cannot be used with a credit for every token. Choose one of "
             f"{', '.join(LOSSES)} (bnpo is the paper's mean over tokens)."
         )
     if args.importance_sampling_level != "token":
         raise OptionError(
-            f"importance_sampling_level = {args.importance_sampling_level!r} gives all tokens of a completion one ratio, and so "
-            "the gradient of their mean credit; set it to 'token'."
+            f"importance_sampling_level = {args.importance_sampling_level!r} uses one ratio for all tokens of a completion, "
+            "which averages their credit. Set it to 'token'."
         )
     if args.off_policy_mask_threshold is not None:
         raise OptionError(
-            "off_policy_mask_threshold drops whole completions by the sign of their advantage, which would become that of each "
-            "token's credit; leave it out."
+            "off_policy_mask_threshold drops whole completions by the sign of their advantage. Here every token has its own "
+            "credit, so tokens would be dropped one by one. Remove this option."
         )
 
 
 def system_in_trl(options: AlgorithmOptions, rule: Rule | None = None) -> System:
-    """The system that the options name, or the rule beside GRPO. Raises OptionError for what cannot be had in TRL."""
+    """Return the system named by the options, or GRPO combined with `rule`. Raises OptionError for unsupported systems."""
     if options.divergence == "exact":
         raise OptionError(
-            "divergence = 'exact' judges tokens that were not sampled, of which TRL's loss knows nothing; use 'sampled'."
+            "divergence = 'exact' gives credit to tokens that were not sampled, which TRL's loss does not support. Use "
+            "'sampled'."
         )
     if rule is not None:
         return System(grpo, rule)
     system = find(options.name)
     if system.context is not None:
         raise OptionError(
-            f"algorithm {options.name!r} has a teacher that reads another prompt than the student; use `sod train`."
+            f"algorithm {options.name!r} needs a teacher with its own prompt, which is not supported in TRL. Use `sod train`."
         )
     if system.rule is None:
-        raise OptionError(f"algorithm {options.name!r} has no teacher; use GRPOTrainer for grpo, `sod train` for sham.")
+        raise OptionError(f"algorithm {options.name!r} has no teacher. Use GRPOTrainer for grpo, `sod train` for sham.")
     return system
 
 
 def _check_student(trainer: GRPOTrainer) -> None:
-    """Raises ModelError for a model with pictures, or whose attention would read TRL's padding."""
+    """Raises ModelError for a multimodal model, or for an attention that would read TRL's padding."""
     if not isinstance(trainer.processing_class, PreTrainedTokenizerBase):
-        raise ModelError("SODTrainer is for models of text; the teacher would not see the pictures.")
+        raise ModelError(
+            "SODTrainer only supports text models, because the teacher would not get the images. Pass a tokenizer as "
+            "processing_class."
+        )
     _check_attention(trainer.model, "student")
 
 
 def _check_attention(model: Any, whose: str) -> None:
     if model.config._attn_implementation == PACKED:
         raise ModelError(
-            f"The {whose} was loaded with this project's attention, which takes no padding masks, and TRL pads. Load it with "
-            "AutoModelForCausalLM; concurrent_rollouts changes the attention by itself while it samples."
+            f"The {whose} was loaded with this project's attention, which does not support the padding masks that TRL uses. Load "
+            "it with AutoModelForCausalLM; concurrent_rollouts switches the attention while it samples."
         )
 
 
@@ -319,7 +326,7 @@ def _check_positions(teacher: Any, attended_BT: Tensor) -> None:
     longest, positions = int(attended_BT.sum(1).max()), teacher.config.max_position_embeddings
     if longest > positions:
         raise ModelError(
-            f"The teacher has {positions} positions, but a completion with its prompt has {longest}; lower "
+            f"The teacher has {positions} positions, but a completion with its prompt has {longest} tokens. Lower "
             "max_completion_length."
         )
 
@@ -327,7 +334,7 @@ def _check_positions(teacher: Any, attended_BT: Tensor) -> None:
 def _teacher(
     teacher: PreTrainedModel | str | Path, tokenizer: PreTrainedTokenizerBase | None, trainer: GRPOTrainer
 ) -> PreTrainedModel:
-    """The frozen teacher. Raises ModelError if its vocabulary is not the student's, or cannot be found."""
+    """Load and freeze the teacher. Raises ModelError if its vocabulary is unknown or differs from the student's."""
     model = (
         teacher
         if isinstance(teacher, PreTrainedModel)
@@ -348,10 +355,10 @@ def _tokenizer_beside(teacher: PreTrainedModel) -> PreTrainedTokenizerBase:
         if where and Path(where).is_dir():
             return load_tokenizer(Path(where))
         return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-    except (OSError, ValueError, ModelError) as error:  # no such folder or name, or no tokenizer there
+    except (OSError, ValueError, ModelError) as error:  # no such directory or name, or no tokenizer there
         raise ModelError(
-            f"There is no tokenizer beside the teacher in {where!r}, so its vocabulary cannot be compared with the student's; "
-            "save it there, or give teacher_processing_class."
+            f"The teacher in {where!r} has no tokenizer, so its vocabulary cannot be compared with the student's. Save the "
+            "tokenizer there, or pass teacher_processing_class."
         ) from error
 
 
@@ -359,10 +366,10 @@ def _tokenizer_beside(teacher: PreTrainedModel) -> PreTrainedTokenizerBase:
 
 
 class WorldSettings(Options):
-    """What `World.of` wants to know: who runs programs, what they are worth, how long a trajectory may be."""
+    """Options of `World.of`: sandbox, tools, rewards, chat format and limits of a trajectory."""
 
     rollout: RolloutOptions = RolloutOptions()
-    """`group`, `problems` and the limits of an update are TRL's business here and have no effect."""
+    """`group`, `problems` and the limits of an update have no effect; TRL's own options apply."""
     tool: ToolOptions = ToolOptions()
     reward: RewardOptions = RewardOptions()
     sandbox: SandboxOptions = SandboxOptions()
@@ -373,19 +380,19 @@ class WorldSettings(Options):
 def concurrent_rollouts(
     world: World, problems: Sequence[Problem], limits: RolloutOptions, *, seed: int = 0
 ) -> "Iterator[Rollouts]":
-    """A `rollout_func` for GRPOTrainer or SODTrainer, in whose world the sandbox is open meanwhile.
+    """Yield a `rollout_func` for GRPOTrainer or SODTrainer. The world's sandbox is open inside the block.
 
-    `problems`: all that the trainer's dataset asks; `Rollouts.rows` is such a dataset.
+    `problems`: all problems of the trainer's dataset. `Rollouts.rows` returns such a dataset.
     """
     with Runner() as loop, world.sandbox.working_in(loop):
         yield Rollouts(loop, world, problems, limits, seed)
 
 
 class Rollouts:
-    """Trajectories by this project's agents on the trainer's own weights: tools of all run at the same time, and a turn costs
-    its new tokens alone.
+    """Samples trajectories with this project's agents and the trainer's own weights.
 
-    Reward functions get each attempt as `trajectory` (None if it was lost; return None for it); `referee_reward` is one.
+    Tools of all trajectories run concurrently, and a turn only costs its new tokens. Reward functions get each attempt as
+    `trajectory`. It is None for a lost attempt; return None for it. `referee_reward` is such a function.
     """
 
     def __init__(self, loop: Runner, world: World, problems: Sequence[Problem], limits: RolloutOptions, seed: int):
@@ -398,30 +405,31 @@ class Rollouts:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The problems as rows of a dataset for TRL."""
+        """The problems as rows of a TRL dataset."""
         return [{"prompt": [dict(message) for message in problem.messages]} for problem in self._problems.values()]
 
     def check(self, trainer: GRPOTrainer) -> None:
-        """Raises OptionError for a trainer that cannot be sampled from, or whose options say otherwise."""
+        """Raises OptionError for a trainer with an unsupported model, or with options that contradict the rollouts'."""
         if not isinstance(trainer.model, PreTrainedModel) or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             raise OptionError(
-                "concurrent_rollouts samples from the trainer's own model, which must be whole: no PEFT, FSDP or DeepSpeed."
+                "concurrent_rollouts samples from the trainer's own model, which must not be wrapped or sharded. Use it without "
+                "PEFT, FSDP and DeepSpeed."
             )
         if trainer.tools:
-            raise OptionError("With concurrent_rollouts the tools are the world's; leave the trainer's `tools` out.")
+            raise OptionError("concurrent_rollouts uses the tools of its world. Remove `tools` from the trainer.")
         if trainer.temperature != self._limits.temperature:
             raise OptionError(
-                f"GRPOConfig has temperature = {trainer.temperature}, but the rollouts' is {self._limits.temperature}; the "
-                "policy ratio needs one for both."
+                f"GRPOConfig has temperature = {trainer.temperature}, but the rollouts have {self._limits.temperature}. The "
+                "policy ratio needs equal temperatures; set both to the same value."
             )
         if self._limits.max_tokens > trainer.max_completion_length:
             raise OptionError(
-                f"The rollouts' max_tokens = {self._limits.max_tokens} is more than GRPOConfig's max_completion_length = "
-                f"{trainer.max_completion_length}; raise the latter."
+                f"The rollouts' max_tokens = {self._limits.max_tokens} exceeds GRPOConfig's max_completion_length = "
+                f"{trainer.max_completion_length}. Raise max_completion_length."
             )
 
     def __call__(self, prompts: Sequence[Sequence[Message]], trainer: GRPOTrainer) -> dict[str, list[Any]]:
-        """TRL's contract: an attempt at each prompt, in their order."""
+        """Sample one attempt per prompt, in order, as TRL requires of a `rollout_func`."""
         self.check(trainer)
         first = trainer.accelerator.process_index * len(prompts)
         jobs = [(self._problem(prompt), sample) for sample, prompt in enumerate(prompts, first)]
@@ -429,14 +437,14 @@ class Rollouts:
         seed = attempt_seed(self._seed, trainer.state.global_step, "call", self._calls)
         ended: dict[int, Trajectory | None] = {}
 
-        def hear(problem: Problem, sample: int, trajectory: Trajectory | None) -> None:
+        def keep(problem: Problem, sample: int, trajectory: Trajectory | None) -> None:
             del problem
             ended[sample] = trajectory
 
         with _as_the_engine_needs(trainer.model), trainer.accelerator.autocast():
             engine = HFEngine(trainer.model, slots=self._limits.concurrency)
             agent = self._world.agent(engine, self._limits)
-            self._loop.run(attempts(agent, jobs, seed=seed, on_trajectory=hear))
+            self._loop.run(attempts(agent, jobs, seed=seed, on_trajectory=keep))
         trajectories = [ended[sample] for _, sample in jobs]
         _check_enough(trajectories)
         rows = [self._row(problem, t) for (problem, _), t in zip(jobs, trajectories, strict=True)]
@@ -447,12 +455,12 @@ class Rollouts:
             return self._problems[_key(prompt)]
         except KeyError:
             raise DataError(
-                f"The dataset asks what none of the problems of concurrent_rollouts does: {str(prompt)[:200]}. Make it with "
-                "Dataset.from_list(rollouts.rows)."
+                f"The dataset has a prompt that is not among the problems of concurrent_rollouts: {str(prompt)[:200]}. Create "
+                "the dataset with Dataset.from_list(rollouts.rows)."
             ) from None
 
     def _row(self, problem: Problem, trajectory: Trajectory | None) -> dict[str, Any]:
-        """What TRL is told of an attempt. One that was lost, or that no judge could decide, is masked: not learnt from."""
+        """Return TRL's row for an attempt. Lost and ungraded attempts are masked and not trained on."""
         if trajectory is None:
             prompt, end = (
                 self._world.chat.prompt(problem.messages, self._world.tools.schemas),
@@ -468,7 +476,7 @@ class Rollouts:
 def referee_reward(
     trajectory: Sequence[Trajectory | None], log_metric: Callable[[str, float], None], **others: Any
 ) -> list[float | None]:
-    """The world's own verdicts as a reward function; None where there is none. Logs what the rollouts were like."""
+    """Return the world's own rewards, None for attempts without one. Logs metrics of the rollouts."""
     del others
     for name, value in of_rollout(_groups(trajectory)).items():
         log_metric(name, value)
@@ -477,7 +485,7 @@ def referee_reward(
 
 @contextmanager
 def _as_the_engine_needs(model: PreTrainedModel) -> Iterator[None]:
-    """The same weights with packed attention, and without dropout and checkpointing; then as before, for TRL's padded rows."""
+    """Switch the model to packed attention, without dropout and checkpointing; then back for TRL's padded rows."""
     attention, training = model.config._attn_implementation, model.training
     assert attention is not None
     model.set_attn_implementation(PACKED)
@@ -496,7 +504,7 @@ def _columns(
     sampled: Sequence[bool],
     trajectory: Trajectory | None,
 ) -> dict[str, Any]:
-    """A row under the names that TRL wants."""
+    """Return a row with TRL's column names."""
     return {
         "prompt_ids": list(prompt),
         "completion_ids": list(completion),
@@ -507,17 +515,17 @@ def _columns(
 
 
 def _by_prompt(problems: Sequence[Problem]) -> dict[str, Problem]:
-    """Raises DataError where two problems ask the same: TRL hands on the prompt alone."""
+    """Index problems by prompt. Raises DataError for two equal prompts, because TRL only passes the prompt."""
     counts = Counter(_key(problem.messages) for problem in problems)
     if twice := [problem.id for problem in problems if counts[_key(problem.messages)] > 1]:
         raise DataError(
-            f"Problems {twice[0]!r} and {twice[1]!r} ask the same; TRL could not tell them apart. Leave one out."
+            f"Problems {twice[0]!r} and {twice[1]!r} have the same prompt, so TRL cannot distinguish them. Remove one."
         )
     return {_key(problem.messages): problem for problem in problems}
 
 
 def _key(messages: Sequence[Mapping[str, Any]]) -> str:
-    """A conversation as text. Datasets fill up fields that a message lacks with None."""
+    """Return a conversation as text. Omits None, with which datasets fill the missing fields of a message."""
     return json.dumps(
         [{name: value for name, value in m.items() if value is not None} for m in messages], sort_keys=True
     )
@@ -530,7 +538,7 @@ def _check_enough(trajectories: Sequence[Trajectory | None]) -> None:
 
 
 def _groups(trajectories: Sequence[Trajectory | None]) -> list[Group]:
-    """This process's attempts, problem by problem; those that were lost are counted with the first."""
+    """Group this process's attempts by problem. All lost attempts are counted in the first group."""
     by_problem: dict[str, list[Trajectory]] = defaultdict(list)
     there = [t for t in trajectories if t is not None]
     for t in there:

@@ -1,13 +1,14 @@
-"""SOD inside verl: two distillation losses, as a plug-in (docs/verl.md).
+"""SOD in verl: two distillation losses, as a plug-in (docs/verl.md).
 
     loss_mode      loss of a token                                             task term
-    sod            clip(ratio) * coef * w_k * (log pi_teacher - log pi_old)    verl's own, clipped by itself
-    sod_one_clip   clip(ratio) * (A + coef * w_k * (log pi_teacher - log pi_old)), as `sod train` and the paper's code
+    sod            clip(ratio) * coef * w_k * (log pi_teacher - log pi_old)    verl's own, clipped separately
+    sod_one_clip   clip(ratio) * (A + coef * w_k * (log pi_teacher - log pi_old)), as in `sod train` and the paper's code
 
-verl imports this module in every process: by the entry point `verl.plugins`, or by VERL_USE_EXTERNAL_MODULES. As it hides what
-goes wrong there, this module says it on stderr itself, and `python -m sod.adapters.verl` looks whether all is well.
+verl imports this module in every process, through the entry point `verl.plugins` or through VERL_USE_EXTERNAL_MODULES. It hides
+errors of the import, so this module prints them on stderr. `python -m sod.adapters.verl` checks the installation.
 
-verl's options take no further fields, so what they lack is in the environment: SOD_VERL="rule=drift,epsilon=1e-6,delta=0.2".
+verl's options accept no further fields. Additional settings are in the environment:
+SOD_VERL="rule=drift,epsilon=1e-6,delta=0.2".
 """
 
 import argparse
@@ -54,17 +55,17 @@ from sod.errors import OptionError, SodError
 
 NAME = "sod.adapters.verl"
 TESTED = ("0.9.1",)
-"""Versions of verl that the tests have passed with."""
+"""Versions of verl with which the tests pass."""
 UNTESTED = "SOD_VERL_UNTESTED"
-"""Environment variable: 1 goes on with any other version."""
+"""Environment variable: 1 accepts any other version."""
 SETTINGS = "SOD_VERL"
 """Environment variable with the settings."""
 IN_RAY = f"ray_kwargs.ray_init.runtime_env.env_vars.{SETTINGS}"
-"""Where verl's configuration gives it to all workers."""
+"""Key of verl's configuration that passes the variable to all workers."""
 REFUSALS = (HydraException, OmegaConfBaseException, AssertionError, NotImplementedError, TypeError, ValueError)
-"""What verl, and those who read its configuration, raise for options that they do not take."""
+"""Exceptions that verl and its configuration libraries raise for invalid options."""
 ALL_IS_WELL = "[validate_config]"
-"""How the line begins with which verl ends its checks."""
+"""Prefix of the line that verl prints after successful checks."""
 RULES_HERE = (
     "drift",
     "drift_unclipped",
@@ -75,8 +76,8 @@ RULES_HERE = (
     "sign_consistent",
     "gated",
 )
-"""Rules that need no more than a trajectory's log-probabilities and its advantage. verl's workers learn neither of failed calls
-nor of the teacher's entropy nor of the update's number, and see a part of the batch at a time."""
+"""Rules that only need a trajectory's log-probabilities and its advantage. verl's workers have no data on failed calls, the
+teacher's entropy or the number of the update, and process a part of the batch at a time."""
 
 
 # Settings
@@ -84,36 +85,38 @@ nor of the teacher's entropy nor of the update's number, and see a part of the b
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What verl's own options have no field for. The defaults are the paper's."""
+    """Settings without a field in verl's options. The defaults are the paper's."""
 
     rule: str = "drift"
     """Weighting rule, one of RULES_HERE; drift is SOD."""
     epsilon: float = 1e-6
     """Added to every divergence in Eq. 7, in nats."""
     delta: float = 0.2
-    """Largest step weight is 1 + delta."""
+    """The largest step weight is 1 + delta."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From `rule=drift,delta=0.2`. Raises OptionError, naming what is near."""
+        """Parse text such as `rule=drift,delta=0.2`. Raises OptionError, with a similar name if there is one."""
         given: dict[str, Any] = {}
         for part in filter(None, (part.strip() for part in text.split(","))):
             key, equals, value = (piece.strip() for piece in part.partition("="))
             if not equals:
-                raise OptionError(f"{SETTINGS}: {part!r} is not KEY=VALUE.")
+                raise OptionError(f"{SETTINGS}: {part!r} must have the form KEY=VALUE.")
             _among(key, [field.name for field in fields(cls)], "setting")
             if key in given:
-                raise OptionError(f"{SETTINGS}: {key} is given twice.")
+                raise OptionError(f"{SETTINGS}: {key} is given twice. Remove one.")
             given[key] = value if key == "rule" else _number(key, value)
         settings = cls(**given)
         if settings.rule in RULES and settings.rule not in RULES_HERE:
             raise OptionError(
-                f"{SETTINGS}: rule {settings.rule!r} needs what verl's workers do not know (tool errors, the teacher's entropy, "
-                f"the whole batch); `sod train` has it. Here there are {', '.join(RULES_HERE)}."
+                f"{SETTINGS}: rule {settings.rule!r} needs data that verl's workers do not have (tool errors, the teacher's "
+                f"entropy, the whole batch). Use `sod train`, or choose one of {', '.join(RULES_HERE)}."
             )
         _among(settings.rule, RULES_HERE, "rule")
         if not (settings.epsilon > 0 and settings.delta >= 0):
-            raise OptionError(f"{SETTINGS}: epsilon must be above 0 and delta not below; they are {settings}.")
+            raise OptionError(
+                f"{SETTINGS}: epsilon must be above 0 and delta at least 0, but the settings are {settings}."
+            )
         return settings
 
     @classmethod
@@ -127,7 +130,7 @@ class Settings:
 def _among(name: str, names: Sequence[str], what: str) -> None:
     if name not in names:
         near = get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}."
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}."
         raise OptionError(f"{SETTINGS}: {what} {name!r} is unknown; {hint}")
 
 
@@ -143,18 +146,18 @@ def _number(key: str, value: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A batch as the loss reads it, padded on the right. No gradient."""
+    """A batch for the loss, padded on the right. No gradient."""
 
     old_BT: Tensor
     """The student's log-probabilities before the update."""
     teacher_BT: Tensor
     mask_BT: Tensor
-    """True on what the student wrote; verl has 0 on tools' answers, so that its runs are the steps."""
+    """True on the student's tokens. verl sets 0 on the tools' results, so runs of True are the steps."""
     advantage_BT: Tensor
 
     @classmethod
     def of(cls, data: Any) -> Self:
-        """From verl's TensorDict, whose tensors are nested, or padded already."""
+        """Convert verl's TensorDict, with nested or already padded tensors."""
         return cls(
             old_BT=_padded(data["old_log_probs"]),
             teacher_BT=no_padding_2_padding(data["teacher_logprobs"], data).squeeze(-1),
@@ -163,7 +166,7 @@ class Scored:
         )
 
     def teacher_weight(self, settings: Settings) -> Tensor:
-        """w of every token by the settings' rule. -> (B, T), 0 off the mask"""
+        """Return w of every token from the settings' rule. -> (B, T), 0 off the mask"""
         ids_BT = step_ids(self.mask_BT)
         d_BK = step_divergence(self.old_BT, self.teacher_BT, ids_BT)
         info = StepInfo(
@@ -185,7 +188,7 @@ class Scored:
         return teacher_advantage(self.old_BT, self.teacher_BT, self.mask_BT)
 
     def _mean_advantage(self) -> Tensor:
-        """GRPO gives every token of a trajectory the same. -> (B,)"""
+        """Return the advantage of each trajectory, which GRPO repeats on all its tokens. -> (B,)"""
         inside_BT = self.advantage_BT.masked_fill(~self.mask_BT, 0)
         return inside_BT.sum(-1) / self.mask_BT.sum(-1).clamp(min=1)
 
@@ -194,14 +197,14 @@ def _padded(tensor: Tensor) -> Tensor:
     return tensor.to_padded_tensor(0) if tensor.is_nested else tensor
 
 
-# The two losses, with the arguments that verl calls them with
+# The two losses, with verl's signature
 
 
 def sod(config: Any, distillation_config: Any, model_output: Any, data: Any) -> tuple[Tensor, dict[str, Any]]:
-    """-w (log pi_teacher - log pi_old), whose negative verl takes for an advantage and clips. -> (B, T), metrics
+    """Return -w (log pi_teacher - log pi_old). verl uses its negative as an advantage and clips it. -> (B, T), metrics
 
-    verl adds its task term, clipped by itself, and multiplies this one by distillation_loss_coef. Raises OptionError where its
-    options say otherwise.
+    verl adds its task term, clipped separately, and multiplies this loss by distillation_loss_coef. Raises OptionError if its
+    options contradict this.
     """
     del model_output
     check_switches("sod", config, distillation_config.distillation_loss)
@@ -211,10 +214,10 @@ def sod(config: Any, distillation_config: Any, model_output: Any, data: Any) -> 
 
 
 def sod_one_clip(config: Any, distillation_config: Any, model_output: Any, data: Any) -> tuple[Tensor, dict[str, Any]]:
-    """`sod.core.clipped_policy_loss` of A + coef w (log pi_teacher - log pi_old), with gradient. -> (B, T), metrics
+    """Return `sod.core.clipped_policy_loss` of A + coef w (log pi_teacher - log pi_old), with gradient. -> (B, T), metrics
 
-    The clip is the actor's. verl differentiates this as it is, and adds nothing. Raises OptionError where its options say
-    otherwise.
+    The clip range is the actor's. verl differentiates this loss unchanged, and adds no other. Raises OptionError if its options
+    contradict this.
     """
     options = distillation_config.distillation_loss
     check_switches("sod_one_clip", config, options)
@@ -227,7 +230,7 @@ def sod_one_clip(config: Any, distillation_config: Any, model_output: Any, data:
         clip_low=config.clip_ratio_low,
         clip_high=config.clip_ratio_high,
     )
-    if "rollout_is_weights" in data:  # of verl's rollout correction, which multiplies its policy loss, too
+    if "rollout_is_weights" in data:  # verl's rollout correction, which multiplies its policy loss as well
         loss_BT = loss_BT * _padded(data["rollout_is_weights"])
     return loss_BT.masked_fill(~scored.mask_BT, 0), _metrics(scored, weight_BT)
 
@@ -243,7 +246,7 @@ def _metrics(scored: Scored, weight_BT: Tensor) -> dict[str, Any]:
 
 
 def check_switches(mode: str, actor: Any, options: Any) -> None:
-    """Whether verl's options let the loss be what it is. Raises OptionError, naming all that must change.
+    """Raises OptionError if verl's options would change the loss, with all options to change.
 
     `actor`: actor_rollout_ref.actor; `options`: distillation.distillation_loss.
     """
@@ -260,7 +263,8 @@ def check_switches(mode: str, actor: Any, options: Any) -> None:
         }
     if any(wrong.values()):
         raise OptionError(
-            f"Loss mode {mode} needs {' '.join(switch for switch, is_wrong in wrong.items() if is_wrong)}"
+            f"Loss mode {mode} requires other options of verl. Set "
+            f"{' '.join(switch for switch, is_wrong in wrong.items() if is_wrong)}"
         )
 
 
@@ -268,7 +272,7 @@ def check_switches(mode: str, actor: Any, options: Any) -> None:
 
 
 def register() -> None:
-    """Make both losses known to verl. Raises OptionError for settings that cannot work and for a verl that is not tested."""
+    """Register both losses in verl. Raises OptionError for invalid settings and for an untested version of verl."""
     check_version(verl.__version__)
     Settings.of_environment()
     for name, loss in LOSSES.items():
@@ -276,33 +280,39 @@ def register() -> None:
 
 
 def check_version(version: str) -> None:
-    """Raises OptionError for a version that is not tested, unless the environment says to go on."""
+    """Raises OptionError for an untested version, unless the environment variable UNTESTED is 1."""
     if version not in TESTED and os.environ.get(UNTESTED) != "1":
         raise OptionError(
-            f"verl {version} is not tested with sod, verl {', '.join(TESTED)} is; pip install verl=={TESTED[-1]}, or go on "
-            f"anyway with {UNTESTED}=1. Without SOD: VERL_USE_EXTERNAL_PLUGINS=none."
+            f"verl {version} is not tested with sod (tested: {', '.join(TESTED)}). Run pip install verl=={TESTED[-1]}, or "
+            f"set {UNTESTED}=1 to continue anyway. To use verl without SOD, set VERL_USE_EXTERNAL_PLUGINS=none."
         )
 
 
 def check() -> str:
-    """What is registered, in words. Raises OptionError if a worker of verl would not know the losses."""
+    """Describe what is registered. Raises OptionError if the losses would be missing in verl's workers."""
     check_version(verl.__version__)
     Settings.of_environment()
-    ways = _ways()
-    if not ways:
+    importers = _importers()
+    if not importers:
         raise OptionError(
-            f"Nothing makes verl import {NAME}: neither an entry point verl.plugins (is sod installed? does "
-            f"VERL_USE_EXTERNAL_PLUGINS leave it out?) nor VERL_USE_EXTERNAL_MODULES={NAME}."
+            f"verl does not import {NAME}: it is neither an entry point verl.plugins (not installed, or excluded by "
+            f"VERL_USE_EXTERNAL_PLUGINS) nor in VERL_USE_EXTERNAL_MODULES. Install sod, or set "
+            f"VERL_USE_EXTERNAL_MODULES={NAME}."
         )
     missing = [name for name in LOSSES if DISTILLATION_LOSS_REGISTRY.get(name) is None]
     if missing:
-        raise OptionError(f"verl does not know {', '.join(missing)}, though {' and '.join(ways)} should import {NAME}.")
+        raise OptionError(
+            f"verl has no loss {', '.join(missing)}, although {' and '.join(importers)} should import {NAME}. Look for its "
+            "error on stderr."
+        )
     tested = "tested" if verl.__version__ in TESTED else f"NOT tested; tested: {', '.join(TESTED)}"
-    return f"verl {verl.__version__} ({tested}) knows the losses {', '.join(LOSSES)}, imported by {' and '.join(ways)}."
+    return (
+        f"verl {verl.__version__} ({tested}) has the losses {', '.join(LOSSES)}, imported by {' and '.join(importers)}."
+    )
 
 
-def _ways() -> list[str]:
-    """What makes verl import this module in every process."""
+def _importers() -> list[str]:
+    """Return the mechanisms by which verl imports this module in every process."""
     allowed = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
     names = [point.name for point in entry_points(group="verl.plugins") if point.value == NAME]
     modules = os.environ.get("VERL_USE_EXTERNAL_MODULES", "").split(",")
@@ -311,26 +321,31 @@ def _ways() -> list[str]:
 
 
 def which_settings(configured: str | None = None) -> str:
-    """Which settings count, in words: those that Ray gives its workers, else this shell's, else the paper's.
+    """Describe the settings in effect: those that Ray passes to its workers, else this shell's, else the paper's.
 
-    `configured`: the configuration's; None has none. Raises OptionError for some that cannot work.
+    `configured`: the settings in verl's configuration; None if it has none. Raises OptionError for invalid settings.
     """
     shell = os.environ.get(SETTINGS)
     if configured is not None:
-        beside = f"; this shell's {SETTINGS}={shell} does not count" if shell else ""
-        return f"Settings: {Settings.parse(configured)} (the configuration's {SETTINGS}, which Ray gives its workers{beside})."
+        ignored = f"; this shell's {SETTINGS}={shell} is ignored" if shell else ""
+        return (
+            f"Settings: {Settings.parse(configured)} (from the configuration's {SETTINGS}, which Ray passes to its "
+            f"workers{ignored})."
+        )
     if shell:
-        return f"Settings: {Settings.parse(shell)} (this shell's {SETTINGS}; on other nodes, give it as ++{IN_RAY})."
+        return (
+            f"Settings: {Settings.parse(shell)} (from this shell's {SETTINGS}; for other nodes, pass it as ++{IN_RAY})."
+        )
     return f"Settings: {Settings()} ({SETTINGS} is not set)."
 
 
 def check_config(overrides: Sequence[str], *, name: str = "ppo_trainer", folder: Path | None = None) -> str:
-    """What SOD does under a configuration of verl, composed and validated as its trainer would, in words. Raises OptionError.
+    """Compose and validate a configuration as verl's trainer would, and describe its effect on SOD. Raises OptionError.
 
-    `folder`: where the configuration is; None is among verl's own.
+    `folder`: directory of the configuration. Default: verl's own.
     """
     config = composed(overrides, name, folder)
-    with _refusals_as_ours(f"{name}: verl refuses"), redirect_stdout(StringIO()) as heard:
+    with _option_errors(f"{name}: verl refuses"), redirect_stdout(StringIO()) as heard:
         validate_config(config, need_reference_policy(config), need_critic(config))
         actor, distillation = (
             omega_conf_to_dataclass(part) for part in (config.actor_rollout_ref.actor, config.distillation)
@@ -339,8 +354,8 @@ def check_config(overrides: Sequence[str], *, name: str = "ppo_trainer", folder:
     options = distillation.distillation_loss
     if not distillation.enabled or options.loss_mode not in LOSSES:
         raise OptionError(
-            f"{name} is no SOD: distillation.enabled={distillation.enabled}, "
-            f"distillation.distillation_loss.loss_mode={options.loss_mode}; set them to true and one of {', '.join(LOSSES)}."
+            f"{name} does not use SOD: distillation.enabled={distillation.enabled}, "
+            f"distillation.distillation_loss.loss_mode={options.loss_mode}. Set them to true and to one of {', '.join(LOSSES)}."
         )
     check_switches(options.loss_mode, actor, options)
     return "\n".join(
@@ -354,17 +369,17 @@ def check_config(overrides: Sequence[str], *, name: str = "ppo_trainer", folder:
 
 
 def _warnings(temperature: Any) -> Iterator[str]:
-    """Of what verl allows although it spoils the signal."""
+    """Yield warnings about options that verl accepts but that distort the signal."""
     if temperature != 1:
         yield (
-            f"Warning: actor_rollout_ref.rollout.temperature={temperature} is the student's alone; verl scores the teacher at 1, "
-            "so the signal compares two temperatures. Set it to 1."
+            f"Warning: actor_rollout_ref.rollout.temperature={temperature} only applies to the student; verl scores the teacher "
+            "at 1, so the signal compares two temperatures. Set it to 1."
         )
 
 
 @contextmanager
-def _refusals_as_ours(what: str) -> Iterator[None]:
-    """Turns what verl raises for options into an OptionError: the key, the last sentence, and where ours belong."""
+def _option_errors(what: str) -> Iterator[None]:
+    """Convert verl's errors about options to an OptionError with the key, the reason, and the place of SOD's settings."""
     try:
         yield
     except REFUSALS as error:
@@ -372,21 +387,21 @@ def _refusals_as_ours(what: str) -> Iterator[None]:
         key = re.search(r"full_key: (\S+)", str(error))
         sentence = re.split(r"\s*full_key: ", str(why))[0] or type(why).__name__
         where = f"{key[1]}: " if key else ""
-        raise OptionError(f"{what} {where}{_with_place_of_ours(sentence)}") from error
+        raise OptionError(f"{what} {where}{_with_place(sentence)}") from error
 
 
-def _with_place_of_ours(sentence: str) -> str:
-    """A sentence of verl's or hydra's; where it complains of a setting of ours, with the place that this goes into."""
+def _with_place(sentence: str) -> str:
+    """Return an error message of verl or hydra. If it is about a setting of SOD, add where to put the setting."""
     ours = re.search(rf"['.]({'|'.join(field.name for field in fields(Settings))})'", sentence)
     if not ours:
         return sentence
-    complaint = sentence.splitlines()[0]  # hydra's second line advises what verl would refuse
-    return f"{complaint}\n{ours[1]} goes into {SETTINGS}: ++{IN_RAY}=\"'{ours[1]}=...'\""
+    complaint = sentence.splitlines()[0]  # hydra's second line gives advice that verl would refuse
+    return f"{complaint}\n{ours[1]} is a setting of SOD. Pass it in {SETTINGS}: ++{IN_RAY}=\"'{ours[1]}=...'\""
 
 
 def composed(overrides: Sequence[str], name: str, folder: Path | None) -> Any:
-    """A configuration as verl's trainer would get it. Raises OptionError."""
-    with _refusals_as_ours(f"{name} cannot be composed:"):
+    """Compose a configuration as verl's trainer would. Raises OptionError."""
+    with _option_errors(f"{name} cannot be composed:"):
         if folder is None:
             with initialize_config_module("verl.trainer.config", version_base=None):
                 return compose(name, list(overrides))
@@ -395,14 +410,15 @@ def composed(overrides: Sequence[str], name: str, folder: Path | None) -> Any:
 
 
 def main(arguments: Sequence[str]) -> str:
-    """`python -m sod.adapters.verl [--config-dir DIR] [--config-name NAME] [OVERRIDE ...]`, as verl's trainer takes them."""
+    """Run `python -m sod.adapters.verl [--config-dir DIR] [--config-name NAME] [OVERRIDE ...]`, like verl's trainer."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {NAME}",
-        description="Does verl know SOD's losses? With arguments of verl.trainer.main_ppo: is its configuration right for them?",
+        description="Check that SOD's losses are registered in verl. With arguments of verl.trainer.main_ppo, also check its "
+        "configuration.",
     )
-    parser.add_argument("--config-dir", type=Path, help="folder of a configuration")
+    parser.add_argument("--config-dir", type=Path, help="directory of the configuration. Default: verl's own")
     parser.add_argument(
-        "--config-name", default="ppo_trainer", help="its name, without .yaml (default: ppo_trainer, verl's own)"
+        "--config-name", default="ppo_trainer", help="name of the configuration, without .yaml. Default: ppo_trainer"
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="verl's options")
     given = parser.parse_args(arguments)
@@ -412,7 +428,7 @@ def main(arguments: Sequence[str]) -> str:
     return f"{known}\n{check_config(given.overrides, name=given.config_name, folder=given.config_dir)}"
 
 
-if __name__ == "__main__":  # registers nothing: it looks at what importing verl has done
+if __name__ == "__main__":  # registers nothing; checks what the import of verl has registered
     try:
         print(main(sys.argv[1:]))
     except OptionError as error:

@@ -1,15 +1,15 @@
-"""The paper as tensor functions: tensors in, tensors out; torch and nothing else.
+"""The paper's method as tensor functions: tensors in, tensors out. Imports only torch.
 
 Tensor names end in their dimensions:
 
     B  trajectories of a batch        K  steps of a trajectory, numbered from 1
     T  tokens of a trajectory         V  vocabulary
     N  tokens, end to end             D  width of the model
-    M  those of them that were sampled
-    J  candidates: tokens that might have been sampled at a position
+    M  sampled tokens among the N
+    J  candidates: tokens that could have been sampled at a position
 
-Where a function takes a mask or step ids, whatever lies outside them may be anything, -inf and NaN included: it is left
-out by selection, never by multiplying.
+If a function takes a mask or step ids, values outside them may be anything, -inf and NaN included. Functions exclude these
+values by selection, never by multiplication.
 """
 
 from sod.core.advantages import group_advantage, teacher_advantage

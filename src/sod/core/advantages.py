@@ -1,21 +1,21 @@
-"""What a trajectory is worth against its group, and what the teacher thinks of each token."""
+"""Advantages: a trajectory's reward relative to its group, and the teacher's signal on each token."""
 
 import torch
 from torch import Tensor
 
 
 def group_advantage(rewards_B: Tensor, groups_B: Tensor, *, epsilon: float = 1e-6) -> Tensor:
-    """(r - mean of its group) / (standard deviation of its group + epsilon), as in GRPO. -> (B,)
+    """Return (r - group mean) / (group standard deviation + epsilon), as in GRPO. -> (B,)
 
-    `groups_B` holds any integer label per trajectory. The deviation is the sample's (n - 1), as in the reference; a
-    group of one, or of equal rewards, gets 0.
+    `groups_B` holds one integer label per trajectory; any labels work. The standard deviation is the sample's (n - 1), as
+    in the reference code. A group of one trajectory, or of equal rewards, gets 0.
     """
     rewards_B = rewards_B.to(torch.promote_types(rewards_B.dtype, torch.float32))
     _, index_B = groups_B.unique(return_inverse=True)
     counts = torch.zeros(
         int(index_B.max()) + 1 if index_B.numel() else 0, dtype=rewards_B.dtype, device=rewards_B.device
     )
-    # Against the group's maximum first: a mean in fp32 of large equal rewards is not exactly their value.
+    # Subtract the group's maximum first: the fp32 mean of large equal rewards is not exactly their value.
     highest = counts.clone().scatter_reduce_(0, index_B, rewards_B, "amax", include_self=False)
     rewards_B = rewards_B - highest[index_B]
     sums = counts.clone().index_add_(0, index_B, rewards_B)
@@ -27,8 +27,8 @@ def group_advantage(rewards_B: Tensor, groups_B: Tensor, *, epsilon: float = 1e-
 
 
 def teacher_advantage(student_BT: Tensor, teacher_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """log pi_teacher(y_t) - log pi_student(y_t) on the mask, 0 elsewhere: the negative of Eq. 8, in nats. -> (B, T)
+    """Return log pi_teacher(y_t) - log pi_student(y_t) on the mask, 0 elsewhere: minus Eq. 8, in nats. -> (B, T)
 
-    No gradient: the student's side is its log-probability before the update.
+    No gradient flows: `student_BT` holds the log-probabilities before the update.
     """
     return (teacher_BT.detach() - student_BT.detach()).masked_fill(~mask_BT.bool(), 0)

@@ -1,7 +1,7 @@
-"""From hidden states to the log-probabilities of given tokens, and to a loss on them, a few tokens at a time.
+"""Compute log-probabilities of given tokens, and losses on them, from hidden states, chunk by chunk.
 
-A 20,480-token trajectory over a vocabulary of 151,936 has 3.1e9 logits: 12 GB in fp32, and as much again for every
-intermediate of a softmax. Here they exist for a chunk of tokens at a time, forward and backward.
+A 20,480-token trajectory over a vocabulary of 151,936 has 3.1e9 logits: 12 GB in fp32, and the same again for every
+intermediate of a softmax. These functions only hold the logits of one chunk of tokens, forward and backward.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS = 1 << 26
-"""Logits that exist at a time: 256 MiB in fp32, which is enough tokens for a matrix product to run at full speed."""
+"""Logits held at a time: 256 MiB in fp32. That is enough tokens for a matrix product to run at full speed."""
 
 TokenLoss = Callable[[Tensor, slice], Tensor]
-"""Loss of each token, (n,), from the log-probabilities of some tokens, (n,), and where these stand among all. With several
-targets for each position both are (n, J)."""
+"""Computes the loss of each token, (n,), from log-probabilities, (n,), and the slice of these tokens among all tokens.
+With several targets for each position, both are (n, J)."""
 
 
 def token_logprobs(
@@ -28,13 +28,13 @@ def token_logprobs(
     entropy: bool = False,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """log softmax(hidden @ head^T / temperature) at the targets; and, if asked, each distribution's entropy. -> (N,), (N,)
+    """Return log softmax(hidden @ head^T / temperature) at the targets and, if requested, the entropies. -> (N,), (N,)
 
-    `hidden_ND`: the model's last hidden state at the position *before* each target; `head_VD`: the output embedding.
-    `targets_N` may be (N, J), several targets for each position; so are then their log-probabilities. Both results are
-    in nats, in fp32 (fp64 for fp64). `chunk`: tokens whose logits exist at a time. The log-probabilities carry a
-    gradient, for which the logits are computed once more, chunk by chunk; the entropy does not. Where a loss is known
-    beforehand, `token_loss` is a quarter cheaper.
+    `hidden_ND`: the model's last hidden state at the position *before* each target. `head_VD`: the output embedding.
+    `targets_N` may be (N, J), several targets for each position; the log-probabilities are then (N, J) as well.
+    Both results are in nats, in fp32 (fp64 for fp64 inputs). `chunk`: number of tokens to hold logits for at a time.
+    The log-probabilities carry a gradient; the backward pass computes the logits again, chunk by chunk. The entropies
+    carry none. If the loss is known in advance, `token_loss` is a quarter cheaper.
     """
     return _TokenLogprobs.apply(hidden_ND, head_VD, targets_N, temperature, entropy, chunk)  # type: ignore[no-any-return]
 
@@ -49,13 +49,13 @@ def token_loss(
     entropy: bool = False,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Sum of `loss(log-probabilities, where)` over all tokens, the log-probabilities, and the entropies if asked.
+    """Return the sum of `loss(log-probabilities, slice)` over all tokens, the log-probabilities, and the entropies.
     -> (), (N,), (N,)
 
-    As `token_logprobs`, but the gradient is computed in the same pass as the loss, while a chunk's logits are there:
-    three matrix products, as with full logits, and not four. That needs a loss in which each token's term depends on
-    its own log-probability alone, as those of GRPO, SOD and imitation do; with targets of (N, J), on those of its own
-    position. Only the sum carries a gradient.
+    Same as `token_logprobs`, but the gradient is computed in the same pass as the loss, while the chunk's logits exist.
+    This takes three matrix products, as with full logits, instead of four. Each token's loss term may depend only on its
+    own log-probability, as in GRPO, SOD and imitation; with (N, J) targets, on those of its own position. Only the sum
+    carries a gradient. The entropies are None unless requested.
     """
     return _TokenLoss.apply(hidden_ND, head_VD, targets_N, loss, temperature, entropy, chunk)  # type: ignore[no-any-return]
 
@@ -70,10 +70,11 @@ def top_logprobs(
     temperature: float = 1.0,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Each target, then the `count` likeliest tokens of its distribution, likeliest first; and the log-probabilities of
-    all. -> (N, 1 + J) int64, (N, 1 + J)
+    """Return each target followed by the `count` likeliest tokens of its distribution, and the log-probabilities of all.
+    -> (N, 1 + J) int64, (N, 1 + J)
 
-    As `token_logprobs` computes them: of the whole vocabulary's softmax. No gradient.
+    The likeliest token comes first. Log-probabilities are from the whole vocabulary's softmax, as in `token_logprobs`. No
+    gradient.
     """
     ids_NJ = targets_N.new_empty(len(targets_N), 1 + count)
     results = _Results(hidden_ND, ids_NJ, entropy=False)
@@ -152,17 +153,23 @@ class _TokenLoss(torch.autograd.Function):
 
 
 class _Gradients:
-    """Gradients of hidden states and head, summed up chunk by chunk: with respect to a chunk's logits they are
-    gradient * (one-hot of the target - probabilities), summed over the targets of a position."""
+    """Accumulates the gradients of the hidden states and the head, chunk by chunk.
+
+    The gradient with respect to a chunk's logits is gradient * (one-hot of the target - probabilities), summed over the
+    targets of a position.
+    """
 
     def __init__(self, hidden_ND: Tensor, head_VD: Tensor, needed: tuple[bool, ...]):
         self._hidden_ND, self._head_VD = hidden_ND, head_VD
         self._of_hidden_ND = torch.empty_like(hidden_ND) if needed[0] else None
-        # Summed over chunks, so in full precision.
+        # In full precision, because it is summed over chunks.
         self._of_head_VD = torch.zeros_like(head_VD, dtype=_wide(head_VD)) if needed[1] else None
 
     def add(self, rows: slice, softmax: "_Softmax", targets_N: Tensor, gradient_N: Tensor) -> None:
-        """`gradient_N`: with respect to the log-probabilities, over the temperature. Overwrites `softmax.exp_NV`."""
+        """Add one chunk. `gradient_N` is with respect to the log-probabilities, divided by the temperature.
+
+        Overwrites `softmax.exp_NV`.
+        """
         gradient_NJ = _columns(gradient_N)
         of_logits_NV = softmax.exp_NV.mul_(-gradient_NJ.sum(1, keepdim=True) / softmax.total_N1)
         of_logits_NV.scatter_add_(1, _columns(targets_N), gradient_NJ)
@@ -175,23 +182,23 @@ class _Gradients:
             self._of_head_VD += of_logits_NV.T @ self._hidden_ND[rows]
 
     def of_inputs(self) -> tuple[Tensor | None, Tensor | None, None]:
-        """For hidden_ND, head_VD and targets_N."""
+        """Return the gradients of hidden_ND, head_VD and targets_N."""
         return self._of_hidden_ND, None if self._of_head_VD is None else self._of_head_VD.to(self._head_VD.dtype), None
 
 
 @dataclass(slots=True)
 class _Softmax:
-    """exp(logits - highest of the row), and what turns that into the distribution of each token."""
+    """exp(logits - row maximum), and the terms that normalise it to each token's distribution."""
 
     exp_NV: Tensor
     total_N1: Tensor
     logprobs_N: Tensor
-    """Of the targets."""
+    """Log-probabilities of the targets."""
     entropy_N: Tensor | None
 
 
 def _logits(hidden_ND: Tensor, head_VD: Tensor, temperature: float) -> Tensor:
-    """Less the highest of each row."""
+    """Return hidden @ head^T / temperature, minus each row's maximum."""
     logits_NV = hidden_ND @ head_VD.T
     logits_NV = logits_NV.to(_wide(logits_NV))
     if temperature != 1:
@@ -201,19 +208,19 @@ def _logits(hidden_ND: Tensor, head_VD: Tensor, temperature: float) -> Tensor:
 
 
 def _softmax(logits_NV: Tensor, targets_N: Tensor, *, entropy: bool = False) -> _Softmax:
-    """Of `_logits`, which it may overwrite."""
+    """Return the softmax of logits from `_logits`. May overwrite them."""
     at_targets_NJ = logits_NV.gather(1, _columns(targets_N))
     exp_NV = logits_NV.exp() if entropy else logits_NV.exp_()
     total_N1 = exp_NV.sum(-1, keepdim=True)
     log_total_N1 = total_N1.log()
     logprobs_N = (at_targets_NJ - log_total_N1).view_as(targets_N)
-    # -sum p log p, with log p = logits - log total; a product of two matrices' rows, without a third matrix
+    # -sum p log p, with log p = logits - log total; einsum multiplies row by row and allocates no third matrix
     entropy_N = log_total_N1[:, 0] - torch.einsum("nv,nv->n", exp_NV, logits_NV) / total_N1[:, 0] if entropy else None
     return _Softmax(exp_NV, total_N1, logprobs_N, entropy_N)
 
 
 class _Results:
-    """Log-probabilities and, if asked, entropies of all tokens, filled chunk by chunk."""
+    """Log-probabilities and, if requested, entropies of all tokens, filled chunk by chunk."""
 
     def __init__(self, hidden_ND: Tensor, targets_N: Tensor, entropy: bool):
         self.logprobs_N = hidden_ND.new_empty(targets_N.shape, dtype=_wide(hidden_ND))
@@ -226,7 +233,7 @@ class _Results:
 
 
 def _columns(tensor_N: Tensor) -> Tensor:
-    """(n,) as (n, 1); (n, J) as it is."""
+    """Reshape (n,) to (n, 1); return (n, J) unchanged."""
     return tensor_N[:, None] if tensor_N.dim() == 1 else tensor_N
 
 

@@ -1,11 +1,11 @@
-"""The clipped policy loss, the credit of tokens that might have been sampled, and the one masked mean."""
+"""The clipped policy loss, the credit of candidate tokens, and the masked mean."""
 
 import torch
 from torch import Tensor
 
 
 def masked_mean(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """Mean over the mask; 0 (with a gradient of 0) for an empty mask. -> ()"""
+    """Return the mean over the mask; 0, with a gradient of 0, for an empty mask. -> ()"""
     mask_BT = mask_BT.bool()
     return values_BT.masked_fill(~mask_BT, 0).sum() / mask_BT.sum().clamp(min=1)
 
@@ -18,10 +18,11 @@ def clipped_policy_loss(
     clip_low: float = 0.2,
     clip_high: float = 0.28,
 ) -> Tensor:
-    """-min(ratio * credit, clip(ratio, 1 - clip_low, 1 + clip_high) * credit) of every token. -> (B, T), as its inputs
+    """Return -min(ratio * credit, clip(ratio, 1 - clip_low, 1 + clip_high) * credit) of every token. -> (B, T)
 
-    ratio = exp(log pi - log pi_old), with gradient through log pi only. The caller takes the mean over the tokens that
-    count (`masked_mean`); select before calling where log-probabilities outside the mask are not finite.
+    ratio = exp(log pi - log pi_old); the gradient flows through log pi only. The caller takes the mean over the mask
+    (`masked_mean`). If log-probabilities outside the mask are not finite, select the tokens before calling.
+    The result has the shape of the inputs.
     """
     ratio_BT = (logprobs_BT - old_logprobs_BT.detach()).exp()
     credit_BT = credit_BT.detach()
@@ -30,16 +31,17 @@ def clipped_policy_loss(
 
 
 def candidate_credit(student_NJ: Tensor, teacher_NJ: Tensor, weight_N: Tensor) -> Tensor:
-    """weight * pi(v) * (log pi_teacher(v) - log pi(v)) of each candidate v, pi the student before the update. -> (N, J)
+    """Return weight * pi(v) * (log pi_teacher(v) - log pi(v)) of each candidate v. -> (N, J)
 
-    What `teacher_advantage` would give v had it been sampled, times the probability of that. With this credit for every
-    v, whichever was sampled, `clipped_policy_loss` summed over v is the mean of that loss over the student's own choices
-    (a factor pi(v) >= 0 passes through its minimum), and its gradient at ratio 1
+    pi is the student before the update. The credit is the `teacher_advantage` that v would get if sampled, times the
+    probability of sampling v. It does not depend on the token that was sampled. Summed over v, `clipped_policy_loss` is
+    then the expectation of that loss over the student's own choices (a factor pi(v) >= 0 passes through its minimum).
+    Its gradient at ratio 1 is
 
         -weight sum_v pi(v) (log pi_teacher(v) - log pi(v)) grad log pi(v)  =  weight grad KL(pi || pi_teacher)
 
-    over the whole vocabulary, where sum_v grad pi(v) = 0. Over a part of it, it is the gradient of weight times
-    sum_v pi(v) (log pi(v) - log pi_teacher(v) - 1): what lies outside is not judged.
+    over the whole vocabulary, where sum_v grad pi(v) = 0. Over a part of the vocabulary, it is the gradient of weight
+    times sum_v pi(v) (log pi(v) - log pi_teacher(v) - 1); tokens outside that part are not scored.
 
     `student_NJ`, `teacher_NJ`: log-probabilities of the candidates under the whole softmax, in nats. No gradient.
     """

@@ -1,14 +1,14 @@
-"""Steps: the runs of the model's own tokens between two observations (the paper's I_k)."""
+"""Steps: runs of sampled tokens between two observations (the paper's I_k)."""
 
 import torch
 from torch import Tensor
 
 
 def step_ids(mask_BT: Tensor) -> Tensor:
-    """Number each row's runs of True from 1 to K; every other token is 0. -> (B, T) int64
+    """Number each row's runs of True from 1 to K; every other token gets 0. -> (B, T) int64
 
-    A mask is true on the tokens that the model sampled, so each run is one step y_k. Two runs are two steps only if at
-    least one token, an observation's, lies between them.
+    The mask is True on the tokens that the model sampled, so each run is one step y_k. Two steps must be separated by at
+    least one observation token; otherwise they count as one.
     """
     mask_BT = mask_BT.bool()
     starts_BT = mask_BT.clone()
@@ -17,10 +17,10 @@ def step_ids(mask_BT: Tensor) -> Tensor:
 
 
 def step_mean(values_BT: Tensor, ids_BT: Tensor) -> Tensor:
-    """Mean of `values_BT` over each step; 0 for a step that a row does not have. -> (B, K), fp32 or fp64
+    """Return the mean of `values_BT` over each step; 0 for a step that a row does not have. -> (B, K), fp32 or fp64
 
-    `ids_BT` as `step_ids` makes it: each step is one run. K is the largest step number in the batch, 0 if there are no
-    steps at all. Values outside the steps have no influence, whatever they are.
+    `ids_BT`: from `step_ids`, so each step is one run. K is the largest step number in the batch, 0 if there are no steps.
+    Values outside the steps have no effect, NaN included.
     """
     rows, width = ids_BT.shape
     dtype = torch.promote_types(values_BT.dtype, torch.float32)
@@ -28,7 +28,7 @@ def step_mean(values_BT: Tensor, ids_BT: Tensor) -> Tensor:
     means_BK = torch.zeros(rows, steps, dtype=dtype, device=values_BT.device)
     if steps == 0:
         return means_BK
-    # Every run of equal ids, observations and padding included, is summed on its own: one pass, and nothing mixes.
+    # Each run of equal ids, observations and padding included, is summed separately, in one pass.
     flat = ids_BT.reshape(-1)
     is_start = torch.ones_like(flat, dtype=torch.bool)
     torch.ne(flat[1:], flat[:-1], out=is_start[1:])
@@ -43,6 +43,6 @@ def step_mean(values_BT: Tensor, ids_BT: Tensor) -> Tensor:
 
 
 def per_token(values_BK: Tensor, ids_BT: Tensor) -> Tensor:
-    """Each step's value at each of its tokens, 0 outside the steps. -> (B, T)"""
+    """Return each step's value at each of its tokens, 0 outside the steps. -> (B, T)"""
     padded_BK = torch.nn.functional.pad(values_BK, (1, 0))
     return padded_BK.gather(1, ids_BT)

@@ -1,7 +1,7 @@
-"""Who writes tokens: the contract of an engine.
+"""The interface of an engine, which samples tokens.
 
-An engine takes token ids and gives token ids, with the log-probability of each at the sampling temperature. It never
-sees text. Many requests may be under way at once, and each may come and go while others go on.
+An engine takes token ids and returns token ids, with the log-probability of each at the sampling temperature. It never
+handles text. Many requests may run at once, and each may start and end while others continue.
 """
 
 from collections.abc import Sequence
@@ -34,50 +34,50 @@ ENGINES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One turn to be written."""
+    """A request for one turn."""
 
     ids: Sequence[int]
-    """Everything so far, ending where the student starts to write."""
+    """All tokens so far, up to the start of the student's turn."""
     max_tokens: int
     stop: int
-    """The token that ends a turn; it is kept in the reply. So is any other end id of the model, which ends the turn as well.
-    Below 0: no token ends it."""
+    """Token that ends a turn. The model's other end ids end it as well. The end token is kept in the reply. Below 0: no token
+    ends the turn."""
     seed: int
-    """Decides every draw of this request, whatever else is under way."""
+    """Determines every sample of this request, independent of other requests."""
     temperature: float = 1.0
     top_p: float = 1.0
     trajectory: int | None = None
-    """Requests of one trajectory carry the same number, so that an engine can keep its cache between turns."""
+    """Number of the trajectory, the same for all its requests, so that an engine can keep its cache between turns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """log pi(token) at the sampling temperature, before top_p; none where the engine cannot know them."""
+    """log pi(token) at the sampling temperature, before top_p; empty if the engine does not have them."""
     stop: Literal["stop", "length"]
 
 
 class Engine(Protocol):
     async def sample(self, request: Request) -> Reply:
-        """Write one turn. A cancelled call frees what it held."""
+        """Sample one turn. A cancelled call frees its resources."""
         ...
 
     def release(self, trajectory: int) -> None:
-        """The trajectory has ended; whatever was kept for it can go."""
+        """Free the cache of a trajectory that has ended."""
         ...
 
     def take_busy_seconds(self) -> float:
-        """Seconds of computing since this was last asked."""
+        """Return the seconds of computing since the last call."""
         ...
 
     async def refresh(self) -> None:
-        """The policy's weights have changed: take them over, and forget everything computed with the old ones.
+        """Load the policy's changed weights, and drop everything computed with the old ones.
 
-        Called only while no request is under way.
+        Only called while no request runs.
         """
         ...
 
     async def close(self) -> None:
-        """End what was started. Nothing is asked of the engine afterwards."""
+        """Stop the engine and everything it started. The engine is not used afterwards."""
         ...

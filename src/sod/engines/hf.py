@@ -1,9 +1,9 @@
-"""Samples with Transformers, in this process, on the policy's own weights: nothing to copy, nothing to keep in step.
+"""Sample with Transformers, in this process, with the policy's own weights. No weights are copied or synchronised.
 
-Each trajectory under way has a slot in one key-value cache and keeps it while its tools run, so that a turn costs its new
-tokens and nothing more. Every forward pass reads, packed end to end, the newest token of whoever is writing and all the
-new tokens of whoever joins; so requests join and leave between any two tokens, and nobody waits for a pass of others. What
-a prompt has in common with what stands in another slot is copied from there: a group's prompt is read once.
+Each running trajectory has a slot in one key-value cache and keeps it while its tools run, so a turn only costs its new
+tokens. Every forward pass packs end to end the newest token of each running request and all new tokens of joining requests.
+Requests therefore join and leave between any two tokens, without waiting for others. A prefix that is already cached in
+another slot is copied from there, so a group's prompt is read once.
 """
 
 import asyncio
@@ -27,22 +27,22 @@ from sod.model.forward import end_ids, forward, head
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A request being written."""
+    """A running or waiting request."""
 
     request: Request
     ids: list[int]
-    """Everything so far: what was asked with, and what has been written."""
+    """All tokens so far: the request's and the sampled ones."""
     ends: frozenset[int]
     """Ids that end the turn."""
     future: "asyncio.Future[Reply]"
     rng: random.Random
     slot: int = -1
     read: int = 0
-    """Tokens of `ids` whose keys and values stand in the slot, or are copied there before the next pass."""
+    """Number of tokens of `ids` with keys and values in the slot, or in a copy pending before the next pass."""
     logprobs: list[float] = field(default_factory=list)
 
     def accept(self, token: int, logprob: float) -> bool:
-        """Write a token. -> whether it was the last"""
+        """Append a token. Return True if it was the last."""
         self.ids.append(token)
         self.logprobs.append(logprob)
         return token in self.ends or len(self.logprobs) >= self.request.max_tokens
@@ -53,15 +53,19 @@ class _Job:
 
 
 class HFEngine:
-    """`slots`: trajectories whose cache is kept at a time; with more under way, the longest idle one is read anew."""
+    """Engine on a Transformers model.
+
+    `slots`: number of trajectories with a cache. With more trajectories, the longest idle one loses its cache and is read
+    again.
+    """
 
     PASS_TOKENS = 8192
-    """New tokens that one pass reads for those who join; the others join the next."""
+    """New tokens of joining requests that one pass reads; further requests join the next pass."""
     SMALL_PASS = 2e8
-    """Parameters times tokens below which one processor does a pass. A second would gain a tenth of the time, and keep the
-    tools waiting while it waits for the first."""
+    """Parameters times tokens below which a pass uses one processor. A second processor would save a tenth of the time, and
+    would delay the tools while it waits for the first."""
     WORTH_SHARING = 16
-    """Tokens in common with another prompt that are rather waited for, one pass, and copied than read again."""
+    """Fewest tokens of a common prefix with a joining prompt for which a request waits one pass and copies them."""
 
     def __init__(self, model: PreTrainedModel, *, slots: int, context: int | None = None):
         check_attention(model)
@@ -70,9 +74,9 @@ class HFEngine:
         self._ends = end_ids(model)
         self._cache = SlotCache(slots, model.device, context)
         self._cached: list[list[int]] = [[] for _ in range(slots)]
-        """What each slot's keys and values were computed from."""
+        """Tokens that each slot's keys and values were computed from."""
         self._copies: list[tuple[int, int, int]] = []
-        """From which slot, to which, how many tokens: to be done before the next pass."""
+        """(source slot, target slot, tokens) copies pending before the next pass."""
         self._owner: OrderedDict[int, int] = OrderedDict()  # trajectory -> slot, least recently used first
         self._free = list(reversed(range(slots)))
         self._waiting: list[_Job] = []
@@ -103,14 +107,14 @@ class HFEngine:
         return seconds
 
     async def refresh(self) -> None:
-        assert not self._busy, "weights may change only while nothing is being written"
+        assert not self._busy, "weights may only change while no request runs"
         self._forget()
 
     async def close(self) -> None:
         pass
 
     async def _run(self) -> None:
-        """One token for every busy slot, again and again, until nobody asks for more."""
+        """Sample one token for every busy slot per pass, until no request is left."""
         try:
             while self._waiting or self._busy:
                 self._admit()
@@ -124,15 +128,15 @@ class HFEngine:
                         if not job.future.done():
                             job.future.set_result(job.reply())
                 await asyncio.sleep(0)
-        except Exception as error:  # whatever breaks the model must reach everyone who waits for it
+        except Exception as error:  # any failure of the model is raised in every waiting request
             for job in [*self._waiting, *self._busy.values()]:
                 if not job.future.done():
                     job.future.set_exception(error)
             self._waiting, self._busy = [], {}
-            self._forget()  # a forward pass that failed may have left half of its keys behind
+            self._forget()  # a failed forward pass may have written some of its keys
 
     def _admit(self) -> None:
-        """Give waiting jobs their slots, as far as the tokens of one pass go."""
+        """Assign slots to waiting jobs, up to the token limit of one pass."""
         joining: list[_Job] = []
         room = self.PASS_TOKENS
         for job in self._waiting.copy():
@@ -153,7 +157,7 @@ class HFEngine:
             room -= len(job.ids) - known
 
     def _slot_for(self, request: Request) -> int | None:
-        """The slot of the request's trajectory, or a free one, or the longest idle one; None if all are busy."""
+        """Return the slot of the request's trajectory, a free one, or the longest idle one; None if all are busy."""
         trajectory = request.trajectory if request.trajectory is not None else id(request)
         if trajectory not in self._owner:
             if not self._free:
@@ -167,7 +171,7 @@ class HFEngine:
         return None if slot in self._busy else slot
 
     def _known(self, slot: int, ids: list[int]) -> tuple[int, int]:
-        """How many tokens need not be read again, and in which slot they stand: its own, if there is anything."""
+        """Return the number of cached tokens and their slot: the own slot, if it has any, otherwise the best other one."""
         own = _common_prefix(self._cached[slot], ids)
         if own:
             return own, slot
@@ -175,10 +179,10 @@ class HFEngine:
 
     @torch.inference_mode()
     def _pass(self, jobs: list[_Job]) -> tuple[list[int], list[float]]:
-        """Read what is unread, and draw a token for each. -> tokens, log-probabilities"""
+        """Run one forward pass over the unread tokens and sample one token per job. -> tokens, log-probabilities"""
         start = time.perf_counter()
         copies, self._copies = self._copies, []
-        for copy in copies:  # in the order in which they were decided: a slot may give before it is given to
+        for copy in copies:  # in order: a slot may be a source before it is a target
             self._cache.copy(*copy)
         news = [job.ids[job.read :] for job in jobs]
         counts = list(map(len, news))
@@ -192,7 +196,7 @@ class HFEngine:
         return drawn
 
     def _draw(self, jobs: list[_Job], hidden_ND: Tensor) -> tuple[list[int], list[float]]:
-        """One token for each job, by inverting its distribution at the next number of its own generator."""
+        """Sample one token per job by inverse transform, with the job's own random generator."""
         logits_NV = (hidden_ND @ head(self._model).T).float()
         temperature_N1 = torch.tensor([[job.request.temperature] for job in jobs], device=logits_NV.device)
         logprobs_NV = (logits_NV / temperature_N1).log_softmax(-1)
@@ -216,7 +220,7 @@ class HFEngine:
 
 @contextmanager
 def _processors(count: int | None) -> Iterator[None]:
-    """Compute with so many, None for as many as before."""
+    """Use this number of threads inside the block; None keeps the current number."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -226,7 +230,7 @@ def _processors(count: int | None) -> Iterator[None]:
 
 
 def _common_prefix(cached: list[int], ids: list[int]) -> int:
-    """Tokens of `ids` that need not be read again; at least the last one is, since its hidden state is wanted."""
+    """Return the length of the common prefix. The last token of `ids` never counts, because its hidden state is needed."""
     low, high = 0, min(len(cached), len(ids) - 1)
     while low < high:
         middle = (low + high + 1) // 2
@@ -238,7 +242,7 @@ def _common_prefix(cached: list[int], ids: list[int]) -> int:
 
 
 def _nucleus(probs_NV: Tensor, top_p: list[float]) -> Tensor:
-    """The likeliest tokens up to a mass of top_p, the one that crosses it included; the others get 0."""
+    """Keep the likeliest tokens up to a mass of top_p, including the token that crosses it; the others get 0."""
     if min(top_p) >= 1:
         return probs_NV
     ordered_NV, order_NV = probs_NV.sort(-1, descending=True)

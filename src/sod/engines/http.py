@@ -1,7 +1,6 @@
-"""Asking a server that has OpenAI's API: one question, one answer in JSON, and what it means if there is none.
+"""Client for servers with OpenAI's API: JSON requests, and errors for failed responses.
 
-`ServedModel` is one of the models that such a server has: asked again where an answer fails, waited for when the server
-vanishes.
+`ServedModel` is one model of such a server. It retries failed requests and waits for the server during outages.
 """
 
 import asyncio
@@ -19,30 +18,30 @@ from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
 
 CONNECT_SECONDS = 30.0
 REMIND_SECONDS = 60.0
-"""Between two words about a server that is waited for."""
+"""Time between two messages about an awaited server."""
 SHOWN_CHARACTERS = 1000
-"""Of what a server says about an error."""
+"""Characters shown of a server's error message."""
 TRANSIENT = {408, 425, 429}
 """Statuses below 500 after which another try may succeed."""
 NOT_UNDERSTOOD = {400, 422}
-"""Statuses by which servers refuse a field that they do not know."""
+"""Statuses that servers return for an unknown field."""
 START_SECONDS = 300.0
-"""For which a server may still be starting."""
+"""Time that a server may take to start."""
 PROBE_SECONDS = 60.0
 TRIES = 3
-"""How often an answer is asked for that the server fails to give, though it gives others."""
+"""Number of tries for a request that fails while the server answers others."""
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 15.0
-"""Between two questions to a server that has vanished."""
+"""Waits between two probes of an unreachable server."""
 
 Body = dict[str, Any]
 
 
 class Failed(InfrastructureError):
-    """The server answered, but not with what was asked for; another try may succeed."""
+    """The server responded with an error; another try may succeed."""
 
 
 class Refused(OptionError):
-    """The server will not do it, however often it is asked."""
+    """The server refuses the request; further tries are useless."""
 
     def __init__(self, message: str, status: int):
         super().__init__(message)
@@ -50,9 +49,9 @@ class Refused(OptionError):
 
 
 class Server:
-    """A server at `url`, with or without /v1, called `kind` in messages; each answer may take `seconds`.
+    """A server at `url`, with or without /v1. Messages call it `kind`; each response may take `seconds`.
 
-    It belongs to the event loop that asks first. Raises OptionError for what cannot be an address.
+    It belongs to the event loop of its first request. Raises OptionError for an invalid address.
     """
 
     def __init__(self, url: str, *, kind: str, seconds: float, key: str | None = None):
@@ -61,13 +60,13 @@ class Server:
             self._client = httpx.AsyncClient(
                 base_url=url.rstrip("/").removesuffix("/v1"),
                 headers={"Authorization": f"Bearer {key}"} if key else {},
-                timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),  # there is one for the whole of each answer
-                # The server may close an idle connection just when it is used.
+                timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),  # `ask` limits the whole response
+                # The server may close an idle connection at the moment of its use.
                 limits=httpx.Limits(max_keepalive_connections=0),
-                trust_env=False,  # a proxy of the environment does not lead to this machine
+                trust_env=False,  # a proxy from the environment cannot reach this machine
             )
         except (httpx.InvalidURL, TypeError) as error:
-            raise OptionError(f"{url!r} is not the address of a {kind}: {error}.") from error
+            raise OptionError(f"{url!r} is not a valid address of a {kind}: {error}.") from error
 
     def __str__(self) -> str:
         return f"The {self._kind} at {str(self._client.base_url).rstrip('/')}"
@@ -75,23 +74,23 @@ class Server:
     async def ask(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float | None = None
     ) -> Any:
-        """An answer in JSON, within `seconds` if they are fewer. A cancelled call hangs up.
+        """Send a request and return the JSON response. `seconds` lowers the time limit. A cancelled call disconnects.
 
-        Raises InfrastructureError where another try may help (Failed, if there was an answer), OptionError where none will
-        (Refused, likewise).
+        Raises InfrastructureError if another try may help (Failed, if there was a response). Raises OptionError if no try
+        will help (Refused, if there was a response).
         """
         limit = min(self._seconds, seconds or self._seconds)
         try:
             async with asyncio.timeout(limit):
                 response = await self._client.request(method, path, json=body)
         except TimeoutError:
-            raise InfrastructureError(f"{self} did not answer /{path} in {limit:g} seconds.") from None
+            raise InfrastructureError(f"{self} did not respond to /{path} within {limit:g} seconds.") from None
         except httpx.UnsupportedProtocol as error:
-            raise OptionError(f"{self} has no such address: {error}") from error
+            raise OptionError(f"{self} has an invalid address: {error}") from error
         except httpx.HTTPError as error:
             cause = ": ".join(filter(None, (type(error).__name__, str(error))))
-            raise InfrastructureError(f"{self} was not reached ({cause}).") from error
-        complaint = f"{self} answered /{path} with status {response.status_code}: {short(response.text)}"
+            raise InfrastructureError(f"{self} is unreachable ({cause}).") from error
+        complaint = f"{self} responded to /{path} with status {response.status_code}: {short(response.text)}"
         if response.status_code == 200:
             try:
                 return response.json()
@@ -102,7 +101,7 @@ class Server:
         raise Refused(complaint, response.status_code)
 
     async def ask_at_start(self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float) -> Any:
-        """Likewise, of a server that may still be starting: again and again, for up to `seconds`."""
+        """Same as `ask`, but retry for up to `seconds`, because the server may still be starting."""
         patience = Patience(seconds)
         while True:
             try:
@@ -110,16 +109,16 @@ class Server:
             except InfrastructureError as error:
                 if not patience.left:
                     raise
-                patience.wait_for(f"{error} It may still be starting, or the address is another one:")
+                patience.wait_for(f"{error} It may still be starting, or the address may be wrong;")
             await asyncio.sleep(min(1.0, seconds))
 
     async def close(self) -> None:
-        """End every request. The server stays."""
+        """Cancel every request. The server keeps running."""
         await self._client.aclose()
 
 
 class Patience:
-    """How long a server is still waited for; says so at first, and now and then."""
+    """Tracks how long to wait for a server, and prints a message at first and every REMIND_SECONDS."""
 
     def __init__(self, seconds: float):
         self._seconds = seconds
@@ -128,14 +127,14 @@ class Patience:
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """Remaining seconds."""
         return max(0.0, self._end - time.monotonic())
 
     def wait_for(self, why: str) -> None:
         if time.monotonic() < self._next:
             return
         warn(
-            f"{why} waiting up to {self._seconds:g} s for it."
+            f"{why} waiting up to {self._seconds:g} s."
             if not self._next
             else f"  still waiting, {self.left:.0f} s more"
         )
@@ -143,33 +142,33 @@ class Patience:
 
     @property
     def tried(self) -> bool:
-        """Whether it was needed."""
+        """True if `wait_for` was called."""
         return self._next > 0
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """How messages about a served model name what the user can change."""
+    """Names and advice for messages about a remote model."""
 
     name: str
-    """The option with the model's name on the server."""
+    """Option with the model's name on the server."""
     key: str
-    """The environment variable with the server's key, and where that is said."""
+    """Environment variable with the server's key, and the option that names it."""
     tokenizer: str
-    """What to do where the server's tokenizer is another one."""
+    """Advice if the server's tokenizer differs."""
     again: str
-    """What to do after an outage."""
+    """Advice after an outage."""
 
 
 async def _nothing() -> None: ...
 
 
 class ServedModel:
-    """A model that a server has. `meet` it before it is asked.
+    """A remote model on a server. Call `meet` before any request for tokens.
 
-    `variable` is the environment's with the server's key, if it wants one; each answer may take `seconds`, and a server that
-    vanishes is waited for, for up to `patience` seconds. `probe` makes a short request, to see whether it is there; `proof`
-    raises if what is there then is not what was.
+    `variable`: environment variable with the server's key, if it requires one. Each response may take `seconds`. An
+    unreachable server is waited for, up to `patience` seconds. `probe` builds a short request that tests whether the server is
+    back. `proof` then raises if the server returns with another model.
     """
 
     def __init__(
@@ -186,7 +185,7 @@ class ServedModel:
     ):
         self.name = ""
         self.context: int | None = None
-        """Its longest context in tokens, where the server says so."""
+        """Longest context in tokens, if the server reports it."""
         self._words, self._variable = words, variable
         self._server = Server(url, kind=kind, seconds=seconds, key=os.environ.get(variable))
         self._patience = patience
@@ -201,33 +200,33 @@ class ServedModel:
             self._recovery.cancel()
         await self._server.close()
 
-    # What is there
+    # Checks at the start
 
     async def meet(self, wanted: str | None) -> None:
-        """Wait for the server, and find the model of that name; None is the only one. Raises OptionError."""
+        """Wait for the server and select the model named `wanted`; None selects its only model. Raises OptionError."""
         try:
             models = _models(await self._ask_at_start("GET", "v1/models"))
         except Refused as error:
             raise await self.explained(error) from error
         if not models:
-            raise OptionError(f"{self} does not say which models it serves. Is it a server with OpenAI's API?")
+            raise OptionError(f"{self} does not list its models. Check that it is a server with OpenAI's API.")
         if wanted is None and len(models) == 1:
             wanted = next(iter(models))
         if wanted is None or wanted not in models:
             lacks = "serves more than one model" if wanted is None else f"serves no model named {wanted!r}"
-            raise OptionError(f"{self} {lacks}. Give one of its own as --{self._words.name}: {', '.join(models)}.")
+            raise OptionError(f"{self} {lacks}. Pass one of these as --{self._words.name}: {', '.join(models)}.")
         self.name, self.context = wanted, models[wanted]
 
     def check_context(self, longest: int, what: str) -> None:
-        """`what` is `longest` tokens long, and must fit. Raises OptionError."""
+        """Raises OptionError if `longest` tokens do not fit the context. `what` names their number in the message."""
         if self.context is not None and longest > self.context:
             raise OptionError(
                 f"{self} serves {self.name} with a context of {self.context} tokens, but {what} is {longest}. Lower one of "
-                "them, or start the server with a longer context (vLLM: --max-model-len)."
+                "these options, or start the server with a longer context (vLLM: --max-model-len)."
             )
 
     async def check_tokenizer(self, text: str, ids: list[int], folder: str) -> None:
-        """vLLM can be asked how it tokenizes; that must be as the tokenizer in `folder` does it. Raises ModelError."""
+        """Raises ModelError if the server tokenizes `text` differently from the tokenizer in `folder` (vLLM only)."""
         question = {"model": self.name, "prompt": text, "add_special_tokens": False}
         try:
             answer = await self._server.ask("POST", "tokenize", question, seconds=PROBE_SECONDS)
@@ -237,34 +236,34 @@ class ServedModel:
             case {"tokens": [int(), *_] as theirs}:
                 if theirs != ids:
                     raise ModelError(
-                        f"{self} tokenizes otherwise than the tokenizer in {folder}: {theirs[:12]} ... instead of {ids[:12]} "
-                        f"... {self._words.tokenizer}"
+                        f"{self} tokenizes differently from the tokenizer in {folder}: {theirs[:12]} ... instead of "
+                        f"{ids[:12]} ... {self._words.tokenizer}"
                     )
             case _:
                 say(
-                    f"{self} cannot be asked how it tokenizes: it is not checked that it does so like the tokenizer in {folder}."
+                    f"{self} has no endpoint for its tokenizer, so it is not checked against the tokenizer in {folder}."
                 )
 
     async def ask_at_start(self, body: Body) -> Any:
-        """Its answer to a first request for tokens: the server may be there before the model is."""
+        """Send a first request for tokens. Waits, because the server may respond before the model is loaded."""
         return await self._ask_at_start("POST", "v1/completions", body)
 
     async def _ask_at_start(self, method: str, path: str, body: Body | None = None) -> Any:
         return await self._server.ask_at_start(method, path, body, seconds=min(START_SECONDS, self._patience))
 
-    # Answers
+    # Requests
 
     async def ask_now(self, body: Body) -> Any:
-        """Its answer to a request for tokens, if it is there."""
+        """Send a request for tokens once, without retries."""
         return await self._server.ask("POST", "v1/completions", body, seconds=PROBE_SECONDS)
 
     async def ask(self, body: Body, *, too_long: str) -> Any:
-        """Its answer to a request for tokens, when it is there again if it is not.
+        """Send a request for tokens, with retries; during an outage, wait for the server.
 
-        `too_long` is what to say where the request itself is refused, which is most often for its length.
+        `too_long` is the advice if the server refuses the request, most often because of its length.
 
-        Raises InfrastructureError for an answer that it fails to give while it gives others, OutageError when it has been
-        away for too long, OptionError where asking again would not help.
+        Raises InfrastructureError if the request fails while the server answers others, OutageError after a long outage,
+        OptionError if retries do not help.
         """
         for tried in range(TRIES):
             if self._recovery is not None:
@@ -281,13 +280,13 @@ class ServedModel:
         raise AssertionError("the last try returns or raises")
 
     async def _wait_for_it(self) -> None:
-        """All who have failed wait together; the end of one must not end the waiting of the others."""
+        """Wait for the shared recovery. Cancelling one caller does not cancel it for the others."""
         if self._recovery is None:
             self._recovery = asyncio.create_task(self._recover())
         await asyncio.shield(self._recovery)
 
     async def _recover(self) -> None:
-        """Ask for one short answer, until there is one."""
+        """Send a probe until it succeeds."""
         patience, wait = Patience(self._patience), FIRST_WAIT_SECONDS
         while True:
             try:
@@ -297,32 +296,34 @@ class ServedModel:
             except Refused as error:
                 raise await self.explained(error) from error
             except InfrastructureError as error:
-                patience.wait_for(f"{error} It has vanished:")
+                patience.wait_for(f"{error} It is down;")
                 if not patience.left:
                     raise OutageError(
-                        f"{error} It has been away for {self._patience:g} s. {self._words.again}"
+                        f"{error} It has been down for {self._patience:g} s. {self._words.again}"
                     ) from error
             await asyncio.sleep(min(patience.left, wait * random.uniform(0.5, 1.0)))
             wait = min(2 * wait, LONGEST_WAIT_SECONDS)
         if patience.tried:
-            warn(f"{self} answers again; the run goes on.")
+            warn(f"{self} is back; the run continues.")
         self._recovery = None
 
     async def explained(self, error: Refused, too_long: str | None = None) -> OptionError:
-        """A refusal, with what to do about it."""
+        """Return the error of a refused request with advice for the user."""
         if error.status in (401, 403):
-            given = "it is not the right one" if os.environ.get(self._variable) else "it is not set"
-            return OptionError(f"{error} It wants a key in the environment variable {self._words.key}: {given}.")
+            given = "has another value" if os.environ.get(self._variable) else "is not set"
+            return OptionError(
+                f"{error} It requires a key, but the environment variable {self._words.key} {given}. Set it to the server's key."
+            )
         if error.status == 404 and self.name:
             models = _models(await self._server.ask("GET", "v1/models"))
-            return OptionError(f"{error} It serves {', '.join(models) or 'no model'}; asked for was {self.name}.")
+            return OptionError(f"{error} It serves {', '.join(models) or 'no model'}, not {self.name}.")
         if error.status in NOT_UNDERSTOOD and too_long is not None:
             return OptionError(f"{error} {too_long}")
-        return OptionError(f"{error} Is it a server with OpenAI's API?")
+        return OptionError(f"{error} Check that it is a server with OpenAI's API.")
 
 
 def _models(answer: Any) -> dict[str, int | None]:
-    """Names of the models that a server has, with the longest context of each where it is told."""
+    """Return the names of a server's models, each with its context length if reported."""
     match answer:
         case {"data": [*rows]}:
             return {str(row["id"]): row.get("max_model_len") for row in rows}
@@ -331,4 +332,4 @@ def _models(answer: Any) -> dict[str, int | None]:
 
 def short(text: str) -> str:
     text = text.strip()
-    return "(a page for a browser)" if text.startswith("<") else text[:SHOWN_CHARACTERS]
+    return "(an HTML page)" if text.startswith("<") else text[:SHOWN_CHARACTERS]

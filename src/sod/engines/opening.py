@@ -1,4 +1,4 @@
-"""The engine that the options name, open for as long as a run needs it."""
+"""Open the engine named by the options for the duration of a run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +20,9 @@ def open_engine(
     rollout: RolloutOptions,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Iterator[Engine]:
-    """An engine that samples `model`, for use in this loop. Raises OptionError where it cannot be had.
+    """Open an engine that samples `model`, for use in this loop. Raises OptionError if it is not available.
 
-    A served model is not here: `model` is None, and `tokenizer` is what the server must have as well.
+    For a remote model, `model` is None, and `tokenizer` must equal the server's.
     """
     engine = loop.run(_open(options, model, rollout, tokenizer))
     try:
@@ -39,7 +39,7 @@ async def _open(
 ) -> Engine:
     if options.name == "served":
         return await _served(options, model, rollout, tokenizer)
-    assert model is not None, "only a served model may be elsewhere"
+    assert model is not None, "only the engine `served` works without a model"
     context = rollout.max_prompt_tokens + rollout.max_tokens
     if options.name == "hf":
         return HFEngine(model, slots=rollout.concurrency, context=context)
@@ -63,5 +63,5 @@ async def _served(
 
     if model is not None:
         raise OptionError(NOT_TO_TRAIN)
-    assert tokenizer is not None, "a served model needs its tokenizer here"
+    assert tokenizer is not None, "the engine `served` needs a tokenizer"
     return await ServedEngine.open(options, tokenizer, rollout)

@@ -1,4 +1,4 @@
-"""An engine that replays given replies: the whole loop without a model."""
+"""An engine that replays given replies, to run the whole loop without a model."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -9,10 +9,10 @@ Script = Callable[[Request], Sequence[int]]
 
 
 class ScriptedEngine:
-    """Writes what `script` says for a request, cut at `max_tokens`; every token has log-probability `logprob`. `ends`: ids
-    that end a turn beside the request's own.
+    """Replies with the tokens that `script` returns for a request, cut at `max_tokens`.
 
-    `latency`, in seconds, passes before each reply, so that tests can see who waits for whom.
+    Every token has the log-probability `logprob`. `ends`: ids that end a turn in addition to the request's own.
+    `latency`: seconds to wait before each reply, so that tests can observe the order of events.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class ScriptedEngine:
         self._ends = ends
         self._logprob = logprob
         self.requests: list[Request] = []
-        """Everything that was asked, in order."""
+        """All requests, in order."""
         self.released: list[int] = []
         self.refreshed = 0
 

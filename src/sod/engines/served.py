@@ -1,9 +1,9 @@
-"""Samples whatever model a server with OpenAI's API serves, as it is: to measure it, not to train it.
+"""Sample a remote model on a server with OpenAI's API. For evaluation only; it cannot be trained.
 
-Prompts are sent as token ids. vLLM gives token ids back; from any other server a reply comes as text, which is encoded
-again with the tokenizer here: for a measurement that will do. Which of the two it is, one short reply at the start shows.
+Prompts are sent as token ids. vLLM returns token ids. Other servers return text, which is encoded again with the local
+tokenizer; this is good enough for an evaluation. A short request at the start detects the kind of server.
 
-A server that vanishes is waited for: whoever has asked it for something asks again when it is back.
+During an outage, pending requests wait for the server and are then sent again.
 """
 
 import random
@@ -22,25 +22,25 @@ from sod.errors import InfrastructureError, OptionError
 from sod.model.forward import ends_beside
 
 NOT_TO_TRAIN = (
-    "A served model stays as it is. Measure it with --engine.name served; to train a model here and sample it on a vLLM "
-    "server, use --engine.name vllm_server."
+    "--engine.name served evaluates a remote model and cannot train it. To train a model here and sample it on a vLLM server, "
+    "use --engine.name vllm_server."
 )
 PROBE = "Ünïcode,  two spaces,\n\n\ttabs; 1234567890 + x**2 <= 'a_b' <tool_call>{\"a\": [1]}</tool_call> 数学 🙂"
-"""What tokenizers cut differently."""
+"""Text that different tokenizers split differently."""
 
 
 class ServedEngine:
-    """Use `open` to get one.
+    """Engine on a remote model. Create it with `open`.
 
-    A reply has log-probabilities where vLLM's are those at the sampling temperature, which is at 1; elsewhere it has none.
+    A reply has log-probabilities only from vLLM at temperature 1, where they equal those at the sampling temperature.
     """
 
     @classmethod
     async def open(cls, options: EngineOptions, tokenizer: PreTrainedTokenizerBase, rollout: RolloutOptions) -> Self:
-        """Wait for the server at `options.url`; find out what it serves, and how; check that it fits.
+        """Wait for the server at `options.url`, detect its model and API, and check that they fit.
 
-        Raises OptionError for what cannot work, ModelError if the server's tokenizer is another one, InfrastructureError
-        if nobody answers.
+        Raises OptionError for options that cannot work, ModelError if the server's tokenizer differs, InfrastructureError if
+        the server does not respond.
         """
         engine = cls(options, tokenizer, rollout)
         try:
@@ -61,8 +61,8 @@ class ServedEngine:
             words=Words(
                 name="engine.served_name",
                 key=f"{options.key_variable} (engine.key_variable)",
-                tokenizer="Give the model that it serves as --model.",
-                again="Start it again, then run the same command to continue.",
+                tokenizer="Pass the model that it serves as --model.",
+                again="Restart it, then run the same command to continue.",
             ),
             variable=options.key_variable,
             seconds=rollout.seconds,
@@ -77,11 +77,11 @@ class ServedEngine:
             return self._reply(request, await self._complete(request))
 
     def release(self, trajectory: int) -> None:
-        """Nothing to do: what the server keeps is its own affair."""
+        """Do nothing: the server manages its own cache."""
         del trajectory
 
     def take_busy_seconds(self) -> float:
-        """Seconds in which at least one request was under way, outages included."""
+        """Return the seconds since the last call with at least one running request, outages included."""
         return self._occupancy.take_seconds()
 
     async def refresh(self) -> None:
@@ -90,51 +90,51 @@ class ServedEngine:
     async def close(self) -> None:
         await self._model.close()
 
-    # What is there
+    # Checks at the start
 
     async def _meet(self, rollout: RolloutOptions) -> None:
         await self._model.meet(self._wanted)
         longest = rollout.max_prompt_tokens + rollout.max_tokens
         self._model.check_context(longest, "rollout.max_prompt_tokens + rollout.max_tokens")
         await self._model.check_tokenizer(PROBE, self._encode(PROBE), self._tokenizer.name_or_path)
-        await self._find_out_how_it_answers()
+        await self._detect_api()
 
-    async def _find_out_how_it_answers(self) -> None:
-        """In vLLM's words with token ids, or in those of OpenAI's API with text."""
+    async def _detect_api(self) -> None:
+        """Detect whether the server has vLLM's API with token ids, or only OpenAI's with text."""
         try:
             answer = await self._model.ask_at_start(self._body(self._probe()))
             if _token_ids(answer) is not None:
                 return
-            why = "it gives no token ids"
+            why = "it returns no token ids"
         except Refused as error:
             if error.status not in NOT_UNDERSTOOD:
                 raise await self._model.explained(error) from error
             why = f"it refuses vLLM's fields ({short(str(error))})"
         self._gives_ids = False
-        say(f"{self._model} is asked in the words of OpenAI's API, for text that is encoded again here: {why}.")
+        say(f"{self._model} is used through OpenAI's API, and its text is encoded again here, because {why}.")
         await self._complete(self._probe())
 
     def _probe(self) -> Request:
         return Request(ids=self._encode(PROBE), max_tokens=1, stop=-1, seed=0)
 
-    # A reply
+    # Requests and replies
 
     def _body(self, request: Request) -> dict[str, Any]:
-        words = self._vllms_words(request) if self._gives_ids else self._openais_words(request)
-        return {"model": self._model.name, "prompt": list(request.ids), **words}
+        fields = self._vllm_fields(request) if self._gives_ids else self._openai_fields(request)
+        return {"model": self._model.name, "prompt": list(request.ids), **fields}
 
-    def _vllms_words(self, request: Request) -> dict[str, Any]:
-        words = {"return_token_ids": True, **parameters(request, self._ends)}
+    def _vllm_fields(self, request: Request) -> dict[str, Any]:
+        fields = {"return_token_ids": True, **parameters(request, self._ends)}
         if request.temperature != 1:
-            del words["logprobs"]
-        return words
+            del fields["logprobs"]
+        return fields
 
-    def _openais_words(self, request: Request) -> dict[str, Any]:
+    def _openai_fields(self, request: Request) -> dict[str, Any]:
         return {
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
-            "seed": random.Random(request.seed).getrandbits(31),  # some servers take no more
+            "seed": random.Random(request.seed).getrandbits(31),  # some servers accept no larger seed
             **(
                 {"stop": self._tokenizer.batch_decode([[id] for id in self._stops(request)])}
                 if request.stop >= 0
@@ -156,7 +156,7 @@ class ServedEngine:
         elif reason == "stop" and request.stop >= 0:
             tokens = [*tokens, request.stop]
         if not tokens:
-            raise InfrastructureError(f"{self._model} gave an empty reply.")
+            raise InfrastructureError(f"{self._model} returned an empty reply.")
         logprobs = _logprobs(choice)
         known = tuple(logprobs) if len(logprobs) == len(tokens) else ()
         return Reply(tuple(tokens), known, "stop" if tokens[-1] in stops else "length")
@@ -168,10 +168,10 @@ class ServedEngine:
         return self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
 
     async def _complete(self, request: Request) -> Any:
-        """As `ServedModel.ask`."""
+        """Send a request with `ServedModel.ask`."""
         too_long = (
-            f"The prompt has {len(request.ids)} tokens, and the reply may have {request.max_tokens}: if that is more than its "
-            "context, lower rollout.max_tokens, or start it with a longer one."
+            f"The prompt has {len(request.ids)} tokens, and the reply may have {request.max_tokens}. If their sum exceeds the "
+            "server's context, lower rollout.max_tokens, or start the server with a longer context."
         )
         return await self._model.ask(self._body(request), too_long=too_long)
 

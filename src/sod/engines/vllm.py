@@ -1,8 +1,8 @@
-"""Samples with vLLM, which has a copy of the policy's weights: in a process of its own here, on a server in `vllm_server`.
+"""Sample with vLLM and a copy of the policy's weights: in a child process here, on a server in `vllm_server`.
 
-Weights can be handed over and yet not be used: an output head is left behind, keys and values of the old weights are
-reused, the server computes in another precision. Nothing fails then. So every `refresh` ends in a proof: vLLM continues
-a long prompt, just as it answers requests, and its log-probabilities must be those of a full forward pass of the policy.
+A transfer of weights can go wrong without an error: an output head keeps its old weights, keys and values of the old weights
+are reused, or the server computes in another precision. Every `refresh` therefore ends with a check. vLLM continues a long
+prompt in the same way as it serves requests. Its log-probabilities must equal those of a full forward pass of the policy.
 """
 
 import asyncio
@@ -35,65 +35,68 @@ from sod.model.lora import save_weights
 PROBE_TOKENS, PROBE_REPLY = 640, 32
 """The prompt is longer than a block of the prefix cache (16 tokens, 128 on a CPU): a shorter one is never reused."""
 TOLERANCE, COARSE_TOLERANCE = 1e-3, 0.1
-"""Nats, mean over the probe's reply, in float32 and in coarser types. Rounding makes some 1e-6 and some 1e-2."""
+"""Allowed mean difference over the probe's reply, in nats, in float32 and in coarser types. Rounding causes about 1e-6 and
+about 1e-2."""
 SHOWN_CHARACTERS = 1000
-"""Of the end of what vLLM wrote before it failed."""
+"""Characters shown of the end of vLLM's output before it failed."""
 NEVER = -100.0
-"""Added to a logit: the least that vLLM takes. A probability becomes 1e-43 times as large."""
+"""Logit bias, the lowest that vLLM accepts. It multiplies a probability by about 1e-43."""
 RESET_TRIES = 50
-"""Tenths of a second in which cancelled requests must have left the prefix cache."""
+"""Tenths of a second to wait until cancelled requests have left the prefix cache."""
 
 
 def logprobs_mode(temperature: float, top_p: float, *, padded: bool = False) -> str:
-    """Which of vLLM's log-probabilities are those at the sampling temperature, before top_p. Raises OptionError.
+    """Return the mode in which vLLM's log-probabilities are at the sampling temperature, before top_p. Raises OptionError.
 
-    `padded`: the head has ids without a token. Processed log-probabilities leave them out. Raw ones do not, and are off by
-    the share of those ids, which `prove` bounds.
+    `padded`: the head has ids without a token. Processed log-probabilities exclude them. Raw ones include them, and differ by
+    the probability of these ids, which `prove` bounds.
     """
     if temperature < 0.01:
-        raise OptionError(f"temperature {temperature} is too low for vLLM, which makes 0.01 of it without saying so.")
+        raise OptionError(
+            f"temperature {temperature} is too low for vLLM, which silently replaces it by 0.01. Use at least 0.01."
+        )
     if temperature == 1 and not (padded and top_p == 1):
         return "raw_logprobs"
     if top_p == 1:
         return "processed_logprobs"
     raise OptionError(
-        f"vLLM gives log-probabilities before temperature or after top_p; with temperature {temperature} and top_p {top_p} "
-        "neither are the policy's. Set one of the two to 1, or sample with Transformers."
+        f"vLLM returns log-probabilities before temperature or after top_p; with temperature {temperature} and top_p {top_p} "
+        "neither equal the policy's. Set one of the two to 1, or sample with Transformers (--engine.name hf)."
     )
 
 
 class VLLM(ABC):
-    """What both ways to run vLLM share: limits, sampling parameters, the handing over of weights and its proof.
+    """Base of both vLLM engines: limits, sampling parameters, the transfer of weights and its check.
 
-    `model` is the policy, living in this process. Weights are left in the folder `exchange` for vLLM to read; None is
-    the system's for temporary files (/dev/shm is faster, where it is large enough). All requests must have the
-    temperature and top_p given here. Use `open` to get an engine.
+    `model` is the policy, in this process. Weights are written to the directory `exchange` for vLLM to read. Default: the
+    system's temporary directory (/dev/shm is faster if it is large enough). All requests must have the temperature and top_p
+    given here. Create an engine with `open`.
     """
 
     def __init__(self, model: PreTrainedModel, *, temperature: float, top_p: float, exchange: Path | None):
         self.gap = float("nan")
-        """How far off the latest proof was, in nats."""
+        """Mean difference of log-probabilities in the latest check, in nats."""
         self._model = model
         self._temperature, self._top_p = temperature, top_p
         self._exchange = exchange
         self._context = 0  # the longest sequence, in tokens
         self._ends = end_ids(model)
         self._unused = range(len(head(model)), model.config.get_text_config().vocab_size)
-        """Ids of the head that stand for no token."""
+        """Ids of the head without a token."""
         self._mode = logprobs_mode(temperature, top_p, padded=bool(self._unused))
         self._occupancy = Occupancy()
 
     async def sample(self, request: Request) -> Reply:
-        """Write one turn. Raises InfrastructureError if vLLM could not, OptionError if it never can."""
+        """Sample one turn. Raises InfrastructureError if vLLM failed, OptionError if further tries are useless."""
         if (request.temperature, request.top_p) != (self._temperature, self._top_p):
             raise OptionError(
-                f"This vLLM was opened for temperature {self._temperature} and top_p {self._top_p}: it cannot give "
-                f"log-probabilities for {request.temperature} and {request.top_p}."
+                f"This vLLM engine was opened for temperature {self._temperature} and top_p {self._top_p}; it cannot return "
+                f"log-probabilities for {request.temperature} and {request.top_p}. Open another engine for these."
             )
         if len(request.ids) + request.max_tokens > self._context:
             raise OptionError(
-                f"{len(request.ids)} tokens and a reply of up to {request.max_tokens} do not fit into vLLM's context of "
-                f"{self._context} tokens. Give it a longer one (a server: --max-model-len), or lower rollout.max_tokens."
+                f"{len(request.ids)} tokens and a reply of up to {request.max_tokens} do not fit vLLM's context of "
+                f"{self._context} tokens. Use a longer context (server: --max-model-len), or lower rollout.max_tokens."
             )
         with self._occupancy:
             asked = parameters(request, self._ends, self._unused)
@@ -101,23 +104,23 @@ class VLLM(ABC):
         ended = bool(tokens) and tokens[-1] in asked["stop_token_ids"]
         if not ended and len(tokens) != request.max_tokens:
             raise OptionError(
-                f"vLLM ended a reply after {len(tokens)} of {request.max_tokens} tokens for a reason of its own. Start a "
-                "server with --generation-config vllm."
+                f"vLLM ended a reply after {len(tokens)} of {request.max_tokens} tokens without an end token. If it is a server, "
+                "start it with --generation-config vllm."
             )
         return Reply(tuple(tokens), tuple(logprobs), "stop" if ended else "length")
 
     def release(self, trajectory: int) -> None:
-        """Nothing to do: vLLM's prefix cache drops what was not used for longest."""
+        """Do nothing: vLLM's prefix cache drops the least recently used entries."""
         del trajectory
 
     def take_busy_seconds(self) -> float:
-        """Seconds in which at least one request was under way."""
+        """Return the seconds since the last call with at least one running request."""
         return self._occupancy.take_seconds()
 
     async def refresh(self) -> None:
-        """Hand the policy's weights over, and prove that they are what samples now. Raises TrainingError."""
-        assert not self._occupancy.under_way, "weights may change only while nothing is being written"
-        await self.sample(self._probe(1))  # if its old keys and values stay in the cache, the proof will meet them
+        """Send the policy's weights to vLLM, and verify that it samples with them. Raises TrainingError."""
+        assert not self._occupancy.under_way, "weights may only change while no request runs"
+        await self.sample(self._probe(1))  # fills the cache, so that `prove` detects reused old keys and values
         with tempfile.TemporaryDirectory(prefix="sod-weights-", dir=self._exchange) as folder:
             await compute(save_weights, self._model, Path(folder))
             await self.call("load_policy", folder)
@@ -131,10 +134,12 @@ class VLLM(ABC):
             if await self._reset_prefix_cache():
                 return
             await asyncio.sleep(0.1)
-        raise InfrastructureError("vLLM's prefix cache cannot be emptied: somebody else's requests are under way.")
+        raise InfrastructureError(
+            "vLLM's prefix cache cannot be emptied, because other requests are running. Use a server that only this run uses."
+        )
 
     async def prove(self) -> None:
-        """Raises TrainingError unless vLLM's log-probabilities are those of the policy."""
+        """Raises TrainingError unless vLLM's log-probabilities equal the policy's."""
         probe = self._probe(PROBE_REPLY)
         reply = await self.sample(probe)
         whole, last = [*probe.ids, *reply.tokens], len(reply.tokens)
@@ -143,9 +148,9 @@ class VLLM(ABC):
         tolerance = TOLERANCE if self._model.dtype == torch.float32 else COARSE_TOLERANCE
         if not self.gap <= tolerance:
             raise TrainingError(
-                f"vLLM was given the policy's weights, but its log-probabilities are {self.gap:.2g} nats off those of the "
-                f"policy ({tolerance} are allowed). It still samples with other weights; or a server was started without "
-                f"--dtype {_name(self._model.dtype)} or --logprobs-mode {self._mode}."
+                f"vLLM received the policy's weights, but its log-probabilities differ from the policy's by {self.gap:.2g} nats "
+                f"(allowed: {tolerance}). Either it still samples with other weights, or a server was started without "
+                f"--dtype {_name(self._model.dtype)} or --logprobs-mode {self._mode}. Start a server with both options."
             )
 
     @abstractmethod
@@ -157,11 +162,11 @@ class VLLM(ABC):
 
     @abstractmethod
     async def _generate(self, ids: Sequence[int], parameters: dict[str, Any]) -> tuple[list[int], list[float]]:
-        """Tokens and the log-probability of each. A cancelled call frees what it held."""
+        """Return tokens and the log-probability of each. A cancelled call frees its resources."""
 
     @abstractmethod
     async def _reset_prefix_cache(self) -> bool:
-        """-> whether the cache is empty now"""
+        """Empty the prefix cache. Return True if it is empty now."""
 
     def _probe(self, max_tokens: int) -> Request:
         draw = random.Random(0)
@@ -173,9 +178,9 @@ class VLLM(ABC):
 
 
 def parameters(request: Request, ends: Set[int], unused: Sequence[int] = ()) -> dict[str, Any]:
-    """A request in vLLM's words. A server has defaults of its own, and a model's folder may bring more: name them all.
+    """Return vLLM's sampling parameters for a request. Sets all of them, because server and model may change defaults.
 
-    `ends`: ids that end a turn beside the request's own. `unused`: ids that are never written.
+    `ends`: ids that end a turn in addition to the request's own. `unused`: ids that are never sampled.
     """
     return {
         "max_tokens": request.max_tokens,
@@ -186,7 +191,7 @@ def parameters(request: Request, ends: Set[int], unused: Sequence[int] = ()) -> 
         "repetition_penalty": 1.0,
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
-        # On a CPU, torch's generator looks at the low 32 bits alone: let them depend on all bits of ours.
+        # On a CPU, torch's generator only uses the low 32 bits: make them depend on all bits of the seed.
         "seed": random.Random(request.seed).getrandbits(63),
         "stop_token_ids": sorted(ends | {request.stop}) if request.stop >= 0 else [],
         "ignore_eos": True,
@@ -197,7 +202,7 @@ def parameters(request: Request, ends: Set[int], unused: Sequence[int] = ()) -> 
 
 @torch.no_grad()
 def _full_forward(model: PreTrainedModel, ids: list[int], last: int, temperature: float) -> Tensor:
-    """log pi of the last tokens. -> (last,)"""
+    """Return log pi of the last tokens. -> (last,)"""
     ids_BT = torch.tensor([ids], device=model.device)
     logits_TV = model(input_ids=ids_BT, use_cache=False, logits_to_keep=last + 1).logits[0, :-1].float()
     logits_TV = logits_TV[:, : len(head(model))]
@@ -209,7 +214,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 class VLLMEngine(VLLM):
-    """vLLM in a child process of ours."""
+    """vLLM in a child process."""
 
     @classmethod
     async def open(
@@ -224,11 +229,11 @@ class VLLMEngine(VLLM):
         exchange: Path | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Start vLLM in the event loop that will use it, hand the weights over and prove them.
+        """Start vLLM in the event loop that will use it, send the weights and verify them.
 
         Sequences may have `context` tokens. vLLM takes `memory_share` of the device's memory and must be ready within
-        `seconds`; `options` are further arguments of its engine, such as `{"tensor_parallel_size": 2}`. Raises OptionError
-        if vLLM is missing or does not start, TrainingError if it does not sample what the policy would.
+        `seconds`. `options` are further arguments of its engine, such as `{"tensor_parallel_size": 2}`. Raises OptionError
+        if vLLM is missing or does not start, TrainingError if its log-probabilities differ from the policy's.
         """
         engine = cls(model, temperature=temperature, top_p=top_p, exchange=exchange)
         engine._context = context
@@ -239,7 +244,9 @@ class VLLMEngine(VLLM):
         except BaseException as error:
             await engine.close()
             if isinstance(error, OutageError):
-                raise OptionError(f"vLLM starts, but cannot run this model here. {error}") from error
+                raise OptionError(
+                    f"vLLM starts, but cannot run this model here. Use --engine.name hf instead. {error}"
+                ) from error
             raise
         return engine
 
@@ -256,17 +263,17 @@ class VLLMEngine(VLLM):
             from vllm.v1.engine.async_llm import AsyncLLM  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise OptionError(
-                f"vLLM cannot be imported ({error}). Install it here (pip install vllm), or run it as a server from an "
-                "environment of its own."
+                f"vLLM cannot be imported ({error}). Install it here (pip install vllm), or run it as a server from its own "
+                "environment (--engine.name vllm_server)."
             ) from error
         folder = self._end.enter_context(tempfile.TemporaryDirectory(prefix="sod-vllm-"))
         self._log = Path(folder, "output.txt")
-        self._model.config.architectures = [type(self._model).__name__]  # as saving the model sets it
+        self._model.config.architectures = [type(self._model).__name__]  # the value that saving the model would set
         self._model.config.save_pretrained(folder)
         defaults = {
             "model": folder,
             "skip_tokenizer_init": True,
-            "load_format": "dummy",  # so that the first proof is one of every weight
+            "load_format": "dummy",  # so that the first check covers every weight
             "dtype": _name(self._model.dtype),
             "logprobs_mode": self._mode,
             "generation_config": "vllm",
@@ -274,15 +281,15 @@ class VLLMEngine(VLLM):
             "disable_log_stats": True,
             "worker_extension_cls": "sod.engines.vllm_worker.WeightSync",
         }
-        if current_platform.is_cpu():  # there, a prompt that is read in parts and has a seed makes vLLM crash
+        if current_platform.is_cpu():  # there, vLLM crashes on a prompt that is read in chunks and has a seed
             defaults["enable_chunked_prefill"] = False
         deadline = time.monotonic() + seconds
         try:
             with _output_to(self._log), _children_until(deadline):
                 self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**(defaults | arguments)))
-        except Exception as error:  # whatever is wrong with the machine or the options
+        except Exception as error:  # vLLM raises any type for problems with the machine or the options
             late = f" within {seconds:g} seconds" if time.monotonic() > deadline else ""
-            raise OptionError(f"vLLM does not start{late}: {error} It wrote:\n{self._output()}") from error
+            raise OptionError(f"vLLM does not start{late}: {error} Its output:\n{self._output()}") from error
         self._end.callback(self._llm.shutdown)
         logging.getLogger("vllm").setLevel(logging.ERROR)  # in this process; the child's output goes to the file
 
@@ -314,18 +321,18 @@ class VLLMEngine(VLLM):
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
-        """vLLM's errors as ours."""
+        """Convert vLLM's errors to sod's."""
         from vllm.v1.engine import exceptions  # pyright: ignore[reportMissingImports]
 
         try:
             yield
         except exceptions.EngineDeadError as error:
-            raise OutageError(f"vLLM has died. It wrote:\n{self._output()}") from error
+            raise OutageError(f"vLLM has died. Its output:\n{self._output()}") from error
         except exceptions.EngineGenerateError as error:
             raise InfrastructureError(f"vLLM failed: {error.__cause__ or error}") from error
 
     def _output(self) -> str:
-        """What vLLM's processes wrote: the errors in it, then its end."""
+        """Return the output of vLLM's processes: its errors, then its end."""
         text = self._log.read_text(encoding="utf-8", errors="replace")
         errors = dict.fromkeys(re.findall(r"\w+Error: .+", text))
         return "\n".join([*errors, "...", text[-SHOWN_CHARACTERS:]])
@@ -333,7 +340,7 @@ class VLLMEngine(VLLM):
 
 @contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """What is written to stdout and stderr goes to a file; processes started meanwhile go on writing there."""
+    """Redirect stdout and stderr to a file. Processes started inside the block keep writing there."""
     kept = os.dup(1), os.dup(2)
     with path.open("ab") as file:
         _redirect(file.fileno(), file.fileno())
@@ -354,7 +361,7 @@ def _redirect(stdout: int, stderr: int) -> None:
 
 @contextmanager
 def _children_until(deadline: float) -> Iterator[None]:
-    """Kill the children that were started meanwhile, if the block has not ended by then: vLLM waits for them for ever."""
+    """Kill the children started inside the block if it has not ended by the deadline. vLLM would wait for them forever."""
     before = {child.pid for child in multiprocessing.active_children()}
     ended = threading.Event()
 

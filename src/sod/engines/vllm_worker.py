@@ -1,6 +1,6 @@
-"""What vLLM's workers learn to do for us, named to vLLM by `--worker-extension-cls`.
+"""Extension of vLLM's workers that loads the policy's weights, passed to vLLM as `--worker-extension-cls`.
 
-It imports nothing of this project: a server's Python needs this one file, in any folder on its PYTHONPATH.
+It imports nothing of this project: the server's Python only needs this file, in any directory on its PYTHONPATH.
 """
 
 from collections.abc import Iterator
@@ -12,19 +12,19 @@ from torch import Tensor
 
 
 class WeightSync:
-    """Becomes a base of vLLM's worker class; its methods are called by vLLM's `collective_rpc`."""
+    """Mixed into vLLM's worker class as a base; vLLM's `collective_rpc` calls its methods."""
 
     model_runner: Any
 
     def load_policy(self, folder: str) -> None:
-        """Replace all weights by those of the safetensors files in a folder. A tied head needs `renew_tied_head`, too."""
+        """Replace all weights by the safetensors files in a directory. For a tied head, call `renew_tied_head` as well."""
         paths = sorted(Path(folder).glob("*.safetensors"))
-        if not paths:  # found out before vLLM takes its model apart
-            raise FileNotFoundError(f"{folder} holds no weights, or cannot be seen from here")
+        if not paths:  # checked before vLLM starts to replace its model
+            raise FileNotFoundError(f"{folder} holds no weights, or is not readable on the server")
         self.model_runner.reload_weights(weights_iterator=_weights(paths))
 
     def renew_tied_head(self) -> None:
-        """Where the output embedding is the input embedding, take that; vLLM may have kept a packed copy of the old one."""
+        """Copy a tied input embedding to the output head, where vLLM may have kept a packed copy of the old weights."""
         from vllm.model_executor.layers.vocab_parallel_embedding import (  # pyright: ignore[reportMissingImports]
             ParallelLMHead,
             VocabParallelEmbedding,

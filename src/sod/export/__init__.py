@@ -1,13 +1,13 @@
-"""A model as a Hugging Face folder that stands by itself: weights, tokenizer, a card, and where it all came from.
+"""`sod export`: write a model as a self-contained Hugging Face directory, with a model card and the origin of its data.
 
     config.json, model*.safetensors, generation_config.json     for Transformers and vLLM
     tokenizer*, chat_template.jinja
-    README.md                                                   the card: use, recipe, data, results with their errors
-    sod/options.json, environment.json                          of the run
+    README.md                                                   the model card: use, recipe, data, results with errors
+    sod/options.json, environment.json                          from the training run
     sod/evaluation-1/options.json, environment.json, results.json ...
 
-The card tells what is written down and nothing else: what a run does not know is left out. Nothing written names this
-machine: of a local path its last two parts remain, of addresses and command lines nothing.
+The card contains only recorded facts. Facts that a run did not record are left out. No file names this machine: local paths
+are shortened to their last two parts; addresses and command lines are removed.
 """
 
 from sod.chat.format import ChatFormat
@@ -27,14 +27,14 @@ from sod.model.loading import load_tokenizer
 
 
 def export(options: ExportOptions) -> None:
-    """Write the folder and check it as a stranger would load it; or leave nothing behind.
+    """Write the directory, and check it with plain Transformers. If the check fails, nothing is left behind.
 
-    The check computes in float32 on a CPU: 4 bytes of memory a weight, beside the weights that are written.
+    The check computes in float32 on a CPU. It takes 4 bytes of memory per weight, in addition to the exported weights.
     """
     if options.out.exists():
-        raise RunError(f"{options.out} exists already; nothing is written over. Choose another --out.")
+        raise RunError(f"{options.out} exists already, and is never overwritten. Choose another --out.")
     checkpoint = model_folder(options.model)
-    if checkpoint == options.model:  # the newest one of a run is known to be whole
+    if checkpoint == options.model:  # `model_folder` has already checked the newest checkpoint of a run
         check_whole(checkpoint)
     stages = history(checkpoint)
     fingerprint = fingerprint_model(checkpoint)
@@ -65,12 +65,12 @@ def export(options: ExportOptions) -> None:
             write_json(folder / "sod" / f"evaluation-{number}", evaluation.files())
         gap = probe.check(folder, chat_options)
     say(
-        f"checked: loaded by plain Transformers, it gives the {len(probe.ids) - 1} tokens of a conversation with a call the "
-        f"checkpoint's log-probabilities, off by {gap:.1g} nats at most"
-        + (f"; rounding to {card.dtype} moved them by up to {probe.rounding:.1g}" if probe.rounding else "")
+        f"checked: loaded by plain Transformers, the log-probabilities of {len(probe.ids) - 1} tokens of a conversation with a "
+        f"tool call differ from the checkpoint's by at most {gap:.1g} nats"
+        + (f"; rounding to {card.dtype} changed them by up to {probe.rounding:.1g}" if probe.rounding else "")
     )
     partial = sum(evaluation.results["partial"] for evaluation in evaluations)
     say(
-        f"{options.out}: {checkpoint} in {card.dtype}, with a card and {counted(len(evaluations), 'evaluation')}"
+        f"{options.out}: {checkpoint} in {card.dtype}, with a model card and {counted(len(evaluations), 'evaluation')}"
         + (f", {partial} of them partial" if partial else "")
     )

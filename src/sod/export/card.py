@@ -1,4 +1,4 @@
-"""The card: front matter for the hub, and text for people, whose section on use is in usage.md."""
+"""The model card: front matter for the hub, and text for people. The section on use is in usage.md."""
 
 import json
 import shlex
@@ -22,14 +22,14 @@ PAPER = "[arXiv 2605.07725](https://arxiv.org/abs/2605.07725)"
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What is told of a model."""
+    """The data of a model card."""
 
     options: ExportOptions
     base: str | None
     fingerprint: str
-    """Of the checkpoint."""
+    """Fingerprint of the checkpoint."""
     model: PreTrainedModel
-    """As it is written."""
+    """The exported model."""
     probe: Probe
     stages: Sequence[Stage]
     evaluations: Sequence[Evaluation]
@@ -71,8 +71,8 @@ class Card:
             parts += ["## Results", *(evaluation.section() for evaluation in self.evaluations)]
         parts += ["## Limits", "\n".join(f"- {limit}" for limit in self._limits())]
         parts += [
-            f"Written by sod {__version__}. Of local paths the last two parts are written, here and in `sod/`; command lines "
-            "are not."
+            f"Written by sod {__version__}. Local paths are shortened to their last two parts, here and in `sod/`; command lines "
+            "are left out."
         ]
         return "\n\n".join(parts) + "\n"
 
@@ -91,7 +91,7 @@ class Card:
         facts.append(f"fingerprint of the checkpoint: `{self.fingerprint}`")
         if self.probe.rounding:
             moved = f"the log-probabilities of a short conversation by up to {self.probe.rounding:.1g} nats"
-            facts.append(f"rounding to {self.dtype} moved {moved}")
+            facts.append(f"rounding to {self.dtype} changed {moved}")
         yield "\n".join(f"- {fact}" for fact in facts)
 
     def _usage(self) -> Iterator[str]:
@@ -114,24 +114,27 @@ class Card:
         yield text.strip()
         if self.stages and chat.on_drift == "append":
             yield (
-                "A conversation goes on by appending tokens: the model's own, then those that stand between two turns. Where "
-                "the chat template,\ngiven all messages anew, would write earlier turns otherwise, the appended tokens are "
-                "what the model has learnt from."
+                "To continue a conversation, append tokens: the model's own, then the ones between two turns. If the chat "
+                "template,\napplied again to all messages, renders earlier turns differently, use the appended tokens; the "
+                "model was trained on them."
             )
 
     def _limits(self) -> Iterator[str]:
-        yield "It writes programs. Run them where they can do no harm: no network, no files of yours, little time and memory."
-        yield "Every program starts anew: what an earlier one computed or wrote is gone."
+        yield "The model writes programs. Run them in a sandbox: no network, none of your files, limits on time and memory."
+        yield "Each program starts in a new interpreter: variables and files of earlier programs are gone."
         if self.stages and isinstance(options := self.stages[0].options, TrainOptions):
             rollout = options.rollout
             yield (
-                f"It learnt from prompts of up to {counted(rollout.max_prompt_tokens, 'token')} and responses of up to "
-                f"{counted(rollout.max_tokens, 'token')} with {counted(rollout.max_turns, 'turn')} that call; of what a "
-                f"program printed it has read {counted(options.tool.max_chars, 'character')} at most."
+                f"It was trained with prompts of up to {counted(rollout.max_prompt_tokens, 'token')}, responses of up to "
+                f"{counted(rollout.max_tokens, 'token')} and up to {counted(rollout.max_turns, 'turn')} with tool calls. It read "
+                f"at most {counted(options.tool.max_chars, 'character')} of a program's output."
             )
         if not self.evaluations:
-            yield "Nothing is told here of how well it does."
+            yield "This card contains no evaluation of the model."
         for evaluation in self.evaluations:
             if evaluation.options.network.dtype != self.dtype:
                 names = ", ".join(evaluation.benchmarks)
-                yield f"{names}: measured with weights in {evaluation.options.network.dtype}, not {self.dtype} as here."
+                yield (
+                    f"{names}: evaluated with weights in {evaluation.options.network.dtype}, not in {self.dtype} as exported "
+                    "here."
+                )

@@ -1,4 +1,4 @@
-"""Evaluations of the very model that is exported: read, and told."""
+"""Read evaluations of the exported model, and write them as a section of the card."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from sod.export.folder import Json, read_json, read_options
 from sod.export.wording import DIFFERING, counted, options_and_environment, public, ran_with, recipe
 
 SETTINGS = ("prompts", "temperature", "top_p", "max_turns", "max_tokens", "judge")
-"""What the results depend on, beside the model, the problems and the number of samples."""
+"""Settings that the results depend on, in addition to the model, the problems and the number of samples."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,15 @@ class Evaluation:
 
     @classmethod
     def read(cls, run: Path, model: str) -> "Evaluation":
-        """Raises RunError where there are no results, or they are of a model with another fingerprint."""
+        """Read an evaluation. Raises RunError if it has no results, or if its model has another fingerprint."""
         results, environment = read_json(run / "results.json"), read_json(run / "environment.json")
         if "benchmarks" not in results:
-            raise RunError(f"{run} holds results in an older form; run `sod eval` again, into a new directory.")
+            raise RunError(f"{run} holds results in an older format. Run `sod eval` again, into a new directory.")
         found = environment["data"].get("model")
         if found != model:
             raise RunError(
-                f"{run} measured another model ({results['model']}, fingerprint {str(found)[:12]}) than is exported "
-                f"(fingerprint {model[:12]}). Leave it out, or measure this one: `sod eval --model ...`."
+                f"{run} evaluated another model ({results['model']}, fingerprint {str(found)[:12]}) than the exported one "
+                f"(fingerprint {model[:12]}). Leave this run out, or evaluate the exported model: `sod eval --model ...`."
             )
         return cls(read_options(EvalOptions, run), environment, defined(results))
 
@@ -46,7 +46,7 @@ class Evaluation:
         return options_and_environment(self.options, self.environment) | {"results": public(self.results)}
 
     def index(self) -> Iterator[EvalResult]:
-        """The results as the hub's `model-index` has them, in percent."""
+        """Yield the results in the format of the hub's `model-index`, in percent."""
         ending = " (partial)" if self.results["partial"] else ""
         for name, benchmark in self.benchmarks.items():
             measured, source = benchmark["measured"], benchmark["source"]
@@ -65,36 +65,36 @@ class Evaluation:
                     )
 
     def section(self) -> str:
-        """Its tables, how it was made, and on what."""
+        """Return the section of the card: tables, recipe and data."""
         results, partial = self.results, self.results["partial"]
         parts = [
             f"### {', '.join(self.benchmarks)}{' (partial)' if partial else ''}",
-            *(["Samples are missing: the evaluation was interrupted, or lost too many."] if partial else []),
-            to_markdown(self._for_strangers()).strip(),
+            *(["Samples are missing: the evaluation was interrupted, or too many samples failed."] if partial else []),
+            to_markdown(self._without_advice()).strip(),
             self._pass_rates().markdown(),
-            f"Measured by `sod eval`, {counted(results['samples'], 'sample')} of each problem, weights in "
-            f"{self.options.network.dtype}, {', '.join(f'{key} {results[key]}' for key in SETTINGS)}. The recipe, {DIFFERING}",
+            f"Evaluated with `sod eval`: {counted(results['samples'], 'sample')} per problem, weights in "
+            f"{self.options.network.dtype}, {', '.join(f'{key} {results[key]}' for key in SETTINGS)}. Recipe ({DIFFERING}):",
             recipe(self.options, "model", "out", "dry_run"),
             "\n".join(f"- {name}: {_read_from(benchmark)}" for name, benchmark in self.benchmarks.items()),
             ran_with(self.environment),
         ]
         return "\n\n".join(parts)
 
-    def _for_strangers(self) -> Json:
-        """The results, without the advice to run the command again where samples are missing."""
+    def _without_advice(self) -> Json:
+        """Return the results without the advice to run the command again for missing samples."""
         benchmarks = {}
         for name, each in self.benchmarks.items():
             notes = each["notes"]
             if lost := round(each["measured"]["rollout/dropped"]):
                 notes = [
                     *notes,
-                    f"{counted(lost, 'sample')} without a result, through no fault of the model's; not counted.",
+                    f"{counted(lost, 'sample')} without a result because of infrastructure failures; not counted.",
                 ]
             benchmarks[name] = each | {"notes": notes, "measured": each["measured"] | {"rollout/dropped": 0}}
         return self.results | {"partial": False, "benchmarks": benchmarks}
 
     def _pass_rates(self) -> Sheet:
-        """pass@k of every benchmark, for each k that was computed."""
+        """Return a table of pass@k per benchmark, for each computed k."""
         measured = {name: benchmark["measured"] for name, benchmark in self.benchmarks.items()}
         keys = {key for each in measured.values() for key in each if key.startswith("pass@")}
         head = sorted(keys, key=lambda key: int(key.removeprefix("pass@")))
@@ -102,11 +102,11 @@ class Evaluation:
             [name, *(f"{100 * each[key]:.1f}" if key in each else "" for key in head)]
             for name, each in measured.items()
         ]
-        return Sheet("At least one of k samples right, %", ["", *head], rows)
+        return Sheet("At least one of k samples correct, %", ["", *head], rows)
 
 
 def _read_from(benchmark: Json) -> str:
-    """The file of a benchmark, and where that came from."""
+    """Describe the file of a benchmark and its origin."""
     known = [benchmark["source"][key] for key in ("repo", "revision") if benchmark["source"].get(key)]
     file = f"`{public(benchmark['file'])}`, SHA-256 `{benchmark['sha256']}`"
     return f"{file}, from {' at '.join(known)}" if known else file

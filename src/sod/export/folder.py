@@ -1,4 +1,4 @@
-"""Folders: what a run or a checkpoint holds, and a new one that is whole or not there at all."""
+"""Read the files of a run or a checkpoint, and write a new directory completely or not at all."""
 
 import json
 import shutil
@@ -19,36 +19,38 @@ SomeOptions = TypeVar("SomeOptions", bound=Options)
 
 
 def read_json(path: Path) -> Json:
-    """Raises RunError where there is none."""
+    """Read a JSON object. Raises RunError if the file is missing or invalid."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read ({error}); {path.parent} holds no run, or a damaged one.") from error
+        raise RunError(
+            f"{path} cannot be read ({error}). {path.parent} is not a run, or is damaged. Pass another run."
+        ) from error
     if not isinstance(content, dict):
-        raise RunError(f"{path} is not a JSON object; {path.parent} holds no run, or a damaged one.")
+        raise RunError(f"{path} is not a JSON object. {path.parent} is not a run, or is damaged. Pass another run.")
     return content
 
 
 def read_options(kind: type[SomeOptions], run: Path) -> SomeOptions:
-    """Raises RunError where they are not of this kind."""
+    """Read the options of a run. Raises RunError if they are not of this kind."""
     try:
         return kind.model_validate(read_json(run / "options.json"))
     except ValidationError as error:
-        raise RunError(f"{run}/options.json is of another version of sod: {error}") from error
+        raise RunError(f"{run}/options.json was written by another version of sod: {error}") from error
 
 
 def check_whole(checkpoint: Path) -> None:
-    """Raises ModelError where a checkpoint is not what its manifest says; the optimiser's state does not matter here."""
+    """Raises ModelError if a checkpoint differs from its manifest. The optimiser's state is not checked."""
     if (checkpoint / MANIFEST).is_file() and (what := fault(checkpoint, model_only=True)):
         raise ModelError(
-            f"The checkpoint {checkpoint} is damaged: {what}. Name the run instead, whose newest whole checkpoint is then "
-            "taken, or an older checkpoint."
+            f"The checkpoint {checkpoint} is damaged: {what}. Pass the run directory to use its newest intact checkpoint, or "
+            "pass an older checkpoint."
         )
 
 
 @contextmanager
 def whole_or_not_at_all(out: Path) -> Iterator[Path]:
-    """A folder beside `out`, which takes its name when all went well, and is gone when not. Raises RunError."""
+    """Create a directory next to `out`. Rename it to `out` after success; remove it after an error. Raises RunError."""
     partial = out.with_name(f"{out.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)

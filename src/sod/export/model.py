@@ -1,4 +1,4 @@
-"""The model that is written: loaded by plain Transformers, told how to sample, saved beside its tokenizer."""
+"""Load the model with plain Transformers, set its generation config, and save it with its tokenizer."""
 
 import shutil
 from pathlib import Path
@@ -12,16 +12,16 @@ from sod.export.folder import read_json, write_json
 from sod.model.loading import read_model
 
 OF_THIS_MACHINE = {"is_local", "local_files_only"}
-"""What Transformers writes into a tokenizer's configuration about how it was loaded."""
+"""Fields of a tokenizer's configuration in which Transformers records how it was loaded."""
 
 
 def plain_model(folder: Path, dtype: str) -> PreTrainedModel:
-    """The model with nothing of this project. `dtype` is a type's name, or "auto" for its own. Raises ModelError."""
+    """Load the model without changes of this project. `dtype`: a type's name, or "auto" for its own. Raises ModelError."""
     return read_model(folder, dtype)
 
 
 def generation(model: PreTrainedModel, chat: ChatFormat, sampling: RolloutOptions) -> GenerationConfig:
-    """Sampling with these options, that ends with the turn, or where the model ended before."""
+    """Return a generation config with these options that stops at the end of a turn or at the model's own end ids."""
     before = model.generation_config
     assert before is not None
     ends = before.eos_token_id if isinstance(before.eos_token_id, list) else [before.eos_token_id]
@@ -38,13 +38,15 @@ def generation(model: PreTrainedModel, chat: ChatFormat, sampling: RolloutOption
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write both; the weights, which are the owner's alone at first, as readable as the rest. Raises RunError."""
+    """Write model and tokenizer, and give the weights the same permissions as the other files. Raises RunError."""
     try:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    except Exception as error:  # on a full disk, each library below raises something else
-        raise RunError(f"The model cannot be written to {folder}: {error}.") from error
+    except Exception as error:  # on a full disk, each library raises a different type
+        raise RunError(
+            f"The model cannot be written to {folder}: {error}. Free some space, or choose another --out."
+        ) from error
     for weights in folder.glob("*.safetensors"):
         shutil.copymode(folder / "config.json", weights)
-    told = read_json(folder / "tokenizer_config.json")
-    write_json(folder, {"tokenizer_config": {key: told[key] for key in told if key not in OF_THIS_MACHINE}})
+    content = read_json(folder / "tokenizer_config.json")
+    write_json(folder, {"tokenizer_config": {key: content[key] for key in content if key not in OF_THIS_MACHINE}})

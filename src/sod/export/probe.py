@@ -1,4 +1,4 @@
-"""A conversation with a call, on which the exported model is held against its checkpoint."""
+"""A conversation with a tool call, on which the exported model is compared with its checkpoint."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from sod.tools.python import schema
 from sod.types import Message
 
 LIMIT = 1e-3
-"""Nats that a log-probability may differ outside this project: another attention kernel, the same numbers."""
+"""Allowed difference of a log-probability, in nats. Plain Transformers uses another attention kernel."""
 SCHEMA = schema()
 _CALL = {"name": SCHEMA["function"]["name"], "arguments": {"code": "17 * 23"}}
 CONVERSATION: list[Message] = [
@@ -30,15 +30,15 @@ CONVERSATION: list[Message] = [
 
 @dataclass(frozen=True)
 class Probe:
-    """What the checkpoint makes of the conversation, to hold against what was written of it."""
+    """The checkpoint's tokens and log-probabilities of the conversation, as a reference for the exported model."""
 
     text: str
-    """In the tokenizer's words."""
+    """The conversation as rendered by the tokenizer."""
     ids: list[int]
     logprobs_T: Tensor
-    """Of every token but the first, by the checkpoint's weights, rounded as those that are written."""
+    """Log-probability of every token except the first, from the checkpoint's weights, rounded like the exported ones."""
     rounding: float
-    """Nats, the most that this rounding moved one of them."""
+    """Largest change of a log-probability by this rounding, in nats."""
 
     @classmethod
     def of(cls, checkpoint: Path, chat: ChatFormat, written: PreTrainedModel) -> "Probe":
@@ -52,30 +52,28 @@ class Probe:
         return cls(str(chat.tokenizer.decode(ids)), ids, logprobs_T, (exact_T - logprobs_T).abs().max().item())
 
     def check(self, folder: Path, options: ChatOptions) -> float:
-        """Load what was written as a stranger would. -> nats, the largest difference of a log-probability
+        """Load the exported model with plain Transformers. Return the largest difference of a log-probability, in nats.
 
-        Raises ModelError where tokens or numbers are other ones.
+        Raises ModelError if tokens or log-probabilities differ.
         """
         if rendered(ChatFormat.of(load_tokenizer(folder), options)) != self.ids:
-            raise ModelError(
-                "The tokenizer that was written gives other tokens than the checkpoint's. Nothing was kept of it."
-            )
+            raise ModelError("The exported tokenizer returns other tokens than the checkpoint's. Nothing was exported.")
         gap = (_logprobs(plain_model(folder, "float32"), self.ids) - self.logprobs_T).abs().max().item()
-        if not gap < LIMIT:  # not a number neither
+        if not gap < LIMIT:  # also true for NaN
             raise ModelError(
-                f"The model that was written is not the checkpoint's: a log-probability is {gap:.2g} nats off, where {LIMIT:g} "
-                "are allowed. Nothing was kept of it."
+                f"The exported model differs from the checkpoint: a log-probability is {gap:.2g} nats off (allowed: {LIMIT:g}). "
+                "Nothing was exported."
             )
         return gap
 
 
 def rendered(chat: ChatFormat) -> list[int]:
-    """The conversation in tokens."""
+    """Return the conversation as tokens."""
     return [token for piece in chat.render(CONVERSATION, [SCHEMA]) for token in piece.tokens]
 
 
 @torch.no_grad()
 def _logprobs(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
-    """log pi of every token but the first. -> (T - 1,)"""
+    """Return log pi of every token except the first. -> (T - 1,)"""
     logits_TV = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1]
     return logits_TV.log_softmax(-1).gather(1, torch.tensor(ids)[1:, None])[:, 0]

@@ -1,4 +1,4 @@
-"""The training runs that a model came of: found, and told."""
+"""Find the training runs behind a model, and write them as sections of the card."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -21,17 +21,17 @@ from sod.runs.directory import Run
 
 @dataclass(frozen=True)
 class Stage:
-    """A training run, up to the checkpoint that came of it."""
+    """A training run, up to one of its checkpoints."""
 
     updates: int
-    """Of fine-tuning, optimiser steps."""
+    """Updates of the checkpoint; for fine-tuning, optimiser steps."""
     options: SftOptions | TrainOptions
     environment: Json
     metrics: list[dict[str, float]]
 
     @classmethod
     def of(cls, checkpoint: Path) -> "Stage | None":
-        """None where the checkpoint belongs to no run."""
+        """Return the stage of a checkpoint; None if the checkpoint does not belong to a run."""
         checkpoint = checkpoint.resolve()
         name = re.fullmatch(r"update-(\d+)", checkpoint.name)
         run = checkpoint.parent.parent
@@ -42,7 +42,7 @@ class Stage:
         metrics = [row for row in Run(run).metrics() if row["update"] <= updates]
         return cls(updates, read_options(kind, run), read_json(run / "environment.json"), metrics)
 
-    # What it was
+    # Facts
 
     @property
     def algorithm(self) -> str:
@@ -50,12 +50,12 @@ class Stage:
 
     @property
     def data(self) -> dict[str, str]:
-        """Fingerprints of what it read."""
+        """Fingerprints of the run's inputs."""
         return self.environment["data"]
 
     @property
     def start(self) -> tuple[Path, str]:
-        """The model that it began with, as its options name it, and its fingerprint."""
+        """The model that the run started from, as named in its options, and the model's fingerprint."""
         if isinstance(self.options, TrainOptions):
             return self.options.student, self.data["student"]
         return self.options.model, self.data["model"]
@@ -65,19 +65,19 @@ class Stage:
         return "teacher" in self.data or self.algorithm.startswith("opsd")
 
     def before(self) -> "Stage | None":
-        """The run that made the model that this one began with; None where it is not there any more."""
+        """Return the run of the model that this run started from; None if it no longer exists."""
         start, fingerprint = self.start
         places = [start, *(start / "checkpoints").glob("update-*")]
         made = next((place for place in places if fingerprint_model(place) == fingerprint), None)
         return None if made is None else Stage.of(made)
 
-    # How it is told
+    # Text
 
     def files(self) -> dict[str, Json]:
         return options_and_environment(self.options, self.environment)
 
     def facts(self) -> Iterator[str]:
-        yield f"began with `{public(str(self.start[0]))}`"
+        yield f"started from `{public(str(self.start[0]))}`"
         yield f"algorithm: `{self.algorithm}`"
         if isinstance(options := self.options, SftOptions):
             yield f"optimiser steps: {self.updates:,} of {counted(options.batch, 'conversation')}"
@@ -87,18 +87,18 @@ class Stage:
         yield f"updates: {self.updates:,} of {options.rollout.problems} problems x {options.rollout.group} trajectories"
 
     def section(self) -> str:
-        """Its recipe, data and course."""
+        """Return the section of the card: recipe, data and metrics."""
         on_policy = isinstance(self.options, TrainOptions)
-        where = "on problems that it learnt from" if on_policy else "an update being one optimiser step"
+        where = "on the training problems" if on_policy else "where an update is one optimiser step"
         parts = [
             f"### {self.algorithm}",
-            f"The recipe of `sod {'train' if on_policy else 'sft'}`, {DIFFERING}",
+            f"Recipe of `sod {'train' if on_policy else 'sft'}` ({DIFFERING}):",
             recipe(self.options, "out", "resume", "dry_run"),
             f"Data: `{public(str(self.options.data))}`, SHA-256 `{self.data['data']}`.",
             ran_with(self.environment),
         ]
         if course := learning([self._record]):
-            parts.append(f"Its course, in means, {where}:")
+            parts.append(f"Mean metrics at the start and at the end of training, {where}:")
             parts.append(Sheet("", ["", *course.heads], [[name, *cells] for name, cells in course.rows]).markdown())
         if on_policy and self.metrics:
             raised = [f"- alarm `{alarm.name}`: {alarm.when}" for alarm in alarms([self._record])]
@@ -107,14 +107,14 @@ class Stage:
 
     @property
     def _record(self) -> Record:
-        """Its metrics, as the tables of a report take them."""
+        """The run's metrics as a `Record`, for the tables of a report."""
         return Record(
             name="", folder=Path(), options={}, environment={}, results={}, calibration={}, metrics=self.metrics
         )
 
 
 def history(checkpoint: Path) -> list[Stage]:
-    """The run that a checkpoint came of, and the runs before it, the newest first."""
+    """Return the run of a checkpoint and the runs before it, newest first."""
     stages: list[Stage] = []
     stage = Stage.of(checkpoint)
     while stage is not None:
@@ -124,7 +124,7 @@ def history(checkpoint: Path) -> list[Stage]:
 
 
 def known_base(stages: Sequence[Stage]) -> str | None:
-    """The name on the hub of the model that the first run began with, if its weights are known to be that model's."""
+    """Return the hub name of the model that the first run started from, if its weights are verified to be that model's."""
     if not stages:
         return None
     start, fingerprint = stages[-1].start
@@ -135,8 +135,8 @@ def known_base(stages: Sequence[Stage]) -> str | None:
 
 
 def checked_name(base: str) -> str:
-    """Raises OptionError where it cannot be a name on the hub."""
+    """Check and return a model name. Raises OptionError if it cannot be a name on the hub."""
     name = NAME.fullmatch(base)
     if name is None or name["revision"] is not None:
-        raise OptionError(f"base = {base!r} is no name of a model on the hub; give it as ORG/NAME.")
+        raise OptionError(f"base = {base!r} is not the name of a model on the hub. Pass it as ORG/NAME.")
     return base

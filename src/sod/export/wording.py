@@ -1,4 +1,4 @@
-"""What others may read of a run: paths short, no addresses, no command lines; and numbers with their nouns."""
+"""Prepare a run's data for publication: short paths, no addresses, no command lines; and format counts with nouns."""
 
 import re
 from pathlib import Path
@@ -11,11 +11,11 @@ from sod.recipes import to_toml
 Json = dict[str, Any]
 
 ADDRESSES: dict[str, Any] = {"engine": {"url", "exchange"}, "sandbox": {"url"}}
-"""Options that name machines, and belong to no recipe."""
+"""Options that name machines; they are left out of recipes."""
 
 
 def public(content: Any) -> Any:
-    """JSON in which paths are short."""
+    """Return JSON content with shortened paths."""
     match content:
         case dict():
             return {public(key): public(value) for key, value in content.items()}
@@ -30,7 +30,7 @@ def public(content: Any) -> Any:
 
 
 def _short_path(text: str) -> str:
-    """The last two parts of a path, without the home directory; an address on the web stays."""
+    """Return the last two parts of a path, without the home directory. Web addresses are kept."""
     path = Path(text)
     if text.startswith(("http://", "https://")) or (len(path.parts) < 3 and not path.is_absolute()):
         return text
@@ -40,18 +40,18 @@ def _short_path(text: str) -> str:
 
 
 def options_and_environment(options: Options, environment: Json) -> dict[str, Json]:
-    """Of a run, as files of JSON by their names."""
+    """Return the published options and environment of a run, as JSON by file name."""
     return {
         "options": public(options.model_dump(mode="json", exclude=ADDRESSES)),
         "environment": public({key: value for key, value in environment.items() if key != "command"}),
     }
 
 
-DIFFERING = f"as far as it differs from the defaults of sod {__version__}:"
+DIFFERING = f"only values that differ from the defaults of sod {__version__}"
 
 
 def recipe(options: Options, *without: str) -> str:
-    """Options that differ from their defaults, as a block of TOML."""
+    """Return the options that differ from their defaults, as a block of TOML."""
     hidden = ADDRESSES | dict.fromkeys(without, True)
     content = options.model_dump(mode="json", exclude_defaults=True, exclude=hidden)
     return f"```toml\n{to_toml(public(content)).strip()}\n```"
@@ -59,7 +59,7 @@ def recipe(options: Options, *without: str) -> str:
 
 def ran_with(environment: Json) -> str:
     named = {"sod": environment["sod"], "Python": environment["python"]} | environment["packages"]
-    return f"It ran with {', '.join(f'{name} {version}' for name, version in named.items())}."
+    return f"Software: {', '.join(f'{name} {version}' for name, version in named.items())}."
 
 
 def counted(number: int, noun: str) -> str:

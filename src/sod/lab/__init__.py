@@ -1,1 +1,1 @@
-"""The miniature: small problems, a small tokenizer and small models, so that the whole method runs on a laptop CPU."""
+"""A miniature setup: small problems, tokenizer and models, so that the whole method runs on a laptop CPU."""

@@ -1,14 +1,12 @@
-"""Conversations that show how to solve the lab's tasks: what the cold start learns from.
+"""Generate demonstrations of the lab's tasks, the training data of the cold start.
 
-A demonstration is a thought, a call, its result, and so on to the boxed answer. Thoughts vary from turn to turn, so that
-even the first step has the entropy of real reasoning; the teacher and the student were shown different mixtures of the
-same phrases, as two models of different origin would have been, so they disagree a little everywhere and not only where
-the student errs.
+A demonstration is a sequence of thought, call and result, up to the boxed answer. Thoughts vary from turn to turn, so that
+even the first step has entropy, as in real reasoning. Teacher and student see different mixtures of the same phrases, like
+two models of different origin. They therefore disagree a little everywhere, not only after the student's errors.
 
-A *slip* is one call gone wrong, its honest error message, and the right call after it; at most one per demonstration.
-The teacher's demonstrator marks its slips as such: no loss is taken on them, so the teacher learns to recover from one
-error without learning to make it (and, like any teacher, is lost further from what it has seen). The student's is
-careless: its slips are learnt with the rest, as those in any data that nobody cleaned.
+A *slip* is one wrong call, its real error message, and the correct call after it. A demonstration has at most one. The
+teacher's slips have no loss, so the teacher learns to recover from one error without learning to make it. Like any teacher,
+it is unreliable in states it has not seen. The student's slips have a loss, like errors in uncleaned data.
 """
 
 import random
@@ -32,18 +30,18 @@ SLOTS = (
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a demonstrator writes."""
+    """The writing style of a demonstrator."""
 
     odds: tuple[tuple[float, ...], ...]
-    """Of each slot's phrases."""
+    """Odds of each slot's phrases."""
     slips: float
     """Share of demonstrations with a slip."""
     kinds: tuple[str, ...]
-    """What slips are made of, with repetitions as odds."""
+    """Kinds of slips; repetitions are odds."""
     slips_from: float
-    """Share of a curriculum after which slips begin: a model that cannot copy yet learns from them not to."""
+    """Share of the curriculum before slips start. With earlier slips, a model that cannot copy yet learns not to copy."""
     careless: bool
-    """Whether loss is taken on slips, too."""
+    """Train on slips as well."""
 
     def thought(self, rng: random.Random, subject: str) -> str:
         phrases = (rng.choices(slot, odds)[0] for slot, odds in zip(SLOTS, self.odds, strict=True))
@@ -62,7 +60,7 @@ TEACHER = Style(
 
 
 def demonstrate(task: Task, style: Style, rng: random.Random) -> list[Message]:
-    """The task solved in the given style: user, assistant, tool, ..., assistant."""
+    """Return a solution of the task in the given style: user, assistant, tool, ..., assistant."""
     slip_at = rng.randrange(len(task.calls)) if rng.random() < style.slips else None
     messages: list[Message] = [{"role": "user", "content": task.question}]
     for i, call in enumerate(task.calls):
@@ -84,7 +82,7 @@ def _tool(content: str) -> Message:
 
 
 def _slip(call: Call, thought: str, kind: str, rng: random.Random) -> list[Message]:
-    """A call that fails loudly, and what the interpreter (or the parser) says to it."""
+    """Return a call that fails, and the error message of the interpreter or the parser."""
     if kind == "json":
         return _malformed(call, thought, rng)
     if kind == "name" and "=" in call.lines[-2:][0]:
@@ -100,7 +98,7 @@ def _slip(call: Call, thought: str, kind: str, rng: random.Random) -> list[Messa
 
 
 def _wrong_name(call: Call, rng: random.Random) -> tuple[tuple[str, ...], str]:
-    """One letter of one name is wrong, at a place where that raises a NameError."""
+    """Change one letter of one name, at a place where that raises a NameError. Return the lines and the error message."""
     known = [line.split("=")[0] for line in call.lines[:-1]]
     definition = call.lines[-2].split("=")[1]
     used = [name for name in known[:-1] if name in definition]
@@ -127,7 +125,7 @@ def _wrong_name(call: Call, rng: random.Random) -> tuple[tuple[str, ...], str]:
 
 
 def name_error(lines: tuple[str, ...], *, suggest: bool) -> str:
-    """What CPython says to these lines; some versions print the suggestion of a similar name, and some do not."""
+    """Return CPython's error message for these lines. Some versions suggest a similar name, others do not."""
     scope: dict[str, Any] = {}
     try:
         exec("\n".join(lines), {"print": lambda value: None}, scope)
@@ -142,7 +140,7 @@ def _double_operator(line: str) -> str:
 
 
 def _malformed(call: Call, thought: str, rng: random.Random) -> list[Message]:
-    """A call whose JSON is broken: as the student would have written it, and the parser's own complaint."""
+    """Return a call with broken JSON, and the parser's error message."""
     code = "\\n".join(call.lines)
     broken = rng.choice((f"{code}}}}}", f'{code}"}}', f'{code}"'))
     text = f'{thought}\n<tool_call>\n{{"name": "{TOOL}", "arguments": {{"code": "{broken}\n</tool_call>'

@@ -1,4 +1,4 @@
-"""Write the lab to a directory, as ordinary files for the ordinary commands; and train its teacher from nothing."""
+"""Write the lab to a directory, as ordinary files for the ordinary commands, and train its teacher from scratch."""
 
 import json
 import random
@@ -27,16 +27,20 @@ from sod.runs.files import in_words
 from sod.types import Message
 
 TEACHER_FOLDER = Path(__file__).parent / "teacher"
-"""The trained teacher and the tokenizer; `sod lab teacher` makes them again."""
+"""The trained teacher and the tokenizer; `sod lab teacher` builds them again."""
 LAST = "train.jsonl"
-"""Of the lab's files, the one that is written when all others are there."""
+"""The lab's file that is written last."""
 SIZES = {"full": TEACHER_SIZE, "small": STUDENT_SIZE}
 TUNE_PROBLEMS = 100
-"""To choose learning rates with; neither learnt on nor measured with."""
+"""Problems to choose learning rates with; used neither for training nor for evaluation."""
 
 
 def make(options: LabOptions) -> Path:
-    """student/ (random weights), teacher/, demonstrations.jsonl, and problems in train.jsonl, tune.jsonl and eval.jsonl."""
+    """Write the lab to `options.out` and return the directory.
+
+    It contains student/ (random weights), teacher/, demonstrations.jsonl, and problems in train.jsonl, tune.jsonl and
+    eval.jsonl.
+    """
     folder = options.out
     make_folder(folder)
     with in_words(folder, SafetensorError):
@@ -52,21 +56,21 @@ def make(options: LabOptions) -> Path:
 
 
 def is_made(lab: Path) -> bool:
-    """Whether `make` has finished there."""
+    """Return True if `make` has finished in this directory."""
     return (lab / LAST).exists()
 
 
 def make_teacher(options: LabTeacherOptions) -> Path:
-    """Cold start only: demonstrations with an error and its recovery in half of them. -> the model
+    """Train the lab's teacher by a cold start only; half of its demonstrations have an error and its recovery. -> the model
 
-    Called again, it continues: the files of its lab are the same each time.
+    A second call continues the training, because the lab's files are deterministic.
     """
     from sod.evaluation.evaluate import evaluate
     from sod.evaluation.results import show
     from sod.sandbox.guarded import open_sandbox
     from sod.sft import sft
 
-    open_sandbox(options.sandbox)  # where there is none, that is said now and not after training
+    open_sandbox(options.sandbox)  # raises now, not after training, if there is no sandbox
     lab = options.out.with_name(options.out.name + "-lab")
     make_folder(lab)
     with in_words(lab, SafetensorError):
@@ -91,7 +95,9 @@ def make_teacher(options: LabTeacherOptions) -> Path:
     )
     checkpoint = run.finished()
     if checkpoint is None:
-        raise TrainingError(f"The training in {options.out} has not finished.")
+        raise TrainingError(
+            f"The training in {options.out} has not finished. Run the same command again to continue it."
+        )
     out = options.out / "eval"
     results = evaluate(
         EvalOptions.model_validate(
@@ -100,9 +106,7 @@ def make_teacher(options: LabTeacherOptions) -> Path:
         )
     )
     show(results)
-    say(
-        f"The teacher is in {checkpoint}. Shipped with the project: its model, config and tokenizer, in {TEACHER_FOLDER.name}/."
-    )
+    say(f"The teacher is in {checkpoint}. The project ships its model, config and tokenizer in {TEACHER_FOLDER.name}/.")
     return checkpoint
 
 
@@ -112,8 +116,10 @@ def make_folder(folder: Path) -> None:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """The lab's tokenizer, made anew from demonstrations of both styles. The trained teacher keeps the one it was
-    made with; a test says when they have grown apart, and the teacher must be trained again."""
+    """Build the lab's tokenizer from demonstrations of both styles.
+
+    The trained teacher keeps its own copy. A test fails if the two differ; then train the teacher again.
+    """
     return make_tokenizer(_corpus(random.Random(0)))
 
 
@@ -128,13 +134,16 @@ def _corpus(rng: random.Random) -> Iterator[str]:
 
 
 def write_demonstrations(path: Path, style: Style, count: int, seed: int) -> None:
-    """In the order of a curriculum, which is essential: without it, the circuit that copies names does not form."""
+    """Write demonstrations in curriculum order. Without this order, the model does not learn to copy names."""
     rng = random.Random(f"demonstrations/{seed}")
     write_jsonl(path, [{"messages": _demonstration(i / count, style, rng)} for i in range(count)])
 
 
 def _demonstration(done: float, style: Style, rng: random.Random) -> list[Message]:
-    """The first fifth: one call. The second: one to three. Then problems of full length; at last the style's slips."""
+    """Return a demonstration for the point `done` (0 to 1) of the curriculum.
+
+    The first fifth has one call, the second one to three, the rest the full length. Slips start at `style.slips_from`.
+    """
     if done < style.slips_from:
         style = replace(style, slips=0.0)
     length = (1, 1) if done < 0.2 else (1, 3) if done < 0.4 else settings.LENGTH
@@ -142,7 +151,7 @@ def _demonstration(done: float, style: Style, rng: random.Random) -> list[Messag
 
 
 def problems(measured: int, learnt: int, seed: int) -> tuple[list[Task], list[Task]]:
-    """Problems to measure with and problems to learn on; no question is in both."""
+    """Return problems for evaluation and problems for training; no question is in both."""
     rng = random.Random(f"problems/{seed}")
     tasks: dict[str, Task] = {}
     while len(tasks) < measured + learnt:

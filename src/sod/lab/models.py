@@ -1,4 +1,4 @@
-"""Tiny Qwen3 models with random weights: the lab's student and teacher before they have learnt anything."""
+"""Tiny Qwen3 models with random weights: the lab's student and teacher before training."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ TEACHER = Size(width=96, layers=3, heads=4, kv_heads=2, feed_forward=256)
 
 
 def new_model(size: Size, tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen3ForCausalLM:
-    """A Qwen3 model with tied embeddings and random weights drawn from `seed`."""
+    """Create a Qwen3 model with tied embeddings and random weights drawn from `seed`."""
     pad, end = tokenizer.get_vocab()[PAD], tokenizer.get_vocab()[TURN_END]
     config = Qwen3Config(
         vocab_size=len(tokenizer),

@@ -1,4 +1,4 @@
-"""Comparisons in the lab: the paper's, at a size that a laptop runs."""
+"""Comparisons in the lab: the paper's comparisons at laptop size."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ from sod.sft import sft
 
 @dataclass(frozen=True)
 class Setting:
-    """What all methods of a comparison share."""
+    """Settings shared by all methods of a comparison."""
 
     train: dict[str, Any]
-    """Of `sod train`."""
+    """Options of `sod train`."""
     measure: dict[str, Any]
-    """Of `sod eval`."""
+    """Options of `sod eval`."""
     methods: tuple[str, ...] = ()
     lrs: tuple[float, ...] = ()
     """Learning rates to choose from."""
     tune: Path | None = None
-    """Problems to choose them with."""
+    """Problems for choosing the learning rate."""
 
 
 SYSTEMS = ("sod", "opd", "grpo", "opsd_gt", "opsd_hint")
-ABLATIONS = (  # opd is sod_uniform
+ABLATIONS = (  # opd equals sod_uniform
     *("sod", "opd", "sod_decay", "sod_mask_after_error"),
     *("sod_unclipped", "sod_without_grpo", "grpo", "opd_without_grpo"),
 )
@@ -48,23 +48,26 @@ RIVALS = (
 
 
 def prepare(options: CompareOptions) -> Setting:
-    """The lab in `out/lab`, and a student with a cold start behind it. What is finished is taken as it is; what is not
-    is resumed."""
+    """Create the lab in `out/lab`, and a student with a finished cold start. Finished parts are reused, others resumed."""
     lab, cold_start = options.out / "lab", Run(options.out / "cold-start")
-    open_sandbox(options.sandbox)  # where there is none, that is said now and not after the cold start
+    open_sandbox(options.sandbox)  # raises now, not after the cold start, if there is no sandbox
     _check_place(options)
     if not is_made(lab):
-        say("The lab: a tokenizer, problems, demonstrations, a trained teacher, a student with random weights.")
+        say(
+            "Creating the lab: a tokenizer, problems, demonstrations, a trained teacher, a student with random weights."
+        )
         make(LabOptions(out=lab, seed=options.lab_seed))
     student = cold_start.finished()
     if student is None:
-        say("Cold start: the student is fine-tuned on demonstrations, the last of them careless.")
+        say("Cold start: fine-tuning the student on demonstrations; the later ones contain errors.")
         files = {"model": lab / "student", "data": lab / "demonstrations.jsonl", "out": cold_start.folder}
         resume = {"resume": cold_start.begun}
         sft(SftOptions.model_validate(settings.STUDENT_SFT | files | resume | {"epochs": 1, "shuffle": False}))
         student = cold_start.finished()
     if student is None:
-        raise TrainingError(f"The cold start in {cold_start.folder} has not finished.")
+        raise TrainingError(
+            f"The cold start in {cold_start.folder} has not finished. Run the same command again to continue it."
+        )
     sandbox = {"sandbox": options.sandbox.model_dump(exclude_defaults=True)}
     teacher = {"teacher": lab / "teacher"}
     train = settings.TRAIN | sandbox | teacher | {"student": student, "data": lab / "train.jsonl"}
@@ -95,12 +98,12 @@ def _methods(options: CompareOptions) -> tuple[str, ...]:
 
 
 def _small_teacher(folder: Path) -> Path:
-    """A teacher of the student's size, trained like the other."""
+    """Train a teacher of the student's size in the same way as the other teacher. -> the model"""
     with suppress(DataError):
         read_evaluation(folder / "eval")
         if teacher := Run(folder).finished():
             return teacher
-    say("A second teacher, as small as the student, from nothing.")
+    say("Training a second teacher, of the student's size, from scratch.")
     return make_teacher(LabTeacherOptions(out=folder, size="small"))
 
 
@@ -108,4 +111,4 @@ def _check_place(options: CompareOptions) -> None:
     make_folder(options.out)
     others = [path for path in options.out.iterdir() if path.name != LOCK]
     if others and not (options.out / "lab").exists():
-        raise RunError(f"{options.out} is not empty and holds no comparison in the lab. Choose another --out.")
+        raise RunError(f"{options.out} is not empty and contains no comparison in the lab. Choose another --out.")

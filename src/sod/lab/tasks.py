@@ -1,13 +1,13 @@
-"""The lab's problems: small sums that a tiny model can only do with the interpreter, one call at a time.
+"""The lab's problems: small sums that a tiny model can only solve with the interpreter, one call at a time.
 
-chain   A chain of definitions, `BS=18+30;KP=BS*5;CW=KP-4;CW?`. Each call works out one definition, from values that the
-        interpreter gave before: `BS=48\\nKP=BS*5\\nprint(KP)`. A name copied wrongly is a NameError, which the student
-        reads and can mend; a wrong digit goes unnoticed.
-euclid  A greatest common divisor, `gcd(84,36)?`, by Euclid's algorithm: each call prints one remainder, and the next
-        call depends on what came back.
+chain   A chain of definitions, `BS=18+30;KP=BS*5;CW=KP-4;CW?`. Each call evaluates one definition, from values that the
+        interpreter printed before: `BS=48\\nKP=BS*5\\nprint(KP)`. A wrongly copied name raises a NameError, which the
+        student reads and can correct. A wrong digit causes no error.
+euclid  A greatest common divisor, `gcd(84,36)?`, by Euclid's algorithm. Each call prints one remainder, which the next
+        call needs.
 
-Programs are stateless, so a failed call leaves nothing behind: after an error, "do that step again" is always right.
-The limit on a turn's tokens keeps a thought and a whole chain out of one call.
+Programs are stateless, so a failed call has no effect: after an error, repeating the step is always correct. A turn's token
+limit is too small for a thought and a whole chain in one call.
 """
 
 import math
@@ -23,7 +23,7 @@ OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One step of a solution: the program, what it prints, and the word that the student uses for it."""
+    """One step of a solution: the student's name for it, the program, and the printed result."""
 
     subject: str
     lines: tuple[str, ...]
@@ -40,7 +40,7 @@ class Task:
 
     @property
     def hint(self) -> str:
-        """What the first call will print."""
+        """The result of the first call."""
         return str(self.calls[0].result)
 
     def problem(self, id: str) -> Problem:
@@ -48,9 +48,9 @@ class Task:
 
 
 def chain(rng: random.Random, definitions: int) -> Task:
-    """A chain of `definitions` definitions, each from the one before it and a constant.
+    """Draw a chain of `definitions` definitions, each computed from the previous one and a constant.
 
-    A name's first letter is from A to M and its second from N to Z: a tiny model then knows where in a name it stands.
+    A name's first letter is from A to M and its second from N to Z, so that a tiny model can tell the two positions apart.
     """
     names: list[str] = []
     while len(names) < definitions:
@@ -74,7 +74,7 @@ def chain(rng: random.Random, definitions: int) -> Task:
 
 
 def euclid(rng: random.Random, steps: int) -> Task:
-    """gcd(a,b) of two-digit numbers that takes exactly `steps` remainders (the last of which is 0)."""
+    """Draw a gcd(a,b) of numbers below 100 that takes exactly `steps` remainders; the last remainder is 0."""
     while True:
         a, b = rng.randint(20, 99), rng.randint(4, 60)
         if a > b and (calls := _remainders(a, b)) and len(calls) == steps:
@@ -93,6 +93,6 @@ FAMILIES = {"chain": chain, "euclid": euclid}
 
 
 def draw(rng: random.Random, *, length: tuple[int, int] = (3, 4), euclid_share: float = 0.25) -> Task:
-    """A task of `length[0]` to `length[1]` calls; `euclid_share` of the tasks are gcds."""
+    """Draw a task of `length[0]` to `length[1]` calls. `euclid_share`: share of gcd tasks."""
     family = euclid if rng.random() < euclid_share else chain
     return family(rng, rng.randint(*length))

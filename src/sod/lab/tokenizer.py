@@ -1,7 +1,7 @@
-"""The lab's tokenizer: a byte-level BPE of some 500 tokens, made in place from the lab's own conversations.
+"""The lab's tokenizer: a byte-level BPE of about 500 tokens, trained on the lab's own conversations.
 
-Digits, capitals and operators are always tokens of their own, so that copying a name or a number is a task letter by
-letter; the boilerplate of a tool call merges into a few tokens. Any text can be encoded.
+Digits, capitals and operators are always separate tokens, so that names and numbers are copied letter by letter. The fixed
+text of a tool call merges into a few tokens. Any text can be encoded.
 """
 
 from collections.abc import Iterable
@@ -36,7 +36,7 @@ CHAT_TEMPLATE = """\
 
 
 def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer with a chat template, fitted to `texts`. The same texts give the same tokenizer."""
+    """Train a tokenizer on `texts` and add the chat template. Deterministic."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

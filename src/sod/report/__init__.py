@@ -1,8 +1,8 @@
-"""`sod report`: one self-contained page about one or more runs, and its figures as PNG files. It only reads runs.
+"""`sod report`: write one self-contained page about one or more runs, and its figures as PNG files. Only reads the runs.
 
-reading.py       a run directory, as it is found          trajectories.py  one row of a trajectory file, checked
-packing.py       trajectories as a page embeds them       summary.py       facts, metrics, alarms, warnings
-figures.py       each figure once, for page and paper     palette.py       every colour, light and dark
+reading.py       read run directories, also damaged ones  trajectories.py  parse one row of a trajectory file
+packing.py       pack trajectories for the page           summary.py       facts, metrics, alarms, warnings
+figures.py       each figure, for page and PNG            palette.py       every colour, light and dark
 page.py          the document, from page.html, page.css and page.js
 """
 
@@ -20,13 +20,13 @@ from sod.report.packing import Packer
 from sod.report.page import page
 
 NAMED = 4
-"""Runs that the title names; of more it gives the number."""
+"""Largest number of runs that the title names; for more it gives their number."""
 LARGE_MB = 100
-"""A larger page is slow to open."""
+"""Size in MB above which a page is slow to open."""
 
 
 def report(options: ReportOptions) -> None:
-    """Write the page, and the figures if they are asked for."""
+    """Write the page, and the figures if requested."""
     folders = list({folder.resolve(): folder for folder in options.runs}.values())
     for folder in folders:
         reading.check(folder)
@@ -39,7 +39,8 @@ def report(options: ReportOptions) -> None:
         ]
         if all(run.empty for run in runs):
             raise RunError(
-                f"Nothing could be read from {', '.join(map(str, folders))}: no metrics, no results, no trajectories."
+                f"Nothing could be read from {', '.join(map(str, folders))}: no metrics, no results, no trajectories. "
+                f"{reading.ADVICE}"
             )
         with display.phase("draw", len(FIGURES)):
             drawn = []
@@ -51,33 +52,34 @@ def report(options: ReportOptions) -> None:
     out = options.out or folders[0] / "report.html"
     text = page(f"sod report: {named}", runs, drawn, packer.chunks())
     _write(out, text.encode(errors="replace"))
-    _tell(out, runs)
+    _log_size(out, runs)
     if options.png is not None:
         _write_figures(options.png, drawn)
 
 
 def _read(folder: Path, name: str, limit: int, packer: Packer, display: Display) -> reading.Record:
-    """The run; what had to be left out is said at once."""
+    """Read a run, and print immediately what had to be left out."""
     with display.phase(f"read {name}", len(reading.trajectory_files(folder))):
         run = reading.read(folder, name, limit=limit, keep=packer.add, advance=display.advance)
     left_out = "\n".join(f"{name}: left out {line}" for line in run.notes.lines())
-    display.done(left_out.encode(errors="replace").decode())  # half of a surrogate pair cannot be printed
+    display.done(left_out.encode(errors="replace").decode())  # a lone surrogate cannot be printed
     return run
 
 
-def _tell(out: Path, runs: Sequence[reading.Record]) -> None:
+def _log_size(out: Path, runs: Sequence[reading.Record]) -> None:
     megabytes = out.stat().st_size / 1e6
     say(f"page: {out} ({megabytes:.1f} MB, {sum(len(run.trajectories) for run in runs):,} trajectories)")
     if megabytes > LARGE_MB:
         say(
-            f"  That is slow to open; --trajectories holds fewer than {max(len(run.trajectories) for run in runs):,} per run."
+            f"  This page is slow to open. Pass --trajectories with fewer than "
+            f"{max(len(run.trajectories) for run in runs):,} per run."
         )
 
 
 def _write_figures(folder: Path, drawn: Sequence[Drawn]) -> None:
     for figure in drawn:
         if figure.png is None:
-            say(f"figure {figure.drawing.name}: not drawn; it needs {figure.drawing.needs}")
+            say(f"figure {figure.drawing.name}: not drawn; requires {figure.drawing.needs}")
         else:
             file = folder / f"{figure.drawing.name}.png"
             _write(file, figure.png)
@@ -85,7 +87,7 @@ def _write_figures(folder: Path, drawn: Sequence[Drawn]) -> None:
 
 
 def _write(file: Path, content: bytes) -> None:
-    """Whole or not at all."""
+    """Write the file completely, or not at all."""
     partial = file.with_name(file.name + ".partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -94,4 +96,4 @@ def _write(file: Path, content: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        raise RunError(f"{file} cannot be written: {error.strerror}. Choose another place.") from error
+        raise RunError(f"{file} cannot be written: {error.strerror}. Choose another path.") from error

@@ -1,4 +1,4 @@
-"""The figure of a calibration.json, which `sod calibrate` writes: do low weights mark the steps that the teacher is lost in?"""
+"""The figure of a calibration.json from `sod calibrate`: whether low weights mark the steps where the teacher fails."""
 
 import math
 from collections.abc import Sequence
@@ -15,29 +15,29 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SOD = "drift"
-"""The name of SOD's own rule: it is always among the lines."""
+"""Name of SOD's own rule; its line is always drawn."""
 LINES = 5
-"""Rules that a line is drawn for; AUCs are shown of all."""
+"""Number of rules with a line; AUCs are shown for all rules."""
 LARGEST_WEIGHT = 1.5
-"""Where the axis of weights ends, though some rules go further."""
+"""Upper end of the weight axis. Weights of some rules are larger and not drawn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How well the weights of a rule tell apart the steps from which the teacher succeeds and fails."""
+    """How well a rule's weights separate the steps from which the teacher succeeds from those from which it fails."""
 
     name: str
     auc: float | None
     interval: tuple[float, float] | None
-    """Where the AUC lies with 95 %, if the file says so."""
+    """95 % interval of the AUC, if the file has one."""
     within: float | None
-    """AUC among steps with equally many tool errors before them."""
+    """AUC among steps with the same number of earlier tool errors."""
     bins: tuple[tuple[float, float, float], ...]
     """(middle of the weights, share solved, standard error of it), by weight."""
 
 
 def calibration(runs: Sequence[Record]) -> "Figure | None":
-    """Solve rate of the teacher's continuation by weight and by earlier errors, and every rule's AUC: a row per run."""
+    """Draw the solve rate of the teacher's continuations by weight and by earlier errors, and the AUCs; a row per run."""
     calibrated = [(run, found) for run in runs if (found := rules(run.calibration))]
     if not calibrated:
         return None
@@ -54,7 +54,7 @@ def calibration(runs: Sequence[Record]) -> "Figure | None":
 
 
 def rules(content: dict[str, Any]) -> list[Rule]:
-    """The rules of a calibration, the highest AUC first; what has another shape is passed over."""
+    """Return the rules of a calibration, highest AUC first. Skips entries of another shape."""
     entries = content.get("rules")
     found = [_rule(str(name), entry) for name, entry in _dict(entries).items() if isinstance(entry, dict)]
     return sorted((rule for rule in found if rule.bins), key=lambda rule: -(rule.auc or 0.0))
@@ -77,7 +77,7 @@ def _rule(name: str, entry: dict[str, Any]) -> Rule:
 
 
 def _by_weight(axes: "Axes", found: Sequence[Rule]) -> None:
-    several = [rule for rule in found if len(rule.bins) > 1]  # one that weighs all alike makes no line
+    several = [rule for rule in found if len(rule.bins) > 1]  # a rule with one weight for all steps has no line
     chosen = sorted(several, key=lambda rule: rule.name != SOD)[:LINES]
     for rule, colour in zip(chosen, SERIES, strict=False):
         weights, solved, errors = zip(*rule.bins, strict=True)
@@ -114,7 +114,7 @@ def _by_errors(axes: "Axes", content: dict[str, Any]) -> None:
 
 
 def _aucs(axes: "Axes", found: Sequence[Rule]) -> None:
-    """A point with its interval for every rule; hollow, among steps with equally many errors before them."""
+    """Draw each rule's AUC with its interval; a hollow point is the AUC among steps with equally many earlier errors."""
     known = [(rule, rule.auc) for rule in found if rule.auc is not None]
     for place, (rule, auc) in enumerate(known):
         colour = LIGHT["series-1"] if rule.name == SOD else LIGHT["muted"]
@@ -126,7 +126,7 @@ def _aucs(axes: "Axes", found: Sequence[Rule]) -> None:
     axes.axvline(0.5, color=LIGHT["muted"], linewidth=0.8, linestyle=(0, (2, 2)))
     axes.set_yticks(range(len(known)), [visible(rule.name) for rule, _ in known], color=LIGHT["ink"], fontsize=7.5)
     axes.invert_yaxis()
-    axes.set(title="AUC of the weights", xlabel="0.5: knows nothing", xlim=(0, 1))
+    axes.set(title="AUC of the weights", xlabel="0.5: no information", xlim=(0, 1))
     axes.grid(visible=False, axis="y")
 
 

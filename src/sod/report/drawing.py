@@ -1,5 +1,5 @@
-"""How a figure is drawn: once, for the page (SVG, in its colours) and for papers (PNG). Matplotlib is imported only here and
-where a figure needs more of it.
+"""Render figures as SVG for the page, in its colours, and as PNG for papers. Matplotlib is imported only inside functions
+that need it.
 """
 
 import io
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDE, HALF, HEIGHT = 9.0, 4.5, 2.6
-"""Inches: a figure of several panels, one of a single panel, one row of panels."""
+"""Inches: width of a figure with several panels, width of a single panel, height of one row of panels."""
 PNG_DPI = 200
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -52,11 +52,11 @@ STYLE: dict[Any, Any] = {
 @dataclass(frozen=True, slots=True)
 class Drawing:
     name: str
-    """Of its file, without an ending."""
+    """File name without extension."""
     title: str
     caption: str
     needs: str
-    """What is missing where there is nothing to draw."""
+    """Data that the figure requires; shown if it cannot be drawn."""
     draw: "Callable[[Sequence[Record]], Figure | None]"
 
 
@@ -64,15 +64,15 @@ class Drawing:
 class Drawn:
     drawing: Drawing
     svg: str | None
-    """None where there was nothing to draw."""
+    """None if there was nothing to draw."""
     png: bytes | None
-    """None where none was asked for, too."""
+    """None if there was nothing to draw, or no PNG was requested."""
     width: float
-    """Inches."""
+    """Width in inches."""
 
 
 def render(drawing: Drawing, runs: Sequence[Record], *, png: bool) -> Drawn:
-    """Draw it, once, for every use."""
+    """Draw a figure once and render it as SVG and, if requested, as PNG."""
     with _style():
         figure = drawing.draw(runs)
         if figure is None:
@@ -91,12 +91,12 @@ def _style() -> Iterator[None]:
     import matplotlib
 
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # tokens are of any script
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # tokens may have any script
         yield
 
 
 def _embeddable(svg: str, drawing: Drawing) -> str:
-    """The element alone, in the page's colours, with names that no other figure has."""
+    """Return the <svg> element in the page's colours, with ids that are unique on the page."""
     svg = themed(svg[svg.index("<svg") :])
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{drawing.name}-", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{drawing.title}" ', 1)
@@ -108,7 +108,7 @@ def _embeddable(svg: str, drawing: Drawing) -> str:
 def panels(
     rows: int, columns: int, *, width: float, height: float = HEIGHT, **shared: Any
 ) -> "tuple[Figure, list[Axes]]":
-    """A figure of rows x columns panels, row after row."""
+    """Create a figure of rows x columns panels, and list the panels row by row."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height * rows))
@@ -116,7 +116,7 @@ def panels(
 
 
 def small_multiples(runs: Sequence[Record], **shared: Any) -> "tuple[Figure, list[Axes]]":
-    """A panel per run under its name, two in a row; all on the same scale."""
+    """Create a panel per run, titled with its name, two in a row, with a common scale."""
     columns = min(2, len(runs))
     rows = math.ceil(len(runs) / columns)
     figure, axes = panels(rows, columns, width=WIDE if columns > 1 else HALF, sharey=True, **shared)
@@ -135,7 +135,7 @@ def whole_numbers(axes: "Axes") -> None:
 
 
 def legend(figure: "Figure", axes: "Sequence[Axes]") -> None:
-    """Above the panels, for whatever has a label in any of them."""
+    """Add a legend above the panels for all labels in any of them."""
     labelled = {
         label: handle for panel in axes for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
@@ -149,11 +149,13 @@ def legend(figure: "Figure", axes: "Sequence[Axes]") -> None:
 
 
 def visible(text: str, longest: int = 24) -> str:
-    """On one line, with everything that would not be seen spelled out."""
+    """Format text on one line, with invisible characters spelled out."""
     before, after = len(text) - len(text.lstrip(" ")), len(text.rstrip(" "))
     shown = "".join(
         "␣" if c == " " and not before <= i < after else "↵" if c == "\n" else c if c.isprintable() else ascii(c)[1:-1]
         for i, c in enumerate(text[: longest + 1])
     )
-    shown = f" {shown}" if shown.startswith("_") else shown  # matplotlib keeps what begins so out of legends
+    shown = (
+        f" {shown}" if shown.startswith("_") else shown
+    )  # matplotlib omits labels with a leading underscore from legends
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"

@@ -1,4 +1,4 @@
-"""The figures, each one function of the runs. Adding one is a function and a line in `FIGURES`."""
+"""The figures. Each is one function of the runs. To add one, write a function and a line in `FIGURES`."""
 
 import math
 from collections import defaultdict
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FEWEST = 10
-"""A step is drawn if at least so many trajectories have it."""
+"""Fewest trajectories that must have a step for it to be drawn."""
 SMOOTH = 5
-"""Updates that a curve's strong line is the mean of."""
+"""Number of updates averaged for a curve's thick line."""
 OUTLIERS = 0.05
-"""Share of tokens, those with the largest |signal|, that is compared with the rest."""
+"""Share of tokens, those with the largest |signal|, to compare with the rest."""
 TOP_TEXTS = 8
-"""Tokens that are named."""
+"""Number of tokens to name."""
 PATTERNS = ("stable", "recovery", "erroneous")
 PHASES = ("generate", "score", "waiting", "learn", "sync")
-"""Parts of an update that add up to it; see sod.runs.metrics.of_time. Tools run beside them."""
+"""Phases that add up to an update; see sod.runs.metrics.of_time. Tools run in parallel to them."""
 
 # Statistics
 
 
 def mean_and_error(values: Sequence[float], groups: Sequence[str]) -> tuple[float, float]:
-    """The mean and its standard error, where values of one group (attempts at one problem) may be alike."""
+    """Return the mean and its standard error, clustered by group, because attempts at one problem are correlated."""
     mean = math.fsum(values) / len(values)
     deviations: dict[str, float] = defaultdict(float)
     for value, group in zip(values, groups, strict=True):
@@ -46,7 +46,7 @@ def mean_and_error(values: Sequence[float], groups: Sequence[str]) -> tuple[floa
 def by_step(
     trajectories: Sequence[Trajectory], value: Callable[[Step], float | None]
 ) -> tuple[list[int], list[float], list[float]]:
-    """Number of the step, mean and standard error, for steps that at least `FEWEST` trajectories have."""
+    """Return step numbers, means and standard errors, for steps that at least `FEWEST` trajectories have."""
     known: dict[int, list[tuple[float, str]]] = defaultdict(list)
     for trajectory in trajectories:
         for k, step in enumerate(trajectory.steps, start=1):
@@ -58,7 +58,7 @@ def by_step(
 
 
 def smooth(values: Sequence[float], width: int = SMOOTH) -> list[float]:
-    """Mean of each value and those before it, `width` in all."""
+    """Return the running mean over each value and the `width` - 1 values before it."""
     windows = [values[max(0, i - width + 1) : i + 1] for i in range(len(values))]
     return [math.fsum(window) / len(window) for window in windows]
 
@@ -67,7 +67,7 @@ def smooth(values: Sequence[float], width: int = SMOOTH) -> list[float]:
 
 
 def divergence(runs: Sequence[Record]) -> "Figure | None":
-    """d and the teacher's entropy by step: a row of panels for each run."""
+    """Draw d and the teacher's entropy by step; a row of panels per run."""
     runs = [run for run in runs if any(by_step(run.trajectories, lambda step: step.d))]
     if not runs:
         return None
@@ -87,7 +87,7 @@ def divergence(runs: Sequence[Record]) -> "Figure | None":
 
 
 def learning(runs: Sequence[Record]) -> "Figure | None":
-    """What changes over the updates, every run its own curve."""
+    """Draw metrics over the updates; a curve per run."""
     metrics = (
         ("rollout/solved", "solved", "%", 100),
         ("learn/entropy", "entropy of the student", "nats", 1),
@@ -116,7 +116,7 @@ def learning(runs: Sequence[Record]) -> "Figure | None":
 
 
 def patterns(runs: Sequence[Record]) -> "Figure | None":
-    """Shares of the three patterns among trajectories of several steps, stacked, a panel per run."""
+    """Draw the shares of the three patterns among trajectories of several steps, stacked; a panel per run."""
     runs = [run for run in runs if any(run.curve(f"pattern/{name}")[0] for name in PATTERNS)]
     if not runs:
         return None
@@ -130,7 +130,7 @@ def patterns(runs: Sequence[Record]) -> "Figure | None":
 
 
 def weights(runs: Sequence[Record]) -> "Figure | None":
-    """w by step, and the weight that the run's algorithm used where it is another: a panel per run."""
+    """Draw w by step, and the weight that the run's algorithm used if it differs; a panel per run."""
     runs = [run for run in runs if any(by_step(run.trajectories, lambda step: step.w))]
     if not runs:
         return None
@@ -147,7 +147,7 @@ def weights(runs: Sequence[Record]) -> "Figure | None":
 
 
 def signal(runs: Sequence[Record]) -> "Figure | None":
-    """How the per-token signal is distributed, and which tokens carry the most of it: a row per run."""
+    """Draw the distribution of the per-token signal, and the tokens with the largest share of it; a row per run."""
     import numpy as np
 
     runs = [run for run in runs if any(trajectory.signal for trajectory in run.trajectories)]
@@ -172,7 +172,7 @@ def signal(runs: Sequence[Record]) -> "Figure | None":
 
 
 def time(runs: Sequence[Record]) -> "Figure | None":
-    """Seconds per update, by what they were spent on: a panel per run."""
+    """Draw the seconds per update by phase; a panel per run."""
     runs = [run for run in runs if len(run.curve("seconds/learn")[0]) > 1]
     if not runs:
         return None
@@ -188,54 +188,54 @@ FIGURES = (
     Drawing(
         "learning",
         "Learning",
-        f"Thin: each update. Strong: the mean of {SMOOTH} updates.",
-        "two updates or more of `sod train`",
+        f"Thin lines: each update. Thick lines: the mean of {SMOOTH} updates.",
+        "at least two updates of `sod train`",
         learning,
     ),
     Drawing(
         "divergence",
         "Drift after tool errors",
-        "Clean trajectories had no tool error, erroneous ones at least one. Bars: standard errors, attempts at one problem "
-        f"taken together. Steps that {FEWEST} trajectories or more have.",
-        "trajectories that a teacher has scored",
+        "Clean trajectories have no tool error, erroneous ones at least one. Bars: standard errors, clustered by problem. "
+        f"Only steps that at least {FEWEST} trajectories have.",
+        "trajectories with a teacher's scores",
         divergence,
     ),
     Drawing(
         "weights",
         "Step weights",
-        "What SOD weighs each step: w = min(d₁ / d, 1 + δ). Dashed: what the run's own algorithm used, where that differs.",
-        "trajectories that a teacher has scored",
+        "SOD's weight of each step: w = min(d₁ / d, 1 + δ). Dashed: the weight that the run's own algorithm used, if it differs.",
+        "trajectories with a teacher's scores",
         weights,
     ),
     Drawing(
         "patterns",
         "Patterns",
-        "Share among trajectories of two steps or more, by the course of their weights.",
-        "metrics pattern/..., which older runs do not have",
+        "Shares among trajectories with at least two steps, classified by how their weights change over the steps.",
+        "metrics pattern/... (older runs do not have them)",
         patterns,
     ),
     Drawing(
         "signal",
         "Signal of the teacher, token by token",
-        "Counts on a logarithmic axis. Right of zero, the teacher finds a token likelier than the student does. Beside it, "
-        "the tokens that carry the most of |signal| in all, and how often each was written.",
-        "the teacher's signal in the trajectory files, which older runs do not have",
+        "Left: counts on a logarithmic axis. Right of zero, a token is likelier under the teacher than under the student. Right: "
+        "the tokens with the largest share of the total |signal|, and how often each was sampled.",
+        "the teacher's signal in the trajectory files (older runs do not have it)",
         signal,
     ),
     Drawing(
         "calibration",
         "Calibration of the weights",
-        "Does a low weight mark the steps from which the teacher itself fails? Its own continuations, by what a rule weighs the "
-        "step they start from. Bars: standard errors. Right: 95 % intervals; hollow, among steps with equally many errors "
-        "before them.",
-        "a calibration.json, which `sod calibrate` writes",
+        "Do low weights mark the steps from which the teacher itself fails? Solve rate of the teacher's continuations, by the "
+        "weight of the step at which they start. Bars: standard errors. Right: 95 % intervals; hollow points: AUC among steps "
+        "with the same number of earlier errors.",
+        "a calibration.json from `sod calibrate`",
         calibration,
     ),
     Drawing(
         "time",
         "Time",
-        "Seconds of each update. Waiting: neither model computes, mostly while tools run.",
-        "two updates or more of `sod train`",
+        "Seconds of each update. Waiting: neither model computes, mostly because tools run.",
+        "at least two updates of `sod train`",
         time,
     ),
 )
@@ -268,7 +268,7 @@ def _differ(step: Step) -> bool:
 
 
 def _stack(axes: "Axes", run: Record, parts: Sequence[tuple[str, str, str]], scale: float = 1) -> None:
-    """For each update (label, metric, colour) one upon the other; metrics that the run lacks are left out."""
+    """Draw (label, metric, colour) parts stacked over the updates. Skips metrics that the run does not have."""
     keys = [key for _, key, _ in parts]
     rows = [row for row in run.metrics if any(key in row for key in keys)]
     edges = [row["update"] - 0.5 for row in rows] + [rows[-1]["update"] + 0.5]
@@ -287,13 +287,13 @@ def _stack(axes: "Axes", run: Record, parts: Sequence[tuple[str, str, str]], sca
 
 
 def _name_tokens(axes: "Axes", run: Record) -> None:
-    """Bars of the tokens that carry the most signal in all."""
+    """Draw bars of the tokens with the largest share of the total signal."""
     whole = sum(run.totals.nats.values())
     named = nlargest(TOP_TEXTS, run.totals.nats.items(), key=lambda item: item[1])
     axes.grid(visible=False)
     if not named or not whole:
         axes.text(
-            0.5, 0.5, "these files hold no token's text", ha="center", color=LIGHT["muted"], transform=axes.transAxes
+            0.5, 0.5, "these files hold no token texts", ha="center", color=LIGHT["muted"], transform=axes.transAxes
         )
         axes.set(xticks=[], yticks=[])
         return
@@ -307,4 +307,4 @@ def _name_tokens(axes: "Axes", run: Record) -> None:
         )
     axes.invert_yaxis()
     axes.margins(x=0.2)
-    axes.set(xlabel="% of all |signal|", title="tokens that carry the most")
+    axes.set(xlabel="% of all |signal|", title="tokens with the largest share")

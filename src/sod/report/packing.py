@@ -1,6 +1,6 @@
-"""Trajectories as the page embeds them: in chunks of gzip, which a browser opens one at a time and only when needed.
+"""Pack trajectories for the page: in gzip chunks, which a browser decompresses one at a time, on demand.
 
-Base64 has no character that HTML gives a meaning to, so no text in a trajectory can end the element that it stands in.
+Base64 has no characters with a meaning in HTML, so no text of a trajectory can end the element that contains it.
 """
 
 import gzip
@@ -11,12 +11,12 @@ from sod.report.trajectories import Compact
 from sod.runs.files import to_json
 
 CHUNK_CHARACTERS = 2**18
-"""JSON in a chunk, roughly: large enough to compress well, small enough to open at once."""
+"""Approximate JSON characters per chunk: large enough to compress well, small enough to open quickly."""
 
 
 def packed(content: Any) -> str:
-    """JSON, compressed, in base64. The same content gives the same text."""
-    text = to_json(content, ascii=True, separators=(",", ":"))  # ASCII: half of a surrogate pair cannot be UTF-8
+    """Encode content as compressed JSON in base64. Deterministic."""
+    text = to_json(content, ascii=True, separators=(",", ":"))  # ASCII, because UTF-8 cannot encode a lone surrogate
     return b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
 
 
@@ -29,7 +29,7 @@ class Packer:
         self._characters = 0
 
     def add(self, trajectory: Compact) -> tuple[int, int]:
-        """-> number of the chunk, place in it"""
+        """Add a trajectory. -> number of the chunk, position in it"""
         place = len(self._chunks), len(self._open)
         self._open.append(trajectory)
         self._characters += _characters(trajectory)
@@ -38,7 +38,7 @@ class Packer:
         return place
 
     def chunks(self) -> list[str]:
-        """All of them, packed."""
+        """Return all chunks, packed."""
         if self._open:
             self._close()
         return self._chunks
@@ -49,7 +49,7 @@ class Packer:
 
 
 def _characters(trajectory: Compact) -> int:
-    """About how long the trajectory's JSON is, without making it."""
+    """Estimate the length of the trajectory's JSON."""
     numbers = ("cuts", "texts", "signal", "teacher_entropy", "logprobs")
     return sum(
         len(piece["text"]) + 5 * sum(len(piece.get(key, ())) for key in numbers) for piece in trajectory["pieces"]

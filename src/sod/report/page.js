@@ -1,21 +1,21 @@
-// The trajectory browser. Trajectories lie in the page in compressed chunks and are opened when they are needed; every
-// text of a run is shown as text, never as markup.
+// The trajectory browser. The page holds trajectories in compressed chunks, which are decompressed on demand. Every text of a
+// run is shown as text, never as markup.
 "use strict";
 
-const ROW = 52; // height of an entry, pixels; also in page.css
-const SPARE = 8; // entries drawn above and below those in sight
-const CHUNKS_KEPT = 128; // opened chunks that stay in memory
-const STRONG = 1.5; // nats at which a token has most of its tint
+const ROW = 52; // height of an entry in pixels; also in page.css
+const SPARE = 8; // entries drawn above and below the visible ones
+const CHUNKS_KEPT = 128; // decompressed chunks kept in memory
+const STRONG = 1.5; // scale of a token's tint, in nats
 
 const $ = (id) => document.getElementById(id);
 const browser = $("browser"), filters = $("filters"), list = $("list"), rows = $("rows"), readers = $("readers"), tip = $("tip");
 
-let unit = 0; // nats that a whole number stands for
-let runs = []; // names
-let entries = []; // what the list knows of each trajectory
+let unit = 0; // nats per whole number
+let runs = []; // names of the runs
+let entries = []; // one entry per trajectory, for the list
 let shown = []; // numbers of the entries that pass the filters, in order
-let opened = []; // numbers of the entries that are being read: none, one, or two to compare
-let found = { text: "", entries: null }; // numbers of the entries whose text holds the words, null for all
+let opened = []; // numbers of the open entries: none, one, or two to compare
+let found = { text: "", entries: null }; // numbers of the entries that contain the text; null for all
 
 // Data
 
@@ -25,7 +25,7 @@ async function unpack(id) {
   return new Response(stream).json();
 }
 
-const chunks = new Map(); // number -> promise of its trajectories, the least recently used first
+const chunks = new Map(); // number -> promise of its trajectories, least recently used first
 
 function chunk(number) {
   const content = chunks.get(number) ?? unpack(`chunk-${number}`);
@@ -57,7 +57,7 @@ const verdict = (entry) => element("span", `verdict ${entry.verdict}`, `${SIGNS[
 const numbersOf = (chosen) => [...entries.keys()].filter((i) => chosen(entries[i], i));
 const lowest = (entry) => (entry.weights.some((w) => w !== null) ? Math.min(...entry.weights.filter((w) => w !== null)) : null);
 
-// What the list is ordered by: its value, and how an entry shows it.
+// Orders of the list: the value to sort by, and how an entry shows it.
 const SORTS = {
   update: { words: "update", value: (entry) => entry.update },
   reward: { words: "reward", value: (entry) => entry.reward },
@@ -96,7 +96,7 @@ function arrange() {
   shown = numbersOf((entry, i) => passes(entry, choice) && (!found.entries || found.entries.has(i)));
   shown.sort((i, j) => {
     const a = value(entries[i]), b = value(entries[j]);
-    if (a === null || b === null) return (a === null) - (b === null) || i - j; // what is not known comes last
+    if (a === null || b === null) return (a === null) - (b === null) || i - j; // unknown values come last
     return way * (a - b) || i - j;
   });
   $("count").textContent = `${shown.length.toLocaleString("en")} of ${entries.length.toLocaleString("en")}`;
@@ -161,7 +161,7 @@ function move(by) {
 
 // Search
 
-let searching = 0; // counts searches, so that an overtaken one ends
+let searching = 0; // number of the latest search; older ones stop
 
 async function search(words) {
   const mine = ++searching;
@@ -195,7 +195,7 @@ async function refilter() {
 
 // Reading
 
-let turning = 0; // counts openings, so that an overtaken one ends
+let turning = 0; // number of the latest `open`; older ones stop
 
 async function open(numbers) {
   const mine = ++turning;
@@ -250,7 +250,7 @@ function button(words, action) {
   return made;
 }
 
-// Attempts at the same problem: of other runs first, then those of the nearest update and sample.
+// Attempts at the same problem: other runs first, then by nearest update and sample.
 function comparison(i) {
   const entry = entries[i];
   const select = element("select");
@@ -302,7 +302,7 @@ function studentTurn(piece, k, step) {
   return made;
 }
 
-// What a tool answered, without the chat template's frame around it where that is the usual one.
+// Return a tool's results, without the chat template's frame if it is the usual one.
 function answers(text) {
   const framed = [...text.matchAll(/<tool_response>\n?([^]*?)\n?<\/tool_response>/g)].map((match) => match[1]);
   return framed.length ? framed : [text.trim()];
@@ -345,7 +345,7 @@ function tokens(piece) {
   }
   made.tabIndex = 0;
   made.setAttribute("role", "group");
-  made.setAttribute("aria-label", "Tokens of this step; arrow keys go from one to the next");
+  made.setAttribute("aria-label", "Tokens of this step; use the arrow keys to move between them");
   made.append(...parts.map((text, n) => token(piece, text, n)));
   made.addEventListener("pointerover", (event) => event.target.matches(".token") && point(event.target));
   made.addEventListener("pointerleave", hideTip);
@@ -404,7 +404,7 @@ function walk(event, container) {
   point(next);
 }
 
-// The address: what is read and which filters are set
+// The page's address stores the open trajectories and the filters
 
 const identity = (entry) => [runs[entry.run], entry.update, entry.problem, entry.sample].join("/");
 
@@ -443,7 +443,7 @@ function onKey(event) {
 
 const fill = (select, values) => select.append(...values.map(([value, words]) => new Option(words, value)));
 
-let standard = {}; // the filters as they are at first
+let standard = {}; // initial values of the filters
 const hint = readers.firstElementChild;
 
 async function start() {

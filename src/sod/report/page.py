@@ -1,7 +1,7 @@
-"""The page: one file of HTML with everything in it, which asks nothing of any network.
+"""Write the page: one HTML file that contains everything and needs no network.
 
-Text of runs reaches it in two ways only: escaped, in the summary and the figures; or as base64 that the script decodes
-and shows as text. A policy in the page's head lets no other script run, wherever it might come from.
+Text of runs enters the page in two ways only: escaped, in the summary and the figures; or as base64 that the script decodes
+and shows as text. A content security policy in the page's head blocks every other script.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ FIELDS = (
     *("run", "update", "problem", "sample", "verdict", "reward", "stop", "errors", "steps", "tokens", "pattern"),
     *("answer", "signal", "weights", "chunk", "place"),
 )
-"""What the list knows of a trajectory; see `_entry`."""
+"""Fields of a trajectory in the list; see `_entry`."""
 
 
 def page(title: str, runs: Sequence[Record], figures: Sequence[Drawn], chunks: Iterable[str]) -> str:
-    """The whole document."""
+    """Return the whole document."""
     script = _resource("page.js")
     entries = [
         _entry(number, trajectory, place)
@@ -50,7 +50,7 @@ def page(title: str, runs: Sequence[Record], figures: Sequence[Drawn], chunks: I
 
 
 def _entry(run: int, trajectory: Trajectory, place: tuple[int, int]) -> list[Any]:
-    """A value for each of FIELDS: signal is the mean of |signal|, nats."""
+    """Return a value for each of FIELDS. `signal` is the mean of |signal|, in nats."""
     signal = trajectory.signal
     return [
         *(run, trajectory.update, trajectory.problem, trajectory.sample, trajectory.verdict, trajectory.reward),
@@ -65,7 +65,7 @@ def _entry(run: int, trajectory: Trajectory, place: tuple[int, int]) -> list[Any
 def _summary(runs: Sequence[Record]) -> str:
     parts: list[str] = []
     if warnings := summary.warnings(runs):
-        parts.append(_notice("warning", "Compare with care", map(escape, warnings)))
+        parts.append(_notice("warning", "Limited comparability", map(escape, warnings)))
     left_out = [f"{run.name}: {line}" if len(runs) > 1 else line for run in runs for line in run.notes.lines()]
     if left_out:
         parts.append(_notice("warning", "Left out", map(escape, left_out)))
@@ -73,9 +73,9 @@ def _summary(runs: Sequence[Record]) -> str:
         parts.append(_notice("alarm", "Alarms", [_alarm(alarm, several=len(runs) > 1) for alarm in alarms]))
     tables = [_table("Runs", "words", summary.facts(runs), runs)]
     if results := summary.results(runs):
-        tables.append(_table("Measured", "numbers", results, runs))
+        tables.append(_table("Evaluation", "numbers", results, runs))
     if learnt := summary.learning(runs):
-        tables.append(_table("While learning", "numbers pairs", learnt, runs, spanning=summary.learners(runs)))
+        tables.append(_table("Training", "numbers pairs", learnt, runs, spanning=summary.learners(runs)))
     return "\n".join([*parts, f'<div class="tables">{"".join(tables)}</div>'])
 
 
@@ -85,13 +85,13 @@ def _alarm(alarm: summary.AlarmSeen, *, several: bool) -> str:
 
 
 def _notice(kind: str, title: str, items: Iterable[str]) -> str:
-    """`items` are HTML."""
+    """Return a notice. `items` are HTML."""
     lines = "".join(f"<li>{item}</li>" for item in items)
     return f'<div class="notice {kind}" role="note"><h2>{title}</h2><ul>{lines}</ul></div>'
 
 
 def _table(title: str, kind: str, table: summary.Table, runs: Sequence[Record], *, spanning: Sequence[str] = ()) -> str:
-    """`spanning` are names of runs above two columns each; without them, the heads are names of runs."""
+    """Return a table. `spanning`: names of runs, each above two columns. Without them, the heads are names of runs."""
     order = [run.name for run in runs]
     above = "".join(f'<th scope="colgroup" colspan="2">{_run(name, order)}</th>' for name in spanning)
     heads = [escape(head) if spanning else _run(head, order) for head in table.heads]
@@ -110,7 +110,7 @@ def _row(first: str, tag: str, cells: Iterable[str]) -> str:
 
 
 def _run(name: str, order: Sequence[str]) -> str:
-    """A run's name beside the colour that it has in every figure."""
+    """Return a run's name with its colour in the figures."""
     series = order.index(name) % len(palette.SERIES) + 1
     return f'<span class="run" style="--run:var(--series-{series})">{escape(name)}</span>'
 
@@ -118,7 +118,7 @@ def _run(name: str, order: Sequence[str]) -> str:
 def _figure(drawn: Drawn) -> str:
     drawing = drawn.drawing
     if drawn.svg is None:
-        return f'<p class="absent"><b>{escape(drawing.title)}</b>: not drawn; it needs {escape(drawing.needs)}.</p>'
+        return f'<p class="absent"><b>{escape(drawing.title)}</b>: not drawn; requires {escape(drawing.needs)}.</p>'
     return (
         f'<figure id="figure-{drawing.name}" style="--inches:{drawn.width:g}"><h3>{escape(drawing.title)}</h3>'
         f'<div class="scroll">{drawn.svg}</div><figcaption>{escape(drawing.caption)}</figcaption></figure>'

@@ -1,6 +1,7 @@
-"""Run directories as they are found. What can be read is; what cannot is left out and said so, never raised.
+"""Read run directories for a report. Unreadable parts are left out and noted; they raise no error.
 
-`sod.runs.directory` writes them and reads its own; this reads anybody's: of other versions, cut short, still under way, damaged.
+`sod.runs.directory` writes runs and reads its own. This module also reads runs of other versions, and interrupted, running or damaged
+ones.
 """
 
 import json
@@ -13,18 +14,18 @@ from sod.errors import RunError
 from sod.report.trajectories import Compact, TokenTotals, Trajectory, UnreadableError, number, parse
 
 NOT_FINITE = "numbers that are not finite"
-ADVICE = "Give run directories of `sod train` or `sod eval`."
+ADVICE = "Pass run directories of `sod train` or `sod eval`."
 SIGNS_OF_A_RUN = ("options.json", "metrics.jsonl", "trajectories")
 NAMED = 6
-"""Runs that are named to somebody who gave the directory above them."""
+"""Largest number of runs named in the error for a directory that contains runs."""
 
 Keep = Callable[[Compact], tuple[int, int]]
-"""Stores a trajectory for the page. -> where: number of the chunk, place in it"""
+"""Stores a trajectory for the page. -> number of the chunk, position in it"""
 
 
 @dataclass(slots=True)
 class Notes:
-    """What was left out of a run, in words."""
+    """Notes on the parts of a run that were left out."""
 
     _places: dict[str, list[str]] = field(default_factory=dict)
 
@@ -32,7 +33,7 @@ class Notes:
         self._places.setdefault(what, []).append(where)
 
     def lines(self) -> list[str]:
-        """One line for each kind, with the first place and how many more there are."""
+        """Return one line per kind, with the first place and the number of further ones."""
         return [
             f"{what}: {places[0]}" + (f" and {len(places) - 1} more" if len(places) > 1 else "")
             for what, places in self._places.items()
@@ -41,7 +42,7 @@ class Notes:
 
 @dataclass(slots=True, kw_only=True)
 class Record:
-    """Everything that a page tells of one run."""
+    """All data of one run for the page."""
 
     name: str
     folder: Path
@@ -50,31 +51,31 @@ class Record:
     results: dict[str, Any]
     calibration: dict[str, Any]
     metrics: list[dict[str, float]]
-    """One row per update, in their order; finite numbers only, among them `update`."""
+    """One row per update, in order; finite numbers only, including `update`."""
     trajectories: list[Trajectory] = field(default_factory=list)
-    """By update, at most as many as were asked for: the newest."""
+    """The newest trajectories, up to the limit, ordered by update."""
     places: list[tuple[int, int]] = field(default_factory=list)
-    """Where the page keeps each trajectory: chunk, place in it."""
+    """Place of each trajectory in the page: chunk, position in it."""
     totals: TokenTotals = field(default_factory=TokenTotals)
     older_files: int = 0
-    """Trajectory files that were not read, since newer ones hold as many as were asked for."""
+    """Trajectory files not read, because newer ones already reach the limit."""
     notes: Notes = field(default_factory=Notes)
 
     @property
     def command(self) -> str:
-        """Which command made it, by an option that no other has; ? if that cannot be told."""
+        """The command that made the run, recognised by an option that only this command has; "?" if unknown."""
         signs = {"updates": "train", "samples": "eval", "epochs": "sft", "run": "calibrate"}
         return next((command for sign, command in signs.items() if sign in self.options), "?")
 
     @property
     def measured(self) -> dict[str, Any]:
-        """What an evaluation measured, in the mean over its benchmarks."""
+        """Results of an evaluation, averaged over its benchmarks."""
         mean = self.results.get("mean")
         return mean if isinstance(mean, dict) else {}
 
     @property
     def benchmarks(self) -> dict[str, dict[str, Any]]:
-        """And of each of them."""
+        """Results of an evaluation per benchmark."""
         benchmarks = self.results.get("benchmarks")
         each = benchmarks.items() if isinstance(benchmarks, dict) else ()
         return {
@@ -88,29 +89,31 @@ class Record:
         return not (self.metrics or self.trajectories or self.results or self.calibration)
 
     def curve(self, name: str) -> tuple[list[int], list[float]]:
-        """Updates that know a metric, and its values."""
+        """Return the updates that have a metric, and its values."""
         rows = [row for row in self.metrics if name in row]
         return [int(row["update"]) for row in rows], [row[name] for row in rows]
 
 
 def check(folder: Path) -> None:
-    """Refuse what is no run directory, with what to do."""
+    """Raises RunError if the directory is not a run."""
     try:
         if _is_run(folder):
             return
         if not folder.is_dir():
-            raise RunError(f"{folder} is no directory. {ADVICE}")
+            raise RunError(f"{folder} is not a directory. {ADVICE}")
         within = sorted(str(path.parent) for path in folder.rglob("options.json"))
     except OSError as error:
         raise RunError(f"{folder} cannot be read: {error.strerror}. {ADVICE}") from error
     if not within:
-        raise RunError(f"{folder} is no run directory. {ADVICE}")
+        raise RunError(f"{folder} is not a run directory. {ADVICE}")
     more = f" and {len(within) - NAMED} more" if len(within) > NAMED else ""
-    raise RunError(f"{folder} is no run directory, but holds some: {' '.join(within[:NAMED])}{more}.")
+    raise RunError(
+        f"{folder} is not a run directory, but contains some. Pass one or more of these: {' '.join(within[:NAMED])}{more}."
+    )
 
 
 def names(folders: Sequence[Path]) -> list[str]:
-    """The shortest end of each path that no other has."""
+    """Return the shortest unique ends of the paths, of equal length."""
     paths = [folder.resolve() for folder in folders]
     for length in range(1, max(len(path.parts) for path in paths) + 1):
         ends = ["/".join(path.parts[-length:]) for path in paths]
@@ -120,13 +123,13 @@ def names(folders: Sequence[Path]) -> list[str]:
 
 
 def trajectory_files(folder: Path) -> list[tuple[int, Path]]:
-    """(update, file), the newest first."""
+    """Return (update, file) pairs, newest first."""
     files = [(path.stem.removeprefix("update-"), path) for path in (folder / "trajectories").glob("update-*.jsonl")]
     return sorted(((int(update), path) for update, path in files if update.isdecimal()), reverse=True)
 
 
 def read(folder: Path, name: str, *, limit: int, keep: Keep, advance: Callable[[], None]) -> Record:
-    """The whole run, with at most `limit` trajectories; `advance` is called for each trajectory file."""
+    """Read the whole run, with at most `limit` trajectories. Calls `advance` for each trajectory file."""
     notes = Notes()
     record = Record(
         name=name,
@@ -155,7 +158,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _object(file: Path, notes: Notes) -> dict[str, Any]:
-    """A file of one JSON object; empty if there is none that can be read."""
+    """Read a file of one JSON object; return {} if it is missing or unreadable."""
     if not file.exists():
         return {}
     try:
@@ -163,13 +166,13 @@ def _object(file: Path, notes: Notes) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        notes.add("files that are no JSON object", file.name)
+        notes.add("files that are not a JSON object", file.name)
         return {}
     return content
 
 
 def _lines(file: Path, place: str, notes: Notes) -> Iterator[tuple[str, Any]]:
-    """(place, content) of every line that is JSON."""
+    """Yield (place, content) of every line that is JSON."""
     if not file.exists():
         return
     try:
@@ -183,7 +186,7 @@ def _lines(file: Path, place: str, notes: Notes) -> Iterator[tuple[str, Any]]:
                 except (ValueError, RecursionError):
                     whole = line.endswith(b"\n")
                     notes.add(
-                        "lines that are no JSON" if whole else "half-written last lines (cut short, or under way)",
+                        "lines that are not JSON" if whole else "incomplete last lines (interrupted, or still running)",
                         where,
                     )
     except OSError as error:
@@ -199,9 +202,9 @@ def _metrics(file: Path, notes: Notes) -> list[dict[str, float]]:
             continue
         row = {key: finite for key, value in content.items() if (finite := number(value)) is not None}
         for key in sorted(content.keys() - row.keys()):
-            if content[key] is not None:  # numbers that are not finite came as None, and are noted
-                notes.add("metrics that are no numbers", f"{key} in {where}")
-        rows[update] = row  # where a run was taken up again, the last row is the one that counts
+            if content[key] is not None:  # None stands for a number that is not finite, which is already noted
+                notes.add("metrics that are not numbers", f"{key} in {where}")
+        rows[update] = row  # a resumed run repeats updates; the last row counts
     return [rows[update] for update in sorted(rows)]
 
 
@@ -210,7 +213,7 @@ def _add_trajectories(record: Record, update: int, file: Path, limit: int, keep:
         if len(record.trajectories) == limit:
             return
         if isinstance(content, dict) and content.get("private"):
-            record.notes.add("trajectories whose problems' authors ask not to publish them", where)
+            record.notes.add("trajectories of problems that their authors ask not to publish", where)
             continue
         try:
             trajectory, compact = parse(content, update, record.totals)

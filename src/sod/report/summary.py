@@ -1,4 +1,4 @@
-"""What stands above the figures: facts of each run, what changed while it learnt, its alarms, and warnings. Plain text."""
+"""Compute the page's summary as plain text: facts of each run, changes during training, alarms, and warnings."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ RESULTS: Sequence[tuple[str, str, Format]] = (
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`heads` name the columns after the first; a row is its label and a cell for each of them."""
+    """A table. `heads` name the columns after the first. A row is its label and one cell per head."""
 
     heads: Sequence[str]
     rows: Sequence[tuple[str, Sequence[str]]]
@@ -74,11 +74,11 @@ class AlarmSeen:
     name: str
     when: str
     words: str
-    """What was seen, why it matters, what to try."""
+    """What was observed, why it matters, what to try."""
 
 
 def facts(runs: Sequence[Record]) -> Table:
-    """One column per run: what it is and how far it came."""
+    """Return one column per run: its inputs and its progress."""
     rows = {
         "command": [_command(run) for run in runs],
         "progress": [_progress(run) for run in runs],
@@ -93,7 +93,7 @@ def facts(runs: Sequence[Record]) -> Table:
 
 
 def learning(runs: Sequence[Record]) -> Table | None:
-    """Two columns per run: means over its first and its last updates. None if no run has two updates."""
+    """Return two columns per run: means over its first and its last updates. None if no run has two updates."""
     runs = [run for run in runs if len(run.metrics) > 1]
     spans = [_spans(run) for run in runs]
     rows: list[tuple[str, list[str]]] = []
@@ -106,12 +106,12 @@ def learning(runs: Sequence[Record]) -> Table | None:
 
 
 def learners(runs: Sequence[Record]) -> list[str]:
-    """The names above the columns of `learning`, each of which spans two."""
+    """Return the names above the columns of `learning`; each spans two."""
     return [run.name for run in runs if len(run.metrics) > 1]
 
 
 def results(runs: Sequence[Record]) -> Table | None:
-    """One column per run that was measured. None if none was."""
+    """Return one column per run with results of an evaluation. None if there are none."""
     runs = [run for run in runs if run.results]
     rows: list[tuple[str, list[str]]] = [("avg@n ± standard error", [_average(run.measured) for run in runs])]
     names = list(dict.fromkeys(name for run in runs for name in run.benchmarks))
@@ -126,7 +126,7 @@ def results(runs: Sequence[Record]) -> Table | None:
 
 
 def alarms(runs: Sequence[Record]) -> list[AlarmSeen]:
-    """Every alarm that a run recorded, in the words of its first update."""
+    """Return every alarm that a run recorded, with its text at the first update."""
     seen: list[AlarmSeen] = []
     for run in runs:
         rows = run.metrics
@@ -141,26 +141,26 @@ def alarms(runs: Sequence[Record]) -> list[AlarmSeen]:
 
 
 def warnings(runs: Sequence[Record]) -> list[str]:
-    """Why the runs may not be comparable."""
-    said: list[str] = []
+    """Return the reasons why the runs may not be comparable."""
+    found: list[str] = []
     if problems := _differing(runs, lambda run: _fingerprint(run, "data")):
-        said.append(f"These runs worked on different problems, so their solve rates do not compare: {problems}.")
+        found.append(f"These runs used different problems, so their solve rates are not comparable: {problems}.")
     if students := _differing(runs, lambda run: _fingerprint(run, "student")):
-        said.append(f"These runs began with different students: {students}.")
+        found.append(f"These runs started from different students: {students}.")
     if teachers := _differing(runs, lambda run: _fingerprint(run, "teacher")):
-        said.append(f"These runs had different teachers: {teachers}.")
+        found.append(f"These runs used different teachers: {teachers}.")
     if versions := _differing(runs, lambda run: run.environment.get("sod")):
-        said.append(f"These runs were made by different versions of sod: {versions}.")
-    return said
+        found.append(f"These runs were made by different versions of sod: {versions}.")
+    return found
 
 
 def _differing(runs: Sequence[Record], what: Callable[[Record], object]) -> str:
-    """Names of runs, those that agree together; empty if all agree. A run that does not know has no say."""
+    """Return the names of the runs, grouped by equal values; empty if all agree. Skips runs without a value."""
     groups: dict[str, list[str]] = {}
     for run in runs:
         if (value := what(run)) is not None:
             groups.setdefault(str(value), []).append(run.name)
-    return " against ".join(", ".join(group) for group in groups.values()) if len(groups) > 1 else ""
+    return " versus ".join(", ".join(group) for group in groups.values()) if len(groups) > 1 else ""
 
 
 def _fingerprint(run: Record, name: str) -> object:
@@ -179,7 +179,7 @@ def _progress(run: Record) -> str:
     if run.command == "eval":
         if not run.results:
             return "not finished: no results.json"
-        return "partial: interrupted" if run.results.get("partial") else "measured"
+        return "partial: interrupted" if run.results.get("partial") else "finished"
     planned = number(run.options.get("updates"))
     if planned is None:
         return f"{done} updates"
@@ -187,7 +187,7 @@ def _progress(run: Record) -> str:
 
 
 def _path(run: Record, *keys: str) -> str:
-    """The last two names of a path in the options, or of each of several: enough to know them by."""
+    """Return the last two parts of a path in the options, or of each of several paths."""
     value = next((run.options[key] for key in keys if run.options.get(key)), None)
     paths = value if isinstance(value, list) else [] if value is None else [value]
     return ", ".join("/".join(PurePath(str(path)).parts[-2:]) for path in paths) or UNKNOWN
@@ -202,7 +202,7 @@ def _trajectories(run: Record) -> str:
 
 
 def _spans(run: Record) -> tuple[Sequence[Mapping[str, float]], Sequence[Mapping[str, float]]]:
-    """The run's first and last updates, which do not overlap."""
+    """Return the run's first and last updates, without overlap."""
     width = min(WINDOW, len(run.metrics) // 2)
     return run.metrics[:width], run.metrics[-width:]
 
@@ -232,6 +232,6 @@ def _pass(measured: Mapping[str, Any]) -> str:
 def _alarm_words(name: str, history: list[dict[str, float]]) -> str:
     if words := raised(history).get(name):
         return words
-    if name in ALARMS:  # this version's limit is another
+    if name in ALARMS:  # this version has another threshold
         return f"{ALARMS[name].why} Try {ALARMS[name].remedy}."
-    return "This version of sod knows no such alarm."
+    return "This version of sod does not have this alarm."

@@ -1,6 +1,6 @@
-"""One row of a trajectory file: checked, with what figures need of it and what the page shows of it.
+"""Parse one row of a trajectory file into the data for the figures and the data for the page.
 
-Rows of older runs know less (no signal, no pattern, no steps); whatever a row does not know is None or empty.
+Rows of older runs lack some fields (signal, pattern, steps). Missing fields are None or empty.
 """
 
 from array import array
@@ -10,34 +10,34 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 UNIT = 1e-4
-"""Nats. Signals, entropies and log-probabilities are embedded as whole multiples of it, the precision of the files."""
+"""Precision of the files, in nats. Signals, entropies and log-probabilities are embedded as whole multiples of it."""
 LARGEST = 1e30
-"""No number of a run is larger; single precision holds it, and sums of its squares are finite."""
+"""Largest accepted number. Single precision holds it, and sums of its squares are finite."""
 
 Verdict = Literal["right", "wrong", "ungraded"]
 Compact = dict[str, Any]
-"""What the page shows of a trajectory: JSON without token ids, short enough to be embedded thousands of times."""
+"""A trajectory as the page embeds it: JSON without token ids, short enough to be embedded thousands of times."""
 
 
 class UnreadableError(ValueError):
-    """The row is no trajectory; the message says why."""
+    """The row is not a trajectory; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     d: float | None
-    """Divergence from the teacher, nats."""
+    """Divergence from the teacher, in nats."""
     w: float | None
     """SOD's weight."""
     w_used: float | None
-    """Mean weight that the run's own algorithm gave the teacher."""
+    """Mean weight of the teacher's signal in the run's own algorithm."""
     teacher_entropy: float | None
-    """Nats."""
+    """Entropy of the teacher, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """The facts about a trajectory that it is found, sorted and drawn by."""
+    """The fields of a trajectory for filtering, sorting and drawing."""
 
     update: int
     problem: str
@@ -53,21 +53,21 @@ class Trajectory:
     """Length of the response, observations included."""
     steps: tuple[Step, ...]
     signal: "array[float]"
-    """log pi_teacher - log pi_student of every scored token, nats."""
+    """log pi_teacher - log pi_student of every scored token, in nats."""
 
     @property
     def erroneous(self) -> bool:
-        """Whether any tool call came back with something else than its result."""
+        """True if any tool call failed."""
         return self.errors > 0
 
 
 @dataclass(slots=True)
 class TokenTotals:
-    """How often each text of a token was scored, and how much signal it carried in all."""
+    """Number of scored tokens and total |signal| per token text."""
 
     count: Counter[str] = field(default_factory=Counter)
     nats: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Sum of |signal|."""
+    """Sum of |signal|, in nats."""
 
     def add(self, texts: list[str], signal: list[float | None]) -> None:
         for text, value in zip(texts, signal, strict=True):
@@ -77,9 +77,9 @@ class TokenTotals:
 
 
 def parse(row: object, update: int, totals: TokenTotals) -> tuple[Trajectory, Compact]:
-    """Check a row, and add its tokens to `totals`. Raises UnreadableError."""
+    """Parse a row, and add its tokens to `totals`. Raises UnreadableError."""
     if not isinstance(row, dict):
-        raise UnreadableError("is no object")
+        raise UnreadableError("is not an object")
     pieces = row.get("pieces")
     if not isinstance(pieces, list) or not all(_is_piece(piece) for piece in pieces):
         raise UnreadableError("has no pieces of text")
@@ -114,10 +114,10 @@ def parse(row: object, update: int, totals: TokenTotals) -> tuple[Trajectory, Co
 
 
 def number(value: object) -> float | None:
-    """A number that can be drawn and embedded; None for anything else that a file may hold in its place."""
+    """Return a number that can be drawn and embedded; None for any other value."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if abs(value) <= LARGEST else None  # also not a number that is none
+    return float(value) if abs(value) <= LARGEST else None  # NaN becomes None as well
 
 
 def _is_piece(piece: object) -> bool:
@@ -130,7 +130,7 @@ def _step(step: Mapping[str, Any]) -> Step:
 
 
 def _piece(piece: Mapping[str, Any], signal: "array[float]", totals: TokenTotals) -> Compact:
-    """What the page shows of a piece. Its signal is added to `signal`, and with its texts to `totals`."""
+    """Return a piece as the page embeds it. Adds its signal to `signal`, and its texts and signal to `totals`."""
     compact: Compact = {"author": piece["author"], "text": piece["text"]}
     if outcomes := _list(piece, "outcomes"):
         compact["outcomes"] = [str(outcome) for outcome in outcomes]
@@ -141,7 +141,7 @@ def _piece(piece: Mapping[str, Any], signal: "array[float]", totals: TokenTotals
         return compact
     if "".join(texts) == piece["text"]:
         compact["cuts"] = [_utf16_length(text) for text in texts]
-    else:  # characters of several tokens have no text of their own
+    else:  # a character split over several tokens has no text per token
         compact["texts"] = texts
     if len(values) == len(texts):
         totals.add(texts, values)
@@ -154,7 +154,7 @@ def _piece(piece: Mapping[str, Any], signal: "array[float]", totals: TokenTotals
 
 
 def _utf16_length(text: str) -> int:
-    """Length as JavaScript counts it."""
+    """Return the length in UTF-16 code units, as in JavaScript."""
     return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 

@@ -1,7 +1,7 @@
-"""Run a program, get a result: the contract of every sandbox.
+"""The interface of every sandbox: run a `Program`, return a `Result`.
 
-A sandbox reports what a *program* did (`ok`, `error`, `timeout`, ...) as a `Result`. When the sandbox itself is at
-fault, the status is `sandbox_error`; callers turn it into `sod.errors.SandboxError` and never show it to the student.
+A `Result` reports how the *program* ended (`ok`, `error`, `timeout`, ...). If the sandbox itself fails, the status is
+`sandbox_error`. Callers turn it into `sod.errors.SandboxError` and never show it to the student.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ Status = Literal["ok", "error", "timeout", "signal", "output_limit", "disk_limit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """Python source and what it may use. One program is one process; nothing survives it."""
+    """Python source and its limits. Each program runs in a new process, and nothing survives it."""
 
     code: str
     stdin: str = ""
@@ -22,43 +22,43 @@ class Program:
     memory_mb: int = 2048
     """Address-space limit in MiB."""
     show_last_value: bool = False
-    """Print the value of a trailing expression, unless it is None, as a notebook does. Nothing else of the program
-    changes."""
+    """Print the value of a trailing expression, unless it is None, as a notebook does. Nothing else changes."""
     output_bytes: int = 65_536
-    """Bytes kept of stdout, and of stderr: the head and the tail, with the number of omitted bytes between them."""
+    """Bytes kept of stdout and of stderr, each: the head and the tail, with the number of omitted bytes between them."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """Files that stand in the working directory when the program starts: plain names, and their text."""
+    """Files in the working directory when the program starts: plain names mapped to text."""
     disk_mb: int = 64
-    """What the working directory may hold, in MiB; it is looked at ten times a second, so a program can overshoot."""
+    """Limit on the size of the working directory, in MiB. Checked ten times a second, so a program can overshoot."""
     max_files: int = 512
-    """Files and directories that the working directory may hold; likewise."""
+    """Limit on the number of files and directories in the working directory. Checked ten times a second as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a program did."""
+    """How a program ended, and its output."""
 
     status: Status
     stdout: str = ""
     stderr: str = ""
     exit_code: int | None = None
-    """None when a signal ended the program."""
+    """None if a signal ended the program."""
     signal: int | None = None
     seconds: float = 0.0
-    """Wall-clock seconds from the start of the program's process to its end; queueing is not counted."""
+    """Wall-clock seconds from the start of the program's process to its end, without queueing."""
     cpu_seconds: float = 0.0
-    """Processor time, user and system. Far below `seconds` in a time-out, it tells of a busy machine or a sleep."""
+    """Processor time, user and system. If it is far below `seconds` in a time-out, the machine was busy or the program
+    slept."""
     memory_mb: float = 0.0
     """Peak resident memory, in MiB."""
     stdout_bytes: int = 0
-    """Bytes that the program wrote to stdout, those that were left out included."""
+    """Bytes that the program wrote to stdout, omitted bytes included."""
     stderr_bytes: int = 0
     message: str = ""
     """For `sandbox_error`: what failed."""
 
 
 class Sandbox(Protocol):
-    """Runs programs, many at a time if the caller wishes."""
+    """Runs programs; callers may run many concurrently."""
 
     async def run(self, program: Program) -> Result: ...
 

@@ -1,4 +1,4 @@
-"""What a program writes, as it is read from a pipe: the head and the tail are kept, and all of it is counted."""
+"""Read a program's output from a pipe: keep the head and the tail, count all bytes."""
 
 import codecs
 import contextlib
@@ -6,11 +6,11 @@ import os
 from typing import Self
 
 OUTPUT_LIMIT = 16 << 20
-"""Bytes a program may write to one stream before it is ended."""
+"""Bytes a program may write to one stream before it is killed."""
 
 
 class Capture:
-    """A pipe that a program writes into: read as it fills; the head and the tail are kept."""
+    """Pipe for a program's output: keeps the head and the tail, and counts all bytes."""
 
     def __init__(self, keep: int) -> None:
         self.reader, self.writer = os.pipe()
@@ -27,13 +27,13 @@ class Capture:
         self.close_writer()
 
     def close_writer(self) -> None:
-        """Leave the program's side to the program."""
+        """Close this process's copy of the write end; the program keeps its own."""
         if self.writer >= 0:
             os.close(self.writer)
             self.writer = -1
 
     def read(self) -> int:
-        """Take what is there, once; the number of bytes, 0 at the end. Raises BlockingIOError if nothing is there."""
+        """Read once and return the number of bytes, 0 at the end. Raises BlockingIOError if the pipe is empty."""
         data = os.read(self.reader, 65_536)
         self.total += len(data)
         room = self._head_room - len(self._head)
@@ -44,13 +44,13 @@ class Capture:
         return len(data)
 
     def read_rest(self) -> None:
-        """Take what is left when the program is gone; a process that got away may still hold the pipe open."""
+        """Read the remaining bytes after the program's end. An escaped process may still hold the pipe open."""
         with contextlib.suppress(BlockingIOError):
             while self.total <= OUTPUT_LIMIT and self.read():
                 pass
 
     def text(self) -> str:
-        """What was kept, with the number of omitted bytes between head and tail."""
+        """Return the kept output, with the number of omitted bytes between head and tail."""
         self._trim()
         return shown(bytes(self._head), bytes(self._tail), self.total)
 
@@ -59,11 +59,11 @@ class Capture:
 
 
 def shown(head: bytes, tail: bytes, total: int) -> str:
-    """As text: whole characters only, and the number of omitted bytes of `total` between head and tail."""
+    """Decode head and tail, cut to whole characters, with the number of omitted bytes of `total` between them."""
     if total == len(head) + len(tail):
         return (head + tail).decode(errors="replace")
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    text = decoder.decode(head)  # up to the last whole character
+    text = decoder.decode(head)  # the decoder holds back an incomplete last character
     cut = len(decoder.getstate()[0])
     first = next((i for i, byte in enumerate(tail[:4]) if byte & 0xC0 != 0x80), 0)
     omitted = total - len(head) - len(tail) + cut + first

@@ -1,6 +1,6 @@
-"""What happens in the process of one program: it is confined, it becomes the program, it ends as an interpreter does.
+"""Code that runs in the process of one program: confine it, run the program, exit as an interpreter does.
 
-The process is a fork of the zygote, and nothing here may return into the zygote's loop.
+The process is a fork of the zygote. Nothing here may return into the zygote's loop.
 """
 
 import ast
@@ -26,22 +26,22 @@ from sod.sandbox.confinement import Walls, die_with
 FILE_BYTES = 32 << 20
 OPEN_FILES = 64
 STACK_BYTES = 64 << 20
-"""For the main thread: deep recursion through C, as by a cached function, needs more than the usual 8 MiB."""
+"""Stack of the main thread. Deep recursion through C, for example of a cached function, needs more than 8 MiB."""
 SPARE_BYTES = 16 << 20
-"""Memory that is set free when a program has used up its own, so that its traceback can be printed."""
+"""Memory released after a program has used up its limit, so that its traceback can be printed."""
 NAME = "<program>"
 NOT_FLUSHED = 120
-"""The exit code that the interpreter gives if its last output cannot be written."""
-exit_now = os._exit  # before a program can put something else there
+"""Exit code of the interpreter if its last output cannot be written."""
+exit_now = os._exit  # saved before a program can replace it
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One program as the zygote sees it: limits and descriptors, neither code nor input."""
+    """One program as the zygote handles it: limits and descriptors, without code and input."""
 
     seconds: float
     memory: int
-    """Bytes of address space."""
+    """Address-space limit, in bytes."""
     show_last_value: bool
     code: int
     stdin: int
@@ -49,11 +49,11 @@ class Job:
     stderr: int
     folder: int
     last: int
-    """No descriptor of the zygote has a higher number."""
+    """Highest descriptor number in use in the zygote."""
 
 
 def run_job(job: Job, walls: Walls | None, parent: int, give_up: Callable[[OSError], None]) -> NoReturn:
-    """Run the program and exit. If it cannot be confined it is not run: `give_up` reports that."""
+    """Run the program and exit. If it cannot be confined, call `give_up` with the error and do not run it."""
     exit_code = 1
     try:
         try:
@@ -68,7 +68,7 @@ def run_job(job: Job, walls: Walls | None, parent: int, give_up: Callable[[OSErr
 
 
 def confine(job: Job, walls: Walls | None, parent: int) -> None:
-    """Own session and directory, default signals, resource limits; then the walls. All of it holds for good."""
+    """Set up an own session and directory, default signals and resource limits, then the walls. None can be undone."""
     os.setsid()
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -78,7 +78,7 @@ def confine(job: Job, walls: Walls | None, parent: int) -> None:
     limit(resource.RLIMIT_CPU, cpu, cpu + 1)  # SIGXCPU, then SIGKILL
     limit(resource.RLIMIT_FSIZE, FILE_BYTES, FILE_BYTES)
     limit(resource.RLIMIT_CORE, 0, 0)
-    if sys.platform != "darwin":  # which refuses them
+    if sys.platform != "darwin":  # macOS refuses these limits
         limit(resource.RLIMIT_STACK, STACK_BYTES, STACK_BYTES)
         limit(resource.RLIMIT_DATA, job.memory, job.memory + SPARE_BYTES)
         limit(resource.RLIMIT_AS, job.memory, job.memory + SPARE_BYTES)
@@ -89,12 +89,12 @@ def confine(job: Job, walls: Walls | None, parent: int) -> None:
 
 
 def cpu_seconds(seconds: float) -> int:
-    """The limit on processor time that goes with a limit on wall-clock time: one that is met later."""
+    """Return the CPU-time limit for a wall-clock limit. It is larger, so the wall-clock limit is reached first."""
     return math.ceil(seconds) + 1
 
 
 def limit(which: int, soft: int, hard: int) -> None:
-    """Lower a resource limit; where the present one is lower still, keep that."""
+    """Lower a resource limit. A limit that is already lower is kept."""
     most = resource.getrlimit(which)[1]
     if most != resource.RLIM_INFINITY:
         soft, hard = min(soft, most), min(hard, most)
@@ -102,24 +102,24 @@ def limit(which: int, soft: int, hard: int) -> None:
 
 
 def take_descriptors(job: Job) -> None:
-    """The program's three streams become 0 to 2 and its code 3; every other descriptor is closed."""
-    for target, fd in enumerate((job.stdin, job.stdout, job.stderr, job.code)):  # all above 4: the zygote's come first
+    """Move the program's streams to descriptors 0 to 2 and its code to 3, and close all others."""
+    for target, fd in enumerate((job.stdin, job.stdout, job.stderr, job.code)):  # all above 4: the zygote holds 0 to 4
         os.dup2(fd, target, inheritable=target < 3)
     os.closerange(4, job.last + 1)
-    limit(resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES)  # only now: the zygote's own could be more
+    limit(resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES)  # not earlier: the zygote may hold more descriptors
     sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogatepass", closefd=False)
-    # Line by line, so that a program that is killed keeps what it printed.
+    # Line-buffered, so that the printed lines of a killed program are kept.
     sys.stdout = sys.__stdout__ = open(1, "w", 1, encoding="utf-8", closefd=False)
     sys.stderr = sys.__stderr__ = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
 def run_program(show_last_value: bool) -> int:
-    """Execute the code in descriptor 3 as `__main__`; the exit code that the interpreter would give."""
+    """Execute the code in descriptor 3 as `__main__`, and return the interpreter's exit code."""
     main = sys.modules["__main__"] = ModuleType("__main__")
     main.__dict__.update(__builtins__=builtins, __file__=NAME)
     sys.argv, sys.path[:0], sys.excepthook = [NAME], [""], traceback.print_exception
     threading.excepthook = show_thread_error
-    random.seed(0)  # which a fork seeds anew; NumPy's global generator is as the zygote left it
+    random.seed(0)  # a fork reseeds `random`; NumPy's global generator keeps the zygote's seed
     exit_code = 0
     try:
         with open(3, encoding="utf-8", errors="surrogatepass", newline="") as file:
@@ -128,18 +128,18 @@ def run_program(show_last_value: bool) -> int:
         program: str | ast.Module = text
         last: ast.stmt | None = None
         if show_last_value:
-            # Not ast.parse: its frame would stand in the traceback of a program with a syntax error.
+            # Not ast.parse: its frame would appear in the traceback of a syntax error.
             tree: ast.Module = compile(text, NAME, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)  # pyright: ignore
             last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
             program = tree
         exec(compile(program, NAME, "exec", dont_inherit=True), main.__dict__)
-        if last is not None:  # as at the interactive prompt: through sys.displayhook
+        if last is not None:  # printed through sys.displayhook, as at the interactive prompt
             exec(compile(ast.Interactive([last]), NAME, "single", dont_inherit=True), main.__dict__)
     except SystemExit as stop:
         if stop.code is not None and not isinstance(stop.code, int):
             print(stop.code, file=sys.stderr)
         exit_code = c_long(stop.code or 0) & 0xFF if isinstance(stop.code, int | None) else 1
-    except BaseException as error:  # the boundary between the program and us: whatever it raised, it is shown
+    except BaseException as error:  # the program may raise anything; print it as the interpreter would
         use_spare_memory()
         show(error)
         exit_code = 1
@@ -147,35 +147,35 @@ def run_program(show_last_value: bool) -> int:
 
 
 def lines(text: str) -> list[str]:
-    """The lines of a program, as tracebacks want them: each with its end."""
+    """Return the lines of a program, each with its line end, as `linecache` requires."""
     return io.StringIO(text if text.endswith(("\n", "\r")) else text + "\n", newline=None).readlines()
 
 
 def c_long(code: int) -> int:
-    """What an exit code is to the interpreter, for which one that is too large is -1."""
+    """Return the exit code as the interpreter reads it: -1 if it does not fit a C long."""
     return code if -sys.maxsize - 1 <= code <= sys.maxsize else -1
 
 
 def show(error: BaseException) -> None:
-    """Hand an exception that nobody caught to `sys.excepthook`; if the program's own fails, print it all the same."""
+    """Pass an uncaught exception to `sys.excepthook`. If the program's own hook fails, print the exception directly."""
     if isinstance(error, SyntaxError) and error.filename == NAME and error.text is None and error.lineno:
-        error.text = linecache.getline(NAME, error.lineno)  # the compiler looks for it in a file
+        error.text = linecache.getline(NAME, error.lineno)  # the compiler only looks in a file
     shown = type(error), error, error.__traceback__ and error.__traceback__.tb_next
     try:
         sys.excepthook(*shown)
-    except BaseException:  # whatever the hook raises
+    except BaseException:  # the hook may raise anything
         traceback.print_exception(*shown)
 
 
 def show_thread_error(error: threading.ExceptHookArgs) -> None:
-    """As the interpreter does, but with the program's lines, which that looks for in a file."""
+    """Print a thread's exception with the program's source lines, which the interpreter only looks for in a file."""
     if error.exc_type is not SystemExit:
         print(f"Exception in thread {error.thread and error.thread.name}:", file=sys.stderr)
         traceback.print_exception(error.exc_type, error.exc_value, error.exc_traceback)
 
 
 def use_spare_memory() -> None:
-    """Raise the limits on memory by what was kept back."""
+    """Raise the memory limits by SPARE_BYTES."""
     if sys.platform != "darwin":
         for which in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
             hard = resource.getrlimit(which)[1]
@@ -183,9 +183,9 @@ def use_spare_memory() -> None:
 
 
 def finish(main: ModuleType) -> bool:
-    """What the interpreter does at its end: wait for threads, call `atexit`, flush, drop the globals, flush again.
+    """Shut down as the interpreter does: wait for threads, call `atexit`, flush, drop the globals, flush again.
 
-    False if what is written last cannot be written.
+    Return False if the last output cannot be written.
     """
     threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
     atexit._run_exitfuncs()
@@ -196,13 +196,13 @@ def finish(main: ModuleType) -> bool:
 
 
 def flush(*streams: TextIO | None) -> bool:
-    """Write out what stands in the streams. False for one that is open and cannot take it."""
+    """Flush the streams. Return False if an open stream cannot be written."""
     flushed = True
     for stream in filter(None, streams):
         if getattr(stream, "closed", False):
             continue
         try:
             stream.flush()
-        except Exception:  # the program may have put anything there
+        except Exception:  # the program may have replaced the stream with anything
             flushed = False
     return flushed

@@ -1,8 +1,8 @@
-"""The walls around a program, and whether this machine can build them.
+"""Confine a program's process, and check whether this machine can do so.
 
-A process that shall run a program gives up, for good and without being root: its capabilities, new privileges, every
-file but the interpreter's and its own directory's (`sod.sandbox.landlock`), and every system call that a computation
-does not need (`sod.sandbox.seccomp`).
+Before a process runs a program, it permanently gives up its capabilities and new privileges. It also gives up every file
+except the interpreter's and its own directory's (`sod.sandbox.landlock`), and every system call that a computation does not
+need (`sod.sandbox.seccomp`). None of this requires root.
 """
 
 import contextlib
@@ -32,43 +32,43 @@ from sod.sandbox.libc import (
 PROBE_SECONDS = 60.0
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/etc/ld.so.cache")
 MIME_TYPES = "/etc/mime.types"
-"""Which `mimetypes` gives up on where it is and cannot be read."""
+"""Must be readable: `mimetypes` fails if this file exists and cannot be read."""
 READABLE_DEVICES = ("/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 NULL_DEVICE = ("/dev/null",)
 NO_LANDLOCK = {
-    errno.ENOSYS: "the kernel has none (Linux 5.13 is the first that has)",
-    errno.EOPNOTSUPP: "it is switched off on this machine (the kernel's lsm= option)",
-    errno.EPERM: "the container's own seccomp profile forbids it (engines of 2022 and later allow it)",
+    errno.ENOSYS: "the kernel does not support it (requires Linux 5.13 or newer)",
+    errno.EOPNOTSUPP: "it is disabled on this machine (the kernel's lsm= option)",
+    errno.EPERM: "the container's seccomp profile forbids it (container engines from 2022 on allow it)",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confinement:
-    """What the kernel enforces on programs here, found by trying."""
+    """What the kernel enforces on programs on this machine, found by trying."""
 
     landlock: int = 0
-    """Version of the kernel's Landlock interface; 0 where there is none."""
+    """Version of the kernel's Landlock interface; 0 if it has none."""
     seccomp: str = ""
-    """The machine whose system calls are filtered; empty where they are not."""
+    """Machine architecture of the system-call filter; empty if system calls are not filtered."""
     missing: tuple[str, ...] = ()
-    """What cannot be enforced, and why. Programs are run only where this is empty, unless the user insists."""
+    """What cannot be enforced, and why. If not empty, programs only run with `unsafe=True`."""
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Describe the confinement for people, line by line."""
         if self.missing:
             return ["programs cannot be confined", *self.missing]
         return [
-            f"files: the interpreter, read-only; an own directory; nothing else (Landlock {self.landlock})",
-            f"system calls: no network, no processes, no signals to others (seccomp, {self.seccomp})",
+            f"files: only the interpreter (read-only) and an own directory (Landlock {self.landlock})",
+            f"system calls: no network, no new processes, no signals to other processes (seccomp, {self.seccomp})",
             "privileges: none",
         ]
 
 
 class Walls:
-    """What is the same for every program, made once, by the process that forks them all."""
+    """The parts of the confinement shared by all programs. Built once, in the process that forks them."""
 
     def __init__(self) -> None:
-        """Gives up this process's own privileges, too. Raises OSError, or KeyError for a machine without a filter."""
+        """Drop this process's own privileges as well. Raises OSError, or KeyError for an architecture without a filter."""
         self._machine = os.uname().machine
         seccomp.filter_program(self._machine, 1)
         self._version = landlock.version()
@@ -81,53 +81,54 @@ class Walls:
         prctl(PR_SET_NO_NEW_PRIVS, 1)
 
     def close_files(self, folder: int) -> None:
-        """From here on this process touches nothing but what is readable and the folder of this descriptor."""
+        """Restrict this process to the readable paths and the directory of this descriptor."""
         landlock.restrict(self._version, [*self._grants, (folder, landlock.OWN)])
 
     def close_system_calls(self) -> None:
-        """From here on this process, which must have one thread, makes no system call that is not on the list."""
+        """Restrict this process to the listed system calls. The process must have a single thread."""
         install_filter(seccomp.filter_program(self._machine, os.getpid()))
 
 
 def readable() -> list[str]:
-    """What every program may read: the interpreter, its packages, the libraries they load, time zones, MIME types.
+    """Return the paths that every program may read: interpreter, packages, their libraries, time zones, MIME types.
 
-    Of a prefix only `lib`, since a virtual environment may share its folder with other things.
+    Only the `lib` directories of a prefix are included, because a virtual environment may share its directory with other
+    files.
     """
     folders = [f"{prefix}/{name}" for prefix in sorted(prefixes()) for name in ("lib", "lib64")]
     return list(dict.fromkeys((*LIBRARIES, *folders, *packages(), *zoneinfo.TZPATH, MIME_TYPES)))
 
 
 def die_with(parent: int) -> None:
-    """End this process when its parent ends. Raises ProcessLookupError if it has already."""
+    """Let the kernel kill this process when its parent ends. Raises ProcessLookupError if the parent has already ended."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         raise ProcessLookupError(errno.ESRCH, "the parent is gone")
 
 
 def lacking(device: str = os.devnull, processes: str = "/proc/self/fd") -> str:
-    """What every program needs of this machine and is not here, in a sentence; empty if nothing is missing."""
+    """Return a sentence about what this machine lacks to run any program; empty if nothing is missing."""
     if not os.path.exists(device):
-        return f"{device} is missing: start the container with a /dev (bubblewrap: --dev /dev)."
+        return f"{device} is missing. Start the container with a /dev (bubblewrap: --dev /dev)."
     if sys.platform == "linux" and not os.path.isdir(processes):
-        return f"{processes} is missing: mount /proc, by which threads and open files are counted (bubblewrap: --proc /proc)."
+        return f"{processes} is missing; it is needed to count threads and open files. Mount /proc (bubblewrap: --proc /proc)."
     try:
         tempfile.gettempdir()
     except FileNotFoundError:
-        return "No directory for temporary files can be written to: set TMPDIR to one that can, and that is not full."
+        return "No temporary directory is writable. Set TMPDIR to a writable directory with free space."
     return ""
 
 
 def surroundings() -> dict[str, str]:
-    """The probe's environment. It makes a directory, where this process would."""
+    """Return the probe's environment. The probe creates its directory where this process would."""
     return environment() | {"TMPDIR": tempfile.gettempdir()}
 
 
 @cache
 def confinement() -> Confinement:
-    """What can be enforced here. Tries it for real, once, in a process that is thrown away. Needs no event loop."""
+    """Return what this machine can enforce. Tried once, in a throw-away process. Needs no event loop."""
     if sys.platform != "linux":
-        return Confinement(missing=(f"Landlock and seccomp belong to Linux, and this is {sys.platform}",))
+        return Confinement(missing=(f"Landlock and seccomp require Linux, and this is {sys.platform}",))
     if cause := lacking():
         return Confinement(missing=(cause,))
     try:
@@ -144,12 +145,12 @@ def confinement() -> Confinement:
 
 
 def print_probe() -> None:
-    """Build the walls around this process and print which of them stand."""
+    """Confine this process and print which parts of the confinement work."""
     machine = os.uname().machine
     missing: list[str] = []
     version = 0
     if machine not in seccomp.MACHINES or sys.maxsize < 1 << 32:
-        missing.append(f"seccomp: there is no table of system calls for {machine} with this Python")
+        missing.append(f"seccomp: sod has no table of system calls for {machine} with this Python")
     try:
         version = landlock.version()
     except OSError as error:
@@ -161,11 +162,11 @@ def print_probe() -> None:
 
 
 def _probe_walls(folder: str) -> list[str]:
-    """What gets through, tried in a fork, since the walls stay up for as long as a process lives."""
+    """Return what is not enforced. Tried in a fork, because a process cannot undo its confinement."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        missing = ["the probe was ended"]
+        missing = ["the probe was killed"]
         try:
             missing = _try_walls(folder)
         finally:
@@ -174,7 +175,7 @@ def _probe_walls(folder: str) -> list[str]:
     os.close(writer)
     os.waitpid(pid, 0)
     with open(reader, encoding="utf-8") as answer:
-        return json.loads(answer.read() or '["seccomp: the process was ended by its own filter"]')
+        return json.loads(answer.read() or '["seccomp: the process was killed by its own filter"]')
 
 
 def _try_walls(folder: str) -> list[str]:
@@ -182,7 +183,7 @@ def _try_walls(folder: str) -> list[str]:
     try:
         walls = Walls()
     except OSError as error:
-        return [f"giving up privileges: {error}"]
+        return [f"dropping privileges failed: {error}"]
     try:
         walls.close_files(fd)
     except OSError as error:
@@ -193,7 +194,7 @@ def _try_walls(folder: str) -> list[str]:
         return [f"seccomp: {error}"]
     attacks: dict[str, Callable[[], object]] = {
         "Landlock: the root directory can still be listed": lambda: os.listdir("/"),
-        "seccomp: a socket can still be made": socket.socket,
+        "seccomp: a socket can still be created": socket.socket,
         "seccomp: a signal can still be sent": lambda: os.kill(os.getppid(), 0),
     }
     missing: list[str] = []

@@ -1,7 +1,7 @@
-"""The directories that programs work in: made, measured, removed, and never left behind for ever.
+"""Create, measure and remove the working directories of programs.
 
-All directories of one zygote stand in one root, which its owners hold a lock on for as long as they live. A root that
-nobody holds was left by somebody who was killed; the next zygote beside it sweeps it up.
+All directories of one zygote are in one root. The processes that own the root hold a lock on it while they live. A root
+without a lock was left behind by a killed process; the next zygote in the same place removes it.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ import tempfile
 PREFIX = "sod-sandbox-"
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 DEEPEST = 256
-"""Levels of directories that are looked into. Each takes a descriptor."""
+"""Levels of directories that are measured. Each level takes a descriptor."""
 
 
 def make_root() -> tuple[str, int]:
-    """A new root in the directory for temporary files, and a descriptor whose lock keeps sweepers away."""
+    """Create a root in the temporary directory. Return it and a descriptor that locks it against `sweep`."""
     while True:
         root = tempfile.mkdtemp(prefix=PREFIX)
         lock = hold(root)
@@ -29,12 +29,12 @@ def make_root() -> tuple[str, int]:
 
 
 def hold(root: str) -> int | None:
-    """A descriptor whose lock keeps sweepers away; None if one of them was faster."""
+    """Return a descriptor that locks the root against `sweep`; None if the root has already been removed."""
     try:
         fd = os.open(root, FOLDER)
     except FileNotFoundError:
         return None
-    fcntl.flock(fd, fcntl.LOCK_SH)  # waits for a sweeper to finish
+    fcntl.flock(fd, fcntl.LOCK_SH)  # waits for a running `sweep`
     if os.path.isdir(root):
         return fd
     os.close(fd)
@@ -42,15 +42,15 @@ def hold(root: str) -> int | None:
 
 
 def sweep(folder: str) -> None:
-    """Remove the roots in this directory that are ours and that nobody holds."""
-    with contextlib.suppress(PermissionError):  # it may be one in which nobody can look around
+    """Remove the roots in this directory that belong to this user and are not locked."""
+    with contextlib.suppress(PermissionError):  # the directory may not be listable
         for name in os.listdir(folder):
             if name.startswith(PREFIX):
                 _remove_if_abandoned(f"{folder}/{name}")
 
 
 def _remove_if_abandoned(root: str) -> None:
-    with contextlib.suppress(OSError):  # not a directory, not ours, held, or gone
+    with contextlib.suppress(OSError):  # not a directory, another user's, locked, or gone
         fd = os.open(root, FOLDER)
         try:
             if os.fstat(fd).st_uid == os.geteuid():
@@ -61,11 +61,11 @@ def _remove_if_abandoned(root: str) -> None:
 
 
 def remove(folder: str) -> None:
-    """Delete a tree, however deep it is, and whatever rights were taken from it. Links are not followed.
+    """Delete a tree of any depth and with any permissions. Links are not followed.
 
-    Only two levels are ever looked at: what stands in a subdirectory is moved up first.
+    Only two levels are visited at a time: the contents of a subdirectory are moved up first.
     """
-    with contextlib.suppress(OSError):  # it is gone, or the disk is at fault
+    with contextlib.suppress(OSError):  # it is gone, or the disk failed
         top = _opened_with_rights(folder)
         try:
             while names := os.listdir(top):
@@ -77,7 +77,7 @@ def remove(folder: str) -> None:
 
 
 def _remove_or_move_up(name: str, parent: int, top: int) -> None:
-    """Delete what has this name in `parent`; a directory elsewhere than in `top` is only moved there."""
+    """Delete the entry of this name in `parent`. A directory that is not in `top` is only moved to `top`."""
     if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
         os.unlink(name, dir_fd=parent)
         return
@@ -94,7 +94,7 @@ def _remove_or_move_up(name: str, parent: int, top: int) -> None:
 
 
 def _opened_with_rights(name: str, parent: int | None = None) -> int:
-    """A descriptor of a directory over which its owner then has all rights. What is changed is never behind a link."""
+    """Give the owner all rights over a directory and return a descriptor. Never follows a link."""
     try:
         fd = os.open(name, FOLDER, dir_fd=parent)
     except PermissionError:
@@ -104,7 +104,7 @@ def _opened_with_rights(name: str, parent: int | None = None) -> int:
 
 
 def _unlocked(name: str, parent: int | None) -> int:
-    """A descriptor of a directory that its owner could not look into."""
+    """Return a descriptor of a directory that its owner has no permission to open."""
     if sys.platform != "linux":
         os.chmod(name, 0o700, dir_fd=parent, follow_symlinks=False)
         return os.open(name, FOLDER, dir_fd=parent)
@@ -117,14 +117,16 @@ def _unlocked(name: str, parent: int | None) -> int:
 
 
 def usage(folder: int, most: int) -> tuple[int, int]:
-    """Bytes and number of the files and directories in a tree that may be changing. Stops beyond `most` of them.
+    """Return the bytes and the number of files and directories in a tree. Stops after more than `most` entries.
 
-    A file with holes counts as if it had none. A tree that is deeper than DEEPEST counts as too many, and so does a
-    directory that its owner cannot look into: it could hide any amount. Each level is opened from the one above, so that a
-    link, put anywhere at any moment, leads nowhere. Nothing is changed.
+    The tree may change meanwhile. A file with holes counts with its full size. A tree deeper than DEEPEST counts as too many
+    entries. So does a directory that its owner cannot open, because it could hide any amount. Each level is opened from the
+    one above, so a link created at any moment is never followed. Nothing is changed.
     """
     size = count = 0
-    opened: list[tuple[int, list[str]]] = []  # descriptors of a directory and those above it, and what is left in each
+    opened: list[
+        tuple[int, list[str]]
+    ] = []  # from the top to the current directory: descriptor, unvisited subdirectories
     try:
         opened.append((os.open(".", FOLDER, dir_fd=folder), ["."]))
         while opened:
@@ -153,7 +155,7 @@ def usage(folder: int, most: int) -> tuple[int, int]:
 
 
 def _inner(name: str, outer: int) -> int | None:
-    """A descriptor of a directory within another; None if it is gone since it was seen, or replaced."""
+    """Return a descriptor of a subdirectory; None if it has been removed or replaced since it was listed."""
     try:
         return os.open(name, FOLDER, dir_fd=outer)
     except (FileNotFoundError, NotADirectoryError):
@@ -165,7 +167,7 @@ def _inner(name: str, outer: int) -> int | None:
 
 
 def _size(entry: os.DirEntry[str], folders: list[str]) -> int:
-    """What one entry takes on the disk; if it is a directory, it is added to the list."""
+    """Return the disk space of one entry, in bytes. If it is a directory, add it to `folders`."""
     try:
         status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
@@ -176,7 +178,7 @@ def _size(entry: os.DirEntry[str], folders: list[str]) -> int:
 
 
 def unlinked_usage(pid: int, other_disk: int) -> int:
-    """Bytes of the files that a process has deleted and still holds open; those on the other disk are not its own."""
+    """Return the bytes of files that a process has deleted and still holds open. Files on `other_disk` do not count."""
     size = 0
     for fd in _descriptors(pid):
         with contextlib.suppress(FileNotFoundError, PermissionError, ProcessLookupError):  # closed, or it has ended
@@ -187,9 +189,9 @@ def unlinked_usage(pid: int, other_disk: int) -> int:
 
 
 def _descriptors(pid: int) -> list[str]:
-    """What a process holds open, as paths in its part of /proc (Linux; elsewhere nothing)."""
+    """Return the open descriptors of a process, as paths below /proc/PID (Linux; empty on other systems)."""
     with contextlib.suppress(FileNotFoundError, PermissionError, ProcessLookupError):
-        for thread in os.listdir(f"/proc/{pid}/task"):  # the first may have ended, and the others go on
+        for thread in os.listdir(f"/proc/{pid}/task"):  # the first thread may have ended while others run
             with contextlib.suppress(FileNotFoundError, PermissionError, ProcessLookupError):
                 if fds := os.listdir(f"/proc/{pid}/task/{thread}/fd"):
                     return [f"task/{thread}/fd/{fd}" for fd in fds]
@@ -197,7 +199,7 @@ def _descriptors(pid: int) -> list[str]:
 
 
 def threads(pid: int) -> int:
-    """How many threads a process has (Linux; elsewhere 0)."""
+    """Return the number of threads of a process (Linux; 0 on other systems)."""
     with contextlib.suppress(FileNotFoundError, PermissionError, ProcessLookupError):
         return os.stat(f"/proc/{pid}/task").st_nlink - 2
     return 0

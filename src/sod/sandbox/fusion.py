@@ -1,11 +1,11 @@
 """Run programs on a SandboxFusion server (https://github.com/bytedance/SandboxFusion), over HTTP.
 
-The server is not asked to run the program but to run `sod.sandbox.fusion_driver`, which runs the program and writes down
-what it did. That report comes back as a file, so it does not matter that servers cut long output short, drop what was
-written before a time-out, mangle what is not UTF-8 and cannot tell why a program ended. An answer without a report is the
-server's fault and never a verdict on the program, whatever the server calls it.
+The server runs `sod.sandbox.fusion_driver`, which runs the program and writes a report. The report comes back as a file.
+This avoids several limits of the servers: they truncate long output, drop output written before a time-out, corrupt output
+that is not UTF-8, and do not report why a program ended. A response without a report is a failure of the server, never a
+verdict on the program. This holds for every status of the response.
 
-How far programs are kept from each other and from the network is up to the server: see docs/sandboxes.md.
+The server decides how far programs are isolated from each other and from the network: see docs/sandboxes.md.
 """
 
 import asyncio
@@ -32,18 +32,18 @@ from sod.sandbox.local import LONGEST_SECONDS, check_names
 
 DRIVER = Path(fusion_driver.__file__).read_text(encoding="utf-8")
 SERVER_SECONDS = 5.0
-"""How much longer than a program's own time the server lets the driver run."""
+"""Seconds that the server lets the driver run in addition to the program's time limit."""
 PING_SECONDS = 10.0
 FIRST_WAIT_SECONDS = 0.25
-"""The longest wait before the second try; it doubles with every further one."""
+"""Longest wait before the second try, in seconds. It doubles with every further try."""
 PLACEHOLDER = re.compile(r"your(host|server|sandbox|company|domain|url|ip)?|placeholder|changeme|x{3,}")
-"""Words in a host's name that say that it is to be replaced."""
+"""Words that mark a host name as a placeholder."""
 SHOWN_CHARACTERS = 500
-"""Of what a server says about an error."""
+"""Characters shown of a server's error message."""
 
 
 class FusionSandbox:
-    """At most `workers` programs at a time, first come, first served: the server itself takes any number and drowns.
+    """Runs at most `workers` programs at a time, in order of arrival. The server itself has no limit and gets overloaded.
 
     One event loop uses it at a time; a new loop gets a new client.
     """
@@ -57,30 +57,30 @@ class FusionSandbox:
         grace_seconds: float = 10.0,
         patience_seconds: float = 30.0,
     ) -> None:
-        """`url` is the server's address, such as http://127.0.0.1:8080, with or without /run_code.
+        """Parse the address. `url` is, for example, http://127.0.0.1:8080, with or without /run_code.
 
-        The server may take `grace_seconds` longer than a program's own time to answer. A program that it fails to run is
-        sent up to `tries` times. The waits between them are random and grow; together they take at most
-        `patience_seconds`, and a server that asks for more (Retry-After) is given up.
+        The server may take `grace_seconds` longer than a program's time limit to respond. If it fails to run a program, the
+        program is sent up to `tries` times. The waits between tries are random and grow; their sum is at most
+        `patience_seconds`. If the server asks for more (Retry-After), no further try is made.
 
-        Raises OptionError for an address that cannot be one, such as a placeholder. Warns of unencrypted traffic.
+        Raises OptionError for an invalid address, such as a placeholder. Warns of unencrypted traffic.
         """
         address = _server_address(url)
         self._user = httpx.BasicAuth(address.username, address.password) if address.username else None
-        self._url = address.copy_with(userinfo=b"")  # which stands in messages
+        self._url = address.copy_with(userinfo=b"")  # messages show it, so it must not hold the password
         self._workers, self._tries = workers, tries
         self._grace, self._patience = grace_seconds, patience_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
         self._session: _Session | None = None
         if self._url.scheme == "http" and not _is_near(self._url.host):
             warnings.warn(
-                f"sandbox.url = {self._url}: programs and their output travel unencrypted, and whoever can reach the "
-                "server can run programs on it. Use https or a tunnel unless that network is yours alone.",
+                f"sandbox.url = {self._url}: programs and their output travel unencrypted, and anyone who can reach the "
+                "server can run programs on it. Use https or a tunnel, unless only you have access to that network.",
                 stacklevel=2,
             )
 
     async def run(self, program: Program) -> Result:
-        """Run one program when its turn comes. Never raises for what a program does or is.
+        """Run one program as soon as a slot is free. No behaviour of a program raises an exception.
 
         Raises ValueError for a name in `files` that is not a plain name.
         """
@@ -95,15 +95,17 @@ class FusionSandbox:
         try:
             response = await self._current_session().client.get("v1/ping", timeout=PING_SECONDS)
         except httpx.HTTPError as error:
-            raise SandboxError(f"The sandbox at {where} does not answer: {_named(error)}. Is it running?") from error
+            raise SandboxError(
+                f"The sandbox at {where} does not respond: {_named(error)}. Check that it is running."
+            ) from error
         if response.status_code != 200 or response.text.strip().strip('"') != "pong":
             raise SandboxError(
-                f"What answers at {where} is no SandboxFusion server: status {response.status_code}, "
-                f"{_short(response.text)!r} instead of 'pong'."
+                f"The server at {where} is no SandboxFusion server: status {response.status_code}, "
+                f"{_short(response.text)!r} instead of 'pong'. Check the address."
             )
 
     async def close(self) -> None:
-        """End every request. What then becomes of its program, the server decides. A later `run` starts anew."""
+        """Cancel every request; the server decides about its program. A later `run` opens a new client."""
         if self._session is not None and self._loop is asyncio.get_running_loop():
             await self._session.client.aclose()
         self._session = None
@@ -121,7 +123,7 @@ class FusionSandbox:
         return self._session
 
     async def _try_often(self, session: "_Session", program: Program) -> Result:
-        """Send the program until there is a report, or no try or no time is left."""
+        """Send the program until a report arrives, or until no tries or no waiting time are left."""
         request = _request(program)
         failures: list[_Failed] = []
         patience, longest_wait = self._patience, FIRST_WAIT_SECONDS
@@ -140,22 +142,22 @@ class FusionSandbox:
 
 
 class _Failed(Exception):
-    """The server did not run the program; it may yet."""
+    """The server did not run the program; a further try may work."""
 
     def __init__(self, message: str, wait: float = 0.0, verdict: Result | None = None) -> None:
         super().__init__(message)
         self.wait = wait
-        """Seconds that the server asks for."""
+        """Seconds to wait before the next try, as requested by the server."""
         self.verdict = verdict
-        """What the program did, if this is not an accident."""
+        """The program's result if every try fails in the same way; None if it cannot be the program's doing."""
 
 
 class _Refused(Exception):
-    """The server will not run the program, however often it is asked."""
+    """The server refuses the program; further tries are useless."""
 
 
 def _conclusion(failures: list[_Failed]) -> Result:
-    """What is made of a program that could not be run."""
+    """Return the result for a program after all tries have failed."""
     last = failures[-1]
     if last.verdict is not None and len(failures) > 1 and all(each.verdict == last.verdict for each in failures):
         return last.verdict
@@ -163,24 +165,24 @@ def _conclusion(failures: list[_Failed]) -> Result:
 
 
 class _Session:
-    """What belongs to one event loop."""
+    """The client and the slots of one event loop."""
 
     def __init__(self, url: httpx.URL, user: httpx.BasicAuth | None, workers: int, grace: float) -> None:
         self.slots = asyncio.Semaphore(workers)
         self.grace = grace
-        # A connection for every request: an idle one may be closed by the server just when it is used, or outlive its
-        # loop; and beside the start of a process it costs nothing.
+        # A new connection for every request: the server may close an idle one at the moment of its use, or it may outlive
+        # its loop. Compared with the start of a process, a connection costs nothing.
         limits = httpx.Limits(max_keepalive_connections=0)
         self.client = httpx.AsyncClient(
             base_url=url,
             auth=user,
             timeout=None,
             limits=limits,
-            trust_env=not _is_near(url.host),  # a proxy of the environment does not lead to this machine
+            trust_env=not _is_near(url.host),  # a proxy from the environment cannot reach this machine
         )
 
     async def send(self, request: dict[str, Any], program: Program) -> Result:
-        """One try. Raises _Failed or _Refused."""
+        """Send the program once. Raises _Failed or _Refused."""
         if self.client.is_closed:
             raise _Refused("the sandbox was closed")
         seconds = _seconds(program) + self.grace
@@ -188,9 +190,9 @@ class _Session:
             async with asyncio.timeout(seconds):
                 response = await self.client.post("run_code", json=request)
         except TimeoutError:
-            raise _Failed(f"the sandbox server did not answer within {seconds:g} seconds") from None
+            raise _Failed(f"the sandbox server did not respond within {seconds:g} seconds") from None
         except httpx.HTTPError as error:
-            raise _Failed(f"the sandbox server at {self.client.base_url} was not reached: {_named(error)}") from error
+            raise _Failed(f"the sandbox server at {self.client.base_url} is unreachable: {_named(error)}") from error
         if response.status_code == 429 or response.status_code >= 500:
             raise _Failed(_complaint(response), wait=_asked_wait(response))
         if response.status_code != 200:
@@ -202,7 +204,7 @@ class _Session:
 
 
 def _server_address(text: str) -> httpx.URL:
-    """The base of all addresses of the server. Raises OptionError."""
+    """Return the base URL of the server. Raises OptionError."""
     try:
         url = httpx.URL(text.strip())
     except (httpx.InvalidURL, TypeError) as error:
@@ -215,30 +217,30 @@ def _server_address(text: str) -> httpx.URL:
 
 def _not_an_address(text: str, fault: str) -> str:
     return (
-        f"sandbox.url = {text!r} is not the address of a server: {fault}. Give that of a running SandboxFusion server, "
-        "such as --sandbox.url http://127.0.0.1:8080; docs/sandboxes.md tells how to start one."
+        f"sandbox.url = {text!r} is not the address of a server: {fault}. Pass the address of a running SandboxFusion "
+        "server, such as --sandbox.url http://127.0.0.1:8080; docs/sandboxes.md describes how to start one."
     )
 
 
 def _fault(text: str, url: httpx.URL) -> str:
-    """What is wrong with an address, or nothing."""
+    """Return what is wrong with an address; empty if it is valid."""
     if re.search(r"[<>{}\[\]$*\s]", re.sub(r"//\[[0-9a-fA-F:.]+\]", "//", text.strip())):
-        return "it has a blank to be filled in"
+        return "it contains a placeholder to fill in"
     if url.scheme not in ("http", "https"):
-        return "it does not begin with http:// or https://"
+        return "it does not start with http:// or https://"
     if not url.host:
-        return "it names no host"
+        return "it has no host"
     if not 0 < (url.port or 1) < 65536:
-        return "there is no such port"
+        return "its port is out of range"
     if url.query or url.fragment:
-        return "it goes on after the path"
+        return "it has a query or a fragment after the path"
     if _is_placeholder(url.host):
         return f"{url.host} is a placeholder"
     return ""
 
 
 def _is_placeholder(host: str) -> bool:
-    """Whether a host is one that stands in documentation: reserved for that (RFC 2606), or with a word such as "your"."""
+    """Return True for a host name from documentation: reserved (RFC 2606), or with a word such as "your"."""
     labels = host.lower().split(".")
     reserved = labels[-1] in ("example", "invalid") or labels[-2:-1] == ["example"]
     words = re.split(r"[._-]", host.lower())
@@ -246,18 +248,18 @@ def _is_placeholder(host: str) -> bool:
 
 
 def _is_near(host: str) -> bool:
-    """Whether a host is this machine."""
+    """Return True if the host is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
 
 
-# What is sent, and what comes back
+# Request and response
 
 
 def _request(program: Program) -> dict[str, Any]:
-    """The body of a request: all that is the program's in one file, so that the server interprets none of it."""
+    """Build the request body. The whole job is in one file, so that the server interprets none of it."""
     memory = program.memory_mb << 20
     cpu = cpu_seconds(_seconds(program))
     job = {
@@ -296,34 +298,34 @@ def _seconds(program: Program) -> float:
 
 
 def _report(response: httpx.Response) -> str:
-    """The driver's report, still encoded, out of a server's answer. Raises _Failed."""
+    """Return the driver's report, still encoded, from a server's response. Raises _Failed."""
     try:
         answer = response.json()
     except (ValueError, RecursionError) as error:
-        raise _Failed(f"the sandbox server's answer is not JSON: {_short(response.text)!r}") from error
+        raise _Failed(f"the sandbox server's response is not JSON: {_short(response.text)!r}") from error
     match answer:
         case {"status": "SandboxError"}:
             raise _Failed(f"the sandbox server failed: {_short(str(answer.get('message')))}")
         case {"files": {fusion_driver.REPORT: str(report)}}:
             return report
         case {"run_result": {"status": "TimeLimitExceeded"}}:
-            raise _Failed("the sandbox server ran out of time before the program could; it is overloaded")
+            raise _Failed("the sandbox server timed out before the program's own time limit; it is overloaded")
         case {"run_result": {"return_code": int(code)}} if code < 0 or code > 128:
-            number = -code if code < 0 else code - 128  # as a shell says it
+            number = -code if code < 0 else code - 128  # a shell's exit code for a signal
             raise _Failed(
-                f"our script was ended on the sandbox server by signal {number}",
-                verdict=Result(status="signal", signal=number),  # if again and again, then by the program
+                f"sod's driver was killed on the sandbox server by signal {number}",
+                verdict=Result(status="signal", signal=number),  # if every try ends so, the program caused it
             )
         case {"run_result": {"return_code": code, "stderr": stderr}}:
             raise _Failed(
-                f"our script failed on the sandbox server with exit code {code}: {_short(str(stderr), last=True)}"
+                f"sod's driver failed on the sandbox server with exit code {code}: {_short(str(stderr), last=True)}"
             )
         case _:
-            raise _Failed(f"the sandbox server's answer is not one of SandboxFusion's: {_short(response.text)!r}")
+            raise _Failed(f"the sandbox server's response is not SandboxFusion's: {_short(response.text)!r}")
 
 
 def _result(encoded: str, program: Program) -> Result:
-    """What the driver reports. Raises _Failed if it cannot be read."""
+    """Convert the driver's report to a result. Raises _Failed if it cannot be read."""
     try:
         report = json.loads(base64.b64decode(encoded))
         code = int(report["exit_code"])
@@ -342,7 +344,7 @@ def _result(encoded: str, program: Program) -> Result:
             stderr_bytes=stderr_bytes,
         )
     except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
-        raise _Failed(f"the report of our script on the sandbox server cannot be read: {_named(error)}") from error
+        raise _Failed(f"the report of sod's driver on the sandbox server cannot be read: {_named(error)}") from error
 
 
 def _status(program: Program, code: int, stopped_for: str, cpu: float, written: int) -> Status:
@@ -350,7 +352,7 @@ def _status(program: Program, code: int, stopped_for: str, cpu: float, written: 
         return "output_limit"
     if stopped_for == "disk":
         return "disk_limit"
-    # A program that ignores the signal for too much processor time is killed a second later.
+    # A program that ignores SIGXCPU is killed a second later.
     spent = code == -signal.SIGKILL and cpu > cpu_seconds(_seconds(program))
     if stopped_for == "time" or code == -signal.SIGXCPU or spent:
         return "timeout"
@@ -358,19 +360,19 @@ def _status(program: Program, code: int, stopped_for: str, cpu: float, written: 
 
 
 def _text(stream: dict[str, Any]) -> str:
-    """What was kept of a stream, with the number of omitted bytes between head and tail."""
+    """Return the kept part of a stream, with the number of omitted bytes between head and tail."""
     return shown(base64.b64decode(stream["head"]), base64.b64decode(stream["tail"]), int(stream["bytes"]))
 
 
-# Trouble
+# Errors
 
 
 def _complaint(response: httpx.Response) -> str:
-    return f"the sandbox server at {response.url} answered with status {response.status_code}: {_short(response.text)}"
+    return f"the sandbox server at {response.url} returned status {response.status_code}: {_short(response.text)}"
 
 
 def _asked_wait(response: httpx.Response) -> float:
-    """Seconds that the server asks to wait: a number, or a date."""
+    """Return the seconds to wait from the Retry-After header, which holds a number or a date."""
     text = response.headers.get("Retry-After", "0")
     try:
         return max(0.0, float(text))
@@ -383,7 +385,7 @@ def _asked_wait(response: httpx.Response) -> float:
 
 
 def _short(text: str, *, last: bool = False) -> str:
-    """The beginning of a text, or its end."""
+    """Return the beginning of a text, or its end."""
     text = text.strip()
     return text[-SHOWN_CHARACTERS:] if last else text[:SHOWN_CHARACTERS]
 

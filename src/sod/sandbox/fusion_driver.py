@@ -1,23 +1,23 @@
-"""What a SandboxFusion server runs for `sod.sandbox.fusion`: one program, watched. Standard library, Python 3.9 or newer.
+"""Run one program on a SandboxFusion server and report on it, for `sod.sandbox.fusion`. Standard library, Python >= 3.9.
 
-The client sends this file as the code to run, and the job beside it as a file; the report goes back as a file:
+The client sends this file as the code to run, and the job as a file. The report goes back as a file:
 
     server ── this script ────────── this script again, with an argument
-                │   ▲                  own session, limits, environment; becomes the program, as `__main__`
+                │   ▲                  own session, limits, environment; runs the program as `__main__`
       sod_job ──┘   └── pipes ─────────┘
                 └────── sod_report
 
-Two processes, because what matters must outlive the program: its output up to a time-out, a crash or a full pipe, its
-exact end, and the order to end it. A watcher inside the program's process could be blocked, starved of memory or killed
-with it. The second process is started and not forked, so that the program meets a fresh interpreter with an environment
-and a hash seed that are the client's choice, and none of the server's. A file and not standard output carries the report,
-because servers cut standard output short without a word.
+There are two processes, because some facts must outlive the program: its output up to a time-out, a crash or a full pipe,
+its exact end, and the reason for killing it. A watcher inside the program's process could be blocked, run out of memory or be
+killed with it. The second process is started, not forked. The program therefore gets a new interpreter, with the environment
+and the hash seed that the client chose, and nothing of the server's. The report is a file, because servers truncate standard
+output without notice.
 
 Job, as JSON: code, stdin, files (name: text), environment, limits (name of a resource limit: soft, hard), seconds,
-show_last_value, keep_bytes (of each stream, as head and tail), most_bytes (of each stream), disk_bytes, disk_files.
+show_last_value, keep_bytes (per stream, head plus tail), most_bytes (per stream), disk_bytes, disk_files.
 
-Report, as JSON: exit_code (-n: ended by signal n), stopped_for (time, disk, or nothing), seconds, cpu_seconds, memory_mb,
-and for stdout and stderr: head and tail (base64) and bytes (all that was written, perhaps more than most_bytes).
+Report, as JSON: exit_code (-n: killed by signal n), stopped_for (time, disk, or empty), seconds, cpu_seconds, memory_mb,
+and for stdout and stderr: head and tail (base64) and bytes (total written, can exceed most_bytes).
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from types import ModuleType
 from typing import IO, Any, NoReturn
 
 JOB, REPORT = "sod_job", "sod_report"
-"""Files in the directory that the server runs us in. The program's own directory lies beside them."""
+"""Files in the directory where the server runs this script. The program's own directory is next to them."""
 NAME = "<program>"
 LOOK_SECONDS = 0.1
 CLEAN_UP_SECONDS = 2.0
 SET_DEATH_SIGNAL, SET_CHILD_SUBREAPER = 1, 36
-"""Of Linux's prctl."""
+"""Options of Linux's prctl."""
 
 
 class Stream:
-    """A pipe that the program writes into: the head and the tail are kept, and all of it is counted."""
+    """Pipe for the program's output: keeps the head and the tail, and counts all bytes."""
 
     def __init__(self, pipe: IO[bytes], keep: int) -> None:
         self.pipe = pipe
@@ -62,7 +62,7 @@ class Stream:
         os.set_blocking(pipe.fileno(), False)
 
     def read(self) -> bool:
-        """Take what is there, once; False at the end. Raises BlockingIOError if nothing is there."""
+        """Read once; return False at the end. Raises BlockingIOError if the pipe is empty."""
         data = os.read(self.pipe.fileno(), 65_536)
         self.total += len(data)
         room = self.head_room - len(self.head)
@@ -73,7 +73,7 @@ class Stream:
         return bool(data)
 
     def read_rest(self, most: int) -> None:
-        """Take what is left when the program has ended; somebody may still hold the pipe open."""
+        """Read the remaining bytes after the program's end. Another process may still hold the pipe open."""
         with contextlib.suppress(BlockingIOError):
             while self.total <= most and self.read():
                 pass
@@ -90,7 +90,7 @@ def encoded(data: bytearray) -> str:
     return base64.b64encode(data).decode()
 
 
-# The process that watches
+# The watching process
 
 
 def watch() -> None:
@@ -100,11 +100,11 @@ def watch() -> None:
     report = supervise(job, os.getcwd())
     with open(REPORT + ".part", "w") as file:
         json.dump(report, file)
-    os.replace(REPORT + ".part", REPORT)  # whole or not at all
+    os.replace(REPORT + ".part", REPORT)  # atomic
 
 
 def supervise(job: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Run the program to its end, or end it. `folder` is ours; the program gets one within it."""
+    """Run the program until it ends or exceeds a limit. `folder` is the script's; the program gets a subdirectory."""
     box = os.path.join(folder, "box")
     os.mkdir(box)
     for name, text in job["files"].items():
@@ -122,7 +122,7 @@ def supervise(job: dict[str, Any], folder: str) -> dict[str, Any]:
     end_all(process)
     for stream in (out, err):
         stream.read_rest(job["most_bytes"])
-    if process.returncode >= 0:  # it ended before we could end it
+    if process.returncode >= 0:  # it ended before it was killed
         stopped_for = "disk" if holds_too_much(box, job) else ""
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
@@ -142,13 +142,13 @@ def write(path: str, text: str) -> None:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every process that the program leaves behind, where the system knows how."""
+    """Become the parent of every process that the program leaves behind (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def wake_when_a_child_ends() -> int:
-    """A descriptor that can be read from when a child has ended."""
+    """Return a descriptor that becomes readable when a child has ended."""
     reader, writer = os.pipe()
     for fd in (reader, writer):
         os.set_blocking(fd, False)
@@ -158,7 +158,7 @@ def wake_when_a_child_ends() -> int:
 
 
 def start(job: dict[str, Any], folder: str, box: str) -> subprocess.Popen[bytes]:
-    """This script again, in a process and a session of its own, to become the program."""
+    """Start this script again, in a new process and session, to run the program."""
     program = {name: job[name] for name in ("limits", "show_last_value")}
     program["code"] = os.path.join(folder, "code")
     with open(os.path.join(folder, "stdin"), "rb") as stdin:
@@ -175,7 +175,7 @@ def start(job: dict[str, Any], folder: str, box: str) -> subprocess.Popen[bytes]
 
 
 def library_path() -> dict[str, str]:
-    """The one variable of the server's that is passed on: without it some interpreters do not find their library."""
+    """Return the only variable passed on from the server: without it some interpreters do not find their library."""
     return {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
 
 
@@ -187,18 +187,18 @@ def follow(
     deadline: float,
     box: str,
 ) -> str:
-    """Read what the program writes until it ends or has to be ended; for "time", for "disk", or for nothing else."""
+    """Read the program's output until it ends or exceeds a limit. Return "time" or "disk" for these limits, else ""."""
     next_look = 0.0
     with selectors.DefaultSelector() as selector:
         selector.register(woken, selectors.EVENT_READ)
         for stream in streams:
             selector.register(stream.pipe, selectors.EVENT_READ, stream)
-        while process.poll() is None:  # first of all: who ended in time was not late
+        while process.poll() is None:  # checked before the deadline: a program that ended in time is not late
             now = time.monotonic()
             if now >= deadline:
                 return "time"
             if any(stream.total > job["most_bytes"] for stream in streams):
-                return ""  # the counts will tell
+                return ""  # the byte counts in the report show the reason
             if now >= next_look:
                 next_look = now + LOOK_SECONDS
                 if holds_too_much(box, job):
@@ -212,50 +212,50 @@ def follow(
 
 
 def holds_too_much(box: str, job: dict[str, Any]) -> bool:
-    """Whether there are more bytes or more files in the directory than the job allows; holes in files count as bytes."""
+    """Return True if the directory exceeds the job's limit on bytes or files. Holes in files count as bytes."""
     size = count = 0
     for folder, folders, files in os.walk(box):
         count += len(folders) + len(files)
         if count > job["disk_files"]:
             return True
         for name in files:
-            with contextlib.suppress(OSError):  # gone since it was seen
+            with contextlib.suppress(OSError):  # removed since it was listed
                 size += os.lstat(os.path.join(folder, name)).st_size
     return size > job["disk_bytes"]
 
 
 def end_all(process: subprocess.Popen[bytes]) -> None:
-    """Kill the program's session and then, for a while, whatever of its children got away and became ours."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left; macOS: none but zombies
+    """Kill the program's session, then, for up to CLEAN_UP_SECONDS, escaped children adopted by this process."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # none left; macOS: only zombies left
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     patience = time.monotonic() + CLEAN_UP_SECONDS
     while (children := our_children()) and time.monotonic() < patience:
         for pid in children:
-            with contextlib.suppress(OSError):  # gone already, or not ours to kill
+            with contextlib.suppress(OSError):  # gone already, or no permission to kill it
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
 
 
 def our_children() -> list[int]:
-    """Linux tells; elsewhere we have none but the program."""
+    """Return the children of this process (Linux; empty on other systems, where the program is the only child)."""
     with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children") as file:
         return [int(pid) for pid in file.read().split()]
     return []
 
 
-# The process that becomes the program
+# The program's process
 
 
 def run_program(code: str, limits: dict[str, list[int]], show_last_value: bool) -> NoReturn:
-    """Execute the file `code` as `__main__` and exit as the interpreter would: threads, `atexit` and all."""
-    be_the_first_to_go()
+    """Execute the file `code` as `__main__` and exit as the interpreter would, with threads and `atexit`."""
+    prefer_oom_kill()
     die_with_the_watcher()
     main = sys.modules["__main__"] = ModuleType("__main__")
     main.__dict__.update(__builtins__=builtins, __file__=NAME)
     sys.argv, sys.path[0], sys.excepthook = [NAME], "", traceback.print_exception
     as_text(sys.stdin, errors="surrogatepass")
-    as_text(sys.stdout, errors="strict", line_buffering=True)  # who is killed keeps the lines that were printed
+    as_text(sys.stdout, errors="strict", line_buffering=True)  # a killed program keeps its printed lines
     as_text(sys.stderr, errors="backslashreplace", line_buffering=True)
     for name, (soft, hard) in limits.items():
         limit(getattr(resource, f"RLIMIT_{name}"), soft, hard)
@@ -264,45 +264,45 @@ def run_program(code: str, limits: dict[str, list[int]], show_last_value: bool) 
             text = file.read()
         text = text[1:] if text.startswith("\ufeff") else text
         seed(text)
-        whole = text if text.endswith(("\n", "\r")) else text + "\n"  # as tracebacks want a last line
+        whole = text if text.endswith(("\n", "\r")) else text + "\n"  # tracebacks need a last line end
         linecache.cache[NAME] = (len(text), None, io.StringIO(whole, newline=None).readlines(), NAME)
-        # Not ast.parse: its frame would stand in the traceback of a program with a syntax error.
+        # Not ast.parse: its frame would appear in the traceback of a syntax error.
         program: ast.Module = compile(text, NAME, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)  # pyright: ignore
         ends_in_value = show_last_value and program.body and isinstance(program.body[-1], ast.Expr)
         last = program.body.pop() if ends_in_value else None
         exec(compile(program, NAME, "exec", dont_inherit=True), main.__dict__)
-        if last is not None:  # as at the interactive prompt: through sys.displayhook
+        if last is not None:  # printed through sys.displayhook, as at the interactive prompt
             exec(compile(ast.Interactive([last]), NAME, "single", dont_inherit=True), main.__dict__)
     except SystemExit:
         raise
-    except BaseException as error:  # the boundary between the program and us: whatever it raised, it is shown
+    except BaseException as error:  # the program may raise anything; print it as the interpreter would
         use_spare_memory()
         if isinstance(error, SyntaxError) and error.filename == NAME and error.text is None and error.lineno:
-            error.text = linecache.getline(NAME, error.lineno)  # the compiler looks for it in a file
+            error.text = linecache.getline(NAME, error.lineno)  # the compiler only looks in a file
         sys.excepthook(type(error), error, error.__traceback__ and error.__traceback__.tb_next)
         sys.exit(1)
     sys.exit(0)
 
 
-def be_the_first_to_go() -> None:
-    """Where the machine runs out of memory, the kernel shall end the program before anything else."""
+def prefer_oom_kill() -> None:
+    """Make the kernel kill the program first if the machine runs out of memory."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
 
 
 def die_with_the_watcher() -> None:
-    """The server may end the process that watches, and knows nothing of this one."""
+    """End with the watching process: the server may kill that process, and it does not track this one."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
 
 
 def as_text(stream: Any, **how: Any) -> None:
-    """Set how a standard stream is read or written, whatever the server's locale."""
+    """Set a standard stream to UTF-8, independent of the server's locale."""
     stream.reconfigure(encoding="utf-8", **how)
 
 
 def limit(which: int, soft: int, hard: int) -> None:
-    """Lower a resource limit; where the present one is lower still, or the system refuses, keep that."""
+    """Lower a resource limit. Keep the present limit if it is lower, or if the system refuses the change."""
     most = resource.getrlimit(which)[1]
     if most != resource.RLIM_INFINITY:
         soft, hard = min(soft, most), min(hard, most)
@@ -311,17 +311,17 @@ def limit(which: int, soft: int, hard: int) -> None:
 
 
 def seed(text: str) -> None:
-    """The global generators of `random` and, for a program that names it, NumPy start the same every time."""
+    """Seed the global generators of `random` and, if the program mentions it, NumPy."""
     random.seed(0)
     if "numpy" in text:
-        with contextlib.suppress(ImportError, MemoryError):  # the program will meet it itself
+        with contextlib.suppress(ImportError, MemoryError):  # the program will get the same error
             from numpy import random as numpy_random
 
             numpy_random.seed(0)
 
 
 def use_spare_memory() -> None:
-    """Raise the limits on memory by what was kept back, so that a traceback can be printed."""
+    """Raise the memory limits to their hard limits, so that a traceback can be printed."""
     for which in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
         hard = resource.getrlimit(which)[1]
         with contextlib.suppress(OSError, ValueError):

@@ -1,8 +1,9 @@
-"""A sandbox that tries again, counts, and holds everybody back while it is down.
+"""Wrap a sandbox with retries, statistics and a circuit breaker.
 
-A program that could not be run is tried again after a short, random wait. Where more than `max_failure_rate` of the latest
-programs could not be run, the circuit opens: nobody's program is sent, one probe after another is, and when a probe comes
-back right, all go on. If none does within `patience` seconds, every caller gets an `OutageError`, which stops the run.
+If the sandbox fails to run a program, the program is sent again after a short, random wait. If more than `max_failure_rate`
+of the latest programs failed to run, the circuit opens: no programs are sent, only probes, one at a time. When a probe
+succeeds, all programs continue. If none succeeds within `patience` seconds, every caller gets an `OutageError`, and the run
+stops.
 """
 
 import asyncio
@@ -22,17 +23,17 @@ from sod.sandbox.fusion import FusionSandbox
 from sod.sandbox.local import LocalSandbox
 
 WINDOW = 100
-"""Latest programs by which a sandbox is known."""
+"""Number of latest programs that the failure rate is computed over."""
 FEWEST_FAILURES = 3
-"""As many must have failed before a rate means something."""
+"""Fewest failures that can open the circuit; below, a rate is not meaningful."""
 LONGEST_WAIT_SECONDS = 30.0
 PROBE = Program(code="print(1)", seconds=10.0, memory_mb=512)
 
 
 def open_sandbox(options: SandboxOptions) -> "GuardedSandbox":
-    """The sandbox that the options name. Raises OptionError where it cannot be had."""
+    """Open the sandbox named by the options. Raises OptionError if it is not available."""
     backend = _backend(options)
-    if isinstance(backend, FusionSandbox):  # which tries again by itself, as the server's answer tells it to
+    if isinstance(backend, FusionSandbox):  # has its own retries, which follow the server's Retry-After
         options = options.model_copy(update={"retries": 0})
     return GuardedSandbox(backend, options)
 
@@ -42,20 +43,20 @@ def _backend(options: SandboxOptions) -> Sandbox:
         assert options.url is not None, "sod.checks has seen to it"
         return FusionSandbox(options.url, workers=options.workers or 16, tries=options.retries + 1)
     if options.backend == "unsafe_subprocess":
-        say("sandbox.backend = unsafe_subprocess: programs are NOT confined; they can do whatever you can.")
+        say("sandbox.backend = unsafe_subprocess: programs are NOT confined; they can do everything your user can do.")
     return LocalSandbox(workers=options.workers, unsafe=options.backend == "unsafe_subprocess")
 
 
 @dataclass(slots=True)
 class Statistics:
-    """What became of the programs since it was last asked."""
+    """Counts of programs, failures and time-outs since the last call of `take_statistics`."""
 
     programs: int = 0
-    """Times that a program was sent, retries included."""
+    """Programs sent, retries included."""
     failures: int = 0
     timeouts: int = 0
     seconds: list[float] = field(default_factory=list)
-    """How long each caller waited, queue and retries included."""
+    """Seconds that each caller waited, queue and retries included."""
 
     def __add__(self, other: "Statistics") -> "Statistics":
         return Statistics(
@@ -66,7 +67,7 @@ class Statistics:
         )
 
     def metrics(self) -> dict[str, float]:
-        """Rates of what was sent, and how long callers waited."""
+        """Return the failure and time-out rates, and percentiles of the callers' waiting time."""
         if not self.programs:
             return {}
         times = sorted(self.seconds) or [0.0]
@@ -80,7 +81,7 @@ class Statistics:
 
 
 class GuardedSandbox:
-    """Any sandbox, behind a circuit breaker."""
+    """A sandbox behind a circuit breaker, with retries and statistics."""
 
     def __init__(self, sandbox: Sandbox, options: SandboxOptions) -> None:
         self._sandbox = sandbox
@@ -91,17 +92,17 @@ class GuardedSandbox:
 
     @contextmanager
     def working_in(self, loop: Runner | asyncio.Runner) -> Iterator[None]:
-        """Use it in this loop, then close it. Raises SandboxError at once unless a program can be run."""
+        """Use the sandbox in this loop, then close it. First runs a probe, and raises SandboxError if it fails."""
         try:
             result = loop.run(self._sandbox.run(PROBE))
             if not _is_answer(result):
-                raise SandboxError(f"The sandbox does not work: {_trouble(result)}. `sod doctor` examines it.")
+                raise SandboxError(f"The sandbox does not work: {_trouble(result)}. Run `sod doctor` to examine it.")
             yield
         finally:
             loop.run(self.close())
 
     async def run(self, program: Program) -> Result:
-        """The program's result; `sandbox_error` once retries have not helped. Raises OutageError in a long outage."""
+        """Run a program; the status is `sandbox_error` if all retries fail. Raises OutageError in a long outage."""
         start = time.monotonic()
         result = await self._run_once(program)
         for retry in range(self._options.retries):
@@ -119,12 +120,12 @@ class GuardedSandbox:
         await self._sandbox.close()
 
     def take_statistics(self) -> Statistics:
-        """The statistics so far, which then begin anew."""
+        """Return the statistics since the last call, and reset them."""
         taken, self._statistics = self._statistics, Statistics()
         return taken
 
     async def _run_once(self, program: Program) -> Result:
-        if self._recovery is not None:  # shielded: one caller's end must not end the waiting of all
+        if self._recovery is not None:  # shielded: cancelling one caller must not cancel the shared recovery
             await asyncio.shield(self._recovery)
         result = await self._sandbox.run(program)
         failed = result.status == "sandbox_error"
@@ -138,11 +139,11 @@ class GuardedSandbox:
         return result
 
     def _open(self, cause: str) -> None:
-        """Hold everybody back until the sandbox answers again."""
+        """Open the circuit: callers wait until a probe succeeds."""
         if self._recovery is None:
             warn(
                 f"The sandbox could not run {sum(self._failed)} of the latest {len(self._failed)} programs ({cause}); "
-                f"waiting up to {self._options.patience:g} s for it."
+                f"waiting up to {self._options.patience:g} s for it to recover."
             )
             self._recovery = asyncio.create_task(self._recover())
 
@@ -154,13 +155,13 @@ class GuardedSandbox:
             wait = min(2 * wait, LONGEST_WAIT_SECONDS)
             result = await self._sandbox.run(PROBE)
             if _is_answer(result):
-                warn("The sandbox answers again; the run goes on.")
+                warn("The sandbox works again; the run continues.")
                 self._failed.clear()
                 self._recovery = None
                 return
             cause = _trouble(result)
         raise OutageError(
-            f"The sandbox has been down for {self._options.patience:g} s ({cause}). Mend it (`sod doctor` checks it), then "
+            f"The sandbox has been down for {self._options.patience:g} s ({cause}). Repair it (check with `sod doctor`), then "
             "continue a training run with --resume."
         )
 

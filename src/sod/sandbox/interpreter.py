@@ -1,4 +1,4 @@
-"""How a Python of our own is started: isolated, with an environment that holds nothing of the trainer's."""
+"""Start a Python interpreter that is isolated from the trainer and its environment variables."""
 
 import os
 import sys
@@ -10,45 +10,45 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     "PYTHONUTF8": "1",
     "TZ": "UTC",
-    # A program gets one core; and its memory would not hold a BLAS thread, or a heap for each thread, of many.
+    # A program gets one core. Its memory limit has no room for many BLAS threads, or for one heap per thread.
     "MKL_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
 }
 LIBRARY_PATH = "LD_LIBRARY_PATH"
-"""The one variable passed on: without it some interpreters do not find their own library."""
+"""The only variable passed on: without it some interpreters do not find their own library."""
 PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
-"""The directory that holds the package `sod`: the child may have no other way to find it."""
+"""The directory of the package `sod`; the child may have no other way to find it."""
 
 
 def environment() -> dict[str, str]:
-    """All the environment of a Python of ours."""
+    """Return the complete environment of the child interpreter."""
     return ENVIRONMENT | {name: os.environ[name] for name in (LIBRARY_PATH,) if name in os.environ}
 
 
 def command(module: str, function: str, *arguments: str) -> list[str]:
-    """The command line that calls a function of this package with the arguments.
+    """Return a command line that calls a function of this package with the arguments.
 
-    Not `-I`: it would ignore PYTHONHASHSEED. The environment is ours, so `-s -P` isolates as well.
+    `-I` would ignore PYTHONHASHSEED. `-s -P` isolates equally well, because `environment()` sets all variables.
     """
     code = f"import sys; sys.path.insert(0, sys.argv[1]); from {module} import {function}; {function}(*sys.argv[2:])"
     return [sys.executable, "-s", "-P", "-c", code, PACKAGE_PARENT, *arguments]
 
 
 def prefixes() -> set[str]:
-    """Where the interpreter and its packages are installed; two places in a virtual environment."""
+    """Return the install prefixes of the interpreter and its packages; a virtual environment has two."""
     return {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
 
 
 def packages() -> list[str]:
-    """The directories of `sys.path` that belong to the interpreter, and not to a project."""
+    """Return the directories of `sys.path` that belong to the interpreter, not to a project."""
     homes = tuple(f"{prefix}/lib" for prefix in prefixes())
     return [path for path in dict.fromkeys(sys.path) if path.startswith(homes)]
 
 
 def forget_package() -> None:
-    """Leave nothing to import but the interpreter's packages. What runs of this package goes on running."""
+    """Make only the interpreter's packages importable. Code of this package that already runs is not affected."""
     sys.path[:] = packages()
     for name in [name for name in sys.modules if name.partition(".")[0] == "sod"]:
         del sys.modules[name]

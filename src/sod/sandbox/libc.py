@@ -1,4 +1,4 @@
-"""The few calls into the C library that Python has no function for."""
+"""Calls into the C library for which Python has no function."""
 
 import ctypes
 import os
@@ -15,35 +15,35 @@ CAPABILITY_VERSION_3 = 0x20080522
 
 
 def syscall(number: int, *arguments: object) -> int:
-    """Make a system call; its result. Raises OSError."""
+    """Make a system call and return its result. Raises OSError."""
     return _checked(_library().syscall(ctypes.c_long(number), *arguments))
 
 
 def prctl(option: int, *arguments: object) -> None:
     """Change a property of this process. Raises OSError."""
     words = [value if not isinstance(value, int) else ctypes.c_ulong(value) for value in arguments]
-    padding = [ctypes.c_ulong(0)] * (4 - len(words))  # some options refuse rubbish in what they do not use
+    padding = [ctypes.c_ulong(0)] * (4 - len(words))  # some options require unused arguments to be 0
     _checked(_library().prctl(option, *words, *padding))
 
 
 def drop_capabilities() -> None:
-    """Give up what makes root more than a user. For anybody else it changes nothing."""
+    """Drop the capabilities of root. For other users nothing changes."""
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     nothing = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable, in two halves
     _checked(_library().capset(header, nothing))
 
 
 def use_huge_pages(first: int, after: int) -> None:
-    """Back these addresses of this process by huge pages where the kernel can (Linux 6.1). Raises OSError."""
+    """Back these addresses of this process by huge pages if the kernel supports it (Linux 6.1). Raises OSError."""
     start, end = -(-first // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES, after // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
     if start < end:
         _checked(_library().madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_COLLAPSE))
 
 
 def install_filter(program: bytes) -> None:
-    """Let the kernel run this program of classic BPF before every system call of this thread, for ever.
+    """Install a classic BPF program that the kernel runs before every system call of this thread. Permanent.
 
-    Needs no new privileges (PR_SET_NO_NEW_PRIVS), or root.
+    Requires PR_SET_NO_NEW_PRIVS to be set, or root.
     """
     instructions = ctypes.create_string_buffer(program, len(program))
     length = len(program) // BPF_INSTRUCTION_BYTES
@@ -58,7 +58,7 @@ class _Filter(ctypes.Structure):
 
 @cache
 def _library() -> ctypes.CDLL:
-    """What is already loaded, and with it the C library. Found once: it takes longer than the calls."""
+    """Return the libraries of this process, the C library included. Cached, because loading is slower than the calls."""
     return ctypes.CDLL(None, use_errno=True)
 
 

@@ -1,12 +1,12 @@
-"""Run programs on this machine, each in a process forked from a warm one (`sod.sandbox.zygote`).
+"""Run programs on this machine, each in a process forked from a preloaded one (`sod.sandbox.zygote`).
 
-On Linux the kernel confines every program (`sod.sandbox.confinement`): it sees the interpreter and a directory of its
-own, it reaches no network, starts no process and signals nobody. A program that loops, hangs, eats memory, floods its
-output, fills the disk, leaves files behind or crashes its interpreter gets a result, and neither the trainer nor the
-next program notices. What that does not protect from is in docs/security.md.
+On Linux the kernel confines every program (`sod.sandbox.confinement`). A program can only access the interpreter and a
+directory of its own. It cannot use a network, start a process or signal other processes. A program that loops, hangs, uses
+up memory, floods its output, fills the disk, leaves files behind or crashes its interpreter gets a result. Neither the
+trainer nor the next program is affected. docs/security.md lists what this does not protect from.
 
-Where the kernel cannot confine, there is no sandbox, unless it is asked for with `unsafe=True`: then the limits hold,
-and nothing else does. Such a program can do whatever its user can.
+If the kernel cannot confine programs, the sandbox refuses to start, except with `unsafe=True`. Then only the resource limits
+apply, and a program can do everything its user can do.
 """
 
 import asyncio
@@ -48,32 +48,32 @@ from sod.sandbox.zygote import (
 )
 
 START_SECONDS = 120.0
-"""How long a zygote may take to load what it keeps warm."""
+"""Seconds that a zygote may take to preload its packages."""
 PATIENCE_SECONDS = 30.0
-"""How much longer than a program's own time the zygote may take to answer."""
+"""Seconds that the zygote may take to respond in addition to a program's time limit."""
 STOP_SECONDS = 2.0
 LONGEST_SECONDS = 1e6
 LONGEST_NAME = 255
-"""Bytes in the name of a file."""
+"""Limit on a file name, in bytes."""
 LOST = b"X"
-"""The end of a program whose zygote died, beside those that a zygote reports."""
+"""End of a program after its zygote died. The zygote reports all other ends."""
 
 
 class LocalSandbox:
-    """At most `workers` programs at a time (default: one a core), first come, first served.
+    """Runs at most `workers` programs at a time, in order of arrival. Default: one per core.
 
-    One event loop uses it at a time; a new loop gets a new zygote, which ends what the old loop left running.
+    One event loop uses it at a time. A new loop gets a new zygote, and programs of the old loop are killed.
     """
 
     def __init__(self, *, workers: int | None = None, unsafe: bool = False) -> None:
-        """Raises OptionError where programs cannot be run, or not be confined unless `unsafe` says not to."""
+        """Raises OptionError if programs cannot be run here, or cannot be confined and `unsafe` is False."""
         if cause := lacking():
-            raise OptionError(f"No program can be run here. {cause}")
+            raise OptionError(f"Programs cannot be run here. {cause}")
         if not unsafe and (missing := confinement().missing):
             raise OptionError(
-                f"Programs cannot be confined on this machine: {'; '.join(missing)}. Run them elsewhere "
-                "(sandbox.backend = fusion, with sandbox.url), or, if they may do all that you can do, with limits alone "
-                "(sandbox.backend = unsafe_subprocess). See docs/security.md."
+                f"Programs cannot be confined on this machine: {'; '.join(missing)}. Run them on a server "
+                "(sandbox.backend = fusion, with sandbox.url), or, if they may do all that you can do, with resource limits "
+                "only (sandbox.backend = unsafe_subprocess). See docs/security.md."
             )
         self._mode = UNCONFINED if unsafe else CONFINED
         self._workers = workers or _processors()
@@ -82,7 +82,7 @@ class LocalSandbox:
         self._zygote: _Zygote | None = None
 
     async def run(self, program: Program) -> Result:
-        """Run one program when its turn comes. Never raises for what a program does or is.
+        """Run one program as soon as a slot is free. No behaviour of a program raises an exception.
 
         Raises ValueError for a name in `files` that is not a plain name.
         """
@@ -93,11 +93,11 @@ class LocalSandbox:
         async with self._slots:
             try:
                 return await _run(self._living_zygote(), program)
-            except OSError as error:  # ours: no descriptor, disk or process left
+            except OSError as error:  # in the trainer: no descriptor, disk or process left
                 return Result(status="sandbox_error", message=str(error))
 
     async def close(self) -> None:
-        """End every process that this sandbox started. A later `run` starts anew."""
+        """End every process that this sandbox started. A later `run` starts a new zygote."""
         if self._zygote is not None:
             self._zygote.stop("the sandbox was closed")
             self._zygote = None
@@ -133,7 +133,7 @@ class _Child:
 
 
 class _Zygote:
-    """The zygote's process as seen from here: our end of its socket, and what it reported."""
+    """The trainer's handle on the zygote's process: its end of the socket, and the reports received."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, mode: str) -> None:
         self._loop = loop
@@ -173,14 +173,14 @@ class _Zygote:
         return not self._stopped
 
     async def is_ready(self) -> bool:
-        """Wait until it has loaded what it keeps warm; False if it could not."""
+        """Wait until the zygote has preloaded its packages; return False if it failed."""
         await asyncio.wait({self._ready}, timeout=START_SECONDS)
         if not self._ready.done():
             self.stop(f"the sandbox's zygote was not ready within {START_SECONDS:.0f} seconds")
         return not self._stopped
 
     async def start(self, number: int, program: Program, folder: str, outputs: list[int]) -> _Child:
-        """Ask for a process; it starts when the zygote comes to it."""
+        """Request a process for a program; the zygote starts it when it reads the request."""
         seconds = min(max(program.seconds, 0.0), LONGEST_SECONDS)
         memory, disk = program.memory_mb << 20, program.disk_mb << 20
         request = REQUEST.pack(RUN, number, seconds, memory, program.show_last_value, disk, program.max_files)
@@ -200,7 +200,7 @@ class _Zygote:
         return child
 
     def kill(self, child: _Child) -> None:
-        """Ask for the end of a program; if the request is lost, the program's own time limit ends it."""
+        """Request the end of a program. If the request is lost, the program's time limit ends it."""
         with contextlib.suppress(OSError):
             self._channel.send(REQUEST.pack(KILL, child.number, 0.0, 0, False, 0, 0))
 
@@ -211,7 +211,7 @@ class _Zygote:
         self._stopped = True
         if not self._loop.is_closed():
             self._loop.remove_reader(self._channel)
-        self._channel.close()  # tells it to end its children, to tidy up and to exit
+        self._channel.close()  # makes the zygote kill its children, clean up and exit
         try:
             code = self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -237,7 +237,7 @@ class _Zygote:
         os.close(self._lock)
 
     def _read(self) -> None:
-        """Take the reports that have come; at the end of the stream the zygote is dead."""
+        """Read the reports received. The end of the stream means that the zygote is dead."""
         try:
             data = self._channel.recv(65_536)
         except BlockingIOError:
@@ -253,7 +253,7 @@ class _Zygote:
         for kind, number, *values in REPORT.iter_unpack(data[:whole]):
             if kind == READY:
                 self._ready.set_result(None)
-            elif number not in self._children:  # it failed, and its process is reported too
+            elif number not in self._children:  # already reported as FAILED; this is the end of its process
                 continue
             elif kind == STARTED:
                 self._children[number].pid = values[0]
@@ -265,7 +265,7 @@ async def _run(zygote: _Zygote, program: Program) -> Result:
     if not await zygote.is_ready():
         return Result(status="sandbox_error", message=zygote.message)
     number = next(zygote.numbers)
-    folder = f"{zygote.root}/{secrets.token_hex(8)}"  # no other program can ask what stands in it
+    folder = f"{zygote.root}/{secrets.token_hex(8)}"  # other programs cannot guess the name
     os.mkdir(folder, 0o700)
     try:
         for name, text in program.files.items():
@@ -282,7 +282,7 @@ async def _run(zygote: _Zygote, program: Program) -> Result:
 
 
 async def _follow(zygote: _Zygote, child: _Child, streams: tuple[Capture, ...], patience: float) -> _End:
-    """Read what a program writes until its end."""
+    """Read a program's output until its end."""
     loop = asyncio.get_running_loop()
 
     def take(stream: Capture) -> None:
@@ -336,7 +336,7 @@ def _status(program: Program, end: _End, code: int, written: int) -> Status:
         return "output_limit"
     if end.kind == FULL:
         return "disk_limit"
-    # A program that ignores the signal for too much processor time is killed a second later.
+    # A program that ignores SIGXCPU is killed a second later.
     spent = code == -signal.SIGKILL and end.cpu_seconds > cpu_seconds(program.seconds)
     if end.kind == LATE or code == -signal.SIGXCPU or spent:
         return "timeout"
@@ -344,19 +344,19 @@ def _status(program: Program, end: _End, code: int, written: int) -> Status:
 
 
 def check_names(files: Mapping[str, str]) -> None:
-    """Raises ValueError for a name that is not plain: it would stand elsewhere than in the working directory."""
+    """Raises ValueError for a name that is not a plain file name and could leave the working directory."""
     for name in files:
         if name in ("", ".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > LONGEST_NAME:
             raise ValueError(f"{name!r} is not a plain file name")
 
 
 def _encoded(text: str) -> bytes:
-    """The text as a program shall find it. What no file can hold, the program's own reading refuses."""
+    """Encode text for a program. Lone surrogates pass; decoding fails in the program if it reads them strictly."""
     return text.encode(errors="surrogatepass")
 
 
 def _scratch_file(text: str) -> IO[bytes]:
-    """An open file without a name that holds the text, to be read from its start."""
+    """Return an open file without a name that holds the text, positioned at its start."""
     if sys.platform != "linux":
         file: IO[bytes] = tempfile.TemporaryFile()
     else:
@@ -367,7 +367,7 @@ def _scratch_file(text: str) -> IO[bytes]:
 
 
 def _sealed(file: IO[bytes]) -> IO[bytes]:
-    """The same file, which from here on nobody can write, where the system knows how: a program gets it as its input."""
+    """Make the file read-only for all processes (Linux only), because a program gets it as its input."""
     file.flush()
     if sys.platform == "linux":
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
@@ -384,5 +384,5 @@ def _opened(folder: str) -> Iterator[int]:
 
 
 def _processors() -> int:
-    """Of this machine, shared out where `torchrun` has started several processes on it."""
+    """Return this machine's processors, divided by the number of `torchrun` processes on it."""
     return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))

@@ -1,10 +1,10 @@
-"""Which system calls a program may make, as a filter that the kernel runs before each of them.
+"""Build a filter of the system calls that a program may make. The kernel runs it before each call.
 
-The filter is an allow-list. What is not on it fails as if rights were missing (EPERM), which Python turns into an
-exception. Programs cannot start processes, signal others, reach a network or change what they may do; threads, files,
-pipes, timers and memory work. The numbers are the kernel's, for the two machines that have a column here.
+The filter is an allow-list. Other calls fail with EPERM, which Python turns into an exception. Programs cannot start
+processes, signal other processes, use a network or change their own rights. Threads, files, pipes, timers and memory work.
+The numbers are the kernel's, for the two architectures that have a column in the tables.
 
-This module only makes the filter, as bytes of classic BPF, and needs no Linux; `sod.sandbox.confinement` installs it.
+This module only builds the filter, as bytes of classic BPF, and runs on any system. `sod.sandbox.confinement` installs it.
 """
 
 import errno
@@ -17,14 +17,14 @@ from functools import cache
 @dataclass(frozen=True, slots=True)
 class Machine:
     audit: int
-    """AUDIT_ARCH_*: by which the kernel tells the filter whose numbers a call uses."""
+    """AUDIT_ARCH_*: the kernel passes it to the filter to identify the architecture of a call."""
     column: int
-    """Of the tables below."""
+    """Column of this architecture in the tables below."""
 
 
 MACHINES = {"x86_64": Machine(0xC000003E, 0), "aarch64": Machine(0xC00000B7, 1)}
 
-# In the tables, name x86_64/aarch64; "-" where a machine does not have the call.
+# In the tables: name x86_64/aarch64; "-" if an architecture does not have the call.
 
 ALLOWED = """
     read 0/63 write 1/64 readv 19/65 writev 20/66 pread64 17/67 pwrite64 18/68 preadv 295/69 pwritev 296/70
@@ -62,20 +62,20 @@ ALLOWED = """
 PRETENDED = """
     chmod 90/- fchmod 91/52 fchmodat 268/53 fchmodat2 452/452 utime 132/- utimes 235/- futimesat 261/- utimensat 280/88
 """
-"""Succeed and do nothing: Landlock cannot keep them to a program's own files, and copying a file needs them."""
+"""Succeed and do nothing: Landlock cannot restrict them to a program's own files, and copying a file needs them."""
 WITHOUT_ATTRIBUTES = """
     getxattr 191/8 lgetxattr 192/9 fgetxattr 193/10 setxattr 188/5 lsetxattr 189/6 fsetxattr 190/7
     listxattr 194/11 llistxattr 195/12 flistxattr 196/13 removexattr 197/14 lremovexattr 198/15 fremovexattr 199/16
 """
-"""Fail as on a file system without extended attributes; copying a file gives up on anything else."""
+"""Fail as on a file system without extended attributes; any other error aborts the copying of a file."""
 UNKNOWN = """
     clone3 435/435 openat2 437/437 io_uring_setup 425/425 io_uring_enter 426/426 io_uring_register 427/427
     memfd_create 319/279 memfd_secret 447/447
 """
-"""Fail as on an older kernel, for the C library then takes the older call. None of them can be checked by a filter, or
-held by the limit on memory."""
+"""Fail as on an older kernel, so that the C library uses the older call. A filter cannot check their arguments, or the
+memory limit does not count their memory."""
 NEWEST = 452
-"""Calls above this number are unknown too, for the same reason."""
+"""Calls above this number fail in the same way."""
 CONDITIONAL = """
     clone 56/220 close_range 436/436 socketpair 53/199 sendto 44/206 ioctl 16/29 fcntl 72/25 prctl 157/167
     kill 62/129 tkill 200/130 tgkill 234/131 prlimit64 302/261
@@ -87,16 +87,16 @@ CLONE_NAMESPACES = 0x7E020080
 CLOSE_RANGE_CLOEXEC = 4
 AF_UNIX, SOCK_STREAM, SOCK_FLAGS = 1, 1, 0o2004000  # the flags are close-on-exec and non-blocking
 IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
-"""TCGETS and TIOCGWINSZ (is it a terminal, and how wide), FIONREAD, FIONBIO, FIONCLEX, FIOCLEX."""
+"""TCGETS and TIOCGWINSZ (whether it is a terminal, and its width), FIONREAD, FIONBIO, FIONCLEX, FIOCLEX."""
 FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032)
-"""Duplicates, flags, locks, the size of a pipe. Not F_SETOWN and F_SETSIG, which signal other processes, nor
+"""Duplicates, flags, locks, reading the size of a pipe. Excluded: F_SETOWN and F_SETSIG, which signal other processes, and
 F_SETPIPE_SZ, which takes memory that no limit counts."""
 PRCTLS = (3, 15, 16, 23)
 """PR_GET_DUMPABLE, PR_SET_NAME, PR_GET_NAME, PR_CAPBSET_READ."""
 
-ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000  # SECCOMP_RET_*, KILL the whole process
+ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000  # SECCOMP_RET_*; KILL ends the whole process
 X32 = 0x40000000
-"""Numbers from here on are those of x86_64's 32-bit calls, which no table names."""
+"""Numbers from here on are x86_64's 32-bit calls; no table contains them."""
 ARCHITECTURE_OFFSET, NUMBER_OFFSET, ARGUMENTS_OFFSET = 4, 0, 16  # struct seccomp_data
 LOAD, MASK, EQUAL, AT_LEAST, RETURN = 0x20, 0x54, 0x15, 0x35, 0x06  # opcodes
 INSTRUCTION = struct.Struct("=HBBI")  # opcode, jump if true, jump if false, constant
@@ -104,20 +104,20 @@ INSTRUCTION = struct.Struct("=HBBI")  # opcode, jump if true, jump if false, con
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """One 32-bit word of a call's arguments, masked, must be one of the values."""
+    """Test that one 32-bit word of a call's arguments, after masking, is one of the values."""
 
     word: int
-    """Twice the argument's place; one more for its upper half. Where the kernel reads an int, the lower half is all."""
+    """Twice the argument's position, plus one for its upper half. For an int the kernel reads only the lower half."""
     values: tuple[int, ...]
     mask: int = 0xFFFFFFFF
 
 
 CHECKS = {
-    # Threads alone: they share everything and end with the process. One with descriptors of its own would multiply
-    # their number, and hide what it holds.
+    # Only threads: they share everything and end with the process. A thread with its own descriptors would multiply the
+    # number of open files, and hide them from the measurement.
     "clone": (Test(0, (CLONE_OF_A_THREAD,), CLONE_OF_A_THREAD | CLONE_NAMESPACES),),
-    "close_range": (Test(4, (0, CLOSE_RANGE_CLOEXEC)),),  # not CLOSE_RANGE_UNSHARE: likewise
-    # Event loops wake themselves through one. A datagram pair could be pointed at a socket of the host.
+    "close_range": (Test(4, (0, CLOSE_RANGE_CLOEXEC)),),  # not CLOSE_RANGE_UNSHARE, for the same reason
+    # Event loops use a stream pair to wake up. A datagram pair could be redirected to a socket of the host.
     "socketpair": (Test(0, (AF_UNIX,)), Test(2, (SOCK_STREAM,), 0xFFFFFFFF & ~SOCK_FLAGS)),
     "sendto": (Test(8, (0,)), Test(9, (0,))),  # without an address
     "ioctl": (Test(2, IOCTLS),),
@@ -127,7 +127,7 @@ CHECKS = {
 
 
 def filter_program(machine: str, pid: int) -> bytes:
-    """The filter for one process, which it may signal and limit and no other. KeyError: the machine has no table."""
+    """Return the filter for one process, which may signal and limit only itself. Raises KeyError without a table."""
     itself = {
         "kill": (Test(0, (pid,)),),
         "tkill": (Test(0, (pid,)),),
@@ -136,12 +136,12 @@ def filter_program(machine: str, pid: int) -> bytes:
     }
     numbers = _numbers(CONDITIONAL, MACHINES[machine].column)
     own = b"".join(_checked(numbers[name], tests) for name, tests in itself.items())
-    return _start(machine) + own + _rest(machine)  # jumps are relative, so that pieces can be put together
+    return _start(machine) + own + _rest(machine)  # jumps are relative, so parts can be concatenated
 
 
 @cache
 def _start(machine: str) -> bytes:
-    """Calls of another architecture end the process, since their numbers mean something else."""
+    """Return the first part: kill the process on a call of another architecture, where numbers differ."""
     program = _code(LOAD, ARCHITECTURE_OFFSET) + _code(EQUAL, MACHINES[machine].audit, 1, 0) + _code(RETURN, KILL)
     program += _code(LOAD, NUMBER_OFFSET)
     if machine == "x86_64":
@@ -173,7 +173,7 @@ def _numbers(table: str, column: int) -> dict[str, int]:
 
 
 def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """First and last of each run of neighbours. The kernel tries every call when a filter is installed: short is fast."""
+    """Return the first and last number of each run. A short filter is faster: the kernel tries every call at install."""
     runs: list[tuple[int, int]] = []
     for number in sorted(numbers):
         first = runs.pop()[0] if runs and runs[-1][1] == number - 1 else number
@@ -182,18 +182,18 @@ def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def _checked(number: int, tests: tuple[Test, ...]) -> bytes:
-    """Allow the call if every test holds."""
+    """Return the code that allows the call if every test holds."""
     body = b""
     for test in tests:
         body += _code(LOAD, ARGUMENTS_OFFSET + 4 * test.word) + _code(MASK, test.mask)
         for left, value in zip(range(len(test.values), 0, -1), test.values, strict=True):
-            body += _code(EQUAL, value, left, 0)  # over the other values and the refusal
+            body += _code(EQUAL, value, left, 0)  # jump over the other values and the refusal
         body += _code(RETURN, ERRNO | errno.EPERM)
     return _case(number, body + _code(RETURN, ALLOW))
 
 
 def _case(number: int, body: bytes) -> bytes:
-    """The body, which always returns, for one call; any other goes past it."""
+    """Return code that runs the body for one call and skips it for all others. The body always returns."""
     return _code(EQUAL, number, 0, len(body) // INSTRUCTION.size) + body
 
 

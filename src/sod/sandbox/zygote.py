@@ -1,17 +1,16 @@
-"""A warm Python process that forks one child for every program. Started by `sod.sandbox.local`; standard library only.
+"""Preloaded Python process that forks one child per program. Started by `sod.sandbox.local`; standard library only.
 
-Its standard input is a stream socket to the sandbox, over which records of fixed size travel:
+Its standard input is a stream socket to the sandbox. Records of fixed size travel over it:
 
     REQUEST   RUN   with the descriptors of code, stdin, stdout, stderr and working directory: fork a child for them
-              KILL  end the child of that number and its whole process group
-    REPORT    READY (from now on requests are served at once), STARTED (value: pid), FAILED (value: errno; the program
-              never ran), and of a program that has ended its wait status: ENDED, LATE (its time was up), FULL (its
-              directory held too much)
+              KILL  kill the child of that number and its whole process group
+    REPORT    READY (requests are now served immediately), STARTED (value: pid), FAILED (value: errno; the program
+              never ran), and for a program that has ended (value: wait status): ENDED, LATE (it exceeded its time),
+              FULL (its directory exceeded a limit)
 
-What programs read and write never passes through this process, so a child finds nothing of its siblings in its memory.
-Deadlines are kept and directories watched here, so a busy trainer neither lengthens nor shortens a program's time. When
-the socket reaches its end, or the trainer is gone, the zygote kills its children, removes the root directory given as
-its argument, and exits.
+Input and output of programs never pass through this process, so a child finds nothing of other programs in its memory. This
+process checks deadlines and directories, so a busy trainer does not change a program's time. When the socket is closed, or
+the trainer is gone, the zygote kills its children, removes the root directory given as its argument, and exits.
 """
 
 import contextlib
@@ -37,9 +36,9 @@ from sod.sandbox.interpreter import forget_package
 from sod.sandbox.libc import use_huge_pages
 
 REQUEST = struct.Struct("<cQdQ?QQ")
-"""Kind, number, seconds, bytes of memory, whether to show the last value, bytes and files in the directory."""
+"""Kind, number, seconds, bytes of memory, show_last_value, limits on bytes and files in the directory."""
 REPORT = struct.Struct("<cQiddd")
-"""Kind, number, value, and of a program that has ended: seconds since the fork, CPU seconds, MiB of memory at most."""
+"""Kind, number, value, and for an ended program: seconds since the fork, CPU seconds, peak memory in MiB."""
 RUN, KILL = b"R", b"K"
 READY, STARTED, ENDED, LATE, FULL, FAILED = b"Y", b"S", b"E", b"L", b"D", b"F"
 CONFINED, UNCONFINED = "confined", "unconfined"
@@ -47,15 +46,16 @@ CONFINED, UNCONFINED = "confined", "unconfined"
 PARENT_CHECK_SECONDS = 5.0
 LOOK_SECONDS = 0.1
 FEW_DESCRIPTORS = 256
-"""More than the zygote holds without children."""
+"""More descriptors than the zygote holds without children."""
 MOST_THREADS = 1000
-"""Of one program. Each counts where the system, or a container, limits the processes of all."""
+"""Limit on the threads of one program. Threads count towards the process limit of the system or the container."""
 THREAD_STACK_BYTES = 8 << 20
-"""Fixed, since a trainer may run with an unlimited stack, which as address space no program could afford."""
+"""Stack of each thread. Fixed, because a trainer may run with an unlimited stack, which would exceed the address-space
+limit of a program."""
 OOM_SCORE = "/proc/self/oom_score_adj"
 WARM = "bisect collections copy datetime decimal fractions functools heapq itertools json operator re statistics string"
 WARM_IF_INSTALLED = "numpy numpy.random sympy"
-"""Loading SymPy takes longer than most programs run; children get it for nothing."""
+"""Preloaded packages. Loading SymPy takes longer than most programs run; forked children have it already."""
 
 
 @dataclass(slots=True)
@@ -66,15 +66,15 @@ class Child:
     disk_bytes: int
     disk_files: int
     folder: int
-    """A descriptor: the names of the directories are in no memory that a fork could search."""
+    """Descriptor of the working directory. Names of directories are not kept in memory, where a fork could find them."""
     memory_disk: int
-    """The device of the files that hold code and input."""
+    """Device of the files that hold code and input."""
     ended_for: bytes = b""
-    """LATE or FULL, or ENDED for too many threads, once we have ended it."""
+    """Why the zygote killed it: LATE, FULL, or ENDED for too many threads. Empty while it runs."""
 
 
 class Zygote:
-    """Forks, watches and reaps; one thread, one loop."""
+    """Forks, watches and reaps children, in one thread and one loop."""
 
     def __init__(self, channel: socket.socket, root: str, walls: Walls | None) -> None:
         self.channel = channel
@@ -91,25 +91,25 @@ class Zygote:
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def serve(self) -> None:
-        """Work until the trainer closes its end of the socket or is gone."""
+        """Serve requests until the trainer closes its end of the socket or is gone."""
         self.report(READY)
         while os.getppid() == self.parent:
             ready, _, _ = select.select([self.channel, self.wake], [], [], self.patience())
             if self.wake in ready:
                 os.read(self.wake, 4096)
-            self.reap()  # before the deadlines: who ended in time was not late
-            self.end_the_late()
-            self.end_the_greedy()
+            self.reap()  # before the deadlines: a program that ended in time is not late
+            self.kill_late()
+            self.kill_over_limits()
             if self.channel in ready and not self.accept():
                 return
 
     def patience(self) -> float:
-        """Seconds until something is to be done even if nobody calls."""
+        """Return the seconds until the next deadline or check."""
         moments = [min(child.deadline, self.next_look) for child in self.children.values() if not child.ended_for]
         return max(0.0, min([PARENT_CHECK_SECONDS, *(moment - time.monotonic() for moment in moments)]))
 
     def accept(self) -> bool:
-        """Take one request; False at the end of the stream."""
+        """Read and handle one request; return False at the end of the stream."""
         data, fds, _, _ = socket.recv_fds(self.channel, REQUEST.size, 5, socket.MSG_WAITALL)
         if len(data) < REQUEST.size:
             return False
@@ -124,7 +124,7 @@ class Zygote:
         return True
 
     def fork(self, job: Job, number: int, disk_bytes: int, disk_files: int) -> None:
-        """Start a child. Of the job's descriptors only that of the directory stays open here, until its end."""
+        """Start a child. Only the directory's descriptor stays open here, until the child's end."""
         started = time.monotonic()
         try:
             pid = os.fork()
@@ -158,14 +158,14 @@ class Zygote:
             memory = spent.ru_maxrss / (1024 if sys.platform == "linux" else 1024 * 1024)  # macOS counts bytes
             self.report(kind, child.number, status, seconds, spent.ru_utime + spent.ru_stime, memory)
 
-    def end_the_late(self) -> None:
+    def kill_late(self) -> None:
         for pid, child in self.children.items():
             if not child.ended_for and time.monotonic() >= child.deadline:
                 child.ended_for = LATE
                 kill(pid)
 
-    def end_the_greedy(self) -> None:
-        """Ten times a second, look into the directories, and count threads."""
+    def kill_over_limits(self) -> None:
+        """Ten times a second, measure the directories, count the threads, and kill children over a limit."""
         if time.monotonic() < self.next_look:
             return
         self.next_look = time.monotonic() + LOOK_SECONDS
@@ -197,18 +197,18 @@ def holds_too_much(child: Child, unlinked: int = 0) -> bool:
 
 
 def kill_group(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # none left; macOS: none but zombies
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # none left; macOS: only zombies left
         os.killpg(pid, signal.SIGKILL)
 
 
 def kill(pid: int) -> None:
-    """End a child that is not yet reaped: its group, and itself in case it has no group of its own yet."""
+    """Kill a child that is not yet reaped: its group, and the child itself in case it has no own group yet."""
     kill_group(pid)
     os.kill(pid, signal.SIGKILL)
 
 
 def warm_up() -> None:
-    """Load what programs import, seed NumPy's global generator for all, and make children share the pages."""
+    """Preload packages, seed NumPy's global generator for all children, and make children share the memory pages."""
     for name in WARM.split():
         importlib.import_module(name)
     for name in WARM_IF_INSTALLED.split():
@@ -216,50 +216,50 @@ def warm_up() -> None:
             importlib.import_module(name)
     if (numpy_random := sys.modules.get("numpy.random")) is not None:
         numpy_random.seed(0)
-    tempfile.tempdir = None  # a package may have asked for it: each program has its own
+    tempfile.tempdir = None  # a package may have set it; each program has its own
     threading.stack_size(THREAD_STACK_BYTES)
     gc.collect()
     gc.freeze()
 
 
 def collapse_memory() -> None:
-    """Put the heap on huge pages: a fork copies an entry for each page, and its end takes each back."""
+    """Move the heap to huge pages: a fork copies one entry per page, and its end frees each."""
     with contextlib.suppress(OSError), open("/proc/self/maps") as maps:
         for line in maps.read().splitlines():
             addresses, rights, *rest = line.split()
             if rights == "rw-p" and rest[3:] in ([], ["[heap]"]):  # no file
-                with contextlib.suppress(OSError):  # a kernel that has none, or no memory for one
+                with contextlib.suppress(OSError):  # the kernel has no huge pages, or no memory for one
                     use_huge_pages(*(int(address, 16) for address in addresses.split("-")))
 
 
 def default_signals() -> None:
-    """A trainer under nohup or in the background passes on its own."""
+    """Reset signals to their defaults: a trainer under nohup or in the background passes on ignored ones."""
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def die_first() -> None:
-    """Where the machine runs out of memory, the kernel shall end a program, or this process, before the trainer."""
+def prefer_oom_kill() -> None:
+    """Make the kernel kill a program, or this process, before the trainer if the machine runs out of memory."""
     with contextlib.suppress(OSError), open(OOM_SCORE, "w") as file:
         file.write("1000")
 
 
 def allow_files() -> None:
-    """As many open files as there may be: every program under way costs this process a few."""
+    """Raise the limit on open files to its maximum; every running program costs this process a few descriptors."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with contextlib.suppress(ValueError, OSError):  # macOS allows less than it says
+    with contextlib.suppress(ValueError, OSError):  # macOS allows less than it reports
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def main(root: str, mode: str) -> None:
-    """The whole life of a zygote. `mode` is CONFINED or UNCONFINED."""
+    """Run a zygote from start to exit. `mode` is CONFINED or UNCONFINED."""
     lock = hold(root)
     forget_package()
     default_signals()
     allow_files()
-    die_first()
+    prefer_oom_kill()
     warm_up()
     collapse_memory()
     channel = socket.socket(fileno=0)
@@ -270,4 +270,4 @@ def main(root: str, mode: str) -> None:
         zygote.serve()
     zygote.end_all()
     remove(root)
-    del lock  # held until here
+    del lock  # the lock is held until here

@@ -1,4 +1,4 @@
-"""Who scores the student's tokens: the contract of a teacher."""
+"""The interface of a teacher, which scores the student's tokens."""
 
 from dataclasses import replace
 from typing import NamedTuple, Protocol
@@ -9,17 +9,17 @@ from sod.batching import Batch
 
 
 class Scores(NamedTuple):
-    """What a teacher thinks of a batch; all in nats, at the rollout's temperature, 0 off the mask."""
+    """A teacher's scores of a batch: in nats, at the rollout's temperature, 0 off the mask."""
 
     logprobs_BT: Tensor
     """log pi_teacher of each sampled token."""
     entropy_BT: Tensor | None
-    """Entropy of the teacher's distribution there; None where it tells none."""
+    """Entropy of the teacher's distribution at each sampled token; None if the teacher returns none."""
     candidates_BTJ: Tensor | None = None
     """log pi_teacher of each candidate, if the batch has any."""
 
     def put_into(self, batch: Batch) -> Batch:
-        """The batch with these scores."""
+        """Return the batch with these scores."""
         return replace(
             batch,
             teacher_BT=self.logprobs_BT,
@@ -30,9 +30,9 @@ class Scores(NamedTuple):
 
 class Teacher(Protocol):
     async def score(self, batch: Batch) -> Scores:
-        """Computes with `sod.concurrency.compute`, or waits for somebody else. Several batches may be under way at once."""
+        """Score a batch with `sod.concurrency.compute` or on a server. Several batches may be scored at once."""
         ...
 
     def take_busy_seconds(self) -> float:
-        """Seconds of scoring since this was last asked."""
+        """Return the seconds of scoring since the last call."""
         ...

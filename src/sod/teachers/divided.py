@@ -1,4 +1,4 @@
-"""A frozen model that no single process could hold, divided among all."""
+"""A frozen teacher sharded over all processes, for models that do not fit in one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,10 @@ from sod.teachers.local import LocalTeacher
 
 
 class DividedTeacher(LocalTeacher):
-    """Scores in step with all other processes, layer by layer; so all ask once, when all have sampled: `score_all`."""
+    """Scores together with all other processes, layer by layer.
+
+    All processes call `score_all` once, after all have finished sampling.
+    """
 
     def __init__(
         self,
@@ -35,9 +38,12 @@ class DividedTeacher(LocalTeacher):
         self._ranks = ranks
 
     def score_all(self, batches: Sequence[Batch]) -> list[Batch]:
-        """This process's batches with the teacher's scores. All processes must ask; those with less to score wait in step."""
+        """Return this process's batches with the teacher's scores. All processes must call it.
+
+        Processes with fewer passes run idle passes, so that all take part in every pass.
+        """
         passes = sum(1 for batch in batches for _ in microbatches(batch.lengths_B, self._microbatch_tokens))
-        most = max(self._ranks.gather(passes))  # before the first pass, in which each waits for all
+        most = max(self._ranks.gather(passes))  # before the first pass, because every pass waits for all processes
         scored = [self._timed(batch).put_into(batch) for batch in batches]
         for _ in range(most - passes):
             self._idle()
@@ -45,5 +51,5 @@ class DividedTeacher(LocalTeacher):
 
     @torch.no_grad()
     def _idle(self) -> None:
-        """A pass over one token, for the others' sake."""
+        """Run a pass over one token, which the other processes need for their own passes."""
         hidden_states(self._model, torch.zeros(1, 1, dtype=torch.long, device=self._device), torch.ones(1).long())

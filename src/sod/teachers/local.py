@@ -1,4 +1,4 @@
-"""A frozen model on this machine."""
+"""A frozen teacher on this machine."""
 
 import time
 from pathlib import Path
@@ -14,7 +14,7 @@ from sod.teachers import Scores
 
 
 class LocalTeacher:
-    """Scores with the model in `folder`, whose vocabulary must be the student's."""
+    """Scores with the model in `folder`. Its vocabulary must equal the student's."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class LocalTeacher:
         return await compute(self._timed, batch)
 
     def take_busy_seconds(self) -> float:
-        """Seconds of computing since this was last asked."""
+        """Return the seconds of computing since the last call."""
         seconds, self._busy_seconds = self._busy_seconds, 0.0
         return seconds
 
@@ -55,7 +55,7 @@ class LocalTeacher:
         return scores
 
     def score_now(self, batch: Batch) -> Scores:
-        """`score`, in the caller's thread."""
+        """Same as `score`, in the caller's thread."""
         self._move(self._device)
         logprobs_BT, entropy_BT = score(self._model, batch, self._temperature, self._microbatch_tokens, entropy=True)
         self._move(self._home)

@@ -1,4 +1,4 @@
-"""The teacher that the options name, here or on a server, for as long as a run needs it."""
+"""Open the teacher named by the options, local or remote, for the duration of a run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +16,15 @@ from sod.teachers.server import ServerTeacher, holds_weights
 
 
 def teacher_folder(teacher: Path, options: ScoreOptions) -> Path:
-    """Where the teacher is, or, if it is served, its tokenizer: weights are not fetched for that. Raises ModelError."""
+    """Return the directory of the teacher; for a remote teacher, of its tokenizer, without weights. Raises ModelError."""
     return model_folder(teacher, weights=options.teacher_url is None)
 
 
 def fingerprint_teacher(folder: Path, options: ScoreOptions) -> str:
-    """Of its weights; of a served one whose weights are elsewhere, its name on the server and its tokenizer."""
+    """Return the fingerprint of the teacher's weights.
+
+    If only the server has the weights, use the teacher's name on the server and its tokenizer.
+    """
     found = fingerprint_model(folder)
     if options.teacher_url is None or holds_weights(folder):
         return found
@@ -39,7 +42,10 @@ def open_teacher(
     *,
     microbatch_tokens: int,
 ) -> Iterator[Teacher]:
-    """A teacher for use in this loop: the model in `folder`, or the server's, proved. Raises OptionError and ModelError."""
+    """Open a teacher for use in this loop: the model in `folder`, or the verified remote one.
+
+    Raises OptionError and ModelError.
+    """
     if options.teacher_url is None:
         yield LocalTeacher(folder, student_tokenizer, network, options, rollout, microbatch_tokens=microbatch_tokens)
         return

@@ -1,4 +1,4 @@
-"""The student's own model as its teacher, told what the student is not: on-policy self-distillation (OPSD)."""
+"""The student's own model as teacher, with privileged information: on-policy self-distillation (OPSD)."""
 
 import re
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from sod.teachers.local import LocalTeacher
 from sod.types import Group, Piece, Problem, Trajectory
 
 Context = Literal["gt", "hint"]
-"""What the teacher is told. gt: the answer, and the worked solution where there is one. hint: a hint."""
+"""Privileged information in the teacher's prompt. gt: the answer, and the worked solution if there is one. hint: a hint."""
 
 GT_TEMPLATE = """{question}
 
@@ -36,21 +36,21 @@ Solve the problem step by step, as if you had not been given the hint."""
 TEMPLATES: dict[Context, str] = {"gt": GT_TEMPLATE, "hint": HINT_TEMPLATE}
 
 STATE = "teacher.pt"
-"""The average in a checkpoint's folder. No safetensors: who loads the student may take every such file for a part of it."""
+"""File of the average in a checkpoint. Not safetensors, because loaders of the student may read every such file."""
 
 
 class PrivilegedTeacher(LocalTeacher):
-    """Scores the student's tokens with the model in `folder`, which reads another prompt than the student did:
+    """Scores the student's tokens with the model in `folder`, under a prompt with privileged information:
 
         log pi_teacher(y_t | c(x), y_<t)        instead of        log pi_teacher(y_t | x, y_<t)
 
-    x is the student's prompt; c(x) is the same conversation with its last user message rewritten by `template`, where
-    {question} stands for that message and {context} for what the student is not told (None: the template in
-    `TEMPLATES`). y are the very tokens that follow x, observations included; they are never rendered again.
+    x is the student's prompt. c(x) is the same conversation with its last user message rewritten by `template`, where
+    {question} stands for that message and {context} for the privileged information. Default template: from `TEMPLATES`.
+    y are the original tokens after x, observations included; they are never rendered again.
 
-    `decay` None: the model stays as it was loaded. Otherwise it is the exponential moving average of the student's weights
-    that `follow` makes, kept in float32 (4 more bytes a weight where `network.dtype` or `options.teacher_dtype` is another
-    type), and is part of a checkpoint.
+    Without `decay` the model stays frozen. With `decay` it is the exponential moving average of the student's weights,
+    updated by `follow` and saved in checkpoints. The average is kept in float32, which takes 4 more bytes per weight if
+    `network.dtype` or `options.teacher_dtype` is another type.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class PrivilegedTeacher(LocalTeacher):
         self._template = TEMPLATES[context] if template is None else template
         if missing := [name for name in ("{question}", "{context}") if name not in self._template]:
             raise OptionError(
-                f"The privileged teacher's template has no {missing[0]}; write {{question}} where the student's message "
-                "and {context} where what it is not told is to stand."
+                f"The privileged teacher's template has no {missing[0]}. Write {{question}} in place of the student's message "
+                "and {context} in place of the privileged information."
             )
         super().__init__(folder, chat.tokenizer, network, options, rollout, microbatch_tokens=microbatch_tokens)
         self._chat = chat
@@ -79,7 +79,7 @@ class PrivilegedTeacher(LocalTeacher):
         self._context: Context = context
         self._decay = decay
         self._max_tokens = rollout.max_tokens
-        # In bfloat16 a slow average would never move: a step of 1 - decay of a difference is rounded away.
+        # In bfloat16 a slow average would never change: (1 - decay) * difference is rounded to 0.
         self._averages = [
             weight if weight.dtype == torch.float32 else weight.detach().float()
             for weight in (() if decay is None else self._model.parameters())
@@ -88,49 +88,52 @@ class PrivilegedTeacher(LocalTeacher):
     # Prompts
 
     def check(self, problems: Sequence[Problem]) -> None:
-        """Every problem has what the teacher is to be told, and the longest response fits behind it.
+        """Raises DataError if a problem lacks its privileged information, or if its prompt leaves no room for a response.
 
-        `rollout.max_prompt_tokens` does not bound these prompts; the model's positions do. Raises DataError.
+        The limit of these prompts is the model's number of positions, not `rollout.max_prompt_tokens`.
         """
         room = positions_of(self._model) - self._max_tokens
         lengths = {problem.id: len(self.prompt(problem)) for problem in problems}
         if long := {id: length for id, length in lengths.items() if length > room}:
             id = max(long, key=lambda id: long[id])
             raise DataError(
-                f"{len(long)} of {len(problems)} prompts are too long with what the privileged teacher is told: that of "
-                f"problem {id!r} has {long[id]} tokens, and rollout.max_tokens = {self._max_tokens} leaves {room} of the "
-                "model's positions. Lower rollout.max_tokens, or shorten or leave out these problems."
+                f"{len(long)} of {len(problems)} prompts of the privileged teacher are too long: the prompt of "
+                f"problem {id!r} has {long[id]} tokens, but rollout.max_tokens = {self._max_tokens} leaves {room} of the "
+                "model's positions. Lower rollout.max_tokens, or shorten or remove these problems."
             )
 
     def prompt(self, problem: Problem) -> list[int]:
-        """c(x): what the teacher reads instead of the student's prompt. Raises DataError where it cannot be told."""
+        """Return c(x), the teacher's prompt. Raises DataError if the problem has no text message to rewrite."""
         messages = list(problem.messages)
         last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=None)
         if last is None or not isinstance(question := messages[last].get("content"), str):
             raise DataError(
-                f"Problem {problem.id!r} has no user message of text, so the privileged teacher cannot be told anything."
+                f"Problem {problem.id!r} has no user message of text to add the privileged information to. Add one, or "
+                "remove the problem."
             )
         parts = {"question": question, "context": _privilege(problem, self._context)}
-        told = re.sub(r"\{(question|context)\}", lambda found: parts[found[1]], self._template)
-        messages[last] = messages[last] | {"content": told}
+        rewritten = re.sub(r"\{(question|context)\}", lambda found: parts[found[1]], self._template)
+        messages[last] = messages[last] | {"content": rewritten}
         return self._chat.prompt(messages, self._tools)
 
     # Scores
 
     def score_now(self, batch: Batch) -> Scores:
-        """As any teacher's, at the places of `batch`, which stays as it is."""
-        told = collate([Group(t.problem, [self._told(t)]) for t in batch.trajectories])
+        """Score the batch under the privileged prompts; return scores at the positions of `batch`."""
+        privileged = collate([Group(t.problem, [self._privileged(t)]) for t in batch.trajectories])
         if batch.candidates_BTJ is not None:
-            told = replace(told, candidates_BTJ=_moved(batch.candidates_BTJ, batch.mask_BT, told.mask_BT))
-        logprobs_BT, entropy_BT, candidates_BTJ = super().score_now(told)
+            candidates_BTJ = _moved(batch.candidates_BTJ, batch.mask_BT, privileged.mask_BT)
+            privileged = replace(privileged, candidates_BTJ=candidates_BTJ)
+        logprobs_BT, entropy_BT, scores_BTJ = super().score_now(privileged)
         assert entropy_BT is not None
         return Scores(
-            _moved(logprobs_BT, told.mask_BT, batch.mask_BT),
-            _moved(entropy_BT, told.mask_BT, batch.mask_BT),
-            None if candidates_BTJ is None else _moved(candidates_BTJ, told.mask_BT, batch.mask_BT),
+            _moved(logprobs_BT, privileged.mask_BT, batch.mask_BT),
+            _moved(entropy_BT, privileged.mask_BT, batch.mask_BT),
+            None if scores_BTJ is None else _moved(scores_BTJ, privileged.mask_BT, batch.mask_BT),
         )
 
-    def _told(self, trajectory: Trajectory) -> Trajectory:
+    def _privileged(self, trajectory: Trajectory) -> Trajectory:
+        """Replace the trajectory's prompt by the teacher's."""
         prompt = Piece("prompt", tuple(self.prompt(trajectory.problem)))
         return replace(trajectory, pieces=(prompt, *trajectory.pieces[1:]))
 
@@ -138,20 +141,20 @@ class PrivilegedTeacher(LocalTeacher):
 
     @torch.no_grad()
     def follow(self, student: PreTrainedModel) -> None:
-        """After an update: teacher = decay * teacher + (1 - decay) * student, in float32. A frozen teacher stays."""
+        """Set teacher = decay * teacher + (1 - decay) * student, in float32, after an update. Skips a frozen teacher."""
         if self._decay is not None:
             for average, weight in zip(self._averages, plain_parameters(student), strict=True):
                 average.lerp_(weight.to(average), 1 - self._decay)
             self._take_averages()
 
     def save(self, folder: Path) -> None:
-        """Write the average to a checkpoint's folder; a frozen teacher has nothing to write."""
+        """Write the average to a checkpoint's directory. Skips a frozen teacher."""
         if self._decay is not None:
             torch.save([average.detach() for average in self._averages], folder / STATE)
 
     @torch.no_grad()
     def restore(self, folder: Path) -> None:
-        """Take up the average where `save` left it."""
+        """Load the average that `save` wrote."""
         if self._decay is not None:
             saved = torch.load(folder / STATE, weights_only=True, map_location="cpu")
             for average, before in zip(self._averages, saved, strict=True):
@@ -165,9 +168,9 @@ class PrivilegedTeacher(LocalTeacher):
 
 
 def _moved(tensor_BT: Tensor, old_BT: Tensor, new_BT: Tensor) -> Tensor:
-    """What stands at the places of one mask, at those of another, and 0 elsewhere. (B, T, ...) -> (B, T', ...)
+    """Move the values at one mask to the positions of another, with 0 elsewhere. (B, T, ...) -> (B, T', ...)
 
-    Each row has the same sampled tokens in both, in the same order; only where they stand differs.
+    Each row has the same sampled tokens in both masks, in the same order; only their positions differ.
     """
     moved = tensor_BT.new_zeros(new_BT.shape + tensor_BT.shape[2:])
     moved[new_BT] = tensor_BT[old_BT]
@@ -175,17 +178,17 @@ def _moved(tensor_BT: Tensor, old_BT: Tensor, new_BT: Tensor) -> Tensor:
 
 
 def _privilege(problem: Problem, context: Context) -> str:
-    """What the student is not told. A code problem's gold is its tests, which are nothing to tell."""
+    """Return the privileged information of a problem. Excludes the answer of a code problem, which is its tests."""
     if context == "hint":
-        told = problem.hint
+        privilege = problem.hint
     elif problem.kind == "code":
-        told = problem.solution
+        privilege = problem.solution
     else:
-        told = f"{problem.answer}\n\n{problem.solution}" if problem.solution else problem.answer
-    if not told.strip():
+        privilege = f"{problem.answer}\n\n{problem.solution}" if problem.solution else problem.answer
+    if not privilege.strip():
         column = "hint" if context == "hint" else "solution"
         raise DataError(
-            f"Problem {problem.id!r} has no `{column}` to tell the privileged teacher. Add that column, or leave "
-            "the problem out."
+            f"Problem {problem.id!r} has no `{column}`, which the privileged teacher needs. Add that column, or remove "
+            "the problem."
         )
-    return told
+    return privilege

@@ -1,7 +1,7 @@
-"""What the student may call: the contract of a tool, and what the student reads when it calls wrongly.
+"""The interface of a tool, and the messages that the student reads after a wrong call.
 
-A tool answers with an `Observation`, whatever the student sent. It raises `sod.errors.InfrastructureError` only for what
-is not the student's fault.
+A tool returns an `Observation` for every call, also a wrong one. It raises `sod.errors.InfrastructureError` only for failures
+that the student did not cause.
 """
 
 import json
@@ -25,9 +25,9 @@ class Tool(Protocol):
 
 
 class Toolbox:
-    """The tools of a run, by name. `faults`: share of calls that lose their last character on the way to a tool.
+    """The tools of a run, by name. Raises OptionError if two have the same name.
 
-    Raises OptionError where two have the same name.
+    `faults`: share of calls, from 0 to 1, in which text arguments lose their last character on the way to the tool.
     """
 
     def __init__(self, tools: Sequence[Tool], *, faults: float = 0.0):
@@ -36,7 +36,7 @@ class Toolbox:
         for tool in tools:
             name = tool.schema["function"]["name"]
             if name in self._tools:
-                raise OptionError(f"tool.own: there are two tools called {name!r}; rename your function.")
+                raise OptionError(f"tool.own: there are two tools called {name!r}. Rename your function.")
             self._tools[name] = tool
         self._occupancy = Occupancy()
 
@@ -45,9 +45,9 @@ class Toolbox:
         return [tool.schema for tool in self._tools.values()]
 
     async def answer(self, calls: Sequence[ToolCall | MalformedCall], seed: int = 0) -> list[Observation]:
-        """One observation per call, in the calls' order; the calls of one turn run at the same time.
+        """Run the calls of one turn concurrently and return one observation per call, in order.
 
-        `seed` decides which of them are at fault, if any are to be.
+        `seed` determines the calls that are changed by `faults`.
         """
         if self._faults:
             chance = random.Random(seed)
@@ -56,7 +56,7 @@ class Toolbox:
             return await together(map(self._answer_one, calls))
 
     def take_busy_seconds(self) -> float:
-        """Seconds during which any call was under way, since this was last asked."""
+        """Return the seconds since the last call with at least one running tool call."""
         return self._occupancy.take_seconds()
 
     async def _answer_one(self, call: ToolCall | MalformedCall) -> Observation:
@@ -72,7 +72,7 @@ class Toolbox:
 
 
 def _cut(call: ToolCall | MalformedCall) -> ToolCall | MalformedCall:
-    """The call without the last character of its text arguments."""
+    """Remove the last character of a call's text arguments."""
     if isinstance(call, MalformedCall):
         return call
     cut = {name: value[:-1] if isinstance(value, str) else value for name, value in call.arguments.items()}
@@ -91,7 +91,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 def what_is_wrong(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> str | None:
-    """Why a tool of these parameters cannot take the arguments, in words that help to mend them; None if it can."""
+    """Return why the arguments do not match a tool's parameters, as text for the student; None if they match."""
     properties = parameters.get("properties", {})
     for name in parameters.get("required", ()):
         if name not in arguments:
@@ -105,7 +105,7 @@ def what_is_wrong(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -
 
 
 def _wrong_value(value: Any, wanted: Mapping[str, Any]) -> str | None:
-    """What the value of one argument must be and is not."""
+    """Return what the value of an argument must be; None if the value is valid."""
     if value is None and wanted.get("nullable"):
         return None
     expected = wanted.get("type", [])
@@ -118,14 +118,14 @@ def _wrong_value(value: Any, wanted: Mapping[str, Any]) -> str | None:
 
 
 def _is_a(value: Any, type: str) -> bool:
-    """Whether a JSON value is of a JSON type; unknown types are left to the tool. True and False are no numbers."""
+    """Return True if a JSON value has a JSON type. Unknown types pass; the tool checks them. Booleans are not numbers."""
     if isinstance(value, bool) and type != "boolean":
         return type not in _TYPES
     return type not in _TYPES or isinstance(value, _TYPES[type])
 
 
 def shorten(text: str, limit: int) -> str:
-    """At most `limit` characters: the head and the tail, and between them a mark that something is missing."""
+    """Shorten text to at most `limit` characters: the head and the tail, with a mark for the omitted part."""
     mark = "\n... [output omitted] ...\n"
     if len(text) <= limit:
         return text

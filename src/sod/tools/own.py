@@ -1,11 +1,11 @@
-"""Tools of the user's own: a function with type hints and a docstring becomes something that the student may call.
+"""The user's own tools: make a function with type hints and a docstring callable for the student.
 
-Its schema is the one that Transformers reads off it. It gets the arguments as JSON has them, once they are of the types that it
-asks for, and the student reads `str` of what it returns. Whatever it raises is text for the student as well, `Type: message`;
-only a `sod.errors.InfrastructureError` says that the student is not to blame.
+Transformers derives the schema from the function. The function gets the JSON arguments after their types are checked. The
+student reads `str` of the returned value, or `Type: message` of a raised exception. Only a `sod.errors.InfrastructureError`
+counts as a failure that the student did not cause.
 
-It runs in this process, outside the sandbox. Calls run at the same time: an async function in the event loop, which it must not
-block, any other in a thread for each call. A thread cannot be stopped: one that is late is left behind.
+The function runs in this process, outside the sandbox. Calls run concurrently: an async function in the event loop, which it
+must not block; any other function in a new thread per call. A thread cannot be stopped; after a time-out it is abandoned.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ from sod.types import Observation
 
 
 def own_tools(options: ToolOptions) -> list["OwnTool"]:
-    """Those that `tool.own` names. Raises OptionError for one that cannot be found, or be called by name."""
+    """Load the tools named in `tool.own`. Raises OptionError if one is not found or cannot be called by keyword."""
     return [OwnTool(_function(name), options) for name in options.own]
 
 
 class OwnTool:
-    """A function, with the interpreter's limits of time and of text."""
+    """A user's function as a tool, with the code interpreter's limits on time and text."""
 
     def __init__(self, function: Callable[..., Any], options: ToolOptions):
         self._function = function
@@ -52,25 +52,25 @@ class OwnTool:
         if inspect.iscoroutinefunction(self._function):
             return await self._function(**arguments)
         value = await _in_a_thread(self._function, arguments)
-        return await value if inspect.isawaitable(value) else value  # of an async function under a plain decorator
+        return await value if inspect.isawaitable(value) else value  # an async function in a plain decorator
 
     def _short(self, text: str) -> str:
         return shorten(
             text.encode("utf-8", "replace").decode(), self._options.max_chars
-        )  # half a surrogate has no tokens
+        )  # a tokenizer cannot encode a lone surrogate
 
 
 def _in_a_thread(function: Callable[..., Any], arguments: Mapping[str, Any]) -> "asyncio.Future[Any]":
-    """The function's value, from a thread of its own: nobody waits for a free one, and none keeps the process from ending."""
+    """Call the function in a new daemon thread: calls never wait for a free thread, and none blocks the process's exit."""
     future: Future[Any] = Future()
-    future.set_running_or_notify_cancel()  # a call that is given up may still end
+    future.set_running_or_notify_cancel()  # an abandoned call may still end
 
     def call() -> None:
         try:
             future.set_result(function(**arguments))
-        except StopIteration:  # which no future can hold
+        except StopIteration:  # a future cannot hold it
             future.set_exception(RuntimeError(f"{function.__name__} raised StopIteration"))
-        except BaseException as error:  # is the caller's, who waits for the value
+        except BaseException as error:  # raised in the caller that waits for the value
             future.set_exception(error)
 
     threading.Thread(target=call, name=f"tool {function.__name__}", daemon=True).start()
@@ -85,12 +85,12 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 def schema(function: Callable[..., Any]) -> dict[str, Any]:
-    """The OpenAI function schema of a function, from its type hints and the `Args:` of its docstring (Google's style).
+    """Return the OpenAI function schema of a function, from its type hints and the `Args:` of its docstring (Google style).
 
-    Raises OptionError, naming the function and its file, where it has no such hints or docstring, or a default that the
-    student could not give itself.
+    Raises OptionError, with the function and its file, if hints or docstring are missing, or if a default is not a value that
+    the student could pass.
     """
-    # Transformers takes a second to import, and a run without tools of its own needs nothing of this.
+    # Imported here, because Transformers takes a second to import and runs without own tools do not need it.
     from transformers.utils.chat_template_utils import (
         DocstringParsingException,
         TypeHintParsingException,
@@ -101,13 +101,13 @@ def schema(function: Callable[..., Any]) -> dict[str, Any]:
     parameters = inspect.signature(function).parameters.values()
     for each in parameters:
         if each.kind not in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
-            raise OptionError(f"{where} cannot be called by name alone: {each} must be an ordinary argument.")
+            raise OptionError(f"{where} cannot be called by keyword: make {each} an ordinary argument.")
     try:
         made = get_json_schema(function)
     except (DocstringParsingException, TypeHintParsingException, NameError, ValueError) as error:
-        reason = str(error).splitlines()[0].partition(". ")[0]  # what follows is advice to programmers
+        reason = str(error).splitlines()[0].partition(". ")[0]  # the rest is advice for programmers
         raise OptionError(
-            f"{where} cannot be told to the student: {reason}. examples/your_tool.py shows what is needed."
+            f"{where} cannot be described to the student: {reason}. See examples/your_tool.py for what is needed."
         ) from error
     made["function"].pop("return", None)  # OpenAI's format has no such field
     defaults = {each.name: each.default for each in parameters if each.default is not each.empty}

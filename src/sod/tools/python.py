@@ -1,7 +1,7 @@
-"""The code interpreter: runs exactly the program that it was given, and says what happened.
+"""The code interpreter: run the given program unchanged and return its output.
 
-Programs are stateless: nothing survives a call. As a notebook does, the sandbox shows the value of a trailing expression
-unless it is None. `show_last_expr = "reference"` is the interpreter of the paper's code instead, for comparison.
+Programs are stateless: nothing survives a call. Like a notebook, the sandbox prints the value of a trailing expression
+unless it is None. `show_last_expr = "reference"` imitates the interpreter of the paper's code, for comparison.
 """
 
 import re
@@ -45,7 +45,7 @@ class PythonTool:
         self._options = options
         self._is_reference = options.show_last_expr == "reference"
         if self._is_reference:
-            say("tool.show_last_expr = reference: programs are rewritten as the paper's code does, which breaks many.")
+            say("tool.show_last_expr = reference: programs are rewritten as in the paper's code, which breaks many.")
         self.schema = schema(name)
 
     async def __call__(self, arguments: Mapping[str, Any]) -> Observation:
@@ -55,7 +55,7 @@ class PythonTool:
             show_last_value=self._options.show_last_expr == "expr",
             seconds=self._options.seconds,
             memory_mb=self._options.memory_mb,
-            output_bytes=8 * self._options.max_chars,  # more than max_chars characters of UTF-8 in its head and tail
+            output_bytes=8 * self._options.max_chars,  # head and tail each hold max_chars characters of UTF-8
         )
         result = await self._sandbox.run(program)
         if result.status == "sandbox_error":
@@ -64,7 +64,7 @@ class PythonTool:
         return Observation(text=words(result), outcome=result.status)
 
     def _words(self, result: Result) -> str:
-        """Output, then what went wrong, within `max_chars`."""
+        """Return the output, then the error, within `max_chars`."""
         error = result.stderr.strip()
         if result.status == "error" and self._options.errors == "last_line" and error:
             error = last_exception(error)
@@ -81,13 +81,13 @@ class PythonTool:
 
 
 def without_fence(code: str) -> str:
-    """The program inside a Markdown fence, if the whole text is one; otherwise the text itself."""
+    """Return the program inside a Markdown fence if the whole text is one fence; otherwise the text itself."""
     fenced = _FENCED.fullmatch(code)
     return fenced[1] if fenced else code
 
 
 def last_exception(stderr: str) -> str:
-    """`Type: message` of the last traceback, on one line: the first line that is no longer indented."""
+    """Return `Type: message` of the last traceback: its first line after the indented ones."""
     lines = stderr.splitlines()
     for i in range(len(lines) - 1, 0, -1):
         if lines[i - 1].startswith(" ") and not lines[i].startswith(" "):
@@ -99,9 +99,9 @@ def last_exception(stderr: str) -> str:
 
 
 def as_in_reference(code: str) -> str:
-    """The program that the paper's code runs: the first fence's content, its last line that is not empty in `print(...)`.
+    """Rewrite a program as the paper's code does: take the first fence, wrap its last non-empty line in `print(...)`.
 
-    Right programs break: those that end in an assignment, an indented line, a comment, an import or a closing bracket.
+    This breaks correct programs that end in an assignment, an indented line, a comment, an import or a closing bracket.
     """
     if fenced := _REFERENCE_FENCE.search(code):
         code = fenced[1].strip()
@@ -113,7 +113,7 @@ def as_in_reference(code: str) -> str:
 
 
 def words_of_reference(result: Result) -> str:
-    """What the student reads there: both streams, the middle cut out; nothing of a program that ran out of time."""
+    """Return the observation of the paper's code: both streams, the middle cut out; no output after a time-out."""
     if result.status not in ("ok", "error", "signal"):
         return "no stdout here"
     text, half = result.stdout + result.stderr, REFERENCE_CHARS // 2
