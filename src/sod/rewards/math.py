@@ -201,7 +201,7 @@ _KEPT = re.compile(
     r"|[\d\s+\-*/^_=().,:<>|!&\[\]{}])*"
 )
 _DROPPED = re.compile(
-    r"(?<![A-Za-z])(?:min|max|gcd|lcm|mod|det|arg|dim|ker|inf|sup|nan)(?![A-Za-z])|\{\}|\d\s+\d|[A-Za-z]\^\{\(|\d\s*\)?\s*_|(?<![A-Za-z\\])[fghFGHP]\s*\("
+    r"(?<![A-Za-z])(?:min|max|gcd|lcm|mod|det|arg|dim|ker|inf|sup|nan)(?![A-Za-z])|\{\}|\d\s+\d|[A-Za-z]\^\{\(|\d\s*\)?\s*_|\^\s*\{?\s*T(?![A-Za-z])|(?<![A-Za-z\\])[fghFGHP]\s*\("
 )
 """What math-verify may leave out, or read as a product."""
 _NAMES = re.compile(r"\\[A-Za-z]+|\{[bp]?matrix\}|[A-Za-z]")
