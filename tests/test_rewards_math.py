@@ -932,7 +932,40 @@ def test_an_answer_that_nothing_can_be_computed_with_is_wrong() -> None:
     verdict = judge.judge(boxed(r"\frac{\cos x}{\sin x}+\sqrt{(a+b+c+d+f)^{98}}-(a+b+c+d+f)^{49}"), r"\cot x")
     judge.close()
     assert verdict.outcome == "wrong"
-    assert "too hard to compare" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "outcome"),
+    [
+        (r"2^{\gcd(m,n)}-1", r"2^{\gcd(m,k)}-1", "wrong"),
+        (r"2^{\gcd(m,n)}-1", r"2^{\gcd(m,n)}-1", "right"),
+        (r"\cot x", "10^{10^{10}}", "wrong"),
+        (r"\cot x", "9^{9^{9^{x}}}", "wrong"),
+        (r"\cot x", r"\tan\tan\tan\tan\tan\tan x", "wrong"),
+        (r"\cot x", "(((((x+1)^{99}+1)^{99}+1)^{99}+1)^{99}+1)^{99}", "wrong"),
+        (r"\cot x", r"\sqrt{x+\sqrt{x+\sqrt{x+\sqrt{x+\sqrt{x+\sqrt{x}}}}}}", "wrong"),
+        (r"\cot x", r"\sin(999999999999999999999x)^{99}", "wrong"),
+        (r"\sqrt{1+\sqrt2}", "(99!)^{99!}", "wrong"),
+        (r"\sqrt{1+\sqrt2}", r"999^{999^{\sqrt2}}", "wrong"),
+        (r"\{(x+y+z)^{99},\sin x\}", r"\{(x+y+z)^{98},\cos x\}", "wrong"),
+        (r"\sum_{k=1}^n k", r"\frac{n(n+1)}{2}", "right"),
+        (r"\sum_{k=1}^n k", r"\frac{n(n-1)}{2}", "wrong"),
+        ("5x-7y=0", r"\log_2 5x-7y=0", "wrong"),
+    ],
+)
+def test_an_answer_that_is_too_hard_is_judged_and_never_ungraded(gold: str, answer: str, outcome: str) -> None:
+    judge = MathJudge(Symbolic(limit_s=2))
+    verdict = judge.judge(boxed(answer), gold)
+    judge.close()
+    assert verdict.outcome == outcome
+
+
+@pytest.mark.parametrize("answer", [r"\frac{\cos x}{\sin x}+x", r"\tan x", r"(((x+1)^{99}+1)^{99}+1)^{99}"])
+def test_an_answer_is_wrong_and_not_ungraded_if_memory_is_short(answer: str) -> None:
+    judge = MathJudge(Symbolic(limit_s=30, memory_bytes=256 << 20))
+    verdict = judge.judge(boxed(answer), r"\cot x")
+    judge.close()
+    assert verdict.outcome == "wrong"
 
 
 def test_a_gold_answer_that_alone_takes_too_long_leaves_the_answer_ungraded() -> None:

@@ -274,6 +274,8 @@ def _is_close(one: complex, other: complex) -> bool:
 
 def _size(text: str) -> complex | None:
     """Return the value of a text that is a number and has no unit."""
+    if (based := _IN_BASE.fullmatch(text)) and (base := based[2].strip("{}")).isdigit() and 2 <= int(base) <= 36:
+        return int(based[1], int(base)) if max(int(digit, 36) for digit in based[1]) < int(base) else None
     try:
         return approximate(exact(text))
     except Unreadable:

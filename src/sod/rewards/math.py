@@ -54,15 +54,21 @@ class MathJudge:
     def _ask(self, question: "Question") -> Verdict:
         try:
             equal = self._symbolic.equal(question.pairs)
-        except InfrastructureError as error:
-            return self._after_failure(question, str(error))
-        answer = question.gold if equal else question.answer
-        return Verdict(outcome="right" if equal else "wrong", answer=answer, reason="symbolic")
+        except InfrastructureError:
+            return self._ask_by_value(question)
+        return question.verdict(equal)
 
-    def _after_failure(self, question: "Question", reason: str) -> Verdict:
-        """Wrong if the answer is what nothing could be computed with; ungraded if the gold answer alone is too hard as well."""
+    def _ask_by_value(self, question: "Question") -> Verdict:
+        """Return the verdict where expressions are too hard to compare: by values, or wrong if the answer has none.
+
+        Ungraded only if the values of the gold answer alone cannot be computed either.
+        """
         try:
-            self._symbolic.equal([(gold, gold) for gold, _ in question.pairs])
+            return question.verdict(self._symbolic.equal(question.pairs, by_value=True))
+        except InfrastructureError as error:
+            reason = str(error)
+        try:
+            self._symbolic.equal([(gold, gold) for gold, _ in question.pairs], by_value=True)
         except InfrastructureError as error:
             return Verdict(outcome="ungraded", answer=question.answer, reason=str(error))
         return Verdict(outcome="wrong", answer=question.answer, reason=f"too hard to compare: {reason}")
@@ -80,6 +86,11 @@ class Question:
     """The answer as a vote."""
     gold: str
     """The gold answer as a vote."""
+
+    def verdict(self, equal: bool) -> Verdict:
+        """Return the verdict that the symbolic layer's reply comes to."""
+        answer = self.gold if equal else self.answer
+        return Verdict(outcome="right" if equal else "wrong", answer=answer, reason="symbolic")
 
 
 def decide(text: str, gold: str) -> Verdict | Question:

@@ -46,13 +46,20 @@ class Symbolic:
         self._end = lambda: None
         _ALIVE.add(self)
 
-    def equal(self, pairs: Sequence[tuple[str, str]]) -> bool:
-        """Whether in each pair (gold, answer), in LaTeX, both are equal. Raises `InfrastructureError` if unknown."""
+    def equal(self, pairs: Sequence[tuple[str, str]], *, by_value: bool = False) -> bool:
+        """Return whether the gold equals the answer in each pair (gold, answer) of LaTeX texts.
+
+        `by_value` puts numbers in place of symbols and only computes, which takes far less time and memory.
+        Raises `TooHardError` if the limits are too low, and `InfrastructureError` if the worker is lost twice.
+        """
         with self._lock:
-            failures = []
-            for _ in range(_ATTEMPTS):
+            failures: list[str] = []
+            while len(failures) < _ATTEMPTS:
                 try:
-                    return self._started().ask(pairs, self.limit_s)
+                    return self._started().ask(pairs, self.limit_s, by_value=by_value)
+                except TooHardError:
+                    self._stop()
+                    raise
                 except _LostError as error:
                     failures.append(str(error))
                     self._stop()
@@ -75,8 +82,12 @@ class Symbolic:
         self._worker = None
 
 
+class TooHardError(InfrastructureError):
+    """A comparison needs more processor time or memory than it may use, or makes sympy fail."""
+
+
 class _LostError(Exception):
-    """The worker ended, or has to."""
+    """The worker ended for a reason that may not occur again."""
 
 
 class _Worker:
@@ -102,10 +113,10 @@ class _Worker:
             self._receive(_START_S)
             self._ready = True
 
-    def ask(self, pairs: Sequence[tuple[str, str]], limit_s: float) -> bool:
+    def ask(self, pairs: Sequence[tuple[str, str]], limit_s: float, *, by_value: bool) -> bool:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(pairs).encode() + b"\n")
+            self._process.stdin.write(json.dumps({"pairs": pairs, "by_value": by_value}).encode() + b"\n")
         except OSError as error:
             raise _LostError("it had ended before it was asked") from error
         return self._receive(_WALL * limit_s)
@@ -133,12 +144,13 @@ class _Worker:
             if not waiting.poll(max(0.0, end - time.monotonic()) * 1000):
                 raise _LostError(f"no answer within {limit_s} s")
             if not (chunk := os.read(output, 1 << 16)):
-                late = self._process.wait() == -signal.SIGPROF
-                raise _LostError("it ran out of time" if late else "it ended")
+                if self._process.wait() == -signal.SIGPROF:
+                    raise TooHardError("The symbolic worker ran out of time.")
+                raise _LostError("it ended")
             line += chunk
         reply = json.loads(line)
         if "failure" in reply:
-            raise _LostError(reply["failure"])
+            raise TooHardError(f"The symbolic worker failed: {reply['failure']}.")
         return reply["equal"]
 
 
