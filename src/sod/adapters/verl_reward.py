@@ -5,11 +5,11 @@
       reward_manager: {source: importlib, name: RewardManager, module: {path: pkg://sod.adapters.verl_reward}}
 
 `reward_model.ground_truth` holds the gold answer of a row. `extra_info.kind` selects the judge: math (default), choice or code.
-For `choice`, `extra_info.options` holds the number of options; a list in `extra_info.choices` is counted instead. Without both, the
-options are A to D, or A to the gold letter if that is further.
+For `choice`, `extra_info.options` is the number of options, or `extra_info.choices` is the list of them. Without both, the
+options are A to D, or A to the gold letter if that comes after D.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from functools import cache
 from string import ascii_uppercase
 from typing import Any, Literal
@@ -82,7 +82,7 @@ def options_of(extra_info: Mapping[str, Any], gold: str) -> int:
     if stated is None:
         letter = gold_letter(gold, MOST)
         return max(USUAL, ascii_uppercase.index(letter) + 1) if letter else USUAL
-    count = stated if isinstance(stated, int) else len(stated)
+    count = len(stated) if isinstance(stated, Sized) else int(stated)
     if not 2 <= count <= MOST:
         raise DataError(
             f"The row has {count} options, but the letters A to Z name 2 to {MOST}. Correct `extra_info.options`."

@@ -1,9 +1,9 @@
-"""Symbolic equality by math-verify, in a process that can be killed.
+"""Compare expressions with math-verify in a separate process.
 
-Sympy may take for ever, or all memory, over a short expression, and nothing inside its own process stops it. So it lives
-in a worker process (`symbolic_worker.py`) with a memory limit, which ends when a request outlasts its limit: of processor time,
-so that a busy machine changes no verdict. What a worker failed at is asked once more, of a new one; then it is a failure
-of ours, and nothing is known about the answer.
+Sympy may use unlimited time or memory for a short expression, and nothing inside its own process can stop it. The worker process
+(`symbolic_worker.py`) has a limit on memory and on the processor time of a request. Processor time does not depend on the load of
+the machine. A request that exceeds a limit ends the worker, and the next request starts a new one. If the worker is lost for any
+other reason, the request is sent once more to a new worker.
 """
 
 import contextlib
@@ -23,24 +23,24 @@ from sod.errors import InfrastructureError
 
 _WORKER = Path(__file__).with_name("symbolic_worker.py")
 _START_S = 120.0
-"""A start imports sympy: a second or two, and on a loaded machine many times that."""
+"""Seconds that a start may take. It imports sympy: about 2 s, and far longer on a loaded machine."""
 _ATTEMPTS = 2
 _WALL = 6
-"""Wall time that the worker may take, as a multiple of its processor time."""
+"""Limit on wall time, as a multiple of the limit on processor time."""
 
 
 class Symbolic:
-    """A worker process, started when first needed, for any number of threads, which take turns.
+    """Own one worker process, which the first request starts. Threads may share this object; their requests are serialised.
 
-    After a fork, the child has a worker of its own. The process ends on `close`, when this object or the interpreter
-    goes, or, should the interpreter be killed, by itself.
+    A forked child starts its own worker. The worker ends on `close`, with this object, and with the interpreter, even if that is
+    killed.
     """
 
     def __init__(self, *, limit_s: float = 0.8, memory_bytes: int = 2 << 30) -> None:
         self.limit_s = limit_s
-        """Processor time for one request, without the start of a worker."""
+        """Processor time of one request, in seconds, without the start of a worker."""
         self.memory_bytes = memory_bytes
-        """Address space of the worker."""
+        """Address space of the worker, in bytes."""
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
         self._end = lambda: None
@@ -66,7 +66,7 @@ class Symbolic:
             raise InfrastructureError(f"The symbolic worker failed twice: {'; '.join(failures)}.")
 
     def close(self) -> None:
-        """End the worker. Another request would start a new one."""
+        """End the worker. The next request starts a new one."""
         with self._lock:
             self._stop()
 
@@ -91,7 +91,7 @@ class _LostError(Exception):
 
 
 class _Worker:
-    """One process, and the conversation with it."""
+    """Run one worker process and exchange requests and replies with it."""
 
     def __init__(self, limit_s: float, memory_bytes: int) -> None:
         self._process = subprocess.Popen(
@@ -108,7 +108,7 @@ class _Worker:
         self._ready = False
 
     def be_ready(self) -> None:
-        """Wait for the start to be over."""
+        """Wait until the start is complete."""
         if not self._ready:
             self._receive(_START_S)
             self._ready = True
@@ -122,7 +122,7 @@ class _Worker:
         return self._receive(_WALL * limit_s)
 
     def end(self) -> None:
-        """Kill and reap the process; in a process that was forked from its parent, only let go of it."""
+        """Kill and reap the process. In a forked child, only close the pipes."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         if os.getpid() == self._owner:
@@ -135,7 +135,7 @@ class _Worker:
         self._process.stdout.close()
 
     def _receive(self, limit_s: float) -> bool:
-        """The next reply; raises `_LostError` if there is none in time, or it is that the worker failed."""
+        """Return the next reply; raises `_LostError` or `TooHardError` if there is none."""
         assert self._process.stdout is not None
         end, line, output = time.monotonic() + limit_s, b"", self._process.stdout.fileno()
         waiting = select.poll()
@@ -158,7 +158,7 @@ _ALIVE: weakref.WeakSet[Symbolic] = weakref.WeakSet()
 
 
 def _start_afresh_in_child() -> None:
-    """A forked child owns no worker, and must not wait for a lock that a thread of its parent holds."""
+    """Drop the worker and the lock in a forked child: a thread of the parent may hold the lock."""
     for symbolic in list(_ALIVE):
         symbolic._lock = threading.Lock()
         symbolic._stop()

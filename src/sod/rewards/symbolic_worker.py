@@ -1,11 +1,11 @@
-"""The process that `sod.rewards.symbolic` asks whether expressions are equal. Run by path, never imported.
+"""Compare expressions, as the worker process of `sod.rewards.symbolic`. Run by path, never imported.
 
 One request a line on standard input, one reply a line on standard output, both JSON:
 
     {"pairs": [[gold, answer], ...], "by_value": bool}  ->  {"equal": bool} (all of the pairs), or {"failure": reason}
 
-It ends when its input does, and by SIGPROF when a request takes more processor time than it may. Should one last far
-longer than that by the clock, the parent is gone, and an alarm ends the process.
+The process ends when its input ends, and by SIGPROF when a request exceeds its processor time. An alarm ends it when a request
+takes far longer by the clock, because the parent has then ended.
 """
 
 import json
@@ -21,14 +21,14 @@ from sympy.concrete.expr_with_intlimits import ExprWithIntLimits
 from sympy.functions.combinatorial.factorials import CombinatorialFunction
 
 _DIGITS = 100
-"""Values are computed to so many digits, and are equal if all but the last ten agree."""
+"""Digits of computed values. Two values are equal if all but the last ten digits agree."""
 _FEW_DIGITS = 40
 _SHIFTS = (1, -3, 4, -6, 7, 9, 2)
-"""Where `agree` compares: far enough from 0, on both sides of it, and at integers for sums up to n."""
+"""Points of `agree`: on both sides of 0, and positive integers for sums up to n."""
 _OF_INTEGERS = (ExprWithIntLimits, CombinatorialFunction)
 """Sums, products, factorials and binomials."""
 _FULL = 0.75
-"""A process that came closer than this to its memory limit may have been refused memory, and answered wrongly."""
+"""Share of the memory limit. Beyond it, sympy may have run out of memory unnoticed, so "not equal" is not trusted."""
 
 
 def main(memory_bytes: int, cpu_s: float, alarm_s: float) -> None:
@@ -51,7 +51,7 @@ def main(memory_bytes: int, cpu_s: float, alarm_s: float) -> None:
 
 
 def reply(request: dict[str, Any], memory_bytes: int) -> dict[str, Any]:
-    """Catches everything: what goes wrong here is a failure of the judge, and says nothing about the answer."""
+    """Return the reply to a request. Every exception becomes a "failure", because it is no verdict on the answer."""
     try:
         compare = agree if request["by_value"] else same
         equal = all(compare(*map(expression, pair)) for pair in request["pairs"])
@@ -63,7 +63,7 @@ def reply(request: dict[str, Any], memory_bytes: int) -> dict[str, Any]:
 
 
 def expression(latex: str) -> Basic | MatrixBase | None:
-    """What math-verify makes of one expression; None for what it cannot read."""
+    """Return the expression that math-verify parses from LaTeX; None if it cannot parse the text."""
     try:
         found = parse(
             f"${latex}$",
@@ -135,7 +135,7 @@ def close(gold: Expr, answer: Expr, point: dict[Basic, Expr], digits: int) -> bo
 
 
 def peak_bytes() -> int:
-    """The most address space that this process has had."""
+    """Return the largest address space that this process has had."""
     if sys.platform != "linux":
         return 0
     with open("/proc/self/status", encoding="ascii") as status:
