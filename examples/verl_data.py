@@ -21,7 +21,7 @@ def row(problem: Problem, index: int) -> dict[str, Any]:
         "data_source": problem.labels.get("source", "sod"),
         "prompt": list(problem.messages),
         "reward_model": {"style": "rule", "ground_truth": problem.answer},
-        "extra_info": {"index": index, "kind": problem.kind, "id": problem.id},
+        "extra_info": {"index": index, "kind": problem.kind, "id": problem.id, "options": problem.options},
     }
 
 

@@ -636,6 +636,13 @@ def test_scores_are_those_of_our_judges(response: str, extra: dict[str, Any] | N
     assert result["acc"] == float(score > 0)
 
 
+@pytest.mark.parametrize("told", [{"options": 10}, {"choices": list("1234567890")}, {}])
+def test_a_choice_may_have_more_options_than_four(told: dict[str, Any]) -> None:
+    for answer, acc in (("J", 1.0), ("C", 0.0), ("K", 0.0)):
+        result = asyncio.run(compute_score("somewhere", f"\\boxed{{{answer}}}", "J", {"kind": "choice", **told}))
+        assert result["acc"] == acc
+
+
 def test_a_program_is_judged_by_its_tests() -> None:
     gold = json.dumps({"inputs": ["3\n"], "outputs": ["9\n"]})
     answer = "```python\nprint(int(input()) ** 2)\n```"

@@ -35,8 +35,8 @@ TRAIN: list[tuple[dict[str, Any], str]] = [
     ({"engine.name": "vllm_server"}, "engine.name = vllm_server needs --engine.url"),
     ({"engine.url": NOWHERE}, "engine.name = hf has none: leave it out, or give --engine.name vllm_server or served."),
     ({"engine.name": "served", "engine.url": NOWHERE}, "to train a model here and sample it on a vLLM server"),
-    ({"sandbox.backend": "fusion"}, "sandbox.backend = fusion needs --sandbox.url"),
-    ({"sandbox.url": NOWHERE}, "sandbox.backend is local; add --sandbox.backend fusion."),
+    ({"sandbox.backend": "fusion"}, "sandbox.backend is fusion, but sandbox.url is not given"),
+    ({"sandbox.url": NOWHERE}, "sandbox.backend is local. Add --sandbox.backend fusion."),
     (
         {"sandbox.backend": "fusion", "sandbox.url": "127.0.0.1"},
         "sandbox.url: '127.0.0.1' is not the address of a server",

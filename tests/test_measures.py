@@ -9,6 +9,8 @@ from statistics import fmean, pstdev, stdev
 import pytest
 
 from sod.evaluation.measures import Tally, majority, mean_over, pass_at, powers_of_two, question_error, sampling_error
+from sod.rewards.math import MathJudge
+from sod.rewards.symbolic import Symbolic
 from sod.types import Group, Problem, Trajectory
 
 Make = Callable[..., Trajectory]
@@ -86,6 +88,32 @@ def test_the_majority_is_right_or_wrong_or_shared(
     attempts: Callable[..., list[Trajectory]], answers: list[str | None], expected: float
 ) -> None:
     assert majority(attempts(*answers)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("gold", "right", "wrong"),
+    [
+        (r"\frac12", ["1/2", "0.5", r"\frac12", r"50\%", r"\sin 30^\circ"], ["2", "2", "2", "2.0", "0.51"]),
+        (r"\sqrt2-1", [r"\sqrt2-1", r"\frac{1}{1+\sqrt2}", r"\tan 22.5^\circ"], [r"\sqrt2", r"\frac{2}{\sqrt2}", "1"]),
+        ("204", ["204", "x = 204", "204.0", r"204\text{ ways}"], ["205", "205.0", r"205\text{ ways}", "17 = 204"]),
+        (r"\{1,2\}", ["1, 2", "2, 1", r"x = 1 \text{ or } x = 2"], ["1", r"\{1\}", "2"]),
+    ],
+)
+def test_right_answers_are_one_vote_however_they_are_written(
+    trajectory: Make, gold: str, right: list[str], wrong: list[str]
+) -> None:
+    judge = MathJudge(Symbolic(limit_s=30))
+    verdicts = [judge.judge(rf"\boxed{{{answer}}}", gold) for answer in (*right, *wrong)]
+    judge.close()
+    assert [verdict.outcome for verdict in verdicts] == ["right"] * len(right) + ["wrong"] * len(wrong)
+    assert len({verdict.answer for verdict in verdicts[: len(right)]}) == 1
+    group = [trajectory(answer=v.answer, correct=v.outcome == "right", sample=i) for i, v in enumerate(verdicts)]
+    assert majority(group) == 1.0
+
+
+def test_right_answers_are_one_vote_even_if_a_judge_names_them_differently(trajectory: Make) -> None:
+    answers = [("1/2", True), ("0.5", True), ("2", False), ("3", False)]
+    assert majority([trajectory(answer=a, correct=c, sample=i) for i, (a, c) in enumerate(answers)]) == 1.0
 
 
 def test_the_majority_does_not_depend_on_the_order(attempts: Callable[..., list[Trajectory]]) -> None:

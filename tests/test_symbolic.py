@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sod.errors import InfrastructureError
-from sod.rewards.symbolic import Symbolic
+from sod.rewards.symbolic import Symbolic, TooHardError
 
 EQUAL = [(r"\frac{1}{1+\sqrt{2}}", r"\sqrt{2}-1")]
 DIFFERENT = [(r"\frac{1}{1+\sqrt{2}}", r"\sqrt{2}+1")]
@@ -88,9 +88,37 @@ def test_threads_take_turns(symbolic: Symbolic) -> None:
         assert list(pool.map(symbolic.equal, [EQUAL, DIFFERENT] * 20)) == [True, False] * 20
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer", "equal"),
+    [
+        (r"\sum_{k=1}^n k", r"\frac{n(n+1)}{2}", True),
+        (r"\sum_{k=1}^n k", r"\frac{n(n-1)}{2}", False),
+        (r"\sum_{k=0}^{n}\binom{n}{k}", "2^n", True),
+        (r"\prod_{k=1}^{n} k", "n!", True),
+        (r"\sqrt{x^2}", "x", False),
+        (r"\sqrt{x^2}", "|x|", True),
+        (r"\cot x", r"\frac{\cos x}{\sin x}", True),
+        (r"\sqrt{2}", r"\sqrt{2}+10^{-20}", False),
+        (r"\{\sin x, 2\}", r"\{\frac{4}{2}, \cos x \tan x\}", True),
+        (r"\{\sin x, 2\}", r"\{\sin x, 3\}", False),
+        (r"\{\sin x, 2\}", r"\{\sin x\}", False),
+        ("5x-7y=0", "5x-7y=0", True),
+        ("{{{", "1", False),
+    ],
+)
+def test_values_at_several_points_are_equal_or_not(symbolic: Symbolic, gold: str, answer: str, equal: bool) -> None:
+    assert symbolic.equal([(gold, answer)], by_value=True) == equal
+
+
+def test_what_has_no_values_is_too_hard(symbolic: Symbolic) -> None:
+    with pytest.raises(TooHardError, match="no expressions"):
+        symbolic.equal([("5x-7y=0", "7x-5y=0")], by_value=True)
+    assert symbolic.equal(EQUAL)
+
+
 def test_what_takes_too_long_is_a_failure_and_the_next_request_is_not() -> None:
     symbolic = Symbolic(limit_s=0.3)
-    with pytest.raises(InfrastructureError, match="failed twice: it ran out of time; it ran out of time"):
+    with pytest.raises(TooHardError, match="ran out of time"):
         symbolic.equal(ENDLESS)
     symbolic.limit_s = 30
     assert symbolic.equal(EQUAL)
@@ -154,7 +182,7 @@ from sod.rewards.symbolic import Symbolic
 symbolic = Symbolic(limit_s={1 if busy else 30})
 symbolic._started()
 if {busy}:
-    symbolic._worker._process.stdin.write({json.dumps(ENDLESS).encode()!r} + b"\\n")
+    symbolic._worker._process.stdin.write({json.dumps({"pairs": ENDLESS, "by_value": False}).encode()!r} + b"\\n")
     time.sleep(0.2)
 print(symbolic._worker._process.pid, flush=True)
 time.sleep(600)

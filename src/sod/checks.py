@@ -24,6 +24,7 @@ from sod.config import (
 from sod.engines import ENGINES
 from sod.errors import OptionError
 from sod.runs.alarms import ALARMS
+from sod.sandbox import guarded
 from sod.systems import Traits, traits
 
 Refusals = Iterator[str]
@@ -151,11 +152,8 @@ def of_servers(options: EngineOptions, processes: int) -> Refusals:
 
 
 def of_sandbox(options: SandboxOptions) -> Refusals:
-    if options.backend == "fusion" and options.url is None:
-        yield "sandbox.backend = fusion needs --sandbox.url, the address of its server; see docs/sandboxes.md."
+    yield from guarded.refusals(options)
     if options.url is not None:
-        if options.backend != "fusion":
-            yield f"sandbox.url is given, but sandbox.backend is {options.backend}; add --sandbox.backend fusion."
         yield from _of_address("sandbox.url", options.url)
 
 

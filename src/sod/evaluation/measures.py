@@ -38,14 +38,15 @@ def pass_at(k: int, right: int, tried: int) -> float:
 
 
 def majority(group: Sequence[Trajectory]) -> float:
-    """1 if the most frequent answer is right, 0 if not; of a tie, the share that is. No answer is no vote."""
-    votes = Counter(t.answer for t in group if t.answer is not None)
+    """Return 1 if the most frequent answer is right and 0 if not; after a tie, 1 over the number of tied answers if one is right.
+
+    All right answers are one vote, however they are written. A sample without an answer has no vote.
+    """
+    votes = Counter(None if t.correct else t.answer for t in group if t.answer is not None)
     if not votes:
         return 0.0
     most = max(votes.values())
-    tied = [answer for answer, count in votes.items() if count == most]
-    right = {t.answer for t in group if t.correct}
-    return sum(answer in right for answer in tied) / len(tied)
+    return (votes[None] == most) / sum(count == most for count in votes.values())
 
 
 @dataclass

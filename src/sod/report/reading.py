@@ -1,7 +1,7 @@
 """Read run directories for a report. Unreadable parts are left out and noted; they raise no error.
 
-`sod.runs.directory` writes runs and reads its own. This module also reads runs of other versions, and interrupted, running or damaged
-ones.
+`sod.runs.directory` writes runs and reads its own. This module also reads interrupted, running or damaged runs, and those of
+other versions.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Answer to score: what an attempt is worth.
+"""Judge answers and compute rewards.
 
-A judge reads what the student wrote and a gold answer, and returns a `Verdict`: right, wrong, or ungraded. Ungraded
-means that the judge does not know, because its own machinery failed or gave up; it is never counted as wrong.
+A judge compares the text of an attempt with a gold answer and returns a `Verdict`: right, wrong or ungraded. Ungraded means that
+the judge itself failed, or that a limit stopped it. An ungraded attempt is never counted as wrong.
 """
 
 from dataclasses import dataclass
@@ -9,25 +9,25 @@ from typing import Literal, Protocol
 
 Outcome = Literal["right", "wrong", "ungraded"]
 NO_CODE = "no code"
-"""The verdict's reason where a program was asked for and none was given; programs have no canonical answer."""
+"""The reason of a verdict on an attempt without a program. Programs have no canonical answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     outcome: Outcome
     answer: str | None = None
-    """The answer in canonical form, as votes count it; None if there was none, or where votes make no sense."""
+    """The answer in canonical form, for majority votes; None without an answer, and for programs."""
     reason: str = ""
-    """What decided: the layer that settled it, the test that failed, or why nothing could be decided."""
+    """The layer that decided, the test that failed, or the cause of an ungraded attempt."""
 
 
 class Judge(Protocol):
-    """Judges one kind of problem."""
+    """Judge one kind of problem."""
 
     def check(self, gold: str) -> None:
-        """Raises `sod.errors.DataError` for a gold answer that it could never judge by."""
+        """Raise `sod.errors.DataError` for a gold answer that this judge cannot use."""
         ...
 
     async def __call__(self, text: str, gold: str) -> Verdict:
-        """The verdict on an attempt. Never raises for what the student wrote."""
+        """Return the verdict on an attempt. No text of a student makes this raise."""
         ...

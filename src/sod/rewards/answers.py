@@ -164,6 +164,7 @@ _REWRITES = [
         (rf"\^\s*\{{?\s*\\(?:circ|degree)\s*\}}?|\\deg(?:ree)?(?![a-z])|{_TEXT}degrees?\s*\}}|\bdegrees?$", DEGREE),
         (rf"\\?%|{_TEXT}per\s?cent\s*\}}|\bper\s?cent$", r"\\%"),
         (r"^([^$]*?)\\?\$ ?([\d,.]*\d)([^$]*)$", r"\1\2\\text{ dollars }\3"),
+        (r"^\\\$ ?(\\frac ?(?:\{\d+\}|\d) ?(?:\{\d+\}|\d))$", r"\1\\text{ dollars}"),
         (r"\\?\$|\\text\{\s*\}", ""),
         *((rf"(?:{sign})(?![a-z]) ?([\d,.]*\d)", rf"\1\\text{{ {name} }}") for sign, name in _CURRENCIES.items()),
         (r"\\[lr]vert(?![a-z])", "|"),

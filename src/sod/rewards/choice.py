@@ -1,8 +1,7 @@
-"""Multiple choice: the one letter that the last boxed answer of the last turn commits to.
+"""Judge multiple choice: compare the letter in the last box of the last turn with the gold letter.
 
-A closed grammar: a letter of one of the problem's options, however it is wrapped, perhaps called an option, perhaps followed
-by what the option says. Whatever else is in the box, two letters, a word, or the letter of an option that there is not, is no
-choice: wrong, and no vote.
+A closed grammar accepts one letter of an option, with or without brackets, the word "option" before it, and the option's text
+after it. Any other content of the box is wrong and has no vote: two letters, a word, or a letter beyond the last option.
 """
 
 import re
@@ -15,9 +14,9 @@ from sod.rewards import Verdict
 from sod.rewards.answers import final_answer, last_box, peel, tidy
 
 USUAL, MOST = 4, len(ascii_uppercase)
-"""Options of a problem that does not say how many it has; and as many as there are letters."""
+"""The number of options if a problem does not state it, and the largest number."""
 LONGEST = 1000
-"""An option is repeated in fewer characters; a longer box is not read."""
+"""Characters. A longer box is not parsed."""
 
 _STYLE = re.compile(r"\\text(?![A-Za-z])|[{}*\s]")
 _CALLED = re.compile(
@@ -27,12 +26,12 @@ _CALLED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """The ways to write the letter of an option."""
+    """The patterns of an option's letter."""
 
     bare: re.Pattern[str]
     marked: re.Pattern[str]
     another: re.Pattern[str]
-    """In what follows a letter, the sign of another one; an article is none."""
+    """A second letter in the text after the first one. The article "a" is not a letter."""
 
 
 @cache
@@ -54,7 +53,7 @@ def _grammar(options: int) -> Grammar:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceJudge:
-    """Judges problems whose answer is the letter of one of `options` options."""
+    """Judge problems with `options` options, named A, B, ..."""
 
     options: int = USUAL
 
@@ -70,7 +69,7 @@ class ChoiceJudge:
         return self.judge(text, gold)
 
     def judge(self, text: str, gold: str) -> Verdict:
-        """The same, at once."""
+        """Return the verdict on an attempt."""
         written = final_answer(text)
         if written is None:
             return Verdict(outcome="wrong", reason="no answer")
@@ -81,12 +80,12 @@ class ChoiceJudge:
 
 
 def gold_letter(gold: str, options: int = USUAL) -> str | None:
-    """The letter of a gold answer, which may itself be boxed."""
+    """Return the letter of a gold answer, with or without a box; None if it has none."""
     return letter(last_box(gold) or gold, options)
 
 
 def letter(text: str, options: int = USUAL) -> str | None:
-    r"""The letter that is meant: of `C`, `c.`, `(C)`, `\text{C}`, `**C**`, `Option C` or `(C) 10^{-8} eV`; or None."""
+    r"""Return the letter of `C`, `c.`, `(C)`, `\text{C}`, `**C**`, `Option C` or `(C) 10^{-8} eV`; None for any other text."""
     if len(text) > LONGEST:
         return None
     grammar = _grammar(options)
@@ -100,7 +99,7 @@ def letter(text: str, options: int = USUAL) -> str | None:
 
 
 def lettered(text: str) -> int:
-    """How many options a problem's text lists, as `(A) ...` or as lines that begin `A.`, `A)` or `A:`; 0 for none."""
+    """Return how many options a problem lists, as `(A) ...` or in lines that start with `A.`, `A)` or `A:`; 0 for none."""
     found = {mark for pair in _LISTED.findall(text) for mark in pair if mark}
     count = next((n for n, mark in enumerate(ascii_uppercase) if mark not in found), MOST)
     return count if count > 1 else 0

@@ -6,7 +6,7 @@ exactly, or grows too large, is `Unreadable` and left to others.
 
 import re
 from fractions import Fraction
-from math import comb, factorial
+from math import comb, e, factorial, pi
 
 from sod.rewards.answers import DEGREE, PERCENT
 
@@ -19,7 +19,8 @@ Sum = dict[Product, Fraction]
 """The factor of each product. Two sums are the same number or polynomial if and only if they are equal."""
 
 _ONE: Product = ()
-_CONSTANTS = {"pi", "oo", "e"}
+_VALUES = {"pi": pi, "e": e, "i": 1j}
+_CONSTANTS = {"pi", "e", "oo"}
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3}(?![\dA-Za-z.]))?)"
     r"|(?P<name>\\[A-Za-z]+|\\%|[A-Za-z]+)|(?P<sign>[-+*/^_!(){}\[\]°]))"
@@ -101,6 +102,22 @@ def power(base: Sum, exponent: Fraction) -> Sum:
     for _ in range(int(exponent)):
         result = multiply(result, base)
     return result
+
+
+def approximate(value: Sum) -> complex | None:
+    """Return the value of a sum as a complex float; None if it has symbols or infinity, or is too large."""
+    total = 0j
+    try:
+        for atoms, factor in value.items():
+            term = complex(factor)
+            for atom, exponent in atoms:
+                if atom not in _VALUES and not atom.isdigit():
+                    return None
+                term *= (_VALUES.get(atom) or float(atom)) ** float(exponent)
+            total += term
+    except OverflowError:
+        return None
+    return total
 
 
 def scaled(value: Sum) -> Sum:

@@ -4,9 +4,22 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
+from math import pi
 
 from sod.rewards.answers import DEGREE, PERCENT, peel
-from sod.rewards.exact import FUNCTIONS, Sum, Unreadable, add, exact, is_linear, number, scaled, symbols, written
+from sod.rewards.exact import (
+    FUNCTIONS,
+    Sum,
+    Unreadable,
+    add,
+    approximate,
+    exact,
+    is_linear,
+    number,
+    scaled,
+    symbols,
+    written,
+)
 from sod.rewards.structure import (
     BRACKET,
     CLOSING,
@@ -50,7 +63,7 @@ def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
         answer = _without_lead_in(answer)
         if NAME.fullmatch(equation[0]):
             answer = _called(answer, equation[0])
-        other = sides(answer)
+        other = None if answer != gold and _contradicts(*split(answer, RELATIONS)) else sides(answer)
         return [_equation(*equation)], _equation(*other) if other else read(answer)
     names = named(gold)
     golds = [_named(names) if names else read(gold)]
@@ -220,6 +233,8 @@ def _clause(text: str) -> Form:
         parts, found = parts[1:], found[1:]
     if not all(parts):
         return _opaque(text)
+    if _contradicts(parts, found):
+        return replace(_opaque(text), kind="words")  # never compared by value
     if found[-1:] == [r"\approx"] and not (len(parts) == 2 and NAME.fullmatch(parts[0])):
         parts, found = parts[:-1], found[:-1]  # the exact value stands before the rounded one
     if set(found) <= _EQUAL:
@@ -230,6 +245,49 @@ def _clause(text: str) -> Form:
     if found == [r"\in"] and (NAME.fullmatch(parts[0]) or LABEL.fullmatch(parts[0])) and r"\text" not in parts[0]:
         return replace(form := read(parts[1]), name=form.name or (parts[0] if NAME.fullmatch(parts[0]) else ""))
     return _inequality(parts, found) or _opaque(text)
+
+
+_ROUNDING = 0.02
+"""Two numbers that an answer calls equal may differ by this share of the larger one: `1/3 = 0.33`."""
+
+
+def _contradicts(parts: list[str], found: list[str]) -> bool:
+    r"""Return whether an answer calls two values equal that are not: `17 = 204`, `(1, 2) \approx 17.5`."""
+    for one, sign, other in zip(parts, found, parts[1:], strict=False):
+        if sign in ("=", r"\approx") and (right := _size(other)) is not None:
+            left = _size(one)
+            if left is None and sign == r"\approx" and _several_values(one):
+                return True
+            if left is not None and not any(_is_close(left, size) for size in _readings_of_angle(one, other, right)):
+                return True
+    return False
+
+
+def _readings_of_angle(one: str, other: str, size: complex) -> list[complex]:
+    """Return the sizes that the second value may have: an angle in degrees may be equal to one in radians."""
+    return [size, size * pi / 180, size * 180 / pi] if (DEGREE in one) != (DEGREE in other) else [size]
+
+
+def _is_close(one: complex, other: complex) -> bool:
+    return abs(one - other) <= _ROUNDING * max(abs(one), abs(other))
+
+
+def _size(text: str) -> complex | None:
+    """Return the value of a text that is a number and has no unit."""
+    if (based := _IN_BASE.fullmatch(text)) and (base := based[2].strip("{}")).isdigit() and 2 <= int(base) <= 36:
+        return int(based[1], int(base)) if max(int(digit, 36) for digit in based[1]) < int(base) else None
+    try:
+        return approximate(exact(text))
+    except Unreadable:
+        return None
+
+
+def _several_values(text: str) -> bool:
+    """Return whether a text has parts, or symbols that may have any value."""
+    form = _brackets(text) or _leaf(text)
+    return bool(form.parts) or (
+        form.kind == "exact" and not NAME.fullmatch(text) and bool(symbols(_value_or_nothing(text)))
+    )
 
 
 def _inequality(parts: list[str], found: list[str]) -> Form | None:
@@ -392,9 +450,20 @@ def _leaf(text: str) -> Form:
         value = value.replace(" ", "")
     value = _REPEATING.sub(_repeating, value)
     try:
-        return Form("exact", written(_value(value)), _symbolic(value), unit=unit)
+        number = _value(value)
     except Unreadable:
-        return replace(_opaque(value), unit=unit)
+        return _opaque(text) if unit.modulus else replace(_opaque(value), unit=unit)
+    if unit.modulus and not _is_remainder(number, unit.modulus):
+        return _opaque(text)
+    return Form("exact", written(number), _symbolic(value), unit=unit)
+
+
+def _is_remainder(value: Sum, modulus: str) -> bool:
+    """Return whether a value can be meant as a remainder: `7 \\pmod 5` and `\\frac12 \\pmod 5` are not."""
+    if not modulus.isdigit():
+        return True
+    size = approximate(value)
+    return not symbols(value) and size is not None and size == int(size.real) and abs(size) < int(modulus)
 
 
 def _value(text: str) -> Sum:

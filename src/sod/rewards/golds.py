@@ -1,10 +1,9 @@
-r"""Whether a right answer can equal a gold: proved before the first token is sampled.
+r"""Check gold answers before the first token is sampled.
 
-A perfect student writes the answer in a box and nothing else. Of every gold this proves that its own judge accepts the gold
-itself in a box. Of a gold that holds its answer at a place that data sets are published with (`#### 18`, a box within a
-sentence, `the answer is 18`), it proves that the judge accepts this answer alone as well. A text of several
-lines or sentences is no answer. Nothing symbolic is computed: what the exact layers of the judge leave open counts as
-accepted. Whether the gold is the right answer to its problem cannot be proved.
+A gold passes if its own judge accepts the gold itself in a box. Published data sets also mark the answer within a longer gold
+(`#### 18`, a box in a sentence, `the answer is 18`); then the judge must accept the marked answer alone as well. A text of
+several lines or sentences is refused. Nothing symbolic is computed: a comparison that the exact layers leave open is
+accepted. The check cannot find a gold that is the wrong answer to its problem.
 """
 
 import re
@@ -22,14 +21,14 @@ KINDS = ("math", "choice", "code")
 CACHED = 1 << 16
 CONVERT = "`sod data convert FILE` takes the answer out of such texts where it can."
 FEW_WORDS = 8
-"""Text of fewer words is not taken for sentences: `4 p.m. Tuesday`."""
+"""Words. A shorter text is not split into sentences: `4 p.m. Tuesday`."""
 SHOWN = 40
-"""Characters of a gold that an error shows."""
+"""Characters of a gold in an error."""
 
 _MARKED = re.compile(r"(.*?)\s*##+\s*([^\n#]+?)\s*", re.DOTALL)
 """GSM8K: a solution, and its answer after a mark."""
 _CALCULATION = re.compile(r"<<[^<>]*>>")
-"""GSM8K: what a calculator is to be given, within a solution."""
+"""GSM8K: the input of a calculator, within a solution."""
 _STATED = re.compile(
     r".*\banswer\s*(?:is|:|=)\s*:?\s*(\S[^\n]*?)\.?(?:\s*I hope it is correct\.?)?\s*$", re.IGNORECASE | re.DOTALL
 )
@@ -44,7 +43,7 @@ _MATH = MathJudge()
 
 
 def check_gold(kind: str, gold: str, options: int = USUAL) -> None:
-    """Raises DataError for a kind that has no judge, or a gold that its judge cannot judge by. `options`: those of a choice."""
+    """Raise DataError for a kind without a judge, or a gold that its judge cannot use. `options`: their number, for a choice."""
     if kind not in KINDS:
         raise DataError(f"it is of kind {kind!r}; judges exist for {', '.join(KINDS)}.")
     try:
@@ -54,13 +53,13 @@ def check_gold(kind: str, gold: str, options: int = USUAL) -> None:
 
 
 def prove(kind: str, gold: str, options: int = USUAL) -> None:
-    """The same for a known kind, in words of the gold alone."""
+    """Raise DataError for a gold of a known kind that its judge cannot use."""
     if kind != "math" or not INTEGER.fullmatch(gold):
         _prove(kind, gold, options)
 
 
 def check_form(gold: str, accepts: Callable[[str], bool]) -> None:
-    """Raises DataError for a gold of mathematics that is a text around its answer. `accepts`: whether an answer is right."""
+    """Raise DataError for a gold of mathematics that is a text around its answer. `accepts`: whether an answer is right."""
     text = gold.strip()
     if text.casefold() in _NOTHING:
         raise DataError(f"The gold answer {gold!r} is an empty cell.")
@@ -81,7 +80,7 @@ def check_form(gold: str, accepts: Callable[[str], bool]) -> None:
 
 
 def worked(text: str) -> tuple[str, str | None]:
-    """A worked solution without marks for calculators, and the answer that it ends in; None where none is marked."""
+    """Return a solution without calculator marks, and the answer marked at its end; None if no answer is marked."""
     if marked := _MARKED.fullmatch(text):
         return _CALCULATION.sub("", marked[1]), marked[2]
     if (box := last_box(text)) is not None:

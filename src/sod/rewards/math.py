@@ -1,14 +1,14 @@
-r"""Mathematics: the last boxed answer of the last turn, compared with the gold one by what it means.
+r"""Judge answers of mathematics: compare the last box of the last turn with the gold answer by value.
 
-Three layers decide, each only what it is sure of:
+Three layers decide in this order:
 
-1. *exact*: an answer is read as numbers, roots, symbols and their sums and products, in exact arithmetic, within
-   tuples, sets, intervals, matrices. What is read so has one canonical string, and is equal to another if that is:
-   `\frac12` = `0.5`, `\sqrt{242}` = `11√2`, `4i+3` = `3+4i`. Nothing is rounded: 0.3333 is no third.
-2. *text*: what cannot be read so is equal if it is written alike.
-3. *symbolic*: what is left, `\frac{1}{1+\sqrt2}`, `\cot x`, goes to math-verify in another process.
+1. *exact*: parses sums and products of numbers, roots and symbols, within tuples, sets, intervals and matrices. Each value has
+   one canonical string, and equal strings are equal values: `\frac12` = `0.5`, `\sqrt{242}` = `11√2`, `4i+3` = `3+4i`. Nothing is
+   rounded: 0.3333 is not 1/3.
+2. *text*: compares the text of what the first layer cannot parse.
+3. *symbolic*: sends other expressions, such as `\frac{1}{1+\sqrt2}` and `\cot x`, to math-verify in another process.
 
-An integer gold, and a gold that is text, are decided by the first two alone.
+The first two layers alone decide for a gold that is an integer or words.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ from sod.rewards.symbolic import Symbolic
 INTEGER = re.compile(r"-?\d+")
 _SPACED_THOUSANDS = re.compile(r"[-+]?(?:\\?\$)?[1-9]\d{0,2}(?:,\\ \d{3})+\.?")
 LONGEST, DEEPEST, MOST_DIGITS = 400, 12, 60
-"""Answers of more characters, brackets within brackets, or digits in a row than these are wrong without a look."""
+"""Longer answers, deeper nested brackets and longer runs of digits are wrong without being parsed."""
 
 
 class MathJudge:
-    """Judges answers that are numbers, expressions, tuples, sets, intervals, matrices, equations or words."""
+    """Judge answers that are numbers, expressions, tuples, sets, intervals, matrices, equations or words."""
 
     def __init__(self, symbolic: Symbolic | None = None) -> None:
         self._symbolic = symbolic or Symbolic()
@@ -43,26 +43,32 @@ class MathJudge:
         return verdict if isinstance(verdict, Verdict) else await asyncio.to_thread(self._ask, verdict)
 
     def judge(self, text: str, gold: str) -> Verdict:
-        """The same, at once; from any thread."""
+        """Return the verdict on an attempt. May be called from any thread."""
         verdict = decide(text, gold)
         return verdict if isinstance(verdict, Verdict) else self._ask(verdict)
 
     def close(self) -> None:
-        """End the process that compares symbolically."""
+        """End the symbolic worker process."""
         self._symbolic.close()
 
     def _ask(self, question: "Question") -> Verdict:
         try:
             equal = self._symbolic.equal(question.pairs)
-        except InfrastructureError as error:
-            return self._after_failure(question, str(error))
-        answer = question.gold if equal else question.answer
-        return Verdict(outcome="right" if equal else "wrong", answer=answer, reason="symbolic")
+        except InfrastructureError:
+            return self._ask_by_value(question)
+        return question.verdict(equal)
 
-    def _after_failure(self, question: "Question", reason: str) -> Verdict:
-        """Wrong if the answer is what nothing could be computed with; ungraded if the gold answer alone is too hard as well."""
+    def _ask_by_value(self, question: "Question") -> Verdict:
+        """Return the verdict where expressions are too hard to compare: by values, or wrong if the answer has none.
+
+        Ungraded only if the values of the gold answer alone cannot be computed either.
+        """
         try:
-            self._symbolic.equal([(gold, gold) for gold, _ in question.pairs])
+            return question.verdict(self._symbolic.equal(question.pairs, by_value=True))
+        except InfrastructureError as error:
+            reason = str(error)
+        try:
+            self._symbolic.equal([(gold, gold) for gold, _ in question.pairs], by_value=True)
         except InfrastructureError as error:
             return Verdict(outcome="ungraded", answer=question.answer, reason=str(error))
         return Verdict(outcome="wrong", answer=question.answer, reason=f"too hard to compare: {reason}")
@@ -73,7 +79,7 @@ class MathJudge:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What the cheap layers leave open: are both equal in all of these pairs of gold and answer?"""
+    """A comparison for the symbolic layer: the answer is right if all pairs (gold, answer) are equal."""
 
     pairs: list[tuple[str, str]]
     answer: str
@@ -81,9 +87,14 @@ class Question:
     gold: str
     """The gold answer as a vote."""
 
+    def verdict(self, equal: bool) -> Verdict:
+        """Return the verdict that the symbolic layer's reply comes to."""
+        answer = self.gold if equal else self.answer
+        return Verdict(outcome="right" if equal else "wrong", answer=answer, reason="symbolic")
+
 
 def decide(text: str, gold: str) -> Verdict | Question:
-    """The verdict of the cheap layers, or what has to be asked of the symbolic one."""
+    """Return the verdict of the first two layers, or the question for the symbolic layer."""
     boxed = final_answer(text)
     if boxed is None:
         return Verdict(outcome="wrong", reason="no answer")
@@ -112,7 +123,7 @@ def decide(text: str, gold: str) -> Verdict | Question:
 
 
 def undecided(gold: Form, answer: Form) -> list[tuple[str, str]] | None:
-    """The pairs of LaTeX that must be equal for the two to be; none if they are for sure, None if they are not."""
+    """Return the pairs of LaTeX that must be equal; an empty list if the two forms are equal, None if they differ."""
     if not gold.unit.agrees(answer.unit) or (gold.name and answer.name and gold.name != answer.name):
         return None
     if gold.key == answer.key and not (gold.parts and answer.parts):
@@ -143,7 +154,7 @@ def _undecided_sets(gold: Form, answer: Form) -> list[tuple[str, str]] | None:
 
 
 def _without_equals(golds: Sequence[Form], answers: Sequence[Form]) -> tuple[list[Form], list[Form]]:
-    """The parts of two sets that have no equal in the other."""
+    """Return the parts of each set that have no equal part in the other set."""
     by_key: dict[str, list[Form]] = {}
     for part in answers:
         by_key.setdefault(part.key, []).append(part)
@@ -161,7 +172,7 @@ def _without_equals(golds: Sequence[Form], answers: Sequence[Form]) -> tuple[lis
 
 
 def too_long(text: str) -> str:
-    """Why a text is not worth reading; empty if it is. Found in one pass at most."""
+    """Return the limit that a text exceeds, or an empty string. Takes linear time."""
     if len(text) > LONGEST:
         return f"more than {LONGEST} characters"
     if re.search(rf"\d{{{MOST_DIGITS}}}", text):
@@ -182,7 +193,7 @@ TOO_HARD = {
     "many signs": re.compile(r"(?:[-+]\s*){5}"),
     "many digits": re.compile(r"\d{25}"),
 }
-"""What sympy could compute for ever: an answer that is so, and that the cheap layers do not know, is wrong."""
+"""Patterns for which sympy may not end. An answer that matches is wrong unless the first two layers accept it."""
 
 
 MISREAD = {
@@ -190,7 +201,7 @@ MISREAD = {
     "a relation": re.compile(r"[<>]|\\(?:[gl]e|ne|in|equiv|approx|to|sim|mid)(?![a-z])"),
     "dots": re.compile(r"\.\.|\\[lcdv]?dots(?![a-z])"),
 }
-"""What math-verify takes for something else, such as 1:2 for 1/2: not asked, unless the gold answer has it too."""
+"""Notation that math-verify misreads, such as 1:2 as 1/2. It is only compared if the gold has it as well."""
 
 _KNOWN = """frac over sqrt sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp pi infty cdot times div pm
     mp binom cup cap setminus in le ge ne mid begin end lfloor rfloor lceil rceil sum prod int lim to equiv approx ldots
@@ -201,19 +212,19 @@ _KEPT = re.compile(
     r"|[\d\s+\-*/^_=().,:<>|!&\[\]{}])*"
 )
 _DROPPED = re.compile(
-    r"(?<![A-Za-z])(?:min|max|gcd|lcm|mod|det|arg|dim|ker|inf|sup|nan)(?![A-Za-z])|\{\}|\d\s+\d|[A-Za-z]\^\{\(|\d\s*\)?\s*_|(?<![A-Za-z\\])[fghFGHP]\s*\("
+    r"(?<![A-Za-z])(?:min|max|gcd|lcm|mod|det|arg|dim|ker|inf|sup|nan)(?![A-Za-z])|\{\}|\d\s+\d|[A-Za-z]\^\{\(|\d\s*\)?\s*_|\^\s*\{?\s*T(?![A-Za-z])|(?<![A-Za-z\\])[fghFGHP]\s*\("
 )
-"""What math-verify may leave out, or read as a product."""
+"""Notation that math-verify may drop, or parse as a product."""
 _NAMES = re.compile(r"\\[A-Za-z]+|\{[bp]?matrix\}|[A-Za-z]")
 
 
 def _says_equal(latex: str) -> bool:
-    """Whether anything but a limit of a sum has an equals sign."""
+    """Return whether there is an equals sign outside the limits of a sum."""
     return "=" in re.sub(r"_\s*\{[^{}]*\}", "", latex)
 
 
 def not_to_ask(gold: str, answer: str) -> str:
-    """Why an answer is wrong without asking whether it is symbolically equal; empty if it is to be asked."""
+    """Return the reason why an answer is wrong without a symbolic comparison; empty if it must be compared."""
     for reason, pattern in TOO_HARD.items():
         if pattern.search(answer):
             return f"too hard: {reason}"

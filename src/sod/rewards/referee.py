@@ -1,4 +1,4 @@
-"""The judges of a run: which kind of problem goes to whom."""
+"""Select the judge of each kind of problem, and compute rewards."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ from sod.types import Problem, Trajectory
 
 
 class Referee:
-    """Judges attempts at problems of every kind, and says what they are worth."""
+    """Judge attempts at problems of every kind, and compute their rewards."""
 
     def __init__(self, sandbox: Sandbox, options: RewardOptions, *, max_tokens: int):
         self._sandbox = sandbox
@@ -39,12 +39,12 @@ class Referee:
             }
 
     def as_judge(self, judge: Literal["exact", "reference"]) -> "Referee":
-        """The same with other judges."""
+        """Return a referee with other judges and the same options."""
         options = self._options.model_copy(update={"judge": judge})
         return Referee(self._sandbox, options, max_tokens=self._max_tokens)
 
     def check(self, problems: Sequence[Problem]) -> None:
-        """Every problem must have a judge that can use its answer: found out before the first token is sampled."""
+        """Raise DataError if a problem has no judge, or a gold answer that its judge cannot use."""
         bad: list[str] = []
         for problem in problems:
             if problem.kind not in self._judges:
@@ -68,7 +68,7 @@ class Referee:
             check_form(problem.answer, lambda answer: answer == problem.answer)
 
     async def judge(self, trajectory: Trajectory, response: Callable[[], str]) -> Verdict:
-        """The verdict on an attempt, by its last turn. The reference reads the whole `response` instead."""
+        """Return the verdict on the last turn of an attempt. The reference judges read the whole `response` instead."""
         text = response() if self._options.judge == "reference" else trajectory.final_text
         problem = trajectory.problem
         judge = self._judges[problem.kind]
@@ -77,12 +77,12 @@ class Referee:
         return await judge(text, problem.answer)
 
     def reward(self, trajectory: Trajectory) -> float:
-        """What a judged trajectory is worth."""
+        """Return the reward of a judged trajectory."""
         return reward(trajectory, self._options, max_tokens=self._max_tokens)
 
 
 def judged(trajectory: Trajectory, verdict: Verdict) -> Trajectory:
-    """The trajectory with its verdict."""
+    """Return the trajectory with its verdict."""
     return replace(
         trajectory,
         correct=verdict.outcome == "right",

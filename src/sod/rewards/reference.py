@@ -1,19 +1,20 @@
-r"""What the paper's own code says of an answer, for comparison: its scores are not ours.
+r"""Give the verdicts of the paper's code, for comparison with its numbers.
 
-It looks for a literal `\boxed{` in the last 300, then 100 characters of the whole response, tool calls and tool output
-included, and compares what is in the box with the gold answer as it is written: `33` is not `033`, nor ` 33 `.
+The paper's code searches a literal `\boxed{` in the last 100 characters of the whole response, including tool calls and
+tool output.
+It compares the content of the box with the gold answer as a string: `33` differs from `033` and from ` 33 `.
 """
 
 from sod.errors import DataError
 from sod.rewards import Verdict
 
 WINDOWS = (300, 100)
-"""Characters that are left of a response, cut twice."""
+"""Characters that two cuts leave of a response."""
 _BOX = r"\boxed{"
 
 
 class StrictBoxJudge:
-    """Judges as the reference implementation does, where answers are mathematics or letters."""
+    """Judge mathematics and letters as the reference implementation does."""
 
     def check(self, gold: str) -> None:
         if not gold:
@@ -24,7 +25,7 @@ class StrictBoxJudge:
 
 
 def strict_box(text: str, gold: str) -> Verdict:
-    """The reference's verdict on a whole response."""
+    """Return the reference's verdict on a whole response."""
     for window in WINDOWS:
         text = text[-window:]
     answer = _last_box(text)
@@ -32,7 +33,7 @@ def strict_box(text: str, gold: str) -> Verdict:
 
 
 def _last_box(text: str) -> str | None:
-    """What the last box holds, by counting braces, escaped ones as well; None without a box that is closed."""
+    """Return the content of the last box; None if there is no closed box. Escaped braces are counted as well."""
     start = text.rfind(_BOX)
     if start < 0:
         return None

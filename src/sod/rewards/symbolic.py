@@ -1,9 +1,9 @@
-"""Symbolic equality by math-verify, in a process that can be killed.
+"""Compare expressions with math-verify in a separate process.
 
-Sympy may take for ever, or all memory, over a short expression, and nothing inside its own process stops it. So it lives
-in a worker process (`symbolic_worker.py`) with a memory limit, which ends when a request outlasts its limit: of processor time,
-so that a busy machine changes no verdict. What a worker failed at is asked once more, of a new one; then it is a failure
-of ours, and nothing is known about the answer.
+Sympy may use unlimited time or memory for a short expression, and nothing inside its own process can stop it. The worker process
+(`symbolic_worker.py`) has a limit on memory and on the processor time of a request. Processor time does not depend on the load of
+the machine. A request that exceeds a limit ends the worker, and the next request starts a new one. If the worker is lost for any
+other reason, the request is sent once more to a new worker.
 """
 
 import contextlib
@@ -23,43 +23,50 @@ from sod.errors import InfrastructureError
 
 _WORKER = Path(__file__).with_name("symbolic_worker.py")
 _START_S = 120.0
-"""A start imports sympy: a second or two, and on a loaded machine many times that."""
+"""Seconds that a start may take. It imports sympy: about 2 s, and far longer on a loaded machine."""
 _ATTEMPTS = 2
 _WALL = 6
-"""Wall time that the worker may take, as a multiple of its processor time."""
+"""Limit on wall time, as a multiple of the limit on processor time."""
 
 
 class Symbolic:
-    """A worker process, started when first needed, for any number of threads, which take turns.
+    """Own one worker process, which the first request starts. Threads may share this object; their requests are serialised.
 
-    After a fork, the child has a worker of its own. The process ends on `close`, when this object or the interpreter
-    goes, or, should the interpreter be killed, by itself.
+    A forked child starts its own worker. The worker ends on `close`, with this object, and with the interpreter, even if that is
+    killed.
     """
 
     def __init__(self, *, limit_s: float = 0.8, memory_bytes: int = 2 << 30) -> None:
         self.limit_s = limit_s
-        """Processor time for one request, without the start of a worker."""
+        """Processor time of one request, in seconds, without the start of a worker."""
         self.memory_bytes = memory_bytes
-        """Address space of the worker."""
+        """Address space of the worker, in bytes."""
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
         self._end = lambda: None
         _ALIVE.add(self)
 
-    def equal(self, pairs: Sequence[tuple[str, str]]) -> bool:
-        """Whether in each pair (gold, answer), in LaTeX, both are equal. Raises `InfrastructureError` if unknown."""
+    def equal(self, pairs: Sequence[tuple[str, str]], *, by_value: bool = False) -> bool:
+        """Return whether the gold equals the answer in each pair (gold, answer) of LaTeX texts.
+
+        `by_value` puts numbers in place of symbols and only computes, which takes far less time and memory.
+        Raises `TooHardError` if the limits are too low, and `InfrastructureError` if the worker is lost twice.
+        """
         with self._lock:
-            failures = []
-            for _ in range(_ATTEMPTS):
+            failures: list[str] = []
+            while len(failures) < _ATTEMPTS:
                 try:
-                    return self._started().ask(pairs, self.limit_s)
+                    return self._started().ask(pairs, self.limit_s, by_value=by_value)
+                except TooHardError:
+                    self._stop()
+                    raise
                 except _LostError as error:
                     failures.append(str(error))
                     self._stop()
             raise InfrastructureError(f"The symbolic worker failed twice: {'; '.join(failures)}.")
 
     def close(self) -> None:
-        """End the worker. Another request would start a new one."""
+        """End the worker. The next request starts a new one."""
         with self._lock:
             self._stop()
 
@@ -75,12 +82,16 @@ class Symbolic:
         self._worker = None
 
 
+class TooHardError(InfrastructureError):
+    """A comparison needs more processor time or memory than it may use, or makes sympy fail."""
+
+
 class _LostError(Exception):
-    """The worker ended, or has to."""
+    """The worker ended for a reason that may not occur again."""
 
 
 class _Worker:
-    """One process, and the conversation with it."""
+    """Run one worker process and exchange requests and replies with it."""
 
     def __init__(self, limit_s: float, memory_bytes: int) -> None:
         self._process = subprocess.Popen(
@@ -97,21 +108,21 @@ class _Worker:
         self._ready = False
 
     def be_ready(self) -> None:
-        """Wait for the start to be over."""
+        """Wait until the start is complete."""
         if not self._ready:
             self._receive(_START_S)
             self._ready = True
 
-    def ask(self, pairs: Sequence[tuple[str, str]], limit_s: float) -> bool:
+    def ask(self, pairs: Sequence[tuple[str, str]], limit_s: float, *, by_value: bool) -> bool:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(pairs).encode() + b"\n")
+            self._process.stdin.write(json.dumps({"pairs": pairs, "by_value": by_value}).encode() + b"\n")
         except OSError as error:
             raise _LostError("it had ended before it was asked") from error
         return self._receive(_WALL * limit_s)
 
     def end(self) -> None:
-        """Kill and reap the process; in a process that was forked from its parent, only let go of it."""
+        """Kill and reap the process. In a forked child, only close the pipes."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         if os.getpid() == self._owner:
@@ -124,7 +135,7 @@ class _Worker:
         self._process.stdout.close()
 
     def _receive(self, limit_s: float) -> bool:
-        """The next reply; raises `_LostError` if there is none in time, or it is that the worker failed."""
+        """Return the next reply; raises `_LostError` or `TooHardError` if there is none."""
         assert self._process.stdout is not None
         end, line, output = time.monotonic() + limit_s, b"", self._process.stdout.fileno()
         waiting = select.poll()
@@ -133,12 +144,13 @@ class _Worker:
             if not waiting.poll(max(0.0, end - time.monotonic()) * 1000):
                 raise _LostError(f"no answer within {limit_s} s")
             if not (chunk := os.read(output, 1 << 16)):
-                late = self._process.wait() == -signal.SIGPROF
-                raise _LostError("it ran out of time" if late else "it ended")
+                if self._process.wait() == -signal.SIGPROF:
+                    raise TooHardError("The symbolic worker ran out of time.")
+                raise _LostError("it ended")
             line += chunk
         reply = json.loads(line)
         if "failure" in reply:
-            raise _LostError(reply["failure"])
+            raise TooHardError(f"The symbolic worker failed: {reply['failure']}.")
         return reply["equal"]
 
 
@@ -146,7 +158,7 @@ _ALIVE: weakref.WeakSet[Symbolic] = weakref.WeakSet()
 
 
 def _start_afresh_in_child() -> None:
-    """A forked child owns no worker, and must not wait for a lock that a thread of its parent holds."""
+    """Drop the worker and the lock in a forked child: a thread of the parent may hold the lock."""
     for symbolic in list(_ALIVE):
         symbolic._lock = threading.Lock()
         symbolic._stop()

@@ -1,11 +1,11 @@
-"""The process that `sod.rewards.symbolic` asks whether expressions are equal. Run by path, never imported.
+"""Compare expressions, as the worker process of `sod.rewards.symbolic`. Run by path, never imported.
 
 One request a line on standard input, one reply a line on standard output, both JSON:
 
-    [[gold, answer], ...] in LaTeX  ->  {"equal": bool} (all of the pairs), or {"failure": reason}
+    {"pairs": [[gold, answer], ...], "by_value": bool}  ->  {"equal": bool} (all of the pairs), or {"failure": reason}
 
-It ends when its input does, and by SIGPROF when a request takes more processor time than it may. Should one last far
-longer than that by the clock, the parent is gone, and an alarm ends the process.
+The process ends when its input ends, and by SIGPROF when a request exceeds its processor time. An alarm ends it when a request
+takes far longer by the clock, because the parent has then ended.
 """
 
 import json
@@ -16,12 +16,19 @@ import sys
 from typing import Any
 
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Basic, Expr, MatrixBase, N, Rational, expand, expand_log, log
+from sympy import Basic, Expr, FiniteSet, Integer, MatrixBase, N, Rational, expand, expand_log, log
+from sympy.concrete.expr_with_intlimits import ExprWithIntLimits
+from sympy.functions.combinatorial.factorials import CombinatorialFunction
 
 _DIGITS = 100
-"""Values are computed to so many digits, and are equal if all but the last ten agree."""
+"""Digits of computed values. Two values are equal if all but the last ten digits agree."""
+_FEW_DIGITS = 40
+_SHIFTS = (1, -3, 4, -6, 7, 9, 2)
+"""Points of `agree`: on both sides of 0, and positive integers for sums up to n."""
+_OF_INTEGERS = (ExprWithIntLimits, CombinatorialFunction)
+"""Sums, products, factorials and binomials."""
 _FULL = 0.75
-"""A process that came closer than this to its memory limit may have been refused memory, and answered wrongly."""
+"""Share of the memory limit. Beyond it, sympy may have run out of memory unnoticed, so "not equal" is not trusted."""
 
 
 def main(memory_bytes: int, cpu_s: float, alarm_s: float) -> None:
@@ -30,7 +37,11 @@ def main(memory_bytes: int, cpu_s: float, alarm_s: float) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no reply
-    print(json.dumps(reply([[r"\sqrt{2}+x", r"x+\frac{2}{\sqrt{2}}"]], memory_bytes)), file=replies, flush=True)
+    print(
+        json.dumps(reply({"pairs": [[r"\sqrt{2}+x", r"x+\frac{2}{\sqrt{2}}"]], "by_value": False}, memory_bytes)),
+        file=replies,
+        flush=True,
+    )
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
         signal.setitimer(signal.ITIMER_REAL, alarm_s)
@@ -39,10 +50,11 @@ def main(memory_bytes: int, cpu_s: float, alarm_s: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def reply(pairs: list[list[str]], memory_bytes: int) -> dict[str, Any]:
-    """Catches everything: what goes wrong here is a failure of the judge, and says nothing about the answer."""
+def reply(request: dict[str, Any], memory_bytes: int) -> dict[str, Any]:
+    """Return the reply to a request. Every exception becomes a "failure", because it is no verdict on the answer."""
     try:
-        equal = all(same(*map(expression, pair)) for pair in pairs)
+        compare = agree if request["by_value"] else same
+        equal = all(compare(*map(expression, pair)) for pair in request["pairs"])
     except BaseException as error:
         return {"failure": f"{type(error).__name__}: {error}"[:200]}
     if not equal and peak_bytes() > _FULL * memory_bytes:
@@ -51,7 +63,7 @@ def reply(pairs: list[list[str]], memory_bytes: int) -> dict[str, Any]:
 
 
 def expression(latex: str) -> Basic | MatrixBase | None:
-    """What math-verify makes of one expression; None for what it cannot read."""
+    """Return the expression that math-verify parses from LaTeX; None if it cannot parse the text."""
     try:
         found = parse(
             f"${latex}$",
@@ -68,11 +80,16 @@ def expression(latex: str) -> Basic | MatrixBase | None:
 
 
 def same(gold: Basic | MatrixBase | None, answer: Basic | MatrixBase | None) -> bool:
-    """By value where both have one; and by math-verify where values do not tell them apart."""
+    """Return whether both are equal: by value if the values at a point differ, and by math-verify if they agree.
+
+    Math-verify alone compares 15 digits, and needs long to find out that expressions differ.
+    """
     if gold is None or answer is None:
         return False
     if isinstance(gold, Expr) and isinstance(answer, Expr):
-        alike = close(gold, answer)
+        symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
+        point: dict[Basic, Expr] = {symbol: Rational(7 * i + 10, 11) for i, symbol in enumerate(symbols)}
+        alike = close(gold, answer, point, _DIGITS)
         if alike is False or (alike and not gold.free_symbols | answer.free_symbols):
             return alike
         if alike and gold.has(log) and answer.has(log) and expand(expand_log(gold - answer, force=True)) == 0:
@@ -80,22 +97,45 @@ def same(gold: Basic | MatrixBase | None, answer: Basic | MatrixBase | None) -> 
     return verify(gold, answer, allow_set_relation_comp=True, timeout_seconds=None)
 
 
-def close(gold: Expr, answer: Expr) -> bool | None:
-    """Whether two values agree, symbols being some numbers or other; None where there are no two values.
-
-    Math-verify by itself is content with 15 digits, and takes long to find out that expressions differ.
-    """
+def agree(gold: Basic | MatrixBase | None, answer: Basic | MatrixBase | None) -> bool:
+    """Return whether both have the same values at several points; raises ValueError if either has no values."""
+    if gold is None or answer is None:
+        return False
+    if isinstance(gold, FiniteSet) and isinstance(answer, FiniteSet):
+        return len(gold) == len(answer) and all(any(agree(one, other) for other in answer.args) for one in gold.args)
+    if not (isinstance(gold, Expr) and isinstance(answer, Expr)):
+        if gold == answer:
+            return True
+        raise ValueError("no expressions")
     symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
-    point = {symbol: Rational(7 * i + 10, 11) for i, symbol in enumerate(symbols)}
-    one, other = (N(form.xreplace(point), _DIGITS) for form in (gold, answer))
+    found = []
+    for shift in _SHIFTS if symbols else _SHIFTS[:1]:
+        whole = gold.has(*_OF_INTEGERS) or answer.has(*_OF_INTEGERS)
+        values = [Integer(abs(shift) + i) if whole else Rational(7 * i + 10 * shift, 11) for i in range(len(symbols))]
+        found.append(close(gold, answer, dict(zip(symbols, values, strict=True)), _FEW_DIGITS))
+        if found[-1] is False:
+            return False
+    if None in found:
+        raise ValueError("no values")
+    return True
+
+
+def close(gold: Expr, answer: Expr, point: dict[Basic, Expr], digits: int) -> bool | None:
+    """Return whether two values agree at a point in all but the last ten digits; None if either has no value there."""
+    one, other = (
+        N(form.subs(list(point.items())) if form.has(*_OF_INTEGERS) else form.xreplace(point), digits)
+        for form in (gold, answer)
+    )
     sizes = [abs(one), abs(other), abs(one - other)]
-    if not all(size.is_comparable and size.is_finite for size in sizes) or max(sizes) < 10 ** (10 - _DIGITS):
+    if not all(size.is_comparable and size.is_finite for size in sizes):
         return None
-    return bool(sizes[2] < max(sizes) * 10 ** (10 - _DIGITS))
+    if max(sizes) < 10 ** (10 - digits):
+        return None
+    return bool(sizes[2] < max(sizes) * 10 ** (10 - digits))
 
 
 def peak_bytes() -> int:
-    """The most address space that this process has had."""
+    """Return the largest address space that this process has had."""
     if sys.platform != "linux":
         return 0
     with open("/proc/self/status", encoding="ascii") as status:

@@ -50,7 +50,7 @@ _CHANGING = """k mn bn tn mil mio grand score gross point mille percentage perce
     plus minus times fold over divided multiplied double doubled triple tripled twice thrice halved
     or and nor not no never none neither either but without except excluding exclusive inclusive only
     if when where unless for with provided assuming between to through thru till until from by out
-    more less fewer than least most greater smaller minimum maximum above below under beyond beneath
+    more less fewer than least most greater smaller larger bigger lower higher minimum maximum above below under beyond beneath
     about approximately approx roughly around nearly almost circa so too up upwards onwards down off short past before after
     negative opposite debt loss losses deficit owed owing bc bce is are was were be wrong incorrect false true
     guess invalid impossible error am pm"""
@@ -60,9 +60,11 @@ CHANGES = re.compile(r"\\l(?:or|and)\b|n't|\b[ap]\.\s?m\b|[?!]")
 """Further signs among the words that make it another number, or none."""
 UNTRUE = re.compile(
     r"\b(?:not|no|nor|never|none|neither|nobody|nothing|if|unless|except|or|either|than|could|may|might|should|would|lost"
+    r"|doubt|unlikely|hardly|instead"
     r"|half|twice|thrice|double|triple|times|minus|plus|negative|divided|between|over|factorial|base|mod|false|wrong"
     rf"|at least|at most|{'|'.join(sorted(_PLURAL_PARTS))}|(?:one|a) (?:{'|'.join(_PARTS.split())}))\b|n't|\\l(?:or|and)\b"
-    r"|\b(?:square|cube|root|reciprocal|inverse|logarithm|log|power|multiple)s? of (?:the answer|it|this|that|[a-z])\b",
+    r"|\b(?:square|cube|root|reciprocal|inverse|logarithm|log|power|multiple)s? of (?:the answer|it|this|that|[a-z])\b"
+    r"|\b(?:its|whose) (?:square|cube|root|reciprocal|inverse|opposite|logarithm|log|power|multiple|double)\b",
     re.IGNORECASE,
 )
 """Words before "is" after which the value that follows is not the answer: `half of it is 12`."""
@@ -142,6 +144,7 @@ _LONG = re.compile(f"({'|'.join(_PREFIXES)})?({'|'.join(_SYMBOLS)})s?")
 _COMPOUND = {"mph": "mi/h", "kph": "km/h", "kmph": "km/h", "kmh": "km/h", "kWh": "kW h"}
 _FILLING = "of the a an all in total altogether each every whole unit units exactly on at st nd rd th"
 _FILLERS = set(_FILLING.split())
+MOD = "mod "
 _ANY = "unit"
 """Agrees with all units."""
 _TOKEN = re.compile(r"([^\W\d_]+(?:['-][^\W\d_]+)*)|(\^\s*(?:\{\s*-?\d\s*\}|-?\d))|(\\cdot|[/()])|[\s.,;:]+|°")
@@ -157,6 +160,11 @@ class Unit:
     """Units and their powers. All of them must agree."""
     words: frozenset[str] = frozenset()
     """Nouns and adjectives, in the singular. One of two answers may have more of them."""
+
+    @property
+    def modulus(self) -> str:
+        """The n of `(mod n)`; empty without one."""
+        return next((name.removeprefix(MOD) for name, _ in self.measure if name.startswith(MOD)), "")
 
     def __bool__(self) -> bool:
         return bool(self.measure or self.words)
@@ -177,7 +185,7 @@ def without_unit(text: str) -> tuple[str, Unit]:
         return text, NO_UNIT
     value, phrase = _without_words(text)
     if modulus := _MODULUS.fullmatch(phrase):
-        return value, Unit(frozenset({(f"mod {modulus[1].strip()}", 1)}))
+        return value, Unit(frozenset({(f"{MOD}{modulus[1].strip()}", 1)}))
     if not phrase or not (read := _read_phrase(phrase)):
         return text, NO_UNIT
     unit, factor = read

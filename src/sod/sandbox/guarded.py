@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from sod.concurrency import Runner
 from sod.config import SandboxOptions
 from sod.console.progress import say, warn
-from sod.errors import OutageError, SandboxError
+from sod.errors import OptionError, OutageError, SandboxError
 from sod.sandbox import Program, Result, Sandbox
 from sod.sandbox.fusion import FusionSandbox
 from sod.sandbox.local import LocalSandbox
@@ -38,9 +38,18 @@ def open_sandbox(options: SandboxOptions) -> "GuardedSandbox":
     return GuardedSandbox(backend, options)
 
 
+def refusals(options: SandboxOptions) -> Iterator[str]:
+    """Yield a sentence for each of these options that does not go with another."""
+    if options.backend == "fusion" and options.url is None:
+        yield "sandbox.backend is fusion, but sandbox.url is not given. Add --sandbox.url ADDRESS; see docs/sandboxes.md."
+    if options.backend != "fusion" and options.url is not None:
+        yield f"sandbox.url is given, but sandbox.backend is {options.backend}. Add --sandbox.backend fusion."
+
+
 def _backend(options: SandboxOptions) -> Sandbox:
-    if options.backend == "fusion":
-        assert options.url is not None, "sod.checks has seen to it"
+    for refusal in refusals(options):
+        raise OptionError(refusal)
+    if options.backend == "fusion" and options.url is not None:
         return FusionSandbox(options.url, workers=options.workers or 16, tries=options.retries + 1)
     if options.backend == "unsafe_subprocess":
         say("sandbox.backend = unsafe_subprocess: programs are NOT confined; they can do everything your user can do.")
