@@ -26,6 +26,7 @@ from sod.datasets.asking import load_asked
 from sod.datasets.several import open_sets
 from sod.errors import DataError, OptionError, RunError, SodError, TrainingError
 from sod.files import to_json, write_json, write_whole
+from sod.hub import anchored
 from sod.lab.presets import Setting, prepare
 from sod.processes import Commands
 from sod.progress import say
@@ -150,7 +151,7 @@ class Comparison:
 
         async def known(name: str, model: str | Path) -> None:
             async with self._commands.slot:
-                await self._evaluate(Path(model), self._out / name, {})
+                await self._evaluate(Path(anchored(str(model))), self._out / name, {})
 
         models = {"start": self._train["student"]} | _given(teacher=self._train.get("teacher"))
         await together(

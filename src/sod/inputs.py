@@ -10,7 +10,7 @@ from sod.config import CalibrateOptions, CompareOptions, EvalOptions, Options, S
 from sod.data import check_file
 from sod.datasets import check_name, to_fetch
 from sod.errors import DataError, RunError
-from sod.hub import model_folder, name_on_hub
+from sod.hub import anchored, model_folder, name_on_hub
 from sod.recipes import read_recipe
 from sod.runs import Run
 
@@ -61,7 +61,7 @@ def _models(*models: Path | None) -> None:
 
 
 def _path(value: Any) -> Path | None:
-    return Path(value) if isinstance(value, str | Path) else None
+    return Path(anchored(str(value))) if isinstance(value, str | Path) else None
 
 
 def _names(value: Any) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from sod.data import load_demonstrations, load_problems
 from sod.datasets.published import SETS
 from sod.errors import ModelError, OptionError
-from sod.hub import name_on_hub
+from sod.hub import anchored, name_on_hub
 from sod.recipes import maker_of, read_about, read_recipe
 from sod.shapes import ITEMSIZE, Shape
 
@@ -76,7 +76,7 @@ def find_model(model: Path) -> Found:
             return Found(str(folder), f"here, {as_bytes(size)} of weights", _shape(folder / "config.json"))
     if recipe := maker_of(model):
         options = read_recipe(recipe)
-        start = Path(options.get("model") or options.get("student") or model)
+        start = Path(anchored(str(options.get("model") or options.get("student") or model)))
         shape = None if start == model else find_model(start).shape
         return Found(str(model), "not there yet", shape, first=f"sod {read_about(recipe).command} {recipe}")
     if not model.exists() and (name := name_on_hub(model)):
