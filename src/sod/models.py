@@ -14,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -25,7 +26,7 @@ from sod.config import ModelOptions, RolloutOptions
 from sod.core import token_logprobs, top_logprobs
 from sod.errors import ModelError
 from sod.forward import head, hidden_states
-from sod.proof import prove
+from sod.proof import check_configuration, prove
 
 logging.disable_progress_bar()  # progress is sod.progress's business
 
@@ -79,8 +80,13 @@ def read_model(folder: Path, dtype: str, *, attention: str | None = None, place:
     return cast(PreTrainedModel, model).eval()
 
 
-def _check_folder(folder: Path) -> None:
-    """Refuses what Transformers would ask about, run code for, or read as pickles."""
+def check_config(folder: Path) -> None:
+    """Raise the ModelError of `load_model` where config.json alone shows it. Reads no weight."""
+    check_configuration(_config(folder), folder)
+
+
+def _config(folder: Path) -> PreTrainedConfig:
+    """Refuses what Transformers would ask about or run code for."""
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} holds no model: config.json is missing. Give the directory of a Hugging Face model."
@@ -94,6 +100,12 @@ def _check_folder(folder: Path) -> None:
             f"The model in {folder} is of type {config.model_type}, which Transformers does not load as a causal language "
             "model. Use a text model."
         )
+    return config
+
+
+def _check_folder(folder: Path) -> None:
+    """Also refuses what would be read as pickles."""
+    _config(folder)
     if not any(folder.glob("*.safetensors")):
         kinds = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
         raise ModelError(
