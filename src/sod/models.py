@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -144,10 +145,19 @@ def _tokens(folder: Path) -> int:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer in a folder. Its files are read once in a process, and again when one of them changes."""
     if not (folder / "tokenizer_config.json").is_file():
         raise ModelError(
             f"{folder} holds no tokenizer: tokenizer_config.json is missing. Save the tokenizer beside the model."
         )
+    stats = ((file.name, file.stat()) for file in sorted(folder.iterdir()) if file.suffix != ".safetensors")
+    return _tokenizer(folder, tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(folder: Path, files: tuple[tuple[str, int, int], ...]) -> PreTrainedTokenizerBase:
+    """`files`: name, time and size of each, so that changed ones are read again."""
+    del files
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as above
