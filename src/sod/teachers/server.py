@@ -28,6 +28,7 @@ from sod.engines.http import TRIES, Body, Refused, ServedModel, Words, short
 from sod.engines.served import PROBE
 from sod.engines.vllm import COARSE_TOLERANCE, TOLERANCE
 from sod.errors import InfrastructureError, ModelError, OptionError
+from sod.forward import unused_beside
 from sod.models import check_same_vocabulary, load_model, load_tokenizer, score
 from sod.progress import say
 from sod.teachers import Scores
@@ -214,6 +215,12 @@ class ServerTeacher:
             )
         if unchecked := _why_unchecked(folder, network):
             say(f"{unchecked}: it is not checked that {self._model} serves the teacher's weights.")
+            tokens = max(self._tokenizer.get_vocab().values()) + 1
+            if unused := unused_beside(folder, tokens):
+                say(
+                    f"The teacher's head has {len(unused)} ids without a token. The server's log-probabilities are lower by "
+                    "the share that it gives them, which cannot be asked of it."
+                )
             return
         ours_BT = await compute(_by_hand, folder, network, probe)
         off = _gap(told_BT, ours_BT, probe)
