@@ -546,3 +546,16 @@ def test_a_training_run_says_a_line_for_each_update(world: World, capsys: pytest
     assert "\nupdate 1/1  solved" in out
     assert all(word in out for word in ("reward", "calls", "errors", "d ", "w ", "tok/s"))
     assert not err
+
+
+def test_a_model_with_a_dot_before_it_is_looked_for_here_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demonstrations.jsonl").write_text("{}\n")
+    (tmp_path / "recipe.toml").write_text('model = "./Qwen/x"\n')
+    files = ["--data", "demonstrations.jsonl", "--out", "out"]
+    for words in (["sft", "--model", "./Qwen/x", *files], ["sft", "recipe.toml", *files]):
+        assert status(*words) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"error: There is no directory {tmp_path}/Qwen/x." in said

@@ -1,6 +1,7 @@
 """A whole comparison of tiny models: real processes, resumed and extended."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from confining import CONFINABLE
 from sod.compare.cells import compare
 from sod.config import CompareOptions
 from sod.errors import OptionError, RunError, TrainingError
+from sod.evaluation.results import read_evaluation
 from sod.lab import settings
 from sod.recipes import to_toml
 
@@ -132,3 +134,29 @@ def test_problems_to_tune_with_must_be_others_than_those_to_measure_with(
 ) -> None:
     with pytest.raises(OptionError, match="among those to be measured with"):
         compare(options(recipes, tmp_path / "out", lrs=(1e-3, 1e-4), tune=problem_file))
+
+
+def test_it_ends_with_the_page_written_and_the_next_command(
+    compared: Path, recipes: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (compared / "report.html").unlink()
+    compare(options(recipes, compared))
+    said = capsys.readouterr().out
+    assert (compared / "report.html").stat().st_size > 10_000
+    lines = said.strip().splitlines()
+    assert lines[-1].startswith("next, on your own data: sod train --student MODEL")
+    assert any(line.startswith(f"page: {compared / 'report.html'}") for line in lines[-4:])
+    assert any(line.startswith(f"table: {compared / 'table.md'}") for line in lines[-4:])
+    solved = read_evaluation(compared / "start").mean["avg"]
+    assert ("of the attempts are right at the start" in said) == (solved < 0.01)
+
+
+def test_a_student_that_solves_nothing_at_the_start_is_named(
+    compared: Path, recipes: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(compared, tmp_path / "hopeless")
+    results = json.loads((out / "start" / "results.json").read_text())
+    results["mean"]["avg"] = 0.0
+    (out / "start" / "results.json").write_text(json.dumps(results))
+    compare(options(recipes, out))
+    assert "0.0% of the attempts are right at the start: the reward cannot say" in capsys.readouterr().out

@@ -7,9 +7,11 @@ troubles. How it goes with vLLM itself is in test_engines_vllm.py.
 import asyncio
 import json
 import random
+import shutil
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from sod.engines import Reply, Request
 from sod.engines.opening import open_engine
 from sod.engines.served import PROBE, ServedEngine
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
+from sod.model.loading import load_tokenizer
 
 ROLLOUT = RolloutOptions(max_prompt_tokens=100, max_tokens=400)
 CONTEXT = 512
@@ -41,6 +44,8 @@ class Serving:
         self.models: list[dict[str, Any]] = [{"id": "tiny"} if plain else {"id": "tiny", "max_model_len": CONTEXT}]
         self.shift = 0
         """How far its tokenizer's ids are off."""
+        self.drawn = range(5, 60)
+        """Ids that it draws from."""
         self.finish = "stop"
         self.text = TEXT
         self.asked: list[dict[str, Any]] = []
@@ -102,7 +107,7 @@ class Serving:
 
     def _tokens(self, body: dict[str, Any]) -> dict[str, Any]:
         stops = body["stop_token_ids"]
-        tokens = random.Random(body["seed"]).choices(range(5, 60), k=body["max_tokens"])
+        tokens = random.Random(body["seed"]).choices(self.drawn, k=body["max_tokens"])
         if stops:
             tokens = [*tokens[: body["seed"] % body["max_tokens"]], *stops]
         logprobs = {"token_logprobs": [-0.5] * len(tokens)} if "logprobs" in body else None
@@ -180,6 +185,20 @@ def test_vllm_is_given_token_ids_and_gives_them(
     body = vllm.asked[-1]
     assert (body["prompt"], body["stop_token_ids"], body["return_token_ids"]) == ([5, 6, 7], [stop], True)
     assert (body["temperature"], body["top_p"], body["top_k"], body["repetition_penalty"]) == (1.0, 1.0, 0, 1.0)
+
+
+def test_ids_without_a_token_are_never_asked_for_and_never_taken(
+    vllm: Serving, teacher: Path, request_of: Ask, tmp_path: Path
+) -> None:
+    """config.json beside the tokenizer counts the rows of the head."""
+    folder = shutil.copytree(teacher, tmp_path / "wide", ignore=shutil.ignore_patterns("*.safetensors"))
+    config, tokens = json.loads((folder / "config.json").read_text()), len(load_tokenizer(folder).get_vocab())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": tokens + 3}))
+    with_engine(vllm, load_tokenizer(folder), sampling(request_of()))
+    assert vllm.asked[-1]["logit_bias"] == {str(id): -100.0 for id in range(tokens, tokens + 3)}
+    vllm.drawn = range(tokens, tokens + 1)
+    with pytest.raises(InfrastructureError, match=rf"wrote id {tokens}, but the tokenizer here has {tokens} ids"):
+        with_engine(vllm, load_tokenizer(folder), sampling(request_of(stop=-1)))
 
 
 def test_a_reply_that_never_stops_is_as_long_as_it_may_be(vllm: Serving, tokenizer: Tokenizer, request_of: Ask) -> None:

@@ -12,7 +12,7 @@ from fake_hub import MEMBER, FakeHub
 from transformers import PreTrainedTokenizerBase
 
 from sod.errors import ModelError
-from sod.hub import model_folder
+from sod.hub import anchored, model_folder, name_on_hub
 from sod.model.loading import load_tokenizer
 from sod.runs.directory import Run
 
@@ -261,6 +261,22 @@ def test_a_path_with_a_typing_error_is_not_looked_up_on_the_hub(
             model_folder(Path(path))
 
 
+@pytest.mark.parametrize("form", ["--model={}", "{}"])
+def test_a_path_with_a_dot_before_it_is_never_a_name_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """pathlib drops the dot, so it must be read before."""
+    monkeypatch.chdir(tmp_path)
+    for path in ("./Qwen/x", "././Qwen/x", "./Qwen/x@main"):
+        kept = anchored(form.format(path))
+        assert kept == form.format(Path(path).absolute())
+        assert name_on_hub(Path(kept.removeprefix("--model="))) is None
+    for other in ("Qwen/x", "hf:Qwen/x", "./a/b/c", "./x", "--updates=3", "../Qwen/x"):
+        assert anchored(form.format(other)) == form.format(other)
+    (tmp_path / "Qwen").mkdir()
+    assert anchored("./Qwen/x") == "./Qwen/x"
+
+
 def test_a_name_with_hf_before_it_is_one_on_the_hub(hub: FakeHub, ask: Ask, model_files: dict[str, bytes]) -> None:
     hub.add("runs/model", model_files)
     assert ask("model_folder(Path('hf:runs/model'))").startswith(f"runs/model is {hub.url}/runs/model at ")
@@ -292,6 +308,24 @@ def test_a_run_is_its_newest_whole_checkpoint(tmp_path: Path) -> None:
     assert model_folder(tmp_path) == model_folder(tmp_path, weights=False) == tmp_path / "checkpoints" / "update-0003"
     (tmp_path / "checkpoints" / "update-0003" / "config.json").write_text("damaged")
     assert model_folder(tmp_path) == tmp_path / "checkpoints" / "update-0002"
+
+
+def test_a_damaged_newer_checkpoint_is_named_with_the_one_that_is_taken_instead(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older, newer = (
+        Run(tmp_path).save(number, lambda folder: (folder / "config.json").touch(), keep=9) for number in (1, 2)
+    )
+    (newer / "config.json").write_text("[]")
+    assert model_folder(tmp_path) == older
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{newer} is damaged: config.json differs from manifest.json." in said
+    assert f"The model is the newest whole checkpoint, {older}." in said
+    (older / "config.json").unlink()
+    with pytest.raises(
+        ModelError, match=r"holds no whole checkpoint\. .*update-0002 is damaged.*update-0001 is damaged"
+    ):
+        model_folder(tmp_path)
 
 
 def test_a_run_without_a_checkpoint_is_no_model_yet(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +18,10 @@ from sod.concurrency import Runner
 from sod.config import ModelOptions, RolloutOptions
 from sod.engines import Reply, Request
 from sod.engines.hf import HFEngine
-from sod.errors import ModelError
+from sod.errors import ModelError, OptionError
 from sod.export.model import plain_model
 from sod.model.forward import end_ids, ends_beside, head
+from sod.model.fsdp import _layers
 from sod.model.loading import check_context, load_model, load_tokenizer, score, score_top
 from sod.types import Group, Piece, Problem, Trajectory
 
@@ -205,3 +207,23 @@ def test_a_folder_without_a_generation_config_names_no_ends(tmp_path: Path) -> N
     assert ends_beside(tmp_path) == frozenset()
     (tmp_path / "generation_config.json").write_text("[1")
     assert ends_beside(tmp_path) == frozenset()
+
+
+def test_a_tokenizer_is_read_once_and_again_when_its_files_change(teacher: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(teacher, tmp_path / "copy")
+    first = load_tokenizer(folder)
+    load_model(folder, ModelOptions(device="cpu"))
+    assert load_tokenizer(folder) is first
+    (folder / "chat_template.jinja").write_text("another")
+    assert load_tokenizer(folder).chat_template == "another"
+    assert first.chat_template != "another"
+
+
+def test_a_model_is_divided_by_its_decoder_layers_and_by_no_other_list(random_model: Callable[..., Any]) -> None:
+    model = random_model()
+    layers = model.model.layers
+    model.other = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in layers)
+    assert _layers(model) is layers
+    model.more = torch.nn.ModuleList(layers)
+    with pytest.raises(OptionError, match=r"has 2 lists of 2 decoder layers .* Train it in one process\."):
+        _layers(model)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerBase
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from sod.chat.format import ChatFormat
 from sod.chat.templates import HIDES_TOOLS
@@ -25,6 +26,7 @@ from sod.config import (
     EvalRolloutOptions,
     LearnOptions,
     ModelOptions,
+    PlanOptions,
     RolloutOptions,
     ScoreOptions,
     SftLearnOptions,
@@ -32,9 +34,10 @@ from sod.config import (
     TrainOptions,
 )
 from sod.errors import DataError, ModelError, TemplateError
-from sod.model.loading import load_tokenizer
+from sod.model.loading import load_model, load_tokenizer
 from sod.planning.dry_run import Text, plan
 from sod.planning.inventory import Device, as_bytes, as_count, as_time, find_device
+from sod.planning.plan import advice
 
 WIDE = 1000
 """Columns that no line needs."""
@@ -460,3 +463,45 @@ def test_the_commands_say_their_plan_and_do_nothing(
     assert out.startswith(f"sod {command}, a dry run: nothing is loaded, downloaded or written.\n")
     assert not (tmp_path / "run").exists()
     assert json.dumps(str(tmp_path / "run")).strip('"') in out
+
+
+REFUSED_BY_CONFIGURATION: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt_oss": ("s_aux|sliding_window", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "gemma2": ("scales or caps them", {}),
+    "gemma3_text": ("sliding_window", {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}),
+    "granite": ("scales or caps them", {"logits_scaling": 8.0}),
+    "qwen3_5_text": ("linear_attention", {"layer_types": ["linear_attention", "full_attention"]}),
+    "qwen3": ("sliding_window", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}),
+}
+SMALL: dict[str, Any] = {
+    **{"vocab_size": 48, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2},
+    **{"head_dim": 8, "intermediate_size": 48, "max_position_embeddings": 65_536},
+    **{"pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1},
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED_BY_CONFIGURATION)
+def test_a_model_that_the_run_refuses_is_refused_in_the_same_words(
+    train: Callable[..., str], tmp_path: Path, kind: str
+) -> None:
+    why, more = REFUSED_BY_CONFIGURATION[kind]
+    folder = tmp_path / kind
+    with torch.random.fork_rng(devices=[]):
+        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**(SMALL | more)), attn_implementation="sod")
+    model.save_pretrained(folder)
+    with pytest.raises(ModelError, match=why) as raised:
+        load_model(folder, ModelOptions(device="cpu"))
+    assert f"1. {raised.value}" in train(student=folder)
+    with pytest.raises(ModelError) as planned:
+        advice(PlanOptions(student=folder, teacher=None, gpus="8xH100"))
+    assert str(planned.value) == str(raised.value)
+
+
+def test_a_model_of_which_only_loading_can_tell_is_said_to_be_proved_then(
+    train: Callable[..., str], tmp_path: Path
+) -> None:
+    CONFIG_MAPPING["gemma"](**SMALL).save_pretrained(tmp_path / "gemma")
+    why = "and the student's type is gemma. Whether it can be used is proved when it is loaded"
+    assert why in train(student=tmp_path / "gemma")
+    with pytest.raises(ModelError, match=why):
+        advice(PlanOptions(student=tmp_path / "gemma", teacher=None, gpus="8xH100"))

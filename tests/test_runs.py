@@ -294,20 +294,20 @@ def test_a_directory_that_lost_its_options_is_not_begun_again(tmp_path: Path, si
 
 
 def test_a_run_knows_how_far_it_is(run: Run) -> None:
-    assert run.progress == (0, None)
+    assert (run.newest_checkpoint(), run.updates) == (None, None)
     Run.open(options(run.folder), run.folder, data=DATA, resume=True, updates=10)
     place = run.save(7, writing("x"), keep=2)
-    assert (run.progress, run.finished()) == ((7, 10), None)
+    assert (run.newest_checkpoint(), run.updates, run.finished()) == ((7, place), 10, None)
     Run.open(options(run.folder), run.folder, data=DATA, resume=True, updates=7)
-    assert (run.progress, run.finished()) == ((7, 7), place)
+    assert (run.updates, run.finished()) == (7, place)
 
 
 def test_a_training_run_of_an_older_version_says_in_its_options_how_long_it_was_to_be(tmp_path: Path) -> None:
     fields = {"student": "s", "data": "d", "out": tmp_path, "updates": 10}
     run = Run.open(TrainOptions.model_validate(fields), tmp_path, data=DATA)
-    assert run.progress == (0, 10)
+    assert run.updates == 10
     (tmp_path / "options.json").write_text("[]")
-    assert run.progress == (0, None)
+    assert run.updates is None
 
 
 # Damage

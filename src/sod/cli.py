@@ -186,6 +186,7 @@ def parse(command: str, name: str, arguments: list[str]) -> Any:
     import tyro
 
     from sod import config
+    from sod.hub import anchored
 
     recipes = list(takewhile(_is_recipe, arguments))
     flags = arguments[len(recipes) :]
@@ -194,7 +195,8 @@ def parse(command: str, name: str, arguments: list[str]) -> Any:
             raise OptionError(f"Recipes come first: sod {command} {' '.join([*recipes, argument])} --option value ...")
     model = getattr(config, name)
     from_recipes = [part for recipe in recipes for part in recipe_arguments(Path(recipe), model, flags)]
-    return tyro.cli(model, prog=f"sod {command}", description=getdoc(model), args=[*from_recipes, *flags])
+    words = [anchored(word) for word in (*from_recipes, *flags)]
+    return tyro.cli(model, prog=f"sod {command}", description=getdoc(model), args=words)
 
 
 def _is_recipe(argument: str) -> bool:

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sod.console.progress import console, say
+from sod.console.progress import console, say, warn
 from sod.errors import DataError, ModelError
+from sod.runs.checkpoints import number
 from sod.runs.directory import Run
 from sod.runs.files import NO_ROOM
 
@@ -81,10 +82,16 @@ def model_folder(model: Path, *, weights: bool = True) -> Path:
 
 
 def _newest_checkpoint(run: Path) -> Path:
-    newest = Run(run).newest_checkpoint()
-    if newest is None:
-        raise ModelError(f"The run in {run} holds no whole checkpoint; let it go on until it has saved one.")
-    (update, folder), planned = newest, Run(run).updates
+    folder, damaged = Run(run).newest_whole()
+    if folder is None:
+        raise ModelError(
+            f"The run in {run} holds no whole checkpoint. {' '.join(damaged)} Restore one of them, or give another model."
+            if damaged
+            else f"The run in {run} holds no whole checkpoint; let it go on until it has saved one."
+        )
+    if damaged:
+        warn(f"{' '.join(damaged)} The model is the newest whole checkpoint, {folder}.")
+    update, planned = number(folder), Run(run).updates
     if planned and update < planned:
         say(f"{run} is unfinished: the model is that of update {update} of {planned}. Continue the run with --resume.")
     return folder
@@ -100,6 +107,14 @@ def name_on_hub(model: Path) -> re.Match[str] | None:
     if name is None or name["explicit"]:
         return name
     return None if model.parts[0] in OUR_FOLDERS or Path(model.parts[0]).exists() else name
+
+
+def anchored(argument: str) -> str:
+    """Return the argument with ./ORG/NAME as an absolute path. A Path drops the ./, and would look like a name on the hub."""
+    flag, equals, value = argument.rpartition("=")
+    if not value.startswith("./") or name_on_hub(Path(value)) is None:
+        return argument
+    return f"{flag}{equals}{Path(value).absolute()}"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ resumed; what fails is said, left out, and tried again the next time.
 import asyncio
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,14 +23,17 @@ from sod.algorithms import find
 from sod.compare.jobs import Commands
 from sod.compare.table import Measured, Method, Row, check_same_problems, read_measured, rows, show, to_markdown
 from sod.concurrency import together
-from sod.config import CompareOptions, EvalOptions, Options, SandboxOptions, TrainOptions
-from sod.console.progress import say
+from sod.config import CompareOptions, EvalOptions, Options, ReportOptions, SandboxOptions, TrainOptions
+from sod.console.progress import say, warn
 from sod.datasets.asking import load_asked
 from sod.datasets.several import open_sets
 from sod.errors import DataError, OptionError, RunError, SodError, TrainingError
 from sod.evaluation.results import read_evaluation
+from sod.hub import anchored
 from sod.lab.presets import Setting, prepare
 from sod.recipes import read_recipe
+from sod.report import report
+from sod.runs.alarms import cold_start
 from sod.runs.directory import Run
 from sod.runs.files import to_json, write_json, write_whole
 from sod.sandbox.guarded import open_sandbox
@@ -53,7 +57,9 @@ def _compare(options: CompareOptions) -> None:
     show(made)
     for line in comparison.notes(made):
         say(line)
-    say(f"Everything is in {options.out}: every run, results.json, table.md. `sod report` shows any of the runs.")
+    if warning := comparison.hopeless():
+        warn(warning)
+    comparison.conclude()
     if failed:
         raise TrainingError(
             f"{len(failed)} of the runs failed and are left out of the table; run the same command to try them again:\n"
@@ -150,7 +156,7 @@ class Comparison:
 
         async def known(name: str, model: str | Path) -> None:
             async with self._commands.slot:
-                await self._evaluate(Path(model), self._out / name, {})
+                await self._evaluate(Path(anchored(str(model))), self._out / name, {})
 
         models = {"start": self._train["student"]} | _given(teacher=self._train.get("teacher"))
         await together(
@@ -251,6 +257,28 @@ class Comparison:
         write_json(self._out / "results.json", content)
         write_whole(self._out / "table.md", to_markdown(made) + "\n\n" + "\n".join(self.notes(made)) + "\n")
         return made
+
+    def hopeless(self) -> str:
+        """Return what to say of a student that solves nothing before it learns; "" where it solves something."""
+        try:
+            start = read_evaluation(self._out / "start")
+        except DataError:
+            return ""
+        return cold_start(start.mean.get("avg", math.nan))
+
+    def conclude(self) -> None:
+        """Write the page about the runs that have finished, and say where everything is and what to type next."""
+        cells = [self._cell_folder(method, seed) for method in self._methods for seed in self._options.seeds]
+        trained = tuple(cell / "train" for cell in cells if (cell / "eval" / "results.json").exists())
+        say(f"table: {self._out / 'table.md'}; every run is in {self._out}")
+        if trained:
+            page = self._out / "report.html"
+            try:
+                report(ReportOptions(runs=trained, out=page))
+            except RunError as error:
+                warn(f"The page {page} is not written: {error}")
+            say(f"next: sod report {shlex.quote(str(trained[0]))}, the page of one run alone")
+        say("next, on your own data: sod train --student MODEL --teacher MODEL --data PROBLEMS.jsonl --out RUN")
 
     def notes(self, made: Sequence[Row]) -> list[str]:
         """What the reader of the table must know."""

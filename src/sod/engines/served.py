@@ -19,7 +19,7 @@ from sod.engines import Reply, Request
 from sod.engines.http import NOT_UNDERSTOOD, Refused, ServedModel, Words, short
 from sod.engines.vllm import parameters
 from sod.errors import InfrastructureError, OptionError
-from sod.model.forward import ends_beside
+from sod.model.forward import ends_beside, unused_beside
 
 NOT_TO_TRAIN = (
     "--engine.name served evaluates a remote model and cannot train it. To train a model here and sample it on a vLLM server, "
@@ -55,6 +55,8 @@ class ServedEngine:
         self._wanted = options.served_name
         self._tokenizer = tokenizer
         self._ends = ends_beside(Path(tokenizer.name_or_path))
+        self._tokens = max(tokenizer.get_vocab().values()) + 1
+        self._unused = unused_beside(Path(tokenizer.name_or_path), self._tokens)
         self._model = ServedModel(
             options.url,
             kind="server",
@@ -124,7 +126,7 @@ class ServedEngine:
         return {"model": self._model.name, "prompt": list(request.ids), **fields}
 
     def _vllm_fields(self, request: Request) -> dict[str, Any]:
-        fields = {"return_token_ids": True, **parameters(request, self._ends)}
+        fields = {"return_token_ids": True, **parameters(request, self._ends, self._unused)}
         if request.temperature != 1:
             del fields["logprobs"]
         return fields
@@ -149,6 +151,10 @@ class ServedEngine:
                 tokens = self._encode(text) if ids is None else ids
             case _:
                 raise InfrastructureError(f"{self._model} did not finish a reply: {short(str(answer))}")
+        if strange := [id for id in tokens if id >= self._tokens]:
+            raise InfrastructureError(
+                f"{self._model} wrote id {strange[0]}, but the tokenizer here has {self._tokens} ids. The reply is not used."
+            )
         stops = self._stops(request)
         end = next((at for at, token in enumerate(tokens) if token in stops), None)
         if end is not None:

@@ -52,5 +52,16 @@ def ends_beside(tokenizer: Path) -> frozenset[int]:
         return frozenset()
 
 
+def unused_beside(tokenizer: Path, tokens: int) -> range:
+    """Return the ids from `tokens` on that the head of a model elsewhere has, from config.json beside its tokenizer: they stand
+    for no token. Empty where there is no such file."""
+    try:
+        config = json.loads((tokenizer / "config.json").read_bytes())
+        rows = (config.get("text_config") or config).get("vocab_size", 0)
+    except (OSError, ValueError, AttributeError):  # as above
+        return range(0)
+    return range(tokens, rows) if isinstance(rows, int) else range(0)
+
+
 def _ends(value: Any) -> frozenset[int]:
     return frozenset(end for end in (value if isinstance(value, list) else [value]) if isinstance(end, int))

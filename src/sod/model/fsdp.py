@@ -69,6 +69,14 @@ def _base_forward(model: PreTrainedModel, *arguments: Any, **options: Any) -> An
 
 
 def _layers(model: PreTrainedModel) -> torch.nn.ModuleList:
-    count = model.config.get_text_config().num_hidden_layers
-    lists = [each for each in model.modules() if isinstance(each, torch.nn.ModuleList)]
-    return next(each for each in lists if len(each) == count)
+    """Return the list of the decoder's layers: as many as the configuration has, all of classes that the model names as not
+    to be split. Raises OptionError unless it is the only one."""
+    count, whole = model.config.get_text_config().num_hidden_layers, set(model._no_split_modules or ())
+    lists = [each for each in model.modules() if isinstance(each, torch.nn.ModuleList) and len(each) == count]
+    found = [each for each in lists if all(type(layer).__name__ in whole for layer in each)]
+    if len(found) != 1:
+        raise OptionError(
+            f"processes: a {model.config.model_type} model has {len(found)} lists of {count} decoder layers (classes: "
+            f"{', '.join(sorted(whole)) or 'none named'}), and it is divided by one. Train it in one process."
+        )
+    return found[0]

@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -25,7 +27,7 @@ from sod.core import token_logprobs, top_logprobs
 from sod.errors import ModelError
 from sod.model.attention import NAME as ATTENTION
 from sod.model.forward import head, hidden_states
-from sod.model.proof import prove
+from sod.model.proof import check_configuration, prove
 
 logging.disable_progress_bar()  # progress is sod.console.progress's business
 
@@ -79,8 +81,13 @@ def read_model(folder: Path, dtype: str, *, attention: str | None = None, place:
     return cast(PreTrainedModel, model).eval()
 
 
-def _check_folder(folder: Path) -> None:
-    """Refuses what Transformers would ask about, run code for, or read as pickles."""
+def check_config(folder: Path) -> None:
+    """Raise the ModelError of `load_model` where config.json alone shows it. Reads no weight."""
+    check_configuration(_config(folder), folder)
+
+
+def _config(folder: Path) -> PreTrainedConfig:
+    """Refuses what Transformers would ask about or run code for."""
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} holds no model: config.json is missing. Give the directory of a Hugging Face model."
@@ -94,6 +101,12 @@ def _check_folder(folder: Path) -> None:
             f"The model in {folder} is of type {config.model_type}, which Transformers does not load as a causal language "
             "model. Use a text model."
         )
+    return config
+
+
+def _check_folder(folder: Path) -> None:
+    """Also refuses what would be read as pickles."""
+    _config(folder)
     if not any(folder.glob("*.safetensors")):
         kinds = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
         raise ModelError(
@@ -132,10 +145,19 @@ def _tokens(folder: Path) -> int:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer in a folder. Its files are read once in a process, and again when one of them changes."""
     if not (folder / "tokenizer_config.json").is_file():
         raise ModelError(
             f"{folder} holds no tokenizer: tokenizer_config.json is missing. Save the tokenizer beside the model."
         )
+    stats = ((file.name, file.stat()) for file in sorted(folder.iterdir()) if file.suffix != ".safetensors")
+    return _tokenizer(folder, tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(folder: Path, files: tuple[tuple[str, int, int], ...]) -> PreTrainedTokenizerBase:
+    """`files`: name, time and size of each, so that changed ones are read again."""
+    del files
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as above

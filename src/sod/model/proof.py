@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from sod.errors import ModelError, SodError
 from sod.model.attention import NAME, Packed, SlotCache
@@ -25,6 +25,11 @@ LARGEST_LOGIT = 100.0
 EXACT, COARSE = 1e-3, 0.1
 """How far a hidden state may be off, as a share of its length, in float32 and in coarser types. bfloat16 makes
 0.007 over two layers and 0.016 over 28; positions that are wrong by one make 0.2 in the lab's teacher."""
+FULL = {"full_attention", "attention"}
+SLIDING = {"sliding_attention", "chunked_attention"}
+"""Names of layer types: attention to all tokens; and to the latest, which `sod.model.attention` refuses."""
+NEUTRAL = {"logits_scaling": 1, "logit_scale": 1, "lm_head_multiplier": 1, "final_logit_softcapping": None}
+"""Names by which configurations scale or cap logits, with the value that changes nothing."""
 WAY_OUT = "Use a model whose layers are all full attention, such as Qwen3, Llama, or OLMo 2."
 
 
@@ -42,6 +47,42 @@ def prove(model: PreTrainedModel, folder: Path) -> None:
             f"The model in {folder} (type {model.config.model_type}) cannot read packed sequences: "
             f"{type(error).__name__}: {reason} {WAY_OUT}"
         ) from error
+
+
+def check_configuration(config: PreTrainedConfig, folder: Path) -> None:
+    """Raise the ModelError of `prove` where the configuration alone shows it. Only `prove` can tell that a model is right.
+
+    The attention is asked by a pass without numbers, on PyTorch's meta device.
+    """
+    text: dict[str, Any] = config.get_text_config().to_dict()
+    what = f"The model in {folder} (type {config.model_type})"
+    if others := set(text.get("layer_types") or []) - FULL - SLIDING:
+        raise ModelError(_leaks(what, others))
+    if any(text.get(name, neutral) not in (neutral, None) for name, neutral in NEUTRAL.items()):
+        raise ModelError(f"{what} {SCALED}")
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=NAME).eval()
+            model(input_ids=torch.zeros(1, LENGTH, dtype=torch.long), use_cache=False)
+    except ModelError:
+        raise
+    except Exception:  # a model's own code may need numbers
+        return
+
+
+SCALED = (
+    "does not compute logits as hidden states times the output embedding: it scales or caps them, or adds a bias. Such "
+    "models are not supported."
+)
+
+
+def _leaks(what: str, kinds: set[str]) -> str:
+    named = f" ({', '.join(sorted(kinds))})" if kinds else ""
+    return (
+        f"{what} is not supported: its sequences see each other where they are packed end to end. Its layers carry a state "
+        f"or a convolution from token to token{named}, or its attention drops "
+        f"the arguments that keep sequences apart. {WAY_OUT}"
+    )
 
 
 def check_finite(model: PreTrainedModel, folder: Path) -> None:
@@ -62,13 +103,7 @@ def _prove(model: PreTrainedModel, folder: Path) -> None:
     what = f"The model in {folder} (type {model.config.model_type})"
     packed_TD = _beside_nothing(model, ids_BT)
     if not packed_TD.isfinite().all():
-        kinds = model.config.get_text_config().to_dict().get("layer_types") or []
-        others = ", ".join(sorted(set(kinds) - {"full_attention", "attention"}))
-        raise ModelError(
-            f"{what} is not supported: its sequences see each other where they are packed end to end. Its layers carry a "
-            f"state or a convolution from token to token{f' ({others})' if others else ''}, or its attention drops the "
-            f"arguments that keep sequences apart. {WAY_OUT}"
-        )
+        raise ModelError(_leaks(what, set(model.config.get_text_config().to_dict().get("layer_types") or []) - FULL))
     for how, found_TD, wanted_TD in (
         ("packed between others", packed_TD, expected_BTD[1]),
         ("token by token", *_token_by_token(model, ids_BT[:2], expected_BTD)),
@@ -92,10 +127,10 @@ def _off(found_TD: Tensor, wanted_TD: Tensor) -> float:
 def _as_transformers(model: PreTrainedModel, ids_BT: Tensor, folder: Path) -> Tensor:
     """Hidden states by Transformers' own attention, row by row; and the head must be no more than a matrix. -> (B, T, D)
 
-    In that pass the head reads hidden states of ours: large ones show a scale or a cap, zeros show a bias.
+    In that pass the head reads two hidden states of ours: a large one shows a scale or a cap, zeros show a bias.
     """
     weight_VD = model.get_output_embeddings().weight  # type: ignore[union-attr]
-    probe_BTD = torch.randn(*ids_BT.shape, weight_VD.shape[1], generator=torch.Generator().manual_seed(1))
+    probe_BTD = torch.randn(1, 2, weight_VD.shape[1], generator=torch.Generator().manual_seed(1))
     probe_BTD = probe_BTD.to(weight_VD)  # type: ignore[arg-type]
     expected_BTV = probe_BTD @ weight_VD.T
     scale = LARGEST_LOGIT / expected_BTV.abs().max().clamp(min=1e-9)
@@ -123,20 +158,18 @@ def _as_transformers(model: PreTrainedModel, ids_BT: Tensor, folder: Path) -> Te
         )
     gap_BTV = (logits_BTV - expected_BTV).abs()
     if gap_BTV[:, 0].any() or not gap_BTV.max() <= LARGEST_LOGIT * (EXACT if model.dtype == torch.float32 else COARSE):
-        raise ModelError(
-            f"The model in {folder} (type {model.config.model_type}) does not compute logits as hidden states times the "
-            "output embedding: it scales or caps them, or adds a bias. Such models are not supported."
-        )
+        raise ModelError(f"The model in {folder} (type {model.config.model_type}) {SCALED}")
     return seen[0]
 
 
 def _beside_nothing(model: PreTrainedModel, ids_BT: Tensor) -> Tensor:
     """The second of three packed sequences, whose neighbours' embeddings are NaN: it is finite only if nothing at all of
-    theirs reaches it, however weakly, in whichever type. -> (T, D)"""
-    here = slice(LENGTH, 2 * LENGTH)
+    theirs reaches it, however weakly, in whichever type. A neighbour of one token is enough, since it is next. -> (T, D)"""
+    here = slice(1, 1 + LENGTH)
+    ids_N = torch.cat([ids_BT[0, :1], ids_BT[1], ids_BT[2, :1]])
     with _embeddings(model, here):
-        layout = Packed([LENGTH] * 3)
-        return forward(model, ids_BT.flatten(), layout.positions(ids_BT.device), layout)[here]
+        layout = Packed([1, LENGTH, 1])
+        return forward(model, ids_N, layout.positions(ids_BT.device), layout)[here]
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from sod.config import (
 from sod.console.progress import console
 from sod.distributed import place
 from sod.engines import ENGINES
-from sod.errors import OptionError, TemplateError
+from sod.errors import ModelError, OptionError, TemplateError
 from sod.planning.inventory import (
     Device,
     Found,
@@ -35,11 +35,13 @@ from sod.planning.inventory import (
     as_count,
     as_time,
     brief,
+    check_model,
     find_benchmark,
     find_device,
     find_file,
     find_model,
     find_tokenizer,
+    why_no_shape,
 )
 from sod.planning.memory import (
     ITEMSIZE,
@@ -92,7 +94,7 @@ def columns() -> int | None:
 
 def _of_fine_tuning(options: SftOptions) -> "_Plan":
     text, learn = _Plan.of("sft", options), options.learn
-    model = text.read("model", find_model(options.model))
+    model = text.read_model("model", options.model)
     data = text.read("data", find_file(options.data, demonstrations=True))
     text.check_template(options.model, options.chat)
     text.write(options.out, resume=options.resume)
@@ -105,7 +107,7 @@ def _of_fine_tuning(options: SftOptions) -> "_Plan":
         text.add("does", f"{steps:,} optimiser steps: {whole}", _tokens_of_demonstrations(options, data.rows))
 
     if model.shape is None:
-        return text.without_shape()
+        return text.without_shape(model=model)
     shape, itemsize = model.shape, ITEMSIZE[options.network.dtype]
     if options.max_tokens > shape.positions:
         text.first.append(f"a lower max_tokens: the model has {shape.positions:,} positions")
@@ -120,13 +122,13 @@ def _of_fine_tuning(options: SftOptions) -> "_Plan":
 def _of_training(options: TrainOptions) -> "_Plan":
     text, name = _Plan.of("train", options), options.algorithm.name
     rollout, learn = options.rollout, options.learn
-    student = text.read("student", find_model(options.student))
+    student = text.read_model("student", options.student)
     teacher = None
     if is_own := name in SYSTEMS and SYSTEMS[name].context is not None:
         teacher = student
         text.add("reads", "teacher  the student as it is at first, told more")
     elif options.teacher is not None:
-        teacher = text.read("teacher", find_model(options.teacher))
+        teacher = text.read_model("teacher", options.teacher, served=options.score.teacher_url is not None)
         if options.score.teacher_url:
             text.add(
                 "reads", f"teacher  served at {options.score.teacher_url}; what it takes there is not counted here"
@@ -152,7 +154,7 @@ def _of_training(options: TrainOptions) -> "_Plan":
         text.first.append(f"a lower rollout.problems: the data holds {data.rows:,} problems")
 
     if student.shape is None or (teacher and teacher.shape is None):
-        return text.without_shape()
+        return text.without_shape(student=student, teacher=teacher)
     shape, scorer = student.shape, teacher and teacher.shape
     text.check_length(rollout, {"student": shape, "teacher": scorer})
     text.check_share(options, shape)
@@ -179,8 +181,12 @@ def _of_training(options: TrainOptions) -> "_Plan":
 def _of_evaluation(options: EvalOptions) -> "_Plan":
     text = _Plan.of("rollout" if isinstance(options, RolloutCommandOptions) else "eval", options)
     served = not ENGINES[options.engine.name].trains
-    model = text.read("tokenizer" if served else "model", find_model(options.model))
-    teacher = text.read("teacher", find_model(options.teacher)) if options.teacher else None
+    model = text.read_model("tokenizer" if served else "model", options.model, served=served)
+    teacher = (
+        text.read_model("teacher", options.teacher, served=options.score.teacher_url is not None)
+        if options.teacher
+        else None
+    )
     benchmarks = [text.read("data", find_benchmark(name, options.data_dir)) for name in options.data]
     text.check_template(options.model, options.chat)
     text.add("writes", str(options.out))
@@ -196,7 +202,7 @@ def _of_evaluation(options: EvalOptions) -> "_Plan":
         text.add("memory", f"none here: the model is served at {options.engine.url}")
         return text
     if model.shape is None or (teacher and teacher.shape is None):
-        return text.without_shape()
+        return text.without_shape(model=model, teacher=teacher)
     text.check_length(options.rollout, {"model": model.shape, "teacher": teacher and teacher.shape})
     text.check_share(options, model.shape)
     text.hold(memory_of_evaluation(options, model.shape, teacher and teacher.shape, text.gpu))
@@ -363,7 +369,7 @@ class _Plan(Text):
         """What the run would refuse must be mended first."""
         try:
             yield
-        except (OptionError, TemplateError) as refusal:
+        except (ModelError, OptionError, TemplateError) as refusal:
             self.first.append(str(refusal))
 
     def check_template(self, model: Path, options: ChatOptions) -> None:
@@ -384,6 +390,14 @@ class _Plan(Text):
             self.add("reads", f"tool     {name}")
         if teacher and options.score.teacher_url and is_address(options.score.teacher_url):
             self.first.append(f"the teacher's server, unless it runs: {serving(teacher.name, options)}")
+
+    def read_model(self, what: str, model: Path, *, served: bool = False) -> Found:
+        """Also whether its config.json shows that a run would refuse it, unless a server computes with it."""
+        found = self.read(what, find_model(model))
+        if not served:
+            with self.refusals():
+                check_model(found)
+        return found
 
     def read(self, what: str, found: Found) -> Found:
         self.add("reads", f"{what:<8} {found.name}  {found.where}")
@@ -436,8 +450,9 @@ class _Plan(Text):
         advice = f"; try {', '.join([*savings, 'shorter trajectories'])}" if whole > usable else ""
         self.add("memory", f"{'fits' if whole <= usable else 'does NOT fit'} into {size}: {device.name}{advice}")
 
-    def without_shape(self) -> "_Plan":
-        self.add("memory", "not known: a model's shape is not known before its config.json is here")
+    def without_shape(self, **models: Found | None) -> "_Plan":
+        reasons = [why_no_shape(found, whose) for whose, found in models.items() if found and found.shape is None]
+        self.add("memory", *(f"not known: {reason}" for reason in dict.fromkeys(reasons)))
         return self
 
     def keep(self, checkpoint: int, *, copies: int, exchanged: int = 0) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from sod.datasets.published import SETS
 from sod.datasets.rows import load_demonstrations, load_problems
 from sod.errors import ModelError, OptionError
-from sod.hub import name_on_hub
-from sod.planning.memory import ITEMSIZE, Shape
+from sod.hub import anchored, name_on_hub
+from sod.planning.memory import FAMILIES, ITEMSIZE, Shape
 from sod.recipes import maker_of, read_about, read_recipe
 
 
@@ -31,6 +31,13 @@ class Found:
     rows: int | None = None
     first: str = ""
     """What must be done before it is there."""
+    config: Path | None = None
+    """The config.json of a model that is here."""
+
+    @property
+    def is_unsized(self) -> bool:
+        """Whether this is a model that is here, of a type with sizes that are not known."""
+        return self.config is not None and self.shape is None
 
 
 # Models
@@ -73,15 +80,38 @@ def find_model(model: Path) -> Found:
     for folder in [model, *_checkpoints(model)]:
         if (folder / "config.json").is_file():
             size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-            return Found(str(folder), f"here, {as_bytes(size)} of weights", _shape(folder / "config.json"))
+            config = folder / "config.json"
+            return Found(str(folder), f"here, {as_bytes(size)} of weights", _shape(config), config=config)
     if recipe := maker_of(model):
         options = read_recipe(recipe)
-        start = Path(options.get("model") or options.get("student") or model)
+        start = Path(anchored(str(options.get("model") or options.get("student") or model)))
         shape = None if start == model else find_model(start).shape
         return Found(str(model), "not there yet", shape, first=f"sod {read_about(recipe).command} {recipe}")
     if not model.exists() and (name := name_on_hub(model)):
         return _on_hub(name["repo"], name["revision"])
     return Found(str(model), "no model there", first=f"a model in {model}, or another one")
+
+
+def check_model(found: Found) -> None:
+    """Raise the ModelError of the run where config.json alone shows it. Only models of types without known sizes are asked, and
+    those with a window: Transformers and PyTorch take seconds to import."""
+    if found.config is None:
+        return
+    if found.is_unsized or json.loads(found.config.read_text(encoding="utf-8")).get("use_sliding_window"):
+        from sod.model.loading import check_config
+
+        check_config(found.config.parent)
+
+
+def why_no_shape(found: Found, whose: str) -> str:
+    """Return why the sizes of a model are not known, in words."""
+    if not found.is_unsized or found.config is None:
+        return "a model's shape is not known before its config.json is here"
+    kind = json.loads(found.config.read_text(encoding="utf-8")).get("model_type", "not named")
+    return (
+        f"sizes are computed for models of type {', '.join(FAMILIES)}, and the {whose}'s type is {kind}. Whether it can be "
+        "used is proved when it is loaded"
+    )
 
 
 def find_tokenizer(model: Path) -> Path | None:
@@ -119,7 +149,7 @@ def _cached(repo: str, file: str, revision: str | None) -> str | None:
 
 def _on_hub(repo: str, revision: str | None) -> Found:
     if cached := _cached(repo, "config.json", revision):
-        return Found(repo, "here, in the hub's cache", _shape(Path(cached)))
+        return Found(repo, "here, in the hub's cache", _shape(Path(cached)), config=Path(cached))
     shape = ON_HUB.get(repo)
     if shape is None:
         return Found(repo, "not here; if it is a name on the hub it will be downloaded, of a size not known here")

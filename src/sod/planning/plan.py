@@ -15,7 +15,17 @@ from sod.config import EngineOptions, PlanOptions, RolloutOptions, TrainOptions
 from sod.console.progress import say
 from sod.errors import ModelError, OptionError
 from sod.planning.dry_run import SLACK, Text, columns, serving, usable_bytes, wire
-from sod.planning.inventory import ON_HUB, Device, as_bytes, as_count, brief, find_model, imagined_gpus
+from sod.planning.inventory import (
+    ON_HUB,
+    Device,
+    as_bytes,
+    as_count,
+    brief,
+    check_model,
+    find_model,
+    imagined_gpus,
+    why_no_shape,
+)
 from sod.planning.memory import (
     Memory,
     Shape,
@@ -228,6 +238,9 @@ class Case:
 
 def _shape(whose: str, model: Path) -> Shape:
     found = find_model(model)
+    check_model(found)
+    if found.is_unsized:
+        raise ModelError(f"What the {whose} {model} takes cannot be computed: {why_no_shape(found, whose)}.")
     if found.shape is None:
         raise ModelError(
             f"What the {whose} {model} takes cannot be computed: {found.where}. Known are directories and runs of Qwen3, Qwen2 "

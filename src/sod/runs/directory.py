@@ -122,12 +122,6 @@ class Run:
         updates = environment.get("updates") or options.get("updates")
         return updates if isinstance(updates, int) else None
 
-    @property
-    def progress(self) -> tuple[int, int | None]:
-        """(updates in the newest whole checkpoint, updates that the run is to make)."""
-        newest = self.newest_checkpoint()
-        return newest[0] if newest else 0, self.updates
-
     def finished(self) -> Path | None:
         """The newest checkpoint, if it has all updates behind it that the run is to make."""
         newest, updates = self.newest_checkpoint(), self.updates
@@ -201,21 +195,26 @@ class Run:
 
     def newest_checkpoint(self) -> tuple[int, Path] | None:
         """(update, directory) of the newest checkpoint whose manifest verifies; None if there is none."""
+        place, _ = self.newest_whole()
+        return None if place is None else (checkpoints.number(place), place)
+
+    def newest_whole(self) -> tuple[Path | None, list[str]]:
+        """Return the newest checkpoint whose manifest verifies, and a sentence about each newer one, which is damaged."""
+        damaged: list[str] = []
         for place in reversed(self._checkpoints()):
-            if not checkpoints.fault(place):
-                return checkpoints.number(place), place
-        return None
+            what = checkpoints.fault(place)
+            if not what:
+                return place, damaged
+            damaged.append(f"{place} is damaged: {what}.")
+        return None, damaged
 
     def take_up(self) -> tuple[int, Path | None]:
         """(updates done, checkpoint) of what `newest_checkpoint` finds; (0, None) before the first was written.
 
         Damaged checkpoints are reported and left where they are. Raises RunError where all are damaged.
         """
-        damaged: list[str] = []
-        for place in reversed(self._checkpoints()):
-            if what := checkpoints.fault(place):
-                damaged.append(f"{place} is damaged: {what}.")
-                continue
+        place, damaged = self.newest_whole()
+        if place is not None:
             for line in damaged:
                 say(line)
             update = checkpoints.number(place)

@@ -29,6 +29,7 @@ from sod.engines.http import TRIES, Body, Refused, ServedModel, Words, short
 from sod.engines.served import PROBE
 from sod.engines.vllm import COARSE_TOLERANCE, TOLERANCE
 from sod.errors import InfrastructureError, ModelError, OptionError
+from sod.model.forward import unused_beside
 from sod.model.loading import check_same_vocabulary, load_model, load_tokenizer, score
 from sod.teachers import Scores
 from sod.types import Group, Piece, Problem, Trajectory
@@ -219,7 +220,13 @@ class ServerTeacher:
                 f"two requests (allowed: {tolerance})."
             )
         if unchecked := _why_unchecked(folder, network):
-            say(f"{unchecked}, so the weights are not checked. {self._model} may serve another model.")
+            say(f"{unchecked}: it is not checked that {self._model} serves the teacher's weights.")
+            tokens = max(self._tokenizer.get_vocab().values()) + 1
+            if unused := unused_beside(folder, tokens):
+                say(
+                    f"The teacher's head has {len(unused)} ids without a token. The server's log-probabilities are lower by "
+                    "the share that it gives them, which cannot be asked of it."
+                )
             return
         local_BT = await compute(_by_hand, folder, network, probe)
         off = _gap(server_BT, local_BT, probe)
