@@ -47,7 +47,7 @@ LAYERS = """
     plan  records  results
     sft  train  evaluate  differences  calibrate  doctor  report  sizing
     lab  comparison  demonstrate
-    compare  export  adapters
+    compare  export  adapters  arguments
     cli
     __main__
 """

@@ -14,7 +14,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from sod import __version__, config
-from sod.cli import COMMANDS, _keys, parse
+from sod.cli import COMMANDS, SECTIONS, parse
 from sod.cli import run as sod
 from sod.config import SftOptions, TrainOptions
 from sod.errors import OptionError

@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 from sod.config import (
     ChatOptions,
     EvalOptions,
-    LearnOptions,
+    OptimiserOptions,
     RolloutCommandOptions,
-    RolloutOptions,
+    SamplingOptions,
     SftOptions,
     TrainOptions,
     check_served_algorithm,
@@ -222,7 +222,7 @@ def _of_evaluation(options: EvalOptions) -> "_Plan":
 # Lines of several sections
 
 
-def _savings(learn: LearnOptions, processes: int) -> list[str]:
+def _savings(learn: OptimiserOptions, processes: int) -> list[str]:
     """Options that would save memory."""
     saved = {"learn.checkpointing": learn.checkpointing}
     if processes == 1:
@@ -285,7 +285,7 @@ def _tokens_of_demonstrations(options: SftOptions, rows: int) -> str:
     return f"{tokens}, likely {as_count(likely)} (assumed: one for {CHARACTERS} characters)"
 
 
-def _tokens_of_trajectories(trajectories: int, rollout: RolloutOptions) -> str:
+def _tokens_of_trajectories(trajectories: int, rollout: SamplingOptions) -> str:
     most = trajectories * rollout.max_tokens
     return (
         f"{trajectories:,} trajectories; tokens: {as_count(most)} at most, likely {as_count(most * LIKELY_SHARE)} "
@@ -413,7 +413,7 @@ class _Plan(Text):
         if teacher and options.score.teacher_url and "score.teacher_url" not in wrong:
             self.first.append(f"the teacher's server, unless it runs: {serving(teacher.name, options)}")
 
-    def check_learning(self, learn: LearnOptions) -> None:
+    def check_learning(self, learn: OptimiserOptions) -> None:
         """Whether several processes can learn so."""
         if self.processes > 1 and learn.lora_rank:
             self.first.append("learn.lora_rank = 0: several processes learn all weights")
@@ -433,7 +433,7 @@ class _Plan(Text):
             self.first.append(f"a start without --resume: {out} holds no run")
         self.add("writes", f"{out}{', continued' if resume else ''}")
 
-    def check_length(self, rollout: RolloutOptions, shapes: dict[str, Shape | None]) -> None:
+    def check_length(self, rollout: SamplingOptions, shapes: dict[str, Shape | None]) -> None:
         """Whether the models have positions enough."""
         tokens = longest(rollout)
         self.first += [

@@ -77,7 +77,7 @@ def _options(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         return content
     if not isinstance(base, str):
         raise OptionError(f"{path}: extends is {json.dumps(base)}; it must be the path of one recipe.")
-    return _over(_options(path.parent / base, (*above, path.resolve())), content)
+    return over(_options(path.parent / base, (*above, path.resolve())), content)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -89,12 +89,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise OptionError(f"The recipe {path} is not valid TOML: {error}.") from error
 
 
-def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Both, nested; where they disagree, what is above."""
     both = below | above
     for key in below.keys() & above.keys():
         if isinstance(below[key], dict) and isinstance(above[key], dict):
-            both[key] = _over(below[key], above[key])
+            both[key] = over(below[key], above[key])
     return both
 
 

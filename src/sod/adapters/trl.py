@@ -34,7 +34,7 @@ from sod.config import (
     ChatOptions,
     Options,
     RewardOptions,
-    RolloutOptions,
+    SamplingOptions,
     SandboxOptions,
     ToolOptions,
 )
@@ -361,8 +361,7 @@ def _tokenizer_beside(teacher: PreTrainedModel) -> PreTrainedTokenizerBase:
 class WorldSettings(Options):
     """What `World.of` wants to know: who runs programs, what they are worth, how long a trajectory may be."""
 
-    rollout: RolloutOptions = RolloutOptions()
-    """`group`, `problems` and the limits of an update are TRL's business here and have no effect."""
+    rollout: SamplingOptions = SamplingOptions()
     tool: ToolOptions = ToolOptions()
     reward: RewardOptions = RewardOptions()
     sandbox: SandboxOptions = SandboxOptions()
@@ -371,7 +370,7 @@ class WorldSettings(Options):
 
 @contextmanager
 def concurrent_rollouts(
-    world: World, problems: Sequence[Problem], limits: RolloutOptions, *, seed: int = 0
+    world: World, problems: Sequence[Problem], limits: SamplingOptions, *, seed: int = 0
 ) -> "Iterator[Rollouts]":
     """A `rollout_func` for GRPOTrainer or SODTrainer, in whose world the sandbox is open meanwhile.
 
@@ -388,7 +387,7 @@ class Rollouts:
     Reward functions get each attempt as `trajectory` (None if it was lost; return None for it); `referee_reward` is one.
     """
 
-    def __init__(self, loop: Runner, world: World, problems: Sequence[Problem], limits: RolloutOptions, seed: int):
+    def __init__(self, loop: Runner, world: World, problems: Sequence[Problem], limits: SamplingOptions, seed: int):
         self._loop = loop
         self._world = world
         self._limits = limits

@@ -13,7 +13,7 @@ from typing import Any, Self
 from transformers import PreTrainedTokenizerBase
 
 from sod.concurrency import Occupancy
-from sod.config import EngineOptions, RolloutOptions
+from sod.config import EngineOptions, SamplingOptions
 from sod.engines import Reply, Request
 from sod.engines.http import NOT_UNDERSTOOD, Refused, ServedModel, Words, short
 from sod.engines.vllm import parameters
@@ -36,7 +36,7 @@ class ServedEngine:
     """
 
     @classmethod
-    async def open(cls, options: EngineOptions, tokenizer: PreTrainedTokenizerBase, rollout: RolloutOptions) -> Self:
+    async def open(cls, options: EngineOptions, tokenizer: PreTrainedTokenizerBase, rollout: SamplingOptions) -> Self:
         """Wait for the server at `options.url`; find out what it serves, and how; check that it fits.
 
         Raises OptionError for what cannot work, ModelError if the server's tokenizer is another one, InfrastructureError
@@ -50,7 +50,7 @@ class ServedEngine:
             raise
         return engine
 
-    def __init__(self, options: EngineOptions, tokenizer: PreTrainedTokenizerBase, rollout: RolloutOptions):
+    def __init__(self, options: EngineOptions, tokenizer: PreTrainedTokenizerBase, rollout: SamplingOptions):
         assert options.url is not None
         self._wanted = options.served_name
         self._tokenizer = tokenizer
@@ -92,7 +92,7 @@ class ServedEngine:
 
     # What is there
 
-    async def _meet(self, rollout: RolloutOptions) -> None:
+    async def _meet(self, rollout: SamplingOptions) -> None:
         await self._model.meet(self._wanted)
         longest = rollout.max_prompt_tokens + rollout.max_tokens
         self._model.check_context(longest, "rollout.max_prompt_tokens + rollout.max_tokens")

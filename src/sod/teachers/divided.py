@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch, microbatches
-from sod.config import ModelOptions, RolloutOptions, ScoreOptions
+from sod.config import ModelOptions, SamplingOptions, ScoreOptions
 from sod.models import hidden_states
 from sod.ranks import Ranks
 from sod.sharding import divide
@@ -23,7 +23,7 @@ class DividedTeacher(LocalTeacher):
         student_tokenizer: PreTrainedTokenizerBase,
         network: ModelOptions,
         options: ScoreOptions,
-        rollout: RolloutOptions,
+        rollout: SamplingOptions,
         *,
         microbatch_tokens: int,
         ranks: Ranks,
