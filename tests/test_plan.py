@@ -360,12 +360,18 @@ SERVED = {"teacher_url": "http://127.0.0.1:8001"}
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"score": SERVED, "teacher": None}, "score.teacher_url needs --teacher"),
-        ({"score": {"teacher_served_name": "big"}}, "score.teacher_served_name is a name on a server"),
-        ({"score": SERVED | {"shard_teacher": True}}, "score.shard_teacher is for a teacher on this machine"),
-        ({"score": SERVED, "algorithm": {"name": "entropy"}}, "algorithm 'entropy' weighs by the teacher's entropy"),
-        ({"score": SERVED, "algorithm": {"divergence": "exact"}}, "algorithm.divergence = exact asks the teacher"),
-        ({"score": SERVED, "algorithm": {"name": "opsd_gt"}}, "'opsd_gt' has the student itself as its teacher"),
+        ({"score": SERVED, "teacher": None}, "score.teacher_url is set without --teacher"),
+        ({"score": {"teacher_served_name": "big"}}, "score.teacher_served_name is set without a server"),
+        ({"score": SERVED | {"shard_teacher": True}}, "score.shard_teacher is set together with score.teacher_url"),
+        ({"score": SERVED, "algorithm": {"name": "entropy"}}, "it uses the teacher's entropy"),
+        (
+            {"score": SERVED, "algorithm": {"divergence": "exact"}},
+            "algorithm.divergence = exact does not work with score.teacher_url",
+        ),
+        (
+            {"score": SERVED, "algorithm": {"name": "opsd_gt"}},
+            "algorithm.name = opsd_gt does not work with score.teacher_url",
+        ),
         ({"score": {"teacher_url": "127.0.0.1:8001"}}, "for score.teacher_url: '127.0.0.1:8001' is none"),
         ({"engine": {"name": "vllm_server", "url": "http://[::1"}}, "for engine.url: 'http://[::1' is none"),
         ({"sandbox": {"backend": "fusion", "url": "http://a:port"}}, "for sandbox.url: 'http://a:port' is none"),
@@ -383,7 +389,7 @@ def test_options_that_a_run_refuses_are_said_before(
 
 def test_several_processes_need_a_server_each(train: Callable[..., str]) -> None:
     engine = EngineOptions(name="vllm_server", url="http://127.0.0.1:8000")
-    assert "2 processes need a vLLM server each" in train(engine=engine, processes=2)
+    assert "each of the 2 processes needs a vLLM server of its own" in train(engine=engine, processes=2)
     assert "vLLM server each" not in train(engine=engine)
     each = train(engine=engine.model_copy(update={"url": "http://127.0.0.1:800{rank}"}), processes=2)
     assert "vLLM server each" not in each

@@ -514,7 +514,7 @@ def test_a_server_that_is_still_starting_is_waited_for_and_that_is_said(
 @pytest.mark.parametrize(
     ("options", "has_teacher", "words"),
     [
-        ({"teacher_url": "http://127.0.0.1:9"}, False, "needs --teacher"),
+        ({"teacher_url": "http://127.0.0.1:9"}, False, "without --teacher"),
         ({"teacher_served_name": "tiny"}, True, r"give --score\.teacher_url"),
         ({"teacher_url": "http://127.0.0.1:9", "offload_teacher": True}, True, r"score\.offload_teacher is for"),
         ({"teacher_url": "http://127.0.0.1:9", "shard_teacher": True}, True, r"score\.shard_teacher is for"),

@@ -142,8 +142,10 @@ class _CommandLine:
         for problem in problems:
             key = self._key(problem["loc"])
             lines.setdefault(key, self._explained_value(key, problem["input"], problem["msg"], sources.get(key)))
-        rest = len(lines) - MOST_LINES
-        return "\n".join([*list(lines.values())[:MOST_LINES], *([f"More wrong values: {rest}."] if rest > 0 else [])])
+        if len(lines) <= MOST_LINES:
+            return "\n".join(lines.values())
+        shown = list(lines.values())[: MOST_LINES - 1]
+        return "\n".join([*shown, f"{len(lines) - len(shown)} more values are wrong."])
 
     def _is_missing(self, problem: Mapping[str, Any]) -> bool:
         """Return whether a required option is missing, and not a part of its value."""
