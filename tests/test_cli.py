@@ -148,7 +148,7 @@ def test_an_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str])
     [
         (
             ["--rollout.group", "0"],
-            "--rollout.group is 0. It must be a whole number of at least 1. Type for example --rollout.group 16",
+            "of at least 1. Type for example --rollout.group 16",
         ),
         (["--rollout.top-p", "1.5"], "--rollout.top-p is 1.5. It must be a number above 0 and at most 1."),
         (["--updates", "many"], "--updates is many. It must be a whole number of at least 1."),

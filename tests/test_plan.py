@@ -366,7 +366,7 @@ SERVED = {"teacher_url": "http://127.0.0.1:8001"}
         ({"score": SERVED, "algorithm": {"name": "entropy"}}, "it uses the teacher's entropy"),
         (
             {"score": SERVED, "algorithm": {"divergence": "exact"}},
-            "algorithm.divergence = exact does not work with score.teacher_url",
+            "exact does not work with score.teacher_url",
         ),
         (
             {"score": SERVED, "algorithm": {"name": "opsd_gt"}},

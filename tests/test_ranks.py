@@ -259,7 +259,7 @@ def test_what_cannot_work_is_said_once_and_nothing_is_written(recipe: Callable[.
         ({"learn": {"optimizer": "adamw_8bit"}}, "learn.optimizer = adamw_8bit works in one process"),
         (
             {"engine": {"name": "vllm_server", "url": "http://127.0.0.1:9"}},
-            "each of the 2 processes needs a vLLM server of its own",
+            "2 processes needs a vLLM server of its own",
         ),
     ],
 )

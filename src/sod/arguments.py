@@ -7,13 +7,15 @@ from three places, later ones override earlier ones: the defaults, the recipes f
 import os
 import shlex
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from inspect import getdoc
-from itertools import pairwise, takewhile
+from io import StringIO
+from itertools import dropwhile, pairwise, takewhile
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
@@ -234,12 +236,22 @@ def show_help(command: str, model: type[Options], *, everything: bool) -> None:
     hidden = 0 if everything else sum(RARE in marks for _, _, marks in options_of(model))
     registry = ConstructorRegistry()
     registry.struct_rule(lambda info: _explained_fields(info, everything))
-    print(_folded(getdoc(model) or "") + "\n")
-    with suppress(SystemExit):
-        tyro.cli(model, prog=f"sod {command}", description="", args=["--help"], registry=registry)
-    print(f"Options may also stand in a recipe: sod {command} RECIPE.toml --option value ...")
+    layout = _Capture()
+    with suppress(SystemExit), redirect_stdout(layout):
+        tyro.cli(model, prog=f"sod {command}", args=["--help"], registry=registry)
+    values = [name for _, field, _ in options_of(model) if (name := _metavar(field))]
+    usage = " ".join([f"usage: sod {command} [RECIPE.toml ...]", *values, "[--option value ...]"])
+    boxes = dropwhile(lambda line: "╭" not in line, layout.getvalue().splitlines())
+    print("\n\n".join([_folded(getdoc(model) or ""), _folded(usage), "\n".join(boxes)]))
     if hidden:
         print(f"{hidden} more option{'s' if hidden > 1 else ''}: sod {command} --help-all")
+
+
+class _Capture(StringIO):
+    """Text that tyro colours as it would on the screen."""
+
+    def isatty(self) -> bool:
+        return sys.__stdout__ is not None and sys.__stdout__.isatty()
 
 
 def _explained_fields(info: StructTypeInfo, everything: bool) -> StructConstructorSpec | None:
