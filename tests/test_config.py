@@ -40,7 +40,7 @@ def paragraphs(text: str) -> list[list[str]]:
     before = -1
     for line in text.splitlines():
         inner = line[2:-2] if line.startswith("│") else ""
-        option = re.match(r"(-\S.*?\S)(\s{2,})(\S.*)", inner)  # an option and the beginning of its text on one line
+        option = re.match(r"(\S(?:.*?\S)?)(\s{2,})(\S.*)", inner.rstrip())  # an option and the beginning of its text on one line
         words, indent = (option[3], option.start(3)) if option else (inner.strip(), len(inner) - len(inner.lstrip()))
         if not words or (words[0] in "-─" and not option):
             before = -1
@@ -61,6 +61,7 @@ def test_every_help_is_folded_at_80_columns() -> None:
         check=True,
     )
     assert not shown.stderr
+    assert "Undefined" not in shown.stdout
     assert not [line for line in shown.stdout.splitlines() if len(line) > 80]
     folded = paragraphs(shown.stdout)
     assert sum(len(lines) > 1 for lines in folded) > 300

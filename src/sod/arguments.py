@@ -14,11 +14,11 @@ from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from inspect import getdoc
-from io import StringIO
-from itertools import dropwhile, pairwise, takewhile
+from io import BytesIO, TextIOWrapper
+from itertools import pairwise, takewhile
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, TextIO, Union, cast, get_args, get_origin
 
 import tyro
 from pydantic import ValidationError
@@ -236,22 +236,30 @@ def show_help(command: str, model: type[Options], *, everything: bool) -> None:
     hidden = 0 if everything else sum(RARE in marks for _, _, marks in options_of(model))
     registry = ConstructorRegistry()
     registry.struct_rule(lambda info: _explained_fields(info, everything))
-    layout = _Capture()
+    layout = _Capture(sys.stdout)
     with suppress(SystemExit), redirect_stdout(layout):
-        tyro.cli(model, prog=f"sod {command}", args=["--help"], registry=registry)
+        tyro.cli(model, prog=f"sod {command}", description="", args=["--help"], registry=registry)
     values = [name for _, field, _ in options_of(model) if (name := _metavar(field))]
     usage = " ".join([f"usage: sod {command} [RECIPE.toml ...]", *values, "[--option value ...]"])
-    boxes = dropwhile(lambda line: "╭" not in line, layout.getvalue().splitlines())
-    print("\n\n".join([_folded(getdoc(model) or ""), _folded(usage), "\n".join(boxes)]))
+    boxes = layout.getvalue().partition("\n\n")[2]  # after tyro's usage, which does not fold
+    print("\n\n".join([_folded(getdoc(model) or ""), _folded(usage), boxes.rstrip()]))
     if hidden:
         print(f"{hidden} more option{'s' if hidden > 1 else ''}: sod {command} --help-all")
 
 
-class _Capture(StringIO):
-    """Text that tyro colours as it would on the screen."""
+class _Capture(TextIOWrapper):
+    """Text that tyro lays out and colours as it would on the screen."""
+
+    def __init__(self, screen: TextIO):
+        super().__init__(BytesIO(), encoding=screen.encoding or "utf-8", errors=screen.errors)
+        self._is_terminal = screen.isatty()
 
     def isatty(self) -> bool:
-        return sys.__stdout__ is not None and sys.__stdout__.isatty()
+        return self._is_terminal
+
+    def getvalue(self) -> str:
+        self.flush()
+        return cast(BytesIO, self.buffer).getvalue().decode(self.encoding)
 
 
 def _explained_fields(info: StructTypeInfo, everything: bool) -> StructConstructorSpec | None:
@@ -269,7 +277,7 @@ def _explained_fields(info: StructTypeInfo, everything: bool) -> StructConstruct
             continue
         description = field.description or ""
         words, own, in_words = description.partition("Default: ")
-        hint = own + (in_words or f"Default: {_label(default)}")
+        hint = "(required)" if field.is_required() else own + (in_words or f"Default: {_label(default)}")
         kind = _annotated(DisallowNone[field.annotation], [*field.metadata, arg(help_behavior_hint=hint)])
         missing = tyro.MISSING_NONPROP if field.is_required() else default
         fields.append(StructFieldSpec(name=name, type=kind, default=missing, helptext=words.strip()))

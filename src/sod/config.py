@@ -679,7 +679,7 @@ class LabOptions(Options):
     train_problems: Positive = 4_000
     """Number of problems for training."""
     eval_problems: Positive = 200
-    """Number of problems for evaluation. None of them is among the training problems."""
+    """Number of problems for evaluation. They differ from the training problems."""
 
 
 class LabTeacherOptions(Options):
