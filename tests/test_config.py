@@ -40,7 +40,9 @@ def paragraphs(text: str) -> list[list[str]]:
     before = -1
     for line in text.splitlines():
         inner = line[2:-2] if line.startswith("│") else ""
-        option = re.match(r"(\S(?:.*?\S)?)(\s{2,})(\S.*)", inner.rstrip())  # an option and the beginning of its text on one line
+        option = re.match(
+            r"(\S(?:.*?\S)?)(\s{2,})(\S.*)", inner.rstrip()
+        )  # an option and the beginning of its text on one line
         words, indent = (option[3], option.start(3)) if option else (inner.strip(), len(inner) - len(inner.lstrip()))
         if not words or (words[0] in "-─" and not option):
             before = -1

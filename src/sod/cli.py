@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Do what the arguments say. -> the exit status"""
+    """Run the command and return its exit status."""
     with interrupts.obeyed():
         return _run(arguments)
 
@@ -107,7 +107,9 @@ def _run(arguments: list[str]) -> int:
         with _hushed() if place()[0] else nullcontext():  # of several processes, the first says what is wrong with them
             options = parse(command, name, rest)
         if place()[1] > 1 and "processes" not in type(options).model_fields:
-            raise OptionError(f"`sod {command}` is one process; start it without torchrun.")
+            raise OptionError(
+                f"`sod {command}` is started by torchrun, but it runs in one process. Start it without torchrun."
+            )
         if place()[0] == 0:  # of several processes, another that failed sooner would end the first before its sentence
             from sod.inputs import check_inputs
 
@@ -140,7 +142,7 @@ def _check_place() -> None:
 
 
 def _how_to_continue(command: str | None, arguments: Sequence[str], options: Any) -> str:
-    """What to type after an interruption."""
+    """Return what to type after an interruption."""
     count = place()[1]
     start = f"torchrun --nproc-per-node {count} -m sod" if count > 1 else "sod"
     again = f"{start} {shlex.join(arguments)}"
@@ -148,7 +150,7 @@ def _how_to_continue(command: str | None, arguments: Sequence[str], options: Any
         return f"to continue: {again}"
     if command in RESUMED and options is not None and (options.out / "options.json").exists():
         return f"to continue: {again}{'' if options.resume else ' --resume'}"
-    return f"nothing of it is kept; to start again: {again}"
+    return f"nothing is kept; to start again: {again}"
 
 
 def overview(group: str = "") -> str:
