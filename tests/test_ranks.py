@@ -274,7 +274,9 @@ def test_options_of_one_process_are_refused_before_anything_is_loaded(
 
 def test_commands_of_one_process_refuse_to_be_several(teacher: Path, problem_file: Path, tmp_path: Path) -> None:
     result = several(2, "eval", "--model", teacher, "--data", problem_file, "--out", tmp_path / "run")
-    assert complaints(result) == ["error: `sod eval` is one process; start it without torchrun."]
+    assert complaints(result) == [
+        "error: `sod eval` is started by torchrun, but it runs in one process. Start it without torchrun."
+    ]
 
 
 SCRIPT = """
