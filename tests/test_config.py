@@ -143,7 +143,7 @@ def test_many_wrong_values_are_three_lines() -> None:
     with pytest.raises(OptionError) as caught:
         parse("train", "TrainOptions", [*NEEDED, *wrong])
     lines = str(caught.value).splitlines()
-    assert [line.split()[0] for line in lines] == ["--seed", "--updates", "2"] or lines[0].startswith("--updates is 0.")
+    assert [line.split()[0] for line in lines] == ["--updates", "--seed", "2"]
     assert lines[-1] == "2 more values are wrong."
 
 
