@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from trl import GRPOConfig
 
 from sod.adapters.trl import SODTrainer, WorldSettings, concurrent_rollouts, referee_reward
-from sod.config import AlgorithmOptions, RewardOptions, RolloutOptions, ToolOptions
+from sod.config import AlgorithmOptions, RewardOptions, SamplingOptions, ToolOptions
 from sod.lab import settings
 from sod.lab.make import TEACHER_FOLDER, problems
 from sod.model.loading import load_tokenizer
@@ -37,7 +37,7 @@ shape = {"num_generations": 8, "per_device_train_batch_size": 16, "steps_per_gen
 learn = {"loss_type": "bnpo", "epsilon_high": 0.28, "learning_rate": 2e-4, "gradient_accumulation_steps": 1}
 here = {"use_cpu": True, "bf16": False, "logging_steps": 1, "save_strategy": "no", "report_to": "none"}
 args = GRPOConfig(output_dir=out, max_completion_length=settings.ROLLOUT["max_tokens"], **shape | learn | here)
-limits = RolloutOptions(**settings.ROLLOUT)
+limits = SamplingOptions(**settings.ROLLOUT)
 world = WorldSettings(rollout=limits, tool=ToolOptions(**settings.TOOL), reward=RewardOptions(**settings.REWARD))
 
 with concurrent_rollouts(World.of(Path(TEACHER_FOLDER), world, asked), asked, limits) as rollouts:

@@ -31,6 +31,7 @@ LAYERS = """
     evaluation  training
     adapters  export  lab
     compare
+    arguments
     cli
     __main__
 """

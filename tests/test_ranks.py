@@ -257,7 +257,10 @@ def test_what_cannot_work_is_said_once_and_nothing_is_written(recipe: Callable[.
         ({"rollout": {"problems": 1}}, "rollout.problems is 1, too few for 2 processes"),
         ({"learn": {"lora_rank": 4}}, "learn.lora_rank works in one process; there are 2"),
         ({"learn": {"optimizer": "adamw_8bit"}}, "learn.optimizer = adamw_8bit works in one process"),
-        ({"engine": {"name": "vllm_server", "url": "http://127.0.0.1:9"}}, "2 processes need a vLLM server each"),
+        (
+            {"engine": {"name": "vllm_server", "url": "http://127.0.0.1:9"}},
+            "2 processes needs a vLLM server of its own",
+        ),
     ],
 )
 def test_options_of_one_process_are_refused_before_anything_is_loaded(
@@ -271,7 +274,9 @@ def test_options_of_one_process_are_refused_before_anything_is_loaded(
 
 def test_commands_of_one_process_refuse_to_be_several(teacher: Path, problem_file: Path, tmp_path: Path) -> None:
     result = several(2, "eval", "--model", teacher, "--data", problem_file, "--out", tmp_path / "run")
-    assert complaints(result) == ["error: `sod eval` is one process; start it without torchrun."]
+    assert complaints(result) == [
+        "error: `sod eval` is started by torchrun, but it runs in one process. Start it without torchrun."
+    ]
 
 
 SCRIPT = """

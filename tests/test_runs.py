@@ -245,9 +245,7 @@ def test_changed_options_are_not_resumed(run: Run) -> None:
     with pytest.raises(RunError, match=r"other options .*seed"):
         Run.open(options(run.folder, seed=1), run.folder, data=DATA, resume=True)
     with pytest.raises(RunError, match=r"other options .*learn\.warmup"):
-        Run.open(
-            options(run.folder, learn={"lr": 5e-5, "minibatches": 1, "warmup": 3}), run.folder, data=DATA, resume=True
-        )
+        Run.open(options(run.folder, learn={"lr": 5e-5, "warmup": 3}), run.folder, data=DATA, resume=True)
 
 
 def test_the_length_of_a_cosine_is_not_changed_on_the_way(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from sod.config import (
     AlgorithmOptions,
     EngineOptions,
     EvalOptions,
-    LearnOptions,
-    RolloutOptions,
+    OptimiserOptions,
+    SamplingOptions,
     SandboxOptions,
     ScoreOptions,
     SftOptions,
@@ -83,7 +83,7 @@ def of_evaluation(options: EvalOptions) -> Refusals:
         )
 
 
-def of_learning(options: LearnOptions, processes: int) -> Refusals:
+def of_learning(options: OptimiserOptions, processes: int) -> Refusals:
     """Options that save memory in one process; in several, weights are sharded instead."""
     saving: tuple[tuple[str, bool, str, str], ...] = (
         ("learn.lora_rank", options.lora_rank > 0, "0", "peft"),
@@ -113,7 +113,7 @@ def of_teacher(teacher: Path | None, options: ScoreOptions) -> Refusals:
             yield f"score.{name} is for a teacher on this machine; leave it or score.teacher_url out."
 
 
-def of_engine(options: EngineOptions, rollout: RolloutOptions, *, trains: bool) -> Refusals:
+def of_engine(options: EngineOptions, rollout: SamplingOptions, *, trains: bool) -> Refusals:
     """The engine, its address and its sampling parameters. `trains`: the weights change while it samples."""
     engine = ENGINES[options.name]
     if (options.url is None) == engine.has_address:

@@ -7,14 +7,14 @@ imported before it is clear what to do.
 import json
 import os
 import shlex
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from difflib import get_close_matches
 from importlib import import_module
-from inspect import getdoc
-from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,69 +23,69 @@ from sod.console import screen
 from sod.console.text import plain
 from sod.distributed import place
 from sod.errors import InfrastructureError, OptionError, RankError, SodError, UsageError
-from sod.recipes import read_recipe
 
 COMMANDS = {
-    "lab demo": (
-        "DemoOptions",
-        "sod.compare.cells:compare",
-        "the whole method in miniature: cold start, SOD, before and after",
-    ),
-    "lab make": ("LabOptions", "sod.lab.make:make", "write the lab's models, tokenizer, problems and demonstrations"),
-    "lab teacher": ("LabTeacherOptions", "sod.lab.make:make_teacher", "train the lab's teacher again, from nothing"),
-    "sft": ("SftOptions", "sod.sft:sft", "cold start: fine-tune on demonstrations"),
-    "train": ("TrainOptions", "sod.training:train", "learn on policy: sod, opd, grpo and controls"),
+    "sft": ("SftOptions", "sod.sft:sft", "cold start: fine-tune a model on demonstrations"),
+    "train": ("TrainOptions", "sod.training:train", "train on policy: sod, opd, grpo, controls"),
     "eval": (
         "EvalOptions",
         "sod.evaluation.evaluate:evaluate_and_show",
-        "measure a model: avg@n, pass@k, maj@n, tool errors",
+        "evaluate a model: avg@n, pass@k, maj@n, tool errors",
     ),
     "eval --compare": (
         "CompareEvaluationsOptions",
         "sod.evaluation.paired:compare_evaluations",
-        "two evaluations, paired by problem",
+        "compare two evaluations, paired by problem",
     ),
     "rollout": (
         "RolloutCommandOptions",
         "sod.evaluation.demonstrations:demonstrate",
-        "write a model's best trajectories as demonstrations",
+        "create demonstrations with a model",
     ),
-    "export": ("ExportOptions", "sod.export:export", "a Hugging Face folder with a card"),
-    "data list": ("DataListOptions", "sod.datasets.commands:list_sets", "benchmarks and training sets known by name"),
-    "data fetch": ("FetchOptions", "sod.datasets.commands:fetch", "fetch them from the hub, pinned and checked"),
-    "data convert": ("ConvertOptions", "sod.datasets.commands:convert", "a published file in our columns"),
-    "data check": ("CheckOptions", "sod.datasets.commands:check", "every row of a file; rejects to another"),
-    "data describe": ("DescribeOptions", "sod.datasets.commands:describe", "kinds, sources, lengths in tokens"),
-    "data decontaminate": (
-        "DecontaminateOptions",
-        "sod.datasets.commands:decontaminate",
-        "leave out what overlaps with benchmarks",
-    ),
-    "data split": ("SplitOptions", "sod.datasets.commands:split", "training and validation"),
-    "data mix": ("MixOptions", "sod.datasets.commands:mix", "several files by weight"),
-    "compare": (
-        "CompareOptions",
-        "sod.compare.cells:compare",
-        "methods head to head: equal budgets, several seeds, intervals",
-    ),
-    "plan": (
-        "PlanOptions",
-        "sod.planning.plan:show_plan",
-        "which way of training fits: memory on given GPUs, and what to type",
-    ),
-    "report": ("ReportOptions", "sod.report:report", "one page about one or more runs: figures, every trajectory"),
+    "compare": ("CompareOptions", "sod.compare.cells:compare", "compare methods on equal terms, with several seeds"),
     "calibrate": (
         "CalibrateOptions",
         "sod.evaluation.calibrate:calibrate",
-        "does a low weight mark bad advice? the teacher goes on itself",
+        "test whether low step weights mark bad advice",
     ),
-    "doctor": ("DoctorOptions", "sod.doctor:doctor", "check this machine: sandbox, hostile programs, judges, speed"),
+    "report": ("ReportOptions", "sod.report:report", "write an HTML page about runs: figures, trajectories"),
+    "export": ("ExportOptions", "sod.export:export", "write a Hugging Face folder with a model card"),
+    "plan": ("PlanOptions", "sod.planning.plan:show_plan", "compute which training set-ups fit on given GPUs"),
+    "doctor": ("DoctorOptions", "sod.doctor:doctor", "check this machine: sandbox, judges, speed"),
+    "data list": ("DataListOptions", "sod.datasets.commands:list_sets", "list benchmarks and training sets"),
+    "data fetch": ("FetchOptions", "sod.datasets.commands:fetch", "download and verify data sets"),
+    "data convert": ("ConvertOptions", "sod.datasets.commands:convert", "convert a published file to our columns"),
+    "data check": ("CheckOptions", "sod.datasets.commands:check", "check every row of a file"),
+    "data describe": (
+        "DescribeOptions",
+        "sod.datasets.commands:describe",
+        "describe a file: kinds, sources, lengths",
+    ),
+    "data decontaminate": (
+        "DecontaminateOptions",
+        "sod.datasets.commands:decontaminate",
+        "remove rows that overlap with benchmarks",
+    ),
+    "data split": ("SplitOptions", "sod.datasets.commands:split", "split a file into training and validation"),
+    "data mix": ("MixOptions", "sod.datasets.commands:mix", "mix several files by weight"),
+    "lab demo": ("DemoOptions", "sod.compare.cells:compare", "run the whole method in miniature"),
+    "lab make": ("LabOptions", "sod.lab.make:make", "write the lab's models, problems and demonstrations"),
+    "lab teacher": ("LabTeacherOptions", "sod.lab.make:make_teacher", "train the lab's teacher from scratch"),
 }
+"""Command -> (class of its options, function, help)."""
+HEADINGS = {"data": "Data sets", "lab": "Small experiments without a GPU or downloads"}
+SECTIONS = {
+    "Training and evaluation": [command for command in COMMANDS if command.split()[0] not in HEADINGS],
+    **{
+        heading: [command for command in COMMANDS if command.split()[0] == group] for group, heading in HEADINGS.items()
+    },
+}
+"""Heading -> its commands, as the overview shows them."""
 RESUMED = ("sft", "train")
 """Commands that continue with --resume."""
 CONTINUED = ("lab demo", "lab teacher", "eval", "rollout", "compare", "data fetch")
 """Commands that continue when they are run again."""
-HELP = ("-h", "--help", "help")
+HELP = ("-h", "--help", "--help-all", "help")
 EXIT_USAGE, EXIT_FAILED, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 2, 1, 75, 130
 
 
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Do what the arguments say. -> the exit status"""
+    """Run the command and return its exit status."""
     with interrupts.obeyed():
         return _run(arguments)
 
@@ -114,13 +114,15 @@ def _run(arguments: list[str]) -> int:
             return 0
         command, rest = _split(arguments)
         if command is None:
-            print(overview())
+            print(overview(*rest))
             return 0
         name, target, _ = COMMANDS[command]
         with _hushed() if place()[0] else nullcontext():  # of several processes, the first says what is wrong with them
             options = parse(command, name, rest)
         if place()[1] > 1 and "processes" not in type(options).model_fields:
-            raise OptionError(f"`sod {command}` is one process; start it without torchrun.")
+            raise OptionError(
+                f"`sod {command}` is started by torchrun, but it runs in one process. Start it without torchrun."
+            )
         if place()[0] == 0:  # of several processes, another that failed sooner would end the first before its sentence
             from sod.planning.inputs import check_inputs
 
@@ -153,7 +155,7 @@ def _check_place() -> None:
 
 
 def _how_to_continue(command: str | None, arguments: Sequence[str], options: Any) -> str:
-    """What to type after an interruption."""
+    """Return what to type after an interruption."""
     count = place()[1]
     start = f"torchrun --nproc-per-node {count} -m sod" if count > 1 else "sod"
     again = f"{start} {shlex.join(arguments)}"
@@ -161,104 +163,57 @@ def _how_to_continue(command: str | None, arguments: Sequence[str], options: Any
         return f"to continue: {again}"
     if command in RESUMED and options is not None and (options.out / "options.json").exists():
         return f"to continue: {again}{'' if options.resume else ' --resume'}"
-    return f"nothing of it is kept; to start again: {again}"
+    return f"nothing is kept; to start again: {again}"
 
 
-def overview() -> str:
+def overview(group: str = "") -> str:
+    """Return the list of all commands, or of those of a group."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {command:<{width}}  {help}" for command, (_, _, help) in COMMANDS.items()]
+    columns = min(100, shutil.get_terminal_size().columns)
+    lines: list[str] = []
+    for heading, commands in SECTIONS.items():
+        shown = [command for command in commands if not group or command.startswith(f"{group} ")]
+        lines += ["", heading] if shown else []
+        for command in shown:
+            first, later = f"  {command:<{width}}  ", " " * (width + 4)
+            lines += textwrap.wrap(COMMANDS[command][2], columns, initial_indent=first, subsequent_indent=later)
+    usage = f"sod {group} COMMAND" if group else "sod COMMAND"
     return "\n".join(
         [
-            "sod: step-wise on-policy distillation for small tool-using language models",
-            "",
-            "usage: sod COMMAND [RECIPE.toml ...] [--option value ...]",
-            "",
+            *([] if group else ["Step-wise on-policy distillation for small tool-using language models", ""]),
+            f"usage: {usage} [RECIPE.toml ...] [--option value ...]",
             *lines,
             "",
-            "`sod COMMAND --help` explains every option, with its unit and default.",
+            f"`{usage} --help` explains the common options, `--help-all` explains all.",
         ]
     )
 
 
 def parse(command: str, name: str, arguments: list[str]) -> Any:
-    """The options of a command, from recipes and flags."""
-    os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # an address says nothing about the user's mistake
-    import tyro
-
+    """Return the options of a command, from recipes and flags. `name` is their class in `sod.config`."""
+    from sod import arguments as line
     from sod import config
-    from sod.hub import anchored
 
-    recipes = list(takewhile(_is_recipe, arguments))
-    flags = arguments[len(recipes) :]
-    for before, argument in pairwise(flags):
-        if _is_recipe(argument) and not before.startswith("--"):
-            raise OptionError(f"Recipes come first: sod {command} {' '.join([*recipes, argument])} --option value ...")
-    model = getattr(config, name)
-    from_recipes = [part for recipe in recipes for part in recipe_arguments(Path(recipe), model, flags)]
-    words = [anchored(word) for word in (*from_recipes, *flags)]
-    return tyro.cli(model, prog=f"sod {command}", description=getdoc(model), args=words)
-
-
-def _is_recipe(argument: str) -> bool:
-    return argument.endswith(".toml") and not argument.startswith("-")
-
-
-def recipe_arguments(recipe: Path, model: Any, flags: Sequence[str]) -> list[str]:
-    """A recipe's keys as flags, without those that the command line gives itself."""
-    content = read_recipe(recipe)
-    known = dict(_keys(model))
-    given = {flag.partition("=")[0].lstrip("-").replace("-", "_") for flag in flags if flag.startswith("--")}
-    arguments: list[str] = []
-    for key, value in _flatten(content):
-        if key not in known:
-            near = get_close_matches(key, known, n=1)
-            raise OptionError(f"{recipe}: {key} is not an option" + (f"; did you mean {near[0]}?" if near else "."))
-        switch = key.rpartition(".")
-        off = f"{switch[0]}{switch[1]}no_{switch[2]}"
-        if key in given or off in given:
-            continue
-        if known[key] is bool and isinstance(value, bool):
-            arguments.append(f"--{key if value else off}")
-        else:
-            arguments += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
-    return arguments
+    return line.parse(command, getattr(config, name), arguments)
 
 
 def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Return the command and the arguments after it. The command is None if an overview is asked for."""
     for words in (2, 1):
         command = " ".join(arguments[:words])
         if command in COMMANDS:
             if command == "eval" and "--compare" in arguments:
-                raise OptionError("--compare comes first and by itself: sod eval --compare RUN RUN.")
+                raise OptionError("--compare is not the first argument. Type sod eval --compare RUN RUN.")
             return command, arguments[words:]
     groups = {command.split()[0] for command in COMMANDS} - COMMANDS.keys()
-    if not arguments or arguments[0] in HELP or (arguments[0] in groups and arguments[1:] in ([], ["-h"], ["--help"])):
+    if not arguments or arguments[0] in HELP:
         return None, []
+    if arguments[0] in groups and (len(arguments) == 1 or arguments[1] in HELP):
+        return None, [arguments[0]]
     tried = " ".join(arguments[:2]) if arguments[0] in groups else arguments[0]
     near = get_close_matches(tried, COMMANDS, n=1)
-    raise OptionError(
-        f"{tried!r} is not a command"
-        + (f"; did you mean {near[0]!r}?" if near else f"; try one of {', '.join(COMMANDS)}.")
-    )
-
-
-def _keys(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted name and the type of every option."""
-    from pydantic import BaseModel
-
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _keys(field.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name, field.annotation
-
-
-def _flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+    hint = f"did you mean {near[0]!r}?" if near else f"try one of {', '.join(COMMANDS)}."
+    raise OptionError(f"{tried!r} is not a command; {hint}")
 
 
 @contextmanager

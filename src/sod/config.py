@@ -1,25 +1,40 @@
-"""Every option once: its meaning, unit, range and default. The defaults are the paper's, where it gives one.
+"""Define every option once: its meaning, unit, range and default. Defaults are the paper's where the paper gives one.
 
-The docstring under a field is its `--help`. Options are immutable; an unknown one is an error that names the nearest
-(`sod.cli`). Nothing here imports torch.
+The docstring under a field is its `--help`. Two markers stand on the options themselves: `Rare` hides an option from
+`--help` (`--help-all` shows it), and `ResumeMayChange` allows another value when a run continues. Options are immutable.
+An unknown option is an error that names the nearest one (`sod.cli`). This module does not import torch.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from tyro.conf import Positional, arg
+from pydantic.fields import FieldInfo
+from tyro.conf import DisallowNone, Positional, arg
+
+T = TypeVar("T")
+RARE, RESUME_MAY_CHANGE = object(), object()
+
+Rare = Annotated[T, RARE]
+"""Hide the option, or every option of the group, from `--help`. `--help-all` shows it."""
+ResumeMayChange = Annotated[T, RESUME_MAY_CHANGE]
+"""Allow another value when a run continues. The option does not change what the run computes."""
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveReal = Annotated[float, Field(gt=0)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Real = Annotated[float, Field(ge=0)]
+Model = Annotated[Path, arg(metavar="MODEL")]
+OptionalModel = Annotated[Path | None, arg(metavar="MODEL")]
+"""A model's directory, a run (its newest checkpoint), or a name on the Hugging Face hub. `OptionalModel` may be missing."""
 
 
 def _as_names(value: Any) -> Any:
-    """One name, or a path, may stand for itself."""
+    """Return a tuple of strings. A single name or path becomes a tuple of one."""
     return tuple(map(str, (value,) if isinstance(value, str | Path) else value))
 
 
@@ -27,318 +42,357 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_as_names), Field(min_length=
 
 
 ToolUse = Literal["ran", "paper", "reference", "off"]
-"""What a wrong answer's tool calls are worth."""
+"""How the tool calls of a wrong answer change its reward."""
 
 
 class Options(BaseModel):
+    """Base class of all options: immutable, without unknown fields, described by the docstrings under the fields."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Remove the source's line breaks from every description."""
+        for field in cls.model_fields.values():
+            field.description = field.description and " ".join(field.description.split())
+
+
+def options_of(
+    model: type[Options], prefix: str = "", marks: tuple[Any, ...] = ()
+) -> Iterator[tuple[str, FieldInfo, tuple[Any, ...]]]:
+    """Yield the dotted name, the field and the markers of every option. An option has the markers of its group, too."""
+    for name, field in model.model_fields.items():
+        found = (*marks, *field.metadata)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Options):
+            yield from options_of(field.annotation, f"{prefix}{name}.", found)
+        else:
+            yield prefix + name, field, found
+
+
+def resume_may_change(model: type[Options]) -> set[str]:
+    """Return the dotted names of the options that may have another value when a run continues."""
+    return {key for key, _, marks in options_of(model) if RESUME_MAY_CHANGE in marks}
 
 
 class ChatOptions(Options):
     """How messages become tokens."""
 
-    on_drift: Literal["error", "append"] = "error"
-    """Where the chat template would rewrite history: refuse, or use the appended tokens everywhere alike. An empty thought, which
-    Qwen3's template writes into the last turn alone, is no reason to refuse."""
-    thinking: bool | None = None
-    """True or False: whether the student thinks first. The chat template gets it as `enable_thinking`, which Qwen3's hybrid
-    models read. Default: the template's own."""
+    on_drift: Rare[Literal["error", "append"]] = "error"
+    """What to do if the chat template rewrites earlier turns. error: stop before the run. append: train and sample on the
+    appended tokens. The empty thought that Qwen3's template adds to the last turn is not an error."""
+    thinking: DisallowNone[bool | None] = None
+    """Whether the student thinks before it answers. The chat template receives the value as `enable_thinking`; Qwen3's hybrid
+    models read it. Default: the chat template decides."""
 
 
 class ToolOptions(Options):
     """The code interpreter."""
 
-    seconds: PositiveReal = 60.0
+    seconds: Rare[PositiveReal] = 60.0
     """Wall-clock limit of one program, in seconds."""
-    memory_mb: Positive = 2048
+    memory_mb: Rare[Positive] = 2048
     """Memory limit of one program, in MiB."""
-    max_chars: Positive = 4096
-    """Characters of output that the student reads; the middle of longer output is left out, and said so."""
-    errors: Literal["traceback", "last_line"] = "traceback"
-    """What the student reads of an exception: the whole traceback, or its last line."""
-    faults: Share = 0.0
-    """Share of calls that fail through no fault of the student's: their last character is lost on the way, and the student
-    reads what comes of it. Real tools fail now and then; this makes recovery from it something that can be studied."""
-    show_last_expr: Literal["expr", "off", "reference"] = "expr"
-    """expr: show the value of a trailing expression, as a notebook does. off: run the program and nothing else.
-    reference: rewrite the program and cut its output as the paper's code does, which breaks many right programs; for
-    comparison only."""
-    own: tuple[str, ...] = ()
-    """Tools of your own beside the interpreter, FILE.py:FUNCTION each: functions, async or not, with type hints and a docstring
-    (examples/your_tool.py). They run in this process, not in the sandbox."""
+    max_chars: Rare[Positive] = 4096
+    """Longest output that the student reads, in characters. The middle of longer output is replaced by a note."""
+    errors: Rare[Literal["traceback", "last_line"]] = "traceback"
+    """What the student reads after an exception: the whole traceback, or its last line."""
+    faults: Rare[Share] = 0.0
+    """Share of calls to damage on purpose: the last character of the call is removed before it runs. Use it to study how the
+    student recovers from errors that it did not cause. 0 damages none."""
+    show_last_expr: Rare[Literal["expr", "off", "reference"]] = "expr"
+    """expr: print the value of a final expression, like a notebook. off: only run the program. reference: rewrite the program
+    and cut its output like the paper's code, which breaks many correct programs; for comparison only."""
+    own: Rare[tuple[str, ...]] = ()
+    """Additional tools, each FILE.py:FUNCTION. A tool is a function with type hints and a docstring, async or not
+    (examples/your_tool.py). Tools run in the process of `sod`, not in the sandbox."""
 
 
 class SandboxOptions(Options):
-    """Where programs run: the student's calls of the interpreter and, for code problems, its answers."""
+    """Where programs run: the student's tool calls and, for code problems, its answers."""
 
     backend: Literal["local", "fusion", "unsafe_subprocess"] = "local"
-    """local: on this machine, confined by the kernel (Linux). fusion: a SandboxFusion server at `url`. unsafe_subprocess:
-    on this machine with limits but NOT confined: programs can read, write and connect as you can."""
-    url: str | None = None
-    """Address of the SandboxFusion server, such as http://127.0.0.1:8080."""
-    workers: Positive | None = None
-    """Programs run at a time; None is one per processor, or 16 on a server."""
-    retries: Count = 2
-    """How often a program that could not be run, through no fault of its own, is tried again."""
-    max_failure_rate: Share = 0.05
-    """Share of the latest 100 programs that could not be run above which the run pauses, to wait for the sandbox."""
-    patience: PositiveReal = 600.0
-    """Seconds to wait for a sandbox that is down before the run stops with exit status 75, to be resumed."""
+    """local: on this machine, confined by the kernel (Linux only). fusion: on the SandboxFusion server at sandbox.url.
+    unsafe_subprocess: on this machine with limits but NOT confined; programs can read, write and connect as you can."""
+    url: Rare[str | None] = None
+    """Address of the SandboxFusion server, such as http://127.0.0.1:8080. Default: no server."""
+    workers: Rare[ResumeMayChange[Positive | None]] = None
+    """Number of programs that run at the same time. Default: one per processor, or 16 on a server."""
+    retries: Rare[ResumeMayChange[Count]] = 2
+    """Number of retries after the sandbox fails to run a program. A program that fails with an error is not retried."""
+    max_failure_rate: Rare[ResumeMayChange[Share]] = 0.05
+    """Share of the latest 100 programs that the sandbox may fail to run. Above it, the run pauses until the sandbox works."""
+    patience: Rare[ResumeMayChange[PositiveReal]] = 600.0
+    """Longest pause for a sandbox that does not work, in seconds. After it, the run stops with exit status 75."""
 
 
 class RewardOptions(Options):
-    """What an attempt is worth: 1 for a right answer, -1 for a wrong one, and two corrections."""
+    """The reward of a trajectory: 1 for a correct answer, -1 for a wrong one, with two corrections."""
 
-    judge: Literal["exact", "reference"] = "exact"
-    """exact: see docs/rewards.md. reference: the verdicts of the paper's code, which reject many right answers; for
-    comparison only."""
-    tool_use: ToolUse = "ran"
-    """A wrong answer after more tool calls is a little less bad. ran: min(-0.6, -1 + 0.1 for each turn with a call that ran);
-    malformed calls, unknown tools and wrong arguments earn nothing. paper: the same for each turn that called, broken calls
-    included (docs/rewards.md). reference: -1.1 for every wrong answer, as the paper's code comes out. off: -1."""
-    overlong: Share = 0.05
-    """Last share of rollout.max_tokens over which the reward falls linearly by 1 (the paper's 1,024 of 20,480); 0 is off."""
-    test_seconds: PositiveReal = 6.0
+    judge: Rare[Literal["exact", "reference"]] = "exact"
+    """exact: the judges of docs/rewards.md. reference: the paper's code, which rejects many correct answers; for comparison
+    only."""
+    tool_use: Rare[ToolUse] = "ran"
+    """Reward of a wrong answer after tool calls. ran: min(-0.6, -1 + 0.1 for each turn with a call that ran); malformed calls,
+    unknown tools and wrong arguments do not count. paper: the same for each turn with a call, broken calls included
+    (docs/rewards.md). reference: always -1.1, as in the paper's code. off: always -1."""
+    overlong: Rare[Share] = 0.05
+    """Last share of rollout.max_tokens, over which the reward falls linearly by 1 (the paper's 1,024 of 20,480 tokens). 0
+    disables the penalty."""
+    test_seconds: Rare[PositiveReal] = 6.0
     """Code problems: wall-clock limit of one test, in seconds."""
-    test_memory_mb: Positive = 4096
+    test_memory_mb: Rare[Positive] = 4096
     """Code problems: memory limit of one test, in MiB."""
 
 
-class RolloutOptions(Options):
+class SamplingOptions(Options):
+    """How the student's trajectories are sampled."""
+
+    temperature: PositiveReal = 1.0
+    """Sampling temperature. The teacher's log-probabilities are computed at the same temperature."""
+    top_p: Rare[PositiveShare] = 1.0
+    """Nucleus sampling: sample from the most likely tokens that together have this probability. 1 keeps all tokens."""
+    max_turns: Positive = 16
+    """Largest number of turns with a tool call. One turn more ends the trajectory."""
+    max_turn_tokens: Rare[Positive | None] = None
+    """Longest turn, in tokens. Default: as many as rollout.max_tokens leaves."""
+    max_prompt_tokens: Positive = 2560
+    """Longest prompt, in tokens. A longer prompt is an error that names the problem."""
+    max_tokens: Positive = 20480
+    """Longest response, in tokens, tool outputs included."""
+    max_repeats: Rare[Annotated[int, Field(ge=2)]] = 4
+    """Number of identical turns in a row that ends a trajectory."""
+    seconds: Rare[ResumeMayChange[PositiveReal]] = 1800.0
+    """Wall-clock limit of one trajectory, in seconds. A trajectory over the limit is dropped and counted."""
+    concurrency: Rare[ResumeMayChange[Positive]] = 64
+    """Number of trajectories sampled at the same time."""
+    retries: Rare[ResumeMayChange[Count]] = 2
+    """Number of retries after the infrastructure fails during a trajectory. After the last one the trajectory is dropped."""
+
+
+class RolloutOptions(SamplingOptions):
     """How the student's trajectories are sampled."""
 
     problems: Positive = 64
     """Problems per update."""
     group: Positive = 16
-    """Trajectories per problem; GRPO compares them with each other."""
-    temperature: PositiveReal = 1.0
-    """Sampling temperature; the teacher is scored at the same one."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling: keep the likeliest tokens up to this probability mass."""
-    max_turns: Positive = 16
-    """Turns with a tool call that a trajectory may have; one more ends it."""
-    max_turn_tokens: Positive | None = None
-    """Tokens that one turn may have; None is whatever is left of max_tokens."""
-    max_prompt_tokens: Positive = 2560
-    """Longest prompt, in tokens; a longer one is an error that names the problem."""
-    max_tokens: Positive = 20480
-    """Longest response, in tokens, observations included."""
-    max_repeats: Annotated[int, Field(ge=2)] = 4
-    """The same turn this many times in a row ends the trajectory."""
-    seconds: PositiveReal = 1800.0
-    """Wall-clock limit of one attempt, in seconds; a later one is dropped and counted."""
-    update_seconds: PositiveReal | None = None
-    """Wall-clock limit of all attempts of an update together, in seconds; what has not ended by then is dropped and
-    counted. None is no limit."""
-    concurrency: Positive = 64
-    """Trajectories under way at a time."""
-    retries: Count = 2
-    """How often an attempt that failed through our own machinery is tried again before it is dropped."""
+    """Trajectories per problem. GRPO compares the trajectories of one problem with each other."""
+    update_seconds: Rare[ResumeMayChange[PositiveReal | None]] = None
+    """Wall-clock limit of the sampling of one update, in seconds. Unfinished trajectories are dropped and counted. Default: no
+    limit."""
 
 
-class LearnOptions(Options):
+class EvalRolloutOptions(SamplingOptions):
+    """How the student's trajectories are sampled."""
+
+    top_p: PositiveShare = 0.6
+    """Nucleus sampling: sample from the most likely tokens that together have this probability. 1 keeps all tokens."""
+
+
+class OptimiserOptions(Options):
     """How the student's weights change."""
 
     lr: PositiveReal = 1e-6
     """Peak learning rate of AdamW."""
-    warmup: Count = 0
-    """Optimiser steps over which the learning rate rises linearly from 0."""
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
-    """AdamW's decay rates of the first and second moment."""
-    weight_decay: Real = 0.01
-    """AdamW's weight decay."""
-    clip_grad: PositiveReal = 1.0
-    """Largest norm of the gradient; a larger one is scaled down to it."""
-    clip_low: Share = 0.2
-    """The policy ratio counts down to 1 - clip_low."""
-    clip_high: Real = 0.28
-    """The policy ratio counts up to 1 + clip_high."""
-    minibatches: Positive = 4
-    """Optimiser steps per batch of rollouts; whole groups stay together."""
+    warmup: Rare[Count] = 0
+    """Number of optimiser steps over which the learning rate rises linearly from 0."""
+    betas: Rare[tuple[Decay, Decay]] = (0.9, 0.999)
+    """Decay rates of AdamW's first and second moment."""
+    weight_decay: Rare[Real] = 0.01
+    """Weight decay of AdamW."""
+    clip_grad: Rare[PositiveReal] = 1.0
+    """Largest gradient norm. A larger gradient is scaled down to it."""
     microbatch_tokens: Positive = 16384
-    """Tokens per forward pass, packed end to end: the memory knob. It does not change the result."""
-    checkpointing: bool = False
-    """Keep only the layers' inputs and compute the rest again in the backward pass: a fraction of the memory, a third more
-    time."""
-    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
-    """adamw_8bit: AdamW with moments of 8 bits (bitsandbytes, extra `lean`): 2 instead of 8 bytes a weight."""
+    """Tokens per forward pass, packed end to end. Lower it to save memory; the result stays the same."""
+    checkpointing: ResumeMayChange[bool] = False
+    """Activation checkpointing: recompute activations in the backward pass. It needs a fraction of the memory and a third
+    more time."""
+    optimizer: Rare[Literal["adamw", "adamw_8bit"]] = "adamw"
+    """adamw_8bit: AdamW with 8-bit moments (bitsandbytes, extra `lean`), 2 instead of 8 bytes per weight."""
     lora_rank: Count = 0
-    """Learn a low-rank difference of this rank to every linear layer, instead of all weights (PEFT, extra `lean`); 0 is off.
-    Checkpoints hold whole models all the same."""
-    lora_alpha: PositiveReal = 32.0
-    """Factor of that difference, over its rank."""
+    """Rank of the LoRA adapters on all linear layers (PEFT, extra `lean`). 0 trains all weights. Checkpoints always hold whole
+    models."""
+    lora_alpha: Rare[PositiveReal] = 32.0
+    """LoRA alpha: adapter outputs are scaled by alpha / rank."""
 
 
-class EvalRolloutOptions(RolloutOptions):
-    """How the student's trajectories are sampled."""
+class LearnOptions(OptimiserOptions):
+    """How the student's weights change."""
 
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.6
-    """Nucleus sampling: keep the likeliest tokens up to this probability mass."""
+    minibatches: Rare[Positive] = 4
+    """Optimiser steps per update. All trajectories of a problem are in the same step."""
+    clip_low: Rare[Share] = 0.2
+    """The policy ratio is clipped at 1 - clip_low."""
+    clip_high: Rare[Real] = 0.28
+    """The policy ratio is clipped at 1 + clip_high."""
 
 
-class SftLearnOptions(LearnOptions):
+class SftLearnOptions(OptimiserOptions):
     """How the student's weights change."""
 
     lr: PositiveReal = 5e-5
     """Peak learning rate of AdamW."""
-    minibatches: Positive = 1
-    """Has no effect here: `batch` says how many conversations an optimiser step learns from."""
 
 
 class AlgorithmOptions(Options):
-    """Who gives credit to a token, and how much."""
+    """How credit is assigned to each token."""
 
     name: str = "sod"
-    """sod: GRPO plus the step-weighted teacher. opd, also called sod_uniform: GRPO plus the unweighted teacher;
-    opd_without_grpo: that teacher alone. grpo: the reward alone. opsd_gt, opsd_hint: the student's own first weights as the
-    teacher, shown the answer or a hint. sod_decay, sod_mask_after_error, sod_unclipped, sod_without_grpo: the paper's
-    ablations. gated, position, trust_region, sign_consistent, curriculum, entropy, drift_from_median, drift_with_floor,
-    per_error, entropy_in_trust_region: other weighting rules beside GRPO (docs/algorithm.md). sham: a control that learns
-    from shuffled rewards, with no teacher. FILE.py:FUNCTION: a weighting rule of your own, beside GRPO."""
+    """sod: GRPO plus the step-weighted teacher. opd, also called sod_uniform: GRPO plus the unweighted teacher.
+    opd_without_grpo: the unweighted teacher alone. grpo: the reward alone. opsd_gt, opsd_hint: the student's initial weights
+    as the teacher, with the answer or a hint in its prompt. sod_decay, sod_mask_after_error, sod_unclipped, sod_without_grpo:
+    the paper's ablations. gated, position, trust_region, sign_consistent, curriculum, entropy, drift_from_median,
+    drift_with_floor, per_error, entropy_in_trust_region: other weighting rules, combined with GRPO (docs/algorithm.md). sham:
+    a control without a teacher, trained on shuffled rewards. FILE.py:FUNCTION: your own weighting rule, combined with
+    GRPO."""
     coef: Real = 1.0
-    """Factor of the teacher's term."""
-    divergence: Literal["sampled", "exact"] = "sampled"
-    """sampled: the teacher is asked about the tokens that were sampled, as in the paper. exact: about every candidate at each
-    position, each counted by its probability; the same in the mean, without the noise of the draw."""
-    candidates: Positive = 64
-    """For an exact divergence: the likeliest tokens of the student that count, at each position."""
-    epsilon: PositiveReal = 1e-6
-    """Added to every divergence in Eq. 7, in nats."""
-    delta: Real = 0.2
-    """Largest step weight is 1 + delta."""
-    decay: Share = 0.9
-    """For sod_decay: each step after the first tool error weighs this much of the one before."""
+    """Factor of the teacher's term. 0 ignores the teacher."""
+    divergence: Rare[Literal["sampled", "exact"]] = "sampled"
+    """sampled: score only the sampled tokens, as in the paper. exact: score every candidate at each position, weighted by its
+    probability; the same in expectation, without sampling noise."""
+    candidates: Rare[Positive] = 64
+    """Exact divergence only: number of the student's most likely tokens that are scored at each position."""
+    epsilon: Rare[PositiveReal] = 1e-6
+    """Constant added to every divergence in Eq. 7, in nats."""
+    delta: Rare[Real] = 0.2
+    """Largest step weight, minus 1: weights are at most 1 + delta."""
+    decay: Rare[Share] = 0.9
+    """sod_decay only: each step after the first tool error has this fraction of the previous step's weight."""
 
 
 class OpsdOptions(Options):
-    """On-policy self-distillation (opsd_gt, opsd_hint): the student's own model as a teacher that is told more."""
+    """On-policy self-distillation (opsd_gt, opsd_hint): the teacher is the student with more information in its prompt."""
 
-    template: str | None = None
-    """What the teacher reads in place of the student's last message: {question} is that message, {context} the answer or the
-    hint. None is a plain wording of both."""
-    decay: Decay | None = None
-    """None: the teacher stays the student as it was at first. Otherwise it follows the student as an exponential moving
-    average that keeps this share of itself at each update."""
+    template: Rare[str | None] = None
+    """Text that replaces the student's last message in the teacher's prompt. {question} is that message; {context} is the
+    answer or the hint. Default: a short built-in text with both."""
+    decay: Rare[Decay | None] = None
+    """The teacher is an exponential moving average of the student; at each update it keeps this share of its own weights.
+    Default: the teacher keeps the student's initial weights."""
 
 
 class EngineOptions(Options):
-    """Who writes the student's tokens."""
+    """How the student's tokens are sampled."""
 
     name: Literal["hf", "vllm", "vllm_server", "served"] = "hf"
-    """hf: Transformers, in this process, on the policy's own weights. vllm: vLLM in a process of its own on this machine.
-    vllm_server: a vLLM server at `url`. vLLM gets the weights after every update, and proves that it samples with them.
-    served: whatever model an OpenAI-compatible server at `url` serves, as it is; to measure it, not to train."""
-    url: str | None = None
-    """Address of the server, such as http://127.0.0.1:8000."""
-    served_name: str | None = None
-    """For served: the model's name there; None is the only one that it has."""
-    key_variable: str = "OPENAI_API_KEY"
-    """For served: environment variable with the server's key, if it wants one."""
-    patience: PositiveReal = 600.0
-    """For served: seconds to wait for a server that has vanished before the run stops with exit status 75, to be continued."""
-    memory_share: Share = 0.4
-    """Share of the GPU's memory that vllm takes."""
-    exchange: Path | None = None
-    """Folder through which vLLM gets weights, seen by both sides; None is the system's for temporary files."""
+    """hf: Transformers, in the same process, with the policy's own weights. vllm: vLLM in a separate process on this machine.
+    vllm_server: the vLLM server at engine.url. Weights are synced to vLLM after every update, and its log-probabilities are
+    verified against the policy's. served: any model on the OpenAI-compatible server at engine.url; only for `sod eval` and
+    `sod rollout`."""
+    url: ResumeMayChange[str | None] = None
+    """Address of the server, such as http://127.0.0.1:8000. Default: no server."""
+    served_name: Rare[str | None] = None
+    """engine.name = served: the model's name on the server. Default: the server's only model."""
+    key_variable: Rare[ResumeMayChange[str]] = "OPENAI_API_KEY"
+    """engine.name = served: environment variable that holds the server's key, if the server needs one."""
+    patience: Rare[ResumeMayChange[PositiveReal]] = 600.0
+    """engine.name = served: longest wait for a server that does not respond, in seconds. After it, the run stops with exit
+    status 75; run the command again to continue."""
+    memory_share: Rare[ResumeMayChange[Share]] = 0.4
+    """engine.name = vllm: share of the GPU's memory that vLLM uses."""
+    exchange: Rare[ResumeMayChange[Path | None]] = None
+    """Directory through which vLLM receives weights. Both processes must see it. Default: the system's temporary directory."""
 
 
 class ScoreOptions(Options):
-    """How the student and the teacher say what they think of every sampled token."""
+    """How student and teacher score the sampled tokens."""
 
-    student: Literal["recompute", "sampler"] = "recompute"
-    """Where the student's log-probabilities come from, against which the policy ratio and the divergence are. recompute: a
-    forward pass over every trajectory, as in the paper; results repeat bit for bit. sampler: what the engine sampled with,
-    which differs by rounding (checked on the longest trajectory of each group) and saves that pass."""
-    teacher_dtype: Literal["same", "float32", "bfloat16"] = "same"
-    """Type of the teacher's weights; same is network.dtype. bfloat16 halves a float32 teacher's memory."""
-    offload_teacher: bool = False
-    """Keep the teacher's weights in the computer's memory, and on the GPU only while it scores a group."""
-    shard_teacher: bool = False
-    """With several processes: divide the teacher's weights among them, where one GPU cannot hold it. It then scores when all
-    have sampled, instead of meanwhile."""
-    teacher_url: str | None = None
-    """Address of a vLLM server that serves the teacher, such as http://127.0.0.1:8001; --teacher then names where its
-    tokenizer is. If its weights are there, too, the server is checked against a forward pass with them."""
-    teacher_served_name: str | None = None
-    """The teacher's name there; None is the only one that it has."""
-    teacher_patience: PositiveReal = 600.0
-    """Seconds to wait for that server when it has vanished before the run stops with exit status 75, to be continued."""
+    student: Rare[Literal["recompute", "sampler"]] = "recompute"
+    """How to obtain the student's old log-probabilities, which the policy ratio and the divergence are computed against.
+    recompute: with a forward pass over every trajectory, as in the paper; results repeat bit for bit. sampler: from the
+    engine; saves that pass and differs by rounding (checked on the longest trajectory of each group)."""
+    teacher_dtype: Rare[Literal["same", "float32", "bfloat16"]] = "same"
+    """Data type of the teacher's weights. same: network.dtype. bfloat16 halves the memory of a float32 teacher."""
+    offload_teacher: Rare[ResumeMayChange[bool]] = False
+    """Keep the teacher's weights in CPU memory and copy them to the GPU only while the teacher scores."""
+    shard_teacher: Rare[ResumeMayChange[bool]] = False
+    """With several processes: shard the teacher's weights among them, if one GPU cannot hold the teacher. It then scores after
+    all trajectories are sampled, instead of at the same time."""
+    teacher_url: Rare[ResumeMayChange[str | None]] = None
+    """Address of a vLLM server with the teacher, such as http://127.0.0.1:8001. --teacher then names the teacher's tokenizer.
+    If --teacher also has the weights, the server is verified against a forward pass. Default: load the teacher here."""
+    teacher_served_name: Rare[ResumeMayChange[str | None]] = None
+    """The teacher's name on its server. Default: the server's only model."""
+    teacher_patience: Rare[ResumeMayChange[PositiveReal]] = 600.0
+    """Longest wait for a teacher's server that does not respond, in seconds. After it, the run stops with exit status 75."""
 
 
 class ModelOptions(Options):
     """The networks of student and teacher."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the weights and of the arithmetic; the optimiser always works on float32."""
+    dtype: Rare[Literal["float32", "bfloat16"]] = "float32"
+    """Data type of the weights and of the computation. The optimiser always uses float32."""
     device: str = "auto"
-    """Where models live: cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."""
+    """Device of the models: cpu, cuda, cuda:1, ... auto uses a GPU if there is one."""
 
 
 class SftOptions(Options):
     """Cold start: fine-tune a model on demonstrations (multi-turn conversations with tool calls)."""
 
-    model: Path
-    """The model to start from: a directory in Hugging Face format, or a name on the hub, ORG/NAME or ORG/NAME@REVISION."""
-    data: Path
-    """Demonstrations: .jsonl or .parquet with a `messages` column, and optionally `tools`."""
-    out: Path
+    model: ResumeMayChange[Model]
+    """Model to start from: a directory in Hugging Face format, a run (its newest checkpoint), or a name on the hub,
+    hf:ORG/NAME or hf:ORG/NAME@REVISION."""
+    data: ResumeMayChange[Path]
+    """Demonstrations: a .jsonl or .parquet file with the column `messages` and, optionally, `tools`."""
+    out: ResumeMayChange[Path]
     """Run directory to create."""
     epochs: PositiveReal = 5.0
     """Passes over the data."""
     batch: Positive = 128
     """Conversations per optimiser step."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate after the warm-up: down to 0 along a cosine, or constant."""
-    shuffle: bool = True
-    """Draw conversations in a new order each epoch; off keeps the file's order (a curriculum)."""
+    schedule: Rare[Literal["cosine", "constant"]] = "cosine"
+    """Learning rate after the warm-up: cosine falls to 0 at the end, constant stays."""
+    shuffle: Rare[bool] = True
+    """Shuffle the conversations in each epoch. Off keeps the order of the file (a curriculum)."""
     max_tokens: Positive = 32768
-    """Longer conversations are cut at the right, and counted."""
+    """Longest conversation, in tokens. A longer one is cut at the end and counted."""
     seed: int = 0
-    """Seed of the data's order."""
-    save_every: Positive = 500
+    """Seed of the order of the data."""
+    save_every: ResumeMayChange[Positive] = 500
     """Optimiser steps between checkpoints."""
-    resume: bool = False
-    """Continue the run in `out` from its newest checkpoint."""
-    processes: Positive | None = None
-    """How many processes `torchrun` must have started; any other number is an error. None takes what there is."""
-    dry_run: bool = False
-    """Say what would be done, and what it takes; do nothing."""
+    resume: ResumeMayChange[bool] = False
+    """Continue the run in --out from its newest checkpoint."""
+    processes: Rare[ResumeMayChange[Positive | None]] = None
+    """Expected number of torchrun processes; the run fails if it differs. Default: accept any number."""
+    dry_run: ResumeMayChange[bool] = False
+    """Print what the command would do and the resources it needs, then exit."""
     learn: SftLearnOptions = SftLearnOptions()
     chat: ChatOptions = ChatOptions()
     network: ModelOptions = ModelOptions()
 
 
 class TrainOptions(Options):
-    """Learn on policy: the student samples trajectories, teacher and reward judge them, the student learns."""
+    """Train on policy: the student samples trajectories, reward and teacher score them, and the student is updated."""
 
-    student: Path
-    """The student: a run of `sod sft` (its newest checkpoint), a directory in Hugging Face format, or a name on the hub."""
-    data: Path
-    """Problems with verifiable answers: .jsonl or .parquet."""
-    out: Path
+    student: ResumeMayChange[Model]
+    """Student model: a run of `sod sft` (its newest checkpoint), a directory in Hugging Face format, or a name on the hub,
+    hf:ORG/NAME."""
+    data: ResumeMayChange[Path]
+    """Problems with verifiable answers: a .jsonl or .parquet file."""
+    out: ResumeMayChange[Path]
     """Run directory to create."""
-    teacher: Path | None = None
-    """The teacher, likewise, with the student's vocabulary; not needed for grpo, sham and opsd."""
-    updates: Positive = 150
-    """Trips of the loop: sample, score, learn."""
+    teacher: ResumeMayChange[OptionalModel] = None
+    """Teacher model: a directory, a run or a name on the hub, hf:ORG/NAME, with the student's vocabulary. Default: none; grpo,
+    sham and opsd need no teacher."""
+    updates: ResumeMayChange[Positive] = 150
+    """Training iterations (sample, score, update)."""
     seed: int = 0
-    """Seed of the run; each rollout's own seed derives from it, the update, the problem and the sample."""
-    save_every: Positive = 10
+    """Seed of the run. The seed of each trajectory derives from it, the update, the problem and the sample."""
+    save_every: ResumeMayChange[Positive] = 10
     """Updates between checkpoints."""
-    keep: Positive = 2
-    """Newest checkpoints to keep beside the last."""
-    stop_on: tuple[str, ...] = ()
-    """Alarms that stop the run, after a checkpoint; all are said in any case. There are tool_calls, malformed_calls,
-    truncated, entropy_collapse, entropy_explosion, divergence, silent_teacher, saturated_weights, outlier_tokens,
-    no_contrast, cold_start, unsolved, shaped_reward, sampler_drift and lost_attempts."""
-    save_trajectories: Count = 64
-    """Trajectories of each update to keep in the run directory."""
-    resume: bool = False
-    """Continue the run in `out` from its newest checkpoint."""
-    processes: Positive | None = None
-    """How many processes `torchrun` must have started; any other number is an error. None takes what there is."""
-    dry_run: bool = False
-    """Say what would be done, and what it takes; do nothing."""
+    keep: Rare[ResumeMayChange[Positive]] = 2
+    """Number of earlier checkpoints to keep in addition to the latest one."""
+    stop_on: Rare[tuple[str, ...]] = ()
+    """Alarms that stop the run after saving a checkpoint. Alarms not listed here are only reported. Possible: tool_calls,
+    malformed_calls, truncated, entropy_collapse, entropy_explosion, divergence, silent_teacher, saturated_weights,
+    outlier_tokens, no_contrast, cold_start, unsolved, shaped_reward, sampler_drift, lost_attempts."""
+    save_trajectories: Rare[ResumeMayChange[Count]] = 64
+    """Number of trajectories of each update to save in the run directory."""
+    resume: ResumeMayChange[bool] = False
+    """Continue the run in --out from its newest checkpoint."""
+    processes: Rare[ResumeMayChange[Positive | None]] = None
+    """Expected number of torchrun processes; the run fails if it differs. Default: accept any number."""
+    dry_run: ResumeMayChange[bool] = False
+    """Print what the command would do and the resources it needs, then exit."""
     algorithm: AlgorithmOptions = AlgorithmOptions()
     opsd: OpsdOptions = OpsdOptions()
     rollout: RolloutOptions = RolloutOptions()
@@ -353,38 +407,42 @@ class TrainOptions(Options):
 
 
 class EvalOptions(Options):
-    """Measure a model: avg@n with its errors, pass@k, maj@n, tool errors, divergence. Run it again to continue after an
-    interruption, or with more samples: what has been sampled is not sampled again. `sod eval --compare A B` compares two."""
+    """Evaluate a model: avg@n with standard errors, pass@k, maj@n, tool errors, divergence.
 
-    model: Path
-    """What to measure: a model's directory, a run of `sod train` or `sod sft` (its newest checkpoint), or a name on the
-    Hugging Face hub, ORG/NAME or ORG/NAME@REVISION. With engine.name = served, where its tokenizer is."""
-    data: Names
-    """Benchmarks by name (`sod data list` shows them), and files of your own (.jsonl, .parquet)."""
-    out: Path
-    """Run directory to create, or to continue in."""
-    data_dir: Path = Path("data")
-    """Where benchmarks are looked for, as NAME.jsonl, and fetched to if they are not there."""
-    prompts: Literal["clean", "paper"] = "clean"
-    """Wording around a benchmark's problems (datasets/prompts.toml). clean: ours. paper: what the paper's code asks for.
-    Problems in files of your own are asked as they stand there."""
-    teacher: Path | None = None
-    """If given, also measure the divergence from this model."""
-    samples: Positive = 32
-    """Samples per problem (the n of avg@n, maj@n)."""
-    limit: Positive | None = None
-    """Evaluate only the first N problems of each benchmark or file. A file of your own is read and checked up to there
-    alone."""
-    judges: tuple[Literal["reference"], ...] = ()
-    """Who else is to judge the same samples. reference: the paper's code, which rejects many right answers."""
-    paper: str | None = None
-    """Row of the paper's table to show beside the results, such as sod-1.7b, grpo-0.6b, teacher-4b."""
-    microbatch_tokens: Positive = 16384
-    """Tokens per forward pass when divergence is measured."""
+    Run the command again to continue after an interruption or to add samples: existing samples are kept.
+    `sod eval --compare A B` compares two evaluations.
+    """
+
+    model: ResumeMayChange[Model]
+    """Model to evaluate: a directory, a run of `sod train` or `sod sft` (its newest checkpoint), or a name on the hub,
+    hf:ORG/NAME or hf:ORG/NAME@REVISION. With engine.name = served: where its tokenizer is."""
+    data: ResumeMayChange[Names]
+    """Names of benchmarks (`sod data list` shows them) and files of your own (.jsonl, .parquet)."""
+    out: ResumeMayChange[Path]
+    """Run directory to create or to continue."""
+    data_dir: Rare[ResumeMayChange[Path]] = Path("data")
+    """Directory of benchmark files (NAME.jsonl). Missing benchmarks are downloaded into it."""
+    prompts: Rare[Literal["clean", "paper"]] = "clean"
+    """Prompts for the problems of benchmarks (datasets/prompts.toml). clean: ours. paper: those of the paper's code. Problems
+    of your own files are used unchanged."""
+    teacher: ResumeMayChange[OptionalModel] = None
+    """Teacher model: a directory, a run or hf:ORG/NAME. With a teacher, the divergence from it is also measured. Default:
+    none."""
+    samples: ResumeMayChange[Positive] = 32
+    """Samples per problem (the n of avg@n and maj@n)."""
+    limit: ResumeMayChange[Positive | None] = None
+    """Number of problems to use from each benchmark or file, from its beginning. Later rows of your own files are neither
+    read nor checked. Default: all."""
+    judges: Rare[ResumeMayChange[tuple[Literal["reference"], ...]]] = ()
+    """Additional judges to run on the same samples. reference: the paper's code, which rejects many correct answers."""
+    paper: ResumeMayChange[str | None] = None
+    """Row of the paper's table to show beside the results, such as sod-1.7b, grpo-0.6b or teacher-4b. Default: none."""
+    microbatch_tokens: Rare[ResumeMayChange[Positive]] = 16384
+    """Tokens per forward pass when the divergence is measured. Lower it to save memory."""
     seed: int = 0
     """Seed of the samples."""
-    dry_run: bool = False
-    """Say what would be done, and what it takes; do nothing."""
+    dry_run: ResumeMayChange[bool] = False
+    """Print what the command would do and the resources it needs, then exit."""
     rollout: EvalRolloutOptions = EvalRolloutOptions()
     engine: EngineOptions = EngineOptions()
     score: ScoreOptions = ScoreOptions()
@@ -396,159 +454,165 @@ class EvalOptions(Options):
 
 
 class CompareEvaluationsOptions(Options):
-    """Two evaluations side by side: differences of their solve rates, paired by problem, with 95 % intervals."""
+    """Compare two evaluations: differences of their solve rates, paired by problem, with 95 % intervals."""
 
     first: Annotated[Path, Positional, arg(metavar="A")]
     """Run directory of `sod eval`."""
     second: Annotated[Path, Positional, arg(metavar="B")]
-    """Another one, on the same benchmarks."""
+    """Another run directory of `sod eval`, on the same benchmarks."""
     out: Path | None = None
-    """File to write the comparison to, as JSON."""
+    """JSON file to write the comparison to. Default: only print it."""
 
 
 class RolloutCommandOptions(EvalOptions):
-    """Make demonstrations: sample trajectories of any model, keep the best right ones of each problem, and write them as
-    data for `sod sft`. Run it again to continue after an interruption."""
+    """Create demonstrations: sample trajectories of a model and write the best correct ones as data for `sod sft`.
 
-    samples: Positive = 8
+    Run the command again to continue after an interruption.
+    """
+
+    samples: ResumeMayChange[Positive] = 8
     """Trajectories per problem."""
-    keep: Positive = 1
-    """Demonstrations per problem: of the right ones, those with the fewest tool errors, then the shortest."""
-    demonstrations: Path | None = None
-    """File to write; None is demonstrations.jsonl in `out`."""
+    keep: ResumeMayChange[Positive] = 1
+    """Demonstrations per problem. Correct trajectories with the fewest tool errors are preferred, then the shortest."""
+    demonstrations: ResumeMayChange[Path | None] = None
+    """File to write. Default: demonstrations.jsonl in --out."""
 
 
 class ExportOptions(Options):
-    """Write a model as a Hugging Face folder with a card: recipe, data, results with their errors. Loadable by Transformers
-    and vLLM."""
+    """Write a model as a Hugging Face folder with a model card: recipe, data, results with their standard errors.
+
+    Transformers and vLLM can load the folder.
+    """
 
     model: Annotated[Path, Positional, arg(metavar="MODEL")]
     """A run of `sod train` or `sod sft` (its newest checkpoint), or one of its checkpoints."""
     out: Path
-    """Folder to create."""
+    """Directory to create."""
     results: tuple[Path, ...] = ()
-    """Run directories of `sod eval` whose results the card tells."""
+    """Run directories of `sod eval`. The model card shows their results."""
     dtype: Literal["same", "float32", "bfloat16"] = "same"
-    """Type of the weights that are written."""
+    """Data type of the written weights."""
     name: str | None = None
-    """What the card calls the model; None is the folder's name."""
+    """Name of the model on the card. Default: the name of the directory."""
     base: str | None = None
-    """Name on the hub of the model that it was made from; None is what the run says."""
+    """Hub name of the base model, ORG/NAME. Default: the one that the run names."""
     license: str | None = None
-    """Identifier of the license, such as apache-2.0; the base model's terms decide what it can be."""
+    """License identifier, such as apache-2.0. The terms of the base model limit the choice. Default: none."""
 
 
 class DataListOptions(Options):
-    """The benchmarks and training sets that are known by name: what they are, where they come from, which are here."""
+    """List the benchmarks and training sets that `sod` knows by name, where they come from and which are here."""
 
     data_dir: Path = Path("data")
-    """Where to look for them."""
+    """Directory to look for them in."""
 
 
 class FetchOptions(Options):
-    """Fetch data sets by name from the Hugging Face hub, at a pinned revision, check them, and write them in our columns."""
+    """Download data sets from the Hugging Face hub at a pinned revision, verify them and write them in our columns."""
 
     names: Annotated[tuple[str, ...], Positional, arg(metavar="NAME [NAME ...]"), Field(min_length=1)]
-    """Which; `sod data list` shows them."""
+    """Names of the data sets; `sod data list` shows them."""
     out: Path = Path("data")
     """Directory to write NAME.jsonl and NAME.source.json to."""
     revision: str | None = None
-    """Revision on the hub in place of the pinned one."""
+    """Revision on the hub. Default: the pinned one."""
     prompts: Literal["clean", "paper"] = "clean"
-    """Wording around the problems of training sets that come without one. Benchmarks get theirs when they are evaluated."""
+    """Prompts for training sets that come without one. Benchmarks get their prompts in `sod eval`."""
 
 
 class ConvertOptions(Options):
-    """Write a file as it is published (.jsonl, .json, .parquet, .csv) in our columns, checked."""
+    """Convert a published file (.jsonl, .json, .parquet, .csv) to our columns and check it."""
 
     file: Annotated[Path, Positional, arg(metavar="FILE")]
-    """The file."""
+    """File to convert."""
     name: str | None = None
-    """Which set it is, such as aime2024 (`sod data list`); None finds out by its columns how to read it."""
+    """Name of the data set, such as aime2024 (`sod data list` shows them). Default: guessed from the columns."""
     out: Path | None = None
-    """File to write; None is data/NAME.jsonl, where `sod eval` looks for a benchmark."""
+    """File to write. Default: data/NAME.jsonl, where `sod eval` looks for a benchmark."""
     prompts: Literal["clean", "paper"] = "clean"
-    """Wording around the problems of training sets that come without one."""
+    """Prompts for training sets that come without one."""
 
 
 class CheckOptions(Options):
-    """Check files of problems or demonstrations row by row: columns, answers that no judge can use, repetitions."""
+    """Check every row of files of problems or demonstrations: columns, answers that no judge can use, duplicates."""
 
     files: Annotated[tuple[Path, ...], Positional, arg(metavar="FILE [FILE ...]"), Field(min_length=1)]
-    """The files."""
+    """Files to check."""
     good: Path | None = None
-    """File to write the good rows to."""
+    """File to write the valid rows to. Default: none."""
     rejects: Path | None = None
-    """File to write the bad rows to, each with its number and why."""
+    """File to write the invalid rows to, each with its row number and the reason. Default: none."""
 
 
 class DescribeOptions(Options):
-    """Say what is in files: how many, of which kinds and sources, how long, with how many calls."""
+    """Describe the contents of files: number of rows, kinds, sources, lengths, tool calls."""
 
     files: Annotated[tuple[Path, ...], Positional, arg(metavar="FILE [FILE ...]"), Field(min_length=1)]
-    """The files, of problems or demonstrations."""
-    tokenizer: Path | None = None
-    """Model whose tokens lengths are counted in, as for --model; None counts characters."""
+    """Files of problems or demonstrations."""
+    tokenizer: OptionalModel = None
+    """Model for counting tokens: a directory, a run or hf:ORG/NAME. Default: count characters."""
     chat: ChatOptions = ChatOptions()
 
 
 class DecontaminateOptions(Options):
-    """Leave out problems and demonstrations that share text with benchmarks, and report which."""
+    """Remove problems and demonstrations that share text with benchmarks, and report them."""
 
     file: Annotated[Path, Positional, arg(metavar="FILE")]
-    """The file to clean."""
+    """File to clean."""
     against: Names = ("aime2024", "aime2025", "math500", "gpqa_diamond", "livecodebench_v6")
-    """Benchmarks by name, and files. Those by name that are not in `data_dir` are an error."""
+    """Names of benchmarks, and files. A named benchmark that is not in --data-dir is an error."""
     out: Path | None = None
-    """File to write what is left to; None only reports."""
+    """Where to write the remaining rows. Default: only report."""
     report: Path | None = None
-    """File to write the overlaps to, each with the n-grams shared."""
+    """File to write the overlaps to, each with the shared n-grams. Default: none."""
     words: Positive = 10
     """Length of the n-grams, in words."""
-    share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Share of a benchmark problem's n-grams that a row must have in common with it to be left out."""
+    share: PositiveShare = 0.5
+    """Share of a benchmark problem's n-grams. A row that contains so many or more is removed."""
     data_dir: Path = Path("data")
-    """Where benchmarks are, as NAME.jsonl."""
+    """Directory of benchmark files (NAME.jsonl)."""
 
 
 class SplitOptions(Options):
-    """Divide a file at random into one for training and one for validation; equal problems stay on one side."""
+    """Split a file at random into training and validation. Equal problems stay in the same part."""
 
     file: Annotated[Path, Positional, arg(metavar="FILE")]
-    """The file."""
+    """File to split."""
     validation: PositiveReal = 0.02
-    """Share of the rows for validation; 1 or more is a number of rows."""
+    """Share of the rows for validation. 1 or more is a number of rows."""
     out: Path | None = None
-    """Directory for FILE-train.jsonl and FILE-validation.jsonl; None is the file's own."""
+    """Directory for FILE-train.jsonl and FILE-validation.jsonl. Default: the directory of the file."""
     seed: int = 0
-    """Seed of the draw."""
+    """Seed of the random split."""
 
 
 class MixOptions(Options):
-    """Mix files by weight: rows are drawn without repetition until `rows` are there or a file is exhausted."""
+    """Mix files by weight. Rows are drawn without repetition until --rows is reached or a file is exhausted."""
 
     files: Annotated[tuple[Path, ...], Positional, arg(metavar="FILE [FILE ...]"), Field(min_length=1)]
-    """The files."""
+    """Files to mix."""
     out: Path
     """File to write."""
     weights: tuple[PositiveReal, ...] = ()
-    """How much of each, in proportion; none: by their numbers of rows."""
+    """One weight per file, in proportion. Default: the files' numbers of rows."""
     rows: Positive | None = None
-    """Rows in all; None is as many as the weights allow."""
+    """Number of rows to write. Default: as many as the weights allow."""
     seed: int = 0
-    """Seed of the draw."""
+    """Seed of the random draw."""
 
 
 class PlanOptions(Options):
-    """Which way of training fits: the memory of a student, a teacher and a context on given GPUs, way by way, and what to type.
-    Arithmetic alone: nothing is downloaded, no model is loaded, no GPU is needed."""
+    """Compute which training set-ups fit: the memory of student, teacher and context on given GPUs, and what to type.
+
+    Nothing is downloaded, no model is loaded and no GPU is needed.
+    """
 
     student: Annotated[Path, Positional, arg(metavar="STUDENT")]
-    """The student: a directory, a run, or a name on the hub that is known (Qwen/Qwen3-0.6B, -1.7B, -4B, -8B, -14B, ...)."""
+    """Student model: a directory, a run, or a known name on the hub (Qwen/Qwen3-0.6B, -1.7B, -4B, -8B, -14B, ...)."""
     teacher: Annotated[Path | None, Positional, arg(metavar="[TEACHER]")] = None
-    """The teacher, likewise; none for GRPO."""
+    """Teacher model, given like the student. Default: none, for GRPO."""
     gpus: str = "1x80GB"
-    """How many, and which: 8xH100, 2x24GB, 4090; 0 is this computer's memory alone."""
+    """Number and kind of GPUs: 8xH100, 2x24GB, 4090. 0 uses only CPU memory."""
     max_tokens: Positive = 20480
     """Longest response, in tokens."""
     max_prompt_tokens: Positive = 2560
@@ -556,42 +620,48 @@ class PlanOptions(Options):
 
 
 class ReportOptions(Options):
-    """One self-contained page about one or more runs: what was learnt, figures, every trajectory that was kept. Nothing is
-    computed anew and no network is needed."""
+    """Write one self-contained HTML page about one or more runs: results, figures, every saved trajectory.
+
+    Nothing is computed again and no network is needed.
+    """
 
     runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]"), Field(min_length=1)]
-    """Run directories of `sod train` or `sod eval`; two or more are shown side by side."""
+    """Run directories of `sod train` or `sod eval`. Two or more are shown side by side."""
     out: Path | None = None
-    """File to write; None is report.html in the first run directory."""
+    """File to write. Default: report.html in the first run directory."""
     png: Path | None = None
-    """Folder to write the figures to as PNG files, for papers."""
+    """Directory to write the figures to as PNG files. Default: none."""
     trajectories: Positive = 5000
-    """Trajectories of each run that the page holds, the newest first."""
+    """Number of trajectories of each run on the page, the newest first."""
 
 
 class CalibrateOptions(Options):
-    """Does a low step weight mark the steps where the teacher's advice is bad? Takes the trajectories of an evaluation, lets
-    the teacher itself continue from the beginning of a step, and compares how often it then solves the problem with what
-    each weighting rule says of that step."""
+    """Test whether low step weights mark steps where the teacher's advice is bad.
+
+    The command takes the trajectories of an evaluation and lets the teacher continue from the beginning of a step. It
+    compares how often the teacher then solves the problem with the weight that each rule gives to that step.
+    """
 
     run: Annotated[Path, Positional, arg(metavar="RUN")]
     """Run directory of `sod eval --teacher`."""
-    teacher: Path
-    """Directory of the teacher that was measured against there."""
+    teacher: Model
+    """The teacher of that evaluation: the same directory, run or hf:ORG/NAME."""
     out: Path
     """Run directory to create."""
     steps: Positive = 400
-    """Steps to continue from, drawn evenly over the number of tool errors before them."""
+    """Number of steps to continue from, drawn evenly over the number of earlier tool errors."""
     seed: int = 0
     """Seed of the draw and of the continuations."""
 
 
 class DoctorOptions(Options):
-    """Check this machine: which sandbox there is, what it enforces, whether hostile programs get through, whether the
-    judges judge, and how fast both are. The exit status is 0 if all is well, 1 if not."""
+    """Check this machine: which sandbox it has, what it enforces, whether hostile programs escape, judges and speed.
+
+    The exit status is 0 if all checks pass and 1 otherwise.
+    """
 
     programs: Positive = 200
-    """Programs to run when speed is measured."""
+    """Number of programs to run in the speed test."""
     sandbox: SandboxOptions = SandboxOptions()
 
 
@@ -601,77 +671,83 @@ class LabOptions(Options):
     out: Path = Path("runs/lab")
     """Directory to write to."""
     seed: int = 1
-    """Seed of the problems, the demonstrations and the student's first weights."""
+    """Seed of the problems, the demonstrations and the student's initial weights."""
     demonstrations: Positive = 32_000
-    """Demonstrations for the student's cold start, in curriculum order."""
+    """Number of demonstrations for the student's cold start, in curriculum order."""
     train_problems: Positive = 4_000
-    """Problems to learn on."""
+    """Number of problems for training."""
     eval_problems: Positive = 200
-    """Problems to measure with; none of them is among those to learn on."""
+    """Number of problems for evaluation. They differ from the training problems."""
 
 
 class LabTeacherOptions(Options):
-    """Train the lab's teacher from nothing, and measure it."""
+    """Train the lab's teacher from scratch and evaluate it."""
 
     out: Path = Path("runs/teacher")
     """Run directory to create."""
     size: Literal["full", "small"] = "full"
-    """full: the teacher that ships with the project. small: as many parameters as the student."""
+    """full: the teacher that ships with the project. small: a teacher with as many parameters as the student."""
     steps: Positive = 4_500
     """Optimiser steps."""
     seed: int = 0
-    """Seed of its demonstrations and first weights."""
-    sandbox: SandboxOptions = SandboxOptions(workers=4)
+    """Seed of the demonstrations and the initial weights."""
+    sandbox: Rare[SandboxOptions] = SandboxOptions(workers=4)
 
 
 class CompareOptions(Options):
-    """Systems and weighting rules head to head: every method from the same student, on the same problems, for the same number
-    of updates, under several seeds and beside a control; measured on the same problems, and compared problem by problem. Run
-    it again to continue after an interruption, or with more methods or seeds: what is done is not done again."""
+    """Compare methods on equal terms: the same student, problems and number of updates, several seeds, and a control.
+
+    All methods are evaluated on the same problems and compared problem by problem. Run the command again to continue after
+    an interruption or to add methods or seeds: finished runs are kept.
+    """
 
     out: Path = Path("runs/compare")
-    """Directory to create, or to continue in."""
+    """Directory to create or to continue."""
     preset: Literal["paper-table1", "ablations", "rivals", "teacher-size", "demo"] | None = None
-    """A comparison in the lab, with everything that it needs: the systems of the paper, its ablations, rival weighting rules,
-    two teachers. None: your own recipes."""
+    """A comparison in the lab that needs no further files: the paper's systems, its ablations, other weighting rules, two
+    teachers. Default: your own recipes."""
     train: Path | None = None
-    """Recipe of `sod train` that all methods share: student, teacher, data, updates, ..."""
+    """Recipe of `sod train` that all methods share: student, teacher, data, updates, ... Default: the preset's."""
     measure: Path | None = None
-    """Recipe of `sod eval`: problems to measure with, samples, ..."""
+    """Recipe of `sod eval`: evaluation problems, samples, ... Default: the preset's."""
     methods: tuple[str, ...] = ()
-    """What to compare: an algorithm's name or FILE.py:FUNCTION, or either with options of `sod train`, such as
-    "sod algorithm.epsilon=0.1". None given: the preset's."""
+    """Methods to compare: the name of an algorithm or FILE.py:FUNCTION, optionally with options of `sod train`, such as
+    "sod algorithm.epsilon=0.1". Default: the preset's."""
     baseline: str | None = None
-    """The method that all others are compared with; None is the first."""
+    """Method that all others are compared with. Default: the first."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Training seeds. With one, nothing is said about how another would have come out."""
+    """Training seeds. With a single seed the intervals do not include variation between seeds."""
     control: bool = True
-    """Add sham, which learns from shuffled rewards: what happens under it is no method's doing."""
+    """Add the `sham` control, trained on shuffled rewards. Effects seen there are not caused by any method."""
     updates: Positive | None = None
-    """Updates of every method; None is what the recipe says."""
+    """Updates of every method. Default: the recipe's."""
     samples: Positive | None = None
-    """Samples per problem when measuring; None is what the recipe says."""
-    lrs: tuple[PositiveReal, ...] = ()
-    """Learning rates to choose from, for each method by itself, on the problems in `tune`; none: the recipe's for all."""
-    tune: Path | None = None
-    """Problems to choose learning rates with; none of them may be among those of `measure`."""
-    tune_updates: Positive = 15
-    """Updates of a run that a learning rate is chosen by."""
-    lab_seed: int = 1
-    """For presets: seed of the lab's problems and of the cold start."""
+    """Samples per problem in the evaluation. Default: the recipe's."""
+    lrs: Rare[tuple[PositiveReal, ...]] = ()
+    """Learning rates to choose from, separately for each method, on the problems of --tune. Default: the recipe's rate for
+    all methods."""
+    tune: Rare[Path | None] = None
+    """Problems for choosing the learning rate. They must not be among the evaluation problems. Default: the preset's."""
+    tune_updates: Rare[Positive] = 15
+    """Updates of each run that a learning rate is chosen by."""
+    lab_seed: Rare[int] = 1
+    """Presets only: seed of the lab's problems and of the cold start."""
     jobs: Positive | None = None
-    """Runs at a time; None is one per processor. Give 1 where one GPU serves all."""
-    sandbox: SandboxOptions = SandboxOptions(workers=4)
-    """For presets, where programs run; recipes of your own say it themselves."""
+    """Number of runs at the same time. Use 1 if all runs share one GPU. Default: one per processor."""
+    sandbox: Rare[SandboxOptions] = SandboxOptions(workers=4)
+    """Presets only: where programs run. Your own recipes have their own sandbox options."""
 
 
 class DemoOptions(CompareOptions):
-    """The whole method in miniature, on this machine: a student is cold-started on demonstrations, learns by SOD and, beside
-    it, under a control with no teacher and shuffled rewards; all are measured on the same problems."""
+    """Run the whole method in miniature on this machine.
+
+    A student is cold-started on demonstrations and then trained twice: with SOD, and as a control without a teacher on
+    shuffled rewards. Both are evaluated on the same problems.
+    """
 
     out: Path = Path("runs/demo")
-    """Directory to create, or to continue in."""
-    preset: Literal["paper-table1", "ablations", "rivals", "teacher-size", "demo"] | None = "demo"
-    """Which comparison; see `sod compare --help`."""
+    """Directory to create or to continue."""
+    preset: Rare[Literal["paper-table1", "ablations", "rivals", "teacher-size", "demo"] | None] = "demo"
+    """Comparison to run; see `sod compare --help`."""
     seeds: tuple[int, ...] = (1,)
-    """Training seeds. With one, nothing is said about how another would have come out."""
+    """Training seeds. With a single seed the intervals do not include variation between seeds."""

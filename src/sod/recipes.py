@@ -1,7 +1,7 @@
-"""Recipes: options in a TOML file, and what they are to give.
+"""Read recipes: options in a TOML file, and a description of their expected result.
 
-A recipe holds options by their names; `extends = "FILE"` puts it on top of another (a path from its own folder). Its
-`[about]` says what it claims and is no option.
+A recipe holds options by their names. `extends = "FILE"` overrides another recipe (a path relative to this one). The
+table `[about]` describes the recipe and holds no options.
 """
 
 import json
@@ -14,35 +14,35 @@ from typing import Any
 from sod.errors import OptionError
 
 FOLDER = Path("recipes")
-"""Where those of this project stand, seen from its root."""
+"""The project's own recipes, relative to its root."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What a recipe claims."""
+    """The description of a recipe."""
 
     command: str
-    """The command that it is for: sft, train, eval or rollout."""
+    """The command that uses the recipe: sft, train, eval or rollout."""
     what: str
     """One sentence."""
     expect: str
-    """The score to expect, and how sure it is."""
+    """The expected score and its uncertainty."""
     source: str
-    """Where the numbers come from."""
+    """Source of the numbers."""
     hardware: str
     hours: str
-    """How long it takes, on what, and who says so."""
+    """Duration, hardware and source of the measurement."""
     tested: str
-    """yes or no, and what that means."""
+    """yes or no, and what was tested."""
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Nested options. Raises OptionError, saying why, where the file cannot be read as a recipe."""
+    """Return the nested options of a recipe. Raise OptionError if the file is not a recipe."""
     return _options(path, ())
 
 
 def read_about(path: Path) -> About:
-    """What a recipe claims. Raises OptionError where it does not say, or says it in other words."""
+    """Return the description of a recipe. Raise OptionError if it is missing, incomplete or has unknown keys."""
     about = _read(path).get("about")
     if not isinstance(about, dict):
         raise OptionError(f"The recipe {path} has no [about] that says what it is for.")
@@ -62,7 +62,7 @@ def read_about(path: Path) -> About:
 
 
 def maker_of(out: Path, folder: Path = FOLDER) -> Path | None:
-    """The recipe in `folder` that says what it is for and whose run directory is `out`; None if there is none."""
+    """Return the described recipe in `folder` with the run directory `out`. Return None if there is none."""
     claims = [path for path in sorted(folder.glob("*.toml")) if "about" in _read(path)]
     return next((path for path in claims if Path(read_recipe(path).get("out", "")) == out), None)
 
@@ -77,7 +77,7 @@ def _options(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         return content
     if not isinstance(base, str):
         raise OptionError(f"{path}: extends is {json.dumps(base)}; it must be the path of one recipe.")
-    return _over(_options(path.parent / base, (*above, path.resolve())), content)
+    return over(_options(path.parent / base, (*above, path.resolve())), content)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -89,17 +89,17 @@ def _read(path: Path) -> dict[str, Any]:
         raise OptionError(f"The recipe {path} is not valid TOML: {error}.") from error
 
 
-def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Both, nested; where they disagree, what is above."""
+def over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return both nested options merged; `above` overrides `below`."""
     both = below | above
     for key in below.keys() & above.keys():
         if isinstance(below[key], dict) and isinstance(above[key], dict):
-            both[key] = _over(below[key], above[key])
+            both[key] = over(below[key], above[key])
     return both
 
 
 def to_toml(content: dict[str, Any], section: str = "") -> str:
-    """Nested options as the text of a recipe; None is left out."""
+    """Return nested options as the text of a recipe. Options that are None are left out."""
     plain = {key: value for key, value in content.items() if not isinstance(value, dict) and value is not None}
     lines = [f"[{section}]"] if section and plain else []
     lines += [

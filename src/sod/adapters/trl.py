@@ -33,7 +33,7 @@ from sod.config import (
     ChatOptions,
     Options,
     RewardOptions,
-    RolloutOptions,
+    SamplingOptions,
     SandboxOptions,
     ToolOptions,
 )
@@ -368,8 +368,7 @@ def _tokenizer_beside(teacher: PreTrainedModel) -> PreTrainedTokenizerBase:
 class WorldSettings(Options):
     """Options of `World.of`: sandbox, tools, rewards, chat format and limits of a trajectory."""
 
-    rollout: RolloutOptions = RolloutOptions()
-    """`group`, `problems` and the limits of an update have no effect; TRL's own options apply."""
+    rollout: SamplingOptions = SamplingOptions()
     tool: ToolOptions = ToolOptions()
     reward: RewardOptions = RewardOptions()
     sandbox: SandboxOptions = SandboxOptions()
@@ -378,7 +377,7 @@ class WorldSettings(Options):
 
 @contextmanager
 def concurrent_rollouts(
-    world: World, problems: Sequence[Problem], limits: RolloutOptions, *, seed: int = 0
+    world: World, problems: Sequence[Problem], limits: SamplingOptions, *, seed: int = 0
 ) -> "Iterator[Rollouts]":
     """Yield a `rollout_func` for GRPOTrainer or SODTrainer. The world's sandbox is open inside the block.
 
@@ -395,7 +394,7 @@ class Rollouts:
     `trajectory`. It is None for a lost attempt; return None for it. `referee_reward` is such a function.
     """
 
-    def __init__(self, loop: Runner, world: World, problems: Sequence[Problem], limits: RolloutOptions, seed: int):
+    def __init__(self, loop: Runner, world: World, problems: Sequence[Problem], limits: SamplingOptions, seed: int):
         self._loop = loop
         self._world = world
         self._limits = limits

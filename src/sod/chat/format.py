@@ -151,7 +151,7 @@ class ChatFormat:
             case "closed" if thinks:
                 raise TemplateError(
                     f"An assistant message begins with a thought, and the chat template{self._template.of_what} ends thinking "
-                    "in its prompt. Use --chat.thinking True, or take the thoughts out."
+                    "in its prompt. Use --chat.thinking, or take the thoughts out."
                 )
             case _:
                 return content

@@ -1,6 +1,6 @@
-"""What the user sees while something runs: live bars on a terminal, plain lines elsewhere.
+"""Show progress: live bars on a terminal, plain lines elsewhere.
 
-Everything shown goes through `console`, or `sod.console.text.plain`: text from data, models and paths is shown, never obeyed.
+All output goes through `console` or `sod.console.text.plain`, so that text from data, models and paths is never interpreted.
 """
 
 import os
@@ -29,7 +29,7 @@ class _Literal(Console):
 
 
 console = _Literal(quiet=place()[0] > 0)
-"""Of several processes, the user sees the first."""
+"""Of several processes, only the first prints."""
 
 
 QUIET_SECONDS = 2.0
@@ -40,7 +40,7 @@ ROOM = "SOD_COLUMNS"
 
 
 def width() -> int | None:
-    """Characters that a line should not exceed: the terminal's, or what a parent command has set. None: any length."""
+    """Return the longest line in characters: of the terminal, or as a parent command set it. None means any length."""
     if console.is_terminal:
         return console.width
     columns = os.environ.get(ROOM, "")
@@ -48,7 +48,7 @@ def width() -> int | None:
 
 
 def fitted(parts: Sequence[tuple[int, str]], room: int | None) -> str:
-    """The parts (importance, text) as one line; where there is no room for all, the least important are left out."""
+    """Return the parts (importance, text) as one line. Leave out the least important ones if the line is too long."""
     kept = list(parts)
     while True:
         for gap in ("  ", " "):
@@ -62,13 +62,13 @@ def fitted(parts: Sequence[tuple[int, str]], room: int | None) -> str:
 
 
 class Pace:
-    """When a job of many parts will be done, by its recent speed: that of its last quarter, and of two minutes at least."""
+    """Estimate the time left of a job from its recent speed: of its last quarter, and of at least two minutes."""
 
     SECONDS, SHARE = 120.0, 0.25
     FEWEST = 5
-    """Marks that are kept however long ago they were: parts may take longer than the window."""
+    """Number of marks that are always kept: parts may take longer than the window."""
     MARKS = 60
-    """Marks in a window; parts that follow each other faster share one."""
+    """Largest number of marks in a window. Faster parts share a mark."""
 
     def __init__(self, total: int, done: int, now: float):
         self._total, self._begin = total, now
@@ -87,7 +87,7 @@ class Pace:
         return now - self._begin
 
     def left(self, now: float) -> float | None:
-        """Seconds until all parts are done; None before two of them are."""
+        """Return the seconds until all parts are done, or None before two of them are done."""
         (start, first), (end, done) = self._marks[0], self._marks[-1]
         if done - first < 2:
             return None
@@ -98,7 +98,7 @@ class Pace:
 
 
 def clock(seconds: float) -> str:
-    """42s, 3m16s, 1h17m, 2d03h"""
+    """Return a duration as text: 42s, 3m16s, 1h17m, 2d03h."""
     minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
     if days:
         return f"{days:.0f}d{hours % 24:02.0f}h"
@@ -121,15 +121,15 @@ class _Times(ProgressColumn):
 # Display
 
 LONGEST_NAME = 20
-"""Characters of a bar's name; of a longer one, a path perhaps, the end is shown."""
+"""Longest name of a bar, in characters. Of a longer name, such as a path, the end is shown."""
 LEGEND = "legend: "
-"""How a line begins that explains others: `sod compare` shows it once, not once for each of its runs."""
+"""Beginning of a line that explains others. `sod compare` shows it once, not once per run."""
 
 
 class Display:
-    """A bar for the whole, a bar for the phase under way, and a line for each thing done.
+    """Show a bar for the whole job, a bar for the current phase, and a line for each finished part.
 
-    Without a terminal there are no bars: where no line has come for `EVERY_SECONDS`, one says how far it is.
+    Without a terminal there are no bars. Instead, a line reports progress after `EVERY_SECONDS` without output.
     """
 
     EVERY_SECONDS = 30.0
@@ -163,13 +163,13 @@ class Display:
 
     @property
     def room(self) -> int | None:
-        """Characters for a line of `done`."""
+        """Longest line of `done`, in characters."""
         columns = width()
         return columns if columns is None or console.is_terminal else columns - len("  59m59s left")
 
     @contextmanager
     def phase(self, name: str, parts: int) -> Iterator[None]:
-        """`advance` is called for each of its parts."""
+        """Show a bar for a phase of `parts`. Call `advance` after each part."""
         self._name, self._parts, self._of = name, 0, parts
         self._said = time.monotonic()
         self._phase_pace = Pace(parts, 0, self._said)
@@ -187,7 +187,7 @@ class Display:
             self._say(f"  {self._name} {self._parts}/{self._of}  {_times(self._phase_pace)}")
 
     def done(self, line: str = "", *, due: bool = True) -> None:
-        """One part of the whole is done. A line that is not due is shown beside the bar, and kept now and then elsewhere."""
+        """Count one finished part. A line that is not due is shown next to the bar; without a terminal it is printed rarely."""
         self._done += 1
         now = time.monotonic()
         self._pace.mark(self._done, now)
@@ -197,7 +197,7 @@ class Display:
             self._say(f"{line}  {clock(left)} left" if left else line)
 
     def _is_quiet(self) -> bool:
-        """Whether a line is overdue where there are no bars."""
+        """Return whether a line is overdue. Only without a terminal."""
         return not console.is_terminal and time.monotonic() - self._said > self.EVERY_SECONDS
 
     def _say(self, line: str) -> None:
@@ -212,7 +212,7 @@ def _name(text: str) -> str:
 
 @contextmanager
 def slow_bar(title: str, name: str, parts: int) -> Iterator[Callable[[int], None]]:
-    """A bar that is shown only if the work takes more than `QUIET_SECONDS`. Gives a function to call with the parts done."""
+    """Show a bar if the work takes more than `QUIET_SECONDS`. Yield a function to call with the number of finished parts."""
     start, shown = time.monotonic(), 0
     display: Display | None = None
 
@@ -232,7 +232,7 @@ def slow_bar(title: str, name: str, parts: int) -> Iterator[Callable[[int], None
 
 
 def warn(text: str) -> None:
-    """The same from every process: what went wrong in one of several may have gone wrong in it alone."""
+    """Print a warning, from every process: only one of them may have the problem."""
     rank, _ = place()
     if rank == 0:
         say(text)
@@ -241,5 +241,5 @@ def warn(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """A line that stays, above the bars if there are any. A terminal wraps it at words."""
+    """Print a permanent line, above the bars. A terminal wraps it at words."""
     console.print(text, soft_wrap=not console.is_terminal)

@@ -1,6 +1,6 @@
-"""The user's screen or log: what cannot be written there is dropped, and does not end the command.
+"""Write to the user's screen or log. Output that cannot be written is dropped, and the command continues.
 
-A pipe may be closed (`| head`), a terminal gone, the disk of a log full.
+A pipe may be closed (`| head`), a terminal may be gone, the disk of a log may be full.
 """
 
 import errno
@@ -13,12 +13,12 @@ from typing import TextIO
 
 
 class Screen(TextIOWrapper):
-    """Text to a file descriptor, or to nowhere once that has failed."""
+    """Write text to a file descriptor. After the first failure, drop it."""
 
     reports = False
-    """Whether a failure is reported at once, and the command goes on for what else it does."""
+    """Whether a failure is reported immediately, because the command has other work to do."""
     failure: OSError | None = None
-    """Why the text goes nowhere."""
+    """The failure, if there was one."""
 
     def write(self, text: str, /) -> int:
         with self._dropping():
@@ -44,7 +44,7 @@ class Screen(TextIOWrapper):
 
 
 def install() -> None:
-    """Make stdout and stderr such screens."""
+    """Replace stdout and stderr by screens."""
     sys.stdout, sys.stderr = _over(sys.stdout, 1), _over(sys.stderr, 2)
 
 
@@ -57,13 +57,13 @@ def _over(stream: TextIO | None, descriptor: int) -> TextIO:
 
 
 def report_failures() -> None:
-    """Report to stderr, from now on, that stdout has failed: the command goes on without it."""
+    """Report later failures of stdout to stderr. The command continues without stdout."""
     if isinstance(sys.stdout, Screen):
         sys.stdout.reports = True
 
 
 def lost() -> str:
-    """Why output was lost that was all that a command is for; nothing if it was not, or its reader has closed the pipe."""
+    """Return why the output of a command that only prints was lost. Return "" if it was not, or if the reader closed the pipe."""
     sys.stdout.flush()
     screen = sys.stdout
     if not isinstance(screen, Screen) or screen.failure is None or screen.reports:

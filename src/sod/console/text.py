@@ -1,13 +1,13 @@
-"""Text from data, models and paths, as it may be shown. Standard library only."""
+"""Make text from data, models and paths safe to show. Standard library only."""
 
 import unicodedata
 
 JOINERS = "\u200c\u200d"
-"""Zero-width characters that Persian, Indic scripts and emoji are spelt with."""
+"""Zero-width characters that Persian, Indic scripts and emoji need."""
 
 
 def plain(text: str) -> str:
-    """The text with every control, formatting and unassigned character spelt out: \\x1b, \\u202e. Line ends stay.
+    """Return the text with every control, formatting and unassigned character escaped: \\x1b, \\u202e. Line ends stay.
 
     No escape sequence reaches a terminal, and no bidirectional or zero-width character makes text look like another one.
     """
@@ -21,5 +21,5 @@ def _is_shown(character: str) -> bool:
 
 
 def cell(text: str) -> str:
-    """The same on one line, for a table."""
+    """Return the text on one line, for a table."""
     return plain(text).replace("\n", "\\n")

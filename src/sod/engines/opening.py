@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.concurrency import Runner
-from sod.config import EngineOptions, RolloutOptions
+from sod.config import EngineOptions, SamplingOptions
 from sod.engines import Engine
 from sod.engines.hf import HFEngine
 from sod.errors import OptionError
@@ -17,7 +17,7 @@ def open_engine(
     loop: Runner,
     options: EngineOptions,
     model: PreTrainedModel | None,
-    rollout: RolloutOptions,
+    rollout: SamplingOptions,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Iterator[Engine]:
     """Open an engine that samples `model`, for use in this loop. Raises OptionError if it is not available.
@@ -34,7 +34,7 @@ def open_engine(
 async def _open(
     options: EngineOptions,
     model: PreTrainedModel | None,
-    rollout: RolloutOptions,
+    rollout: SamplingOptions,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> Engine:
     if options.name == "served":
@@ -56,7 +56,7 @@ async def _open(
 async def _served(
     options: EngineOptions,
     model: PreTrainedModel | None,
-    rollout: RolloutOptions,
+    rollout: SamplingOptions,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> Engine:
     from sod.engines.served import NOT_TO_TRAIN, ServedEngine

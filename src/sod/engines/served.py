@@ -13,7 +13,7 @@ from typing import Any, Self
 from transformers import PreTrainedTokenizerBase
 
 from sod.concurrency import Occupancy
-from sod.config import EngineOptions, RolloutOptions
+from sod.config import EngineOptions, SamplingOptions
 from sod.console.progress import say
 from sod.engines import Reply, Request
 from sod.engines.http import NOT_UNDERSTOOD, Refused, ServedModel, Words, short
@@ -36,7 +36,7 @@ class ServedEngine:
     """
 
     @classmethod
-    async def open(cls, options: EngineOptions, tokenizer: PreTrainedTokenizerBase, rollout: RolloutOptions) -> Self:
+    async def open(cls, options: EngineOptions, tokenizer: PreTrainedTokenizerBase, rollout: SamplingOptions) -> Self:
         """Wait for the server at `options.url`, detect its model and API, and check that they fit.
 
         Raises OptionError for options that cannot work, ModelError if the server's tokenizer differs, InfrastructureError if
@@ -50,7 +50,7 @@ class ServedEngine:
             raise
         return engine
 
-    def __init__(self, options: EngineOptions, tokenizer: PreTrainedTokenizerBase, rollout: RolloutOptions):
+    def __init__(self, options: EngineOptions, tokenizer: PreTrainedTokenizerBase, rollout: SamplingOptions):
         assert options.url is not None
         self._wanted = options.served_name
         self._tokenizer = tokenizer
@@ -94,7 +94,7 @@ class ServedEngine:
 
     # Checks at the start
 
-    async def _meet(self, rollout: RolloutOptions) -> None:
+    async def _meet(self, rollout: SamplingOptions) -> None:
         await self._model.meet(self._wanted)
         longest = rollout.max_prompt_tokens + rollout.max_tokens
         self._model.check_context(longest, "rollout.max_prompt_tokens + rollout.max_tokens")

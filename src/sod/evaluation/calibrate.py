@@ -280,7 +280,7 @@ class Successor(Agent):
 def continuations(options: CalibrateOptions, evaluation: Beside, chosen: Sequence[Start]) -> list[Row]:
     """One row for each step, as in continuations.jsonl; those that were lost or could not be graded are left out, and said."""
     measured = evaluation.options
-    limits = measured.rollout.model_copy(update={"group": 1})
+    limits = measured.rollout
     everyone = {each.problem.id: each.problem for each in evaluation.batch.trajectories}
     folder, teacher_folder = model_folder(measured.model, weights=False), model_folder(options.teacher)
     world = World.of(folder, measured, list(everyone.values()))

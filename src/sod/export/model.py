@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.chat.format import ChatFormat
-from sod.config import RolloutOptions
+from sod.config import SamplingOptions
 from sod.errors import RunError
 from sod.export.folder import read_json, write_json
 from sod.model.loading import read_model
@@ -20,7 +20,7 @@ def plain_model(folder: Path, dtype: str) -> PreTrainedModel:
     return read_model(folder, dtype)
 
 
-def generation(model: PreTrainedModel, chat: ChatFormat, sampling: RolloutOptions) -> GenerationConfig:
+def generation(model: PreTrainedModel, chat: ChatFormat, sampling: SamplingOptions) -> GenerationConfig:
     """Return a generation config with these options that stops at the end of a turn or at the model's own end ids."""
     before = model.generation_config
     assert before is not None

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import logging
 
 from sod.batching import Batch, microbatches
-from sod.config import ModelOptions, RolloutOptions
+from sod.config import ModelOptions, SamplingOptions
 from sod.core import token_logprobs, top_logprobs
 from sod.errors import ModelError
 from sod.model.attention import NAME as ATTENTION
@@ -194,7 +194,7 @@ def positions_of(model: PreTrainedModel) -> int:
     return positions
 
 
-def check_context(model: PreTrainedModel, options: RolloutOptions, whose: str = "model") -> None:
+def check_context(model: PreTrainedModel, options: SamplingOptions, whose: str = "model") -> None:
     """The longest trajectory must fit into the model's positions."""
     longest = options.max_prompt_tokens + options.max_tokens
     positions = positions_of(model)

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch, balanced, microbatches, minibatches
-from sod.config import LearnOptions, ModelOptions
+from sod.config import LearnOptions, ModelOptions, OptimiserOptions
 from sod.core import candidate_credit, clipped_policy_loss, token_loss
 from sod.core.logprobs import TokenLoss
 from sod.distributed import ALONE, Ranks
@@ -20,7 +20,7 @@ from sod.model.lora import add_low_rank, save_plain
 from sod.model.optimizer_state import load_state, save_state
 
 
-def origin(model: Path, checkpoint: Path | None, options: LearnOptions) -> Path:
+def origin(model: Path, checkpoint: Path | None, options: OptimiserOptions) -> Path:
     """Which folder a policy's model is loaded from, before `restore`: the newest checkpoint, if there is one. With low-rank
     differences it is the model that they were added to, always: a checkpoint holds both merged, and rounded."""
     return model if checkpoint is None or options.lora_rank else checkpoint
@@ -51,7 +51,7 @@ class Policy:
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        options: LearnOptions,
+        options: OptimiserOptions,
         *,
         total_steps: int | None = None,
         learner: PreTrainedModel | None = None,
@@ -86,19 +86,21 @@ class Policy:
         The ratio is against `batch.student_BT`. `generator` decides which groups share a minibatch. Where the batch has
         candidates, each of them is a further action at its position, with the credit that `candidate_credit` gives.
         """
+        options = self._options
+        assert isinstance(options, LearnOptions), "options of `sod sft` have no policy loss"
         order = lambda n: torch.randperm(n, generator=generator).tolist()  # noqa: E731
         reports = [
-            self._learn_minibatch(part, temperature) for part in minibatches(batch, self._options.minibatches, order)
+            self._learn_minibatch(part, options, temperature) for part in minibatches(batch, options.minibatches, order)
         ]
         if not reports:
             raise TrainingError("There is no trajectory to learn from: every attempt of this update was dropped.")
         self._take_over()
         return {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
 
-    def _learn_minibatch(self, batch: Batch, temperature: float) -> dict[str, float]:
+    def _learn_minibatch(self, batch: Batch, options: LearnOptions, temperature: float) -> dict[str, float]:
         tokens = int(batch.mask_BT.sum())
         totals = dict.fromkeys(("loss", "entropy", "ratio_clipped"), 0.0)
-        low, high = self._options.clip_low, self._options.clip_high
+        low, high = options.clip_low, options.clip_high
         for part in map(batch.rows, self._parts(batch.lengths_B)):
             candidates_BTJ = part.candidates_BTJ if part.teacher_weight_BT is not None else None
             old_M, credit_M = self._judged(part) if candidates_BTJ is None else self._judged_with_candidates(part)

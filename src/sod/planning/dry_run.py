@@ -18,9 +18,9 @@ from sod.checks import is_address, of_evaluation, of_fine_tuning, of_training
 from sod.config import (
     ChatOptions,
     EvalOptions,
-    LearnOptions,
+    OptimiserOptions,
     RolloutCommandOptions,
-    RolloutOptions,
+    SamplingOptions,
     SftOptions,
     TrainOptions,
 )
@@ -212,7 +212,7 @@ def _of_evaluation(options: EvalOptions) -> "_Plan":
 # Lines of several sections
 
 
-def _savings(learn: LearnOptions, processes: int) -> list[str]:
+def _savings(learn: OptimiserOptions, processes: int) -> list[str]:
     """Options that would save memory."""
     saved = {"learn.checkpointing": learn.checkpointing}
     if processes == 1:
@@ -266,7 +266,7 @@ def _tokens_of_demonstrations(options: SftOptions, rows: int) -> str:
     return f"{tokens}, likely {as_count(likely)} (assumed: one for {CHARACTERS} characters)"
 
 
-def _tokens_of_trajectories(trajectories: int, rollout: RolloutOptions) -> str:
+def _tokens_of_trajectories(trajectories: int, rollout: SamplingOptions) -> str:
     most = trajectories * rollout.max_tokens
     return (
         f"{trajectories:,} trajectories; tokens: {as_count(most)} at most, likely {as_count(most * LIKELY_SHARE)} "
@@ -412,7 +412,7 @@ class _Plan(Text):
             self.first.append(f"a start without --resume: {out} holds no run")
         self.add("writes", f"{out}{', continued' if resume else ''}")
 
-    def check_length(self, rollout: RolloutOptions, shapes: dict[str, Shape | None]) -> None:
+    def check_length(self, rollout: SamplingOptions, shapes: dict[str, Shape | None]) -> None:
         """Whether the models have positions enough."""
         tokens = longest(rollout)
         self.first += [

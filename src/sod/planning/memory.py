@@ -7,7 +7,7 @@ type takes. `tests/test_shapes.py` holds them against real models.
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sod.config import EvalOptions, LearnOptions, RolloutOptions, SftOptions, TrainOptions
+from sod.config import EvalOptions, OptimiserOptions, SamplingOptions, SftOptions, TrainOptions
 from sod.engines import ENGINES
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
@@ -111,7 +111,7 @@ class Shape:
 # Learning
 
 
-def optimiser_bytes(shape: Shape, itemsize: int, learn: LearnOptions) -> Parts:
+def optimiser_bytes(shape: Shape, itemsize: int, learn: OptimiserOptions) -> Parts:
     """What learning keeps beside the weights (`sod.model.policy`), by name.
 
     With low-rank adapters only they are learnt, in float32; they stand here too.
@@ -125,13 +125,13 @@ def optimiser_bytes(shape: Shape, itemsize: int, learn: LearnOptions) -> Parts:
     return state | {"gradients": gradients, "AdamW's moments": MOMENTS[learn.optimizer] * learnt}
 
 
-def checkpoint_bytes(shape: Shape, itemsize: int, learn: LearnOptions) -> int:
+def checkpoint_bytes(shape: Shape, itemsize: int, learn: OptimiserOptions) -> int:
     """A whole model, and what a resumed run needs beside it."""
     state = optimiser_bytes(shape, itemsize, learn)
     return itemsize * shape.parameters + sum(state.values()) - state["gradients"]
 
 
-def learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: LearnOptions) -> int:
+def learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions) -> int:
     """The most that learning needs for a moment, beside what it keeps: in a pass over so many tokens, or in an optimiser step."""
     return max(
         _pass_bytes(shape, tokens, itemsize, learn),
@@ -140,7 +140,7 @@ def learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: LearnOptions
     )
 
 
-def _pass_bytes(shape: Shape, tokens: int, itemsize: int, learn: LearnOptions, gradients: int = 0) -> int:
+def _pass_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions, gradients: int = 0) -> int:
     """tokens x (layers x what each keeps + the last norm), and the larger of the loss and one layer's backward pass.
 
     `gradients`: bytes of those that are whole during a layer's backward pass and counted nowhere else.
@@ -178,7 +178,7 @@ def loss_bytes(shape: Shape, tokens: int, itemsize: int, *, learnt: bool) -> int
     return logits * (8 + narrow) + gradient + 2 * tokens * shape.width * itemsize
 
 
-def _stepping_bytes(shape: Shape, itemsize: int, learn: LearnOptions) -> int:
+def _stepping_bytes(shape: Shape, itemsize: int, learn: OptimiserOptions) -> int:
     """Of an optimiser step, beside `optimiser_bytes`: gradients made float32, one type in place of the other, and the roots of
     AdamW's second moments, of all at once (as it works on a GPU)."""
     widened = 0 if learn.lora_rank else 4 - itemsize
@@ -186,7 +186,7 @@ def _stepping_bytes(shape: Shape, itemsize: int, learn: LearnOptions) -> int:
     return (widened + roots) * _learnt(shape, learn)
 
 
-def _learnt(shape: Shape, learn: LearnOptions) -> int:
+def _learnt(shape: Shape, learn: OptimiserOptions) -> int:
     return shape.adapters(learn.lora_rank) if learn.lora_rank else shape.parameters
 
 
@@ -211,7 +211,7 @@ def gathered_bytes(shape: Shape, itemsize: int) -> int:
     return itemsize * (shape.outside + 2 * shape.layer)
 
 
-def divided_learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: LearnOptions, processes: int) -> int:
+def divided_learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions, processes: int) -> int:
     """As `learning_bytes`, of each of several processes.
 
     A gradient is computed in the network's type and reduced in float32: a layer's as soon as it is there, those outside the
@@ -350,7 +350,7 @@ def memory_of_teacher_server(options: TrainOptions, teacher: Shape) -> Memory:
     return {"teacher": kept, "moment": {f"for a moment: logits of {read:,} tokens": logits}}
 
 
-def longest(rollout: RolloutOptions) -> int:
+def longest(rollout: SamplingOptions) -> int:
     """Tokens that a trajectory may have with its prompt."""
     return rollout.max_prompt_tokens + rollout.max_tokens
 
@@ -359,11 +359,11 @@ def _whole(whose: str, dtype: Literal["float32", "bfloat16"], shape: Shape) -> P
     return {f"{whose}, {dtype}": ITEMSIZE[dtype] * shape.parameters}
 
 
-def _learner(shape: Shape, itemsize: int, learn: LearnOptions, processes: int) -> Parts:
+def _learner(shape: Shape, itemsize: int, learn: OptimiserOptions, processes: int) -> Parts:
     return optimiser_bytes(shape, itemsize, learn) if processes == 1 else divided_bytes(shape, processes)
 
 
-def _learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: LearnOptions, processes: int) -> int:
+def _learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions, processes: int) -> int:
     if processes == 1:
         return learning_bytes(shape, tokens, itemsize, learn)
     return divided_learning_bytes(shape, tokens, itemsize, learn, processes)

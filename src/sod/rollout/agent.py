@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sod.chat.format import ChatFormat, parse_calls
-from sod.config import RolloutOptions
+from sod.config import SamplingOptions
 from sod.console.progress import slow_bar
 from sod.engines import Engine, Request
 from sod.errors import DataError
@@ -14,7 +14,7 @@ from sod.tools import Toolbox
 from sod.types import Piece, Problem, Stop, Trajectory
 
 
-def check_prompts(chat: ChatFormat, tools: Toolbox, options: RolloutOptions, problems: Sequence[Problem]) -> None:
+def check_prompts(chat: ChatFormat, tools: Toolbox, options: SamplingOptions, problems: Sequence[Problem]) -> None:
     """No prompt may be longer than the limit: found out before the first token is sampled."""
     long, most, longest = 0, options.max_prompt_tokens, ""
     # A token is a byte or more. Of ASCII, which no tokenizer makes longer first, the length is a bound that costs nothing.
@@ -51,7 +51,7 @@ class Agent:
     chat: ChatFormat
     tools: Toolbox
     referee: Referee
-    options: RolloutOptions
+    options: SamplingOptions
 
     async def attempt(self, problem: Problem, sample: int, seed: int, prefix: Sequence[Piece] = ()) -> Trajectory:
         """One trajectory. Ends for a named reason; raises only for what is not the student's fault.

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from sod.concurrency import together
+from sod.config import RolloutOptions, SamplingOptions
 from sod.console.progress import warn
 from sod.errors import InfrastructureError, OutageError
 from sod.rollout.agent import Agent
@@ -42,7 +43,7 @@ async def rollout(
     whole, and may take its time: no attempt waits for it, but the end does.
     """
     slots = asyncio.Semaphore(agent.options.concurrency)
-    limit = agent.options.update_seconds
+    group, limit = _sizes(agent.options)
     end = None if limit is None else asyncio.get_running_loop().time() + limit
     causes: set[str] = set()
     ended: dict[str, dict[int, Trajectory | None]] = {problem.id: {} for problem in problems}
@@ -54,11 +55,16 @@ async def rollout(
                 result = await _with_retries(agent, problem, sample, attempt_seed(seed, update, problem.id, sample))
         ended[problem.id][sample] = trajectory = _survivor(result, problem, sample, causes)
         on_trajectory(trajectory)
-        if on_group is not None and len(ended[problem.id]) == agent.options.group:
+        if on_group is not None and len(ended[problem.id]) == group:
             await on_group(_group(problem, ended[problem.id]))
 
-    await together(attempt(problem, sample) for problem in problems for sample in range(agent.options.group))
+    await together(attempt(problem, sample) for problem in problems for sample in range(group))
     return [_group(problem, ended[problem.id]) for problem in problems]
+
+
+def _sizes(options: SamplingOptions) -> tuple[int, float | None]:
+    """Return the attempts per problem and the wall-clock limit of all. Only options of training have them."""
+    return (options.group, options.update_seconds) if isinstance(options, RolloutOptions) else (1, None)
 
 
 async def attempts(

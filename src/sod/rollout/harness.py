@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from sod.chat.format import ChatFormat
-from sod.config import ChatOptions, RewardOptions, RolloutOptions, SandboxOptions, ToolOptions
+from sod.config import ChatOptions, RewardOptions, SamplingOptions, SandboxOptions, ToolOptions
 from sod.console.progress import say
 from sod.engines import Engine
 from sod.model.loading import load_tokenizer
@@ -27,7 +27,7 @@ class WorldOptions(Protocol):
     @property
     def reward(self) -> RewardOptions: ...
     @property
-    def rollout(self) -> RolloutOptions: ...
+    def rollout(self) -> SamplingOptions: ...
     @property
     def tool(self) -> ToolOptions: ...
     @property
@@ -66,6 +66,6 @@ class World:
         """The text that the chat template puts around every prompt."""
         return self.chat.text(self.chat.prompt([{"role": "user", "content": "1"}], self.tools.schemas))
 
-    def agent(self, engine: Engine, limits: RolloutOptions) -> Agent:
+    def agent(self, engine: Engine, limits: SamplingOptions) -> Agent:
         """A student that writes with this engine."""
         return Agent(engine, self.chat, self.tools, self.referee, limits)

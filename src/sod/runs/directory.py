@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from sod import __version__
-from sod.config import Options
+from sod.config import Options, resume_may_change
 from sod.console.progress import say
 from sod.distributed import ALONE, Ranks
 from sod.errors import RunError
@@ -38,17 +38,6 @@ from sod.runs.locks import Lock
 
 SIGNS = ("options.json", "metrics.jsonl", "checkpoints", "trajectories")
 """Files and folders of which a run has at least one."""
-RESUME_MAY_CHANGE = {
-    *("resume", "dry_run", "out", "updates", "save_every", "keep", "save_trajectories"),
-    *("engine.url", "engine.memory_share", "engine.exchange", "engine.patience", "engine.key_variable"),
-    *("score.offload_teacher", "score.shard_teacher", "score.teacher_url", "score.teacher_served_name", "processes"),
-    *("score.teacher_patience", "learn.checkpointing", "data_dir", "rollout.concurrency", "microbatch_tokens"),
-    *("sandbox.workers", "sandbox.retries", "sandbox.patience", "sandbox.max_failure_rate"),
-    *("rollout.seconds", "rollout.update_seconds", "rollout.retries"),
-    *("samples", "limit", "judges", "paper", "demonstrations"),
-    *("model", "student", "teacher", "data"),  # by their fingerprints, wherever they are
-}
-"""Options that do not change what a run computes up to a given update, or a given sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +272,8 @@ class Run:
                 f"{self.folder} holds a run of another command, or of another version of sod ({unknown[0]} is an option of "
                 "only one of them). Choose another --out."
             )
-        changed = [key for key in now if key not in RESUME_MAY_CHANGE and now[key] != before[key]]
+        may_change = resume_may_change(type(options))
+        changed = [key for key in now if key not in may_change and now[key] != before[key]]
         if changed:
             raise RunError(
                 f"The run in {self.folder} was started with other options ({', '.join(changed)}); resume it with the "

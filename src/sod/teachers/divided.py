@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch, microbatches
-from sod.config import ModelOptions, RolloutOptions, ScoreOptions
+from sod.config import ModelOptions, SamplingOptions, ScoreOptions
 from sod.distributed import Ranks
 from sod.model.fsdp import divide
 from sod.model.loading import hidden_states
@@ -26,7 +26,7 @@ class DividedTeacher(LocalTeacher):
         student_tokenizer: PreTrainedTokenizerBase,
         network: ModelOptions,
         options: ScoreOptions,
-        rollout: RolloutOptions,
+        rollout: SamplingOptions,
         *,
         microbatch_tokens: int,
         ranks: Ranks,

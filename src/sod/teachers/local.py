@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch
 from sod.concurrency import compute
-from sod.config import ModelOptions, RolloutOptions, ScoreOptions
+from sod.config import ModelOptions, SamplingOptions, ScoreOptions
 from sod.model.loading import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer, score
 from sod.teachers import Scores
 
@@ -22,7 +22,7 @@ class LocalTeacher:
         student_tokenizer: PreTrainedTokenizerBase,
         network: ModelOptions,
         options: ScoreOptions,
-        rollout: RolloutOptions,
+        rollout: SamplingOptions,
         *,
         microbatch_tokens: int,
     ):

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from sod.concurrency import Runner
-from sod.config import ModelOptions, RolloutOptions, ScoreOptions
+from sod.config import ModelOptions, SamplingOptions, ScoreOptions
 from sod.datasets.rows import fingerprint_model
 from sod.hub import model_folder
 from sod.teachers import Teacher
@@ -38,7 +38,7 @@ def open_teacher(
     student_tokenizer: PreTrainedTokenizerBase,
     network: ModelOptions,
     options: ScoreOptions,
-    rollout: RolloutOptions,
+    rollout: SamplingOptions,
     *,
     microbatch_tokens: int,
 ) -> Iterator[Teacher]:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from sod.batching import Batch, collate
 from sod.chat.format import ChatFormat, Schema
-from sod.config import ModelOptions, RolloutOptions, ScoreOptions
+from sod.config import ModelOptions, SamplingOptions, ScoreOptions
 from sod.errors import DataError, OptionError
 from sod.model.loading import positions_of
 from sod.model.lora import plain_parameters
@@ -60,7 +60,7 @@ class PrivilegedTeacher(LocalTeacher):
         tools: Sequence[Schema],
         network: ModelOptions,
         options: ScoreOptions,
-        rollout: RolloutOptions,
+        rollout: SamplingOptions,
         *,
         context: Context,
         template: str | None = None,

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch, collate, pad
 from sod.concurrency import Occupancy, compute, together
-from sod.config import ModelOptions, RolloutOptions, ScoreOptions
+from sod.config import ModelOptions, SamplingOptions, ScoreOptions
 from sod.console.progress import say
 from sod.engines.http import TRIES, Body, Refused, ServedModel, Words, short
 from sod.engines.served import PROBE
@@ -77,7 +77,7 @@ class ServerTeacher:
         student_tokenizer: PreTrainedTokenizerBase,
         network: ModelOptions,
         options: ScoreOptions,
-        rollout: RolloutOptions,
+        rollout: SamplingOptions,
         *,
         seconds: float = ANSWER_SECONDS,
     ) -> Self:
@@ -198,7 +198,7 @@ class ServerTeacher:
 
     # Checks
 
-    async def _meet(self, wanted: str | None, rollout: RolloutOptions) -> None:
+    async def _meet(self, wanted: str | None, rollout: SamplingOptions) -> None:
         await self._model.meet(wanted)
         self._model.check_context(_longest(rollout) + 1, "rollout.max_prompt_tokens + rollout.max_tokens + 1")
         await self._model.check_tokenizer(PROBE, self._encode(PROBE), self._tokenizer.name_or_path)
@@ -207,7 +207,7 @@ class ServerTeacher:
         except Refused as error:
             raise await self._model.explained(error) from error
 
-    async def _prove(self, folder: Path, network: ModelOptions, rollout: RolloutOptions) -> None:
+    async def _prove(self, folder: Path, network: ModelOptions, rollout: SamplingOptions) -> None:
         """Raises ModelError unless the server's scores repeat, and equal those of the weights in `folder`."""
         tolerance = TOLERANCE if network.dtype == "float32" else COARSE_TOLERANCE
         probe = _probe(self._text[: min(PROBE_TOKENS, _longest(rollout))])
@@ -281,7 +281,7 @@ def _is_broken_off(answer: Any) -> bool:
     return False
 
 
-def _longest(rollout: RolloutOptions) -> int:
+def _longest(rollout: SamplingOptions) -> int:
     return rollout.max_prompt_tokens + rollout.max_tokens
 
 
