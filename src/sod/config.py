@@ -28,8 +28,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 PositiveReal = Annotated[float, Field(gt=0)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Real = Annotated[float, Field(ge=0)]
-Model = Annotated[Path, arg(metavar="MODEL")]
-OptionalModel = Annotated[Path | None, arg(metavar="MODEL")]
+
+
+def model_path(value: Any) -> Any:
+    """Return ./ORG/NAME as an absolute path: pathlib drops the ./, and the rest would be a name on the hub."""
+    return Path(value).absolute() if isinstance(value, str) and value.startswith("./") else value
+
+
+Model = Annotated[Path, BeforeValidator(model_path), arg(metavar="MODEL")]
+OptionalModel = Annotated[Path | None, BeforeValidator(model_path), arg(metavar="MODEL")]
 """A model's directory, a run (its newest checkpoint), or a name on the Hugging Face hub. `OptionalModel` may be missing."""
 
 
@@ -484,7 +491,7 @@ class ExportOptions(Options):
     Transformers and vLLM can load the folder.
     """
 
-    model: Annotated[Path, Positional, arg(metavar="MODEL")]
+    model: Annotated[Path, BeforeValidator(model_path), Positional, arg(metavar="MODEL")]
     """A run of `sod train` or `sod sft` (its newest checkpoint), or one of its checkpoints."""
     out: Path
     """Directory to create."""
@@ -607,9 +614,9 @@ class PlanOptions(Options):
     Nothing is downloaded, no model is loaded and no GPU is needed.
     """
 
-    student: Annotated[Path, Positional, arg(metavar="STUDENT")]
+    student: Annotated[Path, BeforeValidator(model_path), Positional, arg(metavar="STUDENT")]
     """Student model: a directory, a run, or a known name on the hub (Qwen/Qwen3-0.6B, -1.7B, -4B, -8B, -14B, ...)."""
-    teacher: Annotated[Path | None, Positional, arg(metavar="[TEACHER]")] = None
+    teacher: Annotated[Path | None, BeforeValidator(model_path), Positional, arg(metavar="[TEACHER]")] = None
     """Teacher model, given like the student. Default: none, for GRPO."""
     gpus: str = "1x80GB"
     """Number and kind of GPUs: 8xH100, 2x24GB, 4090. 0 uses only CPU memory."""

@@ -109,14 +109,6 @@ def name_on_hub(model: Path) -> re.Match[str] | None:
     return None if model.parts[0] in OUR_FOLDERS or Path(model.parts[0]).exists() else name
 
 
-def anchored(argument: str) -> str:
-    """Return the argument with ./ORG/NAME as an absolute path. A Path drops the ./, and would look like a name on the hub."""
-    flag, equals, value = argument.rpartition("=")
-    if not value.startswith("./") or name_on_hub(Path(value)) is None:
-        return argument
-    return f"{flag}{equals}{Path(value).absolute()}"
-
-
 @dataclass(frozen=True)
 class _Wanted:
     repo: str

@@ -23,13 +23,12 @@ from sod.algorithms import find
 from sod.compare.jobs import Commands
 from sod.compare.table import Measured, Method, Row, check_same_problems, read_measured, rows, show, to_markdown
 from sod.concurrency import together
-from sod.config import CompareOptions, EvalOptions, Options, ReportOptions, SandboxOptions, TrainOptions
+from sod.config import CompareOptions, EvalOptions, Options, ReportOptions, SandboxOptions, TrainOptions, model_path
 from sod.console.progress import say, warn
 from sod.datasets.asking import load_asked
 from sod.datasets.several import open_sets
 from sod.errors import DataError, OptionError, RunError, SodError, TrainingError
 from sod.evaluation.results import read_evaluation
-from sod.hub import anchored
 from sod.lab.presets import Setting, prepare
 from sod.recipes import read_recipe
 from sod.report import report
@@ -156,7 +155,7 @@ class Comparison:
 
         async def known(name: str, model: str | Path) -> None:
             async with self._commands.slot:
-                await self._evaluate(Path(anchored(str(model))), self._out / name, {})
+                await self._evaluate(Path(model_path(model)), self._out / name, {})
 
         models = {"start": self._train["student"]} | _given(teacher=self._train.get("teacher"))
         await together(

@@ -6,12 +6,12 @@ What is there is not read, and nothing is fetched: the commands themselves find 
 from pathlib import Path
 from typing import Any
 
-from sod.config import CalibrateOptions, CompareOptions, EvalOptions, Options, SftOptions, TrainOptions
+from sod.config import CalibrateOptions, CompareOptions, EvalOptions, Options, SftOptions, TrainOptions, model_path
 from sod.datasets import check_name, to_fetch
 from sod.datasets.rows import check_file
 from sod.engines import ENGINES
 from sod.errors import DataError, RunError
-from sod.hub import anchored, model_folder, name_on_hub
+from sod.hub import model_folder, name_on_hub
 from sod.recipes import read_recipe
 from sod.runs.directory import Run
 
@@ -62,7 +62,7 @@ def _models(*models: Path | None) -> None:
 
 
 def _path(value: Any) -> Path | None:
-    return Path(anchored(str(value))) if isinstance(value, str | Path) else None
+    return Path(model_path(value)) if isinstance(value, str | Path) else None
 
 
 def _names(value: Any) -> list[str]:

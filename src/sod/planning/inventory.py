@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from sod.config import model_path
 from sod.datasets.published import SETS
 from sod.datasets.rows import load_demonstrations, load_problems
 from sod.errors import ModelError, OptionError
-from sod.hub import anchored, name_on_hub
+from sod.hub import name_on_hub
 from sod.planning.memory import FAMILIES, ITEMSIZE, Shape
 from sod.recipes import maker_of, read_about, read_recipe
 
@@ -84,7 +85,7 @@ def find_model(model: Path) -> Found:
             return Found(str(folder), f"here, {as_bytes(size)} of weights", _shape(config), config=config)
     if recipe := maker_of(model):
         options = read_recipe(recipe)
-        start = Path(anchored(str(options.get("model") or options.get("student") or model)))
+        start = Path(model_path(options.get("model") or options.get("student") or model))
         shape = None if start == model else find_model(start).shape
         return Found(str(model), "not there yet", shape, first=f"sod {read_about(recipe).command} {recipe}")
     if not model.exists() and (name := name_on_hub(model)):
