@@ -158,7 +158,7 @@ def test_an_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str])
         ),
         (["--updates"], "--updates has too few values. It needs a whole number"),
         (["stray"], "'stray' is not a value of any option"),
-        (["--algorithm.name", "magic"], "'magic' is unknown; there are grpo, opd"),
+        (["--algorithm.name", "magic"], "'magic' is unknown; choose one of grpo, opd"),
         (["--algorithm.name", "sodd"], "did you mean 'sod'?"),
         (["--algorithm.name", "none.py:rule"], "there is no Python file"),
         (
@@ -474,7 +474,7 @@ def test_an_existing_run_is_refused_before_anything_is_looked_for(world: World, 
 
 @pytest.mark.parametrize("loop", SAMPLERS)
 def test_an_engine_that_cannot_be_opened_leaves_no_run_behind(world: World, refused: Refused, loop: str) -> None:
-    refused([*world.command(loop), "--engine.name", "vllm_server"], "engine.url is the address of a server")
+    refused([*world.command(loop), "--engine.name", "vllm_server"], "needs --engine.url, the address of its server")
     assert not world.out.exists()
 
 
@@ -500,7 +500,7 @@ def test_a_missing_teacher_is_refused(world: World, refused: Refused, loop: str)
 
 
 def test_distilling_without_a_teacher_is_refused(world: World, refused: Refused) -> None:
-    refused(world.command("train", teacher=None), "'sod' needs a teacher", "--teacher")
+    refused(world.command("train", teacher=None), "algorithm.name = sod needs a teacher", "--teacher")
 
 
 def test_more_problems_than_there_are_is_refused(world: World, refused: Refused) -> None:
@@ -509,7 +509,7 @@ def test_more_problems_than_there_are_is_refused(world: World, refused: Refused)
 
 
 def test_a_nucleus_in_training_is_refused(world: World, refused: Refused) -> None:
-    refused([*world.command("train"), "--rollout.top-p", 0.9], "rollout.top_p must be 1 in training")
+    refused([*world.command("train"), "--rollout.top-p", 0.9], "rollout.top_p must be 1 for training")
 
 
 @pytest.mark.parametrize("loop", SAMPLERS)

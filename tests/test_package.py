@@ -48,7 +48,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_train_raises_the_errors_of_the_command_line(tmp_path: Path) -> None:
     options = sod.TrainOptions(student=tmp_path / "none", data=tmp_path / "none.jsonl", out=tmp_path / "run")
     with pytest.raises(SodError):
-        sod.training(options)
+        sod.train(options)
 
 
 def test_the_package_is_marked_as_typed() -> None:
