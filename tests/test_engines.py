@@ -472,21 +472,6 @@ def test_transformers_in_this_process_is_the_engine_unless_another_is_named(rand
     assert isinstance(opened(random_model()), HFEngine)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"url": "http://127.0.0.1:8000"},
-        {"name": "vllm", "url": "http://x"},
-        {"name": "vllm_server"},
-        {"name": "served"},
-    ],
-    ids=str,
-)
-def test_an_address_goes_with_a_server_and_with_nothing_else(random_model: MakeModel, options: dict[str, str]) -> None:
-    with pytest.raises(OptionError, match=r"engine\.url is the address of a server: .*vllm_server or served"):
-        opened(random_model(), **options)
-
-
 def test_a_served_model_is_not_for_training(random_model: MakeModel) -> None:
     with pytest.raises(OptionError, match=r"To train .* use --engine\.name vllm_server"):
         opened(random_model(), name="served", url="http://127.0.0.1:9")

@@ -402,7 +402,7 @@ def test_a_finished_run_may_be_resumed_for_more_updates(
 
 
 def cold_start(model: Path, data: Path, out: Path, **fields: Any) -> SftOptions:
-    learn = {"lr": 5e-3, "minibatches": 1}
+    learn = {"lr": 5e-3}
     return SftOptions.model_validate(
         {"model": model, "data": data, "out": out, "batch": 16, "epochs": 2, "learn": learn} | fields
     )

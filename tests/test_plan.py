@@ -351,7 +351,7 @@ def test_the_server_of_a_teacher_must_be_started_and_how_is_said(train: Callable
 
 def test_several_processes_need_a_server_each(train: Callable[..., str]) -> None:
     engine = EngineOptions(name="vllm_server", url="http://127.0.0.1:8000")
-    assert "each of the 2 processes needs a vLLM server of its own" in train(engine=engine, processes=2)
+    assert "2 processes need a vLLM server each" in train(engine=engine, processes=2)
     assert "vLLM server each" not in train(engine=engine)
     each = train(engine=engine.model_copy(update={"url": "http://127.0.0.1:800{rank}"}), processes=2)
     assert "vLLM server each" not in each

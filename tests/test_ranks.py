@@ -256,10 +256,13 @@ def test_what_cannot_work_is_said_once_and_nothing_is_written(recipe: Callable[.
     [
         ({"rollout": {"problems": 1}}, "rollout.problems is 1, too few for 2 processes"),
         ({"learn": {"lora_rank": 4}}, "learn.lora_rank is only supported with a single process, but 2 are"),
-        ({"learn": {"optimizer": "adamw_8bit"}}, "learn.optimizer = adamw_8bit is only supported with a single process"),
+        (
+            {"learn": {"optimizer": "adamw_8bit"}},
+            "learn.optimizer = adamw_8bit is only supported with a single process",
+        ),
         (
             {"engine": {"name": "vllm_server", "url": "http://127.0.0.1:9"}},
-            "2 processes needs a vLLM server of its own",
+            "2 processes need a vLLM server each",
         ),
     ],
 )

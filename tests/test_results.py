@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sod import paper
 from sod.config import CompareEvaluationsOptions
-from sod.errors import DataError, OptionError
+from sod.errors import DataError
 from sod.evaluation.paired import compare_evaluations, differences
-from sod.evaluation.results import check_paper, read_evaluation, to_markdown
+from sod.evaluation.results import read_evaluation, to_markdown
 
 
 def measured(avg: float, **more: float) -> dict[str, float]:
@@ -143,13 +144,11 @@ def test_what_must_be_known_beside_a_number_is_said() -> None:
 
 
 def test_the_papers_table_has_its_rows_and_no_others() -> None:
-    check_paper(None)
     for size in ("0.6b", "1.7b"):
         for system in ("vanilla", "sft", "grpo", "opd", "opsd-gt", "opsd-hint", "sod"):
-            check_paper(f"{system}-{size}")
-    check_paper("teacher-4b")
-    with pytest.raises(OptionError, match=r"did you mean 'sod-0.6b'"):
-        check_paper("sod-0.6")
+            assert paper.refusal(f"{system}-{size}") is None
+    assert paper.refusal("teacher-4b") is None
+    assert paper.refusal("sod-0.6") == "paper: there is no row 'sod-0.6'; did you mean 'sod-0.6b'?"
 
 
 # On disk

@@ -683,7 +683,7 @@ def test_what_a_machine_lacks_is_named_and_nobody_is_advised_to_go_without_walls
         "try: LocalSandbox()\nexcept OptionError as error: print(error)"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "set TMPDIR" in told
+    assert "Set TMPDIR" in told
     assert "unsafe" not in told
 
 

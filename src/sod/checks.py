@@ -131,7 +131,10 @@ def of_engine(options: EngineOptions, rollout: SamplingOptions, *, trains: bool)
             "here and sample it on a vLLM server, use --engine.name vllm_server."
         )
     if engine.package is not None and find_spec(engine.package) is None:
-        yield f"engine.name = {options.name} needs {engine.package}, which is not installed: pip install {engine.package}."
+        yield (
+            f"engine.name = {options.name} needs {engine.package}, which is not installed. Install it here (pip install "
+            f"{engine.package}), or run it as a server from its own environment (--engine.name vllm_server)."
+        )
     if engine.exchanges_weights and rollout.temperature < 0.01:
         yield f"rollout.temperature = {rollout.temperature:g} is too low for vLLM, which would sample at 0.01 instead."
     if engine.exchanges_weights and rollout.temperature != 1 and rollout.top_p != 1:

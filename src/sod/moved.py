@@ -1,4 +1,4 @@
-"""Import modules by the names that they had before the packages: `sod.model.loading` is `sod.model.loading`, with a warning."""
+"""Import modules by the names that they had before the packages: `sod.models` is `sod.model.loading`, with a warning."""
 
 import sys
 import warnings
@@ -10,19 +10,19 @@ from importlib.util import spec_from_loader
 from types import ModuleType
 
 MOVED = {
-    "sod.rollout.agent": "sod.rollout.agent",
-    "sod.runs.alarms": "sod.runs.alarms",
-    "sod.model.attention": "sod.model.attention",
-    "sod.chat.calls": "sod.chat.calls",
-    "sod.datasets.rows": "sod.datasets.rows",
-    "sod.evaluation.measures": "sod.evaluation.measures",
-    "sod.runs.metrics": "sod.runs.metrics",
-    "sod.model.loading": "sod.model.loading",
-    "sod.model.policy": "sod.model.policy",
-    "sod.console.progress": "sod.console.progress",
-    "sod.distributed": "sod.distributed",
-    "sod.runs.records": "sod.runs.records",
-    "sod.rollout.harness": "sod.rollout.harness",
+    "sod.agent": "sod.rollout.agent",
+    "sod.alarms": "sod.runs.alarms",
+    "sod.attention": "sod.model.attention",
+    "sod.calls": "sod.chat.calls",
+    "sod.data": "sod.datasets.rows",
+    "sod.measures": "sod.evaluation.measures",
+    "sod.metrics": "sod.runs.metrics",
+    "sod.models": "sod.model.loading",
+    "sod.policy": "sod.model.policy",
+    "sod.progress": "sod.console.progress",
+    "sod.ranks": "sod.distributed",
+    "sod.records": "sod.runs.records",
+    "sod.world": "sod.rollout.harness",
 }
 
 

@@ -220,12 +220,12 @@ class ServerTeacher:
                 f"two requests (allowed: {tolerance})."
             )
         if unchecked := _why_unchecked(folder, network):
-            say(f"{unchecked}: it is not checked that {self._model} serves the teacher's weights.")
+            say(f"{unchecked}, so the weights are not checked. {self._model} may serve another model.")
             tokens = max(self._tokenizer.get_vocab().values()) + 1
             if unused := unused_beside(folder, tokens):
                 say(
-                    f"The teacher's head has {len(unused)} ids without a token. The server's log-probabilities are lower by "
-                    "the share that it gives them, which cannot be asked of it."
+                    f"The teacher's head has {len(unused)} ids without a token. The server gives them a share of the "
+                    "probability, so its log-probabilities are too low by that share. The share cannot be measured here."
                 )
             return
         local_BT = await compute(_by_hand, folder, network, probe)
