@@ -9,10 +9,11 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from inspect import getdoc
 from io import BytesIO, TextIOWrapper
 from itertools import pairwise, takewhile
@@ -26,9 +27,9 @@ from pydantic.fields import FieldInfo
 from tyro.conf import DisallowNone, arg
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-from sod.config import RARE, Options, options_of
+from sod.config import RARE, Options, is_group, options_of
 from sod.errors import OptionError
-from sod.recipes import over, read_recipe
+from sod.recipes import flat, over, read_recipe
 
 HELP = ("-h", "--help", "--help-all")
 MOST_LINES = 3
@@ -50,7 +51,7 @@ class _CommandLine:
     command: str
     model: type[Options]
 
-    @property
+    @cached_property
     def fields(self) -> dict[str, FieldInfo]:
         """The options by dotted name."""
         return {key: field for key, field, _ in options_of(self.model)}
@@ -69,10 +70,11 @@ class _CommandLine:
         given: dict[str, Any] = {}
         for recipe in recipes:
             content = self._read_recipe(recipe)
-            from_recipes |= dict.fromkeys(_flat(content), recipe)
+            from_recipes |= dict.fromkeys(flat(content), recipe)
             given = over(given, content)
         from_flags = self._read_flags(flags)
-        sources = {key: source for key, source in from_recipes.items() if key not in _flat(from_flags)}
+        overridden = flat(from_flags)
+        sources = {key: source for key, source in from_recipes.items() if key not in overridden}
         try:
             return self.model.model_validate(_completed(self.model, over(given, from_flags)))
         except ValidationError as error:
@@ -83,7 +85,7 @@ class _CommandLine:
     def _read_recipe(self, recipe: str) -> dict[str, Any]:
         """Return the recipe's options, nested. Raise OptionError for one that the command does not have."""
         content = read_recipe(Path(recipe))
-        for key in _flat(content):
+        for key in flat(content):
             if key not in self.fields:
                 near = get_close_matches(key, self.fields, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"`sod {self.command} --help-all` lists the options."
@@ -183,14 +185,14 @@ def _as_strings(info: StructTypeInfo) -> StructConstructorSpec | None:
     if not (isinstance(info.type, type) and issubclass(info.type, Options)):
         return None
     fields = [
-        StructFieldSpec(name=name, type=_string_type(field), default=None if not _is_group(field) else field.default)
+        StructFieldSpec(name=name, type=_string_type(field), default=None if not is_group(field) else field.default)
         for name, field in info.type.model_fields.items()
     ]
     return StructConstructorSpec(instantiate=dict, fields=tuple(fields))
 
 
 def _string_type(field: FieldInfo) -> Any:
-    if _is_group(field):
+    if is_group(field):
         return field.annotation
     kind = _without_none(field.annotation)
     if get_origin(kind) is tuple:
@@ -211,7 +213,7 @@ def _completed(model: type[Options], given: Mapping[str, Any]) -> dict[str, Any]
     completed: dict[str, Any] = {}
     for key, value in given.items():
         field = model.model_fields[key]
-        if _is_group(field):
+        if is_group(field):
             completed[key] = dict(field.default) | _completed(type(field.default), value)
         else:
             completed[key] = _prepared(field, value)
@@ -271,7 +273,7 @@ def _explained_fields(info: StructTypeInfo, everything: bool) -> StructConstruct
         if RARE in field.metadata and not everything:
             continue
         default = getattr(info.default, name) if isinstance(info.default, Options) else field.default
-        if _is_group(field):
+        if is_group(field):
             if everything or any(RARE not in marks for _, _, marks in options_of(type(default))):
                 fields.append(StructFieldSpec(name=name, type=type(default), default=default))
             continue
@@ -344,10 +346,6 @@ def _annotated(kind: Any, marks: Sequence[Any]) -> Any:
     return Annotated[(kind, *marks)] if marks else kind
 
 
-def _is_group(field: FieldInfo) -> bool:
-    return isinstance(field.annotation, type) and issubclass(field.annotation, Options)
-
-
 def _without_none(kind: Any) -> Any:
     """Return the type without `| None`."""
     if get_origin(kind) not in (Union, UnionType):
@@ -407,12 +405,3 @@ def _rule(kind: Any, metadata: Sequence[Any] = ()) -> str:
 def _listed(words: Sequence[str], last: str) -> str:
     """a, b and c"""
     return f" {last} ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of nested options."""
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key

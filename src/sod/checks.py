@@ -43,7 +43,7 @@ def of_fine_tuning(options: SftOptions, processes: int) -> Refusals:
 
 def of_training(options: TrainOptions, processes: int) -> Refusals:
     yield from of_learning(options.learn, processes)
-    yield from _of_system(options, processes)
+    yield from _of_system(options)
     yield from of_teacher(options.teacher, options.score)
     yield from of_engine(options.engine, options.rollout, trains=True)
     yield from of_servers(options.engine, processes)
@@ -171,7 +171,7 @@ def of_tools(options: ToolOptions) -> Refusals:
             yield str(error)
 
 
-def _of_system(options: TrainOptions, processes: int) -> Refusals:
+def _of_system(options: TrainOptions) -> Refusals:
     """The algorithm and the teacher that it needs."""
     name = options.algorithm.name
     try:
@@ -185,14 +185,14 @@ def _of_system(options: TrainOptions, processes: int) -> Refusals:
     if system.context is not None and options.teacher is not None:
         yield f"algorithm.name = {name} uses the student itself as its teacher; leave --teacher out."
     if options.score.teacher_url is not None:
-        yield from of_served_teacher(options.algorithm, system, by_entropy=by_entropy)
+        yield from _of_served_teacher(options.algorithm, system, by_entropy=by_entropy)
     if system.context is not None and options.opsd.template is not None:
         for part in ("{question}", "{context}"):
             if part not in options.opsd.template:
                 yield f"opsd.template has no {part}. Write {{question}} for the student's message, {{context}} for the rest."
 
 
-def of_served_teacher(options: AlgorithmOptions, system: Traits, *, by_entropy: bool) -> Refusals:
+def _of_served_teacher(options: AlgorithmOptions, system: Traits, *, by_entropy: bool) -> Refusals:
     """A server returns log-probabilities of the sampled tokens, and nothing else."""
     if system.context is not None:
         yield (

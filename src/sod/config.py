@@ -7,7 +7,7 @@ An unknown option is an error that names the nearest one (`sod.cli`). This modul
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -64,14 +64,19 @@ class Options(BaseModel):
             field.description = field.description and " ".join(field.description.split())
 
 
+def is_group(field: FieldInfo) -> bool:
+    """Return whether a field holds options, and is none itself."""
+    return isinstance(field.annotation, type) and issubclass(field.annotation, Options)
+
+
 def options_of(
     model: type[Options], prefix: str = "", marks: tuple[Any, ...] = ()
 ) -> Iterator[tuple[str, FieldInfo, tuple[Any, ...]]]:
     """Yield the dotted name, the field and the markers of every option. An option has the markers of its group, too."""
     for name, field in model.model_fields.items():
         found = (*marks, *field.metadata)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Options):
-            yield from options_of(field.annotation, f"{prefix}{name}.", found)
+        if is_group(field):
+            yield from options_of(cast(type[Options], field.annotation), f"{prefix}{name}.", found)
         else:
             yield prefix + name, field, found
 

@@ -30,7 +30,7 @@ from sod.datasets.several import open_sets
 from sod.errors import DataError, OptionError, RunError, SodError, TrainingError
 from sod.evaluation.results import read_evaluation
 from sod.lab.presets import Setting, prepare
-from sod.recipes import read_recipe
+from sod.recipes import over, read_recipe
 from sod.report import report
 from sod.runs.alarms import cold_start
 from sod.runs.directory import Run
@@ -201,7 +201,7 @@ class Comparison:
 
     async def _learn(self, method: Method, seed: int, lr: float | None, folder: Path, budget: dict[str, Any]) -> Path:
         """Train, or go on training. -> the model"""
-        recipe = _merged(self._recipe(method, seed, folder) | budget, {"learn": _given(lr=lr)})
+        recipe = over(self._recipe(method, seed, folder) | budget, {"learn": _given(lr=lr)})
         updates = int(recipe.get("updates", TrainOptions.model_fields["updates"].default))
         run = Run(folder)
         if (run.newest_checkpoint() or (-1,))[0] < updates:
@@ -214,10 +214,10 @@ class Comparison:
         return newest[1]
 
     def _recipe(self, method: Method, seed: int, folder: Path) -> dict[str, Any]:
-        recipe = _merged(self._train, {"algorithm": {"name": method.algorithm}, "seed": seed, "out": folder})
+        recipe = over(self._train, {"algorithm": {"name": method.algorithm}, "seed": seed, "out": folder})
         if find(method.algorithm).context is not None:
             recipe.pop("teacher", None)
-        return _merged(recipe, method.options)
+        return over(recipe, method.options)
 
     async def _evaluate(self, model: Path, folder: Path, other: dict[str, Any]) -> None:
         """Measure, or go on measuring."""
@@ -330,14 +330,6 @@ def _validate(kind: type[Options], content: dict[str, Any], whose: str) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         raise OptionError(f"{whose}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
-
-
-def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Both, the other's values first; sections are merged."""
-    merged = dict(one)
-    for key, value in other.items():
-        merged[key] = _merged(merged.get(key, {}), value) if isinstance(value, dict) else value
-    return merged
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from sod.engines import Reply, Request
 from sod.engines.http import NOT_UNDERSTOOD, Refused, ServedModel, Words, short
 from sod.engines.vllm import parameters
 from sod.errors import InfrastructureError, OptionError
-from sod.model.forward import ends_beside, unused_beside
+from sod.model.forward import ends_beside, id_count, unused_beside
 
 NOT_TO_TRAIN = (
     "--engine.name served evaluates a remote model and cannot train it. To train a model here and sample it on a vLLM server, "
@@ -55,7 +55,7 @@ class ServedEngine:
         self._wanted = options.served_name
         self._tokenizer = tokenizer
         self._ends = ends_beside(Path(tokenizer.name_or_path))
-        self._tokens = max(tokenizer.get_vocab().values()) + 1
+        self._tokens = id_count(tokenizer)
         self._unused = unused_beside(Path(tokenizer.name_or_path), self._tokens)
         self._model = ServedModel(
             options.url,

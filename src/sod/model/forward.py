@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.model.attention import Layout, Packed, check_attention
 from sod.model.fsdp import base_of
@@ -36,6 +36,11 @@ def hidden_states(model: PreTrainedModel, ids_BT: Tensor, lengths_B: Tensor) -> 
     layout = Packed(lengths)
     ids_N = torch.cat([row[:length] for row, length in zip(ids_BT, lengths, strict=True)])
     return forward(model, ids_N, layout.positions(ids_BT.device), layout)
+
+
+def id_count(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return one more than the highest id that stands for a token."""
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 def end_ids(model: PreTrainedModel) -> frozenset[int]:

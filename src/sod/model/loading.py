@@ -26,7 +26,7 @@ from sod.config import ModelOptions, SamplingOptions
 from sod.core import token_logprobs, top_logprobs
 from sod.errors import ModelError
 from sod.model.attention import NAME as ATTENTION
-from sod.model.forward import head, hidden_states
+from sod.model.forward import head, hidden_states, id_count
 from sod.model.proof import check_configuration, prove
 
 logging.disable_progress_bar()  # progress is sod.console.progress's business
@@ -141,7 +141,7 @@ def _tokens(folder: Path) -> int:
     """Ids of the tokenizer beside a model; without one, every row of the head may be a token."""
     if not (folder / "tokenizer_config.json").is_file():
         return sys.maxsize
-    return max(load_tokenizer(folder).get_vocab().values()) + 1
+    return id_count(load_tokenizer(folder))
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -166,7 +166,7 @@ def _tokenizer(folder: Path, files: tuple[tuple[str, int, int], ...]) -> PreTrai
 
 def check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Every id of the tokenizer must have an embedding."""
-    rows, highest = head(model).shape[0], max(tokenizer.get_vocab().values())
+    rows, highest = head(model).shape[0], id_count(tokenizer) - 1
     if highest >= rows:
         raise ModelError(f"The model in {folder} has {rows} embeddings, but its tokenizer has ids up to {highest}.")
 

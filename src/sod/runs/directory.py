@@ -32,6 +32,7 @@ from sod.config import Options, resume_may_change
 from sod.console.progress import say
 from sod.distributed import ALONE, Ranks
 from sod.errors import RunError
+from sod.recipes import flat
 from sod.runs import checkpoints
 from sod.runs.files import PARTIAL, append_line, to_json, write_json, write_whole
 from sod.runs.locks import Lock
@@ -266,7 +267,7 @@ class Run:
         before = self._stored("options.json")
         if before is None:
             return
-        now, before = _flat(options.model_dump(mode="json")), _flat(before)
+        now, before = flat(options.model_dump(mode="json")), flat(before)
         if unknown := sorted(now.keys() ^ before.keys()):
             raise RunError(
                 f"{self.folder} holds a run of another command, or of another version of sod ({unknown[0]} is an option of "
@@ -332,14 +333,6 @@ def _metrics_row(line: bytes) -> dict[str, float] | None:
     if not all(value is None or type(value) in (int, float) for value in row.values()):
         return None
     return {name: math.nan if value is None else value for name, value in row.items()}
-
-
-def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options by dotted name."""
-    flat: dict[str, Any] = {}
-    for key, value in options.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def environment() -> dict[str, Any]:

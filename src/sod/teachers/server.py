@@ -29,7 +29,7 @@ from sod.engines.http import TRIES, Body, Refused, ServedModel, Words, short
 from sod.engines.served import PROBE
 from sod.engines.vllm import COARSE_TOLERANCE, TOLERANCE
 from sod.errors import InfrastructureError, ModelError, OptionError
-from sod.model.forward import unused_beside
+from sod.model.forward import id_count, unused_beside
 from sod.model.loading import check_same_vocabulary, load_model, load_tokenizer, score
 from sod.teachers import Scores
 from sod.types import Group, Piece, Problem, Trajectory
@@ -221,8 +221,7 @@ class ServerTeacher:
             )
         if unchecked := _why_unchecked(folder, network):
             say(f"{unchecked}, so the weights are not checked. {self._model} may serve another model.")
-            tokens = max(self._tokenizer.get_vocab().values()) + 1
-            if unused := unused_beside(folder, tokens):
+            if unused := unused_beside(folder, id_count(self._tokenizer)):
                 say(
                     f"The teacher's head has {len(unused)} ids without a token. The server gives them a share of the "
                     "probability, so its log-probabilities are too low by that share. The share cannot be measured here."
