@@ -35,7 +35,7 @@ from table import table
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
 from sod.algorithms import give_credit
-from sod.batching import Batch, collate, join
+from sod.batching import Batch, ScoredBatch, collate, join
 from sod.concurrency import Runner, together
 from sod.config import AlgorithmOptions, EngineOptions, LearnOptions, RolloutOptions
 from sod.engines import Engine, Request
@@ -191,16 +191,15 @@ class Setting:
         with meter.phase("score, teacher"):
             batch = join([self._with_teacher(batch) for batch in batches])
         with meter.phase("learn"):
-            batch = give_credit(batch, AlgorithmOptions())
-            self.policy.learn(batch, 1.0, torch.Generator().manual_seed(seed))
+            self.policy.learn(give_credit(batch, AlgorithmOptions()), 1.0, torch.Generator().manual_seed(seed))
         with meter.phase("sync"):
             loop.run(engine.refresh())
 
-    def _with_student(self, batch: Batch) -> Batch:
+    def _with_student(self, batch: Batch) -> ScoredBatch:
         logprobs_BT, _ = score(self.policy.model, batch, 1.0, self.learn.microbatch_tokens)
-        return replace(batch, student_BT=logprobs_BT)
+        return batch.scored(logprobs_BT)
 
-    def _with_teacher(self, batch: Batch) -> Batch:
+    def _with_teacher(self, batch: ScoredBatch) -> ScoredBatch:
         logprobs_BT, entropy_BT = score(self.scorer, batch, 1.0, self.learn.microbatch_tokens, entropy=True)
         return replace(batch, teacher_BT=logprobs_BT, teacher_entropy_BT=entropy_BT)
 

@@ -17,7 +17,7 @@ from measure import in_turn, pairwise_ratios, parse, parser, report, row, show
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from sod.algorithms import ALGORITHMS
-from sod.batching import Batch, collate
+from sod.batching import CreditedBatch, collate
 from sod.config import AlgorithmOptions, LearnOptions
 from sod.core import clipped_policy_loss, token_loss
 from sod.model.attention import NAME
@@ -50,7 +50,7 @@ def lengths(count: int, longest: int, *, logarithmic: bool) -> list[int]:
     return [round(longest * (8 ** (x - 1) if logarithmic else (1 + 7 * x) / 8)) for x in at]
 
 
-def made_up(sizes: list[int], model: PreTrainedModel, vocabulary: int = 2048) -> Batch:
+def made_up(sizes: list[int], model: PreTrainedModel, vocabulary: int = 2048) -> CreditedBatch:
     """Trajectories of four turns with observations between them, in groups of 8, with random scores of the teacher."""
     generator = torch.Generator().manual_seed(0)
 
@@ -66,22 +66,19 @@ def made_up(sizes: list[int], model: PreTrainedModel, vocabulary: int = 2048) ->
     batch = collate([Group(PROBLEM, rows[i : i + 8]) for i in range(0, len(rows), 8)])
     student_BT, _ = score(model, batch, 1.0, 16_384)
     noise_BT = torch.randn(student_BT.shape, generator=generator)
-    return replace(
-        batch, student_BT=student_BT, teacher_BT=student_BT + 0.3 * noise_BT, credit_BT=noise_BT * batch.mask_BT
-    )
+    scored = replace(batch.scored(student_BT), teacher_BT=student_BT + 0.3 * noise_BT)
+    return scored.credited(noise_BT * batch.mask_BT)
 
 
 PROBLEM = Problem(id="p", messages=(), answer="1")
 
 
-def learn_padded(policy: Policy, batch: Batch, microbatch_tokens: int) -> None:
+def learn_padded(policy: Policy, batch: CreditedBatch, microbatch_tokens: int) -> None:
     """One optimiser step as it is usually laid out: rows in the order they came, each padded to the batch's longest."""
     width, tokens = batch.ids_BT.shape[1], int(batch.mask_BT.sum())
     rows = max(1, microbatch_tokens // width)
     for index in torch.arange(len(batch)).split(rows):
         ids_BT, mask_BT = batch.ids_BT[index], batch.mask_BT[index]
-        assert batch.student_BT is not None
-        assert batch.credit_BT is not None
         old_M, credit_M = batch.student_BT[index][mask_BT], batch.credit_BT[index][mask_BT]
         hidden_BTD = policy.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         loss, _, _ = token_loss(

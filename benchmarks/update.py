@@ -21,7 +21,7 @@ from lab import Lab, SlowTool
 from measure import parse, parser, report, row, show
 
 from sod.algorithms import give_credit
-from sod.batching import Batch, join
+from sod.batching import ScoredBatch, join
 from sod.concurrency import Runner
 from sod.config import (
     AlgorithmOptions,
@@ -40,6 +40,7 @@ from sod.model.policy import Policy
 from sod.rollout.groups import rollout
 from sod.sandbox.guarded import open_sandbox
 from sod.scoring import Scorer
+from sod.teachers import TeacherSetup
 from sod.teachers.local import LocalTeacher
 from sod.tools.python import PythonTool
 from sod.training import train
@@ -74,23 +75,29 @@ def ours_far_away(updates: int) -> list[float]:
     learn = LearnOptions.model_validate(settings.TRAIN["learn"])
     network, tokenizer = ModelOptions(device="cpu"), lab.chat.tokenizer
     tokens = learn.microbatch_tokens
-    teacher = LocalTeacher(TEACHER_FOLDER, tokenizer, network, ScoreOptions(), agent.options, microbatch_tokens=tokens)
-    scorer = Scorer(lab.model, teacher, temperature=1.0, microbatch_tokens=tokens)
+    setup = TeacherSetup(
+        folder=TEACHER_FOLDER,
+        tokenizer=tokenizer,
+        network=network,
+        score=ScoreOptions(),
+        rollout=agent.options,
+        microbatch_tokens=tokens,
+    )
+    scorer = Scorer(lab.model, LocalTeacher(setup), temperature=1.0, microbatch_tokens=tokens)
     policy = Policy(lab.model, tokenizer, learn)
     seconds: list[float] = []
     with Runner() as loop:
         for update in range(updates):
             start = time.perf_counter()
-            scored: dict[str, Batch] = {}
+            scored: dict[str, ScoredBatch] = {}
 
-            async def score(group: Group, scored: dict[str, Batch] = scored) -> None:
+            async def score(group: Group, scored: dict[str, ScoredBatch] = scored) -> None:
                 scored[group.problem.id] = await scorer.score(group)
 
             problems = lab.problems[8 * update : 8 * update + 8]
             groups = loop.run(rollout(agent, problems, seed=0, update=update, on_group=score))
             batch = join([scored[group.problem.id] for group in groups])
-            batch = give_credit(batch, AlgorithmOptions())
-            policy.learn(batch, 1.0, torch.Generator().manual_seed(update))
+            policy.learn(give_credit(batch, AlgorithmOptions()), 1.0, torch.Generator().manual_seed(update))
             loop.run(lab.engine.refresh())
             seconds.append(time.perf_counter() - start)
     return seconds[1:]

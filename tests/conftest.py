@@ -19,7 +19,7 @@ from sod.lab.make import problems as lab_problems
 from sod.lab.models import Size, save_new_model
 from sod.model.attention import NAME as ATTENTION
 from sod.model.loading import load_model, load_tokenizer
-from sod.types import Group, Piece, Problem, Trajectory
+from sod.types import Group, Piece, Problem, Trajectory, Verdict
 
 torch.set_num_threads(1)
 
@@ -125,16 +125,20 @@ def trajectory() -> Callable[..., Trajectory]:
         answer: str | None = None,
         gold: str = "1",
         correct: bool | None = None,
+        graded: bool = True,
+        reason: str = "",
         **fields: Any,
     ) -> Trajectory:
         right = answer == gold if correct is None else correct
+        outcome = ("right" if right else "wrong") if graded else "ungraded"
         return Trajectory(
             problem=Problem(id=problem, messages=(), answer=gold),
             sample=sample,
             pieces=tuple(Piece(author, tuple(tokens)) for author, tokens in pieces),
             stop="answered",
             final_text="",
-            **{"reward": 1.0 if right else -1.0, "correct": right, "answer": answer} | fields,
+            verdict=Verdict(outcome=outcome, answer=answer, reason=reason),
+            **{"reward": 1.0 if right else -1.0} | fields,
         )
 
     return make

@@ -131,7 +131,7 @@ def test_an_observation_that_leaves_no_token_to_write_ends_it_too(attempt: Attem
 def test_an_answer_of_exactly_the_tokens_left_is_an_answer(attempt: Attempt, chat: ChatFormat) -> None:
     trajectory, _ = attempt(ANSWER, max_tokens=len(chat.turn({"content": ANSWER})))
     assert trajectory.stop == "answered"
-    assert trajectory.correct
+    assert trajectory.judged.is_right
 
 
 def test_the_same_turn_max_repeats_times_in_a_row_ends_it_as_repeated(attempt: Attempt) -> None:
@@ -313,7 +313,7 @@ def test_any_other_end_id_ends_the_trajectory_whatever_the_turn_calls(chat: Chat
         engine = ScriptedEngine(lambda request, turn=turn: turn, ends=frozenset({other}))
         agent = Agent(engine, chat, Toolbox([Adder()]), REFEREE, RolloutOptions())
         trajectory = asyncio.run(agent.attempt(PROBLEM, 0, seed=SEED))
-        assert (trajectory.stop, trajectory.answer) == ("answered", answer)
+        assert (trajectory.stop, trajectory.judged.answer) == ("answered", answer)
         assert trajectory.ids[-1] == other
         assert trajectory.mask[-1]
         assert len(engine.requests) == 1
@@ -324,9 +324,9 @@ def test_any_other_end_id_ends_the_trajectory_whatever_the_turn_calls(chat: Chat
 
 def test_an_answered_trajectory_is_judged_by_its_last_turn(attempt: Attempt) -> None:
     right, _ = attempt(call(a=1, b=2), ANSWER)
-    assert (right.correct, right.reward, right.answer) == (True, 1.0, "3")
+    assert (right.judged.outcome, right.reward, right.judged.answer) == ("right", 1.0, "3")
     wrong, _ = attempt("\\boxed{3} " + call(a=1, b=2), "so \\boxed{04}")
-    assert (wrong.correct, wrong.reward, wrong.answer) == (False, -1.0, "4")
+    assert (wrong.judged.outcome, wrong.reward, wrong.judged.answer) == ("wrong", -1.0, "4")
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_a_right_answer_counts_only_in_an_answered_trajectory(
     trajectory, _ = attempt(*[turn] * 4, **limits)
     assert ANSWER in chat.text(trajectory.pieces[-1].tokens)
     assert trajectory.stop == stop
-    assert (trajectory.correct, trajectory.reward, trajectory.answer) == (False, -1.0, None)
+    assert (trajectory.judged.outcome, trajectory.reward, trajectory.judged.answer) == ("wrong", -1.0, None)
 
 
 # What is given back

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sod.algorithms import ALGORITHMS, System, find, give_credit, needs_entropy
-from sod.batching import Batch, collate
+from sod.batching import Batch, ScoredBatch, collate
 from sod.config import AlgorithmOptions
 from sod.core import group_advantage
 from sod.errors import OptionError
@@ -34,10 +34,10 @@ def trajectory(problem: Problem, sample: int, reward: float, turns: Sequence[int
         if i:
             pieces.append(Piece("tool", (3, 4)))
         pieces.append(Piece("student", tuple(range(10 + sample, 10 + sample + length))))
-    return Trajectory(problem, sample, tuple(pieces), "answered", "", reward)
+    return Trajectory(problem, sample, tuple(pieces), "answered", "", reward=reward)
 
 
-def make_batch(groups: Sequence[Sequence[tuple[float, Sequence[int]]]], seed: int = 0) -> Batch:
+def make_batch(groups: Sequence[Sequence[tuple[float, Sequence[int]]]], seed: int = 0) -> ScoredBatch:
     """(reward, lengths of the turns) of each attempt, problem after problem; log-probabilities at random."""
     batch = collate(
         [
@@ -48,10 +48,10 @@ def make_batch(groups: Sequence[Sequence[tuple[float, Sequence[int]]]], seed: in
     generator = torch.Generator().manual_seed(seed)
     student_BT, teacher_BT = (-torch.rand(batch.ids_BT.shape, generator=generator).mul(3) for _ in range(2))
     entropy_BT = torch.rand(batch.ids_BT.shape, generator=generator).masked_fill(~batch.mask_BT, 0)
-    return replace(batch, student_BT=student_BT, teacher_BT=teacher_BT, teacher_entropy_BT=entropy_BT)
+    return replace(batch.scored(student_BT), teacher_BT=teacher_BT, teacher_entropy_BT=entropy_BT)
 
 
-def several_steps() -> Batch:
+def several_steps() -> ScoredBatch:
     return make_batch(
         [
             [(1.0, [3, 2, 4]), (-1.0, [2, 1]), (-1.0, [5])],
@@ -61,20 +61,14 @@ def several_steps() -> Batch:
     )
 
 
-def one_step() -> Batch:
+def one_step() -> ScoredBatch:
     return make_batch([[(1.0, [3]), (-1.0, [7])], [(1.0, [2]), (1.0, [1]), (-1.0, [4])]])
-
-
-def both(batch: Batch) -> tuple[Tensor, Tensor]:
-    assert batch.student_BT is not None
-    assert batch.teacher_BT is not None
-    return batch.student_BT, batch.teacher_BT
 
 
 def step_weight_of_every_token(batch: Batch, epsilon: float, delta: float) -> Tensor:
     """Eq. 6 and 7 as a loop over tokens."""
     weights_BT = torch.zeros(batch.ids_BT.shape)
-    student_BT, teacher_BT = both(batch)
+    student_BT, teacher_BT = batch.pair_BT
     for row in range(len(batch)):
         places = [i for i, t in enumerate(batch.mask_BT[row].tolist()) if t]
         steps = [[places[0]]]
@@ -110,7 +104,7 @@ def test_grpo_gives_each_sampled_token_its_trajectorys_advantage() -> None:
 @pytest.mark.parametrize(("coef", "epsilon", "delta"), [(1.0, 1e-6, 0.2), (0.5, 1e-3, 0.0), (2.0, 1e-6, 0.5)])
 def test_sod_is_grpo_plus_the_weighted_teacher(coef: float, epsilon: float, delta: float) -> None:
     batch = several_steps()
-    student_BT, teacher_BT = both(batch)
+    student_BT, teacher_BT = batch.pair_BT
     options = AlgorithmOptions(coef=coef, epsilon=epsilon, delta=delta)
     weights_BT = step_weight_of_every_token(batch, epsilon, delta)
     expected_BT = grpo(batch, options) + coef * weights_BT * (teacher_BT - student_BT)
@@ -142,7 +136,7 @@ def test_a_teacher_who_agrees_leaves_grpo() -> None:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_credit_is_0_off_the_mask_and_does_not_depend_on_what_stands_there(name: str, junk: float) -> None:
     batch = several_steps()
-    student_BT, teacher_BT = (tensor.masked_fill(~batch.mask_BT, junk) for tensor in both(batch))
+    student_BT, teacher_BT = (tensor.masked_fill(~batch.mask_BT, junk) for tensor in batch.pair_BT)
     credit_BT = ALGORITHMS[name](batch, OPTIONS)
     assert credit_BT.shape == batch.ids_BT.shape
     assert (credit_BT[~batch.mask_BT] == 0).all()
@@ -162,7 +156,7 @@ def test_a_groups_credit_does_not_depend_on_the_rest_of_the_batch(name: str) -> 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_credit_carries_no_gradient(name: str) -> None:
     batch = several_steps()
-    for tensor in both(batch):
+    for tensor in batch.pair_BT:
         tensor.requires_grad_()
     assert not ALGORITHMS[name](batch, OPTIONS).requires_grad
 
@@ -170,22 +164,20 @@ def test_credit_carries_no_gradient(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(WITHOUT_TEACHER))
 def test_what_needs_no_teacher_does_without(name: str) -> None:
     batch = several_steps()
-    alone = replace(batch, student_BT=None, teacher_BT=None)
+    alone = replace(batch, teacher_BT=None)
     assert ALGORITHMS[name](alone, OPTIONS).equal(ALGORITHMS[name](batch, OPTIONS))
 
 
 # The paper's ablations
 
 
-def batch_with(outcomes: Sequence[Outcome]) -> Batch:
+def batch_with(outcomes: Sequence[Outcome]) -> ScoredBatch:
     """One trajectory of four steps of one token, the calls between them ending as given; the teacher's term is -1, -2, ..."""
     pieces = [Piece("prompt", (1,)), Piece("student", (10,))]
     for outcome in outcomes:
         pieces += [Piece("tool", (3,), outcomes=(outcome,)), Piece("student", (10,))]
-    batch = collate([Group(PROBLEMS[0], [Trajectory(PROBLEMS[0], 0, tuple(pieces), "answered", "", 1.0)])])
-    student_BT = torch.zeros(batch.ids_BT.shape)
-    teacher_BT = -batch.steps_BT.float()
-    return replace(batch, student_BT=student_BT, teacher_BT=teacher_BT)
+    batch = collate([Group(PROBLEMS[0], [Trajectory(PROBLEMS[0], 0, tuple(pieces), "answered", "", reward=1.0)])])
+    return replace(batch.scored(torch.zeros(batch.ids_BT.shape)), teacher_BT=-batch.steps_BT.float())
 
 
 @pytest.mark.parametrize(
@@ -264,7 +256,7 @@ def test_credit_is_the_outcomes_and_the_weighted_signal(name: str) -> None:
     options = AlgorithmOptions(coef=0.5)
     weight_BT = system.teacher_weight(batch, options)
     assert weight_BT is not None
-    student_BT, teacher_BT = both(batch)
+    student_BT, teacher_BT = batch.pair_BT
     expected_BT = system.outcome_credit(batch) + weight_BT * (teacher_BT - student_BT).masked_fill(~batch.mask_BT, 0)
     torch.testing.assert_close(system(batch, options), expected_BT)
 

@@ -19,7 +19,7 @@ from sod.evaluation.demonstrations import demonstrate, demonstration, ranked
 from sod.lab import settings
 from sod.sft import sft
 from sod.tools.python import schema
-from sod.types import Piece, Problem, Trajectory
+from sod.types import Piece, Problem, Trajectory, Verdict
 
 TOOLS = [schema()]
 CALL = '<tool_call>\n{"name": "code_interpreter", "arguments": {"code": "print(1)"}}\n</tool_call>'
@@ -38,7 +38,12 @@ def conversation(chat: ChatFormat) -> Callable[..., Trajectory]:
                 outcomes = tuple("error" if text.startswith("Error") else "ok" for text in texts)
                 pieces.append(Piece("tool", tuple(chat.observation(texts)), outcomes=outcomes))
         return Trajectory(
-            problem=PROBLEM, sample=sample, pieces=tuple(pieces), stop="answered", final_text=turns[-1], correct=True
+            problem=PROBLEM,
+            sample=sample,
+            pieces=tuple(pieces),
+            stop="answered",
+            final_text=turns[-1],
+            verdict=Verdict(outcome="right", answer="3"),
         )
 
     return make
@@ -129,7 +134,9 @@ def test_the_best_have_the_fewest_errors_and_are_the_shortest(conversation: Make
     clean = conversation(CALL, "So, \\boxed{3}", observed=(["1"],), sample=0)
     shorter = conversation(CALL, "\\boxed{3}", observed=(["1"],), sample=1)
     failed = conversation("x", "\\boxed{3}", observed=(["Error"],), sample=2)
-    wrong = Trajectory(problem=PROBLEM, sample=3, pieces=(), stop="answered", final_text="")
+    wrong = Trajectory(
+        problem=PROBLEM, sample=3, pieces=(), stop="answered", final_text="", verdict=Verdict(outcome="wrong")
+    )
     assert [attempt.sample for attempt in ranked([failed, wrong, clean, shorter])] == [1, 0, 2]
 
 

@@ -39,6 +39,7 @@ from sod.model.loading import hidden_states, load_model, score, selected
 from sod.model.lora import add_low_rank, plain_parameters, save_plain, save_weights
 from sod.model.policy import Policy, origin
 from sod.runs.directory import Run
+from sod.teachers import TeacherSetup
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.types import Group
 
@@ -299,10 +300,15 @@ def test_a_self_teacher_follows_the_merged_weights(
     learner = policy(student, chat.tokenizer)
     for _ in range(5):
         learner.imitate(*collate_demonstrations([demonstration_row(t.pieces, 1000) for t in random_groups(1, 4)[0]]))
-    options = RolloutOptions(max_prompt_tokens=64, max_tokens=128)
-    teacher = PrivilegedTeacher(
-        untrained, chat, [], network, ScoreOptions(), options, context="gt", decay=0.75, microbatch_tokens=EVERYTHING
+    setup = TeacherSetup(
+        folder=untrained,
+        tokenizer=chat.tokenizer,
+        network=network,
+        score=ScoreOptions(),
+        rollout=RolloutOptions(max_prompt_tokens=64, max_tokens=128),
+        microbatch_tokens=EVERYTHING,
     )
+    teacher = PrivilegedTeacher(setup, chat, [], context="gt", decay=0.75)
     teacher.follow(student)
     teacher.save(tmp_path)
     learner.save(tmp_path)

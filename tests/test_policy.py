@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from sod.batching import (
-    Batch,
+    CreditedBatch,
     collate,
     collate_demonstrations,
     demonstration_row,
@@ -58,15 +58,17 @@ def policy(model: PreTrainedModel, total_steps: int | None = None, **fields: Any
     return Policy(model, tokenizer, options(**fields), total_steps=total_steps)
 
 
-def with_credit(groups: list[Group], model: PreTrainedModel, *, temperature: float = 0.7, seed: int = 0) -> Batch:
+def with_credit(
+    groups: list[Group], model: PreTrainedModel, *, temperature: float = 0.7, seed: int = 0
+) -> CreditedBatch:
     """The groups with the model's own log-probabilities and a random credit for every sampled token."""
     scorer = Scorer(model, None, temperature=temperature, microbatch_tokens=EVERYTHING)
     batch = join([scorer.score_now(group) for group in groups])
     credit_BT = torch.randn(batch.ids_BT.shape, generator=torch.Generator().manual_seed(seed))
-    return replace(batch, credit_BT=credit_BT.masked_fill(~batch.mask_BT, 0))
+    return batch.credited(credit_BT.masked_fill(~batch.mask_BT, 0))
 
 
-def with_candidates(groups: list[Group], model: PreTrainedModel, teacher: PreTrainedModel, count: int) -> Batch:
+def with_candidates(groups: list[Group], model: PreTrainedModel, teacher: PreTrainedModel, count: int) -> CreditedBatch:
     """The same with what a teacher thinks of the `count` likeliest tokens, and a random weight of that at every token."""
     batch = with_credit(groups, model)
     ids_BTJ, student_BTJ = score_top(model, batch, 0.7, EVERYTHING, count)
@@ -81,7 +83,7 @@ def demonstrations(groups: list[Group], max_tokens: int = 1000) -> tuple[Tensor,
     return collate_demonstrations([demonstration_row(t.pieces, max_tokens) for group in groups for t in group])
 
 
-def learn(policy: Policy, batch: Batch, temperature: float = 0.7) -> dict[str, float]:
+def learn(policy: Policy, batch: CreditedBatch, temperature: float = 0.7) -> dict[str, float]:
     return policy.learn(batch, temperature, torch.Generator().manual_seed(0))
 
 

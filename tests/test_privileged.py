@@ -22,7 +22,7 @@ from sod.errors import DataError, OptionError
 from sod.lab.tokenizer import CHAT_TEMPLATE
 from sod.model.loading import load_model
 from sod.rollout.agent import Agent
-from sod.teachers import Scores
+from sod.teachers import Scores, TeacherSetup
 from sod.teachers.local import LocalTeacher
 from sod.teachers.privileged import GT_TEMPLATE, HINT_TEMPLATE, STATE, Context, PrivilegedTeacher
 from sod.tools import Toolbox
@@ -57,9 +57,11 @@ def folder(
 @pytest.fixture
 def make_teacher(folder: Path, chat: ChatFormat) -> MakeTeacher:
     def make(context: Context = "hint", **fields: Any) -> PrivilegedTeacher:
-        given: dict[str, Any] = {"folder": folder, "chat": chat, "network": CPU, "options": ScoreOptions()}
-        given |= {"rollout": ROLLOUT, "microbatch_tokens": 1000} | fields
-        return PrivilegedTeacher(tools=[SCHEMA], context=context, **given)
+        given = {"chat": chat, **fields}
+        own = {name: given.pop(name) for name in ("chat", "template", "decay") if name in given}
+        given = {"folder": folder, "network": CPU, "score": ScoreOptions(), "rollout": ROLLOUT} | given
+        setup = TeacherSetup(**{"tokenizer": chat.tokenizer, "microbatch_tokens": 1000} | given)
+        return PrivilegedTeacher(setup, tools=[SCHEMA], context=context, **own)
 
     return make
 
@@ -138,9 +140,15 @@ def test_a_teacher_that_reads_the_students_prompt_scores_as_any_other_does(
         replace(t, problem=asked(question, hint=hint))
         for t, (question, hint) in zip(batch.trajectories, halves, strict=True)
     ]
-    plain = LocalTeacher(
-        folder, chat.tokenizer, CPU, ScoreOptions(), ROLLOUT, microbatch_tokens=microbatch_tokens
-    ).score_now(batch)
+    setup = TeacherSetup(
+        folder=folder,
+        tokenizer=chat.tokenizer,
+        network=CPU,
+        score=ScoreOptions(),
+        rollout=ROLLOUT,
+        microbatch_tokens=microbatch_tokens,
+    )
+    plain = LocalTeacher(setup).score_now(batch)
     told = make_teacher(template="{question}{context}", microbatch_tokens=microbatch_tokens)
     assert_close(told.score_now(replace(batch, trajectories=trajectories)), plain, atol=1e-6)
 
@@ -167,7 +175,7 @@ def test_a_batch_without_a_trajectory_has_no_scores(make_teacher: MakeTeacher) -
 
 
 def test_weights_in_bfloat16_score_nearly_alike(make_teacher: MakeTeacher, batch: Batch) -> None:
-    rounded = make_teacher(options=ScoreOptions(teacher_dtype="bfloat16"), decay=0.5)
+    rounded = make_teacher(score=ScoreOptions(teacher_dtype="bfloat16"), decay=0.5)
     gap_N = (rounded.score_now(batch).logprobs_BT - make_teacher().score_now(batch).logprobs_BT).abs()[batch.mask_BT]
     assert 1e-4 < gap_N.mean() < 0.2
 

@@ -275,17 +275,19 @@ def test_an_attempt_that_outlives_its_deadline_is_dropped_at_once(student: Calla
 
 
 def test_what_no_judge_can_decide_is_neither_in_a_group_nor_lost(student: Callable[..., Agent]) -> None:
+    undecided = Verdict(outcome="ungraded", answer="1", reason="the judge gave up")
+
     class Unsure(Referee):
         async def judge(self, trajectory: Trajectory, response: Callable[[], str]) -> Verdict:
             if trajectory.problem == PROBLEMS[1]:
-                return Verdict(outcome="ungraded", answer="1", reason="the judge gave up")
+                return undecided
             return await super().judge(trajectory, response)
 
     agent = replace(student(group=2), referee=Unsure(Nowhere(), RewardOptions(), max_tokens=99))
     ended: list[Trajectory | None] = []
     groups = run(agent, on_trajectory=ended.append)
     assert [(len(group), len(group.ungraded), group.dropped) for group in groups] == [(2, 0, 0), (0, 2, 0), (2, 0, 0)]
-    assert [(t.graded, t.correct, t.reason) for t in groups[1].ungraded] == [(False, False, "the judge gave up")] * 2
+    assert [t.verdict for t in groups[1].ungraded] == [undecided] * 2
     assert len(ended) == 6
     assert None not in ended
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
-from sod.batching import Batch, collate, join
+from sod.batching import Batch, ScoredBatch, collate, join
 from sod.concurrency import Runner, compute
 from sod.config import AlgorithmOptions, ModelOptions, RolloutOptions, ScoreOptions
 from sod.model.loading import load_model, score
 from sod.runs import metrics
 from sod.runs.peaks import take_peak_mb
 from sod.scoring import Scorer
-from sod.teachers import Scores
+from sod.teachers import Scores, Teacher, TeacherSetup
 from sod.teachers.local import LocalTeacher
 from sod.types import Group, Piece, Trajectory
 
@@ -25,7 +25,7 @@ MakeModel = Callable[..., Qwen3ForCausalLM]
 MakeGroups = Callable[..., list[Group]]
 
 
-class AnotherModel:
+class AnotherModel(Teacher):
     """A teacher that is at hand already."""
 
     def __init__(self, model: Qwen3ForCausalLM):
@@ -36,10 +36,20 @@ class AnotherModel:
 
     async def score(self, batch: Batch) -> Scores:
         logprobs_BT, entropy_BT = score(self._model, batch, 0.7, 1000, entropy=True)
-        assert entropy_BT is not None
         if batch.candidates_BTJ is None:
             return Scores(logprobs_BT, entropy_BT)
         return Scores(logprobs_BT[..., 0], entropy_BT, logprobs_BT[..., 1:])
+
+
+def setup(folder: Path, tokenizer: PreTrainedTokenizerBase, **fields: object) -> TeacherSetup:
+    return TeacherSetup(
+        folder=folder,
+        tokenizer=tokenizer,
+        network=ModelOptions(device="cpu"),
+        score=ScoreOptions.model_validate(fields),
+        rollout=RolloutOptions(max_tokens=200, max_prompt_tokens=100),
+        microbatch_tokens=500,
+    )
 
 
 @pytest.fixture
@@ -91,14 +101,12 @@ def test_the_order_in_which_groups_come_changes_no_bit(random_model: MakeModel, 
     forwards = [scorer.score_now(group) for group in groups]
     backwards = [scorer.score_now(group) for group in reversed(groups)]
     for one, other in zip(forwards, reversed(backwards), strict=True):
-        assert one.student_BT is not None
-        assert other.student_BT is not None
         assert torch.equal(one.student_BT, other.student_BT)
 
 
 def test_what_one_group_does_not_know_the_whole_does_not_know(random_groups: MakeGroups) -> None:
-    one, other = (collate([group]) for group in random_groups(2, 2))
-    assert join([replace(one, student_BT=torch.zeros(one.ids_BT.shape)), other]).student_BT is None
+    one, other = (b.scored(torch.zeros(b.ids_BT.shape)) for b in (collate([group]) for group in random_groups(2, 2)))
+    assert join([replace(one, teacher_BT=one.student_BT), other]).teacher_BT is None
 
 
 # The student's own log-probabilities
@@ -147,14 +155,10 @@ def test_the_samplers_log_probabilities_stand_where_its_tokens_do(trajectory: Ca
 def test_a_teacher_scores_alike_wherever_its_weights_are_kept_and_nearly_so_in_bfloat16(
     teacher: Path, tokenizer: PreTrainedTokenizerBase, random_groups: MakeGroups, options: dict[str, object]
 ) -> None:
-    rollout = RolloutOptions(max_tokens=200, max_prompt_tokens=100)
-    network, batch = ModelOptions(device="cpu"), collate(random_groups(2, 3, vocabulary=400))
+    batch = collate(random_groups(2, 3, vocabulary=400))
 
     def scored(**fields: object) -> Tensor:
-        made = LocalTeacher(
-            teacher, tokenizer, network, ScoreOptions.model_validate(fields), rollout, microbatch_tokens=500
-        )
-        return made.score_now(batch)[0]
+        return LocalTeacher(setup(teacher, tokenizer, **fields)).score_now(batch)[0]
 
     plain_BT, found_BT = scored(), scored(**options)
     if "teacher_dtype" in options:
@@ -167,10 +171,7 @@ def test_a_teacher_scores_alike_wherever_its_weights_are_kept_and_nearly_so_in_b
 def test_a_teachers_scores_are_the_same_for_those_who_wait_for_them(
     teacher: Path, tokenizer: PreTrainedTokenizerBase, random_groups: MakeGroups
 ) -> None:
-    rollout = RolloutOptions(max_tokens=200, max_prompt_tokens=100)
-    frozen = LocalTeacher(
-        teacher, tokenizer, ModelOptions(device="cpu"), ScoreOptions(), rollout, microbatch_tokens=500
-    )
+    frozen = LocalTeacher(setup(teacher, tokenizer))
     batch = collate(random_groups(2, 3, vocabulary=400))
     now = frozen.score_now(batch)
     assert frozen.take_busy_seconds() == 0
@@ -203,7 +204,7 @@ def test_a_teacher_that_is_waited_for_keeps_nobody_from_computing(
     scorer = Scorer(random_model(0), teacher, temperature=0.7, microbatch_tokens=1000)
     (group,) = random_groups(1, 2)
 
-    async def work() -> Batch:
+    async def work() -> ScoredBatch:
         scoring = asyncio.create_task(scorer.score(group))
         assert await compute(sum, [1, 2]) == 3
         await asyncio.sleep(0)
@@ -271,11 +272,11 @@ def test_candidates_of_joined_groups_stand_at_their_tokens_with_the_log_probabil
 def test_a_teacher_that_is_the_student_thinks_of_candidates_what_the_student_thinks(
     teacher: Path, tokenizer: PreTrainedTokenizerBase, random_groups: MakeGroups
 ) -> None:
-    network = ModelOptions(device="cpu")
-    rollout = RolloutOptions(max_tokens=200, max_prompt_tokens=100)
-    frozen = LocalTeacher(teacher, tokenizer, network, ScoreOptions(), rollout, microbatch_tokens=500)
-    student = load_model(teacher, network)
-    scorer = Scorer(student, frozen, temperature=rollout.temperature, microbatch_tokens=500, candidates=32)
+    given = setup(teacher, tokenizer)
+    student = load_model(teacher, given.network)
+    scorer = Scorer(
+        student, LocalTeacher(given), temperature=given.rollout.temperature, microbatch_tokens=500, candidates=32
+    )
     batch = scorer.score_now(random_groups(1, 3, vocabulary=400)[0])
     assert batch.candidate_teacher_BTJ is not None
     assert torch.equal(batch.candidate_teacher_BTJ, batch.candidate_student_BTJ)

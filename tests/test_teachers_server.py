@@ -23,12 +23,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sod.batching import Batch, collate
 from sod.concurrency import Runner
 from sod.config import EvalOptions, ModelOptions, RolloutOptions, ScoreOptions, TrainOptions
+from sod.distributed import ALONE
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
 from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
 from sod.model.loading import load_model
 from sod.runs.directory import Run
-from sod.teachers import Scores, Teacher
+from sod.teachers import Scores, Teacher, TeacherSetup
 from sod.teachers.local import LocalTeacher
 from sod.teachers.opening import fingerprint_teacher, open_teacher
 from sod.teachers.server import AT_A_TIME, KEY_VARIABLE, TEXT, ServerTeacher
@@ -164,6 +165,18 @@ def in_the_background(server: Serving) -> Iterator[str]:
             host.run(stop())
 
 
+def setup(
+    folder: Path,
+    tokenizer: Tokenizer,
+    score: ScoreOptions,
+    network: ModelOptions = CPU,
+    rollout: RolloutOptions = ROLLOUT,
+) -> TeacherSetup:
+    return TeacherSetup(
+        folder=folder, tokenizer=tokenizer, network=network, score=score, rollout=rollout, microbatch_tokens=1000
+    )
+
+
 @asynccontextmanager
 async def teacher_of(
     server: Serving,
@@ -177,7 +190,7 @@ async def teacher_of(
 ) -> AsyncIterator[ServerTeacher]:
     wanted = ScoreOptions.model_validate({"teacher_url": await server.start(), "teacher_patience": 30.0} | options)
     try:
-        opened = await ServerTeacher.open(folder, tokenizer, network, wanted, rollout, seconds=seconds)
+        opened = await ServerTeacher.open(setup(folder, tokenizer, wanted, network, rollout), seconds=seconds)
         try:
             yield opened
         finally:
@@ -198,8 +211,7 @@ def with_teacher(server: Serving, folder: Path, tokenizer: Tokenizer, work: Work
 
 def local(folder: Path, tokenizer: Tokenizer, batch: Batch, rollout: RolloutOptions = ROLLOUT) -> Tensor:
     """The same scores from a teacher that is here."""
-    here = LocalTeacher(folder, tokenizer, CPU, ScoreOptions(), rollout, microbatch_tokens=1000)
-    return here.score_now(batch).logprobs_BT
+    return LocalTeacher(setup(folder, tokenizer, ScoreOptions(), CPU, rollout)).score_now(batch).logprobs_BT
 
 
 # Scores
@@ -498,7 +510,7 @@ def test_a_server_that_is_still_starting_is_waited_for_and_that_is_said(
         url = await server.start()
         server.stop()
         options = ScoreOptions(teacher_url=url)
-        opening = asyncio.create_task(ServerTeacher.open(teacher, tokenizer, CPU, options, ROLLOUT))
+        opening = asyncio.create_task(ServerTeacher.open(setup(teacher, tokenizer, options)))
         await asyncio.sleep(0.2)
         await server.start()
         await (await opening).close()
@@ -516,7 +528,7 @@ def test_the_teacher_is_here_unless_an_address_is_given(
     server: Serving, teacher: Path, tokenizer: Tokenizer, batch: Batch
 ) -> None:
     def scored(loop: Runner, options: ScoreOptions) -> tuple[type[Teacher], Tensor]:
-        with open_teacher(loop, teacher, tokenizer, CPU, options, ROLLOUT, microbatch_tokens=1000) as opened:
+        with open_teacher(loop, setup(teacher, tokenizer, options), ALONE) as opened:
             return type(opened), loop.run(opened.score(batch)).logprobs_BT
 
     with Runner() as loop:
@@ -610,7 +622,7 @@ def test_vllm_scores_as_the_teacher_here_does_at_temperature_1(
     rollout, options = ROLLOUT.model_copy(update={"temperature": temperature}), ScoreOptions(teacher_url=vllm)
     with (
         Runner() as loop,
-        open_teacher(loop, teacher, tokenizer, CPU, options, rollout, microbatch_tokens=1000) as opened,
+        open_teacher(loop, setup(teacher, tokenizer, options, CPU, rollout), ALONE) as opened,
     ):
         found_BT = loop.run(opened.score(batch)).logprobs_BT
     torch.testing.assert_close(found_BT, local(teacher, tokenizer, batch), atol=1e-4, rtol=0)
@@ -628,7 +640,7 @@ def test_vllm_reads_as_many_tokens_as_were_reckoned_with(
     options = ScoreOptions(teacher_url=vllm)
     with (
         Runner() as loop,
-        open_teacher(loop, teacher, tokenizer, CPU, options, ROLLOUT, microbatch_tokens=1000) as opened,
+        open_teacher(loop, setup(teacher, tokenizer, options), ALONE) as opened,
     ):
         groups[0].trajectories[:] = [longest]
         assert loop.run(opened.score(collate(groups))).logprobs_BT.shape == (1, CONTEXT - 1)
@@ -641,7 +653,7 @@ def test_vllm_with_another_model_is_refused(vllm: str, untrained: Path, tokenize
     with (
         Runner() as loop,
         pytest.raises(ModelError, match="serves another model"),
-        open_teacher(loop, untrained, tokenizer, CPU, ScoreOptions(teacher_url=vllm), ROLLOUT, microbatch_tokens=1000),
+        open_teacher(loop, setup(untrained, tokenizer, ScoreOptions(teacher_url=vllm)), ALONE),
     ):
         pass
 

@@ -340,7 +340,7 @@ def test_a_student_calls_the_examples_tool_beside_the_interpreter(world: World) 
         (group,) = loop.run(rollout(world.agent(engine, limits), [problem], seed=0, update=0))
     (trajectory,) = group
     assert isinstance(trajectory, Trajectory)
-    assert trajectory.correct
+    assert trajectory.judged.is_right
     assert trajectory.outcomes == {"ok": 2, "error": 1, "wrong_arguments": 1}
     read = [world.chat.text(piece.tokens) for piece in trajectory.observations]
     assert "2 * 2 * 2 * 3 * 3 * 5" in read[0]

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sod.batching import Batch
+from sod.batching import Batch, CreditedBatch, ScoredBatch
 from sod.config import AlgorithmOptions
 from sod.core import RULES, Rule, StepInfo, group_advantage, per_token, step_divergence, step_ids, teacher_advantage
 from sod.core.rules import NoEntropyError
@@ -49,11 +49,11 @@ class System:
     context: Literal["gt", "hint"] | None = None
     """OPSD: the teacher is the student itself, whose prompt also holds the answer (gt) or a hint. None: another model."""
 
-    def __call__(self, batch: Batch, options: AlgorithmOptions) -> Tensor:
+    def __call__(self, batch: ScoredBatch, options: AlgorithmOptions) -> Tensor:
         """Return the credit of every sampled token. -> (B, T), 0 off the mask"""
         return self.credit(batch, self.teacher_weight(batch, options))
 
-    def credit(self, batch: Batch, weight_BT: Tensor | None) -> Tensor:
+    def credit(self, batch: ScoredBatch, weight_BT: Tensor | None) -> Tensor:
         """Return the credit of every sampled token, given the teacher's weights. -> (B, T), 0 off the mask
 
         Candidates get their own credit, independent of the sampled token (`core.candidate_credit`). A sampled token that is a
@@ -74,7 +74,7 @@ class System:
             return torch.zeros(batch.mask_BT.shape)
         return self.outcome(batch)[:, None].expand(batch.mask_BT.shape).masked_fill(~batch.mask_BT, 0)
 
-    def teacher_weight(self, batch: Batch, options: AlgorithmOptions) -> Tensor | None:
+    def teacher_weight(self, batch: ScoredBatch, options: AlgorithmOptions) -> Tensor | None:
         """Return coef * w, the factor of the teacher's signal. -> (B, T), 0 off the mask; None without a teacher"""
         if self.rule is None:
             return None
@@ -92,17 +92,13 @@ class System:
         return options.coef * w_BT.masked_fill(~batch.mask_BT, 0)
 
 
-def signal(batch: Batch) -> Tensor:
+def signal(batch: ScoredBatch) -> Tensor:
     """Return log pi_teacher - log pi_student of every sampled token, in nats. -> (B, T), 0 off the mask"""
-    assert batch.student_BT is not None
-    assert batch.teacher_BT is not None
-    return teacher_advantage(batch.student_BT, batch.teacher_BT, batch.mask_BT)
+    return teacher_advantage(*batch.pair_BT, batch.mask_BT)
 
 
-def step_info(batch: Batch, options: AlgorithmOptions) -> tuple[Tensor, StepInfo]:
+def step_info(batch: ScoredBatch, options: AlgorithmOptions) -> tuple[Tensor, StepInfo]:
     """Return the divergence of the steps, and the other inputs of a rule. -> (B, K), ..."""
-    assert batch.student_BT is not None
-    assert batch.teacher_BT is not None
     info = StepInfo(
         ids_BT=batch.steps_BT,
         signal_BT=signal(batch),
@@ -114,14 +110,14 @@ def step_info(batch: Batch, options: AlgorithmOptions) -> tuple[Tensor, StepInfo
         delta=options.delta,
         decay=options.decay,
     )
-    return step_divergence(batch.student_BT, batch.teacher_BT, batch.steps_BT), info
+    return step_divergence(*batch.pair_BT, batch.steps_BT), info
 
 
-def give_credit(batch: Batch, options: AlgorithmOptions) -> Batch:
+def give_credit(batch: ScoredBatch, options: AlgorithmOptions) -> CreditedBatch:
     """Return the batch with the credit of every sampled token, and the teacher's weights, which candidates need."""
     system = find(options.name)
     weight_BT = system.teacher_weight(batch, options)
-    return replace(batch, credit_BT=system.credit(batch, weight_BT), teacher_weight_BT=weight_BT)
+    return batch.credited(system.credit(batch, weight_BT), weight_BT)
 
 
 OUTCOMES: dict[str, Outcome] = {"grpo": grpo, "shuffled": shuffled}

@@ -5,10 +5,10 @@ to end (`sod.model.loading.hidden_states`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from heapq import heapreplace
 from itertools import accumulate
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -43,25 +43,8 @@ class Batch:
     rewards_B: Tensor
     groups_B: Tensor
     """Number of the group (problem) of each row."""
-    student_BT: Tensor | None = None
-    """log pi of the policy before the update, at the rollout's temperature."""
-    recomputed_B: Tensor | None = None
-    """True where `student_BT` comes from a full forward pass, False where it comes from the sampler."""
-    teacher_BT: Tensor | None = None
-    """log pi of the teacher on the same tokens, at the same temperature."""
-    teacher_entropy_BT: Tensor | None = None
-    credit_BT: Tensor | None = None
-    """The algorithm's credit of each token."""
-    update: int = 0
-    """Updates completed in this run."""
-    teacher_weight_BT: Tensor | None = None
-    """The algorithm's weight of the teacher's signal at each token."""
     candidates_BTJ: Tensor | None = None
     """Candidates at each sampled token: ids (int32) of the policy's J likeliest tokens before the update, likeliest first."""
-    candidate_student_BTJ: Tensor | None = None
-    """log pi of the candidates under the policy, from the softmax over the whole vocabulary, as in `student_BT`."""
-    candidate_teacher_BTJ: Tensor | None = None
-    """log pi of the candidates under the teacher, as in `teacher_BT`."""
 
     def __len__(self) -> int:
         return len(self.trajectories)
@@ -76,17 +59,76 @@ class Batch:
         failed_BK = pad(failed, torch.bool)
         return torch.nn.functional.pad(failed_BK, (0, steps - failed_BK.shape[1]))
 
-    def rows(self, index: Tensor) -> "Batch":
+    def rows(self, index: Tensor) -> Self:
         """Return the given rows, cut to the longest of them."""
         width = int(self.lengths_B[index].max()) if len(index) else 0
-        chosen: dict[str, Any] = {}
-        for name in _TENSORS:
-            tensor = getattr(self, name)
-            chosen[name] = tensor if tensor is None else tensor[index] if tensor.dim() == 1 else tensor[index, :width]
-        return Batch(trajectories=[self.trajectories[i] for i in index.tolist()], update=self.update, **chosen)
+        chosen = {
+            name: tensor if tensor is None else tensor[index] if tensor.dim() == 1 else tensor[index, :width]
+            for name, tensor in _tensors(self).items()
+        }
+        return replace(self, trajectories=[self.trajectories[i] for i in index.tolist()], **chosen)
+
+    def scored(
+        self, student_BT: Tensor, recomputed_B: Tensor | None = None, candidate_student_BTJ: Tensor | None = None
+    ) -> "ScoredBatch":
+        """Add the policy's log-probabilities. Default of `recomputed_B`: all True."""
+        return ScoredBatch(
+            **_values(self),
+            student_BT=student_BT,
+            recomputed_B=torch.ones(len(self), dtype=torch.bool) if recomputed_B is None else recomputed_B,
+            candidate_student_BTJ=candidate_student_BTJ,
+        )
 
 
-_TENSORS = [field.name for field in fields(Batch) if field.name.endswith(("_B", "_BT", "_BTJ"))]
+@dataclass(frozen=True, slots=True)
+class ScoredBatch(Batch):
+    """A batch with the log-probabilities of the policy and, if the system has one, of the teacher."""
+
+    student_BT: Tensor = field(kw_only=True)
+    """log pi of the policy before the update, at the rollout's temperature."""
+    recomputed_B: Tensor = field(kw_only=True)
+    """True where `student_BT` comes from a full forward pass, False where it comes from the sampler."""
+    candidate_student_BTJ: Tensor | None = None
+    """log pi of the candidates under the policy, from the softmax over the whole vocabulary, as in `student_BT`."""
+    teacher_BT: Tensor | None = None
+    """log pi of the teacher on the same tokens, at the same temperature; None without a teacher."""
+    teacher_entropy_BT: Tensor | None = None
+    """Entropy of the teacher's distribution at each sampled token; None if the teacher returns none."""
+    candidate_teacher_BTJ: Tensor | None = None
+    """log pi of the candidates under the teacher, as in `teacher_BT`."""
+    update: int = 0
+    """Updates completed in this run."""
+
+    @property
+    def pair_BT(self) -> tuple[Tensor, Tensor]:
+        """log pi of student and teacher. Raises AssertionError without a teacher."""
+        assert self.teacher_BT is not None, "no teacher has scored this batch"
+        return self.student_BT, self.teacher_BT
+
+    def credited(self, credit_BT: Tensor, teacher_weight_BT: Tensor | None = None) -> "CreditedBatch":
+        """Add the algorithm's credit."""
+        return CreditedBatch(**_values(self), credit_BT=credit_BT, teacher_weight_BT=teacher_weight_BT)
+
+
+@dataclass(frozen=True, slots=True)
+class CreditedBatch(ScoredBatch):
+    """A scored batch from which a policy can learn."""
+
+    credit_BT: Tensor = field(kw_only=True)
+    """The algorithm's credit of each token."""
+    teacher_weight_BT: Tensor | None = None
+    """The algorithm's weight of the teacher's signal at each token; None without a teacher."""
+
+
+def _values(batch: Batch) -> dict[str, Any]:
+    return {each.name: getattr(batch, each.name) for each in fields(batch)}
+
+
+def _tensors(batch: Batch) -> dict[str, Tensor | None]:
+    return {name: value for name, value in _values(batch).items() if name.endswith(("_B", "_BT", "_BTJ"))}
+
+
+B = TypeVar("B", bound=Batch)
 
 
 def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
@@ -113,7 +155,7 @@ def collate(groups: Sequence[Group]) -> Batch:
     )
 
 
-def join(batches: Sequence[Batch]) -> Batch:
+def join(batches: Sequence[B]) -> B:
     """Concatenate one or more batches of whole groups. A field missing in any part is None in the result."""
     width = max(batch.ids_BT.shape[1] for batch in batches)
     numbers = accumulate((int(batch.groups_B.max()) + 1 if len(batch) else 1 for batch in batches), initial=0)
@@ -121,14 +163,15 @@ def join(batches: Sequence[Batch]) -> Batch:
         replace(batch, groups_B=batch.groups_B + number) for batch, number in zip(batches, numbers, strict=False)
     ]
 
-    def joined(name: str) -> Tensor | None:
-        tensors = [getattr(batch, name) for batch in batches]
-        if any(tensor is None for tensor in tensors):
-            return None
-        return torch.cat([t if t.dim() == 1 else _widened(t, width) for t in tensors])
+    parts = [_tensors(batch) for batch in batches]
 
-    tensors: dict[str, Any] = {name: joined(name) for name in _TENSORS}
-    return Batch(trajectories=[t for batch in batches for t in batch.trajectories], **tensors)
+    def joined(name: str) -> Tensor | None:
+        tensors = [part[name] for part in parts]
+        present = [t if t.dim() == 1 else _widened(t, width) for t in tensors if t is not None]
+        return torch.cat(present) if len(present) == len(tensors) else None
+
+    tensors: dict[str, Any] = {name: joined(name) for name in parts[0]}
+    return replace(batches[0], trajectories=[t for batch in batches for t in batch.trajectories], **tensors)
 
 
 def _widened(tensor_BT: Tensor, width: int) -> Tensor:
@@ -192,7 +235,7 @@ def _fits(parts: Sequence[Tensor], lengths_B: Tensor, max_tokens: int) -> bool:
     return all(len(rows) <= 1 or int(lengths_B[rows].sum()) <= max_tokens for rows in parts)
 
 
-def minibatches(batch: Batch, count: int, shuffle: Callable[[int], Sequence[int]]) -> Iterator[Batch]:
+def minibatches(batch: B, count: int, shuffle: Callable[[int], Sequence[int]]) -> Iterator[B]:
     """Split the batch into `count` parts of whole groups, in the order that `shuffle(number of groups)` returns."""
     groups = batch.groups_B.unique().tolist()
     order = [groups[i] for i in shuffle(len(groups))]

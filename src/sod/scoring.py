@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
-from sod.batching import Batch, collate, pad
+from sod.batching import Batch, ScoredBatch, collate, pad
 from sod.concurrency import compute
 from sod.errors import InfrastructureError
 from sod.model.loading import score, score_top
@@ -47,13 +47,11 @@ class Scorer:
         self._candidates = candidates
         self._busy_seconds = 0.0
 
-    async def score(self, group: Group) -> Batch:
+    async def score(self, group: Group) -> ScoredBatch:
         batch = await compute(self._timed, collate([group]))
-        if self._teacher is None:
-            return batch
-        return (await self._teacher.score(batch)).put_into(batch)
+        return batch if self._teacher is None else await self._teacher.scored(batch)
 
-    def score_now(self, group: Group) -> Batch:
+    def score_now(self, group: Group) -> ScoredBatch:
         """Same as `score`, for callers without a running event loop."""
         return asyncio.run(self.score(group))
 
@@ -62,32 +60,27 @@ class Scorer:
         seconds, self._busy_seconds = self._busy_seconds, 0.0
         return seconds + (0.0 if self._teacher is None else self._teacher.take_busy_seconds())
 
-    def _timed(self, batch: Batch) -> Batch:
+    def _timed(self, batch: Batch) -> ScoredBatch:
         start = time.perf_counter()
-        batch = self._with_student(batch)
+        scored = self._with_student(batch)
         self._busy_seconds += time.perf_counter() - start
-        return batch
+        return scored
 
-    def _with_student(self, batch: Batch) -> Batch:
+    def _with_student(self, batch: Batch) -> ScoredBatch:
         if self._candidates:
             ids_BTJ, logprobs_BTJ = score_top(
                 self._student, batch, self._temperature, self._microbatch_tokens, self._candidates
             )
-            return replace(
-                batch,
-                student_BT=logprobs_BTJ[..., 0],
-                candidates_BTJ=ids_BTJ[..., 1:],
-                candidate_student_BTJ=logprobs_BTJ[..., 1:],
-                recomputed_B=torch.ones(len(batch), dtype=torch.bool),
-            )
+            batch = replace(batch, candidates_BTJ=ids_BTJ[..., 1:])
+            return batch.scored(logprobs_BTJ[..., 0], candidate_student_BTJ=logprobs_BTJ[..., 1:])
         if self._student_from == "recompute" or not len(batch):
             student_BT, _ = score(self._student, batch, self._temperature, self._microbatch_tokens)
-            return replace(batch, student_BT=student_BT, recomputed_B=torch.ones(len(batch), dtype=torch.bool))
+            return batch.scored(student_BT)
         student_BT = pad([t.sampler_logprobs for t in batch.trajectories], torch.float32)
         longest = batch.lengths_B.argmax()[None]
         again_BT, _ = score(self._student, batch.rows(longest), self._temperature, self._microbatch_tokens)
         student_BT[longest, : again_BT.shape[1]] = again_BT
-        return replace(batch, student_BT=student_BT, recomputed_B=torch.arange(len(batch)) == longest)
+        return batch.scored(student_BT, torch.arange(len(batch)) == longest)
 
 
 def check_enough(*, kept: int, dropped: int, ungraded: int) -> None:

@@ -1,4 +1,4 @@
-"""The on-policy loop: sample, score, give credit, learn."""
+"""Train a student on its own samples: sample, score, give credit, learn."""
 
 import functools
 import operator
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from sod.algorithms import give_credit
-from sod.batching import Batch, join
+from sod.batching import CreditedBatch, ScoredBatch, join
 from sod.checks import check, of_training
 from sod.concurrency import Runner
 from sod.config import EngineOptions, TrainOptions
@@ -38,19 +38,22 @@ from sod.runs.peaks import take_peak_mb
 from sod.runs.records import scored_records, to_record
 from sod.scoring import Scorer, check_groups
 from sod.systems import traits
-from sod.teachers import Teacher
-from sod.teachers.divided import DividedTeacher
+from sod.teachers import Teacher, TeacherSetup
 from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_folder
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.types import Group, Problem
 
 MAX_SAMPLER_GAP = 0.5
-"""Nats, mean over sampled tokens. Rounding makes 1e-6 in fp32 and some 1e-2 in bf16; more is a broken sampler."""
+"""Largest mean difference per sampled token, in nats. Rounding causes 1e-6 in fp32 and about 1e-2 in bf16; more means that
+the sampler is broken."""
 EXPLAINED = f"{LEGEND}tool calls and errors a trajectory; d: nats from teacher; w: step weight"
 
 
 def train(options: TrainOptions) -> Run:
-    """Train, and leave the student in the run's newest checkpoint."""
+    """Train a student. -> the run, whose newest checkpoint holds the student
+
+    Raises SodError for bad input, and Terminated after a signal. In both cases a run that has begun can be resumed.
+    """
     if options.dry_run:
         say(plan(options))
         return Run(options.out)
@@ -65,16 +68,16 @@ def train(options: TrainOptions) -> Run:
             clock = Clock()
             with clock.time("sample"), display.phase("sample", session.attempts):
                 groups, batch = session.sample(update, display)
-            batch = give_credit(replace(batch, update=update), options.algorithm)
+            credited = give_credit(replace(batch, update=update), options.algorithm)
 
             with clock.time("learn"), display.phase("learn", 1):
-                learnt = session.learn(update, batch)
+                learnt = session.learn(update, credited)
             with clock.time("sync"):
                 session.refresh()
 
-            report = session.record(update, groups, batch, learnt, clock)
+            report = session.record(update, groups, credited, learnt, clock)
             display.done(_line(update + 1, options.updates, report, display.room))
-            stopping = session.warn()
+            stopping = session.report_alarms()
             if (update + 1) % options.save_every == 0 or update + 1 == options.updates or stopping:
                 session.save(update + 1)
             if stopping:
@@ -87,7 +90,7 @@ def train(options: TrainOptions) -> Run:
 
 @dataclass
 class Clock:
-    """Seconds spent on each named part of an update, and the most memory in use meanwhile."""
+    """Wall-clock seconds and peak memory of each named phase of an update."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     peak_mb: dict[str, float] = field(default_factory=dict)
@@ -104,36 +107,33 @@ class Clock:
 
 @dataclass
 class Session:
-    """Everything a training run holds while it is under way."""
+    """The state of a training run. Create it with `open`."""
 
     options: TrainOptions
     ranks: Ranks
     run: Run
     problems: list[Problem]
     policy: Policy
+    teacher: Teacher | None
     scorer: Scorer
     agent: Agent
     world: World
     loop: Runner
     done: int
-    """Updates that the run had behind it when it was opened."""
-    own_teacher: PrivilegedTeacher | None
-    """The student itself as the teacher, told more than the student (OPSD)."""
-    divided_teacher: DividedTeacher | None
-    """A teacher that scores when all processes have sampled."""
+    """Number of updates that were complete when the run was opened."""
     history: list[dict[str, float]]
     """Metrics of all updates so far."""
     alarms: dict[str, str] = field(default_factory=dict)
-    """Alarms of the latest update, in words."""
+    """Alarms of the latest update: name to message."""
     alarmed: set[str] = field(default_factory=set)
-    """Alarms that have been said."""
+    """Names of the alarms that have been reported."""
     saved: int = 0
-    """Updates that the newest checkpoint has behind it."""
+    """Number of updates in the newest checkpoint."""
 
     @classmethod
     @contextmanager
     def open(cls, options: TrainOptions, ranks: Ranks) -> "Iterator[Session]":
-        """Check and load everything before anything is written, then create the run or take it up again."""
+        """Check and load everything before anything is written, then create or resume the run."""
         check(of_training(options, ranks.count))
         run = Run(options.out)
         engine_options = _own_engine(options.engine, ranks)
@@ -154,36 +154,46 @@ class Session:
             check_embeddings(model, world.chat.tokenizer, student)
             check_context(model, options.rollout, whose="student")
             with world.sandbox.working_in(loop), _teacher(options, student, world, loop, ranks) as teacher:
-                own_teacher = teacher if isinstance(teacher, PrivilegedTeacher) else None
-                if own_teacher:
-                    own_teacher.check(problems)
+                if teacher:
+                    teacher.check(problems)
                 learner = None if ranks.alone else load_divided(start, options.network, ranks)
                 policy = Policy(model, world.chat.tokenizer, options.learn, learner=learner, ranks=ranks)
                 if folder:
                     policy.restore(folder)
-                    if own_teacher:
-                        own_teacher.restore(folder)
+                    if teacher:
+                        teacher.restore(folder)
                 scorer = _scorer(options, policy, teacher)
                 with open_engine(loop, engine_options, policy.model, options.rollout) as engine:
                     history = ranks.first(lambda: _begin(options, run, files, done))
                     agent = world.agent(engine, options.rollout)
                     yield cls(
-                        *(options, ranks, run, problems, policy, scorer, agent, world, loop, done),
-                        own_teacher=own_teacher,
-                        divided_teacher=teacher if isinstance(teacher, DividedTeacher) else None,
+                        options=options,
+                        ranks=ranks,
+                        run=run,
+                        problems=problems,
+                        policy=policy,
+                        teacher=teacher,
+                        scorer=scorer,
+                        agent=agent,
+                        world=world,
+                        loop=loop,
+                        done=done,
                         history=history,
                         saved=done,
                     )
 
     @property
     def attempts(self) -> int:
-        """Of this process, in an update."""
+        """Number of attempts by this process in one update."""
         return len(self.ranks.share(range(self.options.rollout.problems))) * self.options.rollout.group
 
-    def sample(self, update: int, display: Display) -> tuple[list[Group], Batch]:
-        """Trajectories, each group scored as soon as it is whole. Each process has its problems; all get to know all."""
+    def sample(self, update: int, display: Display) -> tuple[list[Group], ScoredBatch]:
+        """Sample an update's trajectories, and score each group as soon as it is complete.
+
+        Each process samples its share of the problems; every process returns all groups, in the same order.
+        """
         problems = draw(self.problems, seed=self.options.seed, update=update, size=self.options.rollout.problems)
-        scored: dict[str, Batch] = {}
+        scored: dict[str, ScoredBatch] = {}
 
         async def score(group: Group) -> None:
             scored[group.problem.id] = await self.scorer.score(group)
@@ -198,8 +208,8 @@ class Session:
         )
         groups = self._unless_ended(update, attempts)
         batches = [scored[group.problem.id] for group in groups]
-        if self.divided_teacher:
-            batches = self.divided_teacher.score_all(batches)
+        if self.teacher:
+            batches = self.teacher.finish(batches)
         of = {group.problem.id: (group, batch) for group, batch in zip(groups, batches, strict=True)}
         everyone = {id: pair for others in self.ranks.gather(of) for id, pair in others.items()}
         groups = [everyone[problem.id][0] for problem in problems]
@@ -208,20 +218,20 @@ class Session:
         gap = metrics.of_sampler(batch).get("sampler/gap_mean", 0.0)
         if gap > MAX_SAMPLER_GAP:
             raise TrainingError(
-                f"The sampler's log-probabilities are {gap:.2f} nats off a full forward pass of the same weights; what it "
-                "samples is not the policy's."
+                f"The sampler's log-probabilities differ from a full forward pass of the same weights by {gap:.2f} nats per "
+                "token, so the samples are not the policy's."
             )
         return groups, batch
 
-    def learn(self, update: int, batch: Batch) -> dict[str, float]:
+    def learn(self, update: int, batch: CreditedBatch) -> dict[str, float]:
         shuffle = torch.Generator().manual_seed(attempt_seed(self.options.seed, update, "minibatches", 0))
         learnt = self.policy.learn(batch, self.options.rollout.temperature, shuffle)
-        if self.own_teacher:
-            self.own_teacher.follow(self.policy.model)
+        if self.teacher:
+            self.teacher.follow(self.policy.model)
         return learnt
 
     def _unless_ended(self, update: int, attempts: Coroutine[Any, Any, list[Group]]) -> list[Group]:
-        """Sample. Where a signal ends any of the processes, all save the `update` updates so far, and raise Terminated."""
+        """Run the attempts. If a signal ends any process, all save the `update` updates so far and raise Terminated."""
         groups: list[Group] = []
         ended = 0
         try:
@@ -242,24 +252,23 @@ class Session:
         self.saved = update
 
     def _save(self, folder: Path) -> None:
-        """Everything that a resumed run needs beside its directory."""
+        """Write the weights and all other state that a resumed run loads."""
         self.policy.save(folder)
-        if self.own_teacher and self.ranks.is_first:
-            self.own_teacher.save(folder)
+        if self.teacher and self.ranks.is_first:
+            self.teacher.save(folder)
 
     def refresh(self) -> None:
         self.loop.run(self.agent.engine.refresh())
 
     def record(
-        self, update: int, groups: Sequence[Group], batch: Batch, learnt: dict[str, float], clock: Clock
+        self, update: int, groups: Sequence[Group], batch: CreditedBatch, learnt: dict[str, float], clock: Clock
     ) -> dict[str, float]:
-        """The update in numbers, the same in every process; what happened in each is put together first."""
+        """Write the update's metrics and trajectories. -> the metrics, over all processes; the same in each"""
         report = metrics.of_rollout(groups) | metrics.of_steps(batch, self.options.algorithm)
         report |= metrics.of_sampler(batch) | {f"learn/{name}": value for name, value in learnt.items()}
-        late = self.divided_teacher
         busy = {
             "generate": self.agent.engine.take_busy_seconds(),
-            "score": self.scorer.take_busy_seconds() + (late.take_busy_seconds() if late else 0.0),
+            "score": self.scorer.take_busy_seconds(),
             "tools": self.world.tools.take_busy_seconds(),
         }
         everyone = self.ranks.gather((clock, busy, self.world.sandbox.take_statistics()))
@@ -280,8 +289,8 @@ class Session:
         self.run.record(update + 1, report, rows)
         return report
 
-    def warn(self) -> str:
-        """Say each alarm when it is first raised. -> the name of one that is to stop the run, or nothing"""
+    def report_alarms(self) -> str:
+        """Print each alarm when it is first raised. -> the name of one that stops the run, or an empty string"""
         for name in [name for name in self.alarms if name not in self.alarmed]:
             say(f"  alarm {name}: {self.alarms[name]}")
         self.alarmed |= self.alarms.keys()
@@ -289,18 +298,18 @@ class Session:
 
 
 def _begin(options: TrainOptions, run: Run, files: dict[str, str], done: int) -> list[dict[str, float]]:
-    """Write down what is about to happen. -> the metrics of the updates that are done"""
+    """Create or resume the run directory. -> the metrics of the completed updates"""
     Run.open(options, options.out, data=files, resume=options.resume, updates=options.updates)
     if options.resume:
         run.rewind(done)
     return run.metrics()
 
 
-def _scorer(options: TrainOptions, policy: Policy, teacher: Teacher | DividedTeacher | None) -> Scorer:
+def _scorer(options: TrainOptions, policy: Policy, teacher: Teacher | None) -> Scorer:
     is_exact = options.algorithm.divergence == "exact"
     return Scorer(
         policy.model,
-        None if isinstance(teacher, DividedTeacher) else teacher,
+        teacher,
         temperature=options.rollout.temperature,
         microbatch_tokens=options.learn.microbatch_tokens,
         student_from=options.score.student,
@@ -309,7 +318,7 @@ def _scorer(options: TrainOptions, policy: Policy, teacher: Teacher | DividedTea
 
 
 def _fingerprints(options: TrainOptions, student: Path) -> dict[str, str]:
-    """Of everything that the run reads."""
+    """Return the fingerprints of the run's inputs."""
     files = {"data": fingerprint(options.data), "student": fingerprint_model(student)}
     if options.teacher is not None:
         files["teacher"] = fingerprint_teacher(teacher_folder(options.teacher, options.score), options.score)
@@ -319,32 +328,36 @@ def _fingerprints(options: TrainOptions, student: Path) -> dict[str, str]:
 @contextmanager
 def _teacher(
     options: TrainOptions, student: Path, world: World, loop: Runner, ranks: Ranks
-) -> Iterator[Teacher | DividedTeacher | None]:
-    """Whom the algorithm asks, if anybody."""
-    context, tokens = traits(options.algorithm.name).context, options.learn.microbatch_tokens
-    shared = (options.network, options.score, options.rollout)
+) -> Iterator[Teacher | None]:
+    """Open the teacher that the algorithm requires, or yield None."""
+    context = traits(options.algorithm.name).context
     if context is not None:
-        opsd = options.opsd
-        yield PrivilegedTeacher(
-            *(student, world.chat, world.tools.schemas, *shared),
-            context=context,
-            template=opsd.template,
-            decay=opsd.decay,
-            microbatch_tokens=tokens,
-        )
-    elif options.teacher is None:
-        yield None
-    else:
+        folder = student
+    elif options.teacher is not None:
         folder = teacher_folder(options.teacher, options.score)
-        if options.score.shard_teacher and not ranks.alone:
-            yield DividedTeacher(folder, world.chat.tokenizer, *shared, microbatch_tokens=tokens, ranks=ranks)
-        else:
-            with open_teacher(loop, folder, world.chat.tokenizer, *shared, microbatch_tokens=tokens) as teacher:
-                yield teacher
+    else:
+        yield None
+        return
+    setup = TeacherSetup(
+        folder=folder,
+        tokenizer=world.chat.tokenizer,
+        network=options.network,
+        score=options.score,
+        rollout=options.rollout,
+        microbatch_tokens=options.learn.microbatch_tokens,
+    )
+    if context is None:
+        with open_teacher(loop, setup, ranks) as teacher:
+            yield teacher
+        return
+    opsd = options.opsd
+    yield PrivilegedTeacher(
+        setup, world.chat, world.tools.schemas, context=context, template=opsd.template, decay=opsd.decay
+    )
 
 
 def _own_engine(options: EngineOptions, ranks: Ranks) -> EngineOptions:
-    """A server belongs to one process alone: `{rank}` in its address is the number of that process."""
+    """Return the engine's options with `{rank}` in the URL replaced by this process's number. Each process has a server."""
     if options.name != "vllm_server" or options.url is None or ranks.alone:
         return options
     return options.model_copy(update={"url": options.url.replace("{rank}", str(ranks.rank))})
@@ -358,7 +371,7 @@ def _check_number(options: TrainOptions, problems: Sequence[Problem]) -> None:
 
 
 def _line(update: int, updates: int, report: dict[str, float], room: int | None) -> str:
-    """An update in a line that fits into `room`, beginning with what matters most."""
+    """Return the update's metrics as a line of at most `room` characters, the most important ones first."""
     parts = [
         (9, f"update {update:>{len(str(updates))}}/{updates}"),
         (9, f"solved {report['rollout/solved']:4.0%}"),

@@ -5,7 +5,7 @@ computed from the pieces, so they always agree.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -94,6 +94,32 @@ class Piece:
     counted."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A judge's decision on an attempt.
+
+    Example:
+        >>> verdict = Verdict(outcome="right", answer="3", reason="exact")
+        >>> verdict.is_right, verdict.is_graded
+        (True, True)
+    """
+
+    outcome: Literal["right", "wrong", "ungraded"]
+    """`ungraded` if the judge could not decide. Such an attempt is neither right nor wrong; it is kept but never trained on."""
+    answer: str | None = None
+    """The answer in canonical form, for majority votes; None without an answer, and for programs."""
+    reason: str = ""
+    """The layer that decided, the test that failed, or the cause of an ungraded attempt."""
+
+    @property
+    def is_right(self) -> bool:
+        return self.outcome == "right"
+
+    @property
+    def is_graded(self) -> bool:
+        return self.outcome != "ungraded"
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """One attempt at one problem: x, y_1, o_1, ..., y_K, o_K, y_{K+1} as token pieces, in order.
@@ -113,17 +139,17 @@ class Trajectory:
     stop: Stop
     final_text: str
     """Text of the last student turn, which must contain the answer."""
+    verdict: Verdict | None = None
+    """The judge's decision; None before the judge has read the attempt."""
     reward: float = 0.0
-    correct: bool = False
-    answer: str | None = None
-    """The answer in canonical form, as read by the judge; None if there was none."""
-    reason: str = ""
-    """Reason for the verdict."""
-    graded: bool = True
-    """False if the judge could not decide. The trajectory is then neither right nor wrong, is kept for the reader and never
-    trained on."""
     seconds: float = 0.0
     """Wall-clock seconds of the attempt. Only for information; no decision depends on it."""
+
+    @property
+    def judged(self) -> Verdict:
+        """The verdict. Raises AssertionError before the judge has read the attempt."""
+        assert self.verdict is not None, f"sample {self.sample} of problem {self.problem.id!r} has no verdict"
+        return self.verdict
 
     @cached_property
     def ids(self) -> list[int]:
@@ -179,6 +205,13 @@ class Group:
     """Attempts lost to infrastructure failures."""
     ungraded: list[Trajectory] = field(default_factory=list)
     """Attempts that the judge could not decide. They do not belong to the group, but are kept."""
+
+    @classmethod
+    def of(cls, problem: Problem, attempts: Sequence[Trajectory], *, dropped: int = 0) -> "Group":
+        """Sort judged attempts into graded and ungraded ones."""
+        graded = [attempt for attempt in attempts if attempt.judged.is_graded]
+        ungraded = [attempt for attempt in attempts if not attempt.judged.is_graded]
+        return cls(problem, graded, dropped=dropped, ungraded=ungraded)
 
     def __iter__(self) -> Iterator[Trajectory]:
         return iter(self.trajectories)

@@ -19,6 +19,7 @@ from sod.model.attention import NAME as ATTENTION
 from sod.model.loading import score
 from sod.model.policy import Policy
 from sod.planning.memory import Shape, learning_bytes, optimiser_bytes
+from sod.teachers import TeacherSetup
 from sod.teachers.local import LocalTeacher
 from sod.types import Group
 
@@ -129,8 +130,15 @@ def test_an_offloaded_teacher_scores_alike_and_leaves_the_gpu(
     limits = RolloutOptions(max_prompt_tokens=1000, max_tokens=1000)
 
     def open_teacher(*, offload: bool) -> LocalTeacher:
-        options, kind = ScoreOptions(offload_teacher=offload), ModelOptions(dtype="bfloat16", device=GPU.type)
-        return LocalTeacher(tmp_path, tokenizer, kind, options, limits, microbatch_tokens=EVERYTHING)
+        setup = TeacherSetup(
+            folder=tmp_path,
+            tokenizer=tokenizer,
+            network=ModelOptions(dtype="bfloat16", device=GPU.type),
+            score=ScoreOptions(offload_teacher=offload),
+            rollout=limits,
+            microbatch_tokens=EVERYTHING,
+        )
+        return LocalTeacher(setup)
 
     expected_BT = asyncio.run(open_teacher(offload=False).score(batch)).logprobs_BT
     before = torch.cuda.memory_allocated()

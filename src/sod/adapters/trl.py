@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.algorithms import System, find, grpo
-from sod.batching import Batch
+from sod.batching import Batch, CreditedBatch, ScoredBatch
 from sod.concurrency import Runner
 from sod.config import (
     AlgorithmOptions,
@@ -139,7 +139,6 @@ class SODTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
         batch = give_credit(self._system, self._scored(output, self._observations(inputs)), self._sod)
-        assert batch.credit_BT is not None
         self._record(batch, output)
         return {**output, "advantages": batch.credit_BT.to(output["advantages"])}
 
@@ -151,7 +150,7 @@ class SODTrainer(GRPOTrainer):
         return [() if t is None else [piece.outcomes for piece in t.observations] for t in trajectories]
 
     @torch.no_grad()
-    def _scored(self, output: dict[str, Any], of_calls: Sequence[Observations]) -> Batch:
+    def _scored(self, output: dict[str, Any], of_calls: Sequence[Observations]) -> ScoredBatch:
         """Convert TRL's completions to a batch with both models' scores, on the CPU. T counts a completion's tokens."""
         ids_BT = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
         attended_BT = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
@@ -170,7 +169,7 @@ class SODTrainer(GRPOTrainer):
         if "tool_mask" in output:
             mask_BT = mask_BT & output["tool_mask"].bool()
         mask_BT = mask_BT.cpu()
-        return Batch(
+        batch = Batch(
             trajectories=[_trajectory(calls) for calls in of_calls],
             ids_BT=output["completion_ids"].cpu(),
             mask_BT=mask_BT,
@@ -178,7 +177,9 @@ class SODTrainer(GRPOTrainer):
             lengths_B=output["completion_mask"].sum(1).cpu(),
             rewards_B=output["advantages"].float().cpu(),
             groups_B=torch.zeros(len(mask_BT), dtype=torch.long),
-            student_BT=student_BT.float().cpu(),
+        )
+        return replace(
+            batch.scored(student_BT.float().cpu()),
             teacher_BT=teacher_BT.float().cpu(),
             teacher_entropy_BT=entropy_BT.float().cpu(),
             update=self._updates(),
@@ -189,7 +190,7 @@ class SODTrainer(GRPOTrainer):
         passes = self.state.global_step * self.args.gradient_accumulation_steps
         return passes // (self.args.steps_per_generation * self.num_iterations)
 
-    def _record(self, batch: Batch, output: dict[str, Any]) -> None:
+    def _record(self, batch: ScoredBatch, output: dict[str, Any]) -> None:
         """Add metrics under sod/ to TRL's log: means over the processes that have them."""
         report = {f"sod/{name.removeprefix('steps/')}": value for name, value in of_steps(batch, self._sod).items()}
         report["sod/tool_errors"] = sum(t.tool_errors for t in batch.trajectories) / len(batch)
@@ -202,7 +203,7 @@ class SODTrainer(GRPOTrainer):
             metrics[name].append(sum(values) / len(values))
 
 
-def give_credit(system: System, batch: Batch, options: AlgorithmOptions) -> Batch:
+def give_credit(system: System, batch: ScoredBatch, options: AlgorithmOptions) -> CreditedBatch:
     """Return the batch with its credit. `batch.rewards_B` already holds GRPO's advantage, as computed by TRL.
 
     A group may be spread over processes, and TRL has its own scaling (`scale_rewards`). Advantages are not recomputed.
@@ -214,7 +215,7 @@ def give_credit(system: System, batch: Batch, options: AlgorithmOptions) -> Batc
         rule=lambda d_BK, info: rule(d_BK, replace(info, advantage_B=advantage_B)),
     )
     weight_BT = given.teacher_weight(batch, options)
-    return replace(batch, credit_BT=given.credit(batch, weight_BT), teacher_weight_BT=weight_BT)
+    return batch.credited(given.credit(batch, weight_BT), weight_BT)
 
 
 def observations(completion: str | Sequence[Message], failed: Callable[[str], bool]) -> Observations:
@@ -236,12 +237,11 @@ def _trajectory(of_calls: Observations) -> Trajectory:
     return Trajectory(problem=problem, sample=0, pieces=pieces, stop="answered", final_text="")
 
 
-def sampler_gap(batch: Batch, sampled_BT: Tensor) -> float:
+def sampler_gap(batch: ScoredBatch, sampled_BT: Tensor) -> float:
     """Return the mean difference between the sampler's log-probabilities and TRL's forward pass, in nats.
 
     Raises TrainingError if it exceeds MAX_SAMPLER_GAP.
     """
-    assert batch.student_BT is not None
     gap_N = (sampled_BT.cpu() - batch.student_BT).abs()[batch.mask_BT]
     gap = float(gap_N.mean()) if len(gap_N) else 0.0
     if gap > MAX_SAMPLER_GAP:
@@ -467,7 +467,7 @@ class Rollouts:
             )
             return _columns(prompt, [end], [0.0], [False], None)
         start = len(trajectory.pieces[0].tokens)
-        mask = [sampled and trajectory.graded for sampled in trajectory.mask]
+        mask = [sampled and trajectory.judged.is_graded for sampled in trajectory.mask]
         sampler = trajectory.sampler_logprobs
         return _columns(trajectory.ids[:start], trajectory.ids[start:], sampler[start:], mask[start:], trajectory)
 
@@ -479,7 +479,7 @@ def referee_reward(
     del others
     for name, value in of_rollout(_groups(trajectory)).items():
         log_metric(name, value)
-    return [t.reward if t is not None and t.graded else None for t in trajectory]
+    return [t.reward if t is not None and t.judged.is_graded else None for t in trajectory]
 
 
 @contextmanager
@@ -532,7 +532,7 @@ def _key(messages: Sequence[Mapping[str, Any]]) -> str:
 
 def _check_enough(trajectories: Sequence[Trajectory | None]) -> None:
     there = [t for t in trajectories if t is not None]
-    graded = sum(t.graded for t in there)
+    graded = sum(t.judged.is_graded for t in there)
     check_enough(kept=graded, dropped=len(trajectories) - len(there), ungraded=len(there) - graded)
 
 
@@ -542,8 +542,5 @@ def _groups(trajectories: Sequence[Trajectory | None]) -> list[Group]:
     there = [t for t in trajectories if t is not None]
     for t in there:
         by_problem[t.problem.id].append(t)
-    groups = [
-        Group(ts[0].problem, [t for t in ts if t.graded], ungraded=[t for t in ts if not t.graded])
-        for ts in by_problem.values()
-    ]
+    groups = [Group.of(ts[0].problem, ts) for ts in by_problem.values()]
     return [replace(groups[0], dropped=len(trajectories) - len(there)), *groups[1:]] if groups else []

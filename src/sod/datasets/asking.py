@@ -91,16 +91,16 @@ def unasked_lines(kinds: Counter[str], quiet: Counter[str]) -> list[str]:
 
 def silence(trajectories: Sequence[Trajectory], *, votes: bool) -> Counter[str]:
     """Of attempts without an answer, how many have which cause. `votes`: whether answers are not programs, as in `measures`."""
-    silent = [each for each in trajectories if (each.answer is None if votes else each.reason == NO_CODE)]
+    silent = [each for each in trajectories if (each.judged.answer is None if votes else each.judged.reason == NO_CODE)]
     return Counter(_cause(each) for each in silent)
 
 
 def _cause(trajectory: Trajectory) -> str:
     if trajectory.stop in _CAUSES:
         return _CAUSES[trajectory.stop]
-    if trajectory.reason in ("no answer", NO_CODE):
+    if trajectory.judged.reason in ("no answer", NO_CODE):
         return f"end without {_PLACE[trajectory.problem.kind]} in the last turn"
-    return f"hold no answer that can be read ({trajectory.reason})"
+    return f"hold no answer that can be read ({trajectory.judged.reason})"
 
 
 def why_silent(causes: Counter[str], samples: int, problems: Sequence[Problem]) -> list[str]:

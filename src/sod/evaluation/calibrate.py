@@ -29,7 +29,7 @@ from rich.table import Table
 from torch import Tensor
 
 from sod.algorithms import step_info
-from sod.batching import Batch, collate, pad
+from sod.batching import ScoredBatch, collate, pad
 from sod.concurrency import Runner
 from sod.config import AlgorithmOptions, CalibrateOptions, EvalOptions, RolloutCommandOptions
 from sod.console.progress import Display, console, say
@@ -112,7 +112,7 @@ class Beside:
     data: str
     """Fingerprint of the problems; likewise of the teacher."""
     teacher: str
-    batch: Batch
+    batch: ScoredBatch
     """Its graded trajectories. Of both models' log-probabilities only the difference is known: the student's are 0 here."""
     private: frozenset[str]
     """Problems that are not to be published."""
@@ -160,9 +160,9 @@ class Beside:
                 ) from error
         scored = [each for group in by_problem.values() for each in group]
         signal_BT = pad([each.signal for each in scored], torch.float32)
+        graded = collate([Group(problems[id], [each.trajectory for each in group]) for id, group in by_problem.items()])
         batch = replace(
-            collate([Group(problems[id], [each.trajectory for each in group]) for id, group in by_problem.items()]),
-            student_BT=torch.zeros_like(signal_BT),
+            graded.scored(torch.zeros_like(signal_BT)),
             teacher_BT=signal_BT,
             teacher_entropy_BT=pad([each.teacher_entropy for each in scored], torch.float32),
         )
@@ -324,8 +324,8 @@ def continuations(options: CalibrateOptions, evaluation: Beside, chosen: Sequenc
                     "w": float(weights[SOD][at]),
                     "teacher_entropy": float(info.entropy_BK[at]),
                     "weights": {name: float(w_BK[at]) for name, w_BK in weights.items()},
-                    "solved": ended.correct,
-                    "answer": ended.answer,
+                    "solved": ended.judged.is_right,
+                    "answer": ended.judged.answer,
                     "stop": ended.stop,
                     "text": ""
                     if begun.problem.id in evaluation.private

@@ -87,7 +87,7 @@ def _kept(
 
 def ranked(attempts: Iterable[Trajectory]) -> list[Trajectory]:
     """Those that are right: the one with the fewest tool errors first, of several the shortest."""
-    right = [attempt for attempt in attempts if attempt.correct]
+    right = [attempt for attempt in attempts if attempt.judged.is_right]
     return sorted(right, key=lambda attempt: (attempt.tool_errors, attempt.response_tokens, attempt.sample))
 
 
@@ -112,7 +112,7 @@ def demonstration(attempt: Trajectory, chat: ChatFormat, tools: Sequence[Schema]
             "id": id,
             "messages": messages,
             "tools": list(tools),
-            "answer": attempt.answer,
+            "answer": attempt.judged.answer,
             "errors": attempt.tool_errors,
         }
     return None

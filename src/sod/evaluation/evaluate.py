@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from sod.batching import Batch
+from sod.batching import ScoredBatch
 from sod.checks import check, of_evaluation
 from sod.concurrency import Runner, together
 from sod.config import AlgorithmOptions, EvalOptions
@@ -24,6 +24,7 @@ from sod.datasets.asking import silence, unasked, why_silent
 from sod.datasets.rows import fingerprint_model
 from sod.datasets.several import fingerprint, open_sets
 from sod.datasets.writing import keep_out_of_git
+from sod.distributed import ALONE
 from sod.engines import ENGINES, Engine
 from sod.engines.opening import open_engine
 from sod.errors import DataError, SodError
@@ -32,17 +33,17 @@ from sod.evaluation.results import Results, show, to_markdown
 from sod.hub import model_folder
 from sod.model.loading import check_context, check_embeddings, load_model
 from sod.planning.dry_run import plan
-from sod.rewards import Verdict
-from sod.rewards.referee import Referee, judged
+from sod.rewards.referee import Referee
 from sod.rollout.groups import attempts
 from sod.rollout.harness import World
 from sod.runs import metrics
 from sod.runs.directory import Run
-from sod.runs.records import Record, from_record, scored_records, to_record
+from sod.runs.records import Record, from_record, scored_records, to_record, verdict_of, verdict_record
 from sod.runs.samples import SampleFile
 from sod.scoring import Scorer, check_enough
+from sod.teachers import TeacherSetup
 from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_folder
-from sod.types import Group, Problem, Trajectory
+from sod.types import Group, Problem, Trajectory, Verdict
 
 PAPER = AlgorithmOptions()
 """Its epsilon and delta, by which the weights of steps are reported."""
@@ -215,12 +216,12 @@ class Session:
         """The verdicts of further judges, where they are not there yet; and what nobody could decide gets another chance."""
         undecided = [row for row in rows if not row["graded"]]
         for row, verdict in self._verdicts(self.world.referee, problem, undecided):
-            again = self.world.referee.reward(judged(self._trajectory(row, problem), verdict))
-            row |= _verdict(verdict) | {"reward": again}
+            again = self.world.referee.reward(replace(self._trajectory(row, problem), verdict=verdict))
+            row |= verdict_record(verdict) | {"reward": again}
         for name, referee in self.judges.items():
             new = [row for row in rows if name not in row.get("judges", {})]
             for row, verdict in self._verdicts(referee, problem, new):
-                row["judges"] = row.get("judges", {}) | {name: _verdict(verdict)}
+                row["judges"] = row.get("judges", {}) | {name: verdict_record(verdict)}
 
     def _verdicts(self, referee: Referee, problem: Problem, rows: list[Record]) -> list[tuple[Record, Verdict]]:
         trajectories = [self._trajectory(row, problem) for row in rows]
@@ -230,12 +231,7 @@ class Session:
     def _group(self, problem: Problem, rows: Sequence[Record], complete: bool) -> Group:
         """The problem's samples; those that are missing were lost, if all of them have been tried."""
         trajectories = [self._trajectory(row, problem) for row in rows]
-        return Group(
-            problem,
-            [each for each in trajectories if each.graded],
-            dropped=self.options.samples - len(rows) if complete else 0,
-            ungraded=[each for each in trajectories if not each.graded],
-        )
+        return Group.of(problem, trajectories, dropped=self.options.samples - len(rows) if complete else 0)
 
     def _trajectory(self, row: Record, problem: Problem) -> Trajectory:
         try:
@@ -284,7 +280,7 @@ class Counted:
         self.tally = Tally(self.of.votes)
 
     def add(
-        self, group: Group, rows: list[Record], batch: Batch | None, text: Callable[[list[int]], object]
+        self, group: Group, rows: list[Record], batch: ScoredBatch | None, text: Callable[[list[int]], object]
     ) -> list[Record]:
         """Count a problem's samples, and their `batch` if they were scored. -> its lines, with what the teacher says of them"""
         self.tally.add(group)
@@ -303,7 +299,7 @@ class Counted:
         for row in rows:
             for name, verdict in row.get("judges", {}).items():
                 if verdict["graded"]:
-                    again = replace(by_sample[row["sample"]], correct=verdict["correct"], answer=verdict["answer"])
+                    again = replace(by_sample[row["sample"]], verdict=verdict_of(verdict))
                     judged.setdefault(name, []).append(again)
         for name, trajectories in judged.items():
             self.by_judge.setdefault(name, Tally(self.of.votes)).add(Group(group.problem, trajectories))
@@ -337,27 +333,22 @@ def _scorer(options: EvalOptions, model: PreTrainedModel | None, world: World, l
     if options.teacher is None or model is None:
         yield None
         return
-    tokens = options.microbatch_tokens
-    temperature, student_from = options.rollout.temperature, options.score.student
-    with open_teacher(
-        loop,
-        teacher_folder(options.teacher, options.score),
-        world.chat.tokenizer,
-        options.network,
-        options.score,
-        options.rollout,
-        microbatch_tokens=tokens,
-    ) as teacher:
-        yield Scorer(model, teacher, temperature=temperature, microbatch_tokens=tokens, student_from=student_from)
-
-
-def _verdict(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "correct": verdict.outcome == "right",
-        "graded": verdict.outcome != "ungraded",
-        "answer": verdict.answer,
-        "reason": verdict.reason,
-    }
+    setup = TeacherSetup(
+        folder=teacher_folder(options.teacher, options.score),
+        tokenizer=world.chat.tokenizer,
+        network=options.network,
+        score=options.score,
+        rollout=options.rollout,
+        microbatch_tokens=options.microbatch_tokens,
+    )
+    with open_teacher(loop, setup, ALONE) as teacher:
+        yield Scorer(
+            model,
+            teacher,
+            temperature=options.rollout.temperature,
+            microbatch_tokens=options.microbatch_tokens,
+            student_from=options.score.student,
+        )
 
 
 def _labelled(row: Record, of: ProblemSet) -> Record:

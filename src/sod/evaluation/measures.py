@@ -42,7 +42,8 @@ def majority(group: Sequence[Trajectory]) -> float:
 
     All right answers are one vote, however they are written. A sample without an answer has no vote.
     """
-    votes = Counter(None if t.correct else t.answer for t in group if t.answer is not None)
+    verdicts = [t.judged for t in group]
+    votes = Counter(None if v.is_right else v.answer for v in verdicts if v.answer is not None)
     if not votes:
         return 0.0
     most = max(votes.values())
@@ -76,10 +77,11 @@ class Tally:
             self.problems_lost += 1
             return
         self.samples = max(self.samples, len(trajectories))
-        self.right.append(sum(t.correct for t in trajectories))
+        self.right.append(sum(t.judged.is_right for t in trajectories))
         self.tried.append(len(trajectories))
         self._majorities.append(majority(trajectories))
-        self._none += sum(t.answer is None if self.votes else t.reason == NO_CODE for t in trajectories)
+        verdicts = [t.judged for t in trajectories]
+        self._none += sum(v.answer is None if self.votes else v.reason == NO_CODE for v in verdicts)
 
     @property
     def solved(self) -> list[float]:

@@ -238,8 +238,8 @@ def selected(
 @torch.no_grad()
 def score(
     model: PreTrainedModel, batch: Batch, temperature: float, microbatch_tokens: int, *, entropy: bool = False
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities of a batch's sampled tokens under a model and, if asked, its entropies there.
+) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities of a batch's sampled tokens under a model, and its entropies there, or 0 unless requested.
 
     -> (B, T), (B, T), 0 off the mask. If the batch has candidates, the first is (B, T, 1 + J): each token's, then theirs.
     """
@@ -252,7 +252,7 @@ def score(
         for whole_BT, values_M in zip((logprobs_BT, entropy_BT), results, strict=True):
             if values_M is not None:
                 whole_BT[where] = values_M.float().cpu()
-    return logprobs_BT, entropy_BT if entropy else None
+    return logprobs_BT, entropy_BT
 
 
 @torch.no_grad()

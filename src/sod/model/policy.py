@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sod.batching import Batch, balanced, microbatches, minibatches
+from sod.batching import Batch, CreditedBatch, balanced, microbatches, minibatches
 from sod.config import LearnOptions, ModelOptions, OptimiserOptions
 from sod.core import candidate_credit, clipped_policy_loss, token_loss
 from sod.core.logprobs import TokenLoss
@@ -80,7 +80,7 @@ class Policy:
             self._masters, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
         )
 
-    def learn(self, batch: Batch, temperature: float, generator: torch.Generator) -> dict[str, float]:
+    def learn(self, batch: CreditedBatch, temperature: float, generator: torch.Generator) -> dict[str, float]:
         """One batch of rollouts: `minibatches` optimiser steps on the clipped policy loss, a token-mean in each.
 
         The ratio is against `batch.student_BT`. `generator` decides which groups share a minibatch. Where the batch has
@@ -97,7 +97,7 @@ class Policy:
         self._take_over()
         return {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
 
-    def _learn_minibatch(self, batch: Batch, options: LearnOptions, temperature: float) -> dict[str, float]:
+    def _learn_minibatch(self, batch: CreditedBatch, options: LearnOptions, temperature: float) -> dict[str, float]:
         tokens = int(batch.mask_BT.sum())
         totals = dict.fromkeys(("loss", "entropy", "ratio_clipped"), 0.0)
         low, high = options.clip_low, options.clip_high
@@ -129,11 +129,11 @@ class Policy:
             return list(microbatches(lengths_B, size))
         return balanced(lengths_B, size, self._ranks.count)[self._ranks.rank]
 
-    def _judged(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _judged(self, batch: CreditedBatch) -> tuple[Tensor, Tensor]:
         """log pi before the update, and credit, of every sampled token. -> (M,), (M,)"""
         return self._sampled(batch, batch.student_BT), self._sampled(batch, batch.credit_BT)
 
-    def _judged_with_candidates(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _judged_with_candidates(self, batch: CreditedBatch) -> tuple[Tensor, Tensor]:
         """The same, of every sampled token and its candidates. -> (M, 1 + J), (M, 1 + J)"""
         old_M, credit_M = self._judged(batch)
         student_MJ, teacher_MJ, weight_M = (

@@ -4,21 +4,14 @@ A judge compares the text of an attempt with a gold answer and returns a `Verdic
 the judge itself failed, or that a limit stopped it. An ungraded attempt is never counted as wrong.
 """
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
-Outcome = Literal["right", "wrong", "ungraded"]
+from sod.types import Verdict
+
+__all__ = ["NO_CODE", "Judge", "Verdict"]
+
 NO_CODE = "no code"
 """The reason of a verdict on an attempt without a program. Programs have no canonical answer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    outcome: Outcome
-    answer: str | None = None
-    """The answer in canonical form, for majority votes; None without an answer, and for programs."""
-    reason: str = ""
-    """The layer that decided, the test that failed, or the cause of an ungraded attempt."""
 
 
 class Judge(Protocol):

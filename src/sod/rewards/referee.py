@@ -1,7 +1,6 @@
 """Select the judge of each kind of problem, and compute rewards."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Literal
 
 from sod.config import RewardOptions
@@ -79,14 +78,3 @@ class Referee:
     def reward(self, trajectory: Trajectory) -> float:
         """Return the reward of a judged trajectory."""
         return reward(trajectory, self._options, max_tokens=self._max_tokens)
-
-
-def judged(trajectory: Trajectory, verdict: Verdict) -> Trajectory:
-    """Return the trajectory with its verdict."""
-    return replace(
-        trajectory,
-        correct=verdict.outcome == "right",
-        answer=verdict.answer,
-        reason=verdict.reason,
-        graded=verdict.outcome != "ungraded",
-    )

@@ -28,7 +28,7 @@ def reward(trajectory: Trajectory, options: RewardOptions, *, max_tokens: int) -
     """Return the reward of a judged trajectory. `max_tokens` is the limit on a response, in tokens."""
     called = trajectory.observations
     ran = sum(not NO_CALL.issuperset(piece.outcomes) for piece in called)
-    base = RIGHT if trajectory.correct else wrong(options.tool_use, called=len(called), ran=ran)
+    base = RIGHT if trajectory.judged.is_right else wrong(options.tool_use, called=len(called), ran=ran)
     return base - overlong(trajectory.response_tokens, max_tokens, round(options.overlong * max_tokens))
 
 

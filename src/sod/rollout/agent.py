@@ -9,7 +9,7 @@ from sod.config import SamplingOptions
 from sod.console.progress import slow_bar
 from sod.engines import Engine, Request
 from sod.errors import DataError
-from sod.rewards.referee import Referee, judged
+from sod.rewards.referee import Referee
 from sod.tools import Toolbox
 from sod.types import Piece, Problem, Stop, Trajectory
 
@@ -69,7 +69,7 @@ class Agent:
         final_text = self.chat.text(pieces[-1].tokens) if stop == "answered" else ""
         trajectory = Trajectory(problem=problem, sample=sample, pieces=tuple(pieces), stop=stop, final_text=final_text)
         verdict = await self.referee.judge(trajectory, lambda: self.chat.response(trajectory.response))
-        trajectory = judged(trajectory, verdict)
+        trajectory = replace(trajectory, verdict=verdict)
         return replace(trajectory, reward=self.referee.reward(trajectory), seconds=time.monotonic() - start)
 
     async def _converse(self, pieces: list[Piece], seed: int) -> Stop:

@@ -121,6 +121,4 @@ async def _with_retries(agent: Agent, problem: Problem, sample: int, seed: int) 
 def _group(problem: Problem, attempts: Mapping[int, Trajectory | None]) -> Group:
     """The attempts by their number, whichever ended first."""
     survivors = [trajectory for _, trajectory in sorted(attempts.items()) if trajectory is not None]
-    graded = [trajectory for trajectory in survivors if trajectory.graded]
-    ungraded = [trajectory for trajectory in survivors if not trajectory.graded]
-    return Group(problem, graded, dropped=len(attempts) - len(survivors), ungraded=ungraded)
+    return Group.of(problem, survivors, dropped=len(attempts) - len(survivors))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sod.batching import Batch, pad
+from sod.batching import Batch, CreditedBatch, ScoredBatch, pad
 from sod.config import AlgorithmOptions
 from sod.core import group_advantage, step_divergence, step_mean, step_weights
 from sod.runs.patterns import Pattern, pattern
@@ -64,13 +64,13 @@ class RolloutTotals:
             self.errors += trajectory.tool_errors
             self.stops[trajectory.stop] += 1
             self.outcomes += trajectory.outcomes
-            (self.failed if trajectory.tool_errors else self.clean)[trajectory.correct] += 1
+            (self.failed if trajectory.tool_errors else self.clean)[trajectory.judged.is_right] += 1
 
     def _compare(self, group: Group) -> None:
         """What GRPO learns from the group: right against wrong, or the reward's corrections alone."""
         if not len(group):
             return
-        verdicts = {trajectory.correct for trajectory in group}
+        verdicts = {trajectory.judged.is_right for trajectory in group}
         rewards_B = torch.tensor([trajectory.reward for trajectory in group], dtype=torch.float64)
         advantage = float(group_advantage(rewards_B, torch.zeros(len(group), dtype=torch.long)).abs().sum())
         alike, contrast = len(verdicts) == 1, bool((rewards_B != rewards_B[0]).any())
@@ -133,9 +133,9 @@ class StepTotals:
     _counts: Counter[str] = field(default_factory=Counter)
     _patterns: Counter[Pattern] = field(default_factory=Counter)
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: ScoredBatch) -> None:
         """A batch that both models have scored."""
-        if batch.student_BT is None or batch.teacher_BT is None or not len(batch):
+        if batch.teacher_BT is None or not len(batch):
             return
         d_BK, w_BK, exists_BK = steps(batch, self.options)
         later_BK = exists_BK.clone()
@@ -144,7 +144,7 @@ class StepTotals:
         self._add("steps/d_1", d_BK[:, :1][exists_BK[:, :1]])
         self._add("steps/first_step_agrees", d_BK[:, 0][exists_BK[:, 1:].any(1)] < AGREES_NATS)
         self._add("steps/w_after_first", w_BK[later_BK])
-        if batch.teacher_weight_BT is not None:
+        if isinstance(batch, CreditedBatch) and batch.teacher_weight_BT is not None:
             self._add("steps/w_used_after_first", step_mean(batch.teacher_weight_BT, batch.steps_BT)[later_BK])
         self._add("steps/w_capped", w_BK[later_BK] >= 1 + self.options.delta - 1e-6)
         log_ratio_N = (batch.teacher_BT - batch.student_BT)[batch.mask_BT].abs()
@@ -167,16 +167,16 @@ class StepTotals:
         self._counts[name] += values.numel()
 
 
-def of_steps(batch: Batch, options: AlgorithmOptions) -> dict[str, float]:
+def of_steps(batch: ScoredBatch, options: AlgorithmOptions) -> dict[str, float]:
     """What an update's steps were like. Measured under every algorithm that has a teacher."""
     totals = StepTotals(options)
     totals.add(batch)
     return totals.metrics()
 
 
-def of_sampler(batch: Batch) -> dict[str, float]:
+def of_sampler(batch: ScoredBatch) -> dict[str, float]:
     """How far the sampler's log-probabilities are from a full forward pass of the same weights, in nats."""
-    if batch.student_BT is None or batch.recomputed_B is None or not batch.recomputed_B.any():
+    if not batch.recomputed_B.any():
         return {}
     sampled_BT = pad([t.sampler_logprobs for t in batch.trajectories], torch.float32)
     gap_N = (sampled_BT - batch.student_BT).abs()[batch.mask_BT & batch.recomputed_B[:, None]]
@@ -215,11 +215,9 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else 0.0
 
 
-def steps(batch: Batch, options: AlgorithmOptions) -> tuple[Tensor, Tensor, Tensor]:
+def steps(batch: ScoredBatch, options: AlgorithmOptions) -> tuple[Tensor, Tensor, Tensor]:
     """d, w by SOD's rule, and whether the step exists. -> (B, K) each"""
-    assert batch.student_BT is not None
-    assert batch.teacher_BT is not None
-    d_BK = step_divergence(batch.student_BT, batch.teacher_BT, batch.steps_BT)
+    d_BK = step_divergence(*batch.pair_BT, batch.steps_BT)
     w_BK = step_weights(d_BK, epsilon=options.epsilon, delta=options.delta)
     return d_BK, w_BK, step_mean(torch.ones(batch.ids_BT.shape), batch.steps_BT) > 0
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from sod.batching import Batch
+from sod.batching import CreditedBatch, ScoredBatch
 from sod.config import AlgorithmOptions
 from sod.core import step_mean
 from sod.runs.metrics import ragged, steps
 from sod.runs.patterns import pattern
-from sod.types import Piece, Problem, Trajectory
+from sod.types import Piece, Problem, Trajectory, Verdict
 
 LONGEST_GOLD = 1000
 """Characters; the tests of a code problem are not repeated with every attempt at it."""
@@ -28,10 +28,7 @@ def to_record(trajectory: Trajectory, text: Decode) -> Record:
         "problem": trajectory.problem.id,
         "sample": trajectory.sample,
         "gold": trajectory.problem.answer if len(trajectory.problem.answer) <= LONGEST_GOLD else None,
-        "answer": trajectory.answer,
-        "correct": trajectory.correct,
-        "graded": trajectory.graded,
-        "reason": trajectory.reason,
+        **verdict_record(trajectory.judged),
         "reward": trajectory.reward,
         "stop": trajectory.stop,
         "seconds": round(trajectory.seconds, 3),
@@ -49,11 +46,11 @@ def to_record(trajectory: Trajectory, text: Decode) -> Record:
     }
 
 
-def scored_records(batch: Batch, options: AlgorithmOptions, text: Decode, limit: int) -> list[Record]:
+def scored_records(batch: ScoredBatch, options: AlgorithmOptions, text: Decode, limit: int) -> list[Record]:
     """The first `limit` trajectories as they are kept where both models have scored them, with d, w and signal."""
     kept = batch.rows(torch.arange(min(limit, len(batch))))
     made = [to_record(trajectory, text) for trajectory in kept.trajectories]
-    if kept.student_BT is None or kept.teacher_BT is None:
+    if kept.teacher_BT is None:
         return made
     d_BK, w_BK, exists_BK = steps(kept, options)
     by_step = {"d": d_BK, "w": w_BK}
@@ -61,7 +58,7 @@ def scored_records(batch: Batch, options: AlgorithmOptions, text: Decode, limit:
     if kept.teacher_entropy_BT is not None:
         by_token["teacher_entropy"] = kept.teacher_entropy_BT
         by_step["teacher_entropy"] = step_mean(kept.teacher_entropy_BT, kept.steps_BT)
-    if kept.teacher_weight_BT is not None:
+    if isinstance(kept, CreditedBatch) and kept.teacher_weight_BT is not None:
         by_step["w_used"] = step_mean(kept.teacher_weight_BT, kept.steps_BT)
     step_values = {name: ragged(values_BK, exists_BK) for name, values_BK in by_step.items()}
     token_values = {name: ragged(values_BT, kept.mask_BT) for name, values_BT in by_token.items()}
@@ -79,6 +76,22 @@ def scored_records(batch: Batch, options: AlgorithmOptions, text: Decode, limit:
                 piece |= {name: [round(v, 4) for v in values[b][at:end]] for name, values in token_values.items()}
                 at = end
     return made
+
+
+def verdict_record(verdict: Verdict) -> Record:
+    """Return a verdict as four keys of a record."""
+    return {
+        "answer": verdict.answer,
+        "correct": verdict.is_right,
+        "graded": verdict.is_graded,
+        "reason": verdict.reason,
+    }
+
+
+def verdict_of(row: Mapping[str, Any]) -> Verdict:
+    """Return the verdict of a record. The inverse of `verdict_record`."""
+    outcome = ("right" if row["correct"] else "wrong") if row["graded"] else "ungraded"
+    return Verdict(outcome=outcome, answer=row["answer"], reason=row["reason"])
 
 
 def from_record(row: Mapping[str, Any], problem: Problem, text: Callable[[Sequence[int]], str]) -> Trajectory:
@@ -101,10 +114,7 @@ def from_record(row: Mapping[str, Any], problem: Problem, text: Callable[[Sequen
         pieces=pieces,
         stop=row["stop"],
         final_text=text(pieces[-1].tokens) if row["stop"] == "answered" else "",
+        verdict=verdict_of(row),
         reward=float(row["reward"]),
-        correct=bool(row["correct"]),
-        answer=row["answer"],
-        reason=row["reason"],
-        graded=bool(row["graded"]),
         seconds=float(row["seconds"]),
     )

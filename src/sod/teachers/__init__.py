@@ -1,11 +1,17 @@
 """The interface of a teacher, which scores the student's tokens."""
 
-from dataclasses import replace
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sod.batching import Batch
+from sod.batching import Batch, ScoredBatch
+from sod.config import ModelOptions, SamplingOptions, ScoreOptions
+from sod.types import Problem
 
 
 class Scores(NamedTuple):
@@ -18,7 +24,7 @@ class Scores(NamedTuple):
     candidates_BTJ: Tensor | None = None
     """log pi_teacher of each candidate, if the batch has any."""
 
-    def put_into(self, batch: Batch) -> Batch:
+    def add_to(self, batch: ScoredBatch) -> ScoredBatch:
         """Return the batch with these scores."""
         return replace(
             batch,
@@ -28,11 +34,58 @@ class Scores(NamedTuple):
         )
 
 
-class Teacher(Protocol):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherSetup:
+    """The inputs of every kind of teacher."""
+
+    folder: Path
+    """Directory of the teacher: weights and tokenizer, or the tokenizer of a remote teacher."""
+    tokenizer: PreTrainedTokenizerBase
+    """The student's. The teacher's vocabulary must equal it."""
+    network: ModelOptions
+    score: ScoreOptions
+    rollout: SamplingOptions
+    microbatch_tokens: int
+    """Largest number of tokens in a forward pass."""
+
+    @property
+    def teacher_network(self) -> ModelOptions:
+        """`network` with the type of `score.teacher_dtype`."""
+        dtype = self.score.teacher_dtype
+        return self.network if dtype == "same" else self.network.model_copy(update={"dtype": dtype})
+
+
+class Teacher(ABC):
+    """A model that scores the student's tokens.
+
+    A training run calls `check` once, then for each update: `scored` for every group, `finish`, and `follow`. A checkpoint
+    calls `save`, and a resumed run `restore`. Only `score` and `take_busy_seconds` are required; the others do nothing here.
+    """
+
+    @abstractmethod
     async def score(self, batch: Batch) -> Scores:
         """Score a batch with `sod.concurrency.compute` or on a server. Several batches may be scored at once."""
-        ...
 
+    @abstractmethod
     def take_busy_seconds(self) -> float:
         """Return the seconds of scoring since the last call."""
-        ...
+
+    async def scored(self, batch: ScoredBatch) -> ScoredBatch:
+        """Return a group's batch with this teacher's scores, or without them if `finish` adds them."""
+        return (await self.score(batch)).add_to(batch)
+
+    def finish(self, batches: Sequence[ScoredBatch]) -> list[ScoredBatch]:
+        """Return the update's batches with all scores, after all groups have been sampled. Every process calls it once."""
+        return list(batches)
+
+    def check(self, problems: Sequence[Problem]) -> None:
+        """Raise DataError if a problem lacks something that this teacher requires."""
+
+    def follow(self, student: PreTrainedModel) -> None:
+        """Update the teacher's weights after an update of the student."""
+
+    def save(self, folder: Path) -> None:
+        """Write state that a resumed run needs to a checkpoint. The first process calls it."""
+
+    def restore(self, folder: Path) -> None:
+        """Load the state that `save` wrote."""

@@ -1,43 +1,29 @@
 """A frozen teacher on this machine."""
 
 import time
-from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch
 from sod.concurrency import compute
-from sod.config import ModelOptions, SamplingOptions, ScoreOptions
 from sod.model.loading import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer, score
-from sod.teachers import Scores
+from sod.teachers import Scores, Teacher, TeacherSetup
 
 
-class LocalTeacher:
-    """Scores with the model in `folder`. Its vocabulary must equal the student's."""
+class LocalTeacher(Teacher):
+    """Scores with the model in `setup.folder`. Its vocabulary must equal the student's."""
 
-    def __init__(
-        self,
-        folder: Path,
-        student_tokenizer: PreTrainedTokenizerBase,
-        network: ModelOptions,
-        options: ScoreOptions,
-        rollout: SamplingOptions,
-        *,
-        microbatch_tokens: int,
-    ):
-        tokenizer = load_tokenizer(folder)
-        check_same_vocabulary(student_tokenizer, tokenizer)
-        if options.teacher_dtype != "same":
-            network = network.model_copy(update={"dtype": options.teacher_dtype})
-        self._model = load_model(folder, network).requires_grad_(False)
-        check_embeddings(self._model, tokenizer, folder)
-        check_context(self._model, rollout, whose="teacher")
-        self._home = torch.device("cpu") if options.offload_teacher else self._model.device
+    def __init__(self, setup: TeacherSetup):
+        tokenizer = load_tokenizer(setup.folder)
+        check_same_vocabulary(setup.tokenizer, tokenizer)
+        self._model = load_model(setup.folder, setup.teacher_network).requires_grad_(False)
+        check_embeddings(self._model, tokenizer, setup.folder)
+        check_context(self._model, setup.rollout, whose="teacher")
+        self._home = torch.device("cpu") if setup.score.offload_teacher else self._model.device
         self._device = self._model.device
         self._move(self._home)
-        self._temperature = rollout.temperature
-        self._microbatch_tokens = microbatch_tokens
+        self._temperature = setup.rollout.temperature
+        self._microbatch_tokens = setup.microbatch_tokens
         self._busy_seconds = 0.0
 
     async def score(self, batch: Batch) -> Scores:
@@ -59,7 +45,6 @@ class LocalTeacher:
         self._move(self._device)
         logprobs_BT, entropy_BT = score(self._model, batch, self._temperature, self._microbatch_tokens, entropy=True)
         self._move(self._home)
-        assert entropy_BT is not None
         if batch.candidates_BTJ is None:
             return Scores(logprobs_BT, entropy_BT)
         return Scores(logprobs_BT[..., 0], entropy_BT, logprobs_BT[..., 1:])

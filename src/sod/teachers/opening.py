@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
-
 from sod.concurrency import Runner
-from sod.config import ModelOptions, SamplingOptions, ScoreOptions
+from sod.config import ScoreOptions
 from sod.datasets.rows import fingerprint_model
+from sod.distributed import Ranks
 from sod.hub import model_folder
-from sod.teachers import Teacher
+from sod.teachers import Teacher, TeacherSetup
 from sod.teachers.local import LocalTeacher
 from sod.teachers.server import ServerTeacher, holds_weights
+from sod.teachers.sharded import ShardedTeacher
 
 
 def teacher_folder(teacher: Path, options: ScoreOptions) -> Path:
@@ -32,24 +32,16 @@ def fingerprint_teacher(folder: Path, options: ScoreOptions) -> str:
 
 
 @contextmanager
-def open_teacher(
-    loop: Runner,
-    folder: Path,
-    student_tokenizer: PreTrainedTokenizerBase,
-    network: ModelOptions,
-    options: ScoreOptions,
-    rollout: SamplingOptions,
-    *,
-    microbatch_tokens: int,
-) -> Iterator[Teacher]:
-    """Open a teacher for use in this loop: the model in `folder`, or the verified remote one.
+def open_teacher(loop: Runner, setup: TeacherSetup, ranks: Ranks) -> Iterator[Teacher]:
+    """Open a teacher for use in this loop: the model in `setup.folder`, sharded if requested, or the verified remote one.
 
     Raises OptionError and ModelError.
     """
-    if options.teacher_url is None:
-        yield LocalTeacher(folder, student_tokenizer, network, options, rollout, microbatch_tokens=microbatch_tokens)
+    if setup.score.teacher_url is None:
+        shard = setup.score.shard_teacher and not ranks.alone
+        yield ShardedTeacher(setup, ranks) if shard else LocalTeacher(setup)
         return
-    teacher = loop.run(ServerTeacher.open(folder, student_tokenizer, network, options, rollout))
+    teacher = loop.run(ServerTeacher.open(setup))
     try:
         yield teacher
     finally:

@@ -12,11 +12,10 @@ from transformers import PreTrainedModel
 
 from sod.batching import Batch, collate
 from sod.chat.format import ChatFormat, Schema
-from sod.config import ModelOptions, SamplingOptions, ScoreOptions
 from sod.errors import DataError, OptionError
 from sod.model.loading import positions_of
 from sod.model.lora import plain_parameters
-from sod.teachers import Scores
+from sod.teachers import Scores, TeacherSetup
 from sod.teachers.local import LocalTeacher
 from sod.types import Group, Piece, Problem, Trajectory
 
@@ -40,7 +39,7 @@ STATE = "teacher.pt"
 
 
 class PrivilegedTeacher(LocalTeacher):
-    """Scores the student's tokens with the model in `folder`, under a prompt with privileged information:
+    """Scores the student's tokens with the model in `setup.folder`, under a prompt with privileged information:
 
         log pi_teacher(y_t | c(x), y_<t)        instead of        log pi_teacher(y_t | x, y_<t)
 
@@ -50,22 +49,18 @@ class PrivilegedTeacher(LocalTeacher):
 
     Without `decay` the model stays frozen. With `decay` it is the exponential moving average of the student's weights,
     updated by `follow` and saved in checkpoints. The average is kept in float32, which takes 4 more bytes per weight if
-    `network.dtype` or `options.teacher_dtype` is another type.
+    `network.dtype` or `score.teacher_dtype` is another type.
     """
 
     def __init__(
         self,
-        folder: Path,
+        setup: TeacherSetup,
         chat: ChatFormat,
         tools: Sequence[Schema],
-        network: ModelOptions,
-        options: ScoreOptions,
-        rollout: SamplingOptions,
         *,
         context: Context,
         template: str | None = None,
         decay: float | None = None,
-        microbatch_tokens: int,
     ):
         self._template = TEMPLATES[context] if template is None else template
         if missing := [name for name in ("{question}", "{context}") if name not in self._template]:
@@ -73,12 +68,12 @@ class PrivilegedTeacher(LocalTeacher):
                 f"The privileged teacher's template has no {missing[0]}. Write {{question}} in place of the student's message "
                 "and {context} in place of the privileged information."
             )
-        super().__init__(folder, chat.tokenizer, network, options, rollout, microbatch_tokens=microbatch_tokens)
+        super().__init__(setup)
         self._chat = chat
         self._tools = tools
         self._context: Context = context
         self._decay = decay
-        self._max_tokens = rollout.max_tokens
+        self._max_tokens = setup.rollout.max_tokens
         # In bfloat16 a slow average would never change: (1 - decay) * difference is rounded to 0.
         self._averages = [
             weight if weight.dtype == torch.float32 else weight.detach().float()
@@ -125,10 +120,9 @@ class PrivilegedTeacher(LocalTeacher):
             candidates_BTJ = _moved(batch.candidates_BTJ, batch.mask_BT, privileged.mask_BT)
             privileged = replace(privileged, candidates_BTJ=candidates_BTJ)
         logprobs_BT, entropy_BT, scores_BTJ = super().score_now(privileged)
-        assert entropy_BT is not None
         return Scores(
             _moved(logprobs_BT, privileged.mask_BT, batch.mask_BT),
-            _moved(entropy_BT, privileged.mask_BT, batch.mask_BT),
+            None if entropy_BT is None else _moved(entropy_BT, privileged.mask_BT, batch.mask_BT),
             None if scores_BTJ is None else _moved(scores_BTJ, privileged.mask_BT, batch.mask_BT),
         )
 

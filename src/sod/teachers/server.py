@@ -31,7 +31,7 @@ from sod.engines.vllm import COARSE_TOLERANCE, TOLERANCE
 from sod.errors import InfrastructureError, ModelError, OptionError
 from sod.model.forward import id_count, unused_beside
 from sod.model.loading import check_same_vocabulary, load_model, load_tokenizer, score
-from sod.teachers import Scores
+from sod.teachers import Scores, Teacher, TeacherSetup
 from sod.types import Group, Piece, Problem, Trajectory
 
 AT_A_TIME = 4
@@ -64,36 +64,26 @@ does not, at least one animal has no place, by the pigeonhole principle. Was fü
 """Text on which the server and the local weights, if there are any, must agree: prose, a program, other scripts."""
 
 
-class ServerTeacher:
+class ServerTeacher(Teacher):
     """Scores with the model on the vLLM server at `options.teacher_url`. Create it with `open`.
 
     Returns no entropies and scores no candidates; log-probabilities are at temperature 1.
     """
 
     @classmethod
-    async def open(
-        cls,
-        folder: Path,
-        student_tokenizer: PreTrainedTokenizerBase,
-        network: ModelOptions,
-        options: ScoreOptions,
-        rollout: SamplingOptions,
-        *,
-        seconds: float = ANSWER_SECONDS,
-    ) -> Self:
-        """Wait for the server, and check that it serves the teacher in `folder`.
+    async def open(cls, setup: TeacherSetup, *, seconds: float = ANSWER_SECONDS) -> Self:
+        """Wait for the server, and check that it serves the teacher in `setup.folder`.
 
-        `folder` holds the teacher's tokenizer, and optionally its weights. Every response may take `seconds`. Raises
+        The directory holds the teacher's tokenizer, and optionally its weights. Every response may take `seconds`. Raises
         OptionError for options that cannot work, ModelError for a different or broken model, InfrastructureError if the server
         does not respond.
         """
-        check_same_vocabulary(student_tokenizer, load_tokenizer(folder))
-        teacher = cls(student_tokenizer, options, seconds=seconds)
+        rollout = setup.rollout
+        check_same_vocabulary(setup.tokenizer, load_tokenizer(setup.folder))
+        teacher = cls(setup.tokenizer, setup.score, seconds=seconds)
         try:
-            await teacher._meet(options.teacher_served_name, rollout)
-            if options.teacher_dtype != "same":
-                network = network.model_copy(update={"dtype": options.teacher_dtype})
-            await teacher._prove(folder, network, rollout)
+            await teacher._meet(setup.score.teacher_served_name, rollout)
+            await teacher._prove(setup.folder, setup.teacher_network, rollout)
         except BaseException:
             await teacher.close()
             raise
@@ -288,7 +278,7 @@ def _probe(ids: list[int]) -> Batch:
     """Return a batch of one trajectory in which all tokens except the first are the student's."""
     pieces = (Piece("prompt", (ids[0],)), Piece("student", tuple(ids[1:])))
     problem = Problem(id="probe", messages=(), answer="")
-    return collate([Group(problem, [Trajectory(problem, 0, pieces, "answered", "", 0.0)])])
+    return collate([Group(problem, [Trajectory(problem, 0, pieces, "answered", "")])])
 
 
 def _gap(one_BT: Tensor, other_BT: Tensor, batch: Batch) -> float:

@@ -1,50 +1,39 @@
 """A frozen teacher sharded over all processes, for models that do not fit in one."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from sod.batching import Batch, microbatches
-from sod.config import ModelOptions, SamplingOptions, ScoreOptions
+from sod.batching import ScoredBatch, microbatches
 from sod.distributed import Ranks
 from sod.model.fsdp import divide
 from sod.model.loading import hidden_states
+from sod.teachers import TeacherSetup
 from sod.teachers.local import LocalTeacher
 
 
-class DividedTeacher(LocalTeacher):
-    """Scores together with all other processes, layer by layer.
+class ShardedTeacher(LocalTeacher):
+    """Scores together with all other processes, layer by layer, after all have finished sampling."""
 
-    All processes call `score_all` once, after all have finished sampling.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        student_tokenizer: PreTrainedTokenizerBase,
-        network: ModelOptions,
-        options: ScoreOptions,
-        rollout: SamplingOptions,
-        *,
-        microbatch_tokens: int,
-        ranks: Ranks,
-    ):
-        whole = network.model_copy(update={"device": "cpu"})
-        super().__init__(folder, student_tokenizer, whole, options, rollout, microbatch_tokens=microbatch_tokens)
+    def __init__(self, setup: TeacherSetup, ranks: Ranks):
+        super().__init__(replace(setup, network=setup.network.model_copy(update={"device": "cpu"})))
         divide(self._model, ranks, self._model.dtype)
         self._home = self._device = self._model.device
         self._ranks = ranks
 
-    def score_all(self, batches: Sequence[Batch]) -> list[Batch]:
+    async def scored(self, batch: ScoredBatch) -> ScoredBatch:
+        """Return the batch unchanged; `finish` adds the scores."""
+        return batch
+
+    def finish(self, batches: Sequence[ScoredBatch]) -> list[ScoredBatch]:
         """Return this process's batches with the teacher's scores. All processes must call it.
 
         Processes with fewer passes run idle passes, so that all take part in every pass.
         """
         passes = sum(1 for batch in batches for _ in microbatches(batch.lengths_B, self._microbatch_tokens))
         most = max(self._ranks.gather(passes))  # before the first pass, because every pass waits for all processes
-        scored = [self._timed(batch).put_into(batch) for batch in batches]
+        scored = [self._timed(batch).add_to(batch) for batch in batches]
         for _ in range(most - passes):
             self._idle()
         return scored
