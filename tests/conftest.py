@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from sod.chat.format import ChatFormat
 from sod.config import ModelOptions
+from sod.console.logs import show_logs
 from sod.lab.make import TEACHER_FOLDER
 from sod.lab.make import problems as lab_problems
 from sod.lab.models import Size, save_new_model
@@ -22,6 +23,7 @@ from sod.model.loading import load_model, load_tokenizer
 from sod.types import Group, Piece, Problem, Trajectory, Verdict
 
 torch.set_num_threads(1)
+show_logs()  # as a command does
 
 
 @pytest.fixture(scope="session")

@@ -129,6 +129,7 @@ def _run(arguments: list[str]) -> int:
             check_inputs(options)
         if command in (*RESUMED, *CONTINUED, "calibrate"):
             screen.report_failures()
+        _show_logs()
         module, function = target.split(":")
         getattr(import_module(module), function)(options)
         return 0
@@ -145,6 +146,12 @@ def _run(arguments: list[str]) -> int:
     except OSError as error:  # of a path too long, a disk that is full or gone: of the machine, not of sod
         where = f"{error.filename}: " if error.filename is not None else ""
         return _complain(f"{where}{error.strerror or error}", EXIT_FAILED)
+
+
+def _show_logs() -> None:
+    from sod.console.logs import show_logs  # rich takes longer to import than `sod --help` may take
+
+    show_logs()
 
 
 def _check_place() -> None:

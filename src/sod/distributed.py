@@ -44,6 +44,10 @@ COLLECTIVE = timedelta(days=7)
 """Rollouts differ in length, and whoever is ready waits. What ends a wait in vain is silence, not this."""
 
 
+EVERY_PROCESS = {"every_process": True}
+"""`extra` of a log record that the command line shows from each process, because only one of them may have the problem."""
+
+
 def place() -> tuple[int, int]:
     """Which process this is, from 0, and of how many, by what `torchrun` has put into the environment."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

@@ -1,6 +1,7 @@
 """Train a student on its own samples: sample, score, give credit, learn."""
 
 import functools
+import logging
 import operator
 import time
 from collections.abc import Coroutine, Iterator, Sequence
@@ -42,6 +43,8 @@ from sod.teachers import Teacher, TeacherSetup
 from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_folder
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.types import Group, Problem
+
+logger = logging.getLogger(__name__)
 
 MAX_SAMPLER_GAP = 0.5
 """Largest mean difference per sampled token, in nats. Rounding causes 1e-6 in fp32 and about 1e-2 in bf16; more means that
@@ -141,13 +144,13 @@ class Session:
             ranks.first(lambda: run.check(options, resume=options.resume))
             problems, notes = load_asked(options.data)
             for note in notes:
-                say(f"{options.data}: {note}")
+                logger.info(f"{options.data}: {note}")
             _check_number(options, problems)
             student = model_folder(options.student)
             files = ranks.first(lambda: _fingerprints(options, student))
             world = World.of(student, options, problems)
             for line in unasked(problems, world.frame):
-                say(f"careful: {line}")
+                logger.warning(f"careful: {line}")
             done, folder = ranks.first(run.take_up) if options.resume else (0, None)
             start = origin(student, folder, options.learn)
             model = load_model(start, options.network)
@@ -292,7 +295,7 @@ class Session:
     def report_alarms(self) -> str:
         """Print each alarm when it is first raised. -> the name of one that stops the run, or an empty string"""
         for name in [name for name in self.alarms if name not in self.alarmed]:
-            say(f"  alarm {name}: {self.alarms[name]}")
+            logger.warning(f"  alarm {name}: {self.alarms[name]}")
         self.alarmed |= self.alarms.keys()
         return next((name for name in self.options.stop_on if name in self.alarms), "")
 

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import logging
 import os
 import random
 import time
@@ -13,8 +14,10 @@ from typing import Any
 
 import httpx
 
-from sod.console.progress import say, warn
+from sod.distributed import EVERY_PROCESS
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
+
+logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 30.0
 REMIND_SECONDS = 60.0
@@ -133,11 +136,8 @@ class Patience:
     def wait_for(self, why: str) -> None:
         if time.monotonic() < self._next:
             return
-        warn(
-            f"{why} waiting up to {self._seconds:g} s."
-            if not self._next
-            else f"  still waiting, {self.left:.0f} s more"
-        )
+        begun = f"{why} waiting up to {self._seconds:g} s."
+        logger.warning(f"  still waiting, {self.left:.0f} s more" if self._next else begun, extra=EVERY_PROCESS)
         self._next = time.monotonic() + REMIND_SECONDS
 
     @property
@@ -240,7 +240,7 @@ class ServedModel:
                         f"{ids[:12]} ... {self._words.tokenizer}"
                     )
             case _:
-                say(
+                logger.warning(
                     f"{self} has no endpoint for its tokenizer, so it is not checked against the tokenizer in {folder}."
                 )
 
@@ -304,7 +304,7 @@ class ServedModel:
             await asyncio.sleep(min(patience.left, wait * random.uniform(0.5, 1.0)))
             wait = min(2 * wait, LONGEST_WAIT_SECONDS)
         if patience.tried:
-            warn(f"{self} is back; the run continues.")
+            logger.warning(f"{self} is back; the run continues.", extra=EVERY_PROCESS)
         self._recovery = None
 
     async def explained(self, error: Refused, too_long: str | None = None) -> OptionError:

@@ -6,6 +6,7 @@ tokenizer; this is good enough for an evaluation. A short request at the start d
 During an outage, pending requests wait for the server and are then sent again.
 """
 
+import logging
 import random
 from pathlib import Path
 from typing import Any, Self
@@ -14,12 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from sod.concurrency import Occupancy
 from sod.config import EngineOptions, SamplingOptions
-from sod.console.progress import say
 from sod.engines import Reply, Request
 from sod.engines.http import NOT_UNDERSTOOD, Refused, ServedModel, Words, short
 from sod.engines.vllm import parameters
 from sod.errors import InfrastructureError, OptionError
 from sod.model.forward import ends_beside, id_count, unused_beside
+
+logger = logging.getLogger(__name__)
 
 NOT_TO_TRAIN = (
     "--engine.name served evaluates a remote model and cannot train it. To train a model here and sample it on a vLLM server, "
@@ -113,7 +115,7 @@ class ServedEngine:
                 raise await self._model.explained(error) from error
             why = f"it refuses vLLM's fields ({short(str(error))})"
         self._gives_ids = False
-        say(f"{self._model} is used through OpenAI's API, and its text is encoded again here, because {why}.")
+        logger.info(f"{self._model} is used through OpenAI's API, and its text is encoded again here, because {why}.")
         await self._complete(self._probe())
 
     def _probe(self) -> Request:

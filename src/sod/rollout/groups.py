@@ -7,16 +7,19 @@ by (run seed, update, problem, sample), so the order in which they happen to run
 
 import asyncio
 import hashlib
+import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from sod.concurrency import together
 from sod.config import RolloutOptions, SamplingOptions
-from sod.console.progress import warn
+from sod.distributed import EVERY_PROCESS
 from sod.errors import InfrastructureError, OutageError
 from sod.rollout.agent import Agent
 from sod.types import Group, Problem, Trajectory
+
+logger = logging.getLogger(__name__)
 
 TURN_SEEDS = 1 << 16
 """Seeds that one attempt may use, one per turn."""
@@ -95,7 +98,11 @@ def _survivor(result: Trajectory | str, problem: Problem, sample: int, causes: s
         return result
     if result not in causes:
         causes.add(result)
-        warn(f"attempt {sample} at problem {problem.id!r} was dropped (others for this reason are counted): {result}")
+        logger.warning(
+            f"attempt {sample} at problem {problem.id!r} was dropped; further drops for the same reason are only counted: "
+            f"{result}",
+            extra=EVERY_PROCESS,
+        )
     return None
 
 

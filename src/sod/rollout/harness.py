@@ -1,5 +1,6 @@
 """What surrounds a student: how it is spoken to, what it may call, who judges it."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,6 @@ from typing import Protocol, Self
 
 from sod.chat.format import ChatFormat
 from sod.config import ChatOptions, RewardOptions, SamplingOptions, SandboxOptions, ToolOptions
-from sod.console.progress import say
 from sod.engines import Engine
 from sod.model.loading import load_tokenizer
 from sod.rewards.referee import Referee
@@ -17,6 +17,8 @@ from sod.tools import Toolbox
 from sod.tools.own import own_tools
 from sod.tools.python import PythonTool
 from sod.types import Problem
+
+logger = logging.getLogger(__name__)
 
 
 class WorldOptions(Protocol):
@@ -50,13 +52,15 @@ class World:
         `again`: what there is to know of it was printed before.
         """
         if options.reward.judge == "reference" and not again:
-            say("reward.judge = reference: verdicts are those of the paper's code, which reject many right answers.")
+            logger.warning(
+                "reward.judge = reference: verdicts are those of the paper's code, which reject many right answers."
+            )
         sandbox = open_sandbox(options.sandbox)
         referee = Referee(sandbox, options.reward, max_tokens=options.rollout.max_tokens)
         referee.check(problems)
         chat = ChatFormat.of(load_tokenizer(tokenizer), options.chat)
         if chat.note and not again:
-            say(chat.note)
+            logger.info(chat.note)
         tools = Toolbox([PythonTool(sandbox, options.tool), *own_tools(options.tool)], faults=options.tool.faults)
         check_prompts(chat, tools, options.rollout, problems)
         return cls(sandbox, referee, chat, tools)

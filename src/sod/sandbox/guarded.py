@@ -7,6 +7,7 @@ stops.
 """
 
 import asyncio
+import logging
 import random
 import time
 from collections import deque
@@ -16,11 +17,13 @@ from dataclasses import dataclass, field
 
 from sod.concurrency import Runner
 from sod.config import SandboxOptions
-from sod.console.progress import say, warn
+from sod.distributed import EVERY_PROCESS
 from sod.errors import OptionError, OutageError, SandboxError
 from sod.sandbox import Program, Result, Sandbox
 from sod.sandbox.fusion import FusionSandbox
 from sod.sandbox.local import LocalSandbox
+
+logger = logging.getLogger(__name__)
 
 WINDOW = 100
 """Number of latest programs that the failure rate is computed over."""
@@ -52,7 +55,9 @@ def _backend(options: SandboxOptions) -> Sandbox:
     if options.backend == "fusion" and options.url is not None:
         return FusionSandbox(options.url, workers=options.workers or 16, tries=options.retries + 1)
     if options.backend == "unsafe_subprocess":
-        say("sandbox.backend = unsafe_subprocess: programs are NOT confined; they can do everything your user can do.")
+        logger.warning(
+            "sandbox.backend = unsafe_subprocess: programs are NOT confined; they can do everything your user can do."
+        )
     return LocalSandbox(workers=options.workers, unsafe=options.backend == "unsafe_subprocess")
 
 
@@ -150,9 +155,10 @@ class GuardedSandbox:
     def _open(self, cause: str) -> None:
         """Open the circuit: callers wait until a probe succeeds."""
         if self._recovery is None:
-            warn(
+            logger.warning(
                 f"The sandbox could not run {sum(self._failed)} of the latest {len(self._failed)} programs ({cause}); "
-                f"waiting up to {self._options.patience:g} s for it to recover."
+                f"waiting up to {self._options.patience:g} s for it to recover.",
+                extra=EVERY_PROCESS,
             )
             self._recovery = asyncio.create_task(self._recover())
 
@@ -164,7 +170,7 @@ class GuardedSandbox:
             wait = min(2 * wait, LONGEST_WAIT_SECONDS)
             result = await self._sandbox.run(PROBE)
             if _is_answer(result):
-                warn("The sandbox works again; the run continues.")
+                logger.warning("The sandbox works again; the run continues.", extra=EVERY_PROCESS)
                 self._failed.clear()
                 self._recovery = None
                 return

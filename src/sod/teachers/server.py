@@ -12,6 +12,7 @@ log-probabilities; this is an error here.
 """
 
 import asyncio
+import logging
 import math
 import os
 from pathlib import Path
@@ -24,7 +25,6 @@ from transformers import PreTrainedTokenizerBase
 from sod.batching import Batch, collate, pad
 from sod.concurrency import Occupancy, compute, together
 from sod.config import ModelOptions, SamplingOptions, ScoreOptions
-from sod.console.progress import say
 from sod.engines.http import TRIES, Body, Refused, ServedModel, Words, short
 from sod.engines.served import PROBE
 from sod.engines.vllm import COARSE_TOLERANCE, TOLERANCE
@@ -33,6 +33,8 @@ from sod.model.forward import id_count, unused_beside
 from sod.model.loading import check_same_vocabulary, load_model, load_tokenizer, score
 from sod.teachers import Scores, Teacher, TeacherSetup
 from sod.types import Group, Piece, Problem, Trajectory
+
+logger = logging.getLogger(__name__)
 
 AT_A_TIME = 4
 """Trajectories sent at once: enough to keep the server busy, few enough for its memory."""
@@ -88,7 +90,7 @@ class ServerTeacher(Teacher):
             await teacher.close()
             raise
         if rollout.temperature != 1:
-            say(
+            logger.warning(
                 f"{teacher._model} returns log-probabilities at temperature 1, which vLLM cannot change, but rollout.temperature "
                 f"is {rollout.temperature:g}: the signal compares the teacher at 1 with the student at "
                 f"{rollout.temperature:g}, and is not zero where they agree. Set rollout.temperature to 1, or use a local "
@@ -210,9 +212,9 @@ class ServerTeacher(Teacher):
                 f"two requests (allowed: {tolerance})."
             )
         if unchecked := _why_unchecked(folder, network):
-            say(f"{unchecked}, so the weights are not checked. {self._model} may serve another model.")
+            logger.warning(f"{unchecked}, so the weights are not checked. {self._model} may serve another model.")
             if unused := unused_beside(folder, id_count(self._tokenizer)):
-                say(
+                logger.warning(
                     f"The teacher's head has {len(unused)} ids without a token. The server gives them a share of the "
                     "probability, so its log-probabilities are too low by that share. The share cannot be measured here."
                 )

@@ -4,16 +4,18 @@ Programs are stateless: nothing survives a call. Like a notebook, the sandbox pr
 unless it is None. `show_last_expr = "reference"` imitates the interpreter of the paper's code, for comparison.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from sod.config import ToolOptions
-from sod.console.progress import say
 from sod.errors import SandboxError
 from sod.sandbox import Program, Result, Sandbox
 from sod.tools import shorten
 from sod.types import Observation
+
+logger = logging.getLogger(__name__)
 
 NAME = "code_interpreter"
 REFERENCE_CHARS = 256
@@ -45,7 +47,9 @@ class PythonTool:
         self._options = options
         self._is_reference = options.show_last_expr == "reference"
         if self._is_reference:
-            say("tool.show_last_expr = reference: programs are rewritten as in the paper's code, which breaks many.")
+            logger.warning(
+                "tool.show_last_expr = reference: programs are rewritten as in the paper's code, which breaks many."
+            )
         self.schema = schema(name)
 
     async def __call__(self, arguments: Mapping[str, Any]) -> Observation:
