@@ -12,6 +12,7 @@ from sod import checks
 from sod.config import EvalOptions, SftOptions, TrainOptions
 from sod.distributed import ALONE
 from sod.engines import ENGINES
+from sod.engines.opening import OPENERS
 from sod.errors import SodError
 from sod.evaluation import evaluate
 from sod.planning.dry_run import plan
@@ -34,7 +35,7 @@ TRAIN: list[tuple[dict[str, Any], str]] = [
     ({"teacher": None}, "algorithm.name = sod needs a teacher; give --teacher."),
     ({"engine.name": "vllm_server"}, "engine.name = vllm_server needs --engine.url"),
     ({"engine.url": NOWHERE}, "engine.name = hf has none: leave it out, or give --engine.name vllm_server or served."),
-    ({"engine.name": "served", "engine.url": NOWHERE}, "to train a model here and sample it on a vLLM server"),
+    ({"engine.name": "served", "engine.url": NOWHERE}, "To train a model here and sample it on a vLLM server"),
     ({"sandbox.backend": "fusion"}, "sandbox.backend is fusion, but sandbox.url is not given"),
     ({"sandbox.url": NOWHERE}, "sandbox.backend is local. Add --sandbox.backend fusion."),
     (
@@ -185,7 +186,7 @@ def test_a_package_that_is_missing_is_named(basis: dict[str, Any], monkeypatch: 
     assert any("learn.lora_rank needs peft, which is not installed" in words for words in found)
 
 
-def test_every_engine_that_options_name_has_traits() -> None:
+def test_every_engine_that_options_name_has_traits_and_can_be_opened() -> None:
     annotation = TrainOptions.model_fields["engine"].annotation
     assert annotation is not None
-    assert set(annotation.model_fields["name"].annotation.__args__) == set(ENGINES)
+    assert set(annotation.model_fields["name"].annotation.__args__) == ENGINES.keys() == OPENERS.keys()

@@ -187,11 +187,11 @@ def learn_twice(pipe: Any, dtype: str, checkpointing: bool, sizes: tuple[int, in
 @pytest.mark.parametrize(
     ("dtype", "checkpointing", "sizes"),
     [
-        ("float32", False, (6, 384, 4096, 4096)),
-        ("float32", True, (6, 384, 4096, 4096)),
-        ("float32", True, (2, 512, 32_768, 2048)),
-        ("bfloat16", False, (4, 384, 4096, 2048)),
-        ("bfloat16", True, (2, 512, 32_768, 1024)),
+        ("float32", False, (6, 192, 2048, 2048)),
+        ("float32", True, (6, 192, 2048, 2048)),
+        ("float32", True, (1, 256, 32_768, 1024)),
+        ("bfloat16", False, (4, 192, 2048, 1024)),
+        ("bfloat16", True, (1, 256, 16_384, 512)),
     ],
 )
 def test_the_memory_of_learning_is_what_a_process_needs(

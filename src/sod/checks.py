@@ -21,7 +21,7 @@ from sod.config import (
     ToolOptions,
     TrainOptions,
 )
-from sod.engines import ENGINES
+from sod.engines import CANNOT_TRAIN, ENGINES
 from sod.errors import OptionError
 from sod.runs.alarms import ALARMS
 from sod.sandbox import guarded
@@ -76,7 +76,7 @@ def of_evaluation(options: EvalOptions) -> Refusals:
     yield from of_tools(options.tool)
     if options.paper is not None and (refusal := paper.refusal(options.paper)):
         yield refusal
-    if options.teacher is not None and not ENGINES[options.engine.name].trains:
+    if options.teacher is not None and not ENGINES[options.engine.name].loads_model:
         yield (
             f"--teacher needs the log-probabilities of the model's own weights; engine.name = {options.engine.name} has none "
             "here. Leave one of the two out."
@@ -116,20 +116,17 @@ def of_teacher(teacher: Path | None, options: ScoreOptions) -> Refusals:
 def of_engine(options: EngineOptions, rollout: SamplingOptions, *, trains: bool) -> Refusals:
     """The engine, its address and its sampling parameters. `trains`: the weights change while it samples."""
     engine = ENGINES[options.name]
-    if (options.url is None) == engine.has_address:
+    if (options.url is None) == engine.is_remote:
         yield (
             f"engine.name = {options.name} needs --engine.url, the address of its server."
-            if engine.has_address
+            if engine.is_remote
             else f"engine.url is the address of a server, and engine.name = {options.name} has none: leave it out, or give "
-            f"--engine.name {' or '.join(name for name, each in ENGINES.items() if each.has_address)}."
+            f"--engine.name {' or '.join(name for name, each in ENGINES.items() if each.is_remote)}."
         )
     if options.url is not None:
         yield from _of_address("engine.url", options.url)
     if trains and not engine.trains:
-        yield (
-            f"engine.name = {options.name} samples a model that stays as it is. Measure it with `sod eval`; to train a model "
-            "here and sample it on a vLLM server, use --engine.name vllm_server."
-        )
+        yield CANNOT_TRAIN.format(name=options.name)
     if engine.package is not None and find_spec(engine.package) is None:
         yield (
             f"engine.name = {options.name} needs {engine.package}, which is not installed. Install it here (pip install "

@@ -180,7 +180,7 @@ def _of_training(options: TrainOptions) -> "_Plan":
 
 def _of_evaluation(options: EvalOptions) -> "_Plan":
     text = _Plan.of("rollout" if isinstance(options, RolloutCommandOptions) else "eval", options)
-    served = not ENGINES[options.engine.name].trains
+    served = not ENGINES[options.engine.name].loads_model
     model = text.read_model("tokenizer" if served else "model", options.model, served=served)
     teacher = (
         text.read_model("teacher", options.teacher, served=options.score.teacher_url is not None)

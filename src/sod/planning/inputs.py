@@ -30,7 +30,7 @@ def check_inputs(options: Options) -> None:
         case EvalOptions(dry_run=False):
             for name in options.data:
                 check_name(name)
-            _models(options.model if ENGINES[options.engine.name].trains else None, options.teacher)
+            _models(options.model if ENGINES[options.engine.name].loads_model else None, options.teacher)
         case CompareOptions(preset=None):
             train, measure = (read_recipe(path) if path else {} for path in (options.train, options.measure))
             _data(*map(_path, (train.get("data"), options.tune)))

@@ -395,9 +395,9 @@ def _sampling(options: TrainOptions | EvalOptions, shape: Shape, gpu: int | None
     rollout, tokens = options.rollout, longest(options.rollout)
     weights, trajectory = sampling_bytes(options, shape)
     engine = ENGINES[options.engine.name]
-    if not (engine.has_address or engine.exchanges_weights):
+    if not (engine.is_remote or engine.exchanges_weights):
         return {f"keys and values of {rollout.concurrency} x {tokens:,} tokens": rollout.concurrency * trajectory}
-    if engine.has_address:
+    if engine.is_remote:
         return {}
     if gpu is None:
         return {"vLLM: weights; keys and values not counted, for want of a GPU": weights}
