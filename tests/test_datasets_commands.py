@@ -127,7 +127,7 @@ def test_bad_rows_are_written_with_the_reason_and_good_ones_beside(data: Data, t
     assert rejects[4] == ("it repeats row 1.", BAD[3])
     assert rejects[5][0] == "it asks what row 1 asks, and has another answer."
     assert "is not one of the letters A to D" in rejects[6][0]
-    assert "is of kind 'essay'" in rejects[7][0]
+    assert "`kind` is 'essay'" in rejects[7][0]
     assert rejects[8][0].startswith("it is not JSON")
     assert rejects[9] == ("it is not UTF-8 text: invalid start byte at byte 0.", "\ufffd")
 

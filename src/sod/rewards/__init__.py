@@ -14,6 +14,8 @@ NO_CODE = "no code"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
+    """The decision of a judge about one attempt."""
+
     outcome: Outcome
     answer: str | None = None
     """The answer in canonical form, for majority votes; None without an answer, and for programs."""
@@ -29,5 +31,5 @@ class Judge(Protocol):
         ...
 
     async def __call__(self, text: str, gold: str) -> Verdict:
-        """Return the verdict on an attempt. No text of a student makes this raise."""
+        """Return the verdict on an attempt. Never raises for a text of the student."""
         ...
