@@ -150,7 +150,7 @@ _ALL = (
         revision="0fe84c3912ea0c4d4a78037083943e8f0c4dd505",
         files=(LIVECODEBENCH,),
         rows=175,
-        license="CC, as its card says",
+        license="CC (dataset card)",
         fingerprint="466f69464a4da2a9c9f504fd46a9a8f36d209cd381fce8f5cc80a1fc087426ac",
     ),
     Published(
@@ -162,7 +162,7 @@ _ALL = (
         revision="0fe84c3912ea0c4d4a78037083943e8f0c4dd505",
         files=(LIVECODEBENCH,),
         rows=131,
-        license="CC, as its card says",
+        license="CC (dataset card)",
         since="2025-02-01",
         fingerprint="fac42de28db669efbaf3939699233b4a32816cca93e0fe98c59882b622ceccc4",
     ),
