@@ -150,9 +150,9 @@ def read_choice(cells: Cells) -> Choice | None:
     if not 2 <= len(options) <= MOST or not all(options):
         raise DataError(f"it has {len(options)} options, or empty ones; give 2 to {MOST} options with text.")
     numbers: dict[str, int] = {}
-    strange: list[str] = []  # columns with a text that is not an option; ignored if another column decides
-    told = [name for name in RIGHT if name in cells and name not in columns]
-    for name in told:
+    unmatched: list[str] = []  # columns with a text that is not an option; ignored if another column decides
+    named = [name for name in RIGHT if name in cells and name not in columns]
+    for name in named:
         value = as_value(cells[name])
         value = value[0] if isinstance(value, list) and len(value) == 1 else value
         if isinstance(value, list):
@@ -163,14 +163,14 @@ def read_choice(cells: Cells) -> Choice | None:
         elif fits := _places(text, options) | _labelled(text, labels):
             possible &= fits
         else:
-            strange.append(name)
-    if not told and len(possible) > 1:
+            unmatched.append(name)
+    if not named and len(possible) > 1:
         raise DataError(
             f"it has options, but no right one. Give it in one of the columns {', '.join(f'`{name}`' for name in RIGHT)}."
         )
-    if strange and not numbers and len(possible) == len(options):
-        raise DataError(f"its `{strange[0]}` is {cells[strange[0]]!r}, not one of its {len(options)} options.")
-    return Choice(tuple(options), frozenset(possible), numbers, frozenset({*columns, *told} - {*strange}))
+    if unmatched and not numbers and len(possible) == len(options):
+        raise DataError(f"its `{unmatched[0]}` is {cells[unmatched[0]]!r}, not one of its {len(options)} options.")
+    return Choice(tuple(options), frozenset(possible), numbers, frozenset({*columns, *named} - {*unmatched}))
 
 
 def listed(text: str, options: Sequence[str]) -> str:

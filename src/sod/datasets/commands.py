@@ -112,8 +112,8 @@ def describe(options: DescribeOptions) -> None:
 def decontaminate(options: DecontaminateOptions) -> None:
     _outputs(options.out, options.report)
     rows = read_rows(options.file)
-    mute = sum(not statement(row).strip() for row in rows)
-    if mute == len(rows):
+    textless = sum(not statement(row).strip() for row in rows)
+    if textless == len(rows):
         raise DataError(f"{options.file} has no text to compare. `sod data convert` reads more columns.")
     benchmarks = guarded(options.against, options.data_dir, options.words)
     with Display("decontaminate", total=1) as display, display.phase("rows", len(rows)):
@@ -121,8 +121,8 @@ def decontaminate(options: DecontaminateOptions) -> None:
     _print_overlaps(found, benchmarks, rows)
     dirty = {finding.row for finding in found}
     say(f"{len(dirty)} of {len(rows)} rows share {options.share:.0%} or more of a problem's {options.words}-grams")
-    if mute:
-        say(f"{mute} row{' has' if mute == 1 else 's have'} no text to compare; their overlaps are unknown")
+    if textless:
+        say(f"{textless} row{' has' if textless == 1 else 's have'} no text to compare; their overlaps are unknown")
     written: dict[Path, list[Row]] = {}
     if options.report is not None:
         written[options.report] = [finding.as_row() for finding in found]

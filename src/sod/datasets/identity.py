@@ -82,11 +82,11 @@ def _other_items(rows: Sequence[Row], published: Published) -> str:
         places[mark(item)].append(number)
     known = Counter(_marks()[published.name].split())
     surplus = Counter({name: len(numbers) for name, numbers in places.items()}) - known
-    strange = [number for name in surplus if name not in known for number in places[name]]
-    often = [number for name in surplus if name in known for number in places[name]]
+    unknown = [number for name in surplus if name not in known for number in places[name]]
+    repeated = [number for name in surplus if name in known for number in places[name]]
     parts = [
-        f"{_rows(sorted(strange))} with {what} that the benchmark does not have" if strange else "",
-        f"{what} more often than in the benchmark, among {_rows(sorted(often))}" if often else "",
+        f"{_rows(sorted(unknown))} with {what} that the benchmark does not have" if unknown else "",
+        f"{what} more often than in the benchmark, among {_rows(sorted(repeated))}" if repeated else "",
         f"{missing} of the benchmark's {what.split()[1]}s missing"
         if (missing := (known - Counter({name: len(n) for name, n in places.items()})).total())
         else "",

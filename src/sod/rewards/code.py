@@ -28,8 +28,7 @@ from sod.rewards.code_tests import (
 from sod.sandbox import Program, Result, Sandbox
 
 BUSY_SHARE = 0.75
-"""Smallest share of the time limit, as processor time, for a final timeout. With less, the machine was busy: the program is run
-again, alone."""
+"""Share of the time limit. A program that times out with less processor time runs again, alone: the machine was busy."""
 PYTHON_TAGS = {"python", "python3", "py", "py3"}
 MARKDOWN_TAGS = {"markdown", "md"}
 MOST_ROUNDS = 100

@@ -69,7 +69,7 @@ def assertions(sources: list[Any], options: dict[str, Any]) -> Iterator[CallTest
     bare: list[ast.stmt] = []
     for script in scripts:
         _refuse_undefined(script, before, names)
-        body = [node for node in script.body if not _says_nothing(node)]
+        body = [node for node in script.body if not _has_no_effect(node)]
         if all(isinstance(node, ast.Assert) for node in body):
             calls = [] if setup else [(node, _call_test(node, script, prefix, names)) for node in body]
             yield from (test for _, test in calls if test)
@@ -101,7 +101,7 @@ def _script(source: Any) -> _Script:
     return script
 
 
-def _says_nothing(node: ast.stmt) -> bool:
+def _has_no_effect(node: ast.stmt) -> bool:
     match node:
         case ast.Pass() | ast.Expr(ast.Constant()) | ast.Assert(test=ast.Constant()):
             return True

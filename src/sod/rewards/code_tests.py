@@ -222,7 +222,7 @@ class Tests:
 
     tests: tuple[Test | ScriptTest, ...]
     seconds: float | None = None
-    """The limit of each, if the problem sets one."""
+    """Time limit of each test, in seconds. Default: the limit of the judge."""
     special: bool = False
     """Whether an output that differs from the expected one may still be right."""
 
