@@ -53,7 +53,7 @@ def check_name(name: str) -> None:
 
 def to_fetch(path: Path) -> str:
     """Return a hint how to download a file with the name of a known set; empty for other names."""
-    return f"`sod data fetch {path.stem} --out {path.parent}` fetches it" if path.stem in SETS else ""
+    return f"`sod data fetch {path.stem} --out {path.parent}` downloads it" if path.stem in SETS else ""
 
 
 def open_set(name: str, *, data_dir: Path, prompts: Literal["clean", "paper"], limit: int | None = None) -> ProblemSet:
@@ -101,9 +101,7 @@ def _benchmark(published: Published, data_dir: Path, prompts: Literal["clean", "
     source = read_source(path)
     problems = load_problems(path)
     if len(problems) < len(rows):
-        raise DataError(
-            f"{path} is not {published.name}: it repeats problems. Move the file away and run `sod data fetch {published.name}`."
-        )
+        raise DataError(f"{path} is not {published.name}: it repeats problems. Move it away; {to_fetch(path)}.")
     return ProblemSet(
         name=published.name,
         problems=[_worded(problem, row, prompts) for problem, row in zip(problems, rows, strict=True)],

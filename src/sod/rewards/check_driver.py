@@ -341,7 +341,7 @@ def packed_for_program(value: Any) -> Any:
         return {"result": value._number}
     if isinstance(value, Remote):
         if isinstance(value._what, str):
-            raise Unfit(f"it passes the program's own {value._what!r} to it")
+            raise Unfit(f"it passes {value._what!r} of the program to the program")
         return {"result": value._what}
     if isinstance(value, list):
         return [packed_for_program(item) for item in value]
