@@ -1,9 +1,15 @@
 """Read published multiple choice: the options, and the right one.
 
-The options are in one column (a list of texts, an object of texts by letter, lists of texts and labels, a list of objects with
-both), or in one column each, or the right answer and the wrong answers have separate columns. The right option is given by its
-letter, label, text or number, or by several of these, and they must agree. A number may count from 0, count from 1, or be the
-text of an option. All rows of the file together decide this for each column. If they do not decide it, it is an error.
+The options have one of three layouts:
+
+- one column with all options: a list of texts, an object of texts by letter, lists of texts and labels, or a list of objects with
+  text and label
+- one column per option
+- one column for the right answer, and other columns for the wrong answers
+
+The right option is given by its letter, label, text or number, or by several of these, and they must agree. A number may count
+from 0, count from 1, or be the text of an option. All rows of the file together decide this for each column. If they do not
+decide it, it is an error.
 """
 
 import ast
