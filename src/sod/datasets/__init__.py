@@ -89,7 +89,7 @@ def open_set(name: str, *, data_dir: Path, prompts: Literal["clean", "paper"], l
 def _limited(of: ProblemSet, limit: int | None) -> ProblemSet:
     if limit is None or limit >= len(of.problems):
         return of
-    note = f"only the first {limit} of {len(of.problems)} problems"
+    note = f"the first {limit} of {len(of.problems)} problems"
     return replace(of, problems=of.problems[:limit], notes=(*of.notes, note))
 
 

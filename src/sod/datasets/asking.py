@@ -40,7 +40,7 @@ def load_asked(path: Path, limit: int | None = None) -> tuple[list[Problem], tup
     problems, changed = reworded(list(file))
     notes: list[str] = []
     if limit == len(problems):
-        notes.append(f"only the first {limit} problems of the file")
+        notes.append(f"the first {limit} problems of the file")
     if file.repetitions:
         one = file.repetitions == 1
         notes.append(
