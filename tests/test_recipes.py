@@ -142,7 +142,7 @@ def test_a_recipe_runs_dry(path: Path, capsys: pytest.CaptureFixture[str], monke
     assert sod([command, str(path), *NAMED.get(command, []), "--dry-run"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith(f"sod {command}, a dry run")
-    assert "at most, at once" in out
+    assert "total at the peak" in out
     assert not err
 
 
