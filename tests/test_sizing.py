@@ -109,7 +109,7 @@ def test_a_directory_with_a_configuration_is_enough(teacher: Path, tmp_path: Pat
 
 
 def test_what_is_longer_than_the_models_positions_is_an_error() -> None:
-    with pytest.raises(OptionError, match="the student has 40,960 positions. Lower --max-tokens"):
+    with pytest.raises(OptionError, match=r"the student has 40,960 positions\. Lower --max-tokens"):
         advice(asked("8xH100", max_tokens=40_000))
 
 
