@@ -57,9 +57,15 @@ def change_json(file: Path, **changes: object) -> None:
         (lambda w: w.pop("model.norm.weight"), r"lack model\.norm\.weight\. Download or save"),
         (lambda w: [w.pop(n) for n in list(w) if ".mlp." in n], r"lack model\.layers\.0\.mlp\.down_proj\.weight, "),
         (lambda w: rename(w, "base_model.model."), r"lack .* and \d+ more\. Download or save"),
-        (lambda w: w.update({"model.layers.0.mlp.up_proj.bias": torch.ones(32)}), r"does not, .*up_proj\.bias\. Download or save"),
+        (
+            lambda w: w.update({"model.layers.0.mlp.up_proj.bias": torch.ones(32)}),
+            r"does not, .*up_proj\.bias\. Download or save",
+        ),
         (lambda w: w.update({"model.layers.1.mlp.up_proj.weight": torch.ones(2)}), r"does not, model\.layers\.1"),
-        (lambda w: w.update({"model.norm.weight": torch.ones(5)}), r"another shape for model\.norm\.weight\. Download or save"),
+        (
+            lambda w: w.update({"model.norm.weight": torch.ones(5)}),
+            r"another shape for model\.norm\.weight\. Download or save",
+        ),
     ],
 )
 def test_weights_that_are_not_the_models_are_refused_by_name(
@@ -225,5 +231,5 @@ def test_a_model_is_divided_by_its_decoder_layers_and_by_no_other_list(random_mo
     model.other = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in layers)
     assert _layers(model) is layers
     model.more = torch.nn.ModuleList(layers)
-    with pytest.raises(OptionError, match=r"has 2 lists of 2 decoder layers .* Train it in one process\."):
+    with pytest.raises(OptionError, match=r"has 2 lists of 2 decoder layers .* Start one process\."):
         _layers(model)
