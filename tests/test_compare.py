@@ -148,7 +148,7 @@ def test_it_ends_with_the_page_written_and_the_next_command(
     assert any(line.startswith(f"page: {compared / 'report.html'}") for line in lines[-4:])
     assert any(line.startswith(f"table: {compared / 'table.md'}") for line in lines[-4:])
     solved = read_evaluation(compared / "start").mean["avg"]
-    assert ("of the attempts are right at the start" in said) == (solved < 0.01)
+    assert ("of the attempts are right before training" in said) == (solved < 0.01)
 
 
 def test_a_student_that_solves_nothing_at_the_start_is_named(
@@ -159,4 +159,4 @@ def test_a_student_that_solves_nothing_at_the_start_is_named(
     results["mean"]["avg"] = 0.0
     (out / "start" / "results.json").write_text(json.dumps(results))
     compare(options(recipes, out))
-    assert "0.0% of the attempts are right at the start: the reward cannot say" in capsys.readouterr().out
+    assert "0.0% of the attempts are right before training: the reward has no right answers" in capsys.readouterr().out

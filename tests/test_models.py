@@ -71,7 +71,7 @@ def change_json(file: Path, **changes: object) -> None:
 def test_weights_that_are_not_the_models_are_refused_by_name(
     folder: Path, change: Change, words: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """In a sentence of our own, with no table of another library beside it, for `sod export` as well. NeMo-RL #415, sglang #26772."""
+    """In words of our own, with no table of another library, for `sod export` as well. NeMo-RL #415, sglang #26772."""
     change_weights(folder, change)
     for load in (lambda: load_model(folder, CPU), lambda: plain_model(folder, "auto")):
         with pytest.raises(ModelError, match=rf"^The weights in .* do not match the model: its files .*{words}"):
