@@ -96,7 +96,7 @@ def test_what_will_be_refused_is_said_before(train: Callable[..., str], tmp_path
     assert "Lower rollout.problems to 8, the number of problems in the data." in train(
         rollout=RolloutOptions(problems=9)
     )
-    assert "algorithm.name = sod needs a teacher; give --teacher." in train(teacher=None)
+    assert "algorithm.name = sod needs a teacher. Give --teacher." in train(teacher=None)
     assert "with the prompt it is 23,040, and the student has 1,024 positions" in train(
         rollout=RolloutOptions(problems=2)
     )

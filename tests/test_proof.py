@@ -62,7 +62,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "mamba2": ({"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1}, "influence each other"),
     **dict.fromkeys(("mamba", "falcon_mamba", "nemotron_h", "olmo_hybrid"), ({}, "influence each other")),
     "jamba": (EXPERTS | {"mamba_d_state": 8}, "influence each other"),
-    **dict.fromkeys(("stablelm", "nemotron"), ({}, "influence each other .* ignores the arguments that keep sequences apart")),
+    **dict.fromkeys(
+        ("stablelm", "nemotron"), ({}, "influence each other .* ignores the arguments that keep sequences apart")
+    ),
     "diffllama": ({}, "token by token, .* from those of the single sequence"),
     **dict.fromkeys(("cohere", "nanochat"), ({}, "scales or caps them, or adds a bias")),
     "gemma2": (FULL, "scales or caps them, or adds a bias"),

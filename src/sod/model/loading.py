@@ -141,7 +141,8 @@ def _check_weights(folder: Path, report: dict[str, Any]) -> None:
             shown = ", ".join(sorted(names)[:SHOWN_NAMES])
             more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
             raise ModelError(
-                f"The weights in {folder} do not match the model: its files {verb} {shown}{more}. Download or save the model again."
+                f"The weights in {folder} do not match the model: its files {verb} {shown}{more}. Download or save the model "
+                "again."
             )
 
 
