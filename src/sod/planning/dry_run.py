@@ -442,7 +442,7 @@ class _Plan(Text):
         each = f", in each of {self.processes} processes" if self.processes > 1 else ""
         self.add("memory", f"{as_bytes(whole):>9}  total at the peak{each}")
         if device is None:
-            self.add("memory", f"no statement whether it fits: this machine has no {self.wanted} with known memory")
+            self.add("memory", f"not compared: this machine has no {self.wanted} with known memory")
             return
         if self.processes > 1 and not device.is_gpu:
             whole *= self.processes
