@@ -106,7 +106,7 @@ def basis(teacher: Path, problem_file: Path, tmp_path: Path) -> dict[str, Any]:
 
 def announced(options: TrainOptions | EvalOptions | SftOptions) -> str:
     """Return what a dry run wants to be done first; empty if nothing."""
-    last = plan(options, width=10_000).split("\nfirst ")[1]
+    last = plan(options, width=10_000).split("\nto do ")[1]
     return "" if "nothing: all inputs are available" in last else last
 
 

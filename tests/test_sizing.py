@@ -224,7 +224,7 @@ def test_no_more_processes_than_problems_of_an_update() -> None:
 def test_gpus_are_taken_to_be_in_one_machine_and_it_is_said() -> None:
     few, many, alone = (advice(asked(gpus), WIDE) for gpus in ("8xH100", "9xH100", "1xH100"))
     assert "8 x H100 of 80 GiB in one machine" in few
-    assert "few have more than 8. For several nodes: docs/verl.md." in many
+    assert "few have more than 8 GPUs. For several nodes: docs/verl.md." in many
     assert "few have more than 8" not in few
     assert "in one machine" not in alone
 

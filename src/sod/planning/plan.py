@@ -320,7 +320,7 @@ def _sparing(changes: Changes, away: bool = False) -> tuple[Changes, ...]:
 
 
 def _coarse(rungs: tuple[Changes, ...]) -> tuple[Changes, ...]:
-    """Return the options with 8-bit AdamW, without the first ones, which save no memory otherwise."""
+    """Return the memory-saving options (all except the first ones) with 8-bit AdamW in addition."""
     return tuple(rung | NARROW for rung in rungs[1:])
 
 
