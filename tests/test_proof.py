@@ -49,10 +49,10 @@ RIGHT: dict[str, dict[str, Any]] = {
     "gpt2": OLD,
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    **dict.fromkeys(("qwen3_5_text",), (LINEAR, "influence each other .* state or a convolution .*linear_attention")),
-    **dict.fromkeys(("qwen3_next", "qwen3_5_moe_text"), (LINEAR | EXPERTS, "influence each other .*linear_attention")),
-    "lfm2": (CONVOLUTION, r"influence each other .*\(conv\)"),
-    "lfm2_moe": (CONVOLUTION | EXPERTS, r"influence each other .*\(conv\)"),
+    **dict.fromkeys(("qwen3_5_text",), (LINEAR, "influence each other.* state or a convolution .*linear_attention")),
+    **dict.fromkeys(("qwen3_next", "qwen3_5_moe_text"), (LINEAR | EXPERTS, "influence each other.*linear_attention")),
+    "lfm2": (CONVOLUTION, r"influence each other.*\(conv\)"),
+    "lfm2_moe": (CONVOLUTION | EXPERTS, r"influence each other.*\(conv\)"),
     "granitemoehybrid": (
         {"layer_types": ["mamba", "attention"], "num_local_experts": 0, "shared_intermediate_size": 16} | MAMBA,
         "influence each other",
@@ -63,7 +63,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     **dict.fromkeys(("mamba", "falcon_mamba", "nemotron_h", "olmo_hybrid"), ({}, "influence each other")),
     "jamba": (EXPERTS | {"mamba_d_state": 8}, "influence each other"),
     **dict.fromkeys(
-        ("stablelm", "nemotron"), ({}, "influence each other .* ignores the arguments that keep sequences apart")
+        ("stablelm", "nemotron"), ({}, "influence each other.* ignores the arguments that keep sequences apart")
     ),
     "diffllama": ({}, "token by token, .* from those of the single sequence"),
     **dict.fromkeys(("cohere", "nanochat"), ({}, "scales or caps them, or adds a bias")),
