@@ -474,7 +474,9 @@ def test_an_existing_run_is_refused_before_anything_is_looked_for(world: World, 
 
 @pytest.mark.parametrize("loop", SAMPLERS)
 def test_an_engine_that_cannot_be_opened_leaves_no_run_behind(world: World, refused: Refused, loop: str) -> None:
-    refused([*world.command(loop), "--engine.name", "vllm_server"], "needs --engine.url, the address of its server")
+    refused(
+        [*world.command(loop), "--engine.name", "vllm_server"], "needs the address of its server. Give --engine.url."
+    )
     assert not world.out.exists()
 
 

@@ -631,7 +631,7 @@ def test_a_damaged_checkpoint_is_refused_and_of_its_run_the_one_before_is_taken(
     export(ExportOptions(model=run, out=tmp_path / "out"))
     assert "- updates: 1 of 2 problems x 2 trajectories" in card(tmp_path / "out")
     damage(run / "checkpoints" / "update-0001")
-    with pytest.raises(ModelError, match="no whole checkpoint"):
+    with pytest.raises(ModelError, match="no valid checkpoint"):
         export(ExportOptions(model=run, out=tmp_path / "other"))
 
 

@@ -255,7 +255,7 @@ def test_the_length_of_a_cosine_is_not_changed_on_the_way(tmp_path: Path) -> Non
 
 
 def test_changed_data_is_not_resumed(run: Run) -> None:
-    with pytest.raises(RunError, match=r"The data of the run .* has changed"):
+    with pytest.raises(RunError, match=r"The data differs from the one that the run in .* was started with"):
         Run.open(options(run.folder), run.folder, data={"data": "other"}, resume=True)
 
 
@@ -331,7 +331,9 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_again(run: Run) ->
         run.record(update, {})
         os.truncate(run.save(update, writing("x"), keep=2) / "manifest.json", 5)
     before = sorted(run.folder.rglob("*"))
-    with pytest.raises(RunError, match=r"No checkpoint .* is whole\..*update-0002 is damaged.*update-0001 is damaged"):
+    with pytest.raises(
+        RunError, match=r"Every checkpoint of .* is damaged\..*update-0002 is damaged.*update-0001 is damaged"
+    ):
         run.take_up()
     assert sorted(run.folder.rglob("*")) == before
 
@@ -340,7 +342,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again_and_says_so(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run.take_up() == (0, None)
-    assert "no checkpoint yet: the run starts again from update 0" in " ".join(capsys.readouterr().out.split())
+    assert "no checkpoint yet: the run starts again at update 0" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
@@ -379,15 +381,15 @@ def test_rows_of_metrics_that_cannot_be_read_are_kept_aside(
     assert (run.folder / "metrics.jsonl.damaged").read_bytes() == damaged
     assert run.metrics_file.read_bytes() == b"\n".join([lines[0], *lines[2:]])
     said = " ".join(capsys.readouterr().out.split())
-    assert "lines that cannot be read: 1." in said
-    assert "no metrics of 1 of the first 3 updates" in said
+    assert "unreadable lines: 1." in said
+    assert "lacks the metrics of 1 of the first 3 updates" in said
     run.rewind(3)
     assert not (run.folder / "metrics.jsonl.damaged-2").exists()
 
 
 def test_metrics_that_are_gone_are_missed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run.rewind(4)
-    assert "no metrics of 4 of the first 4 updates" in " ".join(capsys.readouterr().out.split())
+    assert "lacks the metrics of 4 of the first 4 updates" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_number_that_is_not_finite_is_null_on_disk_and_nan_when_read(run: Run) -> None:

@@ -34,8 +34,8 @@ ENGINES = {
 """Every engine by its name in `engine.name`. `sod.engines.opening` opens them."""
 
 CANNOT_TRAIN = (
-    "engine.name = {name} samples a remote model whose weights stay as they are. Evaluate it with `sod eval`. To train a model "
-    "here and sample it on a vLLM server, use --engine.name vllm_server."
+    "engine.name = {name} cannot be used for training, because the server's model does not change. Evaluate it with `sod eval`. "
+    "To train a model and sample it on a vLLM server, use --engine.name vllm_server."
 )
 """Error for an engine that does not train."""
 
