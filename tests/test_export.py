@@ -217,7 +217,9 @@ def test_nothing_that_is_written_names_this_machine(exported: Path, runs: Path) 
                 assert secret not in text.replace("secret/own.jsonl", ""), (path, secret)
     options = json.loads((exported / "sod" / "options.json").read_text())
     assert options["student"] == "checkpoints/update-0002"
-    assert "command" not in json.loads((exported / "sod" / "environment.json").read_text())
+    environment = json.loads((exported / "sod" / "environment.json").read_text())
+    assert environment["command"] == "train"
+    assert "arguments" not in environment
 
 
 @pytest.mark.parametrize(

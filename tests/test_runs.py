@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 from safetensors import SafetensorError
 
+from sod import config
+from sod.cli import COMMANDS
 from sod.config import SftOptions, TrainOptions
 from sod.errors import RunError
-from sod.runs.directory import Run
+from sod.runs.directory import Run, command_of
 
 DATA = {"data": "fingerprint"}
 
@@ -54,8 +56,27 @@ def test_a_new_run_writes_down_its_options_and_where_it_runs(run: Run) -> None:
     assert json.loads((run.folder / "options.json").read_text())["batch"] == 128
     environment = json.loads((run.folder / "environment.json").read_text())
     assert environment["data"] == DATA
-    assert {"sod", "python", "platform", "processors", "packages", "command"} <= environment.keys()
+    assert {"sod", "python", "platform", "processors", "packages", "command", "arguments"} <= environment.keys()
+    assert environment["command"] == "sft"
     assert SftOptions.model_validate_json((run.folder / "options.json").read_text()) == options(run.folder)
+
+
+def test_the_command_of_a_run_is_the_recorded_one_or_for_an_older_run_that_of_its_options() -> None:
+    assert command_of({"command": "rollout"}, {"samples": 8}) == "rollout"
+    assert command_of({"command": ["sod", "eval"]}, {"samples": 8}) == "eval"
+    assert command_of({}, {}) == "?"
+
+
+def test_options_that_make_runs_have_the_name_of_their_command() -> None:
+    made = {command: getattr(config, name).COMMAND for command, (name, _, _) in COMMANDS.items()}
+    assert {command for command, name in made.items() if name == command} == {
+        "sft",
+        "train",
+        "eval",
+        "rollout",
+        "calibrate",
+    }
+    assert {name for command, name in made.items() if name != command} == {""}
 
 
 def test_metrics_are_rows_in_the_order_of_the_updates(run: Run) -> None:

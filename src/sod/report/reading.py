@@ -12,6 +12,7 @@ from typing import Any
 
 from sod.errors import RunError
 from sod.report.trajectories import Compact, TokenTotals, Trajectory, UnreadableError, number, parse
+from sod.runs.directory import command_of
 
 NOT_FINITE = "numbers that are not finite"
 ADVICE = "Pass run directories of `sod train` or `sod eval`."
@@ -63,9 +64,7 @@ class Record:
 
     @property
     def command(self) -> str:
-        """The command that made the run, recognised by an option that only this command has; "?" if unknown."""
-        signs = {"updates": "train", "samples": "eval", "epochs": "sft", "run": "calibrate"}
-        return next((command for sign, command in signs.items() if sign in self.options), "?")
+        return command_of(self.environment, self.options)
 
     @property
     def measured(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -88,7 +88,8 @@ class Run:
         except OSError as error:
             raise RunError(f"{out} cannot be written: {error.strerror}. Choose another --out.") from error
         if before is None:
-            run._write_again("environment.json", environment() | {"data": data, "updates": updates}, resume)
+            now = environment() | {"command": options.COMMAND, "data": data, "updates": updates}
+            run._write_again("environment.json", now, resume)
         elif before.get("updates") != updates:
             write_json(out / "environment.json", before | {"updates": updates})
         if not (out / "options.json").exists():
@@ -350,5 +351,16 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "packages": {name: version(name) for name in packages},
-        "command": sys.argv,
+        "arguments": sys.argv,
     }
+
+
+def command_of(environment: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """Return the command that made a run, from its environment.json; "?" if unknown.
+
+    Runs before 2026-12 did not record it. Theirs is recognised by an option that only this command has.
+    """
+    if isinstance(command := environment.get("command"), str):
+        return command
+    signs = {"updates": "train", "samples": "eval", "epochs": "sft", "run": "calibrate"}
+    return next((command for sign, command in signs.items() if sign in options), "?")
