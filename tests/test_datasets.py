@@ -21,6 +21,7 @@ import pyarrow.parquet as parquet
 import pytest
 from reference import shared
 
+from sod import cli
 from sod.datasets import open_set
 from sod.datasets.conversion import CONTRADICTORY, convert_file
 from sod.datasets.golds import canonical, vote
@@ -522,6 +523,22 @@ def test_integers_are_written_as_votes_count_them(gold: str, integers: bool, exp
 def test_a_set_of_integers_has_nothing_else() -> None:
     with pytest.raises(DataError, match="is not an integer"):
         canonical("math", "1/2", integers=True)
+
+
+def test_the_marks_of_a_file_are_what_the_package_declares_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As CONTRIBUTING tells whoever adds a benchmark."""
+    rows = [{"id": f"p{i}", "problem": "?", "answer": answer, "kind": "math"} for i, answer in enumerate(["1/2", "3"])]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cli.run(["data", "marks", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert f'rows=2, fingerprint="{fingerprint(rows)}"' in said
+    assert f'"mine": "{" ".join(sorted([mark("1/2"), mark("3")]))}"' in said
+    file.write_text(json.dumps({"question": "?", "answer": "#### 4"}) + "\n")
+    assert cli.run(["data", "marks", str(file)]) == 2
+    assert f"sod data convert {file} --out OUT.jsonl" in " ".join(capsys.readouterr().err.split())
 
 
 def test_marks_do_not_tell_a_gold_from_its_spelling() -> None:

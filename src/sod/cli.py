@@ -66,6 +66,11 @@ COMMANDS = {
         "sod.datasets.commands:decontaminate",
         "remove rows that overlap with benchmarks",
     ),
+    "data marks": (
+        "MarksOptions",
+        "sod.datasets.identity:show_marks",
+        "compute the identity of a new benchmark",
+    ),
     "data split": ("SplitOptions", "sod.datasets.commands:split", "split a file into training and validation"),
     "data mix": ("MixOptions", "sod.datasets.commands:mix", "mix several files by weight"),
     "lab demo": ("DemoOptions", "sod.compare.cells:compare", "run the whole method in miniature"),

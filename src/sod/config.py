@@ -596,6 +596,13 @@ class DecontaminateOptions(Options):
     """Directory of benchmark files (NAME.jsonl)."""
 
 
+class MarksOptions(Options):
+    """Compute what a new benchmark declares: its number of rows, its fingerprint, and the marks of its answers."""
+
+    file: Annotated[Path, Positional, arg(metavar="FILE")]
+    """Benchmark in sod's columns, as `sod data convert` writes it."""
+
+
 class SplitOptions(Options):
     """Split a file at random into training and validation. Equal problems stay in the same part."""
 

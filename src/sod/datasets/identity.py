@@ -13,6 +13,8 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+from sod.config import MarksOptions
+from sod.console.progress import say
 from sod.datasets.golds import vote
 from sod.datasets.published import Published
 from sod.datasets.rows import Row, read_rows
@@ -29,13 +31,23 @@ NEEDED = ("id", "problem", "answer", "kind")
 
 def read_benchmark(published: Published, path: Path) -> list[Row]:
     """Read a benchmark's file in sod's columns. Raises DataError if it is not that benchmark."""
+    rows = _read_converted(path, f"Move it away, and run `sod data convert FILE --name {published.name}` on it.")
+    check_identity(rows, published, str(path))
+    return rows
+
+
+def show_marks(options: MarksOptions) -> None:
+    """Print the entries of a new benchmark for `published.py` and `marks.json`."""
+    rows = _read_converted(options.file, f"Run `sod data convert {options.file} --out OUT.jsonl` first.")
+    marks = " ".join(sorted(map(mark, items(rows))))
+    say(f'published.py: rows={len(rows)}, fingerprint="{fingerprint(rows)}"')
+    say(f'marks.json: "{options.file.stem}": "{marks}"')
+
+
+def _read_converted(path: Path, advice: str) -> list[Row]:
     rows = read_rows(path)
     if any(name not in row for row in rows for name in NEEDED):
-        raise DataError(
-            f"{path} lacks some of the columns {', '.join(NEEDED)}: it is not converted. Move it away, and run "
-            f"`sod data convert FILE --name {published.name}` on it."
-        )
-    check_identity(rows, published, str(path))
+        raise DataError(f"{path} lacks some of the columns {', '.join(NEEDED)}: it is not converted. {advice}")
     return rows
 
 

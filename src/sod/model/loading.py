@@ -154,7 +154,10 @@ def _tokens(folder: Path) -> int:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer in a folder. Its files are read once per process, and again when one of them changes."""
+    """Return the tokenizer in a folder. Its files are read once per process, and again when one of them changes.
+
+    All callers share the object, so none may change it.
+    """
     if not (folder / "tokenizer_config.json").is_file():
         raise ModelError(
             f"{folder} holds no tokenizer: tokenizer_config.json is missing. Save the tokenizer in the model's folder."
