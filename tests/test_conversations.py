@@ -98,7 +98,7 @@ def test_a_thought_is_learnt_whatever_its_field_is_called(chat: ChatFormat, name
     [("reasoning_details", ("reasoning.text", "text")), ("thinking_blocks", ("thinking", "thinking"))],
 )
 def test_a_thought_in_parts_is_learnt_whole(key: str, part: tuple[str, str]) -> None:
-    blocks = [{"type": part[0], part[1]: text, "signature": "x"} for text in ("Two and two ", "make four.")]
+    blocks: Any = [{"type": part[0], part[1]: text, "signature": "x"} for text in ("Two and two ", "make four.")]
     made = as_demonstration([user(), assistant(**{key: blocks})])
     assert made.messages[1] == assistant(reasoning_content="Two and two make four.")
     both = as_demonstration([user(), assistant(**{key: blocks, "reasoning": "Two and two make four."})])

@@ -25,7 +25,7 @@ from typing import Any
 
 from sod.chat.calls import THOUGHT_OPEN, as_arguments, parse_calls
 from sod.errors import DataError
-from sod.types import Message, ToolCall
+from sod.types import MalformedCall, Message, ToolCall
 
 ROLES = ("system", "user", "assistant", "tool")
 RENAMED = {"developer": "system", "function": "tool"}
@@ -57,6 +57,12 @@ class Demonstration:
         """The names of the tools that the messages to learn from call, in order."""
         turns = [message for message in self.messages if message["role"] == "assistant" and message.get("weight", 1)]
         return [call.name for turn in turns for call in calls_of(turn) if isinstance(call, ToolCall)]
+
+    @property
+    def malformed(self) -> list[str]:
+        """What is wrong with the calls, in the messages to learn from, that cannot be read."""
+        turns = [message for message in self.messages if message["role"] == "assistant" and message.get("weight", 1)]
+        return [call.complaint for turn in turns for call in calls_of(turn) if isinstance(call, MalformedCall)]
 
     @property
     def listed(self) -> list[str]:
