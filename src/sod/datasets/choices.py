@@ -203,6 +203,8 @@ def option_columns(cells: Cells) -> tuple[str, ...]:
         if name in cells:
             return (name,)
     for names in SEPARATE:
+        if names[0] not in cells:
+            continue
         there = [name for name in names if name in cells]
         if len(there) < 2 or there != list(names[: len(there)]):
             continue

@@ -31,9 +31,10 @@ def kind_of(gold: str, text: str) -> str:
 
     Raises DataError for a letter as the gold of a text that asks for one of several options, but lists none.
     """
-    if len(gold) > _LONGEST_LETTER or not gold_letter(gold, MOST):
+    is_short = len(gold) <= _LONGEST_LETTER and any(map(str.isalpha, gold))
+    if not is_short or (letter := gold_letter(gold, MOST)) is None:
         return "math"
-    if (options := options_in(text)) and gold_letter(gold, max(USUAL, options)):
+    if (options := options_in(text)) and letter in ascii_uppercase[: max(USUAL, options)]:
         return "choice"
     if not options and _CHOOSE.search(text):
         raise DataError(
