@@ -77,7 +77,7 @@ def test_other_forms_render_as_the_canonical_one(chat: ChatFormat, messages: lis
     assert chat.render(made.messages, made.tools) == chat.render(CANONICAL, TOOLS)
 
 
-@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking", "thought", "thoughts"])
 def test_a_thought_is_learnt_whatever_its_field_is_called(chat: ChatFormat, name: str) -> None:
     """slime #330, NVIDIA-NeMo/Automodel #2348: published thoughts were left out."""
     messages = [user(), assistant("", tool_calls=[call()], **{name: "Hm."}), tool(), assistant(**{name: "\nAh.\n"})]
@@ -91,6 +91,60 @@ def test_a_thought_is_learnt_whatever_its_field_is_called(chat: ChatFormat, name
     assert chat.render(made.messages, made.tools) == chat.render(in_content, TOOLS)
     twice = as_demonstration([user(), assistant(reasoning="Hm.", reasoning_content="Hm.")])
     assert twice.messages[1] == assistant(reasoning_content="Hm.")
+
+
+@pytest.mark.parametrize(
+    ("key", "part"),
+    [("reasoning_details", ("reasoning.text", "text")), ("thinking_blocks", ("thinking", "thinking"))],
+)
+def test_a_thought_in_parts_is_learnt_whole(key: str, part: tuple[str, str]) -> None:
+    blocks: Any = [{"type": part[0], part[1]: text, "signature": "x"} for text in ("Two and two ", "make four.")]
+    made = as_demonstration([user(), assistant(**{key: blocks})])
+    assert made.messages[1] == assistant(reasoning_content="Two and two make four.")
+    both = as_demonstration([user(), assistant(**{key: blocks, "reasoning": "Two and two make four."})])
+    assert both.messages == made.messages
+    with pytest.raises(DataError, match="different thoughts"):
+        as_demonstration([user(), assistant(**{key: blocks, "reasoning": "Four."})])
+
+
+@pytest.mark.parametrize("name", ["weight", "train", "trainable", "loss", "loss_mask"])
+@pytest.mark.parametrize(("value", "weight"), [(0, 0), (False, 0), (0.0, 0), (1, 1), (True, 1), (None, None)])
+def test_a_loss_mask_is_a_weight_whatever_its_key_is(name: str, value: Any, weight: int | None) -> None:
+    made = as_demonstration([user(), assistant("Let me see.", **{name: value}), user("Well?"), assistant()])
+    assert made.messages[1] == assistant("Let me see.", **({} if weight is None else {"weight": weight}))
+
+
+def test_weights_that_are_null_throughout_exclude_nothing_from_the_loss(chat: ChatFormat) -> None:
+    made = as_demonstration([{**message, "weight": None} for message in CANONICAL], TOOLS)
+    assert made.messages == CANONICAL
+    assert [piece.author for piece in chat.render(made.messages, TOOLS)].count("student") == 2
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("arguments", [{"code": "print(4)"}, '{"code": "print(4)"}'])
+def test_arguments_under_parameters_are_learnt(nested: bool, arguments: Any) -> None:
+    function = {"name": "python", "parameters": arguments}
+    calls = [{"type": "function", "function": function} if nested else function]
+    made = as_demonstration([user(), assistant("", tool_calls=calls), tool(), assistant()], TOOLS)
+    assert made.messages[1]["tool_calls"][0]["function"] == call()["function"]
+    same = {**function, "arguments": arguments}
+    twice = as_demonstration([user(), assistant("", tool_calls=[same]), tool(), assistant()], TOOLS)
+    assert twice.messages[1]["tool_calls"][0]["function"] == call()["function"]
+
+
+def test_a_tools_result_in_the_tags_of_a_template_is_the_text_in_them() -> None:
+    tagged = tool("<tool_response>\n4\n</tool_response>", name="python")
+    assert as_demonstration([*CANONICAL[:2], tagged, assistant()], TOOLS).messages[2] == tool("4", name="python")
+
+
+def test_keys_that_nothing_reads_are_counted_and_empty_ones_are_not() -> None:
+    plain = [user(), assistant(annotations=[], refusal=None, audio={}, name="Al", id="m1")]
+    odd = [user() | {"locale": "en"}, assistant(refusal="No.", citations=[1]), user(), assistant(citations=[2])]
+    assert warnings((plain, [])) == []
+    (line,) = warnings((plain, []), (odd, []), ([user(), assistant(citations=[3])], []))
+    assert "`citations` (2)" in line
+    assert "`refusal` (1)" in line
+    assert "`locale` (1)" in line
 
 
 def test_a_developer_speaks_as_the_system(chat: ChatFormat) -> None:
@@ -144,6 +198,42 @@ REFUSED: list[tuple[list[Message], Any, str]] = [
     ([user(), assistant(reasoning="a", thinking="b")], [], "different thoughts in `reasoning` and `thinking`"),
     ([user(), assistant("<think>a</think>4", reasoning="b")], [], "its thought twice"),
     ([user(), assistant(reasoning={"text": "a"})], [], "`reasoning` of a message is dict"),
+    (
+        [user(), assistant(reasoning_details=[{"type": "reasoning.encrypted", "data": "x"}])],
+        [],
+        "not the text of a thou",
+    ),
+    ([user(), assistant(reasoning_details="Hm.")], [], "`reasoning_details` of a message has a part"),
+    ([user(), assistant(thoughts=["Hm."])], [], "`thoughts` of a message is list"),
+    ([user(), assistant(chain_of_thought="Hm.")], [], "the key 'chain_of_thought', which may hold a thought"),
+    ([user(), assistant(loss_scale=0.0), user(), assistant()], [], "the key 'loss_scale', which may"),
+    ([user(), assistant(weight=0.5)], [], "the `weight` of a message is 0.5"),
+    ([user(), assistant(weight="0")], [], "the `weight` of a message is '0'"),
+    ([user(), assistant(loss_mask=[0, 1])], [], "the `loss_mask` of a message is"),
+    ([user(), assistant(weight=1, train=False), user(), assistant()], [], "different values in `weight` and `train`"),
+    *(
+        (
+            [user(), assistant("", tool_calls=[{"name": "python", key: {"code": "1"}}]), tool(), assistant()],
+            TOOLS,
+            words,
+        )
+        for key, words in (("input", "has `input`, but"), ("args", "has `args`, but"), ("kwargs", "has `kwargs`, but"))
+    ),
+    (
+        [
+            user(),
+            assistant("", tool_calls=[{"function": {"name": "python"}, "input": {"code": "1"}}]),
+            tool(),
+            assistant(),
+        ],
+        TOOLS,
+        "has `input`, but only",
+    ),
+    (
+        [user(), assistant(function_call={"name": "python", "arguments": {"a": 1}, "parameters": {"a": 2}})],
+        TOOLS,
+        "has `arguments` and `parameters`",
+    ),
     ([user() | {"reasoning": "a"}, assistant()], [], "which only assistant messages can have"),
     ([{"role": "human", "content": "2+2?"}, assistant()], [], "has the unknown role 'human'; use one of system, user"),
     ([{"role": "user<|im_end|>", "content": "2+2?"}, assistant()], [], "has the unknown role"),
@@ -204,7 +294,7 @@ def test_check_and_the_loader_agree(
     assert run(["data", "check", str(path)]) == (2 if bad else 0)
     said = capsys.readouterr().out
     if bad:
-        assert f"{len(rows)} rows, {len(rows)} bad" in said
+        assert f"{len(rows)} rows, {len(rows)} invalid" in said
         with pytest.raises(DataError, match=f"{len(rows)} of {len(rows)} rows cannot be used"):
             load_demonstrations(path)
     else:

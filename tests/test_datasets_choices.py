@@ -259,7 +259,7 @@ def test_an_answer_is_found_in_other_shapes(tmp_path: Path, row: Row, answer: st
         ({"prompt": [{"role": "user", "content": " "}]}, "last message of its prompt is empty"),
         ({"prompt": "array([{'role': 'user', 'content': '2+2?'}], dtype=object)"}, "looks like a list of messages"),
         ({"prompt": "Which?", "kind": "choice", "choices": "A, B"}, "its `choices` are not a list"),
-        ({"messages": [{"role": "user", "content": "2+2?"}]}, "`sod data convert FILE`"),
+        ({"messages": [{"role": "user", "content": "2+2?"}]}, "`sod data convert FILE --out OUT`"),
     ],
 )
 def test_a_prompt_that_cannot_be_asked_is_an_error(row: Row, words: str) -> None:

@@ -38,7 +38,7 @@ PROSE = "We add the two numbers first. Then we take off what was lost, and it is
         *[
             "\\begin{pmatrix}\n1 \\\\\n2\n\\end{pmatrix}",
             r"\text{Evelyn}",
-            "None",
+            r"\text{None}",
             "undefined",
             r"\boxed{7}",
             r"$\boxed{7}$",
@@ -69,6 +69,7 @@ def test_a_gold_that_a_right_answer_can_equal_passes(gold: str) -> None:
         ('["4"]', "is a list"),
         ("['4', '5']", "is a list"),
         *((empty, "empty cell") for empty in ("nan", "NaN", "null", "<NA>", "[]")),
+        *((word, "placeholder") for word in ("proof", "notfound", "None", "N/A", "-", "?", "unknown", "See solution")),
         (r"\frac{1}{2", "wrong according to its own judge"),
         (" . ", "is empty"),
     ],

@@ -2,11 +2,15 @@
 
 | published as | becomes |
 |---|---|
-| `reasoning_content`, `reasoning` or `thinking` of an assistant message | `reasoning_content` |
+| `reasoning_content`, `reasoning`, `thinking`, `thought` or `thoughts` of an assistant message | `reasoning_content` |
+| `reasoning_details` or `thinking_blocks`, if every part of the list is text | `reasoning_content` |
+| `train`, `trainable`, `loss` or `loss_mask` of an assistant message | `weight`, 0 or 1 |
+| a `weight` that is null | no `weight`: the message is learnt |
 | `function_call`, role `function` | `tool_calls`, role `tool` |
 | role `developer` | role `system` |
-| in demonstrations, a user's message of `<tool_response>` blocks alone | messages of role `tool` |
+| in demonstrations, a user's or tool's message of `<tool_response>` blocks alone | messages of role `tool` |
 | content that is a list of one part of text | that text |
+| `parameters` of a call without `arguments` | `arguments` |
 | arguments that are JSON text, null or missing | an object |
 | a null among arguments that are an object | nothing: some file formats write every key of every call |
 """
@@ -21,12 +25,22 @@ from typing import Any
 
 from sod.chat.calls import THOUGHT_OPEN, as_arguments, parse_calls
 from sod.errors import DataError
-from sod.types import Message, ToolCall
+from sod.types import MalformedCall, Message, ToolCall
 
 ROLES = ("system", "user", "assistant", "tool")
 RENAMED = {"developer": "system", "function": "tool"}
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-"""Fields in which published conversations keep the thoughts of an assistant message."""
+THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")
+"""Keys of an assistant message with its thought as text."""
+BLOCKS = ("reasoning_details", "thinking_blocks")
+"""Keys of an assistant message with its thought as a list of parts (OpenRouter, LiteLLM)."""
+WEIGHTS = ("weight", "train", "trainable", "loss", "loss_mask")
+"""Keys of an assistant message with 0 or false if it is excluded from the loss, and 1 or true otherwise."""
+KNOWN = {"role", "content", "name", "id", "type", "index", "tool_calls", "tool_call_id", "function_call"}
+"""All other keys of a message that are read, or that hold nothing to learn."""
+_SUSPECT = re.compile(r"reason|think|thought|mask|loss|train|weight", re.IGNORECASE)
+"""Part of the name of an unknown key that may hold a thought or a loss mask."""
+_BESIDE = {"id", "type", "index"}
+"""Keys of a call that hold nothing to learn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +49,20 @@ class Demonstration:
 
     messages: list[Message]
     tools: list[dict[str, Any]]
+    unread: frozenset[str] = frozenset()
+    """Keys of its published messages that have content and are not read."""
 
     @property
     def called(self) -> list[str]:
         """Return the names of the tools called in messages to learn from, in order."""
         turns = [message for message in self.messages if message["role"] == "assistant" and message.get("weight", 1)]
         return [call.name for turn in turns for call in calls_of(turn) if isinstance(call, ToolCall)]
+
+    @property
+    def malformed(self) -> list[str]:
+        """What is wrong with the calls, in the messages to learn from, that cannot be read."""
+        turns = [message for message in self.messages if message["role"] == "assistant" and message.get("weight", 1)]
+        return [call.complaint for turn in turns for call in calls_of(turn) if isinstance(call, MalformedCall)]
 
     @property
     def listed(self) -> list[str]:
@@ -62,6 +84,7 @@ def as_demonstration(messages: Any, tools: Any = None, functions: Any = None) ->
     """
     if tools and functions:
         raise DataError("it has both `functions` and `tools`; keep one of them.")
+    unread = _unread(messages)
     messages = [each for message in as_messages(messages) for each in _taken_apart(message)]
     if not any(message["role"] == "assistant" and message.get("weight", 1) for message in messages):
         raise DataError("it has no assistant message to learn from; add one, or give one a `weight` other than 0.")
@@ -72,7 +95,7 @@ def as_demonstration(messages: Any, tools: Any = None, functions: Any = None) ->
                 '"weight": 0.'
             )
     listed = _as_tools(tools) or [{"type": "function", "function": each} for each in _as_tools(functions)]
-    made = Demonstration(messages=_answered(messages), tools=listed)
+    made = Demonstration(messages=_answered(messages), tools=listed, unread=unread)
     unlisted = [name for name in made.called if name not in made.listed] if made.tools else []
     if unlisted:
         raise DataError(
@@ -89,16 +112,18 @@ def calls_of(message: Message) -> list[Any]:
 
 
 class ToolUse:
-    """Statistics of the tool calls in a file's demonstrations, which are added one by one."""
+    """Statistics of the tool calls and unread keys in a file's demonstrations, which are added one by one."""
 
     def __init__(self) -> None:
         self._count = self._bare = 0
         self._names = Counter[str]()
+        self._unread = Counter[str]()
 
     def add(self, demonstration: Demonstration) -> None:
         self._count += 1
         self._bare += bool(demonstration.called) and not demonstration.tools
         self._names.update({*demonstration.called, *demonstration.listed})
+        self._unread.update(demonstration.unread)
 
     def warnings(self, tools: Collection[str], *, shown: bool = True) -> Iterator[str]:
         """Yield warnings about differences from rollouts.
@@ -109,6 +134,12 @@ class ToolUse:
             yield (
                 f"{self._bare} of {self._count} demonstrations call a tool but have no `tools`, so their prompts show none, "
                 "unlike those of rollouts. Add a column `tools` with the schemas."
+            )
+        if self._unread:
+            keys = ", ".join(f"`{key}` ({number})" for key, number in self._unread.most_common())
+            yield (
+                f"messages have keys that are not read, with the number of demonstrations: {keys}. Move what must be learnt "
+                "to `content`, `reasoning_content` or `tool_calls`."
             )
         others = [f"{name!r} ({number})" for name, number in self._names.most_common() if name not in tools]
         if others:
@@ -129,7 +160,15 @@ def _as_message(message: Message) -> Message:
         )
     made = {**message, "role": role, "content": _as_text(message)}
     call = made.pop("function_call", None)
-    thought = _thought({name: made.pop(name, None) for name in THOUGHTS})
+    thought = _thought(
+        {name: made.pop(name, None) for name in THOUGHTS}, {name: made.pop(name, None) for name in BLOCKS}
+    )
+    weight = _weight({name: made.pop(name, None) for name in WEIGHTS})
+    if suspects := [key for key in _unread([made]) if _SUSPECT.search(key)]:
+        raise DataError(
+            f"a message has the key {min(suspects)!r}, which may hold a thought or a loss mask, and its meaning is unknown. "
+            "Write a thought as text in `reasoning_content`, or a mask as `weight`, 0 or 1."
+        )
     calls = made.pop("tool_calls", None) or []
     if call and calls:
         raise DataError("a message has both `function_call` and `tool_calls`; keep one of them.")
@@ -142,7 +181,19 @@ def _as_message(message: Message) -> Message:
         raise DataError(
             f"a message has its thought twice: in a field of its own, and as {THOUGHT_OPEN} in its content; remove one."
         )
+    made |= weight
     return made | ({"reasoning_content": thought} if thought else {}) | ({"tool_calls": calls} if calls else {})
+
+
+def _unread(messages: Any) -> frozenset[str]:
+    """The keys of messages that have content and are not read."""
+    read = KNOWN.union(THOUGHTS, BLOCKS, WEIGHTS)
+    rows = [message for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
+    return frozenset(str(key) for row in rows for key, value in row.items() if key not in read and not _is_empty(value))
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value in ("", [], {})
 
 
 def _as_text(message: Message) -> str:
@@ -158,13 +209,15 @@ def _as_text(message: Message) -> str:
             raise DataError(f"the content of a {message['role']!r} message is {kind}, but it must be text: {hint}.")
 
 
-def _thought(fields: dict[str, Any]) -> str:
+def _thought(fields: dict[str, Any], blocks: dict[str, Any]) -> str:
     """Return the thought of a message. Servers may repeat it under several names."""
     given = {name: value for name, value in fields.items() if value not in (None, "")}
     if wrong := [name for name, value in given.items() if not isinstance(value, str)]:
         raise DataError(
-            f"the `{wrong[0]}` of a message is {type(given[wrong[0]]).__name__}, but it must be text; convert it."
+            f"the `{wrong[0]}` of a message is {type(given[wrong[0]]).__name__}, but it must be text: write the thought "
+            "as text in `reasoning_content`."
         )
+    given |= {name: _joined(name, value) for name, value in blocks.items() if not _is_empty(value)}
     if len(set(given.values())) > 1:
         raise DataError(
             f"a message has different thoughts in {' and '.join(f'`{name}`' for name in given)}; keep one of them."
@@ -172,15 +225,45 @@ def _thought(fields: dict[str, Any]) -> str:
     return next(iter(given.values()), "")
 
 
+def _joined(name: str, blocks: Any) -> str:
+    """The text of a thought in parts: OpenRouter's `reasoning.text`, or a `thinking` block."""
+    texts: list[str] = []
+    for block in blocks if isinstance(blocks, list) else [None]:
+        match block:
+            case {"type": "reasoning.text", "text": str(text)} | {"type": "thinking", "thinking": str(text)}:
+                texts.append(text)
+            case _:
+                raise DataError(
+                    f"the `{name}` of a message has a part that is not the text of a thought: {str(block)[:80]!r}. Write the "
+                    "thought as text in `reasoning_content`, and remove the key."
+                )
+    return "".join(texts)
+
+
+def _weight(fields: dict[str, Any]) -> dict[str, int]:
+    """The weight of a message, under its one name; nothing without a weight, as where files fill it in as null."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    if wrong := [name for name, value in given.items() if value not in (0, 1)]:
+        raise DataError(
+            f'the `{wrong[0]}` of a message is {given[wrong[0]]!r}, but a message is learnt or not. Write "weight": 1 or '
+            '"weight": 0.'
+        )
+    if len({int(value) for value in given.values()}) > 1:
+        raise DataError(
+            f"a message has different values in {' and '.join(f'`{name}`' for name in given)}; keep `weight`, 0 or 1."
+        )
+    return {"weight": int(next(iter(given.values())))} if given else {}
+
+
 def _as_calls(calls: Any) -> list[dict[str, Any]]:
     functions = (
-        [call.get("function", call) for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+        [call.get("function") or call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
     )
     if not isinstance(calls, list) or len(functions) < len(calls) or not all(map(_is_function, functions)):
         raise DataError("its `tool_calls` are not a list of objects with `function`, `name` and `arguments`.")
     made = []
     for call, function in zip(calls, functions, strict=True):
-        given = function.get("arguments")
+        given = _given(call, function)
         arguments = as_arguments(given)
         if arguments is None:
             raise DataError(
@@ -190,6 +273,23 @@ def _as_calls(calls: Any) -> list[dict[str, Any]]:
         beside = {key: value for key, value in call.items() if key in ("id", "type") and value is not None}
         made.append({**beside, "function": {"name": function["name"], "arguments": arguments}})
     return made
+
+
+def _given(call: dict[str, Any], function: dict[str, Any]) -> Any:
+    """The arguments of a call: `arguments`, or `parameters`. Raises DataError for content under any other key."""
+    read = {"function", "name", "arguments", "parameters", *_BESIDE}
+    others = [key for key, value in function.items() if key not in read and not _is_empty(value)]
+    if function is not call:
+        others += [key for key, value in call.items() if key not in {"function", *_BESIDE} and not _is_empty(value)]
+    if others:
+        raise DataError(
+            f"a call of {function['name']!r} has {', '.join(f'`{key}`' for key in others)}, but only `name` and `arguments` "
+            "are read. Write the arguments as `arguments`, and remove the other keys."
+        )
+    given = [function[key] for key in ("arguments", "parameters") if function.get(key) not in (None, "", {})]
+    if len(given) > 1 and given[0] != given[1]:
+        raise DataError(f"a call of {function['name']!r} has `arguments` and `parameters`; keep `arguments`.")
+    return given[0] if given else None
 
 
 def _is_function(function: Any) -> bool:
@@ -209,10 +309,12 @@ _RESULT = re.compile(r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOT
 
 
 def _taken_apart(message: Message) -> list[Message]:
-    """Split a user message of `<tool_response>` blocks into tool messages. Return other messages unchanged."""
-    results = _RESULT.findall(message["content"]) if message["role"] == "user" else []
+    """Split a user's or tool's message of `<tool_response>` blocks into tool messages. Return other messages unchanged."""
+    results = _RESULT.findall(message["content"]) if message["role"] in ("user", "tool") else []
     if not results or _RESULT.sub("", message["content"]):
         return [message]
+    if message["role"] == "tool" and len(results) == 1:
+        return [{**message, "content": results[0]}]
     return [{"role": "tool", "content": result} for result in results]
 
 

@@ -6,6 +6,7 @@ The options have one of three layouts:
   text and label
 - one column per option
 - one column for the right answer, and other columns for the wrong answers
+- no column, and an answer that is true or false
 
 The right option is given by its letter, label, text or number, or by several of these, and they must agree. A number may count
 from 0, count from 1, or be the text of an option. All rows of the file together decide this for each column. If they do not
@@ -39,10 +40,14 @@ SEPARATE = (
     tuple(ascii_uppercase.casefold()),
 )
 """Columns that contain one option each."""
-WRONG = tuple(
-    tuple(f"{name}{number}" for number in range(1, MOST)) for name in ("incorrect_answer_", "distractor", "distractor_")
+WRONG = (
+    *(
+        tuple(f"{name}{number}" for number in range(1, MOST))
+        for name in ("incorrect_answer_", "distractor", "distractor_")
+    ),
+    *((name,) for name in ("incorrect_answers", "distractors", "wrong_answers", "incorrect_options")),
 )
-"""Columns of wrong options. Another column has the right one."""
+"""Columns of wrong options, each with one or with a list of them. Another column has the right one."""
 RIGHT = (
     *(
         "answer",
@@ -189,27 +194,48 @@ def listed(text: str, options: Sequence[str]) -> str:
     return f"{text.strip()}\n\n{lines}"
 
 
-def _options(cells: Cells) -> tuple[list[str], list[str], tuple[str, ...], set[int]] | None:
-    """Return the labels, the texts, their columns, and the positions that the right option can have; None without options."""
+def option_columns(cells: Cells) -> tuple[str, ...]:
+    """Return the columns with the options of a row; () without options. The right option is first if wrong ones have columns."""
+    right = [name for name in RIGHT if name in cells]
+    if isinstance(cells.get("answer"), bool):
+        return ("answer",)
     for name in LISTS:
         if name in cells:
-            labels, texts = _labels_and_texts(name, as_value(cells[name]))
-            return labels, texts, (name,), set(range(len(texts)))
+            return (name,)
     for names in SEPARATE:
+        if names[0] not in cells:
+            continue
         there = [name for name in names if name in cells]
         if len(there) < 2 or there != list(names[: len(there)]):
             continue
         letters = list(ascii_uppercase[: len(there)])
         # Columns named only a, b, c may be anything. They are options if one of these letters is the answer.
-        if len(names[0]) > 1 or any(_labelled(str(cells[name]), letters) for name in RIGHT if name in cells):
-            return letters, [_text(cells[name]) for name in there], tuple(there), set(range(len(there)))
+        if len(names[0]) > 1 or any(_labelled(str(cells[name]), letters) for name in right):
+            return tuple(there)
     for names in WRONG:
-        there = [name for name in names if name in cells]
-        if there and (right := next((name for name in RIGHT if name in cells), None)):
-            texts = sorted((_text(cells[name]) for name in (right, *there)), key=_draw)
-            place = _places(_text(cells[right]), texts)
-            return list(ascii_uppercase[: len(texts)]), texts, (right, *there), place
-    return None
+        if right and (there := [name for name in names if name in cells]):
+            return (right[0], *there)
+    return ()
+
+
+def _options(cells: Cells) -> tuple[list[str], list[str], tuple[str, ...], set[int]] | None:
+    """Return the labels, the texts, their columns, and the positions that the right option can have; None without options."""
+    match columns := option_columns(cells):
+        case ():
+            return None
+        case ("answer",):
+            return list("AB"), ["true", "false"], columns, {0 if cells["answer"] else 1}
+        case (name,):
+            labels, texts = _labels_and_texts(name, as_value(cells[name]))
+            return labels, texts, columns, set(range(len(texts)))
+        case (name, *wrong) if name in RIGHT:
+            values = [as_value(cells[other]) for other in wrong]
+            texts = [_text(text) for value in values for text in (value if isinstance(value, list) else [value])]
+            texts = sorted((_text(cells[name]), *texts), key=_draw)
+            return list(ascii_uppercase[: len(texts)]), texts, columns, _places(_text(cells[name]), texts)
+        case _:
+            labels = list(ascii_uppercase[: len(columns)])
+            return labels, [_text(cells[name]) for name in columns], columns, set(range(len(columns)))
 
 
 def _labels_and_texts(name: str, cell: Any) -> tuple[list[str], list[str]]:

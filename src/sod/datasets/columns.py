@@ -7,14 +7,15 @@ reads it. Demonstrations have `messages` and `tools`.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 from sod.datasets import programs
-from sod.datasets.choices import Numberings, listed, read_choice
+from sod.datasets.choices import Numberings, as_value, listed, read_choice
 from sod.datasets.golds import canonical, kind_of
-from sod.datasets.rows import LABELS, Row, messages_in
+from sod.datasets.recognising import CONTEXT, TESTS, cells_of, conversation_in, is_program
+from sod.datasets.rows import LABELS, Row, as_demonstration, messages_in
 from sod.datasets.wording import Prompts, asked
 from sod.errors import DataError
 from sod.rewards.golds import worked
@@ -35,7 +36,6 @@ NAMES = {
         ),
         *("goal", "sentence", "messages"),
     ),
-    "context": ("context", "passage", "article"),
     "answer": (
         *("answer", "correct_answer", "final_answer", "expected_answer", "ground_truth", "gold", "target"),
         "extra_info.answer",
@@ -53,29 +53,23 @@ NAMES = {
     "flag": ("flag",),
 }
 """By column of sod, its names in published files, the most likely first. Names are compared without case and spaces."""
-TESTS = ("tests", "test_cases", "input_output", "public_test_cases")
-"""Columns with tests. Their presence makes the kind of a problem `code`."""
-VERL_EXTRA = ("index", "hint", "solution")
-"""Fields of verl's `extra_info` that are used."""
+SPEAKERS = {"human": "user", "gpt": "assistant", "observation": "tool"}
+"""Roles of ShareGPT and of LLaMA-Factory with another name."""
+SHOWN = 60
+"""Characters of a solution in an error."""
+LONGEST_VALUE = 80
+"""Characters. A longer solution is a text, not an answer."""
+_WORD = re.compile(r"(?<!\S)[^\W\d_]{2,}(?:['’-][^\W\d_]+)*[.,;:!?]*(?=\s|$)|[\u3040-\u9fff\uac00-\ud7af]{2}")
+"""A word between spaces, or two characters of a script without spaces."""
+_COUNTED = re.compile(r"(-?\d[\d,./]*)\s*\((?!base|mod)[^\W\d_]+(?: [^\W\d_]+)*\)")
+"""ASDiv: a number and what it counts, `9 (apples)`."""
 
 
 class Columns:
     """Give access to the cells of a published row by sod's column names."""
 
     def __init__(self, row: Row) -> None:
-        verl, extra = (_object(row.get(name)) for name in ("reward_model", "extra_info"))
-        asked = row.get("question")
-        parts = (
-            {f"extra_info.{name}": cell for name, cell in extra.items() if name not in VERL_EXTRA},
-            {name: extra.get(name) for name in VERL_EXTRA},
-            verl,
-            row,
-            asked if isinstance(asked, Mapping) else {},
-        )
-        cells = {normal(name): cell for part in parts for name, cell in part.items() if cell not in (None, "")}
-        if isinstance(asked, Mapping):
-            del cells["question"]
-        self.cells: dict[str, Any] = cells
+        self.cells = cells_of(row)
         self.used = {"reward_model", "extra_info", "style", "extra_info.split"}
         """Columns that were read, or that contain no part of a problem."""
         self._found = sorted(row)
@@ -86,8 +80,11 @@ class Columns:
 
     def text(self, name: str) -> str:
         """Return the cell as text; empty if it is missing."""
-        cell = self.get(name)
-        return cell.strip() if isinstance(cell, str) else "" if cell is None else _plain(cell)
+        return _stripped(self.get(name))
+
+    def plain(self, name: str) -> str:
+        """Return the cell of a published column as text; empty if it is missing."""
+        return _stripped(self.one_of((name,)))
 
     def one_of(self, names: tuple[str, ...]) -> Any:
         """Return the cell of the first existing column of these names; None if there is none."""
@@ -113,23 +110,54 @@ class Columns:
         return DataError(f"it has {found}, but needs {what}.")
 
 
-def normal(name: str) -> str:
-    return "_".join(name.strip().casefold().split())
-
-
 def holds_demonstration(row: Row) -> bool:
     """Return whether a published row has a conversation with a message of an assistant."""
-    messages = Columns(row).cells.get("messages")
+    messages, _ = _conversation(cells_of(row))
     return isinstance(messages, list) and any(isinstance(m, dict) and m.get("role") == "assistant" for m in messages)
 
 
 def demonstration(row: Row) -> tuple[Row, set[str]]:
-    """Return a demonstration row with messages and tools, and the columns that were not read."""
-    cells = Columns(row).cells
-    if not cells.get("messages"):
+    """Return a demonstration row with messages and tools, and the columns that were not read.
+
+    Raises DataError for a demonstration that training refuses, or that teaches a malformed call.
+    """
+    cells = cells_of(row)
+    messages, columns = _conversation(cells)
+    if not messages:
         raise Columns(row).lacks("`messages`")
-    names = ("id", "messages", "tools", "source")
-    return {name: cells[name] for name in names if name in cells}, cells.keys() - names
+    ours = {"messages": messages} | {name: cells[name] for name in ("tools", "functions") if name in cells}
+    made = as_demonstration(ours, 0)
+    if made.malformed:
+        raise DataError(f"an assistant message has a call that cannot be read. {made.malformed[0]}")
+    if ours.pop("functions", None):
+        ours["tools"] = made.tools
+    kept = {name: cells[name] for name in ("id", "source") if name in cells}
+    return kept | ours, cells.keys() - {"id", "source", "tools", "functions", *columns}
+
+
+def _conversation(cells: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    """Return the messages of a row in a published shape, and their columns; None if it has none."""
+    match cells:
+        case {"messages": str(text)}:
+            return messages_in(text), ("messages",)
+        case {"messages": messages}:
+            return messages, ("messages",)
+        case {"conversations": turns} if isinstance(turns := as_value(turns), list):
+            first = [{"role": "system", "content": cells["system"]}] if "system" in cells else []
+            return [*first, *map(_turn, turns)], ("conversations", "system")
+        case {"prompt": prompt, "completion": completion} if not any(name in cells for name in NAMES["answer"]):
+            pair = (("user", prompt), ("assistant", completion))
+            parts = [each if isinstance(each, list) else [{"role": role, "content": each}] for role, each in pair]
+            return [message for part in parts for message in part], ("prompt", "completion")
+    return None, ()
+
+
+def _turn(turn: Any) -> Any:
+    """Return a message of ShareGPT (`from`, `value`) with `role` and `content`."""
+    if not isinstance(turn, dict) or "from" not in turn:
+        return turn
+    rest = {name: cell for name, cell in turn.items() if name not in ("from", "value")}
+    return rest | {"role": SPEAKERS.get(turn["from"], turn["from"]), "content": turn.get("value")}
 
 
 def problem(
@@ -145,9 +173,13 @@ def problem(
         columns.used |= program.columns
         ours: Row = {"id": columns.text("id") or str(number), **program.row}
         return ours | labels(columns), columns.unused
+    if not any(columns.get(name) for name in ("answer", "solution")) and (why := conversation_in(row)):
+        raise DataError(why)
     wanted = columns.need("problem")
     wanted = (messages_in(wanted) or wanted) if isinstance(wanted, str) else wanted
     text = wanted if isinstance(wanted, str) else _last_message(wanted)
+    if not text.strip():
+        raise DataError("the text of its problem is empty; give the question.")
     choice = read_choice(columns.cells) if kind in ("", "choice", "math") else None
     if choice is not None:
         if kind == "math":
@@ -158,8 +190,8 @@ def problem(
     else:
         kind, gold, solution = _gold(columns, text, kind)
         answer = canonical(kind, gold, integers=integers and kind == "math")
-    context = columns.text("context")
-    text = f"{context}\n\n{text}" if context and context not in text else text
+    contexts = [columns.plain(name) for name in CONTEXT]
+    text = "\n\n".join((*(each for each in contexts if each and each not in text), text))
     ours = {
         "id": columns.text("id") or str(number),
         "problem": _with_text(wanted, listed(text, choice.options) if choice else text),
@@ -177,11 +209,6 @@ def problem(
         if cell:
             ours[name] = cell
     return ours | labels(columns), columns.unused
-
-
-def cells_of(row: Row) -> Mapping[str, Any]:
-    """Return the cells of a published row by normalised column name."""
-    return Columns(row).cells
 
 
 def _with_text(wanted: Any, text: str) -> Any:
@@ -245,10 +272,10 @@ def _gold(columns: Columns, text: str, kind: str) -> tuple[str, str, str]:
     solution = columns.text("solution")
     if (tests := columns.one_of(TESTS)) is not None and kind in ("", "code"):
         return "code", _plain(tests), solution
-    source = f"{columns.text('source')} {columns.one_of(('ability',)) or ''}"
     cell = columns.get("answer")
-    if kind == "code" or (not kind and "code" in source.lower()):
-        return "code", _plain(columns.need("answer")).strip(), solution
+    if kind == "code" or (not kind and is_program(f"{columns.text('source')} {columns.plain('ability')}", cell)):
+        gold = _plain(columns.need("answer")).strip()
+        return "code", json.dumps([gold]) if gold.startswith("assert") else gold, solution
     if isinstance(cell, list) and len(cell) == 1:
         (cell,) = cell
     if isinstance(cell, list | dict):
@@ -259,21 +286,31 @@ def _gold(columns: Columns, text: str, kind: str) -> tuple[str, str, str]:
         if answer is not None:
             solution = solution if before in ("", gold) else before
             gold = answer
+        elif counted := _COUNTED.fullmatch(gold):
+            gold = counted[1]
     elif (answer := worked(solution)[1]) is not None:
         gold = answer
-    else:
+    elif _is_value(solution):
         gold, solution = solution, ""
+    elif solution:
+        raise DataError(
+            f"it has no `answer`, and its `solution` marks none: {solution[:SHOWN]!r}. Mark the answer as \\boxed{{...}}, "
+            "`#### ...` or `The answer is ...`, or write it to the column `answer`."
+        )
+    else:
+        gold = ""
     if not gold:
         raise columns.lacks(f"an answer: {', '.join(f'`{name}`' for name in (*NAMES['answer'], 'solution', *TESTS))}")
     return kind or kind_of(gold, text), gold, solution
 
 
-def _object(cell: Any) -> Mapping[str, Any]:
-    """Return an object, also from its JSON text as in .csv files; empty for any other cell."""
-    if isinstance(cell, str) and cell.lstrip().startswith("{"):
-        with suppress(ValueError, RecursionError):
-            cell = json.loads(cell)
-    return cell if isinstance(cell, Mapping) else {}
+def _is_value(text: str) -> bool:
+    """Return whether a text without a marked answer is the answer: one line without words, as `128` or `x^2 + \\pi`."""
+    return "\n" not in text and len(text) <= LONGEST_VALUE and bool(text) and _WORD.search(text) is None
+
+
+def _stripped(cell: Any) -> str:
+    return "" if cell is None else _plain(cell).strip()
 
 
 def _plain(cell: Any) -> str:

@@ -12,6 +12,7 @@ from sod.datasets.choices import Numberings
 from sod.datasets.identity import check_identity
 from sod.datasets.published import Published
 from sod.datasets.reading import published_rows
+from sod.datasets.recognising import cells_of
 from sod.datasets.rows import Row, options_of
 from sod.datasets.wording import Prompts
 from sod.errors import DataError
@@ -80,7 +81,7 @@ def _by_columns(published: Published | None, prompts: Prompts, path: Path) -> Co
     integers = published is not None and published.integers
     kind = published.kind if published is not None and published.kind != "mixed" else ""
     benchmark = published is not None and published.role == "benchmark"
-    numberings = Numberings(lambda: map(columns.cells_of, published_rows(path)))
+    numberings = Numberings(lambda: map(cells_of, published_rows(path)))
 
     def ours(row: Row, number: int) -> Row:
         row = kept(columns.problem(row, number, kind=kind, integers=integers, numberings=numberings))

@@ -28,8 +28,10 @@ from typing import Any, Generic, TypeVar
 from sod.chat import conversations
 from sod.chat.conversations import Demonstration, as_messages, without_nulls
 from sod.console.progress import slow_bar
+from sod.datasets.golds import options_in
+from sod.datasets.recognising import conversation_in, plain_kind
 from sod.errors import DataError
-from sod.rewards.choice import MOST, USUAL, lettered
+from sod.rewards.choice import MOST, USUAL
 from sod.rewards.golds import check_gold
 from sod.runs.files import sha256, to_json, write_whole
 from sod.types import Message, Problem
@@ -40,7 +42,7 @@ T = TypeVar("T")
 MODEL_FILES = ("config.json", "tokenizer.json", "chat_template.jinja", "*.safetensors")
 BATCH = 4096
 """Rows of a .parquet file in memory at a time. A published file may repeat every problem a hundred times."""
-CONVERT = "`sod data convert FILE` reads other columns."
+CONVERT = "`sod data convert FILE --out OUT` reads other columns."
 _MESSAGES = re.compile(r"\s*(?:array\(\s*)?\[?\s*\{\s*['\"](?:role|content)['\"]\s*:")
 LABELS = ("source", "difficulty", "level", "domain", "subject", "flag")
 """Columns for the breakdown of results, if a file has them."""
@@ -246,13 +248,17 @@ def as_problem(row: Row, number: int) -> Problem:
     prompt = next((row[name] for name in ("prompt", "problem", "question") if row.get(name)), None)
     answer = row.get("answer", verl.get("ground_truth"))
     if not prompt or (isinstance(prompt, str) and not prompt.strip()) or answer is None or not str(answer).strip():
+        if why := conversation_in(row):
+            raise DataError(why)
         raise DataError(
             f"it has the columns {', '.join(sorted(row))}, but a problem needs `prompt` (text or messages) and `answer` "
             f"(or `reward_model.ground_truth`), neither empty. {CONVERT}"
         )
     if isinstance(answer, list | dict | bool):
         raise DataError(f"its answer is {type(answer).__name__}; only text or a number can be used. {CONVERT}")
-    kind, messages = str(row.get("kind", "math")), _question(prompt)
+    messages = _question(prompt)
+    text = "\n".join(message["content"] for message in messages)
+    kind = str(row["kind"]) if "kind" in row else plain_kind(row, text, str(answer))
     return Problem(
         id=str(row.get("id", extra.get("index", number))),
         messages=tuple(messages),
@@ -292,7 +298,7 @@ def messages_in(text: str) -> list[Row] | None:
 def options_of(choices: Any, text: str) -> int:
     """Return the number of options of a multiple choice: of `choices`, or listed in the text, at least the usual number."""
     if choices is None:
-        return max(USUAL, lettered(text))
+        return max(USUAL, options_in(text))
     if not isinstance(choices, list) or not 2 <= len(choices) <= MOST:
         raise DataError(f"its `choices` are not a list of 2 to {MOST} options; give one.")
     return len(choices)
@@ -310,6 +316,13 @@ def as_demonstration(row: Row, number: int) -> Demonstration:
     """Return the demonstration of a row. Raises DataError with the fault of the row."""
     del number
     row = {name: cell for name, cell in row.items() if cell is not None}
-    if not row.get("messages"):
-        raise DataError(f"it has the columns {', '.join(sorted(row))}, but a demonstration needs `messages`.")
+    messages = row.get("messages")
+    if not messages:
+        found = f"it has the columns {', '.join(sorted(row))}, but a demonstration needs `messages`."
+        raise DataError(conversation_in(row) or found)
+    if isinstance(messages, str):
+        raise DataError(
+            "its `messages` are text, not a list of objects with `role` and `content`. `sod data convert FILE --out OUT` writes "
+            "them as a list."
+        )
     return conversations.as_demonstration(row["messages"], row.get("tools"), row.get("functions"))

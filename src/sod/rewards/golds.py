@@ -38,7 +38,27 @@ _STATEMENT = re.compile(r"(?:so|thus|therefore|hence|since|because|we|he|she|the
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _WORD = re.compile(r"[^\W\d_]+")
 _LIST = re.compile(r"\[\s*(['\"]).*\1\s*,?\s*\]", re.DOTALL)
-_NOTHING = {"nan", "null", "<na>", "[]", "{}"}
+_NOTHING = {
+    *(
+        "nan",
+        "null",
+        "<na>",
+        "[]",
+        "{}",
+        "none",
+        "n/a",
+        "-",
+        "--",
+        "?",
+        "...",
+        "unknown",
+        "notfound",
+        "not found",
+        "not_found",
+    ),
+    *("proof", "see solution", "see the solution", "see above", "see below", "tbd", "todo"),
+}
+"""Golds in lower case that stand for a missing answer."""
 _MATH = MathJudge()
 
 
@@ -68,7 +88,10 @@ def check_form(gold: str, accepts: Callable[[str], bool]) -> None:
     """
     text = gold.strip()
     if text.casefold() in _NOTHING:
-        raise DataError(f"The gold answer {gold!r} is an empty cell.")
+        raise DataError(
+            f"The gold answer {gold!r} is an empty cell or a placeholder, not an answer. Remove the row, or write "
+            rf"\text{{{text}}} if this word is the answer."
+        )
     if _LIST.fullmatch(text):
         raise DataError(f"The gold answer {_shown(gold)} is a list; give one answer as text.")
     answer = worked(text)[1]

@@ -1,0 +1,127 @@
+"""Recognise published rows: their cells, and the columns that a prompt and an answer alone would leave out.
+
+`sod data convert` reads these columns. Without it, a row with options, a text to read or tests needs the column `kind`. It would
+otherwise become a problem of mathematics with a part missing.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from sod.datasets.choices import option_columns
+from sod.datasets.golds import kind_of
+from sod.errors import DataError
+
+CONTEXT = (
+    *("context", "passage", "article", "body", "premise", "paragraph", "story", "scenario", "narrative"),
+    "background",
+)
+"""Columns with a text that stands before the question."""
+TESTS = ("tests", "test_cases", "input_output", "public_test_cases")
+"""Columns with tests. Their presence makes the kind of a problem `code`."""
+PROGRAMS = (*TESTS, "test_list", "entry_point")
+"""Columns that only problems for programs have."""
+CONVERSATIONS = {
+    ("conversations",): True,
+    ("prompt", "completion"): True,
+    ("conversation",): False,
+    ("chat",): False,
+    ("query", "answers"): False,
+    ("prompt", "response"): False,
+    ("instruction", "output"): False,
+    ("instruction", "response"): False,
+    ("chosen", "rejected"): False,
+}
+"""By columns of published conversations (ShareGPT, TRL, Glaive, xLAM, Alpaca), whether `sod data convert` reads them."""
+CONVERT = "Use `sod data convert FILE --out OUT`"
+VERL_EXTRA = ("index", "hint", "solution")
+"""Fields of verl's `extra_info` that are used."""
+_TESTS = re.compile(
+    r"\s*[\[{].*(?:['\"](?:inputs?|input_output|tests|fn_name|assert_case|test_code|functional|p\w+_test_cases)['\"]\s*:"
+    r"|['\"]\s*assert\b)|\s*assert\b",
+    re.DOTALL,
+)
+"""A gold with tests: an object or a list of tests, or assertions."""
+
+
+def cells_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the cells of a published row by normalised column name, without empty ones. Fields of verl's columns are cells."""
+    verl, extra = (_object(row.get(name)) for name in ("reward_model", "extra_info"))
+    asked = row.get("question")
+    parts = (
+        {f"extra_info.{name}": cell for name, cell in extra.items() if name not in VERL_EXTRA},
+        {name: extra.get(name) for name in VERL_EXTRA},
+        verl,
+        row,
+        asked if isinstance(asked, Mapping) else {},
+    )
+    cells = {normal(name): cell for part in parts for name, cell in part.items() if not _is_empty(cell)}
+    if isinstance(asked, Mapping):
+        del cells["question"]
+    return cells
+
+
+def normal(name: str) -> str:
+    return "_".join(name.strip().casefold().split())
+
+
+def is_program(about: str, gold: Any) -> bool:
+    """Return whether a gold belongs to a program, from the row's source and ability, or from the gold itself."""
+    text = json.dumps(gold, default=str) if isinstance(gold, list | dict) else str(gold)
+    return "code" in about.lower() or _TESTS.match(text) is not None
+
+
+def plain_kind(row: Mapping[str, Any], prompt: str, gold: str) -> str:
+    """Return the kind of a row without `kind`: `choice` if the prompt has options and the gold is a letter, otherwise `math`.
+
+    `prompt`: the text of its prompt. Raises DataError for a row with columns that only `sod data convert` reads.
+    """
+    cells = cells_of(row)
+    about = " ".join(str(cells.get(name, "")) for name in ("source", "data_source", "ability"))
+    if options := option_columns(cells):
+        raise _needs_convert("options", options, "and they are not part of the prompt")
+    if tests := [name for name in PROGRAMS if name in cells] or ["answer"] * is_program(about, gold):
+        raise _needs_convert("tests of a program", tests, "and the answer would be judged as mathematics")
+    if text := [name for name in CONTEXT if name in cells and str(cells[name]).strip() not in prompt]:
+        raise _needs_convert("a text for the question", text, "and it is not part of the prompt")
+    return kind_of(gold, prompt)
+
+
+def conversation_in(row: Mapping[str, Any]) -> str:
+    """Return what to do with a row that has a conversation in other columns than `messages`; empty for any other row."""
+    cells = cells_of(row)
+    if not (found := next((names for names in CONVERSATIONS if all(name in cells for name in names)), None)):
+        return ""
+    what = (
+        CONVERT
+        if CONVERSATIONS[found]
+        else "Write the column `messages`; `sod data convert` does not read these columns"
+    )
+    return (
+        f"it has a conversation in {_listed(found)}, but a demonstration needs `messages`, a list of objects with `role` and "
+        f"`content`. {what}."
+    )
+
+
+def _needs_convert(what: str, names: Any, why: str) -> DataError:
+    return DataError(
+        f"it has {what} in {_listed(names)} but no `kind`, {why}. {CONVERT}, or add the column `kind` if the prompt is complete."
+    )
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _is_empty(cell: Any) -> bool:
+    return cell is None or cell in ([], {}) or (isinstance(cell, str) and not cell.strip())
+
+
+def _object(cell: Any) -> Mapping[str, Any]:
+    """Return an object, also from its JSON text as in .csv files; empty for any other cell."""
+    if isinstance(cell, str) and cell.lstrip().startswith("{"):
+        with suppress(ValueError, RecursionError):
+            cell = json.loads(cell)
+    return cell if isinstance(cell, Mapping) else {}
