@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -29,7 +28,7 @@ from sod.engines import ENGINES, Engine
 from sod.engines.opening import open_engine
 from sod.errors import DataError, SodError
 from sod.evaluation.measures import Tally, mean_over
-from sod.evaluation.results import Results, show, to_markdown
+from sod.evaluation.results import show, to_markdown
 from sod.hub import model_folder
 from sod.model.loading import check_context, check_embeddings, load_model
 from sod.planning.dry_run import plan
@@ -39,6 +38,7 @@ from sod.rollout.harness import World
 from sod.runs import metrics
 from sod.runs.directory import Run
 from sod.runs.records import Record, from_record, scored_records, to_record, verdict_of, verdict_record
+from sod.runs.results import BenchmarkResults, Results
 from sod.runs.samples import SampleFile
 from sod.scoring import Scorer, check_enough
 from sod.teachers import TeacherSetup
@@ -186,7 +186,7 @@ class Session:
         if kept:
             self.run.write_results(results, to_markdown(results))
             times = self.world.sandbox.take_statistics().metrics()
-            self.run.write_metrics([{"update": 0} | results["mean"] | times])
+            self.run.write_metrics([{"update": 0} | results.mean | times])
         if complete:
             check_enough(kept=kept, **lost)
         return results
@@ -245,23 +245,23 @@ class Session:
     def _results(self, counted: "Sequence[Counted]", *, partial: bool) -> Results:
         options = self.options
         benchmarks = {each.of.name: each.results() for each in counted}
-        return {
-            "partial": partial,
-            "model": str(options.model),
-            "folder": str(self.folder),
-            "prompts": options.prompts,
-            "samples": options.samples,
-            "seed": options.seed,
-            "temperature": options.rollout.temperature,
-            "top_p": options.rollout.top_p,
-            "max_turns": options.rollout.max_turns,
-            "max_tokens": options.rollout.max_tokens,
-            "judge": options.reward.judge,
-            "faults": options.tool.faults,
-            "paper": options.paper,
-            "benchmarks": benchmarks,
-            "mean": mean_over([each["measured"] for each in benchmarks.values()]),
-        }
+        return Results(
+            partial=partial,
+            model=str(options.model),
+            folder=str(self.folder),
+            prompts=options.prompts,
+            samples=options.samples,
+            seed=options.seed,
+            temperature=options.rollout.temperature,
+            top_p=options.rollout.top_p,
+            max_turns=options.rollout.max_turns,
+            max_tokens=options.rollout.max_tokens,
+            judge=options.reward.judge,
+            faults=options.tool.faults,
+            paper=options.paper,
+            benchmarks=benchmarks,
+            mean=mean_over([each.measured for each in benchmarks.values()]),
+        )
 
 
 @dataclass
@@ -304,21 +304,21 @@ class Counted:
         for name, trajectories in judged.items():
             self.by_judge.setdefault(name, Tally(self.of.votes)).add(Group(group.problem, trajectories))
 
-    def results(self) -> dict[str, Any]:
+    def results(self) -> BenchmarkResults:
         measured = self.tally.measured() | self.totals.metrics() | self.steps.metrics()
         if self.totals.count:
             measured["truncated"] = self.totals.stops["max_tokens"] / self.totals.count
-        return {
-            "measured": measured,
-            "file": str(self.of.path),
-            "sha256": self.of.sha256,
-            "source": self.of.source,
-            "notes": [*self.of.notes, *why_silent(self.silent, self.totals.count, self.of.problems)],
-            "private": self.of.private,
-            "by": self.tally.by_label(),
-            "judges": {name: tally.measured() for name, tally in self.by_judge.items()},
-            "ids": [problem.id for problem in self.of.problems],
-        }
+        return BenchmarkResults(
+            measured=measured,
+            file=str(self.of.path),
+            sha256=self.of.sha256,
+            source=self.of.source,
+            notes=[*self.of.notes, *why_silent(self.silent, self.totals.count, self.of.problems)],
+            private=self.of.private,
+            by=self.tally.by_label(),
+            judges={name: tally.measured() for name, tally in self.by_judge.items()},
+            ids=[problem.id for problem in self.of.problems],
+        )
 
 
 def _load(options: EvalOptions, folder: Path, world: World) -> PreTrainedModel:

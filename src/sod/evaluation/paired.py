@@ -39,7 +39,7 @@ def compare_evaluations(options: CompareEvaluationsOptions) -> list[Difference]:
     """Show how two evaluations differ, benchmark by benchmark, and write it down if asked to."""
     first, second = read_evaluation(options.first), read_evaluation(options.second)
     found = differences(first, second)
-    n, m = (round(each.results["samples"]) for each in (first, second))
+    n, m = (each.results.samples for each in (first, second))
     head = ["", "problems", f"A: avg@{n}, %", f"B: avg@{m}, %", "B - A, problems", "B - A, samples", "verdict"]
     rows = [
         [
@@ -78,7 +78,8 @@ def _difference(first: Evaluated, second: Evaluated, name: str, problems: Sequen
     a, b = first.solved(problems), second.solved(problems)
     rate_a, rate_b = (float((each.right_SP / each.tried_SP).mean()) for each in (a, b))
     mean = rate_b - rate_a
-    paired = all(first.results[key] == second.results[key] for key in ("seed", "samples"))
+    one, other = first.results, second.results
+    paired = (one.seed, one.samples) == (other.seed, other.samples)
     error = _sampling_error([(first.verdicts[p], second.verdicts[p]) for p in problems], paired=paired)
     same = None if error is None else Interval(mean, mean - 1.96 * error, mean + 1.96 * error)
     return Difference(name, len(problems), rate_a, rate_b, difference(b, a), same)
@@ -104,22 +105,17 @@ def _sampling_error(pairs: Sequence[tuple[Verdicts, Verdicts]], *, paired: bool)
     return math.sqrt(variance) / len(pairs)
 
 
-ALIKE = ("prompts", "temperature", "top_p", "max_turns", "max_tokens", "judge", "faults")
-"""Terms that a comparison should not differ in."""
-
-
 def _unlike(first: Evaluated, second: Evaluated) -> Iterable[str]:
     """Why the two may not be comparable."""
-    n, m = first.results["samples"], second.results["samples"]
+    one, other = first.results, second.results
+    n, m = one.samples, other.samples
     if n != m:
         yield f"A has {n} samples of each problem, B {m}; a rate does not depend on that, pass@k and maj@n do."
-    for key in ALIKE:
-        one, other = first.results[key], second.results[key]
-        if one != other:
-            yield f"{key} is {one} in A and {other} in B."
-    for name in first.results["benchmarks"].keys() & second.results["benchmarks"].keys():
-        files_ = [each.results["benchmarks"][name]["sha256"] for each in (first, second)]
-        if files_[0] != files_[1]:
+    for name, value in one.settings.items():
+        if value != other.settings[name]:
+            yield f"{name} is {value} in A and {other.settings[name]} in B."
+    for name in one.benchmarks.keys() & other.benchmarks.keys():
+        if one.benchmarks[name].sha256 != other.benchmarks[name].sha256:
             yield f"{name} was read from different files; problems are paired by their ids."
     alone = first.verdicts.keys() ^ second.verdicts.keys()
     if alone:

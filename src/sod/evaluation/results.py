@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich import box
@@ -15,12 +14,10 @@ from rich.table import Table
 from sod import paper
 from sod.console.progress import console, say
 from sod.console.text import cell
-from sod.errors import DataError
+from sod.errors import DataError, RunError
 from sod.evaluation.intervals import Solved
 from sod.runs.directory import Run
-
-Results = dict[str, Any]
-"""What stands in results.json: `benchmarks`, each with what was `measured`, and their `mean`."""
+from sod.runs.results import Results, read_results
 
 MANY_VALUES = 12
 """Labels with more values than these are not broken down on the screen; results.json has them all."""
@@ -44,7 +41,7 @@ class Evaluated:
 
     @property
     def mean(self) -> dict[str, float]:
-        return self.results["mean"]
+        return self.results.mean
 
     def solved(self, problems: Sequence[str]) -> Solved:
         """How often each of these problems was solved, as one row."""
@@ -56,17 +53,16 @@ class Evaluated:
 def read_evaluation(folder: Path) -> Evaluated:
     """Raises DataError, saying what is missing, where there is no finished evaluation."""
     try:
-        results = defined(json.loads((folder / "results.json").read_bytes()))
+        results = read_results(folder)
         data = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data"]["data"]
-        samples, partial, _ = int(results["samples"]), results["partial"], results["mean"]["problems"]
-        wanted = {(name, id) for name, benchmark in results["benchmarks"].items() for id in benchmark["ids"]}
         lines = Run(folder).trajectory_file(0).open(encoding="utf-8")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (RunError, OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(f"{folder} holds no finished evaluation ({type(error).__name__}: {error}).") from error
+    wanted = {(name, id) for name, benchmark in results.benchmarks.items() for id in benchmark.ids}
     verdicts: dict[str, dict[int, bool]] = {}
     benchmark: dict[str, str] = {}
     with lines:
-        if partial:
+        if results.partial:
             raise DataError(
                 f"{folder} was interrupted: its results are partial. Run the same `sod eval` again to finish it."
             )
@@ -75,7 +71,7 @@ def read_evaluation(folder: Path) -> Evaluated:
                 row = json.loads(line)
                 problem, sample = row["problem"], int(row["sample"])
                 judged, correct = bool(row["graded"]), bool(row["correct"])
-                if sample >= samples or (row["benchmark"], problem) not in wanted:
+                if sample >= results.samples or (row["benchmark"], problem) not in wanted:
                     continue  # of a call that asked for more
                 benchmark[problem] = row["benchmark"]
             except (ValueError, LookupError, TypeError) as error:
@@ -84,13 +80,6 @@ def read_evaluation(folder: Path) -> Evaluated:
             if judged:
                 of_problem[sample] = correct
     return Evaluated(folder, data, verdicts, benchmark, results)
-
-
-def defined(results: Results) -> Results:
-    """Results without numbers that are not defined: null, and NaN in files of older versions."""
-    known = lambda measured: {k: v for k, v in measured.items() if v is not None and v == v}  # noqa: E731
-    benchmarks = {name: each | {"measured": known(each["measured"])} for name, each in results["benchmarks"].items()}
-    return results | {"mean": known(results["mean"]), "benchmarks": benchmarks}
 
 
 # Shown
@@ -205,22 +194,21 @@ def to_markdown(results: Results) -> str:
 
 def _sheets(results: Results) -> list[Sheet]:
     """How well, how, by label, and by whom else."""
-    benchmarks: dict[str, Any] = results["benchmarks"]
-    rows = [(name, each["measured"]) for name, each in benchmarks.items()]
-    rows += [("mean", results["mean"])] if len(rows) > 1 else []
+    rows = [(name, each.measured) for name, each in results.benchmarks.items()]
+    rows += [("mean", results.mean)] if len(rows) > 1 else []
     by = [
         (f"{name}, {label} {value}", group)
-        for name, benchmark in benchmarks.items()
-        for label, groups in benchmark["by"].items()
+        for name, benchmark in results.benchmarks.items()
+        for label, groups in benchmark.by.items()
         if 1 < len(groups) <= MANY_VALUES
         for value, group in groups.items()
     ]
     judges = [
         (f"{name}, by {judge}", measured)
-        for name, benchmark in benchmarks.items()
-        for judge, measured in benchmark["judges"].items()
+        for name, benchmark in results.benchmarks.items()
+        for judge, measured in benchmark.judges.items()
     ]
-    n, paper = round(results["samples"]), _paper_beside(results)
+    n, paper = results.samples, _paper_beside(results)
     sheets = [
         _sheet("", rows, SCORES | {f"pass@{n}": f"pass@{n}", f"maj@{n}": "maj"}, n, paper),
         _sheet("How", rows, BEHAVIOUR, n),
@@ -265,15 +253,15 @@ def _sheet(
 def _remarks(results: Results) -> list[str]:
     """What the reader of the table must know."""
     lines: list[str] = []
-    if results["partial"]:
+    if results.partial:
         lines.append("PARTIAL: interrupted, or too many attempts lost. Run the same command again to finish.")
     lines.append(
         "SE: standard errors, in points. samples: had these very problems been sampled anew. problems: had others of their "
         "kind been asked, which contains the first."
     )
-    for name, benchmark in results["benchmarks"].items():
-        measured = benchmark["measured"]
-        lines += [f"{name}: {note}" for note in benchmark["notes"]]
+    for name, benchmark in results.benchmarks.items():
+        measured = benchmark.measured
+        lines += [f"{name}: {note}" for note in benchmark.notes]
         if "avg" not in measured:
             lines.append(f"{name}: not one attempt was graded, so there is no mean over the benchmarks.")
         elif lost := measured["problems_lost"]:
@@ -284,11 +272,11 @@ def _remarks(results: Results) -> list[str]:
             lines.append(
                 f"{name}: {lost:.0f} attempts were lost to our own machinery; the same command tries them again."
             )
-    if results["paper"] is not None:
+    if results.paper is not None:
         lines.append(
-            f"The paper's figures are of {results['paper']}: means of 5 training seeds, by its own graders, without errors."
+            f"The paper's figures are of {results.paper}: means of 5 training seeds, by its own graders, without errors."
             if _paper_beside(results)
-            else f"The paper has no figures of {results['paper']} on these benchmarks."
+            else f"The paper has no figures of {results.paper} on these benchmarks."
         )
     return lines
 
@@ -298,11 +286,11 @@ def _remarks(results: Results) -> list[str]:
 
 def _paper_beside(results: Results) -> dict[str, float]:
     """The paper's figures for these benchmarks, and their mean if all of its benchmarks are there and no others."""
-    if results["paper"] is None:
+    if results.paper is None:
         return {}
-    row = paper.rows()[results["paper"]]
-    mean = {"mean": math.fsum(row.values()) / len(row)} if row.keys() == results["benchmarks"].keys() else {}
-    return {name: value for name, value in row.items() if name in results["benchmarks"]} | mean
+    row = paper.rows()[results.paper]
+    mean = {"mean": math.fsum(row.values()) / len(row)} if row.keys() == results.benchmarks.keys() else {}
+    return {name: value for name, value in row.items() if name in results.benchmarks} | mean
 
 
 # Numbers as text
