@@ -229,7 +229,7 @@ def test_killed_and_run_again_it_measures_the_same_and_samples_nothing_twice(
     else:
         assert not (whole.out / "results.json").exists()
     again = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
-    assert f"{len(interrupted)} samples are there already; {100 - len(interrupted)} are to come." in again
+    assert f"{len(interrupted)} samples exist already; {100 - len(interrupted)} are missing." in again
     rows = {(row["problem"], row["sample"]): row for row in rows_of(whole.out)}
     assert len(rows) == len(rows_of(whole.out)) == 100
     assert all(rows[row["problem"], row["sample"]] == row for row in interrupted)

@@ -74,7 +74,7 @@ def test_the_benchmarks_that_can_be_had_here(
         capsys.readouterr()
         assert run(wanted) == 0
     said = capsys.readouterr().out
-    assert f"{there} samples are there already; {1470 - there} are to come." in said
+    assert f"{there} samples exist already; {1470 - there} are missing." in said
     assert model.requests - before == 2 * (1470 - there)  # a call and an answer each, and nothing twice
     results = read_evaluation(out).results
     for name in ("aime2024", "aime2025", "math500"):
@@ -170,5 +170,5 @@ def test_a_server_that_vanishes_leaves_partial_results_and_the_rest_is_measured_
     assert 0 < there < 80
     with serving(Model(tokenizer, sums.problems), tokenizer) as url:
         assert run(command([str(path)], out, url, teacher, tmp_path, samples=4)) == 0
-    assert f"{there} samples are there already" in capsys.readouterr().out
+    assert f"{there} samples exist already" in capsys.readouterr().out
     assert read_evaluation(out).mean["avg"] == pytest.approx(expected(sums.problems, 4))

@@ -67,16 +67,16 @@ def test_a_benchmark_without_a_graded_attempt_has_no_rate_and_takes_the_mean_wit
     benchmarks = {"aime2024": benchmark(measured(0.5)), "math500": benchmark(nothing)}
     table = to_markdown(results(benchmarks, mean={"problems": 30}))
     assert lines(table)[1:] == ["| math500 | 0 |  |  |  |  |  |", "| mean | 30 |  |  |  |  |  |"]
-    assert "math500: not one attempt was graded" in table
+    assert "math500: no attempt was graded" in table
 
 
 def test_the_papers_own_figures_stand_beside_them() -> None:
     benchmarks = {"aime2024": benchmark(measured(0.5)), "math500": benchmark(measured(0.7))}
     table = to_markdown(results(benchmarks, paper="sod-1.7b"))
     assert [line.rsplit(" | ", 1)[1] for line in lines(table)] == ["50.83 |", " |", " |"]
-    assert "The paper's figures are of sod-1.7b" in table
+    assert "The paper's figures are those of sod-1.7b" in table
     alone = results({"math500": benchmark(measured(0.7))}, paper="sod-1.7b")
-    assert "The paper has no figures of sod-1.7b on these benchmarks" in to_markdown(alone)
+    assert "The paper has no figures for sod-1.7b on these benchmarks" in to_markdown(alone)
 
 
 def test_the_papers_mean_is_told_beside_the_mean_of_the_same_benchmarks_alone() -> None:
@@ -336,7 +336,7 @@ def test_whatever_makes_two_evaluations_unlike_is_said(tmp_path: Path, capsys: p
     assert "temperature is 1.0 in A and 0.6 in B" in out
     assert "faults is 0.0 in A and 0.2 in B" in out
     assert "different files" in out
-    assert "1 problems are in one of the two only" in out
+    assert "1 problems are in only one of the two" in out
 
 
 def test_evaluations_of_different_problems_cannot_be_compared(tmp_path: Path) -> None:
