@@ -229,7 +229,7 @@ def test_a_message_of_another_weight_is_the_students(chat: ChatFormat) -> None:
 
 @pytest.mark.parametrize("messages", [[user("1+1?")], [assistant("2")], []], ids=len)
 def test_a_conversation_without_a_question_or_an_answer_is_refused(chat: ChatFormat, messages: list[Message]) -> None:
-    with pytest.raises(TemplateError, match="needs a message to answer"):
+    with pytest.raises(TemplateError, match="has no assistant message, or begins with one"):
         chat.render(messages, [])
 
 
@@ -368,7 +368,7 @@ def test_a_conversation_whose_history_the_template_strips_is_refused_at_the_firs
     check_append_only(appending, messages)
     with pytest.raises(TemplateError) as caught:
         ChatFormat(flawed).render(messages, [PYTHON])
-    found = re.search(r"at token (\d+), appending .* gives '(.*)' and rendering .* gives '(.*)' \(", str(caught.value))
+    found = re.search(r"at token (\d+), appending .* gives '(.*)', but rendering .* gives '(.*)' \(", str(caught.value))
     assert found is not None
     assert int(found[1]) == first_difference(appending, flawed, messages)
     assert found[2].startswith("<think>")
@@ -387,7 +387,7 @@ def test_a_template_that_cannot_be_appended_to_is_refused_before_anything_is_ren
 ) -> None:
     with pytest.raises(TemplateError) as caught:
         ChatFormat(with_template(tokenizer, text))
-    found = re.search(r"at token \d+, appending .* gives '(.*)' and rendering .* gives '(.*)' \(", str(caught.value))
+    found = re.search(r"at token \d+, appending .* gives '(.*)', but rendering .* gives '(.*)' \(", str(caught.value))
     assert found is not None
     assert appended in found[1]
     assert whole in found[2]

@@ -12,6 +12,7 @@ from sod import checks
 from sod.config import EvalOptions, SftOptions, TrainOptions
 from sod.distributed import ALONE
 from sod.engines import ENGINES
+from sod.engines.opening import OPENERS
 from sod.errors import SodError
 from sod.evaluation import evaluate
 from sod.planning.dry_run import plan
@@ -19,7 +20,7 @@ from sod.training import Session
 
 NOWHERE = "http://127.0.0.1:9"
 TRAIN: list[tuple[dict[str, Any], str]] = [
-    ({"stop_on": ("nonsense",)}, "stop_on: there is no alarm 'nonsense'; choose from "),
+    ({"stop_on": ("nonsense",)}, "stop_on: there is no alarm 'nonsense'. Choose from "),
     ({"rollout.top_p": 0.9}, "rollout.top_p must be 1 for training"),
     (
         {"algorithm.divergence": "exact", "score.student": "sampler"},
@@ -29,22 +30,25 @@ TRAIN: list[tuple[dict[str, Any], str]] = [
     ({"algorithm.name": "sdo"}, "did you mean 'sod'?"),
     (
         {"algorithm.name": "opsd_gt"},
-        "algorithm.name = opsd_gt uses the student itself as its teacher; leave --teacher out.",
+        "algorithm.name = opsd_gt uses the student itself as its teacher. Leave --teacher out.",
     ),
-    ({"teacher": None}, "algorithm.name = sod needs a teacher; give --teacher."),
-    ({"engine.name": "vllm_server"}, "engine.name = vllm_server needs --engine.url"),
-    ({"engine.url": NOWHERE}, "engine.name = hf has none: leave it out, or give --engine.name vllm_server or served."),
-    ({"engine.name": "served", "engine.url": NOWHERE}, "to train a model here and sample it on a vLLM server"),
+    ({"teacher": None}, "algorithm.name = sod needs a teacher. Give --teacher."),
+    ({"engine.name": "vllm_server"}, "engine.name = vllm_server needs the address of its server. Give --engine.url."),
+    (
+        {"engine.url": NOWHERE},
+        "engine.name = hf uses no server. Leave it out, or give --engine.name vllm_server or served.",
+    ),
+    ({"engine.name": "served", "engine.url": NOWHERE}, "To train a model and sample it on a vLLM server"),
     ({"sandbox.backend": "fusion"}, "sandbox.backend is fusion, but sandbox.url is not given"),
     ({"sandbox.url": NOWHERE}, "sandbox.backend is local. Add --sandbox.backend fusion."),
     (
         {"sandbox.backend": "fusion", "sandbox.url": "127.0.0.1"},
         "sandbox.url: '127.0.0.1' is not the address of a server",
     ),
-    ({"score.teacher_served_name": "tiny"}, "give --score.teacher_url as well."),
+    ({"score.teacher_served_name": "tiny"}, "Give --score.teacher_url as well."),
     (
         {"score.teacher_url": NOWHERE, "teacher": None, "algorithm.name": "grpo"},
-        "score.teacher_url needs --teacher, the directory or hub name",
+        "score.teacher_url needs the teacher's tokenizer. Give its directory or hub name",
     ),
     ({"score.teacher_url": NOWHERE, "score.offload_teacher": True}, "score.offload_teacher is for a teacher on this"),
     ({"score.teacher_url": NOWHERE, "score.shard_teacher": True}, "score.shard_teacher is for a teacher on this"),
@@ -103,7 +107,7 @@ def basis(teacher: Path, problem_file: Path, tmp_path: Path) -> dict[str, Any]:
 
 def announced(options: TrainOptions | EvalOptions | SftOptions) -> str:
     """Return what a dry run wants to be done first; empty if nothing."""
-    last = plan(options, width=10_000).split("\nfirst ")[1]
+    last = plan(options, width=10_000).split("\nto do ")[1]
     return "" if "nothing: all inputs are available" in last else last
 
 
@@ -150,14 +154,14 @@ def test_several_processes_are_refused_what_one_may_do(basis: dict[str, Any]) ->
     assert any(words.startswith("rollout.problems is 2, too few for 3 processes") for words in few)
     shared = basis | {"engine.name": "vllm_server", "engine.url": NOWHERE}
     found = list(checks.of_training(TrainOptions.model_validate(nested(shared)), 2))
-    assert any(words.startswith("2 processes need a vLLM server each.") for words in found)
+    assert any(words.startswith("2 processes need a vLLM server each, but") for words in found)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"engine.name": "served"}, "engine.name = served needs --engine.url"),
-        ({"engine.name": "served", "engine.url": NOWHERE}, "--teacher needs the log-probabilities of the model's own"),
+        ({"engine.name": "served"}, "engine.name = served needs the address of its server"),
+        ({"engine.name": "served", "engine.url": NOWHERE}, "--teacher does not work with engine.name = served"),
         ({"paper": "sod-1.7"}, "did you mean 'sod-1.7b'?"),
         ({"score.teacher_url": "127.0.0.1:80"}, "is not the address of a server"),
     ],
@@ -185,7 +189,7 @@ def test_a_package_that_is_missing_is_named(basis: dict[str, Any], monkeypatch: 
     assert any("learn.lora_rank needs peft, which is not installed" in words for words in found)
 
 
-def test_every_engine_that_options_name_has_traits() -> None:
+def test_every_engine_that_options_name_has_traits_and_can_be_opened() -> None:
     annotation = TrainOptions.model_fields["engine"].annotation
     assert annotation is not None
-    assert set(annotation.model_fields["name"].annotation.__args__) == set(ENGINES)
+    assert set(annotation.model_fields["name"].annotation.__args__) == ENGINES.keys() == OPENERS.keys()

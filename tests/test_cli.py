@@ -474,7 +474,9 @@ def test_an_existing_run_is_refused_before_anything_is_looked_for(world: World, 
 
 @pytest.mark.parametrize("loop", SAMPLERS)
 def test_an_engine_that_cannot_be_opened_leaves_no_run_behind(world: World, refused: Refused, loop: str) -> None:
-    refused([*world.command(loop), "--engine.name", "vllm_server"], "needs --engine.url, the address of its server")
+    refused(
+        [*world.command(loop), "--engine.name", "vllm_server"], "needs the address of its server. Give --engine.url."
+    )
     assert not world.out.exists()
 
 
@@ -515,7 +517,7 @@ def test_a_nucleus_in_training_is_refused(world: World, refused: Refused) -> Non
 @pytest.mark.parametrize("loop", SAMPLERS)
 def test_a_problem_that_nobody_can_judge_is_refused(world: World, refused: Refused, loop: str) -> None:
     data = world.jsonl(*({"prompt": f"{i}?", "answer": "2", "kind": "poetry"} for i in range(2)))
-    refused(world.command(loop, data=data), "of kind 'poetry'")
+    refused(world.command(loop, data=data), "`kind` is 'poetry'")
 
 
 def test_a_demonstration_that_cannot_be_rendered_is_refused_before_anything_is_written(

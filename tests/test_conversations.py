@@ -118,14 +118,14 @@ def test_a_conversation_may_end_in_a_call() -> None:
 
 
 REFUSED: list[tuple[list[Message], Any, str]] = [
-    ([user(), assistant("", tool_calls=[call()]), assistant()], TOOLS, "has 1 calls, and 0 results"),
-    ([user(), assistant("", tool_calls=[call(), call()]), tool(), assistant()], TOOLS, "has 2 calls, and 1 results"),
-    ([user(), assistant("Hm."), tool(), assistant()], TOOLS, "has 0 calls, and 1 results"),
-    ([user(), tool(), assistant()], TOOLS, "no assistant message with a call stands before it"),
+    ([user(), assistant("", tool_calls=[call()]), assistant()], TOOLS, "has 1 calls, but 0 results"),
+    ([user(), assistant("", tool_calls=[call(), call()]), tool(), assistant()], TOOLS, "has 2 calls, but 1 results"),
+    ([user(), assistant("Hm."), tool(), assistant()], TOOLS, "has 0 calls, but 1 results"),
+    ([user(), tool(), assistant()], TOOLS, "is a tool's result without an assistant message before it"),
     (
         CANONICAL,
         [{"type": "function", "function": {"name": "search"}}],
-        "it calls 'python', and its `tools` have search",
+        r"it calls 'python', which is not in its `tools` \(search\)",
     ),
     (CANONICAL, [{"type": "function", "function": {}}], "one of its `tools` has no name"),
     (
@@ -133,7 +133,7 @@ REFUSED: list[tuple[list[Message], Any, str]] = [
         TOOLS,
         "arguments of a call of 'python'",
     ),
-    ([user(), assistant("", tool_calls=[call("[1]")]), tool(), assistant()], TOOLS, "are no JSON object"),
+    ([user(), assistant("", tool_calls=[call("[1]")]), tool(), assistant()], TOOLS, "are not a JSON object"),
     (
         [user(), assistant("", tool_calls=[call()], function_call={"name": "python"}), tool(), assistant()],
         TOOLS,
@@ -144,9 +144,9 @@ REFUSED: list[tuple[list[Message], Any, str]] = [
     ([user(), assistant(reasoning="a", thinking="b")], [], "different thoughts in `reasoning` and `thinking`"),
     ([user(), assistant("<think>a</think>4", reasoning="b")], [], "its thought twice"),
     ([user(), assistant(reasoning={"text": "a"})], [], "`reasoning` of a message is dict"),
-    ([user() | {"reasoning": "a"}, assistant()], [], "which only an assistant's can have"),
-    ([{"role": "human", "content": "2+2?"}, assistant()], [], "has the role 'human'; there are system, user"),
-    ([{"role": "user<|im_end|>", "content": "2+2?"}, assistant()], [], "has the role"),
+    ([user() | {"reasoning": "a"}, assistant()], [], "which only assistant messages can have"),
+    ([{"role": "human", "content": "2+2?"}, assistant()], [], "has the unknown role 'human'; use one of system, user"),
+    ([{"role": "user<|im_end|>", "content": "2+2?"}, assistant()], [], "has the unknown role"),
     ([user([{"type": "text", "text": "2"}, {"type": "text", "text": "+2"}]), assistant()], [], "join its parts"),  # type: ignore[arg-type]
     ([user(), assistant("", tool_calls=[call()]), tool({"out": 4}), assistant()], TOOLS, "write it as JSON text"),  # type: ignore[arg-type]
     (
@@ -157,7 +157,7 @@ REFUSED: list[tuple[list[Message], Any, str]] = [
             assistant(),
         ],
         TOOLS,
-        "are not the `id` of the calls",
+        "must be the `id` of a call",
     ),
 ]
 
@@ -187,7 +187,7 @@ def test_tools_that_a_rollout_does_not_have_are_named() -> None:
     listed = [{"type": "function", "function": {"name": "code_interpreter"}}]
     assert warnings((here, listed), ([user(), assistant()], [])) == []
     bare, names = warnings((CANONICAL, []), (here, listed))
-    assert "1 of 2 demonstrations call a tool and have no `tools`" in bare
+    assert "1 of 2 demonstrations call a tool but have no `tools`" in bare
     assert "'python' (1)" in names
     assert len(warnings((here, []), shown=False)) == 0
     assert len(warnings((CANONICAL, TOOLS), shown=False)) == 1
@@ -208,5 +208,5 @@ def test_check_and_the_loader_agree(
         with pytest.raises(DataError, match=f"{len(rows)} of {len(rows)} rows cannot be used"):
             load_demonstrations(path)
     else:
-        assert "1 of 1 demonstrations call a tool and have no `tools`" in " ".join(said.split())
+        assert "1 of 1 demonstrations call a tool but have no `tools`" in " ".join(said.split())
         assert "'python' (1)" in said

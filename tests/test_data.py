@@ -330,8 +330,11 @@ def test_a_message_without_content_has_none_to_speak_of(tmp_path: Path) -> None:
         ({"text": "1+1?"}, "it has the columns text, but a demonstration needs `messages`"),
         ({"messages": []}, "needs `messages`"),
         ({"messages": "1+1?"}, "not a list of objects"),
-        ({"messages": asked("1+1?")}, "none of its messages is an assistant's to learn from"),
-        ({"messages": [*asked("?"), {"role": "assistant", "content": "2", "weight": 0}]}, "none of its messages"),
+        ({"messages": asked("1+1?")}, "it has no assistant message to learn from"),
+        (
+            {"messages": [*asked("?"), {"role": "assistant", "content": "2", "weight": 0}]},
+            "it has no assistant message to learn from",
+        ),
     ],
 )
 def test_rows_that_are_no_demonstration_are_counted_and_the_first_is_shown(

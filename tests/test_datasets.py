@@ -216,14 +216,19 @@ def test_training_sets_are_read_by_their_columns_alone(file: str, kind: str, row
 def test_other_golds_are_named_by_their_rows(tmp_path: Path) -> None:
     rows = read_rows(shared(COPIES["aime2024"]))
     rows[4]["answer"] = "12345"
-    with pytest.raises(DataError, match="row 5 with an answer that it has nowhere, 1 of its answers missing"):
+    with pytest.raises(
+        DataError, match="row 5 with an answer that the benchmark does not have, 1 of the benchmark's answers missing"
+    ):
         convert(write(tmp_path, rows), "aime2024")
 
 
 def test_a_gold_too_often_is_named_by_the_rows_that_have_it(tmp_path: Path) -> None:
     rows = read_rows(shared(COPIES["aime2024"]))
     rows[4]["answer"] = rows[0]["answer"]
-    with pytest.raises(DataError, match="an answer more often than there, among rows 1, 5, 1 of its answers missing"):
+    with pytest.raises(
+        DataError,
+        match="an answer more often than in the benchmark, among rows 1, 5, 1 of the benchmark's answers missing",
+    ):
         convert(write(tmp_path, rows), "aime2024")
 
 
@@ -448,8 +453,7 @@ def test_rows_that_no_judge_can_use_are_left_out_and_noted(tmp_path: Path) -> No
     done = convert_file(write(tmp_path, rows), None, "clean")
     assert len(done.rows) == 2
     assert done.notes == (
-        "1 rows that cannot be used are left out; the first is row 2: no judge can use its answer: "
-        "The gold answer '.' is empty.",
+        "1 unusable rows are left out; the first is row 2: no judge can use its answer: The gold answer '.' is empty.",
     )
 
 
@@ -468,14 +472,14 @@ def test_demonstrations_are_kept_as_they_are(tmp_path: Path) -> None:
         ("a.json", b"[]", "is empty"),
         ("a.jsonl", b'{"question": "\xff"}', "is not UTF-8 text: invalid start byte at byte 14"),
         ("a.csv", b"question,answer\n\xff,1\n", "is not UTF-8 text: invalid start byte at byte 16"),
-        ("a.csv", b"question,answer\na,1\nb\n", r"row 2 \(up to line 3\) has 1 cells where the header names 2"),
+        ("a.csv", b"question,answer\na,1\nb\n", r"row 2 \(up to line 3\) has 1 cells, but the header has 2"),
         ("a.csv", b'question,answer\na,1\n"b,2\n', r"row 2 \(at line 3\) is damaged: unexpected end of data"),
-        ("a.csv", b"question,question,answer\na,b,1\n", "has two columns 'question'"),
+        ("a.csv", b"question,question,answer\na,b,1\n", "has two columns with the name 'question'"),
         ("a.json", b'{"a": [', "is not JSON"),
         ("a.json", b'{"a": 1}', "neither a list of objects"),
         ("a.parquet", b"PAR1", "is not a parquet file, or a damaged one"),
-        ("a.json.gz", b"[]", "is not compressed by gzip"),
-        ("a.txt", b"x", r"has the ending '.txt'; .jsonl, .json, .parquet, .csv can be read"),
+        ("a.json.gz", b"[]", "is not a valid gzip file"),
+        ("a.txt", b"x", r"has the ending '.txt'; give a .jsonl, .json, .parquet or .csv file"),
     ],
 )
 def test_a_damaged_file_is_named_with_the_place(tmp_path: Path, name: str, content: bytes, complaint: str) -> None:
@@ -516,7 +520,7 @@ def test_integers_are_written_as_votes_count_them(gold: str, integers: bool, exp
 
 
 def test_a_set_of_integers_has_nothing_else() -> None:
-    with pytest.raises(DataError, match="is no integer"):
+    with pytest.raises(DataError, match="is not an integer"):
         canonical("math", "1/2", integers=True)
 
 
@@ -568,7 +572,7 @@ def test_conversion_gives_the_same_bytes_and_leaves_what_is_there(tmp_path: Path
 def test_nothing_else_is_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "gpqa_diamond.jsonl"
     out.write_text("mine")
-    with pytest.raises(DataError, match="is there already, and holds something else"):
+    with pytest.raises(DataError, match="already exists with other content"):
         store(write(tmp_path, gpqa()), SETS["gpqa_diamond"], out, "clean", {})
     assert out.read_text() == "mine"
     assert not source_file(out).exists()

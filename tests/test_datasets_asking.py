@@ -71,14 +71,16 @@ def test_dapo_as_published_is_asked_for_a_box(tmp_path: Path) -> None:
     problems, notes = load_asked(tmp_path / "rows.jsonl")
     assert problems[0].messages[0]["content"] == "What is 0+2?\n\nPut the final answer in \\boxed{}."
     assert unasked(problems) == []
-    assert notes == (r"2 prompts ask for a line `Answer: ...`, which no judge reads: \boxed{} is asked for instead",)
+    assert notes == (
+        r"2 prompts ask for a line `Answer: ...`, but judges read only \boxed{}: their wording is replaced",
+    )
     assert open_set(str(tmp_path / "rows.jsonl"), data_dir=tmp_path, prompts="paper").problems == problems
 
 
 def test_a_check_says_it_and_the_file_is_good_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "What is 2+2?", "answer": "4"}])
     assert sod(["data", "check", str(tmp_path / "rows.jsonl")]) == 0
-    assert r"careful: 1 of 1 prompts of kind math do not ask for \boxed{}" in " ".join(capsys.readouterr().out.split())
+    assert r"warning: 1 of 1 prompts of kind math do not ask for \boxed{}" in " ".join(capsys.readouterr().out.split())
 
 
 # Samples without an answer
@@ -94,11 +96,11 @@ def test_the_causes_of_silence_are_counted(trajectory: Callable[..., Trajectory]
     causes = silence(attempts, votes=True)
     assert causes == {
         r"end without \boxed{} in the last turn": 2,
-        "hold no answer that can be read (no single letter)": 1,
+        "have an answer that cannot be parsed (no single letter)": 1,
     }
     assert why_silent(causes, 4, []) == []
     (line,) = why_silent(causes, 3, [problem("What is 2+2?")])
-    assert line.startswith("3 of 3 samples give no answer: 2 end without")
+    assert line.startswith("3 of 3 samples have no answer: 2 end without")
     assert line.endswith("1 of 1 prompts do not ask for it.")
 
 
@@ -109,7 +111,7 @@ def test_an_evaluation_without_answers_says_why(
     files: dict[str, Any] = {"model": untrained, "data": str(path), "out": tmp_path / "run", "samples": 2}
     results = evaluate(EvalOptions.model_validate(settings.EVAL | files))
     (benchmark,) = results.benchmarks.values()
-    assert benchmark.notes[0].startswith("2 of 2 samples give no answer: ")
+    assert benchmark.notes[0].startswith("2 of 2 samples have no answer: ")
     assert benchmark.notes[0].endswith("1 of 1 prompts do not ask for it.")
     assert benchmark.notes[0] in (tmp_path / "run" / "results.md").read_text()
     assert "1 of 1 prompts of kind math do not ask" in " ".join(capsys.readouterr().out.split())

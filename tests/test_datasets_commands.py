@@ -110,10 +110,10 @@ def test_bad_rows_are_named_and_make_an_error(data: Data, tmp_path: Path, capsys
         file.write(b'\n{"prompt": \n\xff\n[1]\n')
     assert data("check", "bad.jsonl") == 2
     captured = capsys.readouterr()
-    assert "bad.jsonl: 10 rows, 8 bad" in captured.out
+    assert "bad.jsonl: 10 rows, 8 invalid" in captured.out
     assert "row 2: it has the columns id, prompt, but a problem needs" in captured.out
-    assert "1 rows have another's id" in captured.out
-    assert "8 of 10 rows are bad" in captured.err
+    assert "1 rows have the id of another row" in captured.out
+    assert "8 of 10 rows are invalid" in captured.err
 
 
 def test_bad_rows_are_written_with_the_reason_and_good_ones_beside(data: Data, tmp_path: Path) -> None:
@@ -125,9 +125,9 @@ def test_bad_rows_are_written_with_the_reason_and_good_ones_beside(data: Data, t
     rejects = {row["row"]: (row["why"], row["content"]) for row in read_rows(tmp_path / "rejects.jsonl")}
     assert list(rejects) == [2, 4, 5, 6, 7, 8, 9]
     assert rejects[4] == ("it repeats row 1.", BAD[3])
-    assert rejects[5][0] == "it asks what row 1 asks, and has another answer."
+    assert rejects[5][0] == "it has the same question as row 1, but another answer."
     assert "is not one of the letters A to D" in rejects[6][0]
-    assert "is of kind 'essay'" in rejects[7][0]
+    assert "`kind` is 'essay'" in rejects[7][0]
     assert rejects[8][0].startswith("it is not JSON")
     assert rejects[9] == ("it is not UTF-8 text: invalid start byte at byte 0.", "\ufffd")
 
@@ -143,7 +143,7 @@ def test_a_good_file_passes(data: Data, tmp_path: Path) -> None:
         ({"prompt": "1+1?", "answer": ["2"]}, "its answer is list; only text or a number can be used."),
         ({"prompt": "1+1?", "reward_model": {"ground_truth": ["2"]}}, "its answer is list"),
         ({"prompt": "1+1?", "answer": True}, "its answer is bool; only text or a number can be used."),
-        ({"prompt": "1+1\ud800?", "answer": "2"}, "it holds \\ud800, which is half a character"),
+        ({"prompt": "1+1\ud800?", "answer": "2"}, "it contains \\ud800, a lone surrogate"),
         ({"messages": [{"role": "assistant", "content": "2"}]}, "it is a demonstration among problems"),
     ],
 )
@@ -219,7 +219,7 @@ def test_demonstrations_are_measured_in_tokens_and_their_errors_seen(
     out = capsys.readouterr().out
     assert "rows.jsonl: 2 demonstrations" in out
     assert ["calls", "1", "2", "2", "2"] in [line.split() for line in out.splitlines()]
-    assert "an error among its results      1   50.0%" in out
+    assert "a result with an error      1   50.0%" in out
     assert "whole, tokens" in out
 
 
@@ -425,7 +425,7 @@ def test_rows_of_a_mixture_say_which_file_they_are_from(
     write(tmp_path / "b.jsonl", [{**row, "source": "mine"} for row in problems(30)])
     assert data("mix", "a.jsonl", "b.jsonl", "--weights", "1", "2", "--rows", "100", "--out", "c.jsonl") == 0
     assert Counter(row["source"] for row in read_rows(tmp_path / "c.jsonl")) == {"a": 6, "mine": 12}
-    assert "a file is exhausted at 18" in capsys.readouterr().out
+    assert "only 18 of 100 rows" in capsys.readouterr().out
     assert data("mix", "a.jsonl", "b.jsonl", "--weights", "1", "--out", "d.jsonl") == 2
     assert data("mix", "a.jsonl", "b.jsonl", "--out", "c.jsonl") == 2, "c.jsonl is there, and is something else"
     assert data("mix", "a.jsonl", "b.jsonl", "--out", "d.txt") == 2
@@ -452,7 +452,7 @@ def test_what_is_there_already_is_left_and_said_so(
     write(tmp_path / "a.jsonl", problems(6))
     for _ in range(2):
         assert data("mix", "a.jsonl", "--out", "b.jsonl") == 0
-    assert "b.jsonl: 6 rows, as it was" in capsys.readouterr().out
+    assert "b.jsonl: 6 rows, unchanged" in capsys.readouterr().out
     assert not list(tmp_path.glob("*.partial"))
 
 

@@ -15,9 +15,9 @@ from transformers import Qwen3ForCausalLM
 
 from sod.concurrency import Runner
 from sod.config import EngineOptions, RolloutOptions
-from sod.engines import Engine, Reply, Request
+from sod.engines import ENGINES, Engine, EngineTraits, Reply, Request
 from sod.engines.hf import HFEngine
-from sod.engines.opening import open_engine
+from sod.engines.opening import OPENERS, EngineSetup, open_engine
 from sod.engines.scripted import ScriptedEngine
 from sod.engines.vllm_server import VLLMServerEngine
 from sod.errors import InfrastructureError, OptionError
@@ -470,6 +470,22 @@ def opened(model: Qwen3ForCausalLM, **options: Any) -> Engine:
 
 def test_transformers_in_this_process_is_the_engine_unless_another_is_named(random_model: MakeModel) -> None:
     assert isinstance(opened(random_model()), HFEngine)
+
+
+def test_an_engine_of_a_file_is_opened_by_its_name_as_any_other(
+    random_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two entries that CONTRIBUTING names are all that an engine needs to be opened."""
+
+    async def mine(setup: EngineSetup) -> Engine:
+        return ScriptedEngine(lambda request: [len(request.ids), setup.context])
+
+    monkeypatch.setitem(ENGINES, "mine", EngineTraits())
+    monkeypatch.setitem(OPENERS, "mine", mine)
+    options = EngineOptions.model_construct(name="mine")
+    with Runner() as loop, open_engine(loop, options, random_model(), RolloutOptions()) as engine:
+        reply = loop.run(engine.sample(Request(ids=[1, 2], max_tokens=9, stop=-1, seed=0)))
+    assert reply.tokens == (2, RolloutOptions().max_prompt_tokens + RolloutOptions().max_tokens)
 
 
 def test_a_served_model_is_not_for_training(random_model: MakeModel) -> None:

@@ -271,7 +271,7 @@ def test_a_turn_without_words_is_an_end_of_turn(
 def test_a_served_model_cannot_be_trained(
     vllm: Serving, tokenizer: Tokenizer, random_model: Callable[..., Qwen3ForCausalLM]
 ) -> None:
-    with pytest.raises(OptionError, match=r"evaluates a remote model .* To train a model here .* vllm_server"):
+    with pytest.raises(OptionError, match=r"cannot be used for training.* To train a model and sample .* vllm_server"):
         with_engine(vllm, tokenizer, lambda engine: engine.refresh())
     options = EngineOptions(name="served", url="http://127.0.0.1:9")
     with (

@@ -204,7 +204,9 @@ def test_nothing_that_is_written_names_this_machine(exported: Path, runs: Path) 
                 assert secret not in text.replace("secret/own.jsonl", ""), (path, secret)
     options = json.loads((exported / "sod" / "options.json").read_text())
     assert options["student"] == "checkpoints/update-0002"
-    assert "command" not in json.loads((exported / "sod" / "environment.json").read_text())
+    environment = json.loads((exported / "sod" / "environment.json").read_text())
+    assert environment["command"] == "train"
+    assert "arguments" not in environment
 
 
 @pytest.mark.parametrize(
@@ -618,7 +620,7 @@ def test_a_damaged_checkpoint_is_refused_and_of_its_run_the_one_before_is_taken(
     export(ExportOptions(model=run, out=tmp_path / "out"))
     assert "- updates: 1 of 2 problems x 2 trajectories" in card(tmp_path / "out")
     damage(run / "checkpoints" / "update-0001")
-    with pytest.raises(ModelError, match="no whole checkpoint"):
+    with pytest.raises(ModelError, match="no valid checkpoint"):
         export(ExportOptions(model=run, out=tmp_path / "other"))
 
 

@@ -149,5 +149,5 @@ except RunError as error:
 """
     path = tmp_path / "metrics.jsonl"
     said = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True).stdout
-    assert "it would be larger than the limit for files" in said
+    assert "it would exceed the file size limit" in said
     assert path.read_bytes() == b""

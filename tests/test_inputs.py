@@ -35,7 +35,7 @@ print(status, *sorted({"torch", "transformers", "pyarrow", "datasets"} & sys.mod
         ("eval --model {here} --data {file} --teacher none --out o", "There is no directory none"),
         ("rollout --model none --data {file} --out o", "There is no directory none"),
         ("compare --train {recipe} --measure {recipe} --methods sod", "absent.jsonl does not exist"),
-        ("calibrate runs/none --teacher {here} --out o", "There is no directory runs/none"),
+        ("calibrate runs/none --teacher {here} --out o", "runs/none is not a directory"),
         ("sft --model {here} --data {here} --out o", "give a .jsonl or .parquet file"),
         ("sft --model {here} --data {recipe} --out o", "`sod data convert FILE` reads .json and .csv"),
     ],

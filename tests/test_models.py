@@ -54,21 +54,27 @@ def change_json(file: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda w: w.pop("model.norm.weight"), r"lack model\.norm\.weight\.$"),
+        (lambda w: w.pop("model.norm.weight"), r"lack model\.norm\.weight\. Download or save"),
         (lambda w: [w.pop(n) for n in list(w) if ".mlp." in n], r"lack model\.layers\.0\.mlp\.down_proj\.weight, "),
-        (lambda w: rename(w, "base_model.model."), r"lack .* and \d+ more\.$"),
-        (lambda w: w.update({"model.layers.0.mlp.up_proj.bias": torch.ones(32)}), r"does not, .*up_proj\.bias\.$"),
+        (lambda w: rename(w, "base_model.model."), r"lack .* and \d+ more\. Download or save"),
+        (
+            lambda w: w.update({"model.layers.0.mlp.up_proj.bias": torch.ones(32)}),
+            r"does not, .*up_proj\.bias\. Download or save",
+        ),
         (lambda w: w.update({"model.layers.1.mlp.up_proj.weight": torch.ones(2)}), r"does not, model\.layers\.1"),
-        (lambda w: w.update({"model.norm.weight": torch.ones(5)}), r"another shape for model\.norm\.weight\.$"),
+        (
+            lambda w: w.update({"model.norm.weight": torch.ones(5)}),
+            r"another shape for model\.norm\.weight\. Download or save",
+        ),
     ],
 )
 def test_weights_that_are_not_the_models_are_refused_by_name(
     folder: Path, change: Change, words: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """In one sentence, with no table of another library beside it, for `sod export` as well. NeMo-RL #415, sglang #26772."""
+    """In words of our own, with no table of another library, for `sod export` as well. NeMo-RL #415, sglang #26772."""
     change_weights(folder, change)
     for load in (lambda: load_model(folder, CPU), lambda: plain_model(folder, "auto")):
-        with pytest.raises(ModelError, match=rf"^The weights in .* are not the model's: its files .*{words}"):
+        with pytest.raises(ModelError, match=rf"^The weights in .* do not match the model: its files .*{words}"):
             load()
     assert capfd.readouterr() == ("", "")
 
@@ -95,7 +101,7 @@ def test_code_in_a_models_folder_never_runs_and_is_not_asked_about(folder: Path,
     change_json(folder / "config.json", model_type="evil")
     change_json(folder / "tokenizer_config.json", tokenizer_class="EvilTokenizer")
     for load in (load_tokenizer, lambda folder: load_model(folder, CPU)):
-        with pytest.raises(ModelError, match=r"^The \w+ in .* needs Python code of its own, which is never run here"):
+        with pytest.raises(ModelError, match=r"^The \w+ in .* needs Python code of its own, which sod never runs"):
             load(folder)
     assert not trace.exists()
 
@@ -111,7 +117,7 @@ def test_a_model_that_is_no_text_model_is_refused_in_a_sentence(folder: Path, ki
 def test_a_model_that_names_no_positions_is_refused() -> None:
     """Bloom has no limit."""
     config = BloomConfig(vocab_size=8, hidden_size=8, n_layer=1, n_head=2)
-    with pytest.raises(ModelError, match="names no max_position_embeddings"):
+    with pytest.raises(ModelError, match="has no max_position_embeddings"):
         check_context(BloomForCausalLM(config), RolloutOptions())
 
 
@@ -225,5 +231,5 @@ def test_a_model_is_divided_by_its_decoder_layers_and_by_no_other_list(random_mo
     model.other = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in layers)
     assert _layers(model) is layers
     model.more = torch.nn.ModuleList(layers)
-    with pytest.raises(OptionError, match=r"has 2 lists of 2 decoder layers .* Train it in one process\."):
+    with pytest.raises(OptionError, match=r"has 2 lists of 2 decoder layers .* Start one process\."):
         _layers(model)

@@ -57,11 +57,11 @@ def train(teacher: Path, problem_file: Path, tmp_path: Path) -> Callable[..., st
 
 def test_a_plan_of_training_counts(train: Callable[..., str], teacher: Path) -> None:
     text = train()
-    assert f"{teacher}  here, 1.5 MiB of weights" in text
-    assert "here, 8 problems" in text
-    assert "3 updates by sod, of 2 problems x 4 trajectories; 6 optimiser steps" in text
+    assert f"{teacher}  found, 1.5 MiB of weights" in text
+    assert "found, 8 problems" in text
+    assert "3 updates with sod, each of 2 problems x 4 trajectories; 6 optimiser steps" in text
     assert "6 problems, 0.75 passes over 8" in text
-    assert "24 trajectories; tokens: 9,600 at most, likely 2,400 (assumed: 25% of rollout.max_tokens = 400)" in text
+    assert "24 trajectories; tokens: 9,600 at most, estimated 2,400 (assumed: 25% of rollout.max_tokens = 400)" in text
     assert "keys and values of 64 x 500 tokens" in text
     assert "fits into" in text
     assert "nothing: all inputs are available" in text
@@ -76,11 +76,11 @@ def test_what_is_not_there_is_named_with_the_command_that_makes_it(
     recipe = f'model = "Qwen/Qwen3-0.6B"\nout = "runs/start"\n[about]\ncommand = "sft"\n{about}'
     (tmp_path / "recipes" / "start.toml").write_text(recipe)
     text = train(student="runs/start", data="data/open_agentrl_30k.jsonl")
-    assert "runs/start  not there yet" in text
+    assert "runs/start  does not exist yet" in text
     assert "1. sod sft recipes/start.toml" in text
     assert "2. sod data fetch open_agentrl_30k --out data" in text
     assert "2.2 GiB  student, float32" in text  # the recipe says what the run will start from
-    assert "in the columns of docs/data.md" in train(data="data/mine.jsonl")
+    assert "with the columns of docs/data.md" in train(data="data/mine.jsonl")
 
 
 def test_a_model_on_the_hub_is_known_by_its_name_or_said_to_be_unknown(
@@ -89,12 +89,14 @@ def test_a_model_on_the_hub_is_known_by_its_name_or_said_to_be_unknown(
     text = train(student="Qwen/Qwen3-1.7B", teacher="Qwen/Qwen3-8B@main")
     assert "Qwen/Qwen3-1.7B  will be downloaded: about 3.8 GiB" in text
     assert "Qwen/Qwen3-8B  will be downloaded: about 15 GiB" in text
-    assert "not known: a model's shape" in train(student="somebody/something")
+    assert "not known: the student has no local config.json" in train(student="somebody/something")
 
 
 def test_what_will_be_refused_is_said_before(train: Callable[..., str], tmp_path: Path) -> None:
-    assert "a lower rollout.problems: the data holds 8 problems" in train(rollout=RolloutOptions(problems=9))
-    assert "algorithm.name = sod needs a teacher; give --teacher." in train(teacher=None)
+    assert "Lower rollout.problems to 8, the number of problems in the data." in train(
+        rollout=RolloutOptions(problems=9)
+    )
+    assert "algorithm.name = sod needs a teacher. Give --teacher." in train(teacher=None)
     assert "with the prompt it is 23,040, and the student has 1,024 positions" in train(
         rollout=RolloutOptions(problems=2)
     )
@@ -115,7 +117,7 @@ def test_what_is_broken_is_an_error(train: Callable[..., str], tmp_path: Path) -
 
 def test_memory_follows_the_options(train: Callable[..., str]) -> None:
     def whole(text: str) -> float:
-        found = re.search(r"([\d.]+) ([MG])iB  at most, at once", text)
+        found = re.search(r"([\d.]+) ([MG])iB  total at the peak", text)
         assert found
         return float(found[1]) * (1024 if found[2] == "G" else 1)
 
@@ -141,7 +143,7 @@ def test_a_run_is_planned_from_its_newest_checkpoint(train: Callable[..., str], 
         folder = tmp_path / "student" / "checkpoints" / update
         folder.mkdir(parents=True)
         (folder / "config.json").write_bytes((teacher / "config.json").read_bytes())
-    assert f"{tmp_path}/student/checkpoints/update-10000  here" in train(student=tmp_path / "student")
+    assert f"{tmp_path}/student/checkpoints/update-10000  found" in train(student=tmp_path / "student")
 
 
 def test_a_plan_of_fine_tuning_counts(teacher: Path, jsonl: Callable[[Sequence[Any]], Path], tmp_path: Path) -> None:
@@ -156,9 +158,9 @@ def test_a_plan_of_fine_tuning_counts(teacher: Path, jsonl: Callable[[Sequence[A
         learn=SftLearnOptions(checkpointing=True),
     )
     text = plan(options, WIDE)
-    assert "12 optimiser steps: 3 passes over the data, 2 conversations an optimiser step" in text
-    assert "tokens: 42,000 at most, likely" in text
-    assert "a lower max_tokens: the model has 1,024 positions" in text
+    assert "12 optimiser steps: 3 passes over the data, 2 conversations per optimiser step" in text
+    assert "tokens: 42,000 at most, estimated" in text
+    assert "Lower max_tokens to 1,024, the number of positions of the model." in text
     assert "2 checkpoints of 4.4 MiB, one being written" in text
 
 
@@ -177,9 +179,9 @@ def test_a_plan_of_an_evaluation_counts_benchmarks_and_files(teacher: Path, prob
     assert "terms must be accepted there first" in text
     assert "aime2042  neither a file nor a benchmark" in text
     assert "68 problems x 4 samples" in text  # 20 and 20 and 8, and at most 20 of the unknown one
-    assert "1. a file aime2042, or a name from `sod data list`" in text
+    assert "1. Create aime2042, or give a name from `sod data list`" in text
     served = options.model_copy(update={"engine": EngineOptions(name="served", url="http://127.0.0.1:9")})
-    assert "none here: the model is served at http://127.0.0.1:9" in plan(served, WIDE)
+    assert "none on this machine: the model is on the server http://127.0.0.1:9" in plan(served, WIDE)
 
 
 def test_what_is_typed_goes_on_so_that_it_can_be_pasted() -> None:
@@ -201,9 +203,7 @@ def test_lines_are_wrapped_to_what_there_is_and_say_the_same() -> None:
     narrow, wide = plan(options, 70), plan(options, WIDE)
     assert max(map(len, narrow.splitlines())) <= 70
     assert narrow.split() == wide.split()
-    assert re.search(
-        r"\n {9} +[\d.]+ GiB  for a moment: a pass over .*\n {20}\S", narrow
-    )  # under where the name begins
+    assert re.search(r"\n {9} +[\d.]+ GiB  peak: a pass over .*\n {20}\S", narrow)  # under where the name begins
 
 
 def test_sizes_have_two_digits_and_no_exponent() -> None:
@@ -270,9 +270,9 @@ def test_a_gpu_is_held_against_the_sum(gpus: Callable[[str], None], train: Calla
     text = train(**big | vllm)
     assert "does NOT fit into 24 GiB less 10%" in text
     assert "try learn.checkpointing, learn.optimizer = adamw_8bit, learn.lora_rank = 32, score.offload_teacher" in text
-    assert "a larger engine.memory_share: vLLM needs 3.2 GiB" in text
+    assert "Raise engine.memory_share: vLLM needs 3.2 GiB" in text
     assert "at 40% (assumed) of 165 TFLOP/s" in text
-    assert "there is no cuda:3 here whose memory is known" in train(network=ModelOptions(device="cuda:3"))
+    assert "not compared: this machine has no cuda:3 with known memory" in train(network=ModelOptions(device="cuda:3"))
 
 
 # Several processes
@@ -293,9 +293,9 @@ def test_a_plan_for_several_processes_says_what_each_needs_and_hears(
     assert "6 optimiser steps, in 8 processes" in text
     assert "820 MiB  float32 weights, 1/8" in text  # 4 x 1,720,574,976 / 8
     assert "1.6 GiB  AdamW's moments, 1/8" in text
-    assert "at most, at once, in each of 8 processes" in text
-    assert "each process receives 11 GiB a micro-batch" in text
-    assert "of each of 8 GPUs, and the wire not counted" in text
+    assert "total at the peak, in each of 8 processes" in text
+    assert "each process receives 11 GiB per micro-batch" in text
+    assert "on each of 8 GPUs, without communication" in text
     assert text.endswith(". torchrun --nproc-per-node 8 -m sod ..., which starts the processes")
     alone = train(**big)
     assert "1/8" not in alone
@@ -311,7 +311,9 @@ def test_under_torchrun_a_plan_is_for_the_processes_that_there_are(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "in each of 2 processes" in train()
     assert "nothing: all inputs are available" in train(processes=2)
-    assert "1. another number of processes: torchrun has started 2, and processes = 8" in train(processes=8)
+    assert "1. Start 8 processes, or change --processes: torchrun has started 2, and processes = 8." in train(
+        processes=8
+    )
 
 
 def test_what_several_processes_cannot_do_is_said_before(train: Callable[..., str]) -> None:
@@ -329,12 +331,12 @@ def test_processes_on_one_computer_share_its_memory(train: Callable[..., str], t
     few = next(count for count in range(1, 1000) if count * 4 * 4_022_468_096 > device.memory)
     assert "does NOT fit" in train(**big, processes=few, network=ModelOptions(device="cpu"))
     assert "fits into" in train(processes=2, network=ModelOptions(device="cpu"))
-    assert re.search(r"in each of 2 processes\n +[\d.]+ [MG]iB  in all of them", train(processes=2))
+    assert re.search(r"in each of 2 processes\n +[\d.]+ [MG]iB  in all processes", train(processes=2))
 
 
 def test_a_teacher_on_a_server_takes_nothing_here(train: Callable[..., str]) -> None:
     text = train(teacher="Qwen/Qwen3-14B", score=ScoreOptions(teacher_url="http://127.0.0.1:8001"))
-    assert "teacher  served at http://127.0.0.1:8001; what it takes there is not counted here" in text
+    assert "teacher  on the server http://127.0.0.1:8001; its memory is not counted here" in text
     assert "teacher, float32" not in text
     assert "teacher, float32" in train(teacher="Qwen/Qwen3-14B")
 
@@ -342,7 +344,9 @@ def test_a_teacher_on_a_server_takes_nothing_here(train: Callable[..., str]) -> 
 def test_the_server_of_a_teacher_must_be_started_and_how_is_said(train: Callable[..., str]) -> None:
     text = train(teacher="Qwen/Qwen3-14B", score=ScoreOptions(teacher_url="http://127.0.0.1:8001"))
     command = "vllm serve Qwen/Qwen3-14B --dtype float32 --max-model-len 501 --host 127.0.0.1 --port 8001"
-    assert f"1. the teacher's server, unless it runs: {command}" in text  # 100 of prompt, 400 of response, 1
+    assert (
+        f"1. Start the teacher's server, unless it is running: {command}" in text
+    )  # 100 of prompt, 400 of response, 1
     named = ScoreOptions(teacher_url="http://there", teacher_served_name="big", teacher_dtype="bfloat16")
     command = "--served-model-name big --dtype bfloat16 --max-model-len 501 --host there --port 80"
     assert command in train(teacher="Qwen/Qwen3-14B", score=named)
@@ -396,7 +400,7 @@ def test_fine_tuning_in_processes_keeps_a_copy_in_the_computers_memory(
         network=ModelOptions(dtype="bfloat16"),
     )
     text = plan(options, WIDE)
-    assert "3.2 GiB  of the computer's memory besides, in each process: a whole copy" in text
+    assert "3.2 GiB  of the computer's memory in addition, in each process: a full copy" in text
     assert "model, bfloat16\n" not in text
 
 
@@ -501,7 +505,7 @@ def test_a_model_of_which_only_loading_can_tell_is_said_to_be_proved_then(
     train: Callable[..., str], tmp_path: Path
 ) -> None:
     CONFIG_MAPPING["gemma"](**SMALL).save_pretrained(tmp_path / "gemma")
-    why = "and the student's type is gemma. Whether it can be used is proved when it is loaded"
+    why = "and the student's type is gemma. Loading it checks whether it can be used"
     assert why in train(student=tmp_path / "gemma")
     with pytest.raises(ModelError, match=why):
         advice(PlanOptions(student=tmp_path / "gemma", teacher=None, gpus="8xH100"))

@@ -49,24 +49,26 @@ RIGHT: dict[str, dict[str, Any]] = {
     "gpt2": OLD,
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    **dict.fromkeys(("qwen3_5_text",), (LINEAR, "see each other .* state or a convolution .*linear_attention")),
-    **dict.fromkeys(("qwen3_next", "qwen3_5_moe_text"), (LINEAR | EXPERTS, "see each other .*linear_attention")),
-    "lfm2": (CONVOLUTION, r"see each other .*\(conv\)"),
-    "lfm2_moe": (CONVOLUTION | EXPERTS, r"see each other .*\(conv\)"),
+    **dict.fromkeys(("qwen3_5_text",), (LINEAR, "influence each other.* state or a convolution .*linear_attention")),
+    **dict.fromkeys(("qwen3_next", "qwen3_5_moe_text"), (LINEAR | EXPERTS, "influence each other.*linear_attention")),
+    "lfm2": (CONVOLUTION, r"influence each other.*\(conv\)"),
+    "lfm2_moe": (CONVOLUTION | EXPERTS, r"influence each other.*\(conv\)"),
     "granitemoehybrid": (
         {"layer_types": ["mamba", "attention"], "num_local_experts": 0, "shared_intermediate_size": 16} | MAMBA,
-        "see each other",
+        "influence each other",
     ),
-    "falcon_h1": ({"mamba_d_ssm": 64} | MAMBA, "see each other"),
-    "bamba": ({"attn_layer_indices": [1]} | MAMBA, "see each other"),
-    "mamba2": ({"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1}, "see each other"),
-    **dict.fromkeys(("mamba", "falcon_mamba", "nemotron_h", "olmo_hybrid"), ({}, "see each other")),
-    "jamba": (EXPERTS | {"mamba_d_state": 8}, "see each other"),
-    **dict.fromkeys(("stablelm", "nemotron"), ({}, "see each other .* drops the arguments that keep sequences apart")),
-    "diffllama": ({}, "token by token, .* off those that it has alone"),
+    "falcon_h1": ({"mamba_d_ssm": 64} | MAMBA, "influence each other"),
+    "bamba": ({"attn_layer_indices": [1]} | MAMBA, "influence each other"),
+    "mamba2": ({"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1}, "influence each other"),
+    **dict.fromkeys(("mamba", "falcon_mamba", "nemotron_h", "olmo_hybrid"), ({}, "influence each other")),
+    "jamba": (EXPERTS | {"mamba_d_state": 8}, "influence each other"),
+    **dict.fromkeys(
+        ("stablelm", "nemotron"), ({}, "influence each other.* ignores the arguments that keep sequences apart")
+    ),
+    "diffllama": ({}, "token by token, .* from those of the single sequence"),
     **dict.fromkeys(("cohere", "nanochat"), ({}, "scales or caps them, or adds a bias")),
     "gemma2": (FULL, "scales or caps them, or adds a bias"),
-    "opt": ({"ffn_dim": 32, "word_embed_proj_dim": 32}, "a head that reads something else"),
+    "opt": ({"ffn_dim": 32, "word_embed_proj_dim": 32}, "its head does not read the hidden states"),
     "gpt_oss": (FULL | EXPERTS, "s_aux"),
     "mistral": ({"sliding_window": 16}, "sliding_window"),
     "llama4_text": ({"num_local_experts": 2, "intermediate_size_mlp": 32}, "cannot read packed sequences"),
@@ -103,7 +105,7 @@ def test_a_model_that_would_compute_something_else_is_refused_in_every_type(kind
 def test_a_leak_too_weak_to_change_a_number_is_seen() -> None:
     """A model with hardly any mixing today may learn to mix."""
     for spread in (1e-5, 1.0):
-        with pytest.raises(ModelError, match="see each other"):
+        with pytest.raises(ModelError, match="influence each other"):
             prove(tiny("lfm2", CONVOLUTION, torch.bfloat16, spread=spread), Path("model"))
 
 

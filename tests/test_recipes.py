@@ -95,12 +95,12 @@ def test_what_a_recipe_claims_is_read(recipe: Callable[..., Path]) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("epochs = 1", r"has no \[about\]"),
+        ("epochs = 1", r"has no table \[about\]"),
         (about(hours=None), r"about\.hours is missing"),
         (about() + 'hardwear = "x"', r"about\.hardwear is not known; did you mean hardware\?"),
         (about() + 'xyzzy = "x"', r"about\.xyzzy is not known; there are command, what"),
-        (about(hours=" "), r"about\.hours is .* must be words"),
-        (about(hours=None) + "hours = 3", r"about\.hours is 3; it must be words"),
+        (about(hours=" "), r"about\.hours is .* must be a string"),
+        (about(hours=None) + "hours = 3", r"about\.hours is 3; it must be a string"),
     ],
 )
 def test_a_claim_in_other_words_is_an_error(text: str, words: str, recipe: Callable[..., Path]) -> None:
@@ -142,7 +142,7 @@ def test_a_recipe_runs_dry(path: Path, capsys: pytest.CaptureFixture[str], monke
     assert sod([command, str(path), *NAMED.get(command, []), "--dry-run"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith(f"sod {command}, a dry run")
-    assert "at most, at once" in out
+    assert "total at the peak" in out
     assert not err
 
 

@@ -84,7 +84,7 @@ def test_the_reference_breaks_programs_that_ours_runs() -> None:
 @pytest.mark.parametrize(
     ("kind", "gold", "words"),
     [
-        ("poetry", "x", "of kind 'poetry'; judges exist for math, choice, code"),
+        ("poetry", "x", "has kind 'poetry', but judges exist only for math, choice, code"),
         ("math", " ", "'p' cannot be judged: The gold answer ' ' is empty"),
         ("choice", "E or F", "'p' cannot be judged"),
         ("code", '{"inputs": [], "outputs": []}', "'p' cannot be judged"),

@@ -337,12 +337,12 @@ def test_a_call_with_a_literal_result_is_compared_here() -> None:
         (["assert eval(f(1)) == 2"], "use eval"),
         (["import pickle\nassert pickle.loads(f(1)) == 2"], "use pickle"),
         (["import sys\nf(1)\nassert sys.stdout.getvalue() == '1'"], "use stdout"),
-        (["assert f(1) == other"], "use other, which nothing defines"),
-        (checked("assert near(candidate(1), 2)"), "use near, which nothing defines"),
+        (["assert f(1) == other"], "use other without a definition"),
+        (checked("assert near(candidate(1), 2)"), "use near without a definition"),
         (["assert f(lambda x: x) == 2"], "pass a function"),
-        (["assert len(sum([1])) == 2"], "Which of len, sum"),
-        (["assert 1 == 1"], "call nothing"),
-        ({"assert_case": ["assert f(1)"], "import_prefix": "import ("}, "`import_prefix` is not Python"),
+        (["assert len(sum([1])) == 2"], "call len, sum, and the program must define one"),
+        (["assert 1 == 1"], "call no function"),
+        ({"assert_case": ["assert f(1)"], "import_prefix": "import ("}, "`import_prefix` 'import \\(' is not Python"),
     ],
 )
 def test_a_test_that_cannot_be_run_away_from_the_program_is_refused(gold: Any, message: str) -> None:
@@ -354,7 +354,7 @@ def test_a_test_that_turns_out_to_be_unfit_is_ungraded_and_no_zero(verdict: Judg
     gold = ["class Own: pass\nassert f(Own()) == 1"]
     assert verdict("def f(x): return 1", gold) == Verdict(
         outcome="ungraded",
-        reason="test 1 of 1: ungraded (its test cannot be run: it passes an object of the class 'Own' to the program)",
+        reason="test 1 of 1: ungraded (the test cannot be run: it passes an object of the class 'Own' to the program)",
     )
 
 

@@ -54,22 +54,22 @@ def test_a_gold_that_a_right_answer_can_equal_passes(gold: str) -> None:
 @pytest.mark.parametrize(
     ("gold", "words"),
     [
-        (SOLUTION, "a text whose answer is '18'"),
-        ("#### 4", "a text whose answer is '4'"),
-        ("It is two and two, thus #### 4", "a text whose answer is '4'"),
-        (r"By $a=b$ and $c=d$ we have $a+c=\boxed{b+d}$, which was to be shown.", "a text whose answer is 'b\\+d'"),
+        (SOLUTION, "a text with the answer '18'"),
+        ("#### 4", "a text with the answer '4'"),
+        ("It is two and two, thus #### 4", "a text with the answer '4'"),
+        (r"By $a=b$ and $c=d$ we have $a+c=\boxed{b+d}$, which was to be shown.", "a text with the answer 'b\\+d'"),
         ("x=1\ny=2", "several lines"),
         ("First we add.\r\nThen it is 4", "several lines"),
         ("2 and <<1+1=2>>2", "several lines"),
         (PROSE, "several sentences"),
-        ("### 4", "a text whose answer is '4'"),
-        ("####4", "a text whose answer is '4'"),
+        ("### 4", "a text with the answer '4'"),
+        ("####4", "a text with the answer '4'"),
         ("So she has 18 eggs left over to sell.", "a sentence"),
         ("Therefore they need 18 more of them", "a sentence"),
         ('["4"]', "is a list"),
         ("['4', '5']", "is a list"),
         *((empty, "empty cell") for empty in ("nan", "NaN", "null", "<NA>", "[]")),
-        (r"\frac{1}{2", "wrong by its own judge"),
+        (r"\frac{1}{2", "wrong according to its own judge"),
         (" . ", "is empty"),
     ],
 )
@@ -97,7 +97,7 @@ def test_problems_that_cannot_be_judged_are_counted_and_the_first_is_shown() -> 
 def test_the_reference_refuses_texts_too() -> None:
     problems = [Problem(id="p", messages=(), answer=SOLUTION)]
     referee = Referee(REFEREE._sandbox, RewardOptions(judge="reference"), max_tokens=1)
-    with pytest.raises(DataError, match="whose answer is '18'"):
+    with pytest.raises(DataError, match="with the answer '18'"):
         referee.check(problems)
 
 

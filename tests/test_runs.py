@@ -15,9 +15,11 @@ import pytest
 from evaluated import benchmark, results
 from safetensors import SafetensorError
 
+from sod import config
+from sod.cli import COMMANDS
 from sod.config import SftOptions, TrainOptions
 from sod.errors import RunError
-from sod.runs.directory import Run
+from sod.runs.directory import Run, command_of
 from sod.runs.results import read_results
 
 DATA = {"data": "fingerprint"}
@@ -56,8 +58,27 @@ def test_a_new_run_writes_down_its_options_and_where_it_runs(run: Run) -> None:
     assert json.loads((run.folder / "options.json").read_text())["batch"] == 128
     environment = json.loads((run.folder / "environment.json").read_text())
     assert environment["data"] == DATA
-    assert {"sod", "python", "platform", "processors", "packages", "command"} <= environment.keys()
+    assert {"sod", "python", "platform", "processors", "packages", "command", "arguments"} <= environment.keys()
+    assert environment["command"] == "sft"
     assert SftOptions.model_validate_json((run.folder / "options.json").read_text()) == options(run.folder)
+
+
+def test_the_command_of_a_run_is_the_recorded_one_or_for_an_older_run_that_of_its_options() -> None:
+    assert command_of({"command": "rollout"}, {"samples": 8}) == "rollout"
+    assert command_of({"command": ["sod", "eval"]}, {"samples": 8}) == "eval"
+    assert command_of({}, {}) == "?"
+
+
+def test_options_that_make_runs_have_the_name_of_their_command() -> None:
+    made = {command: getattr(config, name).COMMAND for command, (name, _, _) in COMMANDS.items()}
+    assert {command for command, name in made.items() if name == command} == {
+        "sft",
+        "train",
+        "eval",
+        "rollout",
+        "calibrate",
+    }
+    assert {name for command, name in made.items() if name != command} == {""}
 
 
 def test_metrics_are_rows_in_the_order_of_the_updates(run: Run) -> None:
@@ -257,7 +278,7 @@ def test_the_length_of_a_cosine_is_not_changed_on_the_way(tmp_path: Path) -> Non
 
 
 def test_changed_data_is_not_resumed(run: Run) -> None:
-    with pytest.raises(RunError, match=r"The data of the run .* has changed"):
+    with pytest.raises(RunError, match=r"The data differs from the one that the run in .* was started with"):
         Run.open(options(run.folder), run.folder, data={"data": "other"}, resume=True)
 
 
@@ -333,7 +354,9 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_again(run: Run) ->
         run.record(update, {})
         os.truncate(run.save(update, writing("x"), keep=2) / "manifest.json", 5)
     before = sorted(run.folder.rglob("*"))
-    with pytest.raises(RunError, match=r"No checkpoint .* is whole\..*update-0002 is damaged.*update-0001 is damaged"):
+    with pytest.raises(
+        RunError, match=r"Every checkpoint of .* is damaged\..*update-0002 is damaged.*update-0001 is damaged"
+    ):
         run.take_up()
     assert sorted(run.folder.rglob("*")) == before
 
@@ -342,7 +365,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again_and_says_so(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run.take_up() == (0, None)
-    assert "no checkpoint yet: the run starts again from update 0" in " ".join(capsys.readouterr().out.split())
+    assert "no checkpoint yet: the run starts again at update 0" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
@@ -381,15 +404,15 @@ def test_rows_of_metrics_that_cannot_be_read_are_kept_aside(
     assert (run.folder / "metrics.jsonl.damaged").read_bytes() == damaged
     assert run.metrics_file.read_bytes() == b"\n".join([lines[0], *lines[2:]])
     said = " ".join(capsys.readouterr().out.split())
-    assert "lines that cannot be read: 1." in said
-    assert "no metrics of 1 of the first 3 updates" in said
+    assert "unreadable lines: 1." in said
+    assert "lacks the metrics of 1 of the first 3 updates" in said
     run.rewind(3)
     assert not (run.folder / "metrics.jsonl.damaged-2").exists()
 
 
 def test_metrics_that_are_gone_are_missed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run.rewind(4)
-    assert "no metrics of 4 of the first 4 updates" in " ".join(capsys.readouterr().out.split())
+    assert "lacks the metrics of 4 of the first 4 updates" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_number_that_is_not_finite_is_null_on_disk_and_nan_when_read(run: Run) -> None:

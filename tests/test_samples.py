@@ -58,7 +58,7 @@ def test_a_damaged_line_is_left_out_and_said(path: Path, capsys: pytest.CaptureF
     with SampleFile.open(path) as samples:
         assert list(samples) == [("a", 0), ("b", 0)]
         assert samples.read(("b", 0)) == row("b", 0)
-    assert "2 damaged lines are left out" in capsys.readouterr().out
+    assert "2 damaged lines are ignored" in capsys.readouterr().out
 
 
 def test_of_two_lines_for_a_sample_the_last_counts(path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_working_directory_that_is_gone_is_named(tmp_path: Path) -> None:
     command = ["bash", "-c", 'rmdir "$PWD"; exec "$@"', "bash", *SOD, "--version"]
     done = subprocess.run(command, cwd=gone, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "error: The working directory does not exist any more. Change to another one.\n"
+    assert done.stderr == "error: The working directory no longer exists. Change to another one.\n"
 
 
 @pytest.mark.parametrize("command", [["report"], ["data", "check"], ["train"]])

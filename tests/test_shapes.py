@@ -187,11 +187,11 @@ def learn_twice(pipe: Any, dtype: str, checkpointing: bool, sizes: tuple[int, in
 @pytest.mark.parametrize(
     ("dtype", "checkpointing", "sizes"),
     [
-        ("float32", False, (6, 384, 4096, 4096)),
-        ("float32", True, (6, 384, 4096, 4096)),
-        ("float32", True, (2, 512, 32_768, 2048)),
-        ("bfloat16", False, (4, 384, 4096, 2048)),
-        ("bfloat16", True, (2, 512, 32_768, 1024)),
+        ("float32", False, (6, 192, 2048, 2048)),
+        ("float32", True, (6, 192, 2048, 2048)),
+        ("float32", True, (1, 256, 32_768, 1024)),
+        ("bfloat16", False, (4, 192, 2048, 1024)),
+        ("bfloat16", True, (1, 256, 16_384, 512)),
     ],
 )
 def test_the_memory_of_learning_is_what_a_process_needs(
@@ -329,7 +329,7 @@ def test_of_a_run_in_processes_the_learner_is_divided_and_nothing_else_that_is_k
     student, teacher, gpu = ON_HUB["Qwen/Qwen3-1.7B"], ON_HUB["Qwen/Qwen3-4B"], 80 << 30
     alone = memory_of_training(training(), student, teacher, gpu)
     eight = memory_of_training(training(), student, teacher, gpu, processes=8)
-    assert {holder for holder in alone if alone[holder] != eight[holder]} == {"learner", "moment"}
+    assert {holder for holder in alone if alone[holder] != eight[holder]} == {"learner", "peak"}
     assert sum(eight["learner"].values()) == 2 * student.parameters  # (4 + 4 + 8) bytes a weight / 8
     assert sum(alone["learner"].values()) == 14 * student.parameters  # 4 + 2 + 8
 
@@ -341,7 +341,7 @@ def test_a_teacher_is_whole_or_divided_or_away_or_elsewhere() -> None:
     def of(**changes: Any) -> tuple[int, int]:
         options = training(score=ScoreOptions.model_validate(changes), learn=lean)
         memory = memory_of_training(options, student, teacher, gpu, processes=4)
-        return sum(memory.get("teacher", {}).values()), sum(memory["moment"].values())
+        return sum(memory.get("teacher", {}).values()), sum(memory["peak"].values())
 
     weights, scoring = 2 * teacher.parameters, scoring_bytes(teacher, 23_040, 2)
     learning = divided_learning_bytes(student, 23_040, 2, lean, 4)
@@ -354,11 +354,11 @@ def test_a_teacher_is_whole_or_divided_or_away_or_elsewhere() -> None:
 def test_a_teachers_server_needs_also_what_vllm_does_not_reckon_with() -> None:
     teacher = ON_HUB["Qwen/Qwen3-4B"]
     memory = memory_of_teacher_server(training(), teacher)
-    assert memory["moment"] == {"for a moment: logits of 8,192 tokens": 8192 * 151_936 * (2 + 4)}
+    assert memory["peak"] == {"peak: logits of 8,192 tokens": 8192 * 151_936 * (2 + 4)}
     keys_and_values = 23_041 * 2 * 36 * 8 * 128 * 2
     assert sum(together(memory).values()) == 8192 * 151_936 * 6 + 8_044_936_192 + keys_and_values
     short = memory_of_teacher_server(training(rollout=RolloutOptions(max_tokens=1000, max_prompt_tokens=24)), TOY)
-    assert short["moment"] == {"for a moment: logits of 1,025 tokens": 1025 * 10 * 6}
+    assert short["peak"] == {"peak: logits of 1,025 tokens": 1025 * 10 * 6}
 
 
 def test_fine_tuning_in_processes_keeps_the_whole_copy_off_the_gpu() -> None:

@@ -31,14 +31,14 @@ def asked(gpus: str, student: str = STUDENT, teacher: str | None = TEACHER, max_
 
 
 def rows(text: str) -> dict[str, list[str]]:
-    """The table's lines by the way's name: GiB of student, learner, teacher, sampler, moment, all; and the mark."""
-    found = re.findall(r"^(?:ways)? +\d+ +(\S.*?)  +((?:[\d.,-]+ *){6}(?:\*|no)?)$", text, re.MULTILINE)
+    """The table's lines by the way's name: GiB of student, learner, teacher, sampler, peak, total; and the mark."""
+    found = re.findall(r"^(?:set-ups)? +\d+ +(\S.*?)  +((?:[\d.,-]+ *){6}(?:\*|no)?)$", text, re.MULTILINE)
     return {name: cells.split() for name, cells in found}
 
 
 def commands(text: str) -> list[list[str]]:
     """What is to be typed, in words."""
-    return [shlex.split(line) for line in re.findall(r"^(?:type)? +\$ (.*)$", text, re.MULTILINE)]
+    return [shlex.split(line) for line in re.findall(r"^(?:run)? +\$ (.*)$", text, re.MULTILINE)]
 
 
 def options_of(command: list[str]) -> TrainOptions:
@@ -94,7 +94,7 @@ def test_every_gpu_whose_speed_is_known_has_a_known_memory() -> None:
 
 
 def test_a_model_that_is_not_known_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(ModelError, match="teacher somebody/something takes cannot be computed") as raised:
+    with pytest.raises(ModelError, match="memory of the teacher somebody/something cannot be computed") as raised:
         advice(asked("8xH100", teacher="somebody/something"))
     assert "hf download NAME config.json --local-dir DIR" in str(raised.value)
     assert TEACHER in str(raised.value)
@@ -109,7 +109,7 @@ def test_a_directory_with_a_configuration_is_enough(teacher: Path, tmp_path: Pat
 
 
 def test_what_is_longer_than_the_models_positions_is_an_error() -> None:
-    with pytest.raises(OptionError, match="the student has 40,960 positions; lower --max-tokens"):
+    with pytest.raises(OptionError, match=r"the student has 40,960 positions\. Lower --max-tokens"):
         advice(asked("8xH100", max_tokens=40_000))
 
 
@@ -121,21 +121,21 @@ def test_the_papers_case_on_eight_large_gpus() -> None:
     table = rows(text)
     assert list(table) == [
         "8 processes",
-        "8, teacher divided",
+        "8, teacher sharded",
         "7 + 1 for teacher",
         "1 + 1 for vLLM",
         "1 + 1 for teacher",
         "1 + 1 vLLM, 8-bit",
         "1 + 1 teacher, 8-bit",
         "1 GPU",
-        "1 GPU, spared",
+        "1 GPU, checkpointing",
         "1 GPU, 8-bit AdamW",
         "1 GPU, LoRA",
     ]
     # Hand-worked, in GiB: 2 x 1.72e9 / 2^30; 16 x 1.72e9 / 8 / 2^30; 2 x 4.02e9 / 2^30; 0.4 x 81,559 MiB.
     assert table["8 processes"][:4] == ["3.2", "3.2", "7.5", "32"]
     assert table["8 processes"][-1] == "*"
-    assert table["8, teacher divided"][2] == "0.94"
+    assert table["8, teacher sharded"][2] == "0.94"
     assert table["1 + 1 for teacher"][2] == "-"
     assert table["1 GPU"][-1] == "no"
     assert "not computed; with verl: docs/verl.md" in text
@@ -146,7 +146,7 @@ def test_the_papers_case_on_eight_large_gpus() -> None:
     [
         ("8xH100", STUDENT, TEACHER, "8 processes"),
         ("8xH100", "Qwen/Qwen3-8B", "Qwen/Qwen3-14B", "7 + 1 for teacher"),
-        ("1x80GB", STUDENT, TEACHER, "1 GPU, spared"),
+        ("1x80GB", STUDENT, TEACHER, "1 GPU, checkpointing"),
         ("4090", "Qwen/Qwen3-0.6B", TEACHER, "1 GPU, 8-bit AdamW"),
         ("2x24GB", STUDENT, TEACHER, "1 GPU, LoRA"),
         ("2xH100", "Qwen/Qwen3-4B", "Qwen/Qwen3-14B", "1 + 1 vLLM, 8-bit"),
@@ -164,8 +164,8 @@ def test_the_first_way_that_fits_is_the_best(gpus: str, student: str, teacher: s
 def test_what_a_way_holds_is_that_of_the_options_as_they_are_typed(gpus: str, teacher: str | None) -> None:
     case = Case.of(asked(gpus, teacher=teacher))
     lines = advice(case.asked, WIDE).splitlines()
-    [base] = [line.removeprefix("all type sod train ") for line in lines if line.startswith("all type")]
-    start = next(number for number, line in enumerate(lines) if line.startswith("each"))
+    [base] = [line.removeprefix("common   sod train ") for line in lines if line.startswith("common")]
+    start = next(number for number, line in enumerate(lines) if line.startswith("options"))
     for line, each in zip(lines[start:], case.sized(), strict=False):
         own = re.sub(r".*?\d  +(torchrun .* \.\.\. )?(nothing)?", "", line)
         options = options_of(["train", *shlex.split(base), *shlex.split(own)])
@@ -192,12 +192,12 @@ def test_the_command_that_is_shown_runs_dry_with_the_same_numbers(problem_file: 
     assert command[:6] == ["torchrun", "--nproc-per-node", "8", "-m", "sod", "train"]
     options = options_of(command).model_copy(update={"data": problem_file})
     dry = plan(options, WIDE)
-    parts = text[text.index("\nmemory") :].partition("\n  wire")[0].splitlines()
+    parts = text[text.index("\nmemory") :].partition("\ntraffic")[0].splitlines()
     sizes = [line.strip() for line in parts if "GiB  " in line or "MiB  " in line]
     for size in sizes:
         assert size.removeprefix("memory").strip() in dry
     assert "fits into 80 GiB" in dry
-    assert text[text.index("\nwire") :].strip().splitlines()[0] in dry
+    assert text[text.index("\ntraffic") :].strip().splitlines()[0] in dry
 
 
 def test_a_way_with_a_server_says_how_to_start_it_and_who_has_which_gpu() -> None:
@@ -212,8 +212,8 @@ def test_a_way_with_a_server_says_how_to_start_it_and_who_has_which_gpu() -> Non
 
 def test_no_more_processes_than_problems_of_an_update() -> None:
     text = advice(asked("128xH100"), WIDE)
-    assert list(rows(text))[:3] == ["64 processes", "64, teacher divided", "64 + 1 for teacher"]
-    assert "64 GPUs sample, score and learn, one for each problem of an update (rollout.problems)" in text
+    assert list(rows(text))[:3] == ["64 processes", "64, teacher sharded", "64 + 1 for teacher"]
+    assert "64 GPUs sample, score and train, one for each problem of an update (rollout.problems)" in text
     [command] = commands(text)
     options = options_of(command)
     assert options.processes == options.rollout.problems == 64
@@ -224,7 +224,7 @@ def test_no_more_processes_than_problems_of_an_update() -> None:
 def test_gpus_are_taken_to_be_in_one_machine_and_it_is_said() -> None:
     few, many, alone = (advice(asked(gpus), WIDE) for gpus in ("8xH100", "9xH100", "1xH100"))
     assert "8 x H100 of 80 GiB in one machine" in few
-    assert "few have more than 8. For several nodes: docs/verl.md." in many
+    assert "few have more than 8 GPUs. For several nodes: docs/verl.md." in many
     assert "few have more than 8" not in few
     assert "in one machine" not in alone
 
@@ -234,7 +234,7 @@ def test_what_is_said_of_lora_is_true_of_what_was_computed() -> None:
     *above, (lora, cells) = rows(text).items()
     assert (lora, cells[-1]) == ("1 GPU, LoRA", "*")
     assert {marks[-1] for _, marks in above} == {"no"}
-    assert "no way above fits in which all weights learn" in text
+    assert "no set-up that trains all weights fits" in text
 
 
 def test_vllm_is_given_what_is_left_and_never_less_than_a_trajectory() -> None:
@@ -259,7 +259,7 @@ def test_where_nothing_fits_shorter_responses_are_proposed_and_they_do() -> None
 
 def test_on_this_computer_there_are_no_gpus_to_speak_of() -> None:
     text = advice(asked("0", "Qwen/Qwen3-0.6B", None), WIDE)
-    assert list(rows(text)) == ["here", "here, bfloat16", "here, LoRA"]
+    assert list(rows(text)) == ["CPU", "CPU, bfloat16", "CPU, LoRA"]
     assert "the fullest GPU" not in text
     assert "verl" not in text
     assert "--network.device cpu" in text
@@ -280,7 +280,7 @@ def test_it_is_readable_in_a_terminal(gpus: str, width: int) -> None:
 def test_the_command_says_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert sod(["plan", STUDENT, TEACHER, "--gpus", "8xH100", "--max-tokens", "20480"]) == 0
     out, err = capsys.readouterr()
-    assert "best     1, 8 processes: every GPU samples, scores and learns" in out
+    assert "choice   1, 8 processes: every GPU samples, scores and trains" in out
     assert not err
     assert sod(["plan", STUDENT, "--gpus", "8xH1000"]) == 2
     assert "did you mean H100?" in capsys.readouterr().err

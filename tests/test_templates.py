@@ -95,14 +95,14 @@ REFUSED = {
     "SmolLM2": (shows(chatml(call=""), tools=False), "does not show the tools"),
     "SmolLM3": (chatml(call=""), "leaves out the calls"),
     "Gemma 3": (shows(chatml(before=ROLES), tools=False), "does not show the tools"),
-    "alternating roles": (chatml(before=ROLES), "failed: Roles must alternate! It takes no call of a tool"),
+    "alternating roles": (chatml(before=ROLES), "failed: Roles must alternate! It does not support tool calls"),
     "Mistral": (chatml(call=MISTRAL), r"form of its own \('\[TOOL_CALLS\]"),
     "GPT-OSS": (chatml(call=HARMONY), r"form of its own \('<\|channel\|>commentary to=functions.NAME"),
     "DeepSeek": (chatml(call=DEEPSEEK), "form of its own .'<tool_sep>NAME"),
     "Phi-3": (chatml().replace("<|im_end|>", "<|end|>"), r"does not end .* '<\|im_end\|>', but with '<\|end\|>"),
     "words before a call left out": (
         chatml(before="{%- if m.tool_calls -%}{%- set content = '' -%}{%- endif -%}"),
-        "leaves out what stands before a call",
+        "leaves out the text before a call",
     ),
 }
 TOOL: dict[str, Any] = {

@@ -1,6 +1,6 @@
-"""Every rule about options that do not go together. A run raises the first that is broken; a dry run prints all.
+"""All rules about incompatible options. A run raises OptionError for the first broken rule; a dry run prints all.
 
-No model is loaded and torch is not imported, except for the user's own code: a weighting rule is tried, a tool imported.
+No model is loaded. torch is only imported for the user's own code: a weighting rule is tried, a tool is imported.
 """
 
 from collections.abc import Iterator
@@ -21,18 +21,18 @@ from sod.config import (
     ToolOptions,
     TrainOptions,
 )
-from sod.engines import ENGINES
+from sod.engines import CANNOT_TRAIN, ENGINES
 from sod.errors import OptionError
 from sod.runs.alarms import ALARMS
 from sod.sandbox import guarded
 from sod.systems import Traits, traits
 
 Refusals = Iterator[str]
-"""Sentences that say what is wrong, why, and what to type."""
+"""Messages: what is wrong, why, and what to type."""
 
 
 def check(refusals: Refusals) -> None:
-    """Raise OptionError with the first of these sentences, if there is one."""
+    """Raise OptionError with the first message, if there is one."""
     for refusal in refusals:
         raise OptionError(refusal)
 
@@ -51,8 +51,8 @@ def of_training(options: TrainOptions, processes: int) -> Refusals:
     yield from of_tools(options.tool)
     if options.rollout.problems < processes:
         yield (
-            f"rollout.problems is {options.rollout.problems}, too few for {processes} processes, which share them; raise it, "
-            "or start fewer processes."
+            f"rollout.problems is {options.rollout.problems}, too few for {processes} processes, because each needs at least "
+            "one. Raise it, or start fewer processes."
         )
     if options.rollout.top_p < 1:
         yield (
@@ -66,7 +66,7 @@ def of_training(options: TrainOptions, processes: int) -> Refusals:
         )
     for name in options.stop_on:
         if name not in ALARMS:
-            yield f"stop_on: there is no alarm {name!r}; choose from {', '.join(ALARMS)}."
+            yield f"stop_on: there is no alarm {name!r}. Choose from {', '.join(ALARMS)}."
 
 
 def of_evaluation(options: EvalOptions) -> Refusals:
@@ -76,15 +76,15 @@ def of_evaluation(options: EvalOptions) -> Refusals:
     yield from of_tools(options.tool)
     if options.paper is not None and (refusal := paper.refusal(options.paper)):
         yield refusal
-    if options.teacher is not None and not ENGINES[options.engine.name].trains:
+    if options.teacher is not None and not ENGINES[options.engine.name].loads_model:
         yield (
-            f"--teacher needs the log-probabilities of the model's own weights; engine.name = {options.engine.name} has none "
-            "here. Leave one of the two out."
+            f"--teacher does not work with engine.name = {options.engine.name}: it needs the model's weights on this machine. "
+            "Leave one of the two out."
         )
 
 
 def of_learning(options: OptimiserOptions, processes: int) -> Refusals:
-    """Options that save memory in one process; in several, weights are sharded instead."""
+    """Check options that save memory in a single process. Several processes shard the weights instead."""
     saving: tuple[tuple[str, bool, str, str], ...] = (
         ("learn.lora_rank", options.lora_rank > 0, "0", "peft"),
         ("learn.optimizer = adamw_8bit", options.optimizer != "adamw", "adamw", "bitsandbytes"),
@@ -96,61 +96,61 @@ def of_learning(options: OptimiserOptions, processes: int) -> Refusals:
                 f"{name.split()[0]} to {default}, or start one process."
             )
         if is_used and find_spec(package) is None:
-            yield f'{name} needs {package}, which is not installed: pip install ".[lean]" in a checkout of sod.'
+            yield f'{name} needs {package}, which is not installed. Type pip install ".[lean]" in a checkout of sod.'
 
 
 def of_teacher(teacher: Path | None, options: ScoreOptions) -> Refusals:
-    """Options of a teacher on a server."""
+    """Check the options of a teacher on a server."""
     if options.teacher_url is None:
         if options.teacher_served_name is not None:
-            yield "score.teacher_served_name is a name on a server: give --score.teacher_url as well."
+            yield "score.teacher_served_name is a name on a server, but no server is given. Give --score.teacher_url as well."
         return
     yield from _of_address("score.teacher_url", options.teacher_url)
     if teacher is None:
-        yield "score.teacher_url needs --teacher, the directory or hub name of the teacher's tokenizer."
+        yield "score.teacher_url needs the teacher's tokenizer. Give its directory or hub name as --teacher."
     for name, is_given in (("offload_teacher", options.offload_teacher), ("shard_teacher", options.shard_teacher)):
         if is_given:
-            yield f"score.{name} is for a teacher on this machine; leave it or score.teacher_url out."
+            yield f"score.{name} is for a teacher on this machine, not on a server. Leave it or score.teacher_url out."
 
 
 def of_engine(options: EngineOptions, rollout: SamplingOptions, *, trains: bool) -> Refusals:
-    """The engine, its address and its sampling parameters. `trains`: the weights change while it samples."""
+    """Check the engine, its address and its sampling parameters. `trains`: the weights change during sampling."""
     engine = ENGINES[options.name]
-    if (options.url is None) == engine.has_address:
+    if (options.url is None) == engine.is_remote:
         yield (
-            f"engine.name = {options.name} needs --engine.url, the address of its server."
-            if engine.has_address
-            else f"engine.url is the address of a server, and engine.name = {options.name} has none: leave it out, or give "
-            f"--engine.name {' or '.join(name for name, each in ENGINES.items() if each.has_address)}."
+            f"engine.name = {options.name} needs the address of its server. Give --engine.url."
+            if engine.is_remote
+            else f"engine.url is the address of a server, but engine.name = {options.name} uses no server. Leave it out, or give "
+            f"--engine.name {' or '.join(name for name, each in ENGINES.items() if each.is_remote)}."
         )
     if options.url is not None:
         yield from _of_address("engine.url", options.url)
     if trains and not engine.trains:
-        yield (
-            f"engine.name = {options.name} samples a model that stays as it is. Measure it with `sod eval`; to train a model "
-            "here and sample it on a vLLM server, use --engine.name vllm_server."
-        )
+        yield CANNOT_TRAIN.format(name=options.name)
     if engine.package is not None and find_spec(engine.package) is None:
         yield (
             f"engine.name = {options.name} needs {engine.package}, which is not installed. Install it here (pip install "
             f"{engine.package}), or run it as a server from its own environment (--engine.name vllm_server)."
         )
     if engine.exchanges_weights and rollout.temperature < 0.01:
-        yield f"rollout.temperature = {rollout.temperature:g} is too low for vLLM, which would sample at 0.01 instead."
+        yield (
+            f"rollout.temperature = {rollout.temperature:g} is too low for vLLM, which would sample at 0.01 instead. Set it to "
+            "0.01 or more, or use --engine.name hf."
+        )
     if engine.exchanges_weights and rollout.temperature != 1 and rollout.top_p != 1:
         yield (
             f"vLLM returns log-probabilities before temperature or after top_p. With rollout.temperature = "
-            f"{rollout.temperature:g} and rollout.top_p = {rollout.top_p:g} neither are the policy's. Set one of the two to 1, "
-            "or use --engine.name hf."
+            f"{rollout.temperature:g} and rollout.top_p = {rollout.top_p:g}, neither are those of the policy. Set one of the two "
+            "to 1, or use --engine.name hf."
         )
 
 
 def of_servers(options: EngineOptions, processes: int) -> Refusals:
-    """Several processes cannot share a vLLM server: each sends it weights."""
+    """Check that each of several processes has its own vLLM server. Each sends weights to its server."""
     if options.name == "vllm_server" and options.url and processes > 1 and "{rank}" not in options.url:
         yield (
-            f"{processes} processes need a vLLM server each. Write {{rank}} where their addresses differ, such as "
-            "--engine.url http://127.0.0.1:800{rank}."
+            f"{processes} processes need a vLLM server each, but engine.url is a single address. Write {{rank}} where the "
+            "addresses differ, such as --engine.url http://127.0.0.1:800{rank}."
         )
 
 
@@ -161,7 +161,7 @@ def of_sandbox(options: SandboxOptions) -> Refusals:
 
 
 def of_tools(options: ToolOptions) -> Refusals:
-    """Tools of the user's own: their files are imported."""
+    """Check the user's own tools by importing their files."""
     if options.own:
         from sod.tools.own import own_tools
 
@@ -172,7 +172,7 @@ def of_tools(options: ToolOptions) -> Refusals:
 
 
 def _of_system(options: TrainOptions) -> Refusals:
-    """The algorithm and the teacher that it needs."""
+    """Check the algorithm and its teacher."""
     name = options.algorithm.name
     try:
         system = traits(name)
@@ -181,38 +181,44 @@ def _of_system(options: TrainOptions) -> Refusals:
         yield str(error)
         return
     if system.needs_teacher and options.teacher is None:
-        yield f"algorithm.name = {name} needs a teacher; give --teacher."
+        yield f"algorithm.name = {name} needs a teacher. Give --teacher."
     if system.context is not None and options.teacher is not None:
-        yield f"algorithm.name = {name} uses the student itself as its teacher; leave --teacher out."
+        yield f"algorithm.name = {name} uses the student itself as its teacher. Leave --teacher out."
     if options.score.teacher_url is not None:
         yield from _of_served_teacher(options.algorithm, system, by_entropy=by_entropy)
     if system.context is not None and options.opsd.template is not None:
         for part in ("{question}", "{context}"):
             if part not in options.opsd.template:
-                yield f"opsd.template has no {part}. Write {{question}} for the student's message, {{context}} for the rest."
+                yield (
+                    f"opsd.template has no {part}. Write {{question}} for the student's message, and {{context}} for the "
+                    "answer or hint."
+                )
 
 
 def _of_served_teacher(options: AlgorithmOptions, system: Traits, *, by_entropy: bool) -> Refusals:
-    """A server returns log-probabilities of the sampled tokens, and nothing else."""
+    """Check that a server is enough as teacher. It only returns log-probabilities of the sampled tokens."""
     if system.context is not None:
         yield (
-            f"algorithm.name = {options.name} uses the student itself as its teacher. It changes with every update and is on "
-            "no server; leave score.teacher_url out."
+            f"algorithm.name = {options.name} uses the student itself as its teacher, not a model on a server. Leave "
+            "score.teacher_url out."
         )
     if options.divergence == "exact":
         yield (
-            "algorithm.divergence = exact needs the teacher's log-probability of every candidate, and a server only returns "
-            "those of the sampled tokens; use sampled, or leave score.teacher_url out."
+            "algorithm.divergence = exact needs the teacher's log-probability of every candidate, but a server only returns "
+            "those of the sampled tokens. Use sampled, or leave score.teacher_url out."
         )
     if by_entropy:
         yield (
-            f"algorithm.name = {options.name} weights by the teacher's entropy, which a server does not return; choose another "
+            f"algorithm.name = {options.name} weights by the teacher's entropy, which a server does not return. Choose another "
             "rule, or leave score.teacher_url out."
         )
 
 
 def _reads_entropy(system: Traits) -> bool:
-    """Of a user's own rule: found by trying it (`sod.algorithms.needs_entropy`). Raises OptionError if it cannot be loaded."""
+    """Return whether the system's rule reads the teacher's entropy.
+
+    The user's own rule is tried (`sod.algorithms.needs_entropy`). Raise OptionError if it cannot be loaded.
+    """
     if not system.is_own:
         return system.reads_entropy
     from sod.algorithms import find, needs_entropy
@@ -224,13 +230,13 @@ def _reads_entropy(system: Traits) -> bool:
 
 def _of_address(option: str, url: str) -> Refusals:
     if not is_address(url):
-        yield f"{option}: {url!r} is not the address of a server; write it like http://127.0.0.1:8001."
+        yield f"{option}: {url!r} is not the address of a server. Write it like http://127.0.0.1:8001."
 
 
 def is_address(url: str) -> bool:
-    """Return whether this is the address of a server, in which {rank} may stand for the number of a process."""
+    """Return whether this is the address of a server. It may contain {rank}, the number of a process."""
     try:
         address = urlsplit(url.replace("{rank}", "0"))
         return address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
-    except ValueError:  # a port that is no number, an unclosed bracket
+    except ValueError:  # an invalid port, an unclosed bracket
         return False

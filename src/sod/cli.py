@@ -1,7 +1,7 @@
 """The command line: `sod COMMAND [RECIPE.toml ...] [--option value ...]`.
 
-Options come from `sod.config`, in this order: defaults, recipes from left to right, the command line. Nothing heavy is
-imported before it is clear what to do.
+Options come from `sod.config`. Recipes override the defaults from left to right; the command line overrides recipes. No
+heavy package is imported before the command and its options are known.
 """
 
 import json
@@ -80,7 +80,7 @@ SECTIONS = {
         heading: [command for command in COMMANDS if command.split()[0] == group] for group, heading in HEADINGS.items()
     },
 }
-"""Heading -> its commands, as the overview shows them."""
+"""Heading -> its commands, in the order of the overview."""
 RESUMED = ("sft", "train")
 """Commands that continue with --resume."""
 CONTINUED = ("lab demo", "lab teacher", "eval", "rollout", "compare", "data fetch")
@@ -117,13 +117,13 @@ def _run(arguments: list[str]) -> int:
             print(overview(*rest))
             return 0
         name, target, _ = COMMANDS[command]
-        with _hushed() if place()[0] else nullcontext():  # of several processes, the first says what is wrong with them
+        with _hushed() if place()[0] else nullcontext():  # only the first of several processes reports wrong options
             options = parse(command, name, rest)
         if place()[1] > 1 and "processes" not in type(options).model_fields:
             raise OptionError(
                 f"`sod {command}` is started by torchrun, but it runs in one process. Start it without torchrun."
             )
-        if place()[0] == 0:  # of several processes, another that failed sooner would end the first before its sentence
+        if place()[0] == 0:  # if another process failed earlier, the first would end before it prints the error
             from sod.planning.inputs import check_inputs
 
             check_inputs(options)
@@ -143,7 +143,7 @@ def _run(arguments: list[str]) -> int:
         return _complain(f"{error}; {_how_to_continue(command, arguments, options)}", EXIT_TRY_AGAIN)
     except KeyboardInterrupt:
         return _complain(f"interrupted; {_how_to_continue(command, arguments, options)}", EXIT_INTERRUPTED)
-    except OSError as error:  # of a path too long, a disk that is full or gone: of the machine, not of sod
+    except OSError as error:  # such as a full disk or a path that is too long
         where = f"{error.filename}: " if error.filename is not None else ""
         return _complain(f"{where}{error.strerror or error}", EXIT_FAILED)
 
@@ -158,7 +158,7 @@ def _check_place() -> None:
     try:
         os.getcwd()
     except FileNotFoundError as error:
-        raise UsageError("The working directory does not exist any more. Change to another one.") from error
+        raise UsageError("The working directory no longer exists. Change to another one.") from error
 
 
 def _how_to_continue(command: str | None, arguments: Sequence[str], options: Any) -> str:
@@ -231,9 +231,9 @@ def _hushed() -> Iterator[None]:
 
 def _complain(error: SodError | str, status: int) -> int:
     rank, count = place()
-    if rank == 0 or (isinstance(error, RankError) and error.unsaid):  # of several processes, the user hears the first
+    if rank == 0 or (isinstance(error, RankError) and error.unsaid):  # only the first process prints errors
         print(f"error: {plain(str(error))}", file=sys.stderr)
-    if count > 1 and (report := os.environ.get("TORCHELASTIC_ERROR_FILE")):  # torchrun repeats it at the end
+    if count > 1 and (report := os.environ.get("TORCHELASTIC_ERROR_FILE")):  # torchrun prints it again at the end
         details = {"message": str(error), "extraInfo": {"py_callstack": str(error), "timestamp": str(int(time.time()))}}
         Path(report).write_text(json.dumps({"message": details}))
     return status

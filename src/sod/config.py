@@ -7,7 +7,7 @@ An unknown option is an error that names the nearest one (`sod.cli`). This modul
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -56,6 +56,9 @@ class Options(BaseModel):
     """Base class of all options: immutable, without unknown fields, described by the docstrings under the fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    COMMAND: ClassVar[str] = ""
+    """Command whose runs have these options; empty if no run has them."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -340,6 +343,8 @@ class ModelOptions(Options):
 class SftOptions(Options):
     """Cold start: fine-tune a model on demonstrations (multi-turn conversations with tool calls)."""
 
+    COMMAND: ClassVar[str] = "sft"
+
     model: ResumeMayChange[Model]
     """Model to start from: a directory in Hugging Face format, a run (its newest checkpoint), or a name on the hub,
     hf:ORG/NAME or hf:ORG/NAME@REVISION."""
@@ -374,6 +379,8 @@ class SftOptions(Options):
 
 class TrainOptions(Options):
     """Train on policy: the student samples trajectories, reward and teacher score them, and the student is updated."""
+
+    COMMAND: ClassVar[str] = "train"
 
     student: ResumeMayChange[Model]
     """Student model: a run of `sod sft` (its newest checkpoint), a directory in Hugging Face format, or a name on the hub,
@@ -424,6 +431,8 @@ class EvalOptions(Options):
     Run the command again to continue after an interruption or to add samples: existing samples are kept.
     `sod eval --compare A B` compares two evaluations.
     """
+
+    COMMAND: ClassVar[str] = "eval"
 
     model: ResumeMayChange[Model]
     """Model to evaluate: a directory, a run of `sod train` or `sod sft` (its newest checkpoint), or a name on the hub,
@@ -481,6 +490,8 @@ class RolloutCommandOptions(EvalOptions):
 
     Run the command again to continue after an interruption.
     """
+
+    COMMAND: ClassVar[str] = "rollout"
 
     samples: ResumeMayChange[Positive] = 8
     """Trajectories per problem."""
@@ -653,6 +664,8 @@ class CalibrateOptions(Options):
     The command takes the trajectories of an evaluation and lets the teacher continue from the beginning of a step. It
     compares how often the teacher then solves the problem with the weight that each rule gives to that step.
     """
+
+    COMMAND: ClassVar[str] = "calibrate"
 
     run: Annotated[Path, Positional, arg(metavar="RUN")]
     """Run directory of `sod eval --teacher`."""

@@ -70,7 +70,7 @@ JUDGED = (
 
 @dataclass(slots=True)
 class Report:
-    """Prints each finding and collects the failed checks."""
+    """A printed report of the findings that collects the failed checks."""
 
     checks: int = 0
     failed: tuple[str, ...] = ()
@@ -88,7 +88,7 @@ class Report:
 
 
 def doctor(options: DoctorOptions) -> None:
-    """Examine this machine and print one line per finding. Raises DoctorError if any check fails."""
+    """Examine this machine and print one line per finding. Raise DoctorError if a check fails."""
     report = Report()
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "math-verify", "sympy"))
     system = f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} processors"

@@ -1,7 +1,7 @@
-"""Files and models of the Hugging Face hub, or wherever they are.
+"""Find models in directories and runs, and download models and files from the Hugging Face hub.
 
-The hub's own library does the work and keeps what it fetched; its settings hold here too: HF_TOKEN (or `hf auth login`),
-HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT. This module says which files, and what is wrong, in plain words.
+The hub's own library downloads and caches. Its settings apply: HF_TOKEN (or `hf auth login`), HF_HOME, HF_HUB_OFFLINE,
+HF_ENDPOINT. This module selects the files, and converts errors to plain messages.
 """
 
 import re
@@ -24,27 +24,29 @@ if TYPE_CHECKING:
 Kind = Literal["dataset", "model"]
 
 NAME = re.compile(r"(?P<explicit>hf:)?(?P<repo>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>.+))?")
-"""ORG/NAME or ORG/NAME@REVISION, with or without hf: before it."""
+"""A name on the hub: ORG/NAME or ORG/NAME@REVISION, optionally after hf:."""
 OUR_FOLDERS = {"runs", "data", "recipes", "checkpoints"}
-"""Where this project's own examples write and read: no owner on the hub is meant by these."""
+"""Folders that this project's examples use. They are never read as an owner on the hub."""
 TOKENIZER_FILES = [
     *("config.json", "generation_config.json", "tokenizer*", "vocab.*", "merges.txt", "chat_template.*"),
     *("special_tokens_map.json", "added_tokens.json"),
 ]
 WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
 UNWANTED = ["*/*", "consolidated*"]
-"""Other formats' folders, and the same weights in Mistral's own layout."""
+"""Patterns of folders with other formats, and of the same weights in Mistral's own layout."""
 
 
 @dataclass(frozen=True)
 class Downloaded:
+    """A downloaded file."""
+
     path: Path
     commit: str
-    """The revision that it is from, in full."""
+    """Full commit hash of its revision."""
 
 
 def download(repo: str, file: str, *, revision: str, kind: Kind = "dataset") -> Downloaded:
-    """One file of a repository, from the cache if it is there. Raises DataError, for a model's file ModelError."""
+    """Return one file of a repository, from the cache or downloaded. Raise DataError, or ModelError for a model's file."""
     wanted = _Wanted(repo, revision, kind, file)
     with _in_plain_words(wanted):
         from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
@@ -54,17 +56,17 @@ def download(repo: str, file: str, *, revision: str, kind: Kind = "dataset") -> 
         cached = try_to_load_from_cache(repo, file, revision=commit.resolved, repo_type=kind)
         if isinstance(cached, str):
             return Downloaded(Path(cached), commit.resolved)
-        if not is_offline_mode():  # is it there at all? Without a network, the download would try for half a minute
+        if not is_offline_mode():  # fails fast: without a network, the download itself retries for half a minute
             HfApi().repo_info(repo, repo_type=kind, revision=commit)
         path = hf_hub_download(repo, file, repo_type=kind, revision=commit, local_files_only=is_offline_mode())
         return Downloaded(Path(path), commit.resolved)
 
 
 def model_folder(model: Path, *, weights: bool = True) -> Path:
-    """Where a model is: its directory, the newest checkpoint of a run, or a snapshot of the hub's [hf:]ORG/NAME[@REVISION].
+    """Return the folder of a model: a directory, the newest checkpoint of a run, or a snapshot of [hf:]ORG/NAME[@REVISION].
 
-    Without `weights`, only its tokenizer is wanted. A directory is not looked into: whoever loads the model says what is
-    missing. Raises ModelError.
+    Without `weights`, only the tokenizer is downloaded. The content of a directory is not checked. Raise ModelError if there
+    is no such model.
     """
     if model.is_dir():
         own = model / ("config.json" if weights else "tokenizer_config.json")
@@ -73,7 +75,7 @@ def model_folder(model: Path, *, weights: bool = True) -> Path:
     name = name_on_hub(model)
     if model.exists() or name is None:
         like = NAME.fullmatch(str(model)) and not model.exists()
-        explicit = f" If the hub's model is meant, type hf:{model}." if like else ""
+        explicit = f" To use the model on the hub, type hf:{model}." if like else ""
         raise ModelError(
             f"There is no directory {model}. Give a model's directory, a run of `sod train` or `sod sft`, or a name on the "
             f"Hugging Face hub, ORG/NAME or ORG/NAME@REVISION.{explicit}"
@@ -85,23 +87,25 @@ def _newest_checkpoint(run: Path) -> Path:
     folder, damaged = Run(run).newest_whole()
     if folder is None:
         raise ModelError(
-            f"The run in {run} holds no whole checkpoint. {' '.join(damaged)} Restore one of them, or give another model."
+            f"The run in {run} holds no valid checkpoint. {' '.join(damaged)} Restore one of them, or give another model."
             if damaged
-            else f"The run in {run} holds no whole checkpoint; let it go on until it has saved one."
+            else f"The run in {run} holds no checkpoint yet. Continue it until it has saved one, or give another model."
         )
     if damaged:
-        warn(f"{' '.join(damaged)} The model is the newest whole checkpoint, {folder}.")
+        warn(f"{' '.join(damaged)} The newest valid checkpoint is used: {folder}.")
     update, planned = number(folder), Run(run).updates
     if planned and update < planned:
-        say(f"{run} is unfinished: the model is that of update {update} of {planned}. Continue the run with --resume.")
+        say(
+            f"{run} is not finished: its model after update {update} of {planned} is used. Continue the run with --resume."
+        )
     return folder
 
 
 def name_on_hub(model: Path) -> re.Match[str] | None:
-    """ORG/NAME[@REVISION] in its parts, where that may be looked up on the hub.
+    """Return the parts of ORG/NAME[@REVISION], or None if it must not be looked up on the hub.
 
-    Without hf: before it, it may not where ORG is a directory here, or one that this project writes: a path with a typing
-    error must not become somebody's model.
+    Without hf: before it, a name is not looked up if ORG is an existing directory or one of `OUR_FOLDERS`. A mistyped path
+    must not download an unrelated model.
     """
     name = NAME.fullmatch(str(model))
     if name is None or name["explicit"]:
@@ -128,12 +132,12 @@ class _Wanted:
 
     @property
     def by_hand(self) -> str:
-        """How to do without a network here."""
+        """Return how to get the files without a network connection on this machine."""
         if self.kind == "dataset":
             address = f"{self.page}/resolve/{self.revision}/{self.file}"
-            return f"fetch {address} on another machine and read the file here with `sod data convert FILE`"
+            return f"download {address} on another machine, copy it here, and type `sod data convert FILE`"
         command = f"hf download {self.repo} --revision {self.revision} --local-dir FOLDER"
-        return f"run `{command}` on another machine and give that folder here"
+        return f"run `{command}` on another machine, copy the folder here, and give it as the model"
 
 
 def _snapshot(wanted: _Wanted, *, weights: bool) -> Path:
@@ -151,12 +155,15 @@ def _snapshot(wanted: _Wanted, *, weights: bool) -> Path:
         if not is_offline_mode():
             with disable_progress_bars():
                 missing = sum(file.file_size or 0 for file in fetch(dry_run=True) if file.will_download)
-        to_fetch = f", {missing / 1e6:,.1f} MB to fetch" if missing else ""
+        to_fetch = f", {missing / 1e6:,.1f} MB to download" if missing else ""
         say(f"{wanted.repo} is {wanted.page} at {commit.resolved[:12]}{to_fetch}")
         with nullcontext() if missing and console.is_terminal else disable_progress_bars():
             folder = Path(fetch(local_files_only=is_offline_mode()))
     if weights and not any(folder.glob("*.safetensors")):
-        raise ModelError(f"There are no weights in safetensors among the files of {wanted.page} in {folder}.")
+        raise ModelError(
+            f"{wanted.page} has no weights in safetensors (downloaded to {folder}), and sod reads no other format. Give another "
+            "model or revision."
+        )
     return folder
 
 
@@ -171,8 +178,8 @@ def _commit(wanted: _Wanted) -> "ResolvedRevision":
 
 @contextmanager
 def _in_plain_words(wanted: _Wanted) -> Iterator[None]:
-    """Whatever the hub's library raises, as an error that says what to do."""
-    import httpx2  # which that library speaks through
+    """Convert exceptions of the hub's library to errors with a remedy."""
+    import httpx2  # the HTTP library that it uses
     from huggingface_hub.errors import HFValidationError, RevisionResolutionError
 
     try:
@@ -192,10 +199,10 @@ def _explained(wanted: _Wanted, error: BaseException) -> str:
     not_here = f"There is no directory {wanted.repo} here, and " if wanted.kind == "model" else ""
     match error:
         case errors.HFValidationError():
-            return f"{wanted.repo!r} cannot be a name on the hub: {error}"
+            return f"{wanted.repo!r} is not a valid name on the hub: {error}"
         case errors.GatedRepoError():
             return (
-                f"{page} is gated. Accept its terms there, signed in, and give the token of that account: set HF_TOKEN, or "
+                f"{page} is gated. Sign in there and accept its terms. Then give the token of that account: set HF_TOKEN, or "
                 "run `hf auth login`."
             )
         case errors.RepositoryNotFoundError():
@@ -203,14 +210,18 @@ def _explained(wanted: _Wanted, error: BaseException) -> str:
         case errors.RevisionNotFoundError():
             return f"{page} has no revision {wanted.revision!r}. Give a branch, a tag or a commit that it has."
         case errors.RemoteEntryNotFoundError():
-            return f"{page} has no file {wanted.file!r} at revision {wanted.revision!r}."
+            return f"{page} has no file {wanted.file!r} at revision {wanted.revision!r}. Give another revision."
         case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
-            return f"The hub does not accept this token for {page}. Give one that may read it: HF_TOKEN or `hf auth login`."
+            return (
+                f"The hub does not accept the token for {page}. Give a token with read access: set HF_TOKEN, or run "
+                "`hf auth login`."
+            )
         case errors.HfHubHTTPError():
             return f"The hub answered with status {error.response.status_code} for {page}. Try again later."
         case errors.LocalEntryNotFoundError() | errors.RevisionResolutionError() if is_offline_mode():
             return (
-                f"{not_here}{wanted.place} is not in {HF_HUB_CACHE}, or not wholly. HF_HUB_OFFLINE forbids to fetch it."
+                f"{not_here}{wanted.place} is missing or incomplete in {HF_HUB_CACHE}. HF_HUB_OFFLINE is set, so it cannot be "
+                f"downloaded. Unset it, or {wanted.by_hand}."
             )
         case errors.LocalEntryNotFoundError() | errors.RevisionResolutionError() | errors.DryRunError() if (
             error.__cause__ is not None
@@ -220,10 +231,10 @@ def _explained(wanted: _Wanted, error: BaseException) -> str:
             return f"{not_here}{wanted.place} cannot be reached ({error}). Without a network, {wanted.by_hand}."
         case OSError() if error.errno in NO_ROOM:
             return (
-                f"There is no room for {wanted.place} in {HF_HUB_CACHE}. Make some, or set HF_HOME to a folder on another "
-                "disk. Files that are there whole are kept."
+                f"There is no space left for {wanted.place} in {HF_HUB_CACHE}. Free some, or set HF_HOME to a folder on another "
+                "disk. Complete files are kept."
             )
         case OSError() if error.errno is not None:
-            return f"{HF_HUB_CACHE} cannot be written: {error}. Set HF_HOME to a folder that can."
+            return f"{HF_HUB_CACHE} cannot be written: {error}. Set HF_HOME to a writable folder."
         case _:
-            return f"Fetching {wanted.place} broke off ({error}). Do it again: files that are here whole are kept."
+            return f"The download of {wanted.place} failed ({error}). Repeat the command: complete files are kept."

@@ -15,7 +15,7 @@ from typing import Any
 from sod.errors import OptionError
 
 FOLDER = Path("recipes")
-"""The project's own recipes, relative to its root."""
+"""Folder of the project's own recipes, relative to its root."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ def read_about(path: Path) -> About:
     """Return the description of a recipe. Raise OptionError if it is missing, incomplete or has unknown keys."""
     about = _read(path).get("about")
     if not isinstance(about, dict):
-        raise OptionError(f"The recipe {path} has no [about] that says what it is for.")
+        raise OptionError(f"The recipe {path} has no table [about] with its description. Add it.")
     known = [field.name for field in fields(About)]
     for key, value in about.items():
         if key not in known:
@@ -56,9 +56,9 @@ def read_about(path: Path) -> About:
                 + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}.")
             )
         if not isinstance(value, str) or not value.strip():
-            raise OptionError(f"{path}: about.{key} is {json.dumps(value)}; it must be words.")
+            raise OptionError(f"{path}: about.{key} is {json.dumps(value)}; it must be a string with text.")
     if missing := [name for name in known if name not in about]:
-        raise OptionError(f"{path}: about.{missing[0]} is missing.")
+        raise OptionError(f"{path}: about.{missing[0]} is missing. Add it.")
     return About(**about)
 
 
@@ -70,7 +70,7 @@ def maker_of(out: Path, folder: Path = FOLDER) -> Path | None:
 
 def _options(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in above:
-        raise OptionError(f"The recipe {path} extends itself.")
+        raise OptionError(f"The recipe {path} extends itself. Give another recipe to `extends`, or remove it.")
     content = _read(path)
     content.pop("about", None)
     base = content.pop("extends", None)

@@ -1,4 +1,4 @@
-"""The systems of the paper, its ablations, rival rules and a control: one line each, as data without torch.
+"""The systems of the paper, its ablations, rival rules and a control: one line each, without torch.
 
 `sod.algorithms` computes with them: credit = outcome + rule. To add a system, add a line to `SYSTEMS`.
 """
@@ -12,25 +12,25 @@ from sod.errors import OptionError
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a system is made of, for everybody who must not import torch."""
+    """The parts of a system, for modules that must not import torch."""
 
     outcome: Literal["grpo", "shuffled"] | None
-    """What the outcome of a trajectory is worth (`sod.algorithms.OUTCOMES`). None: nothing."""
+    """Credit for the outcome of a trajectory (`sod.algorithms.OUTCOMES`). None: no credit."""
     rule: str | None
-    """How the teacher's signal is weighted: a name in `sod.core.RULES`, or FILE.py:FUNCTION. None: no teacher."""
+    """Weighting of the teacher's signal: a name in `sod.core.RULES`, or FILE.py:FUNCTION. None: no teacher."""
     context: Literal["gt", "hint"] | None = None
-    """OPSD: the teacher is the student itself, whose prompt also holds the answer (gt) or a hint. None: another model."""
+    """OPSD: the teacher is the student with the answer (gt) or a hint in its prompt. None: the teacher is another model."""
     reads_entropy: bool = False
     """The rule needs the entropy of the teacher's distribution, which no server returns."""
 
     @property
     def needs_teacher(self) -> bool:
-        """Return whether the system needs a teacher beside the student."""
+        """Return whether the system needs a teacher model in addition to the student."""
         return self.rule is not None and self.context is None
 
     @property
     def is_own(self) -> bool:
-        """Return whether the rule is a user's, FILE.py:FUNCTION."""
+        """Return whether the rule is the user's own, FILE.py:FUNCTION."""
         return self.rule is not None and ":" in self.rule
 
 
@@ -47,7 +47,7 @@ SYSTEMS: dict[str, Traits] = {
     "sod_mask_after_error": Traits("grpo", "masked"),
     "sod_unclipped": Traits("grpo", "drift_unclipped"),
     "sod_without_grpo": Traits(None, "drift"),
-    # rival rules, each beside GRPO
+    # rival rules, each combined with GRPO
     "gated": Traits("grpo", "gated"),
     "position": Traits("grpo", "position"),
     "trust_region": Traits("grpo", "trust_region"),
@@ -64,9 +64,9 @@ SYSTEMS: dict[str, Traits] = {
 
 
 def traits(name: str) -> Traits:
-    """Return the traits of a system; for `FILE.py:FUNCTION`, of that rule beside GRPO.
+    """Return the traits of a system. For `FILE.py:FUNCTION`, return those of that rule combined with GRPO.
 
-    Raises OptionError that names the nearest system.
+    Raise OptionError for an unknown name. The message suggests the nearest one.
     """
     if name in SYSTEMS:
         return SYSTEMS[name]

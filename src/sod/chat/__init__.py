@@ -1,4 +1,4 @@
-"""Messages and tokens: one chat template, the calls in a turn, conversations of other formats."""
+"""Convert messages to tokens and back: chat templates, tool calls, published conversation formats."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ __all__ = ["ChatFormat", "parse_calls"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `ChatFormat` on first use: it needs transformers, which the rest of this package does not."""
+    """Import `ChatFormat` on first use, because it needs transformers."""
     if name != "ChatFormat":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from sod.chat.format import ChatFormat

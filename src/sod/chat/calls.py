@@ -1,14 +1,13 @@
-r"""Calls of tools in what a student wrote: read exactly, or answered in words that help to mend them.
+r"""Parse tool calls in a student's turn. Malformed calls get a message that helps the student to correct them.
 
 A call is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, as Hermes, Qwen2.5, Qwen3 and Granite 4 write it.
 
-- What stands before the last `</think>` is a thought, and so is all that follows a `<think>` without its end: no call is
-  looked for in either.
-- A tag opens a call if JSON (`{` or `[`), a fence, `<function` or, without a space, a word follows it, or if tag and body have
-  lines of their own. Any other tag, and one behind a backtick, is a word.
-- Read as meant: several objects or a list in one tag, a fence around them, a closing tag inside a string, `parameters` for
-  `arguments`, arguments that are the text of a JSON object, and null or no arguments for a tool without parameters.
-- Everything else is a `MalformedCall`, whose complaint the student reads.
+- Text before the last `</think>` is a thought, and so is all text after an unclosed `<think>`. Calls in thoughts are ignored.
+- A tag opens a call if one of these follows it: JSON (`{` or `[`), a fence, `<function`, or a word without a space before it.
+  It also opens a call if tag and body are on lines of their own. Any other tag, and a tag after a backtick, is plain text.
+- Accepted variants: several objects or a list in one tag, a fence around them, a closing tag inside a string, `parameters`
+  for `arguments`, arguments as the text of a JSON object, and null or no arguments for a tool without parameters.
+- Everything else is a `MalformedCall`. The student reads its complaint.
 """
 
 import json
@@ -25,7 +24,7 @@ CALL_HELP = (
     "with valid JSON between the tags and try again."
 )
 COMPLAINT = re.compile(rf"Malformed tool call: (?:[^<>]*|no {CALL_CLOSE} at its end)\. {re.escape(CALL_HELP)}")
-"""All that a student can read about a malformed call."""
+"""Pattern of every message that a student can read about a malformed call."""
 
 _TAG = re.compile(rf"{THOUGHT_OPEN}|{THOUGHT_CLOSE}|(?<!`){CALL_OPEN}")
 _ATTEMPT = re.compile(r"[\w\\]|\s*(?:[{\[]|```|<function)")
@@ -33,14 +32,14 @@ _ALONE = re.compile(rf"[ \t]*(?:\n|\Z)|(?:[^<]|<(?!/?tool_call>))*{CALL_CLOSE}[ 
 _SPACE = re.compile(r"\s*")
 _FENCE = re.compile(r"\s*(?:```\w*\s*)?")
 _CLOSE = re.compile(rf"\s*(?:```\s*)?{CALL_CLOSE}")
-_DECODER = json.JSONDecoder(strict=False)  # a raw line break inside a string is understood
+_DECODER = json.JSONDecoder(strict=False)  # accepts raw line breaks inside strings
 _BESIDE = {"id", "type"}
-"""Keys of a call that say nothing about its arguments."""
+"""Keys of a call that are unrelated to its arguments."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """One pair of tags, with the calls in it."""
+    """One pair of tags and the calls in it."""
 
     start: int
     end: int
@@ -48,12 +47,12 @@ class _Block:
 
 
 def parse_calls(text: str) -> list[ToolCall | MalformedCall]:
-    """The calls in a turn's text, in order; what is no call says why not."""
+    """Return the calls in a turn's text, in order. Malformed calls contain the reason."""
     return [call for block in _blocks(text) for call in block.calls]
 
 
 def words_and_calls(text: str) -> tuple[str, list[ToolCall]] | None:
-    """What stands before a turn's calls, and the calls; None where one is malformed, or words stand between or behind them."""
+    """Return the text before a turn's calls, and the calls. None if one is malformed, or text is between or after them."""
     blocks = _blocks(text)
     calls = [call for block in blocks for call in block.calls if isinstance(call, ToolCall)]
     if not calls or len(calls) < sum(len(block.calls) for block in blocks):
@@ -64,7 +63,7 @@ def words_and_calls(text: str) -> tuple[str, list[ToolCall]] | None:
 
 
 def without_calls(text: str) -> str:
-    """A turn's text without its calls, well-formed or not."""
+    """Return a turn's text without its calls, well-formed or malformed."""
     blocks = _blocks(text)
     starts, ends = [block.start for block in blocks], [block.end for block in blocks]
     return "".join(text[end:start] for end, start in zip([0, *ends], [*starts, len(text)], strict=True))
@@ -89,13 +88,13 @@ def _blocks(text: str) -> list[_Block]:
 
 
 def _stands_alone(text: str, tag: re.Match[str]) -> bool:
-    """Whether the tag begins a line, and it or its closing tag ends one; another tag is as good as a line's end."""
+    """Return whether the tag begins a line, and it or its closing tag ends one. Adjacent tags count as line ends."""
     before = text[max(0, tag.start() - 100) : tag.start()].rstrip(" \t")
     return before[-1:] in ("", "\n", ">") and _ALONE.match(text, tag.end()) is not None
 
 
 def _read(text: str, tag: re.Match[str], *, closed: bool) -> _Block:
-    """The block that the tag opens. A malformed one ends at its closing tag, or where a thought ends."""
+    """Return the block that the tag opens. A malformed block ends at its closing tag, or at the end of a thought."""
     at = tag.end()
     close = text.find(CALL_CLOSE, at) if closed else -1
     if not closed:
@@ -105,7 +104,7 @@ def _read(text: str, tag: re.Match[str], *, closed: bool) -> _Block:
         read = _values(text[at:end])
         reason = ""
         if read is None and (reason := _what_is_wrong(body)).startswith("invalid JSON (Unterminated"):
-            read = _values(text[at:])  # the closing tag may stand in a string
+            read = _values(text[at:])  # the closing tag may be inside a string
         if read is not None:
             calls = [_call(value) for value in read[0]]
             wrong = [_malformed(each) for each in calls if isinstance(each, str)]
@@ -116,7 +115,7 @@ def _read(text: str, tag: re.Match[str], *, closed: bool) -> _Block:
 
 
 def _values(text: str) -> tuple[list[Any], int] | None:
-    """The JSON values up to the closing tag, lists taken apart, and where the tag ends; None where other text is in between."""
+    """Return the JSON values before the closing tag, with lists flattened, and the tag's end. None if there is other text."""
     values: list[Any] = []
     at = _skip(_FENCE, text, 0)
     try:
@@ -126,7 +125,7 @@ def _values(text: str) -> tuple[list[Any], int] | None:
                 return None
             value, at = _DECODER.raw_decode(text, at)
             values += value if isinstance(value, list) and value else [value]
-    except (ValueError, RecursionError):  # ValueError also for integers of thousands of digits
+    except (ValueError, RecursionError):  # ValueError also for integers with thousands of digits
         return None
     return (values, close.end()) if values else None
 
@@ -151,7 +150,7 @@ def _malformed(reason: str) -> MalformedCall:
 
 
 def _call(call: Any) -> ToolCall | str:
-    """The call that a JSON value is, or why it is none."""
+    """Return the call in a JSON value, or the reason why it is malformed."""
     if not isinstance(call, dict) or "name" not in call:
         return '"name" or "arguments" is missing'
     key = next((key for key in ("arguments", "parameters") if key in call), None)
@@ -164,7 +163,7 @@ def _call(call: Any) -> ToolCall | str:
 
 
 def as_arguments(given: Any) -> dict[str, Any] | None:
-    """Arguments as an object, also where they are the text of one, null or empty text; None where they are neither."""
+    """Return arguments as an object. Accept an object, JSON text of one, null and empty text. Return None for other values."""
     if given is None or (isinstance(given, str) and not given.strip()):
         return {}
     if isinstance(given, str):

@@ -1,4 +1,4 @@
-"""Messages as they are published, in one form: what they hold is there afterwards, or they are refused.
+"""Convert published conversations to one format. No content is lost: messages that cannot be converted raise DataError.
 
 | published as | becomes |
 |---|---|
@@ -8,7 +8,7 @@
 | in demonstrations, a user's message of `<tool_response>` blocks alone | messages of role `tool` |
 | content that is a list of one part of text | that text |
 | arguments that are JSON text, null or missing | an object |
-| a null among arguments that are an object | nothing: files fill in every key of every call |
+| a null among arguments that are an object | nothing: some file formats write every key of every call |
 """
 
 import json
@@ -26,67 +26,70 @@ from sod.types import Message, ToolCall
 ROLES = ("system", "user", "assistant", "tool")
 RENAMED = {"developer": "system", "function": "tool"}
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-"""Where published conversations keep the thoughts of an assistant message."""
+"""Fields in which published conversations keep the thoughts of an assistant message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demonstration:
-    """A conversation to imitate, and the tools that it was held with."""
+    """A conversation to imitate, and its tools."""
 
     messages: list[Message]
     tools: list[dict[str, Any]]
 
     @property
     def called(self) -> list[str]:
-        """The names of the tools that the messages to learn from call, in order."""
+        """Return the names of the tools called in messages to learn from, in order."""
         turns = [message for message in self.messages if message["role"] == "assistant" and message.get("weight", 1)]
         return [call.name for turn in turns for call in calls_of(turn) if isinstance(call, ToolCall)]
 
     @property
     def listed(self) -> list[str]:
-        """The names of its tools."""
+        """Return the names of its tools."""
         return [_name(tool) for tool in self.tools]
 
 
 def as_messages(messages: Any) -> list[Message]:
-    """Messages in one form. Raises DataError for what cannot be rendered, or would not be."""
+    """Return messages in one format. Raise DataError for content that a chat template cannot render or would ignore."""
     if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
         raise DataError("its messages are not a list of objects with `role` and `content`.")
     return [_as_message(message) for message in messages]
 
 
 def as_demonstration(messages: Any, tools: Any = None, functions: Any = None) -> Demonstration:
-    """A conversation that a rollout could have had. Raises DataError where it is none.
+    """Return a conversation in the format of a rollout. Raise DataError if that is impossible.
 
-    `tools`, `functions`: schemas in OpenAI's new format or the older one, or JSON text of either.
+    `tools`, `functions`: schemas in OpenAI's new format and in the older one, or JSON text of them.
     """
     if tools and functions:
-        raise DataError("it has `functions` and `tools`; keep one of them.")
+        raise DataError("it has both `functions` and `tools`; keep one of them.")
     messages = [each for message in as_messages(messages) for each in _taken_apart(message)]
     if not any(message["role"] == "assistant" and message.get("weight", 1) for message in messages):
-        raise DataError("none of its messages is an assistant's to learn from.")
+        raise DataError("it has no assistant message to learn from; add one, or give one a `weight` other than 0.")
     for message in messages:
         if message["role"] == "assistant" and message.get("weight", 1) and not _says_anything(message):
-            raise DataError("an assistant message is empty: it has no content, thought or call to learn from.")
+            raise DataError(
+                "an assistant message is empty: it has no content, thought or call to learn from; remove it, or give it "
+                '"weight": 0.'
+            )
     listed = _as_tools(tools) or [{"type": "function", "function": each} for each in _as_tools(functions)]
     made = Demonstration(messages=_answered(messages), tools=listed)
     unlisted = [name for name in made.called if name not in made.listed] if made.tools else []
     if unlisted:
         raise DataError(
-            f"it calls {unlisted[0]!r}, and its `tools` have {', '.join(made.listed)}. Add the tool, or give that message "
-            '"weight": 0.'
+            f"it calls {unlisted[0]!r}, which is not in its `tools` ({', '.join(made.listed)}). Add the tool, or give that "
+            'message "weight": 0.'
         )
     return made
 
 
 def calls_of(message: Message) -> list[Any]:
-    """The calls of an assistant message: those in its content, then its `tool_calls`."""
+    """Return the calls of an assistant message: those in its content, then its `tool_calls`."""
     listed = [call["function"] for call in message.get("tool_calls") or ()]
     return [*parse_calls(message["content"]), *(ToolCall(name=f["name"], arguments=f["arguments"]) for f in listed)]
 
 
 class ToolUse:
-    """What is odd about the calls of a file's demonstrations, which are added one by one."""
+    """Statistics of the tool calls in a file's demonstrations, which are added one by one."""
 
     def __init__(self) -> None:
         self._count = self._bare = 0
@@ -98,17 +101,20 @@ class ToolUse:
         self._names.update({*demonstration.called, *demonstration.listed})
 
     def warnings(self, tools: Collection[str], *, shown: bool = True) -> Iterator[str]:
-        """`tools`: the names of those that a rollout has; `shown`: whether its prompts show them."""
+        """Yield warnings about differences from rollouts.
+
+        `tools`: names of a rollout's tools. `shown`: whether its prompts show them.
+        """
         if self._bare and shown:
             yield (
-                f"{self._bare} of {self._count} demonstrations call a tool and have no `tools`: their prompts show none, and "
-                "those of rollouts do. Add a column `tools` with the schemas."
+                f"{self._bare} of {self._count} demonstrations call a tool but have no `tools`, so their prompts show none, "
+                "unlike those of rollouts. Add a column `tools` with the schemas."
             )
         others = [f"{name!r} ({number})" for name, number in self._names.most_common() if name not in tools]
         if others:
             yield (
                 f"demonstrations use tools that a rollout does not have: {', '.join(others[:5])}. A rollout has "
-                f"{', '.join(tools)}, and those of --tool.own."
+                f"{', '.join(tools)}, and the tools of --tool.own. Add them there, or remove these demonstrations."
             )
 
 
@@ -118,19 +124,23 @@ class ToolUse:
 def _as_message(message: Message) -> Message:
     role = RENAMED.get(str(message["role"]), message["role"])
     if role not in ROLES:
-        raise DataError(f"a message has the role {message['role']!r}; there are {', '.join([*ROLES, *RENAMED])}.")
+        raise DataError(
+            f"a message has the unknown role {message['role']!r}; use one of {', '.join([*ROLES, *RENAMED])}."
+        )
     made = {**message, "role": role, "content": _as_text(message)}
     call = made.pop("function_call", None)
     thought = _thought({name: made.pop(name, None) for name in THOUGHTS})
     calls = made.pop("tool_calls", None) or []
     if call and calls:
-        raise DataError("a message has `function_call` and `tool_calls`; keep one of them.")
+        raise DataError("a message has both `function_call` and `tool_calls`; keep one of them.")
     calls = _as_calls([{"type": "function", "function": call}] if call else calls)
     if (calls or thought) and role != "assistant":
-        raise DataError(f"a {role!r} message has a call or a thought, which only an assistant's can have.")
+        raise DataError(
+            f"a {role!r} message has a call or a thought, which only assistant messages can have; move or remove it."
+        )
     if thought and THOUGHT_OPEN in made["content"]:
         raise DataError(
-            f"a message has its thought twice: in a field of its own, and as {THOUGHT_OPEN} in its content."
+            f"a message has its thought twice: in a field of its own, and as {THOUGHT_OPEN} in its content; remove one."
         )
     return made | ({"reasoning_content": thought} if thought else {}) | ({"tool_calls": calls} if calls else {})
 
@@ -145,16 +155,20 @@ def _as_text(message: Message) -> str:
         case _:
             hint = "join its parts of text into one" if isinstance(content, list) else "write it as JSON text"
             kind = type(content).__name__
-            raise DataError(f"the content of a {message['role']!r} message is {kind}; only text can be used: {hint}.")
+            raise DataError(f"the content of a {message['role']!r} message is {kind}, but it must be text: {hint}.")
 
 
 def _thought(fields: dict[str, Any]) -> str:
-    """The one thought of a message; servers repeat it under several names."""
+    """Return the thought of a message. Servers may repeat it under several names."""
     given = {name: value for name, value in fields.items() if value not in (None, "")}
     if wrong := [name for name, value in given.items() if not isinstance(value, str)]:
-        raise DataError(f"the `{wrong[0]}` of a message is {type(given[wrong[0]]).__name__}; only text can be used.")
+        raise DataError(
+            f"the `{wrong[0]}` of a message is {type(given[wrong[0]]).__name__}, but it must be text; convert it."
+        )
     if len(set(given.values())) > 1:
-        raise DataError(f"a message has different thoughts in {' and '.join(f'`{name}`' for name in given)}.")
+        raise DataError(
+            f"a message has different thoughts in {' and '.join(f'`{name}`' for name in given)}; keep one of them."
+        )
     return next(iter(given.values()), "")
 
 
@@ -169,7 +183,9 @@ def _as_calls(calls: Any) -> list[dict[str, Any]]:
         given = function.get("arguments")
         arguments = as_arguments(given)
         if arguments is None:
-            raise DataError(f"the arguments of a call of {function['name']!r} are no JSON object: {str(given)[:80]!r}.")
+            raise DataError(
+                f"the arguments of a call of {function['name']!r} are not a JSON object: {str(given)[:80]!r}; correct them."
+            )
         arguments = without_nulls(arguments) if isinstance(given, dict) else arguments
         beside = {key: value for key, value in call.items() if key in ("id", "type") and value is not None}
         made.append({**beside, "function": {"name": function["name"], "arguments": arguments}})
@@ -181,7 +197,7 @@ def _is_function(function: Any) -> bool:
 
 
 def without_nulls(value: Any) -> Any:
-    """Files of rows with equal columns fill in every key of every nested object; a null there is no key."""
+    """Return the value without keys that are null. Files with fixed columns write every key of every nested object."""
     if isinstance(value, dict):
         return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list):
@@ -193,7 +209,7 @@ _RESULT = re.compile(r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOT
 
 
 def _taken_apart(message: Message) -> list[Message]:
-    """Results of tools that were published as a user's message, as templates write them."""
+    """Split a user message of `<tool_response>` blocks into tool messages. Return other messages unchanged."""
     results = _RESULT.findall(message["content"]) if message["role"] == "user" else []
     if not results or _RESULT.sub("", message["content"]):
         return [message]
@@ -205,13 +221,13 @@ def _says_anything(message: Message) -> bool:
 
 
 def _answered(messages: Sequence[Message]) -> list[Message]:
-    """The messages, with the results of each turn in the order of its calls. Raises DataError where a call has no result."""
+    """Return the messages with each turn's results in the order of its calls. Raise DataError if a result is missing."""
     made: list[Message] = []
     for at, message in enumerate(messages):
         if message["role"] == "tool":
             if not at or messages[at - 1]["role"] not in ("assistant", "tool"):
                 raise DataError(
-                    f"message {at + 1} is a tool's result, and no assistant message with a call stands before it."
+                    f"message {at + 1} is a tool's result without an assistant message before it; add the call, or remove it."
                 )
             continue
         made.append(message)
@@ -220,20 +236,20 @@ def _answered(messages: Sequence[Message]) -> list[Message]:
             calls, is_last = len(calls_of(message)), at + 1 == len(messages)
             if len(results) != calls and not (is_last and not results):
                 raise DataError(
-                    f"message {at + 1} has {calls} calls, and {len(results)} results follow it; each needs one."
+                    f"message {at + 1} has {calls} calls, but {len(results)} results follow it; give each call one result."
                 )
             made += _in_order(message, results)
     return made
 
 
 def _in_order(message: Message, results: Sequence[Message]) -> list[Message]:
-    """Results as their `tool_call_id` says, where calls and results have one."""
+    """Return the results in the order of the calls, by `tool_call_id` if calls and results have one."""
     ids = [call.get("id") for call in message.get("tool_calls") or ()]
     named = {result.get("tool_call_id"): result for result in results}
     if len(results) < 2 or None in ids or None in named:
         return list(results)
     if sorted(map(str, ids)) != sorted(map(str, named)):
-        raise DataError("the `tool_call_id` of its results are not the `id` of the calls before them.")
+        raise DataError("each `tool_call_id` of its results must be the `id` of a call before them; correct the ids.")
     return [named[id] for id in ids]
 
 
@@ -241,11 +257,11 @@ def _as_tools(tools: Any) -> list[dict[str, Any]]:
     try:
         tools = json.loads(tools) if isinstance(tools, str) else tools or []
     except ValueError as error:
-        raise DataError(f"its `tools` are not JSON ({error}).") from error
+        raise DataError(f"its `tools` are not JSON ({error}); write a JSON list of function schemas.") from error
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise DataError("its `tools` are not a list of function schemas.")
+        raise DataError("its `tools` are not a list of function schemas; write a list.")
     if not all(map(_name, tools)):
-        raise DataError("one of its `tools` has no name.")
+        raise DataError("one of its `tools` has no name; add `name` to its function.")
     return tools
 
 

@@ -1,10 +1,10 @@
-"""Messages to tokens and back, for one chat template, so that no token is ever guessed twice.
+"""Convert messages to tokens and back with one chat template, without encoding any text twice.
 
-The next prompt of a conversation is *the ids so far plus a suffix*: what stands between the end of the student's turn
-and the start of its next one. The suffix's framing is read off the tokenizer's own chat template once, and checked
-there: a template that rewrites history (strips or inserts thinking between turns, trims tool results) is an error that
-names the first token that differs. Cold-start demonstrations and rollouts are rendered by the same three functions
-(`prompt`, `turn`, `observation`), so a student meets in rollouts the very tokens that it was fine-tuned on.
+The next prompt of a conversation is *the ids so far plus a suffix*: the text between the end of the student's turn and the
+start of its next one. The framing of the suffix is derived once from the tokenizer's own chat template, and checked. A
+template that rewrites history (removes or inserts thoughts between turns, trims tool results) raises an error that shows the
+first token that differs. Cold-start demonstrations and rollouts are rendered by the same three functions (`prompt`, `turn`,
+`observation`). Therefore rollouts have exactly the tokens of fine-tuning.
 """
 
 import json
@@ -24,14 +24,14 @@ __all__ = ["ChatFormat", "Schema", "parse_calls"]
 
 
 class ChatFormat:
-    """One tokenizer's chat template, made append-only.
+    """The chat template of one tokenizer, made append-only.
 
-    `on_drift` says what to do where the template, given the whole conversation at once, would write other tokens than
-    were appended turn by turn: "error" refuses (default); "append" keeps the appended tokens, everywhere alike, in
-    fine-tuning, rollouts and evaluation. One drift is accepted in any case, and named in `note`: an empty thought that
-    the template writes into some turns and not into others, as Qwen3's does.
+    `on_drift` decides what happens if the template renders a full conversation to other tokens than were appended turn by
+    turn. "error" (default) raises TemplateError. "append" keeps the appended tokens in fine-tuning, rollouts and evaluation.
+    One difference is always accepted and described in `note`: an empty thought that the template writes into some turns but
+    not into others, as in Qwen3's.
 
-    `template_options` go to the template as they are, for example {"enable_thinking": False}.
+    `template_options` are passed to the template unchanged, for example {"enable_thinking": False}.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class ChatFormat:
     ):
         self.tokenizer = tokenizer
         self.note = ""
-        """What the user should know of the template."""
+        """A note for the user about the template, or ""."""
         self._on_drift = on_drift
         self._template = Template(tokenizer, template_options or {})
         self._harmless = Harmless(tokenizer)
-        self.end_of_turn = int(tokenizer.eos_token_id)  # type: ignore[arg-type]  # Template has seen it
+        self.end_of_turn = int(tokenizer.eos_token_id)  # type: ignore[arg-type]  # Template has checked it
         self._ends = [tokenizer.eos_token_id, tokenizer.pad_token_id]
         calls, thoughts = probes(1 if self._template.results.one_call else 2)
         for probe in [calls] if self._template.thinking == "closed" else [calls, thoughts]:
@@ -60,38 +60,40 @@ class ChatFormat:
 
     @property
     def shows_tools(self) -> bool:
-        """Whether tools are in its prompts."""
+        """Return whether the prompts show the tools."""
         return not self._template.hides_tools
 
     # Messages -> tokens
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Schema]) -> list[int]:
-        """Everything up to where the student starts to write."""
+        """Return the tokens up to the start of the student's turn."""
         return self._encode(self._prompt(messages, tools))
 
     def turn(self, message: Message) -> list[int]:
-        """An assistant message as the student would have sampled it: its thought, its text, its calls, the end of turn."""
+        """Return the tokens of an assistant message as if sampled: its thought, its text, its calls, the end of turn."""
         return [*self._encode(self._turn(message)), self.end_of_turn]
 
     def observation(self, texts: Sequence[str]) -> list[int]:
-        """The suffix after a student's turn: the tools' answers, up to where the student writes again."""
+        """Return the suffix after a student's turn: the tools' results, up to the start of the student's next turn."""
         return self._encode(self._observation(texts))
 
     def observed(self, tokens: Sequence[int], count: int) -> list[str] | None:
-        """The inverse of `observation`: what each of `count` calls was answered; None where that cannot be told apart."""
+        """Return the result of each of `count` calls: the inverse of `observation`. None if the results are ambiguous."""
         frame = self._template.results
         inner = self._decode(tokens).removeprefix(frame.opening).removesuffix(frame.closing)
         texts = inner.split(frame.between) if count > 1 else [inner]
         return texts if len(texts) == count and self.observation(texts) == list(tokens) else None
 
     def render(self, messages: Sequence[Message], tools: Sequence[Schema]) -> list[Piece]:
-        """A conversation, turn by turn, as the pieces that a rollout of it would have.
+        """Return the pieces of a conversation, as in a rollout.
 
-        Raises TemplateError where the template would render the whole differently (unless `on_drift` is "append").
+        Raise TemplateError if the template renders the full conversation differently, unless `on_drift` is "append".
         """
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         if not turns or turns[0] == 0:
-            raise TemplateError("A conversation needs a message to answer, and an assistant message that answers it.")
+            raise TemplateError(
+                "A conversation has no assistant message, or begins with one. Add a user's message and its answer."
+            )
         texts = [self._prompt(messages[: turns[0]], tools)]
         pieces = [Piece("prompt", tuple(self._encode(texts[0])))]
         for this, following in zip(turns, [*turns[1:], None], strict=True):
@@ -109,12 +111,12 @@ class ChatFormat:
     # Tokens -> text
 
     def text(self, tokens: Sequence[int]) -> str:
-        """What a student wrote in a turn, without the end of turn, behind the thought that its prompt opened, if it did."""
+        """Return the text of a student's turn without its end. If the prompt opened a thought, its opening comes first."""
         words = tokens[:-1] if tokens and tokens[-1] in self._ends else tokens
         return (self._template.opened if self._template.thinking == "open" else "") + self._decode(words)
 
     def response(self, tokens: Sequence[int]) -> str:
-        """All that follows a prompt, as the paper's code reads it: without special tokens."""
+        """Return the text after a prompt without special tokens, as the paper's code reads it."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     # Texts
@@ -135,11 +137,11 @@ class ChatFormat:
             content += "\n"
         text = self._continued(content) + "\n".join(calls)
         if self._template.end in text:
-            raise TemplateError(f"An assistant message holds {self._template.end!r}, which ends a turn. Take it out.")
+            raise TemplateError(f"An assistant message holds {self._template.end!r}, which ends a turn. Remove it.")
         return text
 
     def _continued(self, content: str) -> str:
-        """What follows on that which the prompt has written of a thought."""
+        """Return the part of the content after the start of a thought that the prompt already contains."""
         opened, thinks = self._template.opened, content.lstrip().startswith(THOUGHT_OPEN)
         match self._template.thinking:
             case "open" if thinks:
@@ -150,8 +152,8 @@ class ChatFormat:
                 return content.removeprefix(opened)
             case "closed" if thinks:
                 raise TemplateError(
-                    f"An assistant message begins with a thought, and the chat template{self._template.of_what} ends thinking "
-                    "in its prompt. Use --chat.thinking, or take the thoughts out."
+                    f"An assistant message begins with a thought, but the chat template{self._template.of_what} ends thinking "
+                    "in its prompt. Use --chat.thinking, or remove the thoughts."
                 )
             case _:
                 return content
@@ -161,13 +163,13 @@ class ChatFormat:
         return frame.opening + frame.between.join(map(self._harmless, texts)) + frame.closing
 
     def _suffix(self, messages: Sequence[Message]) -> str:
-        """What stands between two assistant turns, for any messages; tool results take the prepared frame."""
+        """Return the text between two assistant turns, for any messages. Tool results use the frame of the template."""
         if messages and all(message["role"] == "tool" for message in messages):
             return self._observation([message["content"] for message in messages])
         return self._template.suffix(self._for_template(messages))
 
     def _for_template(self, messages: Sequence[Message]) -> list[Message]:
-        """Messages that the template can take: no text of others holds a token of the tokenizer's own."""
+        """Return the messages for the template. Messages other than the assistant's contain no added tokens."""
         made = []
         for message in messages:
             if message["role"] != "assistant":
@@ -180,7 +182,7 @@ class ChatFormat:
         return made
 
     def _with_thought(self, message: Message) -> Message:
-        """The message with its thought in its content."""
+        """Return the message with its thought in its content."""
         if not (thought := message.get("reasoning_content")):
             return {"content": "", **message}
         frame, rest = (
@@ -196,17 +198,17 @@ class ChatFormat:
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
 
-    # Whether the template keeps history
+    # Check that the template keeps history
 
     def _check(self, appended: list[int], texts: Sequence[str], whole_text: str) -> None:
-        """Raises TemplateError where the whole has other tokens, for another reason than an empty thought."""
+        """Raise TemplateError if the full conversation has other tokens, except for empty thoughts."""
         if self._begins(appended, whole := self._encode(whole_text)):
             return
         bare = [token for text in self._bare(texts) for token in self._encode(text)]
         if self._begins(bare, self._encode(self._bare_whole(whole_text))):
             self.note = (
-                f"The chat template{self._template.of_what} writes an empty thought into some turns and not into others; "
-                "every turn is kept as it was written."
+                f"The chat template{self._template.of_what} writes an empty thought into some turns but not into others; "
+                "sod keeps every turn unchanged."
             )
             return
         at = next(
@@ -215,17 +217,17 @@ class ChatFormat:
         show = lambda ids: repr(self.tokenizer.decode(ids[at : at + 8]))  # noqa: E731
         raise TemplateError(
             f"The chat template{self._template.of_what} rewrites history: at token {at}, appending turn by turn "
-            f"gives {show(appended)} and rendering the whole gives {show(whole)} (after "
+            f"gives {show(appended)}, but rendering the full conversation gives {show(whole)} (after "
             f"{self.tokenizer.decode(whole[max(0, at - 12) : at])!r}). Set chat.on_drift to 'append' to use the appended tokens "
-            "in fine-tuning, rollouts and evaluation alike, or use a template that keeps every turn as it was."
+            "in fine-tuning, rollouts and evaluation, or use a template that never changes earlier turns."
         )
 
     def _begins(self, appended: list[int], whole: list[int]) -> bool:
-        """Whether the whole begins with what was appended, and no turn follows."""
+        """Return whether the full conversation begins with the appended tokens, and no turn follows."""
         return whole[: len(appended)] == appended and self._template.end not in self._decode(whole[len(appended) :])
 
     def _bare(self, texts: Sequence[str]) -> list[str]:
-        """Prompts and turns, one after another, without the empty thoughts that begin turns."""
+        """Return the alternating prompts and turns without empty thoughts at the start of turns."""
         made, template = list(texts), self._template
         rest = "" if template.thinking == "closed" else template.empty_thought.removeprefix(template.opened)
         for at in range(0, len(made), 2):

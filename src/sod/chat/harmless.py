@@ -1,4 +1,4 @@
-"""Text of others cannot speak in a tokenizer's own tokens."""
+"""Make text from tools and files safe for a chat template: no text is encoded as one of the tokenizer's added tokens."""
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -7,21 +7,22 @@ from sod.errors import TemplateError
 
 TRIES = 8
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
-"""How SentencePiece writes it."""
+"""SentencePiece's character for a space."""
 
 
 class Harmless:
-    """Text in which no added token of the tokenizer is left, special or not: behind its first character stands a space.
+    """A function that breaks every added token of the tokenizer in a text, by a space after the token's first character.
 
-    So it stays readable, is no such token when it is decoded and encoded again, and is left alone the second time. White space
-    and single characters, which some tokenizers add as tokens, are ordinary text. What `sod.chat.calls` says of a malformed call
-    stays as it is.
+    The text stays readable. It does not become such a token when it is decoded and encoded again, and a second call does not
+    change it. White space and single characters, which some tokenizers add as tokens, are ordinary text. Messages of
+    `sod.chat.calls` about malformed calls are not changed.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise TemplateError(
-                f"The tokenizer of {tokenizer.name_or_path!r} has no tokenizer.json. Save it with Transformers' fast class."
+                f"The tokenizer of {tokenizer.name_or_path!r} has no tokenizer.json, which sod needs. Save it with Transformers' "
+                "fast tokenizer class."
             )
         self._encode = tokenizer.backend_tokenizer.encode
         added = tokenizer.added_tokens_decoder.items()
@@ -38,7 +39,7 @@ class Harmless:
         return " ".join(text)
 
     def _found(self, text: str) -> list[tuple[int, int]]:
-        """Where the text would write an added token."""
+        """Return the spans of the text that are encoded as an added token."""
         encoded = self._encode(text, add_special_tokens=False)
         return [span for id, span in zip(encoded.ids, encoded.offsets, strict=True) if id in self._ids]
 

@@ -1,7 +1,7 @@
-"""A tokenizer's chat template as a program: what it writes, found by rendering conversations that show it.
+"""Analyse a tokenizer's chat template by rendering probe conversations.
 
-A template serves if it shows the tools in its prompt, writes a call as `sod.chat.calls` reads it, shows the results of tools, and
-ends an assistant's turn with the tokenizer's eos_token. Any other is refused, for the reason that is its own.
+A template is supported if it shows the tools in its prompt, writes a call as `sod.chat.calls` reads it, shows the results of
+tools, and ends an assistant's turn with the tokenizer's eos_token. Any other template raises TemplateError with the reason.
 """
 
 import json
@@ -20,38 +20,38 @@ Schema = dict[str, Any]
 """A tool's OpenAI function schema: {"type": "function", "function": {"name", "description", "parameters"}}."""
 
 HIDES_TOOLS = "{#- shows no tools -#}"
-"""Stands in a template that shows no tools on purpose: its model meets them in demonstrations alone."""
+"""Marks a template that shows no tools on purpose, because its model learns them from demonstrations only."""
 SERVING = (
-    f"Calls are {CALL_OPEN}{{JSON}}{CALL_CLOSE} here: use a model with such a template (Qwen2.5, Qwen3, Granite 4), or edit the "
-    "template."
+    f"sod reads calls as {CALL_OPEN}{{JSON}}{CALL_CLOSE}. Use a model with such a template (Qwen2.5, Qwen3, Granite 4), or edit "
+    "the template."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What stands around the results of tools, from the end of a turn to the start of the next."""
+    """The text around the results of tools, from the end of a turn to the start of the next."""
 
     opening: str
     between: str
     closing: str
     one_call: bool = False
-    """Whether a turn can have one call alone, by the template."""
+    """Whether the template allows only one call in a turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    """What stands around a thought at the start of a turn."""
+    """The text around a thought at the start of a turn."""
 
     opening: str = f"{THOUGHT_OPEN}\n"
     closing: str = f"\n{THOUGHT_CLOSE}\n\n"
     in_a_field: bool = False
     """Whether the template reads `reasoning_content`."""
     joined: bool = False
-    """Whether a call follows a thought without the line break that parts it from words."""
+    """Whether the line break before a call is left out after a thought."""
 
 
 class Template:
-    """One chat template, with the options that it is given."""
+    """One chat template with its options."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]):
         self._tokenizer = tokenizer
@@ -64,16 +64,19 @@ class Template:
                 "tokenizer, or set `chat_template` in its tokenizer_config.json."
             )
         if not isinstance(tokenizer.eos_token_id, int) or not isinstance(tokenizer.eos_token, str):
-            raise TemplateError(f"The tokenizer{self.of_what} has no eos_token to end a turn with.")
+            raise TemplateError(
+                f"The tokenizer{self.of_what} has no eos_token, which must end a turn. Set `eos_token` in its "
+                "tokenizer_config.json."
+            )
         self.end: str = tokenizer.eos_token
         self.hides_tools = HIDES_TOOLS in str(tokenizer.chat_template)
         asked, unasked = self.render([_USER]), self.render([_USER], prompt=False)
         prompt = asked[len(unasked) :] if asked.startswith(unasked) else asked.rpartition(_USER["content"])[2]
         at = prompt.find(THOUGHT_OPEN)
         self.header = prompt if at < 0 else prompt[:at]
-        """What opens an assistant's turn, up to its thought."""
+        """Start of an assistant's turn, before its thought."""
         self.opened = "" if at < 0 else prompt[at:]
-        """What the prompt writes of a thought."""
+        """Part of a thought that the prompt contains, or ""."""
         ended = self.render(_ANSWERED)
         if not self.hides_tools:
             self._check_tools()
@@ -84,7 +87,7 @@ class Template:
 
     @property
     def thinking(self) -> Literal["free", "open", "closed"]:
-        """What the prompt does about thoughts: nothing, opens one, or holds one that is closed."""
+        """Return how the prompt treats thoughts: not at all (free), it opens one (open), it holds a closed one (closed)."""
         return "free" if not self.opened else "closed" if THOUGHT_CLOSE in self.opened else "open"
 
     @property
@@ -92,56 +95,55 @@ class Template:
         return self.thought.opening + self.thought.closing
 
     def render(self, messages: Sequence[Message], tools: Sequence[Schema] = (), *, prompt: bool = True) -> str:
-        """A conversation as text. Raises TemplateError where the template cannot render it."""
+        """Return a conversation as text. Raise TemplateError if the template cannot render it."""
         if self._arguments_as_text:
             messages = [_with_arguments_as_text(message) for message in messages]
         try:
             text = self._tokenizer.apply_chat_template(
                 list(messages), tools=list(tools) or None, add_generation_prompt=prompt, tokenize=False, **self._options
             )
-        except Exception as error:  # a template is a program of the user's; it may raise anything
+        except Exception as error:  # a template is the user's program and may raise any exception
             raise TemplateError(f"The chat template{self.of_what} failed: {error}") from error
         return str(text)
 
     def after_turn(self, rendered: str) -> str:
-        """What follows the first end of turn after the probe assistant's words."""
+        """Return the text after the first end of turn that follows the probe's words."""
         rest = rendered.partition(_WORDS)[2]
         _, end, suffix = rest.partition(self.end)
         return suffix if end else rest
 
     def suffix(self, messages: Sequence[Message]) -> str:
-        """What stands between an assistant's turn and the next, for messages other than results of tools alone."""
+        """Return the text between two assistant turns, for messages that are not only results of tools."""
         return self.after_turn(self.render([*_ANSWERED, *messages]))
 
-    # What it must do
-
+    # Required features
     def _check_tools(self) -> None:
         shown = self.render([_USER], [PROBE_TOOL])
         if _NAME not in shown or _PARAMETER not in shown:
             raise TemplateError(
-                f"The chat template{self.of_what} does not show the tools: the prompt has not their names and parameters. "
-                f"{SERVING} If demonstrations alone are to teach the tools, put {HIDES_TOOLS} into it."
+                f"The chat template{self.of_what} does not show the tools: their names and parameters are not in the prompt. "
+                f"{SERVING} If the model learns the tools from demonstrations only, add {HIDES_TOOLS} to the template."
             )
 
     def _check_call(self) -> None:
-        """A call that the template writes must be read as the call that it was."""
+        """Raise TemplateError unless a call that the template writes is parsed as the same call."""
         messages = [_USER, probe_calls(_WORDS, _VALUE)]
         try:
             whole = self.render(messages, [PROBE_TOOL], prompt=False)
         except TemplateError as refusal:
-            self._arguments_as_text = True  # some templates paste them in as they are
+            self._arguments_as_text = True  # some templates insert arguments unchanged
             try:
                 whole = self.render(messages, [PROBE_TOOL], prompt=False)
             except TemplateError:
-                raise TemplateError(f"{refusal} It takes no call of a tool. {SERVING}") from refusal
+                raise TemplateError(f"{refusal} It does not support tool calls. {SERVING}") from refusal
         written = whole.removeprefix(self.render([_USER], [PROBE_TOOL], prompt=False))
         if parse_calls(written) != [ToolCall(name=_NAME, arguments={_PARAMETER: _VALUE})]:
             raise TemplateError(f"The chat template{self.of_what} {_form_of(written)}. {SERVING}")
         if _WORDS not in written:
-            raise TemplateError(f"The chat template{self.of_what} leaves out what stands before a call. {SERVING}")
+            raise TemplateError(f"The chat template{self.of_what} leaves out the text before a call. {SERVING}")
 
     def _find_results(self) -> Frame:
-        """Text that never changes. A template that allows one call a turn is shown one, with two results or with one."""
+        """Return the fixed text around results. A template with one call per turn is probed with one call and 2 or 1 results."""
         first, second = "FIRST-RESULT", "SECOND-RESULT"
         results = [{"role": "tool", "name": _NAME, "content": text} for text in (first, second)]
         tries = [(("1", "2"), results), (("1",), results), (("1",), results[:1])]
@@ -160,7 +162,7 @@ class Template:
             if found and len(shown) == 1:
                 return Frame(opening, "\n", rest, one_call)
         if refusal is not None:
-            raise TemplateError(f"{refusal} It takes no result of a tool (a message of role tool). {SERVING}")
+            raise TemplateError(f"{refusal} It does not support tool results (messages with role tool). {SERVING}")
         raise TemplateError(
             f"The chat template{self.of_what} does not render tool results "
             '(messages with role "tool"). Use a template with tool support.'
@@ -171,13 +173,12 @@ class Template:
         if not words or self.end not in rest:
             raise TemplateError(
                 f"The chat template{self.of_what} does not end an assistant turn with the tokenizer's eos_token {self.end!r}, "
-                f"but with {rest[:20]!r}; set the eos_token to the one that ends a turn."
+                f"but with {rest[:20]!r}. Set `eos_token` in tokenizer_config.json to the token that ends a turn."
             )
 
-    # What it may do
-
+    # Optional features
     def _find_thought(self) -> Thought:
-        """How it writes thoughts; where it does not read `reasoning_content`, as Qwen3 writes them."""
+        """Return the text around thoughts. Use Qwen3's format if the template does not read `reasoning_content`."""
         thought = "PROBE-THOUGHT"
         start = self.render([_USER], prompt=False) + self.header
         message = {"role": "assistant", "content": _WORDS, "reasoning_content": thought}
@@ -192,7 +193,7 @@ class Template:
 
 
 def _form_of(written: str) -> str:
-    """In words, how a template writes a call."""
+    """Describe in words how a template writes a call."""
     if _NAME not in written:
         return "leaves out the calls of assistant messages"
     if f"<function={_NAME}" in written:
@@ -205,12 +206,12 @@ def _form_of(written: str) -> str:
 
 
 def name_and_arguments(call: dict[str, Any]) -> dict[str, Any]:
-    """A call's function, its arguments as an object: OpenAI's API writes them as a JSON string."""
+    """Return a call's name and its arguments as an object. In OpenAI's API the arguments are a JSON string."""
     function = call.get("function", call)
     arguments = as_arguments(function.get("arguments"))
     if arguments is None:
         raise TemplateError(
-            f"The arguments of a call of {function['name']!r} are not JSON of an object: {function['arguments']!r}."
+            f"The arguments of a call of {function['name']!r} are not a JSON object: {function['arguments']!r}. Correct them."
         )
     return {"name": function["name"], "arguments": arguments}
 
@@ -224,7 +225,7 @@ def _with_arguments_as_text(message: Message) -> Message:
     return {**message, "tool_calls": [{**call, "function": text} for call, text in zip(calls, texts, strict=True)]}
 
 
-# Conversations that show how a template behaves
+# Probe conversations
 
 _WORDS, _NAME, _PARAMETER, _VALUE = "PROBE-WORDS", "probe_tool", "probe_key", 'a "quoted"\nline'
 PROBE_TOOL: Schema = {
@@ -251,7 +252,7 @@ _ANSWERED: list[Message] = [_USER, {"role": "assistant", "content": _WORDS}]
 
 
 def probes(calls: int) -> list[list[Message]]:
-    """Conversations that a template must keep as they were. The argument limits the calls in a turn."""
+    """Return conversations that a template must not change. `calls` limits the number of calls in a turn."""
     results = [_result(" 2"), _result("error: x < 3 && y > 4")]
     return [
         [

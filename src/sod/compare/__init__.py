@@ -1,1 +1,1 @@
-"""Several methods and seeds trained and measured on equal terms: the cells, their jobs and their table."""
+"""Compare methods over several seeds on equal terms: the training runs, their processes and the tables."""

@@ -1,13 +1,13 @@
-"""Methods x seeds on equal terms: from the same student, on the same problems, with the same budget, beside a control.
+"""Compare methods x seeds on equal terms: the same student, problems and budget, and a control.
 
-    compare.json                        what all runs share
-    tuning/METHOD/lr-RATE/              runs that a learning rate was chosen by, where one is to be chosen
+    compare.json                        options that all runs share
+    tuning/METHOD/lr-RATE/              runs to choose a learning rate, if `lrs` is given
     cells/METHOD/seed-N/train, eval     ordinary runs of `sod train` and `sod eval`
-    start/  teacher/                    evaluations of the student as it was, and of the teacher
-    results.json  table.md              what came of it
+    start/  teacher/                    evaluations of the untrained student and of the teacher
+    results.json  table.md              the results
 
-Every cell is a pair of commands in processes of their own. What is finished is not done again, what was interrupted is
-resumed; what fails is said, left out, and tried again the next time.
+Every cell is a pair of commands in processes of their own. When the command is repeated, finished runs are skipped and
+interrupted ones are resumed. Failed runs are reported, left out of the table, and tried again the next time.
 """
 
 import asyncio
@@ -38,11 +38,11 @@ from sod.runs.files import to_json, write_json, write_whole
 from sod.sandbox.guarded import open_sandbox
 
 TUNING_SEED = 1_000_003
-"""Of the runs that choose a learning rate: no run that counts has it."""
+"""Seed of the runs that choose a learning rate. No cell uses it."""
 
 
 def compare(options: CompareOptions) -> None:
-    """Run whatever is missing, and say what came of it."""
+    """Run the missing parts of a comparison and print its tables."""
     with Run(options.out).held():
         _compare(options)
 
@@ -61,13 +61,13 @@ def _compare(options: CompareOptions) -> None:
     comparison.conclude()
     if failed:
         raise TrainingError(
-            f"{len(failed)} of the runs failed and are left out of the table; run the same command to try them again:\n"
+            f"{len(failed)} of the runs failed and are not in the table. Repeat the same command to try them again:\n"
             + "\n".join(f"  {name}: {why}" for name, why in failed.items())
         )
 
 
 class Comparison:
-    """What is to be run, where it stands, and what has come of it."""
+    """A comparison: its runs, their progress and their results."""
 
     def __init__(self, options: CompareOptions, setting: Setting):
         self._options = options
@@ -79,7 +79,7 @@ class Comparison:
         self._finished = 0
         names = options.methods or setting.methods
         if not names:
-            raise OptionError("methods: name at least one, or give a --preset.")
+            raise OptionError("methods is empty. Name at least one method, or give a --preset.")
         if options.control and "sham" not in names:
             names = (*names, "sham")
         self._methods = [Method.parse(name) for name in names]
@@ -87,32 +87,36 @@ class Comparison:
         self._check()
 
     def _check(self) -> None:
-        """Everything that can be wrong, before the first minute is spent."""
+        """Raise OptionError for invalid options, before the first run starts."""
         options = self._options
         slugs = [method.slug for method in self._methods]
         if doubled := next((slug for slug in slugs if slugs.count(slug) > 1), None):
-            raise OptionError(f"methods: {doubled!r} is given twice.")
+            raise OptionError(f"methods: {doubled!r} is given twice. Remove one of the two.")
         if self._baseline.slug not in slugs:
             raise OptionError(
-                f"baseline: {self._baseline.name!r} is not among the methods: {', '.join(m.name for m in self._methods)}."
+                f"baseline: {self._baseline.name!r} is not a method of this comparison. Choose one of "
+                f"{', '.join(m.name for m in self._methods)}."
             )
         if len(set(options.seeds)) < len(options.seeds) or not options.seeds:
-            raise OptionError("seeds: give at least one, each once.")
+            raise OptionError("seeds is empty or holds a seed twice. Give at least one seed, and each only once.")
         for method in self._methods:
             find(method.algorithm)
             _validate(TrainOptions, self._recipe(method, 0, Path("train")), f"method {method.name!r}")
         _validate(EvalOptions, self._measure | {"model": Path("model"), "out": Path("eval")}, "measure")
         if self._lrs:
             if self._tune is None:
-                raise OptionError("lrs: a learning rate must be chosen on problems of its own; give --tune.")
+                raise OptionError("lrs needs separate problems to choose the learning rate on. Give --tune.")
             measured = EvalOptions.model_validate(self._measure | {"model": Path("model"), "out": Path("eval")})
             asked = {p.messages[-1]["content"] for each in open_sets(measured) for p in each.problems}
             shared = asked & {p.messages[-1]["content"] for p in load_asked(self._tune)[0]}
             if shared:
-                raise OptionError(f"tune: {len(shared)} problems of {self._tune} are among those to be measured with.")
+                raise OptionError(
+                    f"tune: {len(shared)} problems of {self._tune} are also evaluation problems, so the results would be "
+                    "biased. Give other problems to --tune."
+                )
 
     def keep_plan(self) -> None:
-        """Write down what all runs share; or check that it is what those already there shared."""
+        """Write the options that all runs share to compare.json. Raise RunError if existing runs have other ones."""
         plan = {
             "train": self._train,
             "measure": self._measure,
@@ -126,14 +130,14 @@ class Comparison:
         elif (before := _plan_before(path)) != plan:
             changed = [key for key in plan if plan[key] != before.get(key)]
             raise RunError(
-                f"{self._out} holds a comparison on other terms ({', '.join(changed)} differ, see {path}). Choose another "
-                "--out; only methods and seeds can be added to it."
+                f"{self._out} holds a comparison with other options: {', '.join(changed)} differ, see {path}. Only methods "
+                "and seeds can be added to a comparison. Choose another --out."
             )
 
     # Running
 
     async def run(self) -> dict[str, str]:
-        """Whatever is missing. -> what failed, and why"""
+        """Run the missing parts. -> name of each failed run: its error"""
         failed: dict[str, str] = {}
 
         async def attempt(name: str, work: Any) -> None:
@@ -164,7 +168,7 @@ class Comparison:
         return failed
 
     async def _learning_rate(self, method: Method) -> float | None:
-        """The one of `lrs` with the best solve rate on the tuning problems; None leaves the recipe's."""
+        """Return the rate of `lrs` with the best solve rate on the tuning problems. None: use the recipe's."""
         if not self._lrs or method.sets("learn.lr"):
             return None
         folder, budget = self._out / "tuning" / method.slug, {"updates": self._options.tune_updates}
@@ -173,7 +177,7 @@ class Comparison:
             for lr in self._lrs
         )
         solved = dict(zip(self._lrs, found, strict=True))
-        return min(solved, key=lambda lr: (-solved[lr], lr))  # the smaller of two that are equal
+        return min(solved, key=lambda lr: (-solved[lr], lr))  # the smaller rate if two are equal
 
     async def _solved(
         self,
@@ -184,7 +188,7 @@ class Comparison:
         budget: dict[str, Any],
         problems: dict[str, Any],
     ) -> float:
-        """Train and measure, as far as that is not done. -> the solve rate"""
+        """Train and evaluate, unless that is already done. -> the solve rate"""
         async with self._commands.slot:
             model = await self._learn(method, seed, lr, folder / "train", budget)
             await self._evaluate(model, folder / "eval", problems)
@@ -200,7 +204,7 @@ class Comparison:
         return self._out / "cells" / method.slug / f"seed-{seed}"
 
     async def _learn(self, method: Method, seed: int, lr: float | None, folder: Path, budget: dict[str, Any]) -> Path:
-        """Train, or go on training. -> the model"""
+        """Train, or resume training. -> the folder of the model"""
         recipe = over(self._recipe(method, seed, folder) | budget, {"learn": _given(lr=lr)})
         updates = int(recipe.get("updates", TrainOptions.model_fields["updates"].default))
         run = Run(folder)
@@ -220,17 +224,16 @@ class Comparison:
         return over(recipe, method.options)
 
     async def _evaluate(self, model: Path, folder: Path, other: dict[str, Any]) -> None:
-        """Measure, or go on measuring."""
+        """Evaluate, or continue an evaluation."""
         with suppress(DataError):
             read_evaluation(folder)
             return
         content = self._measure | {"model": model, "out": folder} | other
         await self._commands.run("eval", folder.with_suffix(".toml"), content)
 
-    # What came of it
-
+    # Results
     def rows(self) -> list[Row]:
-        """One per method with a finished run, and one each for the student as it was and the teacher."""
+        """Write the results, and return their rows: the untrained student, the teacher, each method with a finished run."""
         runs: dict[Method, dict[int, Measured]] = {}
         for method in self._methods:
             for seed in self._options.seeds:
@@ -258,7 +261,7 @@ class Comparison:
         return made
 
     def hopeless(self) -> str:
-        """Return what to say of a student that solves nothing before it learns; "" where it solves something."""
+        """Return a warning if the untrained student solves no problem, else ""."""
         try:
             start = read_evaluation(self._out / "start")
         except DataError:
@@ -266,7 +269,7 @@ class Comparison:
         return cold_start(start.mean.get("avg", math.nan))
 
     def conclude(self) -> None:
-        """Write the page about the runs that have finished, and say where everything is and what to type next."""
+        """Write report.html of the finished runs. Print the paths of the results and the next commands."""
         cells = [self._cell_folder(method, seed) for method in self._methods for seed in self._options.seeds]
         trained = tuple(cell / "train" for cell in cells if (cell / "eval" / "results.json").exists())
         say(f"table: {self._out / 'table.md'}; every run is in {self._out}")
@@ -275,50 +278,54 @@ class Comparison:
             try:
                 report(ReportOptions(runs=trained, out=page))
             except RunError as error:
-                warn(f"The page {page} is not written: {error}")
-            say(f"next: sod report {shlex.quote(str(trained[0]))}, the page of one run alone")
-        say("next, on your own data: sod train --student MODEL --teacher MODEL --data PROBLEMS.jsonl --out RUN")
+                warn(f"The page {page} was not written: {error}")
+            say(f"next: sod report {shlex.quote(str(trained[0]))} for a page about a single run")
+        say("next, with your own data: sod train --student MODEL --teacher MODEL --data PROBLEMS.jsonl --out RUN")
 
     def notes(self, made: Sequence[Row]) -> list[str]:
-        """What the reader of the table must know."""
+        """Return the lines below the table: how to read the intervals and differences."""
         seeds = len(self._options.seeds)
         lines = [
             f"Intervals: 95 %, over problems and {seeds} training seeds (Student's t). "
             if seeds > 1
-            else "Intervals: 95 %, over problems, for this one seed; another may come out differently. "
+            else "Intervals: 95 %, over problems, for this one seed. They do not include variation between seeds. "
         ]
         lines[0] += (
-            f"Differences are paired by problem and seed, against {self._baseline.name}; not corrected for their number."
+            f"Differences: against {self._baseline.name}, paired by problem and seed, not corrected for multiple comparisons."
         )
         if not any(row.method == "sham" for row in made):
-            lines.append("No control took part: part of every gain may be no method's doing.")
+            lines.append(
+                "No control was run, so part of every gain may not be caused by the method. Add it with --control."
+            )
         return lines
 
 
 def _plan_before(path: Path) -> dict[str, Any]:
-    """What compare.json holds. Raises RunError where it is damaged."""
+    """Return the content of compare.json. Raise RunError if it is damaged."""
     try:
         plan = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         plan = None
     if not isinstance(plan, dict):
         raise RunError(
-            f"{path} is damaged, so it cannot be told whether the runs there are on the same terms. If they are, move this "
-            "file away and repeat the command: it is then written again."
+            f"{path} is damaged, so the options of the existing runs cannot be checked. If their options are the same, move "
+            "this file away and repeat the command, which then writes it again. Otherwise choose another --out."
         )
     return plan
 
 
 def _own_recipes(options: CompareOptions) -> Setting:
     if options.train is None or options.measure is None:
-        raise OptionError("Give --train and --measure, recipes of `sod train` and `sod eval`; or a --preset.")
+        raise OptionError(
+            "--train or --measure is missing. Give both (recipes of `sod train` and `sod eval`), or a --preset."
+        )
     train, measure = read_recipe(options.train), read_recipe(options.measure)
     for key, where in (("student", train), ("data", train), ("data", measure)):
         if key not in where:
             raise OptionError(
-                f"The recipe {options.train if where is train else options.measure} does not say `{key}`."
+                f"The recipe {options.train if where is train else options.measure} has no `{key}`. Add it."
             )
-    open_sandbox(SandboxOptions.model_validate(train.get("sandbox", {})))  # where there is none, that is said now
+    open_sandbox(SandboxOptions.model_validate(train.get("sandbox", {})))  # fail now if there is none
     return Setting(train=train, measure=measure, methods=options.methods)
 
 

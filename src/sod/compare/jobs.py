@@ -1,4 +1,4 @@
-"""`sod` commands in processes of their own: one a core, their lines shown here under a name."""
+"""Run `sod` commands in processes of their own and show their output, each line with the name of its run."""
 
 import asyncio
 import os
@@ -12,13 +12,13 @@ from sod.recipes import to_toml
 from sod.runs.files import write_whole
 
 LAST_LINES = 20
-"""Of a command that failed, shown in its error."""
+"""Number of output lines of a failed command that its error shows."""
 
 
 class Commands:
-    """Commands of which `jobs` run at a time, the processors shared out among them. None: one a processor.
+    """A pool of `jobs` parallel commands that share the processors. `jobs` is None: one command per processor.
 
-    `async with commands.slot:` holds a place for one command after another, so that what was begun is also finished.
+    Several commands in one `async with commands.slot:` keep the same place, so that a started cell is also finished.
     """
 
     def __init__(self, jobs: int | None = None):
@@ -29,10 +29,10 @@ class Commands:
         self._explained: set[str] = set()
 
     async def run(self, command: str, recipe: Path, content: dict[str, Any], *, name: str = "") -> None:
-        """`sod COMMAND RECIPE`, after writing `content` to the recipe. Lines are shown under `name`, if there is one.
+        """Write `content` to the recipe, run `sod COMMAND RECIPE`, and show its lines after `name`, unless that is "".
 
-        The caller holds the slot. Raises TrainingError with the command's last lines where it fails. An interruption ends the
-        command as well, and waits until it has saved what it does.
+        The caller holds the slot. Raise TrainingError with the command's last lines if it fails. An interruption also ends
+        the command, and waits until it has saved its work.
         """
         recipe.parent.mkdir(parents=True, exist_ok=True)
         write_whole(recipe, to_toml(content))
@@ -60,7 +60,7 @@ class Commands:
             raise TrainingError(f"`sod {command} {recipe}` failed with status {status}:\n" + "\n".join(lines))
 
     def _show(self, name: str, line: str) -> None:
-        """A line under the command's name; a legend once, for all commands."""
+        """Show a line with the command's name before it. Show a legend only once for all commands, without a name."""
         if not line.startswith(LEGEND):
             say(f"{name} | {line}")
         elif line not in self._explained:

@@ -1,4 +1,4 @@
-"""What a comparison compares, and what came of it: methods, evaluations, a row for each, tables. No torch."""
+"""Methods, evaluations and result tables of a comparison. No torch."""
 
 import json
 import math
@@ -22,7 +22,7 @@ from sod.runs.directory import Run
 
 @dataclass(frozen=True)
 class Method:
-    """An algorithm and what it does differently from the shared recipe: "sod", "sod algorithm.epsilon=0.1"."""
+    """An algorithm and its changes to the shared recipe: "sod", "sod algorithm.epsilon=0.1"."""
 
     name: str
     algorithm: str = field(compare=False)
@@ -30,13 +30,13 @@ class Method:
 
     @classmethod
     def parse(cls, name: str) -> "Method":
-        """Raises OptionError where a part after the first is no key=value."""
+        """Return the method of this name. Raise OptionError if a part after the first is not option=value."""
         algorithm, *parts = name.split()
         options: dict[str, Any] = {}
         for part in parts:
             key, equals, value = part.partition("=")
             if not equals or not key or not value:
-                raise OptionError(f"method {name!r}: {part!r} is not of the form option=value.")
+                raise OptionError(f"method {name!r}: {part!r} is not of the form option=value, such as learn.lr=1e-5.")
             *sections, last = key.split(".")
             inner = options
             for section in sections:
@@ -46,11 +46,11 @@ class Method:
 
     @property
     def slug(self) -> str:
-        """A name for a folder."""
+        """Return the name of the method's folder."""
         return re.sub(r"[^\w.=-]+", "-", self.name.removesuffix(".py")).strip("-.")
 
     def sets(self, key: str) -> bool:
-        """Whether it gives this option itself."""
+        """Return whether the method sets this option."""
         inner: Any = self.options
         for part in key.split("."):
             if not isinstance(inner, dict) or part not in inner:
@@ -60,7 +60,7 @@ class Method:
 
 
 def _value(text: str) -> Any:
-    """As in a recipe, if it can be read so; otherwise the text itself."""
+    """Return the text as a TOML value. Return the text itself if it is not one."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -72,16 +72,16 @@ def _value(text: str) -> Any:
 
 @dataclass(frozen=True)
 class Measured(Evaluated):
-    """One evaluation, and the training that led to it."""
+    """One evaluation and its training run."""
 
     seconds: float = math.nan
-    """That training took, all updates together; not a number where nothing was trained."""
+    """Duration of all updates of the training run; NaN if nothing was trained."""
     updates: int = 0
     lr: float = math.nan
 
 
 def read_measured(folder: Path, training: Path | None = None) -> Measured:
-    """A finished evaluation. Raises DataError, saying what is missing, where it is none."""
+    """Return a finished evaluation. Raise DataError if the evaluation or its training run cannot be read."""
     measured = Measured(**vars(read_evaluation(folder)))
     if training is None:
         return measured
@@ -90,23 +90,24 @@ def read_measured(folder: Path, training: Path | None = None) -> Measured:
         lr = json.loads((training / "options.json").read_text(encoding="utf-8"))["learn"]["lr"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(
-            f"{training} holds no training run that can be read ({type(error).__name__}: {error})."
+            f"{training} holds no readable training run ({type(error).__name__}: {error}). Train it again."
         ) from error
     seconds = sum(row.get("seconds/update", math.nan) for row in history)
     return replace(measured, seconds=seconds, updates=len(history), lr=lr)
 
 
 def check_same_problems(evaluations: Sequence[Measured]) -> None:
-    """Raises DataError unless all measured the same problems; nothing is averaged over different ones."""
+    """Raise DataError unless all evaluations used the same problems."""
     for other in evaluations[1:]:
         if other.data != evaluations[0].data or other.verdicts.keys() != evaluations[0].verdicts.keys():
             raise DataError(
-                f"{other.folder} was measured on other problems than {evaluations[0].folder}; remove one of them."
+                f"{other.folder} was evaluated on other problems than {evaluations[0].folder}, so they cannot be compared. "
+                "Remove one of the two."
             )
 
 
 def _solved(evaluations: Sequence[Measured]) -> Solved:
-    """One row per evaluation, problems in the order of their names."""
+    """Return the verdicts, one row per sample, the problems sorted by name."""
     problems = sorted(evaluations[0].verdicts)
     solved = [evaluation.solved(problems) for evaluation in evaluations]
     return Solved(np.concatenate([s.right_SP for s in solved]), np.concatenate([s.tried_SP for s in solved]))
@@ -129,22 +130,22 @@ MEANS = {
 
 @dataclass(frozen=True)
 class Row:
-    """A method over its seeds; or the student as it was, or the teacher."""
+    """The results of a method over its seeds, of the untrained student, or of the teacher."""
 
     method: str
     seeds: int
-    """0 where nothing was trained."""
+    """Number of training seeds; 0 if nothing was trained."""
     lr: float
     samples: int
     avg: Interval
     against: Interval | None
-    """Difference from the baseline, over the seeds that both have; None for the baseline itself."""
+    """Difference from the baseline, over the seeds that both have. None for the baseline and for untrained models."""
     means: dict[str, float]
-    """Of pass@n and the quantities in `MEANS`, over seeds."""
+    """Means over seeds of pass@n and the quantities in `MEANS`."""
     chain: float
-    """Tool errors of a trajectory that has any."""
+    """Mean number of tool errors in trajectories with at least one."""
     seconds: float
-    """Of one update, over all seeds."""
+    """Mean duration of one update over all seeds."""
 
     @property
     def verdict(self) -> str:
@@ -157,7 +158,7 @@ class Row:
 
 
 def rows(runs: Mapping[Method, Mapping[int, Measured]], known: Mapping[str, Measured], baseline: Method) -> list[Row]:
-    """Known models first, then the methods in their order."""
+    """Return one row per model: known models first, then the methods in their order."""
     made = [_row(name, [measured], 0, None) for name, measured in known.items()]
     for method, seeds in runs.items():
         common = sorted(seeds.keys() & runs.get(baseline, {}).keys())
@@ -224,15 +225,15 @@ def _how(made: Sequence[Row]) -> Columns:
 
 
 def show(made: Sequence[Row]) -> None:
-    """Two tables: how well, and how."""
+    """Print two tables: the scores, and the behaviour of the models."""
     show_sheets([Sheet.of(_how_well(made)), Sheet.of(_how(made))])
 
 
 def to_markdown(made: Sequence[Row]) -> str:
-    """The same two tables."""
+    """Return the tables of `show` as Markdown."""
     return "\n\n".join(Sheet.of(columns).markdown() for columns in (_how_well(made), _how(made)))
 
 
 def _number(value: float, form: str) -> str:
-    """Nothing for what is not a number."""
+    """Return the formatted number, or "" for NaN."""
     return "" if math.isnan(value) else form.format(value)

@@ -1,1 +1,1 @@
-"""The terminal: progress bars, lines, widths, control characters, and a screen that goes away."""
+"""Write to the terminal: progress bars, lines, safe text, and output that may become unwritable."""

@@ -19,7 +19,7 @@ from sod.distributed import place
 
 
 class _Literal(Console):
-    """A console that shows strings as they are: no markup, no emoji codes, no control characters."""
+    """A console that shows strings literally: no markup, no emoji codes, no control characters."""
 
     def __init__(self, **options: Any):
         super().__init__(highlight=False, markup=False, emoji=False, **options)
@@ -29,18 +29,17 @@ class _Literal(Console):
 
 
 console = _Literal(quiet=place()[0] > 0)
-"""Of several processes, only the first prints."""
-
+"""The console for all output. Only the first of several processes prints."""
 
 QUIET_SECONDS = 2.0
-
+"""Seconds of work before `slow_bar` shows a bar."""
 
 ROOM = "SOD_COLUMNS"
 """Environment variable by which `sod compare` limits the lines of its runs. COLUMNS may be set for other programs."""
 
 
 def width() -> int | None:
-    """Return the longest line in characters: of the terminal, or as a parent command set it. None means any length."""
+    """Return the longest line in characters: of the terminal, or set by a parent command. None: no limit."""
     if console.is_terminal:
         return console.width
     columns = os.environ.get(ROOM, "")
@@ -62,7 +61,7 @@ def fitted(parts: Sequence[tuple[int, str]], room: int | None) -> str:
 
 
 class Pace:
-    """Estimate the time left of a job from its recent speed: of its last quarter, and of at least two minutes."""
+    """An estimate of the time left of a job, from its speed in the last quarter, and in at least two minutes."""
 
     SECONDS, SHARE = 120.0, 0.25
     FEWEST = 5
@@ -92,7 +91,7 @@ class Pace:
         if done - first < 2:
             return None
         each, waiting = (end - start) / (done - first), now - end
-        if waiting > each:  # the part under way is slower than those before it
+        if waiting > each:  # the current part is slower than those before it
             each = (now - start) / (done - first + 1)
         return max(0.0, (self._total - done) * each - waiting)
 
@@ -121,13 +120,13 @@ class _Times(ProgressColumn):
 # Display
 
 LONGEST_NAME = 20
-"""Longest name of a bar, in characters. Of a longer name, such as a path, the end is shown."""
+"""Longest name of a bar, in characters. A longer name, such as a path, is shown from its end."""
 LEGEND = "legend: "
-"""Beginning of a line that explains others. `sod compare` shows it once, not once per run."""
+"""Start of a line that explains other lines. `sod compare` shows it once, not once per run."""
 
 
 class Display:
-    """Show a bar for the whole job, a bar for the current phase, and a line for each finished part.
+    """A bar for the whole job, a bar for the current phase, and a line for each finished part.
 
     Without a terminal there are no bars. Instead, a line reports progress after `EVERY_SECONDS` without output.
     """
@@ -163,7 +162,7 @@ class Display:
 
     @property
     def room(self) -> int | None:
-        """Longest line of `done`, in characters."""
+        """Return the longest line of `done`, in characters. None: no limit."""
         columns = width()
         return columns if columns is None or console.is_terminal else columns - len("  59m59s left")
 
@@ -187,7 +186,7 @@ class Display:
             self._say(f"  {self._name} {self._parts}/{self._of}  {_times(self._phase_pace)}")
 
     def done(self, line: str = "", *, due: bool = True) -> None:
-        """Count one finished part. A line that is not due is shown next to the bar; without a terminal it is printed rarely."""
+        """Count a finished part. A line that is not due is shown next to the bar; without a terminal it is printed rarely."""
         self._done += 1
         now = time.monotonic()
         self._pace.mark(self._done, now)
@@ -232,7 +231,7 @@ def slow_bar(title: str, name: str, parts: int) -> Iterator[Callable[[int], None
 
 
 def warn(text: str) -> None:
-    """Print a warning, from every process: only one of them may have the problem."""
+    """Print a warning in every process, because only one of them may have the problem."""
     rank, _ = place()
     if rank == 0:
         say(text)

@@ -13,7 +13,7 @@ from typing import TextIO
 
 
 class Screen(TextIOWrapper):
-    """Write text to a file descriptor. After the first failure, drop it."""
+    """A text stream to a file descriptor. After the first failure, further text is dropped."""
 
     reports = False
     """Whether a failure is reported immediately, because the command has other work to do."""
@@ -36,7 +36,7 @@ class Screen(TextIOWrapper):
         except OSError as error:
             self.failure = error
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())  # what is still in the buffer goes there, too
+            os.dup2(nowhere, self.fileno())  # the buffer is dropped, too
             os.close(nowhere)
             if self.reports:
                 with suppress(OSError):
@@ -44,7 +44,7 @@ class Screen(TextIOWrapper):
 
 
 def install() -> None:
-    """Replace stdout and stderr by screens."""
+    """Replace stdout and stderr by `Screen` streams."""
     sys.stdout, sys.stderr = _over(sys.stdout, 1), _over(sys.stderr, 2)
 
 
@@ -63,7 +63,7 @@ def report_failures() -> None:
 
 
 def lost() -> str:
-    """Return why the output of a command that only prints was lost. Return "" if it was not, or if the reader closed the pipe."""
+    """Return why a printing command's output was lost, or "" if it was not lost or the reader closed the pipe."""
     sys.stdout.flush()
     screen = sys.stdout
     if not isinstance(screen, Screen) or screen.failure is None or screen.reports:

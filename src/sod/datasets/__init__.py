@@ -1,4 +1,4 @@
-"""Problems by name: the published benchmarks, pinned and checked, and files of the user's."""
+"""Open problem sets by name: published benchmarks, pinned and checked, and the user's own files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,48 +20,53 @@ from sod.types import Problem
 
 @dataclass(frozen=True)
 class ProblemSet:
-    """Problems to measure with, and what must be known about them."""
+    """Problems for an evaluation, with their origin."""
 
     name: str
-    """"aime2024", or the stem of a file of the user's."""
+    """The name of a benchmark, such as "aime2024", or the stem of the user's file."""
     problems: list[Problem]
     path: Path
-    """The file that was read."""
+    """The file with the problems."""
     sha256: str
-    """Its fingerprint."""
+    """SHA-256 of the file."""
     source: dict[str, Any]
-    """Where it is from, as NAME.source.json tells; {} for a user's file."""
+    """The content of NAME.source.json; {} for the user's own file."""
     notes: tuple[str, ...]
-    """What must be said beside any number."""
+    """Notes to print beside every result."""
     private: bool
-    """Whether its authors ask not to publish examples."""
+    """Whether its authors ask users not to publish examples."""
     votes: bool
-    """Whether maj@n makes sense: programs have no votes."""
+    """Whether maj@n is defined. Programs have no votes."""
 
 
 def check_name(name: str) -> None:
-    """Raises DataError for what is neither a benchmark nor a file that is there."""
+    """Raise DataError for a name that is neither a benchmark nor an existing file."""
     published = SETS.get(name)
     if (published is not None and published.role == "benchmark") or Path(name).is_file():
         return
     if Path(name).suffix in (".jsonl", ".parquet"):
         raise DataError(f"{name} does not exist; {to_fetch(Path(name)) or 'give a .jsonl or .parquet file'}.")
     near = get_close_matches(name, BENCHMARKS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"the benchmarks are {', '.join(BENCHMARKS)}."
+    hint = f"did you mean {near[0]}?" if near else f"give a file, or one of {', '.join(BENCHMARKS)}."
     raise DataError(f"{name} is neither a benchmark nor a file; {hint}")
 
 
 def to_fetch(path: Path) -> str:
-    """How to get a file that has the name of a known set; empty for any other."""
-    return f"`sod data fetch {path.stem} --out {path.parent}` fetches it" if path.stem in SETS else ""
+    """Return a hint how to download a file with the name of a known set; empty for other names."""
+    return f"`sod data fetch {path.stem} --out {path.parent}` downloads it" if path.stem in SETS else ""
 
 
 def open_set(name: str, *, data_dir: Path, prompts: Literal["clean", "paper"], limit: int | None = None) -> ProblemSet:
-    """A benchmark by name, from `data_dir` or fetched there, worded; or any file of problems, asked as it stands.
+    """Open a benchmark by name, or a file of problems.
 
-    `limit`: the number of problems to take from the start. A benchmark is read whole all the same, to prove that it is that
-    benchmark; in a file of the user's, later rows are neither read nor checked. Raises DataError for what is neither, for a
-    benchmark's file that is not that benchmark, and if it cannot be fetched.
+    A benchmark is read from `data_dir`, or downloaded there, and its problems get the wording `prompts`. Prompts of a file are
+    used unchanged.
+
+    `limit`: number of problems to take from the start. Default: all. A benchmark is always read whole, to check its identity.
+    Later rows of a file are neither read nor checked.
+
+    Raises DataError if the name is neither a benchmark nor a file, if a file is not the benchmark of its name, or if a download
+    fails.
     """
     check_name(name)
     published = SETS.get(name)
@@ -96,14 +101,14 @@ def _benchmark(published: Published, data_dir: Path, prompts: Literal["clean", "
     source = read_source(path)
     problems = load_problems(path)
     if len(problems) < len(rows):
-        raise DataError(f"{path} is not {published.name}: it has problems more than once.")
+        raise DataError(f"{path} is not {published.name}: it repeats problems. Move it away; {to_fetch(path)}.")
     return ProblemSet(
         name=published.name,
         problems=[_worded(problem, row, prompts) for problem, row in zip(problems, rows, strict=True)],
         path=path,
         sha256=fingerprint(path),
         source=source,
-        notes=tuple(source.get("notes") or (*notes_of(rows, published), "where this copy is from is not known")),
+        notes=tuple(source.get("notes") or (*notes_of(rows, published), "the origin of this copy is unknown")),
         private=published.private,
         votes=_have_votes(problems),
     )

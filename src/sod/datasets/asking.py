@@ -1,8 +1,8 @@
-r"""What prompts ask for, against what the judges read: `\boxed{}`, or a block of code.
+r"""Check that prompts ask for the answer in the form that judges read: `\boxed{}`, or a block of code.
 
-A prompt that asks for nothing of this kind makes a right solution count as wrong, without an error. All messages of the
-prompt count, and the chat template's own text. A prompt without a word (`gcd(84,36)?`) is a formula for a model that was
-trained on such: it is not expected to ask.
+If a prompt asks for neither, right solutions count as wrong, without an error. All messages of the prompt count, and the chat
+template's own text. A prompt without words (`gcd(84,36)?`) is a formula for a model trained on such prompts. It does not have to
+ask.
 """
 
 import re
@@ -17,9 +17,9 @@ from sod.rewards import NO_CODE
 from sod.types import Problem, Trajectory
 
 SHARE = 0.1
-"""Share of prompts that do not ask from which this is said."""
+"""Smallest share of prompts that do not ask, for a warning."""
 SILENCE = 0.9
-"""Share of samples without an answer from which the causes are said."""
+"""Smallest share of samples without an answer, for a note with the causes."""
 _WORD = re.compile(r"[^\W\d_]{4,}")
 _BOX = re.compile(r"box", re.IGNORECASE)
 _ASKS = {"math": _BOX, "choice": _BOX, "code": re.compile(r"```|code block|fence|markdown", re.IGNORECASE)}
@@ -32,8 +32,10 @@ _CAUSES = {
 
 
 def load_asked(path: Path, limit: int | None = None) -> tuple[list[Problem], tuple[str, ...]]:
-    """Problems of a file, asked as they stand there, but for known wordings that ask for an answer where no judge looks.
-    -> the problems, and what must be said of them"""
+    """Return the problems of a file, and notes to print about them.
+
+    Prompts are unchanged, except known wordings that ask for the answer in a form that no judge reads.
+    """
     file = ProblemFile(path, limit)
     problems, changed = reworded(list(file))
     notes: list[str] = []
@@ -46,13 +48,13 @@ def load_asked(path: Path, limit: int | None = None) -> tuple[list[Problem], tup
         )
     if changed:
         notes.append(
-            rf"{changed} prompts ask for a line `Answer: ...`, which no judge reads: \boxed{{}} is asked for instead"
+            rf"{changed} prompts ask for a line `Answer: ...`, but judges read only \boxed{{}}: their wording is replaced"
         )
     return problems, tuple(notes)
 
 
 def reworded(problems: Sequence[Problem]) -> tuple[list[Problem], int]:
-    """Problems with such wordings replaced, as `sod data convert` does, and how many had one."""
+    """Return problems with these known wordings replaced, as `sod data convert` does, and the number of changed problems."""
     new = [_reworded(problem) for problem in problems]
     return new, sum(one is not other for one, other in zip(new, problems, strict=True))
 
@@ -66,31 +68,34 @@ def _reworded(problem: Problem) -> Problem:
 
 
 def asks(problem: Problem) -> bool:
-    """Whether a prompt asks for what its judge reads, or is a formula."""
+    """Return whether a prompt asks for the form that its judge reads, or is a formula."""
     texts = [message["content"] for message in problem.messages]
     wanted = _ASKS.get(problem.kind)
     return wanted is None or any(map(wanted.search, texts)) or not any(map(_WORD.search, texts))
 
 
 def unasked(problems: Sequence[Problem], template: str = "") -> list[str]:
-    """What to say of prompts that do not ask for what their judge reads. `template`: what the chat template adds to all."""
+    """Return warnings about prompts that do not ask for the form that their judge reads.
+
+    `template`: the text that the chat template adds to every prompt.
+    """
     quiet = Counter(problem.kind for problem in problems if not asks(problem))
     quiet = Counter({kind: count for kind, count in quiet.items() if not _ASKS[kind].search(template)})
     return unasked_lines(Counter(problem.kind for problem in problems), quiet)
 
 
 def unasked_lines(kinds: Counter[str], quiet: Counter[str]) -> list[str]:
-    """The same from counts: problems of each kind, and those of them that do not ask."""
+    """Return the same warnings from counts by kind: all problems, and those that do not ask."""
     return [
-        f"{count} of {kinds[kind]} prompts of kind {kind} do not ask for {_PLACE[kind]}, and the judge reads the answer nowhere "
-        "else. `sod data convert FILE` adds the wording; a model that was trained to answer there needs none."
+        f"{count} of {kinds[kind]} prompts of kind {kind} do not ask for {_PLACE[kind]}, but the judge reads the answer only "
+        "there. Add the wording with `sod data convert FILE`, unless the model is trained to answer in this form."
         for kind, count in quiet.items()
         if count and count >= SHARE * kinds[kind]
     ]
 
 
 def silence(trajectories: Sequence[Trajectory], *, votes: bool) -> Counter[str]:
-    """Of attempts without an answer, how many have which cause. `votes`: whether answers are not programs, as in `measures`."""
+    """Count attempts without an answer by cause. `votes`: whether answers have votes; programs have none."""
     silent = [each for each in trajectories if (each.judged.answer is None if votes else each.judged.reason == NO_CODE)]
     return Counter(_cause(each) for each in silent)
 
@@ -100,14 +105,14 @@ def _cause(trajectory: Trajectory) -> str:
         return _CAUSES[trajectory.stop]
     if trajectory.judged.reason in ("no answer", NO_CODE):
         return f"end without {_PLACE[trajectory.problem.kind]} in the last turn"
-    return f"hold no answer that can be read ({trajectory.judged.reason})"
+    return f"have an answer that cannot be parsed ({trajectory.judged.reason})"
 
 
 def why_silent(causes: Counter[str], samples: int, problems: Sequence[Problem]) -> list[str]:
-    """What to say of an evaluation in which hardly a sample has an answer; nothing for any other."""
+    """Return a note on an evaluation in which almost no sample has an answer; [] for any other."""
     if not samples or causes.total() < SILENCE * samples:
         return []
     parts = ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
     quiet = sum(not asks(problem) for problem in problems)
     asking = "All prompts ask for it." if not quiet else f"{quiet} of {len(problems)} prompts do not ask for it."
-    return [f"{causes.total()} of {samples} samples give no answer: {parts}. {asking}"]
+    return [f"{causes.total()} of {samples} samples have no answer: {parts}. {asking}"]

@@ -1,4 +1,4 @@
-"""A file of problems or demonstrations, row by row: what is wrong with each."""
+"""Find the faults of each row in a file of problems or demonstrations."""
 
 import hashlib
 import json
@@ -19,18 +19,18 @@ from sod.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A row, or what stands in its place."""
+    """A row, or a line that is not a row."""
 
     number: int
-    """From 1; of a .jsonl file, the line."""
+    """The number of the row, from 1; the line in a .jsonl file."""
     content: Any
-    """The row; the text of a line that is none."""
+    """The row, or the text of a line that is not a row."""
     why: str
-    """What is wrong with it; empty if nothing is known to be."""
+    """The fault; empty if no fault is known."""
 
 
 class Inspector:
-    """Judges the rows of one file, in their order: it remembers those before."""
+    """Check the rows of one file, in their order. A row is also compared with the rows before it."""
 
     def __init__(self) -> None:
         self._seen: dict[bytes, int] = {}
@@ -39,19 +39,19 @@ class Inspector:
         self._sort = ""
         self.kinds: Counter[str] = Counter()
         self.quiet: Counter[str] = Counter()
-        """By kind, how many problems there are, and how many do not ask for what their judge reads."""
+        """By kind, the number of problems that do not ask for the form that their judge reads. `kinds` counts all problems."""
         self.tool_use = ToolUse()
-        """Of demonstrations."""
+        """Tool use in the demonstrations."""
         self.same_ids = 0
-        """Rows whose id is another's; they are used under a number of their own."""
+        """Number of rows with the id of another row. They are used with a numbered id."""
 
     def fault(self, row: Row, number: int) -> str:
-        """What is wrong with a row; empty if nothing is."""
+        """Return the fault of a row; empty if it has none."""
         try:
             check_characters(row)
             sort = "demonstration" if "messages" in row else "problem"
             if self._sort not in ("", sort):
-                return f"it is a {sort} among {self._sort}s; a file has one or the other."
+                return f"it is a {sort} among {self._sort}s. Put them into separate files."
             if sort == "demonstration":
                 demonstration = as_demonstration(row, number)
                 self._sort = sort
@@ -69,7 +69,7 @@ class Inspector:
         gold = _digest(problem.answer)
         first, answer = self._answers.setdefault(_digest(f"{problem.kind} {asked}"), (number, gold))
         if answer != gold:
-            return f"it asks what row {first} asks, and has another answer."
+            return f"it has the same question as row {first}, but another answer."
         self.same_ids += "id" in row and problem.id in self._ids
         self._ids.add(problem.id)
         return ""
@@ -80,14 +80,14 @@ class Inspector:
 
 
 def _digest(text: str) -> bytes:
-    """What is remembered of a text: a file may have millions."""
+    """Return a digest to store in place of a text. A file may have millions of texts."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def unchecked_rows(path: Path) -> Iterator[Checked]:
-    """The rows of a .jsonl or .parquet file; of a .jsonl file, what is wrong with lines that are none.
+    """Yield the rows of a .jsonl or .parquet file. In a .jsonl file, lines that are not rows have their fault in `why`.
 
-    Raises DataError for a file that has none, or is no such file.
+    Raises DataError for an empty file and for any other type of file.
     """
     check_file(path)
     if path.suffix == ".parquet":
@@ -99,7 +99,7 @@ def unchecked_rows(path: Path) -> Iterator[Checked]:
             empty = False
             yield _read(line, number)
     if empty:
-        raise DataError(f"{path} is empty: it has no row.")
+        raise DataError(f"{path} is empty: it has no rows.")
 
 
 def _read(line: bytes, number: int) -> Checked:
@@ -108,11 +108,11 @@ def _read(line: bytes, number: int) -> Checked:
 
 
 def _parsed(line: bytes) -> Row | str:
-    """A line's row, or why it has none."""
+    """Return the row of a line, or the fault of a line that is not a row."""
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         return f"it is not UTF-8 text: {error.reason} at byte {error.start}."
     except (ValueError, RecursionError) as error:
         return f"it is not JSON: {error}."
-    return row if isinstance(row, dict) else f"it is no object with named fields, but {type(row).__name__}."
+    return row if isinstance(row, dict) else f"it is {type(row).__name__}, not an object with named fields."

@@ -1,9 +1,15 @@
-"""Multiple choice as it is published: what the options are, and which of them is right.
+"""Read published multiple choice: the options, and the right one.
 
-Options stand in one column (a list of texts, an object of texts by letter, lists of texts and labels, a list of objects with
-both) or in a column each; or the right answer and the wrong ones have columns of their own. The right option is named by its
-letter, label, text or number, or by several of these, which must agree. A number may count from 0, from 1, or be the text of
-an option: what it is in a column follows from all rows of the file together, and where it does not follow it is an error.
+The options have one of three layouts:
+
+- one column with all options: a list of texts, an object of texts by letter, lists of texts and labels, or a list of objects with
+  text and label
+- one column per option
+- one column for the right answer, and other columns for the wrong answers
+
+The right option is given by its letter, label, text or number, or by several of these, and they must agree. A number may count
+from 0, count from 1, or be the text of an option. All rows of the file together decide this for each column. If they do not
+decide it, it is an error.
 """
 
 import ast
@@ -25,18 +31,18 @@ LISTS = (
     *("options", "choices", "endings", "answer_choices", "answer_options"),
     *("extra_info.options", "extra_info.choices"),
 )
-"""Columns that hold all options."""
+"""Columns that contain all options."""
 _PREFIXES = ("option_", "option", "answer_", "answer", "choice_", "choice", "op", "sol", "ending")
 SEPARATE = (
     *(tuple(f"{prefix}{letter}" for letter in ascii_uppercase.casefold()) for prefix in _PREFIXES),
     *(tuple(f"{prefix}{number}" for number in range(start, MOST)) for prefix in _PREFIXES for start in (0, 1)),
     tuple(ascii_uppercase.casefold()),
 )
-"""Columns that hold an option each."""
+"""Columns that contain one option each."""
 WRONG = tuple(
     tuple(f"{name}{number}" for number in range(1, MOST)) for name in ("incorrect_answer_", "distractor", "distractor_")
 )
-"""Columns of wrong options, beside a column of the right one."""
+"""Columns of wrong options. Another column has the right one."""
 RIGHT = (
     *(
         "answer",
@@ -65,23 +71,23 @@ RIGHT = (
 _LABELLED = re.compile(r"\s*\(?(?:([A-Za-z])\s*[.):]|(\d{1,2})\s*[.):](?=\s))\s*(\S.*)", re.DOTALL)
 
 Cells = Mapping[str, Any]
-"""A row's cells by the normal names of their columns."""
+"""The cells of a row by normalised column name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A row's options, and what its columns say of the right one."""
+    """The options of a row, and the data in its columns about the right one."""
 
     options: tuple[str, ...]
     possible: frozenset[int]
-    """The options that can be right by all but numbers."""
+    """The options that can be right, from all columns without numbers."""
     numbers: Mapping[str, int]
-    """What columns with numbers say."""
+    """By column, the number of the right option."""
     columns: frozenset[str]
-    """The columns that all of this stands in."""
+    """The columns of this data."""
 
     def number(self, column: str, numbering: Numbering) -> int | None:
-        """The option that a number means; None where it can mean none."""
+        """Return the option for the number in a column; None if no option fits."""
         number = self.numbers[column]
         if numbering == "text":
             return next(iter(places)) if len(places := _places(str(number), self.options)) == 1 else None
@@ -89,26 +95,29 @@ class Choice:
         return place if place in self.possible else None
 
     def numberings(self, column: str) -> set[Numbering]:
+        """Return the numberings in which the number in a column fits a possible option."""
         return {each for each in _NUMBERINGS if self.number(column, each) in self.possible}
 
     def letter(self, numbering: "Numberings") -> str:
-        """The letter of the right option. Raises DataError where it is not known."""
+        """Return the letter of the right option. Raises DataError if the row does not determine it."""
         possible = set(self.possible)
         for column in self.numbers:
             if not numbering.of(column):
                 raise DataError(
-                    f"its column `{column}` counts options from 0 in some rows of the file, and from 1 in others."
+                    f"its column `{column}` counts options from 0 in some rows of the file, and from 1 in others. Write letters."
                 )
             found = {self.number(column, each) for each in numbering.of(column) & self.numberings(column)}
             if len(found) > 1:
                 raise DataError(
-                    f"its `{column}` is {self.numbers[column]}, which is one option counted from 0, another from 1 or by its "
-                    "text, and the file does not show which is meant. Write letters."
+                    f"its `{column}` is {self.numbers[column]}. The number is one option if counted from 0, and another if "
+                    "counted from 1 or taken as a text. The file does not show the right reading. Write letters."
                 )
             possible &= found
         if len(possible) != 1:
             what = "none" if not possible else "several"
-            raise DataError(f"what it says of the right answer fits {what} of its {len(self.options)} options.")
+            raise DataError(
+                f"its columns for the right answer fit {what} of its {len(self.options)} options. Write one letter."
+            )
         return ascii_uppercase[possible.pop()]
 
 
@@ -116,13 +125,13 @@ _NUMBERINGS: tuple[Numbering, ...] = ("from 0", "from 1", "text")
 
 
 class Numberings:
-    """How the columns of a file number options: read off all of its rows, once it is asked for."""
+    """Find how the columns of a file number options, from all of its rows. The rows are read at the first call of `of`."""
 
     def __init__(self, rows: Callable[[], Iterator[Cells]]):
         self._rows = rows
 
     def of(self, column: str) -> set[Numbering]:
-        """The numberings that fit every row, but for rows that fit none."""
+        """Return the numberings that fit every row of the file. Rows that fit no numbering are ignored."""
         return self._found.get(column, set(_NUMBERINGS))
 
     @cached_property
@@ -140,36 +149,38 @@ class Numberings:
 
 
 def read_choice(cells: Cells) -> Choice | None:
-    """The options in a row; None if it has none. Raises DataError where they cannot be read."""
+    """Return the options of a row; None if it has none. Raises DataError if they cannot be parsed."""
     if (found := _options(cells)) is None:
         return None
     labels, options, columns, possible = found
     if not 2 <= len(options) <= MOST or not all(options):
-        raise DataError(f"it has {len(options)} options, or empty ones; multiple choice has 2 to {MOST}.")
+        raise DataError(f"it has {len(options)} options, or empty ones; give 2 to {MOST} options with text.")
     numbers: dict[str, int] = {}
-    strange: list[str] = []  # a text that is no option: it says nothing, where another column does
-    told = [name for name in RIGHT if name in cells and name not in columns]
-    for name in told:
+    unmatched: list[str] = []  # columns with a text that is not an option; ignored if another column decides
+    named = [name for name in RIGHT if name in cells and name not in columns]
+    for name in named:
         value = as_value(cells[name])
         value = value[0] if isinstance(value, list) and len(value) == 1 else value
         if isinstance(value, list):
-            raise DataError(f"its `{name}` names {len(value)} right options; the judge of choices reads one letter.")
+            raise DataError(f"its `{name}` names {len(value)} right options, but the judge accepts one letter.")
         text = str(value).strip()
         if re.fullmatch(r"-?\d+", text) and text not in labels:
             numbers[name] = int(text)
         elif fits := _places(text, options) | _labelled(text, labels):
             possible &= fits
         else:
-            strange.append(name)
-    if not told and len(possible) > 1:
-        raise DataError(f"it has options, but none of the columns {', '.join(f'`{name}`' for name in RIGHT)}.")
-    if strange and not numbers and len(possible) == len(options):
-        raise DataError(f"its `{strange[0]}` is {cells[strange[0]]!r}, which is none of its {len(options)} options.")
-    return Choice(tuple(options), frozenset(possible), numbers, frozenset({*columns, *told} - {*strange}))
+            unmatched.append(name)
+    if not named and len(possible) > 1:
+        raise DataError(
+            f"it has options, but no right one. Give it in one of the columns {', '.join(f'`{name}`' for name in RIGHT)}."
+        )
+    if unmatched and not numbers and len(possible) == len(options):
+        raise DataError(f"its `{unmatched[0]}` is {cells[unmatched[0]]!r}, not one of its {len(options)} options.")
+    return Choice(tuple(options), frozenset(possible), numbers, frozenset({*columns, *named} - {*unmatched}))
 
 
 def listed(text: str, options: Sequence[str]) -> str:
-    """A problem's text with its options, each after its letter; as it is if it lists them so already."""
+    """Return the text of a problem with its options, each after its letter; unchanged if it lists them in this form."""
     lettered = list(zip(ascii_uppercase, options, strict=False))
     marks = [rf"\(?{letter}\s*[.):\]]\s*{re.escape(option)}" for letter, option in lettered]
     if all(re.search(mark, text) for mark in marks):
@@ -179,7 +190,7 @@ def listed(text: str, options: Sequence[str]) -> str:
 
 
 def _options(cells: Cells) -> tuple[list[str], list[str], tuple[str, ...], set[int]] | None:
-    """Labels, texts, the columns that they stand in, and the places where the right one can be."""
+    """Return the labels, the texts, their columns, and the positions that the right option can have; None without options."""
     for name in LISTS:
         if name in cells:
             labels, texts = _labels_and_texts(name, as_value(cells[name]))
@@ -189,7 +200,7 @@ def _options(cells: Cells) -> tuple[list[str], list[str], tuple[str, ...], set[i
         if len(there) < 2 or there != list(names[: len(there)]):
             continue
         letters = list(ascii_uppercase[: len(there)])
-        # Columns a, b and c may be anything, unless one of these letters is the answer.
+        # Columns named only a, b, c may be anything. They are options if one of these letters is the answer.
         if len(names[0]) > 1 or any(_labelled(str(cells[name]), letters) for name in RIGHT if name in cells):
             return letters, [_text(cells[name]) for name in there], tuple(there), set(range(len(there)))
     for names in WRONG:
@@ -202,7 +213,7 @@ def _options(cells: Cells) -> tuple[list[str], list[str], tuple[str, ...], set[i
 
 
 def _labels_and_texts(name: str, cell: Any) -> tuple[list[str], list[str]]:
-    """Of one column with all options. Labels are theirs, which may be numbers."""
+    """Return the labels and texts in one column with all options. Labels may be numbers."""
     match cell:
         case {"text": list(texts), "label": list(labels)} if len(texts) == len(labels):
             pass
@@ -220,27 +231,29 @@ def _labels_and_texts(name: str, cell: Any) -> tuple[list[str], list[str]]:
                 return [label.upper() for label in labels], [mark[3].strip() for mark in marks if mark]
             labels, texts = list(ascii_uppercase[: len(cell)]), cell
         case _:
-            raise DataError(f"its `{name}` are {type(cell).__name__} in a shape that is not known for options.")
+            raise DataError(
+                f"its `{name}` is {type(cell).__name__} in an unknown shape; give the options as a list of texts."
+            )
     labels = [str(label).strip().upper() for label in labels]
     if not _in_order(labels):
-        raise DataError(f"its options have the labels {', '.join(labels)}, which are not A, B, ... or 1, 2, ....")
+        raise DataError(f"its options have the labels {', '.join(labels)}; they must be A, B, ... or 1, 2, ....")
     return labels, [_text(text) for text in texts]
 
 
 def _in_order(labels: Sequence[str]) -> bool:
-    """Whether labels are A, B, ... or count from 0 or 1."""
+    """Return whether labels are A, B, ... or count from 0 or 1."""
     count = len(labels)
     orders = [list(ascii_uppercase[:count]), *([str(start + n) for n in range(count)] for start in (0, 1))]
     return [label.upper() for label in labels] in orders
 
 
 def _places(text: str, options: Sequence[str]) -> set[int]:
-    """The options with this text."""
+    """Return the positions of the options with a text."""
     return {place for place, option in enumerate(options) if _alike(option) == _alike(text)}
 
 
 def _labelled(text: str, labels: Sequence[str]) -> set[int]:
-    """The option with this label, or with the letter in this text."""
+    """Return the position of the option with a label, or with the letter in a text."""
     if text.upper() in labels:
         return {list(labels).index(text.upper())}
     letter = gold_letter(text, min(len(labels), MOST))
@@ -252,7 +265,7 @@ def _alike(text: str) -> str:
 
 
 def as_value(cell: Any) -> Any:
-    """A cell, or what it holds as the text of a list or an object, as .csv has it."""
+    """Return a cell; a list or an object if it is the text of one, as in .csv files."""
     if isinstance(cell, float) and cell.is_integer():
         return int(cell)
     if not isinstance(cell, str) or cell.strip()[:1] not in ("[", "{"):
@@ -271,5 +284,5 @@ def _text(cell: Any) -> str:
 
 
 def _draw(text: str) -> str:
-    """A number that looks like chance, the same on every machine."""
+    """Return a pseudo-random sort key that is the same on every machine."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,9 +1,9 @@
-"""Rows as they are published to rows of ours, whatever their columns are called.
+"""Convert published rows, with various column names, into rows in sod's columns.
 
-A row of ours has `id`, the problem, `answer` and `kind`, and what else is known of it: `answer_raw` (where the canonical
-answer is written otherwise), `starter` (the code that a function starts from), `solution`, `hint`, and the columns in
-`sod.datasets.rows.LABELS`. The problem is a column `problem` where it is bare, as in benchmarks, which are worded when they are
-asked, and `prompt` where it is what the student reads. Demonstrations have `messages` and `tools`.
+A row in sod's columns has `id`, the problem, `answer` and `kind`. It may have `answer_raw` (the published form, if it differs),
+`starter` (the code that a function starts from), `solution`, `hint`, and the columns in `sod.datasets.rows.LABELS`. The problem
+is in the column `problem` without wording (in benchmarks: they get it at evaluation), or in the column `prompt` as the student
+reads it. Demonstrations have `messages` and `tools`.
 """
 
 import json
@@ -52,15 +52,15 @@ NAMES = {
     "subject": ("subject", "subdomain"),
     "flag": ("flag",),
 }
-"""Columns of ours, and what they are called elsewhere, the likeliest name first; capitals and spaces do not matter."""
+"""By column of sod, its names in published files, the most likely first. Names are compared without case and spaces."""
 TESTS = ("tests", "test_cases", "input_output", "public_test_cases")
-"""Columns that make a problem one of code."""
+"""Columns with tests. Their presence makes the kind of a problem `code`."""
 VERL_EXTRA = ("index", "hint", "solution")
-"""What counts in verl's `extra_info`."""
+"""Fields of verl's `extra_info` that are used."""
 
 
 class Columns:
-    """A published row, asked for cells by our names."""
+    """Give access to the cells of a published row by sod's column names."""
 
     def __init__(self, row: Row) -> None:
         verl, extra = (_object(row.get(name)) for name in ("reward_model", "extra_info"))
@@ -77,24 +77,26 @@ class Columns:
             del cells["question"]
         self.cells: dict[str, Any] = cells
         self.used = {"reward_model", "extra_info", "style", "extra_info.split"}
-        """Columns that were read, or that hold nothing of a problem."""
+        """Columns that were read, or that contain no part of a problem."""
         self._found = sorted(row)
 
     def get(self, name: str) -> Any:
-        """The cell in one of our columns; None where there is nothing."""
+        """Return the cell of one of sod's columns; None if it is missing or empty."""
         return self.one_of(NAMES[name])
 
     def text(self, name: str) -> str:
+        """Return the cell as text; empty if it is missing."""
         cell = self.get(name)
         return cell.strip() if isinstance(cell, str) else "" if cell is None else _plain(cell)
 
     def one_of(self, names: tuple[str, ...]) -> Any:
-        """The cell in a column of one of these names; None where there is none."""
+        """Return the cell of the first existing column of these names; None if there is none."""
         found = next((name for name in names if name in self.cells), None)
         self.used.add(found or "")
         return self.cells.get(found or "")
 
     def need(self, name: str) -> Any:
+        """Return the cell of one of sod's columns. Raises DataError if it is missing."""
         cell = self.get(name)
         if cell is None:
             raise self.lacks(" or ".join(f"`{other}`" for other in NAMES[name]))
@@ -102,11 +104,13 @@ class Columns:
 
     @property
     def unused(self) -> set[str]:
-        """Columns that hold something that was not read."""
+        """Columns with content that was not read."""
         return self.cells.keys() - self.used
 
     def lacks(self, what: str) -> DataError:
-        return DataError(f"it has the columns {', '.join(self._found) or 'of an empty row'}, but needs {what}.")
+        """Return the error for a missing column."""
+        found = f"the columns {', '.join(self._found)}" if self._found else "no columns"
+        return DataError(f"it has {found}, but needs {what}.")
 
 
 def normal(name: str) -> str:
@@ -114,13 +118,13 @@ def normal(name: str) -> str:
 
 
 def holds_demonstration(row: Row) -> bool:
-    """Whether a published row has a conversation to imitate: one in which an assistant speaks."""
+    """Return whether a published row has a conversation with a message of an assistant."""
     messages = Columns(row).cells.get("messages")
     return isinstance(messages, list) and any(isinstance(m, dict) and m.get("role") == "assistant" for m in messages)
 
 
 def demonstration(row: Row) -> tuple[Row, set[str]]:
-    """A conversation, and the tools that it was held with. -> the row, and the columns that were not read"""
+    """Return a demonstration row with messages and tools, and the columns that were not read."""
     cells = Columns(row).cells
     if not cells.get("messages"):
         raise Columns(row).lacks("`messages`")
@@ -131,10 +135,9 @@ def demonstration(row: Row) -> tuple[Row, set[str]]:
 def problem(
     row: Row, number: int, *, kind: str = "", integers: bool = False, numberings: Numberings | None = None
 ) -> tuple[Row, set[str]]:
-    """A problem of ours out of any published row, bare: with a column `problem`, which may hold messages.
-    -> the row, and the columns that were not read
+    """Convert a published row into a problem row without wording. Return it and the columns that were not read.
 
-    `kind` is that of all rows, if they are of one; else each row's columns and answer tell.
+    The column `problem` may contain messages. `kind`: the kind of all rows. Default: each row's columns and answer decide.
     """
     columns = Columns(row)
     kind = kind or columns.text("kind")
@@ -148,7 +151,7 @@ def problem(
     choice = read_choice(columns.cells) if kind in ("", "choice", "math") else None
     if choice is not None:
         if kind == "math":
-            raise DataError("it is of kind 'math', and has options to choose from; leave `kind` or the options out.")
+            raise DataError("its `kind` is 'math', but it has options; remove `kind` or the options.")
         columns.used |= choice.columns
         kind, solution = "choice", columns.text("solution")
         answer = gold = choice.letter(numberings or Numberings(lambda: iter([columns.cells])))
@@ -177,12 +180,12 @@ def problem(
 
 
 def cells_of(row: Row) -> Mapping[str, Any]:
-    """A published row's cells by the normal names of their columns."""
+    """Return the cells of a published row by normalised column name."""
     return Columns(row).cells
 
 
 def _with_text(wanted: Any, text: str) -> Any:
-    """A problem, as text or messages, with another text at its end."""
+    """Return a problem, as text or messages, with another final text."""
     if isinstance(wanted, str):
         return text
     *before, last = wanted
@@ -194,7 +197,7 @@ def labels(columns: Columns) -> dict[str, str]:
 
 
 def question(row: Row, prompts: Prompts) -> Row:
-    """A row with a `problem` as one with a `prompt`: what the student reads. What is worded already stays as it is."""
+    """Replace the column `problem` by `prompt`, the text that the student reads. A problem with wording keeps it."""
     wanted, kind, gold, starter = row["problem"], row["kind"], row["answer"], row.get("starter", "")
     text = wanted if isinstance(wanted, str) else _last_message(wanted)
     prompt = _with_text(wanted, asked(text, kind, prompts, gold=gold, starter=starter))
@@ -205,7 +208,7 @@ def question(row: Row, prompts: Prompts) -> Row:
 
 
 def statement(row: Row) -> str:
-    """What is asked in a row of ours, of verl's or of demonstrations: the text of all that a user says."""
+    """Return the question in a row of sod, of verl or of demonstrations: the text of all user messages."""
     asked_for = row.get("messages") or next(
         (row[name] for name in ("prompt", "problem", "question") if row.get(name)), ""
     )
@@ -213,12 +216,14 @@ def statement(row: Row) -> str:
 
 
 def check_characters(row: Row) -> None:
-    """Raises DataError for half a character (a lone surrogate): JSON can hold one, but no tokenizer takes it."""
+    """Raise DataError for a lone surrogate (half a character). JSON can contain it, but no tokenizer accepts it."""
     try:
         json.dumps(row, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start]).strip("'")
-        raise DataError(f"it holds {half}, which is half a character: no tokenizer can read it.") from error
+        raise DataError(
+            f"it contains {half}, a lone surrogate (half a character), and no tokenizer accepts it; remove it."
+        ) from error
 
 
 def _user_texts(messages: Any) -> Iterator[str]:
@@ -228,15 +233,15 @@ def _user_texts(messages: Any) -> Iterator[str]:
 
 
 def _last_message(messages: Any) -> str:
-    """The text of the last of the messages that a problem consists of."""
+    """Return the text of the last message of a problem."""
     match messages:
         case [*_, {"role": "user", "content": str(text)}]:
             return text
-    raise DataError("its problem is neither text nor messages that end in a user's text.")
+    raise DataError("its problem is neither text nor a list of messages with a user's text at the end.")
 
 
 def _gold(columns: Columns, text: str, kind: str) -> tuple[str, str, str]:
-    """The kind of a problem, its gold, and its worked solution, which may be empty."""
+    """Return the kind of a problem, its gold, and its solution, empty if it has none."""
     solution = columns.text("solution")
     if (tests := columns.one_of(TESTS)) is not None and kind in ("", "code"):
         return "code", _plain(tests), solution
@@ -247,9 +252,7 @@ def _gold(columns: Columns, text: str, kind: str) -> tuple[str, str, str]:
     if isinstance(cell, list) and len(cell) == 1:
         (cell,) = cell
     if isinstance(cell, list | dict):
-        raise DataError(
-            f"its answer is a {type(cell).__name__} of {len(cell)}; a problem has one, as text or a number."
-        )
+        raise DataError(f"its answer is a {type(cell).__name__} of {len(cell)}; give one answer, as text or a number.")
     if cell is not None:
         gold = _plain(cell).strip()
         before, answer = worked(gold)
@@ -266,7 +269,7 @@ def _gold(columns: Columns, text: str, kind: str) -> tuple[str, str, str]:
 
 
 def _object(cell: Any) -> Mapping[str, Any]:
-    """An object, or the one that a text holds as JSON, as .csv has it; empty for anything else."""
+    """Return an object, also from its JSON text as in .csv files; empty for any other cell."""
     if isinstance(cell, str) and cell.lstrip().startswith("{"):
         with suppress(ValueError, RecursionError):
             cell = json.loads(cell)
@@ -274,7 +277,7 @@ def _object(cell: Any) -> Mapping[str, Any]:
 
 
 def _plain(cell: Any) -> str:
-    """A cell as text: JSON, which for a number is that number; a date, which JSON lacks, as it is written."""
+    """Return a cell as text: numbers, lists and objects as JSON, a date as it is written."""
     if isinstance(cell, str):
         return cell
     if isinstance(cell, float) and cell.is_integer():

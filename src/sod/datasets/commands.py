@@ -1,4 +1,4 @@
-"""`sod data ...`: what the user sees of data sets."""
+"""The commands `sod data ...`."""
 
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -36,15 +36,15 @@ from sod.errors import DataError, OptionError
 from sod.tools.python import NAME as TOOL
 
 EXAMPLES = 3
-"""Of bad rows, or of overlaps, that are shown."""
+"""Number of bad rows, or of overlaps, to print."""
 SHOWN = 160
-"""Characters of a text that is shown."""
+"""Characters of a text to print."""
 LICENSE = 13
-"""Characters of a line of a license, in the catalogue: the longest takes two lines, as a set does anyway."""
+"""Width of the license column in the catalogue. The longest license then takes two lines, like every set."""
 
 
 def list_sets(options: DataListOptions) -> None:
-    """A table on a terminal; elsewhere one line for each set, `-` where there is nothing."""
+    """Print a table on a terminal, and otherwise one line per set, with `-` for an empty cell."""
     here = {name for name in SETS if (options.data_dir / f"{name}.jsonl").exists()}
     if console.is_terminal:
         console.print(catalogue(here))
@@ -68,7 +68,10 @@ def convert(options: ConvertOptions) -> None:
 
 
 def check(options: CheckOptions) -> None:
-    """Raises DataError at the end if there are bad rows, and neither `good` nor `rejects` takes them apart."""
+    """Check files of problems or demonstrations, and write the valid and the invalid rows.
+
+    Raises DataError at the end if rows are invalid and the options have neither `good` nor `rejects`.
+    """
     _outputs(options.good, options.rejects)
     total = 0
     good: list[Row] = []
@@ -87,7 +90,10 @@ def check(options: CheckOptions) -> None:
         written[options.rejects] = rejects
     _write(written)
     if rejects and options.good is None and options.rejects is None:
-        raise DataError(f"{len(rejects)} of {total} rows are bad. --good FILE takes the others, --rejects FILE these.")
+        raise DataError(
+            f"{len(rejects)} of {total} rows are invalid. Use --good FILE to save the valid rows, and --rejects FILE to save the "
+            "invalid ones."
+        )
 
 
 def describe(options: DescribeOptions) -> None:
@@ -106,17 +112,17 @@ def describe(options: DescribeOptions) -> None:
 def decontaminate(options: DecontaminateOptions) -> None:
     _outputs(options.out, options.report)
     rows = read_rows(options.file)
-    mute = sum(not statement(row).strip() for row in rows)
-    if mute == len(rows):
-        raise DataError(f"{options.file} has no text to compare; `sod data convert` knows more columns.")
+    textless = sum(not statement(row).strip() for row in rows)
+    if textless == len(rows):
+        raise DataError(f"{options.file} has no text to compare. `sod data convert` reads more columns.")
     benchmarks = guarded(options.against, options.data_dir, options.words)
     with Display("decontaminate", total=1) as display, display.phase("rows", len(rows)):
         found = findings(rows, benchmarks, options.share, display.advance)
-    _say_overlaps(found, benchmarks, rows)
+    _print_overlaps(found, benchmarks, rows)
     dirty = {finding.row for finding in found}
     say(f"{len(dirty)} of {len(rows)} rows share {options.share:.0%} or more of a problem's {options.words}-grams")
-    if mute:
-        say(f"{mute} row{' has' if mute == 1 else 's have'} no text to compare, and nothing is found there")
+    if textless:
+        say(f"{textless} row{' has' if textless == 1 else 's have'} no text to compare; their overlaps are unknown")
     written: dict[Path, list[Row]] = {}
     if options.report is not None:
         written[options.report] = [finding.as_row() for finding in found]
@@ -128,19 +134,21 @@ def decontaminate(options: DecontaminateOptions) -> None:
 def split(options: SplitOptions) -> None:
     rows = read_rows(options.file)
     if options.validation >= 1 and not options.validation.is_integer():
-        raise OptionError(f"validation = {options.validation:g} is neither a share below 1 nor a whole number of rows.")
+        raise OptionError(
+            f"validation = {options.validation:g} is not a whole number of rows. Give a share below 1, or a whole number."
+        )
     count = max(1, round(options.validation * len(rows) if options.validation < 1 else options.validation))
     if count >= len(rows):
         raise OptionError(
-            f"validation = {options.validation:g} takes {count} of the {len(rows)} rows of {options.file}, and leaves none to "
-            "train on."
+            f"validation = {options.validation:g} takes {count} of the {len(rows)} rows of {options.file}, so no row is left for "
+            "training. Give a smaller number."
         )
     folder = options.out or options.file.parent
     train, validation = split_rows(rows, count, options.seed)
     if not validation:
         raise DataError(
-            f"Equal problems stay on one side, and each of {options.file} is there more than {count} times: ask for more rows "
-            "with --validation."
+            f"{options.file} cannot be split with {count} rows for validation: every problem occurs more than {count} times, and "
+            "equal problems stay on one side. Give a larger --validation."
         )
     parts = {"train": train, "validation": validation}
     _write({folder / f"{options.file.stem}-{part}.jsonl": rows for part, rows in parts.items()})
@@ -150,21 +158,21 @@ def mix(options: MixOptions) -> None:
     _jsonl(options.out)
     if options.weights and len(options.weights) != len(options.files):
         raise OptionError(
-            f"There are {len(options.weights)} weights for {len(options.files)} files; give one for each."
+            f"There are {len(options.weights)} weights for {len(options.files)} files; give one weight per file."
         )
     if not isfinite(sum(options.weights)):
-        raise OptionError("The weights, or their sum, are beyond what can be computed with.")
+        raise OptionError("The sum of the weights is not finite; give smaller numbers.")
     if len({path.resolve() for path in options.files}) < len(options.files):
-        raise OptionError("A file is given twice, and a mixture repeats no row; give it once, with a larger weight.")
+        raise OptionError("A file is given twice, but a mixture repeats no row. Give it once, with a larger weight.")
     files = [[{**row, "source": row.get("source") or path.stem} for row in read_rows(path)] for path in options.files]
     if len({"messages" in row for rows in files for row in rows}) > 1:
-        raise DataError("Some rows are demonstrations and others are problems: a mixture has one or the other.")
+        raise DataError("Some rows are demonstrations and others are problems. Mix files of one type only.")
     sizes = [len(rows) for rows in files]
     counts = shares(sizes, options.weights or sizes, options.rows)
     for path, size, count in zip(options.files, sizes, counts, strict=True):
         say(f"{path}: {count} of {size} rows")
     if options.rows is not None and sum(counts) < options.rows:
-        say(f"{options.rows} rows were asked for; a file is exhausted at {sum(counts)}.")
+        say(f"only {sum(counts)} of {options.rows} rows: a file has no more rows for its weight")
     _write({options.out: mix_rows(files, counts, options.seed)})
 
 
@@ -175,41 +183,46 @@ def _published(name: str) -> Published:
     if name not in SETS:
         near = get_close_matches(name, SETS, n=1, cutoff=0.5)
         raise OptionError(
-            f"There is no set {name!r}; "
-            + (f"did you mean {near[0]}?" if near else "`sod data list` shows those there are.")
+            f"{name!r} is not a known set; "
+            + (f"did you mean {near[0]}?" if near else "`sod data list` shows all sets.")
         )
     return SETS[name]
 
 
 def _jsonl(path: Path) -> Path:
     if path.suffix != ".jsonl":
-        raise OptionError(f"{path} has the ending {path.suffix!r}; files are written as .jsonl.")
+        raise OptionError(
+            f"{path} has the ending {path.suffix!r}, but the output is JSON lines; give a name with .jsonl."
+        )
     return path
 
 
 def _outputs(*paths: Path | None) -> None:
-    """Raises OptionError for files that cannot be written, or are the same."""
+    """Raise OptionError for output files with a wrong ending, and for equal ones."""
     places = [_jsonl(path).resolve() for path in paths if path is not None]
     if len(set(places)) < len(places):
-        raise OptionError(f"Two different things are to be written to {places[0]}; give each a file of its own.")
+        raise OptionError(f"{places[0]} is given for two outputs; give each output its own file.")
 
 
 def _write(files: Mapping[Path, Sequence[Row]], *, may_be_empty: Path | None = None) -> None:
-    """All of the files, or none."""
+    """Write all of the files, or none."""
     for path, rows in files.items():
         if not rows and path != may_be_empty:
-            raise DataError(f"No row is left for {path}; nothing was written.")
+            raise DataError(f"No row is left for {path}. Nothing was written.")
     new = write_all({path: lines(rows) for path, rows in files.items()})
     for path, rows in files.items():
-        say(f"{path}: {len(rows)} rows" + ("" if path in new else ", as it was"))
+        say(f"{path}: {len(rows)} rows" + ("" if path in new else ", unchanged"))
 
 
 def catalogue(here: Container[str]) -> Table:
-    """Fits 80 columns: of each set name, rows, what it is, license; below them, whether it is here, and where it is from."""
+    """Return a table of all sets, at most 80 columns wide.
+
+    Each set has two lines: name, rows, description and license; then whether it is in the data directory, and its repository.
+    """
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("name", no_wrap=True)
     table.add_column("rows", justify="right", no_wrap=True)
-    table.add_column("what it is, where it is from", overflow="fold")
+    table.add_column("description, repository", overflow="fold")
     table.add_column("license", min_width=LICENSE, max_width=LICENSE)
     for role in ("benchmark", "training"):
         for published in SETS.values():
@@ -222,7 +235,7 @@ def catalogue(here: Container[str]) -> Table:
 
 
 def _cells(published: Published, here: Container[str]) -> list[str]:
-    """All that is said of a set, for one line."""
+    """Return the cells of a set for output in one line."""
     place = f"{published.repo}@{published.revision[:8]}"
     cells = (published.name, _rows(published), _here(published, here), place, _license(published), published.what)
     return [cell or "-" for cell in cells]
@@ -241,7 +254,7 @@ def _license(published: Published) -> str:
 
 
 def _checked(path: Path) -> Iterator[Checked]:
-    """The rows of a file, with what is wrong with them; at the end that is said."""
+    """Yield the rows of a file with their faults, and print a summary at the end."""
     inspector = Inspector()
     total, bad = 0, list[Checked]()
     for row in unchecked_rows(path):
@@ -249,20 +262,20 @@ def _checked(path: Path) -> Iterator[Checked]:
         row = replace(row, why=row.why or inspector.fault(row.content, row.number))
         bad += [row] if row.why else []
         yield row
-    say(f"{path}: {total} rows, {len(bad)} bad")
+    say(f"{path}: {total} rows, {len(bad)} invalid")
     for row in bad[:EXAMPLES]:
         say(f"  row {row.number}: {one_line(row.why)}")
     if len(bad) > EXAMPLES:
         say(f"  ... and {len(bad) - EXAMPLES} more")
     for line in unasked_lines(inspector.kinds, inspector.quiet):
-        say(f"  careful: {line}")
+        say(f"  warning: {line}")
     for warning in inspector.tool_use.warnings([TOOL]):
         say(f"  {warning}")
     if inspector.same_ids:
-        say(f"  {inspector.same_ids} rows have another's id; they are read as ID#2, ID#3, ...")
+        say(f"  {inspector.same_ids} rows have the id of another row; their ids become ID#2, ID#3, ...")
 
 
-def _say_overlaps(found: Sequence[Finding], benchmarks: Sequence[Guarded], rows: Sequence[Row]) -> None:
+def _print_overlaps(found: Sequence[Finding], benchmarks: Sequence[Guarded], rows: Sequence[Row]) -> None:
     table = Table(box=SIMPLE)
     table.add_column("benchmark", overflow="fold")
     for name in ("problems", "found", "in rows"):

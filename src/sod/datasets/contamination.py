@@ -1,4 +1,4 @@
-"""Which rows of a file share text with which problems of which benchmarks."""
+"""Find rows of a file that share text with problems of benchmarks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from sod.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """A benchmark, or a file, that must not be learnt from."""
+    """A benchmark, or a file, that must not be in training data."""
 
     name: str
     ids: list[str]
-    """By row: its id, or its number."""
+    """The id of each row, or its number if it has none."""
     index: Index
     private: bool
-    """Whether its text must not be shown."""
+    """Whether its text must not be printed."""
 
     @property
     def problems(self) -> int:
@@ -33,11 +33,12 @@ class Finding:
     """A row that shares text with a problem."""
 
     row: int
-    """From 1."""
+    """The number of the row, from 1."""
     benchmark: Guarded
     overlap: Overlap
 
     def as_row(self) -> Row:
+        """Return the row of a report. It has no text of a private benchmark."""
         found: Row = {
             "row": self.row,
             "benchmark": self.benchmark.name,
@@ -49,14 +50,14 @@ class Finding:
 
 
 def guarded(names: Sequence[str], data_dir: Path, n: int) -> list[Guarded]:
-    """Benchmarks by name, which must be in `data_dir`, and files. Raises DataError for what is not there."""
+    """Load benchmarks by name from `data_dir`, and files. Raises DataError for missing ones."""
     places = {name: data_dir / f"{name}.jsonl" if name in SETS else Path(name) for name in names}
     if missing := [name for name, path in places.items() if not path.exists()]:
         known = [name for name in missing if name in SETS]
         raise DataError(
-            f"{', '.join(missing)}: not in {data_dir}, and no file here. "
-            + (f"Fetch first: sod data fetch {' '.join(known)} --out {data_dir}; or leave" if known else "Leave")
-            + " them out by --against."
+            f"{', '.join(missing)}: neither a benchmark in {data_dir} nor a file. "
+            + (f"Run `sod data fetch {' '.join(known)} --out {data_dir}`, or leave" if known else "Leave")
+            + " them out with --against."
         )
     return [_guarded(name, path, n) for name, path in places.items()]
 
@@ -64,7 +65,7 @@ def guarded(names: Sequence[str], data_dir: Path, n: int) -> list[Guarded]:
 def findings(
     rows: Sequence[Row], benchmarks: Sequence[Guarded], share: float, advance: Callable[[], None]
 ) -> list[Finding]:
-    """All that rows share with benchmarks, in the rows' order."""
+    """Return all overlaps of rows with benchmarks, in the order of the rows. `advance` is called after each row."""
     return list(_findings(rows, benchmarks, share, advance))
 
 
@@ -77,13 +78,13 @@ def _guarded(name: str, path: Path, n: int) -> Guarded:
     if empty := [number for number, question in enumerate(questions, 1) if not words(question)]:
         raise DataError(
             f"{path}: {len(empty)} of {len(rows)} rows have no text to compare in `prompt`, `problem`, `question` or "
-            f"`messages`; the first is row {empty[0]}. `sod data convert` knows more columns."
+            f"`messages`; the first is row {empty[0]}. `sod data convert` reads more columns."
         )
     return Guarded(name, ids, Index(questions, n), benchmark is not None and benchmark.private)
 
 
 def _question(row: Row) -> str:
-    """What is asked, without the choices that are given: others may give others, or none."""
+    """Return the question of a row without its choices, because other copies may have other choices or none."""
     text = statement(row)
     return text.rpartition("\n\n(A) ")[0] if "choices" in row else text
 

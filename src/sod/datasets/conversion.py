@@ -1,4 +1,4 @@
-"""From a published file to rows of ours, checked."""
+"""Convert a published file into checked rows in sod's columns."""
 
 import hashlib
 from collections import Counter
@@ -18,22 +18,24 @@ from sod.errors import DataError
 from sod.rewards.golds import check_gold
 
 CONTRADICTORY = "two answers"
-"""The `flag` of a problem that its set asks twice, with different answers; the first is kept."""
+"""The `flag` of a problem that its set contains twice with different answers. The first answer is kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
     rows: list[Row]
     notes: tuple[str, ...]
-    """What became of rows that are not here."""
+    """Notes about rows that were left out."""
 
 
 def convert_file(path: Path, published: Published | None, prompts: Prompts) -> Converted:
-    """A file in our columns, each problem once, all with answers that a judge can use.
+    """Convert a file into rows in sod's columns, each problem once, with answers that a judge can use.
 
-    `published` says which set it is; without it, the columns tell. A benchmark stays bare, and must be it; training
-    problems are worded. Raises DataError for a file, or a benchmark's row, that cannot be used; other such rows are left
-    out, and noted.
+    `published`: the set. Default: the columns decide. A benchmark gets no wording, and its identity is checked. Training problems
+    get their wording.
+
+    Raises DataError for an unusable file, and for an unusable row of a benchmark. Unusable rows of other files are left out and
+    noted.
     """
     match published:
         case Published(kind="choice"):
@@ -48,7 +50,7 @@ def convert_file(path: Path, published: Published | None, prompts: Prompts) -> C
 
 
 def notes_of(rows: Sequence[Row], published: Published) -> tuple[str, ...]:
-    """What must be said beside any number, by what is in a set."""
+    """Return the notes to print beside every result on a set."""
     if published.role == "training":
         return published.notes
     days = sorted(row["date"] for row in rows if "date" in row)
@@ -62,7 +64,7 @@ def notes_of(rows: Sequence[Row], published: Published) -> tuple[str, ...]:
 
 
 def _by_columns(published: Published | None, prompts: Prompts, path: Path) -> Converted:
-    """Rows whose columns say what they are: demonstrations or problems."""
+    """Convert rows by their columns: demonstrations or problems."""
     everything = enumerate(published_rows(path), 1)
     first = next(everything)
     everything = chain([first], everything)
@@ -93,17 +95,17 @@ def _by_columns(published: Published | None, prompts: Prompts, path: Path) -> Co
 
 
 def _with_unused(done: Converted, unused: Counter[str], published: Published | None) -> Converted:
-    """With a note on columns that no row of ours has; those of a set that is known by name are known as well."""
+    """Add a note on columns that are not kept, except for a published set."""
     if not unused or published is not None:
         return done
     names = ", ".join(f"`{name}` ({count})" for name, count in sorted(unused.items()))
     return Converted(
-        done.rows, (*done.notes, f"columns that are not kept, and in how many rows they hold something: {names}")
+        done.rows, (*done.notes, f"columns that are not kept, with their number of non-empty rows: {names}")
     )
 
 
 def _without_repetitions(rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
-    """Rows that are equal in every cell, once: cheap, where a file has each a hundred times."""
+    """Yield rows without exact repetitions. This is cheap if a file repeats every row a hundred times."""
     seen: set[bytes] = set()
     for number, row in rows:
         digest = hashlib.blake2b(repr(row).encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -132,7 +134,7 @@ def _programs(rows: Iterator[Row], since: str, path: Path) -> Converted:
 def _collect(
     rows: Iterable[tuple[int, Row]], convert: Callable[[Row, int], Row], path: Path, *, strict: bool
 ) -> Converted:
-    """All numbered rows converted; those that cannot be are left out, or all of them an error if `strict` or if none can."""
+    """Convert numbered rows. Unusable rows are left out; they are an error if `strict`, or if no row is usable."""
     good: list[Row] = []
     bad: list[str] = []
     for number, row in rows:
@@ -143,11 +145,11 @@ def _collect(
             bad.append(f"row {number}: {error}")
     if bad and (strict or not good):
         raise DataError(f"{path}: {len(bad)} of {len(good) + len(bad)} rows cannot be used; the first is {bad[0]}")
-    return Converted(good, (f"{len(bad)} rows that cannot be used are left out; the first is {bad[0]}",) if bad else ())
+    return Converted(good, (f"{len(bad)} unusable rows are left out; the first is {bad[0]}",) if bad else ())
 
 
 def _each_once(done: Converted) -> Converted:
-    """Problems that are asked more often in the same words, once: the first; flagged where answers differ."""
+    """Keep the first of several problems with equal text, with a flag if their answers differ."""
     first: dict[tuple[str, str], Row] = {}
     contradicted = 0
     for row in done.rows:
@@ -158,5 +160,5 @@ def _each_once(done: Converted) -> Converted:
     repeated = len(done.rows) - len(first)
     notes = [f"{repeated} repetitions of a problem are left out"] if repeated else []
     if contradicted:
-        notes.append(f"{contradicted} problems have two answers, of which the first is kept (flag: {CONTRADICTORY})")
+        notes.append(f"{contradicted} problems have two answers; the first is kept (flag: {CONTRADICTORY})")
     return Converted(list(first.values()), (*done.notes, *notes))

@@ -1,4 +1,4 @@
-"""What is in a file: how many of what, how long, with how many calls."""
+"""Describe a file: counts of labels, lengths, and numbers of calls."""
 
 import math
 import re
@@ -20,9 +20,9 @@ from sod.datasets.rows import LABELS, Demonstration, ProblemFile, each_row, load
 from sod.types import Message
 
 MOST_LABELS = 8
-"""Values of a label that are shown."""
+"""Largest number of values of a label to print."""
 BINS, WIDTH = 8, 24
-"""Bars of a histogram, and the characters of the longest."""
+"""Largest number of bars in a histogram without the last, and the characters of the longest bar."""
 _ERROR = re.compile(r"^Traceback \(most recent call last\)|^\w*(?:Error|Exception): ", re.MULTILINE)
 
 Lengths = dict[str, list[int]]
@@ -30,7 +30,7 @@ Lengths = dict[str, list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Ruler:
-    """Lengths of prompts and of whole conversations."""
+    """Functions that measure prompts and whole conversations, with their unit."""
 
     unit: str
     prompt: Callable[[Sequence[Message]], int]
@@ -39,22 +39,23 @@ class Ruler:
 
 @dataclass(slots=True)
 class Description:
-    """What a file holds."""
+    """The description of a file."""
 
     path: Path
     rows: int
     what: str
+    """"problems" or "demonstrations"."""
     counts: dict[str, Counter[str]] = field(default_factory=dict)
-    """By column, how many rows have each value."""
+    """By column, the number of rows with each value."""
     lengths: Lengths = field(default_factory=dict)
-    """By what is measured, with its unit, one number for each row."""
+    """By quantity with its unit, one number per row."""
 
 
 def ruler(options: DescribeOptions) -> Ruler:
-    """In a model's tokens, or in characters."""
+    """Return a ruler in tokens of the given tokenizer. Default: in characters."""
     if options.tokenizer is None:
         return Ruler("characters", _characters, lambda demonstration: _characters(demonstration.messages))
-    from sod.chat.format import ChatFormat  # Transformers take seconds to import
+    from sod.chat.format import ChatFormat  # importing Transformers takes seconds
     from sod.model.loading import load_tokenizer
 
     chat = ChatFormat.of(load_tokenizer(options.tokenizer), options.chat)
@@ -66,7 +67,7 @@ def ruler(options: DescribeOptions) -> Ruler:
 
 
 def describe_file(path: Path, measure: Ruler) -> Description:
-    """Read a file, and measure each of its rows."""
+    """Read a file and measure each row."""
     with closing(each_row(path)) as rows:
         demonstrations = "messages" in next(rows)
     if demonstrations:
@@ -98,8 +99,8 @@ def _of_demonstrations(path: Path, demonstrations: list[Demonstration], measure:
                 values.append(value)
             broken += any(_ERROR.search(message["content"]) for message in messages if message["role"] == "tool")
             at(number)
-    sees = {"an error among its results": broken, "none that shows": len(demonstrations) - broken}
-    return Description(path, len(demonstrations), "demonstrations", {"tools": Counter(sees)}, lengths)
+    results = {"a result with an error": broken, "no error in a result": len(demonstrations) - broken}
+    return Description(path, len(demonstrations), "demonstrations", {"tools": Counter(results)}, lengths)
 
 
 def _characters(messages: Sequence[Message]) -> int:
@@ -111,11 +112,11 @@ def _calls(messages: Sequence[Message]) -> int:
     return sum(len(message.get("tool_calls") or ()) for message in messages)
 
 
-# Shown
+# Output
 
 
 def tables(description: Description) -> Iterator[Table]:
-    """What a file holds, for the terminal."""
+    """Yield the tables of a description: counts, then lengths."""
     counts = Table(box=SIMPLE)
     counts.add_column("column")
     counts.add_column("value", no_wrap=True, overflow="ellipsis")
@@ -135,19 +136,22 @@ def tables(description: Description) -> Iterator[Table]:
 
 
 def one_line(text: str, most: int | None = None) -> str:
-    """Text from a file as it may be shown: on one line, its beginning, and nothing that a terminal would obey."""
+    """Return untrusted text for output: on one line, without control sequences, cut to `most` characters. Default: not cut."""
     line = plain(" ".join(text.split()))
     return line if most is None or len(line) <= most else f"{line[:most]}..."
 
 
 def summary(values: Sequence[int]) -> tuple[float, float, float, float]:
-    """The least, the median, the 95th percentile (the least that 95 % do not exceed), and the most."""
+    """Return the minimum, the median, the 95th percentile and the maximum.
+
+    The percentile is the smallest value that at least 95 % of the values do not exceed.
+    """
     ordered = sorted(values)
     return ordered[0], median(ordered), ordered[math.ceil(0.95 * len(ordered)) - 1], ordered[-1]
 
 
 def histogram(values: Sequence[int]) -> Iterator[str]:
-    """Bars of equal ranges from the least to the 95th percentile, and one for what is longer."""
+    """Yield the lines of a histogram: equal ranges up to the 95th percentile, and one range for larger values."""
     low, _, high, most = map(int, summary(values))
     step = max(1, math.ceil((high + 1 - low) / BINS))
     edges = [low + step * i for i in range(math.ceil((high + 1 - low) / step) + 1)]

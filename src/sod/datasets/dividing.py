@@ -1,4 +1,4 @@
-"""Rows drawn at random: into two parts, and out of several files. Functions of the seed."""
+"""Split and mix rows at random. The result depends only on the rows and the seed."""
 
 import random
 from collections import defaultdict
@@ -11,9 +11,9 @@ from sod.datasets.rows import Row
 
 
 def split_rows(rows: Sequence[Row], validation: int, seed: int) -> tuple[list[Row], list[Row]]:
-    """For training and for validation, each in the order of `rows`. Equal problems stay together.
+    """Split rows into training and validation, both in the original order. Equal problems stay on one side.
 
-    Groups of equal problems are drawn until `validation` rows are there; one that would be too many is passed over.
+    Groups of equal problems are sampled until there are `validation` rows. A group that exceeds this number is skipped.
     """
     groups: defaultdict[str, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
@@ -27,7 +27,10 @@ def split_rows(rows: Sequence[Row], validation: int, seed: int) -> tuple[list[Ro
 
 
 def shares(sizes: Sequence[int], weights: Sequence[float], rows: int | None) -> list[int]:
-    """How many rows to take of each file, in proportion to the weights: `rows` in all, or as many as there are."""
+    """Return the number of rows to take from each file, in proportion to the weights.
+
+    `rows`: the total number. Default, and upper limit: the largest number that the files allow with these weights.
+    """
     total = sum(weights)
     most = min(size * total / weight for size, weight in zip(sizes, weights, strict=True))
     wanted = [weight / total * min(most, rows or most) for weight in weights]
@@ -40,7 +43,7 @@ def shares(sizes: Sequence[int], weights: Sequence[float], rows: int | None) -> 
 
 
 def mix_rows(files: Sequence[Sequence[Row]], counts: Sequence[int], seed: int) -> list[Row]:
-    """So many rows of each file, none twice, in one random order."""
+    """Sample rows from each file without repetition, and return all in random order. `counts`: the number per file."""
     draw = random.Random(f"mix/{seed}")
     chosen = [row for rows, count in zip(files, counts, strict=True) for row in draw.sample(list(rows), count)]
     draw.shuffle(chosen)

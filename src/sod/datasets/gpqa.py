@@ -1,7 +1,7 @@
-"""GPQA: four choices in one fixed order.
+"""Convert GPQA: four choices in one fixed order.
 
-The order is a function of the question's `Record ID` alone, but for the place of the right choice: over the set it is
-evenly A, B, C and D. Neither depends on the order of the file.
+The order of the wrong choices depends only on the question's `Record ID`. The right choice is evenly at A, B, C and D over the
+whole set. Both do not depend on the order of rows in the file.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ NEEDED = ("record_id", "question", "correct_answer", *WRONG)
 
 
 def questions(rows: Sequence[Row]) -> list[Row]:
-    """Published rows as rows of ours, with a further column `choices`."""
+    """Convert published rows into rows in sod's columns, with the column `choices`."""
     asked = [Columns(row) for row in rows]
     for number, columns in enumerate(asked, 1):
         if any(columns.one_of((name,)) is None for name in NEEDED):
             raise DataError(f"row {number}: {columns.lacks(', '.join(f'`{name}`' for name in NEEDED))}")
     ids = [columns.text("id") for columns in asked]
     if len(set(ids)) < len(ids):
-        raise DataError("two of its rows have the same `record_id`.")
+        raise DataError("two rows have the same `record_id`. Download the file again.")
     places = {id: place % len(LETTERS) for place, id in enumerate(sorted(ids, key=_draw))}
     return [_question(columns, id, places[id]) for columns, id in zip(asked, ids, strict=True)]
 
@@ -46,5 +46,5 @@ def _question(columns: Columns, id: str, place: int) -> Row:
 
 
 def _draw(text: str) -> str:
-    """A number that looks like chance, the same on every machine."""
+    """Return a pseudo-random sort key that is the same on every machine."""
     return hashlib.sha256(text.encode()).hexdigest()

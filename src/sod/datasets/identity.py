@@ -1,8 +1,8 @@
-"""Whether a file is the benchmark that it is called, whichever copy it came from.
+"""Check that a file is the benchmark of its name, for every public copy of it.
 
-Copies differ in their wording, in the order of their rows and in how they write answers. What they share is the number of
-problems and, in canonical form, their answers; for LiveCodeBench, the ids. A fingerprint is the SHA-256 of these, sorted;
-`marks.json` has the beginning of the SHA-256 of each, so that it can be said which ones are others.
+Copies differ in wording, in the order of rows and in the form of answers. All copies have the same number of problems and the
+same answers in canonical form (for LiveCodeBench, the same ids). A fingerprint is the SHA-256 of the sorted answers or ids.
+`marks.json` has the beginning of the SHA-256 of each one, so that an error can name the rows that differ.
 """
 
 import hashlib
@@ -21,18 +21,18 @@ from sod.errors import DataError
 MARK = 8
 """Hexadecimal digits of a mark."""
 SHOWN = 8
-"""Rows that an error names."""
+"""Largest number of rows in an error."""
 
 
 NEEDED = ("id", "problem", "answer", "kind")
 
 
 def read_benchmark(published: Published, path: Path) -> list[Row]:
-    """The rows of a benchmark's file of ours. Raises DataError if it is not that benchmark."""
+    """Read a benchmark's file in sod's columns. Raises DataError if it is not that benchmark."""
     rows = read_rows(path)
     if any(name not in row for row in rows for name in NEEDED):
         raise DataError(
-            f"{path} lacks some of the columns {', '.join(NEEDED)}: it is a file as it is published. Move it away, and run "
+            f"{path} lacks some of the columns {', '.join(NEEDED)}: it is not converted. Move it away, and run "
             f"`sod data convert FILE --name {published.name}` on it."
         )
     check_identity(rows, published, str(path))
@@ -40,22 +40,24 @@ def read_benchmark(published: Published, path: Path) -> list[Row]:
 
 
 def check_identity(rows: Sequence[Row], published: Published, where: str) -> None:
-    """Rows of ours must be the benchmark. Raises DataError, with what differs."""
+    """Raise DataError with the differences if rows are not the benchmark."""
     problems = list(_differences(rows, published))
     if problems:
         raise DataError(f"{where} is not {published.name}: {'; '.join(problems)}.")
 
 
 def items(rows: Sequence[Row]) -> list[str]:
-    """What every copy shares: answers as votes count them, or the ids of code problems."""
+    """Return the items that all copies share: the votes of the answers, or the ids of code problems."""
     return [str(row["id"]) if row["kind"] == "code" else vote(row["kind"], row["answer"]) for row in rows]
 
 
 def fingerprint(rows: Sequence[Row]) -> str:
+    """Return the SHA-256 of the sorted items of all rows."""
     return hashlib.sha256("\n".join(sorted(items(rows))).encode()).hexdigest()
 
 
 def mark(item: str) -> str:
+    """Return the first MARK digits of an item's SHA-256."""
     return hashlib.sha256(item.encode()).hexdigest()[:MARK]
 
 
@@ -73,19 +75,19 @@ def _differences(rows: Sequence[Row], published: Published) -> list[str]:
 
 
 def _other_items(rows: Sequence[Row], published: Published) -> str:
-    """Which rows have an answer, or an id, that the benchmark has not, or not so often."""
+    """Describe the rows with an answer, or an id, that the benchmark does not have, or has less often."""
     what = "an id" if published.kind == "code" else "an answer"
     places: defaultdict[str, list[int]] = defaultdict(list)
     for number, item in enumerate(items(rows), 1):
         places[mark(item)].append(number)
     known = Counter(_marks()[published.name].split())
     surplus = Counter({name: len(numbers) for name, numbers in places.items()}) - known
-    strange = [number for name in surplus if name not in known for number in places[name]]
-    often = [number for name in surplus if name in known for number in places[name]]
+    unknown = [number for name in surplus if name not in known for number in places[name]]
+    repeated = [number for name in surplus if name in known for number in places[name]]
     parts = [
-        f"{_rows(sorted(strange))} with {what} that it has nowhere" if strange else "",
-        f"{what} more often than there, among {_rows(sorted(often))}" if often else "",
-        f"{missing} of its {what.split()[1]}s missing"
+        f"{_rows(sorted(unknown))} with {what} that the benchmark does not have" if unknown else "",
+        f"{what} more often than in the benchmark, among {_rows(sorted(repeated))}" if repeated else "",
+        f"{missing} of the benchmark's {what.split()[1]}s missing"
         if (missing := (known - Counter({name: len(n) for name, n in places.items()})).total())
         else "",
     ]

@@ -1,7 +1,7 @@
-"""LiveCodeBench: a problem, and as its gold all of its tests, the private ones packed as they are published.
+"""Convert LiveCodeBench. The gold of a problem is all of its tests; private tests stay packed as published.
 
-Its rule compares what a program prints with the one expected output. Problems that admit others are marked in the column
-`flag`: they are judged by that rule all the same, as everywhere, and can be looked at apart.
+LiveCodeBench's rule accepts only the one expected output. Problems with other right outputs are judged by this rule as well. They
+are marked in the column `flag`, so that results can list them separately.
 """
 
 import json
@@ -11,12 +11,12 @@ from sod.datasets.rows import Row
 
 SEVERAL_OUTPUTS = {"abc396_e", "abc397_d", "abc398_f", "arc190_a", "arc191_c"}
 TOLERANCE = {"abc392_d"}
-"""Read from the statements of version 6, by hand."""
+"""Ids of problems that accept other outputs. Both sets were compiled by hand from the statements of version 6."""
 _PRIVATE = '"private_test_cases": '
 
 
 def problem(row: Row) -> Row:
-    """A published row as a row of ours, with further columns `title` and `date`."""
+    """Convert a published row into a row in sod's columns, with the columns `title` and `date`."""
     columns = Columns(row)
     date, tests = columns.one_of(("contest_date",)), columns.one_of(("public_test_cases", "private_test_cases"))
     if date is None or tests is None:
@@ -25,7 +25,7 @@ def problem(row: Row) -> Row:
 
 
 def public_only(answer: str) -> bool:
-    """Whether a gold has no private tests."""
+    """Return whether a gold has no private tests."""
     return _PRIVATE not in answer
 
 

@@ -1,8 +1,8 @@
-r"""Text that problems share: word n-grams, as the field counts contamination.
+r"""Find shared text by word n-grams, the usual measure of contamination.
 
-Words are runs of letters and digits, and single signs, in small letters; what LaTeX has for looks alone (`\left`, `\,`,
-`\dfrac` for `\frac`) is left out. A problem of a benchmark is found in a text if that has at least a given share of the
-problem's n-grams; one that is too short to have any, if it is the whole text. The time is linear in the texts.
+Words are runs of letters and digits, and single signs, in lower case. LaTeX for layout only (`\left`, `\,`, `\dfrac` for `\frac`)
+is ignored. A benchmark's problem is found in a text that has at least a given share of the problem's n-grams. A problem too short
+for an n-gram is found if it is the whole text. The time is linear in the length of the texts.
 """
 
 import re
@@ -27,26 +27,26 @@ class Overlap:
     """A problem of a benchmark that was found in a text."""
 
     problem: int
-    """Which, from 0."""
+    """The number of the problem, from 0."""
     share: float
-    """Of its n-grams, those that the text has too; 1 for a short problem that is the whole text."""
+    """Share of the problem's n-grams that are in the text; 1 for a short problem that is the whole text."""
     grams: tuple[str, ...]
-    """Those n-grams, or the whole short problem."""
+    """The shared n-grams, or the whole short problem."""
 
 
 def words(text: str) -> list[str]:
-    """The words of a problem, in their order, without any wording around it that is known."""
+    """Return the words of a problem in order, without known wordings around it."""
     text = _FRACTION.sub(r"\\frac", _BRACKETS.sub("$", _LOOKS.sub(" ", bare(text))))
     return _WORD.findall(text.casefold())
 
 
 def key(text: str) -> str:
-    """What two texts have in common that ask the same."""
+    """Return a key that is equal for texts with the same question."""
     return " ".join(words(text))
 
 
 class Index:
-    """The n-grams of a benchmark's problems, and in which of them each stands."""
+    """Map each n-gram to the benchmark's problems that contain it."""
 
     def __init__(self, problems: Sequence[str], n: int) -> None:
         self._n = n
@@ -63,7 +63,7 @@ class Index:
                 self._short[tuple(found)] = number
 
     def overlaps(self, found: Sequence[str], share: float) -> Iterator[Overlap]:
-        """The problems of which a text, given by its words, has this share or more."""
+        """Yield the problems of which a text has at least this share. `found`: the words of the text."""
         shared = [gram for gram in dict.fromkeys(self._grams(found)) if gram in self._places]
         counts = Counter(number for gram in shared for number in self._places[gram])
         for number, count in counts.items():

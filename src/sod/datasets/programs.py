@@ -1,8 +1,8 @@
-"""HumanEval and MBPP, and what is published in their columns: functions to write, and tests in Python.
+"""Convert HumanEval, MBPP and sets with their columns: functions to write, with tests in Python.
 
-HumanEval's gold is `{"test_code": ..., "entry_point": ..., "import_prefix": ...}`: its `test` with the function `check` as it
-is published, and what stands before the function in its prompt (imports, functions that it may call). MBPP's gold is
-`{"assert_case": [...], "import_prefix": ...}`: all of its assertions, `challenge_test_list` included, and its set-up.
+HumanEval's gold is `{"test_code": ..., "entry_point": ..., "import_prefix": ...}`: the published `test` with its function
+`check`, and the code before the function in the prompt (imports, helper functions). MBPP's gold is
+`{"assert_case": [...], "import_prefix": ...}`: all assertions, including `challenge_test_list`, and the set-up.
 """
 
 import ast
@@ -21,14 +21,16 @@ SETUP = ("test_imports", "test_setup_code")
 
 @dataclass(frozen=True, slots=True)
 class Program:
+    """A converted problem."""
+
     row: dict[str, Any]
-    """A row of ours without id and labels."""
+    """The row in sod's columns, without id and labels."""
     columns: frozenset[str]
-    """The columns that it was read from."""
+    """The published columns that were read."""
 
 
 def published(cells: Mapping[str, Any]) -> Program | None:
-    """The problem in a row of either set; None for any other row."""
+    """Return the problem in a row with columns of HumanEval or MBPP; None for any other row."""
     if isinstance(cells.get("test"), str) and isinstance(cells.get("entry_point"), str):
         return _with_check(cells)
     return _with_assertions(cells) if "test_list" in cells else None
@@ -49,7 +51,7 @@ def _with_check(cells: Mapping[str, Any]) -> Program:
 def _with_assertions(cells: Mapping[str, Any]) -> Program:
     text = cells.get("text") or cells.get("prompt")
     if not isinstance(text, str):
-        raise DataError("it has `test_list`, but no `text` or `prompt` that says what to write.")
+        raise DataError("it has `test_list`, but no task: give it in `text` or `prompt`.")
     tests = [test for name in LISTS for test in _texts(cells, name)]
     setup = "\n".join(line for name in SETUP for line in _texts(cells, name))
     code = cells.get("code") or ""
@@ -64,7 +66,7 @@ def _row(problem: str, gold: dict[str, Any], starter: str, solution: str) -> dic
 
 
 def _texts(cells: Mapping[str, Any], name: str) -> list[str]:
-    """A column's text, or list of texts."""
+    """Return the texts in a column that contains a text or a list of texts."""
     cell = as_value(cells.get(name) or [])
     texts = [cell] if isinstance(cell, str) else cell
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -73,7 +75,7 @@ def _texts(cells: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _signature(code: str, tests: list[str]) -> str:
-    """The first line of the function that tests call; empty where the published solution does not show it."""
+    """Return the first line of the function that the tests call; empty if the published solution does not contain it."""
     try:
         functions = [node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -1,8 +1,8 @@
-"""The benchmarks and training sets that are known by name: where they are published, and how to know that it is they.
+"""List the published benchmarks and training sets, with repository, pinned revision and checks of identity.
 
-Revisions are commits on the Hugging Face hub, and hashes those of the file there, both as public projects pin them. What
-could not be found out is None. `fingerprint` is another thing: it is of what is asked, not of a file, and equal for every
-copy of a benchmark (`sod.datasets.identity`).
+Revisions are commits on the Hugging Face hub. Hashes are those of the published file. Both are taken from public projects that
+pin them. Unknown values are None. A `fingerprint` is a hash of the problems, not of the file. It is equal for all copies of a
+benchmark (`sod.datasets.identity`).
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ class PublishedFile:
     path: str
     sha256: str | None = None
     blob: str | None = None
-    """Git's own hash of it, where that is all that is known."""
+    """Git's hash of the file, if `sha256` is unknown."""
     bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A set as its authors publish it."""
+    """A benchmark or training set as published by its authors."""
 
     name: str
     what: str
@@ -34,26 +34,26 @@ class Published:
     revision: str
     files: tuple[PublishedFile, ...]
     rows: int | None
-    """Rows after conversion; of training sets, in the copy that was seen."""
+    """Number of rows after conversion. For training sets, it was counted in one copy."""
     license: str
     gated: bool = False
-    """Whether its page on the hub asks for consent first."""
+    """Whether the hub requires consent to terms before a download."""
     private: bool = False
-    """Whether its authors ask not to publish examples."""
+    """Whether its authors ask users not to publish examples."""
     integers: bool = False
-    """Whether every answer is an integer, however it is written."""
+    """Whether every answer is an integer, in any notation."""
     since: str = ""
-    """Of contest problems, only those of this day and later."""
+    """First date of contest problems (YYYY-MM-DD). Earlier ones are left out. Default: none are."""
     fingerprint: str = ""
-    """SHA-256 of its golds or ids in order; see `sod.datasets.identity`."""
+    """SHA-256 of the sorted golds or ids; see `sod.datasets.identity`."""
     notes: tuple[str, ...] = ()
-    """What must be said beside any number."""
+    """Notes to print beside every result."""
     defects: tuple[str, ...] = ()
-    """What is wrong with the wording of the pinned file, though not with every copy."""
+    """Errors in the text of the pinned file. Other copies may not have them."""
 
     @property
     def bytes(self) -> int | None:
-        """Size of what is fetched."""
+        """Size of the download; None if unknown."""
         sizes = [file.bytes for file in self.files if file.bytes is not None]
         return sum(sizes) if len(sizes) == len(self.files) else None
 
@@ -94,8 +94,8 @@ _ALL = (
         integers=True,
         fingerprint="a0239316151158f3806ad95fec73b0b2189857a41968a29ef2f334aaef4fd367",
         defects=(
-            "this copy's II-15 (240) does not say that the variables are positive, and then has no minimum",
-            "this copy's I-11 (259) does not say that the function is periodic, and its cases have lost a line break",
+            "this copy's II-15 (answer 240) lacks the condition that the variables are positive, so it has no minimum",
+            "this copy's I-11 (answer 259) lacks the word that the function is periodic, and a line break between its cases",
         ),
     ),
     Published(
@@ -127,7 +127,7 @@ _ALL = (
     ),
     Published(
         name="gpqa_diamond",
-        what="GPQA-Diamond, questions of graduate science",
+        what="GPQA-Diamond, graduate-level science",
         kind="choice",
         role="benchmark",
         repo="Idavidrein/gpqa",
@@ -139,30 +139,30 @@ _ALL = (
         license="CC-BY-4.0",
         gated=True,
         private=True,
-        notes=("choices in one fixed order for each question, the right one evenly on A to D",),
+        notes=("choices in one fixed order for each question, the right one evenly from A to D",),
     ),
     Published(
         name="livecodebench_v6",
-        what="LiveCodeBench, what version 6 added",
+        what="LiveCodeBench, problems added in version 6",
         kind="code",
         role="benchmark",
         repo="livecodebench/code_generation_lite",
         revision="0fe84c3912ea0c4d4a78037083943e8f0c4dd505",
         files=(LIVECODEBENCH,),
         rows=175,
-        license="CC, as its card says",
+        license="CC (dataset card)",
         fingerprint="466f69464a4da2a9c9f504fd46a9a8f36d209cd381fce8f5cc80a1fc087426ac",
     ),
     Published(
         name="livecodebench_v6_2502",
-        what="the same from February 2025, the paper's window",
+        what="the same, from February 2025 (the paper's window)",
         kind="code",
         role="benchmark",
         repo="livecodebench/code_generation_lite",
         revision="0fe84c3912ea0c4d4a78037083943e8f0c4dd505",
         files=(LIVECODEBENCH,),
         rows=131,
-        license="CC, as its card says",
+        license="CC (dataset card)",
         since="2025-02-01",
         fingerprint="fac42de28db669efbaf3939699233b4a32816cca93e0fe98c59882b622ceccc4",
     ),
@@ -183,9 +183,9 @@ _ALL = (
         rows=17_398,
         license="apache-2.0",
         integers=True,
-        notes=("published with every problem some 100 times; kept once",),
+        notes=("the published file has every problem about 100 times; each is kept once",),
     ),
-    # The names of the next two files are second-hand: they stand in third-party scripts that load them.
+    # The names of the next two files come from third-party scripts that load them.
     Published(
         name="open_agentrl_30k",
         what="the paper's problems for RL: mathematics, science, code",

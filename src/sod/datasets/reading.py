@@ -1,4 +1,4 @@
-"""Files as they are published, row by row: .jsonl, .json, .parquet and .csv, and those but .parquet also with .gz."""
+"""Read published files row by row: .jsonl, .json, .parquet and .csv, and all but .parquet also with .gz."""
 
 import csv
 import gzip
@@ -17,9 +17,9 @@ csv.field_size_limit(1 << 30)  # the tests of one program are longer than the mo
 
 
 def published_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file, one at least. Raises DataError for a damaged file, and says where."""
+    """Return the rows of a file, at least one. Raises DataError with the position for a damaged file."""
     if not path.is_file():
-        raise DataError(f"{path} does not exist.")
+        raise DataError(f"{path} does not exist, or is not a file. Give a published file.")
     ending = Path(path.stem).suffix + path.suffix if path.suffix == ".gz" else path.suffix
     match ending:
         case ".jsonl" | ".parquet":
@@ -32,10 +32,10 @@ def published_rows(path: Path) -> Iterator[Row]:
             rows = _csv(path)
         case _:
             raise DataError(
-                f"{path} has the ending {ending!r}; .jsonl, .json, .parquet, .csv can be read, and all but .parquet with .gz."
+                f"{path} has the ending {ending!r}; give a .jsonl, .json, .parquet or .csv file. All but .parquet may end in .gz."
             )
     if not rows:
-        raise DataError(f"{path} is empty: it has no row.")
+        raise DataError(f"{path} is empty: it has no rows.")
     return _shown(path, rows)
 
 
@@ -60,7 +60,7 @@ def _json_lines(path: Path) -> list[Row]:
 
 
 def _json(path: Path) -> list[Row]:
-    """A list of objects, or an object with one such list."""
+    """Read a list of objects, or an object with exactly one such list."""
     try:
         content = json.loads(_text(path))
     except (ValueError, RecursionError) as error:
@@ -69,7 +69,7 @@ def _json(path: Path) -> list[Row]:
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]
     if len(lists) != 1 or not all(isinstance(row, dict) for row in lists[0]):
-        raise DataError(f"{path} is neither a list of objects nor an object with one such list.")
+        raise DataError(f"{path} is neither a list of objects nor an object with exactly one such list.")
     return lists[0]
 
 
@@ -79,12 +79,12 @@ def _csv(path: Path) -> list[Row]:
     try:
         header = next(lines, [])
         if twice := [name for name, count in Counter(header).items() if name and count > 1]:
-            raise DataError(f"{path} has two columns {twice[0]!r}: which of them counts cannot be known.")
+            raise DataError(f"{path} has two columns with the name {twice[0]!r}. Rename or remove one of them.")
         for cells in lines:
             if cells and len(cells) != len(header):
                 raise DataError(
-                    f"{path}, row {len(rows) + 1} (up to line {lines.line_num}) has {len(cells)} cells where the header "
-                    f"names {len(header)} columns: the file is damaged, or not separated by commas."
+                    f"{path}, row {len(rows) + 1} (up to line {lines.line_num}) has {len(cells)} cells, but the header has "
+                    f"{len(header)} columns: the file is damaged, or not separated by commas."
                 )
             if cells:
                 rows.append(dict(zip(header, cells, strict=True)))
@@ -98,7 +98,7 @@ def _text(path: Path) -> str:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is not compressed by gzip, or is damaged: {error}.") from error
+        raise DataError(f"{path} cannot be read, or is not a valid gzip file: {error}.") from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,10 +1,14 @@
-"""Files to problems and demonstrations: .jsonl or .parquet, read row by row, each checked once, errors by row number.
+"""Read problems and demonstrations from .jsonl and .parquet files, row by row. Each row is checked once; errors have its number.
 
-Problems come in two shapes: our own (`id`, `prompt` as text or messages, `answer`, optionally `kind`, `hint`, `solution` and
-the columns in `LABELS`), and verl's (`prompt` as messages, `reward_model.ground_truth`, and in `extra_info` an `index`,
-optionally `hint` and `solution`), in which DAPO-Math-17k and others are published. Of multiple choice, a column `choices` lists
-the options; without it, those are counted that the prompt lists.
-Demonstrations have `messages` in OpenAI's format and optionally `tools`.
+Problems have one of two shapes:
+
+- sod's: `id`, `prompt` (text or messages), `answer`, and optionally `kind`, `hint`, `solution` and the columns in `LABELS`
+- verl's, as in DAPO-Math-17k: `prompt` (messages), `reward_model.ground_truth`, and in `extra_info` an `index` and optionally
+  `hint` and `solution`
+
+For multiple choice, the column `choices` lists the options. Without it, the options in the prompt are counted.
+
+Demonstrations have `messages` in OpenAI's format, and optionally `tools`.
 """
 
 import ast
@@ -35,20 +39,20 @@ T = TypeVar("T")
 
 MODEL_FILES = ("config.json", "tokenizer.json", "chat_template.jinja", "*.safetensors")
 BATCH = 4096
-"""Rows of a .parquet file that are in memory at a time: a published file may hold every problem a hundred times."""
+"""Rows of a .parquet file in memory at a time. A published file may repeat every problem a hundred times."""
 CONVERT = "`sod data convert FILE` reads other columns."
 _MESSAGES = re.compile(r"\s*(?:array\(\s*)?\[?\s*\{\s*['\"](?:role|content)['\"]\s*:")
 LABELS = ("source", "difficulty", "level", "domain", "subject", "flag")
-"""Columns that results are broken down by, where a file has them."""
+"""Columns for the breakdown of results, if a file has them."""
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All rows of a .jsonl or .parquet file."""
+    """Return all rows of a .jsonl or .parquet file."""
     return list(each_row(path))
 
 
 def each_row(path: Path) -> Generator[Row]:
-    """The rows of a .jsonl or .parquet file, one after another. Raises DataError, at the place where something is wrong."""
+    """Yield the rows of a .jsonl or .parquet file. Raises DataError at the first row that cannot be parsed."""
     check_file(path)
     read = _parquet_rows if path.suffix == ".parquet" else _jsonl_rows
     empty = True
@@ -57,11 +61,11 @@ def each_row(path: Path) -> Generator[Row]:
             empty = False
             yield row
     if empty:
-        raise DataError(f"{path} is empty: it has no row.")
+        raise DataError(f"{path} is empty: it has no rows.")
 
 
 def check_file(path: Path) -> None:
-    """Raises DataError for what is not there, or cannot be read by its name."""
+    """Raise DataError for a missing file, and for a name with another ending than .jsonl or .parquet."""
     if not path.is_file():
         raise DataError(f"{path} does not exist; give a .jsonl or .parquet file.")
     if path.suffix not in (".jsonl", ".parquet"):
@@ -72,26 +76,26 @@ def check_file(path: Path) -> None:
 
 
 def write_jsonl(path: Path, rows: Sequence[Row]) -> None:
-    """Replace a file by one line of JSON a row, or leave it as it was. Raises RunError."""
+    """Replace a file by one line of JSON per row. If this fails, leave the file unchanged and raise RunError."""
     write_whole(path, "".join(to_json(row) + "\n" for row in rows))
 
 
 def load_problems(path: Path) -> list[Problem]:
-    """Problems, in the file's order; see `ProblemFile`."""
+    """Return the problems of a file in its order; see `ProblemFile`."""
     return list(ProblemFile(path))
 
 
 class ProblemFile:
-    """The problems of a file, in its order, read as they are asked for. Exact repetitions are left out; equal ids get a number.
+    """Iterate over the problems of a file in its order, without exact repetitions. Equal ids get a number (ID#2).
 
-    `limit`: the number of problems to read from the start; later rows are neither read nor checked. At the end raises
-    DataError if a row that was read is bad: one without what a problem needs, or with a gold that its judge cannot judge by.
+    Rows are read on demand. `limit`: number of problems to read from the start; later rows are neither read nor checked. Default:
+    all. The iteration ends with DataError if a row that was read lacks a required column, or has a gold that no judge can use.
     """
 
     def __init__(self, path: Path, limit: int | None = None):
         self._path, self._limit = path, limit
         self.repetitions = 0
-        """Rows that were left out so far."""
+        """Number of rows left out so far."""
 
     def __iter__(self) -> Iterator[Problem]:
         rows = _Converted(self._path, usable_problem)
@@ -113,7 +117,7 @@ class ProblemFile:
 
 
 def load_demonstrations(path: Path) -> list[Demonstration]:
-    """Conversations, in the file's order."""
+    """Return the demonstrations of a file in its order."""
     rows = _Converted(path, as_demonstration)
     demonstrations = list(rows)
     rows.complain()
@@ -121,10 +125,10 @@ def load_demonstrations(path: Path) -> list[Demonstration]:
 
 
 def draw(problems: Sequence[Problem], *, seed: int, update: int, size: int) -> list[Problem]:
-    """The problems of an update: a function of the seed and the update alone, so a resumed run draws the same.
+    """Sample the problems of an update. The result depends only on the seed and the update, so a resumed run samples the same.
 
-    Each epoch is a new order of all problems, of which there must be `size` at least; what does not fill an update at
-    its end is left out.
+    Each epoch is a new order of all problems. There must be at least `size` problems. The rest at the end of an epoch that does
+    not fill an update is skipped.
     """
     epoch, place = divmod(update, len(problems) // size)
     return [problems[i] for i in _order(seed, epoch, len(problems))[place * size : (place + 1) * size]]
@@ -136,12 +140,12 @@ def _order(seed: int, epoch: int, count: int) -> list[int]:
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of a file: two runs on equal fingerprints saw the same data."""
+    """Return the SHA-256 of a file. Runs with equal fingerprints have the same data."""
     return sha256(path)
 
 
 def fingerprint_model(folder: Path) -> str:
-    """SHA-256 over the size, first and last MiB of a model's configuration, tokenizer, chat template and weights."""
+    """Return the SHA-256 over name, size, first and last MiB of a model's configuration, tokenizer, chat template and weights."""
     digest = hashlib.sha256()
     for file in sorted(file for pattern in MODEL_FILES for file in folder.glob(pattern)):
         with file.open("rb") as opened:
@@ -152,10 +156,10 @@ def fingerprint_model(folder: Path) -> str:
 
 
 def lines_of(path: Path, at: Callable[[int], None]) -> Iterator[tuple[int, int, bytes]]:
-    """The lines that hold anything: number, place of the first byte, content. `at` is called with the percent that are read."""
+    """Yield number, position of the first byte and content of each non-empty line. `at` is called with the percentage read."""
     size, start = max(1, path.stat().st_size), 0
     with path.open("rb") as file:
-        # Not as text: it also ends lines at separators that JSON strings may hold.
+        # In binary mode, because text mode also ends lines at separators that JSON strings may contain.
         for number, line in enumerate(file, 1):
             content = line.removeprefix(BOM_UTF8) if number == 1 else line
             if content.strip():
@@ -174,7 +178,7 @@ def _jsonl_rows(path: Path, at: Callable[[int], None]) -> Iterator[Row]:
 
 
 def _parquet_rows(path: Path, at: Callable[[int], None]) -> Iterator[Row]:
-    import pyarrow.parquet as parquet  # a second to import, and only needed here
+    import pyarrow.parquet as parquet  # importing it takes a second
     from pyarrow import ArrowException
 
     read = 0
@@ -193,7 +197,7 @@ def _parse_line(path: Path, number: int, line: str) -> Row:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {number}: not JSON ({error.msg} at character {error.pos}).") from error
-    except (ValueError, RecursionError) as error:  # a number or a nesting beyond the parser
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond the parser's limits
         raise DataError(f"{path}, line {number}: JSON that cannot be read ({error}).") from error
     if not isinstance(row, dict):
         raise DataError(f"{path}, line {number}: expected an object with named fields, found {type(row).__name__}.")
@@ -201,7 +205,7 @@ def _parse_line(path: Path, number: int, line: str) -> Row:
 
 
 class _Converted(Generic[T]):
-    """The rows of a file as something else, one after another; then one error that counts the bad rows and shows the first."""
+    """Convert the rows of a file one after another. `complain` raises one error with the number of bad rows and the first one."""
 
     def __init__(self, path: Path, convert: Callable[[Row, int], T]):
         self._path, self._convert = path, convert
@@ -218,7 +222,7 @@ class _Converted(Generic[T]):
                 self._first = self._first or (self._read, error)
 
     def complain(self) -> None:
-        """Raises DataError if a row that was read is bad."""
+        """Raise DataError if a row that was read is bad."""
         if self._first is not None:
             number, error = self._first
             raise DataError(
@@ -227,14 +231,14 @@ class _Converted(Generic[T]):
 
 
 def usable_problem(row: Row, number: int) -> Problem:
-    """The problem in a row, with a gold that its judge can judge by. Raises DataError for any other."""
+    """Return the problem of a row. Raises DataError for a bad row, and for a gold that its judge cannot use."""
     problem = as_problem(row, number)
     check_gold(problem.kind, problem.answer, problem.options)
     return problem
 
 
 def as_problem(row: Row, number: int) -> Problem:
-    """The problem in a row, the `number`-th of its file. Raises DataError, saying what is wrong with the row."""
+    """Return the problem of the `number`-th row of a file. Raises DataError with the fault of the row."""
     row = {name: cell for name, cell in row.items() if cell is not None}
     verl, extra = row.get("reward_model", {}), row.get("extra_info", {})
     if not isinstance(verl, dict) or not isinstance(extra, dict):
@@ -262,40 +266,40 @@ def as_problem(row: Row, number: int) -> Problem:
 
 
 def _question(prompt: Any) -> list[Message]:
-    """The messages of a prompt, which may be given as their JSON text; the last of them is to be answered."""
+    """Return the messages of a prompt: a text, messages, or the JSON text of messages. The student must reply to the last one."""
     if isinstance(prompt, str):
         prompt = messages_in(prompt) or [{"role": "user", "content": prompt}]
     messages = as_messages(prompt)
     last = messages[-1]
     if last["role"] not in ("user", "tool"):
-        raise DataError(f"its prompt ends in a message of {last['role']!r}; the last message must be the user's.")
+        raise DataError(f"its prompt ends in a message of {last['role']!r}; the last message must be from the user.")
     if not last["content"].strip():
         raise DataError("the last message of its prompt is empty.")
     return messages
 
 
 def messages_in(text: str) -> list[Row] | None:
-    """The messages that a text holds as JSON or as Python writes them, as exports do; None for any other text."""
+    """Return the messages in a text that is JSON or a Python literal, as in exports; None for any other text."""
     if not _MESSAGES.match(text):
         return None
     for parse in (json.loads, ast.literal_eval):
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             messages = parse(text.strip())
             return messages if isinstance(messages, list) else [messages]
-    raise DataError("its prompt looks like a list of messages as text, but is neither JSON nor a Python literal.")
+    raise DataError("its prompt looks like a list of messages as text, but it is neither JSON nor a Python literal.")
 
 
 def options_of(choices: Any, text: str) -> int:
-    """How many options a multiple choice has: those in `choices`; else as many as its text lists, or the usual number."""
+    """Return the number of options of a multiple choice: of `choices`, or listed in the text, at least the usual number."""
     if choices is None:
         return max(USUAL, lettered(text))
     if not isinstance(choices, list) or not 2 <= len(choices) <= MOST:
-        raise DataError(f"its `choices` are not a list of 2 to {MOST} options.")
+        raise DataError(f"its `choices` are not a list of 2 to {MOST} options; give one.")
     return len(choices)
 
 
 def _text(row: Row, extra: Row, name: str) -> str:
-    """An optional column of text, which may stand in verl's `extra_info`; empty where there is none."""
+    """Return an optional column of text, also from verl's `extra_info`; empty if it is missing."""
     text = row.get(name, extra.get(name))
     if not isinstance(text, str | None):
         raise DataError(f"its `{name}` is {type(text).__name__}; only text can be used.")
@@ -303,7 +307,7 @@ def _text(row: Row, extra: Row, name: str) -> str:
 
 
 def as_demonstration(row: Row, number: int) -> Demonstration:
-    """Likewise the demonstration."""
+    """Return the demonstration of a row. Raises DataError with the fault of the row."""
     del number
     row = {name: cell for name, cell in row.items() if cell is not None}
     if not row.get("messages"):

@@ -1,4 +1,4 @@
-"""A converted set on disk: NAME.jsonl, and beside it NAME.source.json, which says where it is from."""
+"""Store converted sets: NAME.jsonl, and beside it NAME.source.json with its origin."""
 
 import hashlib
 import json
@@ -18,9 +18,10 @@ from sod.hub import download
 
 
 def fetch_set(published: Published, folder: Path, prompts: Prompts, *, revision: str | None = None) -> Path:
-    """A set from the hub, at its pinned revision or another, checked and written to `folder`. -> NAME.jsonl
+    """Download, check and convert a set. Return the file `folder`/NAME.jsonl.
 
-    Raises DataError if it cannot be had, is not what it should be, or something else is in its place.
+    `revision`: default is the pinned one. Raises DataError if the download fails, if the file has another hash or content, or if
+    another file is in the output's place.
     """
     (file,) = published.files
     wanted = revision or published.revision
@@ -34,7 +35,10 @@ def fetch_set(published: Published, folder: Path, prompts: Prompts, *, revision:
 
 
 def store(raw: Path, published: Published | None, out: Path, prompts: Prompts, source: dict[str, Any]) -> Path:
-    """Convert a file, and write the outcome and where it is from. -> the file that was written"""
+    """Convert a file, and write the rows and their origin. Return the written file.
+
+    `source`: facts about the origin, for NAME.source.json.
+    """
     done = convert_file(raw, published, prompts)
     digest = fingerprint(raw)
     content = lines(done.rows)
@@ -60,18 +64,19 @@ def store(raw: Path, published: Published | None, out: Path, prompts: Prompts, s
         replace(out, content)
     if is_new or not source_file(out).exists():
         replace(source_file(out), document(facts))
-    say(f"{out}: {len(done.rows)} rows" + ("" if is_new else ", as it was"))
+    say(f"{out}: {len(done.rows)} rows" + ("" if is_new else ", unchanged"))
     for note in notes:
         say(f"  {note}")
     return out
 
 
 def source_file(path: Path) -> Path:
+    """Return the path of the file with the origin of a set."""
     return path.with_name(f"{path.stem}.source.json")
 
 
 def read_source(path: Path) -> dict[str, Any]:
-    """Where a file is from; {} if nothing beside it says so. Raises DataError if the file has changed since."""
+    """Read the origin of a file; {} if there is no NAME.source.json. Raises DataError if the file has changed since."""
     beside = source_file(path)
     if not beside.exists():
         return {}
@@ -80,18 +85,18 @@ def read_source(path: Path) -> dict[str, Any]:
         written = source["sha256"]["converted"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{beside} cannot be read ({error!r}). Move it and {path} away, and fetch the set again."
+            f"{beside} cannot be read ({error!r}). Move it and {path} away, and run `sod data fetch` again."
         ) from error
     if written != fingerprint(path):
         raise DataError(
-            f"{path} is not the file that {beside.name} tells of: it has been changed since. Move both away, and fetch the set "
-            "again."
+            f"{path} has been changed since {beside.name} was written: the hashes differ. Move both away, and run `sod data "
+            "fetch` again."
         )
     return source
 
 
 def check_hash(path: Path, file: PublishedFile) -> None:
-    """A fetched file must be the one that is pinned, where its hash is known."""
+    """Raise DataError if a downloaded file differs from the pinned one. Without a pinned hash, accept it."""
     found, wanted = fingerprint(path), file.sha256
     if file.blob:
         content = path.read_bytes()

@@ -1,7 +1,7 @@
-r"""What is said around a problem: put there, recognised, and taken off again. The texts themselves are in `prompts.toml`.
+r"""Add, recognise and remove the wording around a problem. The texts are in `prompts.toml`.
 
-Judges read mathematics and choices in `\boxed{}` and programs in a fenced block, so a problem that asks for its answer
-anywhere else is asked anew.
+Judges read answers of mathematics and choices in `\boxed{}`, and programs in a fenced block. The wording of a problem that asks
+for another form is replaced.
 """
 
 import re
@@ -15,17 +15,17 @@ from sod.rewards.code_golds import tests_of
 Prompts = Literal["clean", "paper"]
 
 _FOREIGN = (
-    # DAPO-Math-17k asks for a last line that begins with "Answer:", which no judge reads.
+    # DAPO-Math-17k asks for a last line that begins with "Answer:". No judge reads it.
     re.compile(r"^Solve the following math problem[^\n]*Answer:[^\n]*\n\n"),
     re.compile(r"\n\nRemember to put your answer on its own line after [^\n]*$"),
-    # A processed copy of it, whose braces were doubled.
+    # A processed copy of it with doubled braces.
     re.compile(r"\s*Please reason step by step, and put your final answer within \\boxed\{\{\}\}\.$"),
 )
 _ASKS_FOR = {"math": re.compile(r"\\boxed"), "choice": re.compile(r"\\boxed"), "code": re.compile(r"```|code block")}
 
 
 def worded(problem: str, kind: str, prompts: Prompts, *, gold: str = "", starter: str = "") -> str:
-    """A bare problem with what is said around it. Of code problems, the gold tells how the program is called."""
+    """Return a problem with its wording. The gold of a code problem determines whether a function or a program is asked for."""
     fills = {"problem": problem.strip()}
     style = kind
     if kind == "code":
@@ -37,7 +37,7 @@ def worded(problem: str, kind: str, prompts: Prompts, *, gold: str = "", starter
 
 
 def asked(text: str, kind: str, prompts: Prompts, *, gold: str = "", starter: str = "") -> str:
-    """A training problem as the student reads it: with the wording that it brings, or else with ours."""
+    """Return a training problem as the student reads it: with its own wording, or with sod's if it has none."""
     stripped = without_foreign(text)
     if stripped == text and _ASKS_FOR[kind].search(text):
         return text
@@ -45,14 +45,14 @@ def asked(text: str, kind: str, prompts: Prompts, *, gold: str = "", starter: st
 
 
 def without_foreign(text: str) -> str:
-    """A text without the wordings of published sets that ask for an answer where no judge looks."""
+    """Remove wordings of published sets that ask for the answer in a form that no judge reads."""
     for pattern in _FOREIGN:
         text = pattern.sub("", text)
     return text
 
 
 def bare(text: str) -> str:
-    """A problem without any wording that is known here, ours included: for comparing what is asked."""
+    """Return a problem without any known wording, including sod's, to compare questions."""
     text = without_foreign(text.strip())
     for before, after in _frames():
         if text.startswith(before) and text.endswith(after) and len(text) >= len(before) + len(after):
@@ -68,6 +68,6 @@ def _templates() -> dict[str, dict[str, str]]:
 
 @cache
 def _frames() -> list[tuple[str, str]]:
-    """What stands before and after the problem in every wording that has nothing else in it."""
+    """Return the text before and after the problem, for every wording without other fields."""
     texts = [text for style in _templates().values() for text in style.values() if "{code}" not in text]
     return [(before, after) for before, _, after in (text.partition("{problem}") for text in texts)]

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and never over something else."""
+"""Write files completely or not at all, and never over other content."""
 
 import hashlib
 import os
@@ -13,31 +13,35 @@ from sod.runs.files import cannot_be_written, to_json
 
 
 def lines(rows: Iterable[Row]) -> bytes:
-    """Rows as the text of a .jsonl file: the same rows are the same bytes. Half a character stays the JSON escape it was."""
+    """Return rows as the bytes of a .jsonl file. Equal rows give equal bytes. A lone surrogate stays a JSON escape."""
     texts = (to_json(row, default=_refuse) + "\n" for row in rows)
     return "".join(texts).encode("utf-8", "backslashreplace")
 
 
 def _refuse(cell: object) -> None:
-    raise DataError(f"a cell is of type {type(cell).__name__}; .jsonl takes text, numbers, lists and objects alone.")
+    raise DataError(
+        f"a cell is of type {type(cell).__name__}, but .jsonl has only text, numbers, lists and objects. Convert or remove its "
+        "column."
+    )
 
 
 def document(content: dict[str, Any]) -> bytes:
+    """Return an object as the bytes of a .json file."""
     return (to_json(content, indent=2) + "\n").encode()
 
 
 def write(path: Path, content: bytes) -> bool:
-    """Write a file, unless it is there with this very content. -> whether it had to be written
+    """Write a file unless it already has this content. Return whether it was written.
 
-    Raises DataError where something else is there, or nothing can be written.
+    Raises DataError if the file has other content, or cannot be written.
     """
     return bool(write_all({path: content}))
 
 
 def write_all(contents: Mapping[Path, bytes]) -> list[Path]:
-    """Write files, all or none, but for those that are there with this very content. -> those that had to be written
+    """Write all files or none. Skip files that already have their content. Return the written ones.
 
-    Raises DataError where something else is in the place of one, or one cannot be written.
+    Raises DataError if a file has other content, or cannot be written.
     """
     new = [path for path, content in contents.items() if is_free(path, content)]
     for number, path in enumerate(new):
@@ -51,16 +55,16 @@ def write_all(contents: Mapping[Path, bytes]) -> list[Path]:
 
 
 def is_free(path: Path, content: bytes) -> bool:
-    """Whether nothing is there; False where this very content is. Raises DataError where something else is."""
+    """Return True if a path is free, False if it already has this content. Raises DataError if it has other content."""
     if not path.exists():
         return True
     if not path.is_file() or fingerprint(path) != sha256(content):
-        raise DataError(f"{path} is there already, and holds something else. Move it away, or choose another place.")
+        raise DataError(f"{path} already exists with other content. Move it away, or choose another path.")
     return False
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write a file in place of whatever is there: beside it at first, then in one move."""
+    """Write a file atomically: first beside it, then moved over any existing file."""
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +80,7 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def keep_out_of_git(path: Path) -> None:
-    """Name a file in the .gitignore beside it."""
+    """Add a file to the .gitignore beside it."""
     ignore = path.with_name(".gitignore")
     before = ignore.read_text(encoding="utf-8") if ignore.exists() else ""
     if path.name not in before.split("\n"):
@@ -85,4 +89,5 @@ def keep_out_of_git(path: Path) -> None:
 
 
 def sha256(content: bytes) -> str:
+    """Return the SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()

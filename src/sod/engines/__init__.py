@@ -10,26 +10,34 @@ from typing import Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traits:
-    """What the rest of the project must know of an engine before one is opened."""
+class EngineTraits:
+    """Properties of an engine that option checks, plans and commands read before one is opened."""
 
-    has_address: bool = False
-    """It is on a server, at engine.url; its weights take no memory here."""
+    is_remote: bool = False
+    """It runs on a server at engine.url, so its weights take no memory here."""
     trains: bool = True
     """It can sample the policy, whose weights change with every update."""
+    loads_model: bool = True
+    """The model that it samples is loaded here as well. False if only the server has the weights."""
     exchanges_weights: bool = False
-    """It holds a copy of the policy's weights, which it gets through files (engine.exchange) after every update."""
+    """It holds a copy of the policy's weights, which it receives through files (engine.exchange) after every update."""
     package: str | None = None
-    """The Python package that it needs beside those of sod."""
+    """Python package that it requires in addition to those of sod."""
 
 
 ENGINES = {
-    "hf": Traits(),
-    "vllm": Traits(exchanges_weights=True, package="vllm"),
-    "vllm_server": Traits(has_address=True, exchanges_weights=True),
-    "served": Traits(has_address=True, trains=False),
+    "hf": EngineTraits(),
+    "vllm": EngineTraits(exchanges_weights=True, package="vllm"),
+    "vllm_server": EngineTraits(is_remote=True, exchanges_weights=True),
+    "served": EngineTraits(is_remote=True, trains=False, loads_model=False),
 }
 """Every engine by its name in `engine.name`. `sod.engines.opening` opens them."""
+
+CANNOT_TRAIN = (
+    "engine.name = {name} cannot be used for training, because the server's model does not change. Evaluate it with `sod eval`. "
+    "To train a model and sample it on a vLLM server, use --engine.name vllm_server."
+)
+"""Error for an engine that does not train."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

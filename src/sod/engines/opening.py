@@ -1,15 +1,49 @@
 """Open the engine named by the options for the duration of a run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.concurrency import Runner
 from sod.config import EngineOptions, SamplingOptions
-from sod.engines import Engine
+from sod.engines import CANNOT_TRAIN, ENGINES, Engine
 from sod.engines.hf import HFEngine
 from sod.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSetup:
+    """The inputs of every kind of engine."""
+
+    options: EngineOptions
+    loaded: PreTrainedModel | None
+    """The model to sample; None if only a server has its weights."""
+    rollout: SamplingOptions
+    given_tokenizer: PreTrainedTokenizerBase | None = None
+    """The tokenizer of a remote model."""
+
+    @property
+    def model(self) -> PreTrainedModel:
+        assert self.loaded is not None, f"the engine {self.options.name} samples a model that is loaded here"
+        return self.loaded
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        assert self.given_tokenizer is not None, f"the engine {self.options.name} needs a tokenizer"
+        return self.given_tokenizer
+
+    @property
+    def url(self) -> str:
+        assert self.options.url is not None, f"the engine {self.options.name} needs a URL"
+        return self.options.url
+
+    @property
+    def context(self) -> int:
+        """Longest trajectory, in tokens."""
+        return self.rollout.max_prompt_tokens + self.rollout.max_tokens
 
 
 @contextmanager
@@ -24,44 +58,54 @@ def open_engine(
 
     For a remote model, `model` is None, and `tokenizer` must equal the server's.
     """
-    engine = loop.run(_open(options, model, rollout, tokenizer))
+    if model is not None and not ENGINES[options.name].loads_model:
+        raise OptionError(CANNOT_TRAIN.format(name=options.name))
+    engine = loop.run(OPENERS[options.name](EngineSetup(options, model, rollout, tokenizer)))
     try:
         yield engine
     finally:
         loop.run(engine.close())
 
 
-async def _open(
-    options: EngineOptions,
-    model: PreTrainedModel | None,
-    rollout: SamplingOptions,
-    tokenizer: PreTrainedTokenizerBase | None,
-) -> Engine:
-    if options.name == "served":
-        return await _served(options, model, rollout, tokenizer)
-    assert model is not None, "only the engine `served` works without a model"
-    context = rollout.max_prompt_tokens + rollout.max_tokens
-    if options.name == "hf":
-        return HFEngine(model, slots=rollout.concurrency, context=context)
-    shared = {"temperature": rollout.temperature, "top_p": rollout.top_p, "exchange": options.exchange}
-    if options.url is not None:
-        from sod.engines.vllm_server import VLLMServerEngine
+async def _hf(setup: EngineSetup) -> Engine:
+    return HFEngine(setup.model, slots=setup.rollout.concurrency, context=setup.context)
 
-        return await VLLMServerEngine.open(options.url, model, **shared)
+
+async def _vllm(setup: EngineSetup) -> Engine:
     from sod.engines.vllm import VLLMEngine
 
-    return await VLLMEngine.open(model, context=context, memory_share=options.memory_share, **shared)
+    return await VLLMEngine.open(
+        setup.model,
+        context=setup.context,
+        memory_share=setup.options.memory_share,
+        temperature=setup.rollout.temperature,
+        top_p=setup.rollout.top_p,
+        exchange=setup.options.exchange,
+    )
 
 
-async def _served(
-    options: EngineOptions,
-    model: PreTrainedModel | None,
-    rollout: SamplingOptions,
-    tokenizer: PreTrainedTokenizerBase | None,
-) -> Engine:
-    from sod.engines.served import NOT_TO_TRAIN, ServedEngine
+async def _vllm_server(setup: EngineSetup) -> Engine:
+    from sod.engines.vllm_server import VLLMServerEngine
 
-    if model is not None:
-        raise OptionError(NOT_TO_TRAIN)
-    assert tokenizer is not None, "the engine `served` needs a tokenizer"
-    return await ServedEngine.open(options, tokenizer, rollout)
+    return await VLLMServerEngine.open(
+        setup.url,
+        setup.model,
+        temperature=setup.rollout.temperature,
+        top_p=setup.rollout.top_p,
+        exchange=setup.options.exchange,
+    )
+
+
+async def _served(setup: EngineSetup) -> Engine:
+    from sod.engines.served import ServedEngine
+
+    return await ServedEngine.open(setup.options, setup.tokenizer, setup.rollout)
+
+
+OPENERS: dict[str, Callable[[EngineSetup], Coroutine[Any, Any, Engine]]] = {
+    "hf": _hf,
+    "vllm": _vllm,
+    "vllm_server": _vllm_server,
+    "served": _served,
+}
+"""How to open every engine of `sod.engines.ENGINES`. Each function imports its engine, because engines need packages."""

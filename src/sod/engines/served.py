@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sod.concurrency import Occupancy
 from sod.config import EngineOptions, SamplingOptions
-from sod.engines import Reply, Request
+from sod.engines import CANNOT_TRAIN, Reply, Request
 from sod.engines.http import NOT_UNDERSTOOD, Refused, ServedModel, Words, short
 from sod.engines.vllm import parameters
 from sod.errors import InfrastructureError, OptionError
@@ -23,10 +23,6 @@ from sod.model.forward import ends_beside, id_count, unused_beside
 
 logger = logging.getLogger(__name__)
 
-NOT_TO_TRAIN = (
-    "--engine.name served evaluates a remote model and cannot train it. To train a model here and sample it on a vLLM server, "
-    "use --engine.name vllm_server."
-)
 PROBE = "Ünïcode,  two spaces,\n\n\ttabs; 1234567890 + x**2 <= 'a_b' <tool_call>{\"a\": [1]}</tool_call> 数学 🙂"
 """Text that different tokenizers split differently."""
 
@@ -89,7 +85,7 @@ class ServedEngine:
         return self._occupancy.take_seconds()
 
     async def refresh(self) -> None:
-        raise OptionError(NOT_TO_TRAIN)
+        raise OptionError(CANNOT_TRAIN.format(name="served"))
 
     async def close(self) -> None:
         await self._model.close()

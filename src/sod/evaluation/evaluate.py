@@ -109,7 +109,7 @@ class Session:
         if run.begun:
             run.check(options, resume=True)
         check(of_evaluation(options))
-        served = not ENGINES[options.engine.name].trains
+        served = not ENGINES[options.engine.name].loads_model
         sets = open_sets(options)
         problems = [problem for each in sets for problem in each.problems]
         folder = model_folder(options.model, weights=not served)

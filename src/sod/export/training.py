@@ -16,7 +16,7 @@ from sod.export.wording import DIFFERING, counted, options_and_environment, publ
 from sod.hub import NAME
 from sod.report.reading import Record
 from sod.report.summary import alarms, learning
-from sod.runs.directory import Run
+from sod.runs.directory import Run, command_of
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,11 @@ class Stage:
         run = checkpoint.parent.parent
         if name is None or checkpoint.parent.name != "checkpoints" or not (run / "options.json").is_file():
             return None
-        kind = TrainOptions if "student" in read_json(run / "options.json") else SftOptions
+        environment = read_json(run / "environment.json")
+        command = command_of(environment, read_json(run / "options.json"))
         updates = int(name[1])
         metrics = [row for row in Run(run).metrics() if row["update"] <= updates]
-        return cls(updates, read_options(kind, run), read_json(run / "environment.json"), metrics)
+        return cls(updates, read_options(SftOptions if command == "sft" else TrainOptions, run), environment, metrics)
 
     # Facts
 

@@ -43,7 +43,7 @@ def options_and_environment(options: Options, environment: Json) -> dict[str, Js
     """Return the published options and environment of a run, as JSON by file name."""
     return {
         "options": public(options.model_dump(mode="json", exclude=ADDRESSES)),
-        "environment": public({key: value for key, value in environment.items() if key != "command"}),
+        "environment": public({key: value for key, value in environment.items() if not _is_command_line(key, value)}),
     }
 
 
@@ -64,3 +64,8 @@ def ran_with(environment: Json) -> str:
 
 def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _is_command_line(key: str, value: object) -> bool:
+    """Return whether an entry of environment.json holds arguments. Older runs have them as `command`."""
+    return key == "arguments" or (key == "command" and not isinstance(value, str))

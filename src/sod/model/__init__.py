@@ -1,1 +1,1 @@
-"""A Transformers model: load and prove it, packed attention, the optimiser, LoRA adapters, sharding."""
+"""A Transformers model: loading and checks, packed attention, the optimiser, LoRA adapters, sharding."""

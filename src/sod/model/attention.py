@@ -1,9 +1,9 @@
-"""Attention over sequences that lie end to end: no padding, no mask, and every sequence sees itself alone.
+"""Attention over packed sequences: no padding, no mask, and every sequence attends only to itself.
 
 Models are loaded with this file's function as their attention (`NAME`). A forward pass reads all its tokens as one row,
-(1, N); everything but attention treats tokens one by one anyway. What a token may attend to is the business of a layout,
-which travels to every layer as a keyword of the forward pass: `Packed` for sequences as wholes, in scoring and learning;
-`SlotCache.reading` for those whose beginnings are remembered, in sampling.
+(1, N). Every other part of the network treats tokens separately. A layout decides what a token may attend to, and is passed
+to every layer as a keyword of the forward pass: `Packed` for full sequences, in scoring and training;
+`SlotCache.reading` for sequences with a cached prefix, in sampling.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from transformers import AttentionInterface, PreTrainedModel
 from sod.errors import ModelError
 
 NAME = "sod"
-"""Of the attention function, for `attn_implementation`."""
+"""Name of the attention function, for `attn_implementation`."""
 UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")
-"""What some models' attention has beyond the causal one: found out when a model is loaded."""
+"""Arguments of attention variants that are not supported. They are detected when a model is loaded."""
 
 
 class Layout(Protocol):
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        """What each token's query finds. (1, heads, N, head_dim), keys and values with fewer heads -> as the query"""
+        """Return the attention output of each token. (1, heads, N, head_dim); keys and values may have fewer heads."""
         ...
 
 
@@ -39,11 +39,11 @@ def _attend(
     layout: Layout | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Transformers' contract of an attention function. Without a layout, rows are whole sequences without padding."""
+    """Compute attention with Transformers' interface. Without a layout, rows are full sequences without padding."""
     assert attention_mask is None, "sequences are packed, not masked"
     if unknown := [name for name in UNSUPPORTED if others.get(name) is not None]:
         raise ModelError(
-            f"The model's attention needs {unknown[0]}, which is not supported; use one with full attention."
+            f"The model's attention needs {unknown[0]}, which is not supported. Use a model with full attention."
         )
     if layout is None:
         found = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
@@ -56,21 +56,22 @@ AttentionInterface.register(NAME, _attend)
 
 
 def check_attention(model: PreTrainedModel) -> None:
-    """Raises ModelError for a model with another attention, which would let packed sequences see each other."""
+    """Raise ModelError for a model with another attention function, in which packed sequences attend to each other."""
     if model.config._attn_implementation != NAME:
         raise ModelError(
-            f"Load the model with attn_implementation={NAME!r}, or call set_attn_implementation({NAME!r})."
+            f"The model's attention is {model.config._attn_implementation!r}, which does not keep packed sequences apart. Load "
+            f"the model with attn_implementation={NAME!r}, or call set_attn_implementation({NAME!r})."
         )
 
 
 class Packed:
-    """Whole sequences of the given lengths."""
+    """The layout of full sequences of the given lengths."""
 
     def __init__(self, lengths: Sequence[int]):
         self._lengths = list(lengths)
 
     def positions(self, device: torch.device) -> Tensor:
-        """Each token's place in its sequence. -> (1, N)"""
+        """Return each token's position in its sequence. -> (1, N)"""
         return torch.cat([torch.arange(length, device=device) for length in self._lengths])[None]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
@@ -82,9 +83,9 @@ class Packed:
 
 
 class SlotCache:
-    """Keys and values of the sequences under way, one slot each: (slots, heads, capacity, head_dim) for each layer.
+    """Cached keys and values of unfinished sequences, one slot each: (slots, heads, capacity, head_dim) for each layer.
 
-    The capacity grows with the longest of them. `context`: tokens that none exceeds, if that is known.
+    The capacity grows with the longest sequence. `context`: maximum length in tokens, if it is known.
     """
 
     def __init__(self, slots: int, device: torch.device, context: int | None = None):
@@ -95,18 +96,18 @@ class SlotCache:
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def reading(self, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int]) -> "Reading":
-        """The layout of a pass that reads `counts[i]` new tokens into `slots[i]`, where `starts[i]` are known already."""
+        """Return the layout of a pass that reads `counts[i]` new tokens into `slots[i]`, which holds `starts[i]` tokens."""
         longest = max(start + count for start, count in zip(starts, counts, strict=True))
         if longest > self._capacity:
             doubled = max(2 * self._capacity, 64)
             wanted = max(longest, doubled if self._context is None else min(doubled, self._context))
-            # Not a power of two: slots that far apart would compete for the same lines of the processor's cache.
+            # Not a power of two: slots at such distances compete for the same lines of the CPU's cache.
             self._grow(wanted // 64 * 64 + 72)
         return Reading(self, slots, starts, counts)
 
     @torch.inference_mode()
     def copy(self, source: int, target: int, length: int) -> None:
-        """Let a slot begin as another does."""
+        """Copy the first `length` tokens of slot `source` to slot `target`."""
         for keys, values in self._layers.values():
             keys[target, :, :length] = keys[source, :, :length]
             values[target, :, :length] = values[source, :, :length]
@@ -114,7 +115,7 @@ class SlotCache:
     def write(
         self, layer: int, slots_N: Tensor, positions_N: Tensor, key: Tensor, value: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Put new keys and values, (1, heads, N, head_dim), to their places. -> all of the layer's"""
+        """Store new keys and values, (1, heads, N, head_dim). -> all keys and all values of the layer"""
         heads = key.shape[1]
         if layer not in self._layers:
             keys, values = (new.new_zeros(self._slots, heads, self._capacity, new.shape[3]) for new in (key, value))
@@ -128,17 +129,17 @@ class SlotCache:
 
     def _grow(self, capacity: int) -> None:
         more = (0, 0, 0, capacity - self._capacity)
-        for layer, (keys, values) in self._layers.items():  # one after another, so that what was can go
+        for layer, (keys, values) in self._layers.items():  # layer by layer, so that the old tensors are freed
             self._layers[layer] = (pad(keys, more), pad(values, more))
         self._capacity = capacity
 
 
 class Reading:
-    """New tokens of some slots, in the order given: those that have one first, which can attend in one batch."""
+    """The layout of new tokens of some slots, in the given order. Slots with a single new token come first: they attend in
+    one batch."""
 
     BATCHED_ELEMENTS = 1 << 20
-    """Keys that are put side by side to attend in one batch, at most. More are quicker attended to one slot at a time,
-    where they stand."""
+    """Largest number of key elements to gather for one batch. With more, it is faster to attend to each slot in place."""
 
     def __init__(self, cache: SlotCache, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int]):
         device = cache.device
@@ -148,7 +149,7 @@ class Reading:
         self._slots, self._ends, self._counts = list(slots), ends, list(counts)
         self._slots_N = torch.tensor(slots, device=device).repeat_interleave(torch.tensor(counts, device=device))
         self.positions = torch.tensor([places], device=device)
-        """Each token's place in its sequence, (1, N)."""
+        """Position of each token in its sequence, (1, N)."""
         self._masks = [
             _causal(start, end, device) if start and end > start + 1 else None
             for start, end in zip(starts, ends, strict=True)
@@ -183,8 +184,10 @@ class Reading:
         return torch.cat(found, dim=2)
 
     def _attend_singles(self, query: Tensor, keys: Tensor, values: Tensor, scale: float | None) -> Tensor:
-        """(heads, S, head_dim) -> (1, heads, S, head_dim). Query heads that share a key are taken for one head's queries,
-        so that no key is repeated."""
+        """Return the attention output of single new tokens. (heads, S, head_dim) -> (1, heads, S, head_dim)
+
+        Query heads that share a key are treated as queries of one head, so that no key is repeated.
+        """
         heads, singles, _ = query.shape
         chosen = self._slots_N[:singles]
         found = scaled_dot_product_attention(
@@ -198,6 +201,6 @@ class Reading:
 
 
 def _causal(start: int, end: int, device: torch.device) -> Tensor:
-    """Whether each token from `start` on sees each token up to the last of them. -> (end - start, end)"""
+    """Return the causal mask of the tokens from `start` to `end`: True where one attends to another. -> (end - start, end)"""
     at = torch.arange(end, device=device)
     return at <= at[start:, None]

@@ -1,4 +1,4 @@
-"""A model's forward pass, as scoring, learning and sampling make it: tokens end to end in one row, kept apart by a layout."""
+"""The forward pass of scoring, training and sampling: packed tokens in one row, and a layout that separates sequences."""
 
 import json
 from pathlib import Path
@@ -13,24 +13,24 @@ from sod.model.fsdp import base_of
 
 
 def head(model: PreTrainedModel) -> Tensor:
-    """The rows of the output embedding that stand for tokens. -> (V, D)
+    """Return the rows of the output embedding that belong to tokens. -> (V, D)
 
-    Many heads have more rows than the tokenizer has ids. `load_model` leaves those out of the layer's `out_features`. So
-    sampling, scoring and learning all give them probability 0, and agree about every other id.
+    Many heads have more rows than the tokenizer has ids. `load_model` removes them from the layer's `out_features`.
+    Therefore sampling, scoring and training all give them probability 0, and agree about all other ids.
     """
     layer = cast(torch.nn.Linear, model.get_output_embeddings())
     return layer.weight if layer.out_features == layer.weight.shape[0] else layer.weight[: layer.out_features]
 
 
 def forward(model: PreTrainedModel, ids_N: Tensor, positions_1N: Tensor, layout: Layout) -> Tensor:
-    """The last hidden states, before the head. -> (N, D)"""
+    """Return the last hidden states, before the head. -> (N, D)"""
     return base_of(model)(
         input_ids=ids_N[None], position_ids=positions_1N, use_cache=False, layout=layout
     ).last_hidden_state[0]
 
 
 def hidden_states(model: PreTrainedModel, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
-    """The last hidden states, before the head, of the rows' first `lengths_B` tokens, end to end. -> (N, D)"""
+    """Return the last hidden states, before the head, of the rows' first `lengths_B` tokens, packed. -> (N, D)"""
     check_attention(model)
     lengths = lengths_B.tolist()
     layout = Packed(lengths)
@@ -39,27 +39,29 @@ def hidden_states(model: PreTrainedModel, ids_BT: Tensor, lengths_B: Tensor) -> 
 
 
 def id_count(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return one more than the highest id that stands for a token."""
+    """Return one more than the highest id of a token."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
 def end_ids(model: PreTrainedModel) -> frozenset[int]:
-    """Every id by which the model ends what it writes, as its generation_config.json has it."""
+    """Return the end-of-sequence ids in the model's generation_config.json."""
     config = model.generation_config
     return _ends(None if config is None else config.eos_token_id)
 
 
 def ends_beside(tokenizer: Path) -> frozenset[int]:
-    """The same of a model that is elsewhere, from the folder of its tokenizer; none where there is no such file."""
+    """Return the end-of-sequence ids of a remote model, from its tokenizer's folder. Empty without generation_config.json."""
     try:
         return _ends(json.loads((tokenizer / "generation_config.json").read_bytes()).get("eos_token_id"))
-    except (OSError, ValueError, AttributeError):  # no such file, or not JSON of an object
+    except (OSError, ValueError, AttributeError):  # no such file, or not a JSON object
         return frozenset()
 
 
 def unused_beside(tokenizer: Path, tokens: int) -> range:
-    """Return the ids from `tokens` on that the head of a model elsewhere has, from config.json beside its tokenizer: they stand
-    for no token. Empty where there is no such file."""
+    """Return the ids from `tokens` on in a remote model's head, which belong to no token. Empty without config.json.
+
+    The size of the head is read from config.json in the tokenizer's folder.
+    """
     try:
         config = json.loads((tokenizer / "config.json").read_bytes())
         rows = (config.get("text_config") or config).get("vocab_size", 0)

@@ -1,7 +1,7 @@
-"""A model divided among processes, by PyTorch's FSDP2: each keeps a share of every weight, and layers are put together one at
-a time while they compute.
+"""Shard a model over processes with PyTorch's FSDP2: each process keeps a shard of every weight, and layers are gathered one
+at a time while they compute.
 
-A pass needs all processes, layer by layer: each must make as many as any other.
+A pass needs all processes, layer by layer, so every process must make the same number of passes.
 """
 
 from collections.abc import Callable
@@ -22,44 +22,49 @@ from sod.errors import OptionError
 
 
 def divide(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> None:
-    """Divide the model, in place. Its weights keep their type; layers compute in `dtype`, gradients are summed up in float32.
+    """Shard the model in place. Its weights keep their type; layers compute in `dtype`, gradients are reduced in float32.
 
-    It is moved to the processes' devices, a layer at a time. Embedding and head stay whole from the forward to the backward
-    pass.
+    The model is moved to the processes' devices, a layer at a time. Embedding and head stay gathered from the forward to
+    the backward pass.
     """
     mesh, precision = ranks.mesh(), MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for layer in _layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=precision)
     fully_shard(model, mesh=mesh, mp_policy=precision)
-    # Embedding and head belong to the model as a whole, which is never called: its hidden states are. So FSDP must know.
+    # Embedding and head belong to the root module, which is never called itself: FSDP must hook into the base model's pass.
     model.base_forward = MethodType(_base_forward, model)  # type: ignore[assignment]
     register_fsdp_forward_method(model, "base_forward")
 
 
 def base_of(model: PreTrainedModel) -> Callable[..., Any]:
-    """What computes hidden states, divided or not: the model without its head."""
+    """Return the function that computes hidden states: the model without its head, sharded or not."""
     divided = isinstance(model, FSDPModule)
     return cast(Callable[..., Any], model.base_forward if divided else model.base_model)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All shares of a tensor together; what is not divided, as it is. All processes must ask."""
+    """Return the full tensor of a sharded one, and other tensors unchanged. All processes must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def copy_whole(divided: PreTrainedModel, model: PreTrainedModel) -> None:
-    """Give a whole model the weights of a divided one, a weight at a time. All processes must ask."""
+    """Copy a sharded model's weights into a full model, a weight at a time. All processes must call this."""
     for share, weight in zip(divided.parameters(), model.parameters(), strict=True):
         weight.copy_(whole(share))
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:
-    """Let the backward pass compute each layer again. Transformers' own switch needs its training mode, in which dropout
-    and the noise of routers come back and change the network. Raises OptionError."""
+    """Recompute each layer in the backward pass. Raise OptionError if the model has no layers that support it.
+
+    Transformers' own switch needs training mode, in which dropout and router noise change the network.
+    """
     layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     if not layers:
-        raise OptionError(f"learn.checkpointing: a {model.config.model_type} model has no layers for it; leave it out.")
+        raise OptionError(
+            f"learn.checkpointing is not supported by models of type {model.config.model_type}, whose layers cannot be "
+            "recomputed. Leave it out."
+        )
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
 
@@ -69,14 +74,17 @@ def _base_forward(model: PreTrainedModel, *arguments: Any, **options: Any) -> An
 
 
 def _layers(model: PreTrainedModel) -> torch.nn.ModuleList:
-    """Return the list of the decoder's layers: as many as the configuration has, all of classes that the model names as not
-    to be split. Raises OptionError unless it is the only one."""
+    """Return the list of the decoder's layers. Raise OptionError unless exactly one list qualifies.
+
+    It must be as long as the configuration says. All its layers must be of classes that the model lists as not to be split.
+    """
     count, whole = model.config.get_text_config().num_hidden_layers, set(model._no_split_modules or ())
     lists = [each for each in model.modules() if isinstance(each, torch.nn.ModuleList) and len(each) == count]
     found = [each for each in lists if all(type(layer).__name__ in whole for layer in each)]
     if len(found) != 1:
         raise OptionError(
-            f"processes: a {model.config.model_type} model has {len(found)} lists of {count} decoder layers (classes: "
-            f"{', '.join(sorted(whole)) or 'none named'}), and it is divided by one. Train it in one process."
+            f"A {model.config.model_type} model cannot be trained in several processes: it has {len(found)} lists of {count} "
+            f"decoder layers (classes: {', '.join(sorted(whole)) or 'none named'}), and sharding needs exactly one. Start one "
+            "process."
         )
     return found[0]

@@ -1,4 +1,4 @@
-"""A Transformers model as this project uses it: loaded, checked, and asked for log-probabilities."""
+"""Load and check Transformers models, and compute log-probabilities with them."""
 
 import re
 import sys
@@ -29,20 +29,23 @@ from sod.model.attention import NAME as ATTENTION
 from sod.model.forward import head, hidden_states, id_count
 from sod.model.proof import check_configuration, prove
 
-logging.disable_progress_bar()  # progress is sod.console.progress's business
+logging.disable_progress_bar()  # sod.console.progress shows progress
 
 HARMLESS = re.compile(r"\.(inv_freq|masked_bias|rotary_emb\.\w+)$")
-"""Tables that older files hold and models compute."""
+"""Names of tables that models compute; older files also hold them."""
 SHOWN_NAMES = 3
 
 
 def load_model(folder: Path, options: ModelOptions) -> PreTrainedModel:
-    """A causal language model from a directory, proved to compute here what it computes in Transformers."""
+    """Return a causal language model from a directory, verified to compute the same as in Transformers.
+
+    Raise ModelError if it cannot be loaded or is not supported.
+    """
     device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     model = read_model(folder, options.dtype, attention=ATTENTION)
     try:
         model.to(torch.device(device))  # type: ignore[arg-type]
-    except Exception as error:  # no such device, or no room on it
+    except Exception as error:  # no such device, or not enough memory
         raise ModelError(f"The model in {folder} cannot be moved to {device}: {error}") from error
     layer = cast(torch.nn.Linear, model.get_output_embeddings())
     layer.out_features = min(layer.weight.shape[0], _tokens(folder))
@@ -51,15 +54,18 @@ def load_model(folder: Path, options: ModelOptions) -> PreTrainedModel:
 
 
 def check_written(folder: Path) -> None:
-    """Raises ModelError unless the directory's files hold every weight of the model by name and shape. Reads no weight."""
+    """Raise ModelError unless the directory's files hold every weight of the model by name and shape. Read no weights."""
     read_model(folder, "auto", place="meta")
 
 
 def read_model(folder: Path, dtype: str, *, attention: str | None = None, place: str | None = None) -> PreTrainedModel:
-    """A causal language model of Transformers' own, with every weight from the directory's safetensors. Raises ModelError."""
+    """Return a causal language model of a type in Transformers, with every weight from the directory's safetensors.
+
+    Raise ModelError if it cannot be loaded.
+    """
     _check_folder(folder)
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # which weights are missing is said here
+    logging.set_verbosity_error()  # missing weights are reported below
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -72,7 +78,7 @@ def read_model(folder: Path, dtype: str, *, attention: str | None = None, place:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except Exception as error:  # a damaged file makes the libraries below raise anything
+    except Exception as error:  # for a damaged file, the libraries raise many kinds of exceptions
         raise ModelError(f"The model in {folder} cannot be loaded: {error}") from error
     finally:
         logging.set_verbosity(verbosity)
@@ -82,12 +88,12 @@ def read_model(folder: Path, dtype: str, *, attention: str | None = None, place:
 
 
 def check_config(folder: Path) -> None:
-    """Raise the ModelError of `load_model` where config.json alone shows it. Reads no weight."""
+    """Raise the ModelError of `load_model` if config.json already shows it. Read no weights."""
     check_configuration(_config(folder), folder)
 
 
 def _config(folder: Path) -> PreTrainedConfig:
-    """Refuses what Transformers would ask about or run code for."""
+    """Return the configuration. Raise ModelError for types that need code of their own or are no causal language models."""
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} holds no model: config.json is missing. Give the directory of a Hugging Face model."
@@ -99,32 +105,32 @@ def _config(folder: Path) -> PreTrainedConfig:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(
             f"The model in {folder} is of type {config.model_type}, which Transformers does not load as a causal language "
-            "model. Use a text model."
+            "model. Use a text model such as Qwen3."
         )
     return config
 
 
 def _check_folder(folder: Path) -> None:
-    """Also refuses what would be read as pickles."""
+    """Raise ModelError unless the folder holds a configuration and safetensors. Pickled weights are never read."""
     _config(folder)
     if not any(folder.glob("*.safetensors")):
         kinds = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
         raise ModelError(
-            f"{folder} holds no weights in safetensors{f' but {kinds[0]}, which is not read' if kinds else ''}. Convert them: "
-            f"AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER) in Python."
+            f"{folder} holds no weights in safetensors{f' but {kinds[0]}, which is not read' if kinds else ''}. Convert the "
+            "weights in Python: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)."
         )
 
 
 def _unreadable(what: str, folder: Path, error: Exception) -> str:
     if "trust_remote_code" in str(error):
-        return f"The {what} in {folder} needs Python code of its own, which is never run here. Use one that Transformers has."
+        return f"The {what} in {folder} needs Python code of its own, which sod never runs. Use one that Transformers includes."
     return f"The {what} in {folder} cannot be loaded: {error}"
 
 
 def _check_weights(folder: Path, report: dict[str, Any]) -> None:
-    """Every weight of the model must be in its files, and every tensor of the files in the model.
+    """Raise ModelError unless the files hold every weight of the model, and the model every tensor of the files.
 
-    Transformers leaves out by itself what a model type is known to leave out, such as tied heads and tables of positions.
+    Transformers does not report tensors that a model type usually omits, such as tied heads and position tables.
     """
     for verb, names in (
         ("lack", report["missing_keys"]),
@@ -134,21 +140,24 @@ def _check_weights(folder: Path, report: dict[str, Any]) -> None:
         if names:
             shown = ", ".join(sorted(names)[:SHOWN_NAMES])
             more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-            raise ModelError(f"The weights in {folder} are not the model's: its files {verb} {shown}{more}.")
+            raise ModelError(
+                f"The weights in {folder} do not match the model: its files {verb} {shown}{more}. Download or save the model "
+                "again."
+            )
 
 
 def _tokens(folder: Path) -> int:
-    """Ids of the tokenizer beside a model; without one, every row of the head may be a token."""
+    """Return the number of ids of the tokenizer in a model's folder, or `sys.maxsize` without a tokenizer."""
     if not (folder / "tokenizer_config.json").is_file():
         return sys.maxsize
     return id_count(load_tokenizer(folder))
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer in a folder. Its files are read once in a process, and again when one of them changes."""
+    """Return the tokenizer in a folder. Its files are read once per process, and again when one of them changes."""
     if not (folder / "tokenizer_config.json").is_file():
         raise ModelError(
-            f"{folder} holds no tokenizer: tokenizer_config.json is missing. Save the tokenizer beside the model."
+            f"{folder} holds no tokenizer: tokenizer_config.json is missing. Save the tokenizer in the model's folder."
         )
     stats = ((file.name, file.stat()) for file in sorted(folder.iterdir()) if file.suffix != ".safetensors")
     return _tokenizer(folder, tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
@@ -156,7 +165,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 @lru_cache(maxsize=4)
 def _tokenizer(folder: Path, files: tuple[tuple[str, int, int], ...]) -> PreTrainedTokenizerBase:
-    """`files`: name, time and size of each, so that changed ones are read again."""
+    """Load a tokenizer. `files`: name, time and size of each file, so that the cache has no outdated entry."""
     del files
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -165,64 +174,71 @@ def _tokenizer(folder: Path, files: tuple[tuple[str, int, int], ...]) -> PreTrai
 
 
 def check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Every id of the tokenizer must have an embedding."""
+    """Raise ModelError unless every id of the tokenizer has an embedding."""
     rows, highest = head(model).shape[0], id_count(tokenizer) - 1
     if highest >= rows:
-        raise ModelError(f"The model in {folder} has {rows} embeddings, but its tokenizer has ids up to {highest}.")
+        raise ModelError(
+            f"The model in {folder} has {rows} embeddings, but its tokenizer has ids up to {highest}. Save the model's own "
+            "tokenizer there."
+        )
 
 
 def check_same_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
-    """Student and teacher must give every id the same token; otherwise their log-probabilities are of different things."""
+    """Raise ModelError unless student and teacher use the same token for every id.
+
+    Otherwise their log-probabilities would belong to different tokens.
+    """
     ours, theirs = student.get_vocab(), teacher.get_vocab()
     if ours == theirs:
         return
     example = next(iter(sorted(set(ours.items()) ^ set(theirs.items()))))
     raise ModelError(
         f"Student and teacher have different vocabularies ({len(ours)} and {len(theirs)} tokens; they differ at "
-        f"{example[0]!r}, id {example[1]}). Choose a teacher with the student's tokenizer."
+        f"{example[0]!r}, id {example[1]}), so their log-probabilities cannot be compared. Choose a teacher with the student's "
+        "tokenizer."
     )
 
 
 def positions_of(model: PreTrainedModel) -> int:
-    """The longest sequence that the model is made for. Raises ModelError where its configuration does not say."""
+    """Return the length of the longest sequence of the model. Raise ModelError if its configuration does not contain it."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # not all types have it
     if not isinstance(positions, int):
         raise ModelError(
-            f"A {model.config.model_type} model's configuration names no max_position_embeddings, so the longest sequence is "
-            "not known. Add it to config.json."
+            f"The {model.config.model_type} model's configuration has no max_position_embeddings, so its longest sequence is "
+            "unknown. Add it to config.json."
         )
     return positions
 
 
 def check_context(model: PreTrainedModel, options: SamplingOptions, whose: str = "model") -> None:
-    """The longest trajectory must fit into the model's positions."""
+    """Raise ModelError unless the longest trajectory fits into the model's positions."""
     longest = options.max_prompt_tokens + options.max_tokens
     positions = positions_of(model)
     if longest > positions:
         raise ModelError(
-            f"The {whose} has {positions} positions, but rollout.max_prompt_tokens + rollout.max_tokens is {longest}; lower "
-            "one of them."
+            f"rollout.max_prompt_tokens + rollout.max_tokens is {longest}, but the {whose} has {positions} positions. Lower one "
+            "of the two."
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """What the head needs for some tokens of a batch, M of them, row after row."""
+    """The inputs of the head for M tokens of a batch, row after row."""
 
     hidden_MD: Tensor
-    """The hidden state at the position before each."""
+    """Hidden state at the position before each token."""
     head_VD: Tensor
     targets_M: Tensor
-    """(M,); with candidates (M, 1 + J), each token before its own."""
+    """Ids, (M,); with candidates (M, 1 + J): each token, then its candidates."""
 
 
 def selected(
     model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor, lengths_B: Tensor, candidates_BTJ: Tensor | None = None
 ) -> Selected:
-    """The masked tokens, ready for `sod.core.token_logprobs` or `token_loss`.
+    """Return the masked tokens' inputs for `sod.core.token_logprobs` or `token_loss`.
 
-    Position t is predicted from the hidden state at t - 1; only masked tokens go through the head. The first token of a
-    row has no prediction and must not be masked.
+    Position t is predicted from the hidden state at t - 1. The head is computed only for masked tokens. The first token of
+    a row has no prediction and must not be masked.
     """
     candidates_MJ = None if candidates_BTJ is None else candidates_BTJ[mask_BT].to(model.device)
     ids_BT, mask_BT = ids_BT.to(model.device), mask_BT.to(model.device)
@@ -239,9 +255,9 @@ def selected(
 def score(
     model: PreTrainedModel, batch: Batch, temperature: float, microbatch_tokens: int, *, entropy: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return log-probabilities of a batch's sampled tokens under a model, and its entropies there, or 0 unless requested.
+    """Return a model's log-probabilities of a batch's sampled tokens, and its entropies there, or 0 unless `entropy` is set.
 
-    -> (B, T), (B, T), 0 off the mask. If the batch has candidates, the first is (B, T, 1 + J): each token's, then theirs.
+    -> (B, T), (B, T), 0 outside the mask. With candidates the first is (B, T, 1 + J): the token's value, then theirs.
     """
     candidates = () if batch.candidates_BTJ is None else (1 + batch.candidates_BTJ.shape[2],)
     logprobs_BT, entropy_BT = torch.zeros(*batch.ids_BT.shape, *candidates), torch.zeros(batch.ids_BT.shape)
@@ -259,9 +275,9 @@ def score(
 def score_top(
     model: PreTrainedModel, batch: Batch, temperature: float, microbatch_tokens: int, count: int
 ) -> tuple[Tensor, Tensor]:
-    """At each sampled token that token, then the model's `count` likeliest: ids and log-probabilities.
+    """Return ids and log-probabilities of each sampled token and of the model's `count` most probable tokens there.
 
-    -> (B, T, 1 + J) int32, (B, T, 1 + J), 0 off the mask
+    -> (B, T, 1 + J) int32, (B, T, 1 + J), 0 outside the mask
     """
     shape = (*batch.ids_BT.shape, 1 + count)
     ids_BTJ, logprobs_BTJ = torch.zeros(shape, dtype=torch.int32), torch.zeros(shape)
@@ -276,7 +292,7 @@ def score_top(
 def _parts(
     model: PreTrainedModel, batch: Batch, microbatch_tokens: int
 ) -> Iterator[tuple[tuple[Tensor, Tensor], Selected]]:
-    """The sampled tokens, micro-batch by micro-batch: where they stand in the batch, and what the head needs."""
+    """Yield the sampled tokens of each micro-batch: their positions in the batch, and the inputs of the head."""
     for rows in microbatches(batch.lengths_B, microbatch_tokens):
         part = batch.rows(rows)
         row_M, at_M = part.mask_BT.nonzero(as_tuple=True)

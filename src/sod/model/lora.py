@@ -1,7 +1,7 @@
-"""Low-rank differences to the weights of a frozen model (LoRA, arXiv 2106.09685), through PEFT.
+"""LoRA adapters on a frozen model (arXiv 2106.09685), through PEFT.
 
-They are put into the model where it stands: it keeps its class, its head and its hidden states, and who samples from it or
-scores with it need not know. Who wants its weights asks here, and gets them merged, under their plain names.
+The adapters are injected in place. The model keeps its class, its head and its hidden states, so sampling and scoring need
+no change. The functions here return its weights with the adapters merged, under their original names.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,28 +21,31 @@ if TYPE_CHECKING:
     from peft.tuners.lora import Linear
 
 NAME = "sod"
-"""Of the differences, in PEFT's names of parameters."""
+"""Name of the adapters in PEFT's parameter names."""
 
 
 def add_low_rank(model: PreTrainedModel, rank: int, alpha: float) -> None:
-    """Freeze the model, and give each of its linear layers but the head a difference that learns: W + alpha / rank * B @ A.
+    """Freeze the model and add a trainable adapter to each linear layer except the head: W + alpha / rank * B @ A.
 
-    A is (rank, in) and random, the same in every run; B is (out, rank) and 0, so the model computes what it did before.
-    Both are float32, whatever the model is. Raises OptionError where PEFT is missing.
+    A is (rank, in) and random, the same in every run. B is (out, rank) and 0, so the model's outputs do not change at first.
+    Both are always float32. Raise OptionError if PEFT is missing or the model has no linear layer.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise OptionError(
-            f'learn.lora_rank needs PEFT ({error}): pip install ".[lean]" in a checkout of sod.'
+            f'learn.lora_rank needs PEFT, which cannot be imported ({error}). Type pip install ".[lean]" in a checkout of sod.'
         ) from error
-    # PEFT's "all-linear" takes in blocks of experts, too, and `_plain` cannot merge those.
+    # PEFT's "all-linear" also selects blocks of experts, which `_plain` cannot merge.
     output = model.get_output_embeddings()
     linear = [
         n for n, layer in model.named_modules() if isinstance(layer, torch.nn.Linear | Conv1D) and layer is not output
     ]
     if not linear:
-        raise OptionError(f"learn.lora_rank: a {model.config.model_type} model has no linear layer; leave it out.")
+        raise OptionError(
+            f"learn.lora_rank is not supported by models of type {model.config.model_type}, which have no linear layer. "
+            "Leave it out."
+        )
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=linear)  # type: ignore[arg-type]
     _say_what_stays(model, linear)
     with torch.random.fork_rng(devices=[]):
@@ -54,7 +57,7 @@ def add_low_rank(model: PreTrainedModel, rank: int, alpha: float) -> None:
 
 
 def _say_what_stays(model: PreTrainedModel, linear: Sequence[str]) -> None:
-    """Experts, and whatever else holds matrices without being a linear layer, stay as they are."""
+    """Report the weight matrices that get no adapter because they are not in linear layers, such as experts."""
     learning = {f"{name}.weight" for name in linear}
     kept = {
         name: weight.numel()
@@ -64,20 +67,20 @@ def _say_what_stays(model: PreTrainedModel, linear: Sequence[str]) -> None:
     if kept:
         share = sum(kept.values()) / model.num_parameters()
         say(
-            f"LoRA leaves {share:.0%} of the weights as they are: {len(kept)} tensors that are no linear layers, such as "
-            f"{next(iter(kept))}. Experts are such tensors."
+            f"LoRA does not train {share:.0%} of the weights: {len(kept)} tensors outside linear layers (such as experts), "
+            f"for example {next(iter(kept))}."
         )
 
 
 def plain_parameters(model: PreTrainedModel) -> Iterator[Tensor]:
-    """The parameters of the model as it would be without differences, in its order; merged ones are made one at a time."""
+    """Return the model's parameters with the adapters merged, in the model's order. They are merged one at a time."""
     return (weight for _, weight in _plain(model, model.named_parameters()))
 
 
 def save_plain(model: PreTrainedModel, folder: Path) -> None:
-    """Write the model in Hugging Face format, with its differences, if it has any, merged into the weights.
+    """Write the model in Hugging Face format, with adapters (if any) merged into the weights.
 
-    Merged weights are rounded to the model's type. They are made in the memory of the CPU, beside the model.
+    Merged weights are rounded to the model's type. They are a second copy, in CPU memory.
     """
     own = model.state_dict()
     plain = {name: tensor if name in own else tensor.cpu() for name, tensor in _plain(model, own.items())}
@@ -85,15 +88,17 @@ def save_plain(model: PreTrainedModel, folder: Path) -> None:
 
 
 def save_weights(model: PreTrainedModel, folder: Path) -> None:
-    """Write the model's weights alone, each once, as `save_plain` would; also in a process that is not the first of several,
-    where Transformers writes nothing."""
+    """Write only the model's weights, each once, with adapters merged. Every process can do so.
+
+    Transformers' own function writes nothing in a process other than the first.
+    """
     plain = {name: tensor.detach().contiguous() for name, tensor in _plain(model, model.named_parameters())}
     save_file(plain, folder / "model.safetensors")
 
 
 @torch.no_grad()
 def _plain(model: PreTrainedModel, named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors by their names in a model without differences."""
+    """Yield tensors with adapters merged, by their names in a model without adapters."""
     for name, tensor in named:
         owner, inside, what = name.partition(".base_layer.")
         if inside and what == "weight":

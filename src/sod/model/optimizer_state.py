@@ -1,7 +1,7 @@
-"""What a resumed run needs beside its model, on disk: PyTorch's distributed checkpoint, read by any number of processes.
+"""Save and load the training state beside the model, as a PyTorch distributed checkpoint for any number of processes.
 
-Each process writes its shares of what is divided; what is whole is written once. Names are those of weights, so that it does
-not matter how they were divided.
+Each process writes its shards of sharded tensors; other tensors are written once. Names are those of the weights, so a run
+can be resumed with another number of processes.
 """
 
 import warnings
@@ -29,7 +29,7 @@ def save_state(
     numbers: Mapping[str, int],
     ranks: Ranks,
 ) -> None:
-    """Write weights and the optimiser's state by the names of weights, and numbers. All processes must do so."""
+    """Write master weights and optimiser state, by the names of the weights, and numbers. All processes must call this."""
     state: dict[str, Any] = {f"masters.{name}": weight.detach() for name, weight in masters.items()}
     for name, values in optimizer.items():
         state |= {f"optimizer.{name}.{key}": value for key, value in values.items()}
@@ -37,13 +37,13 @@ def save_state(
     with (
         _plain_errors(),
         warnings.catch_warnings(category=UserWarning, action="ignore"),
-    ):  # that there is one process alone
+    ):  # PyTorch warns that there is only one process
         save(state, checkpoint_id=checkpoint / TRAINER, no_dist=ranks.alone, process_group=ranks.group)
 
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """What went wrong, in whichever process, or who interrupted it: PyTorch wraps both into something that is no Exception."""
+    """Raise the original error or interruption of any process. PyTorch wraps it in a class that is not an Exception."""
     try:
         yield
     except CheckpointException as error:
@@ -55,9 +55,9 @@ def _plain_errors() -> Iterator[None]:
 def load_state(
     checkpoint: Path, weights: Mapping[str, Tensor], ranks: Ranks
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
-    """Overwrite the weights that were saved. -> the optimiser's state by the names of weights, and the numbers
+    """Load the saved master weights in place. -> optimiser state, by the names of the weights, and numbers
 
-    A tensor of a weight's shape is divided as the weight is.
+    A tensor with its weight's shape is sharded like the weight.
     """
     reader = FileSystemReader(checkpoint / TRAINER)
     state: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The network that learns: update, save, restore."""
+"""The trained network: update, save, restore."""
 
 import math
 from collections.abc import Callable
@@ -21,13 +21,15 @@ from sod.model.optimizer_state import load_state, save_state
 
 
 def origin(model: Path, checkpoint: Path | None, options: OptimiserOptions) -> Path:
-    """Which folder a policy's model is loaded from, before `restore`: the newest checkpoint, if there is one. With low-rank
-    differences it is the model that they were added to, always: a checkpoint holds both merged, and rounded."""
+    """Return the folder to load a policy's model from, before `restore`: the checkpoint, or `model` if there is none.
+
+    With LoRA it is always `model`, because a checkpoint holds the weights with the adapters merged and rounded.
+    """
     return model if checkpoint is None or options.lora_rank else checkpoint
 
 
 def load_divided(folder: Path, network: ModelOptions, ranks: Ranks) -> PreTrainedModel:
-    """The model in float32, divided among processes; it computes in the network's type."""
+    """Load the model in float32 and shard it over the processes. It computes in the network's type."""
     model = load_model(folder, ModelOptions(dtype="float32", device="cpu"))
     divide(model, ranks, getattr(torch, network.dtype))
     return model
@@ -36,16 +38,16 @@ def load_divided(folder: Path, network: ModelOptions, ranks: Ranks) -> PreTraine
 class Policy:
     """A model, its tokenizer and its optimiser.
 
-    With several processes, `learner` is the same model divided among them: it takes the gradients, and `model`, whole in
-    each, takes over its weights after every update. Each process learns from its share of the tokens, and what comes of it
-    is what one process would have learnt from all of them.
+    With several processes, `learner` is the same model sharded over them. It holds the gradients. `model` is a full copy in
+    each process and receives its weights after every update. Each process trains on its share of the tokens. The result is
+    the same as in one process with all tokens.
 
-    `total_steps` gives the learning rate a cosine down to 0 over so many optimiser steps; None keeps it constant after
+    With `total_steps`, the learning rate falls to 0 along a cosine over that many optimiser steps. Default: constant after
     the warm-up.
     """
 
     MAX_SKIPPED = 3
-    """Optimiser steps in a row whose gradient was not finite: that many stop the training."""
+    """Number of consecutive optimiser steps with a non-finite gradient that stops the training."""
 
     def __init__(
         self,
@@ -71,7 +73,7 @@ class Policy:
         self._skipped_in_a_row = 0
         learning = {name: weight for name, weight in self._learner.named_parameters() if weight.requires_grad}
         self._names, self._weights = list(learning), list(learning.values())
-        # At the learning rates of distillation, bf16 weights would round nearly every step away.
+        # At the learning rates of distillation, rounding to bfloat16 would undo nearly every step.
         self._masters = [
             weight if weight.dtype == torch.float32 else weight.detach().float().requires_grad_()
             for weight in self._weights
@@ -81,10 +83,10 @@ class Policy:
         )
 
     def learn(self, batch: CreditedBatch, temperature: float, generator: torch.Generator) -> dict[str, float]:
-        """One batch of rollouts: `minibatches` optimiser steps on the clipped policy loss, a token-mean in each.
+        """Take `minibatches` optimiser steps on the clipped policy loss of a batch, a mean over tokens. -> metrics
 
-        The ratio is against `batch.student_BT`. `generator` decides which groups share a minibatch. Where the batch has
-        candidates, each of them is a further action at its position, with the credit that `candidate_credit` gives.
+        The policy ratio is computed against `batch.student_BT`. `generator` assigns groups to minibatches. Each candidate of
+        the batch is an additional action at its position; `candidate_credit` returns its credit.
         """
         options = self._options
         assert isinstance(options, LearnOptions), "options of `sod sft` have no policy loss"
@@ -93,7 +95,9 @@ class Policy:
             self._learn_minibatch(part, options, temperature) for part in minibatches(batch, options.minibatches, order)
         ]
         if not reports:
-            raise TrainingError("There is no trajectory to learn from: every attempt of this update was dropped.")
+            raise TrainingError(
+                "This update has no trajectory to train on: every attempt was dropped. See the warnings above for the reasons."
+            )
         self._take_over()
         return {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
 
@@ -113,7 +117,7 @@ class Policy:
             loss, logprobs_M, entropy_M = self._backward(
                 part.ids_BT, part.mask_BT, part.lengths_B, loss_of, temperature, candidates_BTJ
             )
-            if candidates_BTJ is not None:  # the report is of what was sampled
+            if candidates_BTJ is not None:  # metrics are of the sampled tokens only
                 logprobs_M, old_M, credit_M = logprobs_M[:, 0], old_M[:, 0], credit_M[:, 0]
             ratio_M = (logprobs_M - old_M).exp()
             clipped_M = torch.where(credit_M > 0, ratio_M > 1 + high, ratio_M < 1 - low) & (credit_M != 0)
@@ -123,18 +127,18 @@ class Policy:
         return dict(zip(totals, self._ranks.total(list(totals.values())), strict=True)) | self._step()
 
     def _parts(self, lengths_B: Tensor) -> list[Tensor]:
-        """The rows that this process learns from, micro-batch by micro-batch: as many in each process, some perhaps empty."""
+        """Return this process's rows of each micro-batch. All processes have equally many micro-batches; some may be empty."""
         size = self._options.microbatch_tokens
         if self._ranks.alone:
             return list(microbatches(lengths_B, size))
         return balanced(lengths_B, size, self._ranks.count)[self._ranks.rank]
 
     def _judged(self, batch: CreditedBatch) -> tuple[Tensor, Tensor]:
-        """log pi before the update, and credit, of every sampled token. -> (M,), (M,)"""
+        """Return log pi before the update, and the credit, of every sampled token. -> (M,), (M,)"""
         return self._sampled(batch, batch.student_BT), self._sampled(batch, batch.credit_BT)
 
     def _judged_with_candidates(self, batch: CreditedBatch) -> tuple[Tensor, Tensor]:
-        """The same, of every sampled token and its candidates. -> (M, 1 + J), (M, 1 + J)"""
+        """Return the same for every sampled token and its candidates. -> (M, 1 + J), (M, 1 + J)"""
         old_M, credit_M = self._judged(batch)
         student_MJ, teacher_MJ, weight_M = (
             self._sampled(batch, tensor)
@@ -148,10 +152,12 @@ class Policy:
         return tensor_BT[batch.mask_BT].to(self.model.device)
 
     def imitate(self, ids_BT: Tensor, mask_BT: Tensor, lengths_B: Tensor) -> dict[str, float]:
-        """One optimiser step on the negative log-likelihood of the masked tokens, a token-mean."""
+        """Take one optimiser step on the mean negative log-likelihood of the masked tokens. -> metrics"""
         tokens = int(mask_BT.sum())
         if not tokens:
-            raise TrainingError("No token of this batch carries loss: check the demonstrations' assistant messages.")
+            raise TrainingError(
+                "This batch has no token to train on. Check the assistant messages of the demonstrations, and their weights."
+            )
         total = 0.0
         for rows in self._parts(lengths_B):
             loss, _, _ = self._backward(
@@ -171,7 +177,7 @@ class Policy:
     ) -> tuple[float, Tensor, Tensor]:
         """Add a micro-batch's gradient. -> its loss, and log-probabilities and entropies of its masked tokens"""
         model = self._learner
-        if not len(lengths_B):  # the others make a pass, so this process must: over a token without a loss
+        if not len(lengths_B):  # all processes must make a pass; this one reads a single token without loss
             ids_BT, mask_BT, lengths_B = (
                 torch.zeros(1, 1, dtype=torch.long),
                 torch.zeros(1, 1).bool(),
@@ -183,11 +189,11 @@ class Policy:
             chosen.hidden_MD, chosen.head_VD, chosen.targets_M, loss_of, temperature=temperature, entropy=True
         )
         assert entropy_M is not None
-        (loss * self._ranks.count).backward()  # of several processes' gradients the mean is taken
+        (loss * self._ranks.count).backward()  # FSDP averages the processes' gradients
         return loss.item(), logprobs_M, entropy_M
 
     def learning_rate(self, step: int) -> float:
-        """The rate of optimiser step `step`, counted from 0."""
+        """Return the learning rate of optimiser step `step`, counted from 0."""
         options = self._options
         if step < options.warmup:
             return options.lr * (step + 1) / options.warmup
@@ -197,7 +203,10 @@ class Policy:
         return options.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     def _step(self) -> dict[str, float]:
-        """Clip, check, step. A gradient that is not finite changes nothing; several in a row stop the run."""
+        """Clip the gradient and take an optimiser step. -> metrics
+
+        Skip the step if the gradient is not finite. Raise TrainingError after `MAX_SKIPPED` of them in a row.
+        """
         norm = whole(torch.nn.utils.clip_grad_norm_(self._weights, self._options.clip_grad)).item()
         rate = self.learning_rate(self.steps)
         if math.isfinite(norm):
@@ -208,14 +217,17 @@ class Policy:
         else:
             self._skipped_in_a_row += 1
             if self._skipped_in_a_row >= self.MAX_SKIPPED:
-                raise TrainingError(f"The gradient was not finite {self.MAX_SKIPPED} times in a row (norm {norm}).")
+                raise TrainingError(
+                    f"The gradient was not finite {self.MAX_SKIPPED} times in a row (norm {norm}). Start a new run with a lower "
+                    "learn.lr."
+                )
         self._learner.zero_grad(set_to_none=True)
         self.steps += 1
         return {"grad_norm": norm, "lr": rate, "skipped": float(self._skipped_in_a_row > 0)}
 
     @torch.no_grad()
     def _step_masters(self) -> None:
-        """One optimiser step on the float32 weights, copied to the model's own where those are of another type."""
+        """Take one optimiser step on the float32 weights, and copy them into model weights of another type."""
         pairs = [(m, w) for m, w in zip(self._masters, self._weights, strict=True) if m is not w]
         for master, weight in pairs:
             master.grad = None if weight.grad is None else weight.grad.float()
@@ -226,14 +238,14 @@ class Policy:
             master.grad = None
 
     def _take_over(self) -> None:
-        """Give the whole model what the divided one has learnt."""
+        """Copy the sharded learner's weights into the full model."""
         if self._learner is not self.model:
             copy_whole(self._learner, self.model)
 
     def save(self, folder: Path) -> None:
-        """A whole model and its tokenizer in Hugging Face format, and what else a resumed run needs.
+        """Write the full model and its tokenizer in Hugging Face format, and the training state.
 
-        All processes must do so, and the folder must be there in time for the first.
+        All processes must call this. The folder must exist before the first one does.
         """
         self._take_over()
         if self._ranks.is_first:
@@ -247,7 +259,7 @@ class Policy:
         save_state(folder, self._beside(), optimizer, numbers, self._ranks)
 
     def restore(self, folder: Path) -> None:
-        """Go on where `save` left off, with as many processes as there are now; the model was loaded from `origin`."""
+        """Load the training state of `save`, with any number of processes. The model must be loaded from `origin`."""
         masters = dict(zip(self._names, self._masters, strict=True))
         optimizer, numbers = load_state(folder, masters, self._ranks)
         for name, state in optimizer.items():
@@ -259,20 +271,21 @@ class Policy:
         self.steps, self._skipped_in_a_row = numbers["steps"], numbers["skipped"]
 
     def _beside(self) -> dict[str, Tensor]:
-        """What learns and cannot be had from the model's own files: low-rank differences, or weights of another type."""
+        """Return trained weights that the model's files do not hold: LoRA adapters, or float32 weights of a bfloat16 model."""
         if self._options.lora_rank or self.model.dtype != torch.float32:
             return dict(zip(self._names, self._masters, strict=True))
         return {}
 
 
 def _adamw(name: str) -> Callable[..., torch.optim.Optimizer]:
-    """PyTorch's; or the one of 8 bits (arXiv 2110.02861), which keeps moments of under 4,096 weights in float32."""
+    """Return PyTorch's AdamW, or the 8-bit one (arXiv 2110.02861). That keeps moments of tensors under 4,096 in float32."""
     if name == "adamw":
         return torch.optim.AdamW
     try:
         from bitsandbytes.optim.adamw import AdamW8bit
     except ImportError as error:
         raise OptionError(
-            f'learn.optimizer = adamw_8bit needs bitsandbytes ({error}): pip install ".[lean]" in a checkout of sod.'
+            f"learn.optimizer = adamw_8bit needs bitsandbytes, which cannot be imported ({error}). Type pip install "
+            '".[lean]" in a checkout of sod.'
         ) from error
     return AdamW8bit

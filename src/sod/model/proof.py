@@ -1,7 +1,7 @@
-"""A proof, at load, that a model computes here what it computes in Transformers: by a probe, whatever its name.
+"""Verify at load time that a model computes the same as in Transformers, by running a probe.
 
-Every number of this project comes from tokens that lie end to end, or from one token after what a cache remembers. Both
-hold only where tokens reach each other in attention alone, and where all attention goes through `sod.model.attention`.
+All computations of this project use packed tokens, or single tokens after a cached prefix. Both are correct only if tokens
+influence each other through attention alone, and all attention goes through `sod.model.attention`.
 """
 
 from collections.abc import Iterator
@@ -19,29 +19,29 @@ from sod.model.attention import NAME, Packed, SlotCache
 from sod.model.forward import forward
 
 LENGTH = 5
-"""Tokens of each of the probe's sequences: more than a convolution reaches back, and few, since loading waits for them."""
+"""Tokens in each sequence of the probe: longer than usual convolutions, and few, because loading waits for the probe."""
 LARGEST_LOGIT = 100.0
-"""Of the head's probe, so that a cap on logits shows."""
+"""Largest logit of the head's probe: large enough to reveal a cap on logits."""
 EXACT, COARSE = 1e-3, 0.1
-"""How far a hidden state may be off, as a share of its length, in float32 and in coarser types. bfloat16 makes
-0.007 over two layers and 0.016 over 28; positions that are wrong by one make 0.2 in the lab's teacher."""
+"""Largest relative error of a hidden state in float32, and in coarser types. Measured with bfloat16: 0.007 over two layers
+and 0.016 over 28. Positions that are wrong by one cause 0.2 in the lab's teacher."""
 FULL = {"full_attention", "attention"}
 SLIDING = {"sliding_attention", "chunked_attention"}
-"""Names of layer types: attention to all tokens; and to the latest, which `sod.model.attention` refuses."""
+"""Names of layer types: attention to all tokens, and to the latest ones, which `sod.model.attention` does not support."""
 NEUTRAL = {"logits_scaling": 1, "logit_scale": 1, "lm_head_multiplier": 1, "final_logit_softcapping": None}
-"""Names by which configurations scale or cap logits, with the value that changes nothing."""
+"""Configuration entries that scale or cap logits, with the value that has no effect."""
 WAY_OUT = "Use a model whose layers are all full attention, such as Qwen3, Llama, or OLMo 2."
 
 
 @torch.no_grad()
 def prove(model: PreTrainedModel, folder: Path) -> None:
-    """Raises ModelError for a model of which packed scoring, cached sampling or the head would give other numbers."""
+    """Raise ModelError if packed scoring, cached sampling or the head would return other numbers than Transformers."""
     check_finite(model, folder)
     try:
         _prove(model, folder)
     except SodError:
         raise
-    except Exception as error:  # a model's own code raises anything where it is asked in another way
+    except Exception as error:  # a model's code can raise any exception for unusual inputs
         reason = next(iter(str(error).splitlines()), "")
         raise ModelError(
             f"The model in {folder} (type {model.config.model_type}) cannot read packed sequences: "
@@ -50,9 +50,9 @@ def prove(model: PreTrainedModel, folder: Path) -> None:
 
 
 def check_configuration(config: PreTrainedConfig, folder: Path) -> None:
-    """Raise the ModelError of `prove` where the configuration alone shows it. Only `prove` can tell that a model is right.
+    """Raise the ModelError of `prove` if the configuration already shows it. A model that passes may still fail `prove`.
 
-    The attention is asked by a pass without numbers, on PyTorch's meta device.
+    The attention is checked with a pass on PyTorch's meta device, which computes no numbers.
     """
     text: dict[str, Any] = config.get_text_config().to_dict()
     what = f"The model in {folder} (type {config.model_type})"
@@ -66,7 +66,7 @@ def check_configuration(config: PreTrainedConfig, folder: Path) -> None:
             model(input_ids=torch.zeros(1, LENGTH, dtype=torch.long), use_cache=False)
     except ModelError:
         raise
-    except Exception:  # a model's own code may need numbers
+    except Exception:  # a model's code may need real numbers
         return
 
 
@@ -79,18 +79,17 @@ SCALED = (
 def _leaks(what: str, kinds: set[str]) -> str:
     named = f" ({', '.join(sorted(kinds))})" if kinds else ""
     return (
-        f"{what} is not supported: its sequences see each other where they are packed end to end. Its layers carry a state "
-        f"or a convolution from token to token{named}, or its attention drops "
-        f"the arguments that keep sequences apart. {WAY_OUT}"
+        f"{what} is not supported: packed sequences influence each other. Its layers carry a state or a convolution from "
+        f"token to token{named}, or its attention ignores the arguments that keep sequences apart. {WAY_OUT}"
     )
 
 
 def check_finite(model: PreTrainedModel, folder: Path) -> None:
-    """Raises ModelError naming the first tensor that holds a NaN or an infinity."""
+    """Raise ModelError if a tensor holds a NaN or an infinity. The message names the first one."""
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         if tensor.is_floating_point() and tensor.numel() and not tensor.sum(dtype=torch.float32).isfinite():
             raise ModelError(
-                f"The weights in {folder} are not finite: {name} holds NaN or infinity. Use a checkpoint from before that."
+                f"The weights in {folder} are not finite: {name} holds NaN or infinity. Use an earlier checkpoint."
             )
 
 
@@ -111,23 +110,26 @@ def _prove(model: PreTrainedModel, folder: Path) -> None:
         off = _off(found_TD, wanted_TD)
         if not off <= tolerance:
             raise ModelError(
-                f"{what} is not supported: {how}, a sequence's hidden states are {off:.1%} off those that it has alone in "
-                f"Transformers. {WAY_OUT}"
+                f"{what} is not supported: {how}, a sequence's hidden states differ by {off:.1%} from those of the single "
+                f"sequence in Transformers. {WAY_OUT}"
             )
 
 
 def _off(found_TD: Tensor, wanted_TD: Tensor) -> float:
-    """The relative distance of the largest error in float32. In coarser types it is that of the middle one: rounding
-    sends a token to another expert now and then, and what is wrong is wrong for all."""
+    """Return the largest relative error of a token in float32, and the median one in coarser types.
+
+    Rounding sometimes sends a token to another expert. A real error affects all tokens.
+    """
     found_TD, wanted_TD = found_TD.float(), wanted_TD.float()
     off_T = (found_TD - wanted_TD).norm(dim=-1) / wanted_TD.norm(dim=-1).clamp(min=1e-9)
     return (off_T.max() if found_TD.dtype == torch.float32 else off_T.median()).item()
 
 
 def _as_transformers(model: PreTrainedModel, ids_BT: Tensor, folder: Path) -> Tensor:
-    """Hidden states by Transformers' own attention, row by row; and the head must be no more than a matrix. -> (B, T, D)
+    """Return hidden states with Transformers' own attention, row by row. -> (B, T, D)
 
-    In that pass the head reads two hidden states of ours: a large one shows a scale or a cap, zeros show a bias.
+    Raise ModelError unless the head is only a matrix. In this pass the head gets two given hidden states: a large one
+    reveals a scale or a cap, zeros reveal a bias.
     """
     weight_VD = model.get_output_embeddings().weight  # type: ignore[union-attr]
     probe_BTD = torch.randn(1, 2, weight_VD.shape[1], generator=torch.Generator().manual_seed(1))
@@ -153,8 +155,8 @@ def _as_transformers(model: PreTrainedModel, ids_BT: Tensor, folder: Path) -> Te
         model.set_attn_implementation(NAME)
     if not seen:
         raise ModelError(
-            f"The model in {folder} (type {model.config.model_type}) has a head that reads something else than the hidden "
-            f"states of its base model. {WAY_OUT}"
+            f"The model in {folder} (type {model.config.model_type}) is not supported: its head does not read the hidden states "
+            f"of its base model. {WAY_OUT}"
         )
     gap_BTV = (logits_BTV - expected_BTV).abs()
     if gap_BTV[:, 0].any() or not gap_BTV.max() <= LARGEST_LOGIT * (EXACT if model.dtype == torch.float32 else COARSE):
@@ -163,8 +165,11 @@ def _as_transformers(model: PreTrainedModel, ids_BT: Tensor, folder: Path) -> Te
 
 
 def _beside_nothing(model: PreTrainedModel, ids_BT: Tensor) -> Tensor:
-    """The second of three packed sequences, whose neighbours' embeddings are NaN: it is finite only if nothing at all of
-    theirs reaches it, however weakly, in whichever type. A neighbour of one token is enough, since it is next. -> (T, D)"""
+    """Return hidden states of the second of three packed sequences; the embeddings of the other two are NaN. -> (T, D)
+
+    They are finite only if no other sequence has any influence, in any type. Neighbours of one token are enough, because
+    they are adjacent.
+    """
     here = slice(1, 1 + LENGTH)
     ids_N = torch.cat([ids_BT[0, :1], ids_BT[1], ids_BT[2, :1]])
     with _embeddings(model, here):
@@ -174,7 +179,7 @@ def _beside_nothing(model: PreTrainedModel, ids_BT: Tensor) -> Tensor:
 
 @contextmanager
 def _embeddings(model: PreTrainedModel, kept: slice) -> Iterator[None]:
-    """All input embeddings are NaN but those kept."""
+    """Set all input embeddings to NaN except those in `kept`."""
 
     def break_others(_module: Any, _arguments: Any, output: Tensor) -> Tensor:
         broken = torch.full_like(output, torch.nan)
@@ -189,9 +194,9 @@ def _embeddings(model: PreTrainedModel, kept: slice) -> Iterator[None]:
 
 
 def _token_by_token(model: PreTrainedModel, ids_BT: Tensor, expected_BTD: Tensor) -> tuple[Tensor, Tensor]:
-    """As the sampler reads: beginnings of two sequences into a cache, then one more token of one and two of the other.
+    """Read two sequences as the sampler does: prefixes into a cache, then one more token of one and two of the other.
 
-    -> the hidden states of these three, and what they should be, (3, D) each
+    -> the hidden states of these three tokens, and the expected ones, (3, D) each
     """
     cache = SlotCache(2, ids_BT.device)
     known = [LENGTH - 1, LENGTH - 2]

@@ -1,1 +1,1 @@
-"""Before anything is loaded: what options refer to, the memory they need, dry runs and `sod plan`."""
+"""Dry runs and `sod plan`: the inputs, memory and time of a command, computed before anything is loaded."""

@@ -1,7 +1,7 @@
-"""What a command would do, what it takes, and what must be there first, before it does anything: `--dry-run`.
+"""Compute what a command would do, the resources it needs, and what the user must do first: `--dry-run`.
 
-Nothing is downloaded and no model is loaded. Of what is here, the tokenizer is, to try its chat template; without it,
-Transformers is not needed. What is assumed is said where it is used.
+Nothing is downloaded and no model is loaded. A local tokenizer is loaded to check its chat template; without one,
+Transformers is not needed. The output names every assumption.
 """
 
 import math
@@ -61,21 +61,21 @@ from sod.planning.memory import (
 from sod.systems import SYSTEMS
 
 LIKELY_SHARE = 0.25
-"""Assumed: of rollout.max_tokens and rollout.max_prompt_tokens, what there is on average."""
+"""Assumed mean length, as a share of rollout.max_tokens and rollout.max_prompt_tokens."""
 CHARACTERS = 3
-"""Assumed: of a file of demonstrations, for each token."""
+"""Assumed number of characters per token in a file of demonstrations."""
 SLACK = 0.1
-"""Assumed: share of a GPU's memory that the driver, its libraries and gaps between tensors take."""
+"""Assumed share of a GPU's memory that the driver, its libraries and fragmentation take."""
 UTILISATION = 0.4
-"""Assumed: share of a GPU's peak that scoring and learning reach."""
+"""Assumed share of a GPU's peak speed that scoring and training reach."""
 
 
 def plan(options: SftOptions | TrainOptions | EvalOptions, width: int | None = None) -> str:
-    """What the command would do with these options, in lines of text.
+    """Return what the command would do with these options, as lines of text.
 
-    `width`: characters in a line; None is as many as the terminal has, and no limit where there is none.
+    `width`: characters in a line. Default: the terminal's width, or no limit without a terminal.
 
-    Raises DataError and ModelError for what is there and cannot be used.
+    Raise DataError or ModelError for an existing file or model that cannot be used.
     """
     match options:
         case SftOptions():
@@ -88,7 +88,7 @@ def plan(options: SftOptions | TrainOptions | EvalOptions, width: int | None = N
 
 
 def columns() -> int | None:
-    """Characters in a line of the terminal; None where there is none."""
+    """Return the width of the terminal in characters, or None without a terminal."""
     return console.width if console.is_terminal else None
 
 
@@ -99,7 +99,7 @@ def _of_fine_tuning(options: SftOptions) -> "_Plan":
     text.check_template(options.model, options.chat)
     text.write(options.out, resume=options.resume)
 
-    whole = f"{options.epochs:g} passes over the data, {options.batch:,} conversations an optimiser step"
+    whole = f"{options.epochs:g} passes over the data, {options.batch:,} conversations per optimiser step"
     if data.rows is None:
         text.add("does", whole)
     else:
@@ -110,11 +110,13 @@ def _of_fine_tuning(options: SftOptions) -> "_Plan":
         return text.without_shape(model=model)
     shape, itemsize = model.shape, ITEMSIZE[options.network.dtype]
     if options.max_tokens > shape.positions:
-        text.first.append(f"a lower max_tokens: the model has {shape.positions:,} positions")
+        text.first.append(f"Lower max_tokens to {shape.positions:,}, the number of positions of the model.")
     text.hold(memory_of_fine_tuning(options, shape, text.gpu, text.processes), _savings(learn, text.processes))
     if text.processes > 1 and text.gpu:
         copy = as_bytes(itemsize * shape.parameters)
-        text.add("memory", f"{copy:>9}  of the computer's memory besides, in each process: a whole copy")
+        text.add(
+            "memory", f"{copy:>9}  of the computer's memory in addition, in each process: a full copy of the model"
+        )
     text.keep(checkpoint_bytes(shape, itemsize, learn), copies=2)
     return text
 
@@ -126,13 +128,11 @@ def _of_training(options: TrainOptions) -> "_Plan":
     teacher = None
     if is_own := name in SYSTEMS and SYSTEMS[name].context is not None:
         teacher = student
-        text.add("reads", "teacher  the student as it is at first, told more")
+        text.add("reads", "teacher  the initial student, with additional context in its prompt")
     elif options.teacher is not None:
         teacher = text.read_model("teacher", options.teacher, served=options.score.teacher_url is not None)
         if options.score.teacher_url:
-            text.add(
-                "reads", f"teacher  served at {options.score.teacher_url}; what it takes there is not counted here"
-            )
+            text.add("reads", f"teacher  on the server {options.score.teacher_url}; its memory is not counted here")
     data = text.read("data", find_file(options.data))
     text.check_template(options.student, options.chat)
     if ":" in name:
@@ -145,13 +145,13 @@ def _of_training(options: TrainOptions) -> "_Plan":
     passes = f", {brief(problems / data.rows)} passes over {data.rows:,}" if data.rows else ""
     text.add(
         "does",
-        f"{options.updates:,} updates by {name}, of {rollout.problems} problems x {rollout.group} trajectories; "
+        f"{options.updates:,} updates with {name}, each of {rollout.problems} problems x {rollout.group} trajectories; "
         f"{steps:,} optimiser steps{text.by_whom}",
         f"{problems:,} problems{passes}",
         _tokens_of_trajectories(options.updates * trajectories, rollout),
     )
     if data.rows and rollout.problems > data.rows:
-        text.first.append(f"a lower rollout.problems: the data holds {data.rows:,} problems")
+        text.first.append(f"Lower rollout.problems to {data.rows:,}, the number of problems in the data.")
 
     if student.shape is None or (teacher and teacher.shape is None):
         return text.without_shape(student=student, teacher=teacher)
@@ -164,7 +164,7 @@ def _of_training(options: TrainOptions) -> "_Plan":
     memory = memory_of_training(options, shape, scorer, text.gpu, averaged=averaged, processes=text.processes)
     text.hold(memory, savings)
     if text.processes > 1:
-        text.add("wire", *wire(options, shape, text.processes))
+        text.add("traffic", *wire(options, shape, text.processes))
     itemsize = ITEMSIZE[options.network.dtype]
     exchanged = itemsize * shape.parameters if ENGINES[options.engine.name].exchanges_weights else 0
     text.keep(checkpoint_bytes(shape, itemsize, learn), copies=options.keep + 1, exchanged=exchanged)
@@ -180,7 +180,7 @@ def _of_training(options: TrainOptions) -> "_Plan":
 
 def _of_evaluation(options: EvalOptions) -> "_Plan":
     text = _Plan.of("rollout" if isinstance(options, RolloutCommandOptions) else "eval", options)
-    served = not ENGINES[options.engine.name].trains
+    served = not ENGINES[options.engine.name].loads_model
     model = text.read_model("tokenizer" if served else "model", options.model, served=served)
     teacher = (
         text.read_model("teacher", options.teacher, served=options.score.teacher_url is not None)
@@ -199,7 +199,7 @@ def _of_evaluation(options: EvalOptions) -> "_Plan":
     text.add("does", _tokens_of_trajectories(problems * options.samples, options.rollout))
 
     if served and teacher is None:
-        text.add("memory", f"none here: the model is served at {options.engine.url}")
+        text.add("memory", f"none on this machine: the model is on the server {options.engine.url}")
         return text
     if model.shape is None or (teacher and teacher.shape is None):
         return text.without_shape(model=model, teacher=teacher)
@@ -213,7 +213,7 @@ def _of_evaluation(options: EvalOptions) -> "_Plan":
 
 
 def _savings(learn: OptimiserOptions, processes: int) -> list[str]:
-    """Options that would save memory."""
+    """Return the options that would save memory."""
     saved = {"learn.checkpointing": learn.checkpointing}
     if processes == 1:
         saved |= {
@@ -231,26 +231,27 @@ def _savings_of_teacher(options: TrainOptions, teacher: Shape | None, processes:
 
 
 def likely_microbatches(options: TrainOptions, processes: int) -> int:
-    """Of each process, in an update."""
+    """Return the expected number of micro-batches of each process per update."""
     rollout, learn = options.rollout, options.learn
     tokens = rollout.problems * rollout.group * LIKELY_SHARE * longest(rollout)
     return max(learn.minibatches, math.ceil(tokens / (learn.microbatch_tokens * processes)))
 
 
 def wire(options: TrainOptions, student: Shape, processes: int) -> list[str]:
-    """What each process receives from the others."""
+    """Return lines about the data that each process receives from the others."""
     received = exchanged_bytes(student, ITEMSIZE[options.network.dtype], processes)
     update = received.pop("weights, an update")
     microbatch, count = sum(received.values()), likely_microbatches(options, processes)
     return [
-        f"each process receives {as_bytes(microbatch)} a micro-batch (weights twice, gradients) and {as_bytes(update)} an update",
-        f"likely {as_bytes(update + count * microbatch)} an update (assumed: {count:,} micro-batches each), and the scored "
-        "trajectories of the others",
+        f"each process receives {as_bytes(microbatch)} per micro-batch (weights twice, gradients) and {as_bytes(update)} per "
+        "update",
+        f"estimated {as_bytes(update + count * microbatch)} per update (assumed: {count:,} micro-batches each), plus the "
+        "other processes' scored trajectories",
     ]
 
 
 def serving(teacher: str, options: TrainOptions | EvalOptions) -> str:
-    """How the server at score.teacher_url is started. Its context has room for the one token that vLLM insists on writing."""
+    """Return the command that starts the server at score.teacher_url. vLLM always generates a token: the context has one more."""
     address = urlsplit(options.score.teacher_url or "")
     named = options.score.teacher_served_name
     words = ["vllm", "serve", teacher, *(["--served-model-name", named] if named else [])]
@@ -263,42 +264,42 @@ def _tokens_of_demonstrations(options: SftOptions, rows: int) -> str:
     if not options.data.exists() or options.data.suffix != ".jsonl":
         return tokens
     likely = options.epochs * options.data.stat().st_size / CHARACTERS
-    return f"{tokens}, likely {as_count(likely)} (assumed: one for {CHARACTERS} characters)"
+    return f"{tokens}, estimated {as_count(likely)} (assumed: {CHARACTERS} characters per token)"
 
 
 def _tokens_of_trajectories(trajectories: int, rollout: SamplingOptions) -> str:
     most = trajectories * rollout.max_tokens
     return (
-        f"{trajectories:,} trajectories; tokens: {as_count(most)} at most, likely {as_count(most * LIKELY_SHARE)} "
+        f"{trajectories:,} trajectories; tokens: {as_count(most)} at most, estimated {as_count(most * LIKELY_SHARE)} "
         f"(assumed: {LIKELY_SHARE:.0%} of rollout.max_tokens = {rollout.max_tokens:,})"
     )
 
 
 def _time(device: Device | None, operations: float, updates: int, processes: int) -> list[str]:
-    lines = [f"scoring and learning: {brief(operations / 1e15)} PFLOP an update, at the likely length"]
+    lines = [f"scoring and training: {brief(operations / 1e15)} PFLOP per update, at the estimated length"]
     if device and device.peak:
         seconds = operations / (device.peak * 1e12 * UTILISATION * processes)
-        whole = f"{as_time(seconds)} an update, {as_time(seconds * updates)} in all"
-        gpus = f" of each of {processes} GPUs, and the wire not counted" if processes > 1 else ""
+        whole = f"{as_time(seconds)} per update, {as_time(seconds * updates)} in total"
+        gpus = f" on each of {processes} GPUs, without communication" if processes > 1 else ""
         lines.append(f"{whole}, at {UTILISATION:.0%} (assumed) of {device.peak} TFLOP/s{gpus}")
-    return [*lines, "sampling comes on top: it depends on the engine and the tools, and is not estimated"]
+    return [*lines, "plus sampling, which is not estimated: it depends on the engine and the tools"]
 
 
 # The text
 
 COLUMN = 9
-"""Where lines begin; a section's title stands before its first."""
+"""Number of characters before each line. The first line of a section has the title there."""
 ENTRY = re.compile(r" *\S.{,8}? {2,}")
-"""What begins a line that has a column of its own: `model    `, `  2.7 GiB  `."""
+"""The start of a line with a column of its own: `model    `, `  2.7 GiB  `."""
 COMMAND = "$ "
-"""What begins a line to be typed: it goes on, where it must, so that it can be pasted."""
+"""The start of a command line. It is wrapped with backslashes, so that it can be pasted."""
 WHOLE = re.compile(r"\d [TGMK]iB|(?<!\S)-[\w.-]+ (?=[^-\s])")
-"""Where a line must not be wrapped: between a number and its unit, an option and its value."""
+"""Places where a line must not be wrapped: between a number and its unit, an option and its value."""
 
 
 @dataclass(slots=True)
 class Text:
-    """Lines under the titles of sections, in the order in which they come."""
+    """Text in titled sections, in the order in which they are added."""
 
     heading: str
     sections: dict[str, list[str]] = field(default_factory=dict)
@@ -307,7 +308,7 @@ class Text:
         self.sections.setdefault(title, []).extend(lines)
 
     def written(self, width: int | None) -> str:
-        """All of it, wrapped to so many characters; None is no limit."""
+        """Return the text, wrapped to `width` characters per line. None: no limit."""
         lines = _wrapped(self.heading, width and width + COLUMN)
         for title, content in self.sections.items():
             pieces = [piece for line in content for piece in _wrapped(line, width)]
@@ -317,16 +318,16 @@ class Text:
 
 @dataclass(slots=True, kw_only=True)
 class _Plan(Text):
-    """What a command would do, and what must be done first."""
+    """The dry run of a command, and what the user must do first."""
 
     wanted: str
-    """The device that options name."""
+    """Value of network.device."""
     processes: int
     device: Device | None
-    """The one that this is here; of the first process, where there are several."""
+    """The device that it selects on this machine, in the first process."""
     first: list[str] = field(default_factory=list)
     last: str = ""
-    """What is to be typed when all that is done."""
+    """The command to type after all steps in `first`."""
 
     @classmethod
     def of(cls, command: str, options: SftOptions | TrainOptions | EvalOptions) -> "_Plan":
@@ -346,7 +347,7 @@ class _Plan(Text):
 
     @property
     def gpu(self) -> int | None:
-        """Bytes of its memory, where it is one."""
+        """Return the bytes of the GPU's memory, or None for another device."""
         return self.device.memory if self.device and self.device.is_gpu else None
 
     @property
@@ -354,26 +355,27 @@ class _Plan(Text):
         return f", in {self.processes} processes" if self.processes > 1 else ""
 
     def start(self, wanted: int | None) -> None:
-        """As many processes as options want, or as `torchrun` has started."""
+        """Set the number of processes to the option's value, or to the number that `torchrun` has started."""
         _, there = place()
         self.processes = wanted or there
         if there == 1 < self.processes:
             self.last = f"torchrun --nproc-per-node {self.processes} -m sod ..., which starts the processes"
         elif there != self.processes:
             self.first.append(
-                f"another number of processes: torchrun has started {there}, and processes = {self.processes}"
+                f"Start {self.processes} processes, or change --processes: torchrun has started {there}, and processes = "
+                f"{self.processes}."
             )
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
-        """What the run would refuse must be mended first."""
+        """Add an error of the run to the steps that come first."""
         try:
             yield
         except (ModelError, OptionError, TemplateError) as refusal:
             self.first.append(str(refusal))
 
     def check_template(self, model: Path, options: ChatOptions) -> None:
-        """Whether the chat template can be used, where the tokenizer is here."""
+        """Check the chat template, if the tokenizer is local."""
         folder = find_tokenizer(model)
         if folder is None:
             return
@@ -385,14 +387,14 @@ class _Plan(Text):
                 self.add("reads", note)
 
     def check_what_is_named(self, options: TrainOptions | EvalOptions, teacher: Found | None) -> None:
-        """Find the user's own tools, and add how the teacher's server is started."""
+        """Add the user's own tools, and the command that starts the teacher's server."""
         for name in options.tool.own:
             self.add("reads", f"tool     {name}")
         if teacher and options.score.teacher_url and is_address(options.score.teacher_url):
-            self.first.append(f"the teacher's server, unless it runs: {serving(teacher.name, options)}")
+            self.first.append(f"Start the teacher's server, unless it is running: {serving(teacher.name, options)}")
 
     def read_model(self, what: str, model: Path, *, served: bool = False) -> Found:
-        """Also whether its config.json shows that a run would refuse it, unless a server computes with it."""
+        """Look up a model. Unless it is on a server, also check its config.json for unsupported features."""
         found = self.read(what, find_model(model))
         if not served:
             with self.refusals():
@@ -407,46 +409,48 @@ class _Plan(Text):
     def write(self, out: Path, *, resume: bool) -> None:
         begun = (out / "options.json").exists()
         if begun and not resume:
-            self.first.append(f"another --out, or --resume: {out} already holds a run")
+            self.first.append(f"Choose another --out, or give --resume: {out} already holds a run.")
         if resume and not begun:
-            self.first.append(f"a start without --resume: {out} holds no run")
+            self.first.append(f"Leave --resume out: {out} holds no run.")
         self.add("writes", f"{out}{', continued' if resume else ''}")
 
     def check_length(self, rollout: SamplingOptions, shapes: dict[str, Shape | None]) -> None:
-        """Whether the models have positions enough."""
+        """Check that the models have enough positions."""
         tokens = longest(rollout)
         self.first += [
-            f"a lower rollout.max_tokens: with the prompt it is {tokens:,}, and the {whose} has {shape.positions:,} positions"
+            f"Lower rollout.max_tokens: with the prompt it is {tokens:,}, and the {whose} has {shape.positions:,} positions."
             for whose, shape in shapes.items()
             if shape and tokens > shape.positions
         ]
 
     def check_share(self, options: TrainOptions | EvalOptions, shape: Shape) -> None:
-        """Whether vLLM has room for one trajectory."""
+        """Check that vLLM has room for one trajectory."""
         if options.engine.name != "vllm" or self.gpu is None:
             return
         share, (weights, trajectory) = round(options.engine.memory_share * self.gpu), sampling_bytes(options, shape)
         if share < weights + trajectory:
             self.first.append(
-                f"a larger engine.memory_share: vLLM needs {as_bytes(weights)} for weights and {as_bytes(trajectory)} for "
-                f"one trajectory, and has {as_bytes(share)}"
+                f"Raise engine.memory_share: vLLM needs {as_bytes(weights)} for weights and {as_bytes(trajectory)} for "
+                f"one trajectory, and has {as_bytes(share)}."
             )
 
     def hold(self, memory: Memory, savings: Sequence[str] = ()) -> None:
-        """Every part, the most at once, and whether the device has it. `savings`: options that would save memory."""
+        """Add every part of the memory, the total, and whether it fits. `savings`: options that would save memory."""
         parts, device = together(memory), self.device
         whole = sum(parts.values())
         self.add("memory", *(f"{as_bytes(size):>9}  {name}" for name, size in parts.items()))
         each = f", in each of {self.processes} processes" if self.processes > 1 else ""
-        self.add("memory", f"{as_bytes(whole):>9}  at most, at once{each}")
+        self.add("memory", f"{as_bytes(whole):>9}  total at the peak{each}")
         if device is None:
-            self.add("memory", f"not held against anything: there is no {self.wanted} here whose memory is known")
+            self.add("memory", f"not compared: this machine has no {self.wanted} with known memory")
             return
         if self.processes > 1 and not device.is_gpu:
             whole *= self.processes
-            self.add("memory", f"{as_bytes(whole):>9}  in all of them")
+            self.add("memory", f"{as_bytes(whole):>9}  in all processes")
         usable = usable_bytes(device)
-        size = as_bytes(device.memory) + (f" less {SLACK:.0%} (assumed: driver and gaps)" if device.is_gpu else "")
+        size = as_bytes(device.memory) + (
+            f" less {SLACK:.0%} (assumed: driver and fragmentation)" if device.is_gpu else ""
+        )
         advice = f"; try {', '.join([*savings, 'shorter trajectories'])}" if whole > usable else ""
         self.add("memory", f"{'fits' if whole <= usable else 'does NOT fit'} into {size}: {device.name}{advice}")
 
@@ -456,26 +460,26 @@ class _Plan(Text):
         return self
 
     def keep(self, checkpoint: int, *, copies: int, exchanged: int = 0) -> None:
-        """On disk: so many checkpoints, one that is being written, and weights on their way to the engine."""
-        exchange = f"; {as_bytes(exchanged)} where weights are handed to vLLM" if exchanged else ""
+        """Add the disk space of `copies` checkpoints, one that is being written, and the weights sent to the engine."""
+        exchange = f"; {as_bytes(exchanged)} where weights are passed to vLLM" if exchanged else ""
         checkpoints = f"{copies} checkpoints of {as_bytes(checkpoint)}, one being written"
         self.add("disk", f"{as_bytes((copies + 1) * checkpoint)}: {checkpoints}{exchange}")
 
     def finished(self, width: int | None) -> str:
-        """All of it, with what must be done first as the last section."""
+        """Return the text. Its last section lists what the user must do first."""
         wanted = dict.fromkeys([*self.first, *([self.last] if self.last else [])])
         steps = [f"{number}. {step}" for number, step in enumerate(wanted, 1)]
-        self.add("first", *(steps or ["nothing: all inputs are available"]))
+        self.add("to do", *(steps or ["nothing: all inputs are available"]))
         return self.written(width)
 
 
 def usable_bytes(device: Device) -> float:
-    """Of its memory, what there is to be planned with."""
+    """Return the bytes of a device's memory without the assumed loss."""
     return device.memory * (1 - SLACK if device.is_gpu else 1)
 
 
 def _wrapped(line: str, width: int | None) -> list[str]:
-    """What goes on stands under what it goes on from, or a little to the right."""
+    """Return the line, wrapped. Continuation lines are indented to the start of the text."""
     if width is None:
         return [line]
     entry, typed = ENTRY.match(line), line.startswith(COMMAND)

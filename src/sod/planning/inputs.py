@@ -1,6 +1,6 @@
-"""Files and folders that options name: missing ones are found before anything heavy is imported.
+"""Check that the files and folders that options name exist, before a heavy package is imported.
 
-What is there is not read, and nothing is fetched: the commands themselves find out what is wrong with it.
+Existing files are not read, and nothing is downloaded. The commands themselves check the content.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from sod.runs.directory import Run
 
 
 def check_inputs(options: Options) -> None:
-    """Raises UsageError for what is not there, and says how to get it where that is known."""
+    """Raise UsageError for a missing file or folder. The message names the command that creates it, if there is one."""
     match options:
         case SftOptions(dry_run=False):
             Run(options.out).check(options, resume=options.resume)
@@ -30,7 +30,7 @@ def check_inputs(options: Options) -> None:
         case EvalOptions(dry_run=False):
             for name in options.data:
                 check_name(name)
-            _models(options.model if ENGINES[options.engine.name].trains else None, options.teacher)
+            _models(options.model if ENGINES[options.engine.name].loads_model else None, options.teacher)
         case CompareOptions(preset=None):
             train, measure = (read_recipe(path) if path else {} for path in (options.train, options.measure))
             _data(*map(_path, (train.get("data"), options.tune)))
@@ -39,7 +39,7 @@ def check_inputs(options: Options) -> None:
             _models(*map(_path, (train.get("student"), train.get("teacher"))))
         case CalibrateOptions():
             if not options.run.is_dir():
-                raise RunError(f"There is no directory {options.run}; give the run directory of `sod eval --teacher`.")
+                raise RunError(f"{options.run} is not a directory. Give the run directory of `sod eval --teacher`.")
             _models(options.teacher)
         case _:
             pass
@@ -55,7 +55,7 @@ def _data(*paths: Path | None) -> None:
 
 
 def _models(*models: Path | None) -> None:
-    """A name on the hub is not looked up here, and what is there is left to the command: a run's checkpoints are large."""
+    """Raise UsageError for a model that is neither a path nor a hub name. Existing models are not read, as they are large."""
     for model in models:
         if model is not None and not model.exists() and name_on_hub(model) is None:
             model_folder(model)

@@ -1,4 +1,4 @@
-"""What there is of what options name: models, files, benchmarks, the device.
+"""Look up what options refer to: models, files, benchmarks and the device.
 
 Nothing is downloaded and no model is loaded; torch is not needed.
 """
@@ -23,21 +23,21 @@ from sod.recipes import maker_of, read_about, read_recipe
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A model or a file, as far as it is known."""
+    """The known facts about a model or a file."""
 
     name: str
     where: str
-    """Where it is, or where it will come from, in words."""
+    """Its place, or the place it will be downloaded from, in words."""
     shape: Shape | None = None
     rows: int | None = None
     first: str = ""
-    """What must be done before it is there."""
+    """What the user must do to make it exist; "" if nothing."""
     config: Path | None = None
-    """The config.json of a model that is here."""
+    """The config.json of a local model."""
 
     @property
     def is_unsized(self) -> bool:
-        """Whether this is a model that is here, of a type with sizes that are not known."""
+        """Return whether this is a local model of a type without known sizes."""
         return self.config is not None and self.shape is None
 
 
@@ -69,33 +69,38 @@ ON_HUB = {
     "youngzhong/SOD-1.7B": _qwen3(2048, 28, 16, 6144, tied=True),
     "youngzhong/SOD-GRPO_teacher-4B": _qwen3(2560, 36, 32, 9728, tied=True),
 }
-"""Models that are known before their config.json is here, from their pages on the hub and their papers."""
+"""Shapes of models whose config.json need not be downloaded. Source: their pages on the hub and their papers."""
 TOKENIZER = "tokenizer_config.json"
 HEAD_TWICE = {"Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B"}
-"""Models whose published files hold the head although it is the embedding."""
+"""Models whose published files also hold the tied head."""
 
 
 def find_model(model: Path) -> Found:
-    """A directory, a run, the run of a recipe that has not been started, or a name on the hub. Raises ModelError where its
-    config.json is damaged."""
+    """Return the facts about a directory, a run, the future run of a recipe, or a name on the hub.
+
+    Raise ModelError if its config.json is damaged.
+    """
     for folder in [model, *_checkpoints(model)]:
         if (folder / "config.json").is_file():
             size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
             config = folder / "config.json"
-            return Found(str(folder), f"here, {as_bytes(size)} of weights", _shape(config), config=config)
+            return Found(str(folder), f"found, {as_bytes(size)} of weights", _shape(config), config=config)
     if recipe := maker_of(model):
         options = read_recipe(recipe)
         start = Path(model_path(options.get("model") or options.get("student") or model))
         shape = None if start == model else find_model(start).shape
-        return Found(str(model), "not there yet", shape, first=f"sod {read_about(recipe).command} {recipe}")
+        return Found(str(model), "does not exist yet", shape, first=f"sod {read_about(recipe).command} {recipe}")
     if not model.exists() and (name := name_on_hub(model)):
         return _on_hub(name["repo"], name["revision"])
-    return Found(str(model), "no model there", first=f"a model in {model}, or another one")
+    return Found(str(model), "holds no model", first=f"Put a model into {model}, or give another one.")
 
 
 def check_model(found: Found) -> None:
-    """Raise the ModelError of the run where config.json alone shows it. Only models of types without known sizes are asked, and
-    those with a window: Transformers and PyTorch take seconds to import."""
+    """Raise the ModelError of the run if config.json already shows it.
+
+    Only models of types without known sizes and models with a sliding window are checked, because Transformers and PyTorch
+    take seconds to import.
+    """
     if found.config is None:
         return
     if found.is_unsized or json.loads(found.config.read_text(encoding="utf-8")).get("use_sliding_window"):
@@ -107,16 +112,16 @@ def check_model(found: Found) -> None:
 def why_no_shape(found: Found, whose: str) -> str:
     """Return why the sizes of a model are not known, in words."""
     if not found.is_unsized or found.config is None:
-        return "a model's shape is not known before its config.json is here"
+        return f"the {whose} has no local config.json, which holds its shape"
     kind = json.loads(found.config.read_text(encoding="utf-8")).get("model_type", "not named")
     return (
-        f"sizes are computed for models of type {', '.join(FAMILIES)}, and the {whose}'s type is {kind}. Whether it can be "
-        "used is proved when it is loaded"
+        f"sizes are computed for models of type {', '.join(FAMILIES)}, and the {whose}'s type is {kind}. Loading it checks "
+        "whether it can be used"
     )
 
 
 def find_tokenizer(model: Path) -> Path | None:
-    """The folder of a model's tokenizer, where it is here: in a directory, a run, or the hub's cache."""
+    """Return the folder of a model's local tokenizer: in a directory, a run, or the hub's cache. None if there is none."""
     folders = [model, *_checkpoints(model)]
     if not model.exists() and (name := name_on_hub(model)):
         folders = [Path(cached).parent for cached in [_cached(name["repo"], TOKENIZER, name["revision"])] if cached]
@@ -124,7 +129,7 @@ def find_tokenizer(model: Path) -> Path | None:
 
 
 def _checkpoints(run: Path) -> list[Path]:
-    """Newest first; whether they are whole would take as long as to read them."""
+    """Return a run's checkpoints, newest first. Their content is not verified, as that takes as long as to read them."""
     places = [place for place in (run / "checkpoints").glob("update-*") if place.name[7:].isdecimal()]
     return sorted(places, key=lambda place: int(place.name[7:]), reverse=True)
 
@@ -133,27 +138,29 @@ def _shape(config: Path) -> Shape | None:
     try:
         return Shape.of(json.loads(config.read_text(encoding="utf-8")))
     except (ValueError, KeyError) as error:
-        raise ModelError(f"{config} is not a model's configuration, or a damaged one: {error}.") from error
+        raise ModelError(
+            f"{config} is damaged or not a model's configuration: {error}. Download the model again, or give another one."
+        ) from error
 
 
 def _cached(repo: str, file: str, revision: str | None) -> str | None:
-    """A file of the hub's cache, if it is there."""
+    """Return the path of a file in the hub's cache, or None."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
         cached = try_to_load_from_cache(repo, file, revision=revision)
-    except HFValidationError:  # no name that the hub could have
+    except HFValidationError:  # not a valid name on the hub
         return None
     return cached if isinstance(cached, str) else None
 
 
 def _on_hub(repo: str, revision: str | None) -> Found:
     if cached := _cached(repo, "config.json", revision):
-        return Found(repo, "here, in the hub's cache", _shape(Path(cached)), config=Path(cached))
+        return Found(repo, "found in the hub's cache", _shape(Path(cached)), config=Path(cached))
     shape = ON_HUB.get(repo)
     if shape is None:
-        return Found(repo, "not here; if it is a name on the hub it will be downloaded, of a size not known here")
+        return Found(repo, "not found; if it is a name on the hub, it will be downloaded (size unknown)")
     parameters = shape.parameters + (shape.embedding if repo in HEAD_TWICE else 0)
     return Found(repo, f"will be downloaded: about {as_bytes(ITEMSIZE['bfloat16'] * parameters)}", shape)
 
@@ -162,36 +169,38 @@ def _on_hub(repo: str, revision: str | None) -> Found:
 
 
 def find_file(path: Path, *, demonstrations: bool = False) -> Found:
-    """Problems, or demonstrations. Raises DataError for a file that is there and cannot be used."""
+    """Return the facts about a file of problems or demonstrations. Raise DataError if it exists and cannot be used."""
     if path.exists():
         rows = len(load_demonstrations(path) if demonstrations else load_problems(path))
-        return Found(str(path), f"here, {rows:,} {'conversations' if demonstrations else 'problems'}", rows=rows)
+        return Found(str(path), f"found, {rows:,} {'conversations' if demonstrations else 'problems'}", rows=rows)
     published = SETS.get(path.stem)
     if published is None:
-        return Found(str(path), "not there", first=f"a file {path}, in the columns of docs/data.md")
-    where = "not there yet" + (f", {published.rows:,} rows as published" if published.rows else "")
+        return Found(str(path), "does not exist", first=f"Create {path} with the columns of docs/data.md.")
+    where = "does not exist yet" + (f", {published.rows:,} rows as published" if published.rows else "")
     return Found(str(path), where, rows=published.rows, first=f"sod data fetch {path.stem} --out {path.parent}")
 
 
 def find_benchmark(name: str, data_dir: Path) -> Found:
-    """A benchmark by name, or a file. Raises DataError for a file that is there and cannot be used."""
+    """Return the facts about a benchmark, by name, or a file. Raise DataError if a file exists and cannot be used."""
     known = SETS.get(name)
     path = data_dir / f"{name}.jsonl" if known else Path(name)
     if path.exists() or (known is None and path.suffix):
         return find_file(path)
     if known is None:
-        return Found(name, "neither a file nor a benchmark", first=f"a file {name}, or a name from `sod data list`")
+        return Found(
+            name, "neither a file nor a benchmark", first=f"Create {name}, or give a name from `sod data list`."
+        )
     where = f"will be downloaded from {known.repo}"
     where += f", {as_bytes(known.bytes)}" if known.bytes else ""
     where += f", {known.rows:,} problems" if known.rows else ""
-    where += ", whose terms must be accepted there first" if known.gated else ""
+    where += "; its terms must be accepted there first" if known.gated else ""
     return Found(name, where, rows=known.rows)
 
 
 # The device
 
 PEAK = {"H100": 989, "H200": 989, "H20": 148, "A100": 312, "A800": 312, "L40S": 362, "4090": 165, "3090": 71}
-"""Dense bfloat16 TFLOP/s, from NVIDIA's data sheets."""
+"""Dense bfloat16 TFLOP/s. Source: NVIDIA's data sheets."""
 MEMORY = {
     "B200": 183_359,
     "H200": 143_771,
@@ -208,7 +217,7 @@ MEMORY = {
     "4090": 24_564,
     "3090": 24_576,
 }
-"""MiB of a GPU, as its owners' `nvidia-smi` shows them in public: what error correction takes is off already."""
+"""MiB of a GPU, without the part for error correction. Source: published outputs of `nvidia-smi`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +229,15 @@ class Device:
 
     @property
     def peak(self) -> int | None:
-        """TFLOP/s, where it is one of PEAK."""
+        """Return the TFLOP/s of a GPU in `PEAK`, else None."""
         return next((peak for gpu, peak in PEAK.items() if re.search(rf"\b{gpu}\b", self.name)), None)
 
 
 def imagined_gpus(text: str) -> tuple[int, Device]:
-    """How many, and one of them: 8xH100, 2x24GB, 4090. A number of GB is read as GiB, which is how makers of GPUs count; 0 is
-    none, and this computer's memory. Raises OptionError for what is neither."""
+    """Return the number of GPUs and one of them, for text such as 8xH100, 2x24GB or 4090.
+
+    GB is read as GiB, as GPU makers use it. "0" returns 0 and this computer's memory. Raise OptionError for other text.
+    """
     if text.strip() == "0":
         return 0, _computer()
     count, times, kind = re.fullmatch(r"(?:(\d+) *(x) *)?(.*)", text.strip(), re.IGNORECASE).groups()  # type: ignore[union-attr]
@@ -243,13 +254,13 @@ def imagined_gpus(text: str) -> tuple[int, Device]:
         + (
             f"; did you mean {names[near[0]]}?"
             if near
-            else f". Kinds: {', '.join(MEMORY)}, or their memory, such as 48GB."
+            else f". Kinds: {', '.join(MEMORY)}, or a memory size such as 48GB."
         )
     )
 
 
 def find_device(wanted: str) -> Device | None:
-    """The device that `network.device` means here; None where there is none of that kind."""
+    """Return the device that `network.device` selects on this machine, or None if there is no such device."""
     gpus = [] if wanted == "cpu" else _gpus()
     number = int(wanted.partition(":")[2] or 0)
     if number < len(gpus):
@@ -262,7 +273,7 @@ def _computer() -> Device:
 
 
 def _gpus() -> list[Device]:
-    """As the driver's own tool names them, in the order of CUDA_VISIBLE_DEVICES."""
+    """Return the GPUs that `nvidia-smi` lists, in the order of CUDA_VISIBLE_DEVICES."""
     tool, visible = shutil.which("nvidia-smi"), os.environ.get("CUDA_VISIBLE_DEVICES")
     if tool is None or visible == "":
         return []
@@ -270,7 +281,7 @@ def _gpus() -> list[Device]:
     query += [f"--id={visible}"] if visible else []
     try:
         listed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10)
-    except (subprocess.SubprocessError, OSError):  # a driver that is not loaded, or hangs
+    except (subprocess.SubprocessError, OSError):  # the driver is not loaded, or hangs
         return []
     rows = [line.rpartition(",") for line in listed.stdout.splitlines() if line.strip()]
     return [Device(name.strip(), int(mib) << 20, is_gpu=True) for name, _, mib in rows]
@@ -280,12 +291,12 @@ def _gpus() -> list[Device]:
 
 
 def brief(number: float) -> str:
-    """Two digits, and those of the whole part where it has more: 0.75, 4.0, 24, 1,532."""
+    """Return the number with two significant digits, or without decimals from 10 on: 0.75, 4.0, 24, 1,532."""
     return f"{number:,.0f}" if number >= 9.95 else f"{number:#.2g}"
 
 
 def as_bytes(size: float) -> str:
-    """As in 4.0 GiB."""
+    """Return a size with its unit, such as 4.0 GiB."""
     units = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20))
     unit, scale = next((pair for pair in units if size >= pair[1]), ("KiB", 2**10))
     return f"{brief(size / scale)} {unit}"

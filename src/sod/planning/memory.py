@@ -1,7 +1,7 @@
-"""What a decoder's shape decides: its parameters, the bytes that learning, scoring and sampling take, operations.
+"""Compute parameters, bytes for training, scoring and sampling, and operations from a decoder's shape.
 
-Arithmetic alone: a `Shape` and options in, numbers out. All sizes are bytes; `itemsize` is what one number of the network's
-type takes. `tests/test_shapes.py` holds them against real models.
+This is arithmetic on a `Shape` and options. All sizes are bytes; `itemsize` is the size of one number of the network's type.
+`tests/test_shapes.py` compares the results with real models.
 """
 
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from sod.engines import ENGINES
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
 """Bytes of a number."""
 MOMENTS = {"adamw": 8, "adamw_8bit": 2}
-"""Bytes of AdamW's two moments of a parameter."""
+"""Bytes of AdamW's two moments per parameter."""
 CHUNK_ELEMENTS = 1 << 26
-"""Logits that exist at a time, as in `sod.core.logprobs`, which needs torch."""
+"""Largest number of logits at a time. Copied from `sod.core.logprobs`, which needs torch."""
 SERVED_TOKENS = 8192
-"""Assumed: tokens that a vLLM server reads at a time (its max_num_batched_tokens)."""
+"""Assumed number of tokens per pass of a vLLM server (its max_num_batched_tokens)."""
 FAMILIES = {"qwen3": (True, False), "qwen2": (False, True), "llama": (False, False)}
-"""Whether queries and keys have norms of their own, and whether queries, keys and values have a bias."""
+"""Model type -> (queries and keys are normalised, queries, keys and values have a bias)."""
 
 Parts = dict[str, int]
-"""Bytes by what they are for."""
-Memory = dict[Literal["student", "learner", "teacher", "sampler", "moment"], Parts]
-"""What is held at once, by who holds it; `moment` is the most that anybody needs for a moment."""
+"""Bytes of each part, by its name."""
+Memory = dict[Literal["student", "learner", "teacher", "sampler", "peak"], Parts]
+"""Parts held at the same time, by their holder. `peak` is the largest temporary need of any holder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A decoder with gated feed-forward layers and grouped keys."""
+    """The shape of a decoder with gated feed-forward layers and grouped-query attention."""
 
     width: int
     layers: int
@@ -47,7 +47,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> "Shape | None":
-        """Of a model's config.json; None where its architecture is not known here."""
+        """Return the shape in a model's config.json. Return None if the architecture is not in `FAMILIES`."""
         family = config.get("model_type", "")
         if family not in FAMILIES or config.get("attention_bias") or config.get("mlp_bias"):
             return None
@@ -67,28 +67,28 @@ class Shape:
 
     @property
     def queries(self) -> int:
-        """Numbers in the queries of a token, in one layer."""
+        """Return the number of elements in a token's queries, in one layer."""
         return self.heads * self.head_dim
 
     @property
     def keys(self) -> int:
-        """Numbers in the keys of a token, in one layer; and in its values."""
+        """Return the number of elements in a token's keys, in one layer. Its values have as many."""
         return self.kv_heads * self.head_dim
 
     @property
     def projections(self) -> tuple[tuple[int, int], ...]:
-        """(inputs, outputs) of a layer's linear maps: queries, keys, values, output; gate, up, down."""
+        """Return (inputs, outputs) of a layer's linear maps: queries, keys, values, output; gate, up, down."""
         attention = ((self.width, self.queries), *((self.width, self.keys),) * 2, (self.queries, self.width))
         return *attention, *((self.width, self.feed_forward),) * 2, (self.feed_forward, self.width)
 
     @property
     def embedding(self) -> int:
-        """Parameters of the embedding, and of the head."""
+        """Return the number of parameters of the embedding. The head has as many."""
         return self.vocabulary * self.width
 
     @property
     def layer(self) -> int:
-        """Parameters of one layer."""
+        """Return the number of parameters of one layer."""
         normed, biased = FAMILIES[self.family]
         maps = sum(inputs * outputs for inputs, outputs in self.projections)
         norms = 2 * self.width + (2 * self.head_dim if normed else 0)
@@ -96,7 +96,7 @@ class Shape:
 
     @property
     def outside(self) -> int:
-        """Parameters outside the layers: embedding, head, the last norm."""
+        """Return the number of parameters outside the layers: embedding, head, the last norm."""
         return self.width + (1 if self.tied else 2) * self.embedding
 
     @property
@@ -104,7 +104,7 @@ class Shape:
         return self.layers * self.layer + self.outside
 
     def adapters(self, rank: int) -> int:
-        """Parameters of low-rank differences to every linear map but the head."""
+        """Return the number of parameters of LoRA adapters on every linear map except the head."""
         return self.layers * rank * sum(inputs + outputs for inputs, outputs in self.projections)
 
 
@@ -112,9 +112,9 @@ class Shape:
 
 
 def optimiser_bytes(shape: Shape, itemsize: int, learn: OptimiserOptions) -> Parts:
-    """What learning keeps beside the weights (`sod.model.policy`), by name.
+    """Return the bytes that training keeps in addition to the weights (`sod.model.policy`), by name.
 
-    With low-rank adapters only they are learnt, in float32; they stand here too.
+    LoRA adapters, in float32, are included; with them nothing else is trained.
     """
     learnt, state = _learnt(shape, learn), {}
     if learn.lora_rank:
@@ -126,29 +126,29 @@ def optimiser_bytes(shape: Shape, itemsize: int, learn: OptimiserOptions) -> Par
 
 
 def checkpoint_bytes(shape: Shape, itemsize: int, learn: OptimiserOptions) -> int:
-    """A whole model, and what a resumed run needs beside it."""
+    """Return the bytes of a checkpoint: a full model and the state of the optimiser."""
     state = optimiser_bytes(shape, itemsize, learn)
     return itemsize * shape.parameters + sum(state.values()) - state["gradients"]
 
 
 def learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions) -> int:
-    """The most that learning needs for a moment, beside what it keeps: in a pass over so many tokens, or in an optimiser step."""
+    """Return the peak of training in addition to what it keeps: in a pass over `tokens` tokens or in an optimiser step."""
     return max(
         _pass_bytes(shape, tokens, itemsize, learn),
-        0 if learn.lora_rank else itemsize * shape.embedding,  # the embedding's gradient, when the pass is over
+        0 if learn.lora_rank else itemsize * shape.embedding,  # the embedding's gradient, after the pass
         _stepping_bytes(shape, itemsize, learn),
     )
 
 
 def _pass_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions, gradients: int = 0) -> int:
-    """tokens x (layers x what each keeps + the last norm), and the larger of the loss and one layer's backward pass.
+    """Return tokens x (layers x bytes that each keeps + the last norm) + max(loss, one layer's backward pass).
 
-    `gradients`: bytes of those that are whole during a layer's backward pass and counted nowhere else.
+    `gradients`: bytes of unsharded gradients during a layer's backward pass that are counted nowhere else.
     """
     layer = activation_bytes(shape, itemsize, learn.lora_rank)
     kept, again = (shape.width * itemsize, layer) if learn.checkpointing else (layer, 0)
     last_norm = shape.width * (4 + itemsize)
-    backward = tokens * (again + 3 * shape.feed_forward * itemsize) + gradients  # and of what the layer computed
+    backward = tokens * (again + 3 * shape.feed_forward * itemsize) + gradients  # and gradients of activations
     loss = loss_bytes(shape, tokens, itemsize, learnt=not learn.lora_rank)
     return tokens * (shape.layers * kept + last_norm) + max(backward, loss)
 
@@ -156,22 +156,22 @@ def _pass_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOption
 def activation_bytes(shape: Shape, itemsize: int, rank: int = 0) -> int:
     """Return the bytes that one layer keeps of a token for its backward pass (Transformers' layers with `sod.model.attention`).
 
-    A norm works in float32, so a coarser type has its input once more. Frozen weights need no inputs for gradients of their
-    own; each adapter needs its own in float32.
+    A norm computes in float32, so a coarser type keeps its input twice. Frozen weights keep no inputs. Each LoRA adapter
+    keeps its own in float32.
     """
     normed, _ = FAMILIES[shape.family]
     in_norms = 2 * shape.width + (shape.queries + shape.keys if normed else 0)
-    norms = in_norms * (4 if rank else 4 + itemsize)  # inputs; and normed, where the scale learns
-    attended = (2 * shape.queries + 2 * shape.keys) * itemsize + 4 * shape.heads  # with what was found; softmax's sums
+    norms = in_norms * (4 if rank else 4 + itemsize)  # inputs; also outputs, if the scale is trained
+    attended = (2 * shape.queries + 2 * shape.keys) * itemsize + 4 * shape.heads  # with outputs; softmax's sums
     gated = 3 * shape.feed_forward * itemsize
     if rank and itemsize < 4:
         return norms + attended + gated + 4 * sum(inputs + rank for inputs, _ in shape.projections)
-    inputs = 2 * shape.width + shape.queries + shape.feed_forward  # of the four places that linear maps read
+    inputs = 2 * shape.width + shape.queries + shape.feed_forward  # the four inputs of the linear maps
     return norms + attended + gated + inputs * itemsize + 4 * rank * len(shape.projections)
 
 
 def loss_bytes(shape: Shape, tokens: int, itemsize: int, *, learnt: bool) -> int:
-    """Of `sod.core.token_loss`: logits of some tokens at a time, hidden states, and the head's gradient where it is learnt."""
+    """Return the bytes of `sod.core.token_loss`: logits of a chunk, hidden states, and the gradient of a trained head."""
     logits = min(tokens, max(1, CHUNK_ELEMENTS // shape.vocabulary)) * shape.vocabulary
     narrow = itemsize if itemsize < 4 else 0
     gradient = (4 + narrow) * shape.embedding if learnt else 0
@@ -179,8 +179,8 @@ def loss_bytes(shape: Shape, tokens: int, itemsize: int, *, learnt: bool) -> int
 
 
 def _stepping_bytes(shape: Shape, itemsize: int, learn: OptimiserOptions) -> int:
-    """Of an optimiser step, beside `optimiser_bytes`: gradients made float32, one type in place of the other, and the roots of
-    AdamW's second moments, of all at once (as it works on a GPU)."""
+    """Return the bytes of an optimiser step in addition to `optimiser_bytes`: gradients converted to float32 in place, and
+    the square roots of AdamW's second moments. PyTorch computes all roots at the same time on a GPU."""
     widened = 0 if learn.lora_rank else 4 - itemsize
     roots = 4 if learn.optimizer == "adamw" else 0
     return (widened + roots) * _learnt(shape, learn)
@@ -190,34 +190,34 @@ def _learnt(shape: Shape, learn: OptimiserOptions) -> int:
     return shape.adapters(learn.lora_rank) if learn.lora_rank else shape.parameters
 
 
-# Learning with several processes: what is learnt is divided among them (PyTorch's FSDP2, docs.pytorch.org/docs/stable/
+# Training with several processes: the learner is sharded over them (PyTorch's FSDP2, docs.pytorch.org/docs/stable/
 # distributed.fsdp.fully_shard.html)
 
 
 def share(size: int, processes: int) -> int:
-    """The part of one of them; the first have the larger ones."""
+    """Return the largest shard's size, which the first processes have."""
     return -(-size // processes)
 
 
 def divided_bytes(shape: Shape, processes: int) -> Parts:
-    """What each keeps of the learner, by name: (4 + 4 + 8) bytes a weight / processes."""
+    """Return the bytes that each process keeps of the learner, by name: (4 + 4 + 8) bytes per weight / processes."""
     state = {"float32 weights": 4, "gradients": 4, "AdamW's moments": MOMENTS["adamw"]}
     return {f"{name}, 1/{processes}": share(size * shape.parameters, processes) for name, size in state.items()}
 
 
 def gathered_bytes(shape: Shape, itemsize: int) -> int:
-    """What is whole for a moment of a divided model: what is outside the layers throughout a pass, and two layers, one that
-    computes and one on its way."""
+    """Return the bytes of a sharded model that are gathered at the same time: all that is outside the layers, and two layers
+    (one computes, one is being fetched)."""
     return itemsize * (shape.outside + 2 * shape.layer)
 
 
 def divided_learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions, processes: int) -> int:
-    """As `learning_bytes`, of each of several processes.
+    """Return `learning_bytes` for each of several processes.
 
-    A gradient is computed in the network's type and reduced in float32: a layer's as soon as it is there, those outside the
-    layers at the end of the pass. Where the head is the embedding, the embedding's comes beside the head's.
+    A gradient is computed in the network's type and reduced in float32: a layer's gradient as soon as it is computed, those
+    outside the layers at the end of the pass. A tied head and embedding have two gradients until then.
     """
-    layer = (itemsize + 4) * shape.layer + itemsize * shape.embedding  # the head's has been there since the loss
+    layer = (itemsize + 4) * shape.layer + itemsize * shape.embedding  # the head's gradient exists since the loss
     last = (itemsize + 4) * shape.outside + (itemsize * shape.embedding if shape.tied else 0)
     whole = max(_pass_bytes(shape, tokens, itemsize, learn, gradients=layer), last)
     roots = share(4 * shape.parameters, processes)
@@ -225,10 +225,10 @@ def divided_learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: Opti
 
 
 def exchanged_bytes(shape: Shape, itemsize: int, processes: int) -> Parts:
-    """What each process receives over the wire, by occasion, of the (processes - 1) / processes that it does not have.
+    """Return the bytes that each process receives, by occasion. It lacks (processes - 1) / processes of each tensor.
 
-    A micro-batch gathers the layers twice, forward and backward, and what is outside them once, in the network's type, and
-    reduces gradients in float32; an update gives the copy that samples and scores the new float32 weights. (Rajbhandari et
+    A micro-batch gathers the layers twice (forward and backward) and the rest once, in the network's type. It reduces
+    gradients in float32. An update gathers the new float32 weights for the copy that samples and scores. (Rajbhandari et
     al., arXiv 1910.02054, section 7, count the same.)
     """
     others = lambda size: size - share(size, processes)  # noqa: E731
@@ -244,40 +244,42 @@ def exchanged_bytes(shape: Shape, itemsize: int, processes: int) -> Parts:
 
 
 def scoring_bytes(shape: Shape, tokens: int, itemsize: int) -> int:
-    """Of a forward pass without a gradient: the widest place of one layer, and the logits of some tokens at a time."""
+    """Return the bytes of a forward pass without gradients: the widest activations of a layer, and the logits of a chunk."""
     widest = 3 * shape.width + 3 * shape.feed_forward
     return tokens * widest * itemsize + loss_bytes(shape, tokens, itemsize, learnt=False)
 
 
 def cache_bytes(shape: Shape, itemsize: int) -> int:
-    """Keys and values of one token."""
+    """Return the bytes of one token's keys and values in all layers."""
     return 2 * shape.layers * shape.keys * itemsize
 
 
 def forward_operations(shape: Shape, tokens: float, length: float) -> float:
-    """Floating-point operations of a forward pass over so many tokens, in sequences of `length` tokens on average.
+    """Return the floating-point operations of a forward pass over `tokens` tokens in sequences of mean length `length`.
 
-    tokens x 2 x (parameters of linear maps + layers x queries x length): attention sees half of the square, and does two
-    products.
+    tokens x 2 x (parameters of linear maps + layers x queries x length): causal attention computes half of the square, and
+    two products.
     """
     linear = shape.layers * sum(inputs * outputs for inputs, outputs in shape.projections) + shape.embedding
     attention = shape.layers * shape.queries * length
     return tokens * 2 * (linear + attention)
 
 
-# Whole commands, on the device of one process
+# Commands, on the device of one process
 
 
 def memory_of_fine_tuning(options: SftOptions, shape: Shape, gpu: int | None, processes: int = 1) -> Memory:
-    """All that is held at once: `sod sft`. With several processes, each has a whole copy in the computer's memory. `gpu`: its
-    memory, where there is one."""
+    """Return the memory of `sod sft`. `gpu`: bytes of the GPU's memory; None for a CPU.
+
+    With several processes and GPUs, the full copies are in the computer's memory and are not counted here.
+    """
     tokens = max(options.learn.microbatch_tokens, options.max_tokens)
     itemsize = ITEMSIZE[options.network.dtype]
     moment = {_learning_moment(tokens): _learning_bytes(shape, tokens, itemsize, options.learn, processes)}
     learner = _learner(shape, itemsize, options.learn, processes)
     if processes > 1 and gpu:
-        return {"learner": learner, "moment": moment}
-    return {"student": _whole("model", options.network.dtype, shape), "learner": learner, "moment": moment}
+        return {"learner": learner, "peak": moment}
+    return {"student": _whole("model", options.network.dtype, shape), "learner": learner, "peak": moment}
 
 
 def memory_of_training(
@@ -289,8 +291,10 @@ def memory_of_training(
     averaged: bool = False,
     processes: int = 1,
 ) -> Memory:
-    """All that is held at once: `sod train`. `averaged`: the teacher follows the student. `gpu`: its memory, where there is
-    one. A teacher on a server takes nothing here."""
+    """Return the memory of `sod train`. A teacher on a server is not counted.
+
+    `averaged`: the teacher is a moving average of the student. `gpu`: bytes of the GPU's memory; None for a CPU.
+    """
     tokens = max(options.learn.microbatch_tokens, longest(options.rollout))
     dtype, itemsize = options.network.dtype, ITEMSIZE[options.network.dtype]
     moments = {_learning_moment(tokens): _learning_bytes(student, tokens, itemsize, options.learn, processes)}
@@ -299,59 +303,59 @@ def memory_of_training(
         "learner": _learner(student, itemsize, options.learn, processes),
     }
     if teacher and options.score.teacher_url is None:
-        memory["teacher"], moments["the teacher while it scores"] = _teaching(options, teacher, tokens, processes)
+        memory["teacher"], moments["the teacher's scoring"] = _teaching(options, teacher, tokens, processes)
         if averaged and ITEMSIZE[teacher_dtype(options)] < 4:
             memory["teacher"]["the teacher's average, float32"] = 4 * teacher.parameters
     memory["sampler"] = _sampling(options, student, gpu)
-    memory["moment"] = {", ".join(moments): max(moments.values())}
+    memory["peak"] = {", ".join(moments): max(moments.values())}
     return memory
 
 
 def memory_of_evaluation(options: EvalOptions, model: Shape, teacher: Shape | None, gpu: int | None) -> Memory:
-    """All that is held at once: `sod eval`. `gpu`: its memory, where there is one."""
+    """Return the memory of `sod eval`. `gpu`: bytes of the GPU's memory; None for a CPU."""
     memory: Memory = {"student": _whole("model", options.network.dtype, model)}
     memory["sampler"] = _sampling(options, model, gpu)
     if teacher and options.score.teacher_url is None:
         tokens = max(options.microbatch_tokens, longest(options.rollout))
         memory["teacher"], moment = _teaching(options, teacher, tokens, 1)
-        memory["moment"] = {"for a moment: scoring": moment}
+        memory["peak"] = {"peak: scoring": moment}
     return memory
 
 
 def together(memory: Memory) -> Parts:
-    """Every part of it by name."""
+    """Return the bytes of every part by its name."""
     return {name: size for parts in memory.values() for name, size in parts.items()}
 
 
 def sampling_bytes(options: TrainOptions | EvalOptions, shape: Shape) -> tuple[int, int]:
-    """The weights that an engine has of its own, if it has any; and keys and values of the longest trajectory."""
+    """Return the bytes of the weights (for an engine with a copy of its own), and of the longest trajectory's keys and values."""
     itemsize = ITEMSIZE[options.network.dtype]
     return itemsize * shape.parameters, longest(options.rollout) * cache_bytes(shape, itemsize)
 
 
 def memory_of_sampling_server(options: TrainOptions, student: Shape, room: int) -> Memory:
-    """What a vLLM server needs to sample `room` of the longest trajectories at a time; it takes whatever else there is."""
+    """Return the memory that a vLLM server needs to sample `room` of the longest trajectories at a time."""
     weights, trajectory = sampling_bytes(options, student)
     name = f"vLLM: weights, and keys and values of {room} x {longest(options.rollout):,} tokens"
     return {"sampler": {name: weights + room * trajectory}}
 
 
 def memory_of_teacher_server(options: TrainOptions, teacher: Shape) -> Memory:
-    """What a vLLM server needs that scores the longest trajectory (`sod.teachers.server`).
+    """Return the memory that a vLLM server needs to score the longest trajectory (`sod.teachers.server`).
 
-    vLLM makes the logits of all tokens that it reads at a time, and their logarithms in float32, and does not reckon with
-    them when it divides its memory (vLLM, pull request 52054).
+    vLLM computes the logits of all tokens of a pass, and their logarithms in float32. It does not reserve memory for them
+    at start-up (vLLM, pull request 52054).
     """
     dtype, tokens = teacher_dtype(options), longest(options.rollout) + 1
     read = min(tokens, SERVED_TOKENS)
     name = f"vLLM: keys and values of 1 x {tokens:,} tokens"
     kept = _whole("teacher", dtype, teacher) | {name: tokens * cache_bytes(teacher, ITEMSIZE[dtype])}
     logits = read * teacher.vocabulary * (ITEMSIZE[dtype] + 4)
-    return {"teacher": kept, "moment": {f"for a moment: logits of {read:,} tokens": logits}}
+    return {"teacher": kept, "peak": {f"peak: logits of {read:,} tokens": logits}}
 
 
 def longest(rollout: SamplingOptions) -> int:
-    """Tokens that a trajectory may have with its prompt."""
+    """Return the largest number of tokens of a trajectory with its prompt."""
     return rollout.max_prompt_tokens + rollout.max_tokens
 
 
@@ -370,11 +374,11 @@ def _learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOp
 
 
 def _learning_moment(tokens: int) -> str:
-    return f"for a moment: a pass over {tokens:,} tokens, an optimiser step"
+    return f"peak: a pass over {tokens:,} tokens, an optimiser step"
 
 
 def _teaching(options: TrainOptions | EvalOptions, teacher: Shape, tokens: int, processes: int) -> tuple[Parts, int]:
-    """What a teacher here keeps, and what it needs for a moment."""
+    """Return the memory that a local teacher keeps, and its peak while it scores."""
     dtype = teacher_dtype(options)
     weights, moment = ITEMSIZE[dtype] * teacher.parameters, scoring_bytes(teacher, tokens, ITEMSIZE[dtype])
     if options.score.offload_teacher:
@@ -386,21 +390,21 @@ def _teaching(options: TrainOptions | EvalOptions, teacher: Shape, tokens: int, 
 
 
 def teacher_dtype(options: TrainOptions | EvalOptions) -> Literal["float32", "bfloat16"]:
-    """Of the teacher's weights, here or on a server."""
+    """Return the type of the teacher's weights, local or on a server."""
     return options.network.dtype if options.score.teacher_dtype == "same" else options.score.teacher_dtype
 
 
 def _sampling(options: TrainOptions | EvalOptions, shape: Shape, gpu: int | None) -> Parts:
-    """What the engine holds here."""
+    """Return the memory of the local engine, by name."""
     rollout, tokens = options.rollout, longest(options.rollout)
     weights, trajectory = sampling_bytes(options, shape)
     engine = ENGINES[options.engine.name]
-    if not (engine.has_address or engine.exchanges_weights):
+    if not (engine.is_remote or engine.exchanges_weights):
         return {f"keys and values of {rollout.concurrency} x {tokens:,} tokens": rollout.concurrency * trajectory}
-    if engine.has_address:
+    if engine.is_remote:
         return {}
     if gpu is None:
-        return {"vLLM: weights; keys and values not counted, for want of a GPU": weights}
+        return {"vLLM: weights; keys and values are not counted without a GPU": weights}
     held = round(options.engine.memory_share * gpu)
     room = max(0, held - weights) / trajectory
     return {f"vLLM: weights, and keys and values of {room:.1f} x {tokens:,} tokens": held}

@@ -1,6 +1,6 @@
-"""Which way of training fits on given GPUs, and what to type: `sod plan`.
+"""Compute which training set-ups fit on given GPUs, and the command for the best one: `sod plan`.
 
-The arithmetic is that of `--dry-run` (`sod.planning.memory`). A way of training is a set of options; its memory is computed from
+The arithmetic is that of `--dry-run` (`sod.planning.memory`). A set-up (`Way`) is a set of options; its memory is computed from
 the options that are printed.
 """
 
@@ -41,15 +41,15 @@ Changes = dict[str, Any]
 """Values of options by their dotted names."""
 
 AMPLE, LEAST = 4, 1
-"""The longest trajectories that the sampler is to have room for at a time, if that fits; and at least."""
+"""Number of longest trajectories that the sampler has room for: the number tried first, and the minimum."""
 USUAL_SHARE = EngineOptions().memory_share
-"""Largest engine.memory_share that is tried, unless more is needed."""
+"""Largest engine.memory_share to try, unless more is needed."""
 CONCURRENCY = (64, 32, 16, 8, 4, 2, 1)
-"""Trajectories at a time that are tried where Transformers samples."""
+"""Values of rollout.concurrency to try if Transformers samples."""
 PER_MACHINE = 8
-"""GPUs; machines with more are rare."""
+"""Usual maximum number of GPUs in a machine."""
 SHORTEST = 512
-"""Tokens of a response below which no shorter one is proposed."""
+"""Shortest response that is proposed, in tokens."""
 
 SPARED: Changes = {"learn.checkpointing": True}
 AWAY: Changes = {"score.offload_teacher": True}
@@ -61,32 +61,30 @@ SERVED_SAMPLER: Changes = {
     "engine.url": "http://127.0.0.1:8000",
     "engine.exchange": Path("/dev/shm"),
 }
-UNCHANGED = "nothing about learning changes"
-COARSE = "all weights learn, with coarser moments"
-DIFFERENCE = (
-    "no way above fits in which all weights learn; here a low-rank difference does, which is not the paper's experiment"
-)
+UNCHANGED = "the training is unchanged"
+COARSE = "all weights are trained, with 8-bit AdamW moments"
+DIFFERENCE = "no set-up that trains all weights fits; LoRA adapters fit, but this is not the paper's experiment"
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way of training."""
+    """A training set-up."""
 
     name: str
     why: str
-    """What speaks for it, or against it."""
+    """Its advantages or disadvantages."""
     rungs: tuple[Changes, ...]
-    """What it changes; each is tried where the one before does not fit."""
+    """Alternative sets of options, in order. Each is tried if the one before does not fit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sized:
-    """A way with options, and what it takes."""
+    """A set-up with its final options and their memory."""
 
     way: Way
     changes: Changes
     memory: Memory
-    """Of the fullest GPU."""
+    """Memory of the fullest GPU."""
     fits: bool
 
     @property
@@ -99,46 +97,48 @@ class Sized:
 
 
 def show_plan(options: PlanOptions) -> None:
-    """Say it. Raises OptionError and ModelError for what cannot be planned with."""
+    """Print the plan. Raise OptionError or ModelError for GPUs or models that cannot be planned with."""
     say(advice(options))
 
 
 def advice(options: PlanOptions, width: int | None = None) -> str:
-    """Every way, what it holds, whether it fits; the best, and what to type. `width`: characters in a line; None is as many as
-    the terminal has, and no limit where there is none."""
+    """Return the plan: every set-up, its memory, whether it fits; the best one and its command.
+
+    `width`: characters in a line. Default: the terminal's width, or no limit without a terminal.
+    """
     case = Case.of(options)
     sized = case.sized()
     best = next((each for each in sized if each.fits), None)
-    text = Text("sod plan: arithmetic alone; nothing is loaded, and no GPU is asked.")
+    text = Text("sod plan: computed only; nothing is loaded, and no GPU is used.")
     case.describe(text)
-    text.add("ways", *_table(case, sized, best))
-    text.add("all type", f"sod train {_flags(case.base)}")
-    text.add("each", *(f"{number:<2}  {_own(each)}" for number, each in enumerate(sized, 1)))
+    text.add("set-ups", *_table(case, sized, best))
+    text.add("common", f"sod train {_flags(case.base)}")
+    text.add("options", *(f"{number:<2}  {_own(each)}" for number, each in enumerate(sized, 1)))
     if best is None:
-        text.add("best", *_shorter(options))
+        text.add("choice", *_shorter(options))
     else:
-        text.add("best", f"{sized.index(best) + 1}, {best.way.name}: {best.way.why}.")
+        text.add("choice", f"{sized.index(best) + 1}, {best.way.name}: {best.way.why}.")
         if case.count > PER_MACHINE:
             text.add(
-                "best",
-                f"All are taken to be in one machine; few have more than {PER_MACHINE}. For several nodes: docs/verl.md.",
+                "choice",
+                f"This assumes one machine, and few have more than {PER_MACHINE} GPUs. For several nodes: docs/verl.md.",
             )
         _explain(text, case, best)
     return text.written(width or columns())
 
 
-# What is asked
+# The question
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Models, lengths, and where to put them."""
+    """The models, lengths and GPUs to plan for."""
 
     asked: PlanOptions
     student: Shape
     teacher: Shape | None
     count: int
-    """GPUs; 0 is this computer."""
+    """Number of GPUs; 0 for this computer's memory."""
     device: Device
 
     @classmethod
@@ -150,18 +150,18 @@ class Case:
             if shape and case.tokens > shape.positions:
                 raise OptionError(
                     f"A trajectory of {case.tokens:,} tokens with its prompt is too long: the {whose} has "
-                    f"{shape.positions:,} positions; lower --max-tokens."
+                    f"{shape.positions:,} positions. Lower --max-tokens."
                 )
         return case
 
     @property
     def tokens(self) -> int:
-        """Of the longest trajectory, with its prompt."""
+        """Return the number of tokens of the longest trajectory with its prompt."""
         return longest(_train_options(self.base).rollout)
 
     @property
     def base(self) -> Changes:
-        """What is typed in every way."""
+        """Return the options that all set-ups have in common."""
         asked, usual = self.asked, RolloutOptions()
         base: Changes = {"student": asked.student}
         base |= {"teacher": asked.teacher} if asked.teacher else {"algorithm.name": "grpo"}
@@ -184,12 +184,12 @@ class Case:
         if self.count:
             where = " in one machine" if self.count > 1 else ""
             gpus = f"{self.count} x {self.device.name} of {memory}{where}"
-            text.add("on", f"{gpus}, {usable} to plan with ({SLACK:.0%} assumed lost)")
+            text.add("device", f"{gpus}, {usable} usable ({SLACK:.0%} assumed lost)")
         else:
-            text.add("on", f"{self.device.name}, {memory}")
+            text.add("device", f"{self.device.name}, {memory}")
 
     def sized(self) -> list[Sized]:
-        """The ways that there are: more GPUs at work come first, then less that is given up."""
+        """Return the set-ups, those with more GPUs in use first, then those that change less."""
         taught = self.teacher is not None
         problems = _train_options(self.base).rollout.problems
         several = _ways_in_processes(self.count, taught, problems) if self.count > 1 else []
@@ -197,7 +197,7 @@ class Case:
         return [self._size(way) for way in (several + _ways_on_one(taught) if self.count else _ways_here(taught))]
 
     def _size(self, way: Way) -> Sized:
-        """With as little changed as fits; if nothing does, with all that the way can change."""
+        """Return a set-up with the first options that fit, or with its last ones if none fit."""
         tried = [
             self._weigh(way, changes)
             for room in (AMPLE, LEAST)
@@ -207,7 +207,7 @@ class Case:
         return next((each for each in tried if each.fits), tried[-1])
 
     def _candidates(self, rung: Changes, room: int) -> Iterator[Changes]:
-        """With what the sampler is given: the more, the sooner it is tried."""
+        """Yield the options with the sampler's part added, from more room to less."""
         options = _train_options(self.base | rung)
         if options.engine.name == "vllm":
             for share in self._shares(options, room):
@@ -218,7 +218,7 @@ class Case:
             yield rung
 
     def _shares(self, options: TrainOptions, room: int) -> list[float]:
-        """In twentieths: the usual one, and less as long as there is room."""
+        """Return values of engine.memory_share in steps of 1/20, from the default down to the smallest with enough room."""
         weights, trajectory = sampling_bytes(options, self.student)
         needed = min(19, math.ceil(20 * (weights + room * trajectory) / self.device.memory))
         most = max(round(20 * USUAL_SHARE), needed)
@@ -240,12 +240,14 @@ def _shape(whose: str, model: Path) -> Shape:
     found = find_model(model)
     check_model(found)
     if found.is_unsized:
-        raise ModelError(f"What the {whose} {model} takes cannot be computed: {why_no_shape(found, whose)}.")
+        raise ModelError(
+            f"The memory of the {whose} {model} cannot be computed: {why_no_shape(found, whose)}. Give a model of another type."
+        )
     if found.shape is None:
         raise ModelError(
-            f"What the {whose} {model} takes cannot be computed: {found.where}. Known are directories and runs of Qwen3, Qwen2 "
-            f"and Llama and, by name, {', '.join(ON_HUB)}. For another name on the hub: `hf download NAME config.json "
-            "--local-dir DIR`, and give DIR."
+            f"The memory of the {whose} {model} cannot be computed: {found.where}. Give a directory or a run with a Qwen3, Qwen2 "
+            f"or Llama model, or one of {', '.join(ON_HUB)}. For another name on the hub, type `hf download NAME config.json "
+            "--local-dir DIR` and give DIR."
         )
     return found.shape
 
@@ -258,23 +260,23 @@ def _train_options(changes: Changes) -> TrainOptions:
     return TrainOptions.model_validate(nested)
 
 
-# The ways
+# The set-ups
 
 
 def _ways_in_processes(gpus: int, taught: bool, problems: int) -> list[Way]:
-    """`problems` of an update are shared out whole: there are no more processes than that."""
+    """Return the set-ups with several processes: at most one per problem of an update, because problems are not divided."""
     count = min(gpus, problems)
-    some = f"{count} GPUs sample, score and learn, one for each problem of an update (rollout.problems)"
-    every = f"{some if count < gpus else 'every GPU samples, scores and learns'}, and {UNCHANGED}"
+    some = f"{count} GPUs sample, score and train, one for each problem of an update (rollout.problems)"
+    every = f"{some if count < gpus else 'every GPU samples, scores and trains'}, and {UNCHANGED}"
     ways = [Way(f"{count} processes", every, _sparing({"processes": count}))]
     if taught:
         divided: Changes = {"processes": count, "score.shard_teacher": True}
-        why = f"{every}; a whole teacher does not fit on each"
-        ways.append(Way(f"{count}, teacher divided", why, _sparing(divided)))
+        why = f"{every}; an unsharded teacher does not fit on each"
+        ways.append(Way(f"{count}, teacher sharded", why, _sparing(divided)))
     if taught and gpus > 2:
         count = min(gpus - 1, problems)
-        who = "all GPUs but the teacher's" if count == gpus - 1 else f"{count} GPUs, one for each problem of an update,"
-        why = f"{who} sample and learn, the teacher has one of its own, and {UNCHANGED}"
+        who = "all other GPUs" if count == gpus - 1 else f"{count} GPUs, one for each problem of an update,"
+        why = f"the teacher has a GPU of its own, {who} sample and train, and {UNCHANGED}"
         ways.append(Way(f"{count} + 1 for teacher", why, _sparing({"processes": count} | SERVED_TEACHER)))
     return ways
 
@@ -294,49 +296,49 @@ def _ways_on_one(taught: bool) -> list[Way]:
     coarse = _coarse(rungs)
     return [
         Way("1 GPU", f"one GPU is enough, and {UNCHANGED}", rungs[:1]),
-        Way("1 GPU, spared", f"one GPU is enough, and {UNCHANGED}", rungs[1:]),
+        Way("1 GPU, checkpointing", f"one GPU is enough, and {UNCHANGED}", rungs[1:]),
         Way("1 GPU, 8-bit AdamW", COARSE, coarse),
         Way("1 GPU, LoRA", DIFFERENCE, tuple(rung | LORA for rung in coarse)),
     ]
 
 
 def _ways_here(taught: bool) -> list[Way]:
-    slow = "processors are slow: try a small model first"
+    slow = "CPUs are slow: try a small model first"
     narrow: Changes = SPARED | {"network.dtype": "bfloat16"}
     coarse = ((SPARED | {"score.teacher_dtype": "bfloat16"}, narrow)) if taught else (narrow,)
     return [
-        Way("here", f"{UNCHANGED}, but {slow}", _sparing({})),
-        Way("here, bfloat16", f"all weights learn, but {slow}", coarse),
-        Way("here, LoRA", DIFFERENCE, (narrow | LORA,)),
+        Way("CPU", f"{UNCHANGED}, but {slow}", _sparing({})),
+        Way("CPU, bfloat16", f"all weights are trained, but {slow}", coarse),
+        Way("CPU, LoRA", DIFFERENCE, (narrow | LORA,)),
     ]
 
 
 def _sparing(changes: Changes, away: bool = False) -> tuple[Changes, ...]:
-    """From more memory to less; `away`: there is a teacher that can be kept off the GPU."""
+    """Return options from more memory to less. `away`: the last ones keep the teacher off the GPU."""
     rungs = changes, changes | SPARED
     return (*rungs, changes | SPARED | AWAY) if away else rungs
 
 
 def _coarse(rungs: tuple[Changes, ...]) -> tuple[Changes, ...]:
-    """With moments of 8 bits, when all that changes nothing about learning is spared."""
+    """Return the memory-saving options (all except the first ones) with 8-bit AdamW in addition."""
     return tuple(rung | NARROW for rung in rungs[1:])
 
 
-# In words
+# The text
 
 
 def _table(case: Case, sized: Sequence[Sized], best: Sized | None) -> list[str]:
-    """GiB of each part, a way a line."""
-    heads = {"student": 7, "learner": 8, "teacher": 8, "sampler": 8, "moment": 8}
+    """Return the table of set-ups: GiB of each part."""
+    heads = {"student": 7, "learner": 8, "teacher": 8, "sampler": 8, "peak": 8}
     unit = "GiB on the fullest GPU" if case.count else "GiB"
-    lines = [f"{unit:<23}" + "".join(f"{head:>{width}}" for head, width in heads.items()) + f"{'all':>6}"]
+    lines = [f"{unit:<23}" + "".join(f"{head:>{width}}" for head, width in heads.items()) + f"{'total':>6}"]
     for number, each in enumerate(sized, 1):
         sizes = {head: sum(parts.values()) for head, parts in each.memory.items()}
         cells = "".join(f"{_gib(sizes[head]) if sizes.get(head) else '-':>{width}}" for head, width in heads.items())
         mark = "*" if each is best else "" if each.fits else "no"
         lines.append(f"{number:<3}{each.way.name:<20}{cells}{_gib(each.whole):>6} {mark}".rstrip())
     several = [f"-  {'several nodes':<20}      -  not computed; with verl: docs/verl.md"] if case.count > 1 else []
-    return [*lines, *several, "no: does not fit; *: the first that fits"]
+    return [*lines, *several, "no: does not fit; *: the first set-up that fits"]
 
 
 def _gib(size: int) -> str:
@@ -344,21 +346,21 @@ def _gib(size: int) -> str:
 
 
 def _own(each: Sized) -> str:
-    """What a way adds to the options of all."""
+    """Return the command or options that a set-up adds to the common options."""
     starter = f"{_starter(each)} ... " if each.processes > 1 else ""
     return starter + _flags(each.changes) or "nothing"
 
 
 def _explain(text: Text, case: Case, best: Sized) -> None:
-    text.add("type", *_commands(case, best))
+    text.add("run", *_commands(case, best))
     text.add("memory", *(f"{as_bytes(size):>9}  {name}" for name, size in together(best.memory).items()))
-    text.add("memory", f"{as_bytes(best.whole):>9}  at most, at once")
+    text.add("memory", f"{as_bytes(best.whole):>9}  total at the peak")
     if best.processes > 1:
-        text.add("wire", *wire(_train_options(case.base | best.changes), case.student, best.processes))
+        text.add("traffic", *wire(_train_options(case.base | best.changes), case.student, best.processes))
 
 
 def _commands(case: Case, best: Sized) -> list[str]:
-    """What to type, a server first."""
+    """Return the commands to type, a server first."""
     command = f"{_starter(best)} {_flags(case.base | best.changes)}"
     server = _server(case, best.changes)
     if not server:
@@ -373,18 +375,18 @@ def _starter(each: Sized) -> str:
 
 
 def _server(case: Case, changes: Changes) -> tuple[str, ...]:
-    """How the server that a way needs is started, and what else is to be known; nothing if it needs none."""
+    """Return the command that starts the set-up's server, and a note. Return () if it needs no server."""
     if "engine.url" in changes:
         return (
             "VLLM_SERVER_DEV_MODE=1 PYTHONPATH=FOLDER python -m vllm.entrypoints.openai.api_server "
             f"--model {case.asked.student} --load-format dummy --dtype bfloat16 --max-model-len {case.tokens} "
             "--generation-config vllm --host 127.0.0.1 --worker-extension-cls vllm_worker.WeightSync",
-            "FOLDER holds a copy of src/sod/engines/vllm_worker.py and nothing else",
+            "FOLDER must hold a copy of src/sod/engines/vllm_worker.py and nothing else.",
         )
     if case.teacher and "score.teacher_url" in changes:
         options = _train_options(case.base | changes)
         memory = memory_of_teacher_server(options, case.teacher)
-        unknown = sum(memory["moment"].values()) / case.device.memory
+        unknown = sum(memory["peak"].values()) / case.device.memory
         return (
             f"{serving(str(case.asked.teacher), options)} "
             f"--gpu-memory-utilization {math.floor(20 * (1 - SLACK - unknown)) / 20:g}",
@@ -393,7 +395,7 @@ def _server(case: Case, changes: Changes) -> tuple[str, ...]:
 
 
 def _flags(changes: Changes) -> str:
-    """As they are typed."""
+    """Return the options as they are typed."""
     words: list[str] = []
     for name, value in changes.items():
         words.append(f"--{name.replace('_', '-')}")
@@ -402,15 +404,15 @@ def _flags(changes: Changes) -> str:
 
 
 def _shorter(asked: PlanOptions) -> list[str]:
-    """What to try where nothing fits."""
+    """Return what to try if no set-up fits."""
     tokens = asked.max_tokens // 2
     while tokens >= SHORTEST:
         shorter = asked.model_copy(update={"max_tokens": tokens})
         if any(each.fits for each in Case.of(shorter).sized()):
             models = " ".join(shlex.quote(str(model)) for model in (asked.student, asked.teacher) if model)
             return [
-                "nothing fits; shorter responses do:",
+                "no set-up fits; with shorter responses one does:",
                 f"$ sod plan {models} --gpus {asked.gpus} --max-tokens {tokens}",
             ]
         tokens //= 2
-    return ["nothing fits, however short the responses: a smaller student or teacher, or larger GPUs"]
+    return ["No set-up fits, even with short responses. Give a smaller student or teacher, or larger GPUs."]

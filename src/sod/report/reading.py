@@ -12,6 +12,7 @@ from typing import Any
 
 from sod.errors import RunError
 from sod.report.trajectories import Compact, TokenTotals, Trajectory, UnreadableError, number, parse
+from sod.runs.directory import command_of
 from sod.runs.results import Numbers, Results, read_results
 
 NOT_FINITE = "numbers that are not finite"
@@ -65,9 +66,7 @@ class Record:
 
     @property
     def command(self) -> str:
-        """The command that made the run, recognised by an option that only this command has; "?" if unknown."""
-        signs = {"updates": "train", "samples": "eval", "epochs": "sft", "run": "calibrate"}
-        return next((command for sign, command in signs.items() if sign in self.options), "?")
+        return command_of(self.environment, self.options)
 
     @property
     def measured(self) -> Numbers:

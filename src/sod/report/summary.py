@@ -176,7 +176,7 @@ def _command(run: Record) -> str:
 
 def _progress(run: Record) -> str:
     done = int(run.metrics[-1]["update"]) if run.metrics else 0
-    if run.command == "eval":
+    if run.command in ("eval", "rollout"):
         if not run.results:
             return "not finished: no results.json"
         return "partial: interrupted" if run.results.partial else "finished"

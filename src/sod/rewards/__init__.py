@@ -22,5 +22,5 @@ class Judge(Protocol):
         ...
 
     async def __call__(self, text: str, gold: str) -> Verdict:
-        """Return the verdict on an attempt. No text of a student makes this raise."""
+        """Return the verdict on an attempt. Never raises for a text of the student."""
         ...

@@ -1,7 +1,7 @@
-r"""From what a student wrote to its final answer: the last box of the last turn, and that in one way of writing.
+r"""Find the final answer in a student's text, and normalise its LaTeX.
 
-Finding it takes time in proportion to the text, whatever is in it: responses may be hundreds of kilobytes long, and a
-student that has lost its mind may write nothing but braces.
+The final answer is the last box of the last turn. The search takes linear time for every text: a response may have hundreds of
+kilobytes, and a degenerate student may write only braces.
 """
 
 import re
@@ -23,16 +23,16 @@ _QUOTES += [(r"\(", r"\)"), (r"\[", r"\]"), ("‘", "’"), ("“", "”"), ("``
 
 
 def final_answer(text: str) -> str | None:
-    """What stands in the last box of the last turn; None without a last turn or a box, or if nothing is in it."""
+    """Return the content of the last box of the last turn; None if there is no last turn, no box or no content."""
     box = last_box(final_turn(text))
     return box.strip() or None if box is not None else None
 
 
 def final_turn(text: str) -> str:
-    """The last turn's own words: without tool calls, what tools answered, and thoughts.
+    """Return the text of the last turn without thoughts, tool calls and tool output.
 
-    A closing tag ends all that came before it, thoughts and tool output alike. Calls leave the words around them: they belong
-    to the same turn. A thought that is never closed is still a thought.
+    A closing tag drops all text before it, both thoughts and tool output. The text around a call is kept, because it belongs to
+    the same turn. A thought that is never closed extends to the end of the text.
     """
     words: list[str] = []
     thinking = False
@@ -48,15 +48,15 @@ def final_turn(text: str) -> str:
 
 
 def last_box(text: str) -> str | None:
-    r"""What stands in the last \boxed{...} or \fbox{...}, braces matched; None without one, or if it is not closed.
+    r"""Return the content of the last \boxed{...} or \fbox{...}, braces matched; None if there is none or it is not closed.
 
-    Of boxes in boxes the outermost counts, and boxes are never joined. Escaped braces are text. Read as meant: spaces
-    before the brace, a clear value without braces (`\boxed 5`), and the traces of an escape that was lost or doubled
-    (a backspace for `\b`; `\\boxed`).
+    The outermost of nested boxes counts, and boxes are never joined. Escaped braces are text. These forms are accepted as well:
+    spaces before the brace, a single value without braces (`\boxed 5`), and an escape that was lost or doubled (a backspace
+    character for `\b`; `\\boxed`).
     """
-    found: tuple[int, int, bool] | None = None  # where the content starts and ends, and if its escapes are doubled
-    begun, complete, at = -1, True, 0  # the last box: where its content starts, and if it has ended
-    opened: list[tuple[int, bool] | None] = []  # content and escapes of boxes that are open; None for another brace
+    found: tuple[int, int, bool] | None = None  # start and end of the content, and whether its escapes are doubled
+    begun, complete, at = -1, True, 0  # the last box: start of its content, and whether the box is closed
+    opened: list[tuple[int, bool] | None] = []  # start and doubled escapes of each open box; None for another brace
     while match := _BRACES.search(text, at):
         at = match.end()
         if match["box"]:
@@ -78,9 +78,9 @@ def last_box(text: str) -> str | None:
 
 
 def peel(text: str) -> str:
-    r"""An answer without what is wrapped around the whole of it: quotes, dollars, braces, fonts, boxes, a final dot.
+    r"""Remove wrappers around the whole answer: quotes, dollars, braces, fonts, boxes and a final dot.
 
-    For short texts: takes quadratic time where wrappers are nested.
+    For short texts only: nested wrappers take quadratic time.
     """
     text = _BOX_NAME.sub("", text)
     while (inner := _peel_once(text.strip())) != text:
@@ -99,7 +99,7 @@ def _peel_once(text: str) -> str:
 
 
 def _closes_at_end(text: str, start: int) -> bool:
-    """Whether the brace that is opened just before `start` is closed by the last character."""
+    """Return whether the last character closes the brace that opens just before `start`."""
     depth = 1
     for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
         depth += {"{": 1, "}": -1}.get(match[0], 0)
@@ -108,7 +108,7 @@ def _closes_at_end(text: str, start: int) -> bool:
     return False
 
 
-# Tidying: one way to write what can be written in many
+# Normalised LaTeX
 
 DEGREE, PERCENT = "°", r"\%"
 _CHARACTERS = {
@@ -137,7 +137,7 @@ _MOD = r"(?:\\b?mod(?![a-z])|\\text\{\s*mod\s*\}|(?<![A-Za-z\\])mod\b)"
 _REWRITES = [
     (re.compile(pattern), by)
     for pattern, by in [
-        # An escape that was taken for a control character, then all other control characters.
+        # Escapes that became control characters, then all other control characters
         (r"\x0c(?=rac|box)", r"\\f"),
         (r"\x08(?=inom|egin|eta\b)", r"\\b"),
         (r"\t(?=ext\b|imes\b|heta\b|frac)", r"\\t"),
@@ -154,7 +154,7 @@ _REWRITES = [
         (rf"\\(?:{_FONTS})\s*(?=\{{)", r"\\text"),
         (r"(?<=[^\s\\])\\text\{\s*\}|(?<!\\)\\(?:hspace|vspace|phantom)\*?\{[^{}]*\}", " "),
         (r"\\text\{\s*([-+=.,:]|\\?\$)\s*\}|\{([:.=])\}", r"\1\2"),
-        # Thousands: a separator that stands for nothing else
+        # Thousands separators that have no other meaning
         (r",\\!\s*", "{,}"),
         (r"(?<=\d)(?:\{,\}|\\[,;: ]|~)(?=\d{3}(?!\d))", ""),
         # Space
@@ -184,7 +184,7 @@ _REWRITES = [
         (r"\\mathbb\s*\{?R\}?(?!\s*\^)", r"(-\\infty,\\infty)"),
         (r"\(\s*(\\text\{[^{}]*\})\s*\)$", r" \1"),
         (r"\\log_\{?e\}?(?![a-z])", r"\\ln "),
-        # Remainders: of a number, by \bmod; and congruences
+        # Remainders of a number (\bmod), and congruences (\pmod)
         (r"\\+$", ""),
         (
             rf"\\pmod\s*(?:\{{([^{{}}]*)\}}|(\w+))|(?:{_TEXT})?\(\s*{_MOD}\s*\{{?(\w+)\}}?\s*\)(?:\s*\}})?",
@@ -198,7 +198,7 @@ _REWRITES = [
 
 
 def tidy(text: str) -> str:
-    """LaTeX in which signs, spaces, fonts and wrappers are written in one way; empty if nothing is left."""
+    """Return LaTeX with normalised signs, spaces, fonts and wrappers; empty if nothing is left."""
     if text.isascii() and text.isdigit():
         return text
     text = re.sub(r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+", lambda run: f"^{{{unicodedata.normalize('NFKC', run[0])}}}", text)
@@ -213,7 +213,7 @@ _THOUSANDS_OR_BRACKET = re.compile(r"\\[{}]|[()\[\]]|(?<![\d.,])[1-9]\d{0,2}(?:,
 
 
 def _without_thousands_commas(text: str) -> str:
-    """`x = 1204` for `x = 1,204`. In brackets a comma separates: `(1,204)` is a pair."""
+    """Return `x = 1204` for `x = 1,204`. A comma in brackets is a separator: `(1,204)` is a pair."""
     depth = 0
 
     def joined(found: re.Match[str]) -> str:
@@ -225,12 +225,12 @@ def _without_thousands_commas(text: str) -> str:
 
 
 def _character(character: str) -> str:
-    """ASCII for one character: `√` is `\\sqrt`, `½` is `\\frac{1}{2}`, and full-width digits are digits."""
+    """Return ASCII for one character: `\\sqrt` for `√`, `\\frac{1}{2}` for `½`, a digit for a full-width digit."""
     if character.isascii():
         return character
     if character in _CHARACTERS:
         return _CHARACTERS[character]
-    if unicodedata.category(character) in ("Cf", "Cs"):  # marks without width, and halves of characters
+    if unicodedata.category(character) in ("Cf", "Cs"):  # zero-width characters and lone surrogates
         return ""
     if greek := _GREEK.fullmatch(unicodedata.name(character, "")):
         return rf"\{greek[1].lower()} "

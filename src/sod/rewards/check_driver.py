@@ -1,22 +1,22 @@
-"""Runs the tests of a program inside the sandbox, in a process that never holds the program. Standard library only.
+"""Run the tests of a program inside the sandbox, in a process without the program. Standard library only.
 
-`sod.rewards.code` sends this file as the program to run, and as files the results of the program's calls so far:
+`sod.rewards.code` sends this file as the program to run. Two more files hold the results of earlier rounds:
 
-    CALLS     the calls that the program was asked for, as `sod.rewards.functional_driver` describes them
-    REPLIES   its replies, a line for each
+    CALLS     the calls sent to the program, in the format of `sod.rewards.functional_driver`
+    REPLIES   the program's replies, one line each
 
-The job comes on standard input as JSON: {"prefix": source, "test": source, "names": [...]}. In the test, the `names`
-stand for the program's. What is called, and with what, is looked up in the calls; the reply is data, which is rebuilt
-from plain types. So every comparison, operator and builtin of the test is Python's own, out of the program's reach.
+The job is JSON on standard input: {"prefix": source, "test": source, "names": [...]}. In the test, each of `names` is a proxy for
+the program's object. A call of the proxy is looked up in CALLS, and its reply is rebuilt from plain data types. All comparisons,
+operators and builtins in the test are Python's own, so the program cannot change them.
 
-A call that was not yet asked for is guessed: the test goes on with a stand-in for its result, assertions that fail are
-passed over, and further calls are noted. The reply's first line is a word:
+A call without a reply returns a placeholder, and the test continues: failed assertions are ignored, and further calls are
+recorded. The first line of the reply is a word:
 
-    passed        the test has run to its end, with a reply to every call
-    failed        likewise, with an error; the second line says which
+    passed        the test ended without an error, and every call had a reply
+    failed        the test ended with an error, and every call had a reply; the second line is the error
     missing       the test needs a reply that the program did not give
-    more          the second line holds the calls to ask for next, as JSON
-    unfit         the test cannot be run so; the second line says why
+    more          the second line has the calls of the next round, as JSON
+    unfit         the test cannot be run in this way; the second line is the reason
 """
 
 import ast
@@ -41,30 +41,33 @@ from sod.rewards.functional_driver import (
 
 CALLS, REPLIES = "calls.json", "replies.jsonl"
 GUARD = "__sod_conversation__"
-"""The name by which a rewritten test finds the conversation."""
+"""The name of the conversation in a rewritten test."""
 MOST_CALLS, MOST_GUESSES = 10_000, 100_000
-"""Calls of a test, and questions that a test asks a stand-in: it may loop for ever on one."""
+"""Limits on the calls of a test, and on the uses of placeholders: a test may loop for ever on one."""
 DETAIL_CHARACTERS = 120
 ENDS_A_LOOP = {"StopIteration", "StopAsyncIteration"}
 
 
 class Halt(BaseException):
-    """Ends the test: it is known that nothing more can be learned in this round."""
+    """End the test: this round cannot find more calls."""
 
 
 class Unfit(Exception):
-    """The test passes the program something that is no data."""
+    """The test passes the program a value that is not data."""
 
 
 class Conversation:
-    """What the test asks the program, and what it gets."""
+    """The calls of a test and the replies of the program."""
 
     def __init__(self, test: str, calls: list[Any], replies: list[str], *, changing: bool = False) -> None:
-        """With `changing`, every call does to the test's arguments what it does to the program's."""
+        """Start with the calls and replies of earlier rounds.
+
+        `changing`: whether every change that a call makes to its arguments is also made to the test's own arguments.
+        """
         self.test = test
         self.changing = changing
         self.unchanged = False
-        """Whether a call has changed the program's arguments, and not the test's."""
+        """Whether a call has changed the program's arguments but not the test's."""
         self.known = [json.dumps(call) for call in calls]
         self.replies = replies
         self.asked: list[Any] = []
@@ -75,10 +78,10 @@ class Conversation:
         self.unfit = ""
         self.guesses = 0
         self.no_data = ""
-        """What the test has taken for data. It may have caught the error, and it fails all the same."""
+        """The error about a value that the test used as data. The test fails even if it catches the error."""
 
     def ask(self, call: list[Any]) -> tuple[int, Any]:
-        """The call's number, and its reply; None for one that must be guessed."""
+        """Return the number of a call and its reply; the reply is None if it needs a placeholder."""
         number = len(self.asked)
         if self.missing or number == MOST_CALLS:
             raise Halt
@@ -92,7 +95,7 @@ class Conversation:
         return number, None
 
     def send(self, value: Any) -> Any:
-        """A value as the program is sent it."""
+        """Return a value in the form that is sent to the program."""
         try:
             return packed_for_program(value)
         except Unfit as error:
@@ -101,7 +104,7 @@ class Conversation:
             raise Halt from error
 
     def receive(self, number: int, reply: Any) -> Any:
-        """The value of a reply: of plain types alone."""
+        """Return the value of a reply, rebuilt from plain types."""
         if "raised" in reply:
             raise self.as_raised(reply)
         data = reply["value"]
@@ -110,38 +113,39 @@ class Conversation:
         return unpacked(data, self.makers)
 
     def as_raised(self, reply: Any) -> Exception:
-        """The exception of a reply, as the nearest that Python itself has."""
+        """Return the exception of a reply as its nearest builtin class."""
         arguments = unpacked(reply["arguments"], self.makers)
         for name in reply["raised"]:
             kind = vars(builtins).get(name)
-            if name in ENDS_A_LOOP and name not in self.test:  # `all(map(f, ...))` would take it for the end
+            if name in ENDS_A_LOOP and name not in self.test:  # `all(map(f, ...))` would stop without an error
                 kind = RuntimeError
             if isinstance(kind, type) and issubclass(kind, Exception):
                 try:
                     return kind(*arguments)
-                except TypeError:  # one with arguments of its own
+                except TypeError:  # the class needs other arguments
                     continue
         return Exception(*arguments)
 
     def repeat(self, arguments: tuple[Any, ...], keywords: dict[str, Any], after: Any) -> None:
-        """Do to the test's own arguments what a call has done to the program's."""
+        """Apply a call's changes of its arguments to the test's own arguments."""
         for mine, changed in zip(arguments, after[0], strict=True):
             replace_content(mine, unpacked(changed, self.makers))
         for name, mine in keywords.items():
             replace_content(mine, unpacked(after[1][name], self.makers))
 
     def dropped(self, function: Any) -> Any:
-        """The function, where its result is dropped: then it is called for what it does to its arguments."""
+        """Return the function to call where the test drops the result: a proxy then also changes its arguments."""
         return function.changing if isinstance(function, Remote) else function
 
     def guess(self) -> None:
+        """Count a use of a placeholder. Raises Halt above the limit."""
         self.guesses += 1
         if self.guesses > MOST_GUESSES:
             raise Halt
 
 
 class Remote:
-    """A function, class or object of the program."""
+    """A proxy for a function, class or object of the program."""
 
     def __init__(self, conversation: Conversation, what: str | int, kind: str) -> None:
         vars(self).update(_conversation=conversation, _what=what, _kind=kind)
@@ -181,7 +185,9 @@ class Remote:
             self._conversation.receive(number, reply)
 
     def _is_no_data(self, *_: Any) -> NoReturn:
-        self._conversation.no_data = f"TypeError: the program returned {self._kind!r}, which is no data"
+        self._conversation.no_data = (
+            f"TypeError: the test uses {self._kind!r} of the program as data, but it is an object"
+        )
         raise TypeError(self._conversation.no_data)
 
     __bool__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __repr__ = __str__ = __format__ = _is_no_data
@@ -189,19 +195,19 @@ class Remote:
 
 
 class Opaque:
-    """Within data, what is none. It equals nothing, itself included."""
+    """An object without a data type, inside data. It equals nothing, including itself."""
 
     def __init__(self, kind: Any) -> None:
         self.kind = str(kind)
 
     def _is_no_data(self, *_: Any) -> NoReturn:
-        raise TypeError(f"the program returned {self.kind!r} within data")
+        raise TypeError(f"the program returned data with an object of class {self.kind!r} in it")
 
     __bool__ = __eq__ = __ne__ = __hash__ = __repr__ = __str__ = __format__ = _is_no_data
 
 
 class Guess:
-    """Stands for a result that is not yet known, and goes along with anything."""
+    """A placeholder for an unknown result. It accepts every operation."""
 
     def __init__(self, conversation: Conversation, number: int) -> None:
         self._conversation, self._number = conversation, number
@@ -250,22 +256,25 @@ def main() -> None:
     ):
         known = json.load(calls), replies.read().split("\n")[:-1]
     conversation = Conversation(job["test"], *known)
-    word, detail = held(job, conversation)
+    word, detail = outcome_of(job, conversation)
     changing = Conversation(job["test"], *known, changing=True)
-    if word == "failed" and conversation.unchanged and held(job, changing)[0] == "passed":
-        word, detail = "unfit", "it depends on how the program changes an argument of a call whose result it uses"
+    if word == "failed" and conversation.unchanged and outcome_of(job, changing)[0] == "passed":
+        word, detail = (
+            "unfit",
+            "its result depends on how the program changes an argument of a call that also returns a value",
+        )
     write(reply, f"{word}\n{detail}")
     os._exit(0)
 
 
-def held(job: dict[str, Any], conversation: Conversation) -> tuple[str, str]:
-    """The word and the second line of the reply."""
+def outcome_of(job: dict[str, Any], conversation: Conversation) -> tuple[str, str]:
+    """Run the test. Return the word and the second line of the reply."""
     detail = ""
     try:
         run_test(job, conversation)
     except Halt:
         pass
-    except BaseException as error:  # of the test, which may raise anything
+    except BaseException as error:  # a test may raise any class
         detail = (
             "an assertion"
             if isinstance(error, AssertionError)
@@ -281,7 +290,7 @@ def held(job: dict[str, Any], conversation: Conversation) -> tuple[str, str]:
     if len(conversation.asked) == MOST_CALLS:
         return "unfit", f"it makes {MOST_CALLS} calls or more"
     if not conversation.asked:
-        return "unfit", f"it calls nothing of the program{detail and f' ({detail})'}"
+        return "unfit", f"it calls no function of the program{detail and f' ({detail})'}"
     detail = conversation.no_data or detail
     return ("failed", detail) if detail else ("passed", "")
 
@@ -300,7 +309,7 @@ def run_test(job: dict[str, Any], conversation: Conversation) -> None:
 
 
 class Rewriting(ast.NodeTransformer):
-    """A guess makes no assertion fail, and a call whose result is dropped is one that changes its arguments."""
+    """Ignore failed assertions while placeholders are used, and mark calls with a dropped result as changing arguments."""
 
     def visit_Assert(self, node: ast.Assert) -> ast.stmt:
         [wrapped] = ast.parse(f"try: pass\nexcept Exception:\n    if not {GUARD}.guessing: raise").body
@@ -316,7 +325,7 @@ class Rewriting(ast.NodeTransformer):
 
 
 def replace_content(mine: Any, changed: Any) -> None:
-    """Give a list, dict, set or bytearray of the test the content that the program has left in its own."""
+    """Replace the content of a list, dict, set or bytearray of the test with the content after the program's call."""
     if type(mine) is not type(changed):
         return
     if isinstance(mine, list | bytearray):
@@ -327,12 +336,12 @@ def replace_content(mine: Any, changed: Any) -> None:
 
 
 def packed_for_program(value: Any) -> Any:
-    """As `packed`, with the program's own objects by number. Raises Unfit for what the program cannot be sent."""
+    """Return a value as `packed` does, with the program's objects by number. Raises Unfit for values that cannot be sent."""
     if isinstance(value, Guess):
         return {"result": value._number}
     if isinstance(value, Remote):
         if isinstance(value._what, str):
-            raise Unfit(f"it passes the program's own {value._what!r} to it")
+            raise Unfit(f"it passes {value._what!r} of the program to the program")
         return {"result": value._what}
     if isinstance(value, list):
         return [packed_for_program(item) for item in value]

@@ -1,7 +1,7 @@
-"""Programs, judged by running them on tests, in order, up to the first that fails.
+"""Judge programs: run the tests of the problem in order, up to the first failure.
 
-No program can find what is expected of it. That stays in this process or, with tests in Python, enters a process of the
-sandbox that holds no program (`ScriptTest`). A program is the student's to the last character: nothing of it is rewritten.
+A program has no access to expected values. They stay in this process. With tests in Python (`ScriptTest`), they enter a second
+sandbox process without the program. The student's program runs unchanged.
 """
 
 import ast
@@ -28,19 +28,19 @@ from sod.rewards.code_tests import (
 from sod.sandbox import Program, Result, Sandbox
 
 BUSY_SHARE = 0.75
-"""A program that timed out with less of its time than this on a processor runs again, alone: the machine may be busy."""
+"""Share of the time limit. A program that times out with less processor time runs again, alone: the machine was busy."""
 PYTHON_TAGS = {"python", "python3", "py", "py3"}
 MARKDOWN_TAGS = {"markdown", "md"}
 MOST_ROUNDS = 100
-"""Times that a test in Python may find that it must ask for other calls."""
+"""Limit on the rounds of a test in Python. Each round asks the program for other calls."""
 CACHED_CALLS = 256
 READERS = {"input", "stdin", "open", "read", "fileinput"}
-"""Names of which a program that reads standard input uses one."""
+"""Names for reading standard input. A program that reads it uses at least one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestOutcome:
-    """What became of one test."""
+    """The outcome of one test."""
 
     status: TestStatus
     detail: str = ""
@@ -50,20 +50,20 @@ class TestOutcome:
 
 
 class CodeJudge:
-    """Judges programs by all their tests, in order, up to the first that fails.
-
-    One event loop uses it at a time.
-    """
+    """Judge programs by their tests, in order, up to the first failure. Only one event loop may use it at a time."""
 
     def __init__(self, sandbox: Sandbox, *, seconds: float = 6.0, memory_mb: int = 4096) -> None:
-        """`seconds` is the wall-clock limit of one test (LiveCodeBench: 6), `memory_mb` that of its address space."""
+        """Set the limits of one test.
+
+        `seconds`: wall-clock time (LiveCodeBench: 6). `memory_mb`: address space, in MiB.
+        """
         self._sandbox = sandbox
         self._seconds = seconds
         self._memory_mb = memory_mb
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._room = _Room()
+        self._lock = _SharedLock()
         self._first_calls: dict[str, str] = {}
-        """Of tests in Python: what they call when nothing is known. The latest are kept."""
+        """By test in Python, its calls before any reply is known. Only the latest are kept."""
 
     def check(self, gold: str) -> None:
         tests_of(gold)
@@ -76,7 +76,7 @@ class CodeJudge:
         return _verdict(await self.run_tests(code, tests), tests)
 
     async def run_tests(self, code: str, tests: Tests) -> list[TestOutcome]:
-        """The outcome of each test, up to the first that was not passed."""
+        """Return the outcome of each test, up to the first that did not pass."""
         outcomes: list[TestOutcome] = []
         for test in tests.tests:
             seconds = tests.seconds or self._seconds
@@ -96,13 +96,13 @@ class CodeJudge:
         return TestOutcome(status=status, detail=detail, seconds=result.seconds, cpu_seconds=result.cpu_seconds)
 
     async def _run_script(self, code: str, test: ScriptTest, seconds: float) -> TestOutcome:
-        """Run the program and the test in turn, until the program has answered all that the test calls."""
+        """Run the program and the test in turn, until the program has replied to all calls of the test."""
         limits = {"seconds": seconds, "memory_mb": self._memory_mb}
         result = Result(status="ok")
         if (calls := self._first_calls.get(test.request)) is None:
-            word, calls = _word(await self._run(test.check("[]", "", **limits)))
+            word, calls = _reply(await self._run(test.check("[]", "", **limits)))
             if word != "more":
-                return TestOutcome(status="ungraded", detail=f"its test cannot be run: {calls}")
+                return TestOutcome(status="ungraded", detail=f"the test cannot be run: {calls}")
             self._first_calls[test.request] = calls
             if len(self._first_calls) > CACHED_CALLS:
                 del self._first_calls[next(iter(self._first_calls))]
@@ -110,7 +110,7 @@ class CodeJudge:
             result = await self._run(test.program(code, calls, **limits))
             if result.status == "sandbox_error":
                 break
-            word, detail = _word(await self._run(test.check(calls, result.stdout, **limits)))
+            word, detail = _reply(await self._run(test.check(calls, result.stdout, **limits)))
             if word != "more":
                 return _script_outcome(word, detail, result)
             calls = detail
@@ -119,51 +119,51 @@ class CodeJudge:
         return _script_outcome("missing", "", result)
 
     async def _run(self, program: Program) -> Result:
-        """Run it among others, and once more without them if it timed out for want of a processor."""
-        room = self._current_room()
-        async with room.shared():
+        """Run a program concurrently with others. Run it again, alone, if it timed out because the processor was busy."""
+        lock = self._current_lock()
+        async with lock.shared():
             result = await self._sandbox.run(program)
         if result.status == "timeout" and result.cpu_seconds < BUSY_SHARE * program.seconds:
-            async with room.alone():
+            async with lock.exclusive():
                 result = await self._sandbox.run(program)
         return result
 
-    def _current_room(self) -> "_Room":
+    def _current_lock(self) -> "_SharedLock":
         if self._loop is not asyncio.get_running_loop():
-            self._loop, self._room = asyncio.get_running_loop(), _Room()
-        return self._room
+            self._loop, self._lock = asyncio.get_running_loop(), _SharedLock()
+        return self._lock
 
 
-class _Room:
-    """Holds many at a time, or one alone, who waits until the others have left and lets nobody in."""
+class _SharedLock:
+    """A lock with many shared holders, or one exclusive holder. A waiting exclusive holder blocks new shared ones."""
 
     def __init__(self) -> None:
-        self._door = asyncio.Lock()
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self._inside = 0
+        self._entry = asyncio.Lock()
+        self._unused = asyncio.Event()
+        self._unused.set()
+        self._holders = 0
 
     @contextlib.asynccontextmanager
     async def shared(self) -> AsyncIterator[None]:
-        async with self._door:
-            self._inside += 1
-            self._empty.clear()
+        async with self._entry:
+            self._holders += 1
+            self._unused.clear()
         try:
             yield
         finally:
-            self._inside -= 1
-            if self._inside == 0:
-                self._empty.set()
+            self._holders -= 1
+            if self._holders == 0:
+                self._unused.set()
 
     @contextlib.asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        async with self._door:
-            await self._empty.wait()
+    async def exclusive(self) -> AsyncIterator[None]:
+        async with self._entry:
+            await self._unused.wait()
             yield
 
 
 def _status(result: Result, test: Test) -> tuple[TestStatus, str]:
-    """What a program's result means for a test, and a word on why."""
+    """Return the status of a test from the result of its program, and an explanation."""
     if result.status == "ok":
         status = test.judge(result.stdout)
         return status, "no result" if status == "error" else ""
@@ -171,7 +171,7 @@ def _status(result: Result, test: Test) -> tuple[TestStatus, str]:
 
 
 def _failure(result: Result) -> tuple[TestStatus, str]:
-    """The same of one that did not end well."""
+    """Return the status and an explanation for a program that did not end normally."""
     match result.status:
         case "sandbox_error":
             return "ungraded", f"the sandbox failed: {result.message}"
@@ -185,8 +185,8 @@ def _failure(result: Result) -> tuple[TestStatus, str]:
             return "error", result.stderr.strip().rpartition("\n")[2][:DETAIL_CHARACTERS]
 
 
-def _word(result: Result) -> tuple[str, str]:
-    """What the driver of a test replies. `late`, `lost` and `broken` are of a driver that does not."""
+def _reply(result: Result) -> tuple[str, str]:
+    """Return the word and the detail in the test driver's reply; the word `late`, `lost` or `broken` if there is no reply."""
     match result.status:
         case "ok":
             word, _, detail = result.stdout.partition("\n")
@@ -194,13 +194,13 @@ def _word(result: Result) -> tuple[str, str]:
         case "sandbox_error":
             return "lost", result.message
         case "timeout":
-            return "late", "it takes too long"
+            return "late", "it took too long"
         case _:
             return "broken", result.stderr.strip().rpartition("\n")[2][:DETAIL_CHARACTERS] or result.status
 
 
 def _script_outcome(word: str, detail: str, result: Result) -> TestOutcome:
-    """What the end of a test in Python means; the result is that of the program."""
+    """Return the outcome of a test in Python from its last reply and the result of the program."""
     status: TestStatus
     match word:
         case "passed":
@@ -212,7 +212,7 @@ def _script_outcome(word: str, detail: str, result: Result) -> TestOutcome:
         case "lost":
             status, detail = "ungraded", f"the sandbox failed: {detail}"
         case "unfit":
-            status, detail = "ungraded", f"its test cannot be run: {detail}"
+            status, detail = "ungraded", f"the test cannot be run: {detail}"
         case "late":
             status, detail = "timeout", "in the test"
         case _:
@@ -229,16 +229,16 @@ def _verdict(outcomes: list[TestOutcome], tests: Tests) -> Verdict:
     return Verdict(outcome=outcome, reason=f"test {len(outcomes)} of {count}: {what}")
 
 
-# From what a student wrote to its program
+# From the text of an attempt to its program
 
 
 def program_in(text: str, names: frozenset[str]) -> str | None:
-    """The program that an attempt hands in, as it is written; None without one.
+    """Return the program of an attempt, unchanged; None if there is no program.
 
-    It stands in a fenced block of the last turn, tagged as Python or, if there is none of these, not tagged.
-    Students also show how a program is used or what it prints, so the last block counts that is a program for this
-    problem: one that parses and defines one of `names` or, where there are none, reads its input. Failing that, the last.
-    No more than LONGEST_PARSED is parsed; what is longer is run as it stands.
+    The program is in a fenced block of the last turn. Blocks tagged as Python are preferred; without them, untagged blocks count.
+    Students also show the use or the output of a program. Therefore the last block that fits the problem is returned: it parses
+    and defines one of `names` or, without `names`, reads its input. If no block fits, the last one is returned. At most
+    LONGEST_PARSED characters are parsed; longer programs run unparsed.
     """
     blocks = list(_blocks(final_turn(text)))
     for tags in (PYTHON_TAGS, {""}):
@@ -256,10 +256,10 @@ def program_in(text: str, names: frozenset[str]) -> str | None:
 
 
 def _blocks(text: str) -> Iterator[tuple[str, str]]:
-    """The tag and text of each fenced block.
+    """Yield the tag and the text of each fenced block.
 
-    A block ends at a fence as long as its own, at one that opens the next Python, since it then was never closed, or
-    with the text. One that is tagged as Markdown is text with blocks of its own.
+    A block ends at a fence of its own length, at the end of the text, or at a fence that opens a Python block: then it was never
+    closed. A block tagged as Markdown is text with further blocks.
     """
     for tag, block in _outer_blocks(text):
         yield from _outer_blocks(block) if tag in MARKDOWN_TAGS else [(tag, block)]
@@ -284,9 +284,9 @@ def _outer_blocks(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _fence(line: str) -> tuple[str, str, str]:
-    """What stands before a fence, the fence (empty: there is none), and what follows it.
+    """Return the text before a fence, the fence and the text after it. The fence is empty if the line has none.
 
-    A fence is the line's last run of three or more backticks, or of tildes that it begins with.
+    A fence is the last run of three or more backticks in the line, or a run of tildes at its start.
     """
     tildes = line.lstrip()
     if tildes.startswith("~~~"):
@@ -298,12 +298,12 @@ def _fence(line: str) -> tuple[str, str, str]:
 
 
 def _tag(info: str) -> str:
-    """The language: of `python title="a"`, `python:main.py` and `{.python}`."""
+    """Return the language in `python title="a"`, `python:main.py` or `{.python}`."""
     return re.split(r"[\s:,;{}]", info.removeprefix("{").removeprefix("."), maxsplit=1)[0]
 
 
 def _closed(code: str) -> str:
-    """Up to a fence at the end of a line, `print(x)```, if it is a program only up to there."""
+    """Cut the code at a fence at the end of a line (`print(x)```), if it parses only up to there."""
     end = re.search(r"(?<=[^\s`])```\s*$", code, re.MULTILINE)
     if end and parsed(code) is None and parsed(code[: end.start()]) is not None:
         return code[: end.start()]
@@ -311,7 +311,7 @@ def _closed(code: str) -> str:
 
 
 def _outdented(lines: list[str], indent: str) -> str:
-    """The lines of a block, without the indentation of the fence where the whole block shares it, as in a list."""
+    """Return the text of a block, without the indentation of its fence if all lines have it, as in a list."""
     if indent and all(line.startswith(indent) or not line.strip() for line in lines):
         lines = [line[len(indent) :] for line in lines]
     return "\n".join(lines)

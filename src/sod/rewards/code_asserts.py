@@ -1,8 +1,8 @@
-"""Tests that are written in Python, to tests of ours: what is called, what should come of it, and where each is known.
+"""Convert tests in Python into `CallTest` and `ScriptTest`, so that expected values stay outside the program's process.
 
-`assert f(1) == [2]`, a call with literal arguments and a literal result, is a `CallTest`: the call goes to the program, and
-the result is compared here. All other assertions of a problem are one `ScriptTest`, which runs away from the program. So is
-the whole of a test that has other statements too, such as loops.
+`assert f(1) == [2]`, a call with literal arguments and a literal result, becomes a `CallTest`: the program is called, and the
+result is compared in this process. All other assertions of a problem become one `ScriptTest`, which runs in a process without
+the program. A test with other statements, such as loops, also becomes a `ScriptTest` as a whole.
 """
 
 import ast
@@ -22,27 +22,28 @@ from sod.rewards.functional_driver import MODULES, plain
 
 SAME_NODES = {"is_same_list": "list_node", "is_same_tree": "tree_node"}
 GIVEN = {*SAME_NODES, *SAME_NODES.values(), "ListNode", "TreeNode", "__name__"}
-"""What the drivers give to every test."""
+"""Names that the drivers define for every test."""
 BUILTINS = set(dir(builtins))
 UNFIT_NAMES = {"eval", "exec", "compile", "__import__", "globals", "redirect_stdout", "__sod_conversation__"}
 UNFIT_MODULES = {"pickle", "marshal", "ctypes", "importlib", "subprocess", "inspect", "multiprocessing"}
-"""With these a result could become code of the test, or the test looks at more of the program than its results."""
+"""With these a result could run as code in the test, or the test reads more of the program than its results."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Script:
-    """The source of a test, taken apart."""
+    """The parsed source of a test."""
 
     before: list[ast.stmt]
-    """What stands beside the function `check`."""
+    """The statements outside the function `check`."""
     body: list[ast.stmt]
+    """The statements of `check`, or all statements if there is no such function."""
     check: ast.FunctionDef | None
-    """The function that holds the body."""
+    """The function `check`."""
     candidate: ast.expr | None
-    """What it is called with."""
+    """The argument of `check`."""
 
     def module(self, body: list[ast.stmt], setup: list[ast.stmt]) -> ast.Module:
-        """The test with this body."""
+        """Return the source of the test with another body and set-up."""
         if self.check is None or self.candidate is None:
             return ast.Module([*setup, *body], [])
         check = copy.copy(self.check)
@@ -52,14 +53,14 @@ class _Script:
 
 
 def assertions(sources: list[Any], options: dict[str, Any]) -> Iterator[CallTest | ScriptTest]:
-    """The tests in texts of assertions: bare ones, or a function `check` that has them, and a call of it.
+    """Return the tests in texts of assertions: bare assertions, or a function `check` with assertions and a call of it.
 
-    Raises DataError for a test that cannot be run away from the program.
+    Raises DataError for a test that cannot run in a process without the program.
     """
     prefix = str(options.get("import_prefix") or "")
     before = parsed(prefix)
     if before is None:
-        raise DataError(f"Its `import_prefix` is not Python: {prefix[:DETAIL_CHARACTERS]!r}.")
+        raise DataError(f"The `import_prefix` {prefix[:DETAIL_CHARACTERS]!r} is not Python.")
     scripts = [_script(source) for source in sources]
     names = _names(scripts, before, options)
     setup = _setup(before, names)
@@ -68,7 +69,7 @@ def assertions(sources: list[Any], options: dict[str, Any]) -> Iterator[CallTest
     bare: list[ast.stmt] = []
     for script in scripts:
         _refuse_undefined(script, before, names)
-        body = [node for node in script.body if not _says_nothing(node)]
+        body = [node for node in script.body if not _has_no_effect(node)]
         if all(isinstance(node, ast.Assert) for node in body):
             calls = [] if setup else [(node, _call_test(node, script, prefix, names)) for node in body]
             yield from (test for _, test in calls if test)
@@ -86,7 +87,7 @@ def assertions(sources: list[Any], options: dict[str, Any]) -> Iterator[CallTest
 def _script(source: Any) -> _Script:
     tree = parsed(source) if isinstance(source, str) else None
     if tree is None:
-        raise DataError(f"It is not Python: {str(source)[:DETAIL_CHARACTERS]!r}.")
+        raise DataError(f"The test {str(source)[:DETAIL_CHARACTERS]!r} is not Python.")
     _refuse_unfit(tree)
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     match tree.body:
@@ -96,11 +97,11 @@ def _script(source: Any) -> _Script:
         case statements:
             script = _Script([], statements, None, None)
     if not any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
-        raise DataError(f"Tests must hold assertions; found {source.strip()[:DETAIL_CHARACTERS]!r}.")
+        raise DataError(f"The test {source.strip()[:DETAIL_CHARACTERS]!r} has no assertion.")
     return script
 
 
-def _says_nothing(node: ast.stmt) -> bool:
+def _has_no_effect(node: ast.stmt) -> bool:
     match node:
         case ast.Pass() | ast.Expr(ast.Constant()) | ast.Assert(test=ast.Constant()):
             return True
@@ -109,7 +110,7 @@ def _says_nothing(node: ast.stmt) -> bool:
 
 
 def _call_test(node: ast.stmt, script: _Script, prefix: str, names: frozenset[str]) -> CallTest | None:
-    """The test of an assertion that is a call and its result; None for one that is more."""
+    """Return the test of an assertion that compares a call with its result; None for any other assertion."""
     if not isinstance(node, ast.Assert) or (call := _split(node.test, script, names)) is None:
         return None
     expression, expected = call
@@ -127,11 +128,11 @@ def _script_test(module: ast.Module, prefix: str, names: frozenset[str]) -> Scri
 
 
 def _split(test: ast.expr, script: _Script, names: frozenset[str]) -> tuple[ast.expr, Any] | None:
-    """What to call, and the value that should come of it as the driver writes it; None if the test is more than that."""
+    """Return the call and its expected value in the driver's form; None if the test is anything else."""
     callables = {"candidate"} if script.check else names
     if script.check and [argument.arg for argument in script.check.args.args] != ["candidate"]:
         return None
-    with contextlib.suppress(ValueError, TypeError, RecursionError, MemoryError):  # it is no literal
+    with contextlib.suppress(ValueError, TypeError, RecursionError, MemoryError):  # not a literal
         match test:
             case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]) if _is_plain_call(left, callables):
                 expected = plain(ast.literal_eval(right))
@@ -145,7 +146,7 @@ def _split(test: ast.expr, script: _Script, names: frozenset[str]) -> tuple[ast.
 
 
 def _is_plain_call(node: ast.expr, callables: Iterable[str]) -> bool:
-    """Whether it is one call, of the program, with literals: nothing of the test could be in it but the arguments."""
+    """Return whether a node is one call of the program with literals, so that it contains nothing else of the test."""
     if not isinstance(node, ast.Call):
         return False
     arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
@@ -155,7 +156,7 @@ def _is_plain_call(node: ast.expr, callables: Iterable[str]) -> bool:
 
 
 def _is_of(function: ast.expr, callables: Iterable[str]) -> bool:
-    """`f`, or the method of a new object: `C().f`."""
+    """Return whether a function is `f` of the program, or the method of a new object, `C().f`."""
     match function:
         case ast.Name(id=name) | ast.Attribute(value=ast.Call(func=ast.Name(id=name), args=[], keywords=[])):
             return name in callables
@@ -177,7 +178,7 @@ def _is_data(node: ast.expr) -> bool:
 
 
 def _nodes(kind: str, values: list[Any]) -> dict[str, Any] | None:
-    """What the driver writes of `list_node(values)` or `tree_node(values)`."""
+    """Return the driver's form of `list_node(values)` or `tree_node(values)`."""
     while kind == "tree_node" and values and values[-1] is None:
         values = values[:-1]
     return {kind: plain(values)} if values else None
@@ -187,10 +188,10 @@ def _nodes(kind: str, values: list[Any]) -> dict[str, Any] | None:
 
 
 def _names(scripts: list[_Script], before: ast.Module, options: dict[str, Any]) -> frozenset[str]:
-    """What of the program the tests call.
+    """Return the names of the program that the tests call.
 
-    With bare assertions that is what they call and nothing else defines: a name of no library, or else of one that
-    programs take for granted, or else of Python's own, since problems also ask for a function `gcd` or `sum`.
+    Bare assertions do not state it. Then it is the called names that nothing defines. If there are none, it is the one called
+    name of the preloaded modules, or else the one called builtin: problems also ask for a function `gcd` or `sum`.
     """
     if any(script.candidate for script in scripts):
         candidates = [script.candidate for script in scripts if script.candidate]
@@ -208,14 +209,15 @@ def _names(scripts: list[_Script], before: ast.Module, options: dict[str, Any]) 
         if found:
             if found is not ours and len(found) > 1:
                 raise DataError(
-                    f"Which of {', '.join(sorted(found))} the program defines is not said; give `entry_point`."
+                    f"The tests call {', '.join(sorted(found))}, and the program must define one of them. Name it in "
+                    "`entry_point`."
                 )
             return frozenset(found)
-    raise DataError("Its tests call nothing of the program.")
+    raise DataError("The tests call no function of the program.")
 
 
 def _setup(before: ast.Module, names: frozenset[str]) -> list[ast.stmt]:
-    """Statements of the prefix that use the program, and so belong to the test: `root = Node(1)` and what follows."""
+    """Return the statements of the prefix that use the program and so belong to the test: `root = Node(1)` and later ones."""
     setup: list[ast.stmt] = []
     of_program = set(names)
     for statement in before.body:
@@ -230,14 +232,18 @@ def _refuse_undefined(script: _Script, before: ast.Module, names: frozenset[str]
     defined = GIVEN.union(names, BUILTINS, _library(), *map(_defined, nodes))
     undefined = {name for node in nodes for name in _loaded(node)} - defined
     if undefined and "*" not in defined:
-        raise DataError(f"Its tests use {', '.join(sorted(undefined))}, which nothing defines; give `import_prefix`.")
+        raise DataError(
+            f"The tests use {', '.join(sorted(undefined))} without a definition; define it in `import_prefix`."
+        )
     functions = {node.name for each in nodes for node in ast.walk(each) if isinstance(node, ast.FunctionDef)}
     called = names | ({script.check.args.args[0].arg} if script.check and script.check.args.args else set())
     for node in (node for each in nodes for node in ast.walk(each)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in called:
             for value in (*node.args, *(keyword.value for keyword in node.keywords)):
                 if isinstance(value, ast.Lambda) or (isinstance(value, ast.Name) and value.id in functions):
-                    raise DataError("Its tests pass a function to the program, which no test here can do.")
+                    raise DataError(
+                        "The tests pass a function to the program. Only data can be sent to the program's process."
+                    )
 
 
 def _refuse_unfit(tree: ast.Module) -> None:
@@ -249,7 +255,7 @@ def _refuse_unfit(tree: ast.Module) -> None:
         elif isinstance(node, ast.Attribute) and (node.attr in ("stdout", "stdin") or node.attr.startswith("__sod")):
             used.add(node.attr)
     if used:
-        raise DataError(f"Its tests use {', '.join(sorted(used))}, which no test here can.")
+        raise DataError(f"The tests use {', '.join(sorted(used))}. Results must stay data; write the tests without it.")
 
 
 def _loaded(node: ast.AST) -> Iterator[str]:
@@ -257,7 +263,7 @@ def _loaded(node: ast.AST) -> Iterator[str]:
 
 
 def _called(node: ast.AST) -> Iterator[str]:
-    """Names that are called, as `f(1)` or `C.f(1)`, or passed on to be called, as in `sorted(a, key=f)`."""
+    """Return the names that are called, as in `f(1)` and `C.f(1)`, or passed as a key, as in `sorted(a, key=f)`."""
     for each in ast.walk(node):
         match each:
             case ast.Call(func=ast.Name(id=name) | ast.Attribute(value=ast.Name(id=name))):
@@ -267,7 +273,7 @@ def _called(node: ast.AST) -> Iterator[str]:
 
 
 def _defined(node: ast.AST) -> Iterator[str]:
-    """Names that are bound within, in any scope."""
+    """Return the names that a node binds, in any scope."""
     for each in ast.walk(node):
         match each:
             case ast.Name(id=name, ctx=ast.Store()) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
@@ -282,7 +288,7 @@ def _defined(node: ast.AST) -> Iterator[str]:
 
 @cache
 def _library() -> frozenset[str]:
-    """What the drivers import for programs and tests alike."""
+    """Return the names that the drivers import for programs and for tests."""
     space: dict[str, Any] = {}
     for name in MODULES.split():
         exec(f"from {name} import *", space)

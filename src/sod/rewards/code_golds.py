@@ -1,7 +1,6 @@
-"""The gold answer of a code problem, to the tests that it holds.
+"""Parse the gold answer of a code problem into tests.
 
-A gold answer is a JSON text, or the same as a Python literal, in one of these shapes, among which `code` data sets are
-published:
+A gold answer is JSON or a Python literal in one of these published shapes:
 
     {"inputs": [...], "outputs": [...], "fn_name": name}         fn_name only for functions
     [{"input": ..., "output": ..., "testtype": "stdin"}, ...]    or "functional", with a "metadata" of {"func_name": name}
@@ -10,14 +9,15 @@ published:
     {"functional": "def check(candidate): assert ..."}           or {"test_code": ..., "entry_point": ...}
     ["assert ...", ...]                                          or {"assert_case": [...]}
 
-The source of a test may hold `check` as HumanEval publishes it, with `METADATA`, imports and functions of its own, loops and
-local variables. What only the prompt defines (imports, functions that a test calls) belongs to "import_prefix". So does what
-MBPP publishes as `test_setup_code` and `test_imports`.
+The source of a test may contain `check` as published in HumanEval, with `METADATA`, imports, functions, loops and local
+variables. Definitions of the prompt that a test needs (imports, functions) belong in "import_prefix". MBPP's `test_setup_code`
+and `test_imports` belong there as well.
 
-An object may also have "seconds" (the limit of each test, instead of the judge's), "checker": "special" (several outputs
-are right, or a tolerance is allowed) and, with assertions, "import_prefix" (source that precedes the program). A text
-that is neither is taken for base64 of a compressed pickle of texts, as LiveCodeBench hides its private tests.
-What is expected stays out of the program's process: `sod.rewards.code_asserts` says how.
+An object may also have "seconds" (the time limit of each test; default: the judge's) and "checker": "special" (several outputs
+are right, or a tolerance is allowed). With assertions it may have "import_prefix" (source that runs before the program). Any
+other text is decoded as base64 of a compressed pickle, the format of LiveCodeBench's private tests.
+
+Expected values never enter the program's process; see `sod.rewards.code_asserts`.
 """
 
 import ast
@@ -39,9 +39,9 @@ from sod.rewards.functional_driver import plain
 
 CACHED_GOLDS = 32
 MOST_BYTES = 256 << 20
-"""Of packed tests, opened. LiveCodeBench's largest are some 40 MiB."""
+"""Limit on the decompressed size of packed tests. LiveCodeBench's largest have about 40 MiB."""
 MOST_VALUES = 1_000_000
-"""In a packed object."""
+"""Limit on the values in a packed object."""
 
 DAMAGES = (
     ValueError,
@@ -56,34 +56,36 @@ DAMAGES = (
     zlib.error,
     pickle.UnpicklingError,
 )
-"""What reading packed tests raises if they are damaged."""
+"""Exceptions that damaged packed tests can raise."""
 
 
 @lru_cache(maxsize=CACHED_GOLDS)
 def tests_of(gold: str) -> Tests:
-    """The tests that a gold answer holds. Raises DataError for one that holds none, or cannot be read.
+    """Return the tests in a gold answer. Raises DataError if there are none, or if they cannot be parsed.
 
-    The latest are kept: all attempts at a problem share its tests.
+    The result is cached, because all attempts at a problem share its tests.
     """
     document = _document(gold)
     options: dict[str, Any] = document if isinstance(document, dict) else {}
     try:
         tests = tuple(_tests(document, options))
     except RecursionError as error:
-        raise DataError("Its tests are nested too deeply.") from error
+        raise DataError("The tests in the gold answer are nested too deeply.") from error
     if not tests:
-        raise DataError("It has no test.")
+        raise DataError("The gold answer has no test.")
     seconds, checker = options.get("seconds"), options.get("checker")
     if seconds is not None and not (_is_number(seconds) and 0 < seconds < math.inf):
-        raise DataError(f"Its `seconds` are {seconds!r}, which is no time limit.")
+        raise DataError(f"The gold answer has `seconds` = {seconds!r}; the time limit must be a number above 0.")
     if checker not in (None, "special"):
-        raise DataError(f"Its `checker` is {checker!r}; only 'special' is known.")
+        raise DataError(
+            f"The gold answer has `checker` = {checker!r}; only 'special' is supported. Leave it out otherwise."
+        )
     return Tests(tests, seconds=seconds, special=checker == "special")
 
 
 @lru_cache(maxsize=CACHED_GOLDS)
 def as_pairs(gold: str) -> str:
-    """A row of LiveCodeBench as `inputs` and `outputs`, the shape in which the reference has it; any other gold as it is."""
+    """Return a row of LiveCodeBench as `inputs` and `outputs`, the reference's shape; any other gold unchanged."""
     document = _document(gold)
     lists = ("public_test_cases", "private_test_cases")
     if not isinstance(document, dict) or not document.keys() & set(lists):
@@ -99,7 +101,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _document(text: str) -> Any:
-    """A text that is JSON, a Python literal, or packed."""
+    """Parse a text that is JSON, a Python literal or packed tests."""
     if text.lstrip()[:1] not in ("{", "["):
         return _unpacked(text)
     try:
@@ -108,42 +110,42 @@ def _document(text: str) -> Any:
         try:
             return ast.literal_eval(text.strip())
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-            raise DataError(f"It is neither JSON ({error}) nor a Python literal.") from error
+            raise DataError(f"The gold answer is neither JSON ({error}) nor a Python literal.") from error
 
 
 class _TextUnpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
-    """Reads texts, numbers, lists and dicts. A pickle that names anything else, which could run code, is refused.
+    """Unpickle texts, numbers, lists and dicts. A pickle with any other name is refused, because it could run code.
 
-    It is the unpickler in Python: that in C takes any amount of memory for one number in the data.
+    This subclasses Python's own unpickler. The C unpickler allocates unlimited memory for one number in the data.
     """
 
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it names {module}.{name}")
+        raise pickle.UnpicklingError(f"it contains {module}.{name}")
 
 
 def _unpacked(text: str) -> Any:
-    """What is in base64 of a compressed pickle: JSON as a text, or an object."""
+    """Return the content of a base64-encoded, compressed pickle: an object, or a text that is parsed as JSON."""
     try:
         content = _TextUnpickler(io.BytesIO(_decompressed(base64.b64decode(text, validate=True)))).load()
         return json.loads(content) if isinstance(content, str) else _counted(content)
     except DAMAGES as error:
         shown = text[:40]
         raise DataError(
-            f"It is neither JSON nor packed tests ({type(error).__name__}: {error}); it begins {shown!r}."
+            f"The gold answer {shown!r}... is neither JSON nor packed tests ({type(error).__name__}: {error})."
         ) from error
 
 
 def _decompressed(data: bytes) -> bytes:
-    """Raises ValueError beyond MOST_BYTES: a few bytes could hold any amount."""
+    """Decompress. Raises ValueError above MOST_BYTES, because a few bytes may expand without limit."""
     stream = zlib.decompressobj()
     opened = stream.decompress(data, MOST_BYTES)
     if not stream.eof:
-        raise ValueError(f"more than {MOST_BYTES >> 20} MiB, or cut short")
+        raise ValueError(f"more than {MOST_BYTES >> 20} MiB, or truncated")
     return opened
 
 
 def _counted(content: Any) -> Any:
-    """The content. Raises ValueError for one of more than MOST_VALUES, as one within another many times over is."""
+    """Return the content. Raises ValueError above MOST_VALUES values: nested references can multiply a small pickle."""
     waiting, count = [content], 0
     while waiting:
         value = waiting.pop()
@@ -156,7 +158,7 @@ def _counted(content: Any) -> Any:
 
 
 def _tests(document: Any, options: dict[str, Any]) -> Iterator[Test | ScriptTest]:
-    """The tests of a document in any of the known shapes; `options` are the fields of the objects that it is in."""
+    """Return the tests of a document in any known shape. `options`: the fields of all enclosing objects."""
     if isinstance(document, dict):
         options = options | document
     match document:
@@ -179,9 +181,10 @@ def _tests(document: Any, options: dict[str, Any]) -> Iterator[Test | ScriptTest
             for case in cases:
                 yield _listed_test(case, options)
         case _:
-            found = f"an object of {', '.join(map(repr, document))}" if isinstance(document, dict) else repr(document)
+            found = f"an object with {', '.join(map(repr, document))}" if isinstance(document, dict) else repr(document)
             raise DataError(
-                f"Tests are expected as `inputs` and `outputs`, or as one of the other shapes; found {found}."
+                f"The gold answer is {found}. This is not a known shape of tests. Give `inputs` and `outputs`, or another "
+                "shape of docs/rewards.md."
             )
 
 
@@ -200,18 +203,23 @@ def _listed_test(case: Any, options: dict[str, Any]) -> Test:
             function = _function_name(options | case)
             kind = case.get("testtype") or ("functional" if function else "stdin")
         case _:
-            raise DataError(f"A test has no `input` and `output`: {repr(case)[:DETAIL_CHARACTERS]}.")
+            raise DataError(f"The test {repr(case)[:DETAIL_CHARACTERS]} has no `input` and `output`.")
     if kind == "stdin":
         return _stdin_test(shown, expected)
     if kind != "functional" or function is None:
-        raise DataError(f"A test is of type {kind!r}, and its function has the name {function!r}.")
+        raise DataError(
+            f"A test has the `testtype` {kind!r}, and the name of its function is {function!r}. The type must be 'stdin', or "
+            "'functional' with `fn_name`."
+        )
     return _function_test(function, shown, [expected])
 
 
 def _paired_tests(inputs: list[Any], outputs: list[Any], function: str | None) -> Iterator[Test]:
     if len(inputs) != len(outputs):
-        raise DataError(f"It has {len(inputs)} inputs, but {len(outputs)} outputs.")
-    # APPS and what came of it wrap every result in a list, or none; where both could be, both are accepted.
+        raise DataError(
+            f"The gold answer has {len(inputs)} inputs, but {len(outputs)} outputs; give one output per input."
+        )
+    # APPS and data sets derived from it wrap all results in a list, or none. Both readings are accepted if both are possible.
     wrapped = all(isinstance(output, list) and len(output) == 1 for output in outputs)
     for shown, expected in zip(inputs, outputs, strict=True):
         if function is None:
@@ -221,7 +229,7 @@ def _paired_tests(inputs: list[Any], outputs: list[Any], function: str | None) -
 
 
 def _stdin_test(shown: Any, expected: Any) -> StdinTest:
-    """Either is a text, or a list of lines."""
+    """Return a test of standard input. Input and output are a text or a list of lines."""
     return StdinTest(_text(shown), _text(expected))
 
 
@@ -230,13 +238,14 @@ def _text(value: Any) -> str:
         return "\n".join(value)
     if not isinstance(value, str):
         raise DataError(
-            f"A program reads and prints text, not {repr(value)[:DETAIL_CHARACTERS]}; is `fn_name` missing?"
+            f"{repr(value)[:DETAIL_CHARACTERS]} is not text, and programs read and print text. Give `fn_name` if a function is "
+            "tested."
         )
     return value
 
 
 def _function_test(function: str, shown: Any, accepted: list[Any]) -> CallTest:
-    """Arguments are a list or, as text, a line of JSON each; then the result is one of JSON as well."""
+    """Return a test of a function. Arguments are a list, or text with one line of JSON each; then the result is JSON as well."""
     if isinstance(shown, str):
         try:
             shown = [json.loads(line) for line in shown.split("\n")] if shown.strip() else []
@@ -244,6 +253,6 @@ def _function_test(function: str, shown: Any, accepted: list[Any]) -> CallTest:
         except (ValueError, RecursionError) as error:
             raise DataError(f"The arguments or the result of a call of {function} are not JSON ({error}).") from error
     if not isinstance(shown, list):
-        raise DataError(f"The arguments of a call of {function} are {repr(shown)[:DETAIL_CHARACTERS]}, not a list.")
+        raise DataError(f"The arguments of a call of {function} are {repr(shown)[:DETAIL_CHARACTERS]}; give a list.")
     request = {"prefix": "", "function": function, "arguments": shown}
     return call_test(request, [plain(expected) for expected in accepted], {function, "Solution"})

@@ -1,8 +1,11 @@
-"""One test of a program: what it runs, and whether what came of it is right. The program never holds what is expected.
+"""Define the tests of a program: what each one runs, and how it judges the result.
 
-A program that reads standard input runs as it is, and what it prints is compared as LiveCodeBench compares it: line by
-line, without the space around lines, numbers by their value. A function is called by `sod.rewards.functional_driver`, and
-what it returns must equal what is expected. A test that is more than that is run by `sod.rewards.check_driver`.
+The program's process never contains an expected value. There are three kinds of tests:
+
+- `StdinTest`: the program runs unchanged and reads standard input. Its output is compared by LiveCodeBench's rule: line by line,
+  without space around lines, numbers by value.
+- `CallTest`: `sod.rewards.functional_driver` calls a function. Its result must equal the expected value.
+- `ScriptTest`: `sod.rewards.check_driver` runs any other test in Python.
 """
 
 import ast
@@ -24,13 +27,13 @@ CHECK_DRIVER = Path(check_driver.__file__).read_text(encoding="utf-8")
 CHECK = f"""import sys, functional_driver
 sys.modules[{functional_driver.__name__!r}] = functional_driver
 {CHECK_DRIVER}"""
-"""A program: the driver of tests, which finds the other one beside it."""
+"""The source of the test driver, as a program. It imports the functional driver from a file beside it."""
 CONVERSATION_BYTES = 8 << 20
-"""Kept of the calls that a test makes, and of the replies to them."""
+"""Limit on the calls that a test makes, and on the replies to them."""
 DETAIL_CHARACTERS = 120
-"""Of a text that explains something."""
+"""Limit on an explanation in a verdict or an error."""
 SPARE_BYTES = 1 << 20
-"""Kept of a program's output, beyond four times what is expected; nothing longer can be equal, but for empty space."""
+"""Bytes kept of a program's output, in addition to four times the expected output. Longer output differs, except in space."""
 
 TestStatus = Literal["passed", "wrong answer", "timeout", "error", "ungraded"]
 
@@ -40,15 +43,15 @@ class Test(Protocol):
 
     @property
     def names(self) -> frozenset[str]:
-        """The program must define one of them; empty if it is to read standard input."""
+        """Names of which the program must define one; empty if it reads standard input."""
         ...
 
     def program(self, code: str, *, seconds: float, memory_mb: int) -> Program:
-        """What the sandbox runs."""
+        """Return the program that the sandbox runs."""
         ...
 
     def judge(self, output: str) -> TestStatus:
-        """Of what a program printed that ended well."""
+        """Return the status of a program that ended without an error, from its output."""
         ...
 
 
@@ -57,7 +60,7 @@ class Test(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StdinTest:
-    """What a program reads, and what it should print."""
+    """A test with an input and the expected output."""
 
     stdin: str
     expected: str
@@ -80,7 +83,10 @@ class StdinTest:
 
 
 def same_output(found: str, expected: str) -> bool:
-    """LiveCodeBench's rule: as many lines, and each the same but for the space around it, or the same numbers."""
+    """Return whether two outputs are equal by LiveCodeBench's rule.
+
+    Both have the same number of lines. Two lines are equal as text without surrounding space, or as lists of numbers.
+    """
     ours, theirs = _lines(found), _lines(expected)
     return len(ours) == len(theirs) and all(map(_same_line, ours, theirs))
 
@@ -103,14 +109,15 @@ def _same_line(found: str, expected: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class CallTest:
-    """A call, as the driver understands it, and what should come of it."""
+    """A test with a call and its accepted results."""
 
     request: str
+    """The job for `sod.rewards.functional_driver`, as JSON."""
     accepted: tuple[Any, ...]
-    """Values as the driver writes them, any of which will do."""
+    """Accepted values, in the driver's form. One of them must be equal."""
     names: frozenset[str]
     output_bytes: int
-    """What a reply may need."""
+    """Limit on the reply, in bytes."""
 
     def program(self, code: str, *, seconds: float, memory_mb: int) -> Program:
         return Program(
@@ -123,7 +130,7 @@ class CallTest:
         )
 
     def judge(self, output: str) -> TestStatus:
-        """`error` if there is no reply, as when a program exits in the middle of a call."""
+        """Return the status for a reply; `error` if there is none, for example because the program exits during a call."""
         try:
             value = json.loads(output)
         except (ValueError, RecursionError):
@@ -133,16 +140,16 @@ class CallTest:
 
 @dataclass(frozen=True, slots=True)
 class ScriptTest:
-    """A test in Python: it runs in one process, and what it calls in another."""
+    """A test in Python. It runs in one process, and the program that it calls in another."""
 
     request: str
-    """What `sod.rewards.check_driver` reads."""
+    """The job for `sod.rewards.check_driver`, as JSON."""
     prefix: str
-    """Source that precedes the program."""
+    """Source that runs before the program."""
     names: frozenset[str]
 
     def program(self, code: str, calls: str, *, seconds: float, memory_mb: int) -> Program:
-        """What answers these calls, which are JSON."""
+        """Return the sandbox program that performs calls of the student's program. `calls`: a list, as JSON."""
         return Program(
             code=DRIVER,
             stdin=f'{{"prefix": {json.dumps(self.prefix)}, "calls": {calls}}}',
@@ -153,7 +160,7 @@ class ScriptTest:
         )
 
     def check(self, calls: str, replies: str, *, seconds: float, memory_mb: int) -> Program:
-        """What runs the test with these replies; the program of a student is not in it."""
+        """Return the sandbox program that runs the test with these replies. It does not contain the student's program."""
         return Program(
             code=CHECK,
             stdin=self.request,
@@ -165,21 +172,23 @@ class ScriptTest:
 
 
 def call_test(request: dict[str, Any], accepted: list[Any], names: set[str]) -> CallTest:
-    """Raises DataError for expected values that no result can equal, such as NaN."""
+    """Return a test of a call. Raises DataError for expected values that no result can equal, such as NaN."""
     if not all(same_value(value, value) for value in accepted):
-        raise DataError(f"An expected value cannot be compared: {json.dumps(accepted[0])[:DETAIL_CHARACTERS]}.")
+        raise DataError(
+            f"The expected value {json.dumps(accepted[0])[:DETAIL_CHARACTERS]} cannot be compared: it is not equal to itself."
+        )
     output_bytes = 4 * len(json.dumps(accepted)) + SPARE_BYTES
     return CallTest(json.dumps(request), tuple(accepted), frozenset(names), output_bytes)
 
 
 def same_value(found: Any, expected: Any) -> bool:
-    """Whether two values as the driver writes them are equal, as Python has it: 1, 1.0 and True are.
+    """Return whether two values in the driver's form are equal by Python's rules: 1, 1.0 and True are.
 
-    A forged reply costs no more time than the expected value is large.
+    The time is bounded by the size of the expected value, also for a forged reply.
     """
     try:
         return _same_value(found, expected)
-    except (TypeError, ValueError, RecursionError):  # not what the driver writes
+    except (TypeError, ValueError, RecursionError):  # a forged reply
         return False
 
 
@@ -203,7 +212,7 @@ def _same_value(found: Any, expected: Any) -> bool:
 
 
 def _key(value: Any) -> Any:
-    """What a set or the keys of a dict can hold. Objects stay what they are, and cannot."""
+    """Return a hashable value for a set or a dict key. An object is returned unchanged and is not hashable."""
     return tuple(map(_key, value)) if isinstance(value, list) else value
 
 
@@ -213,7 +222,7 @@ class Tests:
 
     tests: tuple[Test | ScriptTest, ...]
     seconds: float | None = None
-    """The limit of each, if the problem sets one."""
+    """Time limit of each test, in seconds. Default: the limit of the judge."""
     special: bool = False
     """Whether an output that differs from the expected one may still be right."""
 
@@ -225,20 +234,20 @@ class Tests:
 # Source
 
 LONGEST_PARSED = 1 << 16
-"""Characters of a student's program that are parsed, all its blocks together: one took seconds for a megabyte."""
+"""Characters of a student's code blocks that are parsed. Parsing a megabyte can take seconds."""
 DOTTED = re.compile(r"(?:\.[\s\\]*\w+[\s\\]*){100}")
-"""A name of as many parts: CPython needs memory for the square of its length (`import a.a.a`)."""
+"""A dotted name with 100 parts or more (`import a.a.a`). CPython's memory use is quadratic in its length."""
 
 
 def is_cheap(source: str) -> bool:
-    """Whether a source that anybody may have written can be parsed within a second and 200 MB."""
+    """Return whether untrusted source can be parsed within a second and 200 MB."""
     return len(source) <= LONGEST_PARSED and not DOTTED.search(source)
 
 
 def parsed(source: str) -> ast.Module | None:
-    """The syntax tree; None if there is none."""
+    """Return the syntax tree; None if the source cannot be parsed."""
     try:
-        with warnings.catch_warnings():  # of invalid escapes and the like
+        with warnings.catch_warnings():  # for example about invalid escapes
             warnings.simplefilter("ignore")
             return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

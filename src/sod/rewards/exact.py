@@ -1,7 +1,7 @@
-r"""Exact arithmetic for answers: sums of products of symbols and roots, with rational factors.
+r"""Parse answers into exact sums of products of symbols and roots, with rational factors.
 
-`\sqrt8 + \frac12` is read as 1/2 of nothing and 2 of 2^(1/2), and written in one way. Nothing is rounded, and what cannot be read
-exactly, or grows too large, is `Unreadable` and left to others.
+`\sqrt8 + \frac12` is the sum of 1/2 times the empty product and 2 times 2^(1/2), and has one canonical string. Nothing is
+rounded. Text that cannot be parsed exactly, and values that grow too large, raise `Unreadable`. Other layers judge them.
 """
 
 import re
@@ -11,12 +11,12 @@ from math import comb, e, factorial, pi
 from sod.rewards.answers import DEGREE, PERCENT
 
 MOST_TERMS, MOST_PRODUCTS, MOST_BITS = 32, 4096, 4096
-"""Sums, powers of sums and numbers that grow beyond these are not computed."""
+"""Limits on the terms of a sum, the products of a power and the bits of a number. Larger values are not computed."""
 
 Product = tuple[tuple[str, Fraction], ...]
-"""Atoms and their exponents, in order. Atoms are symbols, and primes, whose exponents are between 0 and 1: roots."""
+"""Atoms and their exponents, sorted. An atom is a symbol or a prime. The exponent of a prime is between 0 and 1: a root."""
 Sum = dict[Product, Fraction]
-"""The factor of each product. Two sums are the same number or polynomial if and only if they are equal."""
+"""The factor of each product. Two sums are equal if and only if they are the same number or polynomial."""
 
 _ONE: Product = ()
 _VALUES = {"pi": pi, "e": e, "i": 1j}
@@ -33,15 +33,15 @@ _LARGEST_TO_FACTOR = 10**9
 _FUNCTION_NAMES = """sqrt pi sin cos tan cot csc arcsin arccos arctan sinh cosh tanh log ln lg exp max gcd lcm mod det
     infty inf infinity oo nan frac theta alpha beta"""
 FUNCTIONS = set(_FUNCTION_NAMES.split())
-"""Names that are no products of letters; of min and sec, units are meant."""
+"""Names that are not products of letters. `min` and `sec` are missing because they are units in answers."""
 
 
 class Unreadable(Exception):
-    """The text is no sum of products, or one too large: another layer's work."""
+    """The text is not a sum of products, or its value is too large. Another layer must judge it."""
 
 
 def exact(text: str) -> Sum:
-    """The value of a tidy text; raises `Unreadable`."""
+    """Return the value of a normalised text; raises `Unreadable`."""
     parser = _Parser(text)
     value = parser.sum()
     if parser.tokens[parser.at] != "":
@@ -50,7 +50,7 @@ def exact(text: str) -> Sum:
 
 
 def written(value: Sum) -> str:
-    """Canonical: `3/2`, `1 + 2*x^2`, `11*2^(1/2)`."""
+    """Return the canonical string of a sum: `3/2`, `1 + 2*x^2`, `11*2^(1/2)`."""
     return " + ".join(_term_text(*term) for term in sorted(value.items())).replace("+ -", "- ") or "0"
 
 
@@ -65,7 +65,7 @@ def _term_text(atoms: Product, factor: Fraction) -> str:
 
 
 def add(one: Sum, other: Sum, factor: int = 1) -> Sum:
-    """one + factor * other"""
+    """Return one + factor * other."""
     total = dict(one)
     for atoms, number in other.items():
         total[atoms] = total.get(atoms, Fraction()) + factor * number
@@ -121,23 +121,23 @@ def approximate(value: Sum) -> complex | None:
 
 
 def scaled(value: Sum) -> Sum:
-    """The sum over the factor of its first product."""
+    """Return the sum divided by the factor of its first product."""
     return {atoms: factor / value[min(value)] for atoms, factor in value.items()}
 
 
 def symbols(value: Sum) -> set[str]:
-    """Its atoms that stand for anything: neither numbers nor constants."""
+    """Return the atoms that are neither numbers nor constants."""
     return {atom for atoms in value for atom, _ in atoms if not atom.isdigit() and atom not in _CONSTANTS | {"i"}}
 
 
 def is_linear(value: Sum) -> bool:
-    """Whether no symbol has another power than its first, or another symbol beside it."""
+    """Return whether every product has at most one symbol, to the first power."""
     found = symbols(value)
     return all([times for atom, times in atoms if atom in found] in ([], [1]) for atoms in value)
 
 
 def _root(base: Sum, exponent: Fraction) -> Sum:
-    """A broken power of a single product. That of x^2 is none: it is |x|, not x."""
+    """Return a fractional power of a single product. Raises `Unreadable` for a root of x^2, which is |x| and not x."""
     if not base:
         return {}
     ((atoms, factor),) = base.items() if len(base) == 1 else ((_ONE, Fraction()),)
@@ -157,7 +157,7 @@ def _root(base: Sum, exponent: Fraction) -> Sum:
 
 
 def _product(exponents: dict[str, Fraction]) -> tuple[Product, Fraction]:
-    """Atoms in order, and the factor that whole powers of primes and of i come to."""
+    """Return the sorted atoms, and the factor from integer powers of primes and of i."""
     factor, atoms = Fraction(1), []
     for atom, exponent in sorted(exponents.items()):
         if atom.isdigit():
@@ -179,7 +179,7 @@ def _product(exponents: dict[str, Fraction]) -> tuple[Product, Fraction]:
 
 
 def _factors(number: int) -> dict[str, int]:
-    """Prime factors and how often they occur."""
+    """Return the prime factors and their exponents."""
     if number > _LARGEST_TO_FACTOR:
         raise Unreadable("a root of a large number")
     found: dict[str, int] = {}
@@ -195,7 +195,7 @@ def _factors(number: int) -> dict[str, int]:
 
 
 def _checked(value: Sum) -> Sum:
-    """Without terms that are zero; raises `Unreadable` for a sum that is too large, or of infinities."""
+    """Return the sum without zero terms; raises `Unreadable` if it is too large or subtracts infinities."""
     if any(not factor and ("oo", 1) in atoms for atoms, factor in value.items()):
         raise Unreadable("infinity minus infinity")
     value = {atoms: factor for atoms, factor in value.items() if factor}
@@ -207,7 +207,7 @@ def _checked(value: Sum) -> Sum:
 
 
 class _Parser:
-    """A sum in LaTeX, or as programs write it, by recursive descent."""
+    """Parse a sum in LaTeX or program notation by recursive descent."""
 
     def __init__(self, text: str) -> None:
         self.tokens = _tokens(text)
@@ -248,7 +248,7 @@ class _Parser:
             if token == "^":
                 value = power(value, self._exponent())
                 if self._next() == "^":
-                    raise Unreadable("a tower")
+                    raise Unreadable("a tower of powers")
             elif token == "!":
                 value = _constant(Fraction(factorial(self._small(value))))
                 if self._next() == "!":
@@ -301,7 +301,7 @@ class _Parser:
             index = number(self.sum())
             self._expect("]")
         if not 2 <= index <= 12 or index.denominator != 1:
-            raise Unreadable("an index that is no small number")
+            raise Unreadable("the index of a root is not a small integer")
         return power(self._argument(whole=True), 1 / index)
 
     def _symbol(self, token: str) -> Sum:
@@ -313,7 +313,7 @@ class _Parser:
             self._take()
             name += f"_{self._subscript()}"
         elif name in ("f", "g", "h") and self._next() == "(":
-            raise Unreadable("a function's value")
+            raise Unreadable("the value of a function")
         return {((name, Fraction(1)),): Fraction(1)}
 
     def _subscript(self) -> str:
@@ -326,7 +326,7 @@ class _Parser:
         return "".join(self.tokens[start : self.at - 1])
 
     def _argument(self, *, whole: bool = False) -> Sum:
-        r"""A group, or what stands without one: of a number its first digit, as in \frac12, unless it is whole."""
+        r"""Parse a group, or one token without braces. `whole=False` takes the first digit of a number, as in \frac12."""
         token = self._next()
         if token.isdigit() and len(token) > 1 and not whole:
             self.tokens[self.at : self.at + 1] = [token[0], token[1:]]
@@ -337,7 +337,7 @@ class _Parser:
     def _small(self, value: Sum) -> int:
         size = number(value)
         if size.denominator != 1 or not 0 <= size <= 200:
-            raise Unreadable("no small number")
+            raise Unreadable("not a small integer")
         return int(size)
 
     def _next(self) -> str:
@@ -346,13 +346,13 @@ class _Parser:
     def _take(self) -> str:
         token = self.tokens[self.at]
         if token == "":
-            raise Unreadable("something is missing")
+            raise Unreadable("the text ends too early")
         self.at += 1
         return token
 
     def _expect(self, token: str) -> None:
         if self._take() != token:
-            raise Unreadable(f"no {token}")
+            raise Unreadable(f"expected {token}")
 
 
 _CLOSED_BY = {"(": ")", "{": "}", "[": "]"}
@@ -369,20 +369,20 @@ def _constant(value: Fraction) -> Sum:
 
 
 def number(value: Sum) -> Fraction:
-    """The value of a sum without roots and symbols; raises `Unreadable`."""
+    """Return the value of a sum without roots and symbols; raises `Unreadable` for any other sum."""
     if value.keys() - {_ONE}:
-        raise Unreadable("no number")
+        raise Unreadable("not a rational number")
     return value.get(_ONE, Fraction())
 
 
 def _proper(above: str, below: str) -> Sum:
     if int(above) >= int(below):
-        raise Unreadable("no mixed number")
+        raise Unreadable("not a mixed number")
     return _constant(Fraction(int(above), int(below)))
 
 
 def _tokens(text: str) -> list[str]:
-    """Numbers, names, letters and signs, and an empty one at the end."""
+    """Split into numbers, names, letters and signs, with three empty tokens at the end for look-ahead."""
     found, at = [], 0
     text = text.strip()
     while at < len(text):

@@ -1,4 +1,4 @@
-r"""What an answer says: a value, words, or several of them in a set, a tuple, an interval, a matrix or an equation."""
+r"""Parse an answer into a form: a value, words, or a set, tuple, interval, matrix or equation of several forms."""
 
 import re
 from dataclasses import dataclass, replace
@@ -43,22 +43,22 @@ from sod.rewards.units import NO_UNIT, NUMBER_WORDS, UNTRUE, Unit, without_unit
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """An answer that was read."""
+    """A parsed answer."""
 
     kind: str
-    """"exact", "words" or "opaque"; of several parts: "set" (in any order), "matrix", "named x, y" or brackets, such as "[)"."""
+    """"exact", "words" or "opaque"; with several parts "set" (unordered), "matrix ...", "named x, y" or brackets such as "[)"."""
     key: str
-    """Canonical: forms with equal keys, units and names are equal."""
+    """The canonical string. Forms with equal keys, units and names are equal."""
     latex: str
-    """For math-verify: no unit, no name, and decimals written as fractions, which it does not round."""
+    """The text for math-verify, without unit and name. Decimals are fractions, because math-verify does not round these."""
     parts: tuple["Form", ...] = ()
     unit: Unit = NO_UNIT
     name: str = ""
-    """What lies in an interval, or what joins names: two answers that both have one must have the same."""
+    """The variable of an interval, or the connective between names. If both answers have a name, it must be equal."""
 
 
 def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
-    """The forms that the gold answer allows, the proper one first, and the form of the answer, read in its light."""
+    """Return the accepted forms of the gold, the main one first, and the form of the answer in the context of the gold."""
     if equation := sides(gold):
         answer = _without_lead_in(answer)
         if NAME.fullmatch(equation[0]):
@@ -78,7 +78,7 @@ def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
     if golds[0].kind == "exact" and (measured := _MEASURED.fullmatch(answer)) and is_number(gold):
         answer = rf"{measured[1]}\text{{ {measured[2] or 'Ω'}}}"
     if names:
-        if len({name[0] for name, _ in names}) == 1:  # x_1 and x_2 are any two roots, to an answer without names
+        if len({name[0] for name, _ in names}) == 1:  # x_1 and x_2: an answer without names may list them in any order
             golds.append(_set(list(golds[0].parts), ""))
         elif not named(answer):
             answer = with_names(answer, names)
@@ -93,7 +93,7 @@ def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
 
 
 def _as_text(golds: list[Form], gold: str, form: Form, answer: str) -> tuple[list[Form], Form]:
-    """Both as they are written, if one of them is text that has no value, such as a formula: H_2O is no product."""
+    """Compare both as text if one of them has no value, such as a chemical formula: H_2O is not a product."""
     if golds[0].kind == "opaque" and r"\text" in gold and form.kind in ("exact", "words"):
         form = _opaque(answer)
     elif form.kind == "opaque" and r"\text" in answer and golds[0].kind == "exact" and symbols(_value_or_nothing(gold)):
@@ -101,14 +101,14 @@ def _as_text(golds: list[Form], gold: str, form: Form, answer: str) -> tuple[lis
     elif (
         form.kind == "words" and form.key == golds[0].key and all(_FORMULA.fullmatch(_plain(t)) for t in (gold, answer))
     ):
-        return [_opaque(gold)], _opaque(answer)  # Co is no CO
+        return [_opaque(gold)], _opaque(answer)  # Co is not CO
     if golds[0].kind == "set" and form.kind.startswith("named"):
         form = _set(list(form.parts), "")
     return golds, form
 
 
 def _called(answer: str, name: str) -> str:
-    """`y = 2x` for `2x` and `f(x) = 2x`, where y is the name."""
+    """Return `y = 2x` for `2x` and `f(x) = 2x` if y is the name."""
     if called := _CALL.match(answer):
         return f"{name}={answer[called.end() :]}"
     return answer if relations(answer) else f"{name}={answer}"
@@ -147,7 +147,7 @@ _LOWEST, _HIGHEST = r"-\infty", r"\infty"
 
 
 def read(text: str) -> Form:
-    """What a tidy answer says."""
+    """Return the form of a normalised answer."""
     text = _without_lead_in(text)
     for separators in ({r"\Rightarrow", r"\implies", r"\rightarrow", r"\to"}, {r"\cup", r"\lor"}, {",", ";", r"\land"}):
         parts, found = split(text, separators)
@@ -173,7 +173,7 @@ def read(text: str) -> Form:
 
 
 def _without_lead_in(text: str) -> str:
-    """Without words before a value that say that it is coming: the answer is, Answer:, (C), approximately."""
+    """Remove words that introduce the value: "the answer is", "Answer:", "(C)", "approximately"."""
     text = re.sub(r"^(?:\s*\\(?:Rightarrow|implies|rightarrow|to)(?![a-z]))+", "", text)
     while True:
         if (lead := _LEAD_IN.match(text)) and not _announces(lead[0]):
@@ -184,13 +184,13 @@ def _without_lead_in(text: str) -> str:
 
 
 def _announces(lead: str) -> bool:
-    """Whether words say that the answer follows."""
+    """Return whether words introduce the answer."""
     words = lead.replace(r"\text{", "").replace("}", " ")
     return bool(_LEADING.search(words)) and not UNTRUE.search(words) and not _FORMULA.fullmatch(words.strip())
 
 
 def _named(pairs: list[tuple[str, str]]) -> Form:
-    """Values with their names, in any order; a set of them where one name has several values."""
+    """Return the form of named values in any order; a set if one name has several values."""
     pairs = sorted(pairs)
     forms = [read(value) for _, value in pairs]
     keys = [f"{name} = {form.key}" for (name, _), form in zip(pairs, forms, strict=True)]
@@ -201,7 +201,10 @@ def _named(pairs: list[tuple[str, str]]) -> Form:
 
 
 def _of_another_value(side: str) -> bool:
-    """Whether an equation with this side gives the variable in it another value: `2x` and `x + 3`, not `x`, `P(4)` or `m + n`."""
+    """Return whether the variable in this side of an equation has another value: true for `2x` and `x + 3`.
+
+    False for `x`, `P(4)` and `m + n`.
+    """
     if NAME.fullmatch(side) or LABEL.fullmatch(side):
         return False
     try:
@@ -212,7 +215,7 @@ def _of_another_value(side: str) -> bool:
 
 
 def _alternatives(text: str) -> list[Form]:
-    r"""The forms of one part: two if there is a `\pm` in it, and the elements if it is a set of several."""
+    r"""Return the forms of one part: two forms for a `\pm`, the elements for a set."""
     text = text.strip()
     if "," in text and (names := named(text)) and len(split(text, {","})[0]) > 1:
         return [_named(names)]
@@ -236,7 +239,7 @@ def _clause(text: str) -> Form:
     if _contradicts(parts, found):
         return replace(_opaque(text), kind="words")  # never compared by value
     if found[-1:] == [r"\approx"] and not (len(parts) == 2 and NAME.fullmatch(parts[0])):
-        parts, found = parts[:-1], found[:-1]  # the exact value stands before the rounded one
+        parts, found = parts[:-1], found[:-1]  # the exact value precedes the rounded one
     if set(found) <= _EQUAL:
         parts = value_last(parts)
         if len(parts) > 1 and (_of_another_value(parts[0]) or UNTRUE.search(parts[0])):
@@ -248,11 +251,11 @@ def _clause(text: str) -> Form:
 
 
 _ROUNDING = 0.02
-"""Two numbers that an answer calls equal may differ by this share of the larger one: `1/3 = 0.33`."""
+"""Largest difference of two numbers that an answer calls equal, as a share of the larger one: `1/3 = 0.33`."""
 
 
 def _contradicts(parts: list[str], found: list[str]) -> bool:
-    r"""Return whether an answer calls two values equal that are not: `17 = 204`, `(1, 2) \approx 17.5`."""
+    r"""Return whether an answer calls two different values equal: `17 = 204`, `(1, 2) \approx 17.5`."""
     for one, sign, other in zip(parts, found, parts[1:], strict=False):
         if sign in ("=", r"\approx") and (right := _size(other)) is not None:
             left = _size(one)
@@ -291,7 +294,7 @@ def _several_values(text: str) -> bool:
 
 
 def _inequality(parts: list[str], found: list[str]) -> Form | None:
-    """An interval, for `a < x`, `x < a` or `a < x < b`, in which only `x` is a name, and for `|x| < a`."""
+    """Return the interval of `a < x`, `x < a`, `a < x < b` or `|x| < a`; None for other inequalities. `x` must be a name."""
     names = [bool(NAME.fullmatch(part)) for part in parts]
     if names == [True, False] and found == [r"\ne"]:
         return _all_but(parts[1:], parts[0])
@@ -311,7 +314,7 @@ def _inequality(parts: list[str], found: list[str]) -> Form | None:
 
 
 def _around(parts: list[str], ends: str) -> Form | None:
-    """The interval of `|x - a| < b`, or the two of `b < |x - a|`, where `b` is positive."""
+    """Return the interval of `|x - a| < b`, or the two intervals of `b < |x - a|`; None unless `b` is positive."""
     inside = _DISTANCE.fullmatch(parts[0])
     if not (distance := inside or _DISTANCE.fullmatch(parts[1])):
         return None
@@ -329,7 +332,7 @@ def _interval(low: str, high: str, ends: str, name: str = "") -> Form:
 
 
 def _both(one: Form, other: Form) -> Form:
-    """Of two conditions, one from below and one from above, the interval; of anything else the set."""
+    """Return the interval of a lower and an upper bound; the set for any other two conditions."""
     for low, high in ((one, other), (other, one)):
         if {low.kind, high.kind} <= {"()", "[)", "(]"} and low.parts[-1].key == "oo" and high.parts[0].key == "-oo":
             name = low.name if low.name == high.name else f"{low.name} and {high.name}"
@@ -338,7 +341,7 @@ def _both(one: Form, other: Form) -> Form:
 
 
 def _all_but(points: list[str], name: str = "") -> Form | None:
-    r"""The intervals of `x \ne 1`, `x \ne \pm 1`, `\mathbb{R} \setminus \{1, 2\}`; None where points are no rational numbers."""
+    r"""Return the intervals of `x \ne 1`, `x \ne \pm 1`, `\mathbb{R} \setminus \{1, 2\}`; None for several irrational points."""
     points = [_PLUS_MINUS.sub(sign, point) for point in points for sign in ("+-" if r"\pm" in point else "+")]
     sizes = {_rational(point): point for point in points}
     if None in sizes:
@@ -353,7 +356,10 @@ def _all_but(points: list[str], name: str = "") -> Form | None:
 
 
 def _left_out(parts: list[str]) -> Form | None:
-    r"""Of `x \ne 1, x \ne 2`, `x \ne 1, 2` and `x \in \mathbb{R}, x \ne 1` all other numbers."""
+    r"""Return all numbers but 1 and 2 for `x \ne 1, x \ne 2` or `x \ne 1, 2`; None for other lists.
+
+    `x \in \mathbb{R}, x \ne 1` is accepted as well.
+    """
     points, names, all_numbers = [], set(), "(-oo, oo)"
     for at, part in enumerate(parts):
         clause, found = split(part, RELATIONS)
@@ -374,7 +380,7 @@ def _rational(text: str) -> Fraction | None:
 
 
 def _brackets(text: str) -> Form | None:
-    """A matrix, a set or a tuple, if the whole text is one; None otherwise."""
+    """Return the form of a text that is a matrix, a set or a tuple; None for other text."""
     if matrix := _MATRIX.fullmatch(text):
         rows = [row.split("&") for row in re.split(r"\\\\", matrix[1]) if row.strip()]
         if len({len(row) for row in rows}) != 1:
@@ -432,11 +438,11 @@ _SPACE = re.compile(r"(\\[A-Za-z]+\s|\d\s(?=\d))\s*|\s+")
 _ELEMENTS = """H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr
     Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Nd Sm Eu Gd W Os Ir Pt Au Hg Tl Pb Bi Po At Rn Ra Th U Pu"""
 _FORMULA = re.compile(rf"(?!(?:no|as|in|i|he)$)(?:(?:{'|'.join(_ELEMENTS.split())})\d*)+", re.ASCII)
-"""A chemical formula, in which capitals count."""
+"""A chemical formula. Capitals are significant in it."""
 
 
 def _leaf(text: str) -> Form:
-    """One value: words, a number or an expression, which may have a unit."""
+    """Return the form of one value: words, a number or an expression, with or without a unit."""
     text = text.strip()
     if words := _words(text):
         if words in NUMBER_WORDS:
@@ -459,7 +465,7 @@ def _leaf(text: str) -> Form:
 
 
 def _is_remainder(value: Sum, modulus: str) -> bool:
-    """Return whether a value can be meant as a remainder: `7 \\pmod 5` and `\\frac12 \\pmod 5` are not."""
+    """Return whether a value can be a remainder: `7 \\pmod 5` and `\\frac12 \\pmod 5` cannot."""
     if not modulus.isdigit():
         return True
     size = approximate(value)
@@ -476,7 +482,7 @@ def _value(text: str) -> Sum:
 
 
 def _value_or_nothing(text: str) -> Sum:
-    """The value of a text; nothing where it has none."""
+    """Return the value of a text; an empty sum if it has no exact value."""
     try:
         return exact(without_unit(text)[0])
     except Unreadable:
@@ -489,7 +495,7 @@ def _opaque(text: str) -> Form:
 
 
 def _plain(text: str) -> str:
-    r"""A text as it is compared with others: `H_2O` for `\text{H}_{2}\text{O}`, and words without capitals."""
+    r"""Return the text to compare: `H_2O` for `\text{H}_{2}\text{O}`, and words without capitals."""
     plain = re.sub(r"\\text\{((?:[^{}]|\{[^{}]*\})*)\}", r" \1 ", text.removeprefix("{}"))
     plain = re.sub(r"([_^])\s*\{\s*(\w|[-+])\s*\}", r"\1\2", " ".join(plain.split()))
     plain = re.sub(r"(?<![^\W_])\s+|\s+(?![^\W_])|(?<=\d)\s+(?=[A-Za-z])", "", plain)
@@ -497,20 +503,23 @@ def _plain(text: str) -> str:
 
 
 def _repeating(decimal: re.Match[str]) -> str:
-    """0.1666..., with a line over the 6 or as 0.1(6), as a fraction."""
+    """Return a repeating decimal as a fraction: 0.1666..., with a line over the 6 or as 0.1(6)."""
     whole, start, period = decimal[1], decimal[2], decimal["over"] or decimal["in"]
     nines = (10 ** len(period) - 1) * 10 ** len(start)
     return rf"\frac{{{int(whole + start + period or 0) - int(whole + start or 0)}}}{{{nines}}}"
 
 
 def _symbolic(text: str) -> str:
-    """For math-verify: decimals as fractions, degrees as radians, percent as hundredths, functions with their backslash."""
+    """Return the text for math-verify.
+
+    Decimals become fractions, degrees radians, percent hundredths. Functions get a backslash.
+    """
     if text.isdigit():
         return text
-    text = _DEGREES.sub(_RADIANS, text)  # a degree sign that is left keeps the text from math-verify
+    text = _DEGREES.sub(_RADIANS, text)  # a text with another degree sign is never sent to math-verify
     text = _DECIMAL.sub(lambda found: rf"\frac{{{int(found[1] + found[2])}}}{{1{'0' * len(found[2])}}}", text)
     text = _BARE_FUNCTION.sub(r"\\\g<0>", text).replace(PERCENT, r"\cdot\frac{1}{100}")
-    return _SPACE.sub(r"\1", re.sub(r"_(\d+)\s+", r"_{\1}", text))  # of `a b c` math-verify reads the a
+    return _SPACE.sub(r"\1", re.sub(r"_(\d+)\s+", r"_{\1}", text))  # math-verify parses only the a of `a b c`
 
 
 def _in_radians(text: str) -> str:
@@ -518,12 +527,12 @@ def _in_radians(text: str) -> str:
 
 
 def _words(text: str) -> str:
-    """Lower-case words, without article and full stop, of an answer that is in words; empty if it is not."""
+    """Return an answer in words in lower case, without article and full stop; empty if the answer is not in words."""
     plain, styled = re.subn(r"\\text\{([^{}]*)\}", r" \1 ", text)
     if not _WORDS.fullmatch(plain := " ".join(plain.split())):
         return ""
     words = plain.casefold().strip(" .,;:!'\"").split()
-    runs = re.findall(r"[^\W\d_]+", plain.casefold())  # of p-q, p and q
+    runs = re.findall(r"[^\W\d_]+", plain.casefold())  # p and q for p-q
     if (not styled and not any(len(run) > 2 or run in _SHORT_WORDS for run in runs)) or FUNCTIONS & set(words):
         return ""
     if [len(word) for word in words] == [1]:
@@ -532,7 +541,7 @@ def _words(text: str) -> str:
 
 
 def _equation(left: str, right: str) -> Form:
-    """An equation, as what is zero, up to a factor."""
+    """Return the form of an equation: left side minus right side equals zero, up to a factor."""
     value, unit = without_unit(right)
     try:
         zero = add(exact(left), exact(value), -1)

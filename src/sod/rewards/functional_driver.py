@@ -1,17 +1,17 @@
-"""Calls functions of a student's program inside the sandbox, and writes what they returned. Standard library only.
+"""Call functions of a student's program inside the sandbox and write their results. Standard library only.
 
-This file is the program that the sandbox runs. The student's own program is the file `program.py`. The job comes on
-standard input as JSON:
+This file is the program that the sandbox runs. The student's own program is the file `program.py`. The job is JSON on standard
+input:
 
     {"prefix": source, "function": name, "arguments": [...]}        one call, by name
     {"prefix": source, "candidate": source, "expression": source}   one call, as source
-    {"prefix": source, "calls": [...]}                              many, in order (see `perform`)
+    {"prefix": source, "calls": [...]}                              several calls, in order (see `perform`)
 
-For one call the reply on standard output is the value as `plain` writes it. For many it is a line of JSON for each. What
-the program prints is discarded. No expected value is in this process: a program that forges a reply must know the answer.
-If anything goes wrong there is no reply.
+The reply to one call is the value on standard output, in the form of `plain`. The reply to several calls is one line of JSON per
+call. Output of the program is discarded. After any error there is no reply. This process contains no expected value, so a program
+that forges a reply must compute the answer.
 
-`sod.rewards.check_driver` runs the tests in another process, and shares the values of this file.
+`sod.rewards.check_driver` runs the tests in another process and imports the value formats of this file.
 """
 
 import collections
@@ -31,18 +31,18 @@ from typing import Any
 
 PROGRAM = "program.py"
 LONGEST = 1_000_000
-"""Nodes of a list or tree that are written; one that is longer is a circle."""
+"""Limit on the nodes of a list or tree. A longer one is taken for a cycle."""
 LONGEST_ITERATOR, ITERATOR_SECONDS = 100_000, 1.0
-"""How far an iterator is read. It may be endless."""
+"""Limits on reading an iterator, in items and seconds. It may be endless."""
 WIDEST_INT = 1 << 63
-"""Larger integers are written in hexadecimal, which takes no quadratic time."""
+"""Limit on integers in decimal. Larger ones are written in hexadecimal, because decimal conversion takes quadratic time."""
 RECURSION = 50_000
-"""Depth of calls, as LiveCodeBench allows it."""
+"""Recursion limit, as in LiveCodeBench."""
 MODULES = (
     "typing string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys "
     "json builtins"
 )
-"""What LeetCode's programs take for granted: all names of these modules, later ones first, and the modules themselves."""
+"""Modules that LeetCode preloads. Their names are imported in this order, so later ones win, and the modules themselves."""
 
 
 class ListNode:
@@ -70,11 +70,11 @@ def main() -> None:
             write(reply, line + "\n")
     else:
         write(reply, json.dumps(plain(value_of(job)), separators=(",", ":")))
-    os._exit(0)  # whatever the program has left for the end of the process
+    os._exit(0)  # without exit handlers and threads of the program
 
 
 def own_output() -> int:
-    """A descriptor of standard output that `print` does not reach."""
+    """Return a descriptor of standard output that `print` cannot use."""
     reply = os.dup(1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -98,12 +98,12 @@ def value_of(job: dict[str, Any]) -> Any:
 
 
 def perform(job: dict[str, Any]) -> Iterator[str]:
-    """The reply to each call, as JSON.
+    """Yield the reply to each call, as JSON.
 
         ["call", what, [value, ...], {name: value}]    ["get", what, name]    ["set", what, name, value]
 
-    `what` is a name of the program, or the number of the call that returned it. The reply is `{"value": value}`, with
-    `after`, the arguments, where the call has changed them; or `{"raised": [names of classes], "arguments": value}`.
+    `what` is a name in the program, or the number of the call that returned the object. The reply is `{"value": value}`, or
+    `{"raised": [names of classes], "arguments": value}`. `after` holds the arguments if the call has changed them.
     """
     space = loaded(job["prefix"])
     results: list[Any] = []
@@ -131,7 +131,7 @@ def perform(job: dict[str, Any]) -> Iterator[str]:
             else:
                 setattr(subject, rest[0], opened(rest[1]))
                 reply = {"value": None}
-        except Exception as error:  # the program's
+        except Exception as error:  # raised by the program
             names = [each.__name__ for each in type(error).__mro__ if each.__module__ == "builtins"]
             reply = {"raised": names, "arguments": packed(list(error.args))}
         results.append(value)
@@ -139,7 +139,7 @@ def perform(job: dict[str, Any]) -> Iterator[str]:
 
 
 def loaded(prefix: str) -> dict[str, Any]:
-    """The names of the program, after it has run as a module: `__name__` is not `__main__`, as on LeetCode."""
+    """Run the program as a module and return its names. `__name__` is not `__main__`, as on LeetCode."""
     module = sys.modules["program"] = ModuleType("program")
     space = vars(module)
     for template in ("from {} import *", "import {}"):
@@ -153,15 +153,17 @@ def loaded(prefix: str) -> dict[str, Any]:
 
 
 def named(space: dict[str, Any], name: str) -> Any:
-    """The method of a new `Solution`, or else the function."""
+    """Return the method of a new `Solution`; without one, the function."""
     if hasattr(space.get("Solution"), name):
         return getattr(space["Solution"](), name)
     return space[name]
 
 
 def builders(space: dict[str, Any]) -> dict[str, Any]:
-    """What assertions are written with: `list_node` and `tree_node` make nodes, of the program's own class if it has one,
-    from values in LeetCode's order; `is_same_list` and `is_same_tree` compare them.
+    """Return the helper functions of assertions.
+
+    `list_node` and `tree_node` create nodes from values in LeetCode's order, of the program's own class if it has one.
+    `is_same_list` and `is_same_tree` compare them.
     """
 
     def list_node(values: list[Any]) -> Any:
@@ -186,10 +188,10 @@ def builders(space: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it: tuples are lists, and an object names the kind of what JSON has no word for.
+    """Return a value as JSON: a tuple is a list, and a type that JSON lacks is an object `{kind: content}`.
 
-    Those kinds are `dict` (pairs), `set`, `list_node`, `tree_node` (values in LeetCode's order) and `other` (a name),
-    which equals nothing.
+    The kinds are `dict` (pairs), `set`, `list_node`, `tree_node` (values in LeetCode's order) and `other` (a class name). `other`
+    equals nothing.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -211,7 +213,7 @@ def plain(value: Any) -> Any:
 
 
 def listed(node: Any) -> dict[str, Any]:
-    """A linked list."""
+    """Return a linked list as JSON."""
     values: list[Any] = []
     while node is not None:
         if len(values) == LONGEST:
@@ -222,10 +224,10 @@ def listed(node: Any) -> dict[str, Any]:
 
 
 def levels(root: Any) -> dict[str, Any]:
-    """A tree, level by level: null for a missing child, none at the end."""
+    """Return a tree as JSON, level by level. A missing child is null; nulls at the end are left out."""
     values: list[Any] = []
     nodes = [root]
-    for node in nodes:  # which grows
+    for node in nodes:  # the loop appends to this list
         if len(nodes) > LONGEST:
             return {"other": "endless tree"}
         values.append(None if node is None else plain(node.val))
@@ -235,17 +237,17 @@ def levels(root: Any) -> dict[str, Any]:
     return {"tree_node": values}
 
 
-# Values that keep their types, for calls in a conversation
+# Values that keep their types, for several calls
 
 
 def packed(value: Any) -> Any:
-    """A value as JSON can hold it. What is no data becomes `{"object": name of its class}`.
+    """Return a value as JSON that keeps its type. A value that is not data becomes `{"object": name of its class}`.
 
-    Subclasses of a type of data are written as that type.
+    A subclass of a data type is written as that type.
     """
     try:
         return _packed(value)
-    except RecursionError:  # a circle
+    except RecursionError:  # a cycle
         return {"object": type(value).__name__}
 
 
@@ -290,7 +292,7 @@ KINDS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "datetime": (datetime.datetime, datetime.datetime.isoformat),
     "date": (datetime.date, datetime.date.isoformat),
 }
-"""Types of data besides those of JSON: what they are, and of what they are made."""
+"""Data types that JSON lacks. By kind, the type and a function that returns its content."""
 MAKERS: dict[str, Callable[[Any], Any]] = {
     "int": lambda text: int(text, 16),
     "tuple": tuple,
@@ -311,7 +313,7 @@ MAKERS: dict[str, Callable[[Any], Any]] = {
 
 
 def _drained(values: Iterator[Any]) -> dict[str, Any]:
-    """The items of an iterator, and whether these are all."""
+    """Return the items of an iterator, with `more` if there are further ones."""
     items: list[Any] = []
     end = time.monotonic() + ITERATOR_SECONDS
     for value in itertools.islice(values, LONGEST_ITERATOR + 1):
@@ -322,7 +324,7 @@ def _drained(values: Iterator[Any]) -> dict[str, Any]:
 
 
 def unpacked(data: Any, makers: dict[str, Callable[[Any], Any]]) -> Any:
-    """The value that `packed` has written. `makers` make what is no data: nodes, objects, results of earlier calls."""
+    """Return the value that `packed` has written. `makers` create nodes, objects and results of earlier calls."""
     if isinstance(data, list):
         return [unpacked(item, makers) for item in data]
     if not isinstance(data, dict):
@@ -341,7 +343,7 @@ def as_array(items: list[Any]) -> Any:
 def _read(items: list[Any], *, endless: bool) -> Iterator[Any]:
     yield from items
     if endless:
-        raise RuntimeError(f"an iterator was read beyond {len(items)} items")
+        raise RuntimeError(f"the test read more than {len(items)} items of an iterator; the others were not sent")
 
 
 if __name__ == "__main__":

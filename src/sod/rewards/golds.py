@@ -2,8 +2,8 @@ r"""Check gold answers before the first token is sampled.
 
 A gold passes if its own judge accepts the gold itself in a box. Published data sets also mark the answer within a longer gold
 (`#### 18`, a box in a sentence, `the answer is 18`); then the judge must accept the marked answer alone as well. A text of
-several lines or sentences is refused. Nothing symbolic is computed: a comparison that the exact layers leave open is
-accepted. The check cannot find a gold that is the wrong answer to its problem.
+several lines or sentences is refused. The check computes nothing symbolic: it accepts a gold that the exact layers cannot
+decide. It cannot find a gold that is the wrong answer to its problem.
 """
 
 import re
@@ -19,7 +19,7 @@ from sod.rewards.math import INTEGER, MathJudge, Question, decide
 
 KINDS = ("math", "choice", "code")
 CACHED = 1 << 16
-CONVERT = "`sod data convert FILE` takes the answer out of such texts where it can."
+CONVERT = "`sod data convert FILE` extracts the answer from many such texts."
 FEW_WORDS = 8
 """Words. A shorter text is not split into sentences: `4 p.m. Tuesday`."""
 SHOWN = 40
@@ -43,9 +43,12 @@ _MATH = MathJudge()
 
 
 def check_gold(kind: str, gold: str, options: int = USUAL) -> None:
-    """Raise DataError for a kind without a judge, or a gold that its judge cannot use. `options`: their number, for a choice."""
+    """Raise DataError for a kind without a judge, or a gold that its judge cannot use.
+
+    `options`: the number of options of a multiple choice.
+    """
     if kind not in KINDS:
-        raise DataError(f"it is of kind {kind!r}; judges exist for {', '.join(KINDS)}.")
+        raise DataError(f"its `kind` is {kind!r}, but judges exist only for {', '.join(KINDS)}.")
     try:
         prove(kind, gold, options)
     except DataError as error:
@@ -59,7 +62,10 @@ def prove(kind: str, gold: str, options: int = USUAL) -> None:
 
 
 def check_form(gold: str, accepts: Callable[[str], bool]) -> None:
-    """Raise DataError for a gold of mathematics that is a text around its answer. `accepts`: whether an answer is right."""
+    """Raise DataError for a gold of mathematics that is a longer text with the answer in it.
+
+    `accepts` returns whether an answer is right.
+    """
     text = gold.strip()
     if text.casefold() in _NOTHING:
         raise DataError(f"The gold answer {gold!r} is an empty cell.")
@@ -68,15 +74,15 @@ def check_form(gold: str, accepts: Callable[[str], bool]) -> None:
     answer = worked(text)[1]
     if answer is not None and not accepts(answer):
         raise DataError(
-            f"The gold answer {_shown(gold)} is a text whose answer is {answer!r}, which its judge would reject. {CONVERT}"
+            f"The gold answer {_shown(gold)} is a text with the answer {answer!r}, and its judge rejects {answer!r}. {CONVERT}"
         )
     if _CALCULATION.search(text) or "\n" in _ENVIRONMENT.sub("", text):
-        raise DataError(f"The gold answer {_shown(gold)} is a text of several lines, not an answer. {CONVERT}")
+        raise DataError(f"The gold answer {_shown(gold)} is a text with several lines, not an answer. {CONVERT}")
     numbers = _NUMBER.findall(text) if _STATEMENT.match(text) and len(_WORD.findall(text)) > 3 else []
     if numbers and not accepts(numbers[-1]):
         raise DataError(f"The gold answer {_shown(gold)} is a sentence, not an answer. {CONVERT}")
     if _NEXT_SENTENCE.search(text) and len(_WORD.findall(text)) >= FEW_WORDS:
-        raise DataError(f"The gold answer {_shown(gold)} is a text of several sentences, not an answer. {CONVERT}")
+        raise DataError(f"The gold answer {_shown(gold)} is a text with several sentences, not an answer. {CONVERT}")
 
 
 def worked(text: str) -> tuple[str, str | None]:
@@ -96,7 +102,7 @@ def _prove(kind: str, gold: str, options: int) -> None:
             _MATH.check(gold)
             itself = _verdict(gold, gold)
             if isinstance(itself, Verdict) and itself.outcome != "right":
-                raise DataError(f"The gold answer {_shown(gold)} is wrong by its own judge. {CONVERT}")
+                raise DataError(f"The gold answer {_shown(gold)} is wrong according to its own judge. {CONVERT}")
             check_form(gold, lambda answer: _is_right(_verdict(answer, gold)))
         case "choice":
             ChoiceJudge(options).check(gold)

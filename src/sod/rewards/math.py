@@ -83,12 +83,12 @@ class Question:
 
     pairs: list[tuple[str, str]]
     answer: str
-    """The answer as a vote."""
+    """The canonical answer, for votes."""
     gold: str
-    """The gold answer as a vote."""
+    """The canonical gold answer, for votes."""
 
     def verdict(self, equal: bool) -> Verdict:
-        """Return the verdict that the symbolic layer's reply comes to."""
+        """Return the verdict for a reply of the symbolic layer."""
         answer = self.gold if equal else self.answer
         return Verdict(outcome="right" if equal else "wrong", answer=answer, reason="symbolic")
 
@@ -114,7 +114,7 @@ def decide(text: str, gold: str) -> Verdict | Question:
     layer = "text" if answer.kind in ("opaque", "words") else "exact"
     if [] in open_pairs:
         return Verdict(outcome="right", answer=golds[0].key, reason=layer)
-    vote = answer.key if answer.key != golds[0].key else answer_text  # of 5 km the 5 alone would vote for 5 m
+    vote = answer.key if answer.key != golds[0].key else answer_text  # the key of 5 km is 5, as that of 5 m
     if not open_pairs or INTEGER.fullmatch(golds[0].key):
         return Verdict(outcome="wrong", answer=vote, reason=layer)
     if reason := next((reason for pair in open_pairs[0] if (reason := not_to_ask(*pair))), ""):
@@ -218,7 +218,7 @@ _DROPPED = re.compile(
 _NAMES = re.compile(r"\\[A-Za-z]+|\{[bp]?matrix\}|[A-Za-z]")
 
 
-def _says_equal(latex: str) -> bool:
+def _has_equals_sign(latex: str) -> bool:
     """Return whether there is an equals sign outside the limits of a sum."""
     return "=" in re.sub(r"_\s*\{[^{}]*\}", "", latex)
 
@@ -228,11 +228,11 @@ def not_to_ask(gold: str, answer: str) -> str:
     for reason, pattern in TOO_HARD.items():
         if pattern.search(answer):
             return f"too hard: {reason}"
-    if _says_equal(gold) != _says_equal(answer):
+    if _has_equals_sign(gold) != _has_equals_sign(answer):
         return "an equation"
     if reason := next((n for n, pattern in MISREAD.items() if pattern.search(answer) and not pattern.search(gold)), ""):
         return reason
-    names = set(_NAMES.findall(f"{gold} {answer}"))  # math-verify knows no capitals
+    names = set(_NAMES.findall(f"{gold} {answer}"))  # math-verify ignores capitals
     kept = len({name.casefold() for name in names}) == len(names)
     kept = kept and all(_KEPT.fullmatch(text) and not _DROPPED.search(text) for text in (gold, answer))
     return "" if kept else "other text"

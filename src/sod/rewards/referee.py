@@ -48,7 +48,7 @@ class Referee:
         for problem in problems:
             if problem.kind not in self._judges:
                 kinds = ", ".join(self._judges)
-                raise DataError(f"Problem {problem.id!r} is of kind {problem.kind!r}; judges exist for {kinds}.")
+                raise DataError(f"Problem {problem.id!r} has kind {problem.kind!r}, but judges exist only for {kinds}.")
             try:
                 self._check(problem)
             except DataError as error:

@@ -1,9 +1,13 @@
-r"""What the paper's own code says of a program, for comparison: its scores are not ours.
+r"""Judge programs as the paper's code does, to measure how much the judge alone changes scores.
 
-It is here to say how far scores move by the judge alone, with everything that it gets wrong: it takes the text between
-the first `</think>` and the second, knows one way of writing a fence, turns every `\n` and `\t` that stands in a program
-into a line break or a tab, compares output to the last space, gives functions no way to return text, and counts failures
-of the sandbox as the program's.
+Its scores are not comparable with those of `sod.rewards.code`. It reproduces the errors of the paper's code. That code
+
+- reads the text between the first and the second `</think>`,
+- accepts only one form of a fence,
+- replaces every `\n` and `\t` in a program by a line break or a tab,
+- compares output including the last space,
+- rejects every function that returns text,
+- counts failures of the sandbox as failures of the program.
 """
 
 import ast
@@ -27,15 +31,15 @@ _call = globals().get({name!r}) or getattr(Solution(), {name!r})
 _value = _call(*[_json.loads(_line) for _line in _sys.stdin.read().split("\\n")])
 print(str(_value) if isinstance(_value, (int, float, str)) and not isinstance(_value, bool) else _json.dumps(_value))
 """
-"""What stands after a program to call its function and print the result."""
+"""Source after a program that calls its function and prints the result."""
 PRELUDE = "".join(f"from {name} import *\n" for name in MODULES.split())
 
 
 class ReferenceCodeJudge:
-    """Judges as the reference implementation does, where answers are programs: right if all tests passed.
+    """Judge programs as the reference implementation does: right if all tests pass.
 
-    The reason gives its score: the share of tests that passed, or -1 for an attempt that it cannot run. A bare function
-    is called as it is, where the reference would first make it a method of a class.
+    The reason contains its score: the share of tests that pass, or -1 for an attempt that it cannot run. A bare function is
+    called directly; the reference first turns it into a method of a class.
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
@@ -46,7 +50,8 @@ class ReferenceCodeJudge:
         gold = as_pairs(gold)
         if "import_prefix" not in gold and "inputs" not in gold:
             raise DataError(
-                "The reference takes tests without `import_prefix` or `inputs` for mathematics; use reward.judge = exact."
+                "The gold answer has neither `import_prefix` nor `inputs`. The reference judges such tests as a gold for "
+                "mathematics; use reward.judge = exact."
             )
 
     async def __call__(self, text: str, gold: str) -> Verdict:
@@ -66,11 +71,11 @@ class ReferenceCodeJudge:
 
 
 class _NoScoreError(Exception):
-    """The reference scores -1."""
+    """The reference gives the score -1."""
 
 
 def _program(text: str) -> str:
-    """The last block that begins with "```python" at the end of its line, as the reference changes it."""
+    """Return the last block after a line that ends with "```python", with the changes that the reference makes."""
     if "</think>" in text:
         text = text.split("</think>")[1]
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -78,7 +83,7 @@ def _program(text: str) -> str:
         raise _NoScoreError(NO_CODE)
     program = blocks[-1].replace("\\n", "\n").replace("\\t", "\t")
     if not is_cheap(program):
-        raise _NoScoreError(f"a program that is too costly to parse ({len(program)} characters)")
+        raise _NoScoreError(f"the program is too costly to parse ({len(program)} characters)")
     try:
         ast.parse(program)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -87,14 +92,14 @@ def _program(text: str) -> str:
 
 
 def _tests(program: str, gold: str) -> Iterator[tuple[Program, str | None]]:
-    """The program of each test, and what it must print; None if it must only end well."""
+    """Return the program and the expected output of each test; None if the program only has to end without an error."""
     try:
         if "import_prefix" in gold:
             tests = list(_assertions(program, json.loads(gold)))
         elif "inputs" in gold:
             tests = list(_pairs(program, gold))
         else:
-            raise _NoScoreError("tests that it takes for mathematics")
+            raise _NoScoreError("the reference judges these tests as mathematics")
     except (ValueError, SyntaxError, LookupError, TypeError, AttributeError) as error:
         raise _NoScoreError(type(error).__name__) from error
     if not tests:
@@ -103,7 +108,7 @@ def _tests(program: str, gold: str) -> Iterator[tuple[Program, str | None]]:
 
 
 def _assertions(program: str, gold: dict[str, Any]) -> Iterator[tuple[Program, None]]:
-    """One program for every line of `test_code` after the first, which opens the function `check`."""
+    """Yield one program per line of `test_code`. The first line opens the function `check` and is part of each program."""
     head, *lines = [line for line in gold["test_code"].split("\n") if line]
     for line in lines:
         code = f"{gold['import_prefix']}{program}\n{head}{line}\ncheck({gold['entry_point']})"
@@ -111,9 +116,9 @@ def _assertions(program: str, gold: dict[str, Any]) -> Iterator[tuple[Program, N
 
 
 def _pairs(program: str, gold: str) -> Iterator[tuple[Program, str]]:
-    """One program for every input. The tests are read as a Python literal, which has no `null`."""
+    """Yield one program per input. The tests are parsed as a Python literal, so `null` is an error."""
     if "fn_name" in gold and "class Solution" not in program and not _is_json(gold):
-        raise _NoScoreError("TypeError")  # it looks for the function's name in the text of the tests
+        raise _NoScoreError("TypeError")  # the reference looks up the function's name in the text of the tests
     tests = ast.literal_eval(gold)
     name = tests.get("fn_name")
     code = f"{PRELUDE}{program}\n{CALL.format(name=name)}" if name else program

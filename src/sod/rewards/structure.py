@@ -1,4 +1,4 @@
-r"""Where an answer comes apart: separators and relations outside brackets, sides of equations, names of values."""
+r"""Split an answer at separators and relations outside brackets, into sides of equations and named values."""
 
 import re
 
@@ -18,7 +18,7 @@ _ENCLOSED = re.compile(r"(?:\\\{|\()(.*)(?:\\\}|\))", re.DOTALL)
 
 
 def split(text: str, separators: set[str]) -> tuple[list[str], list[str]]:
-    """The parts between separators that stand in no brackets, and the separators."""
+    """Return the parts between the separators outside brackets, and these separators."""
     parts, found, depth = [""], [], 0
     for token in BRACKET.findall(text):
         depth += (token in OPENING or token.startswith(r"\begin")) - (token in CLOSING or token.startswith(r"\end"))
@@ -31,7 +31,7 @@ def split(text: str, separators: set[str]) -> tuple[list[str], list[str]]:
 
 
 def relations(text: str) -> bool:
-    """Whether anything but one value is said: a relation, or several values."""
+    """Return whether a text is more than one value: a relation, or several values."""
     return bool(split(text, RELATIONS | SEVERAL)[1])
 
 
@@ -48,20 +48,20 @@ def balanced(tokens: list[str]) -> bool:
 
 
 def sides(text: str) -> tuple[str, str] | None:
-    """The first and the last side of an equation, or of a chain of them; None for anything else, as for `Area = 5`."""
+    """Return the first and the last side of an equation or a chain of equations; None for other text, such as `Area = 5`."""
     pair = _ends(text)
     return pair if pair and re.search("[a-zA-Z]", pair[0]) and not LABEL.fullmatch(pair[0]) else None
 
 
 def _ends(text: str) -> tuple[str, str] | None:
-    """The first and the last side of a chain of equations, the value last."""
+    """Return the first and the last side of a chain of equations, the value last; None for other text."""
     parts, found = split(text, RELATIONS | SEVERAL)
     parts = value_last([part.strip() for part in parts])
     return (parts[0], parts[-1]) if set(found) == {"="} and all(parts) else None
 
 
 def value_last(parts: list[str]) -> list[str]:
-    """The sides of an equation, turned round if the value comes first: `5 = x`, `204 = m + n`."""
+    """Return the sides of an equation, in reverse order if the value comes first: `5 = x`, `204 = m + n`."""
     return parts[::-1] if is_number(parts[0]) and not is_number(parts[-1]) else parts
 
 
@@ -73,7 +73,10 @@ def is_number(text: str) -> bool:
 
 
 def sum_of_named(parts: list[str]) -> str | None:
-    """Of `m = 200, n = 4, m+n = 204` or `m/n = 200/4, m+n = 204` the last value: of what was named what is asked is made."""
+    """Return the value of a last equation whose left side is built from the names before it; None for other parts.
+
+    The value of `m = 200, n = 4, m+n = 204` and of `m/n = 200/4, m+n = 204` is 204.
+    """
     pairs = [sides(part) for part in parts]
     if None in pairs or len(pairs) < 2:
         return None
@@ -86,7 +89,7 @@ def sum_of_named(parts: list[str]) -> str | None:
 
 
 def named(text: str) -> list[tuple[str, str]]:
-    """(name, value) of all parts of `x = 1, y = 2` or `(x, y) = (1, 2)`, in the order written; none for anything else."""
+    """Return (name, value) of each part of `x = 1, y = 2` or `(x, y) = (1, 2)`, in the order written; [] for other text."""
     if "=" not in text:
         return []
     if (inner := _ENCLOSED.fullmatch(text.strip())) and balanced(BRACKET.findall(inner[1])):
@@ -101,7 +104,7 @@ def named(text: str) -> list[tuple[str, str]]:
 
 
 def elements(text: str) -> list[str]:
-    """What stands in a tuple, or in a list without brackets."""
+    """Return the elements of a tuple, or of a list without brackets."""
     text = text.strip()
     if text.startswith("(") and text.endswith(")") and balanced(BRACKET.findall(text[1:-1])):
         text = text[1:-1]
@@ -109,14 +112,14 @@ def elements(text: str) -> list[str]:
 
 
 def in_order(pairs: list[tuple[str, str]]) -> str:
-    """`(6, 31, -1)` for `x = 6, y = 31, z = -1`, in whatever order letters are written; other names keep theirs."""
+    """Return `(6, 31, -1)` for `x = 6, y = 31, z = -1`. Letters are sorted; other names keep their order."""
     if all(re.fullmatch(rf"[A-Za-z]{_SUBSCRIPT}", name) for name, _ in pairs):
         pairs = sorted(pairs)
     return f"({','.join(value for _, value in pairs)})"
 
 
 def with_names(text: str, pairs: list[tuple[str, str]]) -> str:
-    """`x = 1, y = 2` for `(1, 2)` where the gold answer has these names in this order; the text where it has its own."""
+    """Return `x = 1, y = 2` for `(1, 2)`, with the names of the gold answer. Other text, such as named values, is unchanged."""
     values = elements(text)
     if len(values) != len(pairs) or any(relations(value) or not value for value in values):
         return text

@@ -95,14 +95,14 @@ class _Worker:
 
     def __init__(self, limit_s: float, memory_bytes: int) -> None:
         self._process = subprocess.Popen(
-            # -P: the worker's own folder, which has a math.py, is no place to import from.
+            # -P: do not import from the worker's folder, because it has a math.py.
             [sys.executable, "-P", str(_WORKER), str(memory_bytes), str(limit_s), str(_WALL * limit_s + 2)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
             env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            start_new_session=True,  # an interrupt from the keyboard is for the parent
+            start_new_session=True,  # the worker must not receive Ctrl-C
         )
         self._owner = os.getpid()
         self._ready = False
@@ -114,6 +114,7 @@ class _Worker:
             self._ready = True
 
     def ask(self, pairs: Sequence[tuple[str, str]], limit_s: float, *, by_value: bool) -> bool:
+        """Send a request and return its reply."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"pairs": pairs, "by_value": by_value}).encode() + b"\n")
@@ -129,7 +130,7 @@ class _Worker:
             self._process.kill()
             self._process.wait()
         else:
-            self._process.returncode = 0  # no child of ours: nothing to wait for
+            self._process.returncode = 0  # the worker is not a child of this process, so it cannot be waited for
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         self._process.stdout.close()

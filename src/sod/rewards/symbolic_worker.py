@@ -32,11 +32,11 @@ _FULL = 0.75
 
 
 def main(memory_bytes: int, cpu_s: float, alarm_s: float) -> None:
-    if sys.platform == "linux":  # elsewhere it is refused, or means nothing
+    if sys.platform == "linux":  # other systems refuse or ignore it
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints is no reply
+    os.dup2(2, 1)  # output of libraries must not mix with replies
     print(
         json.dumps(reply({"pairs": [[r"\sqrt{2}+x", r"x+\frac{2}{\sqrt{2}}"]], "by_value": False}, memory_bytes)),
         file=replies,
@@ -51,7 +51,7 @@ def main(memory_bytes: int, cpu_s: float, alarm_s: float) -> None:
 
 
 def reply(request: dict[str, Any], memory_bytes: int) -> dict[str, Any]:
-    """Return the reply to a request. Every exception becomes a "failure", because it is no verdict on the answer."""
+    """Return the reply to a request. Every exception becomes a "failure", because it does not decide about the answer."""
     try:
         compare = agree if request["by_value"] else same
         equal = all(compare(*map(expression, pair)) for pair in request["pairs"])
@@ -74,7 +74,7 @@ def expression(latex: str) -> Basic | MatrixBase | None:
         )
     except MemoryError:
         raise
-    except Exception:  # any: the parser has no error of its own for text that is no expression
+    except Exception:  # the parser raises various exceptions for text that is not an expression
         return None
     return found[0] if found and not isinstance(found[0], str) else None
 

@@ -1,7 +1,7 @@
-r"""The words after a number: units, nouns, and words that make it another number.
+r"""Parse the words after a number: units, nouns, and words that change the number.
 
-`12\text{ apples}` is 12 for a gold of 12, and no 12 for a gold of `12\text{ pears}`. `12\text{ squared}`, `12\text{ thirds}` and
-`12\text{ or more}` are no 12 at all. Nouns are many and these words are few: a word that is in no list here is a noun.
+`12\text{ apples}` equals a gold of 12, and differs from a gold of `12\text{ pears}`. `12\text{ squared}`, `12\text{ thirds}` and
+`12\text{ or more}` never equal 12. Every word that is in no list of this file is a noun.
 """
 
 import re
@@ -57,7 +57,7 @@ _CHANGING = """k mn bn tn mil mio grand score gross point mille percentage perce
 _CHANGES = {*_CHANGING.split(), *_SMALL, *_PARTS.split(), *_PLURAL_PARTS, *FUNCTIONS}
 _CHANGES |= {f"{word}s" for word in (*_SMALL, *MULTIPLES)} | {f"{word}es" for word in ("six", "zero")}
 CHANGES = re.compile(r"\\l(?:or|and)\b|n't|\b[ap]\.\s?m\b|[?!]")
-"""Further signs among the words that make it another number, or none."""
+"""Further signs that change a number or make it invalid."""
 UNTRUE = re.compile(
     r"\b(?:not|no|nor|never|none|neither|nobody|nothing|if|unless|except|or|either|than|could|may|might|should|would|lost"
     r"|doubt|unlikely|hardly|instead"
@@ -67,7 +67,7 @@ UNTRUE = re.compile(
     r"|\b(?:its|whose) (?:square|cube|root|reciprocal|inverse|opposite|logarithm|log|power|multiple|double)\b",
     re.IGNORECASE,
 )
-"""Words before "is" after which the value that follows is not the answer: `half of it is 12`."""
+"""Words before "is" that show that the value after it is not the answer: `half of it is 12`."""
 
 # Units
 
@@ -146,7 +146,7 @@ _FILLING = "of the a an all in total altogether each every whole unit units exac
 _FILLERS = set(_FILLING.split())
 MOD = "mod "
 _ANY = "unit"
-"""Agrees with all units."""
+"""The generic unit. It agrees with all units."""
 _TOKEN = re.compile(r"([^\W\d_]+(?:['-][^\W\d_]+)*)|(\^\s*(?:\{\s*-?\d\s*\}|-?\d))|(\\cdot|[/()])|[\s.,;:]+|°")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 _MODULUS = re.compile(r"\s*\\pmod\{([^{}]*)\}")
@@ -154,23 +154,23 @@ _MODULUS = re.compile(r"\s*\\pmod\{([^{}]*)\}")
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What stands after a number."""
+    """The parsed words after a number."""
 
     measure: frozenset[tuple[str, int]] = frozenset()
-    """Units and their powers. All of them must agree."""
+    """Units and their powers. They must be equal in both answers."""
     words: frozenset[str] = frozenset()
-    """Nouns and adjectives, in the singular. One of two answers may have more of them."""
+    """Nouns and adjectives, in the singular. One of two answers may have more words than the other."""
 
     @property
     def modulus(self) -> str:
-        """The n of `(mod n)`; empty without one."""
+        """The n of `(mod n)`; empty if there is none."""
         return next((name.removeprefix(MOD) for name, _ in self.measure if name.startswith(MOD)), "")
 
     def __bool__(self) -> bool:
         return bool(self.measure or self.words)
 
     def agrees(self, other: "Unit") -> bool:
-        """Whether both may stand after the same number. This one is the gold answer's."""
+        """Return whether an answer with the unit `other` may be equal to a gold answer with this unit."""
         if not (self and other):
             return bool(self) or other.measure != {("K", 1)}  # 12 K may be 12,000
         return self.measure == other.measure and (self.words <= other.words or other.words <= self.words)
@@ -180,7 +180,10 @@ NO_UNIT = Unit()
 
 
 def without_unit(text: str) -> tuple[str, Unit]:
-    """(value, unit). "million" becomes a factor. The whole text is the value if there are no words, or words that change it."""
+    """Return the value and its unit. "million" becomes a factor of the value.
+
+    The value is the whole text if no words follow the number, or if they change it.
+    """
     if text.isdigit():
         return text, NO_UNIT
     value, phrase = _without_words(text)
@@ -190,7 +193,7 @@ def without_unit(text: str) -> tuple[str, Unit]:
         return text, NO_UNIT
     unit, factor = read
     if not _NUMBER.search(_SUBSCRIPT.sub("", value)) and (unit.words or factor != 1):
-        return text, NO_UNIT  # words after a symbol belong to it: an alpha particle
+        return text, NO_UNIT  # words after a symbol are part of its name: an alpha particle
     return value if factor == 1 else rf"({value})\cdot {factor}", unit
 
 
@@ -207,7 +210,7 @@ _AFTER_POWER = re.compile(r"\s*(?:\{\})?[\^_]")
 
 
 def _without_words(text: str) -> tuple[str, str]:
-    """(value, all words after it); the text itself and nothing if there are none, or if there are words in the value."""
+    """Return the value and all words after it; the text and "" if no words follow, or if the value contains words."""
     if found := re.fullmatch(r"(.*\S)(\s*\\pmod\{[^{}]*\})", text):
         return found[1], found[2]
     value, phrase = text, ""
@@ -225,14 +228,14 @@ def _without_words(text: str) -> tuple[str, str]:
 
 
 def _are_words(text: str, *, spaced: bool) -> bool:
-    """Whether letters that stand in mathematics are words, and no product of symbols."""
+    """Return whether letters in mathematics are words, not a product of symbols."""
     parts = re.findall("[A-Za-z]+", text)
     known = all((len(part) > 1 and _canonical(part)) or part in MULTIPLES or part == "per" for part in parts)
     return known or (spaced and all(len(part) > 2 and part not in FUNCTIONS for part in parts))
 
 
 def _read_phrase(phrase: str) -> tuple[Unit, int] | None:
-    """The unit and the factor that words come to; None if they change the number otherwise."""
+    """Return the unit and the factor of a phrase; None if its words change the number in another way."""
     if CHANGES.search(phrase):
         return None
     for name, meaning in _COMPOUND.items():
@@ -249,18 +252,18 @@ def _read_phrase(phrase: str) -> tuple[Unit, int] | None:
 
 
 class _Phrase:
-    """Powers of units, and nouns, as the words of a phrase are read from left to right."""
+    """Collect powers of units, nouns and a factor from the words of a phrase, left to right."""
 
     def __init__(self) -> None:
         self.powers: dict[str, int] = {}
         self.nouns: set[str] = set()
         self.factor = 1
         self.last = ""
-        """The unit that a power after it belongs to."""
+        """The last unit. A following power applies to it."""
         self.power = 1
-        """The power of the next unit, from "square"."""
+        """The power of the next unit; 2 after "square"."""
         self.below = False
-        """After a "/" or "per"."""
+        """Whether the next unit is in the denominator, after "/" or "per"."""
 
     def read(self, tokens: list[str], *, attached: bool) -> tuple[Unit, int] | None:
         for at, token in enumerate(tokens):
@@ -272,7 +275,7 @@ class _Phrase:
         return Unit(measure, frozenset(self.nouns)), self.factor
 
     def _take(self, token: str, *, following: list[str], attached: bool) -> bool:
-        """Read one word or sign; False for one that changes the number."""
+        """Read one word or sign. Return False if it changes the number."""
         word = token.casefold()
         if token.startswith("^"):
             return self._raise(int(re.sub(r"[^-\d]", "", token)))
@@ -311,7 +314,7 @@ class _Phrase:
         if token in ("C", "F") and self.last == "degree":
             return {"C": "celsius", "F": "fahrenheit"}[token]
         if token == "in" and following and following[0].isalpha() and not _canonical(following[0]):
-            return ""  # in total
+            return ""  # a word, as in "in total", not the inch
         return _canonical(token)
 
     def _add(self, unit: str) -> None:
@@ -329,7 +332,7 @@ class _Phrase:
 
 
 def _canonical(word: str) -> str:
-    """The symbol of a unit; empty for a word that is none that is known."""
+    """Return the symbol of a unit; empty for a word that is not a known unit."""
     if _SYMBOL.fullmatch(word):
         return word
     lower = word.casefold()

@@ -1,1 +1,1 @@
-"""A run is a directory: options, metrics, samples and checkpoints, written whole; and the alarms."""
+"""The directory of a run: options, metrics, samples, checkpoints and alarms, written atomically."""

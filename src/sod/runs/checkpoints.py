@@ -1,4 +1,4 @@
-"""Checkpoints: folders with a manifest of sizes and hashes, whole or not there at all."""
+"""Write and verify checkpoints: folders with a manifest of sizes and hashes, written atomically."""
 
 import json
 import os
@@ -12,23 +12,23 @@ from sod.runs.files import PARTIAL, cannot_be_written, sha256, to_json
 
 MANIFEST = "manifest.json"
 TRAINER = "trainer"
-"""Folder in a checkpoint, of what only a resumed run needs."""
+"""Folder in a checkpoint with the training state, which only a resumed run needs."""
 PREFIX = "update-"
 
 
 def listed(folder: Path) -> list[Path]:
-    """Folders named as checkpoints, oldest first; whether they are whole is another question."""
+    """Return the checkpoints' folders by name, oldest first. Their content is not verified."""
     places = (place for place in folder.glob(f"{PREFIX}*") if place.name.removeprefix(PREFIX).isdecimal())
     return sorted(places, key=number)
 
 
 def number(place: Path) -> int:
-    """Updates that a checkpoint has behind it."""
+    """Return the number of updates before a checkpoint."""
     return int(place.name.removeprefix(PREFIX))
 
 
 def fault(place: Path, *, model_only: bool = False, hashes: bool = True) -> str:
-    """What is wrong with a checkpoint, in words; nothing if it is what its manifest describes."""
+    """Return what is wrong with a checkpoint, in words, or "" if it matches its manifest."""
     try:
         manifest: Any = json.loads((place / MANIFEST).read_bytes())
     except OSError as error:
@@ -39,7 +39,7 @@ def fault(place: Path, *, model_only: bool = False, hashes: bool = True) -> str:
     if not all(isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for _, entry in entries):
         return f"{MANIFEST} is not a list of files with sizes and hashes"
     if not entries:
-        return f"{MANIFEST} names no file"
+        return f"{MANIFEST} lists no file"
     for name, entry in entries:
         if model_only and name.startswith(f"{TRAINER}/"):
             continue
@@ -53,7 +53,7 @@ def fault(place: Path, *, model_only: bool = False, hashes: bool = True) -> str:
 
 
 def write(place: Path, content: Callable[[Path], None]) -> None:
-    """Write a checkpoint with its manifest beside its place, and move it there. Raises RunError."""
+    """Write a checkpoint and its manifest to a temporary folder, and rename it. Raise RunError if that fails."""
     partial = place.with_name(place.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -67,7 +67,7 @@ def write(place: Path, content: Callable[[Path], None]) -> None:
         (partial / MANIFEST).write_text(to_json(manifest, indent=2))
         _sync(partial)
     except BaseException as error:
-        # On a full disk, each library above raises something else.
+        # On a full disk, each library raises another exception.
         words = f"The checkpoint {cannot_be_written(place, error)}" if isinstance(error, Exception) else ""
         shutil.rmtree(partial, ignore_errors=True)
         if not words:  # an interrupt

@@ -1,17 +1,17 @@
-"""A run is a directory; everything that is known about it stands there, and reports only read it.
+"""The directory of a run. It holds all facts about the run; reports only read it.
 
     options.json          every option, resolved
-    environment.json      versions, machine, fingerprints of the data, updates that the run is to make
+    environment.json      versions, machine, fingerprints of the data, planned number of updates
     metrics.jsonl         one row per update; keys are area/name
-    trajectories/         update-0001.jsonl ...: tokens, text, mask, per-step d and w, reward, why it ended
+    trajectories/         update-0001.jsonl ...: tokens, text, mask, per-step d and w, reward, reason of the end
     checkpoints/          update-0010/ ...: Hugging Face format, the optimiser's state, and a manifest
-    results.json          what `sod eval` measured; results.md, the same as a table
-    calibration.json      what `sod calibrate` found about the weights; continuations.jsonl beside it in its own directory
-    run.lock              only while a process works there
+    results.json          results of `sod eval`; results.md has the same as a table
+    calibration.json      results of `sod calibrate`; continuations.jsonl is in the same directory
+    run.lock              exists only while a process uses the directory
 
-A checkpoint is written beside its place, with a manifest of sizes and hashes, and moved there when it is whole; a
-directory without a manifest that verifies does not count. Metrics of updates after the newest checkpoint are written
-again by a resumed run, so they are cut off first. Rows that cannot be read are kept in metrics.jsonl.damaged.
+A checkpoint is written to a temporary folder, with a manifest of sizes and hashes, and renamed when it is complete. A folder
+whose manifest does not verify is ignored. A resumed run computes the updates after the newest checkpoint again, so their
+metrics are removed first. Rows that cannot be read are kept in metrics.jsonl.damaged.
 """
 
 import json
@@ -20,7 +20,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -39,16 +39,18 @@ from sod.runs.locks import Lock
 from sod.runs.results import Results
 
 SIGNS = ("options.json", "metrics.jsonl", "checkpoints", "trajectories")
-"""Files and folders of which a run has at least one."""
+"""Files and folders; a run has at least one of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
+    """A run directory."""
+
     folder: Path
 
     @contextmanager
     def held(self, ranks: Ranks = ALONE) -> Iterator[None]:
-        """Keep every other process out; of several of this run, the first does. Raises RunError where one is in."""
+        """Lock the directory. Of several processes, the first does so. Raise RunError if another run has locked it."""
         lock = Lock(self.folder)
         if warning := ranks.first(lock.take):
             say(warning)
@@ -58,7 +60,7 @@ class Run:
             lock.release()
 
     def check(self, options: Options, *, resume: bool) -> None:
-        """Refuse at once what `open` would refuse for the options alone."""
+        """Raise the RunError of `open` if the options already cause it."""
         if resume:
             self._check_options(options)
         elif self.begun:
@@ -75,9 +77,9 @@ class Run:
         resume: bool = False,
         updates: int | None = None,
     ) -> "Run":
-        """Create the directory and write down what is about to happen; or, with `resume`, check that it is the same.
+        """Create the directory and write options and environment. With `resume`, check that they are the same.
 
-        `data` maps the name of each file that the run reads to its fingerprint; `updates` is how many it is to make.
+        `data` maps the name of each input to its fingerprint. `updates` is the planned number of updates.
         """
         run = cls(out)
         run.check(options, resume=resume)
@@ -87,7 +89,8 @@ class Run:
         except OSError as error:
             raise RunError(f"{out} cannot be written: {error.strerror}. Choose another --out.") from error
         if before is None:
-            run._write_again("environment.json", environment() | {"data": data, "updates": updates}, resume)
+            now = environment() | {"command": options.COMMAND, "data": data, "updates": updates}
+            run._write_again("environment.json", now, resume)
         elif before.get("updates") != updates:
             write_json(out / "environment.json", before | {"updates": updates})
         if not (out / "options.json").exists():
@@ -96,16 +99,16 @@ class Run:
 
     @property
     def begun(self) -> bool:
-        """Whether there is a run already."""
+        """Return whether the directory already holds a run."""
         return any((self.folder / sign).exists() for sign in SIGNS)
 
     def write_options(self, options: Options) -> None:
-        """Every option, resolved; again where a run that is taken up may have others."""
+        """Write options.json: every option, resolved. A resumed run may change some of them."""
         write_json(self.folder / "options.json", options.model_dump(mode="json"))
 
     @property
     def updates(self) -> int | None:
-        """How many the run is to make; None where that is not known."""
+        """Return the planned number of updates, or None if it is unknown."""
         try:
             environment, options = self._stored("environment.json") or {}, self._stored("options.json") or {}
         except RunError:
@@ -114,7 +117,7 @@ class Run:
         return updates if isinstance(updates, int) else None
 
     def finished(self) -> Path | None:
-        """The newest checkpoint, if it has all updates behind it that the run is to make."""
+        """Return the newest checkpoint if it is after all planned updates, else None."""
         newest, updates = self.newest_checkpoint(), self.updates
         return newest[1] if newest and updates is not None and newest[0] >= updates else None
 
@@ -125,7 +128,7 @@ class Run:
         return self.folder / "metrics.jsonl"
 
     def record(self, update: int, metrics: dict[str, float], trajectories: Iterable[dict[str, Any]] = ()) -> None:
-        """Append one row of metrics, and write the update's trajectories."""
+        """Append a row of metrics, and write the update's trajectories."""
         self.write_trajectories(update, trajectories)
         append_line(self.metrics_file, to_json({"update": update} | metrics, ascii=True))
 
@@ -133,7 +136,7 @@ class Run:
         return self.folder / "trajectories" / f"update-{update:04}.jsonl"
 
     def write_trajectories(self, update: int, trajectories: Iterable[dict[str, Any]]) -> None:
-        """Write the update's trajectories, in place of earlier ones; no file if there are none."""
+        """Write the update's trajectories over earlier ones. Without trajectories, write no file."""
         lines = "".join(to_json(row) + "\n" for row in trajectories)
         if lines:
             file = self.trajectory_file(update)
@@ -141,15 +144,15 @@ class Run:
             write_whole(file, lines, sync=False)
 
     def metrics(self) -> list[dict[str, float]]:
-        """All rows that can be read, by update, the last of each; null is NaN."""
+        """Return all readable rows, sorted by update; the last row of each update counts. null becomes NaN."""
         return self._rows()[0]
 
     def _rows(self) -> tuple[list[dict[str, float]], int]:
-        """Also how many lines cannot be read, except a last one that a crash has cut short."""
+        """Return the rows of `metrics`, and the number of unreadable lines except a truncated last one."""
         rows: dict[int, dict[str, float]] = {}
         damaged = 0
         lines = self.metrics_file.read_bytes().split(b"\n") if self.metrics_file.exists() else [b""]
-        for line in lines[:-1]:  # every complete row ends in a line break
+        for line in lines[:-1]:  # a complete row ends with a line break
             row = _metrics_row(line)
             if row is not None:
                 rows[int(row["update"])] = row
@@ -158,20 +161,20 @@ class Run:
         return [rows[update] for update in sorted(rows)], damaged
 
     def write_metrics(self, rows: Iterable[dict[str, float]]) -> None:
-        """All rows, in place of those so far."""
+        """Replace all rows of metrics."""
         write_whole(self.metrics_file, "".join(to_json(row, ascii=True) + "\n" for row in rows))
 
     def write_results(self, results: Results, table: str) -> None:
-        """As data and, in Markdown, for people."""
+        """Write the results as JSON, and the table as Markdown."""
         write_json(self.folder / "results.json", results.record())
         write_whole(self.folder / "results.md", table)
 
     # Checkpoints
 
     def save(self, update: int, write: Callable[[Path], None], *, keep: int, ranks: Ranks = ALONE) -> Path:
-        """A checkpoint that is whole or not there at all; then delete all earlier ones but the newest `keep`.
+        """Write a checkpoint atomically. Then delete all earlier ones except the newest `keep`. -> its folder
 
-        Where there are several processes, all write into it, the first does the rest, and none goes on before it is whole.
+        Several processes all write into it. The first one writes the manifest, and the others wait for that.
         """
         place = self.folder / "checkpoints" / f"{checkpoints.PREFIX}{update:04}"
         if ranks.is_first:
@@ -185,12 +188,12 @@ class Run:
         return place
 
     def newest_checkpoint(self) -> tuple[int, Path] | None:
-        """(update, directory) of the newest checkpoint whose manifest verifies; None if there is none."""
+        """Return (update, directory) of the newest checkpoint whose manifest verifies, or None."""
         place, _ = self.newest_whole()
         return None if place is None else (checkpoints.number(place), place)
 
     def newest_whole(self) -> tuple[Path | None, list[str]]:
-        """Return the newest checkpoint whose manifest verifies, and a sentence about each newer one, which is damaged."""
+        """Return the newest checkpoint whose manifest verifies, and a sentence about each newer (damaged) one."""
         damaged: list[str] = []
         for place in reversed(self._checkpoints()):
             what = checkpoints.fault(place)
@@ -200,9 +203,9 @@ class Run:
         return None, damaged
 
     def take_up(self) -> tuple[int, Path | None]:
-        """(updates done, checkpoint) of what `newest_checkpoint` finds; (0, None) before the first was written.
+        """Return (updates done, checkpoint) to resume from, or (0, None) if no checkpoint was written.
 
-        Damaged checkpoints are reported and left where they are. Raises RunError where all are damaged.
+        Damaged checkpoints are reported and kept. Raise RunError if all are damaged.
         """
         place, damaged = self.newest_whole()
         if place is not None:
@@ -213,32 +216,38 @@ class Run:
             return update, place
         if damaged:
             raise RunError(
-                f"No checkpoint of {self.folder} is whole. {' '.join(damaged)} Nothing was changed. Restore one of them, or "
-                f"move {self.folder / 'checkpoints'} away to train again from the start."
+                f"Every checkpoint of {self.folder} is damaged. {' '.join(damaged)} Nothing was changed. Restore one of them, "
+                f"or move {self.folder / 'checkpoints'} away to train again from the start."
             )
         if self.begun:
-            say(f"{self.folder} has no checkpoint yet: the run starts again from update 0.")
+            say(f"{self.folder} has no checkpoint yet: the run starts again at update 0.")
         return 0, None
 
     def conclusion(self) -> str:
-        """Where the outcome is; the last checkpoint was whole when it got its name, so its hashes are not computed again."""
+        """Return where the model is, in words. Hashes are not computed again, because checkpoints are renamed when complete."""
         for place in reversed(self._checkpoints()):
             if not checkpoints.fault(place, hashes=False):
                 return f"the model is in {place}"
         return f"{self.folder} holds no checkpoint"
 
     def rewind(self, update: int) -> None:
-        """Forget the metrics and trajectories of updates after `update`: they are about to be computed again. And what is left of
-        a checkpoint that was never whole."""
+        """Delete metrics and trajectories of updates after `update`, and incomplete checkpoints.
+
+        The run is about to compute these updates again.
+        """
         for partial in (self.folder / "checkpoints").glob(f"*{PARTIAL}"):
             shutil.rmtree(partial)
         rows, damaged = self._rows()
         rows = [row for row in rows if 0 < row["update"] <= update]
         if damaged:
             kept = self._keep_aside(self.metrics_file)
-            say(f"{self.metrics_file}, lines that cannot be read: {damaged}. The file as it was is kept in {kept}.")
+            say(
+                f"{self.metrics_file}, unreadable lines: {damaged}. They are removed; the original file is kept as {kept}."
+            )
         if missing := update - len(rows):
-            say(f"{self.metrics_file} has no metrics of {missing} of the first {update} updates; they stay missing.")
+            say(
+                f"{self.metrics_file} lacks the metrics of {missing} of the first {update} updates. They remain missing."
+            )
         self.write_metrics(rows)
         for file in (self.folder / "trajectories").glob("update-*"):
             number = file.name.removeprefix("update-").partition(".")[0]
@@ -246,7 +255,7 @@ class Run:
                 file.unlink()
 
     def _keep_aside(self, file: Path) -> Path:
-        """Copy a damaged file to a name that is free."""
+        """Copy a damaged file to an unused name. -> the copy"""
         kept, count = file.with_name(f"{file.name}.damaged"), 1
         while kept.exists():
             count += 1
@@ -255,35 +264,33 @@ class Run:
         return kept
 
     def _checkpoints(self) -> list[Path]:
-        """Oldest first; whether they are whole is another question."""
+        """Return all checkpoints, oldest first. Their content is not verified."""
         return checkpoints.listed(self.folder / "checkpoints")
 
     # Resuming
 
     def _check_options(self, options: Options) -> None:
         if not self.begun:
-            raise RunError(
-                f"{self.folder} holds no run to resume. Start one without --resume, or choose another --out."
-            )
+            raise RunError(f"{self.folder} holds no run to resume. Leave --resume out, or choose another --out.")
         before = self._stored("options.json")
         if before is None:
             return
         now, before = flat(options.model_dump(mode="json")), flat(before)
         if unknown := sorted(now.keys() ^ before.keys()):
             raise RunError(
-                f"{self.folder} holds a run of another command, or of another version of sod ({unknown[0]} is an option of "
-                "only one of them). Choose another --out."
+                f"{self.folder} holds a run of another command or another version of sod: only one of the two has the option "
+                f"{unknown[0]}. Choose another --out."
             )
         may_change = resume_may_change(type(options))
         changed = [key for key in now if key not in may_change and now[key] != before[key]]
         if changed:
             raise RunError(
-                f"The run in {self.folder} was started with other options ({', '.join(changed)}); resume it with the "
-                "options in its options.json, or choose another --out."
+                f"The run in {self.folder} was started with other options ({', '.join(changed)}). Resume it with the options in "
+                "its options.json, or choose another --out."
             )
 
     def _environment_before(self, data: dict[str, str]) -> dict[str, Any] | None:
-        """What environment.json holds; None where there is none. Raises RunError where it is of other data."""
+        """Return the content of environment.json, or None without one. Raise RunError if it lists other data."""
         before = self._stored("environment.json")
         if before is None:
             return None
@@ -293,13 +300,13 @@ class Run:
         for name in data | data_before:
             if data_before.get(name) != data.get(name):
                 raise RunError(
-                    f"The {name} of the run in {self.folder} is another one now, or has changed. Give the one that it was "
-                    "started with (of a run, name the checkpoint), or choose another --out."
+                    f"The {name} differs from the one that the run in {self.folder} was started with. Give the original "
+                    f"{name} (if it was a run, its exact checkpoint), or choose another --out."
                 )
         return before
 
     def _stored(self, name: str) -> dict[str, Any] | None:
-        """A JSON object of the run; None where there is no such file. Raises RunError where it is damaged."""
+        """Return a JSON object of the run, or None without such a file. Raise RunError if it is damaged."""
         try:
             content = json.loads((self.folder / name).read_bytes())
         except FileNotFoundError:
@@ -313,18 +320,18 @@ class Run:
     def _damaged(self, name: str) -> RunError:
         what = "options" if name == "options.json" else "data and models"
         return RunError(
-            f"{self.folder / name} is damaged, so the {what} of the run cannot be compared with those given now. If they are "
-            f"the same, move this file away and resume: it is then written again. Everything else is kept."
+            f"{self.folder / name} is damaged, so the {what} of the run cannot be compared with the current ones. If they are "
+            "the same, move this file away and resume; the run then writes it again. All other files are kept."
         )
 
     def _write_again(self, name: str, content: dict[str, Any], resume: bool) -> None:
         if resume:
-            say(f"{self.folder / name} is missing. It is written again, and was not compared with what is given now.")
+            say(f"{self.folder / name} is missing. It is written again from the current values, without a comparison.")
         write_json(self.folder / name, content)
 
 
 def _metrics_row(line: bytes) -> dict[str, float] | None:
-    """A row of metrics; None where the line is none."""
+    """Return a row of metrics, or None for an invalid line."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -337,7 +344,7 @@ def _metrics_row(line: bytes) -> dict[str, float] | None:
 
 
 def environment() -> dict[str, Any]:
-    """What this run ran on."""
+    """Return the versions, the machine and the command of this run."""
     packages = ("torch", "transformers", "tokenizers", "safetensors", "pydantic")
     return {
         "sod": __version__,
@@ -345,5 +352,16 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "packages": {name: version(name) for name in packages},
-        "command": sys.argv,
+        "arguments": sys.argv,
     }
+
+
+def command_of(environment: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """Return the command that made a run, from its environment.json; "?" if unknown.
+
+    Runs before 2026-12 did not record it. Theirs is recognised by an option that only this command has.
+    """
+    if isinstance(command := environment.get("command"), str):
+        return command
+    signs = {"updates": "train", "samples": "eval", "epochs": "sft", "run": "calibrate"}
+    return next((command for sign, command in signs.items() if sign in options), "?")

@@ -1,7 +1,7 @@
-"""Writing files: valid JSON, whole files or none, and a full disk in words.
+"""Write files atomically, as valid JSON, with clear errors for a full disk.
 
-A file is written beside its place, flushed to the disk, and moved there. A line is appended whole or not at all. What a
-failed write has left is removed, so that it does not take the last room.
+A file is written under a temporary name, flushed to the disk, and renamed. A line is appended completely or not at all.
+The remains of a failed write are removed, so that they do not fill the disk.
 """
 
 import errno
@@ -17,11 +17,11 @@ from typing import Any
 from sod.errors import RunError
 
 PARTIAL = ".partial"
-"""Ends the name of what is being written."""
+"""Suffix of files and folders that are being written."""
 NO_ROOM = {
     errno.ENOSPC: "there is no space left on {disk}. Free some, then continue",
     errno.EDQUOT: "the disk quota on {disk} is used up. Free some space, then continue",
-    errno.EFBIG: "it would be larger than the limit for files (`ulimit -f`, or that of {disk}). Raise the limit",
+    errno.EFBIG: "it would exceed the file size limit (`ulimit -f`, or the limit of {disk}). Raise the limit",
 }
 PROBE_BYTES = 1 << 16
 
@@ -34,7 +34,7 @@ def to_json(
     separators: tuple[str, str] | None = None,
     default: Callable[[Any], Any] | None = None,
 ) -> str:
-    """JSON text. A number that is not finite becomes null, since JSON has no word for it."""
+    """Return JSON text. A number that is not finite becomes null, because JSON has no such numbers."""
     encoder = json.JSONEncoder(
         indent=indent, ensure_ascii=ascii, allow_nan=False, separators=separators, default=default
     )
@@ -57,7 +57,7 @@ def _finite(value: Any) -> Any:
 
 
 def write_whole(path: Path, content: str | bytes, *, sync: bool = True) -> None:
-    """Replace a file, or leave it as it was. `sync` waits until it is on the disk. Raises RunError."""
+    """Replace a file atomically. `sync` waits until it is on the disk. Raise RunError if that fails."""
     data = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     partial = path.with_name(path.name + PARTIAL)
     with in_words(path):
@@ -75,12 +75,12 @@ def write_whole(path: Path, content: str | bytes, *, sync: bool = True) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Replace a file by one JSON document, or leave it as it was. Raises RunError."""
+    """Replace a file atomically by one JSON document. Raise RunError if that fails."""
     write_whole(path, to_json(content, indent=2, ascii=True) + "\n")
 
 
 def append(descriptor: int, data: bytes) -> int:
-    """Append to a file; if that fails, cut off what was written of it. -> where it begins. Raises OSError."""
+    """Append to a file. -> offset of the new data. If that fails, remove the written part and raise OSError."""
     start = os.lseek(descriptor, 0, os.SEEK_END)
     left = memoryview(data)
     try:
@@ -93,7 +93,7 @@ def append(descriptor: int, data: bytes) -> int:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line, whole or not at all. Raises RunError."""
+    """Append a line completely or not at all. Raise RunError if that fails."""
     with in_words(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -103,14 +103,14 @@ def append_line(path: Path, line: str) -> None:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def in_words(path: Path, *others: type[Exception]) -> Iterator[None]:
-    """Raise RunError where `path` cannot be written: for an OSError, or for other errors of the library that writes."""
+    """Raise RunError that `path` cannot be written, in place of an OSError or of `others`, the writing library's errors."""
     try:
         yield
     except (OSError, *others) as error:
@@ -118,10 +118,10 @@ def in_words(path: Path, *others: type[Exception]) -> Iterator[None]:
 
 
 def cannot_be_written(path: Path, error: BaseException) -> str:
-    """A sentence that names the path and the cause.
+    """Return a sentence with the path and the cause.
 
-    PyTorch and safetensors report a full disk in words of their own. So a small file is written beside the path, to see
-    whether that fails as well.
+    PyTorch and safetensors report a full disk in their own words. Therefore this also tries to write a small file to the
+    same folder.
     """
     number = _number(error) or (0 if isinstance(error, OSError) else _probe(path.parent))
     if number in NO_ROOM:
@@ -131,7 +131,7 @@ def cannot_be_written(path: Path, error: BaseException) -> str:
 
 
 def _number(error: BaseException | None) -> int:
-    """The number of the cause of an error, if it is a lack of room; else 0."""
+    """Return the errno of an error's cause if it is in `NO_ROOM`, else 0."""
     while error is not None:
         for number in NO_ROOM:
             if (isinstance(error, OSError) and error.errno == number) or f"(os error {number})" in str(error):
@@ -141,7 +141,7 @@ def _number(error: BaseException | None) -> int:
 
 
 def _probe(folder: Path) -> int:
-    """The number of the error of writing a small file there; 0 if there is none."""
+    """Return the errno of writing a small file to the folder, or 0 if that works."""
     probe = folder / f".probe-{os.getpid()}"
     try:
         probe.write_bytes(b"\0" * PROBE_BYTES)
@@ -154,7 +154,7 @@ def _probe(folder: Path) -> int:
 
 
 def _disk(path: Path) -> Path:
-    """The directory where the disk of a path is mounted."""
+    """Return the mount point of a path's disk."""
     place = path.absolute()
     while place != place.parent and not os.path.ismount(place):
         place = place.parent

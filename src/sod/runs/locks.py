@@ -1,4 +1,4 @@
-"""One process per directory: a lock that ends with its process, however that ends."""
+"""Lock a directory for one process. The lock ends with its process, even if that is killed."""
 
 import fcntl
 import os
@@ -13,10 +13,10 @@ NAME = "run.lock"
 
 
 class Lock:
-    """`run.lock` in a directory, held through flock and removed when released.
+    """A lock on a directory: the file `run.lock`, locked with flock and removed on release.
 
-    The directory is created if it is missing, and removed again if nothing else came into it. A lock file that a killed
-    process has left locks nothing.
+    A missing directory is created, and removed again on release if it is empty. The lock file of a killed process has no
+    effect.
     """
 
     def __init__(self, folder: Path):
@@ -25,7 +25,10 @@ class Lock:
         self._created: list[Path] = []
 
     def take(self) -> str:
-        """Raises RunError where another process has it. -> a warning where the file system has no locks, else nothing"""
+        """Take the lock. -> a warning if the file system has no locks, else ""
+
+        Raise RunError if another process holds it.
+        """
         warning = ""
         try:
             self._create(self._folder)
@@ -52,7 +55,7 @@ class Lock:
             os.close(self._descriptor)
             self._descriptor = None
         for folder in self._created:
-            with suppress(OSError):  # it is not empty, and stays
+            with suppress(OSError):  # it is not empty and is kept
                 folder.rmdir()
         self._created = []
 
@@ -68,13 +71,13 @@ class Lock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
-            raise RunError(f"{self._folder} is in use by {holder}. Wait until that has ended, or end it.") from error
+            raise RunError(f"{self._folder} is in use by {holder}. Wait until it has ended, or end it.") from error
         except OSError as error:
-            return f"{self._folder} cannot be locked ({error.strerror}): do not start a second process with this directory."
+            return f"{self._folder} cannot be locked ({error.strerror}). Do not start a second process with this directory."
         return ""
 
     def _is_current(self, descriptor: int) -> bool:
-        """Whether this is still the file of that name: a process that releases the lock removes the file."""
+        """Return whether the open file is still `run.lock`. A process that releases the lock removes the file."""
         try:
             return os.path.samestat(os.fstat(descriptor), os.stat(self._path))
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What an update or an evaluation looked like, in numbers. Keys are area/name."""
+"""Compute the metrics of an update or an evaluation. Keys are area/name."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,28 +14,28 @@ from sod.runs.patterns import Pattern, pattern
 from sod.types import NO_CALL, Group, Outcome
 
 AGREES_NATS = 0.01
-"""A first step with a smaller divergence hardly differs from the teacher."""
+"""Divergence of a first step, in nats, below which it counts as agreeing with the teacher."""
 
 PATTERNS: Sequence[Pattern] = ("stable", "erroneous", "recovery")
 
 
 @dataclass
 class RolloutTotals:
-    """Rewards, lengths, tool errors and endings of trajectories, added up group by group."""
+    """Sums of rewards, lengths, tool errors and endings of trajectories, added group by group."""
 
     count: int = 0
     dropped: int = 0
     ungraded: int = 0
     groups: int = 0
-    """Groups with a trajectory that survived."""
+    """Number of groups with at least one trajectory."""
     alike: int = 0
-    """Groups whose verdicts are all the same."""
+    """Number of groups in which all verdicts are the same."""
     solved: int = 0
-    """Groups with at least one right answer."""
+    """Number of groups with at least one right answer."""
     contrast: int = 0
-    """Groups whose rewards differ."""
+    """Number of groups with different rewards."""
     shaped: int = 0
-    """Groups whose rewards differ though their verdicts do not: by the reward's corrections alone."""
+    """Number of groups with equal verdicts but different rewards, caused only by the reward's corrections."""
     advantage: float = 0.0
     """Sum of |GRPO's advantage|."""
     advantage_shaped: float = 0.0
@@ -48,7 +48,7 @@ class RolloutTotals:
     stops: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     clean: Counter[bool] = field(default_factory=Counter)
-    """Trajectories without a tool error, by whether they were solved; `failed`: those with one."""
+    """Number of trajectories without a tool error, by verdict. `failed`: the same for those with an error."""
     failed: Counter[bool] = field(default_factory=Counter)
 
     def add(self, group: Group) -> None:
@@ -67,7 +67,7 @@ class RolloutTotals:
             (self.failed if trajectory.tool_errors else self.clean)[trajectory.judged.is_right] += 1
 
     def _compare(self, group: Group) -> None:
-        """What GRPO learns from the group: right against wrong, or the reward's corrections alone."""
+        """Count whether GRPO learns right from wrong on the group, or only the reward's corrections."""
         if not len(group):
             return
         verdicts = {trajectory.judged.is_right for trajectory in group}
@@ -83,7 +83,7 @@ class RolloutTotals:
         self.advantage_shaped += advantage if alike else 0.0
 
     def metrics(self) -> dict[str, float]:
-        """Means over the trajectories that survived."""
+        """Return means over the trajectories, without dropped and ungraded ones."""
         count, calls = self.count, self.outcomes.total()
         lost: dict[str, float] = {"rollout/dropped": self.dropped, "rollout/ungraded": self.ungraded}
         if not count:
@@ -114,7 +114,7 @@ class RolloutTotals:
 
 
 def of_rollout(groups: Iterable[Group]) -> dict[str, float]:
-    """What an update's trajectories were like."""
+    """Return the metrics of an update's trajectories."""
     totals = RolloutTotals()
     for group in groups:
         totals.add(group)
@@ -123,9 +123,9 @@ def of_rollout(groups: Iterable[Group]) -> dict[str, float]:
 
 @dataclass
 class StepTotals:
-    """How far steps have drifted from the teacher, and what SOD weighs them, added up batch by batch.
+    """Sums of step divergences and SOD's step weights, added batch by batch.
 
-    Means are over all steps, trajectories or tokens that have the quantity; what none of them has is left out.
+    Means are over all steps, trajectories or tokens that have the quantity. Quantities that none of them has are left out.
     """
 
     options: AlgorithmOptions
@@ -134,7 +134,7 @@ class StepTotals:
     _patterns: Counter[Pattern] = field(default_factory=Counter)
 
     def add(self, batch: ScoredBatch) -> None:
-        """A batch that both models have scored."""
+        """Add a batch. It is skipped unless a teacher has scored it."""
         if batch.teacher_BT is None or not len(batch):
             return
         d_BK, w_BK, exists_BK = steps(batch, self.options)
@@ -168,14 +168,14 @@ class StepTotals:
 
 
 def of_steps(batch: ScoredBatch, options: AlgorithmOptions) -> dict[str, float]:
-    """What an update's steps were like. Measured under every algorithm that has a teacher."""
+    """Return the metrics of an update's steps, for every algorithm with a teacher."""
     totals = StepTotals(options)
     totals.add(batch)
     return totals.metrics()
 
 
 def of_sampler(batch: ScoredBatch) -> dict[str, float]:
-    """How far the sampler's log-probabilities are from a full forward pass of the same weights, in nats."""
+    """Return the differences between the sampler's log-probabilities and a full forward pass with the same weights, in nats."""
     if not batch.recomputed_B.any():
         return {}
     sampled_BT = pad([t.sampler_logprobs for t in batch.trajectories], torch.float32)
@@ -184,10 +184,10 @@ def of_sampler(batch: ScoredBatch) -> dict[str, float]:
 
 
 def of_time(batch: Batch, phases: dict[str, float], *, generate: float, score: float, tools: float) -> dict[str, float]:
-    """Where an update's time went: seconds, tokens per second at work, and what share of its time each part stood still.
+    """Return the timing of an update: seconds, tokens per second, and the share of time that each part waited.
 
-    `phases`: wall-clock seconds of sample, learn and sync, which follow each other. Within sample, `generate` and `score` are
-    seconds of arithmetic, `tools` those during which any tool ran; they overlap.
+    `phases`: wall-clock seconds of sample, learn and sync, which run one after another. Within sample, `generate` and
+    `score` are seconds of computation, `tools` are seconds with at least one tool running; they overlap.
     """
     sample, learn = phases["sample"], phases["learn"]
     update = sum(phases.values())
@@ -216,12 +216,12 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def steps(batch: ScoredBatch, options: AlgorithmOptions) -> tuple[Tensor, Tensor, Tensor]:
-    """d, w by SOD's rule, and whether the step exists. -> (B, K) each"""
+    """Return d, w by SOD's rule, and whether the step exists. -> (B, K) each"""
     d_BK = step_divergence(*batch.pair_BT, batch.steps_BT)
     w_BK = step_weights(d_BK, epsilon=options.epsilon, delta=options.delta)
     return d_BK, w_BK, step_mean(torch.ones(batch.ids_BT.shape), batch.steps_BT) > 0
 
 
 def ragged(values_BX: Tensor, exists_BX: Tensor) -> list[list[float]]:
-    """Each row's values where they exist."""
+    """Return the existing values of each row."""
     return [values_X[exists_X].tolist() for values_X, exists_X in zip(values_BX, exists_BX, strict=True)]

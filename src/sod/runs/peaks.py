@@ -1,4 +1,4 @@
-"""How much memory a phase needed at its height."""
+"""Measure the peak memory of a phase."""
 
 import sys
 from contextlib import suppress
@@ -8,8 +8,10 @@ import torch
 
 
 def take_peak_mb() -> float | None:
-    """Most memory in use since this was last asked, in MiB: the GPU's if there is one, this process's otherwise. None where
-    the system does not tell (not Linux, or a kernel that does not let a process reset its own mark)."""
+    """Return the peak memory since the last call, in MiB: of the GPU, or of this process without one.
+
+    Return None if it cannot be measured: not on Linux, or the kernel does not allow a process to reset its peak.
+    """
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated() / 2**20
         torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""A trajectory as a line of a file, and back."""
+"""Convert trajectories to rows of a file and back."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,16 +13,16 @@ from sod.runs.patterns import pattern
 from sod.types import Piece, Problem, Trajectory, Verdict
 
 LONGEST_GOLD = 1000
-"""Characters; the tests of a code problem are not repeated with every attempt at it."""
+"""Longest reference answer that is saved, in characters. Tests of code problems are not repeated in every row."""
 
 Record = dict[str, Any]
 Decode = Callable[[list[int]], object]
 
 
 def to_record(trajectory: Trajectory, text: Decode) -> Record:
-    """A trajectory as it is kept in a run directory; `text` decodes tokens.
+    """Return a trajectory as a row of a run directory. `text` decodes tokens.
 
-    A piece's author says which tokens were sampled: the mask is true on the student's pieces.
+    The author of a piece shows which tokens were sampled: the mask is true on the student's pieces.
     """
     return {
         "problem": trajectory.problem.id,
@@ -47,7 +47,7 @@ def to_record(trajectory: Trajectory, text: Decode) -> Record:
 
 
 def scored_records(batch: ScoredBatch, options: AlgorithmOptions, text: Decode, limit: int) -> list[Record]:
-    """The first `limit` trajectories as they are kept where both models have scored them, with d, w and signal."""
+    """Return rows of the first `limit` trajectories, with d, w and signal if both models have scored the batch."""
     kept = batch.rows(torch.arange(min(limit, len(batch))))
     made = [to_record(trajectory, text) for trajectory in kept.trajectories]
     if kept.teacher_BT is None:
@@ -95,9 +95,9 @@ def verdict_of(row: Mapping[str, Any]) -> Verdict:
 
 
 def from_record(row: Mapping[str, Any], problem: Problem, text: Callable[[Sequence[int]], str]) -> Trajectory:
-    """The trajectory that a line tells of; `text` decodes a turn without its end.
+    """Return the trajectory in a row. `text` decodes a turn without its end.
 
-    Raises LookupError, TypeError or ValueError where it is damaged.
+    Raise LookupError, TypeError or ValueError for a damaged row.
     """
     pieces = tuple(
         Piece(

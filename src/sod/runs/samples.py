@@ -1,4 +1,4 @@
-"""Samples on disk: each is there as soon as it ends, is found again by its problem and number, and is never held in memory."""
+"""Store samples on disk: each is written when it ends and is read again by its problem and number."""
 
 import json
 import os
@@ -16,10 +16,10 @@ Key = tuple[str, int]
 
 
 class SampleFile:
-    """A file of lines of JSON, each a trajectory (`sod.runs.records`); of lines with the same key, the last counts.
+    """A JSON Lines file of trajectories (`sod.runs.records`). The last line with a key counts. Only keys are in memory.
 
-    A line that a crash has cut short is cut off, a damaged one is left out and said. Nothing is created before `hold`.
-    One process at a time: the run is to be held (`Run.held`). Raises RunError where nothing can be written.
+    A line truncated by a crash is removed. Damaged lines are ignored and reported. The file is not created before `hold`.
+    Only one process at a time may use it: lock the run (`Run.held`). Raise RunError if the file cannot be written.
     """
 
     def __init__(self, path: Path):
@@ -43,7 +43,7 @@ class SampleFile:
                 os.close(file._writer)
 
     def hold(self) -> None:
-        """Create the file if it is missing, and find out what is there."""
+        """Create the file if it is missing, and index its lines."""
         if self._reader is not None:
             return
         with in_words(self._path):
@@ -59,11 +59,11 @@ class SampleFile:
         return len(self._places)
 
     def __iter__(self) -> Iterator[Key]:
-        """Keys, in the order in which they were added."""
+        """Iterate over the keys, in the order in which they were added."""
         return iter(self._places)
 
     def append(self, row: Row) -> None:
-        """Add a sample; it survives the process from now on."""
+        """Append a sample. From then on it survives a crash of the process."""
         assert self._writer is not None, "hold it first"
         with in_words(self._path):
             self._places[_key(row)] = append(self._writer, _line(row))
@@ -74,7 +74,7 @@ class SampleFile:
         return json.loads(self._reader.readline())
 
     def replace(self, rows: Iterable[Row]) -> None:
-        """Write these rows, which may come from `read`, in place of all; whole or not at all. The last thing to do."""
+        """Replace all rows atomically. The new rows may come from `read`. Afterwards this object must not be used."""
         partial = self._path.with_name(self._path.name + PARTIAL)
         with in_words(self._path):
             try:
@@ -98,7 +98,7 @@ class SampleFile:
                 damaged += 1
             at += len(line)
         if damaged:
-            say(f"{self._path}: {damaged} damaged lines are left out; what they told of is sampled again.")
+            say(f"{self._path}: {damaged} damaged lines are ignored; their attempts are sampled again.")
 
 
 def _key(row: Row) -> Key:
