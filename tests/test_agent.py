@@ -392,5 +392,5 @@ def test_a_prompt_longer_than_the_limit_is_named_before_anything_is_sampled(chat
         check_prompts(chat, Toolbox([]), RolloutOptions(max_prompt_tokens=60), problems)
 
     check(PROBLEM)
-    with pytest.raises(DataError, match=r"max_prompt_tokens = 60; that of problem 'long' has 1\d\d tokens"):
+    with pytest.raises(DataError, match=r"max_prompt_tokens = 60\. The longest, of problem 'long', has 1\d\d tokens"):
         check(PROBLEM, long, PROBLEM)

@@ -19,7 +19,8 @@ from sod.config import AlgorithmOptions, CalibrateOptions, EvalOptions, ModelOpt
 from sod.core import RULES, StepInfo
 from sod.datasets.rows import read_rows, write_jsonl
 from sod.errors import DataError, InfrastructureError, RunError, SodError
-from sod.evaluation.calibrate import SOD, Beside, Start, auc, bins, calibrate, draw_evenly, starts, summary, verdict
+from sod.evaluation.calibration import auc, bins, calibrate, summary, verdict
+from sod.evaluation.continuations import SOD, ScoredEvaluation, Start, draw_evenly, starts
 from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
 from sod.model.loading import load_model, load_tokenizer
@@ -101,7 +102,7 @@ def rows_of(count: int, *, problems: int, weight: Callable[[bool, random.Random]
     [
         (lambda solved, rng: solved + rng.gauss(0, 1), "mark steps where the teacher's advice is worse"),
         (lambda solved, rng: -solved + rng.gauss(0, 1), "mark steps where the teacher's advice is better"),
-        (lambda solved, rng: rng.gauss(0, 1), "is bad is not shown"),
+        (lambda solved, rng: rng.gauss(0, 1), "No evidence that SOD's weights identify bad teacher advice"),
     ],
 )
 def test_the_verdict_is_what_the_interval_of_sod_allows(weight: Any, words: str) -> None:
@@ -109,7 +110,9 @@ def test_the_verdict_is_what_the_interval_of_sod_allows(weight: Any, words: str)
     assert words in verdict(results)
     assert results["rules"]["even"]["auc"] == 0.5
     better = "advice is better" in words
-    assert verdict(results).endswith(f"{'even, -d, -entropy, -errors' if better else 'nothing'} (each of 4 by itself).")
+    assert verdict(results).endswith(
+        f"{'even, -d, -entropy, -errors' if better else 'nothing'} (4 compared, each on its own)."
+    )
 
 
 def test_where_all_is_solved_nothing_is_told() -> None:
@@ -222,7 +225,7 @@ def edit_rows(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_what_is_read_back_has_the_d_and_w_that_were_measured(measured: Path) -> None:
-    evaluation = Beside.read(measured)
+    evaluation = ScoredEvaluation.read(measured)
     d_BK, info = step_info(evaluation.batch, AlgorithmOptions())
     rows = read_rows(measured / "trajectories" / "update-0000.jsonl")
     assert [(t.problem.id, t.sample) for t in evaluation.batch.trajectories] == [
@@ -243,13 +246,13 @@ def test_every_rule_weighs_every_step_and_one_that_cannot_is_left_out(
     def demanding(d_BK: torch.Tensor, info: StepInfo) -> torch.Tensor:
         raise KeyError("no such thing")
 
-    evaluation = Beside.read(measured)
+    evaluation = ScoredEvaluation.read(measured)
     weights = evaluation.weights(RULES | {"demanding": demanding, "endless": lambda d_BK, info: d_BK / 0})
     assert list(weights) == list(RULES)
     assert {w_BK.shape for w_BK in weights.values()} == {evaluation.d_BK.shape}
     said = capsys.readouterr().out
     assert "The rule 'demanding' is left out: KeyError: 'no such thing'" in said
-    assert "The rule 'endless' is left out: ValueError: weights that are not finite" in said
+    assert "The rule 'endless' is left out: ValueError: some weights are not finite" in said
 
 
 def test_a_calibration_leaves_what_it_found_and_every_continuation(
@@ -293,7 +296,7 @@ def test_all_steps_are_taken_where_there_are_fewer_than_asked_for(
     edit_rows(options.run, lambda row: row.update(graded=row["graded"] and row["sample"] == 0))
     results = calibrate(options.model_copy(update={"steps": 10_000}))
     assert 0 < results["steps"] < 100
-    assert "not 10000; all of them are taken" in " ".join(capsys.readouterr().out.split())
+    assert "not 10000; all are used" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_calibration_that_was_cut_short_does_not_look_finished(options: CalibrateOptions) -> None:
@@ -321,16 +324,16 @@ Damage = Callable[[Path], object]
         (
             lambda run: edit(run / "options.json", lambda o: o["score"].update(teacher_url="http://127.0.0.1:9")),
             RunError,
-            "a teacher on a server, which tells no entropy",
+            "a remote teacher, which returns no entropies",
         ),
         (lambda run: (run / "results.json").unlink(), DataError, "no finished evaluation"),
         (lambda run: edit(run / "options.json", lambda o: o.update(data="gone.jsonl")), RunError, "gone.jsonl does not exist"),
-        (lambda run: edit(run / "environment.json", lambda e: e["data"].update(data="0")), RunError, "which has changed"),
+        (lambda run: edit(run / "environment.json", lambda e: e["data"].update(data="0")), RunError, "have changed"),
         (lambda run: edit(run / "environment.json", lambda e: e["data"].update(teacher="0")), RunError, "another model"),
         (lambda run: (run / "trajectories/update-0000.jsonl").write_text('{"problem":'), DataError, "line 1 of its trajectories"),
         (lambda run: edit_rows(run, lambda row: row["pieces"][1].pop("signal")), DataError, "row 1 .* 'signal' is missing"),
         (lambda run: edit_rows(run, lambda row: row["pieces"][1]["tokens"].pop()), DataError, "row 1 .* differ in length"),
-        (lambda run: edit_rows(run, lambda row: row["pieces"].pop()), DataError, "its steps are not those of its pieces"),
+        (lambda run: edit_rows(run, lambda row: row["pieces"].pop()), DataError, "its steps do not match its pieces"),
         (lambda run: edit_rows(run, lambda row: row["steps"][0].update(d=9)), DataError, "is not the mean of"),
         (lambda run: edit_rows(run, lambda row: row["steps"][0].update(d=None)), DataError, "row 1 cannot be used"),
         (lambda run: edit_rows(run, lambda row: row.update(problem="other")), DataError, "nothing to continue from"),

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from evaluated import benchmark, results
 
 from sod.compare.table import MEANS, Measured, Method, check_same_problems, rows, to_markdown
 from sod.errors import DataError, OptionError
@@ -10,14 +11,14 @@ from sod.errors import DataError, OptionError
 MEAN = dict.fromkeys(MEANS.values(), 0.5) | {"samples": 4.0, "pass@4": 0.9, "tools/errors": 1.0, "rollout/turns": 4.0}
 
 
-def measured(right: list[int], *, data: str = "same", **results: float) -> Measured:
+def measured(right: list[int], *, data: str = "same", **more: float) -> Measured:
     problems = [f"p{i}" for i in range(len(right))]
     return Measured(
         folder=Path("runs/x"),
         data=data,
         verdicts={p: {i: i < count for i in range(4)} for p, count in zip(problems, right, strict=True)},
         benchmark=dict.fromkeys(problems, "set"),
-        results={"mean": MEAN | results},
+        results=results({"set": benchmark(MEAN | more)}),
         seconds=50.0,
         updates=20,
         lr=4e-4,

@@ -110,8 +110,8 @@ def test_an_evaluation_without_answers_says_why(
     path = jsonl([{"prompt": "Name 2+2.", "answer": "4"}])
     files: dict[str, Any] = {"model": untrained, "data": str(path), "out": tmp_path / "run", "samples": 2}
     results = evaluate(EvalOptions.model_validate(settings.EVAL | files))
-    (benchmark,) = results["benchmarks"].values()
-    assert benchmark["notes"][0].startswith("2 of 2 samples have no answer: ")
-    assert benchmark["notes"][0].endswith("1 of 1 prompts do not ask for it.")
-    assert benchmark["notes"][0] in (tmp_path / "run" / "results.md").read_text()
+    (benchmark,) = results.benchmarks.values()
+    assert benchmark.notes[0].startswith("2 of 2 samples have no answer: ")
+    assert benchmark.notes[0].endswith("1 of 1 prompts do not ask for it.")
+    assert benchmark.notes[0] in (tmp_path / "run" / "results.md").read_text()
     assert "1 of 1 prompts of kind math do not ask" in " ".join(capsys.readouterr().out.split())

@@ -163,7 +163,7 @@ def test_without_a_right_trajectory_there_is_nothing_to_demonstrate(
     untrained: Path, problem_file: Path, tmp_path: Path
 ) -> None:
     files = {"model": untrained, "data": str(problem_file), "out": tmp_path / "rollout"}
-    with pytest.raises(DataError, match="nothing to show"):
+    with pytest.raises(DataError, match="no trajectory is right"):
         demonstrate(RolloutCommandOptions.model_validate(settings.EVAL | files | {"samples": 1, "limit": 2}))
 
 

@@ -18,10 +18,10 @@ from sod.concurrency import Runner
 from sod.config import EvalOptions
 from sod.errors import DataError, InfrastructureError, OptionError, RunError
 from sod.evaluation.evaluate import Session, evaluate
-from sod.evaluation.results import Results
 from sod.lab import settings
 from sod.recipes import to_toml
 from sod.runs.directory import Run
+from sod.runs.results import Results, read_results
 
 Jsonl = Callable[[Any], Path]
 
@@ -49,17 +49,18 @@ def keys_of(run: Path) -> list[tuple[str, int]]:
 
 def test_an_evaluation_leaves_its_results_and_every_trajectory(measured: Measured) -> None:
     options, results = measured
-    assert json.loads((options.out / "results.json").read_text()) == results
+    assert json.loads((options.out / "results.json").read_text()) == results.record()
+    assert read_results(options.out) == results
     assert [row["update"] for row in Run(options.out).metrics()] == [0]
     rows = rows_of(options.out)
     assert keys_of(options.out) == [(f"p{i}", j) for i in range(3) for j in range(2)]
-    (benchmark,) = results["benchmarks"].values()
-    assert benchmark["measured"] == results["mean"]
-    mean = results["mean"]
+    (benchmark,) = results.benchmarks.values()
+    assert benchmark.measured == results.mean
+    mean = results.mean
     assert mean["avg"] == sum(row["correct"] for row in rows) / 6
     assert (mean["problems"], mean["samples"], mean["rollout/dropped"]) == (3, 2, 0)
-    assert benchmark["notes"] == ["the first 3 problems of the file"]
-    assert not results["partial"]
+    assert benchmark.notes == ["the first 3 problems of the file"]
+    assert not results.partial
     assert {path.name for path in options.out.iterdir()} == {
         "options.json", "environment.json", "metrics.jsonl", "trajectories", "results.json", "results.md",
     }  # fmt: skip
@@ -69,24 +70,24 @@ def test_with_a_teacher_the_divergence_is_measured(measured: Measured) -> None:
     options, results = measured
     rows = rows_of(options.out)
     steps = [step for row in rows for step in row["steps"]]
-    assert results["mean"]["steps/d"] > 0.5  # it knows nothing
-    assert results["mean"]["steps/d"] == pytest.approx(fmean(step["d"] for step in steps))
-    assert results["mean"]["steps/d_1"] == pytest.approx(fmean(row["steps"][0]["d"] for row in rows))
+    assert results.mean["steps/d"] > 0.5  # it knows nothing
+    assert results.mean["steps/d"] == pytest.approx(fmean(step["d"] for step in steps))
+    assert results.mean["steps/d_1"] == pytest.approx(fmean(row["steps"][0]["d"] for row in rows))
     later = [step["w"] for row in rows for step in row["steps"][1:]]
-    assert results["mean"]["steps/w_after_first"] == pytest.approx(fmean(later))
+    assert results.mean["steps/w_after_first"] == pytest.approx(fmean(later))
     assert {row["benchmark"] for row in rows} == {"rows"}
 
 
 def test_a_model_does_not_diverge_from_itself(teacher: Path, problem_file: Path, tmp_path: Path) -> None:
     files = {"model": teacher, "teacher": teacher, "data": str(problem_file), "out": tmp_path / "run"}
     results = evaluate(EvalOptions.model_validate(settings.EVAL | files | {"samples": 1, "limit": 2}))
-    assert results["mean"]["steps/d"] == pytest.approx(0, abs=1e-5)
+    assert results.mean["steps/d"] == pytest.approx(0, abs=1e-5)
 
 
 def test_an_evaluation_may_be_repeated_to_the_letter_elsewhere(measured: Measured, tmp_path: Path) -> None:
     options, results = measured
     again = evaluate(options.model_copy(update={"out": tmp_path / "again", "teacher": None}))
-    assert again["mean"] == {name: results["mean"][name] for name in again["mean"]}
+    assert again.mean == {name: results.mean[name] for name in again.mean}
 
 
 # Taken up again
@@ -118,7 +119,7 @@ def test_more_samples_and_problems_are_added_to_those_that_are_there(quick: Eval
     at_once = evaluate(more.model_copy(update={"out": tmp_path / "at-once"}))
     assert written(rows_of(quick.out)) == written(rows_of(tmp_path / "at-once"))
     assert added == at_once
-    assert (few["mean"]["samples"], added["mean"]["samples"]) == (2, 3)
+    assert (few.mean["samples"], added.mean["samples"]) == (2, 3)
 
 
 def keys_of_(rows: list[dict[str, Any]]) -> set[tuple[str, int]]:
@@ -129,7 +130,7 @@ def test_fewer_samples_lose_none_of_those_that_are_there(quick: EvalOptions) -> 
     both = evaluate(quick)
     rows = rows_of(quick.out)
     one = evaluate(quick.model_copy(update={"samples": 1}))
-    assert one["mean"]["samples"] == 1
+    assert one.mean["samples"] == 1
     assert sorted(keys_of(quick.out)) == sorted(keys_of_(rows))
     assert evaluate(quick) == both
 
@@ -152,9 +153,9 @@ def test_attempts_that_were_lost_are_counted_and_tried_again(quick: EvalOptions)
     file.write_text("".join(lines[1:]))
     with Runner() as loop, Session.open(quick, loop) as session:
         lost = session.conclude(complete=True)  # as if the missing one had been tried in vain
-    assert lost["mean"]["rollout/dropped"] == 1
-    assert not lost["partial"]
-    assert evaluate(quick)["mean"] == results["mean"]
+    assert lost.mean["rollout/dropped"] == 1
+    assert not lost.partial
+    assert evaluate(quick).mean == results.mean
 
 
 def test_what_no_judge_could_decide_gets_another_chance(quick: EvalOptions) -> None:
@@ -172,7 +173,7 @@ def test_the_same_model_and_data_elsewhere_are_the_same(quick: EvalOptions, tmp_
     moved = {"model": tmp_path / "model", "data": (str(tmp_path / "rows.jsonl"),)}
     shutil.copytree(quick.model, moved["model"])
     shutil.copy(quick.data[0], tmp_path / "rows.jsonl")
-    assert evaluate(quick.model_copy(update=moved))["mean"] == results["mean"]
+    assert evaluate(quick.model_copy(update=moved)).mean == results.mean
     template = tmp_path / "model" / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
     with pytest.raises(RunError, match=r"The model differs from the one"):
@@ -223,13 +224,12 @@ def test_killed_and_run_again_it_measures_the_same_and_samples_nothing_twice(
         assert process.returncode == (130 if kill == signal.SIGINT else 75)
         what = "interrupted" if kill == signal.SIGINT else "ended by SIGTERM"
         assert f"error: {what}; to continue: sod eval {recipe}\n" in said
-        partial = json.loads((whole.out / "results.json").read_text())
-        assert partial["partial"]
+        assert read_results(whole.out).partial
         assert (whole.out / "results.md").read_text().count("PARTIAL") == 1
     else:
         assert not (whole.out / "results.json").exists()
     again = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
-    assert f"{len(interrupted)} samples are there already; {100 - len(interrupted)} are to come." in again
+    assert f"{len(interrupted)} samples exist already; {100 - len(interrupted)} are missing." in again
     rows = {(row["problem"], row["sample"]): row for row in rows_of(whole.out)}
     assert len(rows) == len(rows_of(whole.out)) == 100
     assert all(rows[row["problem"], row["sample"]] == row for row in interrupted)
@@ -237,7 +237,7 @@ def test_killed_and_run_again_it_measures_the_same_and_samples_nothing_twice(
     kept = {(row["problem"], row["sample"]): row["answer"] for row in rows_of(tmp_path / "uninterrupted")}
     same = sum(rows[key]["answer"] == answer for key, answer in kept.items())
     assert same >= 90  # who writes beside whom decides rounding, and rounding now and then a draw
-    assert uninterrupted["mean"]["samples"] == 25
+    assert uninterrupted.mean["samples"] == 25
 
 
 # Several sets, further judges
@@ -253,11 +253,11 @@ def test_several_sets_are_measured_by_themselves_and_in_the_mean(
     )
     files = {"model": teacher, "data": [str(problem_file), str(other)], "out": tmp_path / "run"}
     results = evaluate(EvalOptions.model_validate(settings.EVAL | files | {"samples": 2, "limit": 2}))
-    assert list(results["benchmarks"]) == ["rows", "other"]
-    averages = [each["measured"]["avg"] for each in results["benchmarks"].values()]
-    assert results["mean"]["avg"] == pytest.approx(sum(averages) / 2)
-    assert results["mean"]["problems"] == 4
-    assert set(results["benchmarks"]["other"]["by"]["difficulty"]) == {"hard", "easy"}
+    assert list(results.benchmarks) == ["rows", "other"]
+    averages = [each.measured["avg"] for each in results.benchmarks.values()]
+    assert results.mean["avg"] == pytest.approx(sum(averages) / 2)
+    assert results.mean["problems"] == 4
+    assert set(results.benchmarks["other"].by["difficulty"]) == {"hard", "easy"}
     assert [key for key in keys_of(tmp_path / "run") if not key[1]] == [
         ("rows/p0", 0), ("rows/p1", 0), ("other/p0", 0), ("other/p1", 0),
     ]  # fmt: skip
@@ -271,11 +271,11 @@ def test_the_same_samples_are_judged_by_the_reference_as_well(
     alone = evaluate(quick)
     rows = rows_of(quick.out)
     both = evaluate(quick.model_copy(update={"judges": ("reference",)}))
-    assert both["mean"] == alone["mean"]
-    judged = both["benchmarks"]["rows"]["judges"]["reference"]
+    assert both.mean == alone.mean
+    judged = both.benchmarks["rows"].judges["reference"]
     assert judged["samples"] == 2
     assert [row["judges"]["reference"]["correct"] for row in rows_of(quick.out)] == [row["correct"] for row in rows]
-    assert judged["avg"] == alone["mean"]["avg"]  # the lab's answers are plain integers in a plain box
+    assert judged["avg"] == alone.mean["avg"]  # the lab's answers are plain integers in a plain box
     capsys.readouterr()
     evaluate(quick.model_copy(update={"judges": ("reference",)}))
     assert [row["seconds"] for row in rows_of(quick.out)] == [row["seconds"] for row in rows]

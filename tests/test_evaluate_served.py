@@ -18,6 +18,7 @@ from sod.cli import run
 from sod.datasets import open_set
 from sod.evaluation.results import read_evaluation
 from sod.runs.directory import Run
+from sod.runs.results import read_results
 from sod.types import Problem
 
 PUBLISHED = {
@@ -73,19 +74,19 @@ def test_the_benchmarks_that_can_be_had_here(
         capsys.readouterr()
         assert run(wanted) == 0
     said = capsys.readouterr().out
-    assert f"{there} samples are there already; {1470 - there} are to come." in said
+    assert f"{there} samples exist already; {1470 - there} are missing." in said
     assert model.requests - before == 2 * (1470 - there)  # a call and an answer each, and nothing twice
     results = read_evaluation(out).results
     for name in ("aime2024", "aime2025", "math500"):
-        measured = results["benchmarks"][name]["measured"]
+        measured = results.benchmarks[name].measured
         assert measured["avg"] == pytest.approx(expected(sets[name].problems, 2))
         assert measured["no_answer"] == 0
         assert (measured["tools/calls"], measured["tools/errors"]) == (1, 0)
-    code = results["benchmarks"]["livecodebench_v6"]
-    assert "maj" not in code["measured"]
-    assert set(code["by"]["difficulty"]) == {"easy", "medium", "hard"}
-    assert any("public tests only" in note for note in code["notes"])
-    assert (results["mean"]["problems"], results["mean"]["rollout/dropped"]) == (735, 0)
+    code = results.benchmarks["livecodebench_v6"]
+    assert "maj" not in code.measured
+    assert set(code.by["difficulty"]) == {"easy", "medium", "hard"}
+    assert any("public tests only" in note for note in code.notes)
+    assert (results.mean["problems"], results.mean["rollout/dropped"]) == (735, 0)
 
 
 def test_files_of_every_kind(
@@ -113,13 +114,13 @@ def test_files_of_every_kind(
         wanted = command(names, out, url, teacher, tmp_path, samples=3)
         assert run([*wanted, "--judges", "reference"]) == 0
     results = read_evaluation(out).results
-    averages = {name: each["measured"]["avg"] for name, each in results["benchmarks"].items()}
+    averages = {name: each.measured["avg"] for name, each in results.benchmarks.items()}
     assert averages == {
         "sums": pytest.approx(expected(sets[0].problems, 3)),
         "letters": pytest.approx(expected(sets[1].problems, 3)),
         "programs": 1.0,
     }
-    by_reference = {name: each["judges"]["reference"]["avg"] for name, each in results["benchmarks"].items()}
+    by_reference = {name: each.judges["reference"]["avg"] for name, each in results.benchmarks.items()}
     assert by_reference == averages | {"sums": 0.0}  # 3 is not 003 to it
     assert "| mean | 20 |" in capsys.readouterr().out
 
@@ -164,11 +165,10 @@ def test_a_server_that_vanishes_leaves_partial_results_and_the_rest_is_measured_
         wanted = command([str(path)], out, url, teacher, tmp_path, samples=4)
         assert run([*wanted, "--engine.patience", "1", "--rollout.concurrency", "4"]) == 75
     assert "run the same command to continue" in capsys.readouterr().err
-    partial = json.loads((out / "results.json").read_text())
-    assert partial["partial"]
+    assert read_results(out).partial
     there = len(Run(out).trajectory_file(0).read_text().splitlines())
     assert 0 < there < 80
     with serving(Model(tokenizer, sums.problems), tokenizer) as url:
         assert run(command([str(path)], out, url, teacher, tmp_path, samples=4)) == 0
-    assert f"{there} samples are there already" in capsys.readouterr().out
+    assert f"{there} samples exist already" in capsys.readouterr().out
     assert read_evaluation(out).mean["avg"] == pytest.approx(expected(sums.problems, 4))

@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from evaluated import benchmark, results
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -114,31 +115,17 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             {"model": model, "data": ["aime2024", "/home/somebody/secret/own.jsonl"], "out": folder, "samples": 4}
             | {"rollout": {"max_turns": 8}, "network": {"dtype": network}, "paper": "sod-0.6b"}
         )
-        file = {"sha256": "ab" * 32, "private": False, "by": {}, "judges": {}}
-        of_hub = {"file": "data/aime2024.jsonl", "notes": ["30 problems of 2024"]}
-        of_hub |= {
-            "source": {"repo": "HuggingFaceH4/aime_2024", "revision": "2fe88a2f1091d5048c0f36abc874fb997b3dd99a"}
-        }
-        own = {"file": "/home/somebody/secret/own.jsonl", "source": {}, "notes": ["public tests only"]}
+        source = {"repo": "HuggingFaceH4/aime_2024", "revision": "2fe88a2f1091d5048c0f36abc874fb997b3dd99a"}
+        aime = benchmark(MEASURED, sha256="ab" * 32, source=source, notes=["30 problems of 2024"])
         code = {key: value for key, value in MEASURED.items() if key != "maj"}
-        results = {
-            "partial": partial,
-            "model": str(model),
-            "prompts": "clean",
-            "samples": 4,
-            "temperature": 1.0,
-            "top_p": 0.6,
-            "max_turns": 8,
-            "max_tokens": 20480,
-            "judge": "exact",
-            "paper": "sod-0.6b",
-            "benchmarks": {"aime2024": file | of_hub | {"measured": MEASURED}, "own": file | own | {"measured": code}},
-            "mean": code,
-        }
+        secret = "/home/somebody/secret/own.jsonl"
+        own = benchmark(code, sha256="ab" * 32, file=secret, notes=["public tests only"])
+        settings = {"partial": partial, "model": str(model), "samples": 4, "max_turns": 8, "paper": "sod-0.6b"}
+        found = results({"aime2024": aime, "own": own}, mean=code, **settings)
         facts = environment() | {"data": {"data": "cd" * 32, "model": fingerprint_model(model)}}
         (folder / "options.json").write_text(options.model_dump_json())
         (folder / "environment.json").write_text(json.dumps(facts))
-        (folder / "results.json").write_text(json.dumps(results))
+        (folder / "results.json").write_text(json.dumps(found.record()))
         return folder
 
     return write
@@ -389,15 +376,15 @@ def test_of_samples_that_are_missing_the_card_tells_and_does_not_ask_its_reader_
     teacher: Path, evaluated: Callable[..., Path], tmp_path: Path
 ) -> None:
     measured = evaluated(teacher, partial=True)
-    results = json.loads((measured / "results.json").read_text())
-    results["benchmarks"]["own"]["measured"]["rollout/dropped"] = 3
-    (measured / "results.json").write_text(json.dumps(results))
+    content = json.loads((measured / "results.json").read_text())
+    content["benchmarks"]["own"]["measured"]["rollout/dropped"] = 3
+    (measured / "results.json").write_text(json.dumps(content))
     export(ExportOptions(model=teacher, out=tmp_path / "out", results=(measured,)))
     text = card(tmp_path / "out")
     assert "Samples are missing: the evaluation was interrupted, or too many samples failed." in text
     assert "own: 3 samples without a result because of infrastructure failures; not counted." in text
     assert "un the same" not in text
-    assert json.loads((tmp_path / "out" / "sod" / "evaluation-1" / "results.json").read_text()) == public(results)
+    assert json.loads((tmp_path / "out" / "sod" / "evaluation-1" / "results.json").read_text()) == public(content)
 
 
 def test_what_became_of_a_run_after_the_checkpoint_is_not_told(runs: Path, tmp_path: Path) -> None:

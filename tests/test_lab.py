@@ -320,7 +320,7 @@ def test_the_shipped_teacher_solves_nine_problems_of_ten(teacher: Path, tmp_path
     files = {"model": teacher, "data": tmp_path / "eval.jsonl", "out": tmp_path / "run"}
     reliable = {"samples": 1, "tool": settings.TOOL | {"faults": 0.0}}
     results = evaluate(EvalOptions.model_validate(settings.EVAL | files | reliable))
-    assert results["mean"]["avg"] >= 0.9
+    assert results.mean["avg"] >= 0.9
 
 
 def test_the_documented_settings_are_options_of_the_ordinary_commands() -> None:

@@ -234,11 +234,11 @@ def complaints(result: "subprocess.CompletedProcess[str]") -> list[str]:
 def test_another_number_of_processes_than_expected_is_an_error(recipe: Callable[..., Path], tmp_path: Path) -> None:
     result = several(1, "train", recipe(tmp_path / "run"), "--processes", "2")
     assert result.returncode == 2
-    assert "was to have 2 processes, but has 1. Start it with torchrun --nproc-per-node 2" in result.stderr
+    assert "should have 2 processes, but has 1. Start it with torchrun --nproc-per-node 2" in result.stderr
     result = several(2, "train", recipe(tmp_path / "run"), "--processes", "3")
     assert complaints(result) == [
-        "error: This run was to have 3 processes, but has 2. Start it with torchrun --nproc-per-node 3 -m sod ...; other "
-        "launchers may start one process and not say so."
+        "error: This run should have 3 processes, but has 2. Start it with torchrun --nproc-per-node 3 -m sod .... Other "
+        "launchers may start a single process without an error."
     ]
     assert not (tmp_path / "run").exists()
 
@@ -312,7 +312,7 @@ except SodError as error:
     [
         ("wait", "fail", "Process 1 (of 0 to 1) failed: the file is gone"),
         ("work", "crash", "Process 1 (of 0 to 1) failed: ZeroDivisionError: division by zero"),
-        ("work", "die", "Process 1 (of 0 to 1) has died or hangs: no sign of life for"),
+        ("work", "die", "Process 1 (of 0 to 1) has died or hangs: no heartbeat for"),
     ],
 )
 def test_when_another_process_fails_the_first_says_so_and_all_end(
@@ -340,7 +340,7 @@ def test_a_launcher_that_says_too_little_is_an_error(recipe: Callable[..., Path]
     environment = os.environ | {"RANK": "0", "WORLD_SIZE": "2"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE)
     assert result.returncode == 2
-    assert "MASTER_ADDR, MASTER_PORT missing: start the processes with torchrun" in result.stderr
+    assert "MASTER_ADDR, MASTER_PORT missing. Start the processes with torchrun" in result.stderr
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -393,7 +393,7 @@ def test_when_another_process_hangs_the_first_says_so_and_ends(tmp_path: Path) -
             process.communicate()
     assert first.returncode == 1
     (complaint,) = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert "Process 1 (of 0 to 1) has died or hangs: no sign of life for" in complaint
+    assert "Process 1 (of 0 to 1) has died or hangs: no heartbeat for" in complaint
 
 
 def test_a_run_of_which_a_process_was_killed_goes_on_as_if_nothing_had_happened(

@@ -13,6 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from evaluated import benchmark, results
 
 from sod.config import ReportOptions
 from sod.errors import RunError
@@ -211,8 +212,8 @@ def test_a_run_under_way_is_said_to_be_unfinished(tmp_path: Path) -> None:
 
 def test_an_evaluation_shows_its_results_with_their_error(tmp_path: Path) -> None:
     measured = {"avg": 0.5975, "avg_se": 0.0252, "pass@2": 0.825, "maj": 0.7, "problems": 200, "samples": 2}
-    results = {"partial": False, "benchmarks": {"set": {"measured": measured}}, "mean": measured}
-    run = write_run(tmp_path / "run", options=EVAL, metrics=[update(0)], trajectories={0: attempts()}, results=results)
+    found = results({"set": benchmark(measured)}).record()
+    run = write_run(tmp_path / "run", options=EVAL, metrics=[update(0)], trajectories={0: attempts()}, results=found)
     shown = text(page(run))
     assert "59.8% ± 2.5%" in shown
     assert "pass@n 82.5%" in shown
@@ -220,11 +221,10 @@ def test_an_evaluation_shows_its_results_with_their_error(tmp_path: Path) -> Non
 
 
 def test_an_evaluation_of_several_benchmarks_shows_each_of_them(tmp_path: Path) -> None:
-    benchmarks = {
-        name: {"measured": {"avg": avg, "avg_se": 0.05}} for name, avg in (("aime2024", 0.2), ("math500", 0.6))
-    }
-    results = {"partial": True, "benchmarks": benchmarks, "mean": {"avg": 0.4, "avg_se": 0.035}}
-    run = write_run(tmp_path / "run", options=EVAL, metrics=[update(0)], trajectories={0: attempts()}, results=results)
+    averages = {"aime2024": 0.2, "math500": 0.6}
+    benchmarks = {name: benchmark({"avg": avg, "avg_se": 0.05}) for name, avg in averages.items()}
+    found = results(benchmarks, mean={"avg": 0.4, "avg_se": 0.035}, partial=True).record()
+    run = write_run(tmp_path / "run", options=EVAL, metrics=[update(0)], trajectories={0: attempts()}, results=found)
     shown = text(page(run))
     assert "aime2024 20.0% ± 5.0%" in shown
     assert "math500 60.0% ± 5.0%" in shown
@@ -527,13 +527,20 @@ def test_a_metric_that_is_no_number_is_left_out_and_said(tmp_path: Path) -> None
     )
 
 
-@pytest.mark.parametrize("name", ["options.json", "environment.json", "results.json", "calibration.json"])
+@pytest.mark.parametrize("name", ["options.json", "environment.json", "calibration.json"])
 def test_a_damaged_file_is_left_out_and_said(tmp_path: Path, name: str) -> None:
     run = write_run(tmp_path / "run")
     (run / name).write_text('{"half": ')
     html = page(run)
     assert f"files that are not a JSON object: {name}" in text(html)
     assert len(index(html)) == 48
+
+
+@pytest.mark.parametrize("content", ['{"half": ', "[]", '{"mean": {"avg": 0.5}}'])
+def test_results_that_cannot_be_read_are_left_out_and_said(tmp_path: Path, content: str) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "results.json").write_text(content)
+    assert "results that cannot be read: results.json" in text(page(run))
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from evaluated import benchmark, results
 
 from sod import paper
 from sod.config import CompareEvaluationsOptions
 from sod.errors import DataError
 from sod.evaluation.paired import compare_evaluations, differences
 from sod.evaluation.results import read_evaluation, to_markdown
+from sod.runs.directory import Run
+from sod.runs.results import read_results
 
 
 def measured(avg: float, **more: float) -> dict[str, float]:
@@ -34,39 +37,6 @@ def measured(avg: float, **more: float) -> dict[str, float]:
     } | more
 
 
-def benchmark(of: dict[str, float], **more: Any) -> dict[str, Any]:
-    return {
-        "measured": of,
-        "file": "data/aime2024.jsonl",
-        "sha256": "0" * 64,
-        "source": {},
-        "notes": [],
-        "private": False,
-        "by": {},
-        "judges": {},
-        "ids": [],
-    } | more
-
-
-def results(**benchmarks: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "partial": False,
-        "model": "runs/sod",
-        "prompts": "clean",
-        "samples": 32,
-        "temperature": 1.0,
-        "top_p": 0.6,
-        "max_turns": 16,
-        "max_tokens": 20480,
-        "judge": "exact",
-        "seed": 0,
-        "faults": 0.0,
-        "paper": None,
-        "benchmarks": benchmarks,
-        "mean": next(iter(benchmarks.values()))["measured"],
-    }
-
-
 # Tables
 
 
@@ -76,49 +46,49 @@ def lines(table: str, sheet: int = 0) -> list[str]:
 
 
 def test_a_benchmark_is_a_line_with_both_of_its_errors_and_a_line_of_how() -> None:
-    table = to_markdown(results(aime2024=benchmark(measured(0.5))))
+    table = to_markdown(results({"aime2024": benchmark(measured(0.5))}))
     assert lines(table) == ["| aime2024 | 30 | 50.0 | 1.0 | 5.0 | 80.0 | 60.0 |"]
     assert lines(table, 1) == ["| aime2024 | 10.0 | 2.0 | 3.00 | 0.50 | 5000 |"]
 
 
 def test_no_table_is_wider_than_a_terminal() -> None:
     names = ("aime2024", "aime2025", "gpqa_diamond", "livecodebench_v6_2502")
-    content = results(**{name: benchmark(measured(1.0)) for name in names}) | {"paper": "opsd-hint-0.6b"}
+    content = results({name: benchmark(measured(1.0)) for name in names}, paper="opsd-hint-0.6b")
     assert max(len(line) for sheet in range(2) for line in lines(to_markdown(content), sheet)) <= 80
 
 
 def test_several_benchmarks_have_their_mean_below_them() -> None:
-    table = to_markdown(results(aime2024=benchmark(measured(0.5)), math500=benchmark(measured(0.7))))
+    table = to_markdown(results({"aime2024": benchmark(measured(0.5)), "math500": benchmark(measured(0.7))}))
     assert [line.split(" | ")[0] for line in lines(table)] == ["| aime2024", "| math500", "| mean"]
 
 
 def test_a_benchmark_without_a_graded_attempt_has_no_rate_and_takes_the_mean_with_it() -> None:
     nothing = {"problems": 0, "problems_lost": 3, "samples": 0, "rollout/ungraded": 96, "rollout/dropped": 0}
-    content = results(aime2024=benchmark(measured(0.5)), math500=benchmark(nothing))
-    table = to_markdown(content | {"mean": {"problems": 30}})
+    benchmarks = {"aime2024": benchmark(measured(0.5)), "math500": benchmark(nothing)}
+    table = to_markdown(results(benchmarks, mean={"problems": 30}))
     assert lines(table)[1:] == ["| math500 | 0 |  |  |  |  |  |", "| mean | 30 |  |  |  |  |  |"]
-    assert "math500: not one attempt was graded" in table
+    assert "math500: no attempt was graded" in table
 
 
 def test_the_papers_own_figures_stand_beside_them() -> None:
-    content = results(aime2024=benchmark(measured(0.5)), math500=benchmark(measured(0.7)))
-    table = to_markdown(content | {"paper": "sod-1.7b"})
+    benchmarks = {"aime2024": benchmark(measured(0.5)), "math500": benchmark(measured(0.7))}
+    table = to_markdown(results(benchmarks, paper="sod-1.7b"))
     assert [line.rsplit(" | ", 1)[1] for line in lines(table)] == ["50.83 |", " |", " |"]
-    assert "The paper's figures are of sod-1.7b" in table
-    alone = results(math500=benchmark(measured(0.7))) | {"paper": "sod-1.7b"}
-    assert "The paper has no figures of sod-1.7b on these benchmarks" in to_markdown(alone)
+    assert "The paper's figures are those of sod-1.7b" in table
+    alone = results({"math500": benchmark(measured(0.7))}, paper="sod-1.7b")
+    assert "The paper has no figures for sod-1.7b on these benchmarks" in to_markdown(alone)
 
 
 def test_the_papers_mean_is_told_beside_the_mean_of_the_same_benchmarks_alone() -> None:
     names = ("aime2024", "aime2025", "gpqa_diamond", "livecodebench_v6_2502")
-    content = results(**{name: benchmark(measured(0.5)) for name in names}) | {"paper": "sod-0.6b"}
+    content = results({name: benchmark(measured(0.5)) for name in names}, paper="sod-0.6b")
     assert lines(to_markdown(content))[-1].endswith(" | 24.22 |")
 
 
 def test_programs_have_no_majority() -> None:
     of = measured(0.5)
     del of["maj"]
-    assert lines(to_markdown(results(livecodebench_v6=benchmark(of)))) == [
+    assert lines(to_markdown(results({"livecodebench_v6": benchmark(of)}))) == [
         "| livecodebench_v6 | 30 | 50.0 | 1.0 | 5.0 | 80.0 |"
     ]
 
@@ -126,8 +96,8 @@ def test_programs_have_no_majority() -> None:
 def test_labels_and_other_judges_have_tables_of_their_own() -> None:
     hard = {"problems": 10, "avg": 0.2, "avg_se": 0.06}
     by = {"difficulty": {"easy": hard | {"avg": 0.8}, "hard": hard}, "source": {"one": hard}}
-    content = results(aime2024=benchmark(measured(0.5), by=by, judges={"reference": measured(0.4)}))
-    table = to_markdown(content)
+    aime = benchmark(measured(0.5), by=by, judges={"reference": measured(0.4)})
+    table = to_markdown(results({"aime2024": aime}))
     assert "| aime2024, difficulty hard | 10 | 20.0 | 6.0 |" in table
     assert "source one" not in table  # nothing to compare
     assert "| aime2024, by reference | 30 | 40.0 | 1.0 | 5.0 | 60.0 |" in table
@@ -135,8 +105,8 @@ def test_labels_and_other_judges_have_tables_of_their_own() -> None:
 
 def test_what_must_be_known_beside_a_number_is_said() -> None:
     lost = measured(0.5, **{"rollout/ungraded": 2, "rollout/dropped": 3})
-    content = results(livecodebench_v6=benchmark(lost, notes=["public tests only: no LiveCodeBench score"]))
-    table = to_markdown(content | {"partial": True})
+    code = benchmark(lost, notes=["public tests only: no LiveCodeBench score"])
+    table = to_markdown(results({"livecodebench_v6": code}, partial=True))
     assert "PARTIAL" in table
     assert "livecodebench_v6: public tests only: no LiveCodeBench score" in table
     assert "2 attempts that no judge could decide" in table
@@ -159,10 +129,73 @@ def write_evaluation(folder: Path, rows: list[dict[str, Any]], **more: Any) -> P
     (folder / "trajectories" / "update-0000.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     names = dict.fromkeys(row["benchmark"] for row in rows)
     ids = {name: sorted({row["problem"] for row in rows if row["benchmark"] == name}) for name in names}
-    content = results(**{name: benchmark(measured(0.5), ids=ids[name]) for name in names})
-    (folder / "results.json").write_text(json.dumps(content | more))
+    found = results({name: benchmark(measured(0.5), ids=ids[name]) for name in names}, **more)
+    (folder / "results.json").write_text(json.dumps(found.record()))
     (folder / "environment.json").write_text(json.dumps({"data": {"data": "print"}}))
     return folder
+
+
+WRITTEN = """{
+  "partial": false,
+  "model": "student",
+  "folder": "student",
+  "prompts": "clean",
+  "samples": 2,
+  "seed": 0,
+  "temperature": 1.0,
+  "top_p": 0.6,
+  "max_turns": 16,
+  "max_tokens": 20480,
+  "judge": "exact",
+  "faults": 0.0,
+  "paper": null,
+  "benchmarks": {
+    "aime2024": {
+      "measured": {
+        "problems": 1,
+        "avg": 0.5
+      },
+      "file": "data/aime2024.jsonl",
+      "sha256": "00",
+      "source": {
+        "repo": "HuggingFaceH4/aime_2024",
+        "rows": 30
+      },
+      "notes": [],
+      "private": false,
+      "by": {
+        "difficulty": {
+          "hard": {
+            "problems": 1
+          }
+        }
+      },
+      "judges": {
+        "reference": {
+          "avg": 0.0
+        }
+      },
+      "ids": [
+        "aime2024/0"
+      ]
+    }
+  },
+  "mean": {
+    "problems": 1,
+    "avg": 0.5
+  }
+}
+"""
+"""results.json of the first version with this format."""
+
+
+def test_results_are_read_and_written_again_byte_for_byte(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(WRITTEN)
+    found = read_results(tmp_path)
+    (tmp_path / "results.json").unlink()
+    Run(tmp_path).write_results(found, "")
+    assert (tmp_path / "results.json").read_text() == WRITTEN
+    assert found.benchmarks["aime2024"].by["difficulty"]["hard"] == {"problems": 1}
 
 
 def sample(problem: str, number: int, *, correct: bool, graded: bool = True, of: str = "aime2024") -> dict[str, Any]:
@@ -303,7 +336,7 @@ def test_whatever_makes_two_evaluations_unlike_is_said(tmp_path: Path, capsys: p
     assert "temperature is 1.0 in A and 0.6 in B" in out
     assert "faults is 0.0 in A and 0.2 in B" in out
     assert "different files" in out
-    assert "1 problems are in one of the two only" in out
+    assert "1 problems are in only one of the two" in out
 
 
 def test_evaluations_of_different_problems_cannot_be_compared(tmp_path: Path) -> None:

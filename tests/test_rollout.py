@@ -312,7 +312,7 @@ def test_the_user_is_told_once_why_attempts_are_dropped(
     run(student(Flaky(failures=9), group=2, retries=0), PROBLEMS)
     run(student(Slow(), group=1, seconds=0.05), PROBLEMS[:1])
     name = repr(PROBLEMS[0].id)
-    dropped = f"attempt 0 at problem {name} was dropped (others for this reason are counted)"
+    dropped = f"attempt 0 at problem {name} was dropped; further drops for the same reason are only counted"
     assert capsys.readouterr().out.splitlines() == [
         f"{dropped}: no process could be started",
         f"{dropped}: longer than 0.05 s",

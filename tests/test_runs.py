@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluated import benchmark, results
 from safetensors import SafetensorError
 
 from sod import config
@@ -19,6 +20,7 @@ from sod.cli import COMMANDS
 from sod.config import SftOptions, TrainOptions
 from sod.errors import RunError
 from sod.runs.directory import Run, command_of
+from sod.runs.results import read_results
 
 DATA = {"data": "fingerprint"}
 
@@ -102,9 +104,9 @@ def test_a_last_row_cut_short_by_a_crash_is_left_out(run: Run) -> None:
 
 
 def test_results_replace_earlier_ones(run: Run) -> None:
-    run.write_results({"avg": 0.25}, "25 %")
-    run.write_results({"avg": 0.5}, "50 %")
-    assert json.loads((run.folder / "results.json").read_text()) == {"avg": 0.5}
+    run.write_results(results({"rows": benchmark({"avg": 0.25})}), "25 %")
+    run.write_results(results({"rows": benchmark({"avg": 0.5})}), "50 %")
+    assert read_results(run.folder) == results({"rows": benchmark({"avg": 0.5})})
     assert (run.folder / "results.md").read_text() == "50 %"
 
 
@@ -415,11 +417,11 @@ def test_metrics_that_are_gone_are_missed(run: Run, capsys: pytest.CaptureFixtur
 
 def test_a_number_that_is_not_finite_is_null_on_disk_and_nan_when_read(run: Run) -> None:
     run.record(1, {"a": math.nan, "b": math.inf, "c": 1.0}, [{"steps": [{"d": math.nan}]}])
-    run.write_results({"mean": {"avg": math.nan}}, "")
+    run.write_results(results({"rows": benchmark({"avg": math.nan})}), "")
     strict = lambda text: json.loads(text, parse_constant=pytest.fail)  # noqa: E731
     assert strict(run.metrics_file.read_text()) == {"update": 1, "a": None, "b": None, "c": 1.0}
     assert strict(run.trajectory_file(1).read_text()) == {"steps": [{"d": None}]}
-    assert strict((run.folder / "results.json").read_text()) == {"mean": {"avg": None}}
+    assert strict((run.folder / "results.json").read_text())["mean"] == {"avg": None}
     (row,) = run.metrics()
     assert math.isnan(row["a"])
     assert row["c"] == 1.0

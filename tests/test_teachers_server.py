@@ -566,10 +566,10 @@ def test_an_evaluation_beside_it_comes_to_what_one_beside_a_teacher_here_does(
     here = evaluate(wanted)
     with in_the_background(server) as url:
         there = evaluate(beside(server, wanted, url))
-    assert here["mean"]["steps/d"] > 1
-    assert here["mean"].keys() - there["mean"].keys() == {"steps/teacher_entropy"}
+    assert here.mean["steps/d"] > 1
+    assert here.mean.keys() - there.mean.keys() == {"steps/teacher_entropy"}
     for name in ("avg", "steps/d", "steps/d_1"):
-        assert there["mean"][name] == pytest.approx(here["mean"][name], abs=1e-4)
+        assert there.mean[name] == pytest.approx(here.mean[name], abs=1e-4)
     ours, theirs = (
         [json.loads(line) for line in Run(out).trajectory_file(0).read_text().splitlines()]
         for out in (wanted.out, wanted.out.with_name("there"))
@@ -590,8 +590,8 @@ def test_a_server_that_vanishes_during_an_evaluation_costs_no_sample(server: Ser
         server.troubles.clear()
         results = evaluate(options)
     assert len(before) == len(file.read_text().splitlines()) == 6
-    assert results["mean"]["steps/d"] > 1
-    assert not results["partial"]
+    assert results.mean["steps/d"] > 1
+    assert not results.partial
 
 
 def test_a_server_with_another_model_is_refused_before_anything_is_written(

@@ -45,7 +45,7 @@ COMMANDS = {
     "compare": ("CompareOptions", "sod.compare.cells:compare", "compare methods on equal terms, with several seeds"),
     "calibrate": (
         "CalibrateOptions",
-        "sod.evaluation.calibrate:calibrate",
+        "sod.evaluation.calibration:calibrate",
         "test whether low step weights mark bad advice",
     ),
     "report": ("ReportOptions", "sod.report:report", "write an HTML page about runs: figures, trajectories"),

@@ -1,10 +1,10 @@
-"""Several processes at one run, as `torchrun` starts them: who does what, and no process waits for a dead one.
+"""Run one command in several processes, as `torchrun` starts them. A failed process ends the run promptly.
 
-What must be known to all goes through `Ranks.gather` and `Ranks.first`, over the processors' network (gloo). Every process
-says every few seconds that it lives. Where one fails, it leaves word why; the first process says so, and all end. Where one
-falls silent, killed or hung, the others end as well, whatever they are waiting for.
+`Ranks.gather` and `Ranks.first` exchange Python objects over the CPU backend (gloo). Every process sends a heartbeat to the
+store. A process that fails leaves its error there; the first process prints it, and all end. When the heartbeats of a process
+stop, because it was killed or hangs, the others end as well, even while they wait in a collective operation.
 
-torch is imported when there are processes to join, and not before.
+torch is only imported to join several processes.
 """
 
 import os
@@ -29,32 +29,32 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BEAT_SECONDS = 1.0
-"""Between two signs of life."""
+"""Seconds between two heartbeats."""
 SILENT_SECONDS = 300.0
-"""Without one, a process counts as hung. Long, because one that writes a large file may be unable to give any."""
+"""Seconds without a heartbeat after which a process counts as hung. Large, because writing a big file can block it."""
 DEAD_SECONDS = 5.0
-"""Without one, once it is known that something is wrong."""
+"""The same limit, once another error has been seen."""
 GRACE_SECONDS = 10.0
-"""For the others to hear why a process fails, and for the first to end when another has."""
+"""Seconds for the first process to read the error of another, and for a process to end after the failure of another."""
 LAUNCHERS = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What a launcher must put into the environment beside WORLD_SIZE."""
+"""Environment variables that a launcher must set in addition to WORLD_SIZE."""
 SHOW_CURSOR = "\x1b[?25h" if sys.stderr is not None and sys.stderr.isatty() else ""
-"""A progress bar has hidden it."""
+"""Escape sequence that shows the cursor again after a progress bar."""
 COLLECTIVE = timedelta(days=7)
-"""Rollouts differ in length, and whoever is ready waits. What ends a wait in vain is silence, not this."""
+"""Timeout of collective operations. Large, because processes wait for the longest rollout; missing heartbeats end a run."""
 
 
 EVERY_PROCESS = {"every_process": True}
-"""`extra` of a log record that the command line shows from each process, because only one of them may have the problem."""
+"""`extra` of a log record that the command line shows from every process, because the problem may affect only one of them."""
 
 
 def place() -> tuple[int, int]:
-    """Which process this is, from 0, and of how many, by what `torchrun` has put into the environment."""
+    """Return the rank of this process, from 0, and the number of processes, from the environment that `torchrun` sets."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 class Ranks:
-    """The processes of a run, seen by one of them. Alone, every method is what its name says of one."""
+    """The processes of a run, seen by one of them. With a single process, no method communicates."""
 
     def __init__(self, rank: int = 0, count: int = 1, device: str = "cpu", group: "ProcessGroup | None" = None):
         self.rank, self.count = rank, count
@@ -62,7 +62,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """The one that writes to the run directory, and that the user sees."""
+        """Whether this process writes the run directory and prints."""
         return self.rank == 0
 
     @property
@@ -70,11 +70,11 @@ class Ranks:
         return self.count == 1
 
     def share(self, things: Sequence[T]) -> list[T]:
-        """Those that are this process's to deal with; every thing is somebody's."""
+        """Return this process's part of the things. The parts of all processes are disjoint and complete."""
         return list(things[self.rank :: self.count])
 
     def gather(self, thing: T) -> list[T]:
-        """What every process has, in their order."""
+        """Return the things of all processes, in the order of their ranks."""
         if self.alone:
             return [thing]
         import torch.distributed as dist
@@ -84,7 +84,7 @@ class Ranks:
         return everyone
 
     def first(self, function: Callable[[], T]) -> T:
-        """The function's result, from the first process alone. Where it fails there, all end."""
+        """Return the result of the function, which only the first process runs. An error there ends all processes."""
         if self.alone:
             return function()
         import torch.distributed as dist
@@ -94,20 +94,20 @@ class Ranks:
         return result[0]
 
     def meet(self) -> None:
-        """Wait until all are here."""
+        """Wait until all processes have called this."""
         self.gather(None)
 
     def total(self, values: Sequence[float]) -> list[float]:
-        """The sums of what all have, place by place."""
+        """Return the sums over all processes, element by element."""
         return [sum(column) for column in zip(*self.gather(values), strict=True)]
 
     @property
     def group(self) -> "ProcessGroup | None":
-        """For PyTorch's own functions that let processes agree."""
+        """Process group for functions of PyTorch. None with a single process."""
         return self._group
 
     def mesh(self) -> "DeviceMesh":
-        """The devices of all processes, in a row, for what is divided among them."""
+        """Return a one-dimensional mesh of the devices of all processes, for sharded models."""
         from torch.distributed.device_mesh import init_device_mesh
 
         return init_device_mesh(self._device, (self.count,))
@@ -120,23 +120,23 @@ ALONE = Ranks()
 def joined(
     expected: int | None = None, device: str = "auto", *, silent_seconds: float = SILENT_SECONDS
 ) -> Iterator[Ranks]:
-    """All processes of this run, as long as they work together. `device`: where their models live, as in network.device.
+    """Join the processes of this run, and yield them. `device`: the device of the models, as in network.device.
 
-    Raises OptionError where their number is not `expected`, or more than there are GPUs; RankError, in words for the user,
-    where another process has failed, died or fallen silent.
+    Raises OptionError if their number is not `expected`, or exceeds the number of GPUs. Raises RankError, with a message for the
+    user, if another process has failed, died or hangs.
     """
     rank, count = place()
     if expected is not None and expected != count:
         raise OptionError(
-            f"This run was to have {expected} processes, but has {count}. Start it with torchrun --nproc-per-node "
-            f"{expected} -m sod ...; other launchers may start one process and not say so."
+            f"This run should have {expected} processes, but has {count}. Start it with torchrun --nproc-per-node "
+            f"{expected} -m sod .... Other launchers may start a single process without an error."
         )
     if count == 1:
         yield ALONE
         return
     if missing := [name for name in LAUNCHERS if name not in os.environ]:
         raise OptionError(
-            f"WORLD_SIZE is {count}, but {', '.join(missing)} missing: start the processes with torchrun."
+            f"WORLD_SIZE is {count}, but {', '.join(missing)} missing. Start the processes with torchrun."
         )
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
@@ -151,11 +151,11 @@ def joined(
             "cpu:gloo,cuda:nccl" if gpu else "gloo", store=store, rank=rank, world_size=count, timeout=COLLECTIVE
         )
         group: Any = dist.new_group(backend="gloo", timeout=COLLECTIVE)
-        os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)  # what this process starts is no part of the run
+        os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)  # processes that this one starts are not part of the run
         yield Ranks(rank, count, "cuda" if gpu else "cpu", group)
         dist.barrier(group=group)
     except BaseException as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # there is nothing left to interrupt but the message
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # only the error message remains to be written
         watch.explain(error)
     else:
         watch.end()
@@ -164,17 +164,19 @@ def joined(
 
 
 class _Trouble(BaseException):
-    """Another process has failed or fallen silent: this one ends, whatever it is doing."""
+    """Another process has failed or hangs, so this one ends, wherever it is."""
 
 
 def _take_gpu(device: str) -> bool:
-    """Work on a GPU of this process's own, the only one that what it starts will see. -> whether there are any"""
+    """Select one GPU for this process, and make it the only visible one for child processes. -> whether there are GPUs"""
     import torch
 
     here, number = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
     gpus = 0 if device == "cpu" else torch.cuda.device_count()
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not gpus):
-        raise OptionError(f"network.device is {device}, but {here} processes take a GPU each: give cuda, cpu or auto.")
+        raise OptionError(
+            f"network.device is {device}, but {here} processes need one GPU each. Pass cuda, cpu or auto."
+        )
     if not gpus:
         return False
     if here > gpus:
@@ -182,7 +184,7 @@ def _take_gpu(device: str) -> bool:
             f"{here} processes were started on this machine, but it has {gpus} GPUs. Start it with torchrun "
             f"--nproc-per-node {gpus}, or with --network.device cpu."
         )
-    torch.cuda.init()  # which reads the variable for the last time
+    torch.cuda.init()  # the variable has no effect on this process afterwards
     torch.cuda.set_device(number)
     names = os.environ.get("CUDA_VISIBLE_DEVICES")
     os.environ["CUDA_VISIBLE_DEVICES"] = names.split(",")[number] if names else str(number)
@@ -190,7 +192,7 @@ def _take_gpu(device: str) -> bool:
 
 
 class _Watch(threading.Thread):
-    """Gives signs of life, and looks for those of the others: the first process looks at all, every other at the first."""
+    """Sends heartbeats and checks those of others: the first process checks all, every other process checks the first."""
 
     def __init__(self, store: "Store", rank: int, count: int, silent_seconds: float):
         super().__init__(name="watch", daemon=True)
@@ -205,7 +207,7 @@ class _Watch(threading.Thread):
         self._lock = threading.Lock()
 
     def run(self) -> None:
-        """Until somebody fails or falls silent; then the main thread has some seconds to end, whatever it is waiting for."""
+        """Watch until a process fails or hangs, then end this process: the main thread first has `GRACE_SECONDS` to end."""
         while not self._ended.wait(BEAT_SECONDS):
             if self._trouble(self._silent_seconds):
                 break
@@ -215,12 +217,12 @@ class _Watch(threading.Thread):
         if not self._ended.wait(GRACE_SECONDS):
             if self._speaks:
                 print(f"{SHOW_CURSOR}error: {self._failed}", file=sys.stderr, flush=True)
-            if os.getpgrp() == os.getpid():  # as torchrun starts it: what it has started itself ends, too
+            if os.getpgrp() == os.getpid():  # started by torchrun: child processes end as well
                 os.killpg(0, signal.SIGTERM)
             os._exit(1)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Handle SIGTERM: from `run` above, or from torchrun or a user, which end a run."""
+        """Handle SIGTERM, which comes from `run` above, from torchrun or from a user."""
         if self._failed:
             raise _Trouble
         interrupts.receive(number, frame)
@@ -229,10 +231,10 @@ class _Watch(threading.Thread):
         self._ended.set()
 
     def explain(self, error: BaseException) -> NoReturn:
-        """Raise what the user should read of an error: this process's own, or what is wrong with another."""
-        # A broken connection may have been taken for something else on its way here.
+        """Raise the error that the user should read: this process's own, or that of another process."""
+        # A broken connection may have been converted into another error.
         own = isinstance(error, SodError | KeyboardInterrupt) and not isinstance(error.__cause__, RuntimeError)
-        if isinstance(error, interrupts.Terminated):  # by torchrun, perhaps because another process has died
+        if isinstance(error, interrupts.Terminated):  # torchrun sends it too, when another process has died
             own = error.agreed
         deadline = time.monotonic() + (0 if own else DEAD_SECONDS + 2 * BEAT_SECONDS)
         while not self._trouble(DEAD_SECONDS) and time.monotonic() < deadline:
@@ -244,30 +246,31 @@ class _Watch(threading.Thread):
         raise error
 
     def _leave_word(self, error: BaseException) -> None:
-        """Why this process fails, for the first one to say; and time for it to hear."""
+        """Leave the error of this process in the store, and wait until the first process has read it."""
         words = (
             str(error) if isinstance(error, SodError | interrupts.Terminated) else f"{type(error).__name__}: {error}"
         )
         deadline = time.monotonic() + GRACE_SECONDS
-        with suppress(RuntimeError):  # the store is gone, and the first process with it
+        with suppress(RuntimeError):  # the first process has ended, and the store with it
             if self._rank == 0:
-                self._store.set("heard", "")  # it has words of its own
+                self._store.set("heard", "")  # the first process prints its own error
             self._store.set("failed", f"{self._named(self._rank)} failed: {words}")
             while not self._store.check(["heard"]) and time.monotonic() < deadline:
                 time.sleep(BEAT_SECONDS / 2)
 
     def _trouble(self, silent_seconds: float) -> str:
-        """What is wrong with another process, in words; nothing if nothing is."""
+        """Return what is wrong with another process, as a sentence; empty if nothing is."""
         with self._lock:
             if not self._failed:
                 try:
                     self._failed = self._look(silent_seconds)
                 except RuntimeError as error:
                     self._first_is_gone = True
-                    self._failed = f"The processes cannot reach each other any more: {error}"
+                    self._failed = f"The connection between the processes is lost: {error}"
         return self._failed
 
     def _look(self, silent_seconds: float) -> str:
+        """Send a heartbeat, then check the store for errors and for missing heartbeats."""
         self._store.add(f"alive/{self._rank}", 1)
         if self._store.check(["failed"]):
             words = self._store.get("failed").decode()
@@ -282,14 +285,14 @@ class _Watch(threading.Thread):
             elif now - since > silent_seconds:
                 self._first_is_gone = other == 0
                 return (
-                    f"{self._named(other)} has died or hangs: no sign of life for {now - since:.0f} s. "
-                    "`sod train` and `sod sft` continue with --resume; what it printed last may say why."
+                    f"{self._named(other)} has died or hangs: no heartbeat for {now - since:.0f} s. Its last output may show the "
+                    "cause. `sod train` and `sod sft` continue with --resume."
                 )
         return ""
 
     @property
     def _speaks(self) -> bool:
-        """Whether the user is to hear it from this process: from the first, or the next if it is the first that has died."""
+        """Whether this process prints the error: it is the first, or the second if the first has died."""
         return self._rank == (1 if self._first_is_gone else 0)
 
     def _named(self, rank: int) -> str:

@@ -1,13 +1,13 @@
-"""Signals that ask a command to end: SIGTERM (scancel, docker stop) and SIGHUP (a terminal that is closed).
+"""Handle signals that ask a command to end: SIGTERM (scancel, docker stop) and SIGHUP (a closed terminal).
 
-The first one raises `Terminated`, which is handled as Ctrl-C is. Where work must not be cut in two, it is only noted:
+The first signal raises `Terminated`, which is handled like Ctrl-C. During work that must not be interrupted, it is only noted:
 
     with held_back():                  # noted
-        with let_through(): sample()   # raised here, and at once if one was noted before
+        with let_through(): sample()   # raised here, and immediately if one was noted before
         learn()                        # noted
 
-A second signal ends the process at once. Copies of the first within `TOGETHER_SECONDS` do not count: a scheduler signals
-every process of a job, and torchrun passes on what it has received.
+A second signal ends the process immediately. Copies of the first one within `TOGETHER_SECONDS` are ignored: a scheduler
+signals every process of a job, and torchrun forwards the signals that it receives.
 """
 
 import signal
@@ -33,7 +33,7 @@ class Terminated(KeyboardInterrupt):
 
 class _State:
     number = 0
-    """The first signal received; 0: none."""
+    """The first signal received; 0 if there was none."""
     since = 0.0
     held_back = False
 
@@ -43,7 +43,7 @@ _state = _State()
 
 @contextmanager
 def obeyed() -> Iterator[None]:
-    """Act on both signals, except one that is ignored (nohup). In the main thread only: no other can handle signals."""
+    """Handle both signals, except one that is ignored (nohup). Has no effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -73,7 +73,7 @@ def receive(number: int, frame: FrameType | None = None) -> None:
 
 
 def noted() -> int:
-    """The signal that was received; 0 if there was none."""
+    """Return the signal that was received; 0 if there was none."""
     return _state.number
 
 
@@ -89,7 +89,7 @@ def held_back() -> Iterator[None]:
 
 @contextmanager
 def let_through() -> Iterator[None]:
-    """Raise again, within `held_back`; at once if a signal was noted."""
+    """Within `held_back`, raise a signal again. Raises immediately if one was noted before."""
     before, _state.held_back = _state.held_back, False
     try:
         if _state.number:

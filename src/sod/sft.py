@@ -1,4 +1,4 @@
-"""Cold start: fine-tune a model on demonstrations, rendered by the same functions as rollouts."""
+"""`sod sft`, the cold start: fine-tune a model on demonstrations, rendered by the same functions as rollouts."""
 
 import math
 import random
@@ -23,7 +23,7 @@ from sod.tools.python import NAME as TOOL
 
 
 def sft(options: SftOptions) -> Run:
-    """Fine-tune, and leave the model in the run's newest checkpoint."""
+    """Fine-tune a model. The result is the newest checkpoint of the run."""
     if options.dry_run:
         say(plan(options))
         return Run(options.out)
@@ -49,7 +49,7 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     chat = ChatFormat.of(tokenizer, options.chat)
     start, folder = ranks.first(run.take_up) if options.resume else (0, None)
     model_to_load = origin(start_model, folder, options.learn)
-    # With several processes, a whole model is only needed to be saved.
+    # With several processes, the full model is only used for saving.
     home = options.network if ranks.alone else options.network.model_copy(update={"device": "cpu"})
     model = load_model(model_to_load, home)
     check_embeddings(model, tokenizer, start_model)
@@ -60,7 +60,8 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     longest, positions = max(len(ids) for ids, _ in rows), positions_of(model)
     if longest > positions:
         raise ModelError(
-            f"The model has {positions} positions, but a conversation has {longest} tokens; lower max_tokens."
+            f"A conversation has {longest} tokens, but the model has only {positions} positions. Set --max-tokens to at most "
+            f"{positions}."
         )
     files = ranks.first(lambda: {"data": fingerprint(options.data), "model": fingerprint_model(start_model)})
     learner = None if ranks.alone else load_divided(model_to_load, options.network, ranks)
@@ -91,7 +92,7 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
 
 
 def oddities(demonstrations: Sequence[Demonstration], chat: ChatFormat) -> list[str]:
-    """What is odd about their calls, as `sod data check` names it."""
+    """Return the warnings of `sod data check` about the calls in demonstrations."""
     use = ToolUse()
     for demonstration in demonstrations:
         use.add(demonstration)
@@ -99,7 +100,7 @@ def oddities(demonstrations: Sequence[Demonstration], chat: ChatFormat) -> list[
 
 
 def pick(step: int, count: int, options: SftOptions) -> list[int]:
-    """Which conversations a step learns from: a function of the seed and the step alone."""
+    """Return the conversations of a training step. They depend only on the seed and the step."""
     per_epoch = math.ceil(count / options.batch)
     epoch, place = divmod(step, per_epoch)
     order = list(range(count))
@@ -109,7 +110,7 @@ def pick(step: int, count: int, options: SftOptions) -> list[int]:
 
 
 def render_all(chat: ChatFormat, demonstrations: Sequence[Demonstration], max_tokens: int) -> list[Row]:
-    """Every conversation as tokens and loss mask, before the first is learnt from: a bad one must not end a run."""
+    """Return all conversations as tokens and loss masks. This is done before training, so that an error appears first."""
     rows, cut = [], 0
     with Display("rendering", total=len(demonstrations)) as display:
         for number, demonstration in enumerate(demonstrations, 1):
@@ -119,7 +120,10 @@ def render_all(chat: ChatFormat, demonstrations: Sequence[Demonstration], max_to
                 raise DataError(f"Demonstration {number} cannot be rendered: {error}") from error
             rows.append(demonstration_row(pieces, max_tokens))
             if not rows[-1][1].any():
-                raise DataError(f"Demonstration {number} has no token to learn from within max_tokens = {max_tokens}.")
+                raise DataError(
+                    f"Demonstration {number} has no token to learn within max_tokens = {max_tokens}. Increase --max-tokens, or "
+                    "remove the demonstration."
+                )
             cut += sum(len(piece.tokens) for piece in pieces) > max_tokens
             display.done()
     if cut:

@@ -1,9 +1,10 @@
-"""`sod rollout`: the best trajectories of a model, as demonstrations that another can be fine-tuned on.
+"""`sod rollout`: write the best trajectories of a model as demonstrations, to fine-tune another model on.
 
-It is an evaluation (`sod.evaluation.evaluate`) that keeps right trajectories: of each problem those with the fewest tool errors,
-then the shortest. It continues when it is run again.
+It is an evaluation (`sod.evaluation.evaluate`) that keeps right trajectories. For each problem it prefers few tool errors, then
+short trajectories. The same command continues an interrupted run.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -28,11 +29,13 @@ from sod.runs.records import from_record
 from sod.runs.samples import SampleFile
 from sod.types import MalformedCall, Message, Trajectory
 
+logger = logging.getLogger(__name__)
+
 Row = dict[str, Any]
 
 
 def demonstrate(options: RolloutCommandOptions) -> None:
-    """Sample, judge, keep the best and write them. Raises DataError where no trajectory can serve."""
+    """Sample, judge, and write the best trajectories. Raises DataError if no trajectory can be used."""
     if options.dry_run:
         say(plan(options))
         return
@@ -46,10 +49,10 @@ def demonstrate(options: RolloutCommandOptions) -> None:
     with run.held(), SampleFile.open(run.trajectory_file(0)) as samples:
         rows = [row for each in sets for row in _kept(each, samples, world, options, counts)]
     if counts["unusable"]:
-        say(f"{counts['unusable']} right trajectories cannot be written as messages, and are left out.")
+        logger.warning(f"{counts['unusable']} right trajectories cannot be written as messages and are left out.")
     if not rows:
         raise DataError(
-            "No trajectory is right, so there is nothing to show. Give an abler --model, or more --samples."
+            "There are no demonstrations, because no trajectory is right. Pass a stronger --model, or more --samples."
         )
     out = options.demonstrations or options.out / "demonstrations.jsonl"
     replace(out, lines(rows))
@@ -59,20 +62,24 @@ def demonstrate(options: RolloutCommandOptions) -> None:
 
 
 def _check(options: RolloutCommandOptions, sets: Sequence[ProblemSet]) -> None:
-    """What can be wrong, before the first token is sampled."""
+    """Check the options before the first token is sampled. Raises DataError."""
     for each in sets:
         if each.private:
-            raise DataError(f"{each.name}: its authors ask not to publish its examples, which demonstrations would be.")
+            raise DataError(
+                f"{each.name} cannot be made into demonstrations: its authors ask not to publish its examples. Pass other data."
+            )
         if each.name in BENCHMARKS:
-            say(f"careful: {each.name} is a benchmark; who learns from these demonstrations cannot be measured on it.")
+            logger.warning(
+                f"careful: {each.name} is a benchmark. A model trained on these demonstrations cannot be evaluated on it."
+            )
     if options.demonstrations is not None and options.demonstrations.exists():
-        raise DataError(f"{options.demonstrations} is there already. Move it away, or choose another --demonstrations.")
+        raise DataError(f"{options.demonstrations} exists already. Move it away, or choose another --demonstrations.")
 
 
 def _kept(
     of: ProblemSet, samples: SampleFile, world: World, options: RolloutCommandOptions, counts: Counter[str]
 ) -> Iterator[Row]:
-    """The demonstrations of a set, problem by problem."""
+    """Yield the demonstrations of a set, problem by problem."""
     for problem in of.problems:
         keys = [key for key in ((problem.id, sample) for sample in range(options.samples)) if key in samples]
         right = ranked(from_record(samples.read(key), problem, world.chat.text) for key in keys)
@@ -86,15 +93,15 @@ def _kept(
 
 
 def ranked(attempts: Iterable[Trajectory]) -> list[Trajectory]:
-    """Those that are right: the one with the fewest tool errors first, of several the shortest."""
+    """Return the right attempts: those with the fewest tool errors first, then the shortest."""
     right = [attempt for attempt in attempts if attempt.judged.is_right]
     return sorted(right, key=lambda attempt: (attempt.tool_errors, attempt.response_tokens, attempt.sample))
 
 
 def demonstration(attempt: Trajectory, chat: ChatFormat, tools: Sequence[Schema]) -> Row | None:
-    """A trajectory as messages in OpenAI's format; None where they would not give its observations again.
+    """Return a trajectory as messages in OpenAI's format. None if messages would not reproduce its observations.
 
-    Turns with a malformed call, or one of a tool that is not there, stay as context with `weight` 0 and are not learnt.
+    Turns with a malformed call, or a call of an unknown tool, are kept as context with `weight` 0 and are not learnt.
     """
     messages: list[Message] = list(attempt.problem.messages)
     for piece in attempt.pieces[1:]:
@@ -119,12 +126,12 @@ def demonstration(attempt: Trajectory, chat: ChatFormat, tools: Sequence[Schema]
 
 
 def _turn(text: str, tools: Sequence[Schema]) -> Message:
-    """A turn as a message; one with a call that no tool can answer is context and is not learnt."""
+    """Return a turn as a message. A turn with a call that no tool can answer gets `weight` 0: context, not learnt."""
     calls = parse_calls(text)
     known = {tool["function"]["name"] for tool in tools}
     if any(isinstance(call, MalformedCall) or call.name not in known for call in calls):
         return {"role": "assistant", "content": text, "weight": 0}
-    if (found := words_and_calls(text)) is None:  # none, or words among them, which a message has no place for
+    if (found := words_and_calls(text)) is None:  # no call, or text between calls, which a message cannot represent
         return {"role": "assistant", "content": text}
     words, calls = found
     functions = [{"name": call.name, "arguments": call.arguments} for call in calls]

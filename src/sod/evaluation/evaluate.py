@@ -1,14 +1,16 @@
-"""Measure a model: many samples per problem, and how sure the numbers are.
+"""Evaluate a model: many samples per problem, and scores with standard errors.
 
-Every attempt is a line of `trajectories/update-0000.jsonl` as soon as it ends; what is there is not sampled again. Then, problem
-by problem, other judges and the teacher have their say, and the numbers are counted: memory does not grow with the samples.
+Every attempt is written to `trajectories/update-0000.jsonl` when it ends, and is not sampled again. Then each problem is judged
+by additional judges, scored by the teacher and counted. Memory does not grow with the number of samples.
 """
 
 import functools
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from sod.engines import ENGINES, Engine
 from sod.engines.opening import open_engine
 from sod.errors import DataError, SodError
 from sod.evaluation.measures import Tally, mean_over
-from sod.evaluation.results import Results, show, to_markdown
+from sod.evaluation.results import show, to_markdown
 from sod.hub import model_folder
 from sod.model.loading import check_context, check_embeddings, load_model
 from sod.planning.dry_run import plan
@@ -39,17 +41,21 @@ from sod.rollout.harness import World
 from sod.runs import metrics
 from sod.runs.directory import Run
 from sod.runs.records import Record, from_record, scored_records, to_record, verdict_of, verdict_record
+from sod.runs.results import BenchmarkResults, Results
 from sod.runs.samples import SampleFile
 from sod.scoring import Scorer, check_enough
 from sod.teachers import TeacherSetup
 from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_folder
 from sod.types import Group, Problem, Trajectory, Verdict
 
+logger = logging.getLogger(__name__)
+
 PAPER = AlgorithmOptions()
-"""Its epsilon and delta, by which the weights of steps are reported."""
+"""The paper's epsilon and delta. Weights of steps are reported with them."""
 
 
 def evaluate_and_show(options: EvalOptions) -> None:
+    """Evaluate, and print the results."""
     if options.dry_run:
         say(plan(options))
         return
@@ -58,47 +64,47 @@ def evaluate_and_show(options: EvalOptions) -> None:
 
 
 def evaluate(options: EvalOptions) -> Results:
-    """Sample whatever is missing, judge, and write results to the run directory. -> the results
+    """Sample the missing attempts, judge, and write the results to the run directory. -> the results
 
-    Whatever interrupts it: the samples so far are kept, and so are results of them, labelled partial.
+    After an interruption, the samples so far are kept, with partial results.
     """
     with Run(options.out).held(), Runner() as loop, Session.open(options, loop) as session:
         try:
             session.sample()
         except (SodError, KeyboardInterrupt):
-            with suppress(SodError):  # a full disk holds no results either
+            with suppress(SodError):  # the disk may be full
                 session.conclude(complete=False)
                 if session.run.begun:
-                    say(f"partial results: {options.out / 'results.md'}")
+                    logger.info(f"partial results: {options.out / 'results.md'}")
             raise
         return session.conclude(complete=True)
 
 
 @dataclass(frozen=True)
 class Session:
-    """Everything that an evaluation holds while it is under way."""
+    """The state of a running evaluation."""
 
     options: EvalOptions
     sets: list[ProblemSet]
     world: World
     judges: dict[str, Referee]
-    """Who else is to judge."""
+    """Additional judges."""
     folder: Path
-    """The model's, or its tokenizer's if it is served."""
+    """Directory of the model, or of its tokenizer if the model is remote."""
     model: PreTrainedModel | None
-    """None where it is served, or nobody needs it."""
+    """None if the model is remote or not needed."""
     scorer: Scorer | None
-    """Asks the teacher, if there is one."""
+    """Scores with the teacher. None without a teacher."""
     loop: Runner
     run: Run
     files: dict[str, str]
-    """Fingerprints of what it reads."""
+    """Fingerprints of the inputs."""
     samples: SampleFile
 
     @classmethod
     @contextmanager
     def open(cls, options: EvalOptions, loop: Runner) -> "Iterator[Session]":
-        """Check and load everything; nothing is written yet."""
+        """Check and load everything. Nothing is written yet."""
         run = Run(options.out)
         if run.begun:
             run.check(options, resume=True)
@@ -110,7 +116,7 @@ class Session:
         world = World.of(folder, options, problems)
         for each in sets:
             for line in unasked(each.problems, world.frame):
-                say(f"careful: {each.name}: {line}")
+                logger.warning(f"careful: {each.name}: {line}")
         judges = {name: world.referee.as_judge(name) for name in options.judges}
         for judge in judges.values():
             judge.check(problems)
@@ -129,20 +135,20 @@ class Session:
                 yield cls(options, sets, world, judges, folder, model, scorer, loop, run, files, samples)
 
     def engine(self) -> AbstractContextManager[Engine]:
-        """Who writes."""
+        """Open the engine that samples."""
         tokenizer = self.world.chat.tokenizer
         return open_engine(self.loop, self.options.engine, self.model, self.options.rollout, tokenizer)
 
     # Sampling
 
     def sample(self) -> None:
-        """Every attempt that is not there yet."""
+        """Sample the missing attempts."""
         count = sum(1 for _ in _missing(self.sets, self.options.samples, self.samples))
         if not count:
             self._begin()
             return
         if len(self.samples):
-            say(f"{len(self.samples)} samples are there already; {count} are to come.")
+            logger.info(f"{len(self.samples)} samples exist already; {count} are missing.")
         jobs = _missing(self.sets, self.options.samples, self.samples)
         of = {problem.id: each for each in self.sets for problem in each.problems}
         decode = self.world.chat.tokenizer.decode
@@ -158,26 +164,27 @@ class Session:
             self.loop.run(attempts(agent, jobs, seed=self.options.seed, on_trajectory=keep))
 
     def _begin(self) -> None:
-        """Create the run, or take it up again."""
+        """Create the run, or continue it."""
         Run.open(self.options, self.options.out, data=self.files, resume=self.run.begun)
         self.samples.hold()
         self.run.write_options(self.options)
         if any(each.private for each in self.sets):
             keep_out_of_git(self.run.trajectory_file(0))
 
-    # What came of it
+    # Results
 
     def conclude(self, *, complete: bool) -> Results:
-        """Judge and count what there is, put the samples in order, write the results.
+        """Judge and count the existing samples, put their lines in order, and write the results.
 
-        Raises InfrastructureError where more attempts were lost than graded.
+        Raises InfrastructureError if more attempts were lost than graded.
         """
         counted = [Counted(each) for each in self.sets]
-        rows = self._judged(counted, complete)
+        lines = self._count_problems(counted, complete)
         if complete and len(self.samples):
-            self.samples.replace(rows)
+            self.samples.replace(chain(chain.from_iterable(lines), self._not_asked_for()))
         else:
-            deque(rows, maxlen=0)  # only to count them
+            for _ in lines:  # counts them; the file stays as it is
+                pass
         totals = [each.totals for each in counted]
         kept = sum(each.count for each in totals)
         lost = {"dropped": sum(each.dropped for each in totals), "ungraded": sum(each.ungraded for each in totals)}
@@ -186,14 +193,13 @@ class Session:
         if kept:
             self.run.write_results(results, to_markdown(results))
             times = self.world.sandbox.take_statistics().metrics()
-            self.run.write_metrics([{"update": 0} | results["mean"] | times])
+            self.run.write_metrics([{"update": 0} | results.mean | times])
         if complete:
             check_enough(kept=kept, **lost)
         return results
 
-    def _judged(self, counted: "Sequence[Counted]", complete: bool) -> Iterator[Record]:
-        """Every sample's line, in order, counted on its way; those that are not asked for now are handed on as they are."""
-        asked_for = {problem.id for each in self.sets for problem in each.problems}
+    def _count_problems(self, counted: "Sequence[Counted]", complete: bool) -> Iterator[list[Record]]:
+        """Judge, score and count one problem after another. Yields the lines of its samples, in order."""
         scorer = self.scorer if complete else None
         phase, parts = "judge" if scorer is None else "score", sum(len(each.problems) for each in self.sets)
         with Display("evaluate", total=1) as display, display.phase(phase, parts):
@@ -206,14 +212,18 @@ class Session:
                         self._judge_again(problem, rows)
                     group = self._group(problem, rows, complete)
                     batch = self.loop.run(scorer.score(group)) if scorer is not None and len(group) else None
-                    yield from count.add(group, rows, batch, self.world.chat.tokenizer.decode)
+                    yield count.add(group, rows, batch, self.world.chat.tokenizer.decode)
                     display.advance()
+
+    def _not_asked_for(self) -> Iterator[Record]:
+        """Yield the lines of samples that an earlier call asked for, and this one does not."""
+        asked_for = {problem.id for each in self.sets for problem in each.problems}
         for problem_id, sample in self.samples:
             if problem_id not in asked_for or sample >= self.options.samples:
                 yield self.samples.read((problem_id, sample))
 
     def _judge_again(self, problem: Problem, rows: list[Record]) -> None:
-        """The verdicts of further judges, where they are not there yet; and what nobody could decide gets another chance."""
+        """Judge undecided samples again, and add the missing verdicts of additional judges."""
         undecided = [row for row in rows if not row["graded"]]
         for row, verdict in self._verdicts(self.world.referee, problem, undecided):
             again = self.world.referee.reward(replace(self._trajectory(row, problem), verdict=verdict))
@@ -224,12 +234,14 @@ class Session:
                 row["judges"] = row.get("judges", {}) | {name: verdict_record(verdict)}
 
     def _verdicts(self, referee: Referee, problem: Problem, rows: list[Record]) -> list[tuple[Record, Verdict]]:
+        def judge(each: Trajectory) -> Coroutine[Any, Any, Verdict]:
+            return referee.judge(each, functools.partial(self.world.chat.response, each.response))
+
         trajectories = [self._trajectory(row, problem) for row in rows]
-        judge = lambda each: referee.judge(each, functools.partial(self.world.chat.response, each.response))  # noqa: E731
         return list(zip(rows, self.loop.run(together(map(judge, trajectories))), strict=True)) if rows else []
 
     def _group(self, problem: Problem, rows: Sequence[Record], complete: bool) -> Group:
-        """The problem's samples; those that are missing were lost, if all of them have been tried."""
+        """Return the problem's samples. Missing ones count as lost if the sampling is complete."""
         trajectories = [self._trajectory(row, problem) for row in rows]
         return Group.of(problem, trajectories, dropped=self.options.samples - len(rows) if complete else 0)
 
@@ -239,34 +251,34 @@ class Session:
         except (LookupError, TypeError, ValueError) as error:
             raise DataError(
                 f"{self.run.trajectory_file(0)}: sample {row.get('sample')} of problem {problem.id!r} cannot be read ({error}). "
-                "Remove its line, and it is sampled again."
+                "Remove its line, then run the same command to sample it again."
             ) from error
 
     def _results(self, counted: "Sequence[Counted]", *, partial: bool) -> Results:
         options = self.options
         benchmarks = {each.of.name: each.results() for each in counted}
-        return {
-            "partial": partial,
-            "model": str(options.model),
-            "folder": str(self.folder),
-            "prompts": options.prompts,
-            "samples": options.samples,
-            "seed": options.seed,
-            "temperature": options.rollout.temperature,
-            "top_p": options.rollout.top_p,
-            "max_turns": options.rollout.max_turns,
-            "max_tokens": options.rollout.max_tokens,
-            "judge": options.reward.judge,
-            "faults": options.tool.faults,
-            "paper": options.paper,
-            "benchmarks": benchmarks,
-            "mean": mean_over([each["measured"] for each in benchmarks.values()]),
-        }
+        return Results(
+            partial=partial,
+            model=str(options.model),
+            folder=str(self.folder),
+            prompts=options.prompts,
+            samples=options.samples,
+            seed=options.seed,
+            temperature=options.rollout.temperature,
+            top_p=options.rollout.top_p,
+            max_turns=options.rollout.max_turns,
+            max_tokens=options.rollout.max_tokens,
+            judge=options.reward.judge,
+            faults=options.tool.faults,
+            paper=options.paper,
+            benchmarks=benchmarks,
+            mean=mean_over([each.measured for each in benchmarks.values()]),
+        )
 
 
 @dataclass
 class Counted:
-    """The samples of one set of problems, counted problem by problem."""
+    """Counts the samples of one set of problems, problem by problem."""
 
     of: ProblemSet
     tally: Tally = field(init=False)
@@ -274,7 +286,7 @@ class Counted:
     steps: metrics.StepTotals = field(default_factory=lambda: metrics.StepTotals(PAPER))
     by_judge: dict[str, Tally] = field(default_factory=dict)
     silent: Counter[str] = field(default_factory=Counter)
-    """Causes of samples without an answer."""
+    """Number of samples without an answer, by cause."""
 
     def __post_init__(self) -> None:
         self.tally = Tally(self.of.votes)
@@ -282,7 +294,7 @@ class Counted:
     def add(
         self, group: Group, rows: list[Record], batch: ScoredBatch | None, text: Callable[[list[int]], object]
     ) -> list[Record]:
-        """Count a problem's samples, and their `batch` if they were scored. -> its lines, with what the teacher says of them"""
+        """Count a problem's samples, and their `batch` if they were scored. -> their lines, with the teacher's scores"""
         self.tally.add(group)
         self.totals.add(group)
         self.silent += silence(group.trajectories, votes=self.of.votes)
@@ -304,21 +316,21 @@ class Counted:
         for name, trajectories in judged.items():
             self.by_judge.setdefault(name, Tally(self.of.votes)).add(Group(group.problem, trajectories))
 
-    def results(self) -> dict[str, Any]:
+    def results(self) -> BenchmarkResults:
         measured = self.tally.measured() | self.totals.metrics() | self.steps.metrics()
         if self.totals.count:
             measured["truncated"] = self.totals.stops["max_tokens"] / self.totals.count
-        return {
-            "measured": measured,
-            "file": str(self.of.path),
-            "sha256": self.of.sha256,
-            "source": self.of.source,
-            "notes": [*self.of.notes, *why_silent(self.silent, self.totals.count, self.of.problems)],
-            "private": self.of.private,
-            "by": self.tally.by_label(),
-            "judges": {name: tally.measured() for name, tally in self.by_judge.items()},
-            "ids": [problem.id for problem in self.of.problems],
-        }
+        return BenchmarkResults(
+            measured=measured,
+            file=str(self.of.path),
+            sha256=self.of.sha256,
+            source=self.of.source,
+            notes=[*self.of.notes, *why_silent(self.silent, self.totals.count, self.of.problems)],
+            private=self.of.private,
+            by=self.tally.by_label(),
+            judges={name: tally.measured() for name, tally in self.by_judge.items()},
+            ids=[problem.id for problem in self.of.problems],
+        )
 
 
 def _load(options: EvalOptions, folder: Path, world: World) -> PreTrainedModel:
@@ -356,7 +368,7 @@ def _labelled(row: Record, of: ProblemSet) -> Record:
 
 
 def _missing(sets: Sequence[ProblemSet], samples: int, there: SampleFile) -> Iterator[tuple[Problem, int]]:
-    """The attempts that are not there, problem by problem."""
+    """Yield the missing attempts, problem by problem."""
     for each in sets:
         for problem in each.problems:
             for sample in range(samples):

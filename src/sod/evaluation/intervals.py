@@ -1,7 +1,6 @@
-"""How sure a comparison is. NumPy alone.
+"""Confidence intervals of solve rates and of their differences. Uses NumPy only.
 
-Results come as `right` and `tried`, (S, P) each: of the samples at problem p by the run with seed s, how many were right, and
-how many could be judged.
+Inputs are counts of shape (S, P): for the run with seed s, the right and the graded samples of problem p.
 """
 
 import math
@@ -12,35 +11,35 @@ from numpy.typing import NDArray
 
 Counts = NDArray[np.int64]
 NORMAL = 1.959964
-"""The normal's quantile at 97.5 %."""
+"""97.5 % quantile of the normal distribution."""
 TOO_FEW, FEW = 3, 10
-"""Problems: fewer say nothing of others; fewer are too few to be drawn from."""
+"""With fewer problems than the first number there is no interval; with fewer than the second there is no bootstrap."""
 DRAWS = 4000
-"""Of the bootstrap; its own error of a limit is then some hundredth of the interval's width."""
+"""Number of bootstrap draws. The error of a limit is then about a hundredth of the interval's width."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean and where it would lie in 95 of 100 repetitions."""
+    """A mean with its 95 % confidence interval."""
 
     mean: float
     low: float
     high: float
-    """Not numbers where the interval cannot be known."""
+    """`low` and `high` are NaN if the interval is unknown."""
 
     @property
     def excludes_zero(self) -> bool:
         return self.low > 0 or self.high < 0
 
     def in_points(self) -> str:
-        """A difference of rates as percentage points, "+2.2 [-0.2, +4.8]"; the mean alone if that is all that is known."""
+        """Return a difference of rates in percentage points: "+2.2 [-0.2, +4.8]", or "+2.2" without an interval."""
         mean, low, high = (100 * value for value in (self.mean, self.low, self.high))
         return f"{mean:+.1f}" + ("" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
 
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """How often each problem was solved under each seed."""
+    """Counts of right and of graded samples, per seed and problem."""
 
     right_SP: Counts
     tried_SP: Counts
@@ -50,34 +49,34 @@ class Solved:
 
 
 def rate(solved: Solved, *, seed: int = 0) -> Interval:
-    """The mean solve rate (avg@n), each problem and each seed counting alike."""
+    """Return the mean solve rate (avg@n). Problems and seeds have equal weights."""
     solved = solved.problems(np.flatnonzero(solved.tried_SP.min(0)))
     return _bootstrap([(1.0, solved)], seed)
 
 
 def difference(first: Solved, second: Solved, *, seed: int = 0) -> Interval:
-    """Mean solve rate of the first minus that of the second, paired by problem and by seed.
+    """Return the mean solve rate of the first minus that of the second, paired by problem and by seed.
 
-    Both must have the same seeds and problems, in the same order. Problems that one of them has no judged sample of are left
-    out of both.
+    Both must have the same seeds and problems, in the same order. Problems without a graded sample in one of them are left
+    out.
     """
     common = np.flatnonzero(np.minimum(first.tried_SP, second.tried_SP).min(0))
     return _bootstrap([(1.0, first.problems(common)), (-1.0, second.problems(common))], seed)
 
 
 def _bootstrap(terms: list[tuple[float, Solved]], seed: int) -> Interval:
-    """A sum of solve rates, over three sources of chance: which problems, which samples, which training seeds.
+    """Return a signed sum of solve rates with an interval over three sources of chance: problems, samples, training seeds.
 
-    Problems are drawn with replacement, the same for every term and seed. That carries the samples along: a problem's
-    observed rate varies by theirs, too, and drawing them once more would count them twice. Three or five seeds are too few to
-    be drawn from themselves, the intervals would be much too short. Instead the mean over seeds gets the error that
-    Student's t gives it, from the spread of the seeds' own means with S - 1 degrees of freedom. With one seed there is no
-    telling what another would do, and the interval speaks of this seed alone.
+    Problems are drawn with replacement, the same ones for every term and seed. This includes the chance in the samples,
+    because the observed rate of a problem varies with its samples. Drawing samples as well would count it twice. A bootstrap
+    over three or five seeds gives intervals that are much too short. The mean over seeds therefore gets an error from
+    Student's t with S - 1 degrees of freedom, from the spread of the seeds' means. With one seed, the interval does not
+    include variation between seeds.
 
-    Draws from few problems lie too close together, and the more so the fewer there are; they are spread by what Student's t
-    with P - 1 degrees of freedom is wider than a normal, and very few are left to it altogether.
+    A bootstrap over few problems gives intervals that are too short. Its draws are therefore spread by the ratio of Student's
+    t with P - 1 degrees of freedom to the normal. Fewer than `FEW` problems use Student's t only.
 
-    `tests/test_statistics.py` simulates how often such intervals hold the truth.
+    `tests/test_statistics.py` simulates how often such intervals contain the true value.
     """
     rng = np.random.default_rng(seed)
     by_seed_SP = sum(sign * solved.right_SP / solved.tried_SP for sign, solved in terms)
@@ -90,7 +89,7 @@ def _bootstrap(terms: list[tuple[float, Solved]], seed: int) -> Interval:
         error = by_seed_SP.mean(0).std(ddof=1) / math.sqrt(problems)
         draws_R = mean + error * rng.standard_t(problems - 1, size=DRAWS)
     else:
-        # How often each draw takes each problem: drawing with replacement, without an index of DRAWS x P numbers.
+        # The number of times that each draw takes each problem. This avoids an index of DRAWS x P numbers.
         times_RP = rng.multinomial(problems, np.full(problems, 1 / problems), size=DRAWS)
         draws_R = mean + _spread(problems) * (times_RP @ by_seed_SP.mean(0) / problems - mean)
     if seeds > 1:
@@ -101,6 +100,6 @@ def _bootstrap(terms: list[tuple[float, Solved]], seed: int) -> Interval:
 
 
 def _spread(problems: int) -> float:
-    """How much wider than the bootstrap's the deviations of a mean are: sqrt(P / (P - 1)) t / z, at 97.5 %."""
+    """Return the factor for the bootstrap's deviations from the mean: sqrt(P / (P - 1)) t / z, at 97.5 %."""
     t = np.quantile(np.random.default_rng(0).standard_t(problems - 1, size=100_000), 0.975)
     return math.sqrt(problems / (problems - 1)) * float(t) / NORMAL

@@ -1,4 +1,4 @@
-"""What several samples of each problem say of a model: avg@n and its two errors, pass@k, maj@n. Standard library alone."""
+"""Scores from several samples per problem: avg@n with two standard errors, pass@k, maj@n. Uses the standard library only."""
 
 import math
 from collections import Counter, defaultdict
@@ -11,27 +11,26 @@ from sod.types import Group, Trajectory
 
 
 def question_error(solved: Sequence[float]) -> float | None:
-    """Standard error of the mean over problems, as if they were drawn from many: sd / sqrt(P).
+    """Return the standard error of the mean over problems that are drawn from a large population: sd / sqrt(P).
 
-    What another set of problems of this kind would change; it contains the error of sampling. None for fewer than two.
+    It includes the sampling error of the same problems. None for fewer than two problems.
     """
     return stdev(solved) / math.sqrt(len(solved)) if len(solved) > 1 else None
 
 
 def sampling_error(right: Sequence[int], tried: Sequence[int]) -> float | None:
-    """Standard error of the mean over these very problems: sqrt(sum of p (1 - p) / (n - 1)) / P.
+    """Return the standard error of the mean when the same problems are sampled again: sqrt(sum of p (1 - p) / (n - 1)) / P.
 
-    What other samples of the same problems would change. A problem with a single sample is taken to vary as the others do in the
-    mean; None where all are so.
+    A problem with a single sample gets the mean variance of the others. None if every problem has a single sample.
     """
     known = [(c / n) * (1 - c / n) / (n - 1) for c, n in zip(right, tried, strict=True) if n > 1]
     return math.sqrt(fmean(known) / len(right)) if known else None
 
 
 def pass_at(k: int, right: int, tried: int) -> float:
-    """Probability that one of k samples is right, drawn from `tried` without replacement: 1 - C(n - c, k) / C(n, k).
+    """Return the probability that one of k samples is right, drawn without replacement: 1 - C(n - c, k) / C(n, k).
 
-    Unbiased for k independent samples (Chen et al. 2021, arXiv 2107.03374, Eq. 1). With fewer than k samples, of all there are.
+    Unbiased for k independent samples (Chen et al. 2021, arXiv 2107.03374, Eq. 1). A larger k than `tried` counts as `tried`.
     """
     k = min(k, tried)
     return 1 - math.comb(tried - right, k) / math.comb(tried, k)
@@ -40,7 +39,7 @@ def pass_at(k: int, right: int, tried: int) -> float:
 def majority(group: Sequence[Trajectory]) -> float:
     """Return 1 if the most frequent answer is right and 0 if not; after a tie, 1 over the number of tied answers if one is right.
 
-    All right answers are one vote, however they are written. A sample without an answer has no vote.
+    All right answers count as the same answer, however they are written. A sample without an answer has no vote.
     """
     verdicts = [t.judged for t in group]
     votes = Counter(None if v.is_right else v.answer for v in verdicts if v.answer is not None)
@@ -52,14 +51,14 @@ def majority(group: Sequence[Trajectory]) -> float:
 
 @dataclass
 class Tally:
-    """The samples of many problems, counted one problem after another."""
+    """Counts the samples of many problems, one problem after another."""
 
     votes: bool = True
-    """Whether answers can be voted on; programs cannot."""
+    """Whether answers can be compared for a majority; programs cannot."""
     samples: int = 0
-    """Most of any problem: the n of avg@n."""
+    """Largest number of samples of a problem: the n of avg@n."""
     problems_lost: int = 0
-    """Problems without a sample that could be judged: left out, and counted."""
+    """Number of problems without a graded sample. They are left out."""
     right: list[int] = field(default_factory=list)
     tried: list[int] = field(default_factory=list)
     _majorities: list[float] = field(default_factory=list)
@@ -67,7 +66,7 @@ class Tally:
     _by: dict[str, dict[str, "Tally"]] = field(default_factory=lambda: defaultdict(dict))
 
     def add(self, group: Group) -> None:
-        """One problem's samples. Those that no judge could decide are not among them."""
+        """Count the graded samples of one problem."""
         self._count(group.trajectories)
         for name, value in group.problem.labels.items():
             self._by[name].setdefault(value, Tally(self.votes))._count(group.trajectories)
@@ -85,13 +84,13 @@ class Tally:
 
     @property
     def solved(self) -> list[float]:
-        """The solve rate of each problem."""
+        """Solve rate of each problem."""
         return [right / tried for right, tried in zip(self.right, self.tried, strict=True)]
 
     def measured(self) -> dict[str, float]:
-        """avg@n, its errors, pass@k for powers of two, maj@n; without a sample that could be judged, none of these.
+        """Return avg@n, its standard errors, pass@k for powers of two, and maj@n; none of these without a graded sample.
 
-        A problem counts the same however many samples it lost.
+        All problems have equal weight, also those that lost samples.
         """
         solved = self.solved
         found: dict[str, float] = {
@@ -111,12 +110,12 @@ class Tally:
         return found | {"no_answer": self._none / sum(self.tried)}
 
     def by_label(self) -> dict[str, dict[str, dict[str, float]]]:
-        """The same for the problems of each value of each label: difficulty -> hard -> avg -> 0.25."""
+        """Return `measured` for each value of each label: difficulty -> hard -> avg -> 0.25."""
         return {name: {value: tally.measured() for value, tally in sorted(of.items())} for name, of in self._by.items()}
 
 
 def powers_of_two(samples: int) -> Iterator[int]:
-    """1, 2, 4, ... up to `samples`, and `samples` itself."""
+    """Yield 1, 2, 4, ... below `samples`, then `samples`."""
     k = 1
     while k < samples:
         yield k
@@ -126,10 +125,10 @@ def powers_of_two(samples: int) -> Iterator[int]:
 
 
 def mean_over(benchmarks: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of what all benchmarks have, each counting alike, as in the paper's last column.
+    """Return the means of the numbers that all benchmarks have, with equal weights, as in the paper's last column.
 
-    Errors are those of such a mean: the root of their squares' sum, over the number of benchmarks. Numbers of problems and lost
-    attempts are added up.
+    Standard errors are combined: the root of the sum of their squares, divided by the number of benchmarks. The numbers in
+    `ADDED` are summed.
     """
     if not benchmarks:
         return {}

@@ -1,4 +1,4 @@
-"""`sod eval --compare`: how two evaluations differ, paired by problem, with how sure that is."""
+"""`sod eval --compare`: the difference of two evaluations, paired by problem, with confidence intervals."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -17,16 +17,16 @@ from sod.runs.files import to_json
 
 @dataclass(frozen=True)
 class Difference:
-    """B minus A on one benchmark, over the problems that both have."""
+    """The difference B - A on one benchmark, over the problems that both have."""
 
     benchmark: str
     problems: int
     first: float
     second: float
     new_problems: Interval
-    """Had both been measured on other problems of this kind: bootstrap over problems, paired by problem."""
+    """Interval for new problems of the same kind: bootstrap over problems, paired by problem."""
     same_problems: Interval | None
-    """On these very problems, with other samples, paired by problem and sample; None where a problem has a single one."""
+    """Interval for new samples of the same problems, paired by problem and sample. None if a problem has a single sample."""
 
     @property
     def verdict(self) -> str:
@@ -36,10 +36,10 @@ class Difference:
 
 
 def compare_evaluations(options: CompareEvaluationsOptions) -> list[Difference]:
-    """Show how two evaluations differ, benchmark by benchmark, and write it down if asked to."""
+    """Print the difference of two evaluations per benchmark, and write it to `options.out` if given."""
     first, second = read_evaluation(options.first), read_evaluation(options.second)
     found = differences(first, second)
-    n, m = (round(each.results["samples"]) for each in (first, second))
+    n, m = (each.results.samples for each in (first, second))
     head = ["", "problems", f"A: avg@{n}, %", f"B: avg@{m}, %", "B - A, problems", "B - A, samples", "verdict"]
     rows = [
         [
@@ -54,8 +54,8 @@ def compare_evaluations(options: CompareEvaluationsOptions) -> list[Difference]:
         for each in found
     ]
     show_sheets([Sheet("", head, rows)])
-    say(f"A is {options.first}, B is {options.second}. Intervals: 95 %, paired by problem, in points.")
-    say("problems: had others of their kind been asked. samples: had these very problems been sampled anew.")
+    say(f"A is {options.first}, B is {options.second}. Intervals: 95 %, paired by problem, in percentage points.")
+    say("problems: for new problems of the same kind. samples: for new samples of the same problems.")
     for line in _unlike(first, second):
         say(f"careful: {line}")
     if options.out is not None:
@@ -66,11 +66,13 @@ def compare_evaluations(options: CompareEvaluationsOptions) -> list[Difference]:
 
 
 def differences(first: Evaluated, second: Evaluated) -> list[Difference]:
-    """For each benchmark that both have. Raises DataError where they have no problem in common."""
+    """Return the difference on each common benchmark. Raises DataError if the evaluations have no problem in common."""
     common = [p for p in first.verdicts if first.verdicts[p] and second.verdicts.get(p)]
     names = dict.fromkeys(first.benchmark[problem] for problem in common)
     if not names:
-        raise DataError(f"{first.folder} and {second.folder} have no problem in common.")
+        raise DataError(
+            f"{first.folder} and {second.folder} have no problem in common. Pass evaluations of the same data."
+        )
     return [_difference(first, second, name, [p for p in common if first.benchmark[p] == name]) for name in names]
 
 
@@ -78,21 +80,22 @@ def _difference(first: Evaluated, second: Evaluated, name: str, problems: Sequen
     a, b = first.solved(problems), second.solved(problems)
     rate_a, rate_b = (float((each.right_SP / each.tried_SP).mean()) for each in (a, b))
     mean = rate_b - rate_a
-    paired = all(first.results[key] == second.results[key] for key in ("seed", "samples"))
+    one, other = first.results, second.results
+    paired = (one.seed, one.samples) == (other.seed, other.samples)
     error = _sampling_error([(first.verdicts[p], second.verdicts[p]) for p in problems], paired=paired)
     same = None if error is None else Interval(mean, mean - 1.96 * error, mean + 1.96 * error)
     return Difference(name, len(problems), rate_a, rate_b, difference(b, a), same)
 
 
 Verdicts = dict[int, bool]
-"""Whether each sample of a problem was right, by its number."""
+"""Whether each sample of a problem is right, by its number."""
 
 
 def _sampling_error(pairs: Sequence[tuple[Verdicts, Verdicts]], *, paired: bool) -> float | None:
-    """Standard error of the mean difference over these very problems; None where a problem has too few samples.
+    """Return the standard error of the mean difference over the same problems. None if a problem has too few samples.
 
-    `paired`: two models that draw with the same seed are right and wrong together more often than by chance, and then their
-    difference, sample by sample, is surer than its parts. Otherwise the variances of both add up.
+    `paired`: both evaluations used the same seed, so their samples are correlated. The variance of the difference per sample
+    is then smaller than the sum of both variances, which is used otherwise.
     """
     variance = 0.0
     for one, other in pairs:
@@ -104,23 +107,18 @@ def _sampling_error(pairs: Sequence[tuple[Verdicts, Verdicts]], *, paired: bool)
     return math.sqrt(variance) / len(pairs)
 
 
-ALIKE = ("prompts", "temperature", "top_p", "max_turns", "max_tokens", "judge", "faults")
-"""Terms that a comparison should not differ in."""
-
-
 def _unlike(first: Evaluated, second: Evaluated) -> Iterable[str]:
-    """Why the two may not be comparable."""
-    n, m = first.results["samples"], second.results["samples"]
+    """Yield the reasons why the two may not be comparable."""
+    one, other = first.results, second.results
+    n, m = one.samples, other.samples
     if n != m:
-        yield f"A has {n} samples of each problem, B {m}; a rate does not depend on that, pass@k and maj@n do."
-    for key in ALIKE:
-        one, other = first.results[key], second.results[key]
-        if one != other:
-            yield f"{key} is {one} in A and {other} in B."
-    for name in first.results["benchmarks"].keys() & second.results["benchmarks"].keys():
-        files_ = [each.results["benchmarks"][name]["sha256"] for each in (first, second)]
-        if files_[0] != files_[1]:
-            yield f"{name} was read from different files; problems are paired by their ids."
+        yield f"A has {n} samples of each problem, B {m}. pass@k and maj@n depend on this number, avg@n does not."
+    for name, value in one.settings.items():
+        if value != other.settings[name]:
+            yield f"{name} is {value} in A and {other.settings[name]} in B."
+    for name in one.benchmarks.keys() & other.benchmarks.keys():
+        if one.benchmarks[name].sha256 != other.benchmarks[name].sha256:
+            yield f"{name} was read from different files. Problems are paired by their ids."
     alone = first.verdicts.keys() ^ second.verdicts.keys()
     if alone:
-        yield f"{len(alone)} problems are in one of the two only, and left out."
+        yield f"{len(alone)} problems are in only one of the two, and are left out."

@@ -1,11 +1,10 @@
-"""What an evaluation came to: read back, and shown beside the paper's figures."""
+"""Read a finished evaluation, and show results in tables, beside the paper's figures."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich import box
@@ -15,58 +14,58 @@ from rich.table import Table
 from sod import paper
 from sod.console.progress import console, say
 from sod.console.text import cell
-from sod.errors import DataError
+from sod.errors import DataError, RunError
 from sod.evaluation.intervals import Solved
 from sod.runs.directory import Run
-
-Results = dict[str, Any]
-"""What stands in results.json: `benchmarks`, each with what was `measured`, and their `mean`."""
+from sod.runs.results import Results, read_results
 
 MANY_VALUES = 12
-"""Labels with more values than these are not broken down on the screen; results.json has them all."""
+"""Labels with more values have no table; results.json contains all."""
 
 
-# Read back
+# Reading
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A finished evaluation: how often each problem was solved, and everything else that was measured."""
+    """A finished evaluation: the verdict of every sample, and the results."""
 
     folder: Path
     data: str
     """Fingerprint of the problems."""
     verdicts: dict[str, dict[int, bool]]
-    """Of each problem, whether each sample was right; those that no judge could decide are not there."""
+    """Whether each graded sample is right, by problem and by number of the sample."""
     benchmark: dict[str, str]
     """The set that each problem belongs to."""
     results: Results
 
     @property
     def mean(self) -> dict[str, float]:
-        return self.results["mean"]
+        return self.results.mean
 
     def solved(self, problems: Sequence[str]) -> Solved:
-        """How often each of these problems was solved, as one row."""
+        """Return the counts of these problems, as one row."""
         right = [sum(self.verdicts[problem].values()) for problem in problems]
         tried = [len(self.verdicts[problem]) for problem in problems]
         return Solved(np.array([right], dtype=np.int64), np.array([tried], dtype=np.int64))
 
 
 def read_evaluation(folder: Path) -> Evaluated:
-    """Raises DataError, saying what is missing, where there is no finished evaluation."""
+    """Read an evaluation. Raises DataError if it is not finished or is damaged."""
     try:
-        results = defined(json.loads((folder / "results.json").read_bytes()))
+        results = read_results(folder)
         data = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data"]["data"]
-        samples, partial, _ = int(results["samples"]), results["partial"], results["mean"]["problems"]
-        wanted = {(name, id) for name, benchmark in results["benchmarks"].items() for id in benchmark["ids"]}
         lines = Run(folder).trajectory_file(0).open(encoding="utf-8")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder} holds no finished evaluation ({type(error).__name__}: {error}).") from error
+    except (RunError, OSError, ValueError, LookupError, TypeError) as error:
+        what = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"{folder} holds no finished evaluation ({what}). Pass the directory of a finished `sod eval`."
+        ) from error
+    wanted = {(name, id) for name, benchmark in results.benchmarks.items() for id in benchmark.ids}
     verdicts: dict[str, dict[int, bool]] = {}
     benchmark: dict[str, str] = {}
     with lines:
-        if partial:
+        if results.partial:
             raise DataError(
                 f"{folder} was interrupted: its results are partial. Run the same `sod eval` again to finish it."
             )
@@ -75,36 +74,31 @@ def read_evaluation(folder: Path) -> Evaluated:
                 row = json.loads(line)
                 problem, sample = row["problem"], int(row["sample"])
                 judged, correct = bool(row["graded"]), bool(row["correct"])
-                if sample >= samples or (row["benchmark"], problem) not in wanted:
-                    continue  # of a call that asked for more
+                if sample >= results.samples or (row["benchmark"], problem) not in wanted:
+                    continue  # from an earlier call with more samples or problems
                 benchmark[problem] = row["benchmark"]
             except (ValueError, LookupError, TypeError) as error:
-                raise DataError(f"{folder}: line {number} of its trajectories cannot be read ({error}).") from error
+                raise DataError(
+                    f"{folder}: line {number} of its trajectories cannot be read ({error}). Run `sod eval` again."
+                ) from error
             of_problem = verdicts.setdefault(problem, {})
             if judged:
                 of_problem[sample] = correct
     return Evaluated(folder, data, verdicts, benchmark, results)
 
 
-def defined(results: Results) -> Results:
-    """Results without numbers that are not defined: null, and NaN in files of older versions."""
-    known = lambda measured: {k: v for k, v in measured.items() if v is not None and v == v}  # noqa: E731
-    benchmarks = {name: each | {"measured": known(each["measured"])} for name, each in results["benchmarks"].items()}
-    return results | {"mean": known(results["mean"]), "benchmarks": benchmarks}
-
-
-# Shown
+# Tables
 
 
 WORDS = ("", "method", "verdict")
-"""Heads of columns that hold words; all others hold numbers."""
+"""Names of columns that contain words. All other columns contain numbers."""
 GAP = 2
-"""Characters between two columns, one of them the box's."""
+"""Characters between two columns, including the line of the box."""
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table: a head and rows of text."""
+    """A table of text: column names and rows."""
 
     title: str
     head: Sequence[str]
@@ -115,9 +109,9 @@ class Sheet:
         return cls(title, list(columns), list(zip(*columns.values(), strict=True)))
 
     def drawn(self, width: int) -> list[Table]:
-        """Tables that fit into `width`: where the columns need more, they go on in a table below, under the same names.
+        """Return tables that fit into `width` characters. Columns that do not fit continue in a further table with the same rows.
 
-        No word is broken, unless a name alone takes more than half of the width.
+        Words are not broken, except in a name that needs more than half of the width.
         """
         columns = [[cell(name), *(cell(row[i]) for row in self.rows)] for i, name in enumerate(self.head)]
         least = [min(width // 2, _least(column)) for column in columns]
@@ -149,14 +143,14 @@ class Sheet:
 
 
 def _least(column: Sequence[str]) -> int:
-    """Characters that a column needs: its longest word. Numbers, and what belongs to them, stay on one line."""
+    """Return the smallest width of a column, in characters: its longest word. Cells with numbers stay on one line."""
     name, *cells = column
     words = [word for text in cells for word in text.split()] if name in WORDS else cells
     return max(map(cell_len, [*name.split(), *words]), default=1)
 
 
 def _parts(least: Sequence[int], width: int) -> list[list[int]]:
-    """Columns that fit side by side, the first of all before each of them."""
+    """Divide the columns into groups that fit side by side. Every group starts with the first column."""
     parts = [[0]]
     for column in range(1, len(least)):
         if len(parts[-1]) > 1 and sum(least[c] + GAP for c in [*parts[-1], column]) - GAP > width:
@@ -166,7 +160,7 @@ def _parts(least: Sequence[int], width: int) -> list[list[int]]:
 
 
 def _widths(columns: Sequence[Sequence[str]], least: Sequence[int], width: int) -> list[int]:
-    """Characters of each column: as many as it would take, the widest less where all do not fit."""
+    """Return the width of each column, in characters. The widest columns shrink until all fit."""
     taken = [max(map(cell_len, column)) for column in columns]
     while sum(taken) + GAP * (len(taken) - 1) > width:
         room = [own - few for own, few in zip(taken, least, strict=True)]
@@ -182,7 +176,7 @@ def _markdown(text: str) -> str:
 
 
 def show_sheets(sheets: Sequence[Sheet]) -> None:
-    """On a terminal drawn, elsewhere as Markdown."""
+    """Print tables: drawn on a terminal, elsewhere as Markdown."""
     if not console.is_terminal:
         say("\n\n".join(sheet.markdown() for sheet in sheets))
         return
@@ -193,7 +187,7 @@ def show_sheets(sheets: Sequence[Sheet]) -> None:
 
 
 def show(results: Results) -> None:
-    """The tables, and what their reader must know."""
+    """Print the tables and the remarks."""
     show_sheets(_sheets(results))
     for line in _remarks(results):
         say(line)
@@ -204,28 +198,27 @@ def to_markdown(results: Results) -> str:
 
 
 def _sheets(results: Results) -> list[Sheet]:
-    """How well, how, by label, and by whom else."""
-    benchmarks: dict[str, Any] = results["benchmarks"]
-    rows = [(name, each["measured"]) for name, each in benchmarks.items()]
-    rows += [("mean", results["mean"])] if len(rows) > 1 else []
+    """Return the tables: scores, behaviour, scores by label, scores by additional judges."""
+    rows = [(name, each.measured) for name, each in results.benchmarks.items()]
+    rows += [("mean", results.mean)] if len(rows) > 1 else []
     by = [
         (f"{name}, {label} {value}", group)
-        for name, benchmark in benchmarks.items()
-        for label, groups in benchmark["by"].items()
+        for name, benchmark in results.benchmarks.items()
+        for label, groups in benchmark.by.items()
         if 1 < len(groups) <= MANY_VALUES
         for value, group in groups.items()
     ]
     judges = [
         (f"{name}, by {judge}", measured)
-        for name, benchmark in benchmarks.items()
-        for judge, measured in benchmark["judges"].items()
+        for name, benchmark in results.benchmarks.items()
+        for judge, measured in benchmark.judges.items()
     ]
-    n, paper = round(results["samples"]), _paper_beside(results)
+    n, paper = results.samples, _paper_beside(results)
     sheets = [
         _sheet("", rows, SCORES | {f"pass@{n}": f"pass@{n}", f"maj@{n}": "maj"}, n, paper),
-        _sheet("How", rows, BEHAVIOUR, n),
+        _sheet("Behaviour", rows, BEHAVIOUR, n),
         _sheet("By label", by, SCORES, n),
-        _sheet("The same samples, judged otherwise", judges, SCORES | {f"maj@{n}": "maj"}, n),
+        _sheet("The same samples, by additional judges", judges, SCORES | {f"maj@{n}": "maj"}, n),
     ]
     return [sheet for sheet in sheets if sheet.rows]
 
@@ -239,9 +232,9 @@ BEHAVIOUR = {
     "tokens": "rollout/tokens",
     "d, nats": "steps/d",
 }
-"""Columns of the tables, and what is measured."""
+"""Columns of the tables, with the names of the measured numbers."""
 FORMS = {"problems": ".0f", "tools/calls": ".2f", "tools/errors": ".2f", "rollout/tokens": ".0f", "steps/d": ".3f"}
-"""How numbers are written; all others are percentages."""
+"""Formats of numbers. All others are percentages."""
 
 
 def _sheet(
@@ -251,7 +244,7 @@ def _sheet(
     n: int,
     paper: Mapping[str, float] | None = None,
 ) -> Sheet:
-    """A line for each, without the columns that nobody has a number for."""
+    """Return a table with one row for each, without empty columns."""
     cells = {
         head.replace("@n", f"@{n}"): [_number(measured.get(key), FORMS.get(key, "%")) for _, measured in rows]
         for head, key in columns.items()
@@ -263,32 +256,33 @@ def _sheet(
 
 
 def _remarks(results: Results) -> list[str]:
-    """What the reader of the table must know."""
+    """Return the sentences below the tables."""
     lines: list[str] = []
-    if results["partial"]:
-        lines.append("PARTIAL: interrupted, or too many attempts lost. Run the same command again to finish.")
+    if results.partial:
+        lines.append("PARTIAL: interrupted, or too many attempts were lost. Run the same command again to finish.")
     lines.append(
-        "SE: standard errors, in points. samples: had these very problems been sampled anew. problems: had others of their "
-        "kind been asked, which contains the first."
+        "SE: standard error, in percentage points. samples: for new samples of the same problems. problems: for new problems "
+        "of the same kind, which includes the former."
     )
-    for name, benchmark in results["benchmarks"].items():
-        measured = benchmark["measured"]
-        lines += [f"{name}: {note}" for note in benchmark["notes"]]
+    for name, benchmark in results.benchmarks.items():
+        measured = benchmark.measured
+        lines += [f"{name}: {note}" for note in benchmark.notes]
         if "avg" not in measured:
-            lines.append(f"{name}: not one attempt was graded, so there is no mean over the benchmarks.")
+            lines.append(f"{name}: no attempt was graded, so there is no mean over the benchmarks.")
         elif lost := measured["problems_lost"]:
-            lines.append(f"{name}: {lost:.0f} problems have no graded attempt, and are left out.")
+            lines.append(f"{name}: {lost:.0f} problems have no graded attempt and are left out.")
         if lost := measured["rollout/ungraded"]:
             lines.append(f"{name}: {lost:.0f} attempts that no judge could decide are not counted.")
         if lost := measured["rollout/dropped"]:
             lines.append(
-                f"{name}: {lost:.0f} attempts were lost to our own machinery; the same command tries them again."
+                f"{name}: {lost:.0f} attempts were lost to infrastructure failures. Run the same command to try them again."
             )
-    if results["paper"] is not None:
+    if results.paper is not None:
         lines.append(
-            f"The paper's figures are of {results['paper']}: means of 5 training seeds, by its own graders, without errors."
+            f"The paper's figures are those of {results.paper}: means of 5 training seeds, with the paper's graders, without "
+            "standard errors."
             if _paper_beside(results)
-            else f"The paper has no figures of {results['paper']} on these benchmarks."
+            else f"The paper has no figures for {results.paper} on these benchmarks."
         )
     return lines
 
@@ -297,19 +291,19 @@ def _remarks(results: Results) -> list[str]:
 
 
 def _paper_beside(results: Results) -> dict[str, float]:
-    """The paper's figures for these benchmarks, and their mean if all of its benchmarks are there and no others."""
-    if results["paper"] is None:
+    """Return the paper's figures for these benchmarks, and their mean if the benchmarks are exactly the paper's."""
+    if results.paper is None:
         return {}
-    row = paper.rows()[results["paper"]]
-    mean = {"mean": math.fsum(row.values()) / len(row)} if row.keys() == results["benchmarks"].keys() else {}
-    return {name: value for name, value in row.items() if name in results["benchmarks"]} | mean
+    row = paper.rows()[results.paper]
+    mean = {"mean": math.fsum(row.values()) / len(row)} if row.keys() == results.benchmarks.keys() else {}
+    return {name: value for name, value in row.items() if name in results.benchmarks} | mean
 
 
 # Numbers as text
 
 
 def _number(value: float | None, form: str) -> str:
-    """Nothing for what is not known; "%" makes a percentage without its sign."""
+    """Return a number as text, empty for None. The form "%" is a percentage without its sign."""
     if value is None:
         return ""
     return f"{100 * value:.1f}" if form == "%" else format(value, form)

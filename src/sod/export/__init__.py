@@ -69,7 +69,7 @@ def export(options: ExportOptions) -> None:
         f"tool call differ from the checkpoint's by at most {gap:.1g} nats"
         + (f"; rounding to {card.dtype} changed them by up to {probe.rounding:.1g}" if probe.rounding else "")
     )
-    partial = sum(evaluation.results["partial"] for evaluation in evaluations)
+    partial = sum(evaluation.results.partial for evaluation in evaluations)
     say(
         f"{options.out}: {checkpoint} in {card.dtype}, with a model card and {counted(len(evaluations), 'evaluation')}"
         + (f", {partial} of them partial" if partial else "")

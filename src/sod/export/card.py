@@ -133,7 +133,7 @@ class Card:
             yield "This card contains no evaluation of the model."
         for evaluation in self.evaluations:
             if evaluation.options.network.dtype != self.dtype:
-                names = ", ".join(evaluation.benchmarks)
+                names = ", ".join(evaluation.results.benchmarks)
                 yield (
                     f"{names}: evaluated with weights in {evaluation.options.network.dtype}, not in {self.dtype} as exported "
                     "here."

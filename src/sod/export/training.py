@@ -110,7 +110,7 @@ class Stage:
     def _record(self) -> Record:
         """The run's metrics as a `Record`, for the tables of a report."""
         return Record(
-            name="", folder=Path(), options={}, environment={}, results={}, calibration={}, metrics=self.metrics
+            name="", folder=Path(), options={}, environment={}, results=None, calibration={}, metrics=self.metrics
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from sod.errors import RunError
 from sod.report.trajectories import Compact, TokenTotals, Trajectory, UnreadableError, number, parse
 from sod.runs.directory import command_of
+from sod.runs.results import Numbers, Results, read_results
 
 NOT_FINITE = "numbers that are not finite"
 ADVICE = "Pass run directories of `sod train` or `sod eval`."
@@ -49,7 +50,8 @@ class Record:
     folder: Path
     options: dict[str, Any]
     environment: dict[str, Any]
-    results: dict[str, Any]
+    results: Results | None
+    """None if there are none, or if they cannot be read."""
     calibration: dict[str, Any]
     metrics: list[dict[str, float]]
     """One row per update, in order; finite numbers only, including `update`."""
@@ -67,21 +69,14 @@ class Record:
         return command_of(self.environment, self.options)
 
     @property
-    def measured(self) -> dict[str, Any]:
+    def measured(self) -> Numbers:
         """Results of an evaluation, averaged over its benchmarks."""
-        mean = self.results.get("mean")
-        return mean if isinstance(mean, dict) else {}
+        return self.results.mean if self.results else {}
 
     @property
-    def benchmarks(self) -> dict[str, dict[str, Any]]:
+    def benchmarks(self) -> dict[str, Numbers]:
         """Results of an evaluation per benchmark."""
-        benchmarks = self.results.get("benchmarks")
-        each = benchmarks.items() if isinstance(benchmarks, dict) else ()
-        return {
-            name: content["measured"]
-            for name, content in each
-            if isinstance(content, dict) and isinstance(content.get("measured"), dict)
-        }
+        return {name: each.measured for name, each in self.results.benchmarks.items()} if self.results else {}
 
     @property
     def empty(self) -> bool:
@@ -135,7 +130,7 @@ def read(folder: Path, name: str, *, limit: int, keep: Keep, advance: Callable[[
         folder=folder,
         options=_object(folder / "options.json", notes),
         environment=_object(folder / "environment.json", notes),
-        results=_object(folder / "results.json", notes),
+        results=_results(folder, notes),
         calibration=_object(folder / "calibration.json", notes),
         metrics=_metrics(folder / "metrics.jsonl", notes),
         notes=notes,
@@ -154,6 +149,17 @@ def read(folder: Path, name: str, *, limit: int, keep: Keep, advance: Callable[[
 
 def _is_run(folder: Path) -> bool:
     return any((folder / sign).exists() for sign in SIGNS_OF_A_RUN)
+
+
+def _results(folder: Path, notes: Notes) -> Results | None:
+    """Read the results of an evaluation; return None if they are missing or unreadable."""
+    if not (folder / "results.json").exists():
+        return None
+    try:
+        return read_results(folder)
+    except RunError:
+        notes.add("results that cannot be read", "results.json")
+        return None
 
 
 def _object(file: Path, notes: Notes) -> dict[str, Any]:

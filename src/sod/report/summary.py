@@ -179,7 +179,7 @@ def _progress(run: Record) -> str:
     if run.command in ("eval", "rollout"):
         if not run.results:
             return "not finished: no results.json"
-        return "partial: interrupted" if run.results.get("partial") else "finished"
+        return "partial: interrupted" if run.results.partial else "finished"
     planned = number(run.options.get("updates"))
     if planned is None:
         return f"{done} updates"

@@ -1,1 +1,1 @@
-"""The student at work: an agent for one problem, groups of them, and the harness they share."""
+"""Sample trajectories: an agent for one problem, groups of attempts, and the harness that they share."""

@@ -1,4 +1,4 @@
-"""One problem to one trajectory: write a turn, run its tool calls, read the results, until something ends it."""
+"""Sample one trajectory for one problem: write a turn, run its tool calls, append the results, and repeat."""
 
 import time
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from sod.types import Piece, Problem, Stop, Trajectory
 
 
 def check_prompts(chat: ChatFormat, tools: Toolbox, options: SamplingOptions, problems: Sequence[Problem]) -> None:
-    """No prompt may be longer than the limit: found out before the first token is sampled."""
+    """Check the length of all prompts before the first token is sampled. Raises DataError if one exceeds the limit."""
     long, most, longest = 0, options.max_prompt_tokens, ""
-    # A token is a byte or more. Of ASCII, which no tokenizer makes longer first, the length is a bound that costs nothing.
+    # A token is at least one byte. Tokenizers do not lengthen ASCII text first, so its length is a bound that needs no tokenizer.
     around = _characters(chat, tools, "")
     room = most - around if _characters(chat, tools, "x" * most) <= around + most else -1
     with slow_bar("prompts", "measure, %", 100) as at:
@@ -32,20 +32,20 @@ def check_prompts(chat: ChatFormat, tools: Toolbox, options: SamplingOptions, pr
             at(100 * number // len(problems))
     if long:
         raise DataError(
-            f"{long} of {len(problems)} prompts are longer than rollout.max_prompt_tokens = "
-            f"{options.max_prompt_tokens}; that of problem {longest!r} has {most} tokens. Raise it, or leave them out."
+            f"{long} of {len(problems)} prompts are longer than rollout.max_prompt_tokens = {options.max_prompt_tokens}. The "
+            f"longest, of problem {longest!r}, has {most} tokens. Increase rollout.max_prompt_tokens, or remove these problems."
         )
 
 
 def _characters(chat: ChatFormat, tools: Toolbox, text: str) -> int:
-    """Length of the prompt that asks a text, in characters."""
+    """Return the length of a prompt with this text, in characters."""
     tokens = chat.prompt([{"role": "user", "content": text}], tools.schemas)
     return len(str(chat.tokenizer.decode(tokens, skip_special_tokens=False)))
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """The student in its world: an engine that writes, a chat format, tools and limits."""
+    """The student with its surroundings: the engine that samples, the chat format, tools, judges and limits."""
 
     engine: Engine
     chat: ChatFormat
@@ -54,11 +54,11 @@ class Agent:
     options: SamplingOptions
 
     async def attempt(self, problem: Problem, sample: int, seed: int, prefix: Sequence[Piece] = ()) -> Trajectory:
-        """One trajectory. Ends for a named reason; raises only for what is not the student's fault.
+        """Sample and judge one trajectory. Raises only for failures that the student did not cause.
 
-        `seed` also names the attempt to the engine, so it must be unique among those under way. `prefix`: a conversation to
-        go on with in place of the problem's prompt, up to where a turn is to be written; what it has used of the limits
-        is gone.
+        `seed` also identifies the attempt to the engine, so it must be unique among running attempts. `prefix`: a conversation
+        to continue instead of the problem's prompt. It ends where the student writes the next turn. Its turns and tokens count
+        towards the limits.
         """
         start = time.monotonic()
         pieces = list(prefix) or [Piece("prompt", tuple(self.chat.prompt(problem.messages, self.tools.schemas)))]
@@ -92,7 +92,7 @@ class Agent:
             if reply.stop == "length":
                 return "max_tokens"
             calls = parse_calls(self.chat.text(reply.tokens))
-            # The template goes on behind its own end of turn alone: any other end id ends the whole text, calls or not.
+            # The template continues only after its own end of turn. Any other end id ends the trajectory, also with calls.
             if not calls or reply.tokens[-1] != self.chat.end_of_turn:
                 return "answered"
             if turn == self.options.max_turns:

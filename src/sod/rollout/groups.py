@@ -1,8 +1,8 @@
-"""Many agents at once: problems to full groups of trajectories.
+"""Sample many trajectories concurrently, and return them in groups by problem.
 
-Every attempt is a coroutine of its own and waits for nobody, and every group goes on as soon as it is whole. What fails
-through our own machinery is tried again with back-off, then dropped and counted; it is never trained on. Attempts are seeded
-by (run seed, update, problem, sample), so the order in which they happen to run cannot change what is sampled.
+Every attempt is a separate coroutine, and every group is handed on as soon as it is complete. An attempt that fails because of
+the infrastructure is tried again with back-off, then dropped and counted. It is never trained on. Seeds depend on (run seed,
+update, problem, sample), so the order in which attempts run does not change the samples.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from sod.types import Group, Problem, Trajectory
 logger = logging.getLogger(__name__)
 
 TURN_SEEDS = 1 << 16
-"""Seeds that one attempt may use, one per turn."""
+"""Largest number of seeds of one attempt, one per turn."""
 
 
 def attempt_seed(seed: int, update: int, problem: str, sample: int) -> int:
-    """A number below 2^63 that depends on all four and on nothing else; the low 16 bits are free for the turns."""
+    """Return a seed below 2^63 that depends only on these four values. Its low 16 bits are 0, for the number of the turn."""
     digest = hashlib.sha256(f"{seed}/{update}/{problem}/{sample}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") // (2 * TURN_SEEDS) * TURN_SEEDS
 
@@ -40,10 +40,10 @@ async def rollout(
     on_trajectory: Callable[[Trajectory | None], None] = lambda trajectory: None,
     on_group: Callable[[Group], Awaitable[None]] | None = None,
 ) -> list[Group]:
-    """`group` attempts at each problem, in the problems' order.
+    """Return `group` attempts at each problem, in the order of the problems.
 
-    `on_trajectory` hears of each attempt as it ends, with None for a dropped one; `on_group` of each group as soon as it is
-    whole, and may take its time: no attempt waits for it, but the end does.
+    Calls `on_trajectory` when an attempt ends, with None for a dropped one. Calls `on_group` when a group is complete; attempts
+    do not wait for it, but the return does.
     """
     slots = asyncio.Semaphore(agent.options.concurrency)
     group, limit = _sizes(agent.options)
@@ -77,9 +77,9 @@ async def attempts(
     seed: int,
     on_trajectory: Callable[[Problem, int, Trajectory | None], None],
 ) -> None:
-    """An attempt for each job (problem, sample), in their order; nothing is kept, so memory does not grow with their number.
+    """Run an attempt for each job (problem, sample). No trajectory is kept, so memory does not grow with their number.
 
-    `on_trajectory` hears of each as it ends, with None for a dropped one. Attempts are those of a rollout's update 0.
+    Calls `on_trajectory` when an attempt ends, with None for a dropped one. The seeds are those of a rollout with update 0.
     """
     causes: set[str] = set()
     left = iter(jobs)
@@ -93,7 +93,7 @@ async def attempts(
 
 
 def _survivor(result: Trajectory | str, problem: Problem, sample: int, causes: set[str]) -> Trajectory | None:
-    """The trajectory, or None where there is only a reason for its loss, which is said once."""
+    """Return the trajectory, or None if there is only a reason for its loss. Each reason is logged once."""
     if isinstance(result, Trajectory):
         return result
     if result not in causes:
@@ -107,7 +107,7 @@ def _survivor(result: Trajectory | str, problem: Problem, sample: int, causes: s
 
 
 async def _with_retries(agent: Agent, problem: Problem, sample: int, seed: int) -> Trajectory | str:
-    """The attempt, tried again after our own failures; why there is none, once that has not helped or it took too long."""
+    """Run an attempt, again after infrastructure failures. -> the trajectory, or the reason for its loss"""
     cause = ""
     for retry in range(agent.options.retries + 1):
         deadline = asyncio.timeout(agent.options.seconds)
@@ -116,7 +116,7 @@ async def _with_retries(agent: Agent, problem: Problem, sample: int, seed: int) 
                 return await agent.attempt(problem, sample, seed)
         except OutageError:
             raise
-        except (InfrastructureError, TimeoutError) as error:  # TimeoutError: the deadline's, or a socket's on the way
+        except (InfrastructureError, TimeoutError) as error:  # TimeoutError: of the deadline or of a socket
             cause = f"longer than {agent.options.seconds:g} s" if deadline.expired() else str(error) or "timed out"
             if deadline.expired():
                 break
@@ -126,6 +126,6 @@ async def _with_retries(agent: Agent, problem: Problem, sample: int, seed: int) 
 
 
 def _group(problem: Problem, attempts: Mapping[int, Trajectory | None]) -> Group:
-    """The attempts by their number, whichever ended first."""
+    """Return the group of a problem's attempts, in the order of their numbers."""
     survivors = [trajectory for _, trajectory in sorted(attempts.items()) if trajectory is not None]
     return Group.of(problem, survivors, dropped=len(attempts) - len(survivors))

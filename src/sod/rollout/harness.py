@@ -1,4 +1,4 @@
-"""What surrounds a student: how it is spoken to, what it may call, who judges it."""
+"""The surroundings of a student: chat format, tools, judges and sandbox."""
 
 import logging
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class WorldOptions(Protocol):
-    """The options of `sod train` and of `sod eval` are such."""
+    """The options that a World needs, as in the options of `sod train` and `sod eval`."""
 
     @property
     def sandbox(self) -> SandboxOptions: ...
@@ -38,7 +38,7 @@ class WorldOptions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The same in training and evaluation."""
+    """Chat format, tools, judges and sandbox of a student. The same in training and evaluation."""
 
     sandbox: GuardedSandbox
     referee: Referee
@@ -47,9 +47,9 @@ class World:
 
     @classmethod
     def of(cls, tokenizer: Path, options: WorldOptions, problems: Sequence[Problem], *, again: bool = False) -> Self:
-        """Open the sandbox, and check that every problem can be judged and is short enough.
+        """Open the sandbox, and check that every problem has a judge and a prompt within the limit.
 
-        `again`: what there is to know of it was printed before.
+        `again`: whether the notes were logged before.
         """
         if options.reward.judge == "reference" and not again:
             logger.warning(
@@ -71,5 +71,5 @@ class World:
         return self.chat.text(self.chat.prompt([{"role": "user", "content": "1"}], self.tools.schemas))
 
     def agent(self, engine: Engine, limits: SamplingOptions) -> Agent:
-        """A student that writes with this engine."""
+        """Return an agent that samples with this engine."""
         return Agent(engine, self.chat, self.tools, self.referee, limits)

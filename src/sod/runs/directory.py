@@ -36,6 +36,7 @@ from sod.recipes import flat
 from sod.runs import checkpoints
 from sod.runs.files import PARTIAL, append_line, to_json, write_json, write_whole
 from sod.runs.locks import Lock
+from sod.runs.results import Results
 
 SIGNS = ("options.json", "metrics.jsonl", "checkpoints", "trajectories")
 """Files and folders; a run has at least one of them."""
@@ -163,9 +164,9 @@ class Run:
         """Replace all rows of metrics."""
         write_whole(self.metrics_file, "".join(to_json(row, ascii=True) + "\n" for row in rows))
 
-    def write_results(self, results: dict[str, Any], table: str) -> None:
+    def write_results(self, results: Results, table: str) -> None:
         """Write the results as JSON, and the table as Markdown."""
-        write_json(self.folder / "results.json", results)
+        write_json(self.folder / "results.json", results.record())
         write_whole(self.folder / "results.md", table)
 
     # Checkpoints

@@ -1,0 +1,358 @@
+"""Continuations for `sod calibrate`: the teacher continues a student's trajectories from the beginning of a step.
+
+The trajectories come from an evaluation with a teacher. Steps are drawn evenly over the number of tool errors before them.
+"""
+
+import json
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sod.algorithms import step_info
+from sod.batching import ScoredBatch, collate, pad
+from sod.concurrency import Runner
+from sod.config import AlgorithmOptions, CalibrateOptions, EvalOptions, RolloutCommandOptions
+from sod.console.progress import Display
+from sod.core import RULES, Rule, StepInfo, step_mean
+from sod.datasets import ProblemSet
+from sod.datasets.rows import fingerprint_model, read_rows
+from sod.datasets.several import fingerprint, open_sets
+from sod.engines.opening import open_engine
+from sod.errors import DataError, RunError
+from sod.evaluation.results import Evaluated, read_evaluation
+from sod.hub import model_folder
+from sod.model.loading import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer
+from sod.rollout.agent import Agent
+from sod.rollout.groups import rollout
+from sod.rollout.harness import World
+from sod.runs.directory import Run
+from sod.runs.files import to_json, write_whole
+from sod.runs.records import from_record
+from sod.scoring import check_groups
+from sod.types import Group, Piece, Problem, Trajectory
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+SOD = "drift"
+"""SOD's rule. All other rules are compared with it."""
+ADVICE = "Start from the directory where `sod eval` was started."
+MANY = 3
+"""Larger numbers of tool errors are treated as this one."""
+
+
+# The evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredEvaluation:
+    """An evaluation with a teacher, read from its directory."""
+
+    options: EvalOptions
+    data: str
+    """Fingerprint of the problems."""
+    teacher: str
+    """Fingerprint of the teacher."""
+    batch: ScoredBatch
+    """The graded trajectories. Only the difference of both models' log-probabilities was recorded: the student's are 0 here."""
+    private: frozenset[str]
+    """Ids of problems that must not be published."""
+    d_BK: Tensor
+    """Divergences as recorded; the signals in `batch` are rounded."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "ScoredEvaluation":
+        """Read an evaluation.
+
+        Raises RunError if the directory holds no evaluation with a teacher, and DataError if it is not finished or if a row is
+        damaged.
+        """
+        options, data, teacher = _read_options(folder)
+        evaluated = read_evaluation(folder)
+        sets = _open_sets(folder, options, data)
+        problems = {problem.id: problem for each in sets for problem in each.problems}
+        by_problem = _read_scored(folder, evaluated, problems)
+        scored = [each for group in by_problem.values() for each in group]
+        signal_BT = pad([each.signal for each in scored], torch.float32)
+        graded = collate([Group(problems[id], [each.trajectory for each in group]) for id, group in by_problem.items()])
+        batch = replace(
+            graded.scored(torch.zeros_like(signal_BT)),
+            teacher_BT=signal_BT,
+            teacher_entropy_BT=pad([each.teacher_entropy for each in scored], torch.float32),
+        )
+        return cls(
+            options=options,
+            data=data,
+            teacher=teacher,
+            batch=batch,
+            private=frozenset(problem.id for each in sets if each.private for problem in each.problems),
+            d_BK=pad([each.d for each in scored], torch.float32),
+        )
+
+    def info(self) -> StepInfo:
+        """Return the inputs of the rules: the whole evaluation as one batch, before the first update."""
+        return step_info(self.batch, AlgorithmOptions())[1]
+
+    def weights(self, rules: Mapping[str, Rule] = RULES) -> dict[str, Tensor]:
+        """Return each rule's weights of the steps, (B, K). Weights of tokens are averaged over the step.
+
+        A rule that fails is left out and logged.
+        """
+        info = self.info()
+        weights: dict[str, Tensor] = {}
+        for name, rule in rules.items():
+            try:
+                w = rule(self.d_BK, info)
+                w_BK = w if w.shape == self.d_BK.shape else step_mean(w, info.ids_BT)
+                if not w_BK[info.exists_BK].isfinite().all():
+                    raise ValueError("some weights are not finite")
+                weights[name] = w_BK
+            except Exception as error:  # a rule may raise anything
+                logger.warning(f"The rule {name!r} is left out: {type(error).__name__}: {error}")
+        return weights
+
+
+def _read_options(folder: Path) -> tuple[EvalOptions, str, str]:
+    """Return the options of the evaluation, and the fingerprints of its problems and of its teacher."""
+    try:
+        options = RolloutCommandOptions.model_validate_json((folder / "options.json").read_text(encoding="utf-8"))
+        prints: dict[str, str] = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data"]
+        data = prints["data"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunError(
+            f"{folder} holds no run of `sod eval` ({': '.join(str(error).splitlines()[:2])}). Pass the directory of a "
+            "finished `sod eval` with --teacher."
+        ) from error
+    if options.teacher is None:
+        raise RunError(f"{folder} is an evaluation without a teacher. Repeat `sod eval` with --teacher.")
+    if options.score.teacher_url is not None:
+        raise RunError(
+            f"{folder} is an evaluation with a remote teacher, which returns no entropies. Repeat `sod eval` without "
+            "score.teacher_url."
+        )
+    return options, data, prints.get("teacher") or fingerprint_model(model_folder(options.teacher))
+
+
+def _open_sets(folder: Path, options: EvalOptions, data: str) -> list[ProblemSet]:
+    """Open the problems of the evaluation, and check their fingerprint."""
+    try:
+        sets = open_sets(options)
+    except DataError as error:
+        raise RunError(f"The problems of {folder} are missing or have changed ({error}). {ADVICE}") from error
+    if fingerprint(sets) != data:
+        raise RunError(f"The problems of {folder}, {', '.join(options.data)}, have changed. {ADVICE}")
+    return sets
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """One row of a trajectory file (`sod.runs.records.scored_records`), checked."""
+
+    trajectory: Trajectory
+    signal: list[float]
+    """Signal of each token; 0 for tokens that the student did not write."""
+    teacher_entropy: list[float]
+    """Entropy at each token; 0 for tokens that the student did not write."""
+    d: list[float]
+
+    @classmethod
+    def of(cls, row: Row, problem: Problem) -> "_Scored":
+        """Check a row. Raises LookupError, TypeError or ValueError."""
+        pieces, d = row["pieces"], [float(step["d"]) for step in row["steps"]]
+        if [piece["author"] for piece in pieces] != ["prompt", "student", *["tool", "student"] * (len(d) - 1)]:
+            raise ValueError("its steps do not match its pieces")
+        if not np.allclose([fmean(map(abs, turn["signal"])) for turn in pieces[1::2]], d, rtol=0, atol=1e-3):
+            raise ValueError("the d of its steps is not the mean of |signal|")
+        attempt = from_record(row, problem, lambda tokens: "")  # its text is not needed
+        return cls(attempt, _by_token(pieces, "signal"), _by_token(pieces, "teacher_entropy"), d)
+
+
+def _by_token(pieces: Sequence[Row], name: str) -> list[float]:
+    """Return a column of the student's pieces, with 0 for the tokens of other pieces."""
+    values = [piece[name] if piece["author"] == "student" else [0.0] * len(piece["tokens"]) for piece in pieces]
+    if any(len(column) != len(piece["tokens"]) for column, piece in zip(values, pieces, strict=True)):
+        raise ValueError(f"its columns `tokens` and `{name}` differ in length")
+    return [value for column in values for value in column]
+
+
+def _read_scored(folder: Path, evaluated: Evaluated, problems: Mapping[str, Problem]) -> dict[str, list[_Scored]]:
+    """Read the graded trajectories of each problem. Raises DataError for a damaged row."""
+    by_problem: dict[str, list[_Scored]] = {}
+    file = Run(folder).trajectory_file(0)
+    for number, row in enumerate(read_rows(file), 1):
+        try:
+            if row["sample"] in evaluated.verdicts.get(row["problem"], ()):
+                by_problem.setdefault(row["problem"], []).append(_Scored.of(row, problems[row["problem"]]))
+        except (LookupError, TypeError, ValueError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise DataError(
+                f"{file}, row {number} cannot be used: {what}. It is damaged or of an older version. Repeat `sod eval`."
+            ) from error
+    return by_problem
+
+
+# The steps
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Start:
+    """The beginning of a step."""
+
+    row: int
+    """Row of the trajectory in the batch."""
+    step: int
+    """k, from 1."""
+    errors: int
+    """Number of failed tool calls before the step."""
+
+    @property
+    def pieces(self) -> int:
+        """Number of pieces before the step: the prompt, and k - 1 times a turn and an observation."""
+        return 2 * self.step - 1
+
+
+def starts(trajectories: Sequence[Trajectory]) -> list[Start]:
+    """Return the beginning of every step except the first: before that one, the student has done nothing."""
+    found: list[Start] = []
+    for row, trajectory in enumerate(trajectories):
+        errors = 0
+        for step, observation in enumerate(trajectory.observations, 2):
+            errors += sum(outcome != "ok" for outcome in observation.outcomes)
+            found.append(Start(row, step, errors))
+    return found
+
+
+def draw_evenly(starts: Sequence[Start], count: int, seed: int) -> list[Start]:
+    """Draw `count` of them, in order, as evenly as possible over 0, 1, 2 and at least `MANY` errors.
+
+    Returns all of them if there are no more.
+    """
+    rng = random.Random(seed)
+    strata = [[start for start in starts if min(start.errors, MANY) == errors] for errors in range(MANY + 1)]
+    chosen: list[Start] = []
+    for i, stratum in enumerate(sorted(strata, key=len)):  # larger strata fill up what smaller ones lack
+        chosen += rng.sample(stratum, min(len(stratum), (count - len(chosen)) // (len(strata) - i)))
+    return sorted(chosen)
+
+
+# The continuations
+
+
+@dataclass(frozen=True)
+class Successor(Agent):
+    """An agent that continues existing trajectories. Problem ids are the keys of `prefixes`."""
+
+    prefixes: Mapping[str, Sequence[Piece]]
+
+    async def attempt(self, problem: Problem, sample: int, seed: int, prefix: Sequence[Piece] = ()) -> Trajectory:
+        return await super().attempt(problem, sample, seed, prefix or self.prefixes[problem.id])
+
+
+def continuations(options: CalibrateOptions, evaluation: ScoredEvaluation, chosen: Sequence[Start]) -> list[Row]:
+    """Let the teacher continue once from each step, and write continuations.jsonl. -> its rows
+
+    Lost continuations and those that no judge could decide are left out and logged.
+    """
+    problems = {each.problem.id: each.problem for each in evaluation.batch.trajectories}
+    world = World.of(model_folder(evaluation.options.model, weights=False), evaluation.options, list(problems.values()))
+    teacher = _load_teacher(options, evaluation.options, world.chat.tokenizer)
+    weights = evaluation.weights()
+    groups = _continue(options, evaluation, chosen, world, teacher)
+    rows = _rows(evaluation, weights, chosen, groups, world.chat.tokenizer)
+    if len(rows) < len(chosen):
+        logger.warning(
+            f"{len(chosen) - len(rows)} continuations were lost to infrastructure failures or could not be graded."
+        )
+    run = Run.open(options, options.out, data={"data": evaluation.data, "teacher": evaluation.teacher})
+    write_whole(run.folder / "continuations.jsonl", "".join(to_json(row) + "\n" for row in rows))
+    return rows
+
+
+def _load_teacher(
+    options: CalibrateOptions, measured: EvalOptions, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
+    """Load the teacher with the precision of the evaluation, and check that it fits the student's tokenizer and limits."""
+    folder = model_folder(options.teacher)
+    check_same_vocabulary(tokenizer, load_tokenizer(folder))
+    dtype = measured.network.dtype if measured.score.teacher_dtype == "same" else measured.score.teacher_dtype
+    teacher = load_model(folder, measured.network.model_copy(update={"dtype": dtype}))
+    check_embeddings(teacher, tokenizer, folder)
+    check_context(teacher, measured.rollout, whose="teacher")
+    return teacher
+
+
+def _continue(
+    options: CalibrateOptions,
+    evaluation: ScoredEvaluation,
+    chosen: Sequence[Start],
+    world: World,
+    teacher: PreTrainedModel,
+) -> list[Group]:
+    """Return a group for each step, with its continuation unless that was lost."""
+    limits = evaluation.options.rollout
+    problems: list[Problem] = []
+    prefixes: dict[str, Sequence[Piece]] = {}
+    for start in chosen:
+        begun = evaluation.batch.trajectories[start.row]
+        problems.append(replace(begun.problem, id=f"{begun.problem.id}/{begun.sample}/{start.step}"))
+        prefixes[problems[-1].id] = begun.pieces[: start.pieces]
+    with (
+        Runner() as loop,
+        world.sandbox.working_in(loop),
+        open_engine(loop, evaluation.options.engine, teacher, limits) as engine,
+        Display("calibrate", total=1) as display,
+        display.phase("continue", len(problems)),
+    ):
+
+        def advance(trajectory: Trajectory | None) -> None:
+            del trajectory
+            display.advance()
+
+        agent = Successor(engine, world.chat, world.tools, world.referee, limits, prefixes)
+        groups = loop.run(rollout(agent, problems, seed=options.seed, update=0, on_trajectory=advance))
+    check_groups(groups)
+    return groups
+
+
+def _rows(
+    evaluation: ScoredEvaluation,
+    weights: Mapping[str, Tensor],
+    chosen: Sequence[Start],
+    groups: Sequence[Group],
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[Row]:
+    """Return a row of continuations.jsonl for each graded continuation."""
+    info = evaluation.info()
+    rows: list[Row] = []
+    for start, group in zip(chosen, groups, strict=True):
+        for ended in group:
+            begun, at = evaluation.batch.trajectories[start.row], (start.row, start.step - 1)
+            written = [token for piece in ended.pieces[start.pieces :] for token in piece.tokens]
+            private = begun.problem.id in evaluation.private
+            rows.append(
+                {
+                    "problem": begun.problem.id,
+                    "sample": begun.sample,
+                    "step": start.step,
+                    "errors_before": start.errors,
+                    "d": float(evaluation.d_BK[at]),
+                    "w": float(weights[SOD][at]),
+                    "teacher_entropy": float(info.entropy_BK[at]),
+                    "weights": {name: float(w_BK[at]) for name, w_BK in weights.items()},
+                    "solved": ended.judged.is_right,
+                    "answer": ended.judged.answer,
+                    "stop": ended.stop,
+                    "text": "" if private else str(tokenizer.decode(written)),
+                }
+            )
+    return rows
