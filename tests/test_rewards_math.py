@@ -485,6 +485,13 @@ RIGHT = [
     (r"25\%", r"\frac14 = 25\%"),
     ("1+2i", r"\frac{2+4i}{2} = 1+2i"),
     ("120", r"2\text{ h} = 120\text{ min}"),
+    (r"70\%", "70"),
+    (r"70\%", "0.7"),
+    (r"70\%", r"70\%\text{ of students}"),
+    (r"70\%\text{ of students}", "70"),
+    (r"(10\%, 20\%)", "(10, 20)"),
+    ("about 10", "10"),
+    (r"\text{about }10", r"\text{about 10}"),
 ]
 
 WRONG = [
@@ -613,6 +620,20 @@ WRONG = [
     ("12", r"\text{its square is }12"),
     ("12", r"\text{I doubt that the answer is }12"),
     (r"\frac{270}7\text{ degrees}", r"\$\frac{270}7"),
+    (r"70\%", r"70^\circ"),
+    (r"70\%", r"70\text{ kg}"),
+    (r"70\%", r"0.7\text{ kg}"),
+    (r"70\%", r"\$70"),
+    (r"70\%", r"70 cm"),
+    (r"70\%", r"70\text{ apples}"),
+    (r"70\%", r"70^\circ\text{C}"),
+    (r"70\%", r"7"),
+    (r"70\%", r"700"),
+    (r"(10\%, 20\%)", r"(10\text{ kg}, 20\text{ kg})"),
+    ("10", r"\text{about 10}"),
+    ("10", r"\text{roughly }10"),
+    (r"\frac12", r"\text{approximately }\frac12"),
+    ("about 10", "11"),
 ]
 
 

@@ -59,6 +59,8 @@ class Form:
 
 def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
     """Return the accepted forms of the gold, the main one first, and the form of the answer in the context of the gold."""
+    if about := _IN_WORDS_ABOUT.match(gold):
+        gold, answer = gold[about.end() :], _IN_WORDS_ABOUT.sub("", answer, count=1)
     if equation := sides(gold):
         answer = _without_lead_in(answer)
         if NAME.fullmatch(equation[0]):
@@ -70,7 +72,7 @@ def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
     if _LETTER.fullmatch(golds[0].key) and (chosen := _LETTER_OF_CHOICE.match(answer)):
         answer = chosen[1]
     if PERCENT in gold and PERCENT not in answer:
-        golds.append(read(gold.replace(PERCENT, "")))
+        golds = [_of_a_share(form) for form in (*golds, read(gold.replace(PERCENT, "")))]
     if based := _IN_BASE.fullmatch(gold):
         golds.append(read(based[1]))
     elif (based := _IN_BASE.fullmatch(answer)) and based[2].strip("{}") == "10":
@@ -90,6 +92,12 @@ def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
         golds.append(read(_in_radians(gold)))
     form = _named(found) if names and (found := named(answer)) else read(answer)
     return _as_text(golds, gold, form, answer)
+
+
+def _of_a_share(form: Form) -> Form:
+    """Return a gold in percent that accepts a number without a unit only: neither 10 kg nor 0.1 kg is 10 %."""
+    parts = tuple(map(_of_a_share, form.parts))
+    return replace(form, parts=parts, unit=form.unit or (NO_UNIT if parts else _SHARE))
 
 
 def _as_text(golds: list[Form], gold: str, form: Form, answer: str) -> tuple[list[Form], Form]:
@@ -131,9 +139,8 @@ _LEAD_IN = re.compile(
 _LEADING = re.compile(
     rf"(?:\b(?:{'|'.join(_VERBS.split())}|equals?|answer|therefore|thus|so|hence)|:)\W*$", re.IGNORECASE
 )
-_ABOUT = re.compile(
-    r"\s*(?:\\(?:approx|simeq|sim)(?![a-z])|~|(?:\\text\{\s*)?(?:about|approximately|roughly)\b\s*\}?)\s*"
-)
+_ABOUT = re.compile(r"\s*(?:\\(?:approx|simeq|sim)(?![a-z])|~)\s*")
+_IN_WORDS_ABOUT = re.compile(r"(?:\\text\{\s*)?(?:about|approximately|roughly)\b\s*\}?\s*", re.IGNORECASE)
 _LETTER = re.compile("[A-J]")
 _LETTER_OF_CHOICE = re.compile(r"(?:\\text\{\s*)?\(([A-J])\)\s*\}?\s*(?=-?\.?\d|\\frac|\\sqrt)")
 _MEASURED = re.compile(r"(.*[\d)}])(?:\s+([mgshLVNJW])|\s*\\Omega)")
@@ -144,6 +151,7 @@ _PLUS_MINUS = re.compile(r"\\pm(?![a-z])")
 _DISTANCE = re.compile(rf"\|\s*({NAME.pattern})\s*([-+][^|]*)?\|")
 _ALL_WITHOUT = re.compile(r"\(-\\infty,\\infty\)\s*\\(?:setminus|backslash)\s*\\\{([^{}]*)\\\}")
 _LOWEST, _HIGHEST = r"-\infty", r"\infty"
+_SHARE = Unit(frozenset({("percent", 1)}))
 
 
 def read(text: str) -> Form:
@@ -173,7 +181,7 @@ def read(text: str) -> Form:
 
 
 def _without_lead_in(text: str) -> str:
-    """Remove words that introduce the value: "the answer is", "Answer:", "(C)", "approximately"."""
+    r"""Remove what introduces the value: "the answer is", "Answer:", "(C)", `\approx`."""
     text = re.sub(r"^(?:\s*\\(?:Rightarrow|implies|rightarrow|to)(?![a-z]))+", "", text)
     while True:
         if (lead := _LEAD_IN.match(text)) and not _announces(lead[0]):
