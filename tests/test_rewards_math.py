@@ -492,6 +492,11 @@ RIGHT = [
     (r"(10\%, 20\%)", "(10, 20)"),
     ("about 10", "10"),
     (r"\text{about }10", r"\text{about 10}"),
+    (r"\text{BA}", r"\mathrm{BA}"),
+    (r"$\text{BA}$", r"\text{The answer is }BA"),
+    ("AB", "BA"),
+    ("abc", r"a \cdot b \cdot c"),
+    (r"a \cdot b \cdot c", "cab"),
 ]
 
 WRONG = [
@@ -634,6 +639,15 @@ WRONG = [
     ("10", r"\text{roughly }10"),
     (r"\frac12", r"\text{approximately }\frac12"),
     ("about 10", "11"),
+    (r"\text{BA}", r"\text{AB}"),
+    (r"\text{BA}", "AB"),
+    (r"\text{BA}", r"B \cdot A"),
+    (r"\text{BA}", r"\text{BAA}"),
+    (r"\mathrm{AB}", r"\mathrm{BA}"),
+    ("abc", r"a \cdot b \cdot d"),
+    ("abc", r"a \cdot b"),
+    ("abc", "abd"),
+    ("abc", r"a + b + c"),
 ]
 
 

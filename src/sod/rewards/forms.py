@@ -94,6 +94,15 @@ def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
     return _as_text(golds, gold, form, answer)
 
 
+def spelled(gold: str, answer: str) -> tuple[list[Form], Form] | None:
+    r"""Return both as text if the gold is letters in a text font: `\text{BA}` is not the product AB. None for other golds."""
+    letters = _SPELLED.fullmatch(gold)
+    if letters is None or letters[1].casefold() in _SHORT_WORDS | FUNCTIONS:
+        return None
+    one, other = (replace(_opaque(text), latex="") for text in (letters[1], _without_lead_in(answer)))
+    return [one], other
+
+
 def _of_a_share(form: Form) -> Form:
     """Return a gold in percent that accepts a number without a unit only: neither 10 kg nor 0.1 kg is 10 %."""
     parts = tuple(map(_of_a_share, form.parts))
@@ -110,6 +119,8 @@ def _as_text(golds: list[Form], gold: str, form: Form, answer: str) -> tuple[lis
         form.kind == "words" and form.key == golds[0].key and all(_FORMULA.fullmatch(_plain(t)) for t in (gold, answer))
     ):
         return [_opaque(gold)], _opaque(answer)  # Co is not CO
+    if {golds[0].kind, form.kind} == {"words", "exact"} and all(map(_PRODUCT.fullmatch, (gold, answer))):
+        return [_product(gold)], _product(answer)  # abc is a word in its first reading
     if golds[0].kind == "set" and form.kind.startswith("named"):
         form = _set(list(form.parts), "")
     return golds, form
@@ -142,6 +153,8 @@ _LEADING = re.compile(
 _ABOUT = re.compile(r"\s*(?:\\(?:approx|simeq|sim)(?![a-z])|~)\s*")
 _IN_WORDS_ABOUT = re.compile(r"(?:\\text\{\s*)?(?:about|approximately|roughly)\b\s*\}?\s*", re.IGNORECASE)
 _LETTER = re.compile("[A-J]")
+_PRODUCT = re.compile(r"[A-Za-z]{3}|[A-Za-z](?:\s*(?:\*|\\cdot|\\times)\s*[A-Za-z])+")
+_SPELLED = re.compile(r"[\s$]*\\(?:text(?:bf|rm|it)?|math(?:rm|bf)|mbox)\s*\{\s*([A-Z]{2}|[a-z]{2})\s*\}[\s$.]*")
 _LETTER_OF_CHOICE = re.compile(r"(?:\\text\{\s*)?\(([A-J])\)\s*\}?\s*(?=-?\.?\d|\\frac|\\sqrt)")
 _MEASURED = re.compile(r"(.*[\d)}])(?:\s+([mgshLVNJW])|\s*\\Omega)")
 _JOINED = re.compile(r"(?:\\neg\s*)?(?:[A-Za-z]|\\[a-z]+)")
@@ -495,6 +508,10 @@ def _value_or_nothing(text: str) -> Sum:
         return exact(without_unit(text)[0])
     except Unreadable:
         return {}
+
+
+def _product(letters: str) -> Form:
+    return Form("exact", written(_value_or_nothing(letters)), letters)
 
 
 def _opaque(text: str) -> Form:

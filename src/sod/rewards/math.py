@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from sod.errors import DataError, InfrastructureError
 from sod.rewards import Verdict
 from sod.rewards.answers import final_answer, tidy
-from sod.rewards.forms import Form, readings
+from sod.rewards.forms import Form, readings, spelled
 from sod.rewards.symbolic import Symbolic
 
 INTEGER = re.compile(r"-?\d+")
@@ -109,7 +109,7 @@ def decide(text: str, gold: str) -> Verdict | Question:
         boxed = boxed.replace(r",\ ", "")
     if not (answer_text := tidy(boxed)):
         return Verdict(outcome="wrong", reason="empty answer")
-    golds, answer = readings(tidy(gold), answer_text)
+    golds, answer = spelled(gold, answer_text) or readings(tidy(gold), answer_text)
     open_pairs = [pairs for form in golds if (pairs := undecided(form, answer)) is not None]
     layer = "text" if answer.kind in ("opaque", "words") else "exact"
     if [] in open_pairs:
