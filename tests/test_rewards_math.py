@@ -661,6 +661,156 @@ def test_another_answer_is_wrong(judge: MathJudge, gold: str, answer: str) -> No
     assert judge.judge(boxed(answer), gold).outcome == "wrong"
 
 
+EQUAL_TO_A_VALUE = {
+    "AB=5": ["5", "AB = 5", "BA = 5", "5=AB", "AB=10/2=5", r"5\text{ cm}"],
+    r"AB=5\text{ cm}": ["5"],
+    r"\angle BAC=60^\circ": [r"60^\circ", "60", r"\angle BAC = 60", r"\frac{\pi}{3}"],
+    r"\frac{AE}{EC}=2": ["2"],
+    "m+n=204": ["204", "n+m=204", "m=200, n=4, m+n=204"],
+    "|S|=204": ["204"],
+    r"\lvert S\rvert=204": ["204"],
+    r"\cos A=\frac12": [r"\frac12", "0.5", r"\cos A=0.5"],
+    r"S_{\triangle ABC}=12": ["12"],
+    "f(1)+f(2)=5": ["5"],
+    "x:y=2:3": ["2:3"],
+    "AB:BC=2:3": ["2:3", "AB:BC=2:3"],
+    r"x=\pm 2": ["2,-2", r"x=2 \text{ or } x=-2", r"\{2,-2\}", "x=2,-2", "x=-2, x=2", "x_1=-2, x_2=2", r"\pm 2"],
+    r"k=\pm 2": ["k=2,-2"],
+    r"x=\pm\sqrt3": [r"x=\sqrt3, x=-\sqrt3"],
+    r"x=1\pm\frac{1}{1+\sqrt2}": [r"\sqrt2,2-\sqrt2"],
+    "a+b=5": ["5"],
+    "ab=6": ["6"],
+    "a^2+b^2=25": ["25"],
+    "xyz=6": ["xyz=6"],
+    "AB^2=50": ["50"],
+    "AB + BC = 7": ["7"],
+    "x_1+x_2=3": ["3"],
+    "x_1x_2=3": ["3"],
+    r"\overrightarrow{AB}\cdot\overrightarrow{AC}=3": ["3"],
+    r"|\vec{a}+\vec{b}|=\sqrt7": [r"\sqrt7"],
+    "|z|=5": ["5"],
+    r"\tan\alpha=2": ["2"],
+    r"\sin(A+B)=\frac{\sqrt3}{2}": [r"\frac{\sqrt{3}}{2}"],
+    r"\tan\alpha+\tan\beta=3": ["3"],
+    "f(f(2))=5": ["5"],
+    "f'(1)=3": ["3"],
+    "P(A)=1/2": ["0.5"],
+    "[ABC]=12": ["12"],
+    r"\int_0^1 x\,dx=\frac12": ["1/2"],
+    r"\lim_{x\to 0}\frac{\sin x}{x}=1": ["1"],
+    r"\frac{x}{y}=2": ["2"],
+    "x/y=2": ["2"],
+    "a:b:c=1:2:3": ["1:2:3"],
+    "100m+n=204": ["204"],
+    r"\vec{a}=(1,2)": ["(1,2)"],
+    "S_n=2": ["2"],
+    "a_1+a_2=7": ["7"],
+    "V_{ABCD}=8": ["8"],
+    r"\angle A+\angle B=90^\circ": ["90"],
+    "2^2=4": ["4"],
+    r"\sqrt{16}=4": ["4", "x=4"],
+    "x=5": ["5", "x=5.0", r"\text{The answer is }x=5", "x-5=0", r"x=5\text{ cm}"],
+    "k=-2": ["-2"],
+    "y=2x+3": ["2x+3"],
+    r"x=\frac{1}{1+\sqrt2}": [r"\sqrt2-1", r"x=\sqrt2-1"],
+    r"x=70\%": ["70"],
+    r"\sin 2\theta=\frac12": ["0.5"],
+    r"\overline{AB}=5": ["5"],
+    r"\max f = 3": ["3"],
+    "AB=BC=5": ["5"],
+    r"\log_2 5 = 3": [r"\log_2 5 = 3"],
+    "PQ+QR=9": ["9"],
+    "m=3": ["3"],
+    r"m\angle ABC=40^\circ": ["40"],
+}
+"""Right answers by gold equation."""
+NO_VALUE = {
+    "AB=5": ["BC=5", "6", "-5", "AB=6", "5,6", r"5 \text{ or } 6", "2AB=5", "AB>5", "AB=4=5", r"\ge 5", "AB^2=5"],
+    r"AB=5\text{ cm}": [r"5\text{ m}"],
+    "m+n=204": ["m-n=204", "m=204", "n=204", "mn=204", "205", "2m+n=204", "m+n=205"],
+    "|S|=204": ["|T|=204", "-204"],
+    r"\cos A=\frac12": [r"\sin A=\frac12", r"60^\circ", r"A=60^\circ", r"\frac13"],
+    "f(1)+f(2)=5": ["f(1)=5"],
+    "x:y=2:3": ["3:2", "y:x=2:3", "2"],
+    r"x=\pm 2": [
+        "2",
+        "-2",
+        "2,-3",
+        r"y=\pm 2",
+        "x=2",
+        "x=2, y=-2",
+        "x=2,-2,3",
+        "(2,-2)",
+        "x>2, x=-2",
+        "[-2,2]",
+        "x^2=2,-2",
+    ],
+    "x^2+y^2=4": ["4", "2"],
+    "x+y=1": ["1"],
+    "xy=6": ["6"],
+    "2x=10": ["10", "x=10"],
+    "2a=10": ["10"],
+    "a^2=3": ["3"],
+    "x^2=3": ["3"],
+    r"\log_2 x=3": ["3"],
+    r"\sqrt{x}=3": ["3"],
+    "|x|=3": ["3"],
+    "|x-1|=3": ["3"],
+    "|z-1|=2": ["2"],
+    r"\frac{x^2}{4}+\frac{y^2}{9}=1": ["1"],
+    r"\frac{x}{2}=3": ["3"],
+    r"\rho\cos\theta=1": ["1"],
+    r"r\cos\theta=1": ["1"],
+    r"r=2\cos\theta": ["2"],
+    "5x-7y+11z+4=0": ["0"],
+    "y=2x+3": ["3"],
+    "y=2x": ["2"],
+    r"\sin x+y=1": ["1"],
+    "3x+4y=5": ["5"],
+    "x-y=3": ["3"],
+    "z^2=3": ["3"],
+    r"2\sin A=1": ["1"],
+    "AB+5=7": ["7"],
+    r"\frac{x}{a}+\frac{y}{b}=1": ["1"],
+    "x+a=3": ["3"],
+    r"\sqrt{16}=4": [r"\sqrt{9}=3"],
+    "2^2=4": ["3"],
+    "x=x": ["y=y"],
+    "(a+b)^2=a^2+2ab+b^2": ["x=x"],
+    "x=5": ["y=5", "x=17=5", "2x=5", "x=5,6", "x=5, y=5", r"x \ne 5", "x_1=5,x_2=6"],
+    r"\angle BAC=60^\circ": [r"\angle ABC=60^\circ", r"60\text{ cm}", r"60\text{ radians}"],
+    r"\overrightarrow{AB}\cdot\overrightarrow{AC}=3": ["-3"],
+    r"\vec{a}=(1,2)": ["(2,1)"],
+    r"\frac{AE}{EC}=2": [r"\frac{EC}{AE}=2", r"\frac12"],
+    "x^2+y^2+z^2=1": ["1"],
+    "r=2": ["3"],
+    r"\frac{x}{y}=2": ["x=2"],
+    r"y=\pm 2x": ["2"],
+    r"x=70\%": [r"70\text{ kg}"],
+    r"\tan\alpha=2": [r"\tan\beta=2"],
+    "f(x)=x^2": ["2"],
+    "y^2=4x": ["4"],
+    "x=1+2t": ["1"],
+}
+"""Wrong answers by gold equation."""
+
+
+def pairs_of(table: dict[str, list[str]]) -> list[tuple[str, str]]:
+    return [(gold, answer) for gold, answers in table.items() for answer in answers]
+
+
+@pytest.mark.parametrize(("gold", "answer"), pairs_of(EQUAL_TO_A_VALUE))
+def test_the_value_of_a_quantity_is_right_with_or_without_its_name(judge: MathJudge, gold: str, answer: str) -> None:
+    assert judge.judge(boxed(answer), gold).outcome == "right"
+
+
+@pytest.mark.parametrize(("gold", "answer"), pairs_of(NO_VALUE))
+def test_another_quantity_another_value_or_a_side_of_an_equation_is_wrong(
+    judge: MathJudge, gold: str, answer: str
+) -> None:
+    assert judge.judge(boxed(answer), gold).outcome == "wrong"
+
+
 def test_a_right_answer_votes_as_the_gold_one() -> None:
     verdict = decide(boxed("10"), r"10\%")
     assert verdict == Verdict(outcome="right", answer="1/10", reason="exact")
@@ -677,6 +827,9 @@ def test_a_right_answer_votes_as_the_gold_one() -> None:
         ("12", [r"12\text{ apples}", "twelve", r"\text{Tom has }12"]),
         (r"\mathbb{R}\setminus\{1\}", [r"x\ne1", r"(-\infty,1)\cup(1,\infty)"]),
         (r"n\equiv 1\pmod 4", ["1", r"1\pmod 4"]),
+        ("m+n=5", ["5", "m+n=5", "n+m=5", "m=2, n=3, m+n=5"]),
+        (r"x=\pm 2", ["2, -2", r"x=2 \text{ or } x=-2", r"\pm 2"]),
+        ("x=5", ["5", "x-5=0", r"5\text{ cm}"]),
     ],
 )
 def test_all_right_answers_are_one_vote_whatever_layer_decides(judge: MathJudge, gold: str, answers: list[str]) -> None:

@@ -20,6 +20,7 @@ from sod.rewards.exact import (
     symbols,
     written,
 )
+from sod.rewards.quantities import is_constant, is_quantity
 from sod.rewards.structure import (
     BRACKET,
     CLOSING,
@@ -62,11 +63,7 @@ def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
     if about := _IN_WORDS_ABOUT.match(gold):
         gold, answer = gold[about.end() :], _IN_WORDS_ABOUT.sub("", answer, count=1)
     if equation := sides(gold):
-        answer = _without_lead_in(answer)
-        if NAME.fullmatch(equation[0]):
-            answer = _called(answer, equation[0])
-        other = None if answer != gold and _contradicts(*split(answer, RELATIONS)) else sides(answer)
-        return [_equation(*equation)], _equation(*other) if other else read(answer)
+        return _of_equation(gold, *equation, answer)
     names = named(gold)
     golds = [_named(names) if names else read(gold)]
     if _LETTER.fullmatch(golds[0].key) and (chosen := _LETTER_OF_CHOICE.match(answer)):
@@ -92,6 +89,39 @@ def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
         golds.append(read(_in_radians(gold)))
     form = _named(found) if names and (found := named(answer)) else read(answer)
     return _as_text(golds, gold, form, answer)
+
+
+def _of_equation(gold: str, left: str, right: str, answer: str) -> tuple[list[Form], Form]:
+    """Return the forms of a gold equation, and the form of the answer: its value if it gives the left side a value."""
+    plain = _without_lead_in(answer)
+    if is_quantity(left) and is_constant(right) and (value := _value_of(left, answer) or _value_of(left, plain)):
+        golds, form = readings(right, value)
+        return [replace(_equation(left, right), latex=""), *golds], form
+    answer = plain
+    if NAME.fullmatch(left):
+        answer = _called(answer, left)
+    other = None if answer != gold and _contradicts(*split(answer, RELATIONS)) else sides(answer)
+    return [_equation(left, right)], _equation(*other) if other else read(answer)
+
+
+def _value_of(name: str, answer: str) -> str:
+    r"""Return the value of `5`, of `x = 5`, or of `x = 2 \lor x = -2`; empty if the answer is about another name."""
+    if not split(answer, RELATIONS)[1]:
+        return answer
+    values: list[str] = []
+    parts = split(answer, {",", ";", r"\lor", r"\land"})[0]
+    if sum_of_named(parts):
+        parts = parts[-1:]
+    for part in parts:
+        clause, found = split(part, RELATIONS)
+        pair = sides(part) if found else (name, part)
+        if pair is None or _contradicts(clause, found):
+            return ""
+        same = _NUMBERED.sub("", pair[0]) if len(parts) > 1 else pair[0]
+        if re.sub(r"[\s{}]", "", same) != re.sub(r"[\s{}]", "", name):
+            return ""
+        values.append(pair[1])
+    return ",".join(values)
 
 
 def spelled(gold: str, answer: str) -> tuple[list[Form], Form] | None:
@@ -153,6 +183,7 @@ _LEADING = re.compile(
 _ABOUT = re.compile(r"\s*(?:\\(?:approx|simeq|sim)(?![a-z])|~)\s*")
 _IN_WORDS_ABOUT = re.compile(r"(?:\\text\{\s*)?(?:about|approximately|roughly)\b\s*\}?\s*", re.IGNORECASE)
 _LETTER = re.compile("[A-J]")
+_NUMBERED = re.compile(r"_(?:\d|\{\d\})$")
 _PRODUCT = re.compile(r"[A-Za-z]{3}|[A-Za-z](?:\s*(?:\*|\\cdot|\\times)\s*[A-Za-z])+")
 _SPELLED = re.compile(r"[\s$]*\\(?:text(?:bf|rm|it)?|math(?:rm|bf)|mbox)\s*\{\s*([A-Z]{2}|[a-z]{2})\s*\}[\s$.]*")
 _LETTER_OF_CHOICE = re.compile(r"(?:\\text\{\s*)?\(([A-J])\)\s*\}?\s*(?=-?\.?\d|\\frac|\\sqrt)")
@@ -569,7 +600,8 @@ def _equation(left: str, right: str) -> Form:
     """Return the form of an equation: left side minus right side equals zero, up to a factor."""
     value, unit = without_unit(right)
     try:
-        zero = add(exact(left), exact(value), -1)
+        if not (zero := add(exact(left), exact(value), -1)):
+            return replace(_opaque(f"{left}={value}"), latex="", unit=unit)  # an identity
         return Form("exact", f"0 = {written(scaled(zero))}", _symbolic(f"{left}={right}"), unit=unit)
     except Unreadable:
         return replace(_opaque(f"{left}={value}"), unit=unit)
