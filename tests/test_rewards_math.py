@@ -811,6 +811,136 @@ def test_another_quantity_another_value_or_a_side_of_an_equation_is_wrong(
     assert judge.judge(boxed(answer), gold).outcome == "wrong"
 
 
+OTHER_NOTATION = {
+    "9 (apples)": ["9", r"9\text{ apples}"],
+    "9": ["9 (apples)"],
+    "15 (cm)": ["15"],
+    "9 (red apples)": ["9"],
+    "0.25": ["0.25 M", r"0.25\text{ M}"],
+    "9.8": ["9.8 m/s^2", "9.8 m s^{-2}"],
+    r"9.8\text{ m/s}^2": ["9.8 m/s^2"],
+    r"3.0 \times 10^8": [r"3.0 \times 10^8 m/s"],
+    "8.314": ["8.314 J/(mol K)"],
+    "5": ["5 m^2", "5 m"],
+    "10": ["10 kg", r"10 \Omega", "10 N/C", r"\text{ten dollars}"],
+    "1.6": ["1.6 kg/m^3"],
+    r"\lg 5": [r"\log_{10}5", r"\lg5"],
+    r"\log_{10}5": [r"\lg 5"],
+    "21": [r"\text{twenty-one apples}"],
+    "24": [r"\text{two dozen eggs}"],
+    r"\text{two circles}": [r"\text{two circles}", r"\text{Two circles}"],
+    "200": [r"\text{two hundred people}"],
+    r"\text{no solution}": [r"\text{No solutions}", r"\text{There are no solutions}", r"\text{No solution exists.}"],
+    r"\text{No real solutions}": [r"\text{no real solution}"],
+    r"x=k\pi": [r"x = k\pi, k \in \mathbb{Z}"],
+    r"x = k\pi, k \in \mathbb{Z}": [r"x=k\pi", r"x=n\pi, n\in\mathbb Z", r"x = \pi k, k \in \mathbb{Z}"],
+    r"x = \frac{\pi}{4}+k\pi, k \in \mathbb{Z}": [r"\frac{\pi}{4}+n\pi \quad (n\in\mathbb Z)"],
+    r"x = k\pi (k \in Z)": [r"k\pi, \text{ where } k \in \mathbb{Z}"],
+    "x=1,y=2": [r"\begin{cases} x=1 \\ y=2 \end{cases}"],
+    r"\begin{cases} x=1 \\ y=2 \end{cases}": ["x=1,y=2", "(1,2)"],
+    r"\left\{\begin{array}{l}x=1\\y=2\end{array}\right.": ["x=1,y=2"],
+    r"\left\{\begin{aligned}x&=1\\y&=2\end{aligned}\right.": ["(1,2)"],
+    r"\begin{cases} x=1, \\ y=2. \end{cases}": [r"\left\{\begin{array}{ll}x=1\\y=2\end{array}\right."],
+    "(1,2)": [r"\begin{cases} x=1 \\ y=2 \end{cases}"],
+    "B": [r"\text{Option B}", r"\text{The correct answer is (B)}", "Answer: B", "(B)"],
+    r"(-2,-1)\cup(-1,\infty)": [r"x>-2, x\ne -1", r"x>-2 \text{ and } x\ne -1"],
+    r"[-2,0)\cup(0,3]": [r"-2 \le x \le 3, x \ne 0"],
+    r"x>-2, x\ne -1": [r"(-2,-1)\cup(-1,\infty)"],
+    r"(-\infty,1)\cup(1,\infty)": [r"x \in \mathbb{R}, x \ne 1"],
+    r"[0,1)\cup(1,\infty)": [r"x \ge 0 \text{ and } x \ne 1"],
+    r"x\ge 0, x \ne 1": [r"x\ge 0, x \ne 1"],
+    r"\{x \mid x \ge 0, x \ne 1\}": [r"[0,1)\cup(1,\infty)"],
+    r"x \ne 1, 2": [r"(-\infty,1)\cup(1,2)\cup(2,\infty)"],
+    "2.5": ["2.5 M"],
+}
+"""Right answers by gold, in another notation."""
+NEARLY_ITS_NOTATION = {
+    "9 (apples)": ["10", "9 (pears)", r"9\text{ pears}"],
+    "9": ["9 (wrong)", "9 (not)", "9 (approximately)", "9 (thousand)", "9 (or 10)", "9 (squared)", "9 (x)", "9 (ab)"],
+    "12": ["12 M", r"12\text{ M}", "12 K"],
+    "0.25": ["0.26 M"],
+    "9.8": ["9.8 x/y", "9.8 m/x"],
+    r"9.8\text{ m/s}^2": ["9.8 m/s"],
+    r"9.8\text{ m/s}": ["9.8 km/h"],
+    "204": ["204 x", "204 y^2", "204 m s", "204 a/b", "204 m/n"],
+    r"12\text{ cm}": ["12 m"],
+    "2": ["2 e", "2 i", "2 m n", "2 x m", r"\text{two hundred four}", r"\text{two to one}"],
+    "2m": ["2"],
+    "5": ["5 k", r"\text{five out of six}"],
+    r"\lg 5": [r"\ln 5", r"\log_2 5", r"\lg 6"],
+    "10": [
+        r"\text{ten percent}",
+        r"\text{ten thirds}",
+        r"\text{ten or more}",
+        r"\text{ten squared}",
+        r"\text{ten million}",
+        r"\text{not ten dollars}",
+        r"\text{ten dollars or less}",
+    ],
+    "200": [r"\text{two hundred four}", r"\text{two hundred four people}"],
+    "1": [r"\text{one half}", r"\text{one third of it}"],
+    "3": [r"\text{three quarters}"],
+    "7": [r"\text{seven minus x}"],
+    "20": [r"\text{twenty-one apples}"],
+    r"\text{no solution}": [
+        r"\text{one solution}",
+        r"\text{no real solutions}",
+        r"\text{two solutions}",
+        r"\text{solutions}",
+    ],
+    r"x = k\pi, k \in \mathbb{Z}": [
+        r"x = 2k\pi, k \in \mathbb{Z}",
+        r"x = k\pi, k \in \mathbb{N}",
+        r"x=n\pi",
+        r"x=\pi",
+        r"x=\frac{\pi}{2}+k\pi, k \in \mathbb{Z}",
+        r"x=k\pi, n \in \mathbb{Z}",
+        r"y=k\pi, k \in \mathbb{Z}",
+        r"k \in \mathbb{Z}",
+        r"x \ne k\pi, k \in \mathbb{Z}",
+    ],
+    r"ak\pi, k \in \mathbb{Z}": [r"an\pi, a \in \mathbb{Z}"],
+    r"\begin{cases} x=1 \\ y=2 \end{cases}": ["x=2,y=1", "x=1", "(2,1)"],
+    "x=1,y=2": [
+        r"\begin{cases} x=1 \\ y=3 \end{cases}",
+        r"\begin{cases} x=1 \\ x=2 \end{cases}",
+        r"\begin{cases} x=1 \\ y>2 \end{cases}",
+        r"\begin{cases} x=1 \\ y=2 \\ z=3 \end{cases}",
+        r"\begin{cases} x=1 & y=2 \\ x=2 & y=1 \end{cases}",
+    ],
+    "B": [
+        r"\text{Option A}",
+        r"\text{Option B or C}",
+        r"\text{not option B}",
+        r"\text{Option B is wrong}",
+        "Options B and C",
+        "b",
+        "Option b",
+    ],
+    r"(-2,-1)\cup(-1,\infty)": [
+        r"x>-2, x\ne 1",
+        r"x\ge-2, x\ne -1",
+        "x>-2",
+        r"x\ne -1",
+        r"x>-2, y\ne -1",
+        r"x>-2 \text{ or } x\ne -1",
+        r"x<-2, x\ne -1",
+    ],
+    r"(-2,\infty)": [r"x>-2, x\ne -3", r"x \ge -2, x\ne -2"],
+}
+"""Wrong answers by gold that look like another notation of it."""
+
+
+@pytest.mark.parametrize(("gold", "answer"), pairs_of(OTHER_NOTATION))
+def test_another_notation_of_the_gold_is_right(judge: MathJudge, gold: str, answer: str) -> None:
+    assert judge.judge(boxed(answer), gold).outcome == "right"
+
+
+@pytest.mark.parametrize(("gold", "answer"), pairs_of(NEARLY_ITS_NOTATION))
+def test_what_looks_like_another_notation_is_wrong(judge: MathJudge, gold: str, answer: str) -> None:
+    assert judge.judge(boxed(answer), gold).outcome == "wrong"
+
+
 def test_a_right_answer_votes_as_the_gold_one() -> None:
     verdict = decide(boxed("10"), r"10\%")
     assert verdict == Verdict(outcome="right", answer="1/10", reason="exact")

@@ -29,9 +29,11 @@ from sod.rewards.structure import (
     OPENING,
     RELATIONS,
     balanced,
+    in_a_line,
     in_order,
     is_number,
     named,
+    of_integers,
     relations,
     sides,
     split,
@@ -39,7 +41,7 @@ from sod.rewards.structure import (
     value_last,
     with_names,
 )
-from sod.rewards.units import NO_UNIT, NUMBER_WORDS, UNTRUE, Unit, without_unit
+from sod.rewards.units import NO_UNIT, NUMBER_WORDS, UNTRUE, Unit, measured, without_unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +62,14 @@ class Form:
 
 def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
     """Return the accepted forms of the gold, the main one first, and the form of the answer in the context of the gold."""
+    gold, answer = of_integers(in_a_line(gold), in_a_line(answer))
     if about := _IN_WORDS_ABOUT.match(gold):
         gold, answer = gold[about.end() :], _IN_WORDS_ABOUT.sub("", answer, count=1)
     if equation := sides(gold):
         return _of_equation(gold, *equation, answer)
     names = named(gold)
     golds = [_named(names) if names else read(gold)]
-    if _LETTER.fullmatch(golds[0].key) and (chosen := _LETTER_OF_CHOICE.match(answer)):
+    if _LETTER.fullmatch(golds[0].key) and (chosen := _LETTER_OF_CHOICE.match(answer) or _OPTION.fullmatch(answer)):
         answer = chosen[1]
     if PERCENT in gold and PERCENT not in answer:
         golds = [_of_a_share(form) for form in (*golds, read(gold.replace(PERCENT, "")))]
@@ -74,8 +77,8 @@ def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
         golds.append(read(based[1]))
     elif (based := _IN_BASE.fullmatch(answer)) and based[2].strip("{}") == "10":
         answer = based[1]
-    if golds[0].kind == "exact" and (measured := _MEASURED.fullmatch(answer)) and is_number(gold):
-        answer = rf"{measured[1]}\text{{ {measured[2] or 'Ω'}}}"
+    if golds[0].kind == "exact" and is_number(without_unit(gold)[0]):
+        answer = measured(answer)
     if names:
         if len({name[0] for name, _ in names}) == 1:  # x_1 and x_2: an answer without names may list them in any order
             golds.append(_set(list(golds[0].parts), ""))
@@ -187,7 +190,7 @@ _NUMBERED = re.compile(r"_(?:\d|\{\d\})$")
 _PRODUCT = re.compile(r"[A-Za-z]{3}|[A-Za-z](?:\s*(?:\*|\\cdot|\\times)\s*[A-Za-z])+")
 _SPELLED = re.compile(r"[\s$]*\\(?:text(?:bf|rm|it)?|math(?:rm|bf)|mbox)\s*\{\s*([A-Z]{2}|[a-z]{2})\s*\}[\s$.]*")
 _LETTER_OF_CHOICE = re.compile(r"(?:\\text\{\s*)?\(([A-J])\)\s*\}?\s*(?=-?\.?\d|\\frac|\\sqrt)")
-_MEASURED = re.compile(r"(.*[\d)}])(?:\s+([mgshLVNJW])|\s*\\Omega)")
+_OPTION = re.compile(r"(?i:(?:the )?(?:correct |right )?(?:answer|option|choice)(?: is)?:?) ?\(?([A-J])\)?")
 _JOINED = re.compile(r"(?:\\neg\s*)?(?:[A-Za-z]|\\[a-z]+)")
 _EQUAL = {"=", r"\equiv", r"\approx"}
 _MATRIX = re.compile(r"[(\[]?\\begin\{(?:[pbB]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\w+\}[)\]]?", re.DOTALL)
@@ -195,6 +198,7 @@ _PLUS_MINUS = re.compile(r"\\pm(?![a-z])")
 _DISTANCE = re.compile(rf"\|\s*({NAME.pattern})\s*([-+][^|]*)?\|")
 _ALL_WITHOUT = re.compile(r"\(-\\infty,\\infty\)\s*\\(?:setminus|backslash)\s*\\\{([^{}]*)\\\}")
 _LOWEST, _HIGHEST = r"-\infty", r"\infty"
+_INTERVALS = {"()", "[)", "(]", "[]"}
 _SHARE = Unit(frozenset({("percent", 1)}))
 
 
@@ -392,36 +396,53 @@ def _both(one: Form, other: Form) -> Form:
     return _set([one, other], "")
 
 
-def _all_but(points: list[str], name: str = "") -> Form | None:
-    r"""Return the intervals of `x \ne 1`, `x \ne \pm 1`, `\mathbb{R} \setminus \{1, 2\}`; None for several irrational points."""
+def _all_but(points: list[str], name: str = "", interval: Form | None = None) -> Form | None:
+    r"""Return the intervals of `x \ne 1`, `x \ne \pm 1`, `\mathbb{R} \setminus \{1, 2\}`; None for several irrational points.
+
+    `interval`: the numbers from which the points are left out; default: all. None for points outside it.
+    """
     points = [_PLUS_MINUS.sub(sign, point) for point in points for sign in ("+-" if r"\pm" in point else "+")]
+    interval = interval or _interval(_LOWEST, _HIGHEST, "()")
+    low, high = (end.latex for end in interval.parts)
     sizes = {_rational(point): point for point in points}
+    found = sorted(size for size in sizes if size is not None)
     if None in sizes:
-        return (
-            _set([_interval(_LOWEST, points[0], "()"), _interval(points[0], _HIGHEST, "()")], "")
-            if len(points) == 1
-            else None
-        )
-    ends = [_LOWEST, *(sizes[size] for size in sorted(size for size in sizes if size is not None)), _HIGHEST]
-    forms = [_interval(low, high, "()", name) for low, high in pairwise(ends)]
+        if len(points) > 1 or interval.key != "(-oo, oo)":
+            return None
+        return _set([_interval(low, points[0], "()"), _interval(points[0], high, "()")], "")
+    bounds = _rational(low), _rational(high)
+    if (bounds[0] is None and low != _LOWEST) or (bounds[1] is None and high != _HIGHEST):
+        return None
+    if any(
+        (bounds[0] is not None and size <= bounds[0]) or (bounds[1] is not None and size >= bounds[1]) for size in found
+    ):
+        return None
+    ends = list(pairwise([low, *(sizes[size] for size in found), high]))
+    left, right = interval.kind
+    forms = [
+        _interval(one, other, (left if at == 0 else "(") + (right if at == len(ends) - 1 else ")"), name)
+        for at, (one, other) in enumerate(ends)
+    ]
     return forms[0] if len(forms) == 1 else _set(forms, "")
 
 
 def _left_out(parts: list[str]) -> Form | None:
     r"""Return all numbers but 1 and 2 for `x \ne 1, x \ne 2` or `x \ne 1, 2`; None for other lists.
 
-    `x \in \mathbb{R}, x \ne 1` is accepted as well.
+    An interval may precede: `x \in \mathbb{R}, x \ne 1` and `x > -2, x \ne 1`.
     """
-    points, names, all_numbers = [], set(), "(-oo, oo)"
+    points, names, interval = [], set(), None
     for at, part in enumerate(parts):
         clause, found = split(part, RELATIONS)
         if found == [r"\ne"] or (not found and points):
             names |= {clause[0].strip()} if found else set()
             points.append(clause[-1].strip())
-        elif not (at == 0 and found == [r"\in"] and read(part).key == all_numbers):
+        elif not (at == 0 and found and (interval := read(part)).kind in _INTERVALS):
             return None
     one = next(iter(names)) if len(names) == 1 else ""
-    return _all_but(points, one) if NAME.fullmatch(one) and all(points) else None
+    if not (NAME.fullmatch(one) and all(points)) or (interval and interval.name not in ("", one)):
+        return None
+    return _all_but(points, one, interval)
 
 
 def _rational(text: str) -> Fraction | None:
@@ -478,6 +499,8 @@ def _set(parts: list[Form], text: str, *, braces: bool = False) -> Form:
 SAYINGS = dict.fromkeys(["all real numbers", "all reals", "real numbers"], r"(-\infty,\infty)")
 _SHORT_WORDS = {"no", "up", "ne", "nw", "se", "sw", "am", "pm", "go"}
 _WORDS = re.compile(r"[^\W\d_][^\d\\{}^_=<>+*/()\[\]|]*")
+_COUNTED = re.compile(rf"({'|'.join(sorted(NUMBER_WORDS, key=len, reverse=True))}) (\D+)")
+_MISSING = re.compile(r"(no (?:\w+ )?(?:solution|root))s?(?: exists?)?")
 _FULL_STOP = re.compile(r"(?<!\.)\.$")
 _HALF_OF_DAY = re.compile(r"(?<![A-Za-z])([AaPp])\.?\s*[Mm](?![A-Za-z])\.?")
 _REMAINDER = re.compile(r"(.*\S)\s*\\bmod\{(.*)\}")
@@ -499,6 +522,12 @@ def _leaf(text: str) -> Form:
     if words := _words(text):
         if words in NUMBER_WORDS:
             return _leaf(str(NUMBER_WORDS[words]))
+        if (counted := _COUNTED.fullmatch(words)) and without_unit(
+            number := rf"{NUMBER_WORDS[counted[1]]}\text{{ {counted[2]}}}"
+        )[1]:
+            return _leaf(number)
+        if missing := _MISSING.fullmatch(words):
+            words = missing[1]
         return read(SAYINGS[words]) if words in SAYINGS else Form("words", words, rf"\text{{{words}}}")
     value, unit = without_unit(text)
     if based := _IN_BASE.fullmatch(value):
