@@ -852,6 +852,21 @@ OTHER_NOTATION = {
     r"\{x \mid x \ge 0, x \ne 1\}": [r"[0,1)\cup(1,\infty)"],
     r"x \ne 1, 2": [r"(-\infty,1)\cup(1,2)\cup(2,\infty)"],
     "2.5": ["2.5 M"],
+    r"\binom{2n}{n}": [r"\frac{(2n)!}{(n!)^2}", r"\frac{(2n)!}{n!n!}"],
+    r"\frac{(2n)!}{(n!)^2}": [r"\binom{2n}{n}"],
+    r"\frac{(n+2)!}{n!}": ["(n+1)(n+2)"],
+    r"\binom{n}{2}": [r"\frac{n!}{2(n-2)!}"],
+    r"e^{i\pi/4}": [r"\frac{\sqrt2}{2}+\frac{\sqrt2}{2}i"],
+    r"\frac{\sqrt2}{2}+\frac{\sqrt2}{2}i": [r"e^{i\pi/4}"],
+    "-1": [r"e^{i\pi}"],
+    r"2e^{\frac{2\pi i}{3}}": [r"-1+\sqrt3 i"],
+    r"e^{-i\pi/6}": [r"\frac{\sqrt3-i}{2}"],
+    r"e^{i\pi/5}": [r"e^{i\pi/5}"],
+    "e^{2x}": ["(e^x)^2"],
+    "e^2": ["e^{2}"],
+    "e^{-x}": [r"\frac{1}{e^x}"],
+    "i": [r"e^{i\pi/2}"],
+    r"e^{5i\pi/3}": [r"\frac12-\frac{\sqrt3}{2}i"],
 }
 """Right answers by gold, in another notation."""
 NEARLY_ITS_NOTATION = {
@@ -927,6 +942,25 @@ NEARLY_ITS_NOTATION = {
         r"x<-2, x\ne -1",
     ],
     r"(-2,\infty)": [r"x>-2, x\ne -3", r"x \ge -2, x\ne -2"],
+    r"\binom{2n}{n}": [
+        r"\frac{(2n)!}{n!}",
+        r"\frac{(2n)!}{(n!)^3}",
+        r"\frac{(2n+1)!}{(n!)^2}",
+        r"\binom{2n}{2}",
+        "((2n)!)!",
+    ],
+    r"\binom{n}{2}": [r"\frac{n!}{(n-2)!}"],
+    r"e^{i\pi/4}": [
+        r"\frac{\sqrt2}{2}-\frac{\sqrt2}{2}i",
+        r"\frac{\sqrt2}{2}",
+        r"e^{i\pi/3}",
+        r"e^{-i\pi/4}",
+        r"e^{\pi/4}",
+        r"\frac12+\frac12 i",
+    ],
+    "1": [r"e^{i\pi}"],
+    r"e^{5i\pi/3}": [r"\frac12+\frac{\sqrt3}{2}i"],
+    r"e^{2i\pi/3}": [r"\frac12+\frac{\sqrt3}{2}i"],
 }
 """Wrong answers by gold that look like another notation of it."""
 
