@@ -893,7 +893,7 @@ NEARLY_ITS_NOTATION = {
         r"\text{ten dollars or less}",
     ],
     "200": [r"\text{two hundred four}", r"\text{two hundred four people}"],
-    "1": [r"\text{one half}", r"\text{one third of it}"],
+    "1": [r"e^{i\pi}", r"\text{one half}", r"\text{one third of it}"],
     "3": [r"\text{three quarters}"],
     "7": [r"\text{seven minus x}"],
     "20": [r"\text{twenty-one apples}"],
@@ -958,7 +958,6 @@ NEARLY_ITS_NOTATION = {
         r"e^{\pi/4}",
         r"\frac12+\frac12 i",
     ],
-    "1": [r"e^{i\pi}"],
     r"e^{5i\pi/3}": [r"\frac12+\frac{\sqrt3}{2}i"],
     r"e^{2i\pi/3}": [r"\frac12+\frac{\sqrt3}{2}i"],
 }
