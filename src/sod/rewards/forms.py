@@ -314,7 +314,7 @@ def _contradicts(parts: list[str], found: list[str]) -> bool:
     r"""Return whether an answer calls two different values equal: `17 = 204`, `(1, 2) \approx 17.5`."""
     for one, sign, other in zip(parts, found, parts[1:], strict=False):
         if sign in ("=", r"\approx") and (right := _size(other)) is not None:
-            left = _size(one)
+            left = None if NAME.fullmatch(one.strip()) else _size(one)  # e = 1/2 is an eccentricity
             if left is None and sign == r"\approx" and _several_values(one):
                 return True
             if left is not None and not any(_is_close(left, size) for size in _readings_of_angle(one, other, right)):

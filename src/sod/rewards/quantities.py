@@ -11,9 +11,13 @@ from sod.rewards.structure import NAME, RELATIONS, SEVERAL, split
 from sod.rewards.units import without_unit
 
 _GREEK = r"\\(?:alpha|beta|gamma|delta|theta|varphi|phi|omega|lambda|mu)(?![a-z])"
+_PLACE = r"[\ue000-\uf8ff]"
+"""A placeholder of one number, in the private use area of Unicode: equal numbers have the same."""
 _POINTS = r"[A-Z]'*(?:_\{?\d\}?)?"
 _INSIDE = r"(?:\\[a-z]+|[^()\\xyzt])*"
-_ARGUMENT = rf"(?:\({_INSIDE}\)|\\frac\{{[^{{}}]*\}}\{{\d+\}}|\d*\s*(?:\\angle\s*)?(?:[A-Z]+|@|{_GREEK})(?![A-Za-z]))"
+_ARGUMENT = (
+    rf"(?:\({_INSIDE}\)|\\frac\{{[^{{}}]*\}}\{{\d+\}}|\d*\s*(?:\\angle\s*)?(?:[A-Z]+|{_PLACE}|{_GREEK})(?![A-Za-z]))"
+)
 _BAR = r"(?:\\[lr]?[vV]ert(?![a-z])|\\\||\|)"
 _WHOLES = [
     re.compile(pattern)
@@ -23,16 +27,18 @@ _WHOLES = [
         rf"(?:m\s*)?\\(?:angle|triangle)\s*(?:[A-Z]{{1,3}}|\d|{_GREEK})(?![A-Za-z])",
         rf"(?<![A-Za-z\\])[fghFGHPEDN]'*(?:_\{{?\d\}}?)?\s*\({_INSIDE}\)",
         rf"\[(?:{_POINTS}){{3,}}\]|(?<![A-Za-z\\])(?:{_POINTS})+(?:_\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}})?(?![A-Za-z(])",
-        rf"{_BAR}(?:[\s@\d+\-a-duvw])+{_BAR}|^\s*{_BAR}\s*z\s*{_BAR}\s*$",
+        rf"{_BAR}(?:\s*[+-]?\d*\s*(?:{_PLACE}|[a-duvw]))+\s*{_BAR}|^\s*{_BAR}\s*z\s*{_BAR}\s*$",
     )
 ]
 """Patterns of one number, regardless of its letters: lengths, angles, areas, function values, absolute values."""
 _BY_NAME = re.compile(r"\s*\\(?:max|min|gcd|lcm|det|deg|dim|sup|inf|int|sum|prod|lim)(?![a-z]).*", re.DOTALL)
-_OF_TWO = re.compile(r"\\frac\{(\w)\}\{(?!\1)[A-Za-z]\}|([A-Za-z])\s*/\s*(?!\2)[A-Za-z]|[A-Za-z]+(?:\s*:\s*[A-Za-z]+)+")
+_OF_TWO = re.compile(
+    r"\\frac\{([A-Za-z])\}\{(?!\1)[A-Za-z]\}|([A-Za-z])\s*/\s*(?!\2)[A-Za-z]|[A-Za-z]+(?:\s*:\s*[A-Za-z]+)+"
+)
 _LETTER = re.compile(rf"(?:[a-dk-npq]|[xy](?=_))(?:_(?:\w|\{{\w+\}}))?|{_GREEK}(?:_(?:\w|\{{\w+\}}))?|\\[A-Za-z]+")
 _SIGNS = {r"\frac", r"\cdot", r"\times", r"\sqrt"}
-_REST = re.compile(r"[@\d\s+\-*/^:(){}.]*")
-_ALONE = re.compile(r"\s*@\s*(?:\^\s*(?:\d|\{\d\}))?\s*")
+_REST = re.compile(r"[\ue000-\uf8ff\d\s+\-*/^:(){}.]*")
+_ALONE = re.compile(rf"\s*{_PLACE}\s*(?:\^\s*(?:\d|\{{\d\}}))?\s*")
 _CLOSED = re.compile(
     r"\\(?:frac|sqrt|pi|cdot|times|sin|cos|tan|cot|arcsin|arccos|arctan|ln|log|lg|binom|pm|circ|infty)(?![a-z])"
     r"|(?<![A-Za-z\\])[ei](?![A-Za-z])"
@@ -43,25 +49,24 @@ def is_quantity(side: str) -> bool:
     """Return whether a side of an equation names one number, or computes a number from several such names."""
     if NAME.fullmatch(side) or _BY_NAME.fullmatch(side) or _OF_TWO.fullmatch(side):
         return True
-    wholes: set[str] = set()
+    places: dict[str, str] = {}
     letters: set[str] = set()
 
-    def whole(found: re.Match[str]) -> str:
-        wholes.add(found[0])
-        return "@"
+    def placed(found: re.Match[str]) -> str:
+        return places.setdefault(found[0], chr(0xE000 + len(places)))
 
     def letter(found: re.Match[str]) -> str:
         if found[0] in _SIGNS:
             return ""
         letters.add(found[0])
-        return "@"
+        return placed(found)
 
     for pattern in (*_WHOLES, *_WHOLES):  # twice: f(f(2))
-        side = pattern.sub(whole, side)
+        side = pattern.sub(placed, side)
     rest = _LETTER.sub(letter, side)
-    known = not any(name.startswith("\\") and not re.match(_GREEK, name) for name in letters)
-    several = len(wholes | letters) > 1
-    return known and bool(_REST.fullmatch(rest)) and (several or (not letters and bool(_ALONE.fullmatch(rest))))
+    if not _REST.fullmatch(rest) or any(name.startswith("\\") and not re.match(_GREEK, name) for name in letters):
+        return False
+    return len(set(re.findall(_PLACE, rest))) > 1 or (not letters and bool(_ALONE.fullmatch(rest)))
 
 
 def is_constant(side: str) -> bool:

@@ -50,8 +50,9 @@ def balanced(tokens: list[str]) -> bool:
 def sides(text: str) -> tuple[str, str] | None:
     """Return the first and the last side of an equation or a chain; None for other text, `Area = 5` and `2^2 = 4`."""
     pair = _ends(text)
-    is_name = pair and re.search("[a-zA-Z]", pair[0]) and not LABEL.fullmatch(pair[0]) and not is_number(pair[0])
-    return pair if is_name else None
+    if pair is None or not re.search("[a-zA-Z]", pair[0]) or LABEL.fullmatch(pair[0]):
+        return None
+    return pair if NAME.fullmatch(pair[0]) or not is_number(pair[0]) else None
 
 
 def _ends(text: str) -> tuple[str, str] | None:
