@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from confining import CONFINABLE
@@ -97,6 +98,6 @@ def test_a_problem_that_nobody_can_judge_is_named(kind: str, gold: str, words: s
 
 
 def test_a_reward_is_that_of_the_options() -> None:
-    trajectory = attempt("math", "1", "")
+    trajectory = replace(attempt("math", "1", ""), verdict=Verdict(outcome="wrong", reason="no answer"))
     assert REFEREE.reward(trajectory) == -1
     assert Referee(Nowhere(), RewardOptions(tool_use="reference"), max_tokens=100).reward(trajectory) == -1.1

@@ -70,6 +70,44 @@ def test_a_hedge_or_a_word_is_no_choice_and_no_vote(text: str) -> None:
     assert verdict.answer is None
 
 
+REJECTED = r"""
+    (C) is not correct; C. incorrect; (C) cannot be right; C) ruled out; (C) isn't right; (C) is clearly false
+    C: not the answer; (C) can't be the answer; (C) should be eliminated; (C) does not work; C. Wrong!
+    C) that is incorrect; (C) has been ruled out; C. incorrect because mass is conserved; (C) is false, since it melts
+    (C) must be invalid; (C) ✗; (C) ?; (C) \times
+"""
+OWN_TEXT = r"""
+    C. It does not change; C. cannot be determined; C. is not affected by heat; C. No; C. False; (C) is correct
+    C. incorrectly folded protein; C) Incorrect pairing of bases; C. out of phase; C. rejected by the cell wall
+    C. The answer depends on x; C. fails to start; C. wrong-way round; C. It is impossible to tell
+    C. vitamins A, B; C. Types A, B and D; C. All of A and B; C \rightarrow 5; C \to 5; C -> 5; C → five
+"""
+TWO_LETTERS = r"""
+    A \rightarrow B; A \to B \to C; A \rightarrow C is right; C. or maybe A, B; C. I think A, B; C. options A, B; C. A, B
+    C. maybe types A, B; (C) Both (A) and (B); C. not A, B; D. types A, B or (C)
+"""
+
+
+def phrases(text: str) -> list[str]:
+    return [phrase.strip() for line in text.strip().splitlines() for phrase in line.split(";")]
+
+
+@pytest.mark.parametrize("text", phrases(REJECTED))
+def test_a_letter_that_is_rejected_is_no_choice(text: str) -> None:
+    assert letter(text) is None
+    assert letter(rf"\text{{{text}}}") is None
+
+
+@pytest.mark.parametrize("text", phrases(OWN_TEXT))
+def test_the_text_of_an_option_may_have_a_negation_or_other_letters(text: str) -> None:
+    assert letter(text) == "C"
+
+
+@pytest.mark.parametrize("text", phrases(TWO_LETTERS))
+def test_a_second_letter_beside_the_text_of_an_option_is_no_choice(text: str) -> None:
+    assert letter(text) is None
+
+
 @pytest.mark.parametrize("gold", ["C", "(C)", "c", r"\boxed{C}", r"\text{C}", "C."])
 def test_a_gold_answer_may_be_wrapped(gold: str) -> None:
     judge = ChoiceJudge()

@@ -773,10 +773,10 @@ LOST = Result(status="sandbox_error", message="no server")
 ONE = json.dumps({"inputs": ["1"], "outputs": ["6"]})
 
 
-def judge_with(sandbox: Sandbox, times: int = 1, judge: type[Judge] | None = None) -> list[Verdict]:
+def judge_with(sandbox: Sandbox, times: int = 1, judge: type[Judge] | None = None, gold: str = ONE) -> list[Verdict]:
     async def main() -> list[Verdict]:
         judging = judge(sandbox) if judge else code.CodeJudge(sandbox)  # pyright: ignore[reportCallIssue]
-        return await asyncio.gather(*(judging(fenced("pass"), ONE) for _ in range(times)))
+        return await asyncio.gather(*(judging(fenced("pass"), gold) for _ in range(times)))
 
     return asyncio.run(main())
 
@@ -785,6 +785,18 @@ def test_a_failure_of_the_sandbox_is_never_wrong() -> None:
     assert judge_with(Scripted(LOST)) == [
         Verdict(outcome="ungraded", reason="test 1 of 1: ungraded (the sandbox failed: no server)")
     ]
+
+
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        (LOST, "the sandbox failed: no server"),
+        (SPENT, "the sandbox stopped the test before its first call: it took too long"),
+    ],
+)
+def test_a_sandbox_that_fails_at_the_start_of_a_test_in_python_is_named(result: Result, reason: str) -> None:
+    [verdict] = judge_with(Scripted(result), gold=json.dumps(["assert abs(f(2) - 4) < 1"]))
+    assert verdict == Verdict(outcome="ungraded", reason=f"test 1 of 1: ungraded ({reason})")
 
 
 def test_a_timeout_without_processor_time_is_tried_again_with_nobody_beside_it() -> None:

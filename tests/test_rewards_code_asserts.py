@@ -340,6 +340,10 @@ def test_a_call_with_a_literal_result_is_compared_here() -> None:
         (["assert f(1) == other"], "use other without a definition"),
         (checked("assert near(candidate(1), 2)"), "use near without a definition"),
         (["assert f(lambda x: x) == 2"], "pass a function"),
+        (["import asyncio\nassert asyncio.run(f(2)) == 4"], "use asyncio"),
+        (["async def g():\n    assert await f(2) == 4\ng()"], "run coroutines"),
+        ({"assert_case": ["assert run(f(2)) == 4"], "import_prefix": "from asyncio import run"}, "run coroutines"),
+        ({"assert_case": ["assert asyncio.run(f(2)) == 4"], "import_prefix": "import asyncio"}, "run coroutines"),
         (["assert len(sum([1])) == 2"], "call len, sum, and the program must define one"),
         (["assert 1 == 1"], "call no function"),
         ({"assert_case": ["assert f(1)"], "import_prefix": "import ("}, "`import_prefix` 'import \\(' is not Python"),
@@ -356,6 +360,39 @@ def test_a_test_that_turns_out_to_be_unfit_is_ungraded_and_no_zero(verdict: Judg
         outcome="ungraded",
         reason="test 1 of 1: ungraded (the test cannot be run: it passes an object of the class 'Own' to the program)",
     )
+
+
+NAMED = "from collections import namedtuple\nP = namedtuple('P', 'x y')\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "program", "outcome"),
+    [
+        ("assert f(3).x == 3 and f(3).y == 4", NAMED + "def f(n): return P(n, n + 1)", "right"),
+        (
+            "assert f(3) == (3, 4) and f(3)._asdict() == {'x': 3, 'y': 4}",
+            NAMED + "def f(n): return P(n, n + 1)",
+            "right",
+        ),
+        ("assert repr(f(3)) == 'P(x=3, y=4)'", NAMED + "def f(n): return P(n, n + 1)", "right"),
+        ("assert [p.y for p in f(3)] == [1, 2]", NAMED + "def f(n): return [P(0, 1), P(0, 2)]", "right"),
+        (NAMED + "assert f(P(1, 2)) == 3 + 0", "def f(p): return p.x + p.y", "right"),
+        ("assert f(3).x == 3 and f(3).y == 4", NAMED + "def f(n): return P(n, n)", "wrong"),
+        ("assert f(3).x == 3 and f(3).y == 4", "def f(n): return (3, 4)", "wrong"),
+        (
+            "assert f(3).x == 3 and f(3).y == 4",
+            "class T(tuple): _fields = ('x', '__eq__')\ndef f(n): return T((3, 4))",
+            "wrong",
+        ),
+        (
+            "assert (3, 4) == f(3)",
+            "class T(tuple):\n    _fields = ('x', '__eq__')\ndef f(n): return T((3, 5))",
+            "wrong",
+        ),
+    ],
+)
+def test_a_named_tuple_keeps_its_fields(source: str, program: str, outcome: str, verdict: JudgeOf) -> None:
+    assert verdict(program, [source]).outcome == outcome, verdict(program, [source])
 
 
 def test_a_verdict_that_hangs_on_a_changed_argument_is_none(verdict: JudgeOf) -> None:

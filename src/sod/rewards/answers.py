@@ -183,6 +183,8 @@ _REWRITES = [
         (r"\{?(\d+)\s*\\choose\s*(\d+)\}?", r"\\binom{\1}{\2}"),
         (r"\\mathbb\s*\{?R\}?(?!\s*\^)", r"(-\\infty,\\infty)"),
         (r"\(\s*(\\text\{[^{}]*\})\s*\)$", r" \1"),
+        (r"(?<=\d) \(((?:[A-Za-z]{3,}|[ckm]m|kg|ft)(?: [A-Za-z]+)*)\)$", r"\\text{ \1}"),
+        (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
         (r"\\log_\{?e\}?(?![a-z])", r"\\ln "),
         # Remainders of a number (\bmod), and congruences (\pmod)
         (r"\\+$", ""),

@@ -33,6 +33,7 @@ from sod.rewards.functional_driver import (
     TreeNode,
     as_array,
     builders,
+    field_names,
     own_output,
     packed,
     unpacked,
@@ -346,7 +347,9 @@ def packed_for_program(value: Any) -> Any:
     if isinstance(value, list):
         return [packed_for_program(item) for item in value]
     if isinstance(value, tuple):
-        return {"tuple": [packed_for_program(item) for item in value]}
+        items = [packed_for_program(item) for item in value]
+        fields = field_names(value)
+        return {"named_tuple": [type(value).__name__, fields, items]} if fields else {"tuple": items}
     if isinstance(value, type) or callable(value):
         name = value.__name__ if value in vars(builtins).values() else ""
         if not name:

@@ -1,7 +1,8 @@
 """Judge multiple choice: compare the letter in the last box of the last turn with the gold letter.
 
 A closed grammar accepts one letter of an option, with or without brackets, the word "option" before it, and the option's text
-after it. Any other content of the box is wrong and has no vote: two letters, a word, or a letter beyond the last option.
+after it. Any other content of the box is wrong and has no vote: two letters, a word, a letter beyond the last option, or a letter
+that is rejected: `(C) is not correct`.
 """
 
 import re
@@ -22,6 +23,20 @@ _STYLE = re.compile(r"\\text(?![A-Za-z])|[{}*\s]")
 _CALLED = re.compile(
     r"(?:(?:the )?(?:correct |final |best |right )*(?:answer|option|choice|letter)(?: is)?\s*[:=]?\s*)+", re.IGNORECASE
 )
+_ARROW = r"(?:\\(?:[Ll]ong)?[Rr]ightarrow|\\(?:to|implies|mapsto)(?![a-z])|[-=]>|[→⇒])"
+_HEDGE = r".*\b(?:or|not|nor|but|n?either|maybe|perhaps|possibly|also|then|options?|choices?|answers?|wrong|correct)\b"
+_BEING = r"(?:(?:is|was|be|been|being|has|have|can|ca(?=n)|could|may|might|must|should|would|does|to)\s*)"
+_NOT = r"(?:not|never|cannot|n['’]t)\s*"
+_SURELY = r"(?:\w+ly\s+)*"
+_REJECTED = "incorrect|wrong|invalid|ruled out|eliminated|excluded|rejected|discarded|out|impossible|disproved|refuted"
+_CHOSEN = r"correct|right|true|valid|possible|it|this|(?:the |my |an? )?(?:\w+ )?(?:answer|option|choice|letter)|work|fit|hold"
+_NEGATED = re.compile(
+    rf"\W*(?:(?:that|this|it|which)\s+)?(?:{_BEING}*{_SURELY}(?:{_REJECTED})|{_BEING}+{_SURELY}(?:false|no)"
+    rf"|{_BEING}*{_SURELY}{_NOT}{_BEING}*{_SURELY}(?:{_CHOSEN})|[✗✘❌×?]|\\(?:times|cdot))"
+    r"(?:\W*|\W+(?:because|since|as|so|here)\b.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""The text after a letter that rejects this letter: `C. incorrect`, `(C) cannot be right`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +47,8 @@ class Grammar:
     marked: re.Pattern[str]
     another: re.Pattern[str]
     """A second letter in the text after the first one. The article "a" is not a letter."""
+    content: re.Pattern[str]
+    """The text of an option that lists letters: `vitamins A, B`."""
 
 
 @cache
@@ -39,15 +56,18 @@ def _grammar(options: int) -> Grammar:
     last = ascii_uppercase[options - 1]
     upper, both = f"[A-{last}]", f"[A-{last}a-{last.lower()}]"
     joint = r"(?:\\l(?:or|and)(?![a-z])|\b(?:or|and|nor|not)\b)"
+    listed = rf"{upper}(?:\s*(?:,|{joint}|,\s*{joint})\s*{upper})+"
     return Grammar(
         re.compile(rf"({both})\s*[.):,]?"),
         re.compile(
-            rf"(?:\(\s*({both})\s*\)|\[\s*({both})\s*\]|({upper})(?:\s*[.):]|(?=\s-\s)))\s*(.*)",
+            rf"(?:\(\s*({both})\s*\)|\[\s*({both})\s*\]|({upper})(?:\s*[.):]|(?=\s-\s)|(?=\s*{_ARROW})))\s*(.*)",
             re.DOTALL,
         ),
         re.compile(
             rf"\(\s*{upper}\s*\)|^(?:- )?{upper}\s*(?:[.):,;/&]|$)|^{joint}|(?:{joint}|[,/&])\s*\(?{upper}(?![A-Za-z])"
+            rf"|{_ARROW}.*(?<![A-Za-z]){upper}(?![A-Za-z])"
         ),
+        re.compile(rf"(?!{_HEDGE})(?:[A-Za-z][a-z]{{2,}}\s(?:of\s)?)+{listed}[.]?"),
     )
 
 
@@ -93,9 +113,11 @@ def letter(text: str, options: int = USUAL) -> str | None:
     text = peel(_CALLED.sub("", text, count=1) if _CALLED.match(text) else text)
     if bare := grammar.bare.fullmatch(text):
         return bare[1].upper()
-    if (marked := grammar.marked.fullmatch(text)) and not grammar.another.search(marked[4]):
-        return (marked[1] or marked[2] or marked[3]).upper()
-    return None
+    if not (marked := grammar.marked.fullmatch(text)) or _NEGATED.fullmatch(marked[4]):
+        return None
+    if grammar.another.search(marked[4]) and not grammar.content.fullmatch(marked[4]):
+        return None
+    return (marked[1] or marked[2] or marked[3]).upper()
 
 
 def lettered(text: str) -> int:

@@ -101,8 +101,15 @@ class CodeJudge:
         result = Result(status="ok")
         if (calls := self._first_calls.get(test.request)) is None:
             word, calls = _reply(await self._run(test.check("[]", "", **limits)))
+            if word == "lost":
+                return _script_outcome(word, calls, result)
             if word != "more":
-                return TestOutcome(status="ungraded", detail=f"the test cannot be run: {calls}")
+                cause = (
+                    "the sandbox stopped the test before its first call: "
+                    if word == "late"
+                    else "the test cannot be run: "
+                )
+                return TestOutcome(status="ungraded", detail=cause + calls)
             self._first_calls[test.request] = calls
             if len(self._first_calls) > CACHED_CALLS:
                 del self._first_calls[next(iter(self._first_calls))]

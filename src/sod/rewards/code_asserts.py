@@ -25,7 +25,7 @@ GIVEN = {*SAME_NODES, *SAME_NODES.values(), "ListNode", "TreeNode", "__name__"}
 """Names that the drivers define for every test."""
 BUILTINS = set(dir(builtins))
 UNFIT_NAMES = {"eval", "exec", "compile", "__import__", "globals", "redirect_stdout", "__sod_conversation__"}
-UNFIT_MODULES = {"pickle", "marshal", "ctypes", "importlib", "subprocess", "inspect", "multiprocessing"}
+UNFIT_MODULES = {"pickle", "marshal", "ctypes", "importlib", "subprocess", "inspect", "multiprocessing", "asyncio"}
 """With these a result could run as code in the test, or the test reads more of the program than its results."""
 
 
@@ -62,6 +62,7 @@ def assertions(sources: list[Any], options: dict[str, Any]) -> Iterator[CallTest
     if before is None:
         raise DataError(f"The `import_prefix` {prefix[:DETAIL_CHARACTERS]!r} is not Python.")
     scripts = [_script(source) for source in sources]
+    _refuse_coroutines(sources, before)
     names = _names(scripts, before, options)
     setup = _setup(before, names)
     if setup:
@@ -256,6 +257,20 @@ def _refuse_unfit(tree: ast.Module) -> None:
             used.add(node.attr)
     if used:
         raise DataError(f"The tests use {', '.join(sorted(used))}. Results must stay data; write the tests without it.")
+
+
+def _refuse_coroutines(sources: list[str], before: ast.Module) -> None:
+    """Raise DataError for tests that run coroutines of the program: a coroutine cannot leave the program's process."""
+    imports = [node for node in ast.walk(before) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {
+        alias.asname or alias.name
+        for node in imports
+        for alias in node.names
+        if (node.module if isinstance(node, ast.ImportFrom) else alias.name) == "asyncio"
+    }
+    for tree in map(ast.parse, sources):
+        if any(isinstance(node, ast.Await) for node in ast.walk(tree)) or names.intersection(_loaded(tree)):
+            raise DataError("The tests run coroutines of the program. Only data can leave the program's process.")
 
 
 def _loaded(node: ast.AST) -> Iterator[str]:

@@ -246,7 +246,12 @@ class _Parser:
         while (token := self._next()) in ("^", "!", DEGREE, PERCENT):
             self._take()
             if token == "^":
-                value = power(value, self._exponent())
+                exponent = self._exponent()
+                value = (
+                    _on_circle(exponent)
+                    if value == _E and exponent.keys() == {_I_PI}
+                    else power(value, number(exponent))
+                )
                 if self._next() == "^":
                     raise Unreadable("a tower of powers")
             elif token == "!":
@@ -257,9 +262,9 @@ class _Parser:
                 value = multiply(value, _constant(Fraction(1, 100)))
         return value
 
-    def _exponent(self) -> Fraction:
+    def _exponent(self) -> Sum:
         sign = -1 if self._next() == "-" and self._take() else 1
-        return sign * number(self._atom())
+        return add({}, self._atom(), sign)
 
     def _atom(self) -> Sum:
         token = self._take()
@@ -355,6 +360,10 @@ class _Parser:
             raise Unreadable(f"expected {token}")
 
 
+_E: Sum = {(("e", Fraction(1)),): Fraction(1)}
+_I_PI: Product = (("i", Fraction(1)), ("pi", Fraction(1)))
+_SQUARED_COSINES = {Fraction(k, 12): Fraction(square, 4) for k, square in {0: 4, 2: 3, 3: 2, 4: 1, 6: 0}.items()}
+"""The squares of the cosines of 0, pi/6, pi/4, pi/3 and pi/2."""
 _CLOSED_BY = {"(": ")", "{": "}", "[": "]"}
 
 
@@ -362,6 +371,21 @@ def divide(one: Sum, other: Sum) -> Sum:
     if not other:
         raise Unreadable("a division by zero")
     return multiply(one, power(other, Fraction(-1)))
+
+
+def _on_circle(exponent: Sum) -> Sum:
+    """Return e^(i pi q) as a + bi. Raises `Unreadable` unless q is a multiple of 1/4 or 1/6."""
+    turn = exponent[_I_PI]
+    return add(_cosine(turn), multiply({(("i", Fraction(1)),): Fraction(1)}, _cosine(Fraction(1, 2) - turn)))
+
+
+def _cosine(turn: Fraction) -> Sum:
+    """Return the cosine of pi times `turn`."""
+    turn = min(turn % 2, 2 - turn % 2)
+    square = _SQUARED_COSINES.get(min(turn, 1 - turn))
+    if square is None:
+        raise Unreadable("the cosine of another angle")
+    return add({}, power(_constant(square), Fraction(1, 2)), 1 if turn <= Fraction(1, 2) else -1)
 
 
 def _constant(value: Fraction) -> Sum:

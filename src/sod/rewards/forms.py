@@ -20,6 +20,7 @@ from sod.rewards.exact import (
     symbols,
     written,
 )
+from sod.rewards.quantities import is_constant, is_quantity
 from sod.rewards.structure import (
     BRACKET,
     CLOSING,
@@ -28,9 +29,11 @@ from sod.rewards.structure import (
     OPENING,
     RELATIONS,
     balanced,
+    in_a_line,
     in_order,
     is_number,
     named,
+    of_integers,
     relations,
     sides,
     split,
@@ -38,7 +41,7 @@ from sod.rewards.structure import (
     value_last,
     with_names,
 )
-from sod.rewards.units import NO_UNIT, NUMBER_WORDS, UNTRUE, Unit, without_unit
+from sod.rewards.units import NO_UNIT, NUMBER_WORDS, UNTRUE, Unit, measured, without_unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +62,23 @@ class Form:
 
 def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
     """Return the accepted forms of the gold, the main one first, and the form of the answer in the context of the gold."""
+    gold, answer = of_integers(in_a_line(gold), in_a_line(answer))
+    if about := _IN_WORDS_ABOUT.match(gold):
+        gold, answer = gold[about.end() :], _IN_WORDS_ABOUT.sub("", answer, count=1)
     if equation := sides(gold):
-        answer = _without_lead_in(answer)
-        if NAME.fullmatch(equation[0]):
-            answer = _called(answer, equation[0])
-        other = None if answer != gold and _contradicts(*split(answer, RELATIONS)) else sides(answer)
-        return [_equation(*equation)], _equation(*other) if other else read(answer)
+        return _of_equation(gold, *equation, answer)
     names = named(gold)
     golds = [_named(names) if names else read(gold)]
-    if _LETTER.fullmatch(golds[0].key) and (chosen := _LETTER_OF_CHOICE.match(answer)):
+    if _LETTER.fullmatch(golds[0].key) and (chosen := _LETTER_OF_CHOICE.match(answer) or _OPTION.fullmatch(answer)):
         answer = chosen[1]
     if PERCENT in gold and PERCENT not in answer:
-        golds.append(read(gold.replace(PERCENT, "")))
+        golds = [_of_a_share(form) for form in (*golds, read(gold.replace(PERCENT, "")))]
     if based := _IN_BASE.fullmatch(gold):
         golds.append(read(based[1]))
     elif (based := _IN_BASE.fullmatch(answer)) and based[2].strip("{}") == "10":
         answer = based[1]
-    if golds[0].kind == "exact" and (measured := _MEASURED.fullmatch(answer)) and is_number(gold):
-        answer = rf"{measured[1]}\text{{ {measured[2] or 'Ω'}}}"
+    if golds[0].kind == "exact" and is_number(without_unit(gold)[0]):
+        answer = measured(answer)
     if names:
         if len({name[0] for name, _ in names}) == 1:  # x_1 and x_2: an answer without names may list them in any order
             golds.append(_set(list(golds[0].parts), ""))
@@ -92,6 +94,54 @@ def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
     return _as_text(golds, gold, form, answer)
 
 
+def _of_equation(gold: str, left: str, right: str, answer: str) -> tuple[list[Form], Form]:
+    """Return the forms of a gold equation, and the form of the answer: its value if it gives the left side a value."""
+    plain = _without_lead_in(answer)
+    if is_quantity(left) and is_constant(right) and (value := _value_of(left, answer) or _value_of(left, plain)):
+        golds, form = readings(right, value)
+        return [replace(_equation(left, right), latex=""), *golds], form
+    answer = plain
+    if NAME.fullmatch(left):
+        answer = _called(answer, left)
+    other = None if answer != gold and _contradicts(*split(answer, RELATIONS)) else sides(answer)
+    return [_equation(left, right)], _equation(*other) if other else read(answer)
+
+
+def _value_of(name: str, answer: str) -> str:
+    r"""Return the value of `5`, of `x = 5`, or of `x = 2 \lor x = -2`; empty if the answer is about another name."""
+    if not split(answer, RELATIONS)[1]:
+        return answer
+    values: list[str] = []
+    parts = split(answer, {",", ";", r"\lor", r"\land"})[0]
+    if sum_of_named(parts):
+        parts = parts[-1:]
+    for part in parts:
+        clause, found = split(part, RELATIONS)
+        pair = sides(part) if found else (name, part)
+        if pair is None or _contradicts(clause, found):
+            return ""
+        same = _NUMBERED.sub("", pair[0]) if len(parts) > 1 else pair[0]
+        if re.sub(r"[\s{}]", "", same) != re.sub(r"[\s{}]", "", name):
+            return ""
+        values.append(pair[1])
+    return ",".join(values)
+
+
+def spelled(gold: str, answer: str) -> tuple[list[Form], Form] | None:
+    r"""Return both as text if the gold is letters in a text font: `\text{BA}` is not the product AB. None for other golds."""
+    letters = _SPELLED.fullmatch(gold)
+    if letters is None or letters[1].casefold() in _SHORT_WORDS | FUNCTIONS:
+        return None
+    one, other = (replace(_opaque(text), latex="") for text in (letters[1], _without_lead_in(answer)))
+    return [one], other
+
+
+def _of_a_share(form: Form) -> Form:
+    """Return a gold in percent that accepts a number without a unit only: neither 10 kg nor 0.1 kg is 10 %."""
+    parts = tuple(map(_of_a_share, form.parts))
+    return replace(form, parts=parts, unit=form.unit or (NO_UNIT if parts else _SHARE))
+
+
 def _as_text(golds: list[Form], gold: str, form: Form, answer: str) -> tuple[list[Form], Form]:
     """Compare both as text if one of them has no value, such as a chemical formula: H_2O is not a product."""
     if golds[0].kind == "opaque" and r"\text" in gold and form.kind in ("exact", "words"):
@@ -102,6 +152,8 @@ def _as_text(golds: list[Form], gold: str, form: Form, answer: str) -> tuple[lis
         form.kind == "words" and form.key == golds[0].key and all(_FORMULA.fullmatch(_plain(t)) for t in (gold, answer))
     ):
         return [_opaque(gold)], _opaque(answer)  # Co is not CO
+    if {golds[0].kind, form.kind} == {"words", "exact"} and all(map(_PRODUCT.fullmatch, (gold, answer))):
+        return [_product(gold)], _product(answer)  # abc is a word in its first reading
     if golds[0].kind == "set" and form.kind.startswith("named"):
         form = _set(list(form.parts), "")
     return golds, form
@@ -131,12 +183,14 @@ _LEAD_IN = re.compile(
 _LEADING = re.compile(
     rf"(?:\b(?:{'|'.join(_VERBS.split())}|equals?|answer|therefore|thus|so|hence)|:)\W*$", re.IGNORECASE
 )
-_ABOUT = re.compile(
-    r"\s*(?:\\(?:approx|simeq|sim)(?![a-z])|~|(?:\\text\{\s*)?(?:about|approximately|roughly)\b\s*\}?)\s*"
-)
+_ABOUT = re.compile(r"\s*(?:\\(?:approx|simeq|sim)(?![a-z])|~)\s*")
+_IN_WORDS_ABOUT = re.compile(r"(?:\\text\{\s*)?(?:about|approximately|roughly)\b\s*\}?\s*", re.IGNORECASE)
 _LETTER = re.compile("[A-J]")
+_NUMBERED = re.compile(r"_(?:\d|\{\d\})$")
+_PRODUCT = re.compile(r"[A-Za-z]{3}|[A-Za-z](?:\s*(?:\*|\\cdot|\\times)\s*[A-Za-z])+")
+_SPELLED = re.compile(r"[\s$]*\\(?:text(?:bf|rm|it)?|math(?:rm|bf)|mbox)\s*\{\s*([A-Z]{2}|[a-z]{2})\s*\}[\s$.]*")
 _LETTER_OF_CHOICE = re.compile(r"(?:\\text\{\s*)?\(([A-J])\)\s*\}?\s*(?=-?\.?\d|\\frac|\\sqrt)")
-_MEASURED = re.compile(r"(.*[\d)}])(?:\s+([mgshLVNJW])|\s*\\Omega)")
+_OPTION = re.compile(r"(?i:(?:the )?(?:correct |right )?(?:answer|option|choice)(?: is)?:?) ?\(?([A-J])\)?")
 _JOINED = re.compile(r"(?:\\neg\s*)?(?:[A-Za-z]|\\[a-z]+)")
 _EQUAL = {"=", r"\equiv", r"\approx"}
 _MATRIX = re.compile(r"[(\[]?\\begin\{(?:[pbB]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\w+\}[)\]]?", re.DOTALL)
@@ -144,6 +198,8 @@ _PLUS_MINUS = re.compile(r"\\pm(?![a-z])")
 _DISTANCE = re.compile(rf"\|\s*({NAME.pattern})\s*([-+][^|]*)?\|")
 _ALL_WITHOUT = re.compile(r"\(-\\infty,\\infty\)\s*\\(?:setminus|backslash)\s*\\\{([^{}]*)\\\}")
 _LOWEST, _HIGHEST = r"-\infty", r"\infty"
+_INTERVALS = {"()", "[)", "(]", "[]"}
+_SHARE = Unit(frozenset({("percent", 1)}))
 
 
 def read(text: str) -> Form:
@@ -173,7 +229,7 @@ def read(text: str) -> Form:
 
 
 def _without_lead_in(text: str) -> str:
-    """Remove words that introduce the value: "the answer is", "Answer:", "(C)", "approximately"."""
+    r"""Remove what introduces the value: "the answer is", "Answer:", "(C)", `\approx`."""
     text = re.sub(r"^(?:\s*\\(?:Rightarrow|implies|rightarrow|to)(?![a-z]))+", "", text)
     while True:
         if (lead := _LEAD_IN.match(text)) and not _announces(lead[0]):
@@ -258,7 +314,7 @@ def _contradicts(parts: list[str], found: list[str]) -> bool:
     r"""Return whether an answer calls two different values equal: `17 = 204`, `(1, 2) \approx 17.5`."""
     for one, sign, other in zip(parts, found, parts[1:], strict=False):
         if sign in ("=", r"\approx") and (right := _size(other)) is not None:
-            left = _size(one)
+            left = None if NAME.fullmatch(one.strip()) else _size(one)  # e = 1/2 is an eccentricity
             if left is None and sign == r"\approx" and _several_values(one):
                 return True
             if left is not None and not any(_is_close(left, size) for size in _readings_of_angle(one, other, right)):
@@ -340,36 +396,53 @@ def _both(one: Form, other: Form) -> Form:
     return _set([one, other], "")
 
 
-def _all_but(points: list[str], name: str = "") -> Form | None:
-    r"""Return the intervals of `x \ne 1`, `x \ne \pm 1`, `\mathbb{R} \setminus \{1, 2\}`; None for several irrational points."""
+def _all_but(points: list[str], name: str = "", interval: Form | None = None) -> Form | None:
+    r"""Return the intervals of `x \ne 1`, `x \ne \pm 1`, `\mathbb{R} \setminus \{1, 2\}`; None for several irrational points.
+
+    `interval`: the numbers from which the points are left out; default: all. None for points outside it.
+    """
     points = [_PLUS_MINUS.sub(sign, point) for point in points for sign in ("+-" if r"\pm" in point else "+")]
+    interval = interval or _interval(_LOWEST, _HIGHEST, "()")
+    low, high = (end.latex for end in interval.parts)
     sizes = {_rational(point): point for point in points}
+    found = sorted(size for size in sizes if size is not None)
     if None in sizes:
-        return (
-            _set([_interval(_LOWEST, points[0], "()"), _interval(points[0], _HIGHEST, "()")], "")
-            if len(points) == 1
-            else None
-        )
-    ends = [_LOWEST, *(sizes[size] for size in sorted(size for size in sizes if size is not None)), _HIGHEST]
-    forms = [_interval(low, high, "()", name) for low, high in pairwise(ends)]
+        if len(points) > 1 or interval.key != "(-oo, oo)":
+            return None
+        return _set([_interval(low, points[0], "()"), _interval(points[0], high, "()")], "")
+    bounds = _rational(low), _rational(high)
+    if (bounds[0] is None and low != _LOWEST) or (bounds[1] is None and high != _HIGHEST):
+        return None
+    if any(
+        (bounds[0] is not None and size <= bounds[0]) or (bounds[1] is not None and size >= bounds[1]) for size in found
+    ):
+        return None
+    ends = list(pairwise([low, *(sizes[size] for size in found), high]))
+    left, right = interval.kind
+    forms = [
+        _interval(one, other, (left if at == 0 else "(") + (right if at == len(ends) - 1 else ")"), name)
+        for at, (one, other) in enumerate(ends)
+    ]
     return forms[0] if len(forms) == 1 else _set(forms, "")
 
 
 def _left_out(parts: list[str]) -> Form | None:
     r"""Return all numbers but 1 and 2 for `x \ne 1, x \ne 2` or `x \ne 1, 2`; None for other lists.
 
-    `x \in \mathbb{R}, x \ne 1` is accepted as well.
+    An interval may precede: `x \in \mathbb{R}, x \ne 1` and `x > -2, x \ne 1`.
     """
-    points, names, all_numbers = [], set(), "(-oo, oo)"
+    points, names, interval = [], set(), None
     for at, part in enumerate(parts):
         clause, found = split(part, RELATIONS)
         if found == [r"\ne"] or (not found and points):
             names |= {clause[0].strip()} if found else set()
             points.append(clause[-1].strip())
-        elif not (at == 0 and found == [r"\in"] and read(part).key == all_numbers):
+        elif not (at == 0 and found and (interval := read(part)).kind in _INTERVALS):
             return None
     one = next(iter(names)) if len(names) == 1 else ""
-    return _all_but(points, one) if NAME.fullmatch(one) and all(points) else None
+    if not (NAME.fullmatch(one) and all(points)) or (interval and interval.name not in ("", one)):
+        return None
+    return _all_but(points, one, interval)
 
 
 def _rational(text: str) -> Fraction | None:
@@ -426,6 +499,8 @@ def _set(parts: list[Form], text: str, *, braces: bool = False) -> Form:
 SAYINGS = dict.fromkeys(["all real numbers", "all reals", "real numbers"], r"(-\infty,\infty)")
 _SHORT_WORDS = {"no", "up", "ne", "nw", "se", "sw", "am", "pm", "go"}
 _WORDS = re.compile(r"[^\W\d_][^\d\\{}^_=<>+*/()\[\]|]*")
+_COUNTED = re.compile(rf"({'|'.join(sorted(NUMBER_WORDS, key=len, reverse=True))}) (\D+)")
+_MISSING = re.compile(r"(no (?:\w+ )?(?:solution|root))s?(?: exists?)?")
 _FULL_STOP = re.compile(r"(?<!\.)\.$")
 _HALF_OF_DAY = re.compile(r"(?<![A-Za-z])([AaPp])\.?\s*[Mm](?![A-Za-z])\.?")
 _REMAINDER = re.compile(r"(.*\S)\s*\\bmod\{(.*)\}")
@@ -447,6 +522,12 @@ def _leaf(text: str) -> Form:
     if words := _words(text):
         if words in NUMBER_WORDS:
             return _leaf(str(NUMBER_WORDS[words]))
+        if (counted := _COUNTED.fullmatch(words)) and without_unit(
+            number := rf"{NUMBER_WORDS[counted[1]]}\text{{ {counted[2]}}}"
+        )[1]:
+            return _leaf(number)
+        if missing := _MISSING.fullmatch(words):
+            words = missing[1]
         return read(SAYINGS[words]) if words in SAYINGS else Form("words", words, rf"\text{{{words}}}")
     value, unit = without_unit(text)
     if based := _IN_BASE.fullmatch(value):
@@ -487,6 +568,10 @@ def _value_or_nothing(text: str) -> Sum:
         return exact(without_unit(text)[0])
     except Unreadable:
         return {}
+
+
+def _product(letters: str) -> Form:
+    return Form("exact", written(_value_or_nothing(letters)), letters)
 
 
 def _opaque(text: str) -> Form:
@@ -544,7 +629,8 @@ def _equation(left: str, right: str) -> Form:
     """Return the form of an equation: left side minus right side equals zero, up to a factor."""
     value, unit = without_unit(right)
     try:
-        zero = add(exact(left), exact(value), -1)
+        if not (zero := add(exact(left), exact(value), -1)):
+            return replace(_opaque(f"{left}={value}"), latex="", unit=unit)  # an identity
         return Form("exact", f"0 = {written(scaled(zero))}", _symbolic(f"{left}={right}"), unit=unit)
     except Unreadable:
         return replace(_opaque(f"{left}={value}"), unit=unit)

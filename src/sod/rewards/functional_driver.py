@@ -243,7 +243,7 @@ def levels(root: Any) -> dict[str, Any]:
 def packed(value: Any) -> Any:
     """Return a value as JSON that keeps its type. A value that is not data becomes `{"object": name of its class}`.
 
-    A subclass of a data type is written as that type.
+    A subclass of a data type is written as that type. A named tuple keeps its fields.
     """
     try:
         return _packed(value)
@@ -258,6 +258,8 @@ def _packed(value: Any) -> Any:
         return value if -WIDEST_INT < value < WIDEST_INT else {"int": hex(value)}
     if isinstance(value, list):
         return [_packed(item) for item in list.__iter__(value)]
+    if fields := field_names(value):
+        return {"named_tuple": [type(value).__name__, fields, [_packed(item) for item in tuple.__iter__(value)]]}
     for kind, (of, data) in KINDS.items():
         if isinstance(value, of):
             return {kind: _packed(data(value))}
@@ -296,6 +298,7 @@ KINDS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
 MAKERS: dict[str, Callable[[Any], Any]] = {
     "int": lambda text: int(text, 16),
     "tuple": tuple,
+    "named_tuple": lambda parts: collections.namedtuple(parts[0], parts[1], rename=True)(*parts[2]),
     "dict": dict,
     "set": set,
     "frozenset": frozenset,
@@ -310,6 +313,15 @@ MAKERS: dict[str, Callable[[Any], Any]] = {
     "datetime": datetime.datetime.fromisoformat,
     "date": datetime.date.fromisoformat,
 }
+
+
+def field_names(value: Any) -> list[str]:
+    """Return the fields of a named tuple; an empty list for other values."""
+    if not isinstance(value, tuple):
+        return []
+    fields = getattr(type(value), "_fields", ())
+    named = isinstance(fields, tuple) and len(fields) == tuple.__len__(value)
+    return list(fields) if named and all(isinstance(name, str) for name in fields) else []
 
 
 def _drained(values: Iterator[Any]) -> dict[str, Any]:

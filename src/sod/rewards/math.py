@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from sod.errors import DataError, InfrastructureError
 from sod.rewards import Verdict
 from sod.rewards.answers import final_answer, tidy
-from sod.rewards.forms import Form, readings
+from sod.rewards.forms import Form, readings, spelled
 from sod.rewards.symbolic import Symbolic
 
 INTEGER = re.compile(r"-?\d+")
@@ -109,7 +109,7 @@ def decide(text: str, gold: str) -> Verdict | Question:
         boxed = boxed.replace(r",\ ", "")
     if not (answer_text := tidy(boxed)):
         return Verdict(outcome="wrong", reason="empty answer")
-    golds, answer = readings(tidy(gold), answer_text)
+    golds, answer = spelled(gold, answer_text) or readings(tidy(gold), answer_text)
     open_pairs = [pairs for form in golds if (pairs := undecided(form, answer)) is not None]
     layer = "text" if answer.kind in ("opaque", "words") else "exact"
     if [] in open_pairs:
@@ -196,6 +196,7 @@ TOO_HARD = {
 """Patterns for which sympy may not end. An answer that matches is wrong unless the first two layers accept it."""
 
 
+_SMALL_FACTORIAL = re.compile(r"\(\s*(?:\d\s*[a-z]|[a-z])\s*(?:[-+]\s*\d\s*)?\)\s*!(?!\s*!)")
 MISREAD = {
     "a ratio": re.compile(":"),
     "a relation": re.compile(r"[<>]|\\(?:[gl]e|ne|in|equiv|approx|to|sim|mid)(?![a-z])"),
@@ -225,8 +226,9 @@ def _has_equals_sign(latex: str) -> bool:
 
 def not_to_ask(gold: str, answer: str) -> str:
     """Return the reason why an answer is wrong without a symbolic comparison; empty if it must be compared."""
+    easy = _SMALL_FACTORIAL.sub("n!", answer)
     for reason, pattern in TOO_HARD.items():
-        if pattern.search(answer):
+        if pattern.search(easy):
             return f"too hard: {reason}"
     if _has_equals_sign(gold) != _has_equals_sign(answer):
         return "an equation"

@@ -24,18 +24,7 @@ class Referee:
         self._sandbox = sandbox
         self._options = options
         self._max_tokens = max_tokens
-        limits = {"seconds": options.test_seconds, "memory_mb": options.test_memory_mb}
-        self._judges: dict[str, Judge] = {
-            "math": MathJudge(),
-            "choice": ChoiceJudge(),
-            "code": CodeJudge(sandbox, **limits),
-        }
-        if options.judge == "reference":
-            self._judges = {
-                "math": StrictBoxJudge(),
-                "choice": StrictBoxJudge(),
-                "code": ReferenceCodeJudge(sandbox),
-            }
+        self._judges = _judges(sandbox, options)
 
     def as_judge(self, judge: Literal["exact", "reference"]) -> "Referee":
         """Return a referee with other judges and the same options."""
@@ -78,3 +67,11 @@ class Referee:
     def reward(self, trajectory: Trajectory) -> float:
         """Return the reward of a judged trajectory."""
         return reward(trajectory, self._options, max_tokens=self._max_tokens)
+
+
+def _judges(sandbox: Sandbox, options: RewardOptions) -> dict[str, Judge]:
+    """Return the judges by kind of problem."""
+    if options.judge == "reference":
+        return {"math": StrictBoxJudge(), "choice": StrictBoxJudge(), "code": ReferenceCodeJudge(sandbox)}
+    code = CodeJudge(sandbox, seconds=options.test_seconds, memory_mb=options.test_memory_mb)
+    return {"math": MathJudge(), "choice": ChoiceJudge(), "code": code}

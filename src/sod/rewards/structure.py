@@ -48,9 +48,11 @@ def balanced(tokens: list[str]) -> bool:
 
 
 def sides(text: str) -> tuple[str, str] | None:
-    """Return the first and the last side of an equation or a chain of equations; None for other text, such as `Area = 5`."""
+    """Return the first and the last side of an equation or a chain; None for other text, `Area = 5` and `2^2 = 4`."""
     pair = _ends(text)
-    return pair if pair and re.search("[a-zA-Z]", pair[0]) and not LABEL.fullmatch(pair[0]) else None
+    if pair is None or not re.search("[a-zA-Z]", pair[0]) or LABEL.fullmatch(pair[0]):
+        return None
+    return pair if NAME.fullmatch(pair[0]) or not is_number(pair[0]) else None
 
 
 def _ends(text: str) -> tuple[str, str] | None:
@@ -124,3 +126,41 @@ def with_names(text: str, pairs: list[tuple[str, str]]) -> str:
     if len(values) != len(pairs) or any(relations(value) or not value for value in values):
         return text
     return ",".join(f"{name}={value}" for (name, _), value in zip(pairs, values, strict=True))
+
+
+# Systems, and solutions for every integer
+
+_SYSTEM = re.compile(
+    r"(?:\\\{)?\s*(?:\\begin\{(?P<name>cases|array)\}(?:\s*\{[lcr]+\})?)?(.*?)(?:\\end\{(?P=name)\})?\s*\.?\s*",
+    re.DOTALL,
+)
+_INTEGERS = re.compile(
+    r"(.*?)\s*[,;(]?\s*(?:\\text\{\s*(?:where|for|with|for any|for all|for some)\s*\}\s*|(?<=[,;( ]))"
+    r"([a-z])\s*(?:\\in\s*(?:\\(?:mathbb|text)\s*)?(?:\{\s*Z\s*\}|Z)|\\text\{\s*(?:is )?an(?:y)? integer\s*\})\s*\)?",
+    re.DOTALL,
+)
+_LETTERS = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
+
+
+def in_a_line(text: str) -> str:
+    r"""Return `x=1,y=2` for `\begin{cases} x=1 \\\\ y=2 \end{cases}`. A function in two parts and other text are unchanged."""
+    if r"\\" not in text or not (system := _SYSTEM.fullmatch(text)):
+        return text
+    rows = [re.sub(r"&\s*(?==)|(?<==)\s*&|[,;.\s]+$", "", row.strip()) for row in system[2].split(r"\\")]
+    joined = ",".join(row for row in rows if row)
+    pairs = named(joined)
+    is_solved = len(pairs) == len(split(joined, {","})[1]) + 1 and all(NAME.fullmatch(name) for name, _ in pairs)
+    return joined if is_solved and "&" not in joined else text
+
+
+def of_integers(gold: str, answer: str) -> tuple[str, str]:
+    r"""Return both without a last `k \in \mathbb{Z}`. The answer has the letter of the gold if both have one."""
+    (gold, letter), (answer, other) = (_without_integers(text) for text in (gold, answer))
+    if letter and other and letter not in _LETTERS.findall(answer) and other not in _LETTERS.findall(gold):
+        answer = _LETTERS.sub(lambda found: letter if found[0] == other else found[0], answer)
+    return gold, answer
+
+
+def _without_integers(text: str) -> tuple[str, str]:
+    found = _INTEGERS.fullmatch(text) if "Z" in text or "integer" in text else None
+    return (found[1], found[2]) if found and found[2] in _LETTERS.findall(found[1]) else (text, "")

@@ -148,6 +148,7 @@ MOD = "mod "
 _ANY = "unit"
 """The generic unit. It agrees with all units."""
 _TOKEN = re.compile(r"([^\W\d_]+(?:['-][^\W\d_]+)*)|(\^\s*(?:\{\s*-?\d\s*\}|-?\d))|(\\cdot|[/()])|[\s.,;:]+|°")
+_POWER = r"(?:\^\s*(?:\{\s*-?\d\s*\}|-?\d))?"
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 _MODULUS = re.compile(r"\s*\\pmod\{([^{}]*)\}")
 
@@ -178,6 +179,28 @@ class Unit:
 
 NO_UNIT = Unit()
 
+_PLAIN_UNIT = rf"[A-Za-zµΩ]+\s*{_POWER}"
+_MEASURED = re.compile(
+    rf"(.*[\d)}}])(?:\s+([mgshLVNJW]|m\^[23]|{_PLAIN_UNIT}(?:\s*(?:/|\\cdot|\s)\s*\(?{_PLAIN_UNIT}\)?)+)|\s*\\Omega)"
+)
+_MOLAR = re.compile(r"((?=.*\d\.\d).*[\d}])\s*(?:(?<=\s)M|\\text\{\s*M\s*\})")
+
+
+def measured(text: str) -> str:
+    r"""Return `9.8\text{ m/s^2}` for `9.8 m/s^2`, and mol/L for the M of `0.25 M`. Other text is unchanged.
+
+    For numbers only: `5 m` may also be a product. A power or a quotient of units has only known units. A whole number with an M
+    may be millions.
+    """
+    if molar := _MOLAR.fullmatch(text):
+        return rf"{molar[1]}\text{{ mol/L}}"
+    if not (found := _MEASURED.fullmatch(text)):
+        return text
+    phrase = found[2] or "Ω"
+    names = re.findall(r"[A-Za-zµΩ]+", phrase)
+    is_compound = len(names) == 1 or "/" in phrase or "-" in phrase
+    return rf"{found[1]}\text{{ {phrase}}}" if is_compound and all(map(_canonical, names)) else text
+
 
 def without_unit(text: str) -> tuple[str, Unit]:
     """Return the value and its unit. "million" becomes a factor of the value.
@@ -199,7 +222,6 @@ def without_unit(text: str) -> tuple[str, Unit]:
 
 _NUMBER = re.compile(r"\d|\\pi|\\infty|\\frac|\\sqrt")
 _SUBSCRIPT = re.compile(r"_(?:\w|\{[^{}]*\})|\^(?:\w|\{[^{}]*\})")
-_POWER = r"(?:\^\s*(?:\{\s*-?\d\s*\}|-?\d))?"
 _IN_TEXT = re.compile(
     rf"(.*[^\s\\/^_({{])([\s/]*(?:\\cdot\s*)?)\\text\{{((?:[^{{}}]|\{{[^{{}}]*\}})*)\}}\s*({_POWER})\s*", re.DOTALL
 )
