@@ -19,11 +19,11 @@ from pathlib import Path
 
 from measure import in_turn, pairwise_ratios, parse, parser, peak_mb, report, row, show
 
-from sod.concurrency import Runner, together
+from sod.concurrency import Runner, run_concurrently
 from sod.config import EvalOptions
 from sod.engines import Reply, Request
 from sod.engines.scripted import ScriptedEngine
-from sod.evaluation.evaluate import Session
+from sod.evaluation.evaluate import EvaluationSession
 from sod.lab import settings
 from sod.lab.make import TEACHER_FOLDER
 from sod.lab.make import problems as lab_problems
@@ -56,7 +56,7 @@ class Forgetful(ScriptedEngine):
 
 
 @dataclass(frozen=True)
-class Scripted(Session):
+class Scripted(EvaluationSession):
     """An evaluation of the script instead of a model."""
 
     latency: float = 0.0
@@ -82,7 +82,7 @@ def evaluation(folder: Path, samples: int, latency: float) -> Callable[[], objec
             | {"tool": settings.TOOL | {"faults": 0.0}}
             | {"rollout": settings.ROLLOUT | {"concurrency": CONCURRENCY, "max_turn_tokens": None}}
         )
-        with Runner() as loop, Session.open(options, loop) as opened:
+        with Runner() as loop, EvaluationSession.open(options, loop) as opened:
             scripted = Scripted(**vars(opened), latency=latency)
             scripted.sample()
             scripted.conclude(complete=True)
@@ -101,7 +101,7 @@ def engine_alone(samples: int, latency: float) -> None:
                 await engine.sample(request)
 
     async def everybody() -> None:
-        await together(worker() for _ in range(CONCURRENCY))
+        await run_concurrently(worker() for _ in range(CONCURRENCY))
 
     asyncio.run(everybody())
 

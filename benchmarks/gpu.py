@@ -36,13 +36,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
 from sod.algorithms import give_credit
 from sod.batching import Batch, ScoredBatch, collate, join
-from sod.concurrency import Runner, together
+from sod.concurrency import Runner, run_concurrently
 from sod.config import AlgorithmOptions, EngineOptions, LearnOptions, RolloutOptions
 from sod.engines import Engine, Request
 from sod.engines.opening import open_engine
 from sod.lab.make import TEACHER_FOLDER
 from sod.lab.tokenizer import VOCABULARY
-from sod.model.attention import NAME as ATTENTION
+from sod.model.attention import ATTENTION
 from sod.model.loading import load_tokenizer, score
 from sod.model.policy import Policy
 from sod.planning.inventory import ON_HUB, as_bytes, find_device
@@ -244,7 +244,7 @@ async def write_all(engine: Engine, lengths: Lengths, seed: int) -> list[Group]:
     problems = [Problem(id=str(i), messages=(), answer="") for i in range(lengths.problems)]
     prompts = [made_up(draw, lengths.prompt) for _ in problems]
     numbers = range(lengths.trajectories)
-    written = await together(
+    written = await run_concurrently(
         write(engine, problems[i // lengths.group], prompts[i // lengths.group], lengths, i, draw.getrandbits(40))
         for i in numbers
     )

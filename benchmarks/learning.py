@@ -20,7 +20,7 @@ from sod.algorithms import ALGORITHMS
 from sod.batching import CreditedBatch, collate
 from sod.config import AlgorithmOptions, LearnOptions
 from sod.core import clipped_policy_loss, token_loss
-from sod.model.attention import NAME
+from sod.model.attention import ATTENTION
 from sod.model.loading import head, score
 from sod.model.policy import Policy
 from sod.types import Group, Piece, Problem, Trajectory
@@ -40,7 +40,7 @@ def network(width: int, layers: int, vocabulary: int = 2048) -> PreTrainedModel:
     )
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(config).eval()
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(ATTENTION)
     return model
 
 

@@ -18,7 +18,7 @@ from sod.console.logs import show_logs
 from sod.lab.make import TEACHER_FOLDER
 from sod.lab.make import problems as lab_problems
 from sod.lab.models import Size, save_new_model
-from sod.model.attention import NAME as ATTENTION
+from sod.model.attention import ATTENTION
 from sod.model.loading import load_model, load_tokenizer
 from sod.types import Group, Piece, Problem, Trajectory, Verdict
 

@@ -35,12 +35,12 @@ from sod.adapters.trl import (
     Rollouts,
     SODTrainer,
     WorldSettings,
+    alarms_raised,
     check_arguments,
     check_version,
     concurrent_rollouts,
-    give_credit,
+    credit_in_trl,
     observations,
-    raised,
     referee_reward,
     sampler_gap,
     system_in_trl,
@@ -53,7 +53,7 @@ from sod.errors import DataError, InfrastructureError, ModelError, OptionError, 
 from sod.lab import settings
 from sod.lab.make import TEACHER_FOLDER
 from sod.lab.make import problems as lab_problems
-from sod.model.attention import NAME as PACKED
+from sod.model.attention import ATTENTION
 from sod.model.loading import load_model, load_tokenizer, score
 from sod.rewards import Verdict
 from sod.rewards.referee import Referee
@@ -320,7 +320,7 @@ def test_the_credit_is_that_of_the_algorithm_on_the_same_numbers(name: str, scor
     options = AlgorithmOptions(name=name, coef=0.7)
     ours = algorithms.give_credit(scored, options)
     advantage_B = group_advantage(scored.rewards_B, scored.groups_B)
-    theirs = give_credit(
+    theirs = credit_in_trl(
         system_in_trl(options), replace(scored, rewards_B=advantage_B, groups_B=torch.zeros(12).long()), options
     )
     torch.testing.assert_close(theirs.credit_BT, ours.credit_BT)
@@ -333,7 +333,7 @@ def test_a_rule_of_ones_own_stands_in_for_the_algorithms(scored: ScoredBatch) ->
         assert info.update == 7
         return (torch.arange(d_BK.shape[1]) == 1).float().expand_as(d_BK)
 
-    given = give_credit(system_in_trl(AlgorithmOptions(), only_the_second), scored, AlgorithmOptions(coef=0.5))
+    given = credit_in_trl(system_in_trl(AlgorithmOptions(), only_the_second), scored, AlgorithmOptions(coef=0.5))
     assert given.teacher_weight_BT is not None
     assert torch.equal(given.teacher_weight_BT, 0.5 * (scored.steps_BT == 2))
 
@@ -382,9 +382,9 @@ def test_calls_that_failed_are_known_by_their_messages() -> None:
         {"role": "assistant", "content": ""},
         {"role": "tool", "name": "a", "content": "Traceback"},
     ]
-    assert observations(messages, raised) == [("error", "ok"), ("ok",)]
+    assert observations(messages, alarms_raised) == [("error", "ok"), ("ok",)]
     assert observations(messages, lambda text: "Trace" in text) == [("ok", "ok"), ("error",)]
-    assert observations("plain text", raised) == []
+    assert observations("plain text", alarms_raised) == []
 
 
 # The loss
@@ -595,7 +595,7 @@ def test_rollouts_say_what_was_sampled_and_leave_the_model_as_it_was(
     assert result["trajectory"][0].ids != result["trajectory"][2].ids  # every attempt has a seed of its own
     assert again["trajectory"][0].ids != result["trajectory"][0].ids  # in every batch
     assert built.model.training
-    assert built.model.config._attn_implementation != PACKED
+    assert built.model.config._attn_implementation != ATTENTION
     fresh = load(student)
     ids, attended = torch.tensor([[0, 0, 5, 6, 7]]), torch.tensor([[0, 0, 1, 1, 1]])
     assert torch.equal(built.model(ids, attention_mask=attended).logits, fresh(ids, attention_mask=attended).logits)

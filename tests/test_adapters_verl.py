@@ -45,8 +45,8 @@ from sod.adapters.verl import (
     TESTED,
     Scored,
     Settings,
-    check,
-    check_config,
+    check_overrides,
+    check_registration,
     check_version,
     composed,
     main,
@@ -273,7 +273,7 @@ def test_every_rule_that_is_offered_works(rule: str, monkeypatch: pytest.MonkeyP
 )
 def test_switches_that_would_change_the_loss_are_refused(overrides: list[str], words: str) -> None:
     with pytest.raises(OptionError, match=words):
-        check_config(overrides, name="sod-1.7b", folder=FOLDER)
+        check_overrides(overrides, name="sod-1.7b", folder=FOLDER)
     with pytest.raises(OptionError, match=words):
         loss_in_verl(batch_of(), *overrides)
 
@@ -356,7 +356,7 @@ def test_what_verl_hides_is_said_on_stderr() -> None:
 
 
 def test_the_check_says_what_is_registered_and_fails_where_nothing_is() -> None:
-    said = check()
+    said = check_registration()
     assert "verl 0.9.1 (tested)" in said
     assert "entry point" in said
     process = fresh("", SOD_VERL="delta=0.5")
@@ -458,18 +458,18 @@ def test_what_verl_refuses_is_an_error_of_ours_with_its_key(
     override: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(OptionError, match=words):
-        check_config([override], name="sod-0.6b", folder=FOLDER)
+        check_overrides([override], name="sod-0.6b", folder=FOLDER)
     assert capsys.readouterr().out == ""
 
 
 def test_a_temperature_that_the_teacher_does_not_share_is_warned_of() -> None:
-    assert "Warning" not in check_config([], name="sod-0.6b", folder=FOLDER)
-    said = check_config(["actor_rollout_ref.rollout.temperature=0.7"], name="sod-0.6b", folder=FOLDER)
+    assert "Warning" not in check_overrides([], name="sod-0.6b", folder=FOLDER)
+    said = check_overrides(["actor_rollout_ref.rollout.temperature=0.7"], name="sod-0.6b", folder=FOLDER)
     assert "Warning: actor_rollout_ref.rollout.temperature=0.7 is the student's alone" in said
 
 
 def test_what_verl_warns_of_is_still_said() -> None:
-    said = check_config(["+data.val_batch_size=3"], name="sod-0.6b", folder=FOLDER)
+    said = check_overrides(["+data.val_batch_size=3"], name="sod-0.6b", folder=FOLDER)
     assert "WARNING: val_batch_size is deprecated" in said
     assert "passed successfully" not in said
 
@@ -503,7 +503,7 @@ def test_workers_of_ray_know_the_losses_and_get_the_recipes_settings() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_verl_takes_every_recipe_and_its_numbers_are_those_of_sod_train(name: str, hardware: str) -> None:
     overrides = [f"hardware={hardware}"]
-    assert f"{name}: sod_one_clip, coef 1" in check_config(overrides, name=name, folder=FOLDER)
+    assert f"{name}: sod_one_clip, coef 1" in check_overrides(overrides, name=name, folder=FOLDER)
     config = composed(overrides, name=name, folder=FOLDER)
     recipe = read_recipe(ROOT / "recipes" / f"{name}.toml")
     options = TrainOptions(**{key: value for key, value in recipe.items() if key != "about"})

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Co
 from sod.config import ModelOptions
 from sod.engines.hf import HFEngine
 from sod.errors import ModelError
-from sod.model.attention import NAME, Packed, SlotCache
+from sod.model.attention import ATTENTION, Packed, SlotCache
 from sod.model.loading import hidden_states, load_model
 
 VOCABULARY = 24
@@ -51,7 +51,7 @@ def alone(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     """Transformers' own, plainest attention over one sequence. -> (T, D)"""
     model.set_attn_implementation("eager")
     hidden = model.base_model(input_ids=torch.tensor([list(ids)])).last_hidden_state[0]
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(ATTENTION)
     return hidden
 
 
@@ -88,7 +88,7 @@ def test_without_a_layout_a_row_is_one_whole_sequence(model: PreTrainedModel) ->
 
 
 def test_a_mask_is_refused_and_not_ignored(model: PreTrainedModel) -> None:
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(ATTENTION)
     with pytest.raises(AssertionError, match="packed, not masked"):
         model.base_model(input_ids=torch.tensor([[1, 2]]), attention_mask=torch.ones(1, 1, 2, 2, dtype=torch.bool))
 
@@ -140,7 +140,7 @@ class Reader:
 @pytest.mark.parametrize("seed", range(6))
 def test_what_is_read_in_pieces_is_what_is_read_at_once(model: PreTrainedModel, seed: int) -> None:
     """Any slots, any number of new tokens each, many single ones or few, while the cache grows."""
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(ATTENTION)
     rng = random.Random(seed)
     rows = dict(enumerate(sequences(*(rng.randint(60, 150) for _ in range(7)), seed=seed)))
     reader = Reader(model, slots=7)
@@ -154,7 +154,7 @@ def test_what_is_read_in_pieces_is_what_is_read_at_once(model: PreTrainedModel, 
 
 
 def test_a_slot_may_begin_as_another_does(model: PreTrainedModel) -> None:
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(ATTENTION)
     first, second = sequences(40, 40)
     rows = {0: first, 1: [*first[:25], *second[25:]]}
     reader = Reader(model, slots=2)
@@ -166,7 +166,7 @@ def test_a_slot_may_begin_as_another_does(model: PreTrainedModel) -> None:
 
 
 def test_a_slot_is_read_anew_over_what_stood_there(model: PreTrainedModel) -> None:
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(ATTENTION)
     first, second = sequences(50, 20)
     reader = Reader(model, slots=1)
     reader({0: first}, {0: 50})

@@ -19,7 +19,7 @@ from sod.config import AlgorithmOptions, CalibrateOptions, EvalOptions, ModelOpt
 from sod.core import RULES, StepInfo
 from sod.datasets.rows import read_rows, write_jsonl
 from sod.errors import DataError, InfrastructureError, RunError, SodError
-from sod.evaluation.calibration import auc, bins, calibrate, summary, verdict
+from sod.evaluation.calibration import auc, bins, calibrate, calibration_summary, verdict
 from sod.evaluation.continuations import SOD, ScoredEvaluation, Start, draw_evenly, starts
 from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
@@ -106,7 +106,7 @@ def rows_of(count: int, *, problems: int, weight: Callable[[bool, random.Random]
     ],
 )
 def test_the_verdict_is_what_the_interval_of_sod_allows(weight: Any, words: str) -> None:
-    results = summary(rows_of(200, problems=50, weight=weight))
+    results = calibration_summary(rows_of(200, problems=50, weight=weight))
     assert words in verdict(results)
     assert results["rules"]["even"]["auc"] == 0.5
     better = "advice is better" in words
@@ -117,14 +117,14 @@ def test_the_verdict_is_what_the_interval_of_sod_allows(weight: Any, words: str)
 
 def test_where_all_is_solved_nothing_is_told() -> None:
     rows = [row | {"solved": True} for row in rows_of(20, problems=5, weight=lambda solved, rng: rng.random())]
-    results = summary(rows)
+    results = calibration_summary(rows)
     assert "all or none" in verdict(results)
     assert json.loads(json.dumps(results, allow_nan=False))["rules"][SOD]["auc"] is None
 
 
 def test_repeating_the_steps_of_the_same_problems_makes_no_interval_shorter() -> None:
     rows = rows_of(80, problems=20, weight=lambda solved, rng: solved + rng.gauss(0, 1))
-    once, often = (summary(rows * times)["rules"][SOD] for times in (1, 10))
+    once, often = (calibration_summary(rows * times)["rules"][SOD] for times in (1, 10))
     for name in ("auc", "auc_low", "auc_high"):
         assert once[name] == pytest.approx(often[name])
 

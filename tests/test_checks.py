@@ -16,7 +16,7 @@ from sod.engines.opening import OPENERS
 from sod.errors import SodError
 from sod.evaluation import evaluate
 from sod.planning.dry_run import plan
-from sod.training import Session
+from sod.training import TrainingSession
 
 NOWHERE = "http://127.0.0.1:9"
 TRAIN: list[tuple[dict[str, Any], str]] = [
@@ -114,7 +114,7 @@ def announced(options: TrainOptions | EvalOptions | SftOptions) -> str:
 def refused(options: TrainOptions) -> str:
     """Start the run, and return why it does not start; empty if it does."""
     try:
-        with Session.open(options, ALONE):
+        with TrainingSession.open(options, ALONE):
             return ""
     except SodError as error:
         return str(error)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from evaluated import benchmark, results
 
-from sod.compare.table import MEANS, Measured, Method, check_same_problems, rows, to_markdown
+from sod.compare.table import MEANS, Measured, Method, check_same_problems, table_markdown, table_rows
 from sod.errors import DataError, OptionError
 
 MEAN = dict.fromkeys(MEANS.values(), 0.5) | {"samples": 4.0, "pass@4": 0.9, "tools/errors": 1.0, "rollout/turns": 4.0}
@@ -58,7 +58,7 @@ def test_a_row_says_how_a_method_differs_from_the_baseline_over_common_seeds() -
         baseline: {0: measured(low), 1: measured(low)},
         other: {0: measured(high), 1: measured(high), 2: measured(low)},
     }
-    start, first, second = rows(runs, {"start": measured(low)}, baseline)
+    start, first, second = table_rows(runs, {"start": measured(low)}, baseline)
     assert (start.method, start.seeds, start.against) == ("start", 0, None)
     assert (first.method, first.verdict) == ("sod", "")
     assert second.against is not None
@@ -71,11 +71,11 @@ def test_a_row_says_how_a_method_differs_from_the_baseline_over_common_seeds() -
 def test_no_verdict_where_the_interval_holds_zero() -> None:
     baseline, other = Method.parse("sod"), Method.parse("opd")
     runs = {baseline: {0: measured([0, 4, 2, 2])}, other: {0: measured([4, 0, 2, 2])}}
-    assert rows(runs, {}, baseline)[1].verdict == "not told apart"
+    assert table_rows(runs, {}, baseline)[1].verdict == "not told apart"
 
 
 def test_errors_per_erroneous_trajectory_and_seconds_per_update() -> None:
-    row = rows(
+    row = table_rows(
         {Method.parse("sod"): {0: measured([1], **{"tools/errors": 0.9, "tools/trajectories_with_error": 0.6})}},
         {},
         Method.parse("sod"),
@@ -93,8 +93,10 @@ def test_nothing_is_averaged_over_different_problems() -> None:
 
 def test_the_table_has_a_line_for_each_row() -> None:
     sod, opd = Method.parse("sod"), Method.parse("opd")
-    made = rows({sod: {0: measured([1, 2, 3])}, opd: {0: measured([2, 3, 4])}}, {"start": measured([0, 0, 1])}, sod)
-    how_well, how = to_markdown(made).split("\n\n")
+    made = table_rows(
+        {sod: {0: measured([1, 2, 3])}, opd: {0: measured([2, 3, 4])}}, {"start": measured([0, 0, 1])}, sod
+    )
+    how_well, how = table_markdown(made).split("\n\n")
     assert [line.split(" | ")[0].strip("| ") for line in how_well.splitlines()[2:]] == ["start", "sod", "opd"]
     assert "+25.0 [+25.0, +25.0] | better" in how_well
     assert how_well.count(" | 90.0 | ") == 3  # pass@4

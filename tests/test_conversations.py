@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sod.chat.conversations import ToolUse, as_demonstration
+from sod.chat.conversations import CallStatistics, parse_conversation
 from sod.chat.format import ChatFormat
 from sod.cli import run
 from sod.datasets.rows import as_problem, load_demonstrations
@@ -38,9 +38,9 @@ CANONICAL = [user(), assistant("", tool_calls=[call()]), tool(), assistant()]
 
 
 def test_the_canonical_form_stays_as_it_is() -> None:
-    made = as_demonstration(CANONICAL, TOOLS)
+    made = parse_conversation(CANONICAL, TOOLS)
     assert (made.messages, made.tools) == (CANONICAL, TOOLS)
-    assert as_demonstration(made.messages, made.tools) == made
+    assert parse_conversation(made.messages, made.tools) == made
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_the_canonical_form_stays_as_it_is() -> None:
     ],
 )
 def test_other_forms_render_as_the_canonical_one(chat: ChatFormat, messages: list[Message]) -> None:
-    made = as_demonstration(messages, TOOLS)
+    made = parse_conversation(messages, TOOLS)
     assert chat.render(made.messages, made.tools) == chat.render(CANONICAL, TOOLS)
 
 
@@ -81,7 +81,7 @@ def test_other_forms_render_as_the_canonical_one(chat: ChatFormat, messages: lis
 def test_a_thought_is_learnt_whatever_its_field_is_called(chat: ChatFormat, name: str) -> None:
     """slime #330, NVIDIA-NeMo/Automodel #2348: published thoughts were left out."""
     messages = [user(), assistant("", tool_calls=[call()], **{name: "Hm."}), tool(), assistant(**{name: "\nAh.\n"})]
-    made = as_demonstration(messages, TOOLS)
+    made = parse_conversation(messages, TOOLS)
     in_content = [
         user(),
         assistant("<think>\nHm.\n</think>\n\n", tool_calls=[call()]),
@@ -89,7 +89,7 @@ def test_a_thought_is_learnt_whatever_its_field_is_called(chat: ChatFormat, name
         assistant("<think>\nAh.\n</think>\n\n4"),
     ]
     assert chat.render(made.messages, made.tools) == chat.render(in_content, TOOLS)
-    twice = as_demonstration([user(), assistant(reasoning="Hm.", reasoning_content="Hm.")])
+    twice = parse_conversation([user(), assistant(reasoning="Hm.", reasoning_content="Hm.")])
     assert twice.messages[1] == assistant(reasoning_content="Hm.")
 
 
@@ -99,23 +99,23 @@ def test_a_thought_is_learnt_whatever_its_field_is_called(chat: ChatFormat, name
 )
 def test_a_thought_in_parts_is_learnt_whole(key: str, part: tuple[str, str]) -> None:
     blocks: Any = [{"type": part[0], part[1]: text, "signature": "x"} for text in ("Two and two ", "make four.")]
-    made = as_demonstration([user(), assistant(**{key: blocks})])
+    made = parse_conversation([user(), assistant(**{key: blocks})])
     assert made.messages[1] == assistant(reasoning_content="Two and two make four.")
-    both = as_demonstration([user(), assistant(**{key: blocks, "reasoning": "Two and two make four."})])
+    both = parse_conversation([user(), assistant(**{key: blocks, "reasoning": "Two and two make four."})])
     assert both.messages == made.messages
     with pytest.raises(DataError, match="different thoughts"):
-        as_demonstration([user(), assistant(**{key: blocks, "reasoning": "Four."})])
+        parse_conversation([user(), assistant(**{key: blocks, "reasoning": "Four."})])
 
 
 @pytest.mark.parametrize("name", ["weight", "train", "trainable", "loss", "loss_mask"])
 @pytest.mark.parametrize(("value", "weight"), [(0, 0), (False, 0), (0.0, 0), (1, 1), (True, 1), (None, None)])
 def test_a_loss_mask_is_a_weight_whatever_its_key_is(name: str, value: Any, weight: int | None) -> None:
-    made = as_demonstration([user(), assistant("Let me see.", **{name: value}), user("Well?"), assistant()])
+    made = parse_conversation([user(), assistant("Let me see.", **{name: value}), user("Well?"), assistant()])
     assert made.messages[1] == assistant("Let me see.", **({} if weight is None else {"weight": weight}))
 
 
 def test_weights_that_are_null_throughout_exclude_nothing_from_the_loss(chat: ChatFormat) -> None:
-    made = as_demonstration([{**message, "weight": None} for message in CANONICAL], TOOLS)
+    made = parse_conversation([{**message, "weight": None} for message in CANONICAL], TOOLS)
     assert made.messages == CANONICAL
     assert [piece.author for piece in chat.render(made.messages, TOOLS)].count("student") == 2
 
@@ -125,16 +125,16 @@ def test_weights_that_are_null_throughout_exclude_nothing_from_the_loss(chat: Ch
 def test_arguments_under_parameters_are_learnt(nested: bool, arguments: Any) -> None:
     function = {"name": "python", "parameters": arguments}
     calls = [{"type": "function", "function": function} if nested else function]
-    made = as_demonstration([user(), assistant("", tool_calls=calls), tool(), assistant()], TOOLS)
+    made = parse_conversation([user(), assistant("", tool_calls=calls), tool(), assistant()], TOOLS)
     assert made.messages[1]["tool_calls"][0]["function"] == call()["function"]
     same = {**function, "arguments": arguments}
-    twice = as_demonstration([user(), assistant("", tool_calls=[same]), tool(), assistant()], TOOLS)
+    twice = parse_conversation([user(), assistant("", tool_calls=[same]), tool(), assistant()], TOOLS)
     assert twice.messages[1]["tool_calls"][0]["function"] == call()["function"]
 
 
 def test_a_tools_result_in_the_tags_of_a_template_is_the_text_in_them() -> None:
     tagged = tool("<tool_response>\n4\n</tool_response>", name="python")
-    assert as_demonstration([*CANONICAL[:2], tagged, assistant()], TOOLS).messages[2] == tool("4", name="python")
+    assert parse_conversation([*CANONICAL[:2], tagged, assistant()], TOOLS).messages[2] == tool("4", name="python")
 
 
 def test_keys_that_nothing_reads_are_counted_and_empty_ones_are_not() -> None:
@@ -148,7 +148,7 @@ def test_keys_that_nothing_reads_are_counted_and_empty_ones_are_not() -> None:
 
 
 def test_a_developer_speaks_as_the_system(chat: ChatFormat) -> None:
-    made = as_demonstration([{"role": "developer", "content": "Box it."}, user(), assistant()])
+    made = parse_conversation([{"role": "developer", "content": "Box it."}, user(), assistant()])
     assert made.messages[0] == {"role": "system", "content": "Box it."}
     problem = as_problem({"prompt": [{"role": "developer", "content": "Box it."}, user()], "answer": 4}, 1)
     assert problem.messages[0]["role"] == "system"
@@ -157,18 +157,18 @@ def test_a_developer_speaks_as_the_system(chat: ChatFormat) -> None:
 def test_results_come_in_the_order_of_the_calls_that_they_name() -> None:
     calls = [call({"code": "1"}, id="a"), call({"code": "2"}, id="b")]
     results = [tool("2", tool_call_id="b"), tool("1", tool_call_id="a")]
-    made = as_demonstration([user(), assistant("", tool_calls=calls), *results, assistant()])
+    made = parse_conversation([user(), assistant("", tool_calls=calls), *results, assistant()])
     assert [message["content"] for message in made.messages if message["role"] == "tool"] == ["1", "2"]
 
 
 def test_schemas_of_the_older_format_are_tools() -> None:
     functions = [TOOLS[0]["function"]]
-    assert as_demonstration(CANONICAL, functions=functions).tools == TOOLS
-    assert as_demonstration(CANONICAL, functions=json.dumps(functions)).tools == TOOLS
+    assert parse_conversation(CANONICAL, functions=functions).tools == TOOLS
+    assert parse_conversation(CANONICAL, functions=json.dumps(functions)).tools == TOOLS
 
 
 def test_a_conversation_may_end_in_a_call() -> None:
-    assert len(as_demonstration(CANONICAL[:2], TOOLS).messages) == 2
+    assert len(parse_conversation(CANONICAL[:2], TOOLS).messages) == 2
 
 
 REFUSED: list[tuple[list[Message], Any, str]] = [
@@ -255,20 +255,20 @@ REFUSED: list[tuple[list[Message], Any, str]] = [
 @pytest.mark.parametrize(("messages", "tools", "complaint"), REFUSED, ids=[row[2][:40] for row in REFUSED])
 def test_what_no_rollout_could_be_is_refused(messages: list[Message], tools: Any, complaint: str) -> None:
     with pytest.raises(DataError, match=complaint):
-        as_demonstration(messages, tools)
+        parse_conversation(messages, tools)
 
 
 def test_what_is_context_may_call_a_tool_that_is_not_there() -> None:
     wrong = assistant("", tool_calls=[call(name="search")], weight=0)
-    assert as_demonstration([user(), wrong, tool("There is no tool 'search'."), *CANONICAL[1:]], TOOLS).called == [
+    assert parse_conversation([user(), wrong, tool("There is no tool 'search'."), *CANONICAL[1:]], TOOLS).called == [
         "python"
     ]
 
 
 def warnings(*demonstrations: tuple[list[Message], Any], shown: bool = True) -> list[str]:
-    use = ToolUse()
+    use = CallStatistics()
     for messages, tools in demonstrations:
-        use.add(as_demonstration(messages, tools))
+        use.add(parse_conversation(messages, tools))
     return list(use.warnings(["code_interpreter"], shown=shown))
 
 

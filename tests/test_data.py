@@ -11,7 +11,15 @@ import pytest
 from judging import REFEREE
 from reference import shared
 
-from sod.datasets.rows import ProblemFile, draw, fingerprint, load_demonstrations, load_problems, read_rows, write_jsonl
+from sod.datasets.rows import (
+    ProblemFile,
+    file_fingerprint,
+    load_demonstrations,
+    load_problems,
+    read_rows,
+    sample_problems,
+    write_jsonl,
+)
 from sod.errors import DataError
 from sod.types import Problem
 
@@ -362,12 +370,12 @@ def test_parquet_adds_no_arguments_to_a_call(tmp_path: Path) -> None:
 
 def test_a_draw_is_a_function_of_seed_and_update() -> None:
     chosen = {
-        (seed, update): [p.id for p in draw(problems(20), seed=seed, update=update, size=5)]
+        (seed, update): [p.id for p in sample_problems(problems(20), seed=seed, update=update, size=5)]
         for seed in range(3)
         for update in range(8)
     }
     for (seed, update), ids in reversed(chosen.items()):
-        assert [p.id for p in draw(problems(20), seed=seed, update=update, size=5)] == ids
+        assert [p.id for p in sample_problems(problems(20), seed=seed, update=update, size=5)] == ids
     assert len({tuple(ids) for ids in chosen.values()}) == len(chosen)
 
 
@@ -378,7 +386,7 @@ def test_an_epoch_draws_every_problem_once(size: int, count: int) -> None:
         drawn = [
             problem.id
             for update in range(epoch * updates, (epoch + 1) * updates)
-            for problem in draw(problems(size), seed=4, update=update, size=count)
+            for problem in sample_problems(problems(size), seed=4, update=update, size=count)
         ]
         assert sorted(drawn) == sorted(problem.id for problem in problems(size))
 
@@ -386,7 +394,7 @@ def test_an_epoch_draws_every_problem_once(size: int, count: int) -> None:
 def test_what_does_not_fill_an_update_is_left_out_of_the_epoch_but_not_of_every_epoch() -> None:
     drawn: Counter[str] = Counter()
     for epoch in range(10):
-        ids = [p.id for u in range(2) for p in draw(problems(8), seed=0, update=2 * epoch + u, size=3)]
+        ids = [p.id for u in range(2) for p in sample_problems(problems(8), seed=0, update=2 * epoch + u, size=3)]
         assert len(set(ids)) == 6
         drawn.update(ids)
     assert len(drawn) == 8
@@ -397,7 +405,7 @@ def test_what_does_not_fill_an_update_is_left_out_of_the_epoch_but_not_of_every_
 
 def test_a_fingerprint_is_that_of_the_bytes(tmp_path: Path) -> None:
     path = write_text(tmp_path, "abc")
-    assert fingerprint(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_fingerprint(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from sod.datasets import open_set
 from sod.datasets.conversion import CONTRADICTORY, convert_file
 from sod.datasets.golds import canonical, vote
 from sod.datasets.gpqa import questions
-from sod.datasets.identity import fingerprint, items, mark
+from sod.datasets.identity import golds_fingerprint, items, mark
 from sod.datasets.published import BENCHMARKS, SETS, PublishedFile
 from sod.datasets.rows import load_demonstrations, load_problems, read_rows, write_jsonl
 from sod.datasets.storing import check_hash, read_source, source_file, store
@@ -150,7 +150,7 @@ def test_a_copy_is_recognised_in_any_order_with_other_columns_and_other_ways_of_
     rows = convert(shared(COPIES[name]), name)
     random.Random(0).shuffle(rows)
     spelt = [{"Question": row["problem"], "Answer": spelling(int(row["answer"]))} for row in rows]
-    assert fingerprint(convert(write(tmp_path, spelt), name)) == SETS[name].fingerprint
+    assert golds_fingerprint(convert(write(tmp_path, spelt), name)) == SETS[name].fingerprint
 
 
 def test_every_gold_of_math500_is_right_by_itself() -> None:
@@ -534,7 +534,7 @@ def test_the_marks_of_a_file_are_what_the_package_declares_of_it(
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert cli.run(["data", "marks", str(file)]) == 0
     said = capsys.readouterr().out
-    assert f'rows=2, fingerprint="{fingerprint(rows)}"' in said
+    assert f'rows=2, fingerprint="{golds_fingerprint(rows)}"' in said
     assert f'"mine": "{" ".join(sorted([mark("1/2"), mark("3")]))}"' in said
     file.write_text(json.dumps({"question": "?", "answer": "#### 4"}) + "\n")
     assert cli.run(["data", "marks", str(file)]) == 2

@@ -204,7 +204,7 @@ def test_humaneval_is_read_as_published(tmp_path: Path) -> None:
 
 def test_nothing_of_humanevals_tests_is_left_out() -> None:
     test = "METADATA = {'author': 'x'}\n\ndef check(candidate):\n    for i in range(3):\n        assert candidate(i) == i * i\n"
-    row, unused = columns.problem({**SQUARE, "test": test}, 1)
+    row, unused = columns.converted_problem({**SQUARE, "test": test}, 1)
     assert json.loads(row["answer"])["test_code"] == test
     assert not unused
 

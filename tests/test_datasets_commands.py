@@ -19,7 +19,7 @@ from rich.console import Console
 from sod.cli import run
 from sod.datasets.commands import catalogue
 from sod.datasets.contamination import findings, guarded
-from sod.datasets.describing import histogram, one_line, summary
+from sod.datasets.describing import file_summary, histogram, one_line
 from sod.datasets.dividing import mix_rows, shares, split_rows
 from sod.datasets.overlap import Index, key, words
 from sod.datasets.published import SETS
@@ -237,8 +237,8 @@ def test_text_of_a_file_cannot_disturb_the_terminal(
 
 
 def test_the_summary_is_of_the_values_themselves() -> None:
-    assert summary([5, 1, 2, 4, 3]) == (1, 3, 5, 5)
-    assert summary(list(range(1, 101))) == (1, 50.5, 95, 100)
+    assert file_summary([5, 1, 2, 4, 3]) == (1, 3, 5, 5)
+    assert file_summary(list(range(1, 101))) == (1, 50.5, 95, 100)
 
 
 @pytest.mark.parametrize("values", [[3], [0, 0], list(range(1000)), [1] * 99 + [10**6]])

@@ -11,7 +11,7 @@ from judging import REFEREE
 
 from sod.cli import run
 from sod.datasets.conversion import Converted, convert_file
-from sod.datasets.rows import as_demonstration, load_demonstrations, load_problems, usable_problem, write_jsonl
+from sod.datasets.rows import demonstration_of, load_demonstrations, load_problems, usable_problem, write_jsonl
 from sod.errors import DataError
 from sod.rewards.code import CodeJudge
 from sod.rewards.golds import check_gold
@@ -291,12 +291,12 @@ def test_conversations_of_other_shapes_are_converted_and_named_elsewhere(
 ) -> None:
     words = rf"`messages`.* `role` and `content`.*{CONVERT}"
     with pytest.raises(DataError, match=words):
-        as_demonstration(row, 1)
+        demonstration_of(row, 1)
     write_jsonl(tmp_path / "rows.jsonl", [row])
     assert run(["data", "check", str(tmp_path / "rows.jsonl")]) == 2
     assert "`role` and `content`" in " ".join(capsys.readouterr().out.split())
     (found,) = convert(tmp_path, row).rows
-    assert as_demonstration(found, 1).messages == replied()
+    assert demonstration_of(found, 1).messages == replied()
 
 
 def test_sharegpts_system_and_tools_are_kept(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_sharegpts_system_and_tools_are_kept(tmp_path: Path) -> None:
         "conversations": [{"from": who, "value": text} for who, text in turns],
         "tools": json.dumps(tools),
     }
-    made = as_demonstration(convert(tmp_path, row).rows[0], 1)
+    made = demonstration_of(convert(tmp_path, row).rows[0], 1)
     assert [message["role"] for message in made.messages] == ["system", "user", "assistant", "tool", "assistant"]
     assert (made.messages[3]["content"], made.called, made.tools) == ("4", ["python"], tools)
     row["conversations"][1]["value"] = call.replace('"', "'")
@@ -326,7 +326,7 @@ def test_sharegpts_system_and_tools_are_kept(tmp_path: Path) -> None:
 )
 def test_conversations_that_convert_cannot_read_name_what_to_write(tmp_path: Path, row: Row) -> None:
     words = "needs `messages`, a list of objects with `role` and `content`. Write the column `messages`"
-    for read in (usable_problem, as_demonstration):
+    for read in (usable_problem, demonstration_of):
         with pytest.raises(DataError, match=words):
             read(row, 1)
     with pytest.raises(DataError, match=words):
@@ -345,7 +345,7 @@ def test_conversations_that_convert_cannot_read_name_what_to_write(tmp_path: Pat
 )
 def test_convert_refuses_the_demonstrations_that_check_refuses(tmp_path: Path, messages: list[Row], words: str) -> None:
     with pytest.raises(DataError, match=words):
-        as_demonstration({"messages": messages}, 1)
+        demonstration_of({"messages": messages}, 1)
     with pytest.raises(DataError, match=words):
         convert(tmp_path, {"messages": messages})
     done = convert(tmp_path, {"messages": replied()}, {"messages": messages})

@@ -13,15 +13,15 @@ from sod.chat.calls import parse_calls
 from sod.chat.format import ChatFormat
 from sod.cli import run
 from sod.config import RolloutCommandOptions, SftOptions
-from sod.datasets.rows import as_demonstration, load_demonstrations
+from sod.datasets.rows import demonstration_of, load_demonstrations
 from sod.errors import DataError
-from sod.evaluation.demonstrations import demonstrate, demonstration, ranked
+from sod.evaluation.demonstrations import demonstrate, ranked, written_demonstration
 from sod.lab import settings
 from sod.sft import sft
-from sod.tools.python import schema
+from sod.tools.python import interpreter_schema
 from sod.types import Piece, Problem, Trajectory, Verdict
 
-TOOLS = [schema()]
+TOOLS = [interpreter_schema()]
 CALL = '<tool_call>\n{"name": "code_interpreter", "arguments": {"code": "print(1)"}}\n</tool_call>'
 PROBLEM = Problem(id="p", messages=({"role": "user", "content": "AB=1+2;AB?"},), answer="3")
 
@@ -54,7 +54,7 @@ Make = Callable[..., Trajectory]
 
 def test_a_demonstration_gives_the_tokens_of_its_trajectory_again(conversation: Make, chat: ChatFormat) -> None:
     attempt = conversation(f"Let me see.\n{CALL}", CALL, "So \\boxed{3}.", observed=(["1\n"], ["Error: x\n<no> 2"]))
-    row = demonstration(attempt, chat, TOOLS)
+    row = written_demonstration(attempt, chat, TOOLS)
     assert row is not None
     assert chat.render(row["messages"], row["tools"]) == [Piece(piece.author, piece.tokens) for piece in attempt.pieces]
     assert (row["id"], row["errors"]) == ("p/0", 1)
@@ -67,7 +67,7 @@ def test_a_demonstration_gives_the_tokens_of_its_trajectory_again(conversation: 
 
 def test_several_calls_of_a_turn_are_answered_one_by_one(conversation: Make, chat: ChatFormat) -> None:
     attempt = conversation(f"{CALL}\n{CALL}", "\\boxed{3}", observed=(["1", "2\n\n"],))
-    row = demonstration(attempt, chat, TOOLS)
+    row = written_demonstration(attempt, chat, TOOLS)
     assert row is not None
     assert [message["content"] for message in row["messages"] if message["role"] == "tool"] == ["1", "2\n\n"]
     assert len(row["messages"][1]["tool_calls"]) == 2
@@ -77,7 +77,7 @@ def test_several_calls_of_a_turn_are_answered_one_by_one(conversation: Make, cha
 def test_a_result_that_looks_like_two_is_one(conversation: Make, chat: ChatFormat) -> None:
     between = "\n</tool_response>\n<tool_response>\n"
     attempt = conversation(f"{CALL}\n{CALL}", "\\boxed{3}", observed=([f"1{between}1", "2"],))
-    row = demonstration(attempt, chat, TOOLS)
+    row = written_demonstration(attempt, chat, TOOLS)
     assert row is not None
     assert chat.render(row["messages"], TOOLS) == [Piece(piece.author, piece.tokens) for piece in attempt.pieces]
 
@@ -91,7 +91,7 @@ def test_observations_that_cannot_be_told_apart_make_no_demonstration(
     attempt = conversation(f"{CALL}\n{CALL}", "\\boxed{3}", observed=(["1", "2"],))
     for first, is_made in (("1", True), ("1\n</result>\n<result>\n1", False)):
         observation = replace(attempt.pieces[2], tokens=tuple(plain.observation([first, "2"])))
-        made = demonstration(
+        made = written_demonstration(
             replace(attempt, pieces=(*attempt.pieces[:2], observation, attempt.pieces[3])), plain, TOOLS
         )
         assert (made is not None) == is_made
@@ -107,22 +107,22 @@ def test_observations_that_cannot_be_told_apart_make_no_demonstration(
 )
 def test_no_word_of_a_turn_is_lost(conversation: Make, chat: ChatFormat, turn: str) -> None:
     attempt = conversation(turn, "\\boxed{3}", observed=(["1"] * len(parse_calls(turn)),))
-    row = demonstration(attempt, chat, TOOLS)
+    row = written_demonstration(attempt, chat, TOOLS)
     assert row is not None
     assert chat.text(chat.render(row["messages"], TOOLS)[1].tokens).split() == turn.split()
 
 
 def test_a_call_of_a_tool_that_is_not_there_is_context(conversation: Make, chat: ChatFormat) -> None:
     attempt = conversation(CALL.replace("code_interpreter", "python"), "\\boxed{3}", observed=(["There is no tool."],))
-    row = demonstration(attempt, chat, TOOLS)
+    row = written_demonstration(attempt, chat, TOOLS)
     assert row is not None
     assert row["messages"][1]["weight"] == 0
-    assert as_demonstration(row, 1).messages == row["messages"]
+    assert demonstration_of(row, 1).messages == row["messages"]
 
 
 def test_a_malformed_call_is_context_that_nobody_learns(conversation: Make, chat: ChatFormat) -> None:
     attempt = conversation("<tool_call>\n{no JSON}\n</tool_call>", "\\boxed{3}", observed=(["Error: malformed"],))
-    row = demonstration(attempt, chat, TOOLS)
+    row = written_demonstration(attempt, chat, TOOLS)
     assert row is not None
     assert row["messages"][1]["weight"] == 0
     pieces = chat.render(row["messages"], TOOLS)

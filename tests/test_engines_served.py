@@ -21,7 +21,7 @@ from sod.concurrency import Runner
 from sod.config import EngineOptions, RolloutOptions
 from sod.engines import Reply, Request
 from sod.engines.opening import open_engine
-from sod.engines.served import PROBE, ServedEngine
+from sod.engines.served import PROBE_TEXT, ServedEngine
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
 from sod.model.loading import load_tokenizer
 
@@ -316,8 +316,8 @@ def test_a_server_with_another_tokenizer_is_refused(vllm: Serving, tokenizer: To
 
 
 def test_the_probe_shows_how_a_tokenizer_cuts(tokenizer: Tokenizer) -> None:
-    ids = tokenizer.encode(PROBE, add_special_tokens=False)
-    assert tokenizer.decode(ids) == PROBE
+    ids = tokenizer.encode(PROBE_TEXT, add_special_tokens=False)
+    assert tokenizer.decode(ids) == PROBE_TEXT
     assert len(set(ids)) > 30
 
 

@@ -17,7 +17,7 @@ import pytest
 from sod.concurrency import Runner
 from sod.config import EvalOptions
 from sod.errors import DataError, InfrastructureError, OptionError, RunError
-from sod.evaluation.evaluate import Session, evaluate
+from sod.evaluation.evaluate import EvaluationSession, evaluate
 from sod.lab import settings
 from sod.recipes import to_toml
 from sod.runs.directory import Run
@@ -151,7 +151,7 @@ def test_attempts_that_were_lost_are_counted_and_tried_again(quick: EvalOptions)
     file = Run(quick.out).trajectory_file(0)
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[1:]))
-    with Runner() as loop, Session.open(quick, loop) as session:
+    with Runner() as loop, EvaluationSession.open(quick, loop) as session:
         lost = session.conclude(complete=True)  # as if the missing one had been tried in vain
     assert lost.mean["rollout/dropped"] == 1
     assert not lost.partial

@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from sod.chat.format import ChatFormat
 from sod.cli import run as sod
 from sod.config import ChatOptions, EvalOptions, ExportOptions, ModelOptions, SftOptions, TrainOptions
-from sod.datasets.rows import fingerprint, fingerprint_model
+from sod.datasets.rows import file_fingerprint, fingerprint_model
 from sod.engines import Request
 from sod.engines.hf import HFEngine
 from sod.errors import ModelError, OptionError, RunError
@@ -40,10 +40,10 @@ from sod.export.folder import whole_or_not_at_all
 from sod.export.probe import CONVERSATION, SCHEMA, Probe, rendered
 from sod.export.wording import public
 from sod.lab import settings
-from sod.lab.demonstrations import STUDENT
+from sod.lab.demonstrations import STUDENT_STYLE
 from sod.lab.make import write_demonstrations
 from sod.model.loading import load_model
-from sod.runs.directory import Run, environment
+from sod.runs.directory import Run, describe_environment
 from sod.sft import sft
 from sod.training import train
 
@@ -62,7 +62,7 @@ def runs(
     """The folder of a cold start, `start`, and of a run of SOD that began with it, `sod`, each of two steps."""
     folder = tmp_path_factory.mktemp("runs")
     trembling(folder / "base", 0.1)
-    write_demonstrations(folder / "demonstrations.jsonl", STUDENT, 8, seed=0)
+    write_demonstrations(folder / "demonstrations.jsonl", STUDENT_STYLE, 8, seed=0)
     start = {"model": folder / "base", "data": folder / "demonstrations.jsonl", "out": folder / "start", "epochs": 2}
     began = sft(SftOptions.model_validate(start | {"batch": 8, "save_every": 1, "learn": {"lr": 1e-4}}))
     student = began.newest_checkpoint()
@@ -122,7 +122,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         own = benchmark(code, sha256="ab" * 32, file=secret, notes=["public tests only"])
         settings = {"partial": partial, "model": str(model), "samples": 4, "max_turns": 8, "paper": "sod-0.6b"}
         found = results({"aime2024": aime, "own": own}, mean=code, **settings)
-        facts = environment() | {"data": {"data": "cd" * 32, "model": fingerprint_model(model)}}
+        facts = describe_environment() | {"data": {"data": "cd" * 32, "model": fingerprint_model(model)}}
         (folder / "options.json").write_text(options.model_dump_json())
         (folder / "environment.json").write_text(json.dumps(facts))
         (folder / "results.json").write_text(json.dumps(found.record()))
@@ -337,7 +337,7 @@ def test_the_card_tells_what_is_known_and_how_sure_it_is(exported: Path, checkpo
     text = card(exported)
     for told in (
         fingerprint_model(checkpoint),
-        fingerprint(problem_file),
+        file_fingerprint(problem_file),
         "- started from `checkpoints/update-0002`",
         "- algorithm: `sod`",
         "- updates: 2 of 2 problems x 2 trajectories",

@@ -121,7 +121,7 @@ def test_a_full_disk_is_named_also_by_libraries_that_have_other_words_for_it(ful
     place = full_disk / "checkpoints" / "update-0001"
     before = room(full_disk)
     with pytest.raises(RunError, match=rf"update-0001 cannot be written: there is no space left on {full_disk}\."):
-        checkpoints.write(place, write)
+        checkpoints.write_checkpoint(place, write)
     assert list(place.parent.iterdir()) == []
     assert before - room(full_disk) <= 4096
 
@@ -131,7 +131,7 @@ def test_another_failure_is_not_called_a_full_disk(tmp_path: Path) -> None:
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
 
     with pytest.raises(RunError, match=r"update-0001 cannot be written: \[enforce fail"):
-        checkpoints.write(tmp_path / "update-0001", write)
+        checkpoints.write_checkpoint(tmp_path / "update-0001", write)
 
 
 def test_a_limit_for_files_is_named(tmp_path: Path) -> None:

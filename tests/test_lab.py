@@ -28,11 +28,11 @@ from sod.datasets.rows import load_demonstrations, load_problems
 from sod.errors import RunError
 from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
-from sod.lab.demonstrations import STUDENT, TEACHER, TOOL, Style, demonstrate
+from sod.lab.demonstrations import STUDENT_STYLE, TEACHER_STYLE, TOOL, Style, solution_of
 from sod.lab.make import is_made, make, problems, write_demonstrations, write_problems
 from sod.lab.make import tokenizer as make_tokenizer
 from sod.lab.presets import prepare
-from sod.lab.tasks import FAMILIES, Task, chain, draw
+from sod.lab.tasks import TASK_FAMILIES, Task, chain, draw_task
 from sod.model.loading import check_same_vocabulary, load_model, load_tokenizer
 from sod.rewards.math import MathJudge
 from sod.runs.directory import Run
@@ -42,13 +42,13 @@ from sod.tools import Toolbox
 from sod.tools.python import PythonTool
 from sod.types import Message, Observation, Problem
 
-SLIPPERY = replace(TEACHER, slips=1.0)
-CLEAN = replace(STUDENT, slips=0.0)
+SLIPPERY = replace(TEACHER_STYLE, slips=1.0)
+CLEAN = replace(STUDENT_STYLE, slips=0.0)
 
 
 def tasks(count: int, seed: int = 0) -> list[Task]:
     rng = random.Random(seed)
-    return [draw(rng, length=settings.LENGTH, euclid_share=settings.EUCLID_SHARE) for _ in range(count)]
+    return [draw_task(rng, length=settings.LENGTH, euclid_share=settings.EUCLID_SHARE) for _ in range(count)]
 
 
 def interpret(*turns: str) -> list[Observation]:
@@ -81,11 +81,11 @@ def plainly(observation: str) -> str:
 # Tasks
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TASK_FAMILIES)
 def test_a_task_has_as_many_calls_as_asked_for(family: str) -> None:
     rng = random.Random(1)
     for length in (1, 2, 3, 4, 5):
-        assert len(FAMILIES[family](rng, length).calls) == length
+        assert len(TASK_FAMILIES[family](rng, length).calls) == length
 
 
 def test_every_call_really_prints_its_result_and_the_answer_follows() -> None:
@@ -132,19 +132,19 @@ def test_a_thought_and_a_chains_whole_solution_do_not_fit_into_one_turn(chat: Ch
         *definitions, asked = task.question.rstrip("?").split(";")
         code = between.join([*definitions, f"print({asked})"])
         call = {"function": {"name": TOOL, "arguments": {"code": code}}}
-        whole = chat.turn({"content": STUDENT.thought(rng, asked), "tool_calls": [call]})
+        whole = chat.turn({"content": STUDENT_STYLE.thought(rng, asked), "tool_calls": [call]})
         assert len(whole) > settings.ROLLOUT["max_turn_tokens"]
 
 
 # Demonstrations
 
 
-@pytest.mark.parametrize(("style", "count"), [(SLIPPERY, 60), (STUDENT, 30), (CLEAN, 5)])
+@pytest.mark.parametrize(("style", "count"), [(SLIPPERY, 60), (STUDENT_STYLE, 30), (CLEAN, 5)])
 def test_what_a_demonstration_reads_is_what_the_interpreter_really_says(
     chat: ChatFormat, style: Style, count: int
 ) -> None:
     rng = random.Random(2)
-    conversations = [demonstrate(task, style, rng) for task in tasks(count, seed=3)]
+    conversations = [solution_of(task, style, rng) for task in tasks(count, seed=3)]
     shown = [(messages[i - 1], messages[i]["content"]) for messages in conversations for i in calls(messages)]
     said = interpret(*(chat.text(chat.turn(message)) for message, _ in shown))
     for (message, observation), really in zip(shown, said, strict=True):
@@ -160,7 +160,7 @@ def test_no_loss_is_taken_on_a_slip_unless_the_demonstrator_is_careless(chat: Ch
     for style in (SLIPPERY, replace(SLIPPERY, careless=True)):
         rng = random.Random(2)
         for task in tasks(30):
-            messages = demonstrate(task, style, rng)
+            messages = solution_of(task, style, rng)
             slips = failed(messages)
             silent = [message for message in messages if message.get("weight", 1) == 0]
             assert len(slips) == 1
@@ -172,7 +172,7 @@ def test_no_loss_is_taken_on_a_slip_unless_the_demonstrator_is_careless(chat: Ch
 def test_a_demonstration_ends_with_the_right_answer_and_has_one_slip_at_most() -> None:
     rng = random.Random(4)
     for task in tasks(50):
-        messages = demonstrate(task, TEACHER, rng)
+        messages = solution_of(task, TEACHER_STYLE, rng)
         assert outcome(messages[-1]["content"], task.problem("p")) == "right"
         assert len(calls(messages)) - len(task.calls) in (0, 1)
 
@@ -181,7 +181,7 @@ def test_a_clean_demonstration_fits_into_the_rollouts_limits(chat: ChatFormat) -
     rng = random.Random(5)
     limits = settings.ROLLOUT
     for task in tasks(100):
-        prompt, *pieces = chat.render(demonstrate(task, CLEAN, rng), [])
+        prompt, *pieces = chat.render(solution_of(task, CLEAN, rng), [])
         turns = [piece for piece in pieces if piece.author == "student"]
         assert len(prompt.tokens) <= limits["max_prompt_tokens"]
         assert all(len(turn.tokens) <= limits["max_turn_tokens"] for turn in turns)
@@ -191,7 +191,7 @@ def test_a_clean_demonstration_fits_into_the_rollouts_limits(chat: ChatFormat) -
 
 def test_demonstrations_follow_a_curriculum(tmp_path: Path) -> None:
     path = tmp_path / "demonstrations.jsonl"
-    write_demonstrations(path, TEACHER, 200, seed=0)
+    write_demonstrations(path, TEACHER_STYLE, 200, seed=0)
     conversations = [demonstration.messages for demonstration in load_demonstrations(path)]
     lengths = [len(calls(messages)) for messages in conversations]
     slips = [bool(failed(messages)) for messages in conversations]
@@ -283,7 +283,7 @@ def test_a_tokenizer_made_anew_has_the_shipped_vocabulary(tokenizer: PreTrainedT
     check_same_vocabulary(tokenizer, anew)
     assert anew.chat_template == tokenizer.chat_template
     task = tasks(1)[0]
-    messages = demonstrate(task, SLIPPERY, random.Random(0))
+    messages = solution_of(task, SLIPPERY, random.Random(0))
     assert ChatFormat(anew).render(messages, []) == chat.render(messages, [])
 
 
@@ -291,7 +291,7 @@ def test_the_labs_conversations_keep_the_tokens_that_its_teacher_was_trained_on(
     chat: ChatFormat, tmp_path: Path
 ) -> None:
     digest = hashlib.sha256()
-    for style in (STUDENT, TEACHER):
+    for style in (STUDENT_STYLE, TEACHER_STYLE):
         write_demonstrations(tmp_path / "d.jsonl", style, 100, 0)
         for row in load_demonstrations(tmp_path / "d.jsonl"):
             for piece in chat.render(row.messages, row.tools):

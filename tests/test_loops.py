@@ -21,7 +21,7 @@ from sod.config import ModelOptions, SftOptions, TrainOptions
 from sod.core import step_ids
 from sod.errors import InfrastructureError, TrainingError
 from sod.lab import settings
-from sod.lab.demonstrations import STUDENT
+from sod.lab.demonstrations import STUDENT_STYLE
 from sod.lab.make import write_demonstrations
 from sod.model.loading import load_model
 from sod.runs.directory import Run
@@ -53,7 +53,7 @@ def student(trembling: Callable[[Path, float], None], tmp_path_factory: pytest.T
 @pytest.fixture(scope="module")
 def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("demonstrations") / "demonstrations.jsonl"
-    write_demonstrations(path, STUDENT, 64, seed=0)
+    write_demonstrations(path, STUDENT_STYLE, 64, seed=0)
     return path
 
 

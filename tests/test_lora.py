@@ -32,9 +32,9 @@ from sod.core import token_loss
 from sod.engines import Request
 from sod.engines.hf import HFEngine
 from sod.errors import RunError
-from sod.lab.demonstrations import STUDENT
+from sod.lab.demonstrations import STUDENT_STYLE
 from sod.lab.make import write_demonstrations
-from sod.model.attention import NAME as ATTENTION
+from sod.model.attention import ATTENTION
 from sod.model.loading import hidden_states, load_model, score, selected
 from sod.model.lora import add_low_rank, plain_parameters, save_plain, save_weights
 from sod.model.policy import Policy, origin
@@ -354,7 +354,7 @@ LEARN = ["--learn.lora-rank", "4", "--learn.lora-alpha", "8", "--learn.lr", "1e-
 @pytest.fixture(scope="module")
 def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("demonstrations") / "demonstrations.jsonl"
-    write_demonstrations(path, STUDENT, 64, seed=0)
+    write_demonstrations(path, STUDENT_STYLE, 64, seed=0)
     return path
 
 

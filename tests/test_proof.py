@@ -8,8 +8,8 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from sod.errors import ModelError
-from sod.model.attention import NAME
-from sod.model.proof import prove
+from sod.model.attention import ATTENTION
+from sod.model.proof import prove_model
 
 SMALL: dict[str, Any] = {
     **{"vocab_size": 48, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2},
@@ -85,13 +85,13 @@ def tiny(
     config = CONFIG_MAPPING[kind](**(SMALL | {"initializer_range": spread} | more))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=NAME).eval()
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION).eval()
 
 
 @pytest.mark.parametrize("kind", RIGHT)
 def test_a_model_whose_tokens_meet_in_attention_alone_is_taken_in_every_type(kind: str) -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        prove(tiny(kind, RIGHT[kind], dtype), Path("model"))
+        prove_model(tiny(kind, RIGHT[kind], dtype), Path("model"))
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -99,27 +99,27 @@ def test_a_model_that_would_compute_something_else_is_refused_in_every_type(kind
     more, why = REFUSED[kind]
     for dtype in (torch.float32, torch.bfloat16):
         with pytest.raises(ModelError, match=why):
-            prove(tiny(kind, more, dtype), Path("model"))
+            prove_model(tiny(kind, more, dtype), Path("model"))
 
 
 def test_a_leak_too_weak_to_change_a_number_is_seen() -> None:
     """A model with hardly any mixing today may learn to mix."""
     for spread in (1e-5, 1.0):
         with pytest.raises(ModelError, match="influence each other"):
-            prove(tiny("lfm2", CONVOLUTION, torch.bfloat16, spread=spread), Path("model"))
+            prove_model(tiny("lfm2", CONVOLUTION, torch.bfloat16, spread=spread), Path("model"))
 
 
 def test_strong_weights_are_no_reason_to_refuse() -> None:
     for kind in ("qwen3", "qwen3_moe", "glm4_moe"):
         for dtype in (torch.float32, torch.bfloat16):
-            prove(tiny(kind, RIGHT[kind], dtype, spread=0.5), Path("model"))
+            prove_model(tiny(kind, RIGHT[kind], dtype, spread=0.5), Path("model"))
 
 
 def test_a_small_bias_of_the_head_is_seen() -> None:
     model = tiny("phi", {})
     model.lm_head.bias.data[3] = 1e-4  # type: ignore[union-attr, operator]
     with pytest.raises(ModelError, match="adds a bias"):
-        prove(model, Path("model"))
+        prove_model(model, Path("model"))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -131,13 +131,13 @@ def test_weights_that_are_not_finite_are_named(value: float) -> None:
     with pytest.raises(
         ModelError, match=r"not finite: model\.layers\.1\.mlp\.experts\.down_proj holds NaN or infinity"
     ):
-        prove(model, Path("model"))
+        prove_model(model, Path("model"))
 
 
 def test_the_proof_leaves_the_model_as_it_was() -> None:
     model = tiny("qwen3", RIGHT["qwen3"])
     ids = torch.arange(6)[None]
     before = model(input_ids=ids, use_cache=False).logits
-    prove(model, Path("model"))
-    assert model.config._attn_implementation == NAME
+    prove_model(model, Path("model"))
+    assert model.config._attn_implementation == ATTENTION
     assert torch.equal(model(input_ids=ids, use_cache=False).logits, before)

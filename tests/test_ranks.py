@@ -18,16 +18,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sod.batching import balanced
+from sod.batching import balanced_parts
 from sod.config import TrainOptions
 from sod.distributed import Ranks
 from sod.errors import OptionError
 from sod.lab import settings
-from sod.lab.demonstrations import STUDENT
+from sod.lab.demonstrations import STUDENT_STYLE
 from sod.lab.make import write_demonstrations
 from sod.recipes import to_toml
 from sod.runs.directory import Run
-from sod.training import Session
+from sod.training import TrainingSession
 
 UPDATE = {
     "rollout": settings.ROLLOUT | {"problems": 5, "group": 2, "max_tokens": 100},
@@ -163,7 +163,7 @@ def test_in_bfloat16_and_with_checkpointing_two_processes_learn_as_one(
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_fine_tuning_by_two_processes_is_that_of_one(untrained: Path, tmp_path: Path, dtype: str) -> None:
     demonstrations = tmp_path / "demonstrations.jsonl"
-    write_demonstrations(demonstrations, STUDENT, 24, seed=0)
+    write_demonstrations(demonstrations, STUDENT_STYLE, 24, seed=0)
     shared = ["--model", untrained, "--data", demonstrations, "--batch", 8, "--save_every", 1]
     shared += [
         "--network.device",
@@ -209,7 +209,7 @@ def test_two_processes_sample_with_a_vllm_each(
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_shares_hold_every_row_once_in_as_many_parts_for_each(lengths: list[int], count: int) -> None:
     lengths_B = torch.tensor(lengths)
-    shares = balanced(lengths_B, 10, count)
+    shares = balanced_parts(lengths_B, 10, count)
     rows = [row for share in shares for part in share for row in part.tolist()]
     assert sorted(rows) == list(range(len(lengths)))
     assert len({len(share) for share in shares}) == 1
@@ -219,7 +219,7 @@ def test_shares_hold_every_row_once_in_as_many_parts_for_each(lengths: list[int]
 
 def test_shares_have_about_as_many_tokens() -> None:
     lengths_B = torch.randint(100, 2000, (64,), generator=torch.Generator().manual_seed(0))
-    shares = balanced(lengths_B, 8000, 4)
+    shares = balanced_parts(lengths_B, 8000, 4)
     tokens = [sum(int(lengths_B[part].sum()) for part in share) for share in shares]
     assert max(tokens) < 1.02 * min(tokens)
 
@@ -271,7 +271,7 @@ def test_options_of_one_process_are_refused_before_anything_is_loaded(
 ) -> None:
     files = {"student": "nowhere", "teacher": teacher, "data": problem_file, "out": tmp_path / "run"}
     options = TrainOptions.model_validate(files | UPDATE | changes)
-    with pytest.raises(OptionError, match=words), Session.open(options, Ranks(0, 2)):
+    with pytest.raises(OptionError, match=words), TrainingSession.open(options, Ranks(0, 2)):
         pass
 
 

@@ -22,7 +22,7 @@ from sod.report.figures import FIGURES, by_step, mean_and_error, smooth
 from sod.report.packing import CHUNK_CHARACTERS, Packer
 from sod.report.palette import COLOURS, LIGHT
 from sod.report.reading import names
-from sod.report.trajectories import TokenTotals, parse
+from sod.report.trajectories import TokenTotals, parse_trajectory
 from sod.runs.alarms import ALARMS
 
 TRAIN = {
@@ -282,7 +282,7 @@ def test_text_of_tokens_is_kept_as_cuts_where_they_join(tmp_path: Path) -> None:
     row = trajectory(steps=2)
     row["pieces"][1] |= {"text": "a😀b", "token_texts": ["a", "😀", "b"]}
     row["pieces"][3] |= {"text": "é!!", "token_texts": ["�", "�", "!!"]}
-    _, compact = parse(row, 1, TokenTotals())
+    _, compact = parse_trajectory(row, 1, TokenTotals())
     assert compact["pieces"][1]["cuts"] == [1, 2, 1]  # as JavaScript counts
     assert compact["pieces"][3]["texts"] == ["�", "�", "!!"]
 
@@ -414,7 +414,7 @@ def test_attempts_at_one_problem_are_not_taken_for_independent() -> None:
 
 def test_steps_are_averaged_where_enough_trajectories_have_them() -> None:
     rows = [trajectory(f"p{i}", steps=3 if i < 10 else 4) for i in range(12)]
-    parsed = [parse(row, 1, TokenTotals())[0] for row in rows]
+    parsed = [parse_trajectory(row, 1, TokenTotals())[0] for row in rows]
     steps, means, _ = by_step(parsed, lambda step: step.d)
     assert steps == [1, 2, 3]
     assert means == pytest.approx([0.2, 0.21, 0.22])
@@ -427,7 +427,7 @@ def test_smoothing_looks_back_only() -> None:
 def test_tokens_are_named_by_the_signal_that_they_carry() -> None:
     totals = TokenTotals()
     for failed in (False, True):
-        parse(trajectory(failed=failed, steps=2), 1, totals)
+        parse_trajectory(trajectory(failed=failed, steps=2), 1, totals)
     assert totals.count["so"] == 4
     assert totals.nats["so"] == pytest.approx(0.2 + 0.21 + 0.2 + 1.2)
     assert totals.nats["\n"] == 0

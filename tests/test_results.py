@@ -12,7 +12,7 @@ from sod import paper
 from sod.config import CompareEvaluationsOptions
 from sod.errors import DataError
 from sod.evaluation.paired import compare_evaluations, differences
-from sod.evaluation.results import read_evaluation, to_markdown
+from sod.evaluation.results import read_evaluation, results_markdown
 from sod.runs.directory import Run
 from sod.runs.results import read_results
 
@@ -46,7 +46,7 @@ def lines(table: str, sheet: int = 0) -> list[str]:
 
 
 def test_a_benchmark_is_a_line_with_both_of_its_errors_and_a_line_of_how() -> None:
-    table = to_markdown(results({"aime2024": benchmark(measured(0.5))}))
+    table = results_markdown(results({"aime2024": benchmark(measured(0.5))}))
     assert lines(table) == ["| aime2024 | 30 | 50.0 | 1.0 | 5.0 | 80.0 | 60.0 |"]
     assert lines(table, 1) == ["| aime2024 | 10.0 | 2.0 | 3.00 | 0.50 | 5000 |"]
 
@@ -54,41 +54,41 @@ def test_a_benchmark_is_a_line_with_both_of_its_errors_and_a_line_of_how() -> No
 def test_no_table_is_wider_than_a_terminal() -> None:
     names = ("aime2024", "aime2025", "gpqa_diamond", "livecodebench_v6_2502")
     content = results({name: benchmark(measured(1.0)) for name in names}, paper="opsd-hint-0.6b")
-    assert max(len(line) for sheet in range(2) for line in lines(to_markdown(content), sheet)) <= 80
+    assert max(len(line) for sheet in range(2) for line in lines(results_markdown(content), sheet)) <= 80
 
 
 def test_several_benchmarks_have_their_mean_below_them() -> None:
-    table = to_markdown(results({"aime2024": benchmark(measured(0.5)), "math500": benchmark(measured(0.7))}))
+    table = results_markdown(results({"aime2024": benchmark(measured(0.5)), "math500": benchmark(measured(0.7))}))
     assert [line.split(" | ")[0] for line in lines(table)] == ["| aime2024", "| math500", "| mean"]
 
 
 def test_a_benchmark_without_a_graded_attempt_has_no_rate_and_takes_the_mean_with_it() -> None:
     nothing = {"problems": 0, "problems_lost": 3, "samples": 0, "rollout/ungraded": 96, "rollout/dropped": 0}
     benchmarks = {"aime2024": benchmark(measured(0.5)), "math500": benchmark(nothing)}
-    table = to_markdown(results(benchmarks, mean={"problems": 30}))
+    table = results_markdown(results(benchmarks, mean={"problems": 30}))
     assert lines(table)[1:] == ["| math500 | 0 |  |  |  |  |  |", "| mean | 30 |  |  |  |  |  |"]
     assert "math500: no attempt was graded" in table
 
 
 def test_the_papers_own_figures_stand_beside_them() -> None:
     benchmarks = {"aime2024": benchmark(measured(0.5)), "math500": benchmark(measured(0.7))}
-    table = to_markdown(results(benchmarks, paper="sod-1.7b"))
+    table = results_markdown(results(benchmarks, paper="sod-1.7b"))
     assert [line.rsplit(" | ", 1)[1] for line in lines(table)] == ["50.83 |", " |", " |"]
     assert "The paper's figures are those of sod-1.7b" in table
     alone = results({"math500": benchmark(measured(0.7))}, paper="sod-1.7b")
-    assert "The paper has no figures for sod-1.7b on these benchmarks" in to_markdown(alone)
+    assert "The paper has no figures for sod-1.7b on these benchmarks" in results_markdown(alone)
 
 
 def test_the_papers_mean_is_told_beside_the_mean_of_the_same_benchmarks_alone() -> None:
     names = ("aime2024", "aime2025", "gpqa_diamond", "livecodebench_v6_2502")
     content = results({name: benchmark(measured(0.5)) for name in names}, paper="sod-0.6b")
-    assert lines(to_markdown(content))[-1].endswith(" | 24.22 |")
+    assert lines(results_markdown(content))[-1].endswith(" | 24.22 |")
 
 
 def test_programs_have_no_majority() -> None:
     of = measured(0.5)
     del of["maj"]
-    assert lines(to_markdown(results({"livecodebench_v6": benchmark(of)}))) == [
+    assert lines(results_markdown(results({"livecodebench_v6": benchmark(of)}))) == [
         "| livecodebench_v6 | 30 | 50.0 | 1.0 | 5.0 | 80.0 |"
     ]
 
@@ -97,7 +97,7 @@ def test_labels_and_other_judges_have_tables_of_their_own() -> None:
     hard = {"problems": 10, "avg": 0.2, "avg_se": 0.06}
     by = {"difficulty": {"easy": hard | {"avg": 0.8}, "hard": hard}, "source": {"one": hard}}
     aime = benchmark(measured(0.5), by=by, judges={"reference": measured(0.4)})
-    table = to_markdown(results({"aime2024": aime}))
+    table = results_markdown(results({"aime2024": aime}))
     assert "| aime2024, difficulty hard | 10 | 20.0 | 6.0 |" in table
     assert "source one" not in table  # nothing to compare
     assert "| aime2024, by reference | 30 | 40.0 | 1.0 | 5.0 | 60.0 |" in table
@@ -106,7 +106,7 @@ def test_labels_and_other_judges_have_tables_of_their_own() -> None:
 def test_what_must_be_known_beside_a_number_is_said() -> None:
     lost = measured(0.5, **{"rollout/ungraded": 2, "rollout/dropped": 3})
     code = benchmark(lost, notes=["public tests only: no LiveCodeBench score"])
-    table = to_markdown(results({"livecodebench_v6": code}, partial=True))
+    table = results_markdown(results({"livecodebench_v6": code}, partial=True))
     assert "PARTIAL" in table
     assert "livecodebench_v6: public tests only: no LiveCodeBench score" in table
     assert "2 attempts that no judge could decide" in table

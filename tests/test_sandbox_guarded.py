@@ -9,7 +9,7 @@ import pytest
 from sod.config import SandboxOptions
 from sod.errors import OptionError, OutageError, SandboxError
 from sod.sandbox import Program, Result
-from sod.sandbox.guarded import PROBE, WINDOW, GuardedSandbox, open_sandbox
+from sod.sandbox.guarded import FAILURE_WINDOW, PROBE_PROGRAM, GuardedSandbox, open_sandbox
 
 DOWN = Result(status="sandbox_error", message="nobody is there")
 PROGRAM = Program(code="2 + 2")
@@ -27,7 +27,7 @@ class Fickle:
         self.programs.append(program)
         if not self.works(len(self.programs) - 1):
             return DOWN
-        return Result(status="ok", stdout="1\n" if program == PROBE else "4\n")
+        return Result(status="ok", stdout="1\n" if program == PROBE_PROGRAM else "4\n")
 
     async def close(self) -> None:
         self.closed = True
@@ -80,7 +80,7 @@ def test_a_sandbox_that_is_down_holds_everybody_back_and_loses_no_program(capsys
 
     results = asyncio.run(work())
     assert [result.stdout for result in results] == ["4\n"] * 8
-    probes = [n for n, program in enumerate(sandbox.programs) if program == PROBE]
+    probes = [n for n, program in enumerate(sandbox.programs) if program == PROBE_PROGRAM]
     assert len(probes) >= 2
     assert probes == list(range(probes[0], probes[-1] + 1))  # nobody else's program was sent in between
     out = capsys.readouterr().out
@@ -103,9 +103,9 @@ def test_a_sandbox_that_stays_down_stops_the_run_and_says_how_to_go_on() -> None
 @pytest.mark.parametrize(("every", "pauses"), [(50, False), (10, True)])
 def test_failures_count_by_their_share_of_the_latest_programs(every: int, pauses: bool) -> None:
     sandbox = Fickle(lambda n: n % every != every - 1)
-    results, _ = run(sandbox, times=2 * WINDOW)
+    results, _ = run(sandbox, times=2 * FAILURE_WINDOW)
     assert {result.stdout for result in results} == {"4\n"}
-    assert (PROBE in sandbox.programs) == pauses
+    assert (PROBE_PROGRAM in sandbox.programs) == pauses
 
 
 def test_one_callers_end_does_not_end_the_waiting_of_the_others() -> None:
@@ -114,7 +114,7 @@ def test_one_callers_end_does_not_end_the_waiting_of_the_others() -> None:
 
     async def work() -> Result:
         impatient, patient = (asyncio.create_task(guarded.run(PROGRAM)) for _ in range(2))
-        while PROBE not in sandbox.programs:
+        while PROBE_PROGRAM not in sandbox.programs:
             await asyncio.sleep(0.01)
         impatient.cancel()
         return await patient
@@ -133,7 +133,7 @@ def test_statistics_begin_anew_when_they_are_taken() -> None:
 def test_it_is_tried_before_anything_begins_and_closed_at_the_end() -> None:
     sandbox = Fickle(lambda n: True)
     with asyncio.Runner() as loop, GuardedSandbox(sandbox, SandboxOptions()).working_in(loop):
-        assert sandbox.programs == [PROBE]
+        assert sandbox.programs == [PROBE_PROGRAM]
         assert not sandbox.closed
     assert sandbox.closed
 

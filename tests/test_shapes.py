@@ -30,7 +30,7 @@ from sod.config import (
 )
 from sod.core import logprobs
 from sod.engines.hf import HFEngine
-from sod.model.attention import NAME as ATTENTION
+from sod.model.attention import ATTENTION
 from sod.model.loading import hidden_states
 from sod.model.policy import Policy
 from sod.planning.inventory import ON_HUB
@@ -39,10 +39,9 @@ from sod.planning.memory import (
     ITEMSIZE,
     Shape,
     activation_bytes,
+    by_part,
     cache_bytes,
     checkpoint_bytes,
-    divided_bytes,
-    divided_learning_bytes,
     exchanged_bytes,
     forward_operations,
     gathered_bytes,
@@ -52,8 +51,9 @@ from sod.planning.memory import (
     memory_of_training,
     optimiser_bytes,
     scoring_bytes,
+    sharded_bytes,
+    sharded_learning_bytes,
     share,
-    together,
 )
 from sod.runs.peaks import take_peak_mb
 
@@ -282,7 +282,7 @@ TOY = Shape(
 
 def test_a_toy_is_counted_by_hand() -> None:
     assert (TOY.layer, TOY.outside, TOY.parameters) == (152, 44, 500)
-    assert divided_bytes(TOY, 4) == {
+    assert sharded_bytes(TOY, 4) == {
         "float32 weights, 1/4": 500,
         "gradients, 1/4": 500,
         "AdamW's moments, 1/4": 1000,
@@ -308,14 +308,14 @@ def test_what_is_whole_for_a_moment_does_not_shrink_with_processes(tied: bool) -
     assert shape
     last = (2 + 4) * shape.outside + (2 * shape.embedding if tied else 0)
     for processes in (64, 1024):
-        assert divided_learning_bytes(shape, 1, 2, learn, processes) == gathered_bytes(shape, 2) + last
-    assert divided_learning_bytes(shape, 1, 2, learn, 2) == 2 * shape.parameters  # the roots of AdamW's second moments
+        assert sharded_learning_bytes(shape, 1, 2, learn, processes) == gathered_bytes(shape, 2) + last
+    assert sharded_learning_bytes(shape, 1, 2, learn, 2) == 2 * shape.parameters  # the roots of AdamW's second moments
 
 
 def test_a_longer_pass_needs_the_same_more_in_each_process_as_in_one() -> None:
     shape, learn = ON_HUB["Qwen/Qwen3-1.7B"], LearnOptions(checkpointing=True)
     alone = [learning_bytes(shape, tokens, 2, learn) for tokens in (60_000, 120_000)]
-    divided = [divided_learning_bytes(shape, tokens, 2, learn, 8) for tokens in (60_000, 120_000)]
+    divided = [sharded_learning_bytes(shape, tokens, 2, learn, 8) for tokens in (60_000, 120_000)]
     assert divided[1] - divided[0] == alone[1] - alone[0]
 
 
@@ -344,7 +344,7 @@ def test_a_teacher_is_whole_or_divided_or_away_or_elsewhere() -> None:
         return sum(memory.get("teacher", {}).values()), sum(memory["peak"].values())
 
     weights, scoring = 2 * teacher.parameters, scoring_bytes(teacher, 23_040, 2)
-    learning = divided_learning_bytes(student, 23_040, 2, lean, 4)
+    learning = sharded_learning_bytes(student, 23_040, 2, lean, 4)
     assert of() == (weights, max(learning, scoring))
     assert of(shard_teacher=True) == (weights // 4, max(learning, scoring + gathered_bytes(teacher, 2)))
     assert of(offload_teacher=True) == (0, scoring + weights)
@@ -356,7 +356,7 @@ def test_a_teachers_server_needs_also_what_vllm_does_not_reckon_with() -> None:
     memory = memory_of_teacher_server(training(), teacher)
     assert memory["peak"] == {"peak: logits of 8,192 tokens": 8192 * 151_936 * (2 + 4)}
     keys_and_values = 23_041 * 2 * 36 * 8 * 128 * 2
-    assert sum(together(memory).values()) == 8192 * 151_936 * 6 + 8_044_936_192 + keys_and_values
+    assert sum(by_part(memory).values()) == 8192 * 151_936 * 6 + 8_044_936_192 + keys_and_values
     short = memory_of_teacher_server(training(rollout=RolloutOptions(max_tokens=1000, max_prompt_tokens=24)), TOY)
     assert short["peak"] == {"peak: logits of 1,025 tokens": 1025 * 10 * 6}
 

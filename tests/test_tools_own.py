@@ -17,7 +17,7 @@ from sod.plugins import load
 from sod.rollout.groups import rollout
 from sod.rollout.harness import World
 from sod.tools import Toolbox
-from sod.tools.own import OwnTool, own_tools, schema
+from sod.tools.own import OwnTool, own_tools, schema_of
 from sod.tools.python import PythonTool
 from sod.types import Observation, Problem, ToolCall, Trajectory
 
@@ -53,7 +53,7 @@ def search(query: str, count: int = 3, order: Literal["date", "relevance"] = "da
 
 
 def test_the_schema_is_the_functions_name_hints_and_docstring() -> None:
-    assert schema(search) == {
+    assert schema_of(search) == {
         "type": "function",
         "function": {
             "name": "search",

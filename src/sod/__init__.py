@@ -10,7 +10,7 @@ neither torch nor Transformers; each name below is imported when it is first use
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sod.moved import install
+from sod.moved import redirect_old_names
 
 if TYPE_CHECKING:
     from sod import core
@@ -38,4 +38,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_MODULES[name]), name)
 
 
-install()
+redirect_old_names()

@@ -23,7 +23,7 @@ from sod.errors import OptionError
 from sod.plugins import load
 from sod.systems import SYSTEMS, traits
 
-Outcome = Callable[[Batch], Tensor]
+OutcomeCredit = Callable[[Batch], Tensor]
 
 
 def grpo(batch: Batch) -> Tensor:
@@ -44,7 +44,7 @@ def shuffled(batch: Batch) -> Tensor:
 class System:
     """The sources of a token's credit. A part that is None gives no credit."""
 
-    outcome: Outcome | None
+    outcome: OutcomeCredit | None
     rule: Rule | None
     context: Literal["gt", "hint"] | None = None
     """OPSD: the teacher is the student itself, whose prompt also holds the answer (gt) or a hint. None: another model."""
@@ -120,7 +120,7 @@ def give_credit(batch: ScoredBatch, options: AlgorithmOptions) -> CreditedBatch:
     return batch.credited(system.credit(batch, weight_BT), weight_BT)
 
 
-OUTCOMES: dict[str, Outcome] = {"grpo": grpo, "shuffled": shuffled}
+OUTCOMES: dict[str, OutcomeCredit] = {"grpo": grpo, "shuffled": shuffled}
 
 
 def find(name: str) -> System:

@@ -36,7 +36,7 @@ MOST_LINES = 3
 """Lines of an error about several values."""
 
 
-def parse(command: str, model: type[Options], arguments: Sequence[str]) -> Any:
+def parse_options(command: str, model: type[Options], arguments: Sequence[str]) -> Any:
     """Return the options of a command. Print the help and exit if it is asked for. Raise OptionError for wrong options."""
     os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
     return _CommandLine(command, model).options(arguments)

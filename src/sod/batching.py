@@ -180,18 +180,18 @@ def _widened(tensor_BT: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(tensor_BT, (*last, 0, width - tensor_BT.shape[1]))
 
 
-Row = tuple[Tensor, Tensor]
+DemonstrationRow = tuple[Tensor, Tensor]
 """A demonstration: token ids (int32) and loss mask, (T,) each."""
 
 
-def demonstration_row(pieces: Sequence[Piece], max_tokens: int) -> Row:
+def demonstration_row(pieces: Sequence[Piece], max_tokens: int) -> DemonstrationRow:
     """Convert a rendered conversation to a row, cut on the right to `max_tokens`."""
     ids = [token for piece in pieces for token in piece.tokens][:max_tokens]
     mask = [piece.author == "student" for piece in pieces for _ in piece.tokens][:max_tokens]
     return torch.tensor(ids, dtype=torch.int32), torch.tensor(mask)
 
 
-def collate_demonstrations(rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
+def collate_demonstrations(rows: Sequence[DemonstrationRow]) -> tuple[Tensor, Tensor, Tensor]:
     """Pad demonstrations to a batch. -> ids (B, T), mask (B, T), lengths (B,)"""
     ids_BT = pad_sequence([ids for ids, _ in rows], batch_first=True).long()
     mask_BT = pad_sequence([mask for _, mask in rows], batch_first=True)
@@ -209,7 +209,7 @@ def microbatches(lengths_B: Tensor, max_tokens: int) -> Iterator[Tensor]:
     yield from (torch.tensor(rows) for _, rows in parts)
 
 
-def balanced(lengths_B: Tensor, max_tokens: int, count: int) -> list[list[Tensor]]:
+def balanced_parts(lengths_B: Tensor, max_tokens: int, count: int) -> list[list[Tensor]]:
     """Distribute row indices over `count` processes: equally many parts for each, of about equally many tokens.
 
     A part has at most `max_tokens` tokens (or one longer row). With few rows, some parts are empty.

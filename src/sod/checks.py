@@ -25,7 +25,7 @@ from sod.engines import CANNOT_TRAIN, ENGINES
 from sod.errors import OptionError
 from sod.runs.alarms import ALARMS
 from sod.sandbox import guarded
-from sod.systems import Traits, traits
+from sod.systems import SystemTraits, traits
 
 Refusals = Iterator[str]
 """Messages: what is wrong, why, and what to type."""
@@ -195,7 +195,7 @@ def _of_system(options: TrainOptions) -> Refusals:
                 )
 
 
-def _of_served_teacher(options: AlgorithmOptions, system: Traits, *, by_entropy: bool) -> Refusals:
+def _of_served_teacher(options: AlgorithmOptions, system: SystemTraits, *, by_entropy: bool) -> Refusals:
     """Check that a server is enough as teacher. It only returns log-probabilities of the sampled tokens."""
     if system.context is not None:
         yield (
@@ -214,7 +214,7 @@ def _of_served_teacher(options: AlgorithmOptions, system: Traits, *, by_entropy:
         )
 
 
-def _reads_entropy(system: Traits) -> bool:
+def _reads_entropy(system: SystemTraits) -> bool:
     """Return whether the system's rule reads the teacher's entropy.
 
     The user's own rule is tried (`sod.algorithms.needs_entropy`). Raise OptionError if it cannot be loaded.

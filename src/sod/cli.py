@@ -95,7 +95,7 @@ EXIT_USAGE, EXIT_FAILED, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 2, 1, 75, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    screen.install()
+    screen.guard_output()
     try:
         status = run(list(sys.argv[1:] if arguments is None else arguments))
     finally:  # also after --help, which exits
@@ -206,7 +206,7 @@ def parse(command: str, name: str, arguments: list[str]) -> Any:
     from sod import arguments as line
     from sod import config
 
-    return line.parse(command, getattr(config, name), arguments)
+    return line.parse_options(command, getattr(config, name), arguments)
 
 
 def _split(arguments: list[str]) -> tuple[str | None, list[str]]:

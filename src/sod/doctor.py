@@ -18,9 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sod import __version__
-from sod.concurrency import together
+from sod.concurrency import run_concurrently
 from sod.config import DoctorOptions, RewardOptions, SandboxOptions
-from sod.console.progress import say
+from sod.console.progress import echo
 from sod.errors import DoctorError
 from sod.rewards.referee import Referee
 from sod.sandbox import Program, Sandbox
@@ -77,7 +77,7 @@ class Report:
     _area: str = ""
 
     def line(self, area: str, text: str) -> None:
-        say(f"{area if area != self._area else '':<10}{text}")
+        echo(f"{area if area != self._area else '':<10}{text}")
         self._area = area
 
     def check(self, area: str, fine: bool, found: str, what: str) -> None:
@@ -102,7 +102,7 @@ def doctor(options: DoctorOptions) -> None:
         loop.run(_examine(sandbox, options, report))
     if report.failed:
         raise DoctorError(f"{len(report.failed)} of {report.checks} checks failed: {'; '.join(report.failed)}.")
-    say(f"All {report.checks} checks passed.")
+    echo(f"All {report.checks} checks passed.")
 
 
 async def _examine(sandbox: Sandbox, options: DoctorOptions, report: Report) -> None:
@@ -193,7 +193,7 @@ async def _per_second(run: Callable[[], Awaitable[object]], times: int) -> float
             await run()
 
     start = time.perf_counter()
-    await together(once() for _ in range(times))
+    await run_concurrently(once() for _ in range(times))
     return times / (time.perf_counter() - start)
 
 

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sod.console.progress import console, say, warn
+from sod.console.progress import console, echo, warn
 from sod.errors import DataError, ModelError
-from sod.runs.checkpoints import number
+from sod.runs.checkpoints import updates_of
 from sod.runs.directory import Run
 from sod.runs.files import NO_ROOM
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["dataset", "model"]
 
-NAME = re.compile(r"(?P<explicit>hf:)?(?P<repo>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>.+))?")
+HUB_NAME = re.compile(r"(?P<explicit>hf:)?(?P<repo>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>.+))?")
 """A name on the hub: ORG/NAME or ORG/NAME@REVISION, optionally after hf:."""
 OUR_FOLDERS = {"runs", "data", "recipes", "checkpoints"}
 """Folders that this project's examples use. They are never read as an owner on the hub."""
@@ -74,7 +74,7 @@ def model_folder(model: Path, *, weights: bool = True) -> Path:
         return _newest_checkpoint(model) if is_run and not own.is_file() else model
     name = name_on_hub(model)
     if model.exists() or name is None:
-        like = NAME.fullmatch(str(model)) and not model.exists()
+        like = HUB_NAME.fullmatch(str(model)) and not model.exists()
         explicit = f" To use the model on the hub, type hf:{model}." if like else ""
         raise ModelError(
             f"There is no directory {model}. Give a model's directory, a run of `sod train` or `sod sft`, or a name on the "
@@ -93,9 +93,9 @@ def _newest_checkpoint(run: Path) -> Path:
         )
     if damaged:
         warn(f"{' '.join(damaged)} The newest valid checkpoint is used: {folder}.")
-    update, planned = number(folder), Run(run).updates
+    update, planned = updates_of(folder), Run(run).updates
     if planned and update < planned:
-        say(
+        echo(
             f"{run} is not finished: its model after update {update} of {planned} is used. Continue the run with --resume."
         )
     return folder
@@ -107,7 +107,7 @@ def name_on_hub(model: Path) -> re.Match[str] | None:
     Without hf: before it, a name is not looked up if ORG is an existing directory or one of `OUR_FOLDERS`. A mistyped path
     must not download an unrelated model.
     """
-    name = NAME.fullmatch(str(model))
+    name = HUB_NAME.fullmatch(str(model))
     if name is None or name["explicit"]:
         return name
     return None if model.parts[0] in OUR_FOLDERS or Path(model.parts[0]).exists() else name
@@ -156,7 +156,7 @@ def _snapshot(wanted: _Wanted, *, weights: bool) -> Path:
             with disable_progress_bars():
                 missing = sum(file.file_size or 0 for file in fetch(dry_run=True) if file.will_download)
         to_fetch = f", {missing / 1e6:,.1f} MB to download" if missing else ""
-        say(f"{wanted.repo} is {wanted.page} at {commit.resolved[:12]}{to_fetch}")
+        echo(f"{wanted.repo} is {wanted.page} at {commit.resolved[:12]}{to_fetch}")
         with nullcontext() if missing and console.is_terminal else disable_progress_bars():
             folder = Path(fetch(local_files_only=is_offline_mode()))
     if weights and not any(folder.glob("*.safetensors")):

@@ -38,5 +38,5 @@ class _Old(MetaPathFinder, Loader):
         sys.modules[old] = import_module(new)
 
 
-def install() -> None:
+def redirect_old_names() -> None:
     sys.meta_path.append(_Old())

@@ -4,28 +4,28 @@ import math
 import random
 from collections.abc import Sequence
 
-from sod.batching import Row, collate_demonstrations, demonstration_row
-from sod.chat.conversations import Demonstration, ToolUse
+from sod.batching import DemonstrationRow, collate_demonstrations, demonstration_row
+from sod.chat.conversations import CallStatistics, Demonstration
 from sod.chat.format import ChatFormat
 from sod.checks import check, of_fine_tuning
 from sod.config import SftOptions
-from sod.console.progress import Display, say
-from sod.datasets.rows import fingerprint, fingerprint_model, load_demonstrations
+from sod.console.progress import Display, echo
+from sod.datasets.rows import file_fingerprint, fingerprint_model, load_demonstrations
 from sod.distributed import Ranks, joined
 from sod.errors import DataError, ModelError, TemplateError
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, noted
 from sod.model.loading import check_embeddings, load_model, load_tokenizer, positions_of
-from sod.model.policy import Policy, load_divided, origin
+from sod.model.policy import Policy, load_sharded, origin
 from sod.planning.dry_run import plan
 from sod.runs.directory import Run
-from sod.tools.python import NAME as TOOL
+from sod.tools.python import INTERPRETER
 
 
 def sft(options: SftOptions) -> Run:
     """Fine-tune a model. The result is the newest checkpoint of the run."""
     if options.dry_run:
-        say(plan(options))
+        echo(plan(options))
         return Run(options.out)
     with joined(options.processes, options.network.device) as ranks:
         return _sft(options, ranks)
@@ -55,7 +55,7 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     check_embeddings(model, tokenizer, start_model)
     for line in [chat.note, *oddities(demonstrations, chat)]:
         if line:
-            say(line)
+            echo(line)
     rows = render_all(chat, demonstrations, options.max_tokens)
     longest, positions = max(len(ids) for ids, _ in rows), positions_of(model)
     if longest > positions:
@@ -63,8 +63,8 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
             f"A conversation has {longest} tokens, but the model has only {positions} positions. Set --max-tokens to at most "
             f"{positions}."
         )
-    files = ranks.first(lambda: {"data": fingerprint(options.data), "model": fingerprint_model(start_model)})
-    learner = None if ranks.alone else load_divided(model_to_load, options.network, ranks)
+    files = ranks.first(lambda: {"data": file_fingerprint(options.data), "model": fingerprint_model(start_model)})
+    learner = None if ranks.alone else load_sharded(model_to_load, options.network, ranks)
     total_steps = steps if options.schedule == "cosine" else None
     policy = Policy(model, tokenizer, options.learn, total_steps=total_steps, learner=learner, ranks=ranks)
     if folder:
@@ -88,15 +88,15 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
                 run.save(step + 1, policy.save, keep=1, ranks=ranks)
             if ending and not last:
                 raise Terminated(ending, agreed=True)
-    say(run.conclusion())
+    echo(run.conclusion())
 
 
 def oddities(demonstrations: Sequence[Demonstration], chat: ChatFormat) -> list[str]:
     """Return the warnings of `sod data check` about the calls in demonstrations."""
-    use = ToolUse()
+    use = CallStatistics()
     for demonstration in demonstrations:
         use.add(demonstration)
-    return list(use.warnings([TOOL], shown=chat.shows_tools))
+    return list(use.warnings([INTERPRETER], shown=chat.shows_tools))
 
 
 def pick(step: int, count: int, options: SftOptions) -> list[int]:
@@ -109,7 +109,7 @@ def pick(step: int, count: int, options: SftOptions) -> list[int]:
     return order[place * options.batch : (place + 1) * options.batch]
 
 
-def render_all(chat: ChatFormat, demonstrations: Sequence[Demonstration], max_tokens: int) -> list[Row]:
+def render_all(chat: ChatFormat, demonstrations: Sequence[Demonstration], max_tokens: int) -> list[DemonstrationRow]:
     """Return all conversations as tokens and loss masks. This is done before training, so that an error appears first."""
     rows, cut = [], 0
     with Display("rendering", total=len(demonstrations)) as display:
@@ -127,5 +127,5 @@ def render_all(chat: ChatFormat, demonstrations: Sequence[Demonstration], max_to
             cut += sum(len(piece.tokens) for piece in pieces) > max_tokens
             display.done()
     if cut:
-        say(f"{cut} conversations were longer than max_tokens = {max_tokens} and were cut at the right.")
+        echo(f"{cut} conversations were longer than max_tokens = {max_tokens} and were cut at the right.")
     return rows

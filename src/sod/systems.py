@@ -11,7 +11,7 @@ from sod.errors import OptionError
 
 
 @dataclass(frozen=True, slots=True)
-class Traits:
+class SystemTraits:
     """The parts of a system, for modules that must not import torch."""
 
     outcome: Literal["grpo", "shuffled"] | None
@@ -34,36 +34,36 @@ class Traits:
         return self.rule is not None and ":" in self.rule
 
 
-SYSTEMS: dict[str, Traits] = {
-    "grpo": Traits("grpo", None),
-    "opd": Traits("grpo", "uniform"),
-    "opd_without_grpo": Traits(None, "uniform"),
-    "opsd_gt": Traits(None, "uniform", context="gt"),
-    "opsd_hint": Traits(None, "uniform", context="hint"),
-    "sod": Traits("grpo", "drift"),
+SYSTEMS: dict[str, SystemTraits] = {
+    "grpo": SystemTraits("grpo", None),
+    "opd": SystemTraits("grpo", "uniform"),
+    "opd_without_grpo": SystemTraits(None, "uniform"),
+    "opsd_gt": SystemTraits(None, "uniform", context="gt"),
+    "opsd_hint": SystemTraits(None, "uniform", context="hint"),
+    "sod": SystemTraits("grpo", "drift"),
     # the paper's ablations
-    "sod_uniform": Traits("grpo", "uniform"),
-    "sod_decay": Traits("grpo", "decayed"),
-    "sod_mask_after_error": Traits("grpo", "masked"),
-    "sod_unclipped": Traits("grpo", "drift_unclipped"),
-    "sod_without_grpo": Traits(None, "drift"),
+    "sod_uniform": SystemTraits("grpo", "uniform"),
+    "sod_decay": SystemTraits("grpo", "decayed"),
+    "sod_mask_after_error": SystemTraits("grpo", "masked"),
+    "sod_unclipped": SystemTraits("grpo", "drift_unclipped"),
+    "sod_without_grpo": SystemTraits(None, "drift"),
     # rival rules, each combined with GRPO
-    "gated": Traits("grpo", "gated"),
-    "position": Traits("grpo", "position"),
-    "trust_region": Traits("grpo", "trust_region"),
-    "sign_consistent": Traits("grpo", "sign_consistent"),
-    "curriculum": Traits("grpo", "curriculum"),
-    "entropy": Traits("grpo", "entropy", reads_entropy=True),
-    "drift_from_median": Traits("grpo", "drift_from_median"),
-    "drift_with_floor": Traits("grpo", "drift_with_floor"),
-    "per_error": Traits("grpo", "per_error"),
-    "entropy_in_trust_region": Traits("grpo", "entropy_in_trust_region", reads_entropy=True),
+    "gated": SystemTraits("grpo", "gated"),
+    "position": SystemTraits("grpo", "position"),
+    "trust_region": SystemTraits("grpo", "trust_region"),
+    "sign_consistent": SystemTraits("grpo", "sign_consistent"),
+    "curriculum": SystemTraits("grpo", "curriculum"),
+    "entropy": SystemTraits("grpo", "entropy", reads_entropy=True),
+    "drift_from_median": SystemTraits("grpo", "drift_from_median"),
+    "drift_with_floor": SystemTraits("grpo", "drift_with_floor"),
+    "per_error": SystemTraits("grpo", "per_error"),
+    "entropy_in_trust_region": SystemTraits("grpo", "entropy_in_trust_region", reads_entropy=True),
     # a control
-    "sham": Traits("shuffled", None),
+    "sham": SystemTraits("shuffled", None),
 }
 
 
-def traits(name: str) -> Traits:
+def traits(name: str) -> SystemTraits:
     """Return the traits of a system. For `FILE.py:FUNCTION`, return those of that rule combined with GRPO.
 
     Raise OptionError for an unknown name. The message suggests the nearest one.
@@ -71,7 +71,7 @@ def traits(name: str) -> Traits:
     if name in SYSTEMS:
         return SYSTEMS[name]
     if ":" in name:
-        return Traits("grpo", name)
+        return SystemTraits("grpo", name)
     near = get_close_matches(name, SYSTEMS, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(SYSTEMS)}, or FILE.py:FUNCTION."
     raise OptionError(f"algorithm.name: {name!r} is unknown; {hint}")

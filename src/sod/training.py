@@ -18,16 +18,16 @@ from sod.batching import CreditedBatch, ScoredBatch, join
 from sod.checks import check, of_training
 from sod.concurrency import Runner
 from sod.config import EngineOptions, TrainOptions
-from sod.console.progress import LEGEND, Display, fitted, say
+from sod.console.progress import LEGEND, Display, echo, fitted
 from sod.datasets.asking import load_asked, unasked
-from sod.datasets.rows import draw, fingerprint, fingerprint_model
+from sod.datasets.rows import file_fingerprint, fingerprint_model, sample_problems
 from sod.distributed import Ranks, joined
 from sod.engines.opening import open_engine
 from sod.errors import OptionError, TrainingError
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, let_through
 from sod.model.loading import check_context, check_embeddings, head, load_model
-from sod.model.policy import Policy, load_divided, origin
+from sod.model.policy import Policy, load_sharded, origin
 from sod.planning.dry_run import plan
 from sod.rollout.agent import Agent
 from sod.rollout.groups import attempt_seed, rollout
@@ -58,15 +58,15 @@ def train(options: TrainOptions) -> Run:
     Raises SodError for bad input, and Terminated after a signal. In both cases a run that has begun can be resumed.
     """
     if options.dry_run:
-        say(plan(options))
+        echo(plan(options))
         return Run(options.out)
     with (
         joined(options.processes, options.network.device) as ranks,
-        Session.open(options, ranks) as session,
+        TrainingSession.open(options, ranks) as session,
         Display(options.algorithm.name, options.updates, session.done) as display,
         held_back(),
     ):
-        say(EXPLAINED)
+        echo(EXPLAINED)
         for update in range(session.done, options.updates):
             clock = Clock()
             with clock.time("sample"), display.phase("sample", session.attempts):
@@ -87,7 +87,7 @@ def train(options: TrainOptions) -> Run:
                 raise TrainingError(
                     f"Stopped after update {update + 1} by the alarm {stopping}; {session.run.conclusion()}."
                 )
-    say(session.run.conclusion())
+    echo(session.run.conclusion())
     return session.run
 
 
@@ -109,7 +109,7 @@ class Clock:
 
 
 @dataclass
-class Session:
+class TrainingSession:
     """The state of a training run. Create it with `open`."""
 
     options: TrainOptions
@@ -135,7 +135,7 @@ class Session:
 
     @classmethod
     @contextmanager
-    def open(cls, options: TrainOptions, ranks: Ranks) -> "Iterator[Session]":
+    def open(cls, options: TrainOptions, ranks: Ranks) -> "Iterator[TrainingSession]":
         """Check and load everything before anything is written, then create or resume the run."""
         check(of_training(options, ranks.count))
         run = Run(options.out)
@@ -159,7 +159,7 @@ class Session:
             with world.sandbox.working_in(loop), _teacher(options, student, world, loop, ranks) as teacher:
                 if teacher:
                     teacher.check(problems)
-                learner = None if ranks.alone else load_divided(start, options.network, ranks)
+                learner = None if ranks.alone else load_sharded(start, options.network, ranks)
                 policy = Policy(model, world.chat.tokenizer, options.learn, learner=learner, ranks=ranks)
                 if folder:
                     policy.restore(folder)
@@ -195,7 +195,9 @@ class Session:
 
         Each process samples its share of the problems; every process returns all groups, in the same order.
         """
-        problems = draw(self.problems, seed=self.options.seed, update=update, size=self.options.rollout.problems)
+        problems = sample_problems(
+            self.problems, seed=self.options.seed, update=update, size=self.options.rollout.problems
+        )
         scored: dict[str, ScoredBatch] = {}
 
         async def score(group: Group) -> None:
@@ -322,7 +324,7 @@ def _scorer(options: TrainOptions, policy: Policy, teacher: Teacher | None) -> S
 
 def _fingerprints(options: TrainOptions, student: Path) -> dict[str, str]:
     """Return the fingerprints of the run's inputs."""
-    files = {"data": fingerprint(options.data), "student": fingerprint_model(student)}
+    files = {"data": file_fingerprint(options.data), "student": fingerprint_model(student)}
     if options.teacher is not None:
         files["teacher"] = fingerprint_teacher(teacher_folder(options.teacher, options.score), options.score)
     return files

@@ -15,7 +15,7 @@ from sod.config import LearnOptions, ModelOptions, RolloutOptions, ScoreOptions
 from sod.engines import Engine, Request
 from sod.engines.hf import HFEngine
 from sod.engines.vllm import COARSE_TOLERANCE, VLLMEngine
-from sod.model.attention import NAME as ATTENTION
+from sod.model.attention import ATTENTION
 from sod.model.loading import score
 from sod.model.policy import Policy
 from sod.planning.memory import Shape, learning_bytes, optimiser_bytes

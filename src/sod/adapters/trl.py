@@ -40,7 +40,7 @@ from sod.config import (
 from sod.core import Rule, step_ids
 from sod.engines.hf import HFEngine
 from sod.errors import DataError, ModelError, OptionError, TrainingError
-from sod.model.attention import NAME as PACKED
+from sod.model.attention import ATTENTION
 from sod.model.loading import check_embeddings, check_same_vocabulary, load_tokenizer
 from sod.rollout.groups import attempt_seed, attempts
 from sod.rollout.harness import World
@@ -76,7 +76,7 @@ Observations = Sequence[tuple[Outcome, ...]]
 # The trainer
 
 
-def raised(text: str) -> bool:
+def alarms_raised(text: str) -> bool:
     """Return True if a tool's message is TRL's message for a call that raised, or for an unknown tool."""
     return text.startswith("{'error': ")
 
@@ -106,7 +106,7 @@ class SODTrainer(GRPOTrainer):
         sod: AlgorithmOptions = AlgorithmOptions(),  # noqa: B008 (immutable)
         rule: Rule | None = None,
         teacher_processing_class: PreTrainedTokenizerBase | None = None,
-        call_failed: Callable[[str], bool] = raised,
+        call_failed: Callable[[str], bool] = alarms_raised,
         untested_version: bool = False,
         **named: Any,
     ):
@@ -138,7 +138,7 @@ class SODTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
-        batch = give_credit(self._system, self._scored(output, self._observations(inputs)), self._sod)
+        batch = credit_in_trl(self._system, self._scored(output, self._observations(inputs)), self._sod)
         self._record(batch, output)
         return {**output, "advantages": batch.credit_BT.to(output["advantages"])}
 
@@ -203,7 +203,7 @@ class SODTrainer(GRPOTrainer):
             metrics[name].append(sum(values) / len(values))
 
 
-def give_credit(system: System, batch: ScoredBatch, options: AlgorithmOptions) -> CreditedBatch:
+def credit_in_trl(system: System, batch: ScoredBatch, options: AlgorithmOptions) -> CreditedBatch:
     """Return the batch with its credit. `batch.rewards_B` already holds GRPO's advantage, as computed by TRL.
 
     A group may be spread over processes, and TRL has its own scaling (`scale_rewards`). Advantages are not recomputed.
@@ -315,7 +315,7 @@ def _check_student(trainer: GRPOTrainer) -> None:
 
 
 def _check_attention(model: Any, whose: str) -> None:
-    if model.config._attn_implementation == PACKED:
+    if model.config._attn_implementation == ATTENTION:
         raise ModelError(
             f"The {whose} was loaded with this project's attention, which does not support the padding masks that TRL uses. Load "
             "it with AutoModelForCausalLM; concurrent_rollouts switches the attention while it samples."
@@ -487,7 +487,7 @@ def _as_the_engine_needs(model: PreTrainedModel) -> Iterator[None]:
     """Switch the model to packed attention, without dropout and checkpointing; then back for TRL's padded rows."""
     attention, training = model.config._attn_implementation, model.training
     assert attention is not None
-    model.set_attn_implementation(PACKED)
+    model.set_attn_implementation(ATTENTION)
     model.eval()
     try:
         yield

@@ -53,7 +53,7 @@ from sod.core import (
 )
 from sod.errors import OptionError, SodError
 
-NAME = "sod.adapters.verl"
+MODULE = "sod.adapters.verl"
 TESTED = ("0.9.1",)
 """Versions of verl with which the tests pass."""
 UNTESTED = "SOD_VERL_UNTESTED"
@@ -288,21 +288,21 @@ def check_version(version: str) -> None:
         )
 
 
-def check() -> str:
+def check_registration() -> str:
     """Describe what is registered. Raises OptionError if the losses would be missing in verl's workers."""
     check_version(verl.__version__)
     Settings.of_environment()
     importers = _importers()
     if not importers:
         raise OptionError(
-            f"verl does not import {NAME}: it is neither an entry point verl.plugins (not installed, or excluded by "
+            f"verl does not import {MODULE}: it is neither an entry point verl.plugins (not installed, or excluded by "
             f"VERL_USE_EXTERNAL_PLUGINS) nor in VERL_USE_EXTERNAL_MODULES. Install sod, or set "
-            f"VERL_USE_EXTERNAL_MODULES={NAME}."
+            f"VERL_USE_EXTERNAL_MODULES={MODULE}."
         )
     missing = [name for name in LOSSES if DISTILLATION_LOSS_REGISTRY.get(name) is None]
     if missing:
         raise OptionError(
-            f"verl has no loss {', '.join(missing)}, although {' and '.join(importers)} should import {NAME}. Look for its "
+            f"verl has no loss {', '.join(missing)}, although {' and '.join(importers)} should import {MODULE}. Look for its "
             "error on stderr."
         )
     tested = "tested" if verl.__version__ in TESTED else f"NOT tested; tested: {', '.join(TESTED)}"
@@ -314,10 +314,10 @@ def check() -> str:
 def _importers() -> list[str]:
     """Return the mechanisms by which verl imports this module in every process."""
     allowed = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
-    names = [point.name for point in entry_points(group="verl.plugins") if point.value == NAME]
+    names = [point.name for point in entry_points(group="verl.plugins") if point.value == MODULE]
     modules = os.environ.get("VERL_USE_EXTERNAL_MODULES", "").split(",")
     by_entry = any(allowed == "auto" or name in [part.strip() for part in allowed.split(",")] for name in names)
-    return ["the entry point verl.plugins"] * by_entry + ["VERL_USE_EXTERNAL_MODULES"] * (NAME in modules)
+    return ["the entry point verl.plugins"] * by_entry + ["VERL_USE_EXTERNAL_MODULES"] * (MODULE in modules)
 
 
 def which_settings(configured: str | None = None) -> str:
@@ -339,7 +339,7 @@ def which_settings(configured: str | None = None) -> str:
     return f"Settings: {Settings()} ({SETTINGS} is not set)."
 
 
-def check_config(overrides: Sequence[str], *, name: str = "ppo_trainer", folder: Path | None = None) -> str:
+def check_overrides(overrides: Sequence[str], *, name: str = "ppo_trainer", folder: Path | None = None) -> str:
     """Compose and validate a configuration as verl's trainer would, and describe its effect on SOD. Raises OptionError.
 
     `folder`: directory of the configuration. Default: verl's own.
@@ -412,7 +412,7 @@ def composed(overrides: Sequence[str], name: str, folder: Path | None) -> Any:
 def main(arguments: Sequence[str]) -> str:
     """Run `python -m sod.adapters.verl [--config-dir DIR] [--config-name NAME] [OVERRIDE ...]`, like verl's trainer."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m {NAME}",
+        prog=f"python -m {MODULE}",
         description="Check that SOD's losses are registered in verl. With arguments of verl.trainer.main_ppo, also check its "
         "configuration.",
     )
@@ -422,10 +422,10 @@ def main(arguments: Sequence[str]) -> str:
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="verl's options")
     given = parser.parse_args(arguments)
-    known = check()
+    known = check_registration()
     if not arguments:
         return f"{known}\n{which_settings()}"
-    return f"{known}\n{check_config(given.overrides, name=given.config_name, folder=given.config_dir)}"
+    return f"{known}\n{check_overrides(given.overrides, name=given.config_name, folder=given.config_dir)}"
 
 
 if __name__ == "__main__":  # registers nothing; checks what the import of verl has registered

@@ -54,7 +54,7 @@ async def compute_score(
     """
     extra_info = extra_info or {}
     kind, gold = extra_info.get("kind") or "math", str(ground_truth)
-    options = options_of(extra_info, gold) if kind == "choice" else USUAL
+    options = stated_options(extra_info, gold) if kind == "choice" else USUAL
     problem = Problem(id=data_source, messages=(), answer=gold, kind=kind, options=options)
     referee = _referee(judge)
     referee.check([problem])
@@ -74,7 +74,7 @@ async def compute_score(
     }
 
 
-def options_of(extra_info: Mapping[str, Any], gold: str) -> int:
+def stated_options(extra_info: Mapping[str, Any], gold: str) -> int:
     """Return the number of options of a multiple-choice row; raises DataError for a number that is not from 2 to 26."""
     stated = extra_info.get("options")
     if stated is None:

@@ -14,7 +14,7 @@ from sod.config import SandboxOptions, ToolOptions
 from sod.errors import OptionError
 from sod.sandbox.guarded import open_sandbox
 from sod.tools import Toolbox
-from sod.tools.python import PythonTool, schema
+from sod.tools.python import PythonTool, interpreter_schema
 from sod.types import ToolCall
 
 
@@ -28,7 +28,7 @@ class CodeInterpreter(BaseTool):
             self._toolbox = Toolbox([PythonTool(self._sandbox, ToolOptions(**config.get("tool", {})))])
         except ValidationError as error:
             raise OptionError(f"The config of {type(self).__name__} is invalid: {error}") from error
-        super().__init__(config, tool_schema or OpenAIFunctionToolSchema.model_validate(schema()))
+        super().__init__(config, tool_schema or OpenAIFunctionToolSchema.model_validate(interpreter_schema()))
 
     async def execute(
         self, instance_id: str, parameters: dict[str, Any], **_: Any

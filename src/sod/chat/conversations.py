@@ -77,7 +77,7 @@ def as_messages(messages: Any) -> list[Message]:
     return [_as_message(message) for message in messages]
 
 
-def as_demonstration(messages: Any, tools: Any = None, functions: Any = None) -> Demonstration:
+def parse_conversation(messages: Any, tools: Any = None, functions: Any = None) -> Demonstration:
     """Return a conversation in the format of a rollout. Raise DataError if that is impossible.
 
     `tools`, `functions`: schemas in OpenAI's new format and in the older one, or JSON text of them.
@@ -111,7 +111,7 @@ def calls_of(message: Message) -> list[Any]:
     return [*parse_calls(message["content"]), *(ToolCall(name=f["name"], arguments=f["arguments"]) for f in listed)]
 
 
-class ToolUse:
+class CallStatistics:
     """Statistics of the tool calls and unread keys in a file's demonstrations, which are added one by one."""
 
     def __init__(self) -> None:

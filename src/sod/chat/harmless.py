@@ -5,7 +5,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from sod.chat.calls import COMPLAINT
 from sod.errors import TemplateError
 
-TRIES = 8
+ATTEMPTS = 8
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 """SentencePiece's character for a space."""
 
@@ -31,7 +31,7 @@ class Harmless:
     def __call__(self, text: str) -> str:
         if COMPLAINT.fullmatch(text):
             return text
-        for _ in range(TRIES):
+        for _ in range(ATTEMPTS):
             parted = self._parted(text)
             if parted == text:
                 return text

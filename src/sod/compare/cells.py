@@ -21,10 +21,19 @@ from typing import Any
 
 from sod.algorithms import find
 from sod.compare.jobs import Commands
-from sod.compare.table import Measured, Method, Row, check_same_problems, read_measured, rows, show, to_markdown
-from sod.concurrency import together
+from sod.compare.table import (
+    Measured,
+    Method,
+    MethodRow,
+    check_same_problems,
+    read_measured,
+    show_table,
+    table_markdown,
+    table_rows,
+)
+from sod.concurrency import run_concurrently
 from sod.config import CompareOptions, EvalOptions, Options, ReportOptions, SandboxOptions, TrainOptions, model_path
-from sod.console.progress import say, warn
+from sod.console.progress import echo, warn
 from sod.datasets.asking import load_asked
 from sod.datasets.several import open_sets
 from sod.errors import DataError, OptionError, RunError, SodError, TrainingError
@@ -53,9 +62,9 @@ def _compare(options: CompareOptions) -> None:
     comparison.keep_plan()
     failed = asyncio.run(comparison.run())
     made = comparison.rows()
-    show(made)
+    show_table(made)
     for line in comparison.notes(made):
-        say(line)
+        echo(line)
     if warning := comparison.hopeless():
         warn(warning)
     comparison.conclude()
@@ -145,7 +154,7 @@ class Comparison:
                 await work
             except (SodError, OSError) as error:
                 failed[name] = str(error)
-                say(f"{name} failed: {error}")
+                echo(f"{name} failed: {error}")
 
         async def method(method: Method) -> None:
             try:
@@ -153,7 +162,7 @@ class Comparison:
             except SodError as error:
                 failed[f"{method.name}, tuning"] = str(error)
                 return
-            await together(
+            await run_concurrently(
                 attempt(f"{method.name}, seed {seed}", self._cell(method, seed, lr)) for seed in self._options.seeds
             )
 
@@ -162,7 +171,7 @@ class Comparison:
                 await self._evaluate(Path(model_path(model)), self._out / name, {})
 
         models = {"start": self._train["student"]} | _given(teacher=self._train.get("teacher"))
-        await together(
+        await run_concurrently(
             [*(attempt(name, known(name, model)) for name, model in models.items()), *map(method, self._methods)]
         )
         return failed
@@ -172,7 +181,7 @@ class Comparison:
         if not self._lrs or method.sets("learn.lr"):
             return None
         folder, budget = self._out / "tuning" / method.slug, {"updates": self._options.tune_updates}
-        found = await together(
+        found = await run_concurrently(
             self._solved(method, TUNING_SEED, lr, folder / f"lr-{lr:g}", budget, {"data": self._tune})
             for lr in self._lrs
         )
@@ -198,7 +207,7 @@ class Comparison:
         solved = await self._solved(method, seed, lr, self._cell_folder(method, seed), {}, {})
         self._finished += 1
         runs = len(self._methods) * len(self._options.seeds)
-        say(f"{method.name} {seed} | measured: {solved:.1%} solved; {self._finished} of {runs} runs done")
+        echo(f"{method.name} {seed} | measured: {solved:.1%} solved; {self._finished} of {runs} runs done")
 
     def _cell_folder(self, method: Method, seed: int) -> Path:
         return self._out / "cells" / method.slug / f"seed-{seed}"
@@ -232,7 +241,7 @@ class Comparison:
         await self._commands.run("eval", folder.with_suffix(".toml"), content)
 
     # Results
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[MethodRow]:
         """Write the results, and return their rows: the untrained student, the teacher, each method with a finished run."""
         runs: dict[Method, dict[int, Measured]] = {}
         for method in self._methods:
@@ -241,23 +250,23 @@ class Comparison:
                 try:
                     runs.setdefault(method, {})[seed] = read_measured(folder / "eval", folder / "train")
                 except DataError as error:
-                    say(f"left out: {error}")
+                    echo(f"left out: {error}")
         known: dict[str, Measured] = {}
         for name in ("start", "teacher"):
             try:
                 known[name] = read_measured(self._out / name)
             except DataError as error:
                 if (self._out / name).exists():
-                    say(f"left out: {error}")
+                    echo(f"left out: {error}")
         check_same_problems([*known.values(), *(m for seeds in runs.values() for m in seeds.values())])
-        made = rows(runs, known, self._baseline)
+        made = table_rows(runs, known, self._baseline)
         content = {
             "baseline": self._baseline.name,
             "seeds": self._options.seeds,
             "rows": [row.to_json() for row in made],
         }
         write_json(self._out / "results.json", content)
-        write_whole(self._out / "table.md", to_markdown(made) + "\n\n" + "\n".join(self.notes(made)) + "\n")
+        write_whole(self._out / "table.md", table_markdown(made) + "\n\n" + "\n".join(self.notes(made)) + "\n")
         return made
 
     def hopeless(self) -> str:
@@ -272,17 +281,17 @@ class Comparison:
         """Write report.html of the finished runs. Print the paths of the results and the next commands."""
         cells = [self._cell_folder(method, seed) for method in self._methods for seed in self._options.seeds]
         trained = tuple(cell / "train" for cell in cells if (cell / "eval" / "results.json").exists())
-        say(f"table: {self._out / 'table.md'}; every run is in {self._out}")
+        echo(f"table: {self._out / 'table.md'}; every run is in {self._out}")
         if trained:
             page = self._out / "report.html"
             try:
                 report(ReportOptions(runs=trained, out=page))
             except RunError as error:
                 warn(f"The page {page} was not written: {error}")
-            say(f"next: sod report {shlex.quote(str(trained[0]))} for a page about a single run")
-        say("next, with your own data: sod train --student MODEL --teacher MODEL --data PROBLEMS.jsonl --out RUN")
+            echo(f"next: sod report {shlex.quote(str(trained[0]))} for a page about a single run")
+        echo("next, with your own data: sod train --student MODEL --teacher MODEL --data PROBLEMS.jsonl --out RUN")
 
-    def notes(self, made: Sequence[Row]) -> list[str]:
+    def notes(self, made: Sequence[MethodRow]) -> list[str]:
         """Return the lines below the table: how to read the intervals and differences."""
         seeds = len(self._options.seeds)
         lines = [

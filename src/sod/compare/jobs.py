@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sod.console.progress import LEGEND, ROOM, say, width
+from sod.console.progress import LEGEND, ROOM, echo, width
 from sod.errors import TrainingError
 from sod.recipes import to_toml
 from sod.runs.files import write_whole
@@ -62,7 +62,7 @@ class Commands:
     def _show(self, name: str, line: str) -> None:
         """Show a line with the command's name before it. Show a legend only once for all commands, without a name."""
         if not line.startswith(LEGEND):
-            say(f"{name} | {line}")
+            echo(f"{name} | {line}")
         elif line not in self._explained:
             self._explained.add(line)
-            say(line)
+            echo(line)

@@ -129,7 +129,7 @@ MEANS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """The results of a method over its seeds, of the untrained student, or of the teacher."""
 
     method: str
@@ -157,7 +157,9 @@ class Row:
         return asdict(self) | {"verdict": self.verdict}
 
 
-def rows(runs: Mapping[Method, Mapping[int, Measured]], known: Mapping[str, Measured], baseline: Method) -> list[Row]:
+def table_rows(
+    runs: Mapping[Method, Mapping[int, Measured]], known: Mapping[str, Measured], baseline: Method
+) -> list[MethodRow]:
     """Return one row per model: known models first, then the methods in their order."""
     made = [_row(name, [measured], 0, None) for name, measured in known.items()]
     for method, seeds in runs.items():
@@ -169,14 +171,14 @@ def rows(runs: Mapping[Method, Mapping[int, Measured]], known: Mapping[str, Meas
     return made
 
 
-def _row(name: str, evaluations: Sequence[Measured], seeds: int, against: Interval | None) -> Row:
+def _row(name: str, evaluations: Sequence[Measured], seeds: int, against: Interval | None) -> MethodRow:
     def mean(key: str) -> float:
         return statistics.fmean(e.mean.get(key, math.nan) for e in evaluations)
 
     samples = int(mean("samples"))
     means = {"pass": mean(f"pass@{samples}")} | {short: mean(key) for short, key in MEANS.items()}
     updates = sum(e.updates for e in evaluations)
-    return Row(
+    return MethodRow(
         method=name,
         seeds=seeds,
         lr=evaluations[0].lr,
@@ -191,10 +193,10 @@ def _row(name: str, evaluations: Sequence[Measured], seeds: int, against: Interv
 
 # Tables
 
-Columns = dict[str, list[str]]
+TextColumns = dict[str, list[str]]
 
 
-def _how_well(made: Sequence[Row]) -> Columns:
+def _how_well(made: Sequence[MethodRow]) -> TextColumns:
     n = made[0].samples if made else 0
     return {
         "method": [row.method for row in made],
@@ -209,7 +211,7 @@ def _how_well(made: Sequence[Row]) -> Columns:
     }
 
 
-def _how(made: Sequence[Row]) -> Columns:
+def _how(made: Sequence[MethodRow]) -> TextColumns:
     return {
         "method": [row.method for row in made],
         "solved without error, %": [_number(100 * row.means["solved_without_error"], "{:.1f}") for row in made],
@@ -224,12 +226,12 @@ def _how(made: Sequence[Row]) -> Columns:
     }
 
 
-def show(made: Sequence[Row]) -> None:
+def show_table(made: Sequence[MethodRow]) -> None:
     """Print two tables: the scores, and the behaviour of the models."""
     show_sheets([Sheet.of(_how_well(made)), Sheet.of(_how(made))])
 
 
-def to_markdown(made: Sequence[Row]) -> str:
+def table_markdown(made: Sequence[MethodRow]) -> str:
     """Return the tables of `show` as Markdown."""
     return "\n\n".join(Sheet.of(columns).markdown() for columns in (_how_well(made), _how(made)))
 

@@ -6,14 +6,14 @@ example one that uses an adapter, configures the logger `sod` like any other; wi
 
 import logging
 
-from sod.console.progress import say, warn
+from sod.console.progress import echo, warn
 
 
 class _Lines(logging.Handler):
     """Prints records with `every_process` (see `sod.distributed.EVERY_PROCESS`) in all processes, others in the first."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        show = warn if getattr(record, "every_process", False) else say
+        show = warn if getattr(record, "every_process", False) else echo
         show(record.getMessage())
 
 

@@ -201,7 +201,7 @@ class Display:
 
     def _say(self, line: str) -> None:
         self._said = time.monotonic()
-        say(line)
+        echo(line)
 
 
 def _name(text: str) -> str:
@@ -234,11 +234,11 @@ def warn(text: str) -> None:
     """Print a warning in every process, because only one of them may have the problem."""
     rank, _ = place()
     if rank == 0:
-        say(text)
+        echo(text)
     else:
         print(f"process {rank}: {plain(text)}", flush=True)
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
     """Print a permanent line, above the bars. A terminal wraps it at words."""
     console.print(text, soft_wrap=not console.is_terminal)

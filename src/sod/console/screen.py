@@ -43,7 +43,7 @@ class Screen(TextIOWrapper):
                     os.write(2, f"sod: the output is dropped ({error.strerror}); the command continues.\n".encode())
 
 
-def install() -> None:
+def guard_output() -> None:
     """Replace stdout and stderr by `Screen` streams."""
     sys.stdout, sys.stderr = _over(sys.stdout, 1), _over(sys.stderr, 2)
 

@@ -11,7 +11,7 @@ from sod.datasets.columns import statement
 from sod.datasets.conversion import notes_of
 from sod.datasets.identity import read_benchmark
 from sod.datasets.published import BENCHMARKS, SETS, Published
-from sod.datasets.rows import Row, fingerprint, load_problems
+from sod.datasets.rows import Row, file_fingerprint, load_problems
 from sod.datasets.storing import fetch_set, read_source
 from sod.datasets.wording import worded
 from sod.errors import DataError
@@ -78,7 +78,7 @@ def open_set(name: str, *, data_dir: Path, prompts: Literal["clean", "paper"], l
         name=path.stem,
         problems=problems,
         path=path,
-        sha256=fingerprint(path),
+        sha256=file_fingerprint(path),
         source={},
         notes=notes,
         private=False,
@@ -106,7 +106,7 @@ def _benchmark(published: Published, data_dir: Path, prompts: Literal["clean", "
         name=published.name,
         problems=[_worded(problem, row, prompts) for problem, row in zip(problems, rows, strict=True)],
         path=path,
-        sha256=fingerprint(path),
+        sha256=file_fingerprint(path),
         source=source,
         notes=tuple(source.get("notes") or (*notes_of(rows, published), "the origin of this copy is unknown")),
         private=published.private,

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sod.chat.conversations import ToolUse
+from sod.chat.conversations import CallStatistics
 from sod.console.progress import slow_bar
 from sod.datasets.asking import asks, reworded
 from sod.datasets.columns import check_characters
 from sod.datasets.overlap import key
-from sod.datasets.rows import Row, as_demonstration, check_file, each_row, lines_of, usable_problem
+from sod.datasets.rows import Row, check_file, demonstration_of, each_row, lines_of, usable_problem
 from sod.errors import DataError
 
 
@@ -40,7 +40,7 @@ class Inspector:
         self.kinds: Counter[str] = Counter()
         self.quiet: Counter[str] = Counter()
         """By kind, the number of problems that do not ask for the form that their judge reads. `kinds` counts all problems."""
-        self.tool_use = ToolUse()
+        self.tool_use = CallStatistics()
         """Tool use in the demonstrations."""
         self.same_ids = 0
         """Number of rows with the id of another row. They are used with a numbered id."""
@@ -53,7 +53,7 @@ class Inspector:
             if self._sort not in ("", sort):
                 return f"it is a {sort} among {self._sort}s. Put them into separate files."
             if sort == "demonstration":
-                demonstration = as_demonstration(row, number)
+                demonstration = demonstration_of(row, number)
                 self._sort = sort
                 self.tool_use.add(demonstration)
                 return self._repeats(demonstration.messages, number)

@@ -184,7 +184,7 @@ def read_choice(cells: Cells) -> Choice | None:
     return Choice(tuple(options), frozenset(possible), numbers, frozenset({*columns, *named} - {*unmatched}))
 
 
-def listed(text: str, options: Sequence[str]) -> str:
+def with_options(text: str, options: Sequence[str]) -> str:
     """Return the text of a problem with its options, each after its letter; unchanged if it lists them in this form."""
     lettered = list(zip(ascii_uppercase, options, strict=False))
     marks = [rf"\(?{letter}\s*[.):\]]\s*{re.escape(option)}" for letter, option in lettered]

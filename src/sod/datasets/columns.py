@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sod.datasets import programs
-from sod.datasets.choices import Numberings, as_value, listed, read_choice
+from sod.datasets.choices import Numberings, as_value, read_choice, with_options
 from sod.datasets.golds import canonical, kind_of
 from sod.datasets.recognising import CONTEXT, TESTS, cells_of, conversation_in, is_program
-from sod.datasets.rows import LABELS, Row, as_demonstration, messages_in
+from sod.datasets.rows import LABELS, Row, demonstration_of, messages_in
 from sod.datasets.wording import Prompts, asked
 from sod.errors import DataError
 from sod.rewards.golds import worked
@@ -126,7 +126,7 @@ def demonstration(row: Row) -> tuple[Row, set[str]]:
     if not messages:
         raise Columns(row).lacks("`messages`")
     ours = {"messages": messages} | {name: cells[name] for name in ("tools", "functions") if name in cells}
-    made = as_demonstration(ours, 0)
+    made = demonstration_of(ours, 0)
     if made.malformed:
         raise DataError(f"an assistant message has a call that cannot be read. {made.malformed[0]}")
     if ours.pop("functions", None):
@@ -160,7 +160,7 @@ def _turn(turn: Any) -> Any:
     return rest | {"role": SPEAKERS.get(turn["from"], turn["from"]), "content": turn.get("value")}
 
 
-def problem(
+def converted_problem(
     row: Row, number: int, *, kind: str = "", integers: bool = False, numberings: Numberings | None = None
 ) -> tuple[Row, set[str]]:
     """Convert a published row into a problem row without wording. Return it and the columns that were not read.
@@ -194,7 +194,7 @@ def problem(
     text = "\n\n".join((*(each for each in contexts if each and each not in text), text))
     ours = {
         "id": columns.text("id") or str(number),
-        "problem": _with_text(wanted, listed(text, choice.options) if choice else text),
+        "problem": _with_text(wanted, with_options(text, choice.options) if choice else text),
         "answer": answer,
     }
     if answer != gold:

@@ -21,19 +21,19 @@ from sod.config import (
     MixOptions,
     SplitOptions,
 )
-from sod.console.progress import Display, console, say
+from sod.console.progress import Display, console, echo
 from sod.datasets.asking import unasked_lines
 from sod.datasets.checking import Checked, Inspector, unchecked_rows
 from sod.datasets.columns import statement
 from sod.datasets.contamination import Finding, Guarded, findings, guarded
-from sod.datasets.describing import describe_file, histogram, one_line, ruler, tables
+from sod.datasets.describing import describe_file, description_tables, histogram, one_line, ruler
 from sod.datasets.dividing import mix_rows, shares, split_rows
 from sod.datasets.published import SETS, Published
 from sod.datasets.rows import Row, read_rows
 from sod.datasets.storing import fetch_set, store
 from sod.datasets.writing import lines, write_all
 from sod.errors import DataError, OptionError
-from sod.tools.python import NAME as TOOL
+from sod.tools.python import INTERPRETER
 
 EXAMPLES = 3
 """Number of bad rows, or of overlaps, to print."""
@@ -100,13 +100,13 @@ def describe(options: DescribeOptions) -> None:
     measure = ruler(options)
     for path in options.files:
         description = describe_file(path, measure)
-        say(f"{path}: {description.rows} {description.what}")
-        for table in tables(description):
+        echo(f"{path}: {description.rows} {description.what}")
+        for table in description_tables(description):
             console.print(table)
         name, values = next(iter(description.lengths.items()))
-        say(name)
+        echo(name)
         for line in histogram(values):
-            say(line)
+            echo(line)
 
 
 def decontaminate(options: DecontaminateOptions) -> None:
@@ -120,9 +120,9 @@ def decontaminate(options: DecontaminateOptions) -> None:
         found = findings(rows, benchmarks, options.share, display.advance)
     _print_overlaps(found, benchmarks, rows)
     dirty = {finding.row for finding in found}
-    say(f"{len(dirty)} of {len(rows)} rows share {options.share:.0%} or more of a problem's {options.words}-grams")
+    echo(f"{len(dirty)} of {len(rows)} rows share {options.share:.0%} or more of a problem's {options.words}-grams")
     if textless:
-        say(f"{textless} row{' has' if textless == 1 else 's have'} no text to compare; their overlaps are unknown")
+        echo(f"{textless} row{' has' if textless == 1 else 's have'} no text to compare; their overlaps are unknown")
     written: dict[Path, list[Row]] = {}
     if options.report is not None:
         written[options.report] = [finding.as_row() for finding in found]
@@ -170,9 +170,9 @@ def mix(options: MixOptions) -> None:
     sizes = [len(rows) for rows in files]
     counts = shares(sizes, options.weights or sizes, options.rows)
     for path, size, count in zip(options.files, sizes, counts, strict=True):
-        say(f"{path}: {count} of {size} rows")
+        echo(f"{path}: {count} of {size} rows")
     if options.rows is not None and sum(counts) < options.rows:
-        say(f"only {sum(counts)} of {options.rows} rows: a file has no more rows for its weight")
+        echo(f"only {sum(counts)} of {options.rows} rows: a file has no more rows for its weight")
     _write({options.out: mix_rows(files, counts, options.seed)})
 
 
@@ -211,7 +211,7 @@ def _write(files: Mapping[Path, Sequence[Row]], *, may_be_empty: Path | None = N
             raise DataError(f"No row is left for {path}. Nothing was written.")
     new = write_all({path: lines(rows) for path, rows in files.items()})
     for path, rows in files.items():
-        say(f"{path}: {len(rows)} rows" + ("" if path in new else ", unchanged"))
+        echo(f"{path}: {len(rows)} rows" + ("" if path in new else ", unchanged"))
 
 
 def catalogue(here: Container[str]) -> Table:
@@ -262,17 +262,17 @@ def _checked(path: Path) -> Iterator[Checked]:
         row = replace(row, why=row.why or inspector.fault(row.content, row.number))
         bad += [row] if row.why else []
         yield row
-    say(f"{path}: {total} rows, {len(bad)} invalid")
+    echo(f"{path}: {total} rows, {len(bad)} invalid")
     for row in bad[:EXAMPLES]:
-        say(f"  row {row.number}: {one_line(row.why)}")
+        echo(f"  row {row.number}: {one_line(row.why)}")
     if len(bad) > EXAMPLES:
-        say(f"  ... and {len(bad) - EXAMPLES} more")
+        echo(f"  ... and {len(bad) - EXAMPLES} more")
     for line in unasked_lines(inspector.kinds, inspector.quiet):
-        say(f"  warning: {line}")
-    for warning in inspector.tool_use.warnings([TOOL]):
-        say(f"  {warning}")
+        echo(f"  warning: {line}")
+    for warning in inspector.tool_use.warnings([INTERPRETER]):
+        echo(f"  {warning}")
     if inspector.same_ids:
-        say(f"  {inspector.same_ids} rows have the id of another row; their ids become ID#2, ID#3, ...")
+        echo(f"  {inspector.same_ids} rows have the id of another row; their ids become ID#2, ID#3, ...")
 
 
 def _print_overlaps(found: Sequence[Finding], benchmarks: Sequence[Guarded], rows: Sequence[Row]) -> None:
@@ -291,7 +291,7 @@ def _print_overlaps(found: Sequence[Finding], benchmarks: Sequence[Guarded], row
         shown[benchmark.name] += 1
         if benchmark.private or shown[benchmark.name] > EXAMPLES:
             continue
-        say(
+        echo(
             f"row {finding.row} has {finding.overlap.share:.0%} of {benchmark.name} {benchmark.ids[finding.overlap.problem]}:"
         )
-        say(f"  {one_line(statement(rows[finding.row - 1]), SHOWN)}")
+        echo(f"  {one_line(statement(rows[finding.row - 1]), SHOWN)}")

@@ -13,7 +13,7 @@ from sod.datasets.identity import check_identity
 from sod.datasets.published import Published
 from sod.datasets.reading import published_rows
 from sod.datasets.recognising import cells_of
-from sod.datasets.rows import Row, options_of
+from sod.datasets.rows import Row, option_count
 from sod.datasets.wording import Prompts
 from sod.errors import DataError
 from sod.rewards.golds import check_gold
@@ -84,8 +84,8 @@ def _by_columns(published: Published | None, prompts: Prompts, path: Path) -> Co
     numberings = Numberings(lambda: map(cells_of, published_rows(path)))
 
     def ours(row: Row, number: int) -> Row:
-        row = kept(columns.problem(row, number, kind=kind, integers=integers, numberings=numberings))
-        check_gold(row["kind"], row["answer"], options_of(row.get("choices"), columns.statement(row)))
+        row = kept(columns.converted_problem(row, number, kind=kind, integers=integers, numberings=numberings))
+        check_gold(row["kind"], row["answer"], option_count(row.get("choices"), columns.statement(row)))
         return row
 
     if benchmark:
@@ -124,7 +124,7 @@ def _choices(rows: Iterator[Row], path: Path) -> Converted:
 
 def _programs(rows: Iterator[Row], since: str, path: Path) -> Converted:
     def ours(row: Row, _: int) -> Row:
-        row = livecodebench.problem(row)
+        row = livecodebench.livecodebench_problem(row)
         check_gold(row["kind"], row["answer"])
         return row
 

@@ -115,7 +115,7 @@ def _calls(messages: Sequence[Message]) -> int:
 # Output
 
 
-def tables(description: Description) -> Iterator[Table]:
+def description_tables(description: Description) -> Iterator[Table]:
     """Yield the tables of a description: counts, then lengths."""
     counts = Table(box=SIMPLE)
     counts.add_column("column")
@@ -131,7 +131,7 @@ def tables(description: Description) -> Iterator[Table]:
     for name in ("length", "min", "median", "p95", "max"):
         lengths.add_column(name, justify="left" if name == "length" else "right")
     for name, values in description.lengths.items():
-        lengths.add_row(name, *(f"{number:,.0f}" for number in summary(values)))
+        lengths.add_row(name, *(f"{number:,.0f}" for number in file_summary(values)))
     yield lengths
 
 
@@ -141,7 +141,7 @@ def one_line(text: str, most: int | None = None) -> str:
     return line if most is None or len(line) <= most else f"{line[:most]}..."
 
 
-def summary(values: Sequence[int]) -> tuple[float, float, float, float]:
+def file_summary(values: Sequence[int]) -> tuple[float, float, float, float]:
     """Return the minimum, the median, the 95th percentile and the maximum.
 
     The percentile is the smallest value that at least 95 % of the values do not exceed.
@@ -152,7 +152,7 @@ def summary(values: Sequence[int]) -> tuple[float, float, float, float]:
 
 def histogram(values: Sequence[int]) -> Iterator[str]:
     """Yield the lines of a histogram: equal ranges up to the 95th percentile, and one range for larger values."""
-    low, _, high, most = map(int, summary(values))
+    low, _, high, most = map(int, file_summary(values))
     step = max(1, math.ceil((high + 1 - low) / BINS))
     edges = [low + step * i for i in range(math.ceil((high + 1 - low) / step) + 1)]
     if edges[-1] <= most:

@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from sod.config import MarksOptions
-from sod.console.progress import say
+from sod.console.progress import echo
 from sod.datasets.golds import vote
 from sod.datasets.published import Published
 from sod.datasets.rows import Row, read_rows
@@ -40,8 +40,8 @@ def show_marks(options: MarksOptions) -> None:
     """Print the entries of a new benchmark for `published.py` and `marks.json`."""
     rows = _read_converted(options.file, f"Run `sod data convert {options.file} --out OUT.jsonl` first.")
     marks = " ".join(sorted(map(mark, items(rows))))
-    say(f'published.py: rows={len(rows)}, fingerprint="{fingerprint(rows)}"')
-    say(f'marks.json: "{options.file.stem}": "{marks}"')
+    echo(f'published.py: rows={len(rows)}, fingerprint="{golds_fingerprint(rows)}"')
+    echo(f'marks.json: "{options.file.stem}": "{marks}"')
 
 
 def _read_converted(path: Path, advice: str) -> list[Row]:
@@ -63,7 +63,7 @@ def items(rows: Sequence[Row]) -> list[str]:
     return [str(row["id"]) if row["kind"] == "code" else vote(row["kind"], row["answer"]) for row in rows]
 
 
-def fingerprint(rows: Sequence[Row]) -> str:
+def golds_fingerprint(rows: Sequence[Row]) -> str:
     """Return the SHA-256 of the sorted items of all rows."""
     return hashlib.sha256("\n".join(sorted(items(rows))).encode()).hexdigest()
 
@@ -81,7 +81,7 @@ def _differences(rows: Sequence[Row], published: Published) -> list[str]:
         found.append(f"{_rows(doubtful)} without four distinct choices")
     if published.kind == "choice" and (missing := [n for n, row in enumerate(rows, 1) if "choices" not in row]):
         found.append(f"{_rows(missing)} without `choices`")
-    if published.fingerprint and fingerprint(rows) != published.fingerprint:
+    if published.fingerprint and golds_fingerprint(rows) != published.fingerprint:
         found.append(_other_items(rows, published))
     return found
 

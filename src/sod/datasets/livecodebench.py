@@ -15,7 +15,7 @@ TOLERANCE = {"abc392_d"}
 _PRIVATE = '"private_test_cases": '
 
 
-def problem(row: Row) -> Row:
+def livecodebench_problem(row: Row) -> Row:
     """Convert a published row into a row in sod's columns, with the columns `title` and `date`."""
     columns = Columns(row)
     date, tests = columns.one_of(("contest_date",)), columns.one_of(("public_test_cases", "private_test_cases"))

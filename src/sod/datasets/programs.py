@@ -22,7 +22,7 @@ SETUP = ("test_imports", "test_setup_code")
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class ConvertedProgram:
     """A converted problem."""
 
     row: dict[str, Any]
@@ -31,7 +31,7 @@ class Program:
     """The published columns that were read."""
 
 
-def published(cells: Mapping[str, Any]) -> Program | None:
+def published(cells: Mapping[str, Any]) -> ConvertedProgram | None:
     """Return the problem in a row with columns of HumanEval or MBPP; None for any other row."""
     if isinstance(cells.get("test"), str) and isinstance(cells.get("entry_point"), str):
         return _with_check(cells)
@@ -40,7 +40,7 @@ def published(cells: Mapping[str, Any]) -> Program | None:
     return _with_assertions(cells) if "test_list" in cells else None
 
 
-def _with_check(cells: Mapping[str, Any]) -> Program:
+def _with_check(cells: Mapping[str, Any]) -> ConvertedProgram:
     prompt, test, name = cells.get("prompt"), cells["test"], cells["entry_point"].strip()
     if not isinstance(prompt, str) or not (start := re.search(rf"^def {re.escape(name)}\b", prompt, re.MULTILINE)):
         raise DataError(f"it has `test` and `entry_point`, but its `prompt` does not begin the function {name!r}.")
@@ -49,10 +49,10 @@ def _with_check(cells: Mapping[str, Any]) -> Program:
         gold["import_prefix"] = f"{before}\n\n\n"
     solution = cells.get("canonical_solution")
     row = _row(f"Write the Python function `{name}`.", gold, prompt, f"{prompt}{solution}" if solution else "")
-    return Program(row, frozenset({"prompt", "test", "entry_point", "canonical_solution"}))
+    return ConvertedProgram(row, frozenset({"prompt", "test", "entry_point", "canonical_solution"}))
 
 
-def _with_assertions(cells: Mapping[str, Any]) -> Program:
+def _with_assertions(cells: Mapping[str, Any]) -> ConvertedProgram:
     text = cells.get("text") or cells.get("prompt")
     if not isinstance(text, str):
         raise DataError("it has `test_list`, but no task: give it in `text` or `prompt`.")
@@ -61,17 +61,17 @@ def _with_assertions(cells: Mapping[str, Any]) -> Program:
     code = cells.get("code") or ""
     gold = {"assert_case": tests} | ({"import_prefix": f"{setup}\n"} if setup.strip() else {})
     row = _row(text, gold, _signature(code, tests), code)
-    return Program(row, frozenset({"text" if cells.get("text") else "prompt", "code", *LISTS, *SETUP}))
+    return ConvertedProgram(row, frozenset({"text" if cells.get("text") else "prompt", "code", *LISTS, *SETUP}))
 
 
-def _with_pytest(cells: Mapping[str, Any]) -> Program:
+def _with_pytest(cells: Mapping[str, Any]) -> ConvertedProgram:
     column = next((name for name in ("question", "problem", "prompt", "instruction") if name in cells), "")
     if not isinstance(text := cells.get(column), str):
         raise DataError("it has `solution` and `test`, but no task: give it in `question`.")
     source, names = _called_tests(cells["test"])
     gold = {"assert_case": [source]} | ({"entry_point": f"({', '.join(names)},)"} if names else {})
     row = _row(text, gold, _starter(cells["solution"], names, source), cells["solution"])
-    return Program(row, frozenset({column, "solution", "test"}))
+    return ConvertedProgram(row, frozenset({column, "solution", "test"}))
 
 
 def _starter(code: str, names: list[str], test: str) -> str:

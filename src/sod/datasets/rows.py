@@ -33,7 +33,7 @@ from sod.datasets.recognising import conversation_in, plain_kind
 from sod.errors import DataError
 from sod.rewards.choice import MOST, USUAL
 from sod.rewards.golds import check_gold
-from sod.runs.files import sha256, to_json, write_whole
+from sod.runs.files import sha256_of_file, to_json, write_whole
 from sod.types import Message, Problem
 
 Row = dict[str, Any]
@@ -120,13 +120,13 @@ class ProblemFile:
 
 def load_demonstrations(path: Path) -> list[Demonstration]:
     """Return the demonstrations of a file in its order."""
-    rows = _Converted(path, as_demonstration)
+    rows = _Converted(path, demonstration_of)
     demonstrations = list(rows)
     rows.complain()
     return demonstrations
 
 
-def draw(problems: Sequence[Problem], *, seed: int, update: int, size: int) -> list[Problem]:
+def sample_problems(problems: Sequence[Problem], *, seed: int, update: int, size: int) -> list[Problem]:
     """Sample the problems of an update. The result depends only on the seed and the update, so a resumed run samples the same.
 
     Each epoch is a new order of all problems. There must be at least `size` problems. The rest at the end of an epoch that does
@@ -141,9 +141,9 @@ def _order(seed: int, epoch: int, count: int) -> list[int]:
     return random.Random(f"{seed}/{epoch}").sample(range(count), count)
 
 
-def fingerprint(path: Path) -> str:
+def file_fingerprint(path: Path) -> str:
     """Return the SHA-256 of a file. Runs with equal fingerprints have the same data."""
-    return sha256(path)
+    return sha256_of_file(path)
 
 
 def fingerprint_model(folder: Path) -> str:
@@ -264,7 +264,7 @@ def as_problem(row: Row, number: int) -> Problem:
         messages=tuple(messages),
         answer=str(answer),
         kind=kind,
-        options=options_of(row.get("choices"), messages[-1]["content"]) if kind == "choice" else USUAL,
+        options=option_count(row.get("choices"), messages[-1]["content"]) if kind == "choice" else USUAL,
         hint=_text(row, extra, "hint"),
         solution=_text(row, extra, "solution"),
         labels={name: str(row[name]) for name in LABELS if row.get(name) not in (None, "")},
@@ -295,7 +295,7 @@ def messages_in(text: str) -> list[Row] | None:
     raise DataError("its prompt looks like a list of messages as text, but it is neither JSON nor a Python literal.")
 
 
-def options_of(choices: Any, text: str) -> int:
+def option_count(choices: Any, text: str) -> int:
     """Return the number of options of a multiple choice: of `choices`, or listed in the text, at least the usual number."""
     if choices is None:
         return max(USUAL, options_in(text))
@@ -312,7 +312,7 @@ def _text(row: Row, extra: Row, name: str) -> str:
     return text or ""
 
 
-def as_demonstration(row: Row, number: int) -> Demonstration:
+def demonstration_of(row: Row, number: int) -> Demonstration:
     """Return the demonstration of a row. Raises DataError with the fault of the row."""
     del number
     row = {name: cell for name, cell in row.items() if cell is not None}
@@ -325,4 +325,4 @@ def as_demonstration(row: Row, number: int) -> Demonstration:
             "its `messages` are text, not a list of objects with `role` and `content`. `sod data convert FILE --out OUT` writes "
             "them as a list."
         )
-    return conversations.as_demonstration(row["messages"], row.get("tools"), row.get("functions"))
+    return conversations.parse_conversation(row["messages"], row.get("tools"), row.get("functions"))

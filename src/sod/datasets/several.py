@@ -24,7 +24,7 @@ def open_sets(options: EvalOptions) -> list[ProblemSet]:
     return _apart(sets)
 
 
-def fingerprint(sets: Sequence[ProblemSet]) -> str:
+def sets_fingerprint(sets: Sequence[ProblemSet]) -> str:
     """Return the SHA-256 of the file; for several files, of their names and hashes."""
     if len(sets) == 1:
         return sets[0].sha256

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sod import __version__
-from sod.console.progress import say
+from sod.console.progress import echo
 from sod.datasets.conversion import convert_file, notes_of
 from sod.datasets.published import Published, PublishedFile
-from sod.datasets.rows import fingerprint
+from sod.datasets.rows import file_fingerprint
 from sod.datasets.wording import Prompts
-from sod.datasets.writing import document, is_free, keep_out_of_git, lines, replace, sha256
+from sod.datasets.writing import document, is_free, keep_out_of_git, lines, replace, sha256_of_bytes
 from sod.errors import DataError
 from sod.hub import download
 
@@ -26,7 +26,7 @@ def fetch_set(published: Published, folder: Path, prompts: Prompts, *, revision:
     (file,) = published.files
     wanted = revision or published.revision
     size = f", {published.bytes / 1e6:,.1f} MB" if published.bytes else ""
-    say(f"{published.name}: {published.repo}, {file.path} at {wanted[:12]}{size}")
+    echo(f"{published.name}: {published.repo}, {file.path} at {wanted[:12]}{size}")
     downloaded = download(published.repo, file.path, revision=wanted)
     if wanted == published.revision:
         check_hash(downloaded.path, file)
@@ -40,7 +40,7 @@ def store(raw: Path, published: Published | None, out: Path, prompts: Prompts, s
     `source`: facts about the origin, for NAME.source.json.
     """
     done = convert_file(raw, published, prompts)
-    digest = fingerprint(raw)
+    digest = file_fingerprint(raw)
     content = lines(done.rows)
     notes = done.notes
     if published is not None:
@@ -49,7 +49,7 @@ def store(raw: Path, published: Published | None, out: Path, prompts: Prompts, s
     facts = {
         "name": published.name if published else out.stem,
         **source,
-        "sha256": {"published": digest, "converted": sha256(content)},
+        "sha256": {"published": digest, "converted": sha256_of_bytes(content)},
         "rows": len(done.rows),
         "prompts": "none" if published is not None and published.role == "benchmark" else prompts,
         "public_only": any(note.startswith("public tests only") for note in notes),
@@ -64,9 +64,9 @@ def store(raw: Path, published: Published | None, out: Path, prompts: Prompts, s
         replace(out, content)
     if is_new or not source_file(out).exists():
         replace(source_file(out), document(facts))
-    say(f"{out}: {len(done.rows)} rows" + ("" if is_new else ", unchanged"))
+    echo(f"{out}: {len(done.rows)} rows" + ("" if is_new else ", unchanged"))
     for note in notes:
-        say(f"  {note}")
+        echo(f"  {note}")
     return out
 
 
@@ -87,7 +87,7 @@ def read_source(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{beside} cannot be read ({error!r}). Move it and {path} away, and run `sod data fetch` again."
         ) from error
-    if written != fingerprint(path):
+    if written != file_fingerprint(path):
         raise DataError(
             f"{path} has been changed since {beside.name} was written: the hashes differ. Move both away, and run `sod data "
             "fetch` again."
@@ -97,7 +97,7 @@ def read_source(path: Path) -> dict[str, Any]:
 
 def check_hash(path: Path, file: PublishedFile) -> None:
     """Raise DataError if a downloaded file differs from the pinned one. Without a pinned hash, accept it."""
-    found, wanted = fingerprint(path), file.sha256
+    found, wanted = file_fingerprint(path), file.sha256
     if file.blob:
         content = path.read_bytes()
         found, wanted = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(), file.blob

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sod.datasets.rows import Row, fingerprint
+from sod.datasets.rows import Row, file_fingerprint
 from sod.errors import DataError
 from sod.runs.files import cannot_be_written, to_json
 
@@ -30,7 +30,7 @@ def document(content: dict[str, Any]) -> bytes:
     return (to_json(content, indent=2) + "\n").encode()
 
 
-def write(path: Path, content: bytes) -> bool:
+def write_file(path: Path, content: bytes) -> bool:
     """Write a file unless it already has this content. Return whether it was written.
 
     Raises DataError if the file has other content, or cannot be written.
@@ -58,7 +58,7 @@ def is_free(path: Path, content: bytes) -> bool:
     """Return True if a path is free, False if it already has this content. Raises DataError if it has other content."""
     if not path.exists():
         return True
-    if not path.is_file() or fingerprint(path) != sha256(content):
+    if not path.is_file() or file_fingerprint(path) != sha256_of_bytes(content):
         raise DataError(f"{path} already exists with other content. Move it away, or choose another path.")
     return False
 
@@ -88,6 +88,6 @@ def keep_out_of_git(path: Path) -> None:
         replace(ignore, f"{before}{joint}{path.name}\n".encode())
 
 
-def sha256(content: bytes) -> str:
+def sha256_of_bytes(content: bytes) -> str:
     """Return the SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()

@@ -23,7 +23,7 @@ from sod.model.forward import ends_beside, id_count, unused_beside
 
 logger = logging.getLogger(__name__)
 
-PROBE = "Ünïcode,  two spaces,\n\n\ttabs; 1234567890 + x**2 <= 'a_b' <tool_call>{\"a\": [1]}</tool_call> 数学 🙂"
+PROBE_TEXT = "Ünïcode,  two spaces,\n\n\ttabs; 1234567890 + x**2 <= 'a_b' <tool_call>{\"a\": [1]}</tool_call> 数学 🙂"
 """Text that different tokenizers split differently."""
 
 
@@ -96,7 +96,7 @@ class ServedEngine:
         await self._model.meet(self._wanted)
         longest = rollout.max_prompt_tokens + rollout.max_tokens
         self._model.check_context(longest, "rollout.max_prompt_tokens + rollout.max_tokens")
-        await self._model.check_tokenizer(PROBE, self._encode(PROBE), self._tokenizer.name_or_path)
+        await self._model.check_tokenizer(PROBE_TEXT, self._encode(PROBE_TEXT), self._tokenizer.name_or_path)
         await self._detect_api()
 
     async def _detect_api(self) -> None:
@@ -115,7 +115,7 @@ class ServedEngine:
         await self._complete(self._probe())
 
     def _probe(self) -> Request:
-        return Request(ids=self._encode(PROBE), max_tokens=1, stop=-1, seed=0)
+        return Request(ids=self._encode(PROBE_TEXT), max_tokens=1, stop=-1, seed=0)
 
     # Requests and replies
 

@@ -25,10 +25,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from sod.config import CalibrateOptions
-from sod.console.progress import console, say
-from sod.datasets.rows import fingerprint_model
+from sod.console.progress import console, echo
+from sod.datasets.rows import Row, fingerprint_model
 from sod.errors import DataError, RunError
-from sod.evaluation.continuations import MANY, SOD, Row, ScoredEvaluation, continuations, draw_evenly, starts
+from sod.evaluation.continuations import MANY, SOD, ScoredEvaluation, continuations, draw_evenly, starts
 from sod.evaluation.intervals import DRAWS
 from sod.hub import model_folder
 from sod.runs.directory import Run
@@ -69,23 +69,23 @@ def _calibrate(options: CalibrateOptions) -> Row:
     if len(chosen) < options.steps:
         logger.info(f"{options.run} has only {len(chosen)} steps to continue from, not {options.steps}; all are used.")
     rows = continuations(options, evaluation, chosen)
-    results = summary(rows, seed=options.seed) | {"run": str(options.run), "teacher": str(options.teacher)}
+    results = calibration_summary(rows, seed=options.seed) | {"run": str(options.run), "teacher": str(options.teacher)}
     write_json(options.out / "calibration.json", results)
     try:
         write_json(options.run / "calibration.json", results)
     except RunError as error:
         logger.warning(f"{error} The report of {options.run} will therefore not show this calibration.")
-    for table in tables(results):
+    for table in calibration_tables(results):
         console.print(table)
-    say(verdict(results))
-    say(f"every continuation: {options.out / 'continuations.jsonl'}; the figure: sod report {options.run}")
+    echo(verdict(results))
+    echo(f"every continuation: {options.out / 'continuations.jsonl'}; the figure: sod report {options.run}")
     return results
 
 
 # AUCs
 
 
-def summary(rows: Sequence[Row], *, seed: int = 0) -> Row:
+def calibration_summary(rows: Sequence[Row], *, seed: int = 0) -> Row:
     """Return the content of calibration.json: AUC and bins of every rule and of d, entropy and errors; means by errors."""
     solved_N = np.array([row["solved"] for row in rows])
     errors_N = np.array([row["errors_before"] for row in rows])
@@ -172,7 +172,7 @@ def _interval(name: str, values_R: Array) -> Row:
 # Output
 
 
-def tables(results: Row) -> list[Table]:
+def calibration_tables(results: Row) -> list[Table]:
     """Return a table by number of errors, and one of the rules by AUC, the best first."""
     by_errors = _table("Continuations by the teacher from the beginning of a step")
     for head in ("errors so far", "steps", "solved, %", "d, nats", "entropy, nats", f"w of {SOD}"):

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +23,8 @@ from sod.config import AlgorithmOptions, CalibrateOptions, EvalOptions, RolloutC
 from sod.console.progress import Display
 from sod.core import RULES, Rule, StepInfo, step_mean
 from sod.datasets import ProblemSet
-from sod.datasets.rows import fingerprint_model, read_rows
-from sod.datasets.several import fingerprint, open_sets
+from sod.datasets.rows import Row, fingerprint_model, read_rows
+from sod.datasets.several import open_sets, sets_fingerprint
 from sod.engines.opening import open_engine
 from sod.errors import DataError, RunError
 from sod.evaluation.results import Evaluated, read_evaluation
@@ -42,7 +41,6 @@ from sod.types import Group, Piece, Problem, Trajectory
 
 logger = logging.getLogger(__name__)
 
-Row = dict[str, Any]
 
 SOD = "drift"
 """SOD's rule. All other rules are compared with it."""
@@ -149,7 +147,7 @@ def _open_sets(folder: Path, options: EvalOptions, data: str) -> list[ProblemSet
         sets = open_sets(options)
     except DataError as error:
         raise RunError(f"The problems of {folder} are missing or have changed ({error}). {ADVICE}") from error
-    if fingerprint(sets) != data:
+    if sets_fingerprint(sets) != data:
         raise RunError(f"The problems of {folder}, {', '.join(options.data)}, have changed. {ADVICE}")
     return sets
 

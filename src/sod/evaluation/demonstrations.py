@@ -8,19 +8,19 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
 
 from sod.chat.calls import parse_calls, words_and_calls
 from sod.chat.format import ChatFormat, Schema
 from sod.config import RolloutCommandOptions
-from sod.console.progress import say
+from sod.console.progress import echo
 from sod.datasets import ProblemSet
 from sod.datasets.published import BENCHMARKS
+from sod.datasets.rows import Row
 from sod.datasets.several import open_sets
 from sod.datasets.writing import lines, replace
 from sod.errors import DataError, TemplateError
 from sod.evaluation.evaluate import evaluate
-from sod.evaluation.results import show
+from sod.evaluation.results import show_results
 from sod.hub import model_folder
 from sod.planning.dry_run import plan
 from sod.rollout.harness import World
@@ -31,17 +31,15 @@ from sod.types import MalformedCall, Message, Trajectory
 
 logger = logging.getLogger(__name__)
 
-Row = dict[str, Any]
-
 
 def demonstrate(options: RolloutCommandOptions) -> None:
     """Sample, judge, and write the best trajectories. Raises DataError if no trajectory can be used."""
     if options.dry_run:
-        say(plan(options))
+        echo(plan(options))
         return
     sets = open_sets(options)
     _check(options, sets)
-    show(evaluate(options))
+    show_results(evaluate(options))
     folder = model_folder(options.model, weights=False)
     world = World.of(folder, options, [problem for each in sets for problem in each.problems], again=True)
     counts: Counter[str] = Counter()
@@ -56,7 +54,7 @@ def demonstrate(options: RolloutCommandOptions) -> None:
         )
     out = options.demonstrations or options.out / "demonstrations.jsonl"
     replace(out, lines(rows))
-    say(
+    echo(
         f"{len(rows)} demonstrations of {counts['problems']} problems, from {counts['right']} right trajectories: {out}"
     )
 
@@ -83,7 +81,7 @@ def _kept(
     for problem in of.problems:
         keys = [key for key in ((problem.id, sample) for sample in range(options.samples)) if key in samples]
         right = ranked(from_record(samples.read(key), problem, world.chat.text) for key in keys)
-        made = [demonstration(each, world.chat, world.tools.schemas) for each in right]
+        made = [written_demonstration(each, world.chat, world.tools.schemas) for each in right]
         usable = [row for row in made if row is not None]
         counts["right"] += len(right)
         counts["unusable"] += len(made) - len(usable)
@@ -98,7 +96,7 @@ def ranked(attempts: Iterable[Trajectory]) -> list[Trajectory]:
     return sorted(right, key=lambda attempt: (attempt.tool_errors, attempt.response_tokens, attempt.sample))
 
 
-def demonstration(attempt: Trajectory, chat: ChatFormat, tools: Sequence[Schema]) -> Row | None:
+def written_demonstration(attempt: Trajectory, chat: ChatFormat, tools: Sequence[Schema]) -> Row | None:
     """Return a trajectory as messages in OpenAI's format. None if messages would not reproduce its observations.
 
     Turns with a malformed call, or a call of an unknown tool, are kept as context with `weight` 0 and are not learnt.

@@ -18,20 +18,20 @@ from transformers import PreTrainedModel
 
 from sod.batching import ScoredBatch
 from sod.checks import check, of_evaluation
-from sod.concurrency import Runner, together
+from sod.concurrency import Runner, run_concurrently
 from sod.config import AlgorithmOptions, EvalOptions
-from sod.console.progress import Display, say
+from sod.console.progress import Display, echo
 from sod.datasets import ProblemSet
 from sod.datasets.asking import silence, unasked, why_silent
 from sod.datasets.rows import fingerprint_model
-from sod.datasets.several import fingerprint, open_sets
+from sod.datasets.several import open_sets, sets_fingerprint
 from sod.datasets.writing import keep_out_of_git
 from sod.distributed import ALONE
 from sod.engines import ENGINES, Engine
 from sod.engines.opening import open_engine
 from sod.errors import DataError, SodError
 from sod.evaluation.measures import Tally, mean_over
-from sod.evaluation.results import show, to_markdown
+from sod.evaluation.results import results_markdown, show_results
 from sod.hub import model_folder
 from sod.model.loading import check_context, check_embeddings, load_model
 from sod.planning.dry_run import plan
@@ -57,10 +57,10 @@ PAPER = AlgorithmOptions()
 def evaluate_and_show(options: EvalOptions) -> None:
     """Evaluate, and print the results."""
     if options.dry_run:
-        say(plan(options))
+        echo(plan(options))
         return
-    show(evaluate(options))
-    say(f"results and trajectories: {options.out}")
+    show_results(evaluate(options))
+    echo(f"results and trajectories: {options.out}")
 
 
 def evaluate(options: EvalOptions) -> Results:
@@ -68,7 +68,7 @@ def evaluate(options: EvalOptions) -> Results:
 
     After an interruption, the samples so far are kept, with partial results.
     """
-    with Run(options.out).held(), Runner() as loop, Session.open(options, loop) as session:
+    with Run(options.out).held(), Runner() as loop, EvaluationSession.open(options, loop) as session:
         try:
             session.sample()
         except (SodError, KeyboardInterrupt):
@@ -81,7 +81,7 @@ def evaluate(options: EvalOptions) -> Results:
 
 
 @dataclass(frozen=True)
-class Session:
+class EvaluationSession:
     """The state of a running evaluation."""
 
     options: EvalOptions
@@ -103,7 +103,7 @@ class Session:
 
     @classmethod
     @contextmanager
-    def open(cls, options: EvalOptions, loop: Runner) -> "Iterator[Session]":
+    def open(cls, options: EvalOptions, loop: Runner) -> "Iterator[EvaluationSession]":
         """Check and load everything. Nothing is written yet."""
         run = Run(options.out)
         if run.begun:
@@ -121,7 +121,7 @@ class Session:
         for judge in judges.values():
             judge.check(problems)
         files = {
-            "data": fingerprint(sets),
+            "data": sets_fingerprint(sets),
             "model": f"served {options.engine.served_name}" if served else fingerprint_model(folder),
         }
         if options.teacher:
@@ -191,7 +191,7 @@ class Session:
         enough = kept >= sum(lost.values())
         results = self._results(counted, partial=not (complete and enough))
         if kept:
-            self.run.write_results(results, to_markdown(results))
+            self.run.write_results(results, results_markdown(results))
             times = self.world.sandbox.take_statistics().metrics()
             self.run.write_metrics([{"update": 0} | results.mean | times])
         if complete:
@@ -238,7 +238,7 @@ class Session:
             return referee.judge(each, functools.partial(self.world.chat.response, each.response))
 
         trajectories = [self._trajectory(row, problem) for row in rows]
-        return list(zip(rows, self.loop.run(together(map(judge, trajectories))), strict=True)) if rows else []
+        return list(zip(rows, self.loop.run(run_concurrently(map(judge, trajectories))), strict=True)) if rows else []
 
     def _group(self, problem: Problem, rows: Sequence[Record], complete: bool) -> Group:
         """Return the problem's samples. Missing ones count as lost if the sampling is complete."""

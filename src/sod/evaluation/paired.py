@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from sod.config import CompareEvaluationsOptions
-from sod.console.progress import say
+from sod.console.progress import echo
 from sod.datasets.writing import replace
 from sod.errors import DataError
 from sod.evaluation.intervals import Interval, difference
@@ -54,14 +54,14 @@ def compare_evaluations(options: CompareEvaluationsOptions) -> list[Difference]:
         for each in found
     ]
     show_sheets([Sheet("", head, rows)])
-    say(f"A is {options.first}, B is {options.second}. Intervals: 95 %, paired by problem, in percentage points.")
-    say("problems: for new problems of the same kind. samples: for new samples of the same problems.")
+    echo(f"A is {options.first}, B is {options.second}. Intervals: 95 %, paired by problem, in percentage points.")
+    echo("problems: for new problems of the same kind. samples: for new samples of the same problems.")
     for line in _unlike(first, second):
-        say(f"careful: {line}")
+        echo(f"careful: {line}")
     if options.out is not None:
         content = [asdict(each) | {"verdict": each.verdict} for each in found]
         replace(options.out, (to_json(content, indent=2, ascii=True) + "\n").encode())
-        say(f"written to {options.out}")
+        echo(f"written to {options.out}")
     return found
 
 

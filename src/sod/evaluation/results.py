@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from rich.table import Table
 
 from sod import paper
-from sod.console.progress import console, say
+from sod.console.progress import console, echo
 from sod.console.text import cell
 from sod.errors import DataError, RunError
 from sod.evaluation.intervals import Solved
@@ -178,7 +178,7 @@ def _markdown(text: str) -> str:
 def show_sheets(sheets: Sequence[Sheet]) -> None:
     """Print tables: drawn on a terminal, elsewhere as Markdown."""
     if not console.is_terminal:
-        say("\n\n".join(sheet.markdown() for sheet in sheets))
+        echo("\n\n".join(sheet.markdown() for sheet in sheets))
         return
     for sheet in sheets:
         for table in sheet.drawn(console.width):
@@ -186,14 +186,14 @@ def show_sheets(sheets: Sequence[Sheet]) -> None:
             console.print()
 
 
-def show(results: Results) -> None:
+def show_results(results: Results) -> None:
     """Print the tables and the remarks."""
     show_sheets(_sheets(results))
     for line in _remarks(results):
-        say(line)
+        echo(line)
 
 
-def to_markdown(results: Results) -> str:
+def results_markdown(results: Results) -> str:
     return "\n\n".join([*(sheet.markdown() for sheet in _sheets(results)), *_remarks(results)]) + "\n"
 
 

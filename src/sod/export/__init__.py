@@ -12,12 +12,12 @@ are shortened to their last two parts; addresses and command lines are removed.
 
 from sod.chat.format import ChatFormat
 from sod.config import ChatOptions, EvalRolloutOptions, ExportOptions
-from sod.console.progress import say
+from sod.console.progress import echo
 from sod.datasets.rows import fingerprint_model
 from sod.errors import RunError
 from sod.export.card import Card
 from sod.export.evaluation import Evaluation
-from sod.export.folder import check_whole, whole_or_not_at_all, write_json
+from sod.export.folder import check_whole, whole_or_not_at_all, write_json_files
 from sod.export.model import generation, plain_model, save
 from sod.export.probe import Probe
 from sod.export.training import checked_name, history, known_base
@@ -60,17 +60,17 @@ def export(options: ExportOptions) -> None:
         save(model, chat.tokenizer, folder)
         card.content.save(folder / "README.md")
         if stages:
-            write_json(folder / "sod", stages[0].files())
+            write_json_files(folder / "sod", stages[0].files())
         for number, evaluation in enumerate(evaluations, 1):
-            write_json(folder / "sod" / f"evaluation-{number}", evaluation.files())
+            write_json_files(folder / "sod" / f"evaluation-{number}", evaluation.files())
         gap = probe.check(folder, chat_options)
-    say(
+    echo(
         f"checked: loaded by plain Transformers, the log-probabilities of {len(probe.ids) - 1} tokens of a conversation with a "
         f"tool call differ from the checkpoint's by at most {gap:.1g} nats"
         + (f"; rounding to {card.dtype} changed them by up to {probe.rounding:.1g}" if probe.rounding else "")
     )
     partial = sum(evaluation.results.partial for evaluation in evaluations)
-    say(
+    echo(
         f"{options.out}: {checkpoint} in {card.dtype}, with a model card and {counted(len(evaluations), 'evaluation')}"
         + (f", {partial} of them partial" if partial else "")
     )

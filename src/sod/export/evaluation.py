@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult
 
 from sod.config import EvalOptions
 from sod.errors import RunError
-from sod.evaluation.results import Sheet, to_markdown
+from sod.evaluation.results import Sheet, results_markdown
 from sod.export.folder import Json, read_json, read_options
 from sod.export.wording import DIFFERING, counted, options_and_environment, public, ran_with, recipe
 from sod.runs.results import BenchmarkResults, Results, read_results
@@ -66,7 +66,7 @@ class Evaluation:
         parts = [
             f"### {', '.join(results.benchmarks)}{' (partial)' if partial else ''}",
             *(["Samples are missing: the evaluation was interrupted, or too many samples failed."] if partial else []),
-            to_markdown(self._without_advice()).strip(),
+            results_markdown(self._without_advice()).strip(),
             self._pass_rates().markdown(),
             f"Evaluated with `sod eval`: {counted(results.samples, 'sample')} per problem, weights in "
             f"{self.options.network.dtype}, {settings}. Recipe ({DIFFERING}):",

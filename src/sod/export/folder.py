@@ -63,7 +63,7 @@ def whole_or_not_at_all(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_json(folder: Path, files: Mapping[str, Json]) -> None:
+def write_json_files(folder: Path, files: Mapping[str, Json]) -> None:
     """Write NAME.json for each name."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():

@@ -8,7 +8,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from sod.chat.format import ChatFormat
 from sod.config import SamplingOptions
 from sod.errors import RunError
-from sod.export.folder import read_json, write_json
+from sod.export.folder import read_json, write_json_files
 from sod.model.loading import read_model
 
 OF_THIS_MACHINE = {"is_local", "local_files_only"}
@@ -49,4 +49,4 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     for weights in folder.glob("*.safetensors"):
         shutil.copymode(folder / "config.json", weights)
     content = read_json(folder / "tokenizer_config.json")
-    write_json(folder, {"tokenizer_config": {key: content[key] for key in content if key not in OF_THIS_MACHINE}})
+    write_json_files(folder, {"tokenizer_config": {key: content[key] for key in content if key not in OF_THIS_MACHINE}})

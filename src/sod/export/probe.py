@@ -13,12 +13,12 @@ from sod.config import ChatOptions, ModelOptions
 from sod.errors import ModelError
 from sod.export.model import plain_model
 from sod.model.loading import check_embeddings, load_model, load_tokenizer
-from sod.tools.python import schema
+from sod.tools.python import interpreter_schema
 from sod.types import Message
 
 LIMIT = 1e-3
 """Allowed difference of a log-probability, in nats. Plain Transformers uses another attention kernel."""
-SCHEMA = schema()
+SCHEMA = interpreter_schema()
 _CALL = {"name": SCHEMA["function"]["name"], "arguments": {"code": "17 * 23"}}
 CONVERSATION: list[Message] = [
     {"role": "user", "content": "What is 17 * 23? Put the answer in \\boxed{}."},

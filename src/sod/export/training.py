@@ -13,9 +13,9 @@ from sod.errors import OptionError
 from sod.evaluation.results import Sheet
 from sod.export.folder import Json, read_json, read_options
 from sod.export.wording import DIFFERING, counted, options_and_environment, public, ran_with, recipe
-from sod.hub import NAME
-from sod.report.reading import Record
-from sod.report.summary import alarms, learning
+from sod.hub import HUB_NAME
+from sod.report.reading import RunRecord
+from sod.report.summary import alarms, learning_table
 from sod.runs.directory import Run, command_of
 
 
@@ -98,7 +98,7 @@ class Stage:
             f"Data: `{public(str(self.options.data))}`, SHA-256 `{self.data['data']}`.",
             ran_with(self.environment),
         ]
-        if course := learning([self._record]):
+        if course := learning_table([self._record]):
             parts.append(f"Mean metrics at the start and at the end of training, {where}:")
             parts.append(Sheet("", ["", *course.heads], [[name, *cells] for name, cells in course.rows]).markdown())
         if on_policy and self.metrics:
@@ -107,9 +107,9 @@ class Stage:
         return "\n\n".join(parts)
 
     @property
-    def _record(self) -> Record:
+    def _record(self) -> RunRecord:
         """The run's metrics as a `Record`, for the tables of a report."""
-        return Record(
+        return RunRecord(
             name="", folder=Path(), options={}, environment={}, results=None, calibration={}, metrics=self.metrics
         )
 
@@ -129,7 +129,7 @@ def known_base(stages: Sequence[Stage]) -> str | None:
     if not stages:
         return None
     start, fingerprint = stages[-1].start
-    name = NAME.fullmatch(str(start))
+    name = HUB_NAME.fullmatch(str(start))
     config = name and try_to_load_from_cache(name["repo"], "config.json", revision=name["revision"])
     known = isinstance(config, str) and fingerprint_model(Path(config).parent) == fingerprint
     return name["repo"] if name and known else None
@@ -137,7 +137,7 @@ def known_base(stages: Sequence[Stage]) -> str | None:
 
 def checked_name(base: str) -> str:
     """Check and return a model name. Raises OptionError if it cannot be a name on the hub."""
-    name = NAME.fullmatch(base)
+    name = HUB_NAME.fullmatch(base)
     if name is None or name["revision"] is not None:
         raise OptionError(f"base = {base!r} is not the name of a model on the hub. Pass it as ORG/NAME.")
     return base

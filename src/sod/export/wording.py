@@ -6,9 +6,8 @@ from typing import Any
 
 from sod import __version__
 from sod.config import Options
+from sod.export.folder import Json
 from sod.recipes import to_toml
-
-Json = dict[str, Any]
 
 ADDRESSES: dict[str, Any] = {"engine": {"url", "exchange"}, "sandbox": {"url"}}
 """Options that name machines; they are left out of recipes."""

@@ -49,8 +49,8 @@ class Style:
 
 
 ANY_SLIP = ("name", "name", "name", "unclosed", "operator", "json")
-STUDENT = Style(odds=((1, 1, 1, 1),) * 4, slips=0.4, kinds=("unclosed", "json"), slips_from=0.6, careless=True)
-TEACHER = Style(
+STUDENT_STYLE = Style(odds=((1, 1, 1, 1),) * 4, slips=0.4, kinds=("unclosed", "json"), slips_from=0.6, careless=True)
+TEACHER_STYLE = Style(
     odds=((8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 8, 1), (8, 1, 1, 1)),
     slips=0.5,
     kinds=ANY_SLIP,
@@ -59,7 +59,7 @@ TEACHER = Style(
 )
 
 
-def demonstrate(task: Task, style: Style, rng: random.Random) -> list[Message]:
+def solution_of(task: Task, style: Style, rng: random.Random) -> list[Message]:
     """Return a solution of the task in the given style: user, assistant, tool, ..., assistant."""
     slip_at = rng.randrange(len(task.calls)) if rng.random() < style.slips else None
     messages: list[Message] = [{"role": "user", "content": task.question}]

@@ -11,15 +11,15 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 
 from sod.config import EvalOptions, LabOptions, LabTeacherOptions, SftOptions
-from sod.console.progress import say
+from sod.console.progress import echo
 from sod.datasets.rows import write_jsonl
 from sod.errors import TrainingError
 from sod.lab import settings
-from sod.lab.demonstrations import STUDENT, TEACHER, Style, demonstrate
-from sod.lab.models import STUDENT as STUDENT_SIZE
-from sod.lab.models import TEACHER as TEACHER_SIZE
+from sod.lab.demonstrations import STUDENT_STYLE, TEACHER_STYLE, Style, solution_of
+from sod.lab.models import STUDENT_SIZE as STUDENT_SIZE
+from sod.lab.models import TEACHER_SIZE as TEACHER_SIZE
 from sod.lab.models import save_new_model
-from sod.lab.tasks import Task, draw
+from sod.lab.tasks import Task, draw_task
 from sod.lab.tokenizer import make_tokenizer
 from sod.model.loading import load_tokenizer
 from sod.runs.directory import Run
@@ -47,7 +47,7 @@ def make(options: LabOptions) -> Path:
         (folder / LAST).unlink(missing_ok=True)
         save_new_model(STUDENT_SIZE, load_tokenizer(TEACHER_FOLDER), options.seed, folder / "student")
         shutil.copytree(TEACHER_FOLDER, folder / "teacher", dirs_exist_ok=True)
-    write_demonstrations(folder / "demonstrations.jsonl", STUDENT, options.demonstrations, options.seed)
+    write_demonstrations(folder / "demonstrations.jsonl", STUDENT_STYLE, options.demonstrations, options.seed)
     measured, learnt = problems(options.eval_problems + TUNE_PROBLEMS, options.train_problems, options.seed)
     write_problems(folder / "eval.jsonl", measured[: options.eval_problems], "eval")
     write_problems(folder / "tune.jsonl", measured[options.eval_problems :], "tune")
@@ -66,7 +66,7 @@ def make_teacher(options: LabTeacherOptions) -> Path:
     A second call continues the training, because the lab's files are deterministic.
     """
     from sod.evaluation.evaluate import evaluate
-    from sod.evaluation.results import show
+    from sod.evaluation.results import show_results
     from sod.sandbox.guarded import open_sandbox
     from sod.sft import sft
 
@@ -76,7 +76,7 @@ def make_teacher(options: LabTeacherOptions) -> Path:
     with in_words(lab, SafetensorError):
         save_new_model(SIZES[options.size], tokenizer(), options.seed, lab / "model")
     batch = settings.TEACHER_SFT["batch"]
-    write_demonstrations(lab / "demonstrations.jsonl", TEACHER, options.steps * batch, options.seed + 1)
+    write_demonstrations(lab / "demonstrations.jsonl", TEACHER_STYLE, options.steps * batch, options.seed + 1)
     measured, _ = problems(200, 0, seed=0)
     write_problems(lab / "eval.jsonl", measured, "eval")
     run = Run(options.out)
@@ -105,8 +105,10 @@ def make_teacher(options: LabTeacherOptions) -> Path:
             | {"model": checkpoint, "data": lab / "eval.jsonl", "out": out, "samples": 4, "sandbox": options.sandbox}
         )
     )
-    show(results)
-    say(f"The teacher is in {checkpoint}. The project ships its model, config and tokenizer in {TEACHER_FOLDER.name}/.")
+    show_results(results)
+    echo(
+        f"The teacher is in {checkpoint}. The project ships its model, config and tokenizer in {TEACHER_FOLDER.name}/."
+    )
     return checkpoint
 
 
@@ -124,9 +126,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _corpus(rng: random.Random) -> Iterator[str]:
-    styles = replace(STUDENT, slips=0.0), TEACHER
+    styles = replace(STUDENT_STYLE, slips=0.0), TEACHER_STYLE
     for i in range(3000):
-        for message in demonstrate(_task(rng), styles[i % 2], rng):
+        for message in solution_of(_task(rng), styles[i % 2], rng):
             yield f"{message['role']}\n"
             yield message["content"] + "\n"
             for call in message.get("tool_calls", ()):
@@ -147,7 +149,7 @@ def _demonstration(done: float, style: Style, rng: random.Random) -> list[Messag
     if done < style.slips_from:
         style = replace(style, slips=0.0)
     length = (1, 1) if done < 0.2 else (1, 3) if done < 0.4 else settings.LENGTH
-    return demonstrate(_task(rng, length), style, rng)
+    return solution_of(_task(rng, length), style, rng)
 
 
 def problems(measured: int, learnt: int, seed: int) -> tuple[list[Task], list[Task]]:
@@ -170,4 +172,4 @@ def write_problems(path: Path, tasks: list[Task], name: str) -> None:
 
 
 def _task(rng: random.Random, length: tuple[int, int] = settings.LENGTH) -> Task:
-    return draw(rng, length=length, euclid_share=settings.EUCLID_SHARE)
+    return draw_task(rng, length=length, euclid_share=settings.EUCLID_SHARE)

@@ -19,8 +19,8 @@ class Size:
     head_dim: int = 32
 
 
-STUDENT = Size(width=64, layers=2, heads=4, kv_heads=2, feed_forward=160)
-TEACHER = Size(width=96, layers=3, heads=4, kv_heads=2, feed_forward=256)
+STUDENT_SIZE = Size(width=64, layers=2, heads=4, kv_heads=2, feed_forward=160)
+TEACHER_SIZE = Size(width=96, layers=3, heads=4, kv_heads=2, feed_forward=256)
 
 
 def new_model(size: Size, tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen3ForCausalLM:

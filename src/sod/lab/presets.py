@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from sod.config import CompareOptions, LabOptions, LabTeacherOptions, SftOptions
-from sod.console.progress import say
+from sod.console.progress import echo
 from sod.errors import DataError, RunError, TrainingError
 from sod.evaluation.results import read_evaluation
 from sod.lab import settings
 from sod.lab.make import is_made, make, make_folder, make_teacher
 from sod.runs.directory import Run
-from sod.runs.locks import NAME as LOCK
+from sod.runs.locks import LOCK_FILE
 from sod.sandbox.guarded import open_sandbox
 from sod.sft import sft
 
@@ -32,7 +32,7 @@ class Setting:
     """Problems for choosing the learning rate."""
 
 
-SYSTEMS = ("sod", "opd", "grpo", "opsd_gt", "opsd_hint")
+COMPARED_SYSTEMS = ("sod", "opd", "grpo", "opsd_gt", "opsd_hint")
 ABLATIONS = (  # opd equals sod_uniform
     *("sod", "opd", "sod_decay", "sod_mask_after_error"),
     *("sod_unclipped", "sod_without_grpo", "grpo", "opd_without_grpo"),
@@ -53,13 +53,13 @@ def prepare(options: CompareOptions) -> Setting:
     open_sandbox(options.sandbox)  # raises now, not after the cold start, if there is no sandbox
     _check_place(options)
     if not is_made(lab):
-        say(
+        echo(
             "Creating the lab: a tokenizer, problems, demonstrations, a trained teacher, a student with random weights."
         )
         make(LabOptions(out=lab, seed=options.lab_seed))
     student = cold_start.finished()
     if student is None:
-        say("Cold start: fine-tuning the student on demonstrations; the later ones contain errors.")
+        echo("Cold start: fine-tuning the student on demonstrations; the later ones contain errors.")
         files = {"model": lab / "student", "data": lab / "demonstrations.jsonl", "out": cold_start.folder}
         resume = {"resume": cold_start.begun}
         sft(SftOptions.model_validate(settings.STUDENT_SFT | files | resume | {"epochs": 1, "shuffle": False}))
@@ -85,7 +85,7 @@ def prepare(options: CompareOptions) -> Setting:
 def _methods(options: CompareOptions) -> tuple[str, ...]:
     match options.preset:
         case "paper-table1":
-            return SYSTEMS
+            return COMPARED_SYSTEMS
         case "ablations":
             return ABLATIONS
         case "rivals":
@@ -103,12 +103,12 @@ def _small_teacher(folder: Path) -> Path:
         read_evaluation(folder / "eval")
         if teacher := Run(folder).finished():
             return teacher
-    say("Training a second teacher, of the student's size, from scratch.")
+    echo("Training a second teacher, of the student's size, from scratch.")
     return make_teacher(LabTeacherOptions(out=folder, size="small"))
 
 
 def _check_place(options: CompareOptions) -> None:
     make_folder(options.out)
-    others = [path for path in options.out.iterdir() if path.name != LOCK]
+    others = [path for path in options.out.iterdir() if path.name != LOCK_FILE]
     if others and not (options.out / "lab").exists():
         raise RunError(f"{options.out} is not empty and contains no comparison in the lab. Choose another --out.")

@@ -89,10 +89,10 @@ def _remainders(a: int, b: int) -> list[Call]:
     return calls
 
 
-FAMILIES = {"chain": chain, "euclid": euclid}
+TASK_FAMILIES = {"chain": chain, "euclid": euclid}
 
 
-def draw(rng: random.Random, *, length: tuple[int, int] = (3, 4), euclid_share: float = 0.25) -> Task:
+def draw_task(rng: random.Random, *, length: tuple[int, int] = (3, 4), euclid_share: float = 0.25) -> Task:
     """Draw a task of `length[0]` to `length[1]` calls. `euclid_share`: share of gcd tasks."""
     family = euclid if rng.random() < euclid_share else chain
     return family(rng, rng.randint(*length))

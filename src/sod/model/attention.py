@@ -16,7 +16,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from sod.errors import ModelError
 
-NAME = "sod"
+ATTENTION = "sod"
 """Name of the attention function, for `attn_implementation`."""
 UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")
 """Arguments of attention variants that are not supported. They are detected when a model is loaded."""
@@ -52,15 +52,15 @@ def _attend(
     return found.transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(NAME, _attend)
+AttentionInterface.register(ATTENTION, _attend)
 
 
 def check_attention(model: PreTrainedModel) -> None:
     """Raise ModelError for a model with another attention function, in which packed sequences attend to each other."""
-    if model.config._attn_implementation != NAME:
+    if model.config._attn_implementation != ATTENTION:
         raise ModelError(
             f"The model's attention is {model.config._attn_implementation!r}, which does not keep packed sequences apart. Load "
-            f"the model with attn_implementation={NAME!r}, or call set_attn_implementation({NAME!r})."
+            f"the model with attn_implementation={ATTENTION!r}, or call set_attn_implementation({ATTENTION!r})."
         )
 
 

@@ -21,7 +21,7 @@ from sod.distributed import Ranks
 from sod.errors import OptionError
 
 
-def divide(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> None:
+def shard(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> None:
     """Shard the model in place. Its weights keep their type; layers compute in `dtype`, gradients are reduced in float32.
 
     The model is moved to the processes' devices, a layer at a time. Embedding and head stay gathered from the forward to

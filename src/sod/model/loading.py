@@ -25,9 +25,9 @@ from sod.batching import Batch, microbatches
 from sod.config import ModelOptions, SamplingOptions
 from sod.core import token_logprobs, top_logprobs
 from sod.errors import ModelError
-from sod.model.attention import NAME as ATTENTION
+from sod.model.attention import ATTENTION
 from sod.model.forward import head, hidden_states, id_count
-from sod.model.proof import check_configuration, prove
+from sod.model.proof import check_configuration, prove_model
 
 logging.disable_progress_bar()  # sod.console.progress shows progress
 
@@ -49,7 +49,7 @@ def load_model(folder: Path, options: ModelOptions) -> PreTrainedModel:
         raise ModelError(f"The model in {folder} cannot be moved to {device}: {error}") from error
     layer = cast(torch.nn.Linear, model.get_output_embeddings())
     layer.out_features = min(layer.weight.shape[0], _tokens(folder))
-    prove(model, folder)
+    prove_model(model, folder)
     return model
 
 

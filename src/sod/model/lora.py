@@ -14,13 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from sod.console.progress import say
+from sod.console.progress import echo
 from sod.errors import OptionError
 
 if TYPE_CHECKING:
     from peft.tuners.lora import Linear
 
-NAME = "sod"
+ADAPTER = "sod"
 """Name of the adapters in PEFT's parameter names."""
 
 
@@ -50,7 +50,7 @@ def add_low_rank(model: PreTrainedModel, rank: int, alpha: float) -> None:
     _say_what_stays(model, linear)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        inject_adapter_in_model(config, model, adapter_name=NAME)
+        inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
@@ -66,7 +66,7 @@ def _say_what_stays(model: PreTrainedModel, linear: Sequence[str]) -> None:
     }
     if kept:
         share = sum(kept.values()) / model.num_parameters()
-        say(
+        echo(
             f"LoRA does not train {share:.0%} of the weights: {len(kept)} tensors outside linear layers (such as experts), "
             f"for example {next(iter(kept))}."
         )
@@ -103,8 +103,8 @@ def _plain(model: PreTrainedModel, named: Iterable[tuple[str, Tensor]]) -> Itera
         owner, inside, what = name.partition(".base_layer.")
         if inside and what == "weight":
             layer = cast("Linear", model.get_submodule(owner))
-            yield f"{owner}.weight", (tensor + layer.get_delta_weight(NAME)).to(tensor.dtype)
+            yield f"{owner}.weight", (tensor + layer.get_delta_weight(ADAPTER)).to(tensor.dtype)
         elif inside:
             yield f"{owner}.{what}", tensor
-        elif f".{NAME}." not in name:
+        elif f".{ADAPTER}." not in name:
             yield name, tensor

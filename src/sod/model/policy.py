@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sod.batching import Batch, CreditedBatch, balanced, microbatches, minibatches
+from sod.batching import Batch, CreditedBatch, balanced_parts, microbatches, minibatches
 from sod.config import LearnOptions, ModelOptions, OptimiserOptions
 from sod.core import candidate_credit, clipped_policy_loss, token_loss
 from sod.core.logprobs import TokenLoss
 from sod.distributed import ALONE, Ranks
 from sod.errors import OptionError, TrainingError
-from sod.model.fsdp import checkpoint_layers, copy_whole, divide, whole
+from sod.model.fsdp import checkpoint_layers, copy_whole, shard, whole
 from sod.model.loading import check_written, load_model, selected
 from sod.model.lora import add_low_rank, save_plain
 from sod.model.optimizer_state import load_state, save_state
@@ -28,10 +28,10 @@ def origin(model: Path, checkpoint: Path | None, options: OptimiserOptions) -> P
     return model if checkpoint is None or options.lora_rank else checkpoint
 
 
-def load_divided(folder: Path, network: ModelOptions, ranks: Ranks) -> PreTrainedModel:
+def load_sharded(folder: Path, network: ModelOptions, ranks: Ranks) -> PreTrainedModel:
     """Load the model in float32 and shard it over the processes. It computes in the network's type."""
     model = load_model(folder, ModelOptions(dtype="float32", device="cpu"))
-    divide(model, ranks, getattr(torch, network.dtype))
+    shard(model, ranks, getattr(torch, network.dtype))
     return model
 
 
@@ -131,7 +131,7 @@ class Policy:
         size = self._options.microbatch_tokens
         if self._ranks.alone:
             return list(microbatches(lengths_B, size))
-        return balanced(lengths_B, size, self._ranks.count)[self._ranks.rank]
+        return balanced_parts(lengths_B, size, self._ranks.count)[self._ranks.rank]
 
     def _judged(self, batch: CreditedBatch) -> tuple[Tensor, Tensor]:
         """Return log pi before the update, and the credit, of every sampled token. -> (M,), (M,)"""

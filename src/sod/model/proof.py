@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from sod.errors import ModelError, SodError
-from sod.model.attention import NAME, Packed, SlotCache
+from sod.model.attention import ATTENTION, Packed, SlotCache
 from sod.model.forward import forward
 
 LENGTH = 5
@@ -34,7 +34,7 @@ WAY_OUT = "Use a model whose layers are all full attention, such as Qwen3, Llama
 
 
 @torch.no_grad()
-def prove(model: PreTrainedModel, folder: Path) -> None:
+def prove_model(model: PreTrainedModel, folder: Path) -> None:
     """Raise ModelError if packed scoring, cached sampling or the head would return other numbers than Transformers."""
     check_finite(model, folder)
     try:
@@ -62,7 +62,7 @@ def check_configuration(config: PreTrainedConfig, folder: Path) -> None:
         raise ModelError(f"{what} {SCALED}")
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=NAME).eval()
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=ATTENTION).eval()
             model(input_ids=torch.zeros(1, LENGTH, dtype=torch.long), use_cache=False)
     except ModelError:
         raise
@@ -152,7 +152,7 @@ def _as_transformers(model: PreTrainedModel, ids_BT: Tensor, folder: Path) -> Te
         logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
     finally:
         hook.remove()
-        model.set_attn_implementation(NAME)
+        model.set_attn_implementation(ATTENTION)
     if not seen:
         raise ModelError(
             f"The model in {folder} (type {model.config.model_type}) is not supported: its head does not read the hidden states "

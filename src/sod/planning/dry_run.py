@@ -47,6 +47,7 @@ from sod.planning.memory import (
     ITEMSIZE,
     Memory,
     Shape,
+    by_part,
     checkpoint_bytes,
     exchanged_bytes,
     forward_operations,
@@ -56,7 +57,6 @@ from sod.planning.memory import (
     memory_of_training,
     sampling_bytes,
     teacher_dtype,
-    together,
 )
 from sod.systems import SYSTEMS
 
@@ -436,7 +436,7 @@ class _Plan(Text):
 
     def hold(self, memory: Memory, savings: Sequence[str] = ()) -> None:
         """Add every part of the memory, the total, and whether it fits. `savings`: options that would save memory."""
-        parts, device = together(memory), self.device
+        parts, device = by_part(memory), self.device
         whole = sum(parts.values())
         self.add("memory", *(f"{as_bytes(size):>9}  {name}" for name, size in parts.items()))
         each = f", in each of {self.processes} processes" if self.processes > 1 else ""

@@ -17,7 +17,7 @@ from sod.datasets.published import SETS
 from sod.datasets.rows import load_demonstrations, load_problems
 from sod.errors import ModelError, OptionError
 from sod.hub import name_on_hub
-from sod.planning.memory import FAMILIES, ITEMSIZE, Shape
+from sod.planning.memory import ITEMSIZE, MODEL_FAMILIES, Shape
 from sod.recipes import maker_of, read_about, read_recipe
 
 
@@ -115,7 +115,7 @@ def why_no_shape(found: Found, whose: str) -> str:
         return f"the {whose} has no local config.json, which holds its shape"
     kind = json.loads(found.config.read_text(encoding="utf-8")).get("model_type", "not named")
     return (
-        f"sizes are computed for models of type {', '.join(FAMILIES)}, and the {whose}'s type is {kind}. Loading it checks "
+        f"sizes are computed for models of type {', '.join(MODEL_FAMILIES)}, and the {whose}'s type is {kind}. Loading it checks "
         "whether it can be used"
     )
 

@@ -18,7 +18,7 @@ CHUNK_ELEMENTS = 1 << 26
 """Largest number of logits at a time. Copied from `sod.core.logprobs`, which needs torch."""
 SERVED_TOKENS = 8192
 """Assumed number of tokens per pass of a vLLM server (its max_num_batched_tokens)."""
-FAMILIES = {"qwen3": (True, False), "qwen2": (False, True), "llama": (False, False)}
+MODEL_FAMILIES = {"qwen3": (True, False), "qwen2": (False, True), "llama": (False, False)}
 """Model type -> (queries and keys are normalised, queries, keys and values have a bias)."""
 
 Parts = dict[str, int]
@@ -49,7 +49,7 @@ class Shape:
     def of(cls, config: dict[str, Any]) -> "Shape | None":
         """Return the shape in a model's config.json. Return None if the architecture is not in `FAMILIES`."""
         family = config.get("model_type", "")
-        if family not in FAMILIES or config.get("attention_bias") or config.get("mlp_bias"):
+        if family not in MODEL_FAMILIES or config.get("attention_bias") or config.get("mlp_bias"):
             return None
         heads = config["num_attention_heads"]
         return cls(
@@ -89,7 +89,7 @@ class Shape:
     @property
     def layer(self) -> int:
         """Return the number of parameters of one layer."""
-        normed, biased = FAMILIES[self.family]
+        normed, biased = MODEL_FAMILIES[self.family]
         maps = sum(inputs * outputs for inputs, outputs in self.projections)
         norms = 2 * self.width + (2 * self.head_dim if normed else 0)
         return maps + norms + (self.queries + 2 * self.keys if biased else 0)
@@ -159,7 +159,7 @@ def activation_bytes(shape: Shape, itemsize: int, rank: int = 0) -> int:
     A norm computes in float32, so a coarser type keeps its input twice. Frozen weights keep no inputs. Each LoRA adapter
     keeps its own in float32.
     """
-    normed, _ = FAMILIES[shape.family]
+    normed, _ = MODEL_FAMILIES[shape.family]
     in_norms = 2 * shape.width + (shape.queries + shape.keys if normed else 0)
     norms = in_norms * (4 if rank else 4 + itemsize)  # inputs; also outputs, if the scale is trained
     attended = (2 * shape.queries + 2 * shape.keys) * itemsize + 4 * shape.heads  # with outputs; softmax's sums
@@ -199,7 +199,7 @@ def share(size: int, processes: int) -> int:
     return -(-size // processes)
 
 
-def divided_bytes(shape: Shape, processes: int) -> Parts:
+def sharded_bytes(shape: Shape, processes: int) -> Parts:
     """Return the bytes that each process keeps of the learner, by name: (4 + 4 + 8) bytes per weight / processes."""
     state = {"float32 weights": 4, "gradients": 4, "AdamW's moments": MOMENTS["adamw"]}
     return {f"{name}, 1/{processes}": share(size * shape.parameters, processes) for name, size in state.items()}
@@ -211,7 +211,7 @@ def gathered_bytes(shape: Shape, itemsize: int) -> int:
     return itemsize * (shape.outside + 2 * shape.layer)
 
 
-def divided_learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions, processes: int) -> int:
+def sharded_learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions, processes: int) -> int:
     """Return `learning_bytes` for each of several processes.
 
     A gradient is computed in the network's type and reduced in float32: a layer's gradient as soon as it is computed, those
@@ -322,7 +322,7 @@ def memory_of_evaluation(options: EvalOptions, model: Shape, teacher: Shape | No
     return memory
 
 
-def together(memory: Memory) -> Parts:
+def by_part(memory: Memory) -> Parts:
     """Return the bytes of every part by its name."""
     return {name: size for parts in memory.values() for name, size in parts.items()}
 
@@ -364,13 +364,13 @@ def _whole(whose: str, dtype: Literal["float32", "bfloat16"], shape: Shape) -> P
 
 
 def _learner(shape: Shape, itemsize: int, learn: OptimiserOptions, processes: int) -> Parts:
-    return optimiser_bytes(shape, itemsize, learn) if processes == 1 else divided_bytes(shape, processes)
+    return optimiser_bytes(shape, itemsize, learn) if processes == 1 else sharded_bytes(shape, processes)
 
 
 def _learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions, processes: int) -> int:
     if processes == 1:
         return learning_bytes(shape, tokens, itemsize, learn)
-    return divided_learning_bytes(shape, tokens, itemsize, learn, processes)
+    return sharded_learning_bytes(shape, tokens, itemsize, learn, processes)
 
 
 def _learning_moment(tokens: int) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sod.config import EngineOptions, PlanOptions, RolloutOptions, TrainOptions
-from sod.console.progress import say
+from sod.console.progress import echo
 from sod.errors import ModelError, OptionError
 from sod.planning.dry_run import SLACK, Text, columns, serving, usable_bytes, wire
 from sod.planning.inventory import (
@@ -29,12 +29,12 @@ from sod.planning.inventory import (
 from sod.planning.memory import (
     Memory,
     Shape,
+    by_part,
     longest,
     memory_of_sampling_server,
     memory_of_teacher_server,
     memory_of_training,
     sampling_bytes,
-    together,
 )
 
 Changes = dict[str, Any]
@@ -89,7 +89,7 @@ class Sized:
 
     @property
     def whole(self) -> int:
-        return sum(together(self.memory).values())
+        return sum(by_part(self.memory).values())
 
     @property
     def processes(self) -> int:
@@ -98,7 +98,7 @@ class Sized:
 
 def show_plan(options: PlanOptions) -> None:
     """Print the plan. Raise OptionError or ModelError for GPUs or models that cannot be planned with."""
-    say(advice(options))
+    echo(advice(options))
 
 
 def advice(options: PlanOptions, width: int | None = None) -> str:
@@ -232,8 +232,8 @@ class Case:
             memories.append(memory_of_sampling_server(options, self.student, AMPLE))
         if options.score.teacher_url and self.teacher:
             memories.append(memory_of_teacher_server(options, self.teacher))
-        fullest = max(memories, key=lambda memory: sum(together(memory).values()))
-        return Sized(way, changes, fullest, fits=sum(together(fullest).values()) <= usable_bytes(self.device))
+        fullest = max(memories, key=lambda memory: sum(by_part(memory).values()))
+        return Sized(way, changes, fullest, fits=sum(by_part(fullest).values()) <= usable_bytes(self.device))
 
 
 def _shape(whose: str, model: Path) -> Shape:
@@ -353,7 +353,7 @@ def _own(each: Sized) -> str:
 
 def _explain(text: Text, case: Case, best: Sized) -> None:
     text.add("run", *_commands(case, best))
-    text.add("memory", *(f"{as_bytes(size):>9}  {name}" for name, size in together(best.memory).items()))
+    text.add("memory", *(f"{as_bytes(size):>9}  {name}" for name, size in by_part(best.memory).items()))
     text.add("memory", f"{as_bytes(best.whole):>9}  total at the peak")
     if best.processes > 1:
         text.add("traffic", *wire(_train_options(case.base | best.changes), case.student, best.processes))

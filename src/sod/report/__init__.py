@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sod.config import ReportOptions
-from sod.console.progress import Display, say
+from sod.console.progress import Display, echo
 from sod.errors import RunError
 from sod.report import reading
 from sod.report.drawing import Drawn, render
@@ -29,7 +29,7 @@ def report(options: ReportOptions) -> None:
     """Write the page, and the figures if requested."""
     folders = list({folder.resolve(): folder for folder in options.runs}.values())
     for folder in folders:
-        reading.check(folder)
+        reading.check_run(folder)
     packer = Packer()
     with Display("report", total=len(folders) + 1) as display:
         names = reading.names(folders)
@@ -57,20 +57,20 @@ def report(options: ReportOptions) -> None:
         _write_figures(options.png, drawn)
 
 
-def _read(folder: Path, name: str, limit: int, packer: Packer, display: Display) -> reading.Record:
+def _read(folder: Path, name: str, limit: int, packer: Packer, display: Display) -> reading.RunRecord:
     """Read a run, and print immediately what had to be left out."""
     with display.phase(f"read {name}", len(reading.trajectory_files(folder))):
-        run = reading.read(folder, name, limit=limit, keep=packer.add, advance=display.advance)
+        run = reading.read_run(folder, name, limit=limit, keep=packer.add, advance=display.advance)
     left_out = "\n".join(f"{name}: left out {line}" for line in run.notes.lines())
     display.done(left_out.encode(errors="replace").decode())  # a lone surrogate cannot be printed
     return run
 
 
-def _log_size(out: Path, runs: Sequence[reading.Record]) -> None:
+def _log_size(out: Path, runs: Sequence[reading.RunRecord]) -> None:
     megabytes = out.stat().st_size / 1e6
-    say(f"page: {out} ({megabytes:.1f} MB, {sum(len(run.trajectories) for run in runs):,} trajectories)")
+    echo(f"page: {out} ({megabytes:.1f} MB, {sum(len(run.trajectories) for run in runs):,} trajectories)")
     if megabytes > LARGE_MB:
-        say(
+        echo(
             f"  This page is slow to open. Pass --trajectories with fewer than "
             f"{max(len(run.trajectories) for run in runs):,} per run."
         )
@@ -79,11 +79,11 @@ def _log_size(out: Path, runs: Sequence[reading.Record]) -> None:
 def _write_figures(folder: Path, drawn: Sequence[Drawn]) -> None:
     for figure in drawn:
         if figure.png is None:
-            say(f"figure {figure.drawing.name}: not drawn; requires {figure.drawing.needs}")
+            echo(f"figure {figure.drawing.name}: not drawn; requires {figure.drawing.needs}")
         else:
             file = folder / f"{figure.drawing.name}.png"
             _write(file, figure.png)
-            say(f"figure: {file}")
+            echo(f"figure: {file}")
 
 
 def _write(file: Path, content: bytes) -> None:

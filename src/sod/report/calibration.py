@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from sod.report.drawing import WIDE, panels, visible, whole_numbers
 from sod.report.palette import LIGHT, SERIES
-from sod.report.reading import Record
-from sod.report.trajectories import number
+from sod.report.reading import RunRecord
+from sod.report.trajectories import drawable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SOD = "drift"
+SOD_RULE = "drift"
 """Name of SOD's own rule; its line is always drawn."""
 LINES = 5
 """Number of rules with a line; AUCs are shown for all rules."""
@@ -23,7 +23,7 @@ LARGEST_WEIGHT = 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class RuleResult:
     """How well a rule's weights separate the steps from which the teacher succeeds from those from which it fails."""
 
     name: str
@@ -36,7 +36,7 @@ class Rule:
     """(middle of the weights, share solved, standard error of it), by weight."""
 
 
-def calibration(runs: Sequence[Record]) -> "Figure | None":
+def calibration(runs: Sequence[RunRecord]) -> "Figure | None":
     """Draw the solve rate of the teacher's continuations by weight and by earlier errors, and the AUCs; a row per run."""
     calibrated = [(run, found) for run in runs if (found := rules(run.calibration))]
     if not calibrated:
@@ -53,32 +53,32 @@ def calibration(runs: Sequence[Record]) -> "Figure | None":
     return figure
 
 
-def rules(content: dict[str, Any]) -> list[Rule]:
+def rules(content: dict[str, Any]) -> list[RuleResult]:
     """Return the rules of a calibration, highest AUC first. Skips entries of another shape."""
     entries = content.get("rules")
     found = [_rule(str(name), entry) for name, entry in _dict(entries).items() if isinstance(entry, dict)]
     return sorted((rule for rule in found if rule.bins), key=lambda rule: -(rule.auc or 0.0))
 
 
-def _rule(name: str, entry: dict[str, Any]) -> Rule:
-    low, high = number(entry.get("auc_low")), number(entry.get("auc_high"))
+def _rule(name: str, entry: dict[str, Any]) -> RuleResult:
+    low, high = drawable(entry.get("auc_low")), drawable(entry.get("auc_high"))
     bins: list[tuple[float, float, float]] = []
     for row in _dicts(entry.get("bins")):
-        least, most, solved, error = (number(row.get(key)) for key in ("low", "high", "solved", "se"))
+        least, most, solved, error = (drawable(row.get(key)) for key in ("low", "high", "solved", "se"))
         if least is not None and most is not None and solved is not None:
             bins.append(((least + most) / 2, solved, error or 0.0))
-    return Rule(
+    return RuleResult(
         name=name,
-        auc=number(entry.get("auc")),
+        auc=drawable(entry.get("auc")),
         interval=(low, high) if low is not None and high is not None else None,
-        within=number(entry.get("same_errors")),
+        within=drawable(entry.get("same_errors")),
         bins=tuple(sorted(bins)),
     )
 
 
-def _by_weight(axes: "Axes", found: Sequence[Rule]) -> None:
+def _by_weight(axes: "Axes", found: Sequence[RuleResult]) -> None:
     several = [rule for rule in found if len(rule.bins) > 1]  # a rule with one weight for all steps has no line
-    chosen = sorted(several, key=lambda rule: rule.name != SOD)[:LINES]
+    chosen = sorted(several, key=lambda rule: rule.name != SOD_RULE)[:LINES]
     for rule, colour in zip(chosen, SERIES, strict=False):
         weights, solved, errors = zip(*rule.bins, strict=True)
         label = visible(rule.name) + (f" {rule.auc:.2f}" if rule.auc is not None else "")
@@ -102,7 +102,7 @@ def _by_weight(axes: "Axes", found: Sequence[Rule]) -> None:
 
 def _by_errors(axes: "Axes", content: dict[str, Any]) -> None:
     for row in _dicts(content.get("by_errors")):
-        errors, solved, count, error = (number(row.get(key)) for key in ("errors", "solved", "n", "se"))
+        errors, solved, count, error = (drawable(row.get(key)) for key in ("errors", "solved", "n", "se"))
         if errors is None or solved is None or not 0 <= solved <= 1:
             continue
         if error is None and count:
@@ -113,11 +113,11 @@ def _by_errors(axes: "Axes", content: dict[str, Any]) -> None:
     whole_numbers(axes)
 
 
-def _aucs(axes: "Axes", found: Sequence[Rule]) -> None:
+def _aucs(axes: "Axes", found: Sequence[RuleResult]) -> None:
     """Draw each rule's AUC with its interval; a hollow point is the AUC among steps with equally many earlier errors."""
     known = [(rule, rule.auc) for rule in found if rule.auc is not None]
     for place, (rule, auc) in enumerate(known):
-        colour = LIGHT["series-1"] if rule.name == SOD else LIGHT["muted"]
+        colour = LIGHT["series-1"] if rule.name == SOD_RULE else LIGHT["muted"]
         if rule.interval:
             axes.plot(rule.interval, (place, place), color=colour, linewidth=1)
         axes.plot([auc], [place], "o", color=colour, markersize=4.5)

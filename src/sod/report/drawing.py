@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sod.report.palette import LIGHT, themed
-from sod.report.reading import Record
+from sod.report.reading import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,7 @@ class Drawing:
     caption: str
     needs: str
     """Data that the figure requires; shown if it cannot be drawn."""
-    draw: "Callable[[Sequence[Record]], Figure | None]"
+    draw: "Callable[[Sequence[RunRecord]], Figure | None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Drawn:
     """Width in inches."""
 
 
-def render(drawing: Drawing, runs: Sequence[Record], *, png: bool) -> Drawn:
+def render(drawing: Drawing, runs: Sequence[RunRecord], *, png: bool) -> Drawn:
     """Draw a figure once and render it as SVG and, if requested, as PNG."""
     with _style():
         figure = drawing.draw(runs)
@@ -115,7 +115,7 @@ def panels(
     return figure, list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
 
 
-def small_multiples(runs: Sequence[Record], **shared: Any) -> "tuple[Figure, list[Axes]]":
+def small_multiples(runs: Sequence[RunRecord], **shared: Any) -> "tuple[Figure, list[Axes]]":
     """Create a panel per run, titled with its name, two in a row, with a common scale."""
     columns = min(2, len(runs))
     rows = math.ceil(len(runs) / columns)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from sod.report.calibration import calibration
 from sod.report.drawing import WIDE, Drawing, legend, panels, small_multiples, visible, whole_numbers
 from sod.report.palette import LIGHT, SERIES
-from sod.report.reading import Record
-from sod.report.trajectories import Step, Trajectory
+from sod.report.reading import RunRecord
+from sod.report.trajectories import ShownTrajectory, Step
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ def mean_and_error(values: Sequence[float], groups: Sequence[str]) -> tuple[floa
 
 
 def by_step(
-    trajectories: Sequence[Trajectory], value: Callable[[Step], float | None]
+    trajectories: Sequence[ShownTrajectory], value: Callable[[Step], float | None]
 ) -> tuple[list[int], list[float], list[float]]:
     """Return step numbers, means and standard errors, for steps that at least `FEWEST` trajectories have."""
     known: dict[int, list[tuple[float, str]]] = defaultdict(list)
@@ -66,7 +66,7 @@ def smooth(values: Sequence[float], width: int = SMOOTH) -> list[float]:
 # Figures
 
 
-def divergence(runs: Sequence[Record]) -> "Figure | None":
+def divergence(runs: Sequence[RunRecord]) -> "Figure | None":
     """Draw d and the teacher's entropy by step; a row of panels per run."""
     runs = [run for run in runs if any(by_step(run.trajectories, lambda step: step.d))]
     if not runs:
@@ -86,7 +86,7 @@ def divergence(runs: Sequence[Record]) -> "Figure | None":
     return figure
 
 
-def learning(runs: Sequence[Record]) -> "Figure | None":
+def learning_figure(runs: Sequence[RunRecord]) -> "Figure | None":
     """Draw metrics over the updates; a curve per run."""
     metrics = (
         ("rollout/solved", "solved", "%", 100),
@@ -115,7 +115,7 @@ def learning(runs: Sequence[Record]) -> "Figure | None":
     return figure
 
 
-def patterns(runs: Sequence[Record]) -> "Figure | None":
+def patterns(runs: Sequence[RunRecord]) -> "Figure | None":
     """Draw the shares of the three patterns among trajectories of several steps, stacked; a panel per run."""
     runs = [run for run in runs if any(run.curve(f"pattern/{name}")[0] for name in PATTERNS)]
     if not runs:
@@ -129,7 +129,7 @@ def patterns(runs: Sequence[Record]) -> "Figure | None":
     return figure
 
 
-def weights(runs: Sequence[Record]) -> "Figure | None":
+def weights(runs: Sequence[RunRecord]) -> "Figure | None":
     """Draw w by step, and the weight that the run's algorithm used if it differs; a panel per run."""
     runs = [run for run in runs if any(by_step(run.trajectories, lambda step: step.w))]
     if not runs:
@@ -146,7 +146,7 @@ def weights(runs: Sequence[Record]) -> "Figure | None":
     return figure
 
 
-def signal(runs: Sequence[Record]) -> "Figure | None":
+def signal_figure(runs: Sequence[RunRecord]) -> "Figure | None":
     """Draw the distribution of the per-token signal, and the tokens with the largest share of it; a row per run."""
     import numpy as np
 
@@ -171,7 +171,7 @@ def signal(runs: Sequence[Record]) -> "Figure | None":
     return figure
 
 
-def time(runs: Sequence[Record]) -> "Figure | None":
+def time(runs: Sequence[RunRecord]) -> "Figure | None":
     """Draw the seconds per update by phase; a panel per run."""
     runs = [run for run in runs if len(run.curve("seconds/learn")[0]) > 1]
     if not runs:
@@ -190,7 +190,7 @@ FIGURES = (
         "Learning",
         f"Thin lines: each update. Thick lines: the mean of {SMOOTH} updates.",
         "at least two updates of `sod train`",
-        learning,
+        learning_figure,
     ),
     Drawing(
         "divergence",
@@ -220,7 +220,7 @@ FIGURES = (
         "Left: counts on a logarithmic axis. Right of zero, a token is likelier under the teacher than under the student. Right: "
         "the tokens with the largest share of the total |signal|, and how often each was sampled.",
         "the teacher's signal in the trajectory files (older runs do not have it)",
-        signal,
+        signal_figure,
     ),
     Drawing(
         "calibration",
@@ -242,7 +242,7 @@ FIGURES = (
 
 
 def _clean_and_erroneous(
-    axes: "Axes", run: Record, value: Callable[[Step], float | None], *, label: str = "", dashed: bool = False
+    axes: "Axes", run: RunRecord, value: Callable[[Step], float | None], *, label: str = "", dashed: bool = False
 ) -> None:
     for erroneous, name, marker in ((False, "clean", "o"), (True, "erroneous", "s")):
         chosen = [trajectory for trajectory in run.trajectories if trajectory.erroneous == erroneous]
@@ -267,7 +267,7 @@ def _differ(step: Step) -> bool:
     return step.w is not None and step.w_used is not None and abs(step.w - step.w_used) > 1e-3
 
 
-def _stack(axes: "Axes", run: Record, parts: Sequence[tuple[str, str, str]], scale: float = 1) -> None:
+def _stack(axes: "Axes", run: RunRecord, parts: Sequence[tuple[str, str, str]], scale: float = 1) -> None:
     """Draw (label, metric, colour) parts stacked over the updates. Skips metrics that the run does not have."""
     keys = [key for _, key, _ in parts]
     rows = [row for row in run.metrics if any(key in row for key in keys)]
@@ -286,7 +286,7 @@ def _stack(axes: "Axes", run: Record, parts: Sequence[tuple[str, str, str]], sca
     axes.grid(visible=False)
 
 
-def _name_tokens(axes: "Axes", run: Record) -> None:
+def _name_tokens(axes: "Axes", run: RunRecord) -> None:
     """Draw bars of the tokens with the largest share of the total signal."""
     whole = sum(run.totals.nats.values())
     named = nlargest(TOP_TEXTS, run.totals.nats.items(), key=lambda item: item[1])

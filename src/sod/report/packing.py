@@ -14,7 +14,7 @@ CHUNK_CHARACTERS = 2**18
 """Approximate JSON characters per chunk: large enough to compress well, small enough to open quickly."""
 
 
-def packed(content: Any) -> str:
+def packed_json(content: Any) -> str:
     """Encode content as compressed JSON in base64. Deterministic."""
     text = to_json(content, ascii=True, separators=(",", ":"))  # ASCII, because UTF-8 cannot encode a lone surrogate
     return b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
@@ -44,7 +44,7 @@ class Packer:
         return self._chunks
 
     def _close(self) -> None:
-        self._chunks.append(packed(self._open))
+        self._chunks.append(packed_json(self._open))
         self._open, self._characters = [], 0
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from sod.report import palette, summary
 from sod.report.drawing import Drawn
-from sod.report.packing import packed
-from sod.report.reading import Record
-from sod.report.trajectories import UNIT, Trajectory
+from sod.report.packing import packed_json
+from sod.report.reading import RunRecord
+from sod.report.trajectories import UNIT, ShownTrajectory
 
 FIELDS = (
     *("run", "update", "problem", "sample", "verdict", "reward", "stop", "errors", "steps", "tokens", "pattern"),
@@ -26,7 +26,7 @@ FIELDS = (
 """Fields of a trajectory in the list; see `_entry`."""
 
 
-def page(title: str, runs: Sequence[Record], figures: Sequence[Drawn], chunks: Iterable[str]) -> str:
+def page(title: str, runs: Sequence[RunRecord], figures: Sequence[Drawn], chunks: Iterable[str]) -> str:
     """Return the whole document."""
     script = _resource("page.js")
     entries = [
@@ -42,14 +42,14 @@ def page(title: str, runs: Sequence[Record], figures: Sequence[Drawn], chunks: I
         script_hash=f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'",
         summary=_summary(runs),
         figures="\n".join(map(_figure, sorted(figures, key=lambda drawn: drawn.svg is None))),
-        index=packed(index),
+        index=packed_json(index),
         chunks="\n".join(
             f'<script type="application/json" id="chunk-{i}">{chunk}</script>' for i, chunk in enumerate(chunks)
         ),
     )
 
 
-def _entry(run: int, trajectory: Trajectory, place: tuple[int, int]) -> list[Any]:
+def _entry(run: int, trajectory: ShownTrajectory, place: tuple[int, int]) -> list[Any]:
     """Return a value for each of FIELDS. `signal` is the mean of |signal|, in nats."""
     signal = trajectory.signal
     return [
@@ -62,7 +62,7 @@ def _entry(run: int, trajectory: Trajectory, place: tuple[int, int]) -> list[Any
     ]
 
 
-def _summary(runs: Sequence[Record]) -> str:
+def _summary(runs: Sequence[RunRecord]) -> str:
     parts: list[str] = []
     if warnings := summary.warnings(runs):
         parts.append(_notice("warning", "Limited comparability", map(escape, warnings)))
@@ -74,7 +74,7 @@ def _summary(runs: Sequence[Record]) -> str:
     tables = [_table("Runs", "words", summary.facts(runs), runs)]
     if results := summary.results(runs):
         tables.append(_table("Evaluation", "numbers", results, runs))
-    if learnt := summary.learning(runs):
+    if learnt := summary.learning_table(runs):
         tables.append(_table("Training", "numbers pairs", learnt, runs, spanning=summary.learners(runs)))
     return "\n".join([*parts, f'<div class="tables">{"".join(tables)}</div>'])
 
@@ -90,7 +90,9 @@ def _notice(kind: str, title: str, items: Iterable[str]) -> str:
     return f'<div class="notice {kind}" role="note"><h2>{title}</h2><ul>{lines}</ul></div>'
 
 
-def _table(title: str, kind: str, table: summary.Table, runs: Sequence[Record], *, spanning: Sequence[str] = ()) -> str:
+def _table(
+    title: str, kind: str, table: summary.Table, runs: Sequence[RunRecord], *, spanning: Sequence[str] = ()
+) -> str:
     """Return a table. `spanning`: names of runs, each above two columns. Without them, the heads are names of runs."""
     order = [run.name for run in runs]
     above = "".join(f'<th scope="colgroup" colspan="2">{_run(name, order)}</th>' for name in spanning)

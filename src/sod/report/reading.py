@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sod.errors import RunError
-from sod.report.trajectories import Compact, TokenTotals, Trajectory, UnreadableError, number, parse
+from sod.report.trajectories import Compact, ShownTrajectory, TokenTotals, UnreadableError, drawable, parse_trajectory
 from sod.runs.directory import command_of
 from sod.runs.results import Numbers, Results, read_results
 
@@ -43,7 +43,7 @@ class Notes:
 
 
 @dataclass(slots=True, kw_only=True)
-class Record:
+class RunRecord:
     """All data of one run for the page."""
 
     name: str
@@ -55,7 +55,7 @@ class Record:
     calibration: dict[str, Any]
     metrics: list[dict[str, float]]
     """One row per update, in order; finite numbers only, including `update`."""
-    trajectories: list[Trajectory] = field(default_factory=list)
+    trajectories: list[ShownTrajectory] = field(default_factory=list)
     """The newest trajectories, up to the limit, ordered by update."""
     places: list[tuple[int, int]] = field(default_factory=list)
     """Place of each trajectory in the page: chunk, position in it."""
@@ -88,7 +88,7 @@ class Record:
         return [int(row["update"]) for row in rows], [row[name] for row in rows]
 
 
-def check(folder: Path) -> None:
+def check_run(folder: Path) -> None:
     """Raises RunError if the directory is not a run."""
     try:
         if _is_run(folder):
@@ -122,10 +122,10 @@ def trajectory_files(folder: Path) -> list[tuple[int, Path]]:
     return sorted(((int(update), path) for update, path in files if update.isdecimal()), reverse=True)
 
 
-def read(folder: Path, name: str, *, limit: int, keep: Keep, advance: Callable[[], None]) -> Record:
+def read_run(folder: Path, name: str, *, limit: int, keep: Keep, advance: Callable[[], None]) -> RunRecord:
     """Read the whole run, with at most `limit` trajectories. Calls `advance` for each trajectory file."""
     notes = Notes()
-    record = Record(
+    record = RunRecord(
         name=name,
         folder=folder,
         options=_object(folder / "options.json", notes),
@@ -201,11 +201,11 @@ def _lines(file: Path, place: str, notes: Notes) -> Iterator[tuple[str, Any]]:
 def _metrics(file: Path, notes: Notes) -> list[dict[str, float]]:
     rows: dict[float, dict[str, float]] = {}
     for where, content in _lines(file, file.name, notes):
-        update = number(content.get("update")) if isinstance(content, dict) else None
+        update = drawable(content.get("update")) if isinstance(content, dict) else None
         if update is None:
             notes.add("rows of metrics without an update", where)
             continue
-        row = {key: finite for key, value in content.items() if (finite := number(value)) is not None}
+        row = {key: finite for key, value in content.items() if (finite := drawable(value)) is not None}
         for key in sorted(content.keys() - row.keys()):
             if content[key] is not None:  # None stands for a number that is not finite, which is already noted
                 notes.add("metrics that are not numbers", f"{key} in {where}")
@@ -213,7 +213,7 @@ def _metrics(file: Path, notes: Notes) -> list[dict[str, float]]:
     return [rows[update] for update in sorted(rows)]
 
 
-def _add_trajectories(record: Record, update: int, file: Path, limit: int, keep: Keep) -> None:
+def _add_trajectories(record: RunRecord, update: int, file: Path, limit: int, keep: Keep) -> None:
     for where, content in _lines(file, f"trajectories/{file.name}", record.notes):
         if len(record.trajectories) == limit:
             return
@@ -221,7 +221,7 @@ def _add_trajectories(record: Record, update: int, file: Path, limit: int, keep:
             record.notes.add("trajectories of problems that their authors ask not to publish", where)
             continue
         try:
-            trajectory, compact = parse(content, update, record.totals)
+            trajectory, compact = parse_trajectory(content, update, record.totals)
         except UnreadableError as error:
             record.notes.add(f"trajectories ({error})", where)
             continue

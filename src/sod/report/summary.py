@@ -6,8 +6,8 @@ from pathlib import PurePath
 from statistics import fmean
 from typing import Any
 
-from sod.report.reading import Record
-from sod.report.trajectories import number
+from sod.report.reading import RunRecord
+from sod.report.trajectories import drawable
 from sod.runs.alarms import ALARMS, WINDOW, raised
 
 Format = Callable[[float], str]
@@ -77,7 +77,7 @@ class AlarmSeen:
     """What was observed, why it matters, what to try."""
 
 
-def facts(runs: Sequence[Record]) -> Table:
+def facts(runs: Sequence[RunRecord]) -> Table:
     """Return one column per run: its inputs and its progress."""
     rows = {
         "command": [_command(run) for run in runs],
@@ -92,7 +92,7 @@ def facts(runs: Sequence[Record]) -> Table:
     return Table([run.name for run in runs], list(rows.items()))
 
 
-def learning(runs: Sequence[Record]) -> Table | None:
+def learning_table(runs: Sequence[RunRecord]) -> Table | None:
     """Return two columns per run: means over its first and its last updates. None if no run has two updates."""
     runs = [run for run in runs if len(run.metrics) > 1]
     spans = [_spans(run) for run in runs]
@@ -105,12 +105,12 @@ def learning(runs: Sequence[Record]) -> Table | None:
     return Table(heads, rows) if rows else None
 
 
-def learners(runs: Sequence[Record]) -> list[str]:
+def learners(runs: Sequence[RunRecord]) -> list[str]:
     """Return the names above the columns of `learning`; each spans two."""
     return [run.name for run in runs if len(run.metrics) > 1]
 
 
-def results(runs: Sequence[Record]) -> Table | None:
+def results(runs: Sequence[RunRecord]) -> Table | None:
     """Return one column per run with results of an evaluation. None if there are none."""
     runs = [run for run in runs if run.results]
     rows: list[tuple[str, list[str]]] = [("avg@n ± standard error", [_average(run.measured) for run in runs])]
@@ -119,13 +119,13 @@ def results(runs: Sequence[Record]) -> Table | None:
         rows += [(name, [_average(run.benchmarks.get(name, {})) for run in runs]) for name in names]
     rows.append(("pass@n", [_pass(run.measured) for run in runs]))
     for key, label, form in RESULTS:
-        cells = [UNKNOWN if (value := number(run.measured.get(key))) is None else form(value) for run in runs]
+        cells = [UNKNOWN if (value := drawable(run.measured.get(key))) is None else form(value) for run in runs]
         if any(cell != UNKNOWN for cell in cells):
             rows.append((label, cells))
     return Table([run.name for run in runs], rows) if runs else None
 
 
-def alarms(runs: Sequence[Record]) -> list[AlarmSeen]:
+def alarms(runs: Sequence[RunRecord]) -> list[AlarmSeen]:
     """Return every alarm that a run recorded, with its text at the first update."""
     seen: list[AlarmSeen] = []
     for run in runs:
@@ -140,7 +140,7 @@ def alarms(runs: Sequence[Record]) -> list[AlarmSeen]:
     return seen
 
 
-def warnings(runs: Sequence[Record]) -> list[str]:
+def warnings(runs: Sequence[RunRecord]) -> list[str]:
     """Return the reasons why the runs may not be comparable."""
     found: list[str] = []
     if problems := _differing(runs, lambda run: _fingerprint(run, "data")):
@@ -154,7 +154,7 @@ def warnings(runs: Sequence[Record]) -> list[str]:
     return found
 
 
-def _differing(runs: Sequence[Record], what: Callable[[Record], object]) -> str:
+def _differing(runs: Sequence[RunRecord], what: Callable[[RunRecord], object]) -> str:
     """Return the names of the runs, grouped by equal values; empty if all agree. Skips runs without a value."""
     groups: dict[str, list[str]] = {}
     for run in runs:
@@ -163,37 +163,37 @@ def _differing(runs: Sequence[Record], what: Callable[[Record], object]) -> str:
     return " versus ".join(", ".join(group) for group in groups.values()) if len(groups) > 1 else ""
 
 
-def _fingerprint(run: Record, name: str) -> object:
+def _fingerprint(run: RunRecord, name: str) -> object:
     data = run.environment.get("data")
     return data.get(name) if isinstance(data, dict) else None
 
 
-def _command(run: Record) -> str:
+def _command(run: RunRecord) -> str:
     algorithm = run.options.get("algorithm")
     name = algorithm.get("name") if isinstance(algorithm, dict) else None
     return f"{run.command} · {name}" if name else run.command
 
 
-def _progress(run: Record) -> str:
+def _progress(run: RunRecord) -> str:
     done = int(run.metrics[-1]["update"]) if run.metrics else 0
     if run.command in ("eval", "rollout"):
         if not run.results:
             return "not finished: no results.json"
         return "partial: interrupted" if run.results.partial else "finished"
-    planned = number(run.options.get("updates"))
+    planned = drawable(run.options.get("updates"))
     if planned is None:
         return f"{done} updates"
     return f"{done} of {planned:.0f} updates" + (", not finished" if done < planned else "")
 
 
-def _path(run: Record, *keys: str) -> str:
+def _path(run: RunRecord, *keys: str) -> str:
     """Return the last two parts of a path in the options, or of each of several paths."""
     value = next((run.options[key] for key in keys if run.options.get(key)), None)
     paths = value if isinstance(value, list) else [] if value is None else [value]
     return ", ".join("/".join(PurePath(str(path)).parts[-2:]) for path in paths) or UNKNOWN
 
 
-def _trajectories(run: Record) -> str:
+def _trajectories(run: RunRecord) -> str:
     if not run.trajectories:
         return "none"
     first, last = run.trajectories[0].update, run.trajectories[-1].update
@@ -201,7 +201,7 @@ def _trajectories(run: Record) -> str:
     return held + (", older ones not shown" if run.older_files else "")
 
 
-def _spans(run: Record) -> tuple[Sequence[Mapping[str, float]], Sequence[Mapping[str, float]]]:
+def _spans(run: RunRecord) -> tuple[Sequence[Mapping[str, float]], Sequence[Mapping[str, float]]]:
     """Return the run's first and last updates, without overlap."""
     width = min(WINDOW, len(run.metrics) // 2)
     return run.metrics[:width], run.metrics[-width:]
@@ -218,14 +218,14 @@ def _mean(rows: Sequence[Mapping[str, float]], key: str, form: Format) -> str:
 
 
 def _average(measured: Mapping[str, Any]) -> str:
-    average, error = number(measured.get("avg")), number(measured.get("avg_se"))
+    average, error = drawable(measured.get("avg")), drawable(measured.get("avg_se"))
     if average is None:
         return UNKNOWN
     return f"{average:.1%}" + (f" ± {error:.1%}" if error is not None else "")
 
 
 def _pass(measured: Mapping[str, Any]) -> str:
-    value = number(measured.get(f"pass@{number(measured.get('samples')) or 0:.0f}"))
+    value = drawable(measured.get(f"pass@{drawable(measured.get('samples')) or 0:.0f}"))
     return UNKNOWN if value is None else _share(value)
 
 

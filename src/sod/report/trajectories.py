@@ -14,7 +14,7 @@ UNIT = 1e-4
 LARGEST = 1e30
 """Largest accepted number. Single precision holds it, and sums of its squares are finite."""
 
-Verdict = Literal["right", "wrong", "ungraded"]
+VerdictName = Literal["right", "wrong", "ungraded"]
 Compact = dict[str, Any]
 """A trajectory as the page embeds it: JSON without token ids, short enough to be embedded thousands of times."""
 
@@ -36,13 +36,13 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Trajectory:
+class ShownTrajectory:
     """The fields of a trajectory for filtering, sorting and drawing."""
 
     update: int
     problem: str
     sample: int
-    verdict: Verdict
+    verdict: VerdictName
     reward: float | None
     stop: str
     pattern: str | None
@@ -76,7 +76,7 @@ class TokenTotals:
                 self.nats[text] += abs(value)
 
 
-def parse(row: object, update: int, totals: TokenTotals) -> tuple[Trajectory, Compact]:
+def parse_trajectory(row: object, update: int, totals: TokenTotals) -> tuple[ShownTrajectory, Compact]:
     """Parse a row, and add its tokens to `totals`. Raises UnreadableError."""
     if not isinstance(row, dict):
         raise UnreadableError("is not an object")
@@ -87,12 +87,12 @@ def parse(row: object, update: int, totals: TokenTotals) -> tuple[Trajectory, Co
     outcomes = [str(outcome) for piece in pieces for outcome in _list(piece, "outcomes")]
     signal = array("f")
     compact_pieces = [_piece(piece, signal, totals) for piece in pieces]
-    trajectory = Trajectory(
+    trajectory = ShownTrajectory(
         update=update,
         problem=str(row.get("problem", "?")),
-        sample=int(number(row.get("sample")) or 0),
+        sample=int(drawable(row.get("sample")) or 0),
         verdict="ungraded" if row.get("graded") is False else "right" if row.get("correct") else "wrong",
-        reward=number(row.get("reward")),
+        reward=drawable(row.get("reward")),
         stop=str(row.get("stop", "?")),
         pattern=_text(row, "pattern"),
         answer=_text(row, "answer"),
@@ -106,14 +106,14 @@ def parse(row: object, update: int, totals: TokenTotals) -> tuple[Trajectory, Co
         "gold": _text(row, "gold"),
         "answer": trajectory.answer,
         "reason": _text(row, "reason"),
-        "seconds": number(row.get("seconds")),
+        "seconds": drawable(row.get("seconds")),
         "steps": [[step.d, step.w, step.teacher_entropy, step.w_used] for step in steps],
         "pieces": compact_pieces,
     }
     return trajectory, compact
 
 
-def number(value: object) -> float | None:
+def drawable(value: object) -> float | None:
     """Return a number that can be drawn and embedded; None for any other value."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -125,7 +125,7 @@ def _is_piece(piece: object) -> bool:
 
 
 def _step(step: Mapping[str, Any]) -> Step:
-    d, w, w_used, entropy = (number(step.get(key)) for key in ("d", "w", "w_used", "teacher_entropy"))
+    d, w, w_used, entropy = (drawable(step.get(key)) for key in ("d", "w", "w_used", "teacher_entropy"))
     return Step(d=d, w=w, w_used=w_used, teacher_entropy=entropy)
 
 
@@ -135,7 +135,7 @@ def _piece(piece: Mapping[str, Any], signal: "array[float]", totals: TokenTotals
     if outcomes := _list(piece, "outcomes"):
         compact["outcomes"] = [str(outcome) for outcome in outcomes]
     texts = _list(piece, "token_texts")
-    values = [number(value) for value in _list(piece, "signal")]
+    values = [drawable(value) for value in _list(piece, "signal")]
     signal.extend(value for value in values if value is not None)
     if not texts or not all(isinstance(text, str) for text in texts):
         return compact
@@ -148,7 +148,7 @@ def _piece(piece: Mapping[str, Any], signal: "array[float]", totals: TokenTotals
     for key in ("signal", "teacher_entropy", "logprobs"):
         column = _list(piece, key)
         if len(column) == len(texts):
-            numbers = map(number, column)
+            numbers = map(drawable, column)
             compact[key] = [None if value is None else round(value / UNIT) for value in numbers]
     return compact
 

@@ -228,7 +228,7 @@ class _Parser:
                 value = multiply(value, self._signed())
             elif token in ("/", r"\div"):
                 self._take()
-                value = divide(value, self._signed())
+                value = quotient(value, self._signed())
             elif token[0].isdigit() or token[0] == ".":
                 raise Unreadable("a number after a factor")
             else:
@@ -250,7 +250,7 @@ class _Parser:
                 value = (
                     _on_circle(exponent)
                     if value == _E and exponent.keys() == {_I_PI}
-                    else power(value, number(exponent))
+                    else power(value, rational(exponent))
                 )
                 if self._next() == "^":
                     raise Unreadable("a tower of powers")
@@ -275,7 +275,7 @@ class _Parser:
             self._expect(_CLOSED_BY[token])
             return value
         if token in (r"\frac", "frac"):
-            return divide(self._argument(), self._argument())
+            return quotient(self._argument(), self._argument())
         if token in (r"\sqrt", "sqrt"):
             return self._root()
         if token in (r"\binom", r"\dbinom", r"\tbinom"):
@@ -296,14 +296,14 @@ class _Parser:
             plain = "".join(part for part in self.tokens[start : self.at] if part not in "{}").isdigit()
             if plain:
                 return add(value, _proper(written(above), written(below)))
-            return multiply(value, divide(above, below))
+            return multiply(value, quotient(above, below))
         return value
 
     def _root(self) -> Sum:
         index = Fraction(2)
         if self._next() == "[":
             self._take()
-            index = number(self.sum())
+            index = rational(self.sum())
             self._expect("]")
         if not 2 <= index <= 12 or index.denominator != 1:
             raise Unreadable("the index of a root is not a small integer")
@@ -340,7 +340,7 @@ class _Parser:
         return self._atom()
 
     def _small(self, value: Sum) -> int:
-        size = number(value)
+        size = rational(value)
         if size.denominator != 1 or not 0 <= size <= 200:
             raise Unreadable("not a small integer")
         return int(size)
@@ -367,7 +367,7 @@ _SQUARED_COSINES = {Fraction(k, 12): Fraction(square, 4) for k, square in {0: 4,
 _CLOSED_BY = {"(": ")", "{": "}", "[": "]"}
 
 
-def divide(one: Sum, other: Sum) -> Sum:
+def quotient(one: Sum, other: Sum) -> Sum:
     if not other:
         raise Unreadable("a division by zero")
     return multiply(one, power(other, Fraction(-1)))
@@ -392,7 +392,7 @@ def _constant(value: Fraction) -> Sum:
     return _checked({_ONE: value})
 
 
-def number(value: Sum) -> Fraction:
+def rational(value: Sum) -> Fraction:
     """Return the value of a sum without roots and symbols; raises `Unreadable` for any other sum."""
     if value.keys() - {_ONE}:
         raise Unreadable("not a rational number")

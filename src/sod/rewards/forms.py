@@ -15,7 +15,7 @@ from sod.rewards.exact import (
     approximate,
     exact,
     is_linear,
-    number,
+    rational,
     scaled,
     symbols,
     written,
@@ -25,18 +25,18 @@ from sod.rewards.structure import (
     BRACKET,
     CLOSING,
     LABEL,
-    NAME,
+    NAME_PATTERN,
     OPENING,
     RELATIONS,
-    balanced,
     in_a_line,
     in_order,
+    is_balanced,
     is_number,
-    named,
+    named_values,
     of_integers,
     relations,
     sides,
-    split,
+    split_outside,
     sum_of_named,
     value_last,
     with_names,
@@ -67,14 +67,14 @@ def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
         gold, answer = gold[about.end() :], _IN_WORDS_ABOUT.sub("", answer, count=1)
     if equation := sides(gold):
         return _of_equation(gold, *equation, answer)
-    names = named(gold)
-    golds = [_named(names) if names else read(gold)]
+    names = named_values(gold)
+    golds = [_named(names) if names else read_form(gold)]
     if _LETTER.fullmatch(golds[0].key) and (chosen := _LETTER_OF_CHOICE.match(answer) or _OPTION.fullmatch(answer)):
         answer = chosen[1]
     if PERCENT in gold and PERCENT not in answer:
-        golds = [_of_a_share(form) for form in (*golds, read(gold.replace(PERCENT, "")))]
+        golds = [_of_a_share(form) for form in (*golds, read_form(gold.replace(PERCENT, "")))]
     if based := _IN_BASE.fullmatch(gold):
-        golds.append(read(based[1]))
+        golds.append(read_form(based[1]))
     elif (based := _IN_BASE.fullmatch(answer)) and based[2].strip("{}") == "10":
         answer = based[1]
     if golds[0].kind == "exact" and is_number(without_unit(gold)[0]):
@@ -82,15 +82,15 @@ def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
     if names:
         if len({name[0] for name, _ in names}) == 1:  # x_1 and x_2: an answer without names may list them in any order
             golds.append(_set(list(golds[0].parts), ""))
-        elif not named(answer):
+        elif not named_values(answer):
             answer = with_names(answer, names)
-    elif golds[0].kind == "()" and (found := named(answer)):
+    elif golds[0].kind == "()" and (found := named_values(answer)):
         answer = in_order(found)
     if r"\pi" in gold and DEGREE not in gold:
         answer = _in_radians(answer)
     elif r"\pi" in answer and DEGREE in gold:
-        golds.append(read(_in_radians(gold)))
-    form = _named(found) if names and (found := named(answer)) else read(answer)
+        golds.append(read_form(_in_radians(gold)))
+    form = _named(found) if names and (found := named_values(answer)) else read_form(answer)
     return _as_text(golds, gold, form, answer)
 
 
@@ -101,22 +101,22 @@ def _of_equation(gold: str, left: str, right: str, answer: str) -> tuple[list[Fo
         golds, form = readings(right, value)
         return [replace(_equation(left, right), latex=""), *golds], form
     answer = plain
-    if NAME.fullmatch(left):
+    if NAME_PATTERN.fullmatch(left):
         answer = _called(answer, left)
-    other = None if answer != gold and _contradicts(*split(answer, RELATIONS)) else sides(answer)
-    return [_equation(left, right)], _equation(*other) if other else read(answer)
+    other = None if answer != gold and _contradicts(*split_outside(answer, RELATIONS)) else sides(answer)
+    return [_equation(left, right)], _equation(*other) if other else read_form(answer)
 
 
 def _value_of(name: str, answer: str) -> str:
     r"""Return the value of `5`, of `x = 5`, or of `x = 2 \lor x = -2`; empty if the answer is about another name."""
-    if not split(answer, RELATIONS)[1]:
+    if not split_outside(answer, RELATIONS)[1]:
         return answer
     values: list[str] = []
-    parts = split(answer, {",", ";", r"\lor", r"\land"})[0]
+    parts = split_outside(answer, {",", ";", r"\lor", r"\land"})[0]
     if sum_of_named(parts):
         parts = parts[-1:]
     for part in parts:
-        clause, found = split(part, RELATIONS)
+        clause, found = split_outside(part, RELATIONS)
         pair = sides(part) if found else (name, part)
         if pair is None or _contradicts(clause, found):
             return ""
@@ -195,33 +195,33 @@ _JOINED = re.compile(r"(?:\\neg\s*)?(?:[A-Za-z]|\\[a-z]+)")
 _EQUAL = {"=", r"\equiv", r"\approx"}
 _MATRIX = re.compile(r"[(\[]?\\begin\{(?:[pbB]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\w+\}[)\]]?", re.DOTALL)
 _PLUS_MINUS = re.compile(r"\\pm(?![a-z])")
-_DISTANCE = re.compile(rf"\|\s*({NAME.pattern})\s*([-+][^|]*)?\|")
+_DISTANCE = re.compile(rf"\|\s*({NAME_PATTERN.pattern})\s*([-+][^|]*)?\|")
 _ALL_WITHOUT = re.compile(r"\(-\\infty,\\infty\)\s*\\(?:setminus|backslash)\s*\\\{([^{}]*)\\\}")
 _LOWEST, _HIGHEST = r"-\infty", r"\infty"
 _INTERVALS = {"()", "[)", "(]", "[]"}
 _SHARE = Unit(frozenset({("percent", 1)}))
 
 
-def read(text: str) -> Form:
+def read_form(text: str) -> Form:
     """Return the form of a normalised answer."""
     text = _without_lead_in(text)
     for separators in ({r"\Rightarrow", r"\implies", r"\rightarrow", r"\to"}, {r"\cup", r"\lor"}, {",", ";", r"\land"}):
-        parts, found = split(text, separators)
+        parts, found = split_outside(text, separators)
         if len(parts) == 1:
             continue
         if r"\to" in separators:
-            return read(parts[-1])
+            return read_form(parts[-1])
         if not all(part.strip() for part in parts):
             return _opaque(text)
         if "," in separators:
             if asked := sum_of_named(parts):
-                return read(asked)
-            if names := named(text):
+                return read_form(asked)
+            if names := named_values(text):
                 return _named(names)
             if points := _left_out(parts):
                 return points
         forms = [form for part in parts for form in _alternatives(part)]
-        both = len(forms) == 2 and r"\land" in text and all(split(part, RELATIONS)[1] for part in parts)
+        both = len(forms) == 2 and r"\land" in text and all(split_outside(part, RELATIONS)[1] for part in parts)
         form = _both(*forms) if both else _set(forms, text)
         joint = found[0] if all(_JOINED.fullmatch(part.strip()) for part in parts) else ""
         return replace(form, name=joint) if joint in (r"\lor", r"\land") else form
@@ -248,7 +248,7 @@ def _announces(lead: str) -> bool:
 def _named(pairs: list[tuple[str, str]]) -> Form:
     """Return the form of named values in any order; a set if one name has several values."""
     pairs = sorted(pairs)
-    forms = [read(value) for _, value in pairs]
+    forms = [read_form(value) for _, value in pairs]
     keys = [f"{name} = {form.key}" for (name, _), form in zip(pairs, forms, strict=True)]
     names = [name for name, _ in pairs]
     if len(set(names)) == len(names):
@@ -261,7 +261,7 @@ def _of_another_value(side: str) -> bool:
 
     False for `x`, `P(4)` and `m + n`.
     """
-    if NAME.fullmatch(side) or LABEL.fullmatch(side):
+    if NAME_PATTERN.fullmatch(side) or LABEL.fullmatch(side):
         return False
     try:
         value = exact(side)
@@ -273,9 +273,9 @@ def _of_another_value(side: str) -> bool:
 def _alternatives(text: str) -> list[Form]:
     r"""Return the forms of one part: two forms for a `\pm`, the elements for a set."""
     text = text.strip()
-    if "," in text and (names := named(text)) and len(split(text, {","})[0]) > 1:
+    if "," in text and (names := named_values(text)) and len(split_outside(text, {","})[0]) > 1:
         return [_named(names)]
-    if len(_PLUS_MINUS.findall(text)) == 1 and r"\{" not in text and not split(text, RELATIONS - _EQUAL)[1]:
+    if len(_PLUS_MINUS.findall(text)) == 1 and r"\{" not in text and not split_outside(text, RELATIONS - _EQUAL)[1]:
         plus = _PLUS_MINUS.sub("+", text).replace(r"\mp", "-")
         minus = _PLUS_MINUS.sub("-", text).replace(r"\mp", "+")
         return [*_alternatives(plus), *_alternatives(minus)]
@@ -284,7 +284,7 @@ def _alternatives(text: str) -> list[Form]:
 
 
 def _clause(text: str) -> Form:
-    parts, found = split(text, RELATIONS)
+    parts, found = split_outside(text, RELATIONS)
     parts = [part.strip() for part in parts]
     if not found:
         return _brackets(text) or _leaf(text)
@@ -294,15 +294,21 @@ def _clause(text: str) -> Form:
         return _opaque(text)
     if _contradicts(parts, found):
         return replace(_opaque(text), kind="words")  # never compared by value
-    if found[-1:] == [r"\approx"] and not (len(parts) == 2 and NAME.fullmatch(parts[0])):
+    if found[-1:] == [r"\approx"] and not (len(parts) == 2 and NAME_PATTERN.fullmatch(parts[0])):
         parts, found = parts[:-1], found[:-1]  # the exact value precedes the rounded one
     if set(found) <= _EQUAL:
         parts = value_last(parts)
         if len(parts) > 1 and (_of_another_value(parts[0]) or UNTRUE.search(parts[0])):
             return _opaque(text)
-        return read(parts[-1])
-    if found == [r"\in"] and (NAME.fullmatch(parts[0]) or LABEL.fullmatch(parts[0])) and r"\text" not in parts[0]:
-        return replace(form := read(parts[1]), name=form.name or (parts[0] if NAME.fullmatch(parts[0]) else ""))
+        return read_form(parts[-1])
+    if (
+        found == [r"\in"]
+        and (NAME_PATTERN.fullmatch(parts[0]) or LABEL.fullmatch(parts[0]))
+        and r"\text" not in parts[0]
+    ):
+        return replace(
+            form := read_form(parts[1]), name=form.name or (parts[0] if NAME_PATTERN.fullmatch(parts[0]) else "")
+        )
     return _inequality(parts, found) or _opaque(text)
 
 
@@ -314,7 +320,7 @@ def _contradicts(parts: list[str], found: list[str]) -> bool:
     r"""Return whether an answer calls two different values equal: `17 = 204`, `(1, 2) \approx 17.5`."""
     for one, sign, other in zip(parts, found, parts[1:], strict=False):
         if sign in ("=", r"\approx") and (right := _size(other)) is not None:
-            left = None if NAME.fullmatch(one.strip()) else _size(one)  # e = 1/2 is an eccentricity
+            left = None if NAME_PATTERN.fullmatch(one.strip()) else _size(one)  # e = 1/2 is an eccentricity
             if left is None and sign == r"\approx" and _several_values(one):
                 return True
             if left is not None and not any(_is_close(left, size) for size in _readings_of_angle(one, other, right)):
@@ -345,13 +351,13 @@ def _several_values(text: str) -> bool:
     """Return whether a text has parts, or symbols that may have any value."""
     form = _brackets(text) or _leaf(text)
     return bool(form.parts) or (
-        form.kind == "exact" and not NAME.fullmatch(text) and bool(symbols(_value_or_nothing(text)))
+        form.kind == "exact" and not NAME_PATTERN.fullmatch(text) and bool(symbols(_value_or_nothing(text)))
     )
 
 
 def _inequality(parts: list[str], found: list[str]) -> Form | None:
     """Return the interval of `a < x`, `x < a`, `a < x < b` or `|x| < a`; None for other inequalities. `x` must be a name."""
-    names = [bool(NAME.fullmatch(part)) for part in parts]
+    names = [bool(NAME_PATTERN.fullmatch(part)) for part in parts]
     if names == [True, False] and found == [r"\ne"]:
         return _all_but(parts[1:], parts[0])
     if not set(found) <= {"<", r"\le"}:
@@ -433,21 +439,21 @@ def _left_out(parts: list[str]) -> Form | None:
     """
     points, names, interval = [], set(), None
     for at, part in enumerate(parts):
-        clause, found = split(part, RELATIONS)
+        clause, found = split_outside(part, RELATIONS)
         if found == [r"\ne"] or (not found and points):
             names |= {clause[0].strip()} if found else set()
             points.append(clause[-1].strip())
-        elif not (at == 0 and found and (interval := read(part)).kind in _INTERVALS):
+        elif not (at == 0 and found and (interval := read_form(part)).kind in _INTERVALS):
             return None
     one = next(iter(names)) if len(names) == 1 else ""
-    if not (NAME.fullmatch(one) and all(points)) or (interval and interval.name not in ("", one)):
+    if not (NAME_PATTERN.fullmatch(one) and all(points)) or (interval and interval.name not in ("", one)):
         return None
     return _all_but(points, one, interval)
 
 
 def _rational(text: str) -> Fraction | None:
     try:
-        return number(exact(text))
+        return rational(exact(text))
     except Unreadable:
         return None
 
@@ -461,20 +467,22 @@ def _brackets(text: str) -> Form | None:
         kind = "()" if len(rows[0]) == 1 else f"matrix of {len(rows)} rows"
         return _several(kind, [_clause(cell.strip()) for row in rows for cell in row], text)
     if without := _ALL_WITHOUT.fullmatch(text):
-        return _all_but(split(without[1], {","})[0])
+        return _all_but(split_outside(without[1], {","})[0])
     tokens = BRACKET.findall(text)
     if len(tokens) < 2 or tokens[0] not in OPENING - {"{"} or tokens[-1] not in CLOSING - {"}"}:
         return None
     inside = "".join(tokens[1:-1]).strip()
-    if len(split(f"{text},", {","})[0]) != 2 or not balanced(tokens[1:-1]):
+    if len(split_outside(f"{text},", {","})[0]) != 2 or not is_balanced(tokens[1:-1]):
         return None
     if tokens[0] == r"\{":
         for bar in (r"\mid", "|", ":"):
-            if len(condition := split(inside, {bar})[0]) == 2:
-                return replace(read(condition[1].strip()), name="")
-        forms = [form for part in split(inside, {",", ";"})[0] for form in _alternatives(part)] if inside else []
+            if len(condition := split_outside(inside, {bar})[0]) == 2:
+                return replace(read_form(condition[1].strip()), name="")
+        forms = (
+            [form for part in split_outside(inside, {",", ";"})[0] for form in _alternatives(part)] if inside else []
+        )
         return _set(list({form.key: form for form in forms}.values()), text, braces=True)
-    parts = split(inside, {",", ";"})[0]
+    parts = split_outside(inside, {",", ";"})[0]
     if len(parts) == 1 or not all(part.strip() for part in parts):
         return None
     ends = "()" if tokens[0] == r"\langle" else tokens[0] + tokens[-1]
@@ -528,7 +536,7 @@ def _leaf(text: str) -> Form:
             return _leaf(number)
         if missing := _MISSING.fullmatch(words):
             words = missing[1]
-        return read(SAYINGS[words]) if words in SAYINGS else Form("words", words, rf"\text{{{words}}}")
+        return read_form(SAYINGS[words]) if words in SAYINGS else Form("words", words, rf"\text{{{words}}}")
     value, unit = without_unit(text)
     if based := _IN_BASE.fullmatch(value):
         base = re.sub(r"\\text|[{}()\s]", "", based[2]).casefold()

@@ -70,12 +70,12 @@ def check_gold(kind: str, gold: str, options: int = USUAL) -> None:
     if kind not in KINDS:
         raise DataError(f"its `kind` is {kind!r}, but judges exist only for {', '.join(KINDS)}.")
     try:
-        prove(kind, gold, options)
+        prove_gold(kind, gold, options)
     except DataError as error:
         raise DataError(f"no judge can use its answer: {error}") from error
 
 
-def prove(kind: str, gold: str, options: int = USUAL) -> None:
+def prove_gold(kind: str, gold: str, options: int = USUAL) -> None:
     """Raise DataError for a gold of a known kind that its judge cannot use."""
     if kind != "math" or not INTEGER.fullmatch(gold):
         _prove(kind, gold, options)

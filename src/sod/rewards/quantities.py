@@ -7,7 +7,7 @@ those that must be solved for a single letter (`2a = 10`, `\log_2 x = 3`).
 import re
 
 from sod.rewards.exact import Unreadable, exact, symbols
-from sod.rewards.structure import NAME, RELATIONS, SEVERAL, split
+from sod.rewards.structure import NAME_PATTERN, RELATIONS, SEVERAL, split_outside
 from sod.rewards.units import without_unit
 
 _GREEK = r"\\(?:alpha|beta|gamma|delta|theta|varphi|phi|omega|lambda|mu)(?![a-z])"
@@ -47,7 +47,7 @@ _CLOSED = re.compile(
 
 def is_quantity(side: str) -> bool:
     """Return whether a side of an equation names one number, or computes a number from several such names."""
-    if NAME.fullmatch(side) or _BY_NAME.fullmatch(side) or _OF_TWO.fullmatch(side):
+    if NAME_PATTERN.fullmatch(side) or _BY_NAME.fullmatch(side) or _OF_TWO.fullmatch(side):
         return True
     places: dict[str, str] = {}
     letters: set[str] = set()
@@ -75,4 +75,4 @@ def is_constant(side: str) -> bool:
     try:
         return not symbols(exact(value))
     except Unreadable:
-        return not re.search(r"[A-Za-z\\]", _CLOSED.sub("", value)) and not split(value, RELATIONS | SEVERAL)[1]
+        return not re.search(r"[A-Za-z\\]", _CLOSED.sub("", value)) and not split_outside(value, RELATIONS | SEVERAL)[1]

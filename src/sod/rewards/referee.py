@@ -8,7 +8,7 @@ from sod.errors import DataError
 from sod.rewards import Judge, Verdict
 from sod.rewards.choice import ChoiceJudge
 from sod.rewards.code import CodeJudge
-from sod.rewards.golds import check_form, prove
+from sod.rewards.golds import check_form, prove_gold
 from sod.rewards.math import MathJudge
 from sod.rewards.reference import StrictBoxJudge
 from sod.rewards.reference_code import ReferenceCodeJudge
@@ -49,7 +49,7 @@ class Referee:
 
     def _check(self, problem: Problem) -> None:
         if self._options.judge == "exact":
-            prove(problem.kind, problem.answer, problem.options)
+            prove_gold(problem.kind, problem.answer, problem.options)
             return
         self._judges[problem.kind].check(problem.answer)
         if problem.kind == "math":

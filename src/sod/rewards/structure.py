@@ -5,7 +5,7 @@ import re
 from sod.rewards.exact import Unreadable, exact, symbols
 
 _SUBSCRIPT = r"(?:_(?:\{\\text\{[^{}]*\}\}|\{\\?[\w,]+\}|\\?\w+))?"
-NAME = re.compile(rf"(?!\\(?:pi|infty)$)(?:[A-Za-z]|\\[a-z]+){_SUBSCRIPT}")
+NAME_PATTERN = re.compile(rf"(?!\\(?:pi|infty)$)(?:[A-Za-z]|\\[a-z]+){_SUBSCRIPT}")
 LABEL = re.compile(r"\\text\{.*|[A-Za-z]{3,}|[A-Za-z](?:_\w+|\^\{-1\}|')*\s*\([^()]*\)|\(.*,.*\)")
 RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\equiv", r"\approx", r"\in"}
 SEVERAL = {",", ";", r"\lor", r"\land", r"\cup"}
@@ -17,7 +17,7 @@ _RATIO = re.compile(r"\\frac\{(\w)\}\{(\w)\}|(\w)/(\w)")
 _ENCLOSED = re.compile(r"(?:\\\{|\()(.*)(?:\\\}|\))", re.DOTALL)
 
 
-def split(text: str, separators: set[str]) -> tuple[list[str], list[str]]:
+def split_outside(text: str, separators: set[str]) -> tuple[list[str], list[str]]:
     """Return the parts between the separators outside brackets, and these separators."""
     parts, found, depth = [""], [], 0
     for token in BRACKET.findall(text):
@@ -32,10 +32,10 @@ def split(text: str, separators: set[str]) -> tuple[list[str], list[str]]:
 
 def relations(text: str) -> bool:
     """Return whether a text is more than one value: a relation, or several values."""
-    return bool(split(text, RELATIONS | SEVERAL)[1])
+    return bool(split_outside(text, RELATIONS | SEVERAL)[1])
 
 
-def balanced(tokens: list[str]) -> bool:
+def is_balanced(tokens: list[str]) -> bool:
     depth = 0
     for token in tokens:
         depth += (token in OPENING) - (token in CLOSING)
@@ -52,12 +52,12 @@ def sides(text: str) -> tuple[str, str] | None:
     pair = _ends(text)
     if pair is None or not re.search("[a-zA-Z]", pair[0]) or LABEL.fullmatch(pair[0]):
         return None
-    return pair if NAME.fullmatch(pair[0]) or not is_number(pair[0]) else None
+    return pair if NAME_PATTERN.fullmatch(pair[0]) or not is_number(pair[0]) else None
 
 
 def _ends(text: str) -> tuple[str, str] | None:
     """Return the first and the last side of a chain of equations, the value last; None for other text."""
-    parts, found = split(text, RELATIONS | SEVERAL)
+    parts, found = split_outside(text, RELATIONS | SEVERAL)
     parts = value_last([part.strip() for part in parts])
     return (parts[0], parts[-1]) if set(found) == {"="} and all(parts) else None
 
@@ -90,17 +90,17 @@ def sum_of_named(parts: list[str]) -> str | None:
 # Names
 
 
-def named(text: str) -> list[tuple[str, str]]:
+def named_values(text: str) -> list[tuple[str, str]]:
     """Return (name, value) of each part of `x = 1, y = 2` or `(x, y) = (1, 2)`, in the order written; [] for other text."""
     if "=" not in text:
         return []
-    if (inner := _ENCLOSED.fullmatch(text.strip())) and balanced(BRACKET.findall(inner[1])):
+    if (inner := _ENCLOSED.fullmatch(text.strip())) and is_balanced(BRACKET.findall(inner[1])):
         text = inner[1]
-    pairs = [_ends(part) for part in split(text, {",", ";", r"\land"})[0]]
+    pairs = [_ends(part) for part in split_outside(text, {",", ";", r"\land"})[0]]
     found = [(re.sub(r"\s", "", pair[0]), pair[1]) for pair in pairs if pair and not is_number(pair[0])]
     if len(found) == len(pairs) == 1:
         names, values = (elements(side) for side in found[0])
-        if len(names) == len(values) > 1 and all(map(NAME.fullmatch, names)):
+        if len(names) == len(values) > 1 and all(map(NAME_PATTERN.fullmatch, names)):
             found = list(zip(names, values, strict=True))
     return found if len(found) >= len(pairs) and len({name for name, _ in found}) > 1 else []
 
@@ -108,9 +108,9 @@ def named(text: str) -> list[tuple[str, str]]:
 def elements(text: str) -> list[str]:
     """Return the elements of a tuple, or of a list without brackets."""
     text = text.strip()
-    if text.startswith("(") and text.endswith(")") and balanced(BRACKET.findall(text[1:-1])):
+    if text.startswith("(") and text.endswith(")") and is_balanced(BRACKET.findall(text[1:-1])):
         text = text[1:-1]
-    return [part.strip() for part in split(text, {",", ";", r"\land"})[0]]
+    return [part.strip() for part in split_outside(text, {",", ";", r"\land"})[0]]
 
 
 def in_order(pairs: list[tuple[str, str]]) -> str:
@@ -148,8 +148,10 @@ def in_a_line(text: str) -> str:
         return text
     rows = [re.sub(r"&\s*(?==)|(?<==)\s*&|[,;.\s]+$", "", row.strip()) for row in system[2].split(r"\\")]
     joined = ",".join(row for row in rows if row)
-    pairs = named(joined)
-    is_solved = len(pairs) == len(split(joined, {","})[1]) + 1 and all(NAME.fullmatch(name) for name, _ in pairs)
+    pairs = named_values(joined)
+    is_solved = len(pairs) == len(split_outside(joined, {","})[1]) + 1 and all(
+        NAME_PATTERN.fullmatch(name) for name, _ in pairs
+    )
     return joined if is_solved and "&" not in joined else text
 
 

@@ -12,7 +12,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
-from sod.concurrency import together
+from sod.concurrency import run_concurrently
 from sod.config import RolloutOptions, SamplingOptions
 from sod.distributed import EVERY_PROCESS
 from sod.errors import InfrastructureError, OutageError
@@ -61,7 +61,7 @@ async def rollout(
         if on_group is not None and len(ended[problem.id]) == group:
             await on_group(_group(problem, ended[problem.id]))
 
-    await together(attempt(problem, sample) for problem in problems for sample in range(group))
+    await run_concurrently(attempt(problem, sample) for problem in problems for sample in range(group))
     return [_group(problem, ended[problem.id]) for problem in problems]
 
 
@@ -89,7 +89,7 @@ async def attempts(
             result = await _with_retries(agent, problem, sample, attempt_seed(seed, 0, problem.id, sample))
             on_trajectory(problem, sample, _survivor(result, problem, sample, causes))
 
-    await together(worker() for _ in range(agent.options.concurrency))
+    await run_concurrently(worker() for _ in range(agent.options.concurrency))
 
 
 def _survivor(result: Trajectory | str, problem: Problem, sample: int, causes: set[str]) -> Trajectory | None:

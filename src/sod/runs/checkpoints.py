@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sod.errors import RunError
-from sod.runs.files import PARTIAL, cannot_be_written, sha256, to_json
+from sod.runs.files import PARTIAL, cannot_be_written, sha256_of_file, to_json
 
 MANIFEST = "manifest.json"
 TRAINER = "trainer"
@@ -16,13 +16,13 @@ TRAINER = "trainer"
 PREFIX = "update-"
 
 
-def listed(folder: Path) -> list[Path]:
+def checkpoint_folders(folder: Path) -> list[Path]:
     """Return the checkpoints' folders by name, oldest first. Their content is not verified."""
     places = (place for place in folder.glob(f"{PREFIX}*") if place.name.removeprefix(PREFIX).isdecimal())
-    return sorted(places, key=number)
+    return sorted(places, key=updates_of)
 
 
-def number(place: Path) -> int:
+def updates_of(place: Path) -> int:
     """Return the number of updates before a checkpoint."""
     return int(place.name.removeprefix(PREFIX))
 
@@ -45,14 +45,14 @@ def fault(place: Path, *, model_only: bool = False, hashes: bool = True) -> str:
             continue
         file = place / name
         try:
-            if file.stat().st_size != entry["bytes"] or (hashes and sha256(file) != entry["sha256"]):
+            if file.stat().st_size != entry["bytes"] or (hashes and sha256_of_file(file) != entry["sha256"]):
                 return f"{name} differs from {MANIFEST}"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
     return ""
 
 
-def write(place: Path, content: Callable[[Path], None]) -> None:
+def write_checkpoint(place: Path, content: Callable[[Path], None]) -> None:
     """Write a checkpoint and its manifest to a temporary folder, and rename it. Raise RunError if that fails."""
     partial = place.with_name(place.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
@@ -60,7 +60,7 @@ def write(place: Path, content: Callable[[Path], None]) -> None:
         partial.mkdir(parents=True)
         content(partial)
         manifest = {
-            file.relative_to(partial).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256(file)}
+            file.relative_to(partial).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256_of_file(file)}
             for file in sorted(partial.rglob("*"))
             if file.is_file()
         }

@@ -29,7 +29,7 @@ from typing import Any
 
 from sod import __version__
 from sod.config import Options, resume_may_change
-from sod.console.progress import say
+from sod.console.progress import echo
 from sod.distributed import ALONE, Ranks
 from sod.errors import RunError
 from sod.recipes import flat
@@ -53,7 +53,7 @@ class Run:
         """Lock the directory. Of several processes, the first does so. Raise RunError if another run has locked it."""
         lock = Lock(self.folder)
         if warning := ranks.first(lock.take):
-            say(warning)
+            echo(warning)
         try:
             yield
         finally:
@@ -89,7 +89,7 @@ class Run:
         except OSError as error:
             raise RunError(f"{out} cannot be written: {error.strerror}. Choose another --out.") from error
         if before is None:
-            now = environment() | {"command": options.COMMAND, "data": data, "updates": updates}
+            now = describe_environment() | {"command": options.COMMAND, "data": data, "updates": updates}
             run._write_again("environment.json", now, resume)
         elif before.get("updates") != updates:
             write_json(out / "environment.json", before | {"updates": updates})
@@ -178,8 +178,8 @@ class Run:
         """
         place = self.folder / "checkpoints" / f"{checkpoints.PREFIX}{update:04}"
         if ranks.is_first:
-            checkpoints.write(place, write)
-            earlier = [old for old in self._checkpoints() if checkpoints.number(old) < update]
+            checkpoints.write_checkpoint(place, write)
+            earlier = [old for old in self._checkpoints() if checkpoints.updates_of(old) < update]
             for old in earlier[: max(0, len(earlier) - keep)]:
                 shutil.rmtree(old)
         else:
@@ -190,7 +190,7 @@ class Run:
     def newest_checkpoint(self) -> tuple[int, Path] | None:
         """Return (update, directory) of the newest checkpoint whose manifest verifies, or None."""
         place, _ = self.newest_whole()
-        return None if place is None else (checkpoints.number(place), place)
+        return None if place is None else (checkpoints.updates_of(place), place)
 
     def newest_whole(self) -> tuple[Path | None, list[str]]:
         """Return the newest checkpoint whose manifest verifies, and a sentence about each newer (damaged) one."""
@@ -210,9 +210,9 @@ class Run:
         place, damaged = self.newest_whole()
         if place is not None:
             for line in damaged:
-                say(line)
-            update = checkpoints.number(place)
-            say(f"The run continues from {place}." if damaged else f"The run continues after update {update}.")
+                echo(line)
+            update = checkpoints.updates_of(place)
+            echo(f"The run continues from {place}." if damaged else f"The run continues after update {update}.")
             return update, place
         if damaged:
             raise RunError(
@@ -220,7 +220,7 @@ class Run:
                 f"or move {self.folder / 'checkpoints'} away to train again from the start."
             )
         if self.begun:
-            say(f"{self.folder} has no checkpoint yet: the run starts again at update 0.")
+            echo(f"{self.folder} has no checkpoint yet: the run starts again at update 0.")
         return 0, None
 
     def conclusion(self) -> str:
@@ -241,11 +241,11 @@ class Run:
         rows = [row for row in rows if 0 < row["update"] <= update]
         if damaged:
             kept = self._keep_aside(self.metrics_file)
-            say(
+            echo(
                 f"{self.metrics_file}, unreadable lines: {damaged}. They are removed; the original file is kept as {kept}."
             )
         if missing := update - len(rows):
-            say(
+            echo(
                 f"{self.metrics_file} lacks the metrics of {missing} of the first {update} updates. They remain missing."
             )
         self.write_metrics(rows)
@@ -265,7 +265,7 @@ class Run:
 
     def _checkpoints(self) -> list[Path]:
         """Return all checkpoints, oldest first. Their content is not verified."""
-        return checkpoints.listed(self.folder / "checkpoints")
+        return checkpoints.checkpoint_folders(self.folder / "checkpoints")
 
     # Resuming
 
@@ -326,7 +326,7 @@ class Run:
 
     def _write_again(self, name: str, content: dict[str, Any], resume: bool) -> None:
         if resume:
-            say(f"{self.folder / name} is missing. It is written again from the current values, without a comparison.")
+            echo(f"{self.folder / name} is missing. It is written again from the current values, without a comparison.")
         write_json(self.folder / name, content)
 
 
@@ -343,7 +343,7 @@ def _metrics_row(line: bytes) -> dict[str, float] | None:
     return {name: math.nan if value is None else value for name, value in row.items()}
 
 
-def environment() -> dict[str, Any]:
+def describe_environment() -> dict[str, Any]:
     """Return the versions, the machine and the command of this run."""
     packages = ("torch", "transformers", "tokenizers", "safetensors", "pydantic")
     return {

@@ -102,7 +102,7 @@ def append_line(path: Path, line: str) -> None:
             os.close(descriptor)
 
 
-def sha256(path: Path) -> str:
+def sha256_of_file(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 from sod.errors import RunError
 from sod.runs.files import cannot_be_written
 
-NAME = "run.lock"
+LOCK_FILE = "run.lock"
 
 
 class Lock:
@@ -20,7 +20,7 @@ class Lock:
     """
 
     def __init__(self, folder: Path):
-        self._folder, self._path = folder, folder / NAME
+        self._folder, self._path = folder, folder / LOCK_FILE
         self._descriptor: int | None = None
         self._created: list[Path] = []
 

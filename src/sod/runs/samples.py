@@ -5,12 +5,12 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from sod.console.progress import say
+from sod.console.progress import echo
 from sod.runs.files import PARTIAL, append, in_words, to_json
+from sod.runs.records import Record
 
-Row = dict[str, Any]
 Key = tuple[str, int]
 """A problem's id and the number of an attempt at it."""
 
@@ -62,18 +62,18 @@ class SampleFile:
         """Iterate over the keys, in the order in which they were added."""
         return iter(self._places)
 
-    def append(self, row: Row) -> None:
+    def append(self, row: Record) -> None:
         """Append a sample. From then on it survives a crash of the process."""
         assert self._writer is not None, "hold it first"
         with in_words(self._path):
             self._places[_key(row)] = append(self._writer, _line(row))
 
-    def read(self, key: Key) -> Row:
+    def read(self, key: Key) -> Record:
         assert self._reader is not None
         self._reader.seek(self._places[key])
         return json.loads(self._reader.readline())
 
-    def replace(self, rows: Iterable[Row]) -> None:
+    def replace(self, rows: Iterable[Record]) -> None:
         """Replace all rows atomically. The new rows may come from `read`. Afterwards this object must not be used."""
         partial = self._path.with_name(self._path.name + PARTIAL)
         with in_words(self._path):
@@ -98,12 +98,12 @@ class SampleFile:
                 damaged += 1
             at += len(line)
         if damaged:
-            say(f"{self._path}: {damaged} damaged lines are ignored; their attempts are sampled again.")
+            echo(f"{self._path}: {damaged} damaged lines are ignored; their attempts are sampled again.")
 
 
-def _key(row: Row) -> Key:
+def _key(row: Record) -> Key:
     return str(row["problem"]), int(row["sample"])
 
 
-def _line(row: Row) -> bytes:
+def _line(row: Record) -> bytes:
     return to_json(row).encode("utf-8", "surrogatepass") + b"\n"

@@ -25,12 +25,12 @@ from sod.sandbox.local import LocalSandbox
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 100
+FAILURE_WINDOW = 100
 """Number of latest programs that the failure rate is computed over."""
 FEWEST_FAILURES = 3
 """Fewest failures that can open the circuit; below, a rate is not meaningful."""
 LONGEST_WAIT_SECONDS = 30.0
-PROBE = Program(code="print(1)", seconds=10.0, memory_mb=512)
+PROBE_PROGRAM = Program(code="print(1)", seconds=10.0, memory_mb=512)
 
 
 def open_sandbox(options: SandboxOptions) -> "GuardedSandbox":
@@ -100,7 +100,7 @@ class GuardedSandbox:
     def __init__(self, sandbox: Sandbox, options: SandboxOptions) -> None:
         self._sandbox = sandbox
         self._options = options
-        self._failed: deque[bool] = deque(maxlen=WINDOW)
+        self._failed: deque[bool] = deque(maxlen=FAILURE_WINDOW)
         self._recovery: asyncio.Task[None] | None = None
         self._statistics = Statistics()
 
@@ -108,7 +108,7 @@ class GuardedSandbox:
     def working_in(self, loop: Runner | asyncio.Runner) -> Iterator[None]:
         """Use the sandbox in this loop, then close it. First runs a probe, and raises SandboxError if it fails."""
         try:
-            result = loop.run(self._sandbox.run(PROBE))
+            result = loop.run(self._sandbox.run(PROBE_PROGRAM))
             if not _is_answer(result):
                 raise SandboxError(f"The sandbox does not work: {_trouble(result)}. Run `sod doctor` to examine it.")
             yield
@@ -168,7 +168,7 @@ class GuardedSandbox:
         while (left := end - time.monotonic()) > 0:
             await asyncio.sleep(min(left, wait * random.uniform(0.5, 1.0)))
             wait = min(2 * wait, LONGEST_WAIT_SECONDS)
-            result = await self._sandbox.run(PROBE)
+            result = await self._sandbox.run(PROBE_PROGRAM)
             if _is_answer(result):
                 logger.warning("The sandbox works again; the run continues.", extra=EVERY_PROCESS)
                 self._failed.clear()

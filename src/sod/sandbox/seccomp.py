@@ -103,7 +103,7 @@ INSTRUCTION = struct.Struct("=HBBI")  # opcode, jump if true, jump if false, con
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class WordTest:
     """Test that one 32-bit word of a call's arguments, after masking, is one of the values."""
 
     word: int
@@ -115,24 +115,24 @@ class Test:
 CHECKS = {
     # Only threads: they share everything and end with the process. A thread with its own descriptors would multiply the
     # number of open files, and hide them from the measurement.
-    "clone": (Test(0, (CLONE_OF_A_THREAD,), CLONE_OF_A_THREAD | CLONE_NAMESPACES),),
-    "close_range": (Test(4, (0, CLOSE_RANGE_CLOEXEC)),),  # not CLOSE_RANGE_UNSHARE, for the same reason
+    "clone": (WordTest(0, (CLONE_OF_A_THREAD,), CLONE_OF_A_THREAD | CLONE_NAMESPACES),),
+    "close_range": (WordTest(4, (0, CLOSE_RANGE_CLOEXEC)),),  # not CLOSE_RANGE_UNSHARE, for the same reason
     # Event loops use a stream pair to wake up. A datagram pair could be redirected to a socket of the host.
-    "socketpair": (Test(0, (AF_UNIX,)), Test(2, (SOCK_STREAM,), 0xFFFFFFFF & ~SOCK_FLAGS)),
-    "sendto": (Test(8, (0,)), Test(9, (0,))),  # without an address
-    "ioctl": (Test(2, IOCTLS),),
-    "fcntl": (Test(2, FCNTLS),),
-    "prctl": (Test(0, PRCTLS),),
+    "socketpair": (WordTest(0, (AF_UNIX,)), WordTest(2, (SOCK_STREAM,), 0xFFFFFFFF & ~SOCK_FLAGS)),
+    "sendto": (WordTest(8, (0,)), WordTest(9, (0,))),  # without an address
+    "ioctl": (WordTest(2, IOCTLS),),
+    "fcntl": (WordTest(2, FCNTLS),),
+    "prctl": (WordTest(0, PRCTLS),),
 }
 
 
 def filter_program(machine: str, pid: int) -> bytes:
     """Return the filter for one process, which may signal and limit only itself. Raises KeyError without a table."""
     itself = {
-        "kill": (Test(0, (pid,)),),
-        "tkill": (Test(0, (pid,)),),
-        "tgkill": (Test(0, (pid,)),),
-        "prlimit64": (Test(0, (0, pid)),),
+        "kill": (WordTest(0, (pid,)),),
+        "tkill": (WordTest(0, (pid,)),),
+        "tgkill": (WordTest(0, (pid,)),),
+        "prlimit64": (WordTest(0, (0, pid)),),
     }
     numbers = _numbers(CONDITIONAL, MACHINES[machine].column)
     own = b"".join(_checked(numbers[name], tests) for name, tests in itself.items())
@@ -181,7 +181,7 @@ def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def _checked(number: int, tests: tuple[Test, ...]) -> bytes:
+def _checked(number: int, tests: tuple[WordTest, ...]) -> bytes:
     """Return the code that allows the call if every test holds."""
     body = b""
     for test in tests:

@@ -23,10 +23,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch, collate, pad
-from sod.concurrency import Occupancy, compute, together
+from sod.concurrency import Occupancy, compute, run_concurrently
 from sod.config import ModelOptions, SamplingOptions, ScoreOptions
 from sod.engines.http import TRIES, Body, Refused, ServedModel, Words, short
-from sod.engines.served import PROBE
+from sod.engines.served import PROBE_TEXT
 from sod.engines.vllm import COARSE_TOLERANCE, TOLERANCE
 from sod.errors import InfrastructureError, ModelError, OptionError
 from sod.model.forward import id_count, unused_beside
@@ -114,7 +114,7 @@ class ServerTeacher(Teacher):
             variable=KEY_VARIABLE,
             seconds=seconds,
             patience=options.teacher_patience,
-            probe=lambda: self._body(self._encode(PROBE)),
+            probe=lambda: self._body(self._encode(PROBE_TEXT)),
             proof=self._prove_again,
         )
         self._first: list[float] = []
@@ -128,7 +128,7 @@ class ServerTeacher(Teacher):
         Raises InfrastructureError if the server fails, OutageError if it stays down, ModelError for invalid numbers.
         """
         assert batch.candidates_BTJ is None, "a server scores no candidates"
-        rows = await together([self._row(trajectory.ids) for trajectory in batch.trajectories])
+        rows = await run_concurrently([self._row(trajectory.ids) for trajectory in batch.trajectories])
         logprobs_BT = pad(rows, torch.float32).masked_fill(~batch.mask_BT, 0)
         self._check(logprobs_BT)
         return Scores(logprobs_BT, None)
@@ -193,9 +193,9 @@ class ServerTeacher(Teacher):
     async def _meet(self, wanted: str | None, rollout: SamplingOptions) -> None:
         await self._model.meet(wanted)
         self._model.check_context(_longest(rollout) + 1, "rollout.max_prompt_tokens + rollout.max_tokens + 1")
-        await self._model.check_tokenizer(PROBE, self._encode(PROBE), self._tokenizer.name_or_path)
+        await self._model.check_tokenizer(PROBE_TEXT, self._encode(PROBE_TEXT), self._tokenizer.name_or_path)
         try:
-            await self._model.ask_at_start(self._body(self._encode(PROBE)))
+            await self._model.ask_at_start(self._body(self._encode(PROBE_TEXT)))
         except Refused as error:
             raise await self._model.explained(error) from error
 

@@ -7,7 +7,7 @@ import torch
 
 from sod.batching import ScoredBatch, microbatches
 from sod.distributed import Ranks
-from sod.model.fsdp import divide
+from sod.model.fsdp import shard
 from sod.model.loading import hidden_states
 from sod.teachers import TeacherSetup
 from sod.teachers.local import LocalTeacher
@@ -18,7 +18,7 @@ class ShardedTeacher(LocalTeacher):
 
     def __init__(self, setup: TeacherSetup, ranks: Ranks):
         super().__init__(replace(setup, network=setup.network.model_copy(update={"device": "cpu"})))
-        divide(self._model, ranks, self._model.dtype)
+        shard(self._model, ranks, self._model.dtype)
         self._home = self._device = self._model.device
         self._ranks = ranks
 

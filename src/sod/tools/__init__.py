@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from sod.concurrency import Occupancy, together
+from sod.concurrency import Occupancy, run_concurrently
 from sod.errors import OptionError
 from sod.types import MalformedCall, Observation, ToolCall
 
@@ -53,7 +53,7 @@ class Toolbox:
             chance = random.Random(seed)
             calls = [_cut(call) if chance.random() < self._faults else call for call in calls]
         with self._occupancy:
-            return await together(map(self._answer_one, calls))
+            return await run_concurrently(map(self._answer_one, calls))
 
     def take_busy_seconds(self) -> float:
         """Return the seconds since the last call with at least one running tool call."""

@@ -33,7 +33,7 @@ class OwnTool:
     def __init__(self, function: Callable[..., Any], options: ToolOptions):
         self._function = function
         self._options = options
-        self.schema = schema(function)
+        self.schema = schema_of(function)
 
     async def __call__(self, arguments: Mapping[str, Any]) -> Observation:
         deadline = asyncio.timeout(self._options.seconds)
@@ -84,7 +84,7 @@ def _function(name: str) -> Callable[..., Any]:
     return function
 
 
-def schema(function: Callable[..., Any]) -> dict[str, Any]:
+def schema_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the OpenAI function schema of a function, from its type hints and the `Args:` of its docstring (Google style).
 
     Raises OptionError, with the function and its file, if hints or docstring are missing, or if a default is not a value that

@@ -17,13 +17,13 @@ from sod.types import Observation
 
 logger = logging.getLogger(__name__)
 
-NAME = "code_interpreter"
+INTERPRETER = "code_interpreter"
 REFERENCE_CHARS = 256
 _FENCED = re.compile(r"\s*```[^\n`]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL)
 _REFERENCE_FENCE = re.compile(r"```python(.*?)```", re.DOTALL)
 
 
-def schema(name: str = NAME) -> dict[str, Any]:
+def interpreter_schema(name: str = INTERPRETER) -> dict[str, Any]:
     """The OpenAI function schema that the chat template shows to the student."""
     return {
         "type": "function",
@@ -42,7 +42,7 @@ def schema(name: str = NAME) -> dict[str, Any]:
 class PythonTool:
     """`code_interpreter(code)`, backed by a sandbox."""
 
-    def __init__(self, sandbox: Sandbox, options: ToolOptions, *, name: str = NAME):
+    def __init__(self, sandbox: Sandbox, options: ToolOptions, *, name: str = INTERPRETER):
         self._sandbox = sandbox
         self._options = options
         self._is_reference = options.show_last_expr == "reference"
@@ -50,7 +50,7 @@ class PythonTool:
             logger.warning(
                 "tool.show_last_expr = reference: programs are rewritten as in the paper's code, which breaks many."
             )
-        self.schema = schema(name)
+        self.schema = interpreter_schema(name)
 
     async def __call__(self, arguments: Mapping[str, Any]) -> Observation:
         rewritten = as_in_reference if self._is_reference else without_fence
