@@ -325,7 +325,7 @@ def test_sharegpts_system_and_tools_are_kept(tmp_path: Path) -> None:
     ],
 )
 def test_conversations_that_convert_cannot_read_name_what_to_write(tmp_path: Path, row: Row) -> None:
-    words = "needs `messages`, a list of objects with `role` and `content`. Write the column `messages`"
+    words = "`messages` is a list of objects with `role` and `content`. Write the column `messages`"
     for read in (usable_problem, demonstration_of):
         with pytest.raises(DataError, match=words):
             read(row, 1)
@@ -336,7 +336,7 @@ def test_conversations_that_convert_cannot_read_name_what_to_write(tmp_path: Pat
 @pytest.mark.parametrize(
     ("messages", "words"),
     [
-        ([*asked("2+2?"), {"role": "ipython", "content": "4"}, *replied()[1:]], "has the role 'ipython'"),
+        ([*asked("2+2?"), {"role": "ipython", "content": "4"}, *replied()[1:]], "has the unknown role 'ipython'"),
         ([{"role": "user", "content": [{"type": "image", "url": "x"}]}, *replied()[1:]], "content of a 'user'"),
         ([{"role": "user", "content": [{"type": "text", "text": "2"}] * 2}, *replied()[1:]], "join its parts"),
         ([*asked("2+2?"), {"role": "assistant", "content": {"a": 4}}], "write it as JSON text"),

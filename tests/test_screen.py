@@ -12,7 +12,7 @@ SOD = [sys.executable, "-m", "sod"]
 LONG = """
 import sys
 from sod.console import screen
-screen.install()
+screen.guard_output()
 screen.report_failures()
 for number in range(20_000):
     print("line", number)

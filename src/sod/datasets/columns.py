@@ -174,7 +174,7 @@ def converted_problem(
         ours: Row = {"id": columns.text("id") or str(number), **program.row}
         return ours | labels(columns), columns.unused
     if not any(columns.get(name) for name in ("answer", "solution")) and (why := conversation_in(row)):
-        raise DataError(why)
+        raise DataError(f"it has no answer to judge. {why}")
     wanted = columns.need("problem")
     wanted = (messages_in(wanted) or wanted) if isinstance(wanted, str) else wanted
     text = wanted if isinstance(wanted, str) else _last_message(wanted)

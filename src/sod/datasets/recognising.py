@@ -90,7 +90,7 @@ def plain_kind(row: Mapping[str, Any], prompt: str, gold: str) -> str:
 
 
 def conversation_in(row: Mapping[str, Any]) -> str:
-    """Return what to do with a row that has a conversation in other columns than `messages`; empty for any other row."""
+    """Return advice for a row with a conversation in other columns than `messages`; empty for any other row."""
     cells = cells_of(row)
     if not (found := next((names for names in CONVERSATIONS if all(name in cells for name in names)), None)):
         return ""
@@ -100,8 +100,8 @@ def conversation_in(row: Mapping[str, Any]) -> str:
         else "Write the column `messages`; `sod data convert` does not read these columns"
     )
     return (
-        f"it has a conversation in {_listed(found)}, but a demonstration needs `messages`, a list of objects with `role` and "
-        f"`content`. {what}."
+        f"If {_listed(found)} hold a conversation to learn from: `messages` is a list of objects with `role` and `content`. "
+        f"{what}."
     )
 
 

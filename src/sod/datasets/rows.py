@@ -248,11 +248,9 @@ def as_problem(row: Row, number: int) -> Problem:
     prompt = next((row[name] for name in ("prompt", "problem", "question") if row.get(name)), None)
     answer = row.get("answer", verl.get("ground_truth"))
     if not prompt or (isinstance(prompt, str) and not prompt.strip()) or answer is None or not str(answer).strip():
-        if why := conversation_in(row):
-            raise DataError(why)
         raise DataError(
             f"it has the columns {', '.join(sorted(row))}, but a problem needs `prompt` (text or messages) and `answer` "
-            f"(or `reward_model.ground_truth`), neither empty. {CONVERT}"
+            f"(or `reward_model.ground_truth`), neither empty. {conversation_in(row) or CONVERT}"
         )
     if isinstance(answer, list | dict | bool):
         raise DataError(f"its answer is {type(answer).__name__}; only text or a number can be used. {CONVERT}")
@@ -318,8 +316,9 @@ def demonstration_of(row: Row, number: int) -> Demonstration:
     row = {name: cell for name, cell in row.items() if cell is not None}
     messages = row.get("messages")
     if not messages:
-        found = f"it has the columns {', '.join(sorted(row))}, but a demonstration needs `messages`."
-        raise DataError(conversation_in(row) or found)
+        raise DataError(
+            f"it has the columns {', '.join(sorted(row))}, but a demonstration needs `messages`. {conversation_in(row)}".rstrip()
+        )
     if isinstance(messages, str):
         raise DataError(
             "its `messages` are text, not a list of objects with `role` and `content`. `sod data convert FILE --out OUT` writes "
