@@ -1,5 +1,6 @@
 """`sod sft`, the cold start: fine-tune a model on demonstrations, rendered by the same functions as rollouts."""
 
+import logging
 import math
 import random
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from sod.model.policy import Policy, load_sharded, origin
 from sod.planning.dry_run import plan
 from sod.runs.directory import Run
 from sod.tools.python import INTERPRETER
+
+logger = logging.getLogger(__name__)
 
 
 def sft(options: SftOptions) -> Run:
@@ -55,7 +58,7 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     check_embeddings(model, tokenizer, start_model)
     for line in [chat.note, *oddities(demonstrations, chat)]:
         if line:
-            echo(line)
+            logger.warning(line)
     rows = render_all(chat, demonstrations, options.max_tokens)
     longest, positions = max(len(ids) for ids, _ in rows), positions_of(model)
     if longest > positions:
@@ -127,5 +130,5 @@ def render_all(chat: ChatFormat, demonstrations: Sequence[Demonstration], max_to
             cut += sum(len(piece.tokens) for piece in pieces) > max_tokens
             display.done()
     if cut:
-        echo(f"{cut} conversations were longer than max_tokens = {max_tokens} and were cut at the right.")
+        logger.warning(f"{cut} conversations were longer than max_tokens = {max_tokens} and were cut at the right.")
     return rows

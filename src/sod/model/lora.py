@@ -4,6 +4,7 @@ The adapters are injected in place. The model keeps its class, its head and its 
 no change. The functions here return its weights with the adapters merged, under their original names.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -14,8 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from sod.console.progress import echo
 from sod.errors import OptionError
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from peft.tuners.lora import Linear
@@ -66,7 +68,7 @@ def _say_what_stays(model: PreTrainedModel, linear: Sequence[str]) -> None:
     }
     if kept:
         share = sum(kept.values()) / model.num_parameters()
-        echo(
+        logger.warning(
             f"LoRA does not train {share:.0%} of the weights: {len(kept)} tensors outside linear layers (such as experts), "
             f"for example {next(iter(kept))}."
         )

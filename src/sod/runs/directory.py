@@ -15,6 +15,7 @@ metrics are removed first. Rows that cannot be read are kept in metrics.jsonl.da
 """
 
 import json
+import logging
 import math
 import os
 import platform
@@ -29,7 +30,6 @@ from typing import Any
 
 from sod import __version__
 from sod.config import Options, resume_may_change
-from sod.console.progress import echo
 from sod.distributed import ALONE, Ranks
 from sod.errors import RunError
 from sod.recipes import flat
@@ -37,6 +37,8 @@ from sod.runs import checkpoints
 from sod.runs.files import PARTIAL, append_line, to_json, write_json, write_whole
 from sod.runs.locks import Lock
 from sod.runs.results import Results
+
+logger = logging.getLogger(__name__)
 
 SIGNS = ("options.json", "metrics.jsonl", "checkpoints", "trajectories")
 """Files and folders; a run has at least one of them."""
@@ -53,7 +55,7 @@ class Run:
         """Lock the directory. Of several processes, the first does so. Raise RunError if another run has locked it."""
         lock = Lock(self.folder)
         if warning := ranks.first(lock.take):
-            echo(warning)
+            logger.warning(warning)
         try:
             yield
         finally:
@@ -210,9 +212,9 @@ class Run:
         place, damaged = self.newest_whole()
         if place is not None:
             for line in damaged:
-                echo(line)
+                logger.warning(line)
             update = checkpoints.updates_of(place)
-            echo(f"The run continues from {place}." if damaged else f"The run continues after update {update}.")
+            logger.info(f"The run continues from {place}." if damaged else f"The run continues after update {update}.")
             return update, place
         if damaged:
             raise RunError(
@@ -220,7 +222,7 @@ class Run:
                 f"or move {self.folder / 'checkpoints'} away to train again from the start."
             )
         if self.begun:
-            echo(f"{self.folder} has no checkpoint yet: the run starts again at update 0.")
+            logger.warning(f"{self.folder} has no checkpoint yet: the run starts again at update 0.")
         return 0, None
 
     def conclusion(self) -> str:
@@ -241,11 +243,11 @@ class Run:
         rows = [row for row in rows if 0 < row["update"] <= update]
         if damaged:
             kept = self._keep_aside(self.metrics_file)
-            echo(
+            logger.warning(
                 f"{self.metrics_file}, unreadable lines: {damaged}. They are removed; the original file is kept as {kept}."
             )
         if missing := update - len(rows):
-            echo(
+            logger.warning(
                 f"{self.metrics_file} lacks the metrics of {missing} of the first {update} updates. They remain missing."
             )
         self.write_metrics(rows)
@@ -326,7 +328,9 @@ class Run:
 
     def _write_again(self, name: str, content: dict[str, Any], resume: bool) -> None:
         if resume:
-            echo(f"{self.folder / name} is missing. It is written again from the current values, without a comparison.")
+            logger.warning(
+                f"{self.folder / name} is missing. It is written again from the current values, without a comparison."
+            )
         write_json(self.folder / name, content)
 
 

@@ -1,15 +1,17 @@
 """Store samples on disk: each is written when it ends and is read again by its problem and number."""
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from sod.console.progress import echo
 from sod.runs.files import PARTIAL, append, in_words, to_json
 from sod.runs.records import Record
+
+logger = logging.getLogger(__name__)
 
 Key = tuple[str, int]
 """A problem's id and the number of an attempt at it."""
@@ -98,7 +100,7 @@ class SampleFile:
                 damaged += 1
             at += len(line)
         if damaged:
-            echo(f"{self._path}: {damaged} damaged lines are ignored; their attempts are sampled again.")
+            logger.warning(f"{self._path}: {damaged} damaged lines are ignored; their attempts are sampled again.")
 
 
 def _key(row: Record) -> Key:
