@@ -20,10 +20,11 @@ from sod.core import RULES, StepInfo
 from sod.datasets.rows import read_rows, write_jsonl
 from sod.errors import DataError, InfrastructureError, RunError, SodError
 from sod.evaluation.calibration import auc, bins, calibrate, calibration_summary, verdict
-from sod.evaluation.continuations import SOD, ScoredEvaluation, Start, draw_evenly, starts
+from sod.evaluation.continuations import ScoredEvaluation, Start, draw_evenly, starts
 from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
 from sod.model.loading import load_model, load_tokenizer
+from sod.systems import SOD_RULE
 from sod.types import Trajectory
 
 # What weights know
@@ -91,7 +92,7 @@ def rows_of(count: int, *, problems: int, weight: Callable[[bool, random.Random]
             "problem": f"p{i // 2 % problems}",
             "solved": right,
             **numbers,
-            "weights": {SOD: weight(right, rng), "even": 1.0},
+            "weights": {SOD_RULE: weight(right, rng), "even": 1.0},
         }
         for i, right in enumerate(solved)
     ]
@@ -119,12 +120,12 @@ def test_where_all_is_solved_nothing_is_told() -> None:
     rows = [row | {"solved": True} for row in rows_of(20, problems=5, weight=lambda solved, rng: rng.random())]
     results = calibration_summary(rows)
     assert "all or none" in verdict(results)
-    assert json.loads(json.dumps(results, allow_nan=False))["rules"][SOD]["auc"] is None
+    assert json.loads(json.dumps(results, allow_nan=False))["rules"][SOD_RULE]["auc"] is None
 
 
 def test_repeating_the_steps_of_the_same_problems_makes_no_interval_shorter() -> None:
     rows = rows_of(80, problems=20, weight=lambda solved, rng: solved + rng.gauss(0, 1))
-    once, often = (calibration_summary(rows * times)["rules"][SOD] for times in (1, 10))
+    once, often = (calibration_summary(rows * times)["rules"][SOD_RULE] for times in (1, 10))
     for name in ("auc", "auc_low", "auc_high"):
         assert once[name] == pytest.approx(often[name])
 

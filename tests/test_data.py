@@ -13,7 +13,6 @@ from reference import shared
 
 from sod.datasets.rows import (
     ProblemFile,
-    file_fingerprint,
     load_demonstrations,
     load_problems,
     read_rows,
@@ -21,6 +20,7 @@ from sod.datasets.rows import (
     write_jsonl,
 )
 from sod.errors import DataError
+from sod.runs.files import sha256_of_file
 from sod.types import Problem
 
 Row = dict[str, Any]
@@ -405,7 +405,7 @@ def test_what_does_not_fill_an_update_is_left_out_of_the_epoch_but_not_of_every_
 
 def test_a_fingerprint_is_that_of_the_bytes(tmp_path: Path) -> None:
     path = write_text(tmp_path, "abc")
-    assert file_fingerprint(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256_of_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:

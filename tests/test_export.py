@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from sod.chat.format import ChatFormat
 from sod.cli import run as sod
 from sod.config import ChatOptions, EvalOptions, ExportOptions, ModelOptions, SftOptions, TrainOptions
-from sod.datasets.rows import file_fingerprint, fingerprint_model
+from sod.datasets.rows import fingerprint_model
 from sod.engines import Request
 from sod.engines.hf import HFEngine
 from sod.errors import ModelError, OptionError, RunError
@@ -44,6 +44,7 @@ from sod.lab.demonstrations import STUDENT_STYLE
 from sod.lab.make import write_demonstrations
 from sod.model.loading import load_model
 from sod.runs.directory import Run, describe_environment
+from sod.runs.files import sha256_of_file
 from sod.sft import sft
 from sod.training import train
 
@@ -337,7 +338,7 @@ def test_the_card_tells_what_is_known_and_how_sure_it_is(exported: Path, checkpo
     text = card(exported)
     for told in (
         fingerprint_model(checkpoint),
-        file_fingerprint(problem_file),
+        sha256_of_file(problem_file),
         "- started from `checkpoints/update-0002`",
         "- algorithm: `sod`",
         "- updates: 2 of 2 problems x 2 trajectories",

@@ -339,6 +339,10 @@ class ModelOptions(Options):
     device: str = "auto"
     """Device of the models: cpu, cuda, cuda:1, ... auto uses a GPU if there is one."""
 
+    def for_teacher(self, score: ScoreOptions) -> "ModelOptions":
+        """Return the options of the teacher's network: these, with score.teacher_dtype."""
+        return self if score.teacher_dtype == "same" else self.model_copy(update={"dtype": score.teacher_dtype})
+
 
 class SftOptions(Options):
     """Cold start: fine-tune a model on demonstrations (multi-turn conversations with tool calls)."""

@@ -11,7 +11,7 @@ from sod.chat.format import ChatFormat
 from sod.checks import check, of_fine_tuning
 from sod.config import SftOptions
 from sod.console.progress import Display, echo
-from sod.datasets.rows import file_fingerprint, fingerprint_model, load_demonstrations
+from sod.datasets.rows import fingerprint_model, load_demonstrations
 from sod.distributed import Ranks, joined
 from sod.errors import DataError, ModelError, TemplateError
 from sod.hub import model_folder
@@ -20,6 +20,7 @@ from sod.model.loading import check_embeddings, load_model, load_tokenizer, posi
 from sod.model.policy import Policy, load_sharded, origin
 from sod.planning.dry_run import plan
 from sod.runs.directory import Run
+from sod.runs.files import sha256_of_file
 from sod.tools.python import INTERPRETER
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
             f"A conversation has {longest} tokens, but the model has only {positions} positions. Set --max-tokens to at most "
             f"{positions}."
         )
-    files = ranks.first(lambda: {"data": file_fingerprint(options.data), "model": fingerprint_model(start_model)})
+    files = ranks.first(lambda: {"data": sha256_of_file(options.data), "model": fingerprint_model(start_model)})
     learner = None if ranks.alone else load_sharded(model_to_load, options.network, ranks)
     total_steps = steps if options.schedule == "cosine" else None
     policy = Policy(model, tokenizer, options.learn, total_steps=total_steps, learner=learner, ranks=ranks)

@@ -34,13 +34,15 @@ class SystemTraits:
         return self.rule is not None and ":" in self.rule
 
 
+SOD_RULE = "drift"
+"""The weighting rule of SOD. `sod calibrate` compares all other rules with it."""
 SYSTEMS: dict[str, SystemTraits] = {
     "grpo": SystemTraits("grpo", None),
     "opd": SystemTraits("grpo", "uniform"),
     "opd_without_grpo": SystemTraits(None, "uniform"),
     "opsd_gt": SystemTraits(None, "uniform", context="gt"),
     "opsd_hint": SystemTraits(None, "uniform", context="hint"),
-    "sod": SystemTraits("grpo", "drift"),
+    "sod": SystemTraits("grpo", SOD_RULE),
     # the paper's ablations
     "sod_uniform": SystemTraits("grpo", "uniform"),
     "sod_decay": SystemTraits("grpo", "decayed"),

@@ -20,7 +20,7 @@ from sod.concurrency import Runner
 from sod.config import EngineOptions, TrainOptions
 from sod.console.progress import LEGEND, Display, echo, fitted
 from sod.datasets.asking import load_asked, unasked
-from sod.datasets.rows import file_fingerprint, fingerprint_model, sample_problems
+from sod.datasets.rows import fingerprint_model, sample_problems
 from sod.distributed import Ranks, joined
 from sod.engines.opening import open_engine
 from sod.errors import OptionError, TrainingError
@@ -35,6 +35,7 @@ from sod.rollout.harness import World
 from sod.runs import metrics
 from sod.runs.alarms import raised
 from sod.runs.directory import Run
+from sod.runs.files import sha256_of_file
 from sod.runs.peaks import take_peak_mb
 from sod.runs.records import scored_records, to_record
 from sod.scoring import Scorer, check_groups
@@ -324,7 +325,7 @@ def _scorer(options: TrainOptions, policy: Policy, teacher: Teacher | None) -> S
 
 def _fingerprints(options: TrainOptions, student: Path) -> dict[str, str]:
     """Return the fingerprints of the run's inputs."""
-    files = {"data": file_fingerprint(options.data), "student": fingerprint_model(student)}
+    files = {"data": sha256_of_file(options.data), "student": fingerprint_model(student)}
     if options.teacher is not None:
         files["teacher"] = fingerprint_teacher(teacher_folder(options.teacher, options.score), options.score)
     return files

@@ -11,10 +11,11 @@ from sod.datasets.columns import statement
 from sod.datasets.conversion import notes_of
 from sod.datasets.identity import read_benchmark
 from sod.datasets.published import BENCHMARKS, SETS, Published
-from sod.datasets.rows import Row, file_fingerprint, load_problems
+from sod.datasets.rows import Row, load_problems
 from sod.datasets.storing import fetch_set, read_source
 from sod.datasets.wording import worded
 from sod.errors import DataError
+from sod.runs.files import sha256_of_file
 from sod.types import Problem
 
 
@@ -78,7 +79,7 @@ def open_set(name: str, *, data_dir: Path, prompts: Literal["clean", "paper"], l
         name=path.stem,
         problems=problems,
         path=path,
-        sha256=file_fingerprint(path),
+        sha256=sha256_of_file(path),
         source={},
         notes=notes,
         private=False,
@@ -106,7 +107,7 @@ def _benchmark(published: Published, data_dir: Path, prompts: Literal["clean", "
         name=published.name,
         problems=[_worded(problem, row, prompts) for problem, row in zip(problems, rows, strict=True)],
         path=path,
-        sha256=file_fingerprint(path),
+        sha256=sha256_of_file(path),
         source=source,
         notes=tuple(source.get("notes") or (*notes_of(rows, published), "the origin of this copy is unknown")),
         private=published.private,

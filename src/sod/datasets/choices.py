@@ -231,7 +231,7 @@ def _options(cells: Cells) -> tuple[list[str], list[str], tuple[str, ...], set[i
         case (name, *wrong) if name in RIGHT:
             values = [as_value(cells[other]) for other in wrong]
             texts = [_text(text) for value in values for text in (value if isinstance(value, list) else [value])]
-            texts = sorted((_text(cells[name]), *texts), key=_draw)
+            texts = sorted((_text(cells[name]), *texts), key=scattered)
             return list(ascii_uppercase[: len(texts)]), texts, columns, _places(_text(cells[name]), texts)
         case _:
             labels = list(ascii_uppercase[: len(columns)])
@@ -309,6 +309,6 @@ def _text(cell: Any) -> str:
     return "" if cell is None else str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell).strip()
 
 
-def _draw(text: str) -> str:
+def scattered(text: str) -> str:
     """Return a pseudo-random sort key that is the same on every machine."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -4,9 +4,9 @@ The order of the wrong choices depends only on the question's `Record ID`. The r
 whole set. Both do not depend on the order of rows in the file.
 """
 
-import hashlib
 from collections.abc import Sequence
 
+from sod.datasets.choices import scattered
 from sod.datasets.columns import Columns
 from sod.datasets.rows import Row
 from sod.errors import DataError
@@ -25,13 +25,13 @@ def questions(rows: Sequence[Row]) -> list[Row]:
     ids = [columns.text("id") for columns in asked]
     if len(set(ids)) < len(ids):
         raise DataError("two rows have the same `record_id`. Download the file again.")
-    places = {id: place % len(LETTERS) for place, id in enumerate(sorted(ids, key=_draw))}
+    places = {id: place % len(LETTERS) for place, id in enumerate(sorted(ids, key=scattered))}
     return [_question(columns, id, places[id]) for columns, id in zip(asked, ids, strict=True)]
 
 
 def _question(columns: Columns, id: str, place: int) -> Row:
     wrong = [str(columns.one_of((name,))).strip() for name in WRONG]
-    choices = sorted(wrong, key=lambda choice: _draw(f"{id}/{choice}"))
+    choices = sorted(wrong, key=lambda choice: scattered(f"{id}/{choice}"))
     choices.insert(place, columns.text("answer"))
     options = "\n".join(f"({letter}) {choice}" for letter, choice in zip(LETTERS, choices, strict=True))
     return {
@@ -43,8 +43,3 @@ def _question(columns: Columns, id: str, place: int) -> Row:
         "domain": columns.text("domain"),
         "subject": columns.text("subject"),
     }
-
-
-def _draw(text: str) -> str:
-    """Return a pseudo-random sort key that is the same on every machine."""
-    return hashlib.sha256(text.encode()).hexdigest()

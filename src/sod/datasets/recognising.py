@@ -15,9 +15,8 @@ from sod.datasets.golds import kind_of
 from sod.errors import DataError
 
 CONTEXT = (
-    *("context", "passage", "article", "body", "premise", "paragraph", "story", "scenario", "narrative"),
-    "background",
-)
+    "context", "passage", "article", "body", "premise", "paragraph", "story", "scenario", "narrative", "background",
+)  # fmt: skip
 """Columns with a text that stands before the question."""
 TESTS = ("tests", "test_cases", "input_output", "public_test_cases")
 """Columns with tests. Their presence makes the kind of a problem `code`."""

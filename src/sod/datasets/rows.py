@@ -33,7 +33,7 @@ from sod.datasets.recognising import conversation_in, plain_kind
 from sod.errors import DataError
 from sod.rewards.choice import MOST, USUAL
 from sod.rewards.golds import check_gold
-from sod.runs.files import sha256_of_file, to_json, write_whole
+from sod.runs.files import to_json, write_whole
 from sod.types import Message, Problem
 
 Row = dict[str, Any]
@@ -139,11 +139,6 @@ def sample_problems(problems: Sequence[Problem], *, seed: int, update: int, size
 @lru_cache(maxsize=1)
 def _order(seed: int, epoch: int, count: int) -> list[int]:
     return random.Random(f"{seed}/{epoch}").sample(range(count), count)
-
-
-def file_fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a file. Runs with equal fingerprints have the same data."""
-    return sha256_of_file(path)
 
 
 def fingerprint_model(folder: Path) -> str:

@@ -10,11 +10,11 @@ from sod import __version__
 from sod.console.progress import echo
 from sod.datasets.conversion import convert_file, notes_of
 from sod.datasets.published import Published, PublishedFile
-from sod.datasets.rows import file_fingerprint
 from sod.datasets.wording import Prompts
 from sod.datasets.writing import document, is_free, keep_out_of_git, lines, replace, sha256_of_bytes
 from sod.errors import DataError
 from sod.hub import download
+from sod.runs.files import sha256_of_file
 
 
 def fetch_set(published: Published, folder: Path, prompts: Prompts, *, revision: str | None = None) -> Path:
@@ -40,7 +40,7 @@ def store(raw: Path, published: Published | None, out: Path, prompts: Prompts, s
     `source`: facts about the origin, for NAME.source.json.
     """
     done = convert_file(raw, published, prompts)
-    digest = file_fingerprint(raw)
+    digest = sha256_of_file(raw)
     content = lines(done.rows)
     notes = done.notes
     if published is not None:
@@ -87,7 +87,7 @@ def read_source(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{beside} cannot be read ({error!r}). Move it and {path} away, and run `sod data fetch` again."
         ) from error
-    if written != file_fingerprint(path):
+    if written != sha256_of_file(path):
         raise DataError(
             f"{path} has been changed since {beside.name} was written: the hashes differ. Move both away, and run `sod data "
             "fetch` again."
@@ -97,7 +97,7 @@ def read_source(path: Path) -> dict[str, Any]:
 
 def check_hash(path: Path, file: PublishedFile) -> None:
     """Raise DataError if a downloaded file differs from the pinned one. Without a pinned hash, accept it."""
-    found, wanted = file_fingerprint(path), file.sha256
+    found, wanted = sha256_of_file(path), file.sha256
     if file.blob:
         content = path.read_bytes()
         found, wanted = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(), file.blob

@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sod.datasets.rows import Row, file_fingerprint
+from sod.datasets.rows import Row
 from sod.errors import DataError
-from sod.runs.files import cannot_be_written, to_json
+from sod.runs.files import cannot_be_written, sha256_of_file, to_json
 
 
 def lines(rows: Iterable[Row]) -> bytes:
@@ -58,7 +58,7 @@ def is_free(path: Path, content: bytes) -> bool:
     """Return True if a path is free, False if it already has this content. Raises DataError if it has other content."""
     if not path.exists():
         return True
-    if not path.is_file() or file_fingerprint(path) != sha256_of_bytes(content):
+    if not path.is_file() or sha256_of_file(path) != sha256_of_bytes(content):
         raise DataError(f"{path} already exists with other content. Move it away, or choose another path.")
     return False
 

@@ -28,11 +28,12 @@ from sod.config import CalibrateOptions
 from sod.console.progress import console, echo
 from sod.datasets.rows import Row, fingerprint_model
 from sod.errors import DataError, RunError
-from sod.evaluation.continuations import MANY, SOD, ScoredEvaluation, continuations, draw_evenly, starts
+from sod.evaluation.continuations import MANY, ScoredEvaluation, continuations, draw_evenly, starts
 from sod.evaluation.intervals import DRAWS
 from sod.hub import model_folder
 from sod.runs.directory import Run
 from sod.runs.files import write_json
+from sod.systems import SOD_RULE
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def calibration_summary(rows: Sequence[Row], *, seed: int = 0) -> Row:
 
     references = {"-d": -column("d"), "-entropy": -column("teacher_entropy"), "-errors": -column("errors_before")}
     rules = {name: np.array([row["weights"][name] for row in rows]) for name in rows[0]["weights"]}
-    auc_of_sod_R = auc(rules[SOD], solved_N, times_RN)
+    auc_of_sod_R = auc(rules[SOD_RULE], solved_N, times_RN)
 
     def judged(score_N: Array) -> Row:
         auc_R = auc(score_N, solved_N, times_RN)
@@ -175,7 +176,7 @@ def _interval(name: str, values_R: Array) -> Row:
 def calibration_tables(results: Row) -> list[Table]:
     """Return a table by number of errors, and one of the rules by AUC, the best first."""
     by_errors = _table("Continuations by the teacher from the beginning of a step")
-    for head in ("errors so far", "steps", "solved, %", "d, nats", "entropy, nats", f"w of {SOD}"):
+    for head in ("errors so far", "steps", "solved, %", "d, nats", "entropy, nats", f"w of {SOD_RULE}"):
         by_errors.add_column(head, justify="right")
     for row in results["by_errors"]:
         by_errors.add_row(
@@ -185,11 +186,11 @@ def calibration_tables(results: Row) -> list[Table]:
             *(f"{row[name]:.2f}" for name in _MEANS),
         )
     by_auc = _table("AUC of the weights [95 %]")
-    for head in ("rule, or quantity", "AUC", f"less {SOD}'s", "at equal errors"):
+    for head in ("rule, or quantity", "AUC", f"less {SOD_RULE}'s", "at equal errors"):
         by_auc.add_column(head, justify="left" if head.startswith("rule") else "right")
     judged = results["rules"] | results["references"]
     for name, row in sorted(judged.items(), key=lambda item: -(item[1]["auc"] or 0.0)):
-        difference = "" if name == SOD else _shown(row, "difference", "+").partition(" ")[2]
+        difference = "" if name == SOD_RULE else _shown(row, "difference", "+").partition(" ")[2]
         by_auc.add_row(name, _shown(row, "auc"), difference, _shown(row, "same_errors"))
     return [by_errors, by_auc]
 
@@ -200,7 +201,7 @@ def _table(title: str) -> Table:
 
 def verdict(results: Row) -> str:
     """Return whether SOD's weights predict the teacher's success, also at equal errors, and what predicts it better."""
-    sod = results["rules"][SOD]
+    sod = results["rules"][SOD_RULE]
     if sod["auc"] is None:
         return "The teacher solved all or none of the steps, so no AUC is defined."
     if sod["auc_low"] > 0.5:
@@ -214,7 +215,7 @@ def verdict(results: Row) -> str:
         holds = sod["same_errors_low"] <= 0.5 <= sod["same_errors_high"]
         found += f" Among steps after equally many tool errors: {_shown(sod, 'same_errors')}"
         found += ", no evidence of information beyond the number of errors." if holds else "."
-    others = {name: row for name, row in (results["rules"] | results["references"]).items() if name != SOD}
+    others = {name: row for name, row in (results["rules"] | results["references"]).items() if name != SOD_RULE}
     better = sorted(
         (name for name, row in others.items() if row["difference_low"] > 0), key=lambda n: -others[n]["auc"]
     )

@@ -37,13 +37,11 @@ from sod.runs.directory import Run
 from sod.runs.files import to_json, write_whole
 from sod.runs.records import from_record
 from sod.scoring import check_groups
+from sod.systems import SOD_RULE
 from sod.types import Group, Piece, Problem, Trajectory
 
 logger = logging.getLogger(__name__)
 
-
-SOD = "drift"
-"""SOD's rule. All other rules are compared with it."""
 ADVICE = "Start from the directory where `sod eval` was started."
 MANY = 3
 """Larger numbers of tool errors are treated as this one."""
@@ -282,8 +280,7 @@ def _load_teacher(
     """Load the teacher with the precision of the evaluation, and check that it fits the student's tokenizer and limits."""
     folder = model_folder(options.teacher)
     check_same_vocabulary(tokenizer, load_tokenizer(folder))
-    dtype = measured.network.dtype if measured.score.teacher_dtype == "same" else measured.score.teacher_dtype
-    teacher = load_model(folder, measured.network.model_copy(update={"dtype": dtype}))
+    teacher = load_model(folder, measured.network.for_teacher(measured.score))
     check_embeddings(teacher, tokenizer, folder)
     check_context(teacher, measured.rollout, whose="teacher")
     return teacher
@@ -344,7 +341,7 @@ def _rows(
                     "step": start.step,
                     "errors_before": start.errors,
                     "d": float(evaluation.d_BK[at]),
-                    "w": float(weights[SOD][at]),
+                    "w": float(weights[SOD_RULE][at]),
                     "teacher_entropy": float(info.entropy_BK[at]),
                     "weights": {name: float(w_BK[at]) for name, w_BK in weights.items()},
                     "solved": ended.judged.is_right,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, overload
 
 import torch
 from torch import Tensor
@@ -254,11 +254,19 @@ def selected(
     return Selected(hidden_ND[before_BT[inside_BT]], head(model), targets_M)
 
 
+@overload
+def score(
+    model: PreTrainedModel, batch: Batch, temperature: float, microbatch_tokens: int, *, entropy: Literal[False] = False
+) -> tuple[Tensor, None]: ...
+@overload
+def score(
+    model: PreTrainedModel, batch: Batch, temperature: float, microbatch_tokens: int, *, entropy: Literal[True]
+) -> tuple[Tensor, Tensor]: ...
 @torch.no_grad()
 def score(
     model: PreTrainedModel, batch: Batch, temperature: float, microbatch_tokens: int, *, entropy: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Return a model's log-probabilities of a batch's sampled tokens, and its entropies there, or 0 unless `entropy` is set.
+) -> tuple[Tensor, Tensor | None]:
+    """Return a model's log-probabilities of a batch's sampled tokens and, if `entropy` is set, its entropies there.
 
     -> (B, T), (B, T), 0 outside the mask. With candidates the first is (B, T, 1 + J): the token's value, then theirs.
     """
@@ -271,7 +279,7 @@ def score(
         for whole_BT, values_M in zip((logprobs_BT, entropy_BT), results, strict=True):
             if values_M is not None:
                 whole_BT[where] = values_M.float().cpu()
-    return logprobs_BT, entropy_BT
+    return logprobs_BT, entropy_BT if entropy else None
 
 
 @torch.no_grad()

@@ -56,7 +56,6 @@ from sod.planning.memory import (
     memory_of_fine_tuning,
     memory_of_training,
     sampling_bytes,
-    teacher_dtype,
 )
 from sod.systems import SYSTEMS
 
@@ -255,7 +254,8 @@ def serving(teacher: str, options: TrainOptions | EvalOptions) -> str:
     address = urlsplit(options.score.teacher_url or "")
     named = options.score.teacher_served_name
     words = ["vllm", "serve", teacher, *(["--served-model-name", named] if named else [])]
-    words += ["--dtype", teacher_dtype(options), "--max-model-len", str(longest(options.rollout) + 1)]
+    dtype = options.network.for_teacher(options.score).dtype
+    words += ["--dtype", dtype, "--max-model-len", str(longest(options.rollout) + 1)]
     return shlex.join([*words, "--host", address.hostname or "", "--port", str(address.port or 80)])
 
 

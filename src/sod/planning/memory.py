@@ -304,7 +304,7 @@ def memory_of_training(
     }
     if teacher and options.score.teacher_url is None:
         memory["teacher"], moments["the teacher's scoring"] = _teaching(options, teacher, tokens, processes)
-        if averaged and ITEMSIZE[teacher_dtype(options)] < 4:
+        if averaged and ITEMSIZE[options.network.for_teacher(options.score).dtype] < 4:
             memory["teacher"]["the teacher's average, float32"] = 4 * teacher.parameters
     memory["sampler"] = _sampling(options, student, gpu)
     memory["peak"] = {", ".join(moments): max(moments.values())}
@@ -346,7 +346,7 @@ def memory_of_teacher_server(options: TrainOptions, teacher: Shape) -> Memory:
     vLLM computes the logits of all tokens of a pass, and their logarithms in float32. It does not reserve memory for them
     at start-up (vLLM, pull request 52054).
     """
-    dtype, tokens = teacher_dtype(options), longest(options.rollout) + 1
+    dtype, tokens = options.network.for_teacher(options.score).dtype, longest(options.rollout) + 1
     read = min(tokens, SERVED_TOKENS)
     name = f"vLLM: keys and values of 1 x {tokens:,} tokens"
     kept = _whole("teacher", dtype, teacher) | {name: tokens * cache_bytes(teacher, ITEMSIZE[dtype])}
@@ -379,7 +379,7 @@ def _learning_moment(tokens: int) -> str:
 
 def _teaching(options: TrainOptions | EvalOptions, teacher: Shape, tokens: int, processes: int) -> tuple[Parts, int]:
     """Return the memory that a local teacher keeps, and its peak while it scores."""
-    dtype = teacher_dtype(options)
+    dtype = options.network.for_teacher(options.score).dtype
     weights, moment = ITEMSIZE[dtype] * teacher.parameters, scoring_bytes(teacher, tokens, ITEMSIZE[dtype])
     if options.score.offload_teacher:
         return {}, moment + weights
@@ -387,11 +387,6 @@ def _teaching(options: TrainOptions | EvalOptions, teacher: Shape, tokens: int, 
         kept = {f"teacher, {dtype}, 1/{processes}": share(weights, processes)}
         return kept, moment + gathered_bytes(teacher, ITEMSIZE[dtype])
     return {f"teacher, {dtype}": weights}, moment
-
-
-def teacher_dtype(options: TrainOptions | EvalOptions) -> Literal["float32", "bfloat16"]:
-    """Return the type of the teacher's weights, local or on a server."""
-    return options.network.dtype if options.score.teacher_dtype == "same" else options.score.teacher_dtype
 
 
 def _sampling(options: TrainOptions | EvalOptions, shape: Shape, gpu: int | None) -> Parts:

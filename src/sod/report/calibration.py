@@ -9,13 +9,12 @@ from sod.report.drawing import WIDE, panels, visible, whole_numbers
 from sod.report.palette import LIGHT, SERIES
 from sod.report.reading import RunRecord
 from sod.report.trajectories import drawable
+from sod.systems import SOD_RULE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SOD_RULE = "drift"
-"""Name of SOD's own rule; its line is always drawn."""
 LINES = 5
 """Number of rules with a line; AUCs are shown for all rules."""
 LARGEST_WEIGHT = 1.5

@@ -39,25 +39,9 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _WORD = re.compile(r"[^\W\d_]+")
 _LIST = re.compile(r"\[\s*(['\"]).*\1\s*,?\s*\]", re.DOTALL)
 _NOTHING = {
-    *(
-        "nan",
-        "null",
-        "<na>",
-        "[]",
-        "{}",
-        "none",
-        "n/a",
-        "-",
-        "--",
-        "?",
-        "...",
-        "unknown",
-        "notfound",
-        "not found",
-        "not_found",
-    ),
-    *("proof", "see solution", "see the solution", "see above", "see below", "tbd", "todo"),
-}
+    "nan", "null", "<na>", "[]", "{}", "none", "n/a", "-", "--", "?", "...", "unknown", "notfound", "not found", "not_found",
+    "proof", "see solution", "see the solution", "see above", "see below", "tbd", "todo",
+}  # fmt: skip
 """Golds in lower case that stand for a missing answer."""
 _MATH = MathJudge()
 

@@ -48,12 +48,6 @@ class TeacherSetup:
     microbatch_tokens: int
     """Largest number of tokens in a forward pass."""
 
-    @property
-    def teacher_network(self) -> ModelOptions:
-        """`network` with the type of `score.teacher_dtype`."""
-        dtype = self.score.teacher_dtype
-        return self.network if dtype == "same" else self.network.model_copy(update={"dtype": dtype})
-
 
 class Teacher(ABC):
     """A model that scores the student's tokens.

@@ -16,7 +16,7 @@ class LocalTeacher(Teacher):
     def __init__(self, setup: TeacherSetup):
         tokenizer = load_tokenizer(setup.folder)
         check_same_vocabulary(setup.tokenizer, tokenizer)
-        self._model = load_model(setup.folder, setup.teacher_network).requires_grad_(False)
+        self._model = load_model(setup.folder, setup.network.for_teacher(setup.score)).requires_grad_(False)
         check_embeddings(self._model, tokenizer, setup.folder)
         check_context(self._model, setup.rollout, whose="teacher")
         self._home = torch.device("cpu") if setup.score.offload_teacher else self._model.device

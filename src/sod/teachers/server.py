@@ -85,7 +85,7 @@ class ServerTeacher(Teacher):
         teacher = cls(setup.tokenizer, setup.score, seconds=seconds)
         try:
             await teacher._meet(setup.score.teacher_served_name, rollout)
-            await teacher._prove(setup.folder, setup.teacher_network, rollout)
+            await teacher._prove(setup.folder, setup.network.for_teacher(setup.score), rollout)
         except BaseException:
             await teacher.close()
             raise
