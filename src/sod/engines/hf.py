@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from sod.concurrency import compute
 from sod.engines import Reply, Request
+from sod.engines.drawing import draw
 from sod.model.attention import SlotCache, check_attention
 from sod.model.forward import end_ids, forward, head
 
@@ -196,17 +197,13 @@ class HFEngine:
         return drawn
 
     def _draw(self, jobs: list[_Job], hidden_ND: Tensor) -> tuple[list[int], list[float]]:
-        """Sample one token per job by inverse transform, with the job's own random generator."""
-        logits_NV = (hidden_ND @ head(self._model).T).float()
-        temperature_N1 = torch.tensor([[job.request.temperature] for job in jobs], device=logits_NV.device)
-        logprobs_NV = (logits_NV / temperature_N1).log_softmax(-1)
-        probs_NV = _nucleus(logprobs_NV.exp(), [job.request.top_p for job in jobs])
-        cumulative_NV = probs_NV.double().cumsum(-1)
-        draws_N1 = torch.tensor([[job.rng.random()] for job in jobs], dtype=torch.double, device=logits_NV.device)
-        tokens_N = torch.searchsorted(cumulative_NV, draws_N1 * cumulative_NV[:, -1:], right=True)[:, 0]
-        tokens_N = tokens_N.clamp(max=logits_NV.shape[1] - 1)
-        chosen_N = logprobs_NV.gather(1, tokens_N[:, None])[:, 0]
-        return tokens_N.tolist(), chosen_N.tolist()
+        """Sample one token per job, with the job's own random generator. -> tokens, log-probabilities"""
+        return draw(
+            hidden_ND @ head(self._model).T,
+            [job.request.temperature for job in jobs],
+            [job.request.top_p for job in jobs],
+            [job.rng.random() for job in jobs],
+        )
 
     def _drop(self, job: _Job) -> None:
         if job in self._waiting:
@@ -239,14 +236,3 @@ def _common_prefix(cached: list[int], ids: list[int]) -> int:
         else:
             high = middle - 1
     return low
-
-
-def _nucleus(probs_NV: Tensor, top_p: list[float]) -> Tensor:
-    """Keep the likeliest tokens up to a mass of top_p, including the token that crosses it; the others get 0."""
-    if min(top_p) >= 1:
-        return probs_NV
-    ordered_NV, order_NV = probs_NV.sort(-1, descending=True)
-    before_NV = ordered_NV.cumsum(-1) - ordered_NV
-    limit_N1 = torch.tensor(top_p, device=probs_NV.device)[:, None]
-    ordered_NV = ordered_NV.masked_fill(before_NV >= limit_N1, 0)
-    return torch.zeros_like(probs_NV).scatter_(1, order_NV, ordered_NV)
