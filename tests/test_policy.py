@@ -148,6 +148,26 @@ def test_micro_batches_hold_every_row_once_within_their_tokens(seed: int) -> Non
     assert len(parts) <= 1 + 2 * int(lengths.sum()) / limit  # no two of them would fit into one
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_micro_batches_keep_a_group_together_where_it_fits(seed: int) -> None:
+    rng = random.Random(seed)
+    groups = torch.tensor(sorted(rng.randrange(6) for _ in range(rng.randint(1, 40))))
+    lengths = torch.tensor([rng.randint(1, 50) for _ in groups])
+    limit = rng.randint(50, 300)
+    parts = list(microbatches(lengths, limit, groups))
+    assert sorted(torch.cat(parts).tolist()) == list(range(len(lengths)))
+    assert all(int(lengths[part].sum()) <= limit for part in parts)
+    for group in groups.unique():
+        homes = [part for part in parts if (groups[part] == group).any()]
+        size = int(lengths[groups == group].sum())
+        assert len(homes) <= max(1, 2 * size / limit + 1)
+        if size <= limit:
+            assert len(homes) == 1
+        assert all(
+            "01" not in "".join(str(int(x)) for x in groups[part] == group).strip("0") for part in homes
+        )  # adjacent
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
 def test_minibatches_keep_groups_together_and_hold_every_row_once(random_groups: MakeGroups, count: int) -> None:
     batch = collate(random_groups(5, 3))

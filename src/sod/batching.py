@@ -198,15 +198,34 @@ def collate_demonstrations(rows: Sequence[DemonstrationRow]) -> tuple[Tensor, Te
     return ids_BT, mask_BT, torch.tensor([len(ids) for ids, _ in rows])
 
 
-def microbatches(lengths_B: Tensor, max_tokens: int) -> Iterator[Tensor]:
-    """Yield row indices in parts of at most `max_tokens` tokens (or one longer row), packed by first-fit decreasing."""
+def microbatches(lengths_B: Tensor, max_tokens: int, groups_B: Tensor | None = None) -> Iterator[Tensor]:
+    """Yield row indices in parts of at most `max_tokens` tokens (or one longer row), packed by first-fit decreasing.
+
+    With `groups_B`, the rows of a group stay together where they fit, so that a pass can read their prompt once.
+    """
+    lengths = lengths_B.tolist()
+    units = [[row] for row in range(len(lengths))] if groups_B is None else _units(lengths, max_tokens, groups_B)
+    sizes = [sum(lengths[row] for row in unit) for unit in units]
     parts: list[tuple[int, list[int]]] = []  # tokens left, rows
-    for row in lengths_B.argsort(descending=True, stable=True).tolist():
-        length = int(lengths_B[row])
-        at = next((i for i, (left, _) in enumerate(parts) if length <= left), len(parts))
+    for size, unit in sorted(zip(sizes, units, strict=True), key=lambda each: -each[0]):
+        at = next((i for i, (left, _) in enumerate(parts) if size <= left), len(parts))
         left, rows = parts[at] if at < len(parts) else (max_tokens, [])
-        parts[at : at + 1] = [(left - length, [*rows, row])]
+        parts[at : at + 1] = [(left - size, [*rows, *unit])]
     yield from (torch.tensor(rows) for _, rows in parts)
+
+
+def _units(lengths: list[int], max_tokens: int, groups_B: Tensor) -> list[list[int]]:
+    """Return the rows of each group, divided where they have more than `max_tokens` tokens."""
+    units: list[list[int]] = []
+    for group in groups_B.unique().tolist():
+        left = -1
+        for row in (groups_B == group).nonzero()[:, 0].tolist():
+            if left < lengths[row]:
+                units.append([])
+                left = max_tokens
+            units[-1].append(row)
+            left -= lengths[row]
+    return units
 
 
 def balanced_parts(lengths_B: Tensor, max_tokens: int, count: int) -> list[list[Tensor]]:

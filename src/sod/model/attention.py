@@ -151,7 +151,7 @@ class Reading:
         self.positions = torch.tensor([places], device=device)
         """Position of each token in its sequence, (1, N)."""
         self._masks = [
-            _causal(start, end, device) if start and end > start + 1 else None
+            causal_mask(start, end, device) if start and end > start + 1 else None
             for start, end in zip(starts, ends, strict=True)
         ]
         self._singles = next((i for i, count in enumerate(counts) if count > 1), len(counts))
@@ -200,7 +200,7 @@ class Reading:
         return found.reshape(singles, heads, -1).transpose(0, 1)[None]
 
 
-def _causal(start: int, end: int, device: torch.device) -> Tensor:
+def causal_mask(start: int, end: int, device: torch.device) -> Tensor:
     """Return the causal mask of the tokens from `start` to `end`: True where one attends to another. -> (end - start, end)"""
     at = torch.arange(end, device=device)
     return at <= at[start:, None]

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.model.attention import Layout, Packed, check_attention
 from sod.model.fsdp import base_of
+from sod.model.prefixes import SharedStarts, find_families, worth_sharing
 
 
 def head(model: PreTrainedModel) -> Tensor:
@@ -30,9 +31,15 @@ def forward(model: PreTrainedModel, ids_N: Tensor, positions_1N: Tensor, layout:
 
 
 def hidden_states(model: PreTrainedModel, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
-    """Return the last hidden states, before the head, of the rows' first `lengths_B` tokens, packed. -> (N, D)"""
+    """Return the last hidden states, before the head, of the rows' first `lengths_B` tokens, packed. -> (N, D)
+
+    The common start of adjacent rows is read once, where that saves enough.
+    """
     check_attention(model)
     lengths = lengths_B.tolist()
+    if worth_sharing(families := find_families(ids_BT, lengths)):
+        shared = SharedStarts(families, ids_BT.device)
+        return forward(model, shared.ids(ids_BT), shared.positions(ids_BT.device), shared)[shared.places(ids_BT.device)]
     layout = Packed(lengths)
     ids_N = torch.cat([row[:length] for row, length in zip(ids_BT, lengths, strict=True)])
     return forward(model, ids_N, layout.positions(ids_BT.device), layout)

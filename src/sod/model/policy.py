@@ -105,7 +105,7 @@ class Policy:
         tokens = int(batch.mask_BT.sum())
         totals = dict.fromkeys(("loss", "entropy", "ratio_clipped"), 0.0)
         low, high = options.clip_low, options.clip_high
-        for part in map(batch.rows, self._parts(batch.lengths_B)):
+        for part in map(batch.rows, self._parts(batch.lengths_B, batch.groups_B)):
             candidates_BTJ = part.candidates_BTJ if part.teacher_weight_BT is not None else None
             old_M, credit_M = self._judged(part) if candidates_BTJ is None else self._judged_with_candidates(part)
 
@@ -126,11 +126,11 @@ class Policy:
             totals["ratio_clipped"] += clipped_M.sum().item() / tokens
         return dict(zip(totals, self._ranks.total(list(totals.values())), strict=True)) | self._step()
 
-    def _parts(self, lengths_B: Tensor) -> list[Tensor]:
+    def _parts(self, lengths_B: Tensor, groups_B: Tensor | None = None) -> list[Tensor]:
         """Return this process's rows of each micro-batch. All processes have equally many micro-batches; some may be empty."""
         size = self._options.microbatch_tokens
         if self._ranks.alone:
-            return list(microbatches(lengths_B, size))
+            return list(microbatches(lengths_B, size, groups_B))
         return balanced_parts(lengths_B, size, self._ranks.count)[self._ranks.rank]
 
     def _judged(self, batch: CreditedBatch) -> tuple[Tensor, Tensor]:
