@@ -448,7 +448,7 @@ class EvalOptions(Options):
     data_dir: Rare[ResumeMayChange[Path]] = Path("data")
     """Directory of benchmark files (NAME.jsonl). Missing benchmarks are downloaded into it."""
     prompts: Rare[Literal["clean", "paper"]] = "clean"
-    """Prompts for the problems of benchmarks (datasets/prompts.toml). clean: ours. paper: those of the paper's code. Problems
+    """Prompts for the problems of benchmarks (rewards/prompts.toml). clean: ours. paper: those of the paper's code. Problems
     of your own files are used unchanged."""
     teacher: ResumeMayChange[OptionalModel] = None
     """Teacher model: a directory, a run or hf:ORG/NAME. With a teacher, the divergence from it is also measured. Default:
