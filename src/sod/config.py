@@ -770,6 +770,8 @@ class CompareOptions(Options):
     """Presets only: seed of the lab's problems and of the cold start."""
     jobs: Positive | None = None
     """Number of runs at the same time. Use 1 if all runs share one GPU. Default: one per processor."""
+    dry_run: bool = False
+    """Print which runs the command would start and the resources they need, then exit."""
     sandbox: Rare[SandboxOptions] = SandboxOptions(workers=4)
     """Presets only: where programs run. Your own recipes have their own sandbox options."""
 

@@ -90,7 +90,8 @@ def read_measured(folder: Path, training: Path | None = None) -> Measured:
         lr = json.loads((training / "options.json").read_text(encoding="utf-8"))["learn"]["lr"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(
-            f"{training} holds no readable training run ({type(error).__name__}: {error}). Train it again."
+            f"{training} holds no readable training run ({type(error).__name__}: {error}). Move {training.parent} away and "
+            "repeat the command, which trains it again."
         ) from error
     seconds = sum(row.get("seconds/update", math.nan) for row in history)
     return replace(measured, seconds=seconds, updates=len(history), lr=lr)

@@ -125,6 +125,26 @@ def load_demonstrations(path: Path) -> list[Demonstration]:
     return demonstrations
 
 
+def count_rows(path: Path, *, demonstrations: bool = False) -> int:
+    """Return the number of problems or demonstrations in a file. Every row is checked, but no row is kept in memory.
+
+    The number is remembered until the file changes.
+    """
+    check_file(path)
+    state = path.stat()
+    return _count_rows(path, demonstrations, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _count_rows(path: Path, demonstrations: bool, size: int, changed: int) -> int:
+    del size, changed  # keys of the cache
+    rows = _Converted(path, demonstration_of) if demonstrations else ProblemFile(path)
+    count = sum(1 for _ in rows)
+    if isinstance(rows, _Converted):
+        rows.complain()
+    return count
+
+
 def sample_problems(problems: Sequence[Problem], *, seed: int, update: int, size: int) -> list[Problem]:
     """Sample the problems of an update. The result depends only on the seed and the update, so a resumed run samples the same.
 
