@@ -19,7 +19,7 @@ from typing import Any
 
 from sod.compare.dry_run import plan_comparison
 from sod.compare.jobs import Commands
-from sod.compare.parts import TUNING_SEED, Parts, own_recipes
+from sod.compare.parts import TUNING_SEED, ComparisonParts, own_recipes
 from sod.compare.table import (
     Measured,
     Method,
@@ -76,7 +76,7 @@ def _compare(options: CompareOptions) -> None:
         )
 
 
-class Comparison(Parts):
+class Comparison(ComparisonParts):
     """A comparison: the progress of its runs, and their results."""
 
     def __init__(self, options: CompareOptions, setting: Setting):
@@ -186,7 +186,8 @@ class Comparison(Parts):
                 try:
                     runs.setdefault(method, {})[seed] = read_measured(folder / "eval", folder / "train")
                 except DataError as error:
-                    damaged[f"{method.name}, seed {seed}"] = str(error)
+                    if (folder / "eval").exists():
+                        damaged[f"{method.name}, seed {seed}"] = str(error)
         known: dict[str, Measured] = {}
         for name in ("start", "teacher"):
             try:

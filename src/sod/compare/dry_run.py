@@ -10,9 +10,8 @@ from itertools import chain
 from pathlib import Path
 
 from sod.checks import of_evaluation, of_training
-from sod.compare.parts import TUNING_SEED, Parts, own_recipes
+from sod.compare.parts import TUNING_SEED, ComparisonParts, own_recipes
 from sod.config import CompareOptions, EvalOptions, TrainOptions
-from sod.datasets import check_name
 from sod.datasets.published import SETS
 from sod.errors import DataError, OptionError, RunError
 from sod.evaluation.results import read_evaluation
@@ -45,7 +44,8 @@ def plan_comparison(options: CompareOptions, width: int | None = None) -> str:
     missing = [part for part in parts if not part.is_finished]
     jobs = min(options.jobs or os.cpu_count() or 1, max(1, len(missing)))
     text.add("compares", *(f"{method.name}" for method in comparison.methods))
-    text.add("runs", *_counts(parts), f"{jobs} at the same time")
+    shape = f"{len(comparison.methods)} methods x {len(options.seeds)} seeds"
+    text.add("runs", shape, *_counts(parts), f"{jobs} at the same time")
     if not exists:
         text.add("creates", f"the lab and the student's cold start, in {options.out}")
     text.add("writes", str(options.out))
@@ -59,19 +59,19 @@ def plan_comparison(options: CompareOptions, width: int | None = None) -> str:
     return text.written(width or columns())
 
 
-def _comparison(options: CompareOptions) -> tuple[Parts, bool]:
+def _comparison(options: CompareOptions) -> tuple[ComparisonParts, bool]:
     """Return the parts of the comparison, and whether their models and data can exist before it starts."""
     if not options.preset:
-        return Parts(options, own_recipes(options)), True
+        return ComparisonParts(options, own_recipes(options)), True
     check_place(options)
     student, small = Run(options.out / "cold-start").finished(), Run(options.out / SMALL_TEACHER).finished()
     exists = is_made(options.out / "lab") and student is not None
     exists &= options.preset != "teacher-size" or small is not None
     setting = setting_of(options, student or options.out / "cold-start", small or options.out / SMALL_TEACHER)
-    return Parts(options, setting), exists
+    return ComparisonParts(options, setting), exists
 
 
-def _trainings(comparison: Parts) -> Iterator[Part]:
+def _trainings(comparison: ComparisonParts) -> Iterator[Part]:
     """Yield the training runs: those that choose learning rates, then those of the table."""
     for method in comparison.methods:
         for lr, folder in comparison.tunings(method).items():
@@ -86,7 +86,7 @@ def _trainings(comparison: Parts) -> Iterator[Part]:
             yield Part(f"{method.name}, seed {seed}", options, _has(run, options.updates))
 
 
-def _evaluations(comparison: Parts) -> Iterator[Part]:
+def _evaluations(comparison: ComparisonParts) -> Iterator[Part]:
     """Yield the evaluations. The model of an unfinished training run is planned with the student's size."""
     student = comparison.untrained()["start"]
     for name, model in comparison.untrained().items():
@@ -114,18 +114,25 @@ def _is_evaluated(folder: Path) -> bool:
 
 
 def _counts(parts: list[Part]) -> Iterator[str]:
-    """Yield how many runs of each kind there are, and how many are finished."""
-    for what, kind in (("training runs", TrainOptions), ("evaluations", EvalOptions)):
-        of_kind = [part for part in parts if isinstance(part.options, kind)]
+    """Yield how many parts of each kind there are, and how many are finished."""
+    trainings = [part for part in parts if isinstance(part.options, TrainOptions)]
+    tunings = [part for part in trainings if part.options.seed == TUNING_SEED]
+    kinds = {
+        "training runs": [part for part in trainings if part not in tunings],
+        "training runs that choose a learning rate": tunings,
+        "evaluations": [part for part in parts if part not in trainings],
+    }
+    for what, of_kind in kinds.items():
         finished = sum(part.is_finished for part in of_kind)
-        yield f"{len(of_kind)} {what}" + (f", {finished} of them finished" if finished else "")
+        if of_kind:
+            yield f"{len(of_kind)} {what}" + (f", {finished} of them finished" if finished else "")
 
 
-def _refusals(comparison: Parts, parts: list[Part], *, with_files: bool) -> Iterator[str]:
+def _refusals(comparison: ComparisonParts, parts: list[Part], *, with_files: bool) -> Iterator[str]:
     """Yield what the comparison itself refuses, and what each unfinished part refuses of its directory and options."""
     try:
         comparison.check_plan()
-        if with_files and all(_is_here(name, comparison) for name in comparison.evaluation(Path(), Path()).data):
+        if with_files and _can_check_tuning(comparison):
             comparison.check_tuning()
     except (OptionError, RunError) as error:
         yield str(error)
@@ -144,11 +151,11 @@ def _refusals(comparison: Parts, parts: list[Part], *, with_files: bool) -> Iter
             )
 
 
-def _is_here(name: str, comparison: Parts) -> bool:
-    """Return whether a set of problems need not be downloaded. Raise DataError for a name that is unknown."""
-    check_name(name)
-    folder = comparison.evaluation(Path(), Path()).data_dir
-    return name not in SETS or (folder / f"{name}.jsonl").exists()
+def _can_check_tuning(comparison: ComparisonParts) -> bool:
+    """Return whether all problems to compare are here. The plans of the parts report the missing files."""
+    options = comparison.evaluation(Path("model"), Path("eval"))
+    files = [options.data_dir / f"{name}.jsonl" if name in SETS else Path(name) for name in options.data]
+    return all(file.exists() for file in [*files, *([comparison.tune] if comparison.tune else [])])
 
 
 def _add_parts(text: Text, missing: list[Part], jobs: int) -> Iterator[str]:

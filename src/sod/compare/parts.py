@@ -22,7 +22,7 @@ TUNING_SEED = 1_000_003
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
-class Parts:
+class ComparisonParts:
     """The parts of a comparison: methods, runs, and their options. Nothing is run."""
 
     def __init__(self, options: CompareOptions, setting: Setting):
@@ -97,7 +97,7 @@ class Parts:
             )
         return plan
 
-    # Parts
+    # ComparisonParts
 
     def training(self, method: Method, seed: int, folder: Path, **other: Any) -> TrainOptions:
         """Return the options of a training run. Raise OptionError for a wrong one, with the name of the method."""

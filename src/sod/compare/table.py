@@ -14,7 +14,8 @@ import numpy as np
 
 from sod.errors import DataError, OptionError
 from sod.evaluation.intervals import Interval, Solved, difference, rate
-from sod.evaluation.results import Evaluated, Sheet, read_evaluation, show_sheets
+from sod.evaluation.results import Evaluated, read_evaluation
+from sod.evaluation.sheets import Sheet, show_sheets
 from sod.runs.directory import Run
 
 # Methods
