@@ -161,7 +161,7 @@ def test_a_dry_run_lists_what_the_runs_would_refuse(
     content: dict[str, Any], words: str, recipes: dict[str, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "train.toml").write_text(to_toml(read_recipe(recipes["train"]) | content))
-    assert words in plan_comparison(options(recipes, tmp_path / "out", train=tmp_path / "train.toml"), None)
+    assert words in plan_comparison(options(recipes, tmp_path / "out", train=tmp_path / "train.toml"))
 
 
 def test_a_dry_run_counts_what_is_finished_and_refuses_other_terms(compared: Path, recipes: dict[str, Path]) -> None:

@@ -467,13 +467,13 @@ def test_notes_are_written_again_where_the_rows_stay_the_same(tmp_path: Path) ->
     raw, out = tmp_path / "raw.jsonl", tmp_path / "ours.jsonl"
     convert = ["data", "convert", str(raw), "--out", str(out)]
     raw.write_text(json.dumps({"question": "1+1?", "answer": "2"}) + "\n")
-    assert cli.run(convert) == 0
+    assert run(convert) == 0
     before, source = out.read_bytes(), tmp_path / "ours.source.json"
     assert json.loads(source.read_text())["notes"] == []
     raw.write_text(json.dumps({"question": "1+1?", "answer": "2", "colour": "red"}) + "\n")
-    assert cli.run(convert) == 0
+    assert run(convert) == 0
     assert out.read_bytes() == before
     assert "`colour` (1)" in json.loads(source.read_text())["notes"][0]
     written = source.stat().st_mtime_ns
-    assert cli.run(convert) == 0
+    assert run(convert) == 0
     assert source.stat().st_mtime_ns == written
