@@ -1,5 +1,6 @@
 """A whole comparison of tiny models: real processes, resumed and extended."""
 
+import asyncio
 import json
 import shutil
 from collections.abc import Callable
@@ -10,11 +11,12 @@ import pytest
 from confining import CONFINABLE
 
 from sod.compare.cells import compare
+from sod.compare.dry_run import plan_comparison
 from sod.config import CompareOptions
 from sod.errors import OptionError, RunError, TrainingError
 from sod.evaluation.results import read_evaluation
 from sod.lab import settings
-from sod.recipes import to_toml
+from sod.recipes import read_recipe, to_toml
 
 Compare = Callable[..., Path]
 
@@ -127,6 +129,77 @@ def test_what_cannot_be_is_said_before_anything_is_run(
     with pytest.raises(OptionError, match=words):
         compare(options(recipes, tmp_path / "out", **fields))
     assert not (tmp_path / "out").exists()
+
+    with pytest.raises(OptionError, match=words):
+        compare(options(recipes, tmp_path / "out", dry_run=True, **fields))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_lists_the_runs_and_their_memory_and_writes_nothing(
+    recipes: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare(options(recipes, tmp_path / "out", seeds=(0, 1), dry_run=True))
+    said = capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    assert "3 methods x 2 seeds" in said
+    assert "6 training runs\n" in said
+    assert "8 evaluations\n" in said
+    assert "sham, seed 0: 1 updates with sham, each of 2 problems x 2 trajectories" in said
+    assert "at the same time, each as large as the largest" in said
+    assert said.rstrip().endswith("to do    nothing: all inputs are available")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"rollout": settings.ROLLOUT | {"top_p": 0.9}}, "1. rollout.top_p must be 1 for training"),
+        ({"stop_on": ["nonsense"]}, "there is no alarm 'nonsense'"),
+        ({"data": "missing.jsonl"}, "Create missing.jsonl"),
+    ],
+)
+def test_a_dry_run_lists_what_the_runs_would_refuse(
+    content: dict[str, Any], words: str, recipes: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "train.toml").write_text(to_toml(read_recipe(recipes["train"]) | content))
+    assert words in plan_comparison(options(recipes, tmp_path / "out", train=tmp_path / "train.toml"))
+
+
+def test_a_dry_run_counts_what_is_finished_and_refuses_other_terms(compared: Path, recipes: dict[str, Path]) -> None:
+    done = plan_comparison(options(recipes, compared))
+    assert "3 training runs, 3 of them finished" in done
+    assert "5 evaluations, 5 of them finished" in done
+    assert "1. " + str(compared) in plan_comparison(options(recipes, compared, updates=2))
+
+
+def test_a_dry_run_of_a_preset_needs_no_lab(tmp_path: Path) -> None:
+    wanted = CompareOptions.model_validate(
+        {"out": tmp_path / "out", "preset": "paper-table1", "sandbox": {"backend": "unsafe_subprocess"}}
+    )
+    said = plan_comparison(wanted)
+    assert "6 methods x 3 seeds" in said
+    assert "18 training runs that choose a learning rate" in said
+    assert "creates  the lab and the student's cold start" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_comparison_also_works_within_a_running_event_loop(compared: Path, recipes: dict[str, Path]) -> None:
+    (compared / "start" / "results.json").unlink()  # so that one command runs
+
+    async def cell_of_a_notebook() -> None:
+        compare(options(recipes, compared))
+
+    asyncio.run(cell_of_a_notebook())
+    assert (compared / "start" / "results.json").exists()
+
+
+def test_a_damaged_run_is_left_out_and_named_with_the_reason(
+    compared: Path, recipes: dict[str, Path], tmp_path: Path
+) -> None:
+    out = shutil.copytree(compared, tmp_path / "damaged")
+    (out / "cells" / "grpo" / "seed-0" / "train" / "options.json").write_text("{")
+    with pytest.raises(TrainingError, match=r"grpo, seed 0: .*holds no readable training run .JSONDecodeError.*Move "):
+        compare(options(recipes, out))
+    assert "grpo" not in [row["method"] for row in results(out)["rows"]]
 
 
 def test_problems_to_tune_with_must_be_others_than_those_to_measure_with(

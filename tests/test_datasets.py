@@ -33,7 +33,7 @@ from sod.datasets.storing import check_hash, read_source, source_file, store
 from sod.datasets.wording import asked, bare, worded
 from sod.errors import DataError
 from sod.rewards import code_golds
-from sod.rewards.golds import check_gold
+from sod.rewards.kinds import check_gold
 from sod.rewards.math import MathJudge
 
 Row = dict[str, Any]

@@ -93,7 +93,7 @@ def test_the_causes_of_silence_are_counted(trajectory: Callable[..., Trajectory]
         trajectory(answer=None, reason="no single letter"),
         trajectory(answer="3", reason="exact"),
     ]
-    causes = silence(attempts, votes=True)
+    causes = silence(attempts)
     assert causes == {
         r"end without \boxed{} in the last turn": 2,
         "have an answer that cannot be parsed (no single letter)": 1,

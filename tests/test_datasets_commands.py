@@ -461,3 +461,19 @@ def test_a_row_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path: P
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         store(raw, None, tmp_path / "file/out.jsonl", "clean", {})
+
+
+def test_notes_are_written_again_where_the_rows_stay_the_same(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw.jsonl", tmp_path / "ours.jsonl"
+    convert = ["data", "convert", str(raw), "--out", str(out)]
+    raw.write_text(json.dumps({"question": "1+1?", "answer": "2"}) + "\n")
+    assert run(convert) == 0
+    before, source = out.read_bytes(), tmp_path / "ours.source.json"
+    assert json.loads(source.read_text())["notes"] == []
+    raw.write_text(json.dumps({"question": "1+1?", "answer": "2", "colour": "red"}) + "\n")
+    assert run(convert) == 0
+    assert out.read_bytes() == before
+    assert "`colour` (1)" in json.loads(source.read_text())["notes"][0]
+    written = source.stat().st_mtime_ns
+    assert run(convert) == 0
+    assert source.stat().st_mtime_ns == written

@@ -14,7 +14,7 @@ from sod.datasets.conversion import Converted, convert_file
 from sod.datasets.rows import demonstration_of, load_demonstrations, load_problems, usable_problem, write_jsonl
 from sod.errors import DataError
 from sod.rewards.code import CodeJudge
-from sod.rewards.golds import check_gold
+from sod.rewards.kinds import check_gold
 from sod.sandbox.local import LocalSandbox
 from sod.types import Piece, Problem, Trajectory
 

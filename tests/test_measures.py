@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import fmean, pstdev, stdev
 
 import pytest
@@ -212,14 +213,22 @@ def test_of_nothing_there_are_no_rates() -> None:
 
 def test_programs_have_no_votes_and_no_answer_where_there_is_no_code(trajectory: Make) -> None:
     tally = Tally(votes=False)
+    problem = Problem(id="p", messages=(), answer="", kind="code")
     attempts = [
-        trajectory(answer=None, correct=True, reason="all tests passed"),
-        trajectory(answer=None, reason="no code"),
+        replace(trajectory(answer=None, correct=True, reason="all tests passed"), problem=problem),
+        replace(trajectory(answer=None, reason="no code"), problem=problem),
     ]
-    tally.add(Group(Problem(id="p", messages=(), answer="", kind="code"), attempts))
+    tally.add(Group(problem, attempts))
     measured = tally.measured()
     assert "maj" not in measured
     assert (measured["avg"], measured["no_answer"]) == (0.5, 0.5)
+
+
+def test_in_a_set_with_programs_an_attempt_at_mathematics_without_an_answer_counts_as_such(trajectory: Make) -> None:
+    tally = Tally(votes=False)
+    attempts = [trajectory(answer=None, reason="no answer"), trajectory(answer="1")]
+    tally.add(Group(Problem(id="p", messages=(), answer="1"), attempts))
+    assert tally.measured()["no_answer"] == 0.5
 
 
 def test_results_are_broken_down_by_each_label(group: MakeGroup) -> None:

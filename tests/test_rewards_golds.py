@@ -8,7 +8,8 @@ from reference import shared
 
 from sod.config import RewardOptions
 from sod.errors import DataError
-from sod.rewards.golds import check_gold, worked
+from sod.rewards.golds import worked
+from sod.rewards.kinds import check_gold
 from sod.rewards.referee import Referee
 from sod.types import Problem
 

@@ -203,10 +203,10 @@ def overview(group: str = "") -> str:
 
 def parse(command: str, name: str, arguments: list[str]) -> Any:
     """Return the options of a command, from recipes and flags. `name` is their class in `sod.config`."""
-    from sod import arguments as line
     from sod import config
+    from sod.arguments.parsing import parse_options
 
-    return line.parse_options(command, getattr(config, name), arguments)
+    return parse_options(command, getattr(config, name), arguments)
 
 
 def _split(arguments: list[str]) -> tuple[str | None, list[str]]:

@@ -448,7 +448,7 @@ class EvalOptions(Options):
     data_dir: Rare[ResumeMayChange[Path]] = Path("data")
     """Directory of benchmark files (NAME.jsonl). Missing benchmarks are downloaded into it."""
     prompts: Rare[Literal["clean", "paper"]] = "clean"
-    """Prompts for the problems of benchmarks (datasets/prompts.toml). clean: ours. paper: those of the paper's code. Problems
+    """Prompts for the problems of benchmarks (rewards/prompts.toml). clean: ours. paper: those of the paper's code. Problems
     of your own files are used unchanged."""
     teacher: ResumeMayChange[OptionalModel] = None
     """Teacher model: a directory, a run or hf:ORG/NAME. With a teacher, the divergence from it is also measured. Default:
@@ -770,6 +770,8 @@ class CompareOptions(Options):
     """Presets only: seed of the lab's problems and of the cold start."""
     jobs: Positive | None = None
     """Number of runs at the same time. Use 1 if all runs share one GPU. Default: one per processor."""
+    dry_run: bool = False
+    """Print which runs the command would start and the resources they need, then exit."""
     sandbox: Rare[SandboxOptions] = SandboxOptions(workers=4)
     """Presets only: where programs run. Your own recipes have their own sandbox options."""
 

@@ -22,6 +22,7 @@ from sod.concurrency import run_concurrently
 from sod.config import DoctorOptions, RewardOptions, SandboxOptions
 from sod.console.progress import echo
 from sod.errors import DoctorError
+from sod.rewards.kinds import KINDS, Example
 from sod.rewards.referee import Referee
 from sod.sandbox import Program, Sandbox
 from sod.sandbox.confinement import confinement
@@ -53,19 +54,6 @@ BOUNDLESS = {
     "fill the disk": ("for i in range(12): open(f'f{i}', 'wb').write(b'x' * (8 << 20))", {"disk_limit", "error"}),
 }
 """Programs that exceed a limit, and the allowed statuses of their end."""
-
-JUDGED = (
-    ("math", "025", r"so it is \boxed{25}", "right"),
-    ("math", r"\frac{1}{2}", r"\boxed{0.5}", "right"),
-    ("math", r"x^2+2x+1", r"\boxed{(x+1)^2}", "right"),
-    ("math", "204", r"\boxed{9^{9^{9^9}}}", "wrong"),
-    ("math", r"\sqrt{2}", r"\boxed{1.41421356}", "wrong"),
-    ("choice", "C", r"\boxed{\text{(C)}}", "right"),
-    ("choice", "C", r"\boxed{A or C}", "wrong"),
-    ("code", '{"inputs": ["2\\n"], "outputs": ["4\\n"]}', "```python\nprint(int(input()) ** 2)\n```", "right"),
-    ("code", '{"inputs": ["2\\n"], "outputs": ["4\\n"]}', "```python\nprint(5)\n```", "wrong"),
-)
-"""(kind, gold, last turn, verdict)"""
 
 
 @dataclass(slots=True)
@@ -158,16 +146,21 @@ async def _try_boundless(sandbox: Sandbox, report: Report) -> None:
 # Judges
 
 
+def examples() -> list[tuple[str, Example]]:
+    """Return the attempts to judge, each with the kind of its problem."""
+    return [(name, example) for name, kind in KINDS.items() for example in kind.examples]
+
+
 def _trajectory(kind: str, gold: str, text: str) -> Trajectory:
     problem = Problem(id=text, messages=(), answer=gold, kind=kind)
     return Trajectory(problem=problem, sample=0, pieces=(), stop="answered", final_text=text)
 
 
 async def _try_judges(referee: Referee, report: Report) -> None:
-    for kind, gold, text, expected in JUDGED:
-        verdict = await referee.judge(_trajectory(kind, gold, text), str)
-        shown = text if kind != "code" else text.splitlines()[1]
-        report.check("judges", verdict.outcome == expected, verdict.outcome, f"{kind}: {shown}")
+    for kind, example in examples():
+        verdict = await referee.judge(_trajectory(kind, example.gold, example.text), str)
+        shown = next(line for line in example.text.splitlines() if not line.startswith("```"))
+        report.check("judges", verdict.outcome == example.outcome, verdict.outcome, f"{kind}: {shown}")
 
 
 # Speed

@@ -39,7 +39,7 @@ class Problem:
     """The conversation that the student continues, usually one user message."""
     answer: str
     kind: str = "math"
-    """Kind of judge: math, choice or code; see `sod.rewards.referee`."""
+    """Kind of judge: math, choice or code; see `sod.rewards.kinds`."""
     options: int = 4
     """Multiple choice only: number of options. Their letters are A, B, ..."""
     hint: str = ""

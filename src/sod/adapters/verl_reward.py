@@ -22,6 +22,7 @@ from sod.chat.calls import THOUGHT_OPEN
 from sod.config import RewardOptions, SandboxOptions, ToolUse
 from sod.errors import DataError, InfrastructureError
 from sod.rewards.choice import MOST, USUAL, gold_letter
+from sod.rewards.kinds import KINDS
 from sod.rewards.referee import Referee
 from sod.rewards.shaping import RIGHT, overlong, turns_that_ran, wrong
 from sod.sandbox.guarded import open_sandbox
@@ -54,7 +55,7 @@ async def compute_score(
     """
     extra_info = extra_info or {}
     kind, gold = extra_info.get("kind") or "math", str(ground_truth)
-    options = stated_options(extra_info, gold) if kind == "choice" else USUAL
+    options = stated_options(extra_info, gold) if kind in KINDS and KINDS[kind].has_options else USUAL
     problem = Problem(id=data_source, messages=(), answer=gold, kind=kind, options=options)
     referee = _referee(judge)
     referee.check([problem])

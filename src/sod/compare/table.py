@@ -14,7 +14,8 @@ import numpy as np
 
 from sod.errors import DataError, OptionError
 from sod.evaluation.intervals import Interval, Solved, difference, rate
-from sod.evaluation.results import Evaluated, Sheet, read_evaluation, show_sheets
+from sod.evaluation.results import Evaluated, read_evaluation
+from sod.evaluation.sheets import Sheet, show_sheets
 from sod.runs.directory import Run
 
 # Methods
@@ -90,7 +91,8 @@ def read_measured(folder: Path, training: Path | None = None) -> Measured:
         lr = json.loads((training / "options.json").read_text(encoding="utf-8"))["learn"]["lr"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(
-            f"{training} holds no readable training run ({type(error).__name__}: {error}). Train it again."
+            f"{training} holds no readable training run ({type(error).__name__}: {error}). Move {training.parent} away and "
+            "repeat the command, which trains it again."
         ) from error
     seconds = sum(row.get("seconds/update", math.nan) for row in history)
     return replace(measured, seconds=seconds, updates=len(history), lr=lr)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sod.datasets.asking import load_asked
 from sod.datasets.columns import statement
@@ -15,6 +15,7 @@ from sod.datasets.rows import Row, load_problems
 from sod.datasets.storing import fetch_set, read_source
 from sod.datasets.wording import worded
 from sod.errors import DataError
+from sod.rewards.kinds import KINDS, Prompts
 from sod.runs.files import sha256_of_file
 from sod.types import Problem
 
@@ -57,7 +58,7 @@ def to_fetch(path: Path) -> str:
     return f"`sod data fetch {path.stem} --out {path.parent}` downloads it" if path.stem in SETS else ""
 
 
-def open_set(name: str, *, data_dir: Path, prompts: Literal["clean", "paper"], limit: int | None = None) -> ProblemSet:
+def open_set(name: str, *, data_dir: Path, prompts: Prompts, limit: int | None = None) -> ProblemSet:
     """Open a benchmark by name, or a file of problems.
 
     A benchmark is read from `data_dir`, or downloaded there, and its problems get the wording `prompts`. Prompts of a file are
@@ -94,7 +95,7 @@ def _limited(of: ProblemSet, limit: int | None) -> ProblemSet:
     return replace(of, problems=of.problems[:limit], notes=(*of.notes, note))
 
 
-def _benchmark(published: Published, data_dir: Path, prompts: Literal["clean", "paper"]) -> ProblemSet:
+def _benchmark(published: Published, data_dir: Path, prompts: Prompts) -> ProblemSet:
     path = data_dir / f"{published.name}.jsonl"
     if not path.exists():
         fetch_set(published, data_dir, prompts)
@@ -115,10 +116,10 @@ def _benchmark(published: Published, data_dir: Path, prompts: Literal["clean", "
     )
 
 
-def _worded(problem: Problem, row: Row, prompts: Literal["clean", "paper"]) -> Problem:
+def _worded(problem: Problem, row: Row, prompts: Prompts) -> Problem:
     text = worded(statement(row), problem.kind, prompts, gold=problem.answer, starter=row.get("starter", ""))
     return replace(problem, messages=({"role": "user", "content": text},))
 
 
 def _have_votes(problems: Sequence[Problem]) -> bool:
-    return all(problem.kind != "code" for problem in problems)
+    return all(KINDS[problem.kind].vote is not None for problem in problems)

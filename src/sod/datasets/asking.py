@@ -13,7 +13,8 @@ from pathlib import Path
 
 from sod.datasets.rows import ProblemFile
 from sod.datasets.wording import asked, without_foreign
-from sod.rewards import NO_CODE
+from sod.rewards import NO_ANSWER, NO_CODE
+from sod.rewards.kinds import KINDS, is_silent
 from sod.types import Problem, Trajectory
 
 SHARE = 0.1
@@ -21,9 +22,6 @@ SHARE = 0.1
 SILENCE = 0.9
 """Smallest share of samples without an answer, for a note with the causes."""
 _WORD = re.compile(r"[^\W\d_]{4,}")
-_BOX = re.compile(r"box", re.IGNORECASE)
-_ASKS = {"math": _BOX, "choice": _BOX, "code": re.compile(r"```|code block|fence|markdown", re.IGNORECASE)}
-_PLACE = {"math": r"\boxed{}", "choice": r"\boxed{}", "code": "a ```python block"}
 _CAUSES = {
     "max_tokens": "were cut off at the token limit",
     "max_turns": "used all turns",
@@ -70,8 +68,7 @@ def _reworded(problem: Problem) -> Problem:
 def asks(problem: Problem) -> bool:
     """Return whether a prompt asks for the form that its judge reads, or is a formula."""
     texts = [message["content"] for message in problem.messages]
-    wanted = _ASKS.get(problem.kind)
-    return wanted is None or any(map(wanted.search, texts)) or not any(map(_WORD.search, texts))
+    return any(map(KINDS[problem.kind].asks.search, texts)) or not any(map(_WORD.search, texts))
 
 
 def unasked(problems: Sequence[Problem], template: str = "") -> list[str]:
@@ -80,31 +77,30 @@ def unasked(problems: Sequence[Problem], template: str = "") -> list[str]:
     `template`: the text that the chat template adds to every prompt.
     """
     quiet = Counter(problem.kind for problem in problems if not asks(problem))
-    quiet = Counter({kind: count for kind, count in quiet.items() if not _ASKS[kind].search(template)})
+    quiet = Counter({kind: count for kind, count in quiet.items() if not KINDS[kind].asks.search(template)})
     return unasked_lines(Counter(problem.kind for problem in problems), quiet)
 
 
 def unasked_lines(kinds: Counter[str], quiet: Counter[str]) -> list[str]:
     """Return the same warnings from counts by kind: all problems, and those that do not ask."""
     return [
-        f"{count} of {kinds[kind]} prompts of kind {kind} do not ask for {_PLACE[kind]}, but the judge reads the answer only "
-        "there. Add the wording with `sod data convert FILE`, unless the model is trained to answer in this form."
+        f"{count} of {kinds[kind]} prompts of kind {kind} do not ask for {KINDS[kind].place}, but the judge reads the answer "
+        "only there. Add the wording with `sod data convert FILE`, unless the model is trained to answer in this form."
         for kind, count in quiet.items()
         if count and count >= SHARE * kinds[kind]
     ]
 
 
-def silence(trajectories: Sequence[Trajectory], *, votes: bool) -> Counter[str]:
-    """Count attempts without an answer by cause. `votes`: whether answers have votes; programs have none."""
-    silent = [each for each in trajectories if (each.judged.answer is None if votes else each.judged.reason == NO_CODE)]
-    return Counter(_cause(each) for each in silent)
+def silence(trajectories: Sequence[Trajectory]) -> Counter[str]:
+    """Count attempts without an answer by cause."""
+    return Counter(_cause(each) for each in trajectories if is_silent(each))
 
 
 def _cause(trajectory: Trajectory) -> str:
     if trajectory.stop in _CAUSES:
         return _CAUSES[trajectory.stop]
-    if trajectory.judged.reason in ("no answer", NO_CODE):
-        return f"end without {_PLACE[trajectory.problem.kind]} in the last turn"
+    if trajectory.judged.reason in (NO_ANSWER, NO_CODE):
+        return f"end without {KINDS[trajectory.problem.kind].place} in the last turn"
     return f"have an answer that cannot be parsed ({trajectory.judged.reason})"
 
 

@@ -13,12 +13,13 @@ from typing import Any
 
 from sod.datasets import programs
 from sod.datasets.choices import Numberings, as_value, read_choice, with_options
-from sod.datasets.golds import canonical, kind_of
-from sod.datasets.recognising import CONTEXT, TESTS, cells_of, conversation_in, is_program
+from sod.datasets.golds import canonical, kind_of, kind_of_tests
+from sod.datasets.recognising import CONTEXT, cells_of, conversation_in
 from sod.datasets.rows import LABELS, Row, demonstration_of, messages_in
-from sod.datasets.wording import Prompts, asked
+from sod.datasets.wording import asked
 from sod.errors import DataError
 from sod.rewards.golds import worked
+from sod.rewards.kinds import KINDS, Evidence, Prompts, find_kind
 
 NAMES = {
     "problem": (
@@ -168,8 +169,9 @@ def converted_problem(
     The column `problem` may contain messages. `kind`: the kind of all rows. Default: each row's columns and answer decide.
     """
     columns = Columns(row)
-    kind = kind or columns.text("kind")
-    if (program := programs.published(columns.cells)) is not None and kind in ("", "code"):
+    if kind := kind or columns.text("kind"):
+        find_kind(kind)
+    if (program := programs.published(columns.cells)) is not None and kind in ("", program.row["kind"]):
         columns.used |= program.columns
         ours: Row = {"id": columns.text("id") or str(number), **program.row}
         return ours | labels(columns), columns.unused
@@ -180,16 +182,16 @@ def converted_problem(
     text = wanted if isinstance(wanted, str) else _last_message(wanted)
     if not text.strip():
         raise DataError("the text of its problem is empty; give the question.")
-    choice = read_choice(columns.cells) if kind in ("", "choice", "math") else None
+    choice = read_choice(columns.cells) if not kind or KINDS[kind].gold_is_answer else None
     if choice is not None:
-        if kind == "math":
-            raise DataError("its `kind` is 'math', but it has options; remove `kind` or the options.")
+        if kind and not KINDS[kind].has_options:
+            raise DataError(f"its `kind` is {kind!r}, but it has options; remove `kind` or the options.")
         columns.used |= choice.columns
-        kind, solution = "choice", columns.text("solution")
+        kind, solution = kind or "choice", columns.text("solution")
         answer = gold = choice.letter(numberings or Numberings(lambda: iter([columns.cells])))
     else:
         kind, gold, solution = _gold(columns, text, kind)
-        answer = canonical(kind, gold, integers=integers and kind == "math")
+        answer = canonical(kind, gold, integers=integers)
     contexts = [columns.plain(name) for name in CONTEXT]
     text = "\n\n".join((*(each for each in contexts if each and each not in text), text))
     ours = {
@@ -270,12 +272,15 @@ def _last_message(messages: Any) -> str:
 def _gold(columns: Columns, text: str, kind: str) -> tuple[str, str, str]:
     """Return the kind of a problem, its gold, and its solution, empty if it has none."""
     solution = columns.text("solution")
-    if (tests := columns.one_of(TESTS)) is not None and kind in ("", "code"):
-        return "code", _plain(tests), solution
+    for name, own in KINDS.items():
+        if kind in ("", name) and (cell := columns.one_of(own.gold_columns)) is not None:
+            return name, _plain(cell), solution
     cell = columns.get("answer")
-    if kind == "code" or (not kind and is_program(f"{columns.text('source')} {columns.plain('ability')}", cell)):
-        gold = _plain(columns.need("answer")).strip()
-        return "code", json.dumps([gold]) if gold.startswith("assert") else gold, solution
+    about = f"{columns.text('source')} {columns.plain('ability')}"
+    if (tests := kind or kind_of_tests(Evidence(gold=cell, text=text, about=about))) and not KINDS[
+        tests
+    ].gold_is_answer:
+        return tests, canonical(tests, _plain(columns.need("answer"))), solution
     if isinstance(cell, list) and len(cell) == 1:
         (cell,) = cell
     if isinstance(cell, list | dict):
@@ -300,7 +305,8 @@ def _gold(columns: Columns, text: str, kind: str) -> tuple[str, str, str]:
     else:
         gold = ""
     if not gold:
-        raise columns.lacks(f"an answer: {', '.join(f'`{name}`' for name in (*NAMES['answer'], 'solution', *TESTS))}")
+        golds = [name for own in KINDS.values() for name in own.gold_columns]
+        raise columns.lacks(f"an answer: {', '.join(f'`{name}`' for name in (*NAMES['answer'], 'solution', *golds))}")
     return kind or kind_of(gold, text), gold, solution
 
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from sod.datasets import columns, gpqa, livecodebench
 from sod.datasets.choices import Numberings
 from sod.datasets.identity import check_identity
-from sod.datasets.published import Published
+from sod.datasets.published import Published, Reader
 from sod.datasets.reading import published_rows
 from sod.datasets.recognising import cells_of
 from sod.datasets.rows import Row, option_count
-from sod.datasets.wording import Prompts
 from sod.errors import DataError
-from sod.rewards.golds import check_gold
+from sod.rewards.kinds import Prompts, check_gold
 
 CONTRADICTORY = "two answers"
 """The `flag` of a problem that its set contains twice with different answers. The first answer is kept."""
@@ -38,12 +37,13 @@ def convert_file(path: Path, published: Published | None, prompts: Prompts) -> C
     Raises DataError for an unusable file, and for an unusable row of a benchmark. Unusable rows of other files are left out and
     noted.
     """
-    match published:
-        case Published(kind="choice"):
+    reader: Reader = "columns" if published is None else published.reader
+    match reader:
+        case "gpqa":
             done = _choices(published_rows(path), path)
-        case Published(kind="code", since=since):
-            done = _programs(published_rows(path), since, path)
-        case _:
+        case "livecodebench":
+            done = _programs(published_rows(path), published.since if published else "", path)
+        case "columns":
             done = _by_columns(published, prompts, path)
     if published is not None and published.role == "benchmark":
         check_identity(done.rows, published, str(path))
@@ -56,7 +56,7 @@ def notes_of(rows: Sequence[Row], published: Published) -> tuple[str, ...]:
         return published.notes
     days = sorted(row["date"] for row in rows if "date" in row)
     window = f", contests of {days[0]} to {days[-1]}" if days else ""
-    public = any(row["kind"] == "code" and livecodebench.public_only(row["answer"]) for row in rows)
+    public = published.reader == "livecodebench" and any(livecodebench.public_only(row["answer"]) for row in rows)
     return (
         f"{len(rows)} problems{window}",
         *(["public tests only: no LiveCodeBench score"] if public else []),
@@ -75,11 +75,11 @@ def _by_columns(published: Published | None, prompts: Prompts, path: Path) -> Co
         unused.update(found[1])
         return found[0]
 
-    if (published is not None and published.kind == "demonstrations") or columns.holds_demonstration(first[1]):
+    if (published is not None and published.content == "demonstrations") or columns.holds_demonstration(first[1]):
         done = _collect(everything, lambda row, _: kept(columns.demonstration(row)), path, strict=False)
         return _with_unused(done, unused, published)
     integers = published is not None and published.integers
-    kind = published.kind if published is not None and published.kind != "mixed" else ""
+    kind = published.kind if published is not None else ""
     benchmark = published is not None and published.role == "benchmark"
     numberings = Numberings(lambda: map(cells_of, published_rows(path)))
 

@@ -19,6 +19,7 @@ from sod.datasets.golds import vote
 from sod.datasets.published import Published
 from sod.datasets.rows import Row, read_rows
 from sod.errors import DataError
+from sod.rewards.kinds import KINDS, find_kind
 
 MARK = 8
 """Hexadecimal digits of a mark."""
@@ -59,8 +60,8 @@ def check_identity(rows: Sequence[Row], published: Published, where: str) -> Non
 
 
 def items(rows: Sequence[Row]) -> list[str]:
-    """Return the items that all copies share: the votes of the answers, or the ids of code problems."""
-    return [str(row["id"]) if row["kind"] == "code" else vote(row["kind"], row["answer"]) for row in rows]
+    """Return the items that all copies share: the votes of the answers, or the ids of problems without votes."""
+    return [vote(row["kind"], row["answer"]) if find_kind(row["kind"]).vote else str(row["id"]) for row in rows]
 
 
 def golds_fingerprint(rows: Sequence[Row]) -> str:
@@ -79,7 +80,11 @@ def _differences(rows: Sequence[Row], published: Published) -> list[str]:
         found.append(f"it has {len(rows)} rows, not {published.rows}")
     if doubtful := [n for n, row in enumerate(rows, 1) if "choices" in row and len(set(row["choices"])) < 4]:
         found.append(f"{_rows(doubtful)} without four distinct choices")
-    if published.kind == "choice" and (missing := [n for n, row in enumerate(rows, 1) if "choices" not in row]):
+    if (
+        published.kind
+        and KINDS[published.kind].has_options
+        and (missing := [n for n, row in enumerate(rows, 1) if "choices" not in row])
+    ):
         found.append(f"{_rows(missing)} without `choices`")
     if published.fingerprint and golds_fingerprint(rows) != published.fingerprint:
         found.append(_other_items(rows, published))
@@ -88,7 +93,7 @@ def _differences(rows: Sequence[Row], published: Published) -> list[str]:
 
 def _other_items(rows: Sequence[Row], published: Published) -> str:
     """Describe the rows with an answer, or an id, that the benchmark does not have, or has less often."""
-    what = "an id" if published.kind == "code" else "an answer"
+    what = "an answer" if not published.kind or KINDS[published.kind].vote else "an id"
     places: defaultdict[str, list[int]] = defaultdict(list)
     for number, item in enumerate(items(rows), 1):
         places[mark(item)].append(number)

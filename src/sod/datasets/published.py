@@ -8,7 +8,8 @@ benchmark (`sod.datasets.identity`).
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["math", "choice", "code", "demonstrations", "mixed"]
+Reader = Literal["columns", "gpqa", "livecodebench"]
+"""What converts a published file: the names of its columns, or a reader of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,8 @@ class Published:
 
     name: str
     what: str
-    kind: Kind
+    kind: str
+    """Kind of all problems (`sod.rewards.kinds`); empty if each row has its own, and for demonstrations."""
     role: Literal["benchmark", "training"]
     repo: str
     revision: str
@@ -36,6 +38,8 @@ class Published:
     rows: int | None
     """Number of rows after conversion. For training sets, it was counted in one copy."""
     license: str
+    content: Literal["problems", "demonstrations"] = "problems"
+    reader: Reader = "columns"
     gated: bool = False
     """Whether the hub requires consent to terms before a download."""
     private: bool = False
@@ -129,6 +133,7 @@ _ALL = (
         name="gpqa_diamond",
         what="GPQA-Diamond, graduate-level science",
         kind="choice",
+        reader="gpqa",
         role="benchmark",
         repo="Idavidrein/gpqa",
         revision="633f5ee89ab8ad4522a9f850766b73f62147ffdd",
@@ -145,6 +150,7 @@ _ALL = (
         name="livecodebench_v6",
         what="LiveCodeBench, problems added in version 6",
         kind="code",
+        reader="livecodebench",
         role="benchmark",
         repo="livecodebench/code_generation_lite",
         revision="0fe84c3912ea0c4d4a78037083943e8f0c4dd505",
@@ -157,6 +163,7 @@ _ALL = (
         name="livecodebench_v6_2502",
         what="the same, from February 2025 (the paper's window)",
         kind="code",
+        reader="livecodebench",
         role="benchmark",
         repo="livecodebench/code_generation_lite",
         revision="0fe84c3912ea0c4d4a78037083943e8f0c4dd505",
@@ -189,7 +196,7 @@ _ALL = (
     Published(
         name="open_agentrl_30k",
         what="the paper's problems for RL: mathematics, science, code",
-        kind="mixed",
+        kind="",
         role="training",
         repo="Gen-Verse/Open-AgentRL-30K",
         revision="660eca7324319cd69a57738228a5e8e336f3bb40",
@@ -200,7 +207,8 @@ _ALL = (
     Published(
         name="open_agentrl_sft_3k",
         what="the paper's demonstrations for the cold start",
-        kind="demonstrations",
+        kind="",
+        content="demonstrations",
         role="training",
         repo="Gen-Verse/Open-AgentRL-SFT-3K",
         revision="29f7c779329730068f425ef9995f50440ff9a3f2",

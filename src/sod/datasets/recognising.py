@@ -5,23 +5,19 @@ otherwise become a problem of mathematics with a part missing.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 from sod.datasets.choices import option_columns
-from sod.datasets.golds import kind_of
+from sod.datasets.golds import kind_of, kind_of_tests
 from sod.errors import DataError
+from sod.rewards.kinds import KINDS, Evidence
 
 CONTEXT = (
     "context", "passage", "article", "body", "premise", "paragraph", "story", "scenario", "narrative", "background",
 )  # fmt: skip
 """Columns with a text that stands before the question."""
-TESTS = ("tests", "test_cases", "input_output", "public_test_cases")
-"""Columns with tests. Their presence makes the kind of a problem `code`."""
-PROGRAMS = (*TESTS, "test_list", "entry_point")
-"""Columns that only problems for programs have."""
 CONVERSATIONS = {
     ("conversations",): True,
     ("prompt", "completion"): True,
@@ -37,12 +33,6 @@ CONVERSATIONS = {
 CONVERT = "Use `sod data convert FILE --out OUT`"
 VERL_EXTRA = ("index", "hint", "solution")
 """Fields of verl's `extra_info` that are used."""
-_TESTS = re.compile(
-    r"\s*[\[{].*(?:['\"](?:inputs?|input_output|tests|fn_name|assert_case|test_code|functional|p\w+_test_cases)['\"]\s*:"
-    r"|['\"]\s*assert\b)|\s*assert\b",
-    re.DOTALL,
-)
-"""A gold with tests: an object or a list of tests, or assertions."""
 
 
 def cells_of(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,14 +56,8 @@ def normal(name: str) -> str:
     return "_".join(name.strip().casefold().split())
 
 
-def is_program(about: str, gold: Any) -> bool:
-    """Return whether a gold belongs to a program, from the row's source and ability, or from the gold itself."""
-    text = json.dumps(gold, default=str) if isinstance(gold, list | dict) else str(gold)
-    return "code" in about.lower() or _TESTS.match(text) is not None
-
-
 def plain_kind(row: Mapping[str, Any], prompt: str, gold: str) -> str:
-    """Return the kind of a row without `kind`: `choice` if the prompt has options and the gold is a letter, otherwise `math`.
+    """Return the kind of a row without `kind`, from its gold and the text of its prompt.
 
     `prompt`: the text of its prompt. Raises DataError for a row with columns that only `sod data convert` reads.
     """
@@ -81,8 +65,11 @@ def plain_kind(row: Mapping[str, Any], prompt: str, gold: str) -> str:
     about = " ".join(str(cells.get(name, "")) for name in ("source", "data_source", "ability"))
     if options := option_columns(cells):
         raise _needs_convert("options", options, "and they are not part of the prompt")
-    if tests := [name for name in PROGRAMS if name in cells] or ["answer"] * is_program(about, gold):
-        raise _needs_convert("tests of a program", tests, "and the answer would be judged as mathematics")
+    tests = kind_of_tests(Evidence(gold=gold, text=prompt, about=about))
+    for name, kind in KINDS.items():
+        own = [column for column in (*kind.gold_columns, *kind.other_columns) if column in cells]
+        if found := own or ["answer"] * (name == tests):
+            raise _needs_convert(kind.gold_name, found, "and the answer would be judged as mathematics")
     if text := [name for name in CONTEXT if name in cells and str(cells[name]).strip() not in prompt]:
         raise _needs_convert("a text for the question", text, "and it is not part of the prompt")
     return kind_of(gold, prompt)

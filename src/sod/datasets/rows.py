@@ -28,11 +28,10 @@ from typing import Any, Generic, TypeVar
 from sod.chat import conversations
 from sod.chat.conversations import Demonstration, as_messages, without_nulls
 from sod.console.progress import slow_bar
-from sod.datasets.golds import options_in
 from sod.datasets.recognising import conversation_in, plain_kind
 from sod.errors import DataError
-from sod.rewards.choice import MOST, USUAL
-from sod.rewards.golds import check_gold
+from sod.rewards.choice import MOST, USUAL, options_in
+from sod.rewards.kinds import check_gold, find_kind
 from sod.runs.files import to_json, write_whole
 from sod.types import Message, Problem
 
@@ -124,6 +123,26 @@ def load_demonstrations(path: Path) -> list[Demonstration]:
     demonstrations = list(rows)
     rows.complain()
     return demonstrations
+
+
+def count_rows(path: Path, *, demonstrations: bool = False) -> int:
+    """Return the number of problems or demonstrations in a file. Every row is checked, but no row is kept in memory.
+
+    The number is remembered until the file changes.
+    """
+    check_file(path)
+    state = path.stat()
+    return _count_rows(path, demonstrations, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _count_rows(path: Path, demonstrations: bool, size: int, changed: int) -> int:
+    del size, changed  # keys of the cache
+    rows = _Converted(path, demonstration_of) if demonstrations else ProblemFile(path)
+    count = sum(1 for _ in rows)
+    if isinstance(rows, _Converted):
+        rows.complain()
+    return count
 
 
 def sample_problems(problems: Sequence[Problem], *, seed: int, update: int, size: int) -> list[Problem]:
@@ -257,7 +276,7 @@ def as_problem(row: Row, number: int) -> Problem:
         messages=tuple(messages),
         answer=str(answer),
         kind=kind,
-        options=option_count(row.get("choices"), messages[-1]["content"]) if kind == "choice" else USUAL,
+        options=option_count(row.get("choices"), messages[-1]["content"]) if find_kind(kind).has_options else USUAL,
         hint=_text(row, extra, "hint"),
         solution=_text(row, extra, "solution"),
         labels={name: str(row[name]) for name in LABELS if row.get(name) not in (None, "")},

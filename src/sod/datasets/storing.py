@@ -10,10 +10,10 @@ from sod import __version__
 from sod.console.progress import echo
 from sod.datasets.conversion import convert_file, notes_of
 from sod.datasets.published import Published, PublishedFile
-from sod.datasets.wording import Prompts
 from sod.datasets.writing import document, is_free, keep_out_of_git, lines, replace, sha256_of_bytes
 from sod.errors import DataError
 from sod.hub import download
+from sod.rewards.kinds import Prompts
 from sod.runs.files import sha256_of_file
 
 
@@ -62,12 +62,28 @@ def store(raw: Path, published: Published | None, out: Path, prompts: Prompts, s
         if published is not None and published.private:
             keep_out_of_git(out)
         replace(out, content)
-    if is_new or not source_file(out).exists():
+    old = {} if is_new else _origin(out)
+    if "repo" in old and "repo" not in source:  # these rows were downloaded before
+        facts |= {name: old[name] for name in ("repo", "revision", "file") if name in old}
+    if _without_time(old) != _without_time(json.loads(document(facts))):
         replace(source_file(out), document(facts))
     echo(f"{out}: {len(done.rows)} rows" + ("" if is_new else ", unchanged"))
     for note in notes:
         echo(f"  {note}")
     return out
+
+
+def _origin(out: Path) -> dict[str, Any]:
+    """Return the stored origin of a set; {} if it is missing or damaged."""
+    try:
+        facts = json.loads(source_file(out).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _without_time(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: fact for name, fact in facts.items() if name != "when"}
 
 
 def source_file(path: Path) -> Path:

@@ -1,18 +1,13 @@
-r"""Add, recognise and remove the wording around a problem. The texts are in `prompts.toml`.
+r"""Add, recognise and remove the wording around a problem. The texts are those of its kind (`sod.rewards.kinds`).
 
 Judges read answers of mathematics and choices in `\boxed{}`, and programs in a fenced block. The wording of a problem that asks
 for another form is replaced.
 """
 
 import re
-import tomllib
-from functools import cache
-from importlib.resources import files
-from typing import Any, Literal
+from collections.abc import Iterator
 
-from sod.rewards.code_golds import tests_of
-
-Prompts = Literal["clean", "paper"]
+from sod.rewards.kinds import KINDS, Prompts
 
 _FOREIGN = (
     # DAPO-Math-17k asks for a last line that begins with "Answer:". No judge reads it.
@@ -21,25 +16,25 @@ _FOREIGN = (
     # A processed copy of it with doubled braces.
     re.compile(r"\s*Please reason step by step, and put your final answer within \\boxed\{\{\}\}\.$"),
 )
-_ASKS_FOR = {"math": re.compile(r"\\boxed"), "choice": re.compile(r"\\boxed"), "code": re.compile(r"```|code block")}
 
 
 def worded(problem: str, kind: str, prompts: Prompts, *, gold: str = "", starter: str = "") -> str:
-    """Return a problem with its wording. The gold of a code problem determines whether a function or a program is asked for."""
-    fills = {"problem": problem.strip()}
-    style = kind
-    if kind == "code":
-        names = sorted(tests_of(gold).names - {"Solution"})
-        style = "code_function" if names else "code_stdin"
-        fills["code"] = starter.strip("\n").rstrip() or "\n".join(f"def {name}(...):" for name in names)
-    template = _templates()[prompts][style]
-    return re.sub(r"\{(problem|code)\}", lambda hole: fills[hole[1]], template)
+    """Return a problem with its wording. The gold of a code problem determines whether a function or a program is asked for.
+
+    `starter`: the code that the answer begins with. Default: the signature of the kind.
+    """
+    own = KINDS[kind]
+    wording, code = own.wording, own.signature(gold) if own.signature else ""
+    if code and own.code_wording:
+        wording = own.code_wording
+    fills = {"problem": problem.strip(), "code": starter.strip("\n").rstrip() or code}
+    return re.sub(r"\{(problem|code)\}", lambda hole: fills[hole[1]], wording[prompts])
 
 
 def asked(text: str, kind: str, prompts: Prompts, *, gold: str = "", starter: str = "") -> str:
     """Return a training problem as the student reads it: with its own wording, or with sod's if it has none."""
     stripped = without_foreign(text)
-    if stripped == text and _ASKS_FOR[kind].search(text):
+    if stripped == text and KINDS[kind].asks_exactly.search(text):
         return text
     return worded(stripped, kind, prompts, gold=gold, starter=starter)
 
@@ -60,14 +55,8 @@ def bare(text: str) -> str:
     return text
 
 
-@cache
-def _templates() -> dict[str, dict[str, str]]:
-    content: dict[str, Any] = tomllib.loads(files("sod.datasets").joinpath("prompts.toml").read_text(encoding="utf-8"))
-    return content
-
-
-@cache
-def _frames() -> list[tuple[str, str]]:
-    """Return the text before and after the problem, for every wording without other fields."""
-    texts = [text for style in _templates().values() for text in style.values() if "{code}" not in text]
-    return [(before, after) for before, _, after in (text.partition("{problem}") for text in texts)]
+def _frames() -> Iterator[tuple[str, str]]:
+    """Yield the text before and after the problem, for every wording without other fields."""
+    for text in [text for kind in KINDS.values() for text in kind.wording.values()]:
+        before, _, after = text.partition("{problem}")
+        yield before, after

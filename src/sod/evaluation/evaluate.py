@@ -297,7 +297,7 @@ class Counted:
         """Count a problem's samples, and their `batch` if they were scored. -> their lines, with the teacher's scores"""
         self.tally.add(group)
         self.totals.add(group)
-        self.silent += silence(group.trajectories, votes=self.of.votes)
+        self.silent += silence(group.trajectories)
         self._count_judges(group, rows)
         if batch is None:
             return rows

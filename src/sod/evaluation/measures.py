@@ -1,4 +1,4 @@
-"""Scores from several samples per problem: avg@n with two standard errors, pass@k, maj@n. Uses the standard library only."""
+"""Scores from several samples per problem: avg@n with two standard errors, pass@k, maj@n."""
 
 import math
 from collections import Counter, defaultdict
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
-from sod.rewards import NO_CODE
+from sod.rewards.kinds import is_silent
 from sod.types import Group, Trajectory
 
 
@@ -79,8 +79,7 @@ class Tally:
         self.right.append(sum(t.judged.is_right for t in trajectories))
         self.tried.append(len(trajectories))
         self._majorities.append(majority(trajectories))
-        verdicts = [t.judged for t in trajectories]
-        self._none += sum(v.answer is None if self.votes else v.reason == NO_CODE for v in verdicts)
+        self._none += sum(map(is_silent, trajectories))
 
     @property
     def solved(self) -> list[float]:

@@ -11,7 +11,8 @@ from sod.console.progress import echo
 from sod.datasets.writing import replace
 from sod.errors import DataError
 from sod.evaluation.intervals import Interval, difference
-from sod.evaluation.results import Evaluated, Sheet, read_evaluation, show_sheets
+from sod.evaluation.results import Evaluated, read_evaluation
+from sod.evaluation.sheets import Sheet, show_sheets
 from sod.runs.files import to_json
 
 

@@ -8,7 +8,8 @@ from huggingface_hub import EvalResult
 
 from sod.config import EvalOptions
 from sod.errors import RunError
-from sod.evaluation.results import Sheet, results_markdown
+from sod.evaluation.results import results_markdown
+from sod.evaluation.sheets import Sheet
 from sod.export.folder import Json, read_json, read_options
 from sod.export.wording import DIFFERING, counted, options_and_environment, public, ran_with, recipe
 from sod.runs.results import BenchmarkResults, Results, read_results

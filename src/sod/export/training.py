@@ -10,7 +10,7 @@ from huggingface_hub import try_to_load_from_cache
 from sod.config import SftOptions, TrainOptions
 from sod.datasets.rows import fingerprint_model
 from sod.errors import OptionError
-from sod.evaluation.results import Sheet
+from sod.evaluation.sheets import Sheet
 from sod.export.folder import Json, read_json, read_options
 from sod.export.wording import DIFFERING, counted, options_and_environment, public, ran_with, recipe
 from sod.hub import HUB_NAME

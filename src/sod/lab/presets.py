@@ -32,6 +32,8 @@ class Setting:
     """Problems for choosing the learning rate."""
 
 
+SMALL_TEACHER = "small-teacher"
+"""Directory of the second teacher, in that of the comparison."""
 COMPARED_SYSTEMS = ("sod", "opd", "grpo", "opsd_gt", "opsd_hint")
 ABLATIONS = (  # opd equals sod_uniform
     *("sod", "opd", "sod_decay", "sod_mask_after_error"),
@@ -51,7 +53,8 @@ def prepare(options: CompareOptions) -> Setting:
     """Create the lab in `out/lab`, and a student with a finished cold start. Finished parts are reused, others resumed."""
     lab, cold_start = options.out / "lab", Run(options.out / "cold-start")
     open_sandbox(options.sandbox)  # raises now, not after the cold start, if there is no sandbox
-    _check_place(options)
+    make_folder(options.out)
+    check_place(options)
     if not is_made(lab):
         echo(
             "Creating the lab: a tokenizer, problems, demonstrations, a trained teacher, a student with random weights."
@@ -68,6 +71,13 @@ def prepare(options: CompareOptions) -> Setting:
         raise TrainingError(
             f"The cold start in {cold_start.folder} has not finished. Run the same command again to continue it."
         )
+    small = _small_teacher(options.out / SMALL_TEACHER) if options.preset == "teacher-size" else None
+    return setting_of(options, student, small)
+
+
+def setting_of(options: CompareOptions, student: Path, small_teacher: Path | None) -> Setting:
+    """Return the setting of a preset. Nothing is created."""
+    lab = options.out / "lab"
     sandbox = {"sandbox": options.sandbox.model_dump(exclude_defaults=True)}
     teacher = {"teacher": lab / "teacher"}
     train = settings.TRAIN | sandbox | teacher | {"student": student, "data": lab / "train.jsonl"}
@@ -76,13 +86,13 @@ def prepare(options: CompareOptions) -> Setting:
     return Setting(
         train=train,
         measure=measure,
-        methods=_methods(options),
+        methods=_methods(options, small_teacher),
         lrs=() if is_demo else settings.LRS,
         tune=None if is_demo else lab / "tune.jsonl",
     )
 
 
-def _methods(options: CompareOptions) -> tuple[str, ...]:
+def _methods(options: CompareOptions, small_teacher: Path | None) -> tuple[str, ...]:
     match options.preset:
         case "paper-table1":
             return COMPARED_SYSTEMS
@@ -91,8 +101,7 @@ def _methods(options: CompareOptions) -> tuple[str, ...]:
         case "rivals":
             return RIVALS
         case "teacher-size":
-            small = _small_teacher(options.out / "small-teacher")
-            return ("sod", "opd", f"sod teacher={small}", f"opd teacher={small}")
+            return ("sod", "opd", f"sod teacher={small_teacher}", f"opd teacher={small_teacher}")
         case _:
             return ("sod",)
 
@@ -107,8 +116,8 @@ def _small_teacher(folder: Path) -> Path:
     return make_teacher(LabTeacherOptions(out=folder, size="small"))
 
 
-def _check_place(options: CompareOptions) -> None:
-    make_folder(options.out)
-    others = [path for path in options.out.iterdir() if path.name != LOCK_FILE]
+def check_place(options: CompareOptions) -> None:
+    """Raise RunError if the directory holds other files than a comparison in the lab."""
+    others = [path for path in options.out.iterdir() if path.name != LOCK_FILE] if options.out.is_dir() else []
     if others and not (options.out / "lab").exists():
         raise RunError(f"{options.out} is not empty and contains no comparison in the lab. Choose another --out.")

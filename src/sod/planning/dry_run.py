@@ -76,14 +76,18 @@ def plan(options: SftOptions | TrainOptions | EvalOptions, width: int | None = N
 
     Raise DataError or ModelError for an existing file or model that cannot be used.
     """
+    return planned(options).finished(width or columns())
+
+
+def planned(options: SftOptions | TrainOptions | EvalOptions) -> "DryRun":
+    """Return what the command would do with these options, as sections of a text."""
     match options:
         case SftOptions():
-            text = _of_fine_tuning(options)
+            return _of_fine_tuning(options)
         case TrainOptions():
-            text = _of_training(options)
+            return _of_training(options)
         case EvalOptions():
-            text = _of_evaluation(options)
-    return text.finished(width or columns())
+            return _of_evaluation(options)
 
 
 def columns() -> int | None:
@@ -91,8 +95,8 @@ def columns() -> int | None:
     return console.width if console.is_terminal else None
 
 
-def _of_fine_tuning(options: SftOptions) -> "_Plan":
-    text, learn = _Plan.of("sft", options), options.learn
+def _of_fine_tuning(options: SftOptions) -> "DryRun":
+    text, learn = DryRun.of("sft", options), options.learn
     model = text.read_model("model", options.model)
     data = text.read("data", find_file(options.data, demonstrations=True))
     text.check_template(options.model, options.chat)
@@ -120,8 +124,8 @@ def _of_fine_tuning(options: SftOptions) -> "_Plan":
     return text
 
 
-def _of_training(options: TrainOptions) -> "_Plan":
-    text, name = _Plan.of("train", options), options.algorithm.name
+def _of_training(options: TrainOptions) -> "DryRun":
+    text, name = DryRun.of("train", options), options.algorithm.name
     rollout, learn = options.rollout, options.learn
     student = text.read_model("student", options.student)
     teacher = None
@@ -177,8 +181,8 @@ def _of_training(options: TrainOptions) -> "_Plan":
     return text
 
 
-def _of_evaluation(options: EvalOptions) -> "_Plan":
-    text = _Plan.of("rollout" if isinstance(options, RolloutCommandOptions) else "eval", options)
+def _of_evaluation(options: EvalOptions) -> "DryRun":
+    text = DryRun.of("rollout" if isinstance(options, RolloutCommandOptions) else "eval", options)
     served = not ENGINES[options.engine.name].loads_model
     model = text.read_model("tokenizer" if served else "model", options.model, served=served)
     teacher = (
@@ -317,7 +321,7 @@ class Text:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Plan(Text):
+class DryRun(Text):
     """The dry run of a command, and what the user must do first."""
 
     wanted: str
@@ -328,9 +332,11 @@ class _Plan(Text):
     first: list[str] = field(default_factory=list)
     last: str = ""
     """The command to type after all steps in `first`."""
+    peak: int | None = None
+    """Bytes of memory at the peak, in each process; None if they are not known."""
 
     @classmethod
-    def of(cls, command: str, options: SftOptions | TrainOptions | EvalOptions) -> "_Plan":
+    def of(cls, command: str, options: SftOptions | TrainOptions | EvalOptions) -> "DryRun":
         heading = f"sod {command}, a dry run: nothing is loaded, downloaded or written."
         wanted = options.network.device
         text = cls(heading=heading, wanted=wanted, processes=1, device=find_device(wanted))
@@ -437,7 +443,7 @@ class _Plan(Text):
     def hold(self, memory: Memory, savings: Sequence[str] = ()) -> None:
         """Add every part of the memory, the total, and whether it fits. `savings`: options that would save memory."""
         parts, device = by_part(memory), self.device
-        whole = sum(parts.values())
+        whole = self.peak = sum(parts.values())
         self.add("memory", *(f"{as_bytes(size):>9}  {name}" for name, size in parts.items()))
         each = f", in each of {self.processes} processes" if self.processes > 1 else ""
         self.add("memory", f"{as_bytes(whole):>9}  total at the peak{each}")
@@ -454,7 +460,7 @@ class _Plan(Text):
         advice = f"; try {', '.join([*savings, 'shorter trajectories'])}" if whole > usable else ""
         self.add("memory", f"{'fits' if whole <= usable else 'does NOT fit'} into {size}: {device.name}{advice}")
 
-    def without_shape(self, **models: Found | None) -> "_Plan":
+    def without_shape(self, **models: Found | None) -> "DryRun":
         reasons = [why_no_shape(found, whose) for whose, found in models.items() if found and found.shape is None]
         self.add("memory", *(f"not known: {reason}" for reason in dict.fromkeys(reasons)))
         return self

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sod.config import model_path
 from sod.datasets.published import SETS
-from sod.datasets.rows import load_demonstrations, load_problems
+from sod.datasets.rows import count_rows
 from sod.errors import ModelError, OptionError
 from sod.hub import name_on_hub
 from sod.planning.memory import ITEMSIZE, MODEL_FAMILIES, Shape
@@ -171,7 +171,7 @@ def _on_hub(repo: str, revision: str | None) -> Found:
 def find_file(path: Path, *, demonstrations: bool = False) -> Found:
     """Return the facts about a file of problems or demonstrations. Raise DataError if it exists and cannot be used."""
     if path.exists():
-        rows = len(load_demonstrations(path) if demonstrations else load_problems(path))
+        rows = count_rows(path, demonstrations=demonstrations)
         return Found(str(path), f"found, {rows:,} {'conversations' if demonstrations else 'problems'}", rows=rows)
     published = SETS.get(path.stem)
     if published is None:

@@ -8,10 +8,12 @@ from typing import Protocol
 
 from sod.types import Verdict
 
-__all__ = ["NO_CODE", "Judge", "Verdict"]
+__all__ = ["NO_ANSWER", "NO_CODE", "Judge", "Verdict"]
 
+NO_ANSWER = "no answer"
+"""The reason of a verdict on an attempt without an answer."""
 NO_CODE = "no code"
-"""The reason of a verdict on an attempt without a program. Programs have no canonical answer."""
+"""The reason of a verdict on an attempt without a program."""
 
 
 class Judge(Protocol):

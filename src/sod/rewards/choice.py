@@ -11,7 +11,7 @@ from functools import cache
 from string import ascii_uppercase
 
 from sod.errors import DataError
-from sod.rewards import Verdict
+from sod.rewards import NO_ANSWER, Verdict
 from sod.rewards.answers import final_answer, last_box, peel, tidy
 
 USUAL, MOST = 4, len(ascii_uppercase)
@@ -92,7 +92,7 @@ class ChoiceJudge:
         """Return the verdict on an attempt."""
         written = final_answer(text)
         if written is None:
-            return Verdict(outcome="wrong", reason="no answer")
+            return Verdict(outcome="wrong", reason=NO_ANSWER)
         if (chosen := letter(written, self.options)) is None:
             return Verdict(outcome="wrong", reason="no single letter")
         is_right = chosen == gold_letter(gold, self.options)
@@ -128,3 +128,43 @@ def lettered(text: str) -> int:
 
 
 _LISTED = re.compile(r"\(([A-Z])\)|^\W*([A-Z])\s*[.:)\]]", re.MULTILINE)
+
+
+# Recognising multiple choice
+
+FEWEST_IN_LINE = 3
+"""Number of options in one line that are a list. `by A. Smith and B. Jones` is none."""
+LONGEST_LETTER = 20
+"""Largest number of characters in a gold that is a letter, including brackets and words."""
+_INLINE = re.compile(r"(?<![^\W_])[(（]?\s*([A-Z])\s*[}$]*\s*[.:)\]．、：）]")
+_CHOOSE = re.compile(
+    r"\bwhich (?:one )?of the\b|\bof the following\b|\b(?:correct|right|best) (?:option|choice|statement)\b"
+    r"|\bmultiple[- ]choice\b",
+    re.IGNORECASE,
+)
+"""Words of a text that asks for one of several options."""
+
+
+def is_choice(gold: str, text: str) -> bool:
+    """Return whether a gold is the letter of an option that the text of the problem lists.
+
+    Raises DataError for a letter as the gold of a text that asks for one of several options, but lists none.
+    """
+    is_short = len(gold) <= LONGEST_LETTER and any(map(str.isalpha, gold))
+    if not is_short or (letter := gold_letter(gold, MOST)) is None:
+        return False
+    options = options_in(text)
+    if not options and _CHOOSE.search(text):
+        raise DataError(
+            f"its answer is the letter {gold!r} and its text asks for one of several options, but the options A, B, ... are not "
+            "in the text. Give them in a column `options` and use `sod data convert FILE --out OUT`, or add the column `kind`."
+        )
+    return options > 0 and letter in ascii_uppercase[: max(USUAL, options)]
+
+
+def options_in(text: str) -> int:
+    """Return how many options a text lists: each in a line, or three and more in one line, as `A) 1 B) 2 C) 3`; 0 for none."""
+    count = 0
+    for mark in _INLINE.finditer(text):
+        count = count + 1 if mark[1] == ascii_uppercase[min(count, MOST - 1)] else int(mark[1] == "A") or count
+    return max(lettered(text), count if count >= FEWEST_IN_LINE else 0)

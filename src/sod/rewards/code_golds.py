@@ -26,6 +26,7 @@ import io
 import json
 import math
 import pickle
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -57,6 +58,12 @@ DAMAGES = (
     pickle.UnpicklingError,
 )
 """Exceptions that damaged packed tests can raise."""
+_TESTS = re.compile(
+    r"\s*[\[{].*(?:['\"](?:inputs?|input_output|tests|fn_name|assert_case|test_code|functional|p\w+_test_cases)['\"]\s*:"
+    r"|['\"]\s*assert\b)|\s*assert\b",
+    re.DOTALL,
+)
+"""A gold with tests: an object or a list of tests, or assertions."""
 
 
 @lru_cache(maxsize=CACHED_GOLDS)
@@ -81,6 +88,12 @@ def tests_of(gold: str) -> Tests:
             f"The gold answer has `checker` = {checker!r}; only 'special' is supported. Leave it out otherwise."
         )
     return Tests(tests, seconds=seconds, special=checker == "special")
+
+
+def holds_tests(gold: Any) -> bool:
+    """Return whether a gold, as text or as a published cell, looks like tests. They are not parsed."""
+    text = json.dumps(gold, default=str) if isinstance(gold, list | dict) else str(gold)
+    return _TESTS.match(text) is not None
 
 
 @lru_cache(maxsize=CACHED_GOLDS)

@@ -1,24 +1,22 @@
-r"""Check gold answers before the first token is sampled.
+r"""Check gold answers of mathematics before the first token is sampled, and find their canonical form.
 
 A gold passes if its own judge accepts the gold itself in a box. Published data sets also mark the answer within a longer gold
 (`#### 18`, a box in a sentence, `the answer is 18`); then the judge must accept the marked answer alone as well. A text of
 several lines or sentences is refused. The check computes nothing symbolic: it accepts a gold that the exact layers cannot
 decide. It cannot find a gold that is the wrong answer to its problem.
+
+The judge defines the canonical form and counts votes by it: `033` is 33, and `1,000` is 1000. Only integers are stored in it.
+Expressions are stored unchanged, because their canonical form is not LaTeX and cannot be parsed again.
 """
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
 
 from sod.errors import DataError
 from sod.rewards import Verdict
 from sod.rewards.answers import last_box
-from sod.rewards.choice import USUAL, ChoiceJudge
-from sod.rewards.code_golds import tests_of
 from sod.rewards.math import INTEGER, MathJudge, Question, decide
 
-KINDS = ("math", "choice", "code")
-CACHED = 1 << 16
 CONVERT = "`sod data convert FILE` extracts the answer from many such texts."
 FEW_WORDS = 8
 """Words. A shorter text is not split into sentences: `4 p.m. Tuesday`."""
@@ -37,6 +35,8 @@ _NEXT_SENTENCE = re.compile(r"[a-z\d)}$%][.!?]\s+[A-Z]")
 _STATEMENT = re.compile(r"(?:so|thus|therefore|hence|since|because|we|he|she|they)\b", re.IGNORECASE)
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _WORD = re.compile(r"[^\W\d_]+")
+_CANONICAL_INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
+_SPELT_INTEGER = re.compile(r"[-+]?\d[\d,]*(\.0*)?")
 _LIST = re.compile(r"\[\s*(['\"]).*\1\s*,?\s*\]", re.DOTALL)
 _NOTHING = {
     "nan", "null", "<na>", "[]", "{}", "none", "n/a", "-", "--", "?", "...", "unknown", "notfound", "not found", "not_found",
@@ -46,23 +46,28 @@ _NOTHING = {
 _MATH = MathJudge()
 
 
-def check_gold(kind: str, gold: str, options: int = USUAL) -> None:
-    """Raise DataError for a kind without a judge, or a gold that its judge cannot use.
-
-    `options`: the number of options of a multiple choice.
-    """
-    if kind not in KINDS:
-        raise DataError(f"its `kind` is {kind!r}, but judges exist only for {', '.join(KINDS)}.")
-    try:
-        prove_gold(kind, gold, options)
-    except DataError as error:
-        raise DataError(f"no judge can use its answer: {error}") from error
+def prove_math(gold: str) -> None:
+    """Raise DataError for a gold that the judge of mathematics cannot use."""
+    if INTEGER.fullmatch(gold):
+        return
+    _MATH.check(gold)
+    itself = _verdict(gold, gold)
+    if isinstance(itself, Verdict) and itself.outcome != "right":
+        raise DataError(f"The gold answer {_shown(gold)} is wrong according to its own judge. {CONVERT}")
+    check_form(gold, lambda answer: _is_right(_verdict(answer, gold)))
 
 
-def prove_gold(kind: str, gold: str, options: int = USUAL) -> None:
-    """Raise DataError for a gold of a known kind that its judge cannot use."""
-    if kind != "math" or not INTEGER.fullmatch(gold):
-        _prove(kind, gold, options)
+def vote_of_math(gold: str) -> str:
+    """Return the canonical form of a gold."""
+    return _verdict(gold, gold).answer or gold
+
+
+def stored_math(gold: str) -> str:
+    """Return an integer in canonical form, and any other gold unchanged."""
+    if _CANONICAL_INTEGER.fullmatch(gold) or not _SPELT_INTEGER.fullmatch(gold):
+        return gold
+    key = vote_of_math(gold)
+    return key if INTEGER.fullmatch(key) else gold
 
 
 def check_form(gold: str, accepts: Callable[[str], bool]) -> None:
@@ -100,21 +105,6 @@ def worked(text: str) -> tuple[str, str | None]:
         return text, box.strip()
     stated = _STATED.match(text)
     return text, stated[1] if stated else None
-
-
-@lru_cache(maxsize=CACHED)
-def _prove(kind: str, gold: str, options: int) -> None:
-    match kind:
-        case "math":
-            _MATH.check(gold)
-            itself = _verdict(gold, gold)
-            if isinstance(itself, Verdict) and itself.outcome != "right":
-                raise DataError(f"The gold answer {_shown(gold)} is wrong according to its own judge. {CONVERT}")
-            check_form(gold, lambda answer: _is_right(_verdict(answer, gold)))
-        case "choice":
-            ChoiceJudge(options).check(gold)
-        case _:
-            tests_of(gold)
 
 
 def _verdict(answer: str, gold: str) -> Verdict | Question:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sod.errors import DataError, InfrastructureError
-from sod.rewards import Verdict
+from sod.rewards import NO_ANSWER, Verdict
 from sod.rewards.answers import final_answer, tidy
 from sod.rewards.forms import Form, readings, spelled
 from sod.rewards.symbolic import Symbolic
@@ -97,7 +97,7 @@ def decide(text: str, gold: str) -> Verdict | Question:
     """Return the verdict of the first two layers, or the question for the symbolic layer."""
     boxed = final_answer(text)
     if boxed is None:
-        return Verdict(outcome="wrong", reason="no answer")
+        return Verdict(outcome="wrong", reason=NO_ANSWER)
     if reason := too_long(boxed):
         same = boxed == gold.strip()
         return (

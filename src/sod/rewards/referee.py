@@ -6,12 +6,8 @@ from typing import Literal
 from sod.config import RewardOptions
 from sod.errors import DataError
 from sod.rewards import Judge, Verdict
-from sod.rewards.choice import ChoiceJudge
-from sod.rewards.code import CodeJudge
-from sod.rewards.golds import check_form, prove_gold
-from sod.rewards.math import MathJudge
-from sod.rewards.reference import StrictBoxJudge
-from sod.rewards.reference_code import ReferenceCodeJudge
+from sod.rewards.choice import USUAL
+from sod.rewards.kinds import KINDS, JudgeSetup, prove_gold
 from sod.rewards.shaping import reward
 from sod.sandbox import Sandbox
 from sod.types import Problem, Trajectory
@@ -24,7 +20,8 @@ class Referee:
         self._sandbox = sandbox
         self._options = options
         self._max_tokens = max_tokens
-        self._judges = _judges(sandbox, options)
+        self._judges: dict[tuple[str, int], Judge] = {}
+        """By kind and number of options. A judge is built when it is first needed."""
 
     def as_judge(self, judge: Literal["exact", "reference"]) -> "Referee":
         """Return a referee with other judges and the same options."""
@@ -35,8 +32,8 @@ class Referee:
         """Raise DataError if a problem has no judge, or a gold answer that its judge cannot use."""
         bad: list[str] = []
         for problem in problems:
-            if problem.kind not in self._judges:
-                kinds = ", ".join(self._judges)
+            if problem.kind not in KINDS:
+                kinds = ", ".join(KINDS)
                 raise DataError(f"Problem {problem.id!r} has kind {problem.kind!r}, but judges exist only for {kinds}.")
             try:
                 self._check(problem)
@@ -50,28 +47,23 @@ class Referee:
     def _check(self, problem: Problem) -> None:
         if self._options.judge == "exact":
             prove_gold(problem.kind, problem.answer, problem.options)
-            return
-        self._judges[problem.kind].check(problem.answer)
-        if problem.kind == "math":
-            check_form(problem.answer, lambda answer: answer == problem.answer)
+        else:
+            self._judge_of(problem).check(problem.answer)
+
+    def _judge_of(self, problem: Problem) -> Judge:
+        kind = KINDS[problem.kind]
+        key = problem.kind, problem.options if kind.has_options else USUAL
+        if key not in self._judges:
+            build = kind.judge if self._options.judge == "exact" else kind.reference
+            self._judges[key] = build(JudgeSetup(sandbox=self._sandbox, reward=self._options, choices=key[1]))
+        return self._judges[key]
 
     async def judge(self, trajectory: Trajectory, response: Callable[[], str]) -> Verdict:
         """Return the verdict on the last turn of an attempt. The reference judges read the whole `response` instead."""
         text = response() if self._options.judge == "reference" else trajectory.final_text
         problem = trajectory.problem
-        judge = self._judges[problem.kind]
-        if isinstance(judge, ChoiceJudge):
-            judge = ChoiceJudge(problem.options)
-        return await judge(text, problem.answer)
+        return await self._judge_of(problem)(text, problem.answer)
 
     def reward(self, trajectory: Trajectory) -> float:
         """Return the reward of a judged trajectory."""
         return reward(trajectory, self._options, max_tokens=self._max_tokens)
-
-
-def _judges(sandbox: Sandbox, options: RewardOptions) -> dict[str, Judge]:
-    """Return the judges by kind of problem."""
-    if options.judge == "reference":
-        return {"math": StrictBoxJudge(), "choice": StrictBoxJudge(), "code": ReferenceCodeJudge(sandbox)}
-    code = CodeJudge(sandbox, seconds=options.test_seconds, memory_mb=options.test_memory_mb)
-    return {"math": MathJudge(), "choice": ChoiceJudge(), "code": code}

@@ -7,6 +7,7 @@ It compares the content of the box with the gold answer as a string: `33` differ
 
 from sod.errors import DataError
 from sod.rewards import Verdict
+from sod.rewards.golds import check_form
 
 WINDOWS = (300, 100)
 """Characters that two cuts leave of a response."""
@@ -14,7 +15,7 @@ _BOX = r"\boxed{"
 
 
 class StrictBoxJudge:
-    """Judge mathematics and letters as the reference implementation does."""
+    """Judge an answer in a box as the reference implementation does."""
 
     def check(self, gold: str) -> None:
         if not gold:
@@ -22,6 +23,14 @@ class StrictBoxJudge:
 
     async def __call__(self, text: str, gold: str) -> Verdict:
         return strict_box(text, gold)
+
+
+class StrictMathJudge(StrictBoxJudge):
+    """Judge mathematics as the reference implementation does, and refuse golds that are longer texts."""
+
+    def check(self, gold: str) -> None:
+        super().check(gold)
+        check_form(gold, lambda answer: answer == gold)
 
 
 def strict_box(text: str, gold: str) -> Verdict:

@@ -15,6 +15,7 @@ from sod.chat.format import ChatFormat, Schema
 from sod.errors import DataError, OptionError
 from sod.model.loading import positions_of
 from sod.model.lora import plain_parameters
+from sod.rewards.kinds import KINDS
 from sod.teachers import Scores, TeacherSetup
 from sod.teachers.local import LocalTeacher
 from sod.types import Group, Piece, Problem, Trajectory
@@ -175,7 +176,7 @@ def _privilege(problem: Problem, context: Context) -> str:
     """Return the privileged information of a problem. Excludes the answer of a code problem, which is its tests."""
     if context == "hint":
         privilege = problem.hint
-    elif problem.kind == "code":
+    elif not KINDS[problem.kind].gold_is_answer:
         privilege = problem.solution
     else:
         privilege = f"{problem.answer}\n\n{problem.solution}" if problem.solution else problem.answer

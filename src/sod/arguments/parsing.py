@@ -1,33 +1,39 @@
-"""Turn recipes and flags into options, and print the help of a command.
+"""Turn recipes and flags into options.
 
-tyro splits the command line into options and lays out the help. pydantic converts and checks the values. Options come
+tyro splits the command line into options. pydantic converts and checks the values. Options come
 from three places, later ones override earlier ones: the defaults, the recipes from left to right, the flags.
 """
 
 import os
 import shlex
-import shutil
-import sys
-import textwrap
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from inspect import getdoc
-from io import BytesIO, TextIOWrapper
 from itertools import pairwise, takewhile
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TextIO, Union, cast, get_args, get_origin
+from typing import Any, cast, get_origin
 
 import tyro
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
-from tyro.conf import DisallowNone, arg
+from tyro.conf import DisallowNone
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-from sod.config import RARE, Options, is_group, options_of
+from sod.arguments.fields import (
+    annotated,
+    arity,
+    choices_of,
+    flags_of,
+    hyphens,
+    label_of,
+    listed,
+    rule_of,
+    shown_name,
+    without_none,
+)
+from sod.arguments.help import show_help
+from sod.config import Options, is_group, options_of
 from sod.errors import OptionError
 from sod.recipes import flat, over, read_recipe
 
@@ -113,13 +119,13 @@ class _CommandLine:
 
     def _without_value(self, flags: Sequence[str]) -> str:
         """Return the error about an option that lacks a value."""
-        fields = {f"--{_hyphens(key)}": field for key, field in self.fields.items()}
+        fields = {f"--{hyphens(key)}": field for key, field in self.fields.items()}
         for i, flag in enumerate(flags):
-            field = fields.get(_hyphens(flag))
+            field = fields.get(hyphens(flag))
             count = len(list(takewhile(lambda value: not value.startswith("--"), flags[i + 1 :])))
-            if field is not None and count < _arity(field.annotation):
-                rule = _rule(field.annotation, field.metadata) or "a value"
-                return f"{flag} has too few values. It needs {rule}.{self._example(_hyphens(flag)[2:], field)}"
+            if field is not None and count < arity(field.annotation):
+                rule = rule_of(field.annotation, field.metadata) or "a value"
+                return f"{flag} has too few values. It needs {rule}.{self._example(hyphens(flag)[2:], field)}"
         return f"The options of `sod {self.command}` cannot be read. `sod {self.command} --help` explains them."
 
     def _unknown(self, word: str) -> str:
@@ -128,8 +134,8 @@ class _CommandLine:
                 f"{word!r} is not a value of any option of `sod {self.command}`. Put the name of an option before it; "
                 f"`sod {self.command} --help` lists them."
             )
-        flag = _hyphens(word.partition("=")[0])
-        names = [name for key, field in self.fields.items() for name in _flags_of(key, field)]
+        flag = hyphens(word.partition("=")[0])
+        names = [name for key, field in self.fields.items() for name in flags_of(key, field)]
         hint = (
             f"did you mean {near}?" if (near := _nearest(flag, names)) else f"`sod {self.command} --help` lists them."
         )
@@ -140,7 +146,7 @@ class _CommandLine:
     def _explained(self, error: ValidationError, sources: Mapping[str, str]) -> str:
         problems = error.errors()
         if missing := [problem["loc"][0] for problem in problems if self._is_missing(dict(problem))]:
-            names = _listed([_shown(str(key), self.fields[str(key)]) for key in missing], "and")
+            names = listed([shown_name(str(key), self.fields[str(key)]) for key in missing], "and")
             return f"`sod {self.command}` needs {names}. `sod {self.command} --help` explains the options."
         lines: dict[str, str] = {}
         for problem in problems:
@@ -163,9 +169,9 @@ class _CommandLine:
     def _explained_value(self, key: str, value: Any, message: str, recipe: str | None) -> str:
         field = self.fields[key]
         words = shlex.join(map(str, value)) if isinstance(value, list | tuple) else shlex.quote(str(value))
-        where = f"{recipe}: {key} is {value!r}" if recipe else f"{_shown(key, field)} is {words or 'empty'}"
-        rule = _rule(field.annotation, field.metadata)
-        choices = [str(choice) for choice in _choices(field.annotation)]
+        where = f"{recipe}: {key} is {value!r}" if recipe else f"{shown_name(key, field)} is {words or 'empty'}"
+        rule = rule_of(field.annotation, field.metadata)
+        choices = [str(choice) for choice in choices_of(field.annotation)]
         near = get_close_matches(str(value), choices, n=1)
         hint = f" Did you mean {near[0]}?" if near else "" if choices else self._example(key, field)
         return f"{where}. It must be {rule}.{hint}" if rule else f"{where}: {message}.{hint}"
@@ -174,7 +180,7 @@ class _CommandLine:
         """Return what to type, if the option has a default that can be typed."""
         if field.is_required() or isinstance(field.default, bool) or field.default in (None, ()):
             return f" `sod {self.command} --help-all` explains it."
-        return f" Type for example --{_hyphens(key)} {_label(field.default)} (the default)."
+        return f" Type for example --{hyphens(key)} {label_of(field.default)} (the default)."
 
 
 # The command line, as tyro reads it
@@ -194,12 +200,12 @@ def _as_strings(info: StructTypeInfo) -> StructConstructorSpec | None:
 def _string_type(field: FieldInfo) -> Any:
     if is_group(field):
         return field.annotation
-    kind = _without_none(field.annotation)
+    kind = without_none(field.annotation)
     if get_origin(kind) is tuple:
         kind = tuple[str, ...]
     elif kind is not bool:
         kind = str
-    return _annotated(DisallowNone[kind | None], [mark for mark in field.metadata if "Positional" in repr(mark)])
+    return annotated(DisallowNone[kind | None], [mark for mark in field.metadata if "Positional" in repr(mark)])
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,110 +228,12 @@ def _completed(model: type[Options], given: Mapping[str, Any]) -> dict[str, Any]
 
 def _prepared(field: FieldInfo, value: Any) -> Any:
     """Return the value as pydantic expects it: None for the word, and a list where an option has several values."""
-    kind = _without_none(field.annotation)
+    kind = without_none(field.annotation)
     if value == "None" and kind is not field.annotation:
         return None
     if kind is str and isinstance(value, int | float):  # an unquoted number in a recipe
         return str(value)
     return [value] if get_origin(kind) is tuple and not isinstance(value, list | tuple) else value
-
-
-# Help
-
-
-def show_help(command: str, model: type[Options], *, everything: bool) -> None:
-    """Print the help of a command: its common options, or all."""
-    hidden = 0 if everything else sum(RARE in marks for _, _, marks in options_of(model))
-    registry = ConstructorRegistry()
-    registry.struct_rule(lambda info: _explained_fields(info, everything))
-    layout = _Capture(sys.stdout)
-    with suppress(SystemExit), redirect_stdout(layout):
-        tyro.cli(model, prog=f"sod {command}", description="", args=["--help"], registry=registry)
-    values = [name for _, field, _ in options_of(model) if (name := _metavar(field))]
-    usage = " ".join([f"usage: sod {command} [RECIPE.toml ...]", *values, "[--option value ...]"])
-    boxes = layout.getvalue().partition("\n\n")[2]  # after tyro's usage, which does not fold
-    print("\n\n".join([_folded(getdoc(model) or ""), _folded(usage), boxes.rstrip()]))
-    if hidden:
-        print(f"{hidden} more option{'s' if hidden > 1 else ''}: sod {command} --help-all")
-
-
-class _Capture(TextIOWrapper):
-    """Text that tyro lays out and colours as it would on the screen."""
-
-    def __init__(self, screen: TextIO):
-        super().__init__(BytesIO(), encoding=screen.encoding or "utf-8", errors=screen.errors)
-        self._is_terminal = screen.isatty()
-
-    def isatty(self) -> bool:
-        return self._is_terminal
-
-    def getvalue(self) -> str:
-        self.flush()
-        return cast(BytesIO, self.buffer).getvalue().decode(self.encoding)
-
-
-def _explained_fields(info: StructTypeInfo, everything: bool) -> StructConstructorSpec | None:
-    """Give tyro the options to show, each with its help and its default."""
-    if not (isinstance(info.type, type) and issubclass(info.type, Options)):
-        return None
-    fields: list[StructFieldSpec] = []
-    for name, field in info.type.model_fields.items():
-        if RARE in field.metadata and not everything:
-            continue
-        default = getattr(info.default, name) if isinstance(info.default, Options) else field.default
-        if is_group(field):
-            if everything or any(RARE not in marks for _, _, marks in options_of(type(default))):
-                fields.append(StructFieldSpec(name=name, type=type(default), default=default))
-            continue
-        description = field.description or ""
-        words, own, in_words = description.partition("Default: ")
-        hint = "(required)" if field.is_required() else own + (in_words or f"Default: {_label(default)}")
-        kind = _annotated(DisallowNone[field.annotation], [*field.metadata, arg(help_behavior_hint=hint)])
-        missing = tyro.MISSING_NONPROP if field.is_required() else default
-        fields.append(StructFieldSpec(name=name, type=kind, default=missing, helptext=words.strip()))
-    return StructConstructorSpec(instantiate=info.type, fields=tuple(fields))
-
-
-def _label(default: Any) -> str:
-    """Return a default as text."""
-    if isinstance(default, bool):
-        return "on" if default else "off"
-    if isinstance(default, tuple):
-        return " ".join(map(str, default)) or "none"
-    return "none" if default is None else str(default)
-
-
-def _folded(text: str) -> str:
-    """Fold every paragraph to the width of the terminal."""
-    width = shutil.get_terminal_size().columns
-    return "\n\n".join(textwrap.fill(" ".join(part.split()), width) for part in text.split("\n\n"))
-
-
-# Names and types of options
-
-
-def _hyphens(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def _flags_of(key: str, field: FieldInfo) -> list[str]:
-    """Return the flags of an option; none if its values stand without one."""
-    if _metavar(field):
-        return []
-    group, dot, name = _hyphens(key).rpartition(".")
-    is_switch = _without_none(field.annotation) is bool
-    return [f"--{group}{dot}{name}", *([f"--{group}{dot}no-{name}"] if is_switch else [])]
-
-
-def _metavar(field: FieldInfo) -> str | None:
-    """Return the name of a value that stands without a flag; None for other options."""
-    if not any("Positional" in repr(mark) for mark in field.metadata):
-        return None
-    return next(name for mark in field.metadata if (name := getattr(mark, "metavar", None)))
-
-
-def _shown(key: str, field: FieldInfo) -> str:
-    return _metavar(field) or f"--{_hyphens(key)}"
 
 
 def _nearest(flag: str, names: Sequence[str]) -> str | None:
@@ -340,68 +248,3 @@ def _nearest(flag: str, names: Sequence[str]) -> str | None:
     ends = {known.rpartition(".")[2]: known for known in names if "." in known}
     near = get_close_matches(flag.lstrip("-").rpartition(".")[2], ends, n=1, cutoff=0.8)
     return ends[near[0]] if near else None
-
-
-def _annotated(kind: Any, marks: Sequence[Any]) -> Any:
-    return Annotated[(kind, *marks)] if marks else kind
-
-
-def _without_none(kind: Any) -> Any:
-    """Return the type without `| None`."""
-    if get_origin(kind) not in (Union, UnionType):
-        return kind
-    rest = [part for part in get_args(kind) if part is not NoneType]
-    return rest[0] if len(rest) == 1 else kind
-
-
-def _bare(kind: Any) -> tuple[Any, list[Any]]:
-    """Return the type without `| None` and without annotations, and the annotations."""
-    kind, marks = _without_none(kind), []
-    while get_origin(kind) is Annotated:
-        kind, *more = get_args(kind)
-        marks += more
-        kind = _without_none(kind)
-    return kind, [part for mark in marks for part in (mark.metadata if isinstance(mark, FieldInfo) else [mark])]
-
-
-def _choices(kind: Any) -> tuple[Any, ...]:
-    kind, _ = _bare(kind)
-    return get_args(kind) if get_origin(kind) is Literal else ()
-
-
-def _arity(kind: Any) -> int:
-    """Return how many values an option needs at least."""
-    kind, _ = _bare(kind)
-    if get_origin(kind) is tuple:
-        return 0 if Ellipsis in get_args(kind) else len(get_args(kind))
-    return 0 if kind is bool else 1
-
-
-def _rule(kind: Any, metadata: Sequence[Any] = ()) -> str:
-    """Return what values an option can have, in words; nothing if that cannot be said."""
-    kind, marks = _bare(kind)
-    marks = [*marks, *metadata]
-    if choices := _choices(kind):
-        return _listed([str(choice) for choice in choices], "or")
-    if kind is bool:
-        return "true or false"
-    if get_origin(kind) is tuple:
-        parts = get_args(kind)
-        each = _rule(parts[0])
-        if Ellipsis in parts:
-            some = "one or more values" if any(getattr(mark, "min_length", 0) for mark in marks) else "a list of values"
-            return f"{some}, each {each}" if each else some
-        return f"{len(parts)} values, each {each}" if each else f"{len(parts)} values"
-    words = {int: "a whole number", float: "a number"}.get(kind, "")
-    limits = [
-        f"{text} {getattr(mark, name):g}"
-        for mark in marks
-        for name, text in (("ge", "of at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"))
-        if getattr(mark, name, None) is not None
-    ]
-    return f"{words} {' and '.join(limits)}".strip() if words else ""
-
-
-def _listed(words: Sequence[str], last: str) -> str:
-    """a, b and c"""
-    return f" {last} ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

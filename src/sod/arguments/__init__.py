@@ -1,0 +1,1 @@
+"""The command line: recipes and flags become options, and options become help."""

@@ -1,0 +1,175 @@
+"""The runs of a comparison and their options."""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from sod.algorithms import find
+from sod.compare.table import Method
+from sod.config import CompareOptions, EvalOptions, Options, SandboxOptions, TrainOptions, model_path
+from sod.datasets.asking import load_asked
+from sod.datasets.several import open_sets
+from sod.errors import OptionError, RunError
+from sod.lab.presets import Setting
+from sod.recipes import over, read_recipe
+from sod.runs.files import to_json, write_json
+from sod.sandbox.guarded import open_sandbox
+
+TUNING_SEED = 1_000_003
+"""Seed of the runs that choose a learning rate. No cell uses it."""
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
+class ComparisonParts:
+    """The parts of a comparison: methods, runs, and their options. Nothing is run."""
+
+    def __init__(self, options: CompareOptions, setting: Setting):
+        self.options = options
+        self.out = options.out
+        self.train: dict[str, Any] = setting.train | _given(updates=options.updates)
+        self.measure: dict[str, Any] = setting.measure | _given(samples=options.samples)
+        self.tune, self.lrs = options.tune or setting.tune, options.lrs or setting.lrs
+        names = options.methods or setting.methods
+        if not names:
+            raise OptionError("methods is empty. Name at least one method, or give a --preset.")
+        if options.control and "sham" not in names:
+            names = (*names, "sham")
+        self.methods = [Method.parse(name) for name in names]
+        self.baseline = Method.parse(options.baseline or names[0])
+        self._check()
+
+    def _check(self) -> None:
+        """Raise OptionError for invalid options, before the first run starts."""
+        options = self.options
+        slugs = [method.slug for method in self.methods]
+        if doubled := next((slug for slug in slugs if slugs.count(slug) > 1), None):
+            raise OptionError(f"methods: {doubled!r} is given twice. Remove one of the two.")
+        if self.baseline.slug not in slugs:
+            raise OptionError(
+                f"baseline: {self.baseline.name!r} is not a method of this comparison. Choose one of "
+                f"{', '.join(m.name for m in self.methods)}."
+            )
+        if len(set(options.seeds)) < len(options.seeds) or not options.seeds:
+            raise OptionError("seeds is empty or holds a seed twice. Give at least one seed, and each only once.")
+        for method in self.methods:
+            find(method.algorithm)
+            self.training(method, 0, Path("train"))
+        self.evaluation(Path("model"), Path("eval"))
+        if self.lrs and self.tune is None:
+            raise OptionError("lrs needs separate problems to choose the learning rate on. Give --tune.")
+
+    def check_tuning(self) -> None:
+        """Raise OptionError if problems to tune on are also evaluation problems. Missing benchmarks are downloaded."""
+        if not self.lrs or self.tune is None:
+            return
+        measured = self.evaluation(Path("model"), Path("eval"))
+        asked = {p.messages[-1]["content"] for each in open_sets(measured) for p in each.problems}
+        shared = asked & {p.messages[-1]["content"] for p in load_asked(self.tune)[0]}
+        if shared:
+            raise OptionError(
+                f"tune: {len(shared)} problems of {self.tune} are also evaluation problems, so the results would be "
+                "biased. Give other problems to --tune."
+            )
+
+    def keep_plan(self) -> None:
+        """Write the options that all runs share to compare.json. Raise RunError if existing runs have other ones."""
+        plan = self.check_plan()
+        if not (path := self.out / "compare.json").exists():
+            write_json(path, plan)
+
+    def check_plan(self) -> dict[str, Any]:
+        """Return the options that all runs share. Raise RunError if existing runs have other ones."""
+        plan = {
+            "train": self.train,
+            "measure": self.measure,
+            "lrs": self.lrs,
+            "tune_updates": self.options.tune_updates,
+        }
+        plan = json.loads(to_json(plan, default=str))
+        path = self.out / "compare.json"
+        if path.exists() and (before := _plan_before(path)) != plan:
+            changed = [key for key in plan if plan[key] != before.get(key)]
+            raise RunError(
+                f"{self.out} holds a comparison with other options: {', '.join(changed)} differ, see {path}. Only methods "
+                "and seeds can be added to a comparison. Choose another --out."
+            )
+        return plan
+
+    # ComparisonParts
+
+    def training(self, method: Method, seed: int, folder: Path, **other: Any) -> TrainOptions:
+        """Return the options of a training run. Raise OptionError for a wrong one, with the name of the method."""
+        content = self.recipe(method, seed, folder) | other
+        return _validated(TrainOptions, content, f"method {method.name!r}")
+
+    def evaluation(self, model: Path, folder: Path, **other: Any) -> EvalOptions:
+        """Return the options of an evaluation. Raise OptionError for a wrong one."""
+        return _validated(EvalOptions, self.measure | {"model": model, "out": folder} | other, "measure")
+
+    def untrained(self) -> dict[str, Path]:
+        """Return the models to evaluate without training, by name: the student, and the teacher if there is one."""
+        models = {"start": self.train["student"]} | _given(teacher=self.train.get("teacher"))
+        return {name: Path(model_path(model)) for name, model in models.items()}
+
+    def tunings(self, method: Method) -> dict[float, Path]:
+        """Return the directory of each run that chooses the method's learning rate; {} if nothing is chosen."""
+        if not self.lrs or method.sets("learn.lr"):
+            return {}
+        return {lr: self.out / "tuning" / method.slug / f"lr-{lr:g}" for lr in self.lrs}
+
+    def cells(self, method: Method) -> dict[int, Path]:
+        """Return the directory of the method's run with each seed."""
+        return {seed: self.cell_folder(method, seed) for seed in self.options.seeds}
+
+    def recipe(self, method: Method, seed: int, folder: Path) -> dict[str, Any]:
+        recipe = over(self.train, {"algorithm": {"name": method.algorithm}, "seed": seed, "out": folder})
+        if find(method.algorithm).context is not None:
+            recipe.pop("teacher", None)
+        return over(recipe, method.options)
+
+    def cell_folder(self, method: Method, seed: int) -> Path:
+        return self.out / "cells" / method.slug / f"seed-{seed}"
+
+
+def _plan_before(path: Path) -> dict[str, Any]:
+    """Return the content of compare.json. Raise RunError if it is damaged."""
+    try:
+        plan = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        plan = None
+    if not isinstance(plan, dict):
+        raise RunError(
+            f"{path} is damaged, so the options of the existing runs cannot be checked. If their options are the same, move "
+            "this file away and repeat the command, which then writes it again. Otherwise choose another --out."
+        )
+    return plan
+
+
+def own_recipes(options: CompareOptions) -> Setting:
+    """Return the setting of the user's recipes. Raise OptionError for one that is missing or incomplete."""
+    if options.train is None or options.measure is None:
+        raise OptionError(
+            "--train or --measure is missing. Give both (recipes of `sod train` and `sod eval`), or a --preset."
+        )
+    train, measure = read_recipe(options.train), read_recipe(options.measure)
+    for key, where in (("student", train), ("data", train), ("data", measure)):
+        if key not in where:
+            raise OptionError(
+                f"The recipe {options.train if where is train else options.measure} has no `{key}`. Add it."
+            )
+    open_sandbox(SandboxOptions.model_validate(train.get("sandbox", {})))  # fail now if there is none
+    return Setting(train=train, measure=measure, methods=options.methods)
+
+
+def _validated(kind: type[AnyOptions], content: dict[str, Any], whose: str) -> AnyOptions:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise OptionError(f"{whose}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
