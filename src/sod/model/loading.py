@@ -23,10 +23,10 @@ from transformers.utils import logging
 
 from sod.batching import Batch, microbatches
 from sod.config import ModelOptions, SamplingOptions
-from sod.core import token_logprobs, top_logprobs
+from sod.core import Head, token_logprobs, top_logprobs
 from sod.errors import ModelError
 from sod.model.attention import ATTENTION
-from sod.model.forward import head, hidden_states, id_count
+from sod.model.forward import head, hidden_states, id_count, output_head
 from sod.model.proof import check_configuration, prove_model
 
 logging.disable_progress_bar()  # sod.console.progress shows progress
@@ -230,7 +230,7 @@ class Selected:
 
     hidden_MD: Tensor
     """Hidden state at the position before each token."""
-    head_VD: Tensor
+    head: Head
     targets_M: Tensor
     """Ids, (M,); with candidates (M, 1 + J): each token, then its candidates."""
 
@@ -251,7 +251,7 @@ def selected(
     targets_M = ids_BT[mask_BT]
     if candidates_MJ is not None:
         targets_M = torch.cat([targets_M[:, None], candidates_MJ], 1)
-    return Selected(hidden_ND[before_BT[inside_BT]], head(model), targets_M)
+    return Selected(hidden_ND[before_BT[inside_BT]], output_head(model), targets_M)
 
 
 @overload
@@ -274,7 +274,7 @@ def score(
     logprobs_BT, entropy_BT = torch.zeros(*batch.ids_BT.shape, *candidates), torch.zeros(batch.ids_BT.shape)
     for where, chosen in _parts(model, batch, microbatch_tokens):
         results = token_logprobs(
-            chosen.hidden_MD, chosen.head_VD, chosen.targets_M, temperature=temperature, entropy=entropy
+            chosen.hidden_MD, chosen.head, chosen.targets_M, temperature=temperature, entropy=entropy
         )
         for whole_BT, values_M in zip((logprobs_BT, entropy_BT), results, strict=True):
             if values_M is not None:
@@ -294,7 +294,7 @@ def score_top(
     ids_BTJ, logprobs_BTJ = torch.zeros(shape, dtype=torch.int32), torch.zeros(shape)
     for where, chosen in _parts(model, batch, microbatch_tokens):
         ids_MJ, logprobs_MJ = top_logprobs(
-            chosen.hidden_MD, chosen.head_VD, chosen.targets_M, count, temperature=temperature
+            chosen.hidden_MD, chosen.head, chosen.targets_M, count, temperature=temperature
         )
         ids_BTJ[where], logprobs_BTJ[where] = ids_MJ.int().cpu(), logprobs_MJ.float().cpu()
     return ids_BTJ, logprobs_BTJ
