@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sod.core import (
+    Head,
     candidate_credit,
     clipped_policy_loss,
     group_advantage,
@@ -475,6 +476,71 @@ def test_gradients_of_a_bfloat16_model_are_summed_over_chunks_in_single_precisio
     loss.backward()
     assert head_VD.grad is not None
     assert head_VD.grad[:, 0].tolist() == [-500, 500]
+
+
+# Heads that scale, cap or shift their logits
+
+FORMS = [(None, 0.25, None), (None, 1.0, 3.0), (0.5, 1.0, None), (0.5, 1.7, 2.0)]
+"""Spread of the bias, scale and cap."""
+
+
+def head_and_logits(form: tuple[float | None, float, float | None]) -> tuple[Head, Tensor, Tensor, tuple[Tensor, ...]]:
+    """Return a head, hidden states, their logits as autograd computes them, and the inputs with a gradient."""
+    spread, scale, cap = form
+    hidden_ND, head_VD, _ = model_output()
+    bias_V = (
+        torch.randn(11, generator=generator(25), dtype=torch.float64).mul(spread).requires_grad_() if spread else None
+    )
+    logits_NV = hidden_ND @ head_VD.T * scale if bias_V is None else (hidden_ND @ head_VD.T + bias_V) * scale
+    logits_NV = logits_NV if cap is None else cap * (logits_NV / cap).tanh()
+    learnt = (hidden_ND, head_VD) if bias_V is None else (hidden_ND, head_VD, bias_V)
+    return Head(head_VD, bias_V, scale, cap), hidden_ND, logits_NV, learnt
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("temperature", [0.6, 1.0])
+@pytest.mark.parametrize("chunk", [1, 4, None])
+def test_any_heads_log_probabilities_and_gradients_are_those_of_full_logits(
+    chunk: int | None, temperature: float, form: tuple[float | None, float, float | None]
+) -> None:
+    head, hidden_ND, logits_NV, learnt = head_and_logits(form)
+    targets_NJ = torch.randint(11, (13, 2), generator=generator(26))
+    weights_NJ = torch.randn(13, 2, generator=generator(24), dtype=torch.float64)
+    whole_NV = (logits_NV / temperature).log_softmax(-1)
+    whole_NJ = whole_NV.gather(1, targets_NJ)
+    expected = torch.autograd.grad((weights_NJ * whole_NJ).sum(), learnt)
+
+    logprobs_NJ, entropy_N = token_logprobs(
+        hidden_ND, head, targets_NJ, temperature=temperature, entropy=True, chunk=chunk
+    )
+    loss, again_NJ, _ = token_loss(
+        hidden_ND,
+        head,
+        targets_NJ,
+        lambda logprobs_NJ, where: weights_NJ[where] * logprobs_NJ,
+        temperature=temperature,
+        chunk=chunk,
+    )
+
+    torch.testing.assert_close(logprobs_NJ, whole_NJ, rtol=0, atol=1e-9)
+    torch.testing.assert_close(again_NJ, whole_NJ, rtol=0, atol=1e-9)
+    entropy = torch.distributions.Categorical(logits=whole_NV.detach()).entropy()
+    torch.testing.assert_close(entropy_N, entropy, rtol=0, atol=1e-9)
+    for value in ((weights_NJ * logprobs_NJ).sum(), loss):
+        torch.testing.assert_close(torch.autograd.grad(value, learnt), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_any_heads_likeliest_tokens_and_logits_are_those_of_full_logits(
+    form: tuple[float | None, float, float | None],
+) -> None:
+    head, hidden_ND, logits_NV, _ = head_and_logits(form)
+    targets_N = torch.zeros(13, dtype=torch.long)
+    ids_NJ, logprobs_NJ = top_logprobs(hidden_ND, head, targets_N, 3, chunk=5)
+    assert ids_NJ[:, 1:].equal(logits_NV.topk(3).indices)
+    torch.testing.assert_close(logprobs_NJ, logits_NV.log_softmax(-1).gather(1, ids_NJ), rtol=0, atol=1e-9)
+    with torch.no_grad():
+        torch.testing.assert_close(head.logits(hidden_ND), logits_NV, rtol=0, atol=1e-9)
 
 
 # Candidates: tokens that might have been sampled

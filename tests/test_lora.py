@@ -197,8 +197,8 @@ def test_a_frozen_head_has_no_gradient_to_keep(random_model: MakeModel, batch: B
     with torch.autograd.graph.saved_tensors_hooks(
         lambda tensor: kept.append(tensor.shape) or tensor, lambda tensor: tensor
     ):
-        token_loss(chosen.hidden_MD, chosen.head_VD, chosen.targets_M, lambda logprobs, _: -logprobs)
-    assert (chosen.head_VD.shape in kept) == (not low_rank)
+        token_loss(chosen.hidden_MD, chosen.head, chosen.targets_M, lambda logprobs, _: -logprobs)
+    assert (chosen.head.weight_VD.shape in kept) == (not low_rank)
     assert chosen.hidden_MD.shape in kept
 
 

@@ -13,6 +13,7 @@ values by selection, never by multiplication.
 """
 
 from sod.core.advantages import group_advantage, teacher_advantage
+from sod.core.head import Head
 from sod.core.logprobs import token_logprobs, token_loss, top_logprobs
 from sod.core.losses import candidate_credit, clipped_policy_loss, masked_mean
 from sod.core.rules import RULES, Rule, StepInfo
@@ -21,6 +22,7 @@ from sod.core.weights import decayed_weights, masked_weights, step_divergence, s
 
 __all__ = [
     "RULES",
+    "Head",
     "Rule",
     "StepInfo",
     "candidate_credit",

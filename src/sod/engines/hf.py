@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -22,8 +21,8 @@ from transformers import PreTrainedModel
 from sod.concurrency import compute
 from sod.engines import Reply, Request
 from sod.engines.drawing import draw
-from sod.model.attention import SlotCache, check_attention
-from sod.model.forward import end_ids, forward, head
+from sod.model.caching import cache_for
+from sod.model.forward import end_ids, logits_of
 
 
 @dataclass(slots=True, eq=False)
@@ -69,11 +68,10 @@ class HFEngine:
     """Fewest tokens of a common prefix with a joining prompt for which a request waits one pass and copies them."""
 
     def __init__(self, model: PreTrainedModel, *, slots: int, context: int | None = None):
-        check_attention(model)
         self._model = model
         self._parameters = model.num_parameters()
         self._ends = end_ids(model)
-        self._cache = SlotCache(slots, model.device, context)
+        self._cache = cache_for(model, slots, context)
         self._cached: list[list[int]] = [[] for _ in range(slots)]
         """Tokens that each slot's keys and values were computed from."""
         self._copies: list[tuple[int, int, int]] = []
@@ -145,7 +143,7 @@ class HFEngine:
             if slot is None:
                 continue
             known, donor = self._known(slot, job.ids)
-            promised = max((_common_prefix(other.ids, job.ids) for other in joining), default=0)
+            promised = max((self._promised(other.ids, job.ids) for other in joining), default=0)
             if promised >= known + self.WORTH_SHARING or (joining and len(job.ids) - known > room):
                 continue
             if donor != slot:
@@ -173,10 +171,19 @@ class HFEngine:
 
     def _known(self, slot: int, ids: list[int]) -> tuple[int, int]:
         """Return the number of cached tokens and their slot: the own slot, if it has any, otherwise the best other one."""
-        own = _common_prefix(self._cached[slot], ids)
+        own = self._usable(slot, ids)
         if own:
             return own, slot
-        return max((_common_prefix(cached, ids), other) for other, cached in enumerate(self._cached))
+        return max((self._usable(other, ids), other) for other in range(len(self._cached)))
+
+    def _usable(self, slot: int, ids: list[int]) -> int:
+        """Return the number of tokens of `ids` to continue from in a slot. A slot that waits for a copy holds other tokens."""
+        if any(target == slot for _, target, _ in self._copies):
+            return 0
+        return self._cache.usable(slot, _common_prefix(self._cached[slot], ids))
+
+    def _promised(self, joining: list[int], ids: list[int]) -> int:
+        return self._cache.promised(len(joining), _common_prefix(joining, ids))
 
     @torch.inference_mode()
     def _pass(self, jobs: list[_Job]) -> tuple[list[int], list[float]]:
@@ -186,20 +193,16 @@ class HFEngine:
         for copy in copies:  # in order: a slot may be a source before it is a target
             self._cache.copy(*copy)
         news = [job.ids[job.read :] for job in jobs]
-        counts = list(map(len, news))
-        with _processors(1 if self._parameters * sum(counts) < self.SMALL_PASS else None):
-            layout = self._cache.reading([job.slot for job in jobs], [job.read for job in jobs], counts)
-            ids_N = torch.tensor([token for new in news for token in new], device=self._model.device)
-            hidden_ND = forward(self._model, ids_N, layout.positions, layout)
-            ends = [end - 1 for end in accumulate(counts)]
-            drawn = self._draw(jobs, hidden_ND[ends])
+        with _processors(1 if self._parameters * sum(map(len, news)) < self.SMALL_PASS else None):
+            hidden_SD = self._cache.read([job.slot for job in jobs], [job.read for job in jobs], news)
+            drawn = self._draw(jobs, hidden_SD)
         self._busy_seconds += time.perf_counter() - start
         return drawn
 
     def _draw(self, jobs: list[_Job], hidden_ND: Tensor) -> tuple[list[int], list[float]]:
         """Sample one token per job, with the job's own random generator. -> tokens, log-probabilities"""
         return draw(
-            hidden_ND @ head(self._model).T,
+            logits_of(self._model, hidden_ND),
             [job.request.temperature for job in jobs],
             [job.request.top_p for job in jobs],
             [job.rng.random() for job in jobs],

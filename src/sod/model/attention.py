@@ -6,24 +6,55 @@ to every layer as a keyword of the forward pass: `Packed` for full sequences, in
 `SlotCache.reading` for sequences with a cached prefix, in sampling.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PreTrainedModel
 
 from sod.errors import ModelError
 
 ATTENTION = "sod"
 """Name of the attention function, for `attn_implementation`."""
-UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")
+UNSUPPORTED = ("position_bias",)
 """Arguments of attention variants that are not supported. They are detected when a model is loaded."""
+BLOCK = 256
+"""Queries of a variant for which a mask or scores exist at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """How a layer's attention differs from softmax(scale * query @ key^T) @ value over all earlier tokens."""
+
+    window: int | None = None
+    """A token attends to this many tokens, itself included; None for all."""
+    cap: float | None = None
+    """Scores x are replaced with cap * tanh(x / cap)."""
+    sinks: Tensor | None = None
+    """Score of an additional key of each head, which has no value. (heads,)"""
+
+    @classmethod
+    def of(cls, *, sliding_window: int | None, softcap: float | None, s_aux: Tensor | None) -> "Variant | None":
+        """Return the variant of the arguments that Transformers passes to attention functions; None for usual attention."""
+        if sliding_window is None and softcap is None and s_aux is None:
+            return None
+        return cls(sliding_window, softcap, s_aux)
+
+    @property
+    def is_window(self) -> bool:
+        """Return whether a window is the only difference."""
+        return self.cap is None and self.sinks is None
 
 
 class Layout(Protocol):
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None, variant: Variant | None = None
+    ) -> Tensor:
         """Return the attention output of each token. (1, heads, N, head_dim); keys and values may have fewer heads."""
         ...
 
@@ -37,6 +68,9 @@ def _attend(
     *,
     scaling: float | None = None,
     layout: Layout | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Compute attention with Transformers' interface. Without a layout, rows are full sequences without padding."""
@@ -45,14 +79,76 @@ def _attend(
         raise ModelError(
             f"The model's attention needs {unknown[0]}, which is not supported. Use a model with full attention."
         )
+    variant = Variant.of(sliding_window=sliding_window, softcap=softcap, s_aux=s_aux)
     if layout is None:
-        found = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+        found = attend_causally(query, key, value, scaling, variant)
     else:
-        found = layout.attend(module.layer_idx, query, key, value, scaling)
+        found = layout.attend(module.layer_idx, query, key, value, scaling, variant)
     return found.transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(ATTENTION, _attend)
+
+
+def attend_causally(
+    query: Tensor, key: Tensor, value: Tensor, scale: float | None, variant: Variant | None = None
+) -> Tensor:
+    """Return the attention output of the last tokens of sequences. (B, heads, n, head_dim), keys (B, fewer heads, m, head_dim)
+
+    A variant is computed in blocks of queries, so that no matrix of tokens by tokens exists.
+    """
+    new, known = query.shape[2], key.shape[2]
+    if variant is None or (variant.is_window and known <= (variant.window or known)):
+        mask = _visible(known - new, known, 0, known, None, query.device) if 1 < new < known else None
+        return _fused(query, key, value, scale, mask, is_causal=mask is None and new > 1)
+    found: list[Tensor] = []
+    for start in range(known - new, known, BLOCK):
+        end = min(start + BLOCK, known)
+        first = 0 if variant.window is None else max(0, start - variant.window + 1)
+        mask = _visible(start, end, first, end, variant.window, query.device)
+        part = query[:, :, start - known + new : end - known + new], key[:, :, first:end], value[:, :, first:end]
+        if variant.is_window:
+            found.append(_fused(*part, scale, mask))
+        elif torch.is_grad_enabled():  # the backward pass computes the scores again
+            found.append(checkpoint(_explicit, *part, scale, mask, variant, use_reentrant=False))  # type: ignore[arg-type]
+        else:
+            found.append(_explicit(*part, scale, mask, variant))
+    return torch.cat(found, dim=2)
+
+
+def _visible(start: int, end: int, first: int, last: int, window: int | None, device: torch.device) -> Tensor:
+    """Return the mask of the tokens from `start` to `end` over the keys from `first` to `last`: True where one attends to
+    another. -> (end - start, last - first)"""
+    at, keys = torch.arange(start, end, device=device)[:, None], torch.arange(first, last, device=device)
+    return keys <= at if window is None else (keys <= at) & (keys > at - window)
+
+
+def _fused(
+    query: Tensor, key: Tensor, value: Tensor, scale: float | None, mask: Tensor | None, *, is_causal: bool = False
+) -> Tensor:
+    """Return PyTorch's attention. Narrower values are padded, because its fast implementations need the keys' width."""
+    narrower = query.shape[-1] - value.shape[-1]
+    value = pad(value, (0, narrower)) if narrower > 0 else value
+    found = scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=is_causal, scale=scale, enable_gqa=True
+    )
+    return found[..., :-narrower] if narrower > 0 else found
+
+
+def _explicit(query: Tensor, key: Tensor, value: Tensor, scale: float | None, mask: Tensor, variant: Variant) -> Tensor:
+    """Return attention with capped scores or sinks. `mask`: (n, m) or (B, 1, n, m), True where a token attends to another."""
+    batch, heads, new, width = query.shape
+    shared = heads // key.shape[1]
+    grouped = query.reshape(batch, key.shape[1], shared, new, width)
+    scores = (grouped @ key[:, :, None].transpose(-1, -2)).float() * (width**-0.5 if scale is None else scale)
+    if variant.cap is not None:
+        scores = variant.cap * (scores / variant.cap).tanh()
+    scores = scores.masked_fill(~(mask if mask.dim() == 2 else mask[:, :, None]), -math.inf)
+    if variant.sinks is not None:
+        sinks = variant.sinks.float().view(1, -1, shared, 1, 1).expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, sinks], dim=-1)
+    weights = scores.softmax(-1)[..., : key.shape[2]].to(value.dtype)
+    return (weights @ value[:, :, None]).reshape(batch, heads, new, -1)
 
 
 def check_attention(model: PreTrainedModel) -> None:
@@ -74,12 +170,12 @@ class Packed:
         """Return each token's position in its sequence. -> (1, N)"""
         return torch.cat([torch.arange(length, device=device) for length in self._lengths])[None]
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None, variant: Variant | None = None
+    ) -> Tensor:
         del layer
         parts = zip(*(tensor.split(self._lengths, dim=2) for tensor in (query, key, value)), strict=True)
-        return torch.cat(
-            [scaled_dot_product_attention(*part, is_causal=True, scale=scale, enable_gqa=True) for part in parts], dim=2
-        )
+        return torch.cat([attend_causally(*part, scale, variant) for part in parts], dim=2)
 
 
 class SlotCache:
@@ -150,57 +246,46 @@ class Reading:
         self._slots_N = torch.tensor(slots, device=device).repeat_interleave(torch.tensor(counts, device=device))
         self.positions = torch.tensor([places], device=device)
         """Position of each token in its sequence, (1, N)."""
-        self._masks = [
-            causal_mask(start, end, device) if start and end > start + 1 else None
-            for start, end in zip(starts, ends, strict=True)
-        ]
         self._singles = next((i for i, count in enumerate(counts) if count > 1), len(counts))
         assert all(count > 1 for count in counts[self._singles :]), "single tokens come first"
-        of_singles = torch.tensor(ends[: self._singles], device=device)[:, None]
+        self._ends_S = torch.tensor(ends[: self._singles], device=device)
         self._longest = max(ends[: self._singles], default=0)
-        hidden = torch.arange(self._longest, device=device) >= of_singles
-        self._mask = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -torch.inf)[:, None, None]
+        self._masks: dict[int | None, Tensor] = {}
+        """Masks of the single tokens by window, (S, 1, 1, longest)."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None, variant: Variant | None = None
+    ) -> Tensor:
         keys, values = self._cache.write(layer, self._slots_N, self.positions[0], key, value)
         _, heads, _, width = keys.shape
         batched = self._singles if self._singles * heads * self._longest * width <= self.BATCHED_ELEMENTS else 0
         singles, *others = query.split([batched, *self._counts[batched:]], dim=2)
-        found = [self._attend_singles(singles[0], keys, values, scale)] if batched else []
-        for new, slot, end, mask in zip(
-            others, self._slots[batched:], self._ends[batched:], self._masks[batched:], strict=True
-        ):
-            found.append(
-                scaled_dot_product_attention(
-                    new,
-                    keys[None, slot, :, :end],
-                    values[None, slot, :, :end],
-                    attn_mask=mask,
-                    is_causal=mask is None and new.shape[2] > 1,
-                    scale=scale,
-                    enable_gqa=True,
-                )
-            )
+        found = [self._attend_singles(singles[0], keys, values, scale, variant)] if batched else []
+        for new, slot, end in zip(others, self._slots[batched:], self._ends[batched:], strict=True):
+            found.append(attend_causally(new, keys[None, slot, :, :end], values[None, slot, :, :end], scale, variant))
         return torch.cat(found, dim=2)
 
-    def _attend_singles(self, query: Tensor, keys: Tensor, values: Tensor, scale: float | None) -> Tensor:
+    def _attend_singles(
+        self, query: Tensor, keys: Tensor, values: Tensor, scale: float | None, variant: Variant | None
+    ) -> Tensor:
         """Return the attention output of single new tokens. (heads, S, head_dim) -> (1, heads, S, head_dim)
 
         Query heads that share a key are treated as queries of one head, so that no key is repeated.
         """
         heads, singles, _ = query.shape
         chosen = self._slots_N[:singles]
-        found = scaled_dot_product_attention(
-            query.transpose(0, 1).unflatten(1, (keys.shape[1], -1)),
-            keys[:, :, : self._longest].index_select(0, chosen),
-            values[:, :, : self._longest].index_select(0, chosen),
-            attn_mask=self._mask.to(query.dtype),
-            scale=scale,
-        )
+        seen = [tensor[:, :, : self._longest].index_select(0, chosen) for tensor in (keys, values)]
+        mask = self._mask(variant and variant.window)
+        if variant is None or variant.is_window:
+            found = _fused(query.transpose(0, 1).unflatten(1, (keys.shape[1], -1)), *seen, scale, mask)
+        else:
+            found = _explicit(query.transpose(0, 1)[:, :, None], *seen, scale, mask, variant)
         return found.reshape(singles, heads, -1).transpose(0, 1)[None]
 
-
-def causal_mask(start: int, end: int, device: torch.device) -> Tensor:
-    """Return the causal mask of the tokens from `start` to `end`: True where one attends to another. -> (end - start, end)"""
-    at = torch.arange(end, device=device)
-    return at <= at[start:, None]
+    def _mask(self, window: int | None) -> Tensor:
+        """Return where the single tokens attend to their slots' tokens. -> (S, 1, 1, longest)"""
+        if window not in self._masks:
+            at, ends_S1 = torch.arange(self._longest, device=self._ends_S.device), self._ends_S[:, None]
+            visible = at < ends_S1 if window is None else (at < ends_S1) & (at >= ends_S1 - window)
+            self._masks[window] = visible[:, None, None]
+        return self._masks[window]

@@ -1,6 +1,10 @@
-"""The forward pass of scoring, training and sampling: packed tokens in one row, and a layout that separates sequences."""
+"""The forward pass of scoring, training and sampling: packed tokens in one row, and a layout that separates sequences.
+
+Models that cannot read packed sequences read one sequence per pass, with Transformers' own attention.
+"""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,9 +12,34 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sod.core import Head
 from sod.model.attention import Layout, Packed, check_attention
 from sod.model.fsdp import base_of
 from sod.model.prefixes import SharedStarts, find_families, worth_sharing
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What the proof at load (`sod.model.proof`) found about a model."""
+
+    packs: bool = True
+    """It can read packed sequences. Otherwise it reads one sequence per pass."""
+    single_steps: bool = False
+    """After a cached prefix, it reads one token per pass. Only for a model that does not pack."""
+    no_sampling: str = ""
+    """Why the engine hf cannot sample it; "" if it can."""
+    scale: float = 1.0
+    cap: float | None = None
+    """Scale and cap of its logits, see `sod.core.Head`."""
+
+
+def traits_of(model: PreTrainedModel) -> Traits:
+    """Return the model's traits. A model that was not loaded by `load_model` has the usual ones."""
+    return getattr(model, "sod_traits", Traits())
+
+
+def set_traits(model: PreTrainedModel, traits: Traits) -> None:
+    model.sod_traits = traits  # type: ignore[assignment]
 
 
 def head(model: PreTrainedModel) -> Tensor:
@@ -20,7 +49,23 @@ def head(model: PreTrainedModel) -> Tensor:
     Therefore sampling, scoring and training all give them probability 0, and agree about all other ids.
     """
     layer = cast(torch.nn.Linear, model.get_output_embeddings())
-    return layer.weight if layer.out_features == layer.weight.shape[0] else layer.weight[: layer.out_features]
+    return _of_tokens(layer, layer.weight)
+
+
+def output_head(model: PreTrainedModel) -> Head:
+    """Return the function from hidden states to the logits of tokens."""
+    layer, traits = cast(torch.nn.Linear, model.get_output_embeddings()), traits_of(model)
+    bias: Tensor | None = layer.bias  # type: ignore[assignment]
+    return Head(head(model), None if bias is None else _of_tokens(layer, bias), traits.scale, traits.cap)
+
+
+def _of_tokens(layer: torch.nn.Linear, rows: Tensor) -> Tensor:
+    return rows if layer.out_features == rows.shape[0] else rows[: layer.out_features]
+
+
+def logits_of(model: PreTrainedModel, hidden_ND: Tensor) -> Tensor:
+    """Return the logits of tokens, in float32. -> (N, V)"""
+    return output_head(model).logits(hidden_ND)
 
 
 def forward(model: PreTrainedModel, ids_N: Tensor, positions_1N: Tensor, layout: Layout) -> Tensor:
@@ -30,15 +75,22 @@ def forward(model: PreTrainedModel, ids_N: Tensor, positions_1N: Tensor, layout:
     ).last_hidden_state[0]
 
 
+def alone(model: PreTrainedModel, ids_T: Tensor) -> Tensor:
+    """Return the last hidden states of one sequence, as Transformers computes them. -> (T, D)"""
+    return base_of(model)(input_ids=ids_T[None], use_cache=False).last_hidden_state[0]
+
+
 def hidden_states(model: PreTrainedModel, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
     """Return the last hidden states, before the head, of the rows' first `lengths_B` tokens, packed. -> (N, D)
 
     The common start of adjacent rows is read once, where that saves enough.
     """
-    check_attention(model)
     lengths = lengths_B.tolist()
+    if not traits_of(model).packs:
+        return torch.cat([alone(model, row[:length]) for row, length in zip(ids_BT, lengths, strict=True)])
+    check_attention(model)
     if worth_sharing(families := find_families(ids_BT, lengths)):
-        shared = SharedStarts(families, ids_BT.device)
+        shared = SharedStarts(families)
         return forward(model, shared.ids(ids_BT), shared.positions(ids_BT.device), shared)[shared.places(ids_BT.device)]
     layout = Packed(lengths)
     ids_N = torch.cat([row[:length] for row, length in zip(ids_BT, lengths, strict=True)])

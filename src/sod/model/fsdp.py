@@ -36,10 +36,16 @@ def shard(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> None:
     register_fsdp_forward_method(model, "base_forward")
 
 
+def base_module(model: PreTrainedModel) -> torch.nn.Module:
+    """Return the model without its head. A few types give its attribute another name than they use."""
+    base = model.base_model
+    return base if base is not model else cast(torch.nn.Module, model.model)
+
+
 def base_of(model: PreTrainedModel) -> Callable[..., Any]:
     """Return the function that computes hidden states: the model without its head, sharded or not."""
     divided = isinstance(model, FSDPModule)
-    return cast(Callable[..., Any], model.base_forward if divided else model.base_model)
+    return cast(Callable[..., Any], model.base_forward if divided else base_module(model))
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -70,7 +76,7 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
 
 
 def _base_forward(model: PreTrainedModel, *arguments: Any, **options: Any) -> Any:
-    return model.base_model(*arguments, **options)
+    return base_module(model)(*arguments, **options)
 
 
 def _layers(model: PreTrainedModel) -> torch.nn.ModuleList:

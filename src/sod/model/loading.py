@@ -11,7 +11,6 @@ from typing import Any, Literal, cast, overload
 import torch
 from torch import Tensor
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -23,10 +22,11 @@ from transformers.utils import logging
 
 from sod.batching import Batch, microbatches
 from sod.config import ModelOptions, SamplingOptions
-from sod.core import token_logprobs, top_logprobs
+from sod.core import Head, token_logprobs, top_logprobs
 from sod.errors import ModelError
 from sod.model.attention import ATTENTION
-from sod.model.forward import head, hidden_states, id_count
+from sod.model.forward import head, hidden_states, id_count, output_head
+from sod.model.multimodal import is_multimodal, text_config, text_part, whole_class
 from sod.model.proof import check_configuration, prove_model
 
 logging.disable_progress_bar()  # sod.console.progress shows progress
@@ -63,11 +63,25 @@ def read_model(folder: Path, dtype: str, *, attention: str | None = None, place:
 
     Raise ModelError if it cannot be loaded.
     """
-    _check_folder(folder)
+    config = _check_folder(folder)
+    if not is_multimodal(config):
+        model, report = _loaded(AutoModelForCausalLM, folder, dtype, attention, place)
+    else:
+        whole, report = _loaded(whole_class(config), folder, dtype, None, place)
+        _check_weights(folder, report)
+        model, report = text_part(whole, folder, attention)
+    _check_weights(folder, report)
+    return model.eval()
+
+
+def _loaded(
+    kind: Any, folder: Path, dtype: str, attention: str | None, place: str | None
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load a model with a class of Transformers. -> the model, and the report of its weights"""
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # missing weights are reported below
+    logging.set_verbosity_error()  # missing weights are reported by `_check_weights`
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        return kind.from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation=attention,
@@ -82,14 +96,13 @@ def read_model(folder: Path, dtype: str, *, attention: str | None = None, place:
         raise ModelError(f"The model in {folder} cannot be loaded: {error}") from error
     finally:
         logging.set_verbosity(verbosity)
-    model, report = loaded
-    _check_weights(folder, report)
-    return cast(PreTrainedModel, model).eval()
 
 
 def check_config(folder: Path) -> None:
     """Raise the ModelError of `load_model` if config.json already shows it. Read no weights."""
-    check_configuration(_config(folder), folder)
+    config = text_config(_config(folder))
+    assert config is not None
+    check_configuration(config, folder)
 
 
 def _config(folder: Path) -> PreTrainedConfig:
@@ -102,7 +115,7 @@ def _config(folder: Path) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as below
         raise ModelError(_unreadable("model", folder, error)) from error
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if text_config(config) is None:
         raise ModelError(
             f"The model in {folder} is of type {config.model_type}, which Transformers does not load as a causal language "
             "model. Use a text model such as Qwen3."
@@ -110,15 +123,16 @@ def _config(folder: Path) -> PreTrainedConfig:
     return config
 
 
-def _check_folder(folder: Path) -> None:
-    """Raise ModelError unless the folder holds a configuration and safetensors. Pickled weights are never read."""
-    _config(folder)
+def _check_folder(folder: Path) -> PreTrainedConfig:
+    """Return the configuration. Raise ModelError unless the folder also holds safetensors. Pickled weights are never read."""
+    config = _config(folder)
     if not any(folder.glob("*.safetensors")):
         kinds = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
         raise ModelError(
             f"{folder} holds no weights in safetensors{f' but {kinds[0]}, which is not read' if kinds else ''}. Convert the "
             "weights in Python: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)."
         )
+    return config
 
 
 def _unreadable(what: str, folder: Path, error: Exception) -> str:
@@ -230,7 +244,7 @@ class Selected:
 
     hidden_MD: Tensor
     """Hidden state at the position before each token."""
-    head_VD: Tensor
+    head: Head
     targets_M: Tensor
     """Ids, (M,); with candidates (M, 1 + J): each token, then its candidates."""
 
@@ -251,7 +265,7 @@ def selected(
     targets_M = ids_BT[mask_BT]
     if candidates_MJ is not None:
         targets_M = torch.cat([targets_M[:, None], candidates_MJ], 1)
-    return Selected(hidden_ND[before_BT[inside_BT]], head(model), targets_M)
+    return Selected(hidden_ND[before_BT[inside_BT]], output_head(model), targets_M)
 
 
 @overload
@@ -274,7 +288,7 @@ def score(
     logprobs_BT, entropy_BT = torch.zeros(*batch.ids_BT.shape, *candidates), torch.zeros(batch.ids_BT.shape)
     for where, chosen in _parts(model, batch, microbatch_tokens):
         results = token_logprobs(
-            chosen.hidden_MD, chosen.head_VD, chosen.targets_M, temperature=temperature, entropy=entropy
+            chosen.hidden_MD, chosen.head, chosen.targets_M, temperature=temperature, entropy=entropy
         )
         for whole_BT, values_M in zip((logprobs_BT, entropy_BT), results, strict=True):
             if values_M is not None:
@@ -294,7 +308,7 @@ def score_top(
     ids_BTJ, logprobs_BTJ = torch.zeros(shape, dtype=torch.int32), torch.zeros(shape)
     for where, chosen in _parts(model, batch, microbatch_tokens):
         ids_MJ, logprobs_MJ = top_logprobs(
-            chosen.hidden_MD, chosen.head_VD, chosen.targets_M, count, temperature=temperature
+            chosen.hidden_MD, chosen.head, chosen.targets_M, count, temperature=temperature
         )
         ids_BTJ[where], logprobs_BTJ[where] = ids_MJ.int().cpu(), logprobs_MJ.float().cpu()
     return ids_BTJ, logprobs_BTJ

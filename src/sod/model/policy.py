@@ -186,7 +186,7 @@ class Policy:
             candidates_BTJ = None if candidates_BTJ is None else candidates_BTJ.new_zeros(1, 1, candidates_BTJ.shape[2])
         chosen = selected(model, ids_BT, mask_BT, lengths_B, candidates_BTJ)
         loss, logprobs_M, entropy_M = token_loss(
-            chosen.hidden_MD, chosen.head_VD, chosen.targets_M, loss_of, temperature=temperature, entropy=True
+            chosen.hidden_MD, chosen.head, chosen.targets_M, loss_of, temperature=temperature, entropy=True
         )
         assert entropy_M is not None
         (loss * self._ranks.count).backward()  # FSDP averages the processes' gradients

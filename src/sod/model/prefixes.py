@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from sod.model.attention import causal_mask
+from sod.model.attention import Variant, attend_causally
 
 SHORTEST = 16
 """Tokens of a common start from which rows share it."""
@@ -68,15 +67,9 @@ def _mask_size(family: Family) -> int:
 class SharedStarts:
     """The layout of families: the start of each, then the rest of each of its rows."""
 
-    def __init__(self, families: Sequence[Family], device: torch.device):
+    def __init__(self, families: Sequence[Family]):
         self._families = families
         self._segments = [length for family in families for length in family.segments]
-        self._masks = {
-            (family.start, rest): causal_mask(family.start, family.start + rest, device)
-            for family in families
-            if family.start
-            for rest in family.rests
-        }
 
     def positions(self, device: torch.device) -> Tensor:
         """Return each packed token's position in its row. -> (1, N)"""
@@ -109,25 +102,19 @@ class SharedStarts:
                 at += rest
         return torch.cat(places)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None, variant: Variant | None = None
+    ) -> Tensor:
         del layer
         segments = iter(zip(*(tensor.split(self._segments, dim=2) for tensor in (query, key, value)), strict=True))
         found: list[Tensor] = []
         for family in self._families:
             first = next(segments)
-            found.append(scaled_dot_product_attention(*first, is_causal=True, scale=scale, enable_gqa=True))
-            for rest in family.rests if family.start else ():
-                new, keys, values = next(segments)
-                found.append(
-                    scaled_dot_product_attention(
-                        new,
-                        torch.cat([first[1], keys], 2),
-                        torch.cat([first[2], values], 2),
-                        attn_mask=self._masks[family.start, rest],
-                        scale=scale,
-                        enable_gqa=True,
-                    )
-                )
+            found.append(attend_causally(*first, scale, variant))
+            for _ in family.rests if family.start else ():
+                new, *of_rest = next(segments)
+                seen = [torch.cat(both, 2) for both in zip(first[1:], of_rest, strict=True)]
+                found.append(attend_causally(new, *seen, scale, variant))
         return torch.cat(found, dim=2)
 
 

@@ -1,65 +1,85 @@
 """Verify at load time that a model computes the same as in Transformers, by running a probe.
 
-All computations of this project use packed tokens, or single tokens after a cached prefix. Both are correct only if tokens
-influence each other through attention alone, and all attention goes through `sod.model.attention`.
+Packed tokens, and tokens after a cached prefix, are read correctly only if tokens influence each other through attention
+alone, and all attention goes through `sod.model.attention`. The probe finds out whether this holds. If it does not, the
+model reads one sequence per pass, with Transformers' own attention and caches.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from sod.errors import ModelError, SodError
-from sod.model.attention import ATTENTION, Packed, SlotCache
-from sod.model.forward import forward
+from sod.core import Head
+from sod.errors import ModelError
+from sod.model.attention import ATTENTION, Layout, Packed, SlotCache, Variant
+from sod.model.caching import read_on
+from sod.model.forward import Traits, alone, forward, output_head, set_traits
+from sod.model.fsdp import base_module
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 LENGTH = 5
 """Tokens in each sequence of the probe: longer than usual convolutions, and few, because loading waits for the probe."""
-LARGEST_LOGIT = 100.0
-"""Largest logit of the head's probe: large enough to reveal a cap on logits."""
+WINDOW = 3
+"""Sliding window during the probe, so that its sequences are longer than the window."""
+WINDOWS = ("sliding_window", "attention_chunk_size")
+"""Attributes of a configuration and of layers that limit how many tokens a token attends to."""
+LARGEST_LOGITS = (0.1, 100.0, 1e4)
+"""Largest unscaled logit of each of the head's probes: the first measures a scale, the others reveal a cap."""
 EXACT, COARSE = 1e-3, 0.1
 """Largest relative error of a hidden state in float32, and in coarser types. Measured with bfloat16: 0.007 over two layers
 and 0.016 over 28. Positions that are wrong by one cause 0.2 in the lab's teacher."""
-FULL = {"full_attention", "attention"}
-SLIDING = {"sliding_attention", "chunked_attention"}
-"""Names of layer types: attention to all tokens, and to the latest ones, which `sod.model.attention` does not support."""
-NEUTRAL = {"logits_scaling": 1, "logit_scale": 1, "lm_head_multiplier": 1, "final_logit_softcapping": None}
-"""Configuration entries that scale or cap logits, with the value that has no effect."""
-WAY_OUT = "Use a model whose layers are all full attention, such as Qwen3, Llama, or OLMo 2."
+ROUNDING, ROUNDING_COARSE = 1e-5, 0.03
+"""Relative errors that rounding explains, in float32 and in coarser types."""
+COARSE_LOGITS = 0.02
+"""The same of logits, which take one product, in coarser types."""
+WAY_OUT = "Use another model, such as Qwen3, Llama, or OLMo 2."
 
 
 @torch.no_grad()
 def prove_model(model: PreTrainedModel, folder: Path) -> None:
-    """Raise ModelError if packed scoring, cached sampling or the head would return other numbers than Transformers."""
+    """Find the model's traits. Raise ModelError if scoring, sampling or the head would return other numbers than Transformers.
+
+    A model that cannot read packed sequences gets Transformers' own attention.
+    """
     check_finite(model, folder)
+    what = f"The model in {folder} (type {model.config.model_type})"
+    set_traits(model, Traits())
     try:
-        _prove(model, folder)
-    except SodError:
+        with _short_windows(model):
+            expected_BTD, traits = _as_transformers(model, _probe(model)[:2], what)
+            why = _why_not_packed(model, expected_BTD)
+            if why:
+                traits = _proven_alone(model, expected_BTD, traits, what)
+        if why:
+            logger.info(f"{what} reads one sequence per pass, which is slower: {why}")
+    except ModelError:
         raise
     except Exception as error:  # a model's code can raise any exception for unusual inputs
-        reason = next(iter(str(error).splitlines()), "")
-        raise ModelError(
-            f"The model in {folder} (type {model.config.model_type}) cannot read packed sequences: "
-            f"{type(error).__name__}: {reason} {WAY_OUT}"
-        ) from error
+        raise ModelError(f"{what} is not supported: {_named(error)} {WAY_OUT}") from error
+    set_traits(model, traits)
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def check_configuration(config: PreTrainedConfig, folder: Path) -> None:
-    """Raise the ModelError of `prove` if the configuration already shows it. A model that passes may still fail `prove`.
+    """Raise the ModelError of `prove_model` if a pass on PyTorch's meta device, which computes no numbers, shows it.
 
-    The attention is checked with a pass on PyTorch's meta device, which computes no numbers.
+    A model that passes may still fail `prove_model`.
     """
-    text: dict[str, Any] = config.get_text_config().to_dict()
-    what = f"The model in {folder} (type {config.model_type})"
-    if others := set(text.get("layer_types") or []) - FULL - SLIDING:
-        raise ModelError(_leaks(what, others))
-    if any(text.get(name, neutral) not in (neutral, None) for name, neutral in NEUTRAL.items()):
-        raise ModelError(f"{what} {SCALED}")
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=ATTENTION).eval()
@@ -68,20 +88,6 @@ def check_configuration(config: PreTrainedConfig, folder: Path) -> None:
         raise
     except Exception:  # a model's code may need real numbers
         return
-
-
-SCALED = (
-    "does not compute logits as hidden states times the output embedding: it scales or caps them, or adds a bias. Such "
-    "models are not supported."
-)
-
-
-def _leaks(what: str, kinds: set[str]) -> str:
-    named = f" ({', '.join(sorted(kinds))})" if kinds else ""
-    return (
-        f"{what} is not supported: packed sequences influence each other. Its layers carry a state or a convolution from "
-        f"token to token{named}, or its attention ignores the arguments that keep sequences apart. {WAY_OUT}"
-    )
 
 
 def check_finite(model: PreTrainedModel, folder: Path) -> None:
@@ -93,26 +99,120 @@ def check_finite(model: PreTrainedModel, folder: Path) -> None:
             )
 
 
-def _prove(model: PreTrainedModel, folder: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
+def _probe(model: PreTrainedModel) -> Tensor:
+    """Return the ids of three sequences, (3, T)."""
     tokens = model.get_output_embeddings().out_features  # type: ignore[union-attr]
-    ids_BT = torch.randint(int(tokens), (3, LENGTH), generator=generator).to(model.device)
-    expected_BTD = _as_transformers(model, ids_BT[:2], folder)
-    tolerance = EXACT if model.dtype == torch.float32 else COARSE
-    what = f"The model in {folder} (type {model.config.model_type})"
-    packed_TD = _beside_nothing(model, ids_BT)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(int(tokens), (3, LENGTH), generator=generator).to(model.device)
+
+
+@contextmanager
+def _short_windows(model: PreTrainedModel) -> Iterator[None]:
+    """Shorten the model's sliding windows to fewer tokens than the probe's sequences have."""
+    changed: list[tuple[Any, str, Any]] = []
+    for holder in (model.config, model.config.get_text_config(), *model.modules()):
+        for name in WINDOWS:
+            before = getattr(holder, name, None)
+            if isinstance(before, int) and before > WINDOW:
+                changed.append((holder, name, before))
+                setattr(holder, name, WINDOW)
+    try:
+        yield
+    finally:
+        for holder, name, before in reversed(changed):
+            setattr(holder, name, before)
+
+
+def _why_not_packed(model: PreTrainedModel, expected_BTD: Tensor) -> str:
+    """Return why the model cannot read packed sequences, as a sentence; "" if it can."""
+    ids_BT = _probe(model)
+    try:
+        packed_TD, found_TD, wanted_TD = _packed_and_token_by_token(model, ids_BT, expected_BTD)
+    except Exception as error:  # as in `prove_model`
+        return f"its attention cannot keep packed sequences apart ({_named(error)})."
     if not packed_TD.isfinite().all():
-        raise ModelError(_leaks(what, set(model.config.get_text_config().to_dict().get("layer_types") or []) - FULL))
-    for how, found_TD, wanted_TD in (
+        kinds = sorted(set(model.config.get_text_config().to_dict().get("layer_types") or []) - {"full_attention"})
+        named = f" ({', '.join(kinds)})" if kinds else ""
+        return (
+            f"packed sequences influence each other. Its layers carry a state or a convolution from token to token{named}, or "
+            "its attention ignores the arguments that keep sequences apart."
+        )
+    for how, found, wanted in (
         ("packed between others", packed_TD, expected_BTD[1]),
-        ("token by token", *_token_by_token(model, ids_BT[:2], expected_BTD)),
+        ("token by token", found_TD, wanted_TD),
     ):
-        off = _off(found_TD, wanted_TD)
-        if not off <= tolerance:
-            raise ModelError(
-                f"{what} is not supported: {how}, a sequence's hidden states differ by {off:.1%} from those of the single "
-                f"sequence in Transformers. {WAY_OUT}"
+        if not _off(found, wanted) <= _tolerance(model):
+            return (
+                f"{how}, a sequence's hidden states differ by {_off(found, wanted):.1%} from those of the single sequence in "
+                "Transformers."
             )
+    return ""
+
+
+def _tolerance(model: PreTrainedModel) -> float:
+    return EXACT if model.dtype == torch.float32 else COARSE
+
+
+def _proven_alone(model: PreTrainedModel, expected_BTD: Tensor, traits: Traits, what: str) -> Traits:
+    """Return the traits of a model that reads one sequence per pass, and give it an attention with which it does.
+
+    The first choice is `sod.model.attention`, which needs less memory than Transformers' plainest one. Raise ModelError if
+    neither reads a single sequence.
+    """
+    ids_BT, reads = _probe(model), ""
+    for attention in (ATTENTION, "eager"):
+        _use_attention(model, attention)
+        off = _attempt(lambda: _off(alone(model, ids_BT[1]), expected_BTD[1]))
+        if off is None or not off <= _tolerance(model):
+            continue
+        reads = attention
+        found = _attempt(lambda: _single_steps(model, ids_BT[:2], expected_BTD))
+        if found is not None:
+            return replace(traits, packs=False, single_steps=found)
+    if not reads:
+        raise ModelError(
+            f"{what} is not supported: its hidden states differ from pass to pass, or from those of its plainest attention. "
+            f"{WAY_OUT}"
+        )
+    _use_attention(model, reads)
+    return replace(traits, packs=False, no_sampling="its cache does not return what a full pass returns.")
+
+
+def _attempt(measure: Callable[[], R]) -> R | None:
+    """Return the result, or None for an error: a model's code can raise any exception for unusual inputs."""
+    try:
+        return measure()
+    except Exception:
+        return None
+
+
+def _single_steps(model: PreTrainedModel, ids_BT: Tensor, expected_BTD: Tensor) -> bool | None:
+    """Return whether the model must read one token per pass after a cached prefix; None if even that is wrong.
+
+    Two sequences are read with Transformers' caches: both prefixes, then the remaining two tokens of each. An error counts
+    relative to the prefixes' whole effect, because a wrong state has a small error where this effect is small.
+    """
+    rows, known = ids_BT.tolist(), ids_BT.shape[1] - 2
+    expected_TD = expected_BTD[:, known:].flatten(0, 1)
+    states = [read_on(model, row[:known], 0, None)[1] for row in rows]
+
+    def off(*, single: bool) -> float:
+        set_traits(model, Traits(packs=False, single_steps=single))
+        pairs = zip(rows, states, strict=True)
+        return _off(torch.cat([read_on(model, row[known:], known, deepcopy(s))[0] for row, s in pairs]), expected_TD)
+
+    one, many = off(single=True), _attempt(lambda: off(single=False))
+    effect = _off(torch.cat([read_on(model, row[known:], 0, None)[0] for row in rows]), expected_TD)
+    rounding = ROUNDING if model.dtype == torch.float32 else ROUNDING_COARSE
+    if not (one <= _tolerance(model) and one <= max(effect / 4, rounding)):
+        return None
+    return many is None or not many <= 4 * one + ROUNDING
+
+
+def _use_attention(model: PreTrainedModel, attention: str) -> None:
+    model.set_attn_implementation(attention)
+    if model.config._attn_implementation != attention:  # old models read it from the configuration
+        model.config._attn_implementation = attention
 
 
 def _off(found_TD: Tensor, wanted_TD: Tensor) -> float:
@@ -125,85 +225,114 @@ def _off(found_TD: Tensor, wanted_TD: Tensor) -> float:
     return (off_T.max() if found_TD.dtype == torch.float32 else off_T.median()).item()
 
 
-def _as_transformers(model: PreTrainedModel, ids_BT: Tensor, folder: Path) -> Tensor:
-    """Return hidden states with Transformers' own attention, row by row. -> (B, T, D)
+def _as_transformers(model: PreTrainedModel, ids_BT: Tensor, what: str) -> tuple[Tensor, Traits]:
+    """Return hidden states with Transformers' own attention, row by row, and the traits of the head. -> (B, T, D)
 
-    Raise ModelError unless the head is only a matrix. In this pass the head gets two given hidden states: a large one
-    reveals a scale or a cap, zeros reveal a bias.
+    In this pass the head reads given hidden states instead: zeros, which reveal a bias, and three others of rising size,
+    which reveal a scale and a cap. Raise ModelError if no `sod.core.Head` returns the same logits.
     """
-    weight_VD = model.get_output_embeddings().weight  # type: ignore[union-attr]
-    probe_BTD = torch.randn(1, 2, weight_VD.shape[1], generator=torch.Generator().manual_seed(1))
-    probe_BTD = probe_BTD.to(weight_VD)  # type: ignore[arg-type]
-    expected_BTV = probe_BTD @ weight_VD.T
-    scale = LARGEST_LOGIT / expected_BTV.abs().max().clamp(min=1e-9)
-    for tensor in (probe_BTD, expected_BTV):
-        tensor *= scale
-        tensor[:, 0] = 0
+    head = replace(output_head(model), weight_VD=model.get_output_embeddings().weight)  # type: ignore[union-attr]
+    probe_D = torch.randn(head.weight_VD.shape[1], generator=torch.Generator().manual_seed(1)).to(head.weight_VD)
+    largest = (head.weight_VD @ probe_D).float().abs().max().clamp(min=1e-9)
+    sizes = torch.tensor([0.0, *LARGEST_LOGITS], device=model.device) / largest
+    probe_ND = (sizes[:, None] * probe_D.float()).to(probe_D)
     seen: list[Tensor] = []
 
     def exchange(_module: Any, _arguments: Any, output: Any) -> Any:
         seen.append(output.last_hidden_state)
-        output.last_hidden_state = probe_BTD
+        output.last_hidden_state = probe_ND[None]
         return output
 
-    hook = model.base_model.register_forward_hook(exchange)
-    model.set_attn_implementation("eager")
+    hook = base_module(model).register_forward_hook(exchange)
+    _use_attention(model, "eager")
     try:
-        logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
+        logits_NV = model(input_ids=ids_BT, use_cache=False).logits[0].float()
     finally:
         hook.remove()
-        model.set_attn_implementation(ATTENTION)
+        _use_attention(model, ATTENTION)
     if not seen:
         raise ModelError(
-            f"The model in {folder} (type {model.config.model_type}) is not supported: its head does not read the hidden states "
-            f"of its base model. {WAY_OUT}"
+            f"{what} is not supported: its head does not read the hidden states of its base model. {WAY_OUT}"
         )
-    gap_BTV = (logits_BTV - expected_BTV).abs()
-    if gap_BTV[:, 0].any() or not gap_BTV.max() <= LARGEST_LOGIT * (EXACT if model.dtype == torch.float32 else COARSE):
-        raise ModelError(f"The model in {folder} (type {model.config.model_type}) {SCALED}")
-    return seen[0]
+    return seen[0], _fitted(model, head, probe_ND, logits_NV, what)
 
 
-def _beside_nothing(model: PreTrainedModel, ids_BT: Tensor) -> Tensor:
-    """Return hidden states of the second of three packed sequences; the embeddings of the other two are NaN. -> (T, D)
+def _fitted(model: PreTrainedModel, head: Head, probe_ND: Tensor, logits_NV: Tensor, what: str) -> Traits:
+    """Return traits with the scale and cap of Transformers' logits. The model's configuration holds both numbers.
 
-    They are finite only if no other sequence has any influence, in any type. Neighbours of one token are enough, because
-    they are adjacent.
+    Raise ModelError if no such head returns these logits.
     """
-    here = slice(1, 1 + LENGTH)
-    ids_N = torch.cat([ids_BT[0, :1], ids_BT[1], ids_BT[2, :1]])
-    with _embeddings(model, here):
-        layout = Packed([1, LENGTH, 1])
-        return forward(model, ids_N, layout.positions(ids_BT.device), layout)[here]
+    numbers = _numbers(model.config.to_dict()) | _numbers(model.config.get_text_config().to_dict())
+    plain_NV = head.logits(probe_ND)
+    slope = (logits_NV[1] @ plain_NV[1] / (plain_NV[1] @ plain_NV[1])).item()
+    scale = min({1.0} | numbers | {1 / number for number in numbers}, key=lambda each: abs(each - slope))
+    heads = (replace(head, scale=scale, cap=cap) for cap in (None, *sorted(numbers)))
+    tolerance = EXACT if model.dtype == torch.float32 else COARSE_LOGITS
+    for fitted in heads:
+        found_NV = fitted.logits(probe_ND)
+        off_N = (found_NV - logits_NV).norm(dim=-1) / logits_NV.norm(dim=-1).clamp(min=1e-9)
+        if (off_N <= tolerance).all():
+            return Traits(scale=fitted.scale, cap=fitted.cap)
+    raise ModelError(
+        f"{what} computes logits in an unknown way: not as hidden states times the output embedding plus its bias, scaled and "
+        f"capped with numbers of the configuration. {WAY_OUT}"
+    )
+
+
+def _numbers(entries: dict[str, Any]) -> set[float]:
+    """Return the positive numbers of a configuration."""
+    return {float(value) for value in entries.values() if type(value) in (int, float) and value > 0}
+
+
+def _packed_and_token_by_token(
+    model: PreTrainedModel, ids_BT: Tensor, expected_BTD: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Read the second of three packed sequences, and two sequences as the sampler does: prefixes, then the other tokens.
+
+    The packed neighbours' embeddings are NaN, so the second sequence is finite only if no other has any influence, in any
+    type. Neighbours of one token are enough, because they are adjacent. The prefixes are read in the same pass, to save time.
+
+    -> hidden states of the packed sequence, (T, D); of the three tokens after the prefixes, and the expected ones, (3, D)
+    """
+    packed, cache, known = Packed([1, LENGTH, 1]), SlotCache(2, ids_BT.device), [LENGTH - 1, LENGTH - 2]
+    prefixes = cache.reading([1, 0], [0, 0], known)
+    news = [row[:count] for row, count in zip(ids_BT[:2], known, strict=True)]
+    ids_N = torch.cat([ids_BT[0, :1], ids_BT[1], ids_BT[2, :1], *news])
+    positions_1N = torch.cat([packed.positions(ids_BT.device), prefixes.positions], 1)
+    with _broken_embeddings(model, [0, LENGTH + 1]):
+        packed_TD = forward(model, ids_N, positions_1N, _Both(packed, LENGTH + 2, prefixes))[1 : 1 + LENGTH]
+    rest = [row[count:] for row, count in zip(ids_BT[:2], known, strict=True)]
+    layout = cache.reading([1, 0], known, list(map(len, rest)))
+    found_TD = forward(model, torch.cat(rest), layout.positions, layout)
+    return packed_TD, found_TD, torch.cat([row[count:] for row, count in zip(expected_BTD, known, strict=True)])
+
+
+class _Both:
+    """The layout of a row in which the first tokens have one layout, and the other tokens another."""
+
+    def __init__(self, first: Layout, count: int, other: Layout):
+        self._first, self._count, self._other = first, count, other
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None, variant: Variant | None = None
+    ) -> Tensor:
+        parts = zip(*((t[:, :, : self._count], t[:, :, self._count :]) for t in (query, key, value)), strict=True)
+        layouts = (self._first, self._other)
+        found = [layout.attend(layer, *part, scale, variant) for layout, part in zip(layouts, parts, strict=True)]
+        return torch.cat(found, dim=2)
 
 
 @contextmanager
-def _embeddings(model: PreTrainedModel, kept: slice) -> Iterator[None]:
-    """Set all input embeddings to NaN except those in `kept`."""
+def _broken_embeddings(model: PreTrainedModel, places: list[int]) -> Iterator[None]:
+    """Set the input embeddings at these places to NaN."""
 
-    def break_others(_module: Any, _arguments: Any, output: Tensor) -> Tensor:
-        broken = torch.full_like(output, torch.nan)
-        broken[:, kept] = output[:, kept]
+    def break_them(_module: Any, _arguments: Any, output: Tensor) -> Tensor:
+        broken = output.clone()
+        broken[:, places] = torch.nan
         return broken
 
-    hook = model.get_input_embeddings().register_forward_hook(break_others)
+    hook = model.get_input_embeddings().register_forward_hook(break_them)
     try:
         yield
     finally:
         hook.remove()
-
-
-def _token_by_token(model: PreTrainedModel, ids_BT: Tensor, expected_BTD: Tensor) -> tuple[Tensor, Tensor]:
-    """Read two sequences as the sampler does: prefixes into a cache, then one more token of one and two of the other.
-
-    -> the hidden states of these three tokens, and the expected ones, (3, D) each
-    """
-    cache = SlotCache(2, ids_BT.device)
-    known = [LENGTH - 1, LENGTH - 2]
-    news = [row[:count] for row, count in zip(ids_BT, known, strict=True)]
-    layout = cache.reading([1, 0], [0, 0], known)
-    forward(model, torch.cat(news), layout.positions, layout)
-    rest = [row[count:] for row, count in zip(ids_BT, known, strict=True)]
-    layout = cache.reading([1, 0], known, list(map(len, rest)))
-    found_TD = forward(model, torch.cat(rest), layout.positions, layout)
-    return found_TD, torch.cat([row[count:] for row, count in zip(expected_BTD, known, strict=True)])
