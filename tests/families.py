@@ -36,7 +36,11 @@ LINEAR = {
     **{"linear_key_head_dim": 8, "linear_value_head_dim": 8},
 }
 CONVOLUTION = {"layer_types": ["conv", "full_attention"]}
-MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8}
+MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_chunk_size": 16}
+NEMOTRON = {
+    **{"layers_block_type": ["mamba", "attention"], "mamba_num_heads": 8, "mamba_head_dim": 8, "ssm_state_size": 8},
+    **{"n_groups": 1, "chunk_size": 16},
+}
 HYBRID = {"layer_types": ["mamba", "attention"], "num_local_experts": 0, "shared_intermediate_size": 16} | MAMBA
 SCALED = {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.22}
 PER_LAYER = {"vocab_size_per_layer_input": VOCABULARY, "hidden_size_per_layer_input": 8}
@@ -104,7 +108,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama 2, Llama 3, SmolLM2": ("llama", {}),
     "Llama 4 (text)": ("llama4_text", {"num_local_experts": 2, "intermediate_size_mlp": 32, "attention_chunk_size": 6}),
     "Mamba": ("mamba", {}),
-    "Mamba 2": ("mamba2", {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1}),
+    "Mamba 2": ("mamba2", {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "chunk_size": 16}),
     "MiniMax M2": ("minimax_m2", EXPERTS),
     "Ministral": ("ministral", WINDOWS),
     "Ministral 3 (text)": ("ministral3", {}),
@@ -112,7 +116,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Mistral 3, Ministral 3 (image and text)": ("mistral3", {}),
     "Mixtral": ("mixtral", WINDOW | EXPERTS),
     "nanochat": ("nanochat", {}),
-    "Nemotron 3, Nemotron-H": ("nemotron_h", {}),
+    "Nemotron 3, Nemotron-H": ("nemotron_h", NEMOTRON),
     "Nemotron 4": ("nemotron", {}),
     "OLMo": ("olmo", {}),
     "OLMo 2": ("olmo2", {}),
@@ -148,9 +152,11 @@ def tiny(
         pytest.skip(f"this Transformers has no {kind}")
     small = SMALL | {"initializer_range": spread}
     language, others = MULTIMODAL.get(kind, ({}, {}))
-    config = CONFIG_MAPPING[kind](**(others | {"text_config": small | language} if others else small | more))
+    entries: dict[str, Any] = others | {"text_config": small | language} if others else small | more
+    config = CONFIG_MAPPING[kind](**entries)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if others:
-            return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)](config).to(dtype).eval()
+            whole: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+            return whole(config).to(dtype).eval()
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()

@@ -7,7 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MinistralConfig,
+    MinistralForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from sod.config import ModelOptions
 from sod.engines.hf import HFEngine
@@ -26,6 +38,7 @@ SIZE = {
     "max_position_embeddings": 512,
     "initializer_range": 0.4,
 }
+WINDOWED = {"layer_types": ["sliding_attention", "full_attention"]}
 
 
 def qwen(heads: int) -> PreTrainedModel:
@@ -36,11 +49,36 @@ def llama(heads: int) -> PreTrainedModel:
     return LlamaForCausalLM(LlamaConfig(**SIZE, num_key_value_heads=heads))
 
 
-@pytest.fixture(
-    params=[(qwen, 1), (qwen, 2), (qwen, 4), (llama, 2)], ids=lambda param: f"{param[0].__name__}-{param[1]}"
-)
-def model(request: pytest.FixtureRequest) -> PreTrainedModel:
-    """Models whose keys and values are shared by four, two, or no other heads."""
+def windows_and_caps(heads: int) -> PreTrainedModel:
+    window = {"sliding_window": 5, "attn_logit_softcapping": 2.0}
+    return Gemma2ForCausalLM(Gemma2Config(**SIZE, **WINDOWED, **window, num_key_value_heads=heads))
+
+
+def windows_alone(heads: int) -> PreTrainedModel:
+    return MinistralForCausalLM(MinistralConfig(**SIZE, **WINDOWED, sliding_window=5, num_key_value_heads=heads))
+
+
+def sinks(heads: int) -> PreTrainedModel:
+    few = {"num_local_experts": 2, "num_experts_per_tok": 1}
+    return GptOssForCausalLM(GptOssConfig(**SIZE, **WINDOWED, **few, sliding_window=5, num_key_value_heads=heads))
+
+
+MODELS = [
+    (qwen, 1),
+    (qwen, 2),
+    (qwen, 4),
+    (llama, 2),
+    (windows_alone, 2),
+    (windows_and_caps, 2),
+    (sinks, 2),
+    (sinks, 4),
+]
+
+
+@pytest.fixture(params=MODELS, ids=lambda param: f"{param[0].__name__}-{param[1]}")
+def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> PreTrainedModel:
+    """Models whose keys and values are shared by four, two, or no other heads, and models with variants of attention."""
+    monkeypatch.setattr("sod.model.attention.BLOCK", 8)
     make, heads = request.param
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -101,11 +139,14 @@ def test_a_model_with_another_attention_is_refused(model: PreTrainedModel) -> No
         HFEngine(model, slots=1)
 
 
-def test_a_model_that_sees_a_window_only_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+def test_a_model_that_sees_a_window_only_is_loaded(tmp_path: Path) -> None:
     config = Qwen3Config(**SIZE, num_key_value_heads=2, use_sliding_window=True, sliding_window=4, max_window_layers=0)
     Qwen3ForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="needs sliding_window, which is not supported"):
-        load_model(tmp_path, ModelOptions(device="cpu"))
+    loaded = load_model(tmp_path, ModelOptions(device="cpu"))
+    assert loaded.config.sliding_window == 4
+    (row,) = sequences(20)
+    found = hidden_states(loaded, torch.tensor([row]), torch.tensor([20]))
+    torch.testing.assert_close(found, alone(loaded, row), atol=1e-5, rtol=1e-4)
 
 
 # Sequences whose beginnings are remembered

@@ -16,8 +16,9 @@ from transformers import Cache, PreTrainedModel
 
 from sod.errors import ModelError
 from sod.model.attention import SlotCache, check_attention
-from sod.model.forward import forward, traits_of
+from sod.model.forward import forward
 from sod.model.fsdp import base_module
+from sod.model.traits import traits_of
 
 State = dict[str, Cache]
 """A cache of Transformers by the name of the argument that it is passed in, which depends on the version."""

@@ -4,7 +4,6 @@ Models that cannot read packed sequences read one sequence per pass, with Transf
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,30 +15,7 @@ from sod.core import Head
 from sod.model.attention import Layout, Packed, check_attention
 from sod.model.fsdp import base_of
 from sod.model.prefixes import SharedStarts, find_families, worth_sharing
-
-
-@dataclass(frozen=True, slots=True)
-class Traits:
-    """What the proof at load (`sod.model.proof`) found about a model."""
-
-    packs: bool = True
-    """It can read packed sequences. Otherwise it reads one sequence per pass."""
-    single_steps: bool = False
-    """After a cached prefix, it reads one token per pass. Only for a model that does not pack."""
-    no_sampling: str = ""
-    """Why the engine hf cannot sample it; "" if it can."""
-    scale: float = 1.0
-    cap: float | None = None
-    """Scale and cap of its logits, see `sod.core.Head`."""
-
-
-def traits_of(model: PreTrainedModel) -> Traits:
-    """Return the model's traits. A model that was not loaded by `load_model` has the usual ones."""
-    return getattr(model, "sod_traits", Traits())
-
-
-def set_traits(model: PreTrainedModel, traits: Traits) -> None:
-    model.sod_traits = traits  # type: ignore[assignment]
+from sod.model.traits import traits_of
 
 
 def head(model: PreTrainedModel) -> Tensor:

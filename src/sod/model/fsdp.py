@@ -19,14 +19,20 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sod.distributed import Ranks
 from sod.errors import OptionError
+from sod.model.traits import traits_of
 
 
 def shard(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> None:
     """Shard the model in place. Its weights keep their type; layers compute in `dtype`, gradients are reduced in float32.
 
     The model is moved to the processes' devices, a layer at a time. Embedding and head stay gathered from the forward to
-    the backward pass.
+    the backward pass. Raise OptionError for a model that cannot be sharded.
     """
+    if not traits_of(model).packs:  # the processes would make different numbers of passes
+        raise OptionError(
+            f"A {model.config.model_type} model cannot be sharded over processes, because it reads one sequence per pass. "
+            "Start one process."
+        )
     mesh, precision = ranks.mesh(), MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for layer in _layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=precision)

@@ -22,8 +22,9 @@ from sod.core import Head
 from sod.errors import ModelError
 from sod.model.attention import ATTENTION, Layout, Packed, SlotCache, Variant
 from sod.model.caching import read_on
-from sod.model.forward import Traits, alone, forward, output_head, set_traits
+from sod.model.forward import alone, forward, output_head
 from sod.model.fsdp import base_module
+from sod.model.traits import Traits, set_traits
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ WINDOW = 3
 """Sliding window during the probe, so that its sequences are longer than the window."""
 WINDOWS = ("sliding_window", "attention_chunk_size")
 """Attributes of a configuration and of layers that limit how many tokens a token attends to."""
-LARGEST_LOGITS = (0.1, 100.0, 1e4)
+LARGEST_LOGITS = (0.1, 100.0, 1000.0)
 """Largest unscaled logit of each of the head's probes: the first measures a scale, the others reveal a cap."""
 EXACT, COARSE = 1e-3, 0.1
 """Largest relative error of a hidden state in float32, and in coarser types. Measured with bfloat16: 0.007 over two layers
