@@ -20,6 +20,7 @@ from sod.lab.presets import SMALL_TEACHER, check_place, setting_of
 from sod.planning.dry_run import DryRun, Text, columns, planned, usable_bytes
 from sod.planning.inventory import as_bytes
 from sod.runs.directory import Run
+from sod.sandbox.guarded import open_sandbox
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def _comparison(options: CompareOptions) -> tuple[ComparisonParts, bool]:
     """Return the parts of the comparison, and whether their models and data can exist before it starts."""
     if not options.preset:
         return ComparisonParts(options, own_recipes(options)), True
+    open_sandbox(options.sandbox)  # raises what the run raises
     check_place(options)
     student, small = Run(options.out / "cold-start").finished(), Run(options.out / SMALL_TEACHER).finished()
     exists = is_made(options.out / "lab") and student is not None
