@@ -46,7 +46,7 @@ def plan_comparison(options: CompareOptions, width: int | None = None) -> str:
     jobs = min(options.jobs or os.cpu_count() or 1, max(1, len(missing)))
     text.add("compares", *(f"{method.name}" for method in comparison.methods))
     shape = f"{len(comparison.methods)} methods x {len(options.seeds)} seeds"
-    text.add("runs", shape, *_counts(parts), f"{jobs} at the same time")
+    text.add("runs", shape, *_counts(parts), f"{jobs} at the same time" if missing else "nothing is left to run")
     if not exists:
         text.add("creates", f"the lab and the student's cold start, in {options.out}")
     text.add("writes", str(options.out))
