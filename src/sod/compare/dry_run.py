@@ -20,6 +20,7 @@ from sod.lab.presets import SMALL_TEACHER, check_place, setting_of
 from sod.planning.dry_run import DryRun, Text, columns, planned, usable_bytes
 from sod.planning.inventory import as_bytes
 from sod.runs.directory import Run
+from sod.sandbox.guarded import open_sandbox
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def plan_comparison(options: CompareOptions, width: int | None = None) -> str:
     jobs = min(options.jobs or os.cpu_count() or 1, max(1, len(missing)))
     text.add("compares", *(f"{method.name}" for method in comparison.methods))
     shape = f"{len(comparison.methods)} methods x {len(options.seeds)} seeds"
-    text.add("runs", shape, *_counts(parts), f"{jobs} at the same time")
+    text.add("runs", shape, *_counts(parts), f"{jobs} at the same time" if missing else "nothing is left to run")
     if not exists:
         text.add("creates", f"the lab and the student's cold start, in {options.out}")
     text.add("writes", str(options.out))
@@ -63,6 +64,7 @@ def _comparison(options: CompareOptions) -> tuple[ComparisonParts, bool]:
     """Return the parts of the comparison, and whether their models and data can exist before it starts."""
     if not options.preset:
         return ComparisonParts(options, own_recipes(options)), True
+    open_sandbox(options.sandbox)  # raises what the run raises
     check_place(options)
     student, small = Run(options.out / "cold-start").finished(), Run(options.out / SMALL_TEACHER).finished()
     exists = is_made(options.out / "lab") and student is not None
