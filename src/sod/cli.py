@@ -50,6 +50,7 @@ COMMANDS = {
     ),
     "report": ("ReportOptions", "sod.report:report", "write an HTML page about runs: figures, trajectories"),
     "export": ("ExportOptions", "sod.export:export", "write a Hugging Face folder with a model card"),
+    "import": ("ImportOptions", "sod.gguf:import_gguf", "convert a GGUF file to a Hugging Face folder"),
     "plan": ("PlanOptions", "sod.planning.plan:show_plan", "compute which training set-ups fit on given GPUs"),
     "doctor": ("DoctorOptions", "sod.doctor:doctor", "check this machine: sandbox, judges, speed"),
     "data list": ("DataListOptions", "sod.datasets.commands:list_sets", "list benchmarks and training sets"),

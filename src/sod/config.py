@@ -527,6 +527,21 @@ class ExportOptions(Options):
     """License identifier, such as apache-2.0. The terms of the base model limit the choice. Default: none."""
 
 
+class ImportOptions(Options):
+    """Convert a GGUF file to a Hugging Face folder with weights, tokenizer, chat template and end ids.
+
+    Transformers reads the file (extra `gguf`). The written folder is loaded again and must give the same logits.
+    """
+
+    file: Annotated[Path, Positional, arg(metavar="MODEL.gguf")]
+    """GGUF file of a whole language model. Transformers supports the common architectures, such as llama and qwen3."""
+    out: Path
+    """Directory to create."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Data type of the written weights. float32 keeps every value of the file. bfloat16 halves the size and rounds each value
+    by up to 0.4 %."""
+
+
 class DataListOptions(Options):
     """List the benchmarks and training sets that `sod` knows by name, where they come from and which are here."""
 
