@@ -66,7 +66,12 @@ def as_in_gguf(name: str, weight: torch.Tensor) -> tuple[str, np.ndarray]:
 
 
 def write(
-    path: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase | None, *, architecture: str = "llama"
+    path: Path,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    architecture: str = "llama",
+    scaled: bool = False,
 ) -> Path:
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("Tiny")
@@ -93,6 +98,8 @@ def write(
         writer.add_chat_template(tokenizer.chat_template)
     for name, weight in model.state_dict().items():
         writer.add_tensor(*as_in_gguf(name, weight))
+    if scaled:
+        writer.add_tensor("rope_freqs.weight", np.full(4, 8.0, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -193,6 +200,13 @@ def test_an_unknown_architecture_is_named(tmp_path: Path) -> None:
 def test_a_file_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "bare.gguf", llama(load_tokenizer(TEACHER_FOLDER)), None)
     with pytest.raises(ModelError, match=r"bare\.gguf holds no tokenizer"):
+        import_gguf(ImportOptions(file=file, out=tmp_path / "model"))
+
+
+def test_scaled_positions_that_the_reader_would_lose_are_refused(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(TEACHER_FOLDER)
+    file = write(tmp_path / "long.gguf", llama(tokenizer), tokenizer, scaled=True)
+    with pytest.raises(ModelError, match=r"long\.gguf scales the model's positions"):
         import_gguf(ImportOptions(file=file, out=tmp_path / "model"))
 
 

@@ -76,6 +76,11 @@ COMMANDS = {
     "data mix": ("MixOptions", "sod.datasets.commands:mix", "mix several files by weight"),
     "lab demo": ("DemoOptions", "sod.compare.cells:compare", "run the whole method in miniature"),
     "lab make": ("LabOptions", "sod.lab.make:make", "write the lab's models, problems and demonstrations"),
+    "lab words": (
+        "WordProblemOptions",
+        "sod.lab.wordproblems:make_word_problems",
+        "write word problems for a pretrained model",
+    ),
     "lab teacher": ("LabTeacherOptions", "sod.lab.make:make_teacher", "train the lab's teacher from scratch"),
 }
 """Command -> (class of its options, function, help)."""

@@ -745,6 +745,27 @@ class LabTeacherOptions(Options):
     sandbox: Rare[SandboxOptions] = SandboxOptions(workers=4)
 
 
+class WordProblemOptions(Options):
+    """Write word problems that need the interpreter, and demonstrations for the cold start of a pretrained model.
+
+    Files: train.jsonl, tune.jsonl, eval.jsonl (new numbers), wording.jsonl (new numbers in new wordings), and demonstrations of
+    a teacher and of a student.
+    """
+
+    out: Path = Path("runs/word-problems")
+    """Directory to write to."""
+    seed: int = 1
+    """Seed of the problems and the demonstrations."""
+    demonstrations: Positive = 1_000
+    """Number of demonstrations of each, teacher and student. The student's contain mistakes that are trained on."""
+    train_problems: Positive = 2_000
+    """Number of problems for training."""
+    tune_problems: Positive = 100
+    """Number of problems for choosing learning rates."""
+    eval_problems: Positive = 200
+    """Number of problems for evaluation, in each of the two files. They differ from the training problems."""
+
+
 class CompareOptions(Options):
     """Compare methods on equal terms: the same student, problems and number of updates, several seeds, and a control.
 

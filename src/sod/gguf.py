@@ -39,6 +39,8 @@ class Facts:
     license: str
     ends: tuple[int, ...]
     """Ids that end generation."""
+    scales_positions: bool
+    """Whether the model's rotary frequencies are scaled, as in Llama 3.1 and later."""
 
 
 def import_gguf(options: ImportOptions) -> None:
@@ -102,11 +104,14 @@ def _facts(file: Path) -> Facts:
             "checkout of sod."
         ) from error
     try:
-        fields = {name: field for name, field in GGUFReader(file).fields.items() if not name.endswith("merges")}
+        reader = GGUFReader(file)
+        fields = reader.fields
         get = lambda name: fields[name].contents() if name in fields else None  # noqa: E731
         parts, architecture = get("split.count"), get("general.architecture")
         texts = [get(f"general.{name}") for name in ("name", "license")]
         ends = [get(f"tokenizer.ggml.{name}") for name in ENDS]
+        scaled = get(f"{architecture}.rope.scaling.type") not in (None, "none")
+        scaled = scaled or any(tensor.name.startswith(("rope_freqs", "rope_factors")) for tensor in reader.tensors)
     except Exception as error:  # a damaged file raises many kinds of exceptions
         raise ModelError(f"{file} is damaged or not complete: {_first_line(error)}. {AGAIN}") from error
     if isinstance(parts, int) and parts > 1:
@@ -124,6 +129,7 @@ def _facts(file: Path) -> Facts:
         architecture,
         *(text if isinstance(text, str) else "" for text in texts),
         tuple(dict.fromkeys(end for end in ends if isinstance(end, int))),
+        scaled,
     )
 
 
@@ -152,6 +158,12 @@ def _loaded(file: Path, dtype: str, facts: Facts) -> PreTrainedModel:
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{file} lacks the weights {missing[0]} and {len(missing) - 1} more. {AGAIN}")
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    if facts.scales_positions and rope.get("rope_type", "default") == "default":
+        raise ModelError(
+            f"{file} scales the model's positions (rope), and Transformers' reader ignores that, so the folder would hold "
+            "another model. Take the model's own folder from the Hugging Face hub."
+        )
     return cast(PreTrainedModel, model).eval()
 
 
