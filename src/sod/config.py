@@ -358,6 +358,8 @@ class SftOptions(Options):
     """Run directory to create."""
     epochs: PositiveReal = 5.0
     """Passes over the data."""
+    steps: Positive | None = None
+    """Optimiser steps, instead of --epochs. Default: as many as --epochs needs."""
     batch: Positive = 128
     """Conversations per optimiser step."""
     schedule: Rare[Literal["cosine", "constant"]] = "cosine"
@@ -370,6 +372,8 @@ class SftOptions(Options):
     """Seed of the order of the data."""
     save_every: ResumeMayChange[Positive] = 500
     """Optimiser steps between checkpoints."""
+    keep: Rare[ResumeMayChange[Positive]] = 1
+    """Number of earlier checkpoints to keep in addition to the latest one."""
     resume: ResumeMayChange[bool] = False
     """Continue the run in --out from its newest checkpoint."""
     processes: Rare[ResumeMayChange[Positive | None]] = None
