@@ -92,6 +92,9 @@ def resume_may_change(model: type[Options]) -> set[str]:
 class ChatOptions(Options):
     """How messages become tokens."""
 
+    template: str | None = None
+    """Chat template in place of the tokenizer's own; every checkpoint stores it. hermes: a template with tools for models
+    without one, such as SmolLM2 and base models. FILE.jinja: your own. Default: the tokenizer's own template."""
     on_drift: Rare[Literal["error", "append"]] = "error"
     """What to do if the chat template rewrites earlier turns. error: stop before the run. append: train and sample on the
     appended tokens. The empty thought that Qwen3's template adds to the last turn is not an error."""

@@ -71,7 +71,7 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     files = ranks.first(lambda: {"data": sha256_of_file(options.data), "model": fingerprint_model(start_model)})
     learner = None if ranks.alone else load_sharded(model_to_load, options.network, ranks)
     total_steps = steps if options.schedule == "cosine" else None
-    policy = Policy(model, tokenizer, options.learn, total_steps=total_steps, learner=learner, ranks=ranks)
+    policy = Policy(model, chat.tokenizer, options.learn, total_steps=total_steps, learner=learner, ranks=ranks)
     if folder:
         policy.restore(folder)
     ranks.first(lambda: Run.open(options, options.out, data=files, resume=options.resume, updates=steps))
