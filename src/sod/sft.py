@@ -17,6 +17,7 @@ from sod.distributed import Ranks, joined
 from sod.errors import DataError, ModelError, TemplateError
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, noted
+from sod.model.dtypes import with_dtype
 from sod.model.loading import check_embeddings, load_model, load_tokenizer, positions_of
 from sod.model.policy import Policy, load_sharded, origin
 from sod.planning.dry_run import plan
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 def sft(options: SftOptions) -> Run:
     """Fine-tune a model. The result is the newest checkpoint of the run."""
+    options = with_dtype(options)
     if options.dry_run:
         echo(plan(options))
         return Run(options.out)

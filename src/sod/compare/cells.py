@@ -30,6 +30,7 @@ from sod.compare.table import (
     show_table,
     table_markdown,
     table_rows,
+    told_apart,
 )
 from sod.concurrency import run_concurrently
 from sod.config import CompareOptions, EvalOptions, Options, ReportOptions, SandboxOptions, TrainOptions, model_path
@@ -38,7 +39,7 @@ from sod.datasets.asking import load_asked
 from sod.datasets.several import open_sets
 from sod.errors import DataError, OptionError, RunError, SodError, TrainingError
 from sod.evaluation.results import read_evaluation
-from sod.lab.presets import Setting, prepare
+from sod.lab.presets import Setting, settings_of
 from sod.recipes import over, read_recipe
 from sod.report import report
 from sod.runs.alarms import cold_start
@@ -57,8 +58,22 @@ def compare(options: CompareOptions) -> None:
 
 
 def _compare(options: CompareOptions) -> None:
-    setting = prepare(options) if options.preset else _own_recipes(options)
-    comparison = Comparison(options, setting)
+    chosen = settings_of(options) if options.preset else {"": _own_recipes(options)}
+    failed: dict[str, str] = {}
+    for name, setting in chosen.items():
+        if name:
+            echo(f"Cold start: {name}")
+        failed |= {f"{name} {run}".strip(): why for run, why in _compared(options, setting, options.out / name).items()}
+    if failed:
+        raise TrainingError(
+            f"{len(failed)} of the runs failed and are not in the table. Repeat the same command to try them again:\n"
+            + "\n".join(f"  {name}: {why}" for name, why in failed.items())
+        )
+
+
+def _compared(options: CompareOptions, setting: Setting, out: Path) -> dict[str, str]:
+    """Run a comparison and print its tables. -> name of each failed run: its error"""
+    comparison = Comparison(options, setting, out)
     comparison.keep_plan()
     failed = asyncio.run(comparison.run())
     made = comparison.rows()
@@ -68,19 +83,15 @@ def _compare(options: CompareOptions) -> None:
     if warning := comparison.hopeless():
         warn(warning)
     comparison.conclude()
-    if failed:
-        raise TrainingError(
-            f"{len(failed)} of the runs failed and are not in the table. Repeat the same command to try them again:\n"
-            + "\n".join(f"  {name}: {why}" for name, why in failed.items())
-        )
+    return failed
 
 
 class Comparison:
     """A comparison: its runs, their progress and their results."""
 
-    def __init__(self, options: CompareOptions, setting: Setting):
+    def __init__(self, options: CompareOptions, setting: Setting, out: Path):
         self._options = options
-        self._out = options.out
+        self._out = out
         self._train = setting.train | _given(updates=options.updates)
         self._measure = setting.measure | _given(samples=options.samples)
         self._tune, self._lrs = options.tune or setting.tune, options.lrs or setting.lrs
@@ -302,6 +313,7 @@ class Comparison:
         lines[0] += (
             f"Differences: against {self._baseline.name}, paired by problem and seed, not corrected for multiple comparisons."
         )
+        lines += told_apart(made, self._baseline.name)
         if not any(row.method == "sham" for row in made):
             lines.append(
                 "No control was run, so part of every gain may not be caused by the method. Add it with --control."

@@ -11,6 +11,7 @@ from sod.errors import DataError, RunError, TrainingError
 from sod.evaluation.results import read_evaluation
 from sod.lab import settings
 from sod.lab.make import is_made, make, make_folder, make_teacher
+from sod.lab.real import prepare_real
 from sod.runs.directory import Run
 from sod.runs.locks import LOCK_FILE
 from sod.sandbox.guarded import open_sandbox
@@ -32,6 +33,7 @@ class Setting:
     """Problems for choosing the learning rate."""
 
 
+REAL_SYSTEMS = ("sod", "grpo", "opd")
 COMPARED_SYSTEMS = ("sod", "opd", "grpo", "opsd_gt", "opsd_hint")
 ABLATIONS = (  # opd equals sod_uniform
     *("sod", "opd", "sod_decay", "sod_mask_after_error"),
@@ -47,11 +49,24 @@ RIVALS = (
 )
 
 
+def settings_of(options: CompareOptions) -> dict[str, Setting]:
+    """Create what a preset needs. Return each comparison by the name of its folder in `out`; "" is `out` itself."""
+    if options.preset not in ("laptop", "real"):
+        return {"": prepare(options)}
+    open_sandbox(options.sandbox)
+    _check_place(options, "problems")
+    made: dict[str, Setting] = {}
+    for start in settings.REAL_STUDENT_STEPS if options.preset == "laptop" else ("usual",):
+        train, measure = prepare_real(options, start)
+        made[start if options.preset == "laptop" else ""] = Setting(train=train, measure=measure, methods=REAL_SYSTEMS)
+    return made
+
+
 def prepare(options: CompareOptions) -> Setting:
     """Create the lab in `out/lab`, and a student with a finished cold start. Finished parts are reused, others resumed."""
     lab, cold_start = options.out / "lab", Run(options.out / "cold-start")
     open_sandbox(options.sandbox)  # raises now, not after the cold start, if there is no sandbox
-    _check_place(options)
+    _check_place(options, "lab")
     if not is_made(lab):
         echo(
             "Creating the lab: a tokenizer, problems, demonstrations, a trained teacher, a student with random weights."
@@ -107,8 +122,8 @@ def _small_teacher(folder: Path) -> Path:
     return make_teacher(LabTeacherOptions(out=folder, size="small"))
 
 
-def _check_place(options: CompareOptions) -> None:
+def _check_place(options: CompareOptions, part: str) -> None:
     make_folder(options.out)
-    others = [path for path in options.out.iterdir() if path.name != LOCK_FILE]
-    if others and not (options.out / "lab").exists():
-        raise RunError(f"{options.out} is not empty and contains no comparison in the lab. Choose another --out.")
+    others = [path for path in options.out.iterdir() if path.name not in (LOCK_FILE, "base")]
+    if others and not (options.out / part).exists():
+        raise RunError(f"{options.out} is not empty and contains no comparison of this preset. Choose another --out.")

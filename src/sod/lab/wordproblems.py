@@ -23,6 +23,8 @@ from sod.lab.make import make_folder, write_problems
 from sod.lab.tasks import Call, Task
 from sod.tools.python import interpreter_schema
 
+LONGEST = 4
+"""Largest number of sums. Shorter stories are more frequent: a story of n sums has the odds 5 - n."""
 REQUEST = " Give the answer in \\boxed{}."
 NAMES = (
     "Anna",
@@ -63,6 +65,8 @@ class Working:
 class Story:
     """A kind of problem. {who} and {other} in a wording are names; the other fields are numbers."""
 
+    sums: int
+    """Number of calls that a solution takes."""
     wordings: tuple[str, str, str]
     """The third is only used by wording.jsonl."""
     solve: Callable[[random.Random, Working], Numbers]
@@ -160,6 +164,7 @@ def _printing(rng: random.Random, work: Working) -> Numbers:
 
 STORIES = {
     "crates": Story(
+        1,
         (
             "A warehouse has {n} crates with {m} bottles in each. How many bottles are there?",
             "{who} counts {n} crates. Every crate holds {m} bottles. How many bottles does {who} have?",
@@ -168,6 +173,7 @@ STORIES = {
         _crates,
     ),
     "album": Story(
+        1,
         (
             "{who} puts {n} stamps into an album, {k} on each page. How many stamps are on the last page, which is not full?",
             "An album has room for {k} stamps on a page. {who} has {n} stamps and fills page after page. How many are left for "
@@ -177,6 +183,7 @@ STORIES = {
         _album,
     ),
     "change": Story(
+        2,
         (
             "{who} buys {n} pens at {price} cents each and pays with {paid} cents. How many cents does {who} get back?",
             "One pen costs {price} cents. {who} takes {n} of them and gives the seller {paid} cents. How many cents are the "
@@ -186,6 +193,7 @@ STORIES = {
         _change,
     ),
     "trip": Story(
+        2,
         (
             "{who} travels {hours} hours by train at {speed} km an hour, then {more} km by car. How many km is the trip?",
             "A train goes {speed} km every hour. {who} sits in it for {hours} hours and drives another {more} km. How far does "
@@ -195,6 +203,7 @@ STORIES = {
         _trip,
     ),
     "tank": Story(
+        2,
         (
             "A pump fills {flow} litres a minute into a tank for {minutes} minutes. Then {used} litres are used. How many litres "
             "are left?",
@@ -206,6 +215,7 @@ STORIES = {
         _tank,
     ),
     "floor": Story(
+        3,
         (
             "A hall is {length} m long and {width} m wide. Boards cost {price} dollars per square metre, and the fitter asks for "
             "{fee} dollars. What is the total in dollars?",
@@ -217,6 +227,7 @@ STORIES = {
         _floor,
     ),
     "harvest": Story(
+        3,
         (
             "A farmer picks {morning} apples in the morning and {evening} in the evening. {bad} of them are bad. The others go "
             "into bags of {bag}. How many bags are full?",
@@ -228,6 +239,7 @@ STORIES = {
         _harvest,
     ),
     "wages": Story(
+        3,
         (
             "{who} works {days} days for {wage} dollars a day, and {other} works {others_days} days for {others_wage} dollars a "
             "day. How many dollars do both earn together?",
@@ -239,6 +251,7 @@ STORIES = {
         _wages,
     ),
     "outing": Story(
+        4,
         (
             "{buses} buses bring {seats} children each to a zoo, and {teachers} teachers come along. A ticket costs {price} "
             "dollars, and the zoo takes {off} dollars off the price. How many dollars must be paid?",
@@ -250,6 +263,7 @@ STORIES = {
         _outing,
     ),
     "printing": Story(
+        4,
         (
             "A shop prints {books} books of {pages} sheets and {letters} letters of {sheets} sheets. A pack has {pack} sheets. "
             "How many full packs does the shop use up?",
@@ -265,7 +279,7 @@ STORIES = {
 
 def draw(rng: random.Random, *, held_out_wording: bool = False) -> Drawn:
     """Draw a problem of any story, in a wording of training or in the held-out one."""
-    name = rng.choice(list(STORIES))
+    (name,) = rng.choices(list(STORIES), [LONGEST + 1 - story.sums for story in STORIES.values()])
     story, work = STORIES[name], Working()
     numbers = story.solve(rng, work)
     who, other = rng.sample(NAMES, 2)
