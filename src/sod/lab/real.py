@@ -39,7 +39,9 @@ def prepare_real(options: CompareOptions, start: str) -> Recipes:
     base = base_model(options)
     problems = out / "problems"
     if not are_made(problems):
-        make_word_problems(WordProblemOptions(out=problems, seed=options.lab_seed))
+        make_word_problems(
+            WordProblemOptions(out=problems, seed=options.lab_seed, demonstrations=settings.REAL_DEMONSTRATIONS)
+        )
     network = {"network": {"dtype": dtype_here(out / "teacher")}}
     sft = over(settings.REAL_SFT, network | {"model": base})
     demonstrations = {whose: problems / f"{whose}-demonstrations.jsonl" for whose in ("teacher", "student")}
@@ -54,7 +56,9 @@ def prepare_real(options: CompareOptions, start: str) -> Recipes:
     train = over(
         settings.REAL_TRAIN, shared | {"student": student, "teacher": teacher, "data": problems / "train.jsonl"}
     )
-    return (over(train, settings.REAL_NIGHT) if options.preset == "laptop" else train), measure
+    if options.preset == "laptop":
+        return over(train, settings.REAL_NIGHT["train"]), over(measure, settings.REAL_NIGHT["measure"])
+    return train, measure
 
 
 def base_model(options: CompareOptions) -> Path:
@@ -79,7 +83,7 @@ def _fine_tuned(folder: Path, recipe: dict[str, Any]) -> Path:
     run = Run(folder)
     if run.finished() is None:
         echo(f"Cold start of the {folder.name}: {recipe['steps']} steps on demonstrations with tool calls.")
-        sft(SftOptions.model_validate(recipe | {"out": folder, "resume": run.begun, "save_every": 4}))
+        sft(SftOptions.model_validate(recipe | {"out": folder, "resume": run.begun}))
     if (model := run.finished()) is None:
         raise TrainingError(f"The training in {folder} has not finished. Run the same command again to continue it.")
     return model

@@ -9,7 +9,7 @@ import torch
 
 from sod.config import EvalOptions, SftOptions, TrainOptions
 
-SomeOptions = TypeVar("SomeOptions", SftOptions, TrainOptions, EvalOptions)
+SomeOptions = TypeVar("SomeOptions", bound=SftOptions | TrainOptions | EvalOptions)
 DataType = Literal["float32", "bfloat16"]
 
 CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16")
@@ -26,16 +26,20 @@ def with_dtype(options: SomeOptions) -> SomeOptions:
 
 
 def dtype_here(run: Path, device: str = "auto") -> DataType:
-    """Return the type that the run began with. For a new run, return bfloat16 if the device computes in it, else float32."""
+    """Return the type that the run began with. For a new run, return the faster type of the device."""
     with suppress(OSError, ValueError, LookupError, TypeError):
         before = json.loads((run / "options.json").read_bytes())["network"]["dtype"]
         if before in ("float32", "bfloat16"):
             return before
-    return "bfloat16" if has_bfloat16(device) else "float32"
+    return faster_type(device)
 
 
-def has_bfloat16(device: str) -> bool:
-    """Return whether the device has instructions for bfloat16. Emulation is slower than float32."""
+def faster_type(device: str) -> DataType:
+    """Return bfloat16 if the device has instructions for it, else float32, because emulation is slower."""
+    return "bfloat16" if _has_bfloat16(device) else "float32"
+
+
+def _has_bfloat16(device: str) -> bool:
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return any(torch.cpu.get_capabilities().get(name, False) for name in CPU_BFLOAT16)
