@@ -108,8 +108,8 @@ def _facts(file: Path) -> Facts:
         fields = reader.fields
         get = lambda name: fields[name].contents() if name in fields else None  # noqa: E731
         parts, architecture = get("split.count"), get("general.architecture")
-        texts = [get(f"general.{name}") for name in ("name", "license")]
-        ends = [get(f"tokenizer.ggml.{name}") for name in ENDS]
+        name, terms = (get(f"general.{key}") for key in ("name", "license"))
+        ends = [get(f"tokenizer.ggml.{key}") for key in ENDS]
         scaled = get(f"{architecture}.rope.scaling.type") not in (None, "none")
         scaled = scaled or any(tensor.name.startswith(("rope_freqs", "rope_factors")) for tensor in reader.tensors)
     except Exception as error:  # a damaged file raises many kinds of exceptions
@@ -127,7 +127,8 @@ def _facts(file: Path) -> Facts:
         )
     return Facts(
         architecture,
-        *(text if isinstance(text, str) else "" for text in texts),
+        name if isinstance(name, str) else "",
+        terms if isinstance(terms, str) else "",
         tuple(dict.fromkeys(end for end in ends if isinstance(end, int))),
         scaled,
     )
@@ -190,7 +191,8 @@ def _saveable(loaded: PreTrainedModel, facts: Facts) -> PreTrainedModel:
     model.load_state_dict(loaded.state_dict(), assign=True)
     model.tie_weights()
     if facts.ends and (generation := loaded.generation_config) is not None:
-        generation.eos_token_id = list(facts.ends) if len(facts.ends) > 1 else facts.ends[0]
+        ends = list(facts.ends)
+        generation.eos_token_id = ends if len(ends) > 1 else ends[0]
         model.generation_config = generation
     return model
 

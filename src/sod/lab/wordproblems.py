@@ -45,7 +45,7 @@ NAMES = (
 LAST = "train.jsonl"
 """The file that is written last."""
 
-Numbers = dict[str, int]
+StoryNumbers = dict[str, int]
 
 
 @dataclass
@@ -69,32 +69,32 @@ class Story:
     """Number of calls that a solution takes."""
     wordings: tuple[str, str, str]
     """The third is only used by wording.jsonl."""
-    solve: Callable[[random.Random, Working], Numbers]
+    solve: Callable[[random.Random, Working], StoryNumbers]
     """Draw the numbers, and add the sums that lead to the answer."""
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnProblem:
     """A problem with its solution, and the identity of its case."""
 
     task: Task
     case: tuple[str, tuple[int, ...]]
 
 
-def _crates(rng: random.Random, work: Working) -> Numbers:
+def _crates(rng: random.Random, work: Working) -> StoryNumbers:
     n, m = rng.randint(112, 989), rng.randint(23, 97)
     work.sum("the number of bottles", f"{n}*{m}")
     return {"n": n, "m": m}
 
 
-def _album(rng: random.Random, work: Working) -> Numbers:
+def _album(rng: random.Random, work: Working) -> StoryNumbers:
     k = rng.randint(13, 48)
     n = k * rng.randint(31, 190) + rng.randint(1, k - 1)
     work.sum("the rest", f"{n}%{k}")
     return {"n": n, "k": k}
 
 
-def _change(rng: random.Random, work: Working) -> Numbers:
+def _change(rng: random.Random, work: Working) -> StoryNumbers:
     n, price = rng.randint(12, 49), rng.randint(105, 495)
     paid = n * price + rng.randint(101, 4999)
     cost = work.sum("the cost", f"{n}*{price}")
@@ -102,14 +102,14 @@ def _change(rng: random.Random, work: Working) -> Numbers:
     return {"n": n, "price": price, "paid": paid}
 
 
-def _trip(rng: random.Random, work: Working) -> Numbers:
+def _trip(rng: random.Random, work: Working) -> StoryNumbers:
     hours, speed, more = rng.randint(12, 39), rng.randint(41, 128), rng.randint(113, 987)
     by_train = work.sum("the way by train", f"{hours}*{speed}")
     work.sum("the whole way", f"{by_train}+{more}")
     return {"hours": hours, "speed": speed, "more": more}
 
 
-def _tank(rng: random.Random, work: Working) -> Numbers:
+def _tank(rng: random.Random, work: Working) -> StoryNumbers:
     flow, minutes = rng.randint(24, 96), rng.randint(35, 240)
     used = rng.randint(103, flow * minutes // 2)
     filled = work.sum("the water that flows in", f"{flow}*{minutes}")
@@ -117,7 +117,7 @@ def _tank(rng: random.Random, work: Working) -> Numbers:
     return {"flow": flow, "minutes": minutes, "used": used}
 
 
-def _floor(rng: random.Random, work: Working) -> Numbers:
+def _floor(rng: random.Random, work: Working) -> StoryNumbers:
     length, width, price, fee = rng.randint(13, 68), rng.randint(11, 47), rng.randint(14, 89), rng.randint(150, 990)
     area = work.sum("the area", f"{length}*{width}")
     boards = work.sum("the price of the boards", f"{area}*{price}")
@@ -125,7 +125,7 @@ def _floor(rng: random.Random, work: Working) -> Numbers:
     return {"length": length, "width": width, "price": price, "fee": fee}
 
 
-def _harvest(rng: random.Random, work: Working) -> Numbers:
+def _harvest(rng: random.Random, work: Working) -> StoryNumbers:
     morning, evening, bag = rng.randint(1100, 6900), rng.randint(1100, 6900), rng.randint(12, 46)
     bad = rng.randint(112, 789)
     picked = work.sum("all apples", f"{morning}+{evening}")
@@ -134,7 +134,7 @@ def _harvest(rng: random.Random, work: Working) -> Numbers:
     return {"morning": morning, "evening": evening, "bad": bad, "bag": bag}
 
 
-def _wages(rng: random.Random, work: Working) -> Numbers:
+def _wages(rng: random.Random, work: Working) -> StoryNumbers:
     days, wage, others_days, others_wage = (rng.randint(*span) for span in ((14, 58), (67, 189), (14, 58), (67, 189)))
     first = work.sum("the pay of the first", f"{days}*{wage}")
     second = work.sum("the pay of the second", f"{others_days}*{others_wage}")
@@ -142,7 +142,7 @@ def _wages(rng: random.Random, work: Working) -> Numbers:
     return {"days": days, "wage": wage, "others_days": others_days, "others_wage": others_wage}
 
 
-def _outing(rng: random.Random, work: Working) -> Numbers:
+def _outing(rng: random.Random, work: Working) -> StoryNumbers:
     buses, seats, teachers, price = rng.randint(11, 29), rng.randint(31, 58), rng.randint(13, 48), rng.randint(12, 38)
     off = rng.randint(105, 890)
     children = work.sum("the number of children", f"{buses}*{seats}")
@@ -152,7 +152,7 @@ def _outing(rng: random.Random, work: Working) -> Numbers:
     return {"buses": buses, "seats": seats, "teachers": teachers, "price": price, "off": off}
 
 
-def _printing(rng: random.Random, work: Working) -> Numbers:
+def _printing(rng: random.Random, work: Working) -> StoryNumbers:
     books, pages, letters, sheets = rng.randint(21, 96), rng.randint(112, 389), rng.randint(210, 890), rng.randint(2, 9)
     pack = rng.randint(52, 98)
     for_books = work.sum("the sheets for the books", f"{books}*{pages}")
@@ -277,7 +277,7 @@ STORIES = {
 }
 
 
-def draw(rng: random.Random, *, held_out_wording: bool = False) -> Drawn:
+def draw(rng: random.Random, *, held_out_wording: bool = False) -> DrawnProblem:
     """Draw a problem of any story, in a wording of training or in the held-out one."""
     (name,) = rng.choices(list(STORIES), [LONGEST + 1 - story.sums for story in STORIES.values()])
     story, work = STORIES[name], Working()
@@ -285,7 +285,7 @@ def draw(rng: random.Random, *, held_out_wording: bool = False) -> Drawn:
     who, other = rng.sample(NAMES, 2)
     wording = story.wordings[2] if held_out_wording else rng.choice(story.wordings[:2])
     question = wording.format(who=who, other=other, **numbers) + REQUEST
-    return Drawn(Task(question, tuple(work.calls), work.calls[-1].result), (name, tuple(numbers.values())))
+    return DrawnProblem(Task(question, tuple(work.calls), work.calls[-1].result), (name, tuple(numbers.values())))
 
 
 def _each_new(rng: random.Random, taken: set[object], *, held_out_wording: bool = False) -> Iterator[Task]:
