@@ -95,9 +95,9 @@ def _look(folder: Path, measure: dict[str, Any]) -> None:
 
     evaluate(EvalOptions.model_validate(measure | {"out": folder, "limit": 2, "samples": 1}))
     lines = Run(folder).trajectory_file(0).read_text(encoding="utf-8").splitlines()
-    rows = sorted(map(json.loads, lines), key=lambda row: (row["verdict"] != "right", row["problem"]))
-    row = rows[0]
-    echo(f"A problem that training did not see, and the teacher's solution ({row['verdict']}):")
+    row = min(map(json.loads, lines), key=lambda row: (not row["correct"], row["problem"]))
+    verdict = "right" if row["correct"] else "not right"
+    echo(f"A problem that training did not see, and the teacher's solution ({verdict}):")
     for piece in row["pieces"]:
         for line in piece["text"].strip().splitlines():
             echo(f"  {piece['author']:<8} {line}")
