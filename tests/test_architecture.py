@@ -29,7 +29,9 @@ LAYERS = """
     planning  rollout  teachers
     scoring  sft
     evaluation  training
-    adapters  export  lab
+    adapters  export
+    gguf
+    lab
     compare
     arguments
     cli

@@ -11,7 +11,18 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-NAMES = ("weights", "logprobs", "learning", "laptop", "memory", "scaling", "rollout", "evaluation", "update", "processes")
+NAMES = (
+    "weights",
+    "logprobs",
+    "learning",
+    "laptop",
+    "memory",
+    "scaling",
+    "rollout",
+    "evaluation",
+    "update",
+    "processes",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from evaluated import benchmark, results
 
-from sod.compare.table import MEANS, Measured, Method, check_same_problems, table_markdown, table_rows
+from sod.compare.table import MEANS, Measured, Method, check_same_problems, table_markdown, table_rows, told_apart
 from sod.errors import DataError, OptionError
 
 MEAN = dict.fromkeys(MEANS.values(), 0.5) | {"samples": 4.0, "pass@4": 0.9, "tools/errors": 1.0, "rollout/turns": 4.0}
@@ -101,3 +101,13 @@ def test_the_table_has_a_line_for_each_row() -> None:
     assert "+25.0 [+25.0, +25.0] | better" in how_well
     assert how_well.count(" | 90.0 | ") == 3  # pass@4
     assert len(how.splitlines()) == 5
+
+
+def test_a_sentence_names_what_is_told_apart_and_what_is_not() -> None:
+    sod, *others = (Method.parse(name) for name in ("sod", "opd", "grpo", "sham"))
+    baseline = measured([2, 2, 2, 2] * 20)
+    right = ([2, 2, 2, 2] * 20, [3, 4, 3, 4] * 20, [0, 1, 0, 1] * 20)
+    runs = {sod: {0: baseline}} | {method: {0: measured(counts)} for method, counts in zip(others, right, strict=True)}
+    said = told_apart(table_rows(runs, {"start": baseline}, sod), "sod")
+    assert said == ["Better than sod: grpo. Not told apart from sod: opd. Worse than sod: sham."]
+    assert told_apart(table_rows({sod: {0: baseline}}, {}, sod), "sod") == []

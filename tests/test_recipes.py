@@ -10,11 +10,14 @@ from sod import config
 from sod.cli import COMMANDS, parse
 from sod.cli import run as sod
 from sod.errors import OptionError
-from sod.recipes import maker_of, read_about, read_recipe, to_toml
+from sod.lab import settings
+from sod.lab.presets import REAL_SYSTEMS
+from sod.recipes import maker_of, over, read_about, read_recipe, to_toml
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 CLAIMS = sorted(RECIPES.glob("*.toml"))
 HARDWARE = sorted((RECIPES / "hardware").glob("*.toml"))
+LAPTOP = sorted((RECIPES / "laptop").glob("*.toml"))
 SHARED = sorted((RECIPES / "shared").glob("*.toml"))
 NAMED = {"eval": ["--model", "runs/sod-1.7b", "--out", "runs/eval"]}
 """What a recipe leaves to its user."""
@@ -157,12 +160,36 @@ def test_hardware_goes_on_top_of_every_recipe_of_its_command(hardware: Path) -> 
             )
 
 
+@pytest.mark.parametrize("path", LAPTOP, ids=lambda path: path.stem)
+def test_a_recipe_for_a_laptop_is_what_the_lab_runs(path: Path) -> None:
+    out, auto = Path("runs/real"), {"network": {"dtype": "auto"}}
+    match path.stem.split("-"):
+        case ["sft", whose]:
+            steps = {"teacher": settings.REAL_TEACHER_STEPS, "student": settings.REAL_STUDENT_STEPS["usual"]}[whose]
+            files = {"model": out / "base", "data": out / "problems" / f"{whose}-demonstrations.jsonl"}
+            made = files | {"out": out / {"teacher": "teacher", "student": "student-usual"}[whose], "steps": steps}
+            expected = config.SftOptions.model_validate(over(settings.REAL_SFT, auto | made))
+        case ["eval"]:
+            made = {"model": "runs/sod-1.7b", "data": out / "problems" / "eval.jsonl", "out": "runs/eval"}
+            expected = config.EvalOptions.model_validate(over(settings.REAL_EVAL, auto | made))
+        case _:
+            made = {"student": out / "student-usual", "teacher": out / "teacher", "algorithm": {"name": path.stem}}
+            made |= {"data": out / "problems" / "train.jsonl", "out": out / "cells" / path.stem / "seed-1" / "train"}
+            expected = config.TrainOptions.model_validate(over(settings.REAL_TRAIN, auto | made | {"seed": 1}))
+    assert load(path) == expected
+
+
+def test_the_laptop_has_a_recipe_for_every_method_that_the_lab_compares() -> None:
+    methods = {*REAL_SYSTEMS, "sham"}
+    assert {path.stem for path in LAPTOP} == methods | {"sft-teacher", "sft-student", "eval"}
+
+
 def test_hardware_for_another_command_is_refused() -> None:
     with pytest.raises(OptionError, match="is not an option"):
         load(RECIPES / "sft-0.6b.toml", RECIPES / "hardware" / "24gb-train.toml")
 
 
-@pytest.mark.parametrize("path", [*CLAIMS, *HARDWARE, *SHARED], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*CLAIMS, *HARDWARE, *LAPTOP, *SHARED], ids=lambda path: path.stem)
 def test_a_recipe_holds_only_what_differs_and_says_where_from(path: Path) -> None:
     options, _, _ = path.read_text(encoding="utf-8").partition("[about]")
     for line in options.splitlines():
@@ -173,7 +200,7 @@ def test_a_recipe_holds_only_what_differs_and_says_where_from(path: Path) -> Non
                 assert re.match(r"(ours|paper, section|reference's run script)", comment), (
                     f"{path.name}: {key} has no source"
                 )
-    if path in CLAIMS:
+    if path in [*CLAIMS, *LAPTOP]:
         given = dict(_flat(read_recipe(path)))
         kept = dict(_flat(load(path).model_dump(mode="json", exclude_defaults=True)))
         assert given.keys() <= kept.keys(), "some are the default"
@@ -209,7 +236,7 @@ def test_the_scores_to_expect_are_the_papers() -> None:
 
 def test_the_readme_lists_every_recipe_as_it_says_itself() -> None:
     text = (RECIPES / "README.md").read_text(encoding="utf-8")
-    for path in [*CLAIMS, *HARDWARE]:
+    for path in [*CLAIMS, *HARDWARE, *LAPTOP]:
         claim, name = read_about(path), path.relative_to(RECIPES)
         expect = " ".join(claim.expect.split())
         line = f"| [{name.with_suffix('')}]({name}) | `{claim.command}` | {claim.what} | {_short(expect)} | {claim.hardware} |"

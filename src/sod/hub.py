@@ -5,6 +5,7 @@ HF_ENDPOINT. This module selects the files, and converts errors to plain message
 """
 
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ TOKENIZER_FILES = [
     *("special_tokens_map.json", "added_tokens.json"),
 ]
 WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
+GGUF = ".gguf"
 UNWANTED = ["*/*", "consolidated*"]
 """Patterns of folders with other formats, and of the same weights in Mistral's own layout."""
 
@@ -68,6 +70,7 @@ def model_folder(model: Path, *, weights: bool = True) -> Path:
     Without `weights`, only the tokenizer is downloaded. The content of a directory is not checked. Raise ModelError if there
     is no such model.
     """
+    refuse_gguf(model)
     if model.is_dir():
         own = model / ("config.json" if weights else "tokenizer_config.json")
         is_run = (model / "options.json").is_file() or (model / "checkpoints").is_dir()
@@ -81,6 +84,20 @@ def model_folder(model: Path, *, weights: bool = True) -> Path:
             f"Hugging Face hub, ORG/NAME or ORG/NAME@REVISION.{explicit}"
         )
     return _snapshot(_Wanted(name["repo"], name["revision"] or "main", "model"), weights=weights)
+
+
+def refuse_gguf(model: Path) -> None:
+    """Raise ModelError for a GGUF file, and for a directory that holds only GGUF files. The message names `sod import`."""
+    if model.is_dir() and not (model / "config.json").exists():
+        found = sorted(model.glob(f"*{GGUF}"))
+    else:
+        found = [model] if model.suffix == GGUF and model.is_file() else []
+    if found:
+        out = found[0].with_suffix("")
+        raise ModelError(
+            f"{found[0]} is a GGUF file, which sod reads only to convert it. Type sod import {shlex.quote(str(found[0]))} --out "
+            f"{shlex.quote(out.name)}, and give {out.name} as the model."
+        )
 
 
 def _newest_checkpoint(run: Path) -> Path:

@@ -3,6 +3,7 @@
 import logging
 import math
 import random
+import time
 from collections.abc import Sequence
 
 from sod.batching import DemonstrationRow, collate_demonstrations, demonstration_row
@@ -16,6 +17,7 @@ from sod.distributed import Ranks, joined
 from sod.errors import DataError, ModelError, TemplateError
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, noted
+from sod.model.dtypes import with_dtype
 from sod.model.loading import check_embeddings, load_model, load_tokenizer, positions_of
 from sod.model.policy import Policy, load_sharded, origin
 from sod.planning.dry_run import plan
@@ -28,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 def sft(options: SftOptions) -> Run:
     """Fine-tune a model. The result is the newest checkpoint of the run."""
+    options = with_dtype(options)
     if options.dry_run:
         echo(plan(options))
         return Run(options.out)
@@ -47,7 +50,7 @@ def _sft(options: SftOptions, ranks: Ranks) -> Run:
 def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     demonstrations = load_demonstrations(options.data)
     batches_per_epoch = math.ceil(len(demonstrations) / options.batch)
-    steps = max(1, round(options.epochs * batches_per_epoch))
+    steps = options.steps or max(1, round(options.epochs * batches_per_epoch))
     start_model = model_folder(options.model)
     tokenizer = load_tokenizer(start_model)
     chat = ChatFormat.of(tokenizer, options.chat)
@@ -70,7 +73,7 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     files = ranks.first(lambda: {"data": sha256_of_file(options.data), "model": fingerprint_model(start_model)})
     learner = None if ranks.alone else load_sharded(model_to_load, options.network, ranks)
     total_steps = steps if options.schedule == "cosine" else None
-    policy = Policy(model, tokenizer, options.learn, total_steps=total_steps, learner=learner, ranks=ranks)
+    policy = Policy(model, chat.tokenizer, options.learn, total_steps=total_steps, learner=learner, ranks=ranks)
     if folder:
         policy.restore(folder)
     ranks.first(lambda: Run.open(options, options.out, data=files, resume=options.resume, updates=steps))
@@ -79,20 +82,29 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     with Display("fine-tuning", total=steps, done=start) as display, held_back():
         for step in range(start, steps):
             chosen = [rows[row] for row in pick(step, len(rows), options)]
+            began, tokens = time.monotonic(), sum(len(ids) for ids, _ in chosen)
             metrics = policy.imitate(*collate_demonstrations(chosen))
+            seconds = time.monotonic() - began
             if ranks.is_first:
-                run.record(step + 1, {f"learn/{name}": value for name, value in metrics.items()})
+                run.record(
+                    step + 1, {f"learn/{name}": value for name, value in metrics.items()} | pace(seconds, tokens)
+                )
             last = step + 1 == steps
             display.done(
-                f"step {step + 1}/{steps}  loss {metrics['loss']:.3f}  lr {metrics['lr']:.1e}",
+                f"step {step + 1}/{steps}  loss {metrics['loss']:.3f}  lr {metrics['lr']:.1e}  {tokens / seconds:,.0f} tok/s",
                 due=last or (step + 1) % max(1, steps // 10) == 0,
             )
             ending = max(ranks.gather(noted()))
             if last or ending or (step + 1) % options.save_every == 0:
-                run.save(step + 1, policy.save, keep=1, ranks=ranks)
+                run.save(step + 1, policy.save, keep=options.keep, ranks=ranks)
             if ending and not last:
                 raise Terminated(ending, agreed=True)
     echo(run.conclusion())
+
+
+def pace(seconds: float, tokens: int) -> dict[str, float]:
+    """Return the metrics of a step's speed. `tokens`: of its conversations, with prompts and tool outputs."""
+    return {"seconds/update": seconds, "learn/tokens": tokens, "speed/learn_tokens_per_second": tokens / seconds}
 
 
 def oddities(demonstrations: Sequence[Demonstration], chat: ChatFormat) -> list[str]:

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sod.chat.calls import CALL_CLOSE, CALL_OPEN, THOUGHT_CLOSE, THOUGHT_OPEN, parse_calls
 from sod.chat.harmless import Harmless
+from sod.chat.supplied import with_template
 from sod.chat.templates import PROBE_TOOL, Schema, Template, name_and_arguments, probes
 from sod.config import ChatOptions
 from sod.errors import TemplateError
@@ -55,6 +56,9 @@ class ChatFormat:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, options: ChatOptions) -> Self:
+        """Return the format of a tokenizer under these options. `chat.template` replaces the template in a copy of it."""
+        if options.template is not None:
+            tokenizer = with_template(tokenizer, options.template)
         template_options = {} if options.thinking is None else {"enable_thinking": options.thinking}
         return cls(tokenizer, on_drift=options.on_drift, template_options=template_options)
 

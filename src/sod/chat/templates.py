@@ -60,8 +60,8 @@ class Template:
         self.of_what = f" of {tokenizer.name_or_path!r}" if tokenizer.name_or_path else ""
         if not tokenizer.chat_template:
             raise TemplateError(
-                f"The tokenizer{self.of_what} has no chat template. Use an instruction-tuned model's "
-                "tokenizer, or set `chat_template` in its tokenizer_config.json."
+                f"The tokenizer{self.of_what} has no chat template. Type --chat.template hermes, or --chat.template FILE.jinja "
+                "with a template of your own."
             )
         if not isinstance(tokenizer.eos_token_id, int) or not isinstance(tokenizer.eos_token, str):
             raise TemplateError(
@@ -122,7 +122,8 @@ class Template:
         if _NAME not in shown or _PARAMETER not in shown:
             raise TemplateError(
                 f"The chat template{self.of_what} does not show the tools: their names and parameters are not in the prompt. "
-                f"{SERVING} If the model learns the tools from demonstrations only, add {HIDES_TOOLS} to the template."
+                "Type --chat.template hermes for a template with tools, and teach it with `sod sft`. If the model learns the "
+                f"tools from demonstrations only, add {HIDES_TOOLS} to the template."
             )
 
     def _check_call(self) -> None:

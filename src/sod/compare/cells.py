@@ -29,13 +29,14 @@ from sod.compare.table import (
     show_table,
     table_markdown,
     table_rows,
+    told_apart,
 )
 from sod.concurrency import Runner, run_concurrently
 from sod.config import CompareOptions, ReportOptions, TrainOptions
 from sod.console.progress import echo, warn
 from sod.errors import DataError, RunError, SodError, TrainingError
 from sod.evaluation.results import read_evaluation
-from sod.lab.presets import Setting, prepare
+from sod.lab.presets import Setting, settings_of
 from sod.recipes import over
 from sod.report import report
 from sod.runs.alarms import cold_start
@@ -56,7 +57,22 @@ def compare(options: CompareOptions) -> None:
 
 
 def _compare(options: CompareOptions) -> None:
-    comparison = Comparison(options, prepare(options) if options.preset else own_recipes(options))
+    chosen = settings_of(options) if options.preset else {"": own_recipes(options)}
+    failed: dict[str, str] = {}
+    for name, setting in chosen.items():
+        if name:
+            echo(f"Cold start: {name}")
+        failed |= {f"{name} {run}".strip(): why for run, why in _compared(options, setting, options.out / name).items()}
+    if failed:
+        raise TrainingError(
+            f"{len(failed)} of the runs failed, or are damaged, and are not in the table. Repeat the same command to try them "
+            "again:\n" + "\n".join(f"  {name}: {why}" for name, why in failed.items())
+        )
+
+
+def _compared(options: CompareOptions, setting: Setting, out: Path) -> dict[str, str]:
+    """Run a comparison and print its tables. -> name of each run that failed or is damaged: its error"""
+    comparison = Comparison(options, setting, out)
     comparison.check_tuning()
     comparison.keep_plan()
     with Runner() as loop:
@@ -69,18 +85,14 @@ def _compare(options: CompareOptions) -> None:
     if warning := comparison.hopeless():
         warn(warning)
     comparison.conclude()
-    if failed:
-        raise TrainingError(
-            f"{len(failed)} of the runs failed, or are damaged, and are not in the table. Repeat the same command to try them "
-            "again:\n" + "\n".join(f"  {name}: {why}" for name, why in failed.items())
-        )
+    return failed
 
 
 class Comparison(ComparisonParts):
     """A comparison: the progress of its runs, and their results."""
 
-    def __init__(self, options: CompareOptions, setting: Setting):
-        super().__init__(options, setting)
+    def __init__(self, options: CompareOptions, setting: Setting, out: Path):
+        super().__init__(options, setting, out)
         self._commands = Commands(options.jobs)
         self._finished = 0
 
@@ -239,6 +251,7 @@ class Comparison(ComparisonParts):
         lines[0] += (
             f"Differences: against {self.baseline.name}, paired by problem and seed, not corrected for multiple comparisons."
         )
+        lines += told_apart(made, self.baseline.name)
         if not any(row.method == "sham" for row in made):
             lines.append(
                 "No control was run, so part of every gain may not be caused by the method. Add it with --control."

@@ -16,7 +16,9 @@ from sod.datasets.published import SETS
 from sod.errors import DataError, OptionError, RunError
 from sod.evaluation.results import read_evaluation
 from sod.lab.make import is_made
-from sod.lab.presets import SMALL_TEACHER, check_place, setting_of
+from sod.lab.presets import REAL_PRESETS, SMALL_TEACHER, check_place, real_settings, setting_of
+from sod.lab.real import starts_of
+from sod.lab.wordproblems import are_made
 from sod.planning.dry_run import DryRun, Text, columns, planned, usable_bytes
 from sod.planning.inventory import as_bytes
 from sod.runs.directory import Run
@@ -40,37 +42,57 @@ def plan_comparison(options: CompareOptions, width: int | None = None) -> str:
     Raise the errors of the run for options that belong to no part, and for existing files that cannot be used.
     """
     text = Text("sod compare, a dry run: nothing is loaded, downloaded or written.")
-    comparison, exists = _comparison(options)
-    parts = [*_trainings(comparison), *_evaluations(comparison)]
+    comparisons, exists = _comparisons(options)
+    parts = [part for each in comparisons for part in (*_trainings(each), *_evaluations(each))]
     missing = [part for part in parts if not part.is_finished]
     jobs = min(options.jobs or os.cpu_count() or 1, max(1, len(missing)))
-    text.add("compares", *(f"{method.name}" for method in comparison.methods))
-    shape = f"{len(comparison.methods)} methods x {len(options.seeds)} seeds"
+    methods = comparisons[0].methods
+    text.add("compares", *(f"{method.name}" for method in methods))
+    shape = f"{len(methods)} methods x {len(options.seeds)} seeds"
+    if len(comparisons) > 1:
+        shape += f" x {len(comparisons)} cold starts"
     text.add("runs", shape, *_counts(parts), f"{jobs} at the same time" if missing else "nothing is left to run")
     if not exists:
-        text.add("creates", f"the lab and the student's cold start, in {options.out}")
+        text.add("creates", f"{_created(options)}, in {options.out}")
     text.add("writes", str(options.out))
-    first = dict.fromkeys(_refusals(comparison, parts, with_files=exists))
+    first: dict[str, None] = {}
+    for each in comparisons:
+        own = [part for part in parts if part.options.out.is_relative_to(each.out)]
+        first |= dict.fromkeys(_refusals(each, own, with_files=exists))
     if exists:
         first |= dict.fromkeys(_add_parts(text, missing, jobs))
     else:
-        text.add("memory", "not known: the lab's models do not exist yet")
+        text.add("memory", "not known: the models to compare do not exist yet")
     steps = [f"{number}. {step}" for number, step in enumerate(first, 1)]
     text.add("to do", *(steps or ["nothing: all inputs are available"]))
     return text.written(width or columns())
 
 
-def _comparison(options: CompareOptions) -> tuple[ComparisonParts, bool]:
-    """Return the parts of the comparison, and whether their models and data can exist before it starts."""
+def _created(options: CompareOptions) -> str:
+    if options.preset in REAL_PRESETS:
+        return "word problems, a teacher and the students, fine-tuned from a pretrained model"
+    return "the lab and the student's cold start"
+
+
+def _comparisons(options: CompareOptions) -> tuple[list[ComparisonParts], bool]:
+    """Return the parts of each comparison, and whether their models and data can exist before it starts."""
     if not options.preset:
-        return ComparisonParts(options, own_recipes(options)), True
+        return [ComparisonParts(options, own_recipes(options), options.out)], True
     open_sandbox(options.sandbox)  # raises what the run raises
     check_place(options)
+    if options.preset in REAL_PRESETS:
+        runs = [
+            Run(options.out / name)
+            for name in ("teacher", *(f"student-{start}" for start in starts_of(options).values()))
+        ]
+        chosen = real_settings(options)
+        exists = are_made(options.out / "problems") and all(run.finished() is not None for run in runs)
+        return [ComparisonParts(options, setting, options.out / name) for name, setting in chosen.items()], exists
     student, small = Run(options.out / "cold-start").finished(), Run(options.out / SMALL_TEACHER).finished()
     exists = is_made(options.out / "lab") and student is not None
     exists &= options.preset != "teacher-size" or small is not None
     setting = setting_of(options, student or options.out / "cold-start", small or options.out / SMALL_TEACHER)
-    return ComparisonParts(options, setting), exists
+    return [ComparisonParts(options, setting, options.out)], exists
 
 
 def _trainings(comparison: ComparisonParts) -> Iterator[Part]:

@@ -25,9 +25,9 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 class ComparisonParts:
     """The parts of a comparison: methods, runs, and their options. Nothing is run."""
 
-    def __init__(self, options: CompareOptions, setting: Setting):
+    def __init__(self, options: CompareOptions, setting: Setting, out: Path):
         self.options = options
-        self.out = options.out
+        self.out = out
         self.train: dict[str, Any] = setting.train | _given(updates=options.updates)
         self.measure: dict[str, Any] = setting.measure | _given(samples=options.samples)
         self.tune, self.lrs = options.tune or setting.tune, options.lrs or setting.lrs

@@ -238,6 +238,17 @@ def table_markdown(made: Sequence[MethodRow]) -> str:
     return "\n\n".join(Sheet.of(columns).markdown() for columns in (_how_well(made), _how(made)))
 
 
+def told_apart(made: Sequence[MethodRow], baseline: str) -> list[str]:
+    """Return a sentence of which methods the evaluation tells apart from the baseline. Empty without other methods."""
+    by_verdict: dict[str, list[str]] = {}
+    for row in made:
+        if row.against is not None:
+            by_verdict.setdefault(row.verdict, []).append(row.method)
+    said = {"better": "Better than", "worse": "Worse than", "not told apart": "Not told apart from"}
+    parts = [f"{said[verdict]} {baseline}: {', '.join(names)}." for verdict, names in sorted(by_verdict.items())]
+    return [" ".join(parts)] if parts else []
+
+
 def _number(value: float, form: str) -> str:
     """Return the formatted number, or "" for NaN."""
     return "" if math.isnan(value) else form.format(value)

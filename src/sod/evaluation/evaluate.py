@@ -33,6 +33,7 @@ from sod.errors import DataError, SodError
 from sod.evaluation.measures import Tally, mean_over
 from sod.evaluation.results import results_markdown, show_results
 from sod.hub import model_folder
+from sod.model.dtypes import with_dtype
 from sod.model.loading import check_context, check_embeddings, load_model
 from sod.planning.dry_run import plan
 from sod.rewards.referee import Referee
@@ -56,6 +57,7 @@ PAPER = AlgorithmOptions()
 
 def evaluate_and_show(options: EvalOptions) -> None:
     """Evaluate, and print the results."""
+    options = with_dtype(options)
     if options.dry_run:
         echo(plan(options))
         return
@@ -68,6 +70,7 @@ def evaluate(options: EvalOptions) -> Results:
 
     After an interruption, the samples so far are kept, with partial results.
     """
+    options = with_dtype(options)
     with Run(options.out).held(), Runner() as loop, EvaluationSession.open(options, loop) as session:
         try:
             session.sample()

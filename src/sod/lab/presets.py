@@ -11,6 +11,7 @@ from sod.errors import DataError, RunError, TrainingError
 from sod.evaluation.results import read_evaluation
 from sod.lab import settings
 from sod.lab.make import is_made, make, make_folder, make_teacher
+from sod.lab.real import prepare_real, real_recipes, starts_of
 from sod.runs.directory import Run
 from sod.runs.locks import LOCK_FILE
 from sod.sandbox.guarded import open_sandbox
@@ -34,6 +35,9 @@ class Setting:
 
 SMALL_TEACHER = "small-teacher"
 """Directory of the second teacher, in that of the comparison."""
+REAL_PRESETS = ("real", "laptop")
+"""Presets with a pretrained model instead of the lab's own."""
+REAL_SYSTEMS = ("sod", "grpo", "opd")
 COMPARED_SYSTEMS = ("sod", "opd", "grpo", "opsd_gt", "opsd_hint")
 ABLATIONS = (  # opd equals sod_uniform
     *("sod", "opd", "sod_decay", "sod_mask_after_error"),
@@ -49,12 +53,33 @@ RIVALS = (
 )
 
 
+def settings_of(options: CompareOptions) -> dict[str, Setting]:
+    """Create what a preset needs. Return each comparison by the name of its folder in `out`; "" is `out` itself."""
+    if options.preset not in REAL_PRESETS:
+        return {"": prepare(options)}
+    open_sandbox(options.sandbox)
+    check_place(options)
+    make_folder(options.out)
+    for start in starts_of(options).values():
+        prepare_real(options, start)
+    return real_settings(options)
+
+
+def real_settings(options: CompareOptions) -> dict[str, Setting]:
+    """Return each comparison of a preset with a pretrained model, as `settings_of`. Nothing is created."""
+    made: dict[str, Setting] = {}
+    for name, start in starts_of(options).items():
+        train, measure = real_recipes(options, start)
+        made[name] = Setting(train=train, measure=measure, methods=REAL_SYSTEMS)
+    return made
+
+
 def prepare(options: CompareOptions) -> Setting:
     """Create the lab in `out/lab`, and a student with a finished cold start. Finished parts are reused, others resumed."""
     lab, cold_start = options.out / "lab", Run(options.out / "cold-start")
     open_sandbox(options.sandbox)  # raises now, not after the cold start, if there is no sandbox
-    make_folder(options.out)
     check_place(options)
+    make_folder(options.out)
     if not is_made(lab):
         echo(
             "Creating the lab: a tokenizer, problems, demonstrations, a trained teacher, a student with random weights."
@@ -117,7 +142,9 @@ def _small_teacher(folder: Path) -> Path:
 
 
 def check_place(options: CompareOptions) -> None:
-    """Raise RunError if the directory holds other files than a comparison in the lab."""
-    others = [path for path in options.out.iterdir() if path.name != LOCK_FILE] if options.out.is_dir() else []
-    if others and not (options.out / "lab").exists():
-        raise RunError(f"{options.out} is not empty and contains no comparison in the lab. Choose another --out.")
+    """Raise RunError if the directory holds other files than a comparison of a preset of the same kind."""
+    part = "problems" if options.preset in REAL_PRESETS else "lab"
+    files = options.out.iterdir() if options.out.is_dir() else ()
+    others = [path for path in files if path.name not in (LOCK_FILE, "base")]
+    if others and not (options.out / part).exists():
+        raise RunError(f"{options.out} is not empty and contains no comparison of this preset. Choose another --out.")

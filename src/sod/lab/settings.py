@@ -34,3 +34,45 @@ TRAIN: dict[str, Any] = {
 LRS = (1e-4, 2e-4, 4e-4)
 """Learning rates that a comparison chooses from for each method."""
 EVAL: dict[str, Any] = {"samples": 4, "rollout": ROLLOUT | {"top_p": 1.0}, "reward": REWARD, "tool": TOOL}
+
+# `sod lab real`: a pretrained model of 135M parameters on word problems. The sizes follow from an hour on two processors
+# (docs/start-laptop.md). recipes/laptop/ holds the same values.
+
+REAL_SFT: dict[str, Any] = {
+    "batch": 6,
+    "save_every": 4,
+    "max_tokens": 1024,  # the longest demonstration has 700
+    "learn": {"lr": 2e-4, "warmup": 3, "microbatch_tokens": 1024},
+    "chat": {"template": "hermes"},
+}
+REAL_DEMONSTRATIONS = 200
+REAL_TEACHER_STEPS = 20
+REAL_STUDENT_STEPS = {"weak": 5, "usual": 8}
+"""Optimiser steps of the student's cold start: weak for 0 to 10 % of the problems solved, usual for 15 to 40 %."""
+REAL_TOOL: dict[str, Any] = TOOL | {"faults": 0.1}
+REAL_ROLLOUT: dict[str, Any] = {
+    "max_turns": 8,  # a solution needs 4 at most
+    "max_turn_tokens": 80,  # the longest turn of a demonstration has 58
+    "max_tokens": 480,
+    "max_prompt_tokens": 300,
+}
+REAL_TRAIN: dict[str, Any] = {
+    "rollout": REAL_ROLLOUT | {"problems": 2, "group": 4},
+    "learn": {"lr": 5e-5, "warmup": 3, "betas": [0.9, 0.98], "minibatches": 2, "microbatch_tokens": 2048},
+    "score": {"student": "sampler"},  # saves a pass over every trajectory
+    "tool": REAL_TOOL,
+    "updates": 15,
+    "save_every": 5,
+    "keep": 1,
+}
+REAL_EVAL: dict[str, Any] = {
+    "samples": 2,
+    "limit": 50,
+    "rollout": REAL_ROLLOUT | {"top_p": 1.0},
+    "tool": REAL_TOOL,
+}
+REAL_NIGHT: dict[str, Any] = {
+    "train": {"rollout": {"problems": 4}, "updates": 20, "learn": {"minibatches": 4}},
+    "measure": {"limit": 100},
+}
+"""What `sod compare --preset laptop` changes."""

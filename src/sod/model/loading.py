@@ -25,6 +25,7 @@ from sod.config import ModelOptions, SamplingOptions
 from sod.core import Head, token_logprobs, top_logprobs
 from sod.errors import ModelError
 from sod.model.attention import ATTENTION
+from sod.model.dtypes import faster_type
 from sod.model.forward import head, hidden_states, id_count, output_head
 from sod.model.multimodal import is_multimodal, text_config, text_part, whole_class
 from sod.model.proof import check_configuration, prove_model
@@ -42,7 +43,8 @@ def load_model(folder: Path, options: ModelOptions) -> PreTrainedModel:
     Raise ModelError if it cannot be loaded or is not supported.
     """
     device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    model = read_model(folder, options.dtype, attention=ATTENTION)
+    dtype = options.dtype if options.dtype != "auto" else faster_type(device)
+    model = read_model(folder, dtype, attention=ATTENTION)
     try:
         model.to(torch.device(device))  # type: ignore[arg-type]
     except Exception as error:  # no such device, or not enough memory

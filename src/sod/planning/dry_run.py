@@ -102,12 +102,18 @@ def _of_fine_tuning(options: SftOptions) -> "DryRun":
     text.check_template(options.model, options.chat)
     text.write(options.out, resume=options.resume)
 
-    whole = f"{options.epochs:g} passes over the data, {options.batch:,} conversations per optimiser step"
-    if data.rows is None:
-        text.add("does", whole)
+    per_epoch = None if data.rows is None else math.ceil(data.rows / options.batch)
+    if options.steps is None:
+        whole, epochs = f"{options.epochs:g} passes over the data, ", options.epochs
+        steps = per_epoch and max(1, round(epochs * per_epoch))
     else:
-        steps = max(1, round(options.epochs * math.ceil(data.rows / options.batch)))
-        text.add("does", f"{steps:,} optimiser steps: {whole}", _tokens_of_demonstrations(options, data.rows))
+        whole, steps, epochs = "", options.steps, options.steps / per_epoch if per_epoch else 1.0
+    whole += f"{options.batch:,} conversations per optimiser step"
+    text.add(
+        "does",
+        f"{steps:,} optimiser steps: {whole}" if steps else whole,
+        *([_tokens_of_demonstrations(options, data.rows, epochs)] if data.rows else []),
+    )
 
     if model.shape is None:
         return text.without_shape(model=model)
@@ -120,7 +126,7 @@ def _of_fine_tuning(options: SftOptions) -> "DryRun":
         text.add(
             "memory", f"{copy:>9}  of the computer's memory in addition, in each process: a full copy of the model"
         )
-    text.keep(checkpoint_bytes(shape, itemsize, learn), copies=2)
+    text.keep(checkpoint_bytes(shape, itemsize, learn), copies=1 + options.keep)
     return text
 
 
@@ -263,11 +269,11 @@ def serving(teacher: str, options: TrainOptions | EvalOptions) -> str:
     return shlex.join([*words, "--host", address.hostname or "", "--port", str(address.port or 80)])
 
 
-def _tokens_of_demonstrations(options: SftOptions, rows: int) -> str:
-    tokens = f"tokens: {as_count(options.epochs * rows * options.max_tokens)} at most"
+def _tokens_of_demonstrations(options: SftOptions, rows: int, epochs: float) -> str:
+    tokens = f"tokens: {as_count(epochs * rows * options.max_tokens)} at most"
     if not options.data.exists() or options.data.suffix != ".jsonl":
         return tokens
-    likely = options.epochs * options.data.stat().st_size / CHARACTERS
+    likely = epochs * options.data.stat().st_size / CHARACTERS
     return f"{tokens}, estimated {as_count(likely)} (assumed: {CHARACTERS} characters per token)"
 
 

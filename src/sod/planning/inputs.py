@@ -11,7 +11,7 @@ from sod.datasets import check_name, to_fetch
 from sod.datasets.rows import check_file
 from sod.engines import ENGINES
 from sod.errors import DataError, RunError
-from sod.hub import model_folder, name_on_hub
+from sod.hub import model_folder, name_on_hub, refuse_gguf
 from sod.recipes import read_recipe
 from sod.runs.directory import Run
 
@@ -57,6 +57,8 @@ def _data(*paths: Path | None) -> None:
 def _models(*models: Path | None) -> None:
     """Raise UsageError for a model that is neither a path nor a hub name. Existing models are not read, as they are large."""
     for model in models:
+        if model is not None:
+            refuse_gguf(model)
         if model is not None and not model.exists() and name_on_hub(model) is None:
             model_folder(model)
 

@@ -16,7 +16,7 @@ from sod.config import model_path
 from sod.datasets.published import SETS
 from sod.datasets.rows import count_rows
 from sod.errors import ModelError, OptionError
-from sod.hub import name_on_hub
+from sod.hub import name_on_hub, refuse_gguf
 from sod.planning.memory import ITEMSIZE, MODEL_FAMILIES, Shape
 from sod.recipes import maker_of, read_about, read_recipe
 
@@ -78,8 +78,9 @@ HEAD_TWICE = {"Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B"}
 def find_model(model: Path) -> Found:
     """Return the facts about a directory, a run, the future run of a recipe, or a name on the hub.
 
-    Raise ModelError if its config.json is damaged.
+    Raise ModelError for a GGUF file, or if its config.json is damaged.
     """
+    refuse_gguf(model)
     for folder in [model, *_checkpoints(model)]:
         if (folder / "config.json").is_file():
             size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))

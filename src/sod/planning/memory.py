@@ -359,7 +359,7 @@ def longest(rollout: SamplingOptions) -> int:
     return rollout.max_prompt_tokens + rollout.max_tokens
 
 
-def _whole(whose: str, dtype: Literal["float32", "bfloat16"], shape: Shape) -> Parts:
+def _whole(whose: str, dtype: str, shape: Shape) -> Parts:
     return {f"{whose}, {dtype}": ITEMSIZE[dtype] * shape.parameters}
 
 
