@@ -168,7 +168,12 @@ class ChatFormat:
         opening, closing = self._template.opening_mark, self._template.closing_mark
         if opening == THOUGHT_OPEN:
             return text
-        text = re.sub(rf"{re.escape(opening)}(.*?){re.escape(closing)}", rf"{THOUGHT_OPEN}\1{THOUGHT_CLOSE}", text, flags=re.DOTALL)
+        text = re.sub(
+            rf"{re.escape(opening)}(.*?){re.escape(closing)}",
+            rf"{THOUGHT_OPEN}\1{THOUGHT_CLOSE}",
+            text,
+            flags=re.DOTALL,
+        )
         return text.replace(opening, THOUGHT_OPEN)
 
     def calls(self, tokens: Sequence[int], tools: Sequence[Schema]) -> list[ToolCall | MalformedCall]:
@@ -196,13 +201,26 @@ class ChatFormat:
         if template.end in str(message):
             raise TemplateError(f"An assistant message holds {template.end!r}, which ends a turn. Remove it.")
         words, end = template.turn(message, tools)
-        for key in (template.thought.field, "content"):
-            given = str(message.get(key) or "")
-            if given.rpartition(THOUGHT_CLOSE)[2].strip() not in words:
-                if not message.get("tool_calls"):
-                    raise TemplateError(f"The chat template{template.of_what} changes or leaves out {given[:40]!r}. Edit the template.")
-                words = given.rstrip("\n") + "\n" + words  # some templates write a call alone
+        thought, text = self._parts(message)
+        lost = [part for part in (thought, text) if part.strip() not in words]
+        if lost and not message.get("tool_calls"):
+            raise TemplateError(
+                f"The chat template{template.of_what} changes or leaves out a part of an assistant message: {lost[0].strip()[:40]!r}. "
+                "Edit the template."
+            )
+        if text in lost:  # some templates write a call alone
+            words = text.rstrip("\n") + "\n" + words
+        if thought in lost:
+            words = template.thought.opening + thought.strip("\n") + template.thought.closing + words
         return words, end
+
+    def _parts(self, message: Message) -> tuple[str, str]:
+        """Return the thought and the text of a message for the template."""
+        content = str(message.get("content") or "")
+        before, close, after = content.partition(THOUGHT_CLOSE)
+        if close:
+            return before.partition(THOUGHT_OPEN)[2], after
+        return str(message.get(self._template.thought.field) or ""), content
 
     def _check_calls(self, message: Message, tokens: Sequence[int], tools: Sequence[Schema]) -> None:
         """Raise TemplateError unless the calls of a message to learn from are read as the same calls."""
@@ -227,6 +245,8 @@ class ChatFormat:
         texts = [self._harmless(text) for text in texts]
         if self._template.results == "joined":
             texts = ["\n".join(texts)]
+        if self._template.trims_results:
+            texts = [text.strip() for text in texts]
         if self._template.json_results:
             texts = [json.dumps(text, ensure_ascii=False)[1:-1] for text in texts]
         return frame[0] + "".join(text + after for text, after in zip(texts, frame[1:], strict=True))
@@ -307,18 +327,22 @@ class ChatFormat:
 
     def _begins(self, appended: list[int], whole: list[int]) -> bool:
         """Return whether the full conversation begins with the appended tokens, and no turn follows."""
+        if self._template.end_follows and appended[:-1] == whole:
+            return True
         return whole[: len(appended)] == appended and self._template.end not in self._decode(whole[len(appended) :])
 
     def _bare(self, texts: Sequence[str]) -> list[str]:
         """Return the alternating prompts and turns without empty thoughts at the start of turns."""
         made, template = list(texts), self._template
-        rest = "" if template.thinking == "closed" else template.empty_thought.removeprefix(template.opened)
+        opening = "" if template.opened else re.escape(template.opening_mark)
+        rest = "" if template.thinking == "closed" else rf"\s*{opening}\s*{re.escape(template.closing_mark)}\s*"
         for at in range(0, len(made), 2):
-            if made[at].endswith(template.header + template.opened) and made[at + 1].startswith(rest):
+            if made[at].endswith(template.header + template.opened) and (found := re.match(rest, made[at + 1])):
                 made[at] = made[at].removesuffix(template.opened)
-                made[at + 1] = made[at + 1].removeprefix(rest)
+                made[at + 1] = made[at + 1][found.end() :]
         return made
 
     def _bare_whole(self, text: str) -> str:
-        header = self._template.header
-        return text.replace(header + self._template.empty_thought, header) if header else text
+        header, template = self._template.header, self._template
+        empty = rf"\s*{re.escape(template.opening_mark)}\s*{re.escape(template.closing_mark)}\s*"
+        return re.sub(re.escape(header) + empty, lambda found: header, text) if header else text

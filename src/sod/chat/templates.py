@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from sod.chat.calls import THOUGHT_CLOSE, THOUGHT_OPEN, as_arguments, find_blocks, parse_calls
 from sod.chat.syntaxes import SYNTAXES, Syntax
 from sod.errors import TemplateError
-from sod.types import Message, ToolCall
+from sod.types import MalformedCall, Message, ToolCall
 
 Schema = dict[str, Any]
 """A tool's OpenAI function schema: {"type": "function", "function": {"name", "description", "parameters"}}."""
@@ -48,6 +48,8 @@ class Template:
         self._arguments_as_text = False
         self.writes_calls = False
         """Whether the template leaves out calls, so that they are written into the content."""
+        self.end_follows = False
+        """Whether the token that ends a turn is the first one of the next message."""
         self._frames: dict[tuple[str, ...], list[str]] = {}
         self.of_what = f" of {tokenizer.name_or_path!r}" if tokenizer.name_or_path else ""
         _check_attributes(tokenizer, self.of_what)
@@ -67,10 +69,13 @@ class Template:
         if not self.hides_tools:
             self._check_tools()
         self.thought = self._find_thought()
+        self.start = _tail(self.render(_ANSWERED, prompt=False)).partition(_WORDS)[0].removesuffix(self.empty_thought)
+        """Start of an assistant's turn in a conversation, if the template writes another one into its prompt."""
         self.syntax, self.keeps_words = self._find_syntax()
         self.results: Literal["many", "one call", "joined"] = self._find_results()
         """How several results are shown: one per call, several after one call, or joined to one."""
-        self.end_of_call, self.json_results = self._find_frame()
+        self._gap, self.end_of_call = self._find_end_of_call()
+        self.json_results, self.trims_results = self._find_form_of_results()
 
     @property
     def thinking(self) -> Literal["free", "open", "closed"]:
@@ -131,16 +136,16 @@ class Template:
         rest = self._continuation(self.render([_USER, message], tools, prompt=False), message, tools)
         if not message.get("tool_calls"):
             words, end, _ = rest.partition(self.end)
-            if not end:
+            if not end and not self.end_follows:
                 raise TemplateError(f"The chat template{self.of_what} does not end a turn with {self.end!r}.")
             return words, self.end
         blocks = find_blocks(rest, self.syntax, tools)
-        if not blocks:
+        if not blocks or any(isinstance(call, MalformedCall) for block in blocks for call in block.calls):
             raise TemplateError(
                 f"A call of {message['tool_calls'][0]['function']['name']!r} cannot be read in the form in which the chat "
                 f"template{self.of_what} writes it. Change its arguments, or remove it."
             )
-        return rest[: blocks[-1].end], self.end_of_call
+        return rest[: blocks[-1].end] + self._gap, self.end_of_call
 
     def _continuation(self, whole: str, message: Message, tools: Sequence[Schema]) -> str:
         """Return the text of a conversation after the prompt for its last turn."""
@@ -148,6 +153,8 @@ class Template:
         if written.startswith(prompt) and (self.opened or not written.startswith(prompt + self.empty_thought)):
             return written[len(prompt) :]
         before = prompt.removesuffix(self.opened)
+        if not written.startswith(before) and written.startswith(self.start):
+            before = self.start
         if not written.startswith(before):
             raise TemplateError(
                 f"The chat template{self.of_what} writes other text before an assistant's turn than in its prompt: "
@@ -166,7 +173,11 @@ class Template:
                     "prompt. Use --chat.thinking, or remove the thoughts."
                 )
             case "free" if not message.get(self.thought.field or "reasoning_content"):
-                return rest if (message.get("content") or "").startswith(opening) else rest.removeprefix(self.empty_thought)
+                return (
+                    rest
+                    if (message.get("content") or "").startswith(opening)
+                    else rest.removeprefix(self.empty_thought)
+                )
             case _:
                 return rest
 
@@ -203,6 +214,9 @@ class Template:
     def _find_end(self) -> str:
         """Return the token that ends a turn without calls: the eos_token if it is there, else the first added token."""
         _, words, rest = self.render(_ANSWERED, prompt=False).partition(_WORDS)
+        if words and not rest.strip():  # the token of the next role ends the turn
+            self.end_follows = True
+            rest = self.render([*_ANSWERED, _USER], prompt=False).partition(_WORDS)[2]
         eos = str(self._tokenizer.eos_token)
         token = self._added.search(rest)
         if words and eos in rest:
@@ -235,7 +249,7 @@ class Template:
                 continue
             for syntax in SYNTAXES:
                 if parse_calls(written, syntax, [PROBE_TOOL]) == [_EXPECTED]:
-                    return syntax, _WORDS in written
+                    return syntax, _WORDS in written[: find_blocks(written, syntax, [PROBE_TOOL])[0].start]
         if refusal is not None and not written:
             raise TemplateError(f"{refusal} It does not support tool calls. {SERVING}") from refusal
         self._arguments_as_text = False
@@ -250,7 +264,9 @@ class Template:
         added = self._tokenizer.get_added_vocab()
         for syntax in SYNTAXES:
             tags = [tag for tag in (getattr(syntax, "open", ""), getattr(syntax, "close", "")) if tag]
-            if tags and (all(tag in shown for tag in tags) or all(tag in added and tag.startswith("<|") for tag in tags)):
+            if tags and (
+                all(tag in shown for tag in tags) or all(tag in added and tag.startswith("<|") for tag in tags)
+            ):
                 return syntax
         return None
 
@@ -265,7 +281,9 @@ class Template:
             except TemplateError as error:
                 refusal = refusal or error
                 continue
-            if all(_RESULT.format(at) in rendered for at in range(count)):
+            calls = find_blocks(_tail(rendered).partition(_RESULT.format(0))[0], self.syntax, [PROBE_TOOL])
+            written = sum(len(block.calls) for block in calls)
+            if all(_RESULT.format(at) in rendered for at in range(count)) and (kind != "many" or written == count):
                 return kind
         if refusal is not None:
             raise TemplateError(f"{refusal} It does not support tool results (messages with role tool). {SERVING}")
@@ -274,8 +292,8 @@ class Template:
             '(messages with role "tool"). Use a template with tool support.'
         )
 
-    def _find_frame(self) -> tuple[str, bool]:
-        """Return the token that ends a turn with calls, and whether results are shown as JSON text."""
+    def _find_end_of_call(self) -> tuple[str, str]:
+        """Return the white space after a turn's calls, and the token that ends the turn."""
         tail = self._after_calls(self.render(_results((_NAME,), self.results), [PROBE_TOOL]))
         end = self._added.search(tail)
         if end is None or end.start() > tail.find(_RESULT.format(0)) or tail[: end.start()].strip():
@@ -283,14 +301,20 @@ class Template:
                 f"The chat template{self.of_what} does not end a turn with a call by a token, but with {tail[:20]!r}. Add the "
                 "token that ends a turn to the tokenizer."
             )
+        return tail[: end.start()], end[0]
+
+    def _find_form_of_results(self) -> tuple[bool, bool]:
+        """Return whether results are shown as JSON text, and whether without white space at both ends."""
         messages = _results((_NAME,), self.results)
         messages[-1]["content"] = _QUOTED
         shown = self.render(messages, [PROBE_TOOL])
-        if _QUOTED not in shown and json.dumps(_QUOTED)[1:-1] not in shown:
-            raise TemplateError(
-                f"The chat template{self.of_what} does not render tool results as they are. Use a template with tool support."
-            )
-        return end[0], _QUOTED not in shown
+        for is_json, trimmed in ((False, False), (True, False), (False, True), (True, True)):
+            text = _QUOTED.strip() if trimmed else _QUOTED
+            if (json.dumps(text)[1:-1] if is_json else text) in shown:
+                return is_json, trimmed
+        raise TemplateError(
+            f"The chat template{self.of_what} does not render tool results as they are. Use a template with tool support."
+        )
 
     # Optional features
 
@@ -352,7 +376,7 @@ def _id(place: int) -> str:
 # Probe conversations
 
 _QUESTION, _WORDS, _NAME, _PARAMETER = "PROBE-QUESTION?", "PROBE-WORDS", "probe_tool", "probe_key"
-_VALUE, _RESULT, _QUOTED = 'a "quoted" \\n\nline', "PROBE-RESULT-{}", 'a "quoted"\nline'
+_VALUE, _RESULT, _QUOTED = 'a "quoted" \\n\nline', "PROBE-RESULT-{}", ' a "quoted"\nline\n'
 PROBE_TOOL: Schema = {
     "type": "function",
     "function": {
@@ -394,7 +418,11 @@ def _results(names: Sequence[str], kind: str) -> list[Message]:
     called = names if kind == "many" else names[:1]
     shown = names[:1] if kind == "joined" else names
     results = [{"role": "tool", "name": name, "content": _RESULT.format(at)} for at, name in enumerate(shown)]
-    return [_USER, {"role": "assistant", "content": "", "tool_calls": [_call(n, probe_key="1") for n in called]}, *results]
+    return [
+        _USER,
+        {"role": "assistant", "content": "", "tool_calls": [_call(n, probe_key="1") for n in called]},
+        *results,
+    ]
 
 
 def _split(text: str, count: int) -> list[str]:

@@ -34,9 +34,7 @@ class Gemma:
 
     @cached_property
     def help(self) -> str:
-        return (
-            f"Write {self.open}call:TOOL{{KEY:VALUE}}{self.close} with {self.quote} before and after each string and try again."
-        )
+        return f"Write {self.open}call:TOOL{{KEY:VALUE}}{self.close} with {self.quote} before and after each string and try again."
 
     def write(self, call: ToolCall) -> str:
         pairs = ",".join(f"{key}:{self._text(value)}" for key, value in call.arguments.items())

@@ -23,7 +23,8 @@ class Glm:
 
     def write(self, call: ToolCall) -> str:
         pairs = "".join(
-            f"\n<arg_key>{key}</arg_key>\n<arg_value>{value_text(value)}</arg_value>" for key, value in call.arguments.items()
+            f"\n<arg_key>{key}</arg_key>\n<arg_value>{value_text(value)}</arg_value>"
+            for key, value in call.arguments.items()
         )
         return f"{_OPEN}{call.name}{pairs}\n{_CLOSE}"
 

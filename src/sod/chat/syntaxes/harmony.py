@@ -31,7 +31,7 @@ class Harmony:
 
     def read(self, text: str, start: int, at: int, parameters: Parameters) -> Block | None:
         recipient = _RECIPIENT.search(text, start, at)
-        if recipient is None:
+        if recipient is None or recipient[1] == "assistant":  # a message to the assistant is a result
             return None
         following = self.opener.search(text, at)
         until = following.start() if following else len(text)

@@ -51,7 +51,11 @@ class TaggedJson:
             return None
         if not self.close:
             read = self._values(text, at)
-            return self._block(start, *read) if read else malformed(self, start, len(text), _what_is_wrong(text[at:]), text)
+            return (
+                self._block(start, *read)
+                if read
+                else malformed(self, start, len(text), _what_is_wrong(text[at:]), text)
+            )
         close = find_close(text, self.close, at)
         if close < 0:
             return malformed(self, start, len(text), f"no {self.close} at its end", text)
@@ -71,7 +75,11 @@ class TaggedJson:
 
     @cached_property
     def _closing(self) -> re.Pattern[str]:
-        return re.compile(rf"\s*(?:```\s*)?{re.escape(self.close)}" if self.close else r"\s*(?:```\s*)?(?![\s{[])")
+        return re.compile(
+            rf"\s*(?:```\s*)?{re.escape(self.close)}"
+            if self.close
+            else rf"\s*(?:```\s*)?(?:(?={re.escape(self.open)})|(?![\s{{[]))"
+        )
 
     @cached_property
     def _alone(self) -> re.Pattern[str]:

@@ -44,7 +44,9 @@ class Xml:
         )
 
     def write(self, call: ToolCall) -> str:
-        values = "".join(f"<parameter={key}>\n{value_text(value)}\n</parameter>\n" for key, value in call.arguments.items())
+        values = "".join(
+            f"<parameter={key}>\n{value_text(value)}\n</parameter>\n" for key, value in call.arguments.items()
+        )
         return f"{self.open}\n<function={call.name}>\n{values}</function>\n{self.close}"
 
     def read(self, text: str, start: int, at: int, parameters: Parameters) -> Block | None:
