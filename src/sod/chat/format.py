@@ -55,12 +55,13 @@ class ChatFormat:
         self._harmless = Harmless(tokenizer)
         self.syntax = template.syntax
         """How this template writes calls."""
-        added = tokenizer.get_added_vocab()
+        added = {str(token.content): id for id, token in tokenizer.added_tokens_decoder.items()}
         self.end_of_turn = self._id(template.end)
         self.ends_of_calls = {self.end_of_turn, self._id(template.end_of_call)}
         """Tokens that end a turn with calls so that the conversation can continue."""
         self.ends_of_calls |= {added[token] for token in ENDS_OF_CALLS if token in added}
-        self._ends = {*self.ends_of_calls, tokenizer.eos_token_id, tokenizer.pad_token_id}
+        others = (tokenizer.eos_token_id, tokenizer.pad_token_id)
+        self._ends = self.ends_of_calls | {id for id in others if isinstance(id, int)}
         self._check_turns()
         calls, thoughts = probes(2 if template.results == "many" else 1, words=template.keeps_words)
         for probe in [calls] if template.thinking == "closed" else [calls, thoughts]:
@@ -90,8 +91,8 @@ class ChatFormat:
         thought = self.text(self.turn({"role": "assistant", "content": "2", "reasoning_content": "Easy."}))
         if thought.count(THOUGHT_OPEN) != 1 or thought.count(THOUGHT_CLOSE) != 1:
             raise TemplateError(
-                f"The chat template{self._template.of_what} does not write a thought once: {thought[:80]!r}. Use --chat.no-thinking "
-                "or edit the template."
+                f"The chat template{self._template.of_what} does not write a thought once: {thought[:80]!r}. Use "
+                "--chat.no-thinking, or edit the template."
             )
 
     @property
@@ -205,8 +206,8 @@ class ChatFormat:
         lost = [part for part in (thought, text) if part.strip() not in words]
         if lost and not message.get("tool_calls"):
             raise TemplateError(
-                f"The chat template{template.of_what} changes or leaves out a part of an assistant message: {lost[0].strip()[:40]!r}. "
-                "Edit the template."
+                f"The chat template{template.of_what} changes or leaves out a part of an assistant message: "
+                f"{lost[0].strip()[:40]!r}. Edit the template."
             )
         if text in lost:  # some templates write a call alone
             words = text.rstrip("\n") + "\n" + words
@@ -291,6 +292,8 @@ class ChatFormat:
         frame = self._template.thought
         rest = {key: value for key, value in message.items() if key != "reasoning_content"}
         content = (message.get("content") or "").lstrip("\n")
+        if frame.alone and content and message.get("tool_calls"):
+            content, thought = "", thought.strip("\n") + "\n\n" + content
         if frame.field:
             return {**rest, "content": content, frame.field: thought.strip("\n")}
         return {**rest, "content": frame.opening + thought.strip("\n") + frame.closing + content}

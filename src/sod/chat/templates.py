@@ -37,6 +37,8 @@ class Thought:
     closing: str = f"\n{THOUGHT_CLOSE}\n\n"
     field: str = ""
     """Field of a message from which the template reads a thought. "" if it reads none."""
+    alone: bool = False
+    """Whether the template refuses a message that has a thought, a text and calls."""
 
 
 class Template:
@@ -223,8 +225,8 @@ class Template:
             return eos
         if not words or token is None or rest[: token.start()].strip():
             raise TemplateError(
-                f"The chat template{self.of_what} does not end an assistant turn with the tokenizer's eos_token {eos!r} or another "
-                f"token, but with {rest[:20]!r}. Add the token that ends a turn to the tokenizer."
+                f"The chat template{self.of_what} does not end an assistant turn with the tokenizer's eos_token {eos!r} or "
+                f"another token, but with {rest[:20]!r}. Add the token that ends a turn to the tokenizer."
             )
         return token[0]
 
@@ -261,7 +263,7 @@ class Template:
     def _find_tags(self) -> Syntax | None:
         """Return the syntax of a template that leaves out calls: its tags are in the prompt, or tokens of the model."""
         shown = "" if self.hides_tools else self.render([_USER], [PROBE_TOOL])
-        added = self._tokenizer.get_added_vocab()
+        added = {str(token.content) for token in self._tokenizer.added_tokens_decoder.values()}
         for syntax in SYNTAXES:
             tags = [tag for tag in (getattr(syntax, "open", ""), getattr(syntax, "close", "")) if tag]
             if tags and (
@@ -318,6 +320,13 @@ class Template:
 
     # Optional features
 
+    def _fails(self, messages: Sequence[Message]) -> bool:
+        try:
+            self.render(messages, [PROBE_TOOL], prompt=False)
+        except TemplateError:
+            return True
+        return False
+
     def _find_thought(self) -> Thought:
         """Return the text around thoughts. Use Qwen3's format if the template reads no field of thoughts."""
         thought = "PROBE-THOUGHT"
@@ -331,7 +340,7 @@ class Template:
             opening, found, rest = written.removeprefix(start).partition(thought)
             closing, words, _ = rest.partition(_WORDS)
             if found and words and opening.strip() and closing.strip():
-                return Thought(opening, closing, field)
+                return Thought(opening, closing, field, alone=self._fails([_USER, {**_PROBE_CALL, field: thought}]))
         return Thought()
 
 

@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from sod.chat.syntaxes.base import Block, Parameters, find_close, malformed, skip
@@ -28,13 +27,14 @@ class Gemma:
     quote: str
     """Token before and after a string."""
 
-    @cached_property
+    @property
     def opener(self) -> re.Pattern[str]:
         return re.compile(re.escape(self.open))
 
-    @cached_property
+    @property
     def help(self) -> str:
-        return f"Write {self.open}call:TOOL{{KEY:VALUE}}{self.close} with {self.quote} before and after each string and try again."
+        call = f"{self.open}call:TOOL{{KEY:VALUE}}{self.close}"
+        return f"Write {call} with {self.quote} before and after each string and try again."
 
     def write(self, call: ToolCall) -> str:
         pairs = ",".join(f"{key}:{self._text(value)}" for key, value in call.arguments.items())

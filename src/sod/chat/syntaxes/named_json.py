@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import dataclass
-from functools import cached_property
 
 from sod.chat.syntaxes.base import Block, Parameters, malformed
 from sod.chat.syntaxes.json_calls import decode
@@ -21,11 +20,11 @@ class NamedJson:
     example: str
     """A call as the template writes it, with %s for the name and for the arguments."""
 
-    @cached_property
+    @property
     def opener(self) -> re.Pattern[str]:
         return re.compile(self.before)
 
-    @cached_property
+    @property
     def help(self) -> str:
         return f"Write {self.example % ('TOOL', '{...}')} with valid JSON and try again."
 
@@ -52,10 +51,10 @@ class NamedJson:
         following = self.opener.search(text, at)
         return following.start() if following and following.end() > at else len(text)
 
-    @cached_property
+    @property
     def _name(self) -> re.Pattern[str]:
         return re.compile(rf"\s*(?:functions\.)?([\w.\-/]+?)(?::\d+)?\s*{self.between}\s*")
 
-    @cached_property
+    @property
     def _closing(self) -> re.Pattern[str]:
         return re.compile(rf"\s*{self.after}")

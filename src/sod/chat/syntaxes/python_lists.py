@@ -8,7 +8,6 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from sod.chat.syntaxes.base import Block, Parameters, find_close, malformed, properties_of
@@ -30,13 +29,13 @@ class PythonLists:
     brackets: bool = True
     """Whether the calls are in a list. Otherwise each is a line."""
 
-    @cached_property
+    @property
     def opener(self) -> re.Pattern[str]:
         if self.open:
             return re.compile(re.escape(self.open))
         return re.compile(r"(?:\A|(?<=\n)|(?<=</think>))\s*(?=\[\s*[A-Za-z_][\w.]*\((?:\s*\w+\s*=|\s*\)))")
 
-    @cached_property
+    @property
     def help(self) -> str:
         call = "[TOOL(KEY=VALUE)]" if self.brackets else "TOOL(KEY=VALUE)"
         return f"Write {self.open}{call}{self.close} with keyword arguments that are Python literals and try again."

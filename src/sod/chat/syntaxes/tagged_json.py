@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from sod.chat.syntaxes.base import Block, Parameters, find_close, malformed, skip
@@ -32,11 +31,11 @@ class TaggedJson:
     """Whether calls are written as a list."""
     keys: tuple[str, str] = ("name", "arguments")
 
-    @cached_property
+    @property
     def opener(self) -> re.Pattern[str]:
         return re.compile(re.escape(self.open))
 
-    @cached_property
+    @property
     def help(self) -> str:
         call = f'{{"{self.keys[0]}": "TOOL", "{self.keys[1]}": {{...}}}}'
         where = "between the tags" if self.close else f"after {self.open}"
@@ -73,7 +72,7 @@ class TaggedJson:
             return Block(start, end, [MalformedCall(complaint=f"Malformed tool call: {wrong[0]}. {self.help}")])
         return Block(start, end, [each for each in calls if not isinstance(each, str)])
 
-    @cached_property
+    @property
     def _closing(self) -> re.Pattern[str]:
         return re.compile(
             rf"\s*(?:```\s*)?{re.escape(self.close)}"
@@ -81,7 +80,7 @@ class TaggedJson:
             else rf"\s*(?:```\s*)?(?:(?={re.escape(self.open)})|(?![\s{{[]))"
         )
 
-    @cached_property
+    @property
     def _alone(self) -> re.Pattern[str]:
         """Pattern of the text behind a tag that has a line of its own, or whose closing tag ends a line."""
         if not self.close:

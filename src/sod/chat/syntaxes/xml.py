@@ -6,7 +6,6 @@ A value is plain text with one line break on each side. Its type is that of the 
 import json
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from sod.chat.syntaxes.base import Block, Parameters, find_close, malformed, properties_of, skip, typed
@@ -32,11 +31,11 @@ class Xml:
     open: str = "<tool_call>"
     close: str = "</tool_call>"
 
-    @cached_property
+    @property
     def opener(self) -> re.Pattern[str]:
         return re.compile(rf"{re.escape(self.open)}(?=\s*<function)|(?:\A|(?<=\n))<function=|{re.escape(self.open)}")
 
-    @cached_property
+    @property
     def help(self) -> str:
         return (
             f"Write {self.open}<function=TOOL><parameter=KEY>VALUE</parameter></function>{self.close} with each tag on a line of "
