@@ -66,7 +66,7 @@ class PythonLists:
                 return
             if self.close:
                 yield end
-            elif re.compile(r"\][ \t]*(?:\n|\Z)").match(text, end):
+            elif re.compile(r"\][ \t]*(?:\n|<|\Z)").match(text, end):
                 yield end + 1
             end += len(tag)
 
