@@ -420,9 +420,8 @@ def test_appending_opens_every_turn_as_the_template_opens_it_for_the_student(
 def test_a_turn_is_learnt_as_its_template_trims_it(tokenizer: PreTrainedTokenizerBase) -> None:
     chat = ChatFormat(with_template(tokenizer, template(content="{{- content | trim -}}")))
     assert chat.render([user("1+1?"), assistant("2 ")], []) == chat.render([user("1+1?"), assistant("2")], [])
-    cut = ChatFormat(with_template(tokenizer, template(content="{{- content[:40] -}}")))
-    with pytest.raises(TemplateError, match="changes or leaves out a part of an assistant message: '2222"):
-        cut.render([user("1+1?"), assistant("2" * 50)], [])
+    with pytest.raises(TemplateError, match="changes or leaves out a part of an assistant message"):
+        ChatFormat(with_template(tokenizer, template(content="{{- content[:12] -}}")))
 
 
 def test_options_reach_the_template(tokenizer: PreTrainedTokenizerBase) -> None:
