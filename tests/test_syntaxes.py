@@ -226,6 +226,42 @@ def test_a_call_that_its_template_cannot_hold_is_refused(chats: Chats) -> None:
             chats[name].render(messages, [TOOL])
 
 
+MODELS = {
+    "hermes": "Qwen2.5, Qwen3, Granite 4, SmolLM3; `--chat.template hermes`",
+    "xml": "Qwen3-Coder, Qwen3.5, Qwen3.6, Nemotron 3",
+    "seed": "Seed-OSS",
+    "glm": "GLM 4.5 and later",
+    "lfm": "LFM2",
+    "lfm_raw": "LFM2.5, which does not escape text",
+    "llama_4": "Llama 4",
+    "olmo": "Olmo 3",
+    "phi": "Phi-4-mini",
+    "granite": "Granite 3.2, 3.3",
+    "granite_tag": "Granite 3.0, 3.1",
+    "functools": "Phi-4-mini, with the template of vLLM",
+    "nemotron": "Nemotron Nano 2, Nemotron Super",
+    "cohere": "Command R7B, Command A",
+    "mistral": "Mistral 7B v0.3, Mistral Nemo",
+    "mistral_args": "Ministral 3, Mistral Small 3.2",
+    "deepseek": "DeepSeek V3, V3.1, R1",
+    "function_gemma": "FunctionGemma",
+    "gemma": "Gemma 4",
+    "harmony": "GPT-OSS",
+    "llama": "Llama 3.1, 3.2, 3.3",
+    "python_list": "Llama 3.2 and Gemma 3, with the templates of vLLM",
+}
+
+
+def test_the_table_of_the_document_shows_what_the_templates_write(chats: Chats) -> None:
+    lines = (Path(__file__).parent.parent / "docs" / "templates.md").read_text(encoding="utf-8").splitlines()
+    call = meant(code="1")
+    for name, models in MODELS.items():
+        chat = chats[name]
+        text = chat.text(chat.turn({"role": "assistant", "content": "", "tool_calls": [as_call(call)]}, [TOOL]))
+        assert f"| {name} | {models} | `{' '.join(text.split()).replace('|', chr(92) + '|')}` |" in lines
+    assert list(MODELS) == NAMES
+
+
 def test_hermes_calls_in_the_content_of_a_demonstration_are_written_as_the_template_writes_calls(
     chats: Chats,
 ) -> None:
