@@ -108,7 +108,7 @@ class ChatFormat:
 
     def turn(self, message: Message, tools: Sequence[Schema] = ()) -> list[int]:
         """Return the tokens of an assistant message as if sampled: its thought, its text, its calls, the end of turn."""
-        words, end = self._turn(message, tools)
+        words, end = self._turn({**message, "role": "assistant"}, tools)
         return [*self._encode(words), self._id(end)]
 
     def observation(self, texts: Sequence[str], names: Sequence[str] = ()) -> list[int]:
