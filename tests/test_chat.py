@@ -379,7 +379,6 @@ def test_a_conversation_whose_history_the_template_strips_is_refused_at_the_firs
     ("text", "appended", "whole"),
     [
         pytest.param(STRIPS_BEFORE_A_NEWLINE, "<think>", "Let me see", id="a result with a newline strips thinking"),
-        pytest.param(template(result="message.content | trim"), r"\n<|im_end|>", "<|im_end|>", id="results trimmed"),
     ],
 )
 def test_a_template_that_cannot_be_appended_to_is_refused_before_anything_is_rendered(
@@ -418,13 +417,11 @@ def test_appending_opens_every_turn_as_the_template_opens_it_for_the_student(
     assert not any("<think>" in chat.text(piece.tokens) for piece in pieces[1::2])
 
 
-def test_a_template_that_trims_turns_is_refused_where_there_is_something_to_trim(
-    tokenizer: PreTrainedTokenizerBase,
-) -> None:
+def test_a_turn_is_learnt_as_its_template_trims_it(tokenizer: PreTrainedTokenizerBase) -> None:
     chat = ChatFormat(with_template(tokenizer, template(content="{{- content | trim -}}")))
-    chat.render([user("1+1?"), assistant("2")], [])
-    with pytest.raises(TemplateError, match=r"at token \d+, appending turn by turn gives ' <\|im_end\|>'"):
-        chat.render([user("1+1?"), assistant("2 ")], [])
+    assert chat.render([user("1+1?"), assistant("2 ")], []) == chat.render([user("1+1?"), assistant("2")], [])
+    with pytest.raises(TemplateError, match="changes or leaves out a part of an assistant message"):
+        ChatFormat(with_template(tokenizer, template(content="{{- content[:12] -}}")))
 
 
 def test_options_reach_the_template(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -451,16 +448,6 @@ def test_a_tokenizer_without_an_end_of_turn_is_refused(tokenizer: PreTrainedToke
     changed.eos_token = None
     with pytest.raises(TemplateError, match="no eos_token"):
         ChatFormat(changed)
-
-
-@pytest.mark.parametrize("on_drift", ["error", "append"])
-def test_a_template_that_ends_turns_with_another_token_is_refused(
-    tokenizer: PreTrainedTokenizerBase, on_drift: Any
-) -> None:
-    changed = copy.deepcopy(tokenizer)
-    changed.eos_token = "<|endoftext|>"
-    with pytest.raises(TemplateError, match=r"does not end an assistant turn with .*'<\|endoftext\|>'"):
-        ChatFormat(changed, on_drift=on_drift)
 
 
 @pytest.mark.parametrize("on_drift", ["error", "append"])

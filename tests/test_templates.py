@@ -75,34 +75,17 @@ SERVING = {
     "arguments as text": chatml(call=JSON_CALL.replace("(c.function.arguments | tojson)", "c.function.arguments")),
     "no tools on purpose": HIDES_TOOLS + shows(chatml(), tools=False),
 }
-XML = "{{- '<tool_call>\\n<function=' + c.function.name + '>\\n' -}}{%- for k, v in c.function.arguments.items() -%}"
-XML += "{{- '<parameter=' + k + '>\\n' + v + '\\n</parameter>\\n' -}}{%- endfor -%}{{- '</function>\\n</tool_call>' -}}"
-PYTHON = "{{- '<|tool_call_start|>[' + c.function.name + '(' -}}{%- for k, v in c.function.arguments.items() -%}"
-PYTHON += "{{- k + '=' + (v | tojson) -}}{%- endfor -%}{{- ')]<|tool_call_end|>' -}}"
-BARE = """{{- '{"name": "' + c.function.name + '", "parameters": ' + (c.function.arguments | tojson) + '}' -}}"""
-MISTRAL = """{{- '[TOOL_CALLS][{"name": "' + c.function.name + '", "arguments": ' + (c.function.arguments | tojson) + '}]' -}}"""
-HARMONY = """{{- '<|channel|>commentary to=functions.' + c.function.name + '<|message|>' + (c.function.arguments | tojson) -}}"""
-DEEPSEEK = "{{- '<tool_sep>' + c.function.name + '\\n```json\\n' + c.function.arguments + '\\n```' -}}"
+DOTS = "{{- '<call ' + c.function.name + ' ' + (c.function.arguments | string) + '>' -}}"
 REFUSED = {
-    "Qwen3.5": (chatml(call=XML), "writes calls as XML"),
-    "LFM2": (chatml(call=PYTHON), "writes calls as Python"),
-    "LFM2, no tools": (shows(chatml(call=PYTHON), tools=False), "does not show the tools"),
+    "calls of its own": (chatml(call=DOTS), r"form of its own \('<call NAME"),
     "Llama 3": (shows(chatml(call=""), tools=False), "does not show the tools"),
-    "Llama 3.1": (
-        chatml(call=BARE, before=ONE_CALL),
-        r"writes calls in a form of its own \('{\"name\": \"NAME\", \"parameters\"",
-    ),
     "SmolLM2": (shows(chatml(call=""), tools=False), "does not show the tools"),
     "SmolLM3": (chatml(call=""), "leaves out the calls"),
     "Gemma 3": (shows(chatml(before=ROLES), tools=False), "does not show the tools"),
     "alternating roles": (chatml(before=ROLES), "failed: Roles must alternate! It does not support tool calls"),
-    "Mistral": (chatml(call=MISTRAL), r"form of its own \('\[TOOL_CALLS\]"),
-    "GPT-OSS": (chatml(call=HARMONY), r"form of its own \('<\|channel\|>commentary to=functions.NAME"),
-    "DeepSeek": (chatml(call=DEEPSEEK), "form of its own .'<tool_sep>NAME"),
-    "Phi-3": (chatml().replace("<|im_end|>", "<|end|>"), r"does not end .* '<\|im_end\|>', but with '<\|end\|>"),
-    "words before a call left out": (
-        chatml(before="{%- if m.tool_calls -%}{%- set content = '' -%}{%- endif -%}"),
-        "leaves out the text before a call",
+    "no token at the end": (
+        chatml().replace("<|im_end|>", "[END]"),
+        r"does not end .*'<\|im_end\|>'.*, but with '\[END\]",
     ),
 }
 TOOL: dict[str, Any] = {
@@ -176,11 +159,10 @@ def test_the_empty_thought_of_a_hybrid_is_accepted_and_named(
 @pytest.mark.parametrize(
     "before",
     [
-        HYBRID.replace("\\n</think>\\n\\n'", " </think>\\n\\n'"),
         HYBRID + "{%- set content = content | trim -%}{%- if last -%}{{- ' ' -}}{%- endif -%}",
         HYBRID.replace("and (thought", "and not m.tool_calls and (thought"),
     ],
-    ids=["a thought that is not empty", "a space beside it", "thoughts before calls go"],
+    ids=["a space beside it", "thoughts before calls go"],
 )
 def test_no_other_drift_is_accepted_beside_it(tokenizer: PreTrainedTokenizerBase, before: str) -> None:
     with pytest.raises(TemplateError, match="rewrites history"):
@@ -245,6 +227,39 @@ def test_results_of_several_calls_have_a_place_where_the_template_allows_one_cal
     assert one.observation(["1", "2"]) == several.observation(["1", "2"])
     with pytest.raises(TemplateError, match="failed: One call at a time!"):
         one.render([QUESTION, {"role": "assistant", "content": "", "tool_calls": [CALL, CALL]}], [TOOL])
+
+
+WORDS_LEFT_OUT = "{%- if m.tool_calls -%}{%- set content = '' -%}{%- endif -%}"
+
+
+def test_words_that_the_template_leaves_out_before_a_call_are_refused_or_kept(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Llama 3 and Mistral write a call alone."""
+    changed = with_template(tokenizer, chatml(before=WORDS_LEFT_OUT))
+    alone: list[Message] = [QUESTION, {"role": "assistant", "content": "", "tool_calls": [CALL]}, RESULT]
+    last: Message = {"role": "assistant", "content": "4"}
+    assert len(ChatFormat(changed).render([*alone, last], [TOOL])) == 4
+    alone[1] = alone[1] | {"content": "I run it."}
+    with pytest.raises(TemplateError, match="rewrites history"):
+        ChatFormat(changed).render([*alone, last], [TOOL])
+    kept = ChatFormat(changed, on_drift="append")
+    assert "I run it.\n<tool_call>" in written(kept, [*alone, last])
+
+
+def test_a_turn_may_end_with_another_token_than_the_eos_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Gemma 3 and Phi-4-mini: the token in the template ends a turn."""
+    chat = ChatFormat(with_template(tokenizer, chatml().replace("<|im_end|>", "<|end|>"), "<|end|>"))
+    assert chat.tokenizer.convert_ids_to_tokens(chat.end_of_turn) == "<|end|>"
+    assert chat.turn({"role": "assistant", "content": "4"})[-1] == chat.end_of_turn
+
+
+def test_results_are_trimmed_where_the_template_trims_them(tokenizer: PreTrainedTokenizerBase) -> None:
+    chat = ChatFormat(
+        with_template(tokenizer, chatml().replace("+ m.content + '\\n</tool", "+ (m.content | trim) + '\\n</tool"))
+    )
+    assert chat.observation([" 4\n"]) == chat.observation(["4"])
+    assert chat.observed(chat.observation([" 4\n"]), 1) == ["4"]
 
 
 def test_an_assistant_message_cannot_hold_the_end_of_a_turn(chat: ChatFormat) -> None:

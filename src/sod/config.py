@@ -106,6 +106,8 @@ class ChatOptions(Options):
 class ToolOptions(Options):
     """The code interpreter."""
 
+    name: Rare[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$")]] = "code_interpreter"
+    """The tool's name in the prompt. Set it to the name in the demonstrations, such as python."""
     seconds: Rare[PositiveReal] = 60.0
     """Wall-clock limit of one program, in seconds."""
     memory_mb: Rare[Positive] = 2048

@@ -14,7 +14,7 @@ from sod.config import SftOptions
 from sod.console.progress import Display, echo
 from sod.datasets.rows import fingerprint_model, load_demonstrations
 from sod.distributed import Ranks, joined
-from sod.errors import DataError, ModelError, TemplateError
+from sod.errors import DataError, TemplateError
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, noted
 from sod.model.dtypes import with_dtype
@@ -63,13 +63,12 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     for line in [chat.note, *oddities(demonstrations, chat)]:
         if line:
             logger.warning(line)
-    rows = render_all(chat, demonstrations, options.max_tokens)
-    longest, positions = max(len(ids) for ids, _ in rows), positions_of(model)
-    if longest > positions:
-        raise ModelError(
-            f"A conversation has {longest} tokens, but the model has only {positions} positions. Set --max-tokens to at most "
-            f"{positions}."
+    positions = positions_of(model)
+    if options.max_tokens > positions:
+        logger.info(
+            f"max_tokens is {positions}, the number of positions of the model, instead of {options.max_tokens}."
         )
+    rows = render_all(chat, demonstrations, min(options.max_tokens, positions))
     files = ranks.first(lambda: {"data": sha256_of_file(options.data), "model": fingerprint_model(start_model)})
     learner = None if ranks.alone else load_sharded(model_to_load, options.network, ranks)
     total_steps = steps if options.schedule == "cosine" else None

@@ -145,7 +145,8 @@ class CallStatistics:
         if others:
             yield (
                 f"demonstrations use tools that a rollout does not have: {', '.join(others[:5])}. A rollout has "
-                f"{', '.join(tools)}, and the tools of --tool.own. Add them there, or remove these demonstrations."
+                f"{', '.join(tools)}, and the tools of --tool.own. Type --tool.name in later commands if the name of the "
+                "interpreter differs, add the tools to --tool.own, or remove these demonstrations."
             )
 
 

@@ -8,20 +8,25 @@ first token that differs. Cold-start demonstrations and rollouts are rendered by
 """
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from transformers import PreTrainedTokenizerBase
 
-from sod.chat.calls import CALL_CLOSE, CALL_OPEN, THOUGHT_CLOSE, THOUGHT_OPEN, parse_calls
+from sod.chat.calls import THOUGHT_CLOSE, THOUGHT_OPEN, parse_calls, without_calls, words_and_calls
 from sod.chat.harmless import Harmless
 from sod.chat.supplied import with_template
-from sod.chat.templates import PROBE_TOOL, Schema, Template, name_and_arguments, probes
+from sod.chat.syntaxes import HERMES
+from sod.chat.templates import PROBE_TOOL, Schema, Template, name_and_arguments, probe_calls, probes
 from sod.config import ChatOptions
 from sod.errors import TemplateError
-from sod.types import Message, Piece
+from sod.types import MalformedCall, Message, Piece, ToolCall
 
 __all__ = ["ChatFormat", "Schema", "parse_calls"]
+
+ENDS_OF_CALLS = ("<|eom_id|>", "<|eom|>", "<|call|>")
+"""Tokens that end a turn with calls in some models, beside the token in their template."""
 
 
 class ChatFormat:
@@ -46,12 +51,20 @@ class ChatFormat:
         self.note = ""
         """A note for the user about the template, or ""."""
         self._on_drift = on_drift
-        self._template = Template(tokenizer, template_options or {})
+        self._template = template = Template(tokenizer, template_options or {})
         self._harmless = Harmless(tokenizer)
-        self.end_of_turn = int(tokenizer.eos_token_id)  # type: ignore[arg-type]  # Template has checked it
-        self._ends = [tokenizer.eos_token_id, tokenizer.pad_token_id]
-        calls, thoughts = probes(1 if self._template.results.one_call else 2)
-        for probe in [calls] if self._template.thinking == "closed" else [calls, thoughts]:
+        self.syntax = template.syntax
+        """How this template writes calls."""
+        added = {str(token.content): id for id, token in tokenizer.added_tokens_decoder.items()}
+        self.end_of_turn = self._id(template.end)
+        self.ends_of_calls = {self.end_of_turn, self._id(template.end_of_call)}
+        """Tokens that end a turn with calls so that the conversation can continue."""
+        self.ends_of_calls |= {added[token] for token in ENDS_OF_CALLS if token in added}
+        others = (tokenizer.eos_token_id, tokenizer.pad_token_id)
+        self._ends = self.ends_of_calls | {id for id in others if isinstance(id, int)}
+        self._check_turns()
+        calls, thoughts = probes(2 if template.results == "many" else 1, words=template.keeps_words)
+        for probe in [calls] if template.thinking == "closed" else [calls, thoughts]:
             self.render(probe, [PROBE_TOOL])
 
     @classmethod
@@ -61,6 +74,26 @@ class ChatFormat:
             tokenizer = with_template(tokenizer, options.template)
         template_options = {} if options.thinking is None else {"enable_thinking": options.thinking}
         return cls(tokenizer, on_drift=options.on_drift, template_options=template_options)
+
+    def _id(self, token: str) -> int:
+        return int(self.tokenizer.convert_tokens_to_ids(token))  # type: ignore[arg-type]
+
+    def _check_turns(self) -> None:
+        """Raise TemplateError unless a rendered call is parsed as the same call, and a turn has one thought."""
+        call = self.turn(probe_calls("", "1"), [PROBE_TOOL])
+        if self.calls(call, [PROBE_TOOL]) != [ToolCall(name="probe_tool", arguments={"probe_key": "1"})]:
+            raise TemplateError(
+                f"The chat template{self._template.of_what} writes a call that is not read as the same call after decoding: "
+                f"{self.text(call)[:80]!r}. Use --chat.template hermes."
+            )
+        if self._template.thinking == "closed":
+            return
+        thought = self.text(self.turn({"role": "assistant", "content": "2", "reasoning_content": "Easy."}))
+        if thought.count(THOUGHT_OPEN) != 1 or thought.count(THOUGHT_CLOSE) != 1:
+            raise TemplateError(
+                f"The chat template{self._template.of_what} does not write a thought once: {thought[:80]!r}. Use "
+                "--chat.no-thinking, or edit the template."
+            )
 
     @property
     def shows_tools(self) -> bool:
@@ -73,20 +106,30 @@ class ChatFormat:
         """Return the tokens up to the start of the student's turn."""
         return self._encode(self._prompt(messages, tools))
 
-    def turn(self, message: Message) -> list[int]:
+    def turn(self, message: Message, tools: Sequence[Schema] = ()) -> list[int]:
         """Return the tokens of an assistant message as if sampled: its thought, its text, its calls, the end of turn."""
-        return [*self._encode(self._turn(message)), self.end_of_turn]
+        words, end = self._turn({**message, "role": "assistant"}, tools)
+        return [*self._encode(words), self._id(end)]
 
-    def observation(self, texts: Sequence[str]) -> list[int]:
-        """Return the suffix after a student's turn: the tools' results, up to the start of the student's next turn."""
-        return self._encode(self._observation(texts))
+    def observation(self, texts: Sequence[str], names: Sequence[str] = ()) -> list[int]:
+        """Return the suffix after a student's turn: the tools' results, up to the start of the student's next turn.
 
-    def observed(self, tokens: Sequence[int], count: int) -> list[str] | None:
+        `names`: the tools that were called, for templates that show them.
+        """
+        return self._encode(self._observation(texts, names))
+
+    def observed(self, tokens: Sequence[int], count: int, names: Sequence[str] = ()) -> list[str] | None:
         """Return the result of each of `count` calls: the inverse of `observation`. None if the results are ambiguous."""
-        frame = self._template.results
-        inner = self._decode(tokens).removeprefix(frame.opening).removesuffix(frame.closing)
-        texts = inner.split(frame.between) if count > 1 else [inner]
-        return texts if len(texts) == count and self.observation(texts) == list(tokens) else None
+        opening, *betweens, closing = self._frame(count, names)
+        inner = self._decode(tokens).removeprefix(opening).removesuffix(closing)
+        between = betweens[0] if betweens else "\n"
+        texts = inner.split(between) if count > 1 else [inner]
+        if self._template.json_results:
+            try:
+                texts = [str(json.loads(f'"{text}"', strict=False)) for text in texts]
+            except ValueError:
+                return None
+        return texts if len(texts) == count and self.observation(texts, names) == list(tokens) else None
 
     def render(self, messages: Sequence[Message], tools: Sequence[Schema]) -> list[Piece]:
         """Return the pieces of a conversation, as in a rollout.
@@ -102,10 +145,12 @@ class ChatFormat:
         pieces = [Piece("prompt", tuple(self._encode(texts[0])))]
         for this, following in zip(turns, [*turns[1:], None], strict=True):
             author = "prompt" if messages[this].get("weight", 1) == 0 else "student"
-            texts.append(self._turn(messages[this]) + self._template.end)
-            pieces.append(Piece(author, tuple(self.turn(messages[this]))))
+            texts.append("".join(self._turn(messages[this], tools)))
+            pieces.append(Piece(author, tuple(self.turn(messages[this], tools))))
+            if author == "student":
+                self._check_calls(messages[this], pieces[-1].tokens, tools)
             if following is not None:
-                texts.append(self._suffix(messages[this + 1 : following]))
+                texts.append(self._suffix(messages[this], messages[this + 1 : following]))
                 pieces.append(Piece("tool", tuple(self._encode(texts[-1]))))
         if self._on_drift == "error":
             whole = self._template.render(self._for_template(messages[: turns[-1] + 1]), tools, prompt=False)
@@ -115,9 +160,31 @@ class ChatFormat:
     # Tokens -> text
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Return the text of a student's turn without its end. If the prompt opened a thought, its opening comes first."""
+        """Return the text of a student's turn without its end, with each thought between <think> and </think>.
+
+        If the prompt opened a thought, its opening comes first.
+        """
         words = tokens[:-1] if tokens and tokens[-1] in self._ends else tokens
-        return (self._template.opened if self._template.thinking == "open" else "") + self._decode(words)
+        text = (self._template.opened if self._template.thinking == "open" else "") + self._decode(words)
+        opening, closing = self._template.opening_mark, self._template.closing_mark
+        if opening == THOUGHT_OPEN:
+            return text
+        text = re.sub(
+            rf"{re.escape(opening)}(.*?){re.escape(closing)}",
+            rf"{THOUGHT_OPEN}\1{THOUGHT_CLOSE}",
+            text,
+            flags=re.DOTALL,
+        )
+        return text.replace(opening, THOUGHT_OPEN)
+
+    def calls(self, tokens: Sequence[int], tools: Sequence[Schema]) -> list[ToolCall | MalformedCall]:
+        """Return the calls in a student's turn, as this template writes them."""
+        return parse_calls(self.text(tokens), self.syntax, tools)
+
+    def final_text(self, tokens: Sequence[int]) -> str:
+        """Return the text of a turn without calls in this template's syntax: the text that holds an answer."""
+        text = self.text(tokens)
+        return text if self.syntax is HERMES else without_calls(text, self.syntax)
 
     def response(self, tokens: Sequence[int]) -> str:
         """Return the text after a prompt without special tokens, as the paper's code reads it."""
@@ -128,49 +195,81 @@ class ChatFormat:
     def _prompt(self, messages: Sequence[Message], tools: Sequence[Schema]) -> str:
         return self._template.render(self._for_template(messages), tools)
 
-    def _turn(self, message: Message) -> str:
-        thought = self._template.thought
-        content = self._with_thought(message)["content"] or ""
-        calls = [
-            f"{CALL_OPEN}\n{json.dumps(name_and_arguments(call), ensure_ascii=False)}\n{CALL_CLOSE}"
-            for call in message.get("tool_calls") or ()
-        ]
-        if calls and thought.joined and content.rstrip("\n").endswith(THOUGHT_CLOSE):
-            content = content.rstrip("\n") + thought.closing.partition(THOUGHT_CLOSE)[2]
-        elif calls and content:
-            content += "\n"
-        text = self._continued(content) + "\n".join(calls)
-        if self._template.end in text:
-            raise TemplateError(f"An assistant message holds {self._template.end!r}, which ends a turn. Remove it.")
-        return text
+    def _turn(self, message: Message, tools: Sequence[Schema]) -> tuple[str, str]:
+        """Return the text of a turn as the template writes it, and the token that ends it."""
+        (message,) = self._for_template([message])
+        template = self._template
+        if template.end in str(message):
+            raise TemplateError(f"An assistant message holds {template.end!r}, which ends a turn. Remove it.")
+        words, end = template.turn(message, tools)
+        thought, text = self._parts(message)
+        lost = [part for part in (thought, text) if part.strip() not in words]
+        if lost and not message.get("tool_calls"):
+            raise TemplateError(
+                f"The chat template{template.of_what} changes or leaves out a part of an assistant message: "
+                f"{lost[0].strip()[:40]!r}. Edit the template."
+            )
+        if text in lost:  # some templates write a call alone
+            words = text.rstrip("\n") + "\n" + words
+        if thought in lost:
+            words = template.thought.opening + thought.strip("\n") + template.thought.closing + words
+        return words, end
 
-    def _continued(self, content: str) -> str:
-        """Return the part of the content after the start of a thought that the prompt already contains."""
-        opened, thinks = self._template.opened, content.lstrip().startswith(THOUGHT_OPEN)
-        match self._template.thinking:
-            case "open" if thinks:
-                return content.lstrip().removeprefix(THOUGHT_OPEN).removeprefix(opened.removeprefix(THOUGHT_OPEN))
-            case "open" if THOUGHT_CLOSE not in content:
-                return self._template.thought.closing + content
-            case "closed" if content.startswith(opened):
-                return content.removeprefix(opened)
-            case "closed" if thinks:
-                raise TemplateError(
-                    f"An assistant message begins with a thought, but the chat template{self._template.of_what} ends thinking "
-                    "in its prompt. Use --chat.thinking, or remove the thoughts."
-                )
-            case _:
-                return content
+    def _parts(self, message: Message) -> tuple[str, str]:
+        """Return the thought and the text of a message for the template."""
+        content = str(message.get("content") or "")
+        before, close, after = content.partition(THOUGHT_CLOSE)
+        if close:
+            return before.partition(THOUGHT_OPEN)[2], after
+        return str(message.get(self._template.thought.field) or ""), content
 
-    def _observation(self, texts: Sequence[str]) -> str:
-        frame = self._template.results
-        return frame.opening + frame.between.join(map(self._harmless, texts)) + frame.closing
+    def _check_calls(self, message: Message, tokens: Sequence[int], tools: Sequence[Schema]) -> None:
+        """Raise TemplateError unless the calls of a message to learn from are read as the same calls."""
+        known = {tool.get("function", tool).get("name") for tool in tools}
+        calls = [name_and_arguments(call) for call in self._as_calls(message).get("tool_calls") or ()]
+        if not calls or not all(call["name"] in known for call in calls):
+            return
+        read = self.calls(tokens, tools)
+        if read != [ToolCall(**call) for call in calls]:
+            raise TemplateError(
+                f"A call of {calls[0]['name']!r} would be read as another one in the form in which the chat "
+                f"template{self._template.of_what} writes it: {self.text(tokens)[-120:]!r}. Change its arguments, or remove it."
+            )
 
-    def _suffix(self, messages: Sequence[Message]) -> str:
+    def _frame(self, count: int, names: Sequence[str]) -> list[str]:
+        """Return the texts around the results of `count` calls. Missing names are those of the last known call."""
+        known = [*names[:count], *[names[-1] if names else "probe_tool"] * (count - len(names))]
+        return self._template.frame(known)
+
+    def _observation(self, texts: Sequence[str], names: Sequence[str]) -> str:
+        frame = self._frame(len(texts), names)
+        texts = [self._harmless(text) for text in texts]
+        if self._template.results == "joined":
+            texts = ["\n".join(texts)]
+        if self._template.trims_results:
+            texts = [text.strip() for text in texts]
+        if self._template.json_results:
+            texts = [json.dumps(text, ensure_ascii=False)[1:-1] for text in texts]
+        return frame[0] + "".join(text + after for text, after in zip(texts, frame[1:], strict=True))
+
+    def _suffix(self, turn: Message, messages: Sequence[Message]) -> str:
         """Return the text between two assistant turns, for any messages. Tool results use the frame of the template."""
         if messages and all(message["role"] == "tool" for message in messages):
-            return self._observation([message["content"] for message in messages])
+            names = [call.get("function", call)["name"] for call in self._as_calls(turn).get("tool_calls") or ()]
+            return self._observation([message["content"] for message in messages], names)
         return self._template.suffix(self._for_template(messages))
+
+    def _as_calls(self, message: Message) -> Message:
+        """Return the message with the calls of its content as `tool_calls`, unless the template writes calls as Hermes does."""
+        content = message.get("content") or ""
+        if self.syntax is HERMES or message.get("tool_calls") or not message.get("weight", 1):
+            return message
+        if (found := words_and_calls(content)) is None:
+            return message
+        words, calls = found
+        functions = [{"name": call.name, "arguments": call.arguments} for call in calls]
+        made = [{"type": "function", "function": function} for function in functions]
+        return {**message, "content": words.removesuffix("\n"), "tool_calls": made}
 
     def _for_template(self, messages: Sequence[Message]) -> list[Message]:
         """Return the messages for the template. Messages other than the assistant's contain no added tokens."""
@@ -180,20 +279,23 @@ class ChatFormat:
                 harmless = {key: self._harmless(value) for key, value in message.items() if isinstance(value, str)}
                 made.append({**message, **harmless})
                 continue
-            kept = message if self._template.thought.in_a_field else self._with_thought(message)
+            message = self._as_calls(message)
             calls = [{**call, "function": name_and_arguments(call)} for call in message.get("tool_calls") or ()]
+            kept = self._with_thought(message)
             made.append({**kept, "tool_calls": calls} if calls else kept)
         return made
 
     def _with_thought(self, message: Message) -> Message:
-        """Return the message with its thought in its content."""
+        """Return the message with its thought where the template reads it: in a field, or in its content."""
         if not (thought := message.get("reasoning_content")):
             return {"content": "", **message}
-        frame, rest = (
-            self._template.thought,
-            {key: value for key, value in message.items() if key != "reasoning_content"},
-        )
+        frame = self._template.thought
+        rest = {key: value for key, value in message.items() if key != "reasoning_content"}
         content = (message.get("content") or "").lstrip("\n")
+        if frame.alone and content and message.get("tool_calls"):
+            content, thought = "", thought.strip("\n") + "\n\n" + content
+        if frame.field:
+            return {**rest, "content": content, frame.field: thought.strip("\n")}
         return {**rest, "content": frame.opening + thought.strip("\n") + frame.closing + content}
 
     def _encode(self, text: str) -> list[int]:
@@ -228,18 +330,22 @@ class ChatFormat:
 
     def _begins(self, appended: list[int], whole: list[int]) -> bool:
         """Return whether the full conversation begins with the appended tokens, and no turn follows."""
+        if self._template.end_follows and appended[:-1] == whole:
+            return True
         return whole[: len(appended)] == appended and self._template.end not in self._decode(whole[len(appended) :])
 
     def _bare(self, texts: Sequence[str]) -> list[str]:
         """Return the alternating prompts and turns without empty thoughts at the start of turns."""
         made, template = list(texts), self._template
-        rest = "" if template.thinking == "closed" else template.empty_thought.removeprefix(template.opened)
+        opening = "" if template.opened else re.escape(template.opening_mark)
+        rest = "" if template.thinking == "closed" else rf"\s*{opening}\s*{re.escape(template.closing_mark)}\s*"
         for at in range(0, len(made), 2):
-            if made[at].endswith(template.header + template.opened) and made[at + 1].startswith(rest):
+            if made[at].endswith(template.header + template.opened) and (found := re.match(rest, made[at + 1])):
                 made[at] = made[at].removesuffix(template.opened)
-                made[at + 1] = made[at + 1].removeprefix(rest)
+                made[at + 1] = made[at + 1][found.end() :]
         return made
 
     def _bare_whole(self, text: str) -> str:
-        header = self._template.header
-        return text.replace(header + self._template.empty_thought, header) if header else text
+        header, template = self._template.header, self._template
+        empty = rf"\s*{re.escape(template.opening_mark)}\s*{re.escape(template.closing_mark)}\s*"
+        return re.sub(re.escape(header) + empty, lambda found: header, text) if header else text

@@ -1,7 +1,7 @@
 """Analyse a tokenizer's chat template by rendering probe conversations.
 
-A template is supported if it shows the tools in its prompt, writes a call as `sod.chat.calls` reads it, shows the results of
-tools, and ends an assistant's turn with the tokenizer's eos_token. Any other template raises TemplateError with the reason.
+A template is supported if it shows the tools in its prompt, writes a call in one of `sod.chat.syntaxes`, shows the results of
+tools, and ends an assistant's turn with a token. Any other template raises TemplateError with the reason.
 """
 
 import json
@@ -12,30 +12,21 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from sod.chat.calls import CALL_CLOSE, CALL_OPEN, THOUGHT_CLOSE, THOUGHT_OPEN, as_arguments, parse_calls
+from sod.chat.calls import THOUGHT_CLOSE, THOUGHT_OPEN, as_arguments, find_blocks, parse_calls
+from sod.chat.syntaxes import SYNTAXES, Syntax
 from sod.errors import TemplateError
-from sod.types import Message, ToolCall
+from sod.types import MalformedCall, Message, ToolCall
 
 Schema = dict[str, Any]
 """A tool's OpenAI function schema: {"type": "function", "function": {"name", "description", "parameters"}}."""
 
 HIDES_TOOLS = "{#- shows no tools -#}"
 """Marks a template that shows no tools on purpose, because its model learns them from demonstrations only."""
-SERVING = (
-    f"sod reads calls as {CALL_OPEN}{{JSON}}{CALL_CLOSE}. Use a model with such a template (Qwen2.5, Qwen3, Granite 4), or edit "
-    "the template."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """The text around the results of tools, from the end of a turn to the start of the next."""
-
-    opening: str
-    between: str
-    closing: str
-    one_call: bool = False
-    """Whether the template allows only one call in a turn."""
+SERVING = "docs/templates.md lists the forms that sod reads. Type --chat.template hermes, or edit the template."
+FIELDS = ("reasoning_content", "reasoning", "thinking", "thought")
+"""Names of the field of a message from which templates read a thought."""
+MARKS = (THOUGHT_OPEN, "[THINK]", "<|channel>", "<|channel|>")
+"""Beginnings of a thought that a prompt may open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +35,10 @@ class Thought:
 
     opening: str = f"{THOUGHT_OPEN}\n"
     closing: str = f"\n{THOUGHT_CLOSE}\n\n"
-    in_a_field: bool = False
-    """Whether the template reads `reasoning_content`."""
-    joined: bool = False
-    """Whether the line break before a call is left out after a thought."""
+    field: str = ""
+    """Field of a message from which the template reads a thought. "" if it reads none."""
+    alone: bool = False
+    """Whether the template refuses a message that has a thought, a text and calls."""
 
 
 class Template:
@@ -57,66 +48,188 @@ class Template:
         self._tokenizer = tokenizer
         self._options = options
         self._arguments_as_text = False
+        self.writes_calls = False
+        """Whether the template leaves out calls, so that they are written into the content."""
+        self.end_follows = False
+        """Whether the token that ends a turn is the first one of the next message."""
+        self._frames: dict[tuple[str, ...], list[str]] = {}
         self.of_what = f" of {tokenizer.name_or_path!r}" if tokenizer.name_or_path else ""
-        if not tokenizer.chat_template:
-            raise TemplateError(
-                f"The tokenizer{self.of_what} has no chat template. Type --chat.template hermes, or --chat.template FILE.jinja "
-                "with a template of your own."
-            )
-        if not isinstance(tokenizer.eos_token_id, int) or not isinstance(tokenizer.eos_token, str):
-            raise TemplateError(
-                f"The tokenizer{self.of_what} has no eos_token, which must end a turn. Set `eos_token` in its "
-                "tokenizer_config.json."
-            )
-        self.end: str = tokenizer.eos_token
+        _check_attributes(tokenizer, self.of_what)
+        tokens = (str(token.content) for token in tokenizer.added_tokens_decoder.values())
+        added = sorted((token for token in tokens if len(token.strip()) > 1), key=len, reverse=True)
+        self._added = re.compile("|".join(map(re.escape, added)) or r"(?!)")
         self.hides_tools = HIDES_TOOLS in str(tokenizer.chat_template)
-        asked, unasked = self.render([_USER]), self.render([_USER], prompt=False)
-        prompt = asked[len(unasked) :] if asked.startswith(unasked) else asked.rpartition(_USER["content"])[2]
-        at = prompt.find(THOUGHT_OPEN)
+        asked, unasked = _tail(self.render([_USER])), _tail(self.render([_USER], prompt=False))
+        prompt = asked[len(unasked) :] if asked.startswith(unasked) else asked
+        at = min((found for mark in MARKS if (found := prompt.find(mark)) >= 0), default=-1)
         self.header = prompt if at < 0 else prompt[:at]
         """Start of an assistant's turn, before its thought."""
         self.opened = "" if at < 0 else prompt[at:]
         """Part of a thought that the prompt contains, or ""."""
-        ended = self.render(_ANSWERED)
+        self.end = self._find_end()
+        """The token that ends a turn without calls."""
         if not self.hides_tools:
             self._check_tools()
-        self._check_call()
-        self.results = self._find_results()
-        self._check_end(ended)
         self.thought = self._find_thought()
+        self.start = _tail(self.render(_ANSWERED, prompt=False)).partition(_WORDS)[0].removesuffix(self.empty_thought)
+        """Start of an assistant's turn in a conversation, if the template writes another one into its prompt."""
+        self.syntax, self.keeps_words = self._find_syntax()
+        self.results: Literal["many", "one call", "joined"] = self._find_results()
+        """How several results are shown: one per call, several after one call, or joined to one."""
+        self._gap, self.end_of_call = self._find_end_of_call()
+        self.json_results, self.trims_results = self._find_form_of_results()
 
     @property
     def thinking(self) -> Literal["free", "open", "closed"]:
         """Return how the prompt treats thoughts: not at all (free), it opens one (open), it holds a closed one (closed)."""
-        return "free" if not self.opened else "closed" if THOUGHT_CLOSE in self.opened else "open"
+        return "free" if not self.opened else "closed" if self.closing_mark in self.opened else "open"
 
     @property
     def empty_thought(self) -> str:
         return self.thought.opening + self.thought.closing
 
+    @property
+    def opening_mark(self) -> str:
+        """The tag that opens a thought."""
+        return self.thought.opening.strip()
+
+    @property
+    def closing_mark(self) -> str:
+        """The tag that closes a thought."""
+        closing = self.thought.closing.strip()
+        token = self._added.match(closing)
+        return token[0] if token else closing
+
     def render(self, messages: Sequence[Message], tools: Sequence[Schema] = (), *, prompt: bool = True) -> str:
         """Return a conversation as text. Raise TemplateError if the template cannot render it."""
-        if self._arguments_as_text:
-            messages = [_with_arguments_as_text(message) for message in messages]
+        messages = [self._prepared(message, messages[:at]) for at, message in enumerate(messages)]
         try:
             text = self._tokenizer.apply_chat_template(
-                list(messages), tools=list(tools) or None, add_generation_prompt=prompt, tokenize=False, **self._options
+                messages, tools=list(tools) or None, add_generation_prompt=prompt, tokenize=False, **self._options
             )
         except Exception as error:  # a template is the user's program and may raise any exception
             raise TemplateError(f"The chat template{self.of_what} failed: {error}") from error
         return str(text)
 
-    def after_turn(self, rendered: str) -> str:
-        """Return the text after the first end of turn that follows the probe's words."""
-        rest = rendered.partition(_WORDS)[2]
-        _, end, suffix = rest.partition(self.end)
-        return suffix if end else rest
+    def _prepared(self, message: Message, before: Sequence[Message]) -> Message:
+        """Return a message with arguments and ids as this template needs them."""
+        calls = message.get("tool_calls")
+        if message["role"] == "tool":
+            place = next((at for at, each in enumerate(reversed(before)) if each["role"] != "tool"), len(before))
+            called = [call.get("function", call) for call in before[len(before) - place - 1].get("tool_calls") or ()]
+            name = {"name": called[min(place, len(called) - 1)]["name"]} if called else {}
+            return {**name, **message, "tool_call_id": _id(place)}
+        if not calls:
+            return message
+        functions = [name_and_arguments(call) for call in calls]
+        if self.writes_calls:
+            written = "".join(self.syntax.write(ToolCall(**function)) for function in functions)
+            rest = {key: value for key, value in message.items() if key != "tool_calls"}
+            return {**rest, "content": (message.get("content") or "") + written}
+        if self._arguments_as_text:
+            functions = [f | {"arguments": json.dumps(f["arguments"], ensure_ascii=False)} for f in functions]
+        made = [{"type": "function", "id": _id(at), "function": each} for at, each in enumerate(functions)]
+        return {**message, "tool_calls": made}
+
+    # One turn, as the template writes it after the prompt
+
+    def turn(self, message: Message, tools: Sequence[Schema]) -> tuple[str, str]:
+        """Return an assistant's turn as the template writes it, and the token that ends it. Raise TemplateError."""
+        rest = self._continuation(self.render([_USER, message], tools, prompt=False), message, tools)
+        if not message.get("tool_calls"):
+            words, end, _ = rest.partition(self.end)
+            if not end and not self.end_follows:
+                raise TemplateError(f"The chat template{self.of_what} does not end a turn with {self.end!r}.")
+            return words, self.end
+        blocks = find_blocks(rest, self.syntax, tools)
+        if not blocks or any(isinstance(call, MalformedCall) for block in blocks for call in block.calls):
+            raise TemplateError(
+                f"A call of {message['tool_calls'][0]['function']['name']!r} cannot be read in the form in which the chat "
+                f"template{self.of_what} writes it. Change its arguments, or remove it."
+            )
+        return rest[: blocks[-1].end] + self._gap, self.end_of_call
+
+    def _continuation(self, whole: str, message: Message, tools: Sequence[Schema]) -> str:
+        """Return the text of a conversation after the prompt for its last turn."""
+        prompt, written = _tail(self.render([_USER], tools)), _tail(whole)
+        if written.startswith(prompt) and (self.opened or not written.startswith(prompt + self.empty_thought)):
+            return written[len(prompt) :]
+        before = prompt.removesuffix(self.opened)
+        if not written.startswith(before) and written.startswith(self.start):
+            before = self.start
+        if not written.startswith(before):
+            raise TemplateError(
+                f"The chat template{self.of_what} writes other text before an assistant's turn than in its prompt: "
+                f"{written[:40]!r} instead of {before[:40]!r}. Edit the template."
+            )
+        rest = written[len(before) :]
+        opening, thinks = self.opening_mark, rest.lstrip().startswith(self.opening_mark)
+        match self.thinking:
+            case "open" if thinks:
+                return rest.lstrip().removeprefix(opening).removeprefix(self.opened.removeprefix(opening))
+            case "open" if self.closing_mark not in rest:
+                return self.thought.closing + rest
+            case "closed" if thinks:
+                raise TemplateError(
+                    f"An assistant message begins with a thought, but the chat template{self.of_what} ends thinking in its "
+                    "prompt. Use --chat.thinking, or remove the thoughts."
+                )
+            case "free" if not message.get(self.thought.field or "reasoning_content"):
+                return (
+                    rest
+                    if (message.get("content") or "").startswith(opening)
+                    else rest.removeprefix(self.empty_thought)
+                )
+            case _:
+                return rest
+
+    # Results of tools
+
+    def frame(self, names: Sequence[str]) -> list[str]:
+        """Return the texts before, between and after the results of calls of these tools, up to the next turn."""
+        key = tuple(names)
+        if key not in self._frames:
+            tail = self._after_calls(self.render(_results(key, self.results), [PROBE_TOOL]))
+            _, _, suffix = tail.partition(self.end_of_call)
+            self._frames[key] = _split(suffix, len(key) if self.results != "joined" else 1)
+        return self._frames[key]
+
+    def _after_calls(self, rendered: str) -> str:
+        """Return the text after the calls of a probe conversation."""
+        tail = _tail(rendered)
+        before = tail.partition(_RESULT.format(0))[0]
+        blocks = find_blocks(before, self.syntax, [PROBE_TOOL])
+        if not blocks:
+            raise TemplateError(
+                f"The chat template{self.of_what} does not write the call before a result. Use a template with tool support."
+            )
+        return tail[blocks[-1].end :]
 
     def suffix(self, messages: Sequence[Message]) -> str:
         """Return the text between two assistant turns, for messages that are not only results of tools."""
-        return self.after_turn(self.render([*_ANSWERED, *messages]))
+        rest = self.render([*_ANSWERED, *messages]).partition(_WORDS)[2]
+        end = self._added.search(rest)
+        return rest[end.end() :] if end else rest
 
     # Required features
+
+    def _find_end(self) -> str:
+        """Return the token that ends a turn without calls: the eos_token if it is there, else the first added token."""
+        _, words, rest = self.render(_ANSWERED, prompt=False).partition(_WORDS)
+        if words and not rest.strip():  # the token of the next role ends the turn
+            self.end_follows = True
+            rest = self.render([*_ANSWERED, _USER], prompt=False).partition(_WORDS)[2]
+        eos = str(self._tokenizer.eos_token)
+        token = self._added.search(rest)
+        if words and eos in rest:
+            return eos
+        if not words or token is None or rest[: token.start()].strip():
+            raise TemplateError(
+                f"The chat template{self.of_what} does not end an assistant turn with the tokenizer's eos_token {eos!r} or "
+                f"another token, but with {rest[:20]!r}. Add the token that ends a turn to the tokenizer."
+            )
+        return token[0]
+
     def _check_tools(self) -> None:
         shown = self.render([_USER], [PROBE_TOOL])
         if _NAME not in shown or _PARAMETER not in shown:
@@ -126,42 +239,54 @@ class Template:
                 f"tools from demonstrations only, add {HIDES_TOOLS} to the template."
             )
 
-    def _check_call(self) -> None:
-        """Raise TemplateError unless a call that the template writes is parsed as the same call."""
-        messages = [_USER, probe_calls(_WORDS, _VALUE)]
-        try:
-            whole = self.render(messages, [PROBE_TOOL], prompt=False)
-        except TemplateError as refusal:
-            self._arguments_as_text = True  # some templates insert arguments unchanged
-            try:
-                whole = self.render(messages, [PROBE_TOOL], prompt=False)
-            except TemplateError:
-                raise TemplateError(f"{refusal} It does not support tool calls. {SERVING}") from refusal
-        written = whole.removeprefix(self.render([_USER], [PROBE_TOOL], prompt=False))
-        if parse_calls(written) != [ToolCall(name=_NAME, arguments={_PARAMETER: _VALUE})]:
-            raise TemplateError(f"The chat template{self.of_what} {_form_of(written)}. {SERVING}")
-        if _WORDS not in written:
-            raise TemplateError(f"The chat template{self.of_what} leaves out the text before a call. {SERVING}")
-
-    def _find_results(self) -> Frame:
-        """Return the fixed text around results. A template with one call per turn is probed with one call and 2 or 1 results."""
-        first, second = "FIRST-RESULT", "SECOND-RESULT"
-        results = [{"role": "tool", "name": _NAME, "content": text} for text in (first, second)]
-        tries = [(("1", "2"), results), (("1",), results), (("1",), results[:1])]
+    def _find_syntax(self) -> tuple[Syntax, bool]:
+        """Return the syntax that reads a call as the template writes it, and whether the text before a call is kept."""
         refusal: TemplateError | None = None
-        for values, shown in tries:
+        written = ""
+        for self._arguments_as_text in (False, True):  # some templates insert arguments unchanged
             try:
-                rendered = self.render([_USER, probe_calls(_WORDS, *values), *shown], [PROBE_TOOL])
+                written = _tail(self.render([_USER, _PROBE_CALL], [PROBE_TOOL], prompt=False))
             except TemplateError as error:
                 refusal = refusal or error
                 continue
-            opening, found, rest = self.after_turn(rendered).partition(first)
-            between, again, closing = rest.partition(second)
-            one_call = len(values) == 1
-            if found and again:
-                return Frame(opening, between, closing, one_call)
-            if found and len(shown) == 1:
-                return Frame(opening, "\n", rest, one_call)
+            for syntax in SYNTAXES:
+                if parse_calls(written, syntax, [PROBE_TOOL]) == [_EXPECTED]:
+                    return syntax, _WORDS in written[: find_blocks(written, syntax, [PROBE_TOOL])[0].start]
+        if refusal is not None and not written:
+            raise TemplateError(f"{refusal} It does not support tool calls. {SERVING}") from refusal
+        self._arguments_as_text = False
+        if _NAME not in written and (syntax := self._find_tags()):
+            self.writes_calls = True
+            return syntax, True
+        raise TemplateError(f"The chat template{self.of_what} {_form_of(written)}. {SERVING}")
+
+    def _find_tags(self) -> Syntax | None:
+        """Return the syntax of a template that leaves out calls: its tags are in the prompt, or tokens of the model."""
+        shown = "" if self.hides_tools else self.render([_USER], [PROBE_TOOL])
+        added = {str(token.content) for token in self._tokenizer.added_tokens_decoder.values()}
+        for syntax in SYNTAXES:
+            tags = [tag for tag in (getattr(syntax, "open", ""), getattr(syntax, "close", "")) if tag]
+            if tags and (
+                all(tag in shown for tag in tags) or all(tag in added and tag.startswith("<|") for tag in tags)
+            ):
+                return syntax
+        return None
+
+    def _find_results(self) -> Literal["many", "one call", "joined"]:
+        """Return how several results are shown. A template with one call per turn is probed with one call and 2 or 1 results."""
+        refusal: TemplateError | None = None
+        kinds: tuple[Literal["many", "one call", "joined"], ...] = ("many", "one call", "joined")
+        for kind in kinds:
+            count = 1 if kind == "joined" else 2
+            try:
+                rendered = self.render(_results((_NAME,) * count, kind), [PROBE_TOOL])
+            except TemplateError as error:
+                refusal = refusal or error
+                continue
+            calls = find_blocks(_tail(rendered).partition(_RESULT.format(0))[0], self.syntax, [PROBE_TOOL])
+            written = sum(len(block.calls) for block in calls)
+            if all(_RESULT.format(at) in rendered for at in range(count)) and (kind != "many" or written == count):
+                return kind
         if refusal is not None:
             raise TemplateError(f"{refusal} It does not support tool results (messages with role tool). {SERVING}")
         raise TemplateError(
@@ -169,38 +294,73 @@ class Template:
             '(messages with role "tool"). Use a template with tool support.'
         )
 
-    def _check_end(self, answered: str) -> None:
-        _, words, rest = answered.partition(_WORDS)
-        if not words or self.end not in rest:
+    def _find_end_of_call(self) -> tuple[str, str]:
+        """Return the white space after a turn's calls, and the token that ends the turn."""
+        tail = self._after_calls(self.render(_results((_NAME,), self.results), [PROBE_TOOL]))
+        end = self._added.search(tail)
+        if end is None or end.start() > tail.find(_RESULT.format(0)) or tail[: end.start()].strip():
             raise TemplateError(
-                f"The chat template{self.of_what} does not end an assistant turn with the tokenizer's eos_token {self.end!r}, "
-                f"but with {rest[:20]!r}. Set `eos_token` in tokenizer_config.json to the token that ends a turn."
+                f"The chat template{self.of_what} does not end a turn with a call by a token, but with {tail[:20]!r}. Add the "
+                "token that ends a turn to the tokenizer."
             )
+        return tail[: end.start()], end[0]
+
+    def _find_form_of_results(self) -> tuple[bool, bool]:
+        """Return whether results are shown as JSON text, and whether without white space at both ends."""
+        messages = _results((_NAME,), self.results)
+        messages[-1]["content"] = _QUOTED
+        shown = self.render(messages, [PROBE_TOOL])
+        for is_json, trimmed in ((False, False), (True, False), (False, True), (True, True)):
+            text = _QUOTED.strip() if trimmed else _QUOTED
+            if (json.dumps(text)[1:-1] if is_json else text) in shown:
+                return is_json, trimmed
+        raise TemplateError(
+            f"The chat template{self.of_what} does not render tool results as they are. Use a template with tool support."
+        )
 
     # Optional features
+
+    def _fails(self, messages: Sequence[Message]) -> bool:
+        try:
+            self.render(messages, [PROBE_TOOL], prompt=False)
+        except TemplateError:
+            return True
+        return False
+
     def _find_thought(self) -> Thought:
-        """Return the text around thoughts. Use Qwen3's format if the template does not read `reasoning_content`."""
+        """Return the text around thoughts. Use Qwen3's format if the template reads no field of thoughts."""
         thought = "PROBE-THOUGHT"
-        start = self.render([_USER], prompt=False) + self.header
-        message = {"role": "assistant", "content": _WORDS, "reasoning_content": thought}
-        opening, found, rest = self.render([_USER, message], prompt=False).removeprefix(start).partition(thought)
-        closing = rest.partition(_WORDS)[0]
-        made = Thought(opening, closing, in_a_field=True) if found else Thought()
-        if (made.opening.strip(), made.closing.strip()) != (THOUGHT_OPEN, THOUGHT_CLOSE):
-            return Thought()
-        called = probe_calls(f"{made.opening}{thought}{made.closing}", "1")
-        after = self.render([_USER, called], [PROBE_TOOL], prompt=False).partition(thought)[2].partition(CALL_OPEN)[0]
-        return Thought(made.opening, made.closing, in_a_field=bool(found), joined=after == made.closing)
+        start = _tail(self.render([_USER])).removesuffix(self.opened)
+        for field in FIELDS:
+            message = {"role": "assistant", "content": _WORDS, field: thought}
+            try:
+                written = _tail(self.render([_USER, message], prompt=False))
+            except TemplateError:
+                continue
+            opening, found, rest = written.removeprefix(start).partition(thought)
+            closing, words, _ = rest.partition(_WORDS)
+            if found and words and opening.strip() and closing.strip():
+                return Thought(opening, closing, field, alone=self._fails([_USER, {**_PROBE_CALL, field: thought}]))
+        return Thought()
+
+
+def _check_attributes(tokenizer: PreTrainedTokenizerBase, of_what: str) -> None:
+    """Raise TemplateError unless the tokenizer has a template and an eos_token."""
+    if not tokenizer.chat_template:
+        raise TemplateError(
+            f"The tokenizer{of_what} has no chat template. Type --chat.template hermes, or --chat.template FILE.jinja "
+            "with a template of your own."
+        )
+    if not isinstance(tokenizer.eos_token_id, int) or not isinstance(tokenizer.eos_token, str):
+        raise TemplateError(
+            f"The tokenizer{of_what} has no eos_token, which must end a turn. Set `eos_token` in its tokenizer_config.json."
+        )
 
 
 def _form_of(written: str) -> str:
     """Describe in words how a template writes a call."""
     if _NAME not in written:
         return "leaves out the calls of assistant messages"
-    if f"<function={_NAME}" in written:
-        return "writes calls as XML (<function=NAME><parameter=KEY>)"
-    if re.search(rf"{_NAME}\(\s*{_PARAMETER}\s*=", written):
-        return "writes calls as Python (NAME(KEY=VALUE))"
     at = written.find(_WORDS)
     form = written[at + len(_WORDS) if at >= 0 else 0 :].strip().replace(_NAME, "NAME").replace(_PARAMETER, "KEY")
     return f"writes calls in a form of its own ({form[:60]!r})"
@@ -217,30 +377,76 @@ def name_and_arguments(call: dict[str, Any]) -> dict[str, Any]:
     return {"name": function["name"], "arguments": arguments}
 
 
-def _with_arguments_as_text(message: Message) -> Message:
-    calls = message.get("tool_calls")
-    if not calls:
-        return message
-    functions = [name_and_arguments(call) for call in calls]
-    texts = [function | {"arguments": json.dumps(function["arguments"], ensure_ascii=False)} for function in functions]
-    return {**message, "tool_calls": [{**call, "function": text} for call, text in zip(calls, texts, strict=True)]}
+def _id(place: int) -> str:
+    """Return the id of a message's call by its place. Mistral's templates need 9 letters or digits."""
+    return f"call{place:05d}"
 
 
 # Probe conversations
 
-_WORDS, _NAME, _PARAMETER, _VALUE = "PROBE-WORDS", "probe_tool", "probe_key", 'a "quoted"\nline'
+_QUESTION, _WORDS, _NAME, _PARAMETER = "PROBE-QUESTION?", "PROBE-WORDS", "probe_tool", "probe_key"
+_VALUE, _RESULT, _QUOTED = 'a "quoted" \\n\nline', "PROBE-RESULT-{}", ' a "quoted"\nline\n'
 PROBE_TOOL: Schema = {
     "type": "function",
     "function": {
         "name": _NAME,
         "description": "A probe.",
-        "parameters": {"type": "object", "properties": {_PARAMETER: {"type": "string"}}, "required": [_PARAMETER]},
+        "parameters": {
+            "type": "object",
+            "properties": {
+                _PARAMETER: {"type": "string", "description": "A text."},
+                "probe_count": {"type": "integer", "description": "A number."},
+            },
+            "required": [_PARAMETER],
+        },
     },
+}
+_USER: Message = {"role": "user", "content": _QUESTION}
+_ANSWERED: list[Message] = [_USER, {"role": "assistant", "content": _WORDS}]
+_EXPECTED = ToolCall(name=_NAME, arguments={_PARAMETER: _VALUE, "probe_count": 7})
+
+
+def _tail(text: str) -> str:
+    """Return the text after the probe's question."""
+    return text.partition(_QUESTION)[2]
+
+
+def _call(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+_PROBE_CALL: Message = {
+    "role": "assistant",
+    "content": _WORDS,
+    "tool_calls": [_call(_NAME, probe_key=_VALUE, probe_count=7)],
 }
 
 
+def _results(names: Sequence[str], kind: str) -> list[Message]:
+    """Return a conversation that ends in results, in which a number stands for each text."""
+    called = names if kind == "many" else names[:1]
+    shown = names[:1] if kind == "joined" else names
+    results = [{"role": "tool", "name": name, "content": _RESULT.format(at)} for at, name in enumerate(shown)]
+    return [
+        _USER,
+        {"role": "assistant", "content": "", "tool_calls": [_call(n, probe_key="1") for n in called]},
+        *results,
+    ]
+
+
+def _split(text: str, count: int) -> list[str]:
+    """Return the parts of a text around the results of `_results`."""
+    parts: list[str] = []
+    for at in range(count):
+        before, found, text = text.partition(_RESULT.format(at))
+        if not found:
+            raise TemplateError(f"The chat template leaves out one of {count} results.")
+        parts.append(before)
+    return [*parts, text]
+
+
 def probe_calls(content: str, *values: str) -> Message:
-    calls = [{"type": "function", "function": {"name": _NAME, "arguments": {_PARAMETER: value}}} for value in values]
+    calls = [_call(_NAME, probe_key=value) for value in values]
     return {"role": "assistant", "content": content, "tool_calls": calls}
 
 
@@ -248,25 +454,23 @@ def _result(content: str) -> Message:
     return {"role": "tool", "name": _NAME, "content": content}
 
 
-_USER: Message = {"role": "user", "content": "A question?"}
-_ANSWERED: list[Message] = [_USER, {"role": "assistant", "content": _WORDS}]
-
-
-def probes(calls: int) -> list[list[Message]]:
-    """Return conversations that a template must not change. `calls` limits the number of calls in a turn."""
+def probes(calls: int, *, words: bool) -> list[list[Message]]:
+    """Return conversations that a template must not change. `calls` limits the calls of a turn; `words`: text before them."""
     results = [_result(" 2"), _result("error: x < 3 && y > 4")]
+    thinking = "<think>\nHm.\n</think>\n\nLet me see." if words else ""
+    question: Message = {"role": "user", "content": "A question?"}
     return [
         [
-            _USER,
-            probe_calls("Let me see.", 'a "quoted"\nline'),
+            question,
+            probe_calls("Let me see." if words else "", 'a "quoted"\nline'),
             _result("1\n"),
             probe_calls("", *("é", "2")[:calls]),
             *results[:calls],
             {"role": "assistant", "content": "So it is \\boxed{2}."},
         ],
         [
-            _USER,
-            probe_calls("<think>\nHm.\n</think>\n\nLet me see.", "1"),
+            question,
+            probe_calls(thinking, "1"),
             _result("1\n"),
             {"role": "assistant", "content": "<think>\nAh.\n</think>\n\nSo it is \\boxed{1}."},
         ],

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
-from sod.chat.calls import parse_calls, words_and_calls
+from sod.chat.calls import words_and_calls
 from sod.chat.format import ChatFormat, Schema
 from sod.config import RolloutCommandOptions
 from sod.console.progress import echo
@@ -28,7 +28,7 @@ from sod.rollout.harness import World
 from sod.runs.directory import Run
 from sod.runs.records import from_record
 from sod.runs.samples import SampleFile
-from sod.types import MalformedCall, Message, Trajectory
+from sod.types import MalformedCall, Message, ToolCall, Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def _kept(
     """Yield the demonstrations of a set, problem by problem."""
     for problem in of.problems:
         keys = [key for key in ((problem.id, sample) for sample in range(options.samples)) if key in samples]
-        right = ranked(from_record(samples.read(key), problem, world.chat.text) for key in keys)
+        right = ranked(from_record(samples.read(key), problem, world.chat.final_text) for key in keys)
         made = [written_demonstration(each, world.chat, world.tools.schemas) for each in right]
         usable = [row for row in made if row is not None]
         counts["right"] += len(right)
@@ -104,11 +104,14 @@ def written_demonstration(attempt: Trajectory, chat: ChatFormat, tools: Sequence
     Turns with a malformed call, or a call of an unknown tool, are kept as context with `weight` 0 and are not learnt.
     """
     messages: list[Message] = list(attempt.problem.messages)
+    calls: Sequence[ToolCall | MalformedCall] = ()
     for piece in attempt.pieces[1:]:
         if piece.author == "student":
-            messages.append(_turn(chat.text(piece.tokens), tools))
+            messages.append(_turn(piece.tokens, chat, tools))
+            calls = chat.calls(piece.tokens, tools)
             continue
-        texts = chat.observed(piece.tokens, len(piece.outcomes))
+        names = [call.name if isinstance(call, ToolCall) else tools[0]["function"]["name"] for call in calls]
+        texts = chat.observed(piece.tokens, len(piece.outcomes), names)
         if texts is None:
             return None
         messages += [{"role": "tool", "content": text} for text in texts]
@@ -125,13 +128,15 @@ def written_demonstration(attempt: Trajectory, chat: ChatFormat, tools: Sequence
     return None
 
 
-def _turn(text: str, tools: Sequence[Schema]) -> Message:
+def _turn(tokens: Sequence[int], chat: ChatFormat, tools: Sequence[Schema]) -> Message:
     """Return a turn as a message. A turn with a call that no tool can answer gets `weight` 0: context, not learnt."""
-    calls = parse_calls(text)
+    text, calls = chat.text(tokens), chat.calls(tokens, tools)
     known = {tool["function"]["name"] for tool in tools}
     if any(isinstance(call, MalformedCall) or call.name not in known for call in calls):
         return {"role": "assistant", "content": text, "weight": 0}
-    if (found := words_and_calls(text)) is None:  # no call, or text between calls, which a message cannot represent
+    if (
+        found := words_and_calls(text, chat.syntax, tools)
+    ) is None:  # no call, or text between calls, which a message cannot represent
         return {"role": "assistant", "content": text}
     words, calls = found
     functions = [{"name": call.name, "arguments": call.arguments} for call in calls]

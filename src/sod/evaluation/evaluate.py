@@ -250,7 +250,7 @@ class EvaluationSession:
 
     def _trajectory(self, row: Record, problem: Problem) -> Trajectory:
         try:
-            return from_record(row, problem, self.world.chat.text)
+            return from_record(row, problem, self.world.chat.final_text)
         except (LookupError, TypeError, ValueError) as error:
             raise DataError(
                 f"{self.run.trajectory_file(0)}: sample {row.get('sample')} of problem {problem.id!r} cannot be read ({error}). "

@@ -4,14 +4,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sod.chat.format import ChatFormat, parse_calls
+from sod.chat.format import ChatFormat
 from sod.config import SamplingOptions
 from sod.console.progress import slow_bar
 from sod.engines import Engine, Request
 from sod.errors import DataError
 from sod.rewards.referee import Referee
 from sod.tools import Toolbox
-from sod.types import Piece, Problem, Stop, Trajectory
+from sod.types import Piece, Problem, Stop, ToolCall, Trajectory
 
 
 def check_prompts(chat: ChatFormat, tools: Toolbox, options: SamplingOptions, problems: Sequence[Problem]) -> None:
@@ -66,7 +66,7 @@ class Agent:
             stop = await self._converse(pieces, seed)
         finally:
             self.engine.release(seed)
-        final_text = self.chat.text(pieces[-1].tokens) if stop == "answered" else ""
+        final_text = self.chat.final_text(pieces[-1].tokens) if stop == "answered" else ""
         trajectory = Trajectory(problem=problem, sample=sample, pieces=tuple(pieces), stop=stop, final_text=final_text)
         verdict = await self.referee.judge(trajectory, lambda: self.chat.response(trajectory.response))
         trajectory = replace(trajectory, verdict=verdict)
@@ -91,16 +91,17 @@ class Agent:
             pieces.append(Piece("student", reply.tokens, reply.logprobs))
             if reply.stop == "length":
                 return "max_tokens"
-            calls = parse_calls(self.chat.text(reply.tokens))
-            # The template continues only after its own end of turn. Any other end id ends the trajectory, also with calls.
-            if not calls or reply.tokens[-1] != self.chat.end_of_turn:
+            calls = self.chat.calls(reply.tokens, self.tools.schemas)
+            # The template continues only after its own ends of calls. Any other end id ends the trajectory, also with calls.
+            if not calls or reply.tokens[-1] not in self.chat.ends_of_calls:
                 return "answered"
             if turn == self.options.max_turns:
                 return "max_turns"
             if self._repeats(pieces):
                 return "repeated"
             observations = await self.tools.answer(calls, seed=seed + turn)
-            suffix = tuple(self.chat.observation([observation.text for observation in observations]))
+            names = [call.name if isinstance(call, ToolCall) else self.tools.names[0] for call in calls]
+            suffix = tuple(self.chat.observation([observation.text for observation in observations], names))
             left -= len(reply.tokens) + len(suffix)
             if left <= 0:
                 return "max_tokens"

@@ -44,6 +44,10 @@ class Toolbox:
     def schemas(self) -> list[dict[str, Any]]:
         return [tool.schema for tool in self._tools.values()]
 
+    @property
+    def names(self) -> list[str]:
+        return list(self._tools)
+
     async def answer(self, calls: Sequence[ToolCall | MalformedCall], seed: int = 0) -> list[Observation]:
         """Run the calls of one turn concurrently and return one observation per call, in order.
 

@@ -42,7 +42,7 @@ def interpreter_schema(name: str = INTERPRETER) -> dict[str, Any]:
 class PythonTool:
     """`code_interpreter(code)`, backed by a sandbox."""
 
-    def __init__(self, sandbox: Sandbox, options: ToolOptions, *, name: str = INTERPRETER):
+    def __init__(self, sandbox: Sandbox, options: ToolOptions, *, name: str | None = None):
         self._sandbox = sandbox
         self._options = options
         self._is_reference = options.show_last_expr == "reference"
@@ -50,7 +50,7 @@ class PythonTool:
             logger.warning(
                 "tool.show_last_expr = reference: programs are rewritten as in the paper's code, which breaks many."
             )
-        self.schema = interpreter_schema(name)
+        self.schema = interpreter_schema(name or options.name)
 
     async def __call__(self, arguments: Mapping[str, Any]) -> Observation:
         rewritten = as_in_reference if self._is_reference else without_fence

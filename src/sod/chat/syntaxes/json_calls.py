@@ -1,0 +1,48 @@
+"""JSON in tool calls: decode it, and turn objects into calls."""
+
+import json
+from typing import Any
+
+from sod.types import ToolCall
+
+DECODER = json.JSONDecoder(strict=False)
+"""Accepts raw line breaks inside strings."""
+NAMES, ARGUMENTS = ("name", "tool_name"), ("arguments", "parameters")
+_BESIDE = {"id", "type", "tool_call_id"}
+"""Keys of a call that are unrelated to its arguments."""
+
+
+def call_of(value: Any) -> ToolCall | str:
+    """Return the call in a JSON value, or the reason why it is malformed."""
+    name = next((key for key in NAMES if isinstance(value, dict) and key in value), None)
+    if name is None:
+        return '"name" or "arguments" is missing'
+    key = next((key for key in ARGUMENTS if key in value), None)
+    if key is None and value.keys() - _BESIDE > {name}:
+        return '"name" or "arguments" is missing'
+    arguments = as_arguments(value[key]) if key else {}
+    if not isinstance(value[name], str) or arguments is None:
+        return '"name" must be a string and "arguments" an object'
+    return ToolCall(name=value[name], arguments=arguments)
+
+
+def as_arguments(given: Any) -> dict[str, Any] | None:
+    """Return arguments as an object. Accept an object, JSON text of one, null and empty text. Return None for other values."""
+    if given is None or (isinstance(given, str) and not given.strip()):
+        return {}
+    if isinstance(given, str):
+        try:
+            given = json.loads(given, strict=False)
+        except (ValueError, RecursionError):
+            return None
+    return given if isinstance(given, dict) else None
+
+
+def decode(text: str, at: int) -> tuple[Any, int] | str:
+    """Return the JSON value that begins at `at`, and its end. Return the reason if there is none."""
+    try:
+        return DECODER.raw_decode(text, at)
+    except json.JSONDecodeError as error:
+        return f"invalid JSON ({error.msg})"
+    except (ValueError, RecursionError):  # ValueError also for integers with thousands of digits
+        return "invalid JSON (too long a number or too deep a nesting)"

@@ -1,0 +1,92 @@
+"""`<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>`: Qwen3-Coder, Qwen3.5, Nemotron 3.
+
+A value is plain text with one line break on each side. Its type is that of the tool's schema.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from sod.chat.syntaxes.base import Block, Parameters, find_close, malformed, properties_of, skip, typed
+from sod.types import ToolCall
+
+_FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\s*")
+_PARAMETER = re.compile(r"\s*<parameter=([^>\n]+)>")
+_FUNCTION_END = re.compile(r"\s*</function>\s*")
+_AFTER_VALUE = re.compile(r"\s*(?:<parameter=[^>\n]+>|</function>)")
+_VALUE_END = "</parameter>"
+
+
+def value_text(value: Any) -> str:
+    """Return a value as these templates write it: text unchanged, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Xml:
+    """`open` and `close`: the tags around the functions of one call."""
+
+    name: str
+    open: str = "<tool_call>"
+    close: str = "</tool_call>"
+
+    @property
+    def opener(self) -> re.Pattern[str]:
+        return re.compile(rf"{re.escape(self.open)}(?=\s*<function)|(?:\A|(?<=\n))<function=|{re.escape(self.open)}")
+
+    @property
+    def help(self) -> str:
+        return (
+            f"Write {self.open}<function=TOOL><parameter=KEY>VALUE</parameter></function>{self.close} with each tag on a line of "
+            "its own and try again."
+        )
+
+    def write(self, call: ToolCall) -> str:
+        values = "".join(
+            f"<parameter={key}>\n{value_text(value)}\n</parameter>\n" for key, value in call.arguments.items()
+        )
+        return f"{self.open}\n<function={call.name}>\n{values}</function>\n{self.close}"
+
+    def read(self, text: str, start: int, at: int, parameters: Parameters) -> Block | None:
+        if not text.startswith(self.open, start):
+            return malformed(self, start, self._end(text, at), f"{self.open} is missing before it", text)
+        if not re.compile(r"\s*[<{\[]").match(text, at) or text.startswith(self.close, at):
+            return None
+        calls: list[ToolCall] = []
+        here = at
+        while found := _FUNCTION.match(text, here):
+            read = self._arguments(text, found.end(), found[1], parameters)
+            if isinstance(read, str):
+                return malformed(self, start, self._end(text, at), read, text)
+            calls.append(ToolCall(name=found[1].strip(), arguments=read[0]))
+            here = read[1]
+        here = skip(text, here)
+        if not calls or not text.startswith(self.close, here):
+            reason = "<function=TOOL> is missing" if not calls else f"no {self.close} after </function>"
+            return malformed(self, start, self._end(text, at), reason.replace("<", "").replace(">", ""), text)
+        return Block(start, here + len(self.close), calls)
+
+    def _arguments(self, text: str, at: int, tool: str, parameters: Parameters) -> tuple[dict[str, Any], int] | str:
+        """Return the arguments that begin at `at`, and the end of the function. Return the reason if they are malformed."""
+        schemas, arguments = properties_of(parameters, tool.strip()), {}
+        while found := _PARAMETER.match(text, at):
+            end = find_close(text, _VALUE_END, found.end())
+            while end >= 0 and not _AFTER_VALUE.match(text, end + len(_VALUE_END)):
+                end = find_close(text, _VALUE_END, end + 1)  # the closing tag is a part of the value
+            if end < 0:
+                return "a parameter has no closing tag"
+            value, key = text[found.end() : end], found[1].strip()
+            arguments[key] = typed(value.removeprefix("\n").removesuffix("\n"), schemas.get(key))
+            at = end + len(_VALUE_END)
+        close = _FUNCTION_END.match(text, at)
+        return (arguments, close.end()) if close else "the function has no closing tag after its parameters"
+
+    def _end(self, text: str, at: int) -> int:
+        close = find_close(text, self.close, at)
+        return len(text) if close < 0 else close + len(self.close)
+
+
+XML = Xml("xml")
+SEED = Xml("seed", "<seed:tool_call>", "</seed:tool_call>")
+"""Seed-OSS."""
