@@ -132,7 +132,7 @@ def test_a_mask_is_refused_and_not_ignored(model: PreTrainedModel) -> None:
 
 
 def test_a_model_with_another_attention_is_refused(model: PreTrainedModel) -> None:
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation("eager")
     with pytest.raises(ModelError, match="attn_implementation='sod'"):
         hidden_states(model, torch.ones(1, 3, dtype=torch.long), torch.tensor([3]))
     with pytest.raises(ModelError, match="attn_implementation='sod'"):

@@ -196,8 +196,8 @@ class _Gradients:
         self._of_hidden_ND = torch.empty_like(hidden_ND) if needed[0] else None
         # In full precision, because they are summed over chunks.
         self._of_weight_VD = torch.zeros_like(head.weight_VD, dtype=wide(head.weight_VD)) if needed[1] else None
-        has_bias = head.bias_V is not None and needed[2]
-        self._of_bias_V = torch.zeros_like(head.bias_V, dtype=wide(head.bias_V)) if has_bias else None
+        bias_V = head.bias_V if needed[2] else None
+        self._of_bias_V = None if bias_V is None else torch.zeros_like(bias_V, dtype=wide(bias_V))
 
     def add(self, rows: slice, softmax: "_Softmax", targets_N: Tensor, gradient_N: Tensor) -> None:
         """Add one chunk. `gradient_N` is with respect to the log-probabilities, times the form's factor.

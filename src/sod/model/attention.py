@@ -174,7 +174,8 @@ class Packed:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None, variant: Variant | None = None
     ) -> Tensor:
         del layer
-        parts = zip(*(tensor.split(self._lengths, dim=2) for tensor in (query, key, value)), strict=True)
+        queries, keys, values = (tensor.split(self._lengths, dim=2) for tensor in (query, key, value))
+        parts = zip(queries, keys, values, strict=True)
         return torch.cat([attend_causally(*part, scale, variant) for part in parts], dim=2)
 
 
@@ -274,12 +275,12 @@ class Reading:
         """
         heads, singles, _ = query.shape
         chosen = self._slots_N[:singles]
-        seen = [tensor[:, :, : self._longest].index_select(0, chosen) for tensor in (keys, values)]
+        keys, values = (tensor[:, :, : self._longest].index_select(0, chosen) for tensor in (keys, values))
         mask = self._mask(variant and variant.window)
         if variant is None or variant.is_window:
-            found = _fused(query.transpose(0, 1).unflatten(1, (keys.shape[1], -1)), *seen, scale, mask)
+            found = _fused(query.transpose(0, 1).unflatten(1, (keys.shape[1], -1)), keys, values, scale, mask)
         else:
-            found = _explicit(query.transpose(0, 1)[:, :, None], *seen, scale, mask, variant)
+            found = _explicit(query.transpose(0, 1)[:, :, None], keys, values, scale, mask, variant)
         return found.reshape(singles, heads, -1).transpose(0, 1)[None]
 
     def _mask(self, window: int | None) -> Tensor:

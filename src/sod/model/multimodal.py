@@ -41,7 +41,7 @@ def is_multimodal(config: PreTrainedConfig) -> bool:
 
 def whole_class(config: PreTrainedConfig) -> Any:
     """Return Transformers' class of a whole multimodal model, or None."""
-    language = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    language: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     whole = language if language is not None and language.config_class is type(config) else None
     return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), whole)
 
@@ -56,7 +56,7 @@ def text_part(whole: PreTrainedModel, folder: Path, attention: str | None) -> tu
     decoder, head = whole.get_decoder(), whole.get_output_embeddings()
     if config is None or head is None:
         raise ModelError(_refused(whole, folder, "its language model has no class of its own in Transformers"))
-    of_text = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    of_text: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     config.tie_word_embeddings = head.weight is whole.get_input_embeddings().weight
     weights = {f"{of_text.base_model_prefix}.{name}": weight for name, weight in decoder.state_dict().items()}
     weights |= {} if config.tie_word_embeddings else {"lm_head.weight": cast(torch.Tensor, head.weight)}

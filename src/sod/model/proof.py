@@ -317,9 +317,10 @@ class _Both:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None, variant: Variant | None = None
     ) -> Tensor:
-        parts = zip(*((t[:, :, : self._count], t[:, :, self._count :]) for t in (query, key, value)), strict=True)
-        layouts = (self._first, self._other)
-        found = [layout.attend(layer, *part, scale, variant) for layout, part in zip(layouts, parts, strict=True)]
+        found = [
+            layout.attend(layer, query[:, :, where], key[:, :, where], value[:, :, where], scale, variant)
+            for layout, where in ((self._first, slice(self._count)), (self._other, slice(self._count, None)))
+        ]
         return torch.cat(found, dim=2)
 
 
