@@ -27,11 +27,12 @@ LISTED = """
 OBJECT = """{{- '{"NAME": "' + f.name + '", "ARGUMENTS": ' + (f.arguments | tojson) + '}' -}}"""
 PAIRS = "{%- for k, v in f.arguments.items() -%}PAIR{%- endfor -%}"
 VALUE = "(v if v is string else v | tojson)"
-XML = "{{- '\\n<tool_call>\\n<function=' + f.name + '>\\n' -}}" + PAIRS.replace(
-    "PAIR", "{{- '<parameter=' + k + '>\\n' + VALUE + '\\n</parameter>\\n' -}}".replace("VALUE", VALUE)
+XML = (
+    "{{- ('\\n' if m.content or not loop.first else '') + '<tool_call>\\n<function=' + f.name + '>\\n' -}}"
+    + PAIRS.replace("PAIR", "{{- '<parameter=' + k + '>\\n' + VALUE + '\\n</parameter>\\n' -}}".replace("VALUE", VALUE))
 )
 XML += "{{- '</function>\\n</tool_call>' -}}"
-GLM = "{{- '\\n<tool_call>' + f.name + '\\n' -}}" + PAIRS.replace(
+GLM = "{{- ('\\n' if m.content or not loop.first else '') + '<tool_call>' + f.name + '\\n' -}}" + PAIRS.replace(
     "PAIR",
     "{{- '<arg_key>' + k + '</arg_key>\\n<arg_value>' + VALUE + '</arg_value>\\n' -}}".replace("VALUE", VALUE),
 )

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sod.errors import OptionError
 
-HERMES = "hermes"
+BUILT_IN = "hermes"
 Turns = dict[str, tuple[str, str]]
 """By role: the text before a message, and the text after it."""
 
@@ -48,7 +48,7 @@ def with_template(tokenizer: PreTrainedTokenizerBase, template: str) -> PreTrain
     Raises OptionError for a file that cannot be read, and for a tokenizer without turn tokens.
     """
     made = copy.deepcopy(tokenizer)
-    if template == HERMES:
+    if template == BUILT_IN:
         made.eos_token, made.chat_template = _hermes(tokenizer)
     else:
         made.chat_template = _read(Path(template))
@@ -60,7 +60,7 @@ def _read(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(
-            f"chat.template: {str(file)!r} cannot be read as a Jinja file ({error}). Type {HERMES}, or the path of a chat "
+            f"chat.template: {str(file)!r} cannot be read as a Jinja file ({error}). Type {BUILT_IN}, or the path of a chat "
             "template."
         ) from error
 
@@ -72,7 +72,7 @@ def _hermes(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     if not fitting:
         tried = ", ".join(end for end, _ in FAMILIES)
         raise OptionError(
-            f"chat.template: {HERMES} does not fit the tokenizer of {tokenizer.name_or_path!r}, because it has none of the "
+            f"chat.template: {BUILT_IN} does not fit the tokenizer of {tokenizer.name_or_path!r}, because it has none of the "
             f"known sets of turn tokens (those with {tried}). Write a template for its tokens, and type "
             "--chat.template FILE.jinja."
         )

@@ -14,7 +14,7 @@ from sod.chat.syntaxes.base import Block, Parameters, find_close, malformed, pro
 from sod.types import ToolCall
 
 _JSON_WORDS = {"true": True, "false": False, "null": None}
-TRIES = 16
+CLOSINGS = 16
 """Closing tags that are tried, because a string may contain one."""
 
 
@@ -58,9 +58,9 @@ class PythonLists:
         return malformed(self, start, until, reason.replace("<", "").replace(">", ""), text)
 
     def _ends(self, text: str, at: int) -> Iterator[int]:
-        """Yield where the list may end, at most `TRIES` places."""
+        """Yield where the list may end, at most `CLOSINGS` places."""
         end, tag = at, self.close or "]"
-        for _ in range(TRIES):
+        for _ in range(CLOSINGS):
             end = find_close(text, tag, end)
             if end < 0:
                 return
