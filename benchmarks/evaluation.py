@@ -106,7 +106,7 @@ def engine_alone(samples: int, latency: float) -> None:
     asyncio.run(everybody())
 
 
-def judge_answers() -> None:
+def judge_answers(count: int) -> None:
     """From a standing start: the process that compares symbolically is started as well."""
     lines = [json.loads(line) for line in ANSWERS.read_text().splitlines()]
     cases = (
@@ -116,7 +116,7 @@ def judge_answers() -> None:
         for text in (*line["right"], *line.get("wrong", ()))
     )
     judge = MathJudge()
-    for text, gold in islice(cases, JUDGED):
+    for text, gold in islice(cases, count):
         judge.judge(text, gold)
     judge.close()
 
@@ -138,7 +138,8 @@ def main() -> None:
         )
         written = next(Path(folder).rglob("update-0000.jsonl"))
         line_kb = written.stat().st_size / (16 * samples) / 1024
-    judging = in_turn({"ours": judge_answers}, options.rounds)["ours"]
+    judged = JUDGED if not options.quick else 20
+    judging = in_turn({"ours": lambda: judge_answers(judged)}, options.rounds)["ours"]
     few, many = (64, 256) if not options.quick else (4, 8)
     needed = [peak_mb(in_memory, count) for count in (few, many)]
     sample_kb = 1024 * (needed[1] - needed[0]) / (16 * (many - few))
@@ -151,7 +152,7 @@ def main() -> None:
             "<= 1.05",
         ),
         row(
-            f"judging {JUDGED:,} answers of mathematics",
+            f"judging {judged:,} answers of mathematics",
             show(judging),
             f"the limit: {JUDGED_SECONDS:g} s",
             [seconds / JUDGED_SECONDS for seconds in judging],

@@ -52,7 +52,8 @@ def in_turn(functions: dict[str, Callable[[], object]], rounds: int, *, warm: bo
 def peak_mb(function: Callable[..., object], *arguments: object) -> float:
     """MiB that a function needs at its height beyond what stood there before, in a fresh process. What it returns is a
     function of no arguments: that one is measured, and what came before it is not."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # a fork of a process that has the packages and nothing else
+    context.set_forkserver_preload(["sod.evaluation.evaluate", "sod.model.policy"])
     ours, theirs = context.Pipe()
     process = context.Process(target=_measure_peak, args=(theirs, torch.get_num_threads(), function, arguments))
     process.start()

@@ -1,52 +1,71 @@
-"""What many tests share: the lab's tokenizer, small models, small files. One thread, so that numbers repeat."""
+"""What many tests share: the lab's tokenizer, small models, small files. One thread, so that numbers repeat.
+
+Nothing heavy is imported before a fixture needs it: the process that hands out the tests to others needs none of it.
+"""
 
 import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start, too
+os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported; for the processes that tests start, too
 
 import pytest
-import torch
-from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from sod.chat.format import ChatFormat
-from sod.config import ModelOptions
 from sod.console.logs import show_logs
-from sod.lab.make import TEACHER_FOLDER
-from sod.lab.make import problems as lab_problems
-from sod.lab.models import Size, save_new_model
-from sod.model.attention import ATTENTION
-from sod.model.loading import load_model, load_tokenizer
 from sod.types import Group, Piece, Problem, Trajectory, Verdict
 
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
+
+    from sod.chat.format import ChatFormat
+
 show_logs()  # as a command does
+
+LONGEST = (
+    "ranks", "benchmarks", "evaluate", "loops", "lora", "examples", "export", "compare", "sandbox_fusion", "cli",
+    "evaluate_served", "rewards_code", "rewards_math", "docs", "sandbox_local", "lab", "report_browser", "policy",
+    "adapters_verl",
+)  # fmt: skip
+"""Files of tests that take longest, in this order. They start first, so that no processor waits for one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.fixture(scope="session")
 def teacher() -> Path:
     """The folder of the lab's trained teacher, which ships with the project."""
+    from sod.lab.make import TEACHER_FOLDER
+
     return TEACHER_FOLDER
 
 
 @pytest.fixture(scope="session")
-def tokenizer(teacher: Path) -> PreTrainedTokenizerBase:
+def tokenizer(teacher: Path) -> "PreTrainedTokenizerBase":
     """The lab's tokenizer."""
+    from sod.model.loading import load_tokenizer
+
     return load_tokenizer(teacher)
 
 
 @pytest.fixture(scope="session")
-def chat(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
+def chat(tokenizer: "PreTrainedTokenizerBase") -> "ChatFormat":
     """The lab's chat format."""
+    from sod.chat.format import ChatFormat
+
     return ChatFormat(tokenizer)
 
 
 @pytest.fixture(scope="session")
-def untrained(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def untrained(tokenizer: "PreTrainedTokenizerBase", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model with random weights and the lab's tokenizer."""
+    from sod.lab.models import Size, save_new_model
+
     folder = tmp_path_factory.mktemp("untrained")
     size = Size(width=16, layers=1, heads=2, kv_heads=1, feed_forward=32, head_dim=8)
     save_new_model(size, tokenizer, 0, folder)
@@ -54,8 +73,12 @@ def untrained(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="session")
-def trembling(teacher: Path, tokenizer: PreTrainedTokenizerBase) -> Callable[[Path, float], None]:
+def trembling(teacher: Path, tokenizer: "PreTrainedTokenizerBase") -> Callable[[Path, float], None]:
     """Write the lab's teacher with a tremor to a folder: it calls the tool, and errs."""
+    import torch
+
+    from sod.config import ModelOptions
+    from sod.model.loading import load_model
 
     def write(folder: Path, tremor: float) -> None:
         model = load_model(teacher, ModelOptions(device="cpu"))
@@ -70,10 +93,14 @@ def trembling(teacher: Path, tokenizer: PreTrainedTokenizerBase) -> Callable[[Pa
 
 
 @pytest.fixture(scope="session")
-def random_model() -> Callable[..., Qwen3ForCausalLM]:
+def random_model() -> "Callable[..., Qwen3ForCausalLM]":
     """Make a tiny model whose next token depends sharply on what came before. Token 0 pads, token 1 ends a turn."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    def make(seed: int = 0, *, vocabulary: int = 24, dtype: torch.dtype = torch.float32) -> Qwen3ForCausalLM:
+    from sod.model.attention import ATTENTION
+
+    def make(seed: int = 0, *, vocabulary: int = 24, dtype: "torch.dtype" = torch.float32) -> "Qwen3ForCausalLM":
         config = Qwen3Config(
             vocab_size=vocabulary,
             hidden_size=16,
@@ -112,6 +139,8 @@ def jsonl(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sequence[dict[s
 @pytest.fixture(scope="session")
 def problem_file(jsonl: Callable[[Sequence[dict[str, Any]]], Path]) -> Path:
     """Eight of the lab's problems."""
+    from sod.lab.make import problems as lab_problems
+
     tasks, _ = lab_problems(8, 0, seed=7)
     return jsonl([{"id": f"p{i}", "prompt": task.question, "answer": str(task.answer)} for i, task in enumerate(tasks)])
 
@@ -149,6 +178,7 @@ def trajectory() -> Callable[..., Trajectory]:
 @pytest.fixture(scope="session")
 def random_groups(trajectory: Callable[..., Trajectory]) -> Callable[..., list[Group]]:
     """Make groups of trajectories with random tokens and lengths: prompt, turn, observation, turn, ..."""
+    import torch
 
     def make(groups: int, size: int, *, seed: int = 0, vocabulary: int = 24, longest: int = 9) -> list[Group]:
         generator = torch.Generator().manual_seed(seed)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from warm import run_warm
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NAMES = (
@@ -67,9 +68,7 @@ def run(name: str, out: Path, *arguments: str) -> dict[str, Any]:
 
 def start(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A benchmark where no GPU is seen."""
-    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *arguments]
-    env = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
+    return run_warm([BENCHMARKS / f"{name}.py", *arguments], env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
 
 
 def test_make_bench_runs_all_of_them() -> None:

@@ -101,12 +101,13 @@ def test_other_terms_are_refused(compared: Path, recipes: dict[str, Path]) -> No
         compare(options(recipes, compared, updates=2))
 
 
-def test_a_run_that_fails_is_left_out_and_named(recipes: dict[str, Path], tmp_path: Path) -> None:
+def test_a_run_that_fails_is_left_out_and_named(compared: Path, recipes: dict[str, Path], tmp_path: Path) -> None:
+    out = shutil.copytree(compared, tmp_path / "out")
     broken = tmp_path / "broken.py"
     broken.write_text("def rule(d_BK, info):\n    raise ValueError('no idea')\n")
     with pytest.raises(TrainingError, match=r"1 of the runs failed[^$]*no idea"):
-        compare(options(recipes, tmp_path / "out", methods=("grpo", f"{broken}:rule"), control=False))
-    assert [row["method"] for row in results(tmp_path / "out")["rows"]] == ["start", "teacher", "grpo"]
+        compare(options(recipes, out, methods=("grpo", f"{broken}:rule"), control=False))
+    assert [row["method"] for row in results(out)["rows"]] == ["start", "teacher", "grpo"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from sod.core import (
     Head,
     candidate_credit,
     clipped_policy_loss,
+    decayed_weights,
     group_advantage,
     masked_mean,
     per_token,
@@ -704,6 +706,11 @@ def test_neither_forward_nor_backward_ever_holds_all_logits(loss: Callable[..., 
     assert max(kept, default=0) < 8 * 50  # not even a chunk's wait for the backward pass
 
 
+def test_the_decay_after_an_error_is_nine_tenths_by_default() -> None:
+    failed_BK = torch.tensor([[False, True, False, False]])
+    torch.testing.assert_close(decayed_weights(failed_BK), torch.tensor([[1.0, 1.0, 0.9, 0.81]]))
+
+
 # The package
 
 
@@ -728,6 +735,6 @@ print(*sorted(name for name in sys.modules if name.startswith("sod.") and not na
 
 
 @pytest.mark.parametrize("example", sorted(Path(__file__).parents[1].glob("examples/weights_*.py")), ids=str)
-def test_an_example_of_the_core_runs(example: Path) -> None:
-    done = subprocess.run([sys.executable, example], capture_output=True, text=True, check=True)
-    assert "erroneous" in done.stdout
+def test_an_example_of_the_core_runs(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(example))
+    assert "erroneous" in capsys.readouterr().out

@@ -1,11 +1,8 @@
 """Measuring, from file to file: what is written, what is not sampled again, what survives an interruption."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+from warm import Warm, run_warm
 
 from sod.concurrency import Runner
 from sod.config import EvalOptions
@@ -196,48 +194,55 @@ def test_an_evaluation_is_not_continued_as_another(quick: EvalOptions, untrained
         data.write_text(before)
 
 
+WHOLE = {"samples": 25, "limit": 4}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(teacher: Path, problem_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hundred samples without any trouble."""
+    files = {"model": teacher, "data": str(problem_file), "out": tmp_path_factory.mktemp("uninterrupted") / "run"}
+    options = EvalOptions.model_validate(settings.EVAL | files | WHOLE)
+    assert evaluate(options).mean["samples"] == 25
+    return options.out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_killed_and_run_again_it_measures_the_same_and_samples_nothing_twice(
-    quick: EvalOptions, tmp_path: Path, kill: signal.Signals
+    quick: EvalOptions, uninterrupted: Path, tmp_path: Path, kill: signal.Signals
 ) -> None:
-    whole = quick.model_copy(update={"samples": 25, "limit": 4})
+    whole = quick.model_copy(update=WHOLE)
     recipe = tmp_path / "eval.toml"
     recipe.write_text(to_toml(whole.model_dump(exclude_defaults=True)))
-    command = [sys.executable, "-m", "sod", "eval", str(recipe)]
+    command = ["-m", "sod", "eval", str(recipe)]
     file = Run(whole.out).trajectory_file(0)
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
-    )
+    process = Warm(command)
     deadline = time.monotonic() + 120
     while (not file.exists() or file.read_bytes().count(b"\n") < 20) and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.kill(process.pid, kill)
-    said, _ = process.communicate(timeout=60)
+    process.send(kill)
+    ended = process.wait()
+    said = ended.stdout + ended.stderr
     interrupted = [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1]]
     assert 20 <= len(interrupted) < 100
     if kill != signal.SIGKILL:
-        assert process.returncode == (130 if kill == signal.SIGINT else 75)
+        assert ended.returncode == (130 if kill == signal.SIGINT else 75)
         what = "interrupted" if kill == signal.SIGINT else "ended by SIGTERM"
         assert f"error: {what}; to continue: sod eval {recipe}\n" in said
         assert read_results(whole.out).partial
         assert (whole.out / "results.md").read_text().count("PARTIAL") == 1
     else:
         assert not (whole.out / "results.json").exists()
-    again = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    resumed = run_warm(command)
+    assert resumed.returncode == 0, resumed.stderr
+    again = resumed.stdout
     assert f"{len(interrupted)} samples exist already; {100 - len(interrupted)} are missing." in again
     rows = {(row["problem"], row["sample"]): row for row in rows_of(whole.out)}
     assert len(rows) == len(rows_of(whole.out)) == 100
     assert all(rows[row["problem"], row["sample"]] == row for row in interrupted)
-    uninterrupted = evaluate(whole.model_copy(update={"out": tmp_path / "uninterrupted"}))
-    kept = {(row["problem"], row["sample"]): row["answer"] for row in rows_of(tmp_path / "uninterrupted")}
+    kept = {(row["problem"], row["sample"]): row["answer"] for row in rows_of(uninterrupted)}
     same = sum(rows[key]["answer"] == answer for key, answer in kept.items())
     assert same >= 90  # who writes beside whom decides rounding, and rounding now and then a draw
-    assert uninterrupted.mean["samples"] == 25
 
 
 # Several sets, further judges

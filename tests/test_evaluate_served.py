@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 from reference import shared
 from scripted_server import Model, right, serving
 from transformers import PreTrainedTokenizerBase
+from warm import Warm
 
 from sod.cli import run
 from sod.datasets import open_set
@@ -46,12 +45,12 @@ def expected(problems: Sequence[Problem], samples: int) -> float:
 
 def kill_after(command: Sequence[str], file: Path, samples: int) -> int:
     """Run a command until so many samples are on disk, and kill it. -> how many there are"""
-    process = subprocess.Popen([sys.executable, "-m", "sod", *command], stdout=subprocess.DEVNULL)
+    process = Warm(["-m", "sod", *command])
     deadline = time.monotonic() + 240
     while (not file.exists() or file.read_bytes().count(b"\n") < samples) and time.monotonic() < deadline:
         assert process.poll() is None, "it ended before it was killed"
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
+    process.send(signal.SIGKILL)
     process.wait()
     return file.read_bytes().count(b"\n")
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from warm import run_warm
 
 from sod.runs.directory import Run
 
@@ -34,17 +35,20 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
     package = name.partition("_")[0]
     if package in PACKAGES and find_spec(package) is None:
         pytest.skip(f"{package} is not installed here")
-    done = subprocess.run(command(EXAMPLES / name, package), cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    if package in PACKAGES or name.endswith(".sh"):
+        words = command(EXAMPLES / name, package)
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    else:
+        done = run_warm([EXAMPLES / name], cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_the_loop_in_one_screen_moves_the_student_towards_its_teacher(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / "sod_loop.py"), "8"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    done = run_warm([EXAMPLES / "sod_loop.py", "5"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     divergence = [float(value) for value in re.findall(r"divergence ([0-9.]+) nats", done.stdout)]
-    assert len(divergence) == 8
-    assert sum(divergence[-2:]) / 2 < 0.75 * divergence[0]
+    assert len(divergence) == 5
+    assert sum(divergence[1:]) / 4 < 0.75 * divergence[0]
 
 
 def command(file: Path, package: str) -> list[str]:

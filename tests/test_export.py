@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import re
-import resource
 import shutil
 import socket
 import subprocess
@@ -26,6 +25,7 @@ from evaluated import benchmark, results
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from warm import run_warm
 
 from sod.chat.format import ChatFormat
 from sod.cli import run as sod
@@ -580,13 +580,7 @@ def test_a_place_that_cannot_be_written_is_said(teacher: Path, tmp_path: Path) -
 @pytest.mark.parametrize("room", [200_000, 2_000], ids=["for some of the weights", "for no file but small ones"])
 def test_without_room_nothing_is_left_behind(room: int, teacher: Path, tmp_path: Path) -> None:
     """A limit on the size of files takes the place of a disk that is full."""
-    done = subprocess.run(
-        [sys.executable, "-m", "sod", "export", str(teacher), "--out", str(tmp_path / "out")],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    done = run_warm(["-m", "sod", "export", teacher, "--out", tmp_path / "out"], file_bytes=room)
     assert done.returncode == 2, done.stderr
     assert "cannot be written" in done.stderr
     assert "Traceback" not in done.stderr

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from warm import Warm
 
 from sod.chat.format import ChatFormat
 from sod.cli import run as sod
@@ -211,19 +212,14 @@ def test_an_update_whose_attempts_were_all_lost_is_an_error_and_no_row(
 
 def start_and_kill(arguments: Sequence[str], run: Run, rows: int, kill: signal.Signals = signal.SIGKILL) -> str:
     """Start the command in a process of its own, and kill it once its metrics have so many rows. -> what it said"""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sod", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup ignores it
-    )
+    process = Warm(["-m", "sod", *arguments])
     deadline = time.monotonic() + 100
     while len(run.metrics()) < rows and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.send_signal(kill)
-    output, _ = process.communicate()
-    assert process.returncode == (-kill if kill == signal.SIGKILL else 75), output
+    process.send(kill)
+    ended = process.wait()
+    output = ended.stdout + ended.stderr
+    assert ended.returncode == (-kill if kill == signal.SIGKILL else 75), output
     assert len(run.metrics()) >= rows, output
     return output
 

@@ -26,6 +26,7 @@ def test_importing_the_package_and_its_options_does_not_load_torch() -> None:
     assert in_new_process(program) == "[]\nFalse\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["", "import sod.training", "from sod.training import train"])
 def test_train_is_the_function_whatever_was_imported_before(before: str) -> None:
     program = f"""if True:

@@ -3,9 +3,7 @@
 import importlib.util
 import json
 import os
-import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from warm import DEADLINE, launch, ranks, run_warm
 
 from sod.batching import balanced_parts
 from sod.config import TrainOptions
@@ -43,8 +42,6 @@ NUMBERS = ("rollout/", "steps/", "learn/", "stop/", "outcome/", "tools/", "patte
 """Metrics that do not depend on who did what, or when."""
 CLOSE = 1e-5
 VLLM_ON_A_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_HOST_IP": "127.0.0.1"}
-DEADLINE = 300
-"""Seconds in which a command must end here, however slow the machine."""
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +75,15 @@ def torchrun(count: int, *arguments: str | Path) -> list[str]:
     return [*start, *map(str, arguments)]
 
 
+def by_torchrun(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    """Run a command in two processes, started cold by the real launcher."""
+    return subprocess.run(torchrun(2, *arguments), capture_output=True, text=True, timeout=DEADLINE)
+
+
 def several(count: int, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    """`sod` with so many processes; one is started as always."""
+    """`sod` with so many processes, which start warm."""
     words = ["-m", "sod", *map(str, arguments)]
-    command = [sys.executable, *words] if count == 1 else torchrun(count, *words)
-    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+    return run_warm(words) if count == 1 else launch(count, words)
 
 
 def trained(count: int, recipe: Path, out: Path, *arguments: str) -> Run:
@@ -134,7 +135,12 @@ def alone(recipe: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory)
 def test_two_processes_learn_what_one_learns(
     alone: Run, recipe: Callable[..., Path], tmp_path: Path, shard_teacher: bool
 ) -> None:
-    run = trained(2, recipe(tmp_path / "run", score={"shard_teacher": shard_teacher}), tmp_path / "run")
+    path, run = recipe(tmp_path / "run", score={"shard_teacher": shard_teacher}), Run(tmp_path / "run")
+    if shard_teacher:
+        trained(2, path, run.folder)
+    else:
+        result = by_torchrun("-m", "sod", "train", path, "--processes", "2")
+        assert result.returncode == 0, result.stdout + result.stderr
     assert_close(run, alone)
     assert run.metrics()[0]["sandbox/programs"] == alone.metrics()[0]["sandbox/programs"]
 
@@ -244,7 +250,8 @@ def test_another_number_of_processes_than_expected_is_an_error(recipe: Callable[
 
 
 def test_what_cannot_work_is_said_once_and_nothing_is_written(recipe: Callable[..., Path], tmp_path: Path) -> None:
-    result = several(2, "train", recipe(tmp_path / "run", data="/nowhere/problems.jsonl"))
+    words = ["-m", "sod", "train", recipe(tmp_path / "run", data="/nowhere/problems.jsonl")]
+    result = launch(2, words, grace_seconds=3)  # the second waits for the first, which has never come
     assert result.returncode != 0
     (complaint,) = complaints(result)
     assert "/nowhere/problems.jsonl" in complaint
@@ -320,7 +327,7 @@ def test_when_another_process_fails_the_first_says_so_and_all_end(
 ) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.replace("FIRST", first).replace("SECOND", second))
-    result = subprocess.run(torchrun(2, script), capture_output=True, text=True, timeout=DEADLINE)
+    result = by_torchrun(script) if second == "die" else launch(2, [script])
     assert result.returncode != 0
     (complaint,) = complaints(result)
     assert words in complaint
@@ -329,16 +336,15 @@ def test_when_another_process_fails_the_first_says_so_and_all_end(
 def test_when_the_first_process_dies_the_next_says_so(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.replace("FIRST", "die").replace("SECOND", "wait"))
-    result = subprocess.run(torchrun(2, script), capture_output=True, text=True, timeout=DEADLINE)
+    result = launch(2, [script])
     assert result.returncode != 0
     (complaint,) = complaints(result)
     assert "Process 0 (of 0 to 1) has died or hangs" in complaint
 
 
 def test_a_launcher_that_says_too_little_is_an_error(recipe: Callable[..., Path], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sod", "train", recipe(tmp_path / "run")]
-    environment = os.environ | {"RANK": "0", "WORLD_SIZE": "2"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE)
+    command = ["-m", "sod", "train", recipe(tmp_path / "run")]
+    result = run_warm(command, env=os.environ | {"RANK": "0", "WORLD_SIZE": "2"})
     assert result.returncode == 2
     assert "MASTER_ADDR, MASTER_PORT missing. Start the processes with torchrun" in result.stderr
 
@@ -348,10 +354,8 @@ def test_a_disk_that_is_full_is_an_error_and_leaves_nothing_half_written(
     recipe: Callable[..., Path], tmp_path: Path, count: int
 ) -> None:
     """Full for files of more than 2 MB: the model is smaller, the optimiser's state is larger."""
-    words = ["-m", "sod", "train", str(recipe(tmp_path / "run", updates=1))]
-    command = torchrun(2, *words) if count == 2 else [sys.executable, *words]
-    command = ["bash", "-c", f"ulimit -f {2000 if count == 1 else 1600} && exec {shlex.join(command)}"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+    words = ["-m", "sod", "train", recipe(tmp_path / "run", updates=1)]
+    result = run_warm(words, file_bytes=2000 << 10) if count == 1 else launch(2, words, file_bytes=1600 << 10)
     assert result.returncode != 0
     (complaint,) = complaints(result)
     assert "checkpoints/update-0001 cannot be written" in complaint
@@ -363,7 +367,7 @@ def test_when_the_first_process_fails_it_says_so_and_all_end(tmp_path: Path, sec
     script = tmp_path / "script.py"
     first = "write" if second == "write" else "fail"
     script.write_text(SCRIPT.replace("FIRST", first).replace("SECOND", second))
-    result = subprocess.run(torchrun(2, script), capture_output=True, text=True, timeout=DEADLINE)
+    result = by_torchrun(script) if second == "write" else launch(2, [script])
     assert result.returncode != 0
     assert complaints(result) == ["error: the file is gone"]
 
@@ -371,28 +375,11 @@ def test_when_the_first_process_fails_it_says_so_and_all_end(tmp_path: Path, sec
 def test_when_another_process_hangs_the_first_says_so_and_ends(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.replace("FIRST", "wait").replace("SECOND", "hang"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     # Without torchrun, which takes half a minute to end a process that does not listen.
-    shared = os.environ | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    first, second = (
-        subprocess.Popen(
-            [sys.executable, script],
-            env=shared | {"RANK": rank, "LOCAL_RANK": rank},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    )
-    try:
-        _, errors = first.communicate(timeout=DEADLINE)
-    finally:
-        for process in (first, second):
-            process.kill()
-            process.communicate()
+    with ranks(2, [script]) as running:
+        first = running[0].wait()
     assert first.returncode == 1
-    (complaint,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    (complaint,) = complaints(first)
     assert "Process 1 (of 0 to 1) has died or hangs: no heartbeat for" in complaint
 
 
