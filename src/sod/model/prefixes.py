@@ -109,12 +109,12 @@ class SharedStarts:
         segments = iter(zip(*(tensor.split(self._segments, dim=2) for tensor in (query, key, value)), strict=True))
         found: list[Tensor] = []
         for family in self._families:
-            first = next(segments)
-            found.append(attend_causally(*first, scale, variant))
+            new, keys, values = next(segments)
+            found.append(attend_causally(new, keys, values, scale, variant))
             for _ in family.rests if family.start else ():
-                new, *of_rest = next(segments)
-                seen = [torch.cat(both, 2) for both in zip(first[1:], of_rest, strict=True)]
-                found.append(attend_causally(new, *seen, scale, variant))
+                new, own_keys, own_values = next(segments)
+                seen = torch.cat([keys, own_keys], 2), torch.cat([values, own_values], 2)
+                found.append(attend_causally(new, seen[0], seen[1], scale, variant))
         return torch.cat(found, dim=2)
 
 
