@@ -31,7 +31,7 @@ from sod.batching import CreditedBatch, collate
 from sod.config import LearnOptions, ModelOptions
 from sod.core import clipped_policy_loss
 from sod.engines import Request
-from sod.engines.drawing import draw
+from sod.engines.drawing import draw_tokens
 from sod.engines.hf import HFEngine
 from sod.model.attention import ATTENTION
 from sod.model.loading import load_model, score
@@ -85,7 +85,7 @@ def drawing(options: Any, vocabulary: int, top_p: float) -> dict[str, Any]:
     uniforms = torch.rand(16).tolist()
     seconds = in_turn(
         {
-            "ours": lambda: draw(logits_NV, [0.9] * 16, [top_p] * 16, uniforms),
+            "ours": lambda: draw_tokens(logits_NV, [0.9] * 16, [top_p] * 16, uniforms),
             "peer": lambda: draw_as_transformers(logits_NV, 0.9, top_p),
         },
         4 * options.rounds,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sod.engines.drawing import BLOCK, LIKELIEST, SMALL, draw
+from sod.engines.drawing import BLOCK, LIKELIEST, SMALL, draw_tokens
 
-GRID = 20_000
+GRID = 4_000
 
 
 def shares(logits_V: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
@@ -18,7 +18,7 @@ def shares(logits_V: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Te
     for start in range(0, GRID, 500):
         part = uniforms[start : start + 500]
         rows = len(part)
-        tokens, _ = draw(logits_V.expand(rows, -1), [temperature] * rows, [top_p] * rows, part)
+        tokens, _ = draw_tokens(logits_V.expand(rows, -1), [temperature] * rows, [top_p] * rows, part)
         counts += torch.bincount(torch.tensor(tokens), minlength=len(logits_V))
     return counts / GRID
 
@@ -58,7 +58,7 @@ def test_a_nucleus_is_searched_in_each_of_the_three_parts() -> None:
     sharp, medium, flat = torch.zeros(3, 4096)
     sharp[7], medium[: LIKELIEST[1] // 2] = 20.0, 10.0
     logits_NV = torch.stack([sharp, medium, flat, flat])
-    tokens, logprobs = draw(logits_NV, [1.0] * 4, [0.5, 0.9, 0.9, 1.0], [0.999] * 4)
+    tokens, logprobs = draw_tokens(logits_NV, [1.0] * 4, [0.5, 0.9, 0.9, 1.0], [0.999] * 4)
     assert tokens[0] == 7
     assert LIKELIEST[0] < tokens[1] < LIKELIEST[1] // 2
     assert tokens[3] == int(0.999 * 4096)
@@ -74,13 +74,13 @@ def test_the_ends_of_the_interval_draw_no_token_of_probability_zero(uniform: flo
     logits_V[possible] = torch.tensor([0.0, -1.0, 0.5])
     rows = 50
     scaled_NV = logits_V + 0.01 * torch.arange(rows)[:, None]
-    tokens, logprobs = draw(scaled_NV, [0.9] * rows, [top_p] * rows, [uniform] * rows)
+    tokens, logprobs = draw_tokens(scaled_NV, [0.9] * rows, [top_p] * rows, [uniform] * rows)
     assert set(tokens) <= set(possible)
     assert min(logprobs) > -10
 
 
 def test_logits_in_bfloat16_are_read_in_full_precision() -> None:
     logits_NV = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0)).bfloat16()
-    tokens, logprobs = draw(logits_NV, [1.0] * 4, [1.0] * 4, [0.1, 0.4, 0.6, 0.9])
+    tokens, logprobs = draw_tokens(logits_NV, [1.0] * 4, [1.0] * 4, [0.1, 0.4, 0.6, 0.9])
     expected_N = logits_NV.double().log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
     assert logprobs == pytest.approx(expected_N.tolist(), abs=1e-5)

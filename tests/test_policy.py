@@ -16,8 +16,6 @@ from torch import Tensor
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
-    GraniteConfig,
-    GraniteForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Qwen3ForCausalLM,
@@ -643,21 +641,6 @@ def test_a_model_with_fewer_embeddings_than_its_tokenizer_has_ids_is_refused(
     model.resize_token_embeddings(len(tokenizer) - 1)
     with pytest.raises(ModelError, match=f"{len(tokenizer) - 1} embeddings, .* ids up to {len(tokenizer) - 1}"):
         check_embeddings(model, tokenizer, tmp_path)
-
-
-def test_a_model_that_scales_its_logits_is_refused(tmp_path: Path) -> None:
-    config = GraniteConfig(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        logits_scaling=8.0,
-    )
-    GraniteForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="does not compute logits as hidden states times the output embedding"):
-        load_model(tmp_path, ModelOptions(device="cpu"))
 
 
 def test_a_folder_without_a_model_or_a_tokenizer_is_an_error(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ LIKELIEST = (64, 1024)
 """Numbers of likeliest tokens among which a nucleus is searched first."""
 
 
-def draw(
+def draw_tokens(
     logits_NV: Tensor, temperatures: Sequence[float], top_ps: Sequence[float], uniforms: Sequence[float]
 ) -> tuple[list[int], list[float]]:
     """Draw one token per row from softmax(logits / temperature), cut to its nucleus.

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from sod.concurrency import compute
 from sod.engines import Reply, Request
-from sod.engines.drawing import draw
+from sod.engines.drawing import draw_tokens
 from sod.model.caching import cache_for
 from sod.model.forward import end_ids, logits_of
 
@@ -201,7 +201,7 @@ class HFEngine:
 
     def _draw(self, jobs: list[_Job], hidden_ND: Tensor) -> tuple[list[int], list[float]]:
         """Sample one token per job, with the job's own random generator. -> tokens, log-probabilities"""
-        return draw(
+        return draw_tokens(
             logits_of(self._model, hidden_ND),
             [job.request.temperature for job in jobs],
             [job.request.top_p for job in jobs],

@@ -32,7 +32,7 @@ R = TypeVar("R")
 
 LENGTH = 5
 """Tokens in each sequence of the probe: longer than usual convolutions, and few, because loading waits for the probe."""
-WINDOW = 3
+SHORT_WINDOW = 3
 """Sliding window during the probe, so that its sequences are longer than the window."""
 WINDOWS = ("sliding_window", "attention_chunk_size")
 """Attributes of a configuration and of layers that limit how many tokens a token attends to."""
@@ -114,9 +114,9 @@ def _short_windows(model: PreTrainedModel) -> Iterator[None]:
     for holder in (model.config, model.config.get_text_config(), *model.modules()):
         for name in WINDOWS:
             before = getattr(holder, name, None)
-            if isinstance(before, int) and before > WINDOW:
+            if isinstance(before, int) and before > SHORT_WINDOW:
                 changed.append((holder, name, before))
-                setattr(holder, name, WINDOW)
+                setattr(holder, name, SHORT_WINDOW)
     try:
         yield
     finally:
