@@ -38,7 +38,7 @@ from sod.lab.make import TEACHER_FOLDER, make
 from sod.lab.make import problems as lab_problems
 from sod.model.policy import Policy
 from sod.rollout.groups import rollout
-from sod.sandbox.guarded import open_sandbox
+from sod.sandbox.retries import open_sandbox
 from sod.scoring import Scorer
 from sod.teachers import TeacherSetup
 from sod.teachers.local import LocalTeacher

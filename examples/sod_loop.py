@@ -26,7 +26,7 @@ from sod.chat.format import ChatFormat, parse_calls
 from sod.config import SandboxOptions, ToolOptions
 from sod.lab.make import TEACHER_FOLDER, problems
 from sod.model.loading import load_tokenizer
-from sod.sandbox.guarded import open_sandbox
+from sod.sandbox.retries import open_sandbox
 from sod.tools import Toolbox
 from sod.tools.python import PythonTool
 

@@ -104,7 +104,7 @@ def test_the_core_needs_torch_and_nothing_else() -> None:
         (
             "sod.config sod.errors sod.types sod.runs.directory sod.datasets.rows sod.cli sod.runs.alarms sod.report "
             "sod.tools.python "
-            "sod.sandbox.guarded sod.rewards.referee",
+            "sod.sandbox.retries sod.rewards.referee",
             "torch transformers sympy numpy",
         ),
         (

@@ -24,7 +24,7 @@ from sod.config import (
 from sod.engines import CANNOT_TRAIN, ENGINES
 from sod.errors import OptionError
 from sod.runs.alarms import ALARMS
-from sod.sandbox import guarded
+from sod.sandbox import retries
 from sod.systems import SystemTraits, traits
 
 Refusals = Iterator[str]
@@ -155,7 +155,7 @@ def of_servers(options: EngineOptions, processes: int) -> Refusals:
 
 
 def of_sandbox(options: SandboxOptions) -> Refusals:
-    yield from guarded.refusals(options)
+    yield from retries.refusals(options)
     if options.url is not None:
         yield from _of_address("sandbox.url", options.url)
 

@@ -26,7 +26,7 @@ from sod.rewards.kinds import KINDS, Example
 from sod.rewards.referee import Referee
 from sod.sandbox import Program, Sandbox
 from sod.sandbox.confinement import confinement
-from sod.sandbox.guarded import open_sandbox
+from sod.sandbox.retries import open_sandbox
 from sod.types import Problem, Trajectory
 
 AT_A_TIME = 8

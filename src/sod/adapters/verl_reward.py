@@ -25,7 +25,7 @@ from sod.rewards.choice import MOST, USUAL, gold_letter
 from sod.rewards.kinds import KINDS
 from sod.rewards.referee import Referee
 from sod.rewards.shaping import RIGHT, overlong, turns_that_ran, wrong
-from sod.sandbox.guarded import open_sandbox
+from sod.sandbox.retries import open_sandbox
 from sod.types import Problem, Trajectory
 
 OBSERVATION_ENDS = "</tool_response>"

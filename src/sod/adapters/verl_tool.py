@@ -12,7 +12,7 @@ from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse  # pyright
 
 from sod.config import SandboxOptions, ToolOptions
 from sod.errors import OptionError
-from sod.sandbox.guarded import open_sandbox
+from sod.sandbox.retries import open_sandbox
 from sod.tools import Toolbox
 from sod.tools.python import PythonTool, interpreter_schema
 from sod.types import ToolCall

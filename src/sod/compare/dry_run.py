@@ -22,7 +22,7 @@ from sod.lab.wordproblems import are_made
 from sod.planning.dry_run import DryRun, Text, columns, planned, usable_bytes
 from sod.planning.inventory import as_bytes
 from sod.runs.directory import Run
-from sod.sandbox.guarded import open_sandbox
+from sod.sandbox.retries import open_sandbox
 
 
 @dataclass(frozen=True)

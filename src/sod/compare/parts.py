@@ -15,7 +15,7 @@ from sod.errors import OptionError, RunError
 from sod.lab.presets import Setting
 from sod.recipes import over, read_recipe
 from sod.runs.files import to_json, write_json
-from sod.sandbox.guarded import open_sandbox
+from sod.sandbox.retries import open_sandbox
 
 TUNING_SEED = 1_000_003
 """Seed of the runs that choose a learning rate. No cell uses it."""

@@ -14,7 +14,7 @@ from sod.lab.make import is_made, make, make_folder, make_teacher
 from sod.lab.real import prepare_real, real_recipes, starts_of
 from sod.runs.directory import Run
 from sod.runs.locks import LOCK_FILE
-from sod.sandbox.guarded import open_sandbox
+from sod.sandbox.retries import open_sandbox
 from sod.sft import sft
 
 

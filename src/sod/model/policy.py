@@ -1,4 +1,4 @@
-"""The trained network: update, save, restore."""
+"""Train a network: losses, optimiser step and learning rate; save and restore it."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from sod.errors import OptionError, TrainingError
 from sod.model.fsdp import checkpoint_layers, copy_whole, shard, whole
 from sod.model.loading import check_written, load_model, selected
 from sod.model.lora import add_low_rank, save_plain
-from sod.model.optimizer_state import load_state, save_state
+from sod.model.training_state import load_state, save_state
 
 
 def origin(model: Path, checkpoint: Path | None, options: OptimiserOptions) -> Path:

@@ -12,7 +12,7 @@ from sod.engines import Engine
 from sod.model.loading import load_tokenizer
 from sod.rewards.referee import Referee
 from sod.rollout.agent import Agent, check_prompts
-from sod.sandbox.guarded import GuardedSandbox, open_sandbox
+from sod.sandbox.retries import GuardedSandbox, open_sandbox
 from sod.tools import Toolbox
 from sod.tools.own import own_tools
 from sod.tools.python import PythonTool

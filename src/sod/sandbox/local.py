@@ -3,7 +3,8 @@
 On Linux the kernel confines every program (`sod.sandbox.confinement`). A program can only access the interpreter and a
 directory of its own. It cannot use a network, start a process or signal other processes. A program that loops, hangs, uses
 up memory, floods its output, fills the disk, leaves files behind or crashes its interpreter gets a result. Neither the
-trainer nor the next program is affected. docs/security.md lists what this does not protect from.
+trainer nor the next program is affected. `sod.sandbox.zygote` enforces the time limit, and `sod.sandbox.child` the limits of
+memory and processor time. docs/security.md lists what this does not protect from.
 
 If the kernel cannot confine programs, the sandbox refuses to start, except with `unsafe=True`. Then only the resource limits
 apply, and a program can do everything its user can do.

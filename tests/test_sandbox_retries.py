@@ -9,7 +9,7 @@ import pytest
 from sod.config import SandboxOptions
 from sod.errors import OptionError, OutageError, SandboxError
 from sod.sandbox import Program, Result
-from sod.sandbox.guarded import FAILURE_WINDOW, PROBE_PROGRAM, GuardedSandbox, open_sandbox
+from sod.sandbox.retries import FAILURE_WINDOW, PROBE_PROGRAM, GuardedSandbox, open_sandbox
 
 DOWN = Result(status="sandbox_error", message="nobody is there")
 PROGRAM = Program(code="2 + 2")
