@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 show_logs()  # as a command does
 
 LONGEST = (
-    "ranks", "benchmarks", "evaluate", "loops", "lora", "examples", "export", "compare", "sandbox_fusion", "cli",
+    "ranks", "benchmarks", "evaluate", "families", "loops", "lora", "examples", "export", "compare", "sandbox_fusion", "cli",
     "evaluate_served", "rewards_code", "rewards_math", "docs", "sandbox_local", "lab", "report_browser", "policy",
     "adapters_verl",
 )  # fmt: skip
