@@ -427,7 +427,8 @@ def test_a_dry_run_tries_the_chat_template(
     changed = copy.deepcopy(tokenizer)
     template = str(tokenizer.chat_template)
     drifting = template.replace("{{ turn(message.role) }}", "{{ turn(message.role) + EMPTY }}")
-    empty = "('<think>\\n\\n</think>\\n\\n' if loop.last and message.role == 'assistant' else '')"
+    bare = "loop.last and message.role == 'assistant' and not message.reasoning_content and '<think>' not in message.content"
+    empty = f"('<think>\\n\\n</think>\\n\\n' if {bare} else '')"
     demonstrations = tmp_path / "demonstrations.jsonl"
     demonstrations.write_text(
         '{"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}\n'

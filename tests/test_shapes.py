@@ -31,6 +31,7 @@ from sod.config import (
 from sod.core import logprobs
 from sod.engines.hf import HFEngine
 from sod.model.attention import ATTENTION
+from sod.model.caching import Packing
 from sod.model.loading import hidden_states
 from sod.model.policy import Policy
 from sod.planning.inventory import ON_HUB
@@ -154,7 +155,7 @@ def test_what_autograd_keeps_of_a_layer_is_what_we_say(dtype: str, rank: int) ->
             kept[place] = tensor
         return tensor
 
-    ids = torch.ones(2, 512, dtype=torch.long)
+    ids = different_rows(512)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         hidden_states(model, ids, torch.tensor([512, 512]))
     shape, itemsize = shape_of(model), ITEMSIZE[dtype]
@@ -165,6 +166,11 @@ def test_what_autograd_keeps_of_a_layer_is_what_we_say(dtype: str, rank: int) ->
     assert learnt == (shape.adapters(rank) if rank else shape.parameters)
 
 
+def different_rows(tokens: int) -> torch.Tensor:
+    """Two rows without a common start, which would be read once. -> (2, tokens)"""
+    return torch.arange(2)[:, None].repeat(1, tokens)
+
+
 def learn_twice(pipe: Any, dtype: str, checkpointing: bool, sizes: tuple[int, int, int, int]) -> None:
     """Bytes that two optimiser steps on two micro-batches each need at their height, beyond the model and its copies."""
     torch.set_num_threads(1)
@@ -172,7 +178,7 @@ def learn_twice(pipe: Any, dtype: str, checkpointing: bool, sizes: tuple[int, in
     model = small(layers, width, vocabulary, TYPES[dtype])
     tokenizer: Any = None  # nothing is saved
     policy = Policy(model, tokenizer, LearnOptions(checkpointing=checkpointing, microbatch_tokens=tokens))
-    ids = torch.ones(2, tokens, dtype=torch.long)
+    ids = different_rows(tokens)
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[:, 0] = False
     take_peak_mb()
@@ -238,11 +244,9 @@ def test_a_checkpoint_has_the_size_that_we_say(
 def test_the_cache_has_the_size_that_we_say() -> None:
     model = small()
     engine = HFEngine(model, slots=2)
-    layout = engine._cache.reading([0, 1], [0, 0], [100, 100])
-    model.base_model(
-        input_ids=torch.ones(1, 200, dtype=torch.long), position_ids=layout.positions, use_cache=False, layout=layout
-    )
-    tensors = [tensor for layer in engine._cache._layers.values() for tensor in layer]
+    assert isinstance(engine._cache, Packing)
+    engine._cache.read([0, 1], [0, 0], [[1] * 100] * 2)
+    tensors = [tensor for layer in engine._cache._cache._layers.values() for tensor in layer]
     capacity = tensors[0].shape[2]
     assert sum(tensor.nbytes for tensor in tensors) == 2 * capacity * cache_bytes(shape_of(model), 4)
 

@@ -128,8 +128,10 @@ class _TokenLogprobs(torch.autograd.Function):
         head = form.head(weight_VD, bias_V)
         results = _Results(hidden_ND, targets_N, entropy)
         for rows in _chunks(hidden_ND, weight_VD, chunk):
-            logits = _logits(hidden_ND[rows], head, form.temperature)
-            results.put(rows, _softmax(*logits, targets_N[rows], entropy=entropy))
+            # No name holds the logits, so that one matrix of them is alive at a time.
+            softmax = _softmax(*_logits(hidden_ND[rows], head, form.temperature), targets_N[rows], entropy=entropy)
+            results.put(rows, softmax)
+            del softmax
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, targets_N)
         ctx.form, ctx.chunk = form, chunk
         if results.entropy_N is not None:
@@ -165,8 +167,7 @@ class _TokenLoss(torch.autograd.Function):
         total = results.logprobs_N.new_zeros(())
         gradients = _Gradients(hidden_ND, head, ctx.needs_input_grad)
         for rows in _chunks(hidden_ND, weight_VD, chunk):
-            logits = _logits(hidden_ND[rows], head, form.temperature)
-            softmax = _softmax(*logits, targets_N[rows], entropy=entropy)
+            softmax = _softmax(*_logits(hidden_ND[rows], head, form.temperature), targets_N[rows], entropy=entropy)
             results.put(rows, softmax)
             with torch.enable_grad():
                 leaf_N = softmax.logprobs_N.detach().requires_grad_()
