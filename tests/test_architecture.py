@@ -19,7 +19,8 @@ ROOT = Path(sod.__file__).parent
 # The one order of the project, from low to high: the files and packages of src/sod. A line imports from lower lines alone.
 # Within a package, modules import each other without circles.
 LAYERS = """
-    core  concurrency  errors  interrupts  moved  paper  types
+    moved
+    core  concurrency  errors  interrupts  paper  types
     batching  config  distributed  plugins  recipes  systems
     algorithms  chat  console
     runs  sandbox
@@ -135,3 +136,22 @@ def test_names_from_before_the_packages_still_import_the_same_module() -> None:
         with pytest.warns(DeprecationWarning, match=f"{re.escape(old)} is {re.escape(new)} now"):
             assert importlib.import_module(old) is importlib.import_module(new)
         del sys.modules[old]
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("sod.datasets.rows", "as_demonstration", "demonstration_of"),
+        ("sod.tools.python", "schema", "interpreter_schema"),
+        ("sod.concurrency", "together", "run_concurrently"),
+        ("sod.console.progress", "say", "echo"),
+    ],
+)
+def test_a_function_is_still_found_by_its_old_name_and_another_name_is_an_error(
+    module: str, old: str, new: str
+) -> None:
+    found = importlib.import_module(module)
+    with pytest.warns(DeprecationWarning, match=f"{old} is {new} now"):
+        assert getattr(found, old) is getattr(found, new)
+    with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
+        _ = found.no_such_name

@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Self, TypeVar
 
+from sod.moved import keep_old_names
+
 T = TypeVar("T")
 
 
@@ -136,3 +138,6 @@ async def compute(function: Callable[..., T], *arguments: Any) -> T:
 
 _callers: dict[asyncio.AbstractEventLoop, Executor] = {}
 _arithmetic = ThreadPoolExecutor(max_workers=1, thread_name_prefix="arithmetic")
+
+
+keep_old_names(__name__, together="run_concurrently")

@@ -1,4 +1,4 @@
-"""Import modules by the names that they had before the packages: `sod.models` is `sod.model.loading`, with a warning."""
+"""Import modules and functions by their earlier names: `sod.models` is `sod.model.loading`, with a warning."""
 
 import sys
 import warnings
@@ -8,6 +8,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from types import ModuleType
+from typing import Any
 
 MOVED = {
     "sod.agent": "sod.rollout.agent",
@@ -22,6 +23,7 @@ MOVED = {
     "sod.progress": "sod.console.progress",
     "sod.ranks": "sod.distributed",
     "sod.records": "sod.runs.records",
+    "sod.sandbox.guarded": "sod.sandbox.retries",
     "sod.world": "sod.rollout.harness",
 }
 
@@ -40,3 +42,16 @@ class _Old(MetaPathFinder, Loader):
 
 def redirect_old_names() -> None:
     sys.meta_path.append(_Old())
+
+
+def keep_old_names(module: str, **names: str) -> None:
+    """Let a module's contents also be imported by earlier names, each given as `old="new"`, with a warning."""
+
+    def look_up(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        new = names[name]
+        warnings.warn(f"{module}.{name} is {new} now; the old name will go", DeprecationWarning, stacklevel=2)
+        return getattr(sys.modules[module], new)
+
+    vars(sys.modules[module])["__getattr__"] = look_up

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from sod.console.text import cell, plain
 from sod.distributed import place
+from sod.moved import keep_old_names
 
 
 class _Literal(Console):
@@ -242,3 +243,6 @@ def warn(text: str) -> None:
 def echo(text: str) -> None:
     """Print a permanent line, above the bars. A terminal wraps it at words."""
     console.print(text, soft_wrap=not console.is_terminal)
+
+
+keep_old_names(__name__, say="echo")

@@ -30,6 +30,7 @@ from sod.chat.conversations import Demonstration, as_messages, without_nulls
 from sod.console.progress import slow_bar
 from sod.datasets.recognising import conversation_in, plain_kind
 from sod.errors import DataError
+from sod.moved import keep_old_names
 from sod.rewards.choice import MOST, USUAL, options_in
 from sod.rewards.kinds import check_gold, find_kind
 from sod.runs.files import to_json, write_whole
@@ -339,3 +340,6 @@ def demonstration_of(row: Row, number: int) -> Demonstration:
             "them as a list."
         )
     return conversations.parse_conversation(row["messages"], row.get("tools"), row.get("functions"))
+
+
+keep_old_names(__name__, as_demonstration="demonstration_of", draw="sample_problems")

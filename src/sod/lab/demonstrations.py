@@ -16,6 +16,7 @@ from typing import Any
 
 from sod.chat.format import parse_calls
 from sod.lab.tasks import Call, Task
+from sod.moved import keep_old_names
 from sod.types import MalformedCall, Message
 
 TOOL = "code_interpreter"
@@ -147,3 +148,6 @@ def _malformed(call: Call, thought: str, rng: random.Random) -> list[Message]:
     (parsed,) = parse_calls(text)
     assert isinstance(parsed, MalformedCall), text
     return [{"role": "assistant", "content": text}, _tool(parsed.complaint)]
+
+
+keep_old_names(__name__, demonstrate="solution_of", STUDENT="STUDENT_STYLE", TEACHER="TEACHER_STYLE")

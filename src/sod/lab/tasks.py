@@ -16,6 +16,7 @@ import random
 from dataclasses import dataclass
 from string import ascii_uppercase
 
+from sod.moved import keep_old_names
 from sod.types import Problem
 
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
@@ -96,3 +97,6 @@ def draw_task(rng: random.Random, *, length: tuple[int, int] = (3, 4), euclid_sh
     """Draw a task of `length[0]` to `length[1]` calls. `euclid_share`: share of gcd tasks."""
     family = euclid if rng.random() < euclid_share else chain
     return family(rng, rng.randint(*length))
+
+
+keep_old_names(__name__, draw="draw_task")

@@ -20,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from sod.distributed import Ranks
 from sod.errors import OptionError
 from sod.model.traits import traits_of
+from sod.moved import keep_old_names
 
 
 def shard(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> None:
@@ -100,3 +101,6 @@ def _layers(model: PreTrainedModel) -> torch.nn.ModuleList:
             "process."
         )
     return found[0]
+
+
+keep_old_names(__name__, divide="shard")

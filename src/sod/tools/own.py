@@ -17,6 +17,7 @@ from typing import Any
 
 from sod.config import ToolOptions
 from sod.errors import InfrastructureError, OptionError
+from sod.moved import keep_old_names
 from sod.plugins import load
 from sod.tools import shorten, what_is_wrong
 from sod.types import Observation
@@ -114,3 +115,6 @@ def schema_of(function: Callable[..., Any]) -> dict[str, Any]:
     if complaint := what_is_wrong(defaults, made["function"]["parameters"] | {"required": ()}):
         raise OptionError(f"{where}: the default of {complaint}")
     return made
+
+
+keep_old_names(__name__, schema="schema_of")

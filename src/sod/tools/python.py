@@ -11,6 +11,7 @@ from typing import Any
 
 from sod.config import ToolOptions
 from sod.errors import SandboxError
+from sod.moved import keep_old_names
 from sod.sandbox import Program, Result, Sandbox
 from sod.tools import shorten
 from sod.types import Observation
@@ -122,3 +123,6 @@ def words_of_reference(result: Result) -> str:
         return "no stdout here"
     text, half = result.stdout + result.stderr, REFERENCE_CHARS // 2
     return text if len(text) <= REFERENCE_CHARS else f"{text[:half]}...(truncated)...{text[-half:]}"
+
+
+keep_old_names(__name__, schema="interpreter_schema")
