@@ -6,6 +6,7 @@ import re
 import pytest
 
 from sod.chat.calls import COMPLAINT, parse_calls, words_and_calls
+from sod.chat.syntaxes import HERMES
 from sod.types import MalformedCall, ToolCall
 
 
@@ -72,12 +73,18 @@ def test_calls_are_read_in_order_out_of_any_text(text: str, calls: list[ToolCall
     ],
 )
 def test_a_call_that_is_none_says_why_and_how_to_write_one(text: str, complaint: str) -> None:
-    (found,) = parse_calls(text)
+    (found,) = parse_calls(text, HERMES)
     assert isinstance(found, MalformedCall)
     assert re.match(f"Malformed tool call: .*{complaint}", found.complaint)
     assert '<tool_call>{"name": "TOOL", "arguments": {...}}</tool_call>' in found.complaint
     assert len(found.complaint) < 250
     assert COMPLAINT.fullmatch(found.complaint)
+
+
+def test_without_a_syntax_json_and_xml_are_read_in_the_same_tags() -> None:
+    xml = "<tool_call>\n<function=python>\n<parameter=code>\nprint(1)\n</parameter>\n</function>\n</tool_call>"
+    assert parse_calls(xml) == [ToolCall(name="python", arguments={"code": "print(1)"})]
+    assert isinstance(parse_calls(xml, HERMES)[0], MalformedCall)
 
 
 @pytest.mark.parametrize("body", ['{"name": "python", "arguments": "print(1)"}', '{"name": 7, "arguments": {}}'])

@@ -14,6 +14,7 @@ from typing import Any
 
 from sod.chat.syntaxes import HERMES, SYNTAXES, Block, Parameters, Syntax
 from sod.chat.syntaxes.json_calls import as_arguments
+from sod.chat.syntaxes.xml import XML
 from sod.types import MalformedCall, ToolCall
 
 __all__ = [
@@ -34,13 +35,18 @@ COMPLAINT = re.compile(rf"Malformed tool call: (?:[^<>\[\]]*|{_TAGS})\. (?:{_HEL
 
 
 def parse_calls(
-    text: str, syntax: Syntax = HERMES, tools: Sequence[Mapping[str, Any]] = ()
+    text: str, syntax: Syntax | None = None, tools: Sequence[Mapping[str, Any]] = ()
 ) -> list[ToolCall | MalformedCall]:
     """Return the calls in a turn's text, in order. Malformed calls contain the reason.
 
+    `syntax`: how the model's template writes calls. Default: JSON or XML between <tool_call> tags, whichever can be read.
     `tools`: OpenAI function schemas. A syntax whose arguments are plain text takes their types from them.
     """
-    return [call for block in find_blocks(text, syntax, tools) for call in block.calls]
+    read = [call for block in find_blocks(text, syntax or HERMES, tools) for call in block.calls]
+    if syntax is None and any(isinstance(call, MalformedCall) for call in read):
+        as_xml = parse_calls(text, XML, tools)
+        return as_xml if as_xml and all(isinstance(call, ToolCall) for call in as_xml) else read
+    return read
 
 
 def words_and_calls(
