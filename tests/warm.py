@@ -26,6 +26,8 @@ DEADLINE = 900.0
 """Seconds in which a command must end here, however slow the machine."""
 LAUNCHER_SECONDS = 30.0
 """Seconds between SIGTERM and SIGKILL for processes that remain when another has failed, as in torchrun."""
+HEAD_START = 3.0
+"""Seconds before this SIGTERM, in which the other processes can report the same failure."""
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["sod.training", "sod.sft", "sod.evaluation.evaluate", "torch.distributed.device_mesh"])
 
@@ -165,6 +167,7 @@ def launch(
         while None in (statuses := [each.poll() for each in running]):
             if not told and any(statuses):
                 told, deadline = True, time.monotonic() + grace_seconds
+                time.sleep(HEAD_START)  # forked processes fail within milliseconds of each other
                 for each in running:
                     each.send(signal.SIGTERM)
             if time.monotonic() > deadline:
