@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import in_turn, pairwise_ratios, parse, parser, report, row, show
+from measure import in_turn, pairwise_ratios, parse, parser, per_second, report, row, show
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -142,8 +142,8 @@ def sampling(options: Any, model: PreTrainedModel, top_p: float) -> dict[str, An
     tokens = len(requests) * count
     return row(
         f"sampling {len(requests)} sequences of {count} tokens, top_p {top_p:g}",
-        f"{tokens / sorted(seconds['ours'])[options.rounds // 2]:.0f} tokens/s",
-        f"generate: {tokens / sorted(seconds['peer'])[options.rounds // 2]:.0f} tokens/s",
+        per_second(tokens, seconds["ours"]),
+        f"generate: {per_second(tokens, seconds['peer'])}",
         pairwise_ratios(seconds["peer"], seconds["ours"]),
         ">= 2",
     )
@@ -216,8 +216,8 @@ def scoring_and_learning(options: Any, model: PreTrainedModel) -> dict[str, Any]
     tokens = int(batch.lengths_B.sum())
     return row(
         f"scoring twice and learning, {len(batch)} trajectories of {tokens // len(batch)} tokens",
-        f"{tokens / sorted(seconds['ours'])[options.rounds // 2]:.0f} tokens/s",
-        f"padded to the longest, all logits: {tokens / sorted(seconds['peer'])[options.rounds // 2]:.0f} tokens/s",
+        per_second(tokens, seconds["ours"]),
+        f"padded to the longest, all logits: {per_second(tokens, seconds['peer'])}",
         pairwise_ratios(seconds["peer"], seconds["ours"]),
         ">= 2.5",
     )

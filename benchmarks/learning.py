@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from measure import in_turn, pairwise_ratios, parse, parser, report, row, show
+from measure import in_turn, pairwise_ratios, parse, parser, per_second, report, row, show
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from sod.algorithms import ALGORITHMS
@@ -121,7 +121,7 @@ def main() -> None:
             row(
                 f"one update, {options.trajectories} trajectories, lengths {options.longest // 8}-{options.longest} spread "
                 f"{'logarithmically' if logarithmic else 'evenly'} ({padded / tokens:.2f} padded tokens a token)",
-                f"{tokens / sorted(seconds['packed'])[len(seconds['packed']) // 2]:,.0f} tokens/s",
+                per_second(tokens, seconds["packed"]),
                 f"padded to the longest: {show(seconds['padded'])} against {show(seconds['packed'])}",
                 pairwise_ratios(seconds["padded"], seconds["packed"]),
                 ">= 2",

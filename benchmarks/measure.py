@@ -99,6 +99,11 @@ def show(seconds: Sequence[float]) -> str:
     return f"{middle:.2f} s" if middle >= 1 else f"{1e3 * middle:.3g} ms"
 
 
+def per_second(tokens: int, seconds: Sequence[float]) -> str:
+    """The tokens a second of the median round."""
+    return f"{tokens / median(seconds):,.0f} tokens/s"
+
+
 def report(options: argparse.Namespace, rows: Sequence[Row], **details: Any) -> None:
     """Print everything as JSON, and keep it if asked."""
     result = {

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from lab import Lab, SlowTool, sampled
-from measure import Row, in_turn, pairwise_ratios, parse, parser, report, row, show
+from measure import Row, in_turn, pairwise_ratios, parse, parser, per_second, report, row, show
 
 
 def against_the_engine(lab: Lab, seconds: float, rounds: int, problems: int) -> tuple[Row, list[float], list[int]]:
@@ -28,8 +28,8 @@ def against_the_engine(lab: Lab, seconds: float, rounds: int, problems: int) -> 
     ]
     made = row(
         f"rollout of {len(trajectories)} trajectories, {1e3 * seconds:g} ms tools: tokens/s",
-        f"{work[0] / sorted(times['ours'])[rounds // 2]:,.0f} tokens/s, {show(times['ours'])}",
-        f"the engine alone: {work[0] / sorted(times['engine'])[rounds // 2]:,.0f} tokens/s",
+        f"{per_second(work[0], times['ours'])}, {show(times['ours'])}",
+        f"the engine alone: {per_second(work[0], times['engine'])}",
         pairwise_ratios(times["engine"], times["ours"]),
         ">= 0.8" if seconds < 1 else "",
     )

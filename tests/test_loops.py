@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from timings import TIMINGS, untimed
 from transformers import AutoModelForCausalLM
 from warm import Warm
 
@@ -40,11 +41,6 @@ UPDATE = {
 ALGORITHMS = ("sod", "opd_without_grpo", "opsd_gt", "entropy_in_trust_region", "grpo", "sham")
 """One of each kind: what differs between the others is a rule, tested by itself."""
 WITHOUT_TEACHER = {"grpo", "sham", "opsd_gt"}
-TIMINGS = ("seconds/", "speed/", "waited/", "memory/", "sandbox/seconds")
-
-
-def untimed(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if not name.startswith(TIMINGS)}
 
 
 @pytest.fixture(scope="module")

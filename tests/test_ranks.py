@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from timings import untimed
 from warm import DEADLINE, launch, ranks, run_warm
 
 from sod.batching import balanced_parts
@@ -164,10 +165,6 @@ def test_in_bfloat16_and_with_checkpointing_two_processes_learn_as_one(
     assert two["rollout/tokens_sampled"] == one["rollout/tokens_sampled"]
     assert two["learn/loss"] == pytest.approx(one["learn/loss"], abs=1e-3)
     assert two["learn/grad_norm"] == pytest.approx(one["learn/grad_norm"], rel=0.02)
-
-
-def untimed(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if not name.startswith(("seconds/", "speed/"))}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

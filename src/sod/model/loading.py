@@ -104,7 +104,7 @@ def check_config(folder: Path) -> None:
     """Raise the ModelError of `load_model` if config.json already shows it. Read no weights."""
     config = text_config(_config(folder))
     assert config is not None
-    check_configuration(config, folder)
+    check_configuration(config)
 
 
 def _config(folder: Path) -> PreTrainedConfig:

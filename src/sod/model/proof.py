@@ -76,7 +76,7 @@ def _named(error: Exception) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
-def check_configuration(config: PreTrainedConfig, folder: Path) -> None:
+def check_configuration(config: PreTrainedConfig) -> None:
     """Raise the ModelError of `prove_model` if a pass on PyTorch's meta device, which computes no numbers, shows it.
 
     A model that passes may still fail `prove_model`.

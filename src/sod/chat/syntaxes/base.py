@@ -67,6 +67,12 @@ def find_close(text: str, tag: str, at: int) -> int:
     return text.find(tag, at) if at <= last_index(text, tag) else -1
 
 
+def end_of_block(text: str, tag: str, at: int) -> int:
+    """Return the end of the next closing `tag`, or of the text: where a malformed call ends."""
+    close = find_close(text, tag, at)
+    return len(text) if close < 0 else close + len(tag)
+
+
 def skip(text: str, at: int, pattern: re.Pattern[str] = _SPACE) -> int:
     """Return the end of the pattern's match at `at`, or `at` itself. Default: white space."""
     match = pattern.match(text, at)

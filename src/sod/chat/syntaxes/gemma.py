@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from sod.chat.syntaxes.base import Block, Parameters, find_close, malformed, skip
+from sod.chat.syntaxes.base import Block, Parameters, end_of_block, find_close, malformed, skip
 from sod.types import ToolCall
 
 _CALL = re.compile(r"\s*call:([\w.\-]+)\s*(?=\{)")
@@ -52,8 +52,7 @@ class Gemma:
                 return json.dumps(value)
 
     def read(self, text: str, start: int, at: int, parameters: Parameters) -> Block | None:
-        close = find_close(text, self.close, at)
-        until = len(text) if close < 0 else close + len(self.close)
+        until = end_of_block(text, self.close, at)
         found = _CALL.match(text, at)
         if found is None:
             return malformed(self, start, until, "call: and the name of the tool are missing", text)

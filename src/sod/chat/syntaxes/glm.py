@@ -2,11 +2,12 @@
 
 import re
 
-from sod.chat.syntaxes.base import Block, Parameters, find_close, malformed, properties_of, typed
+from sod.chat.syntaxes.base import Block, Parameters, end_of_block, find_close, malformed, properties_of, typed
 from sod.chat.syntaxes.xml import value_text
 from sod.types import ToolCall
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_ATTEMPT = re.compile(r"[\w{<\[]|\s*\n")
 _NAME = re.compile(r"\s*([\w.\-]+)[ \t]*\n?\s*(?=<arg_key>|</tool_call>)")
 _KEY = re.compile(r"\s*<arg_key>([^<]+)</arg_key>\s*<arg_value>")
 _END = re.compile(r"\s*</tool_call>")
@@ -29,10 +30,9 @@ class Glm:
         return f"{_OPEN}{call.name}{pairs}\n{_CLOSE}"
 
     def read(self, text: str, start: int, at: int, parameters: Parameters) -> Block | None:
-        if not re.compile(r"[\w{<\[]|\s*\n").match(text, at) or text.startswith(_CLOSE, at):
+        if not _ATTEMPT.match(text, at) or text.startswith(_CLOSE, at):
             return None
-        close = find_close(text, _CLOSE, at)
-        until = len(text) if close < 0 else close + len(_CLOSE)
+        until = end_of_block(text, _CLOSE, at)
         found = _NAME.match(text, at)
         if found is None:
             return malformed(self, start, until, "the name of the tool is missing", text)

@@ -42,7 +42,12 @@ def decode(text: str, at: int) -> tuple[Any, int] | str:
     """Return the JSON value that begins at `at`, and its end. Return the reason if there is none."""
     try:
         return DECODER.raw_decode(text, at)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        return json_error(error)
+
+
+def json_error(error: ValueError | RecursionError) -> str:
+    """Return the reason for a failure of `DECODER`. ValueError is also raised for integers with thousands of digits."""
+    if isinstance(error, json.JSONDecodeError):
         return f"invalid JSON ({error.msg})"
-    except (ValueError, RecursionError):  # ValueError also for integers with thousands of digits
-        return "invalid JSON (too long a number or too deep a nesting)"
+    return "invalid JSON (too long a number or too deep a nesting)"

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 from sod.chat.syntaxes.base import Block, Parameters, malformed
 from sod.chat.syntaxes.json_calls import decode
@@ -51,10 +52,10 @@ class NamedJson:
         following = self.opener.search(text, at)
         return following.start() if following and following.end() > at else len(text)
 
-    @property
+    @cached_property
     def _name(self) -> re.Pattern[str]:
         return re.compile(rf"\s*(?:functions\.)?([\w.\-/]+?)(?::\d+)?\s*{self.between}\s*")
 
-    @property
+    @cached_property
     def _closing(self) -> re.Pattern[str]:
         return re.compile(rf"\s*{self.after}")

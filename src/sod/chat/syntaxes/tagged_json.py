@@ -3,10 +3,11 @@
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from sod.chat.syntaxes.base import Block, Parameters, find_close, malformed, skip
-from sod.chat.syntaxes.json_calls import DECODER, call_of
+from sod.chat.syntaxes.json_calls import DECODER, call_of, json_error
 from sod.types import MalformedCall, ToolCall
 
 _FENCE = re.compile(r"\s*(?:```\w*\s*)?")
@@ -72,7 +73,7 @@ class TaggedJson:
             return Block(start, end, [MalformedCall(complaint=f"Malformed tool call: {wrong[0]}. {self.help}")])
         return Block(start, end, [each for each in calls if not isinstance(each, str)])
 
-    @property
+    @cached_property
     def _closing(self) -> re.Pattern[str]:
         return re.compile(
             rf"\s*(?:```\s*)?{re.escape(self.close)}"
@@ -80,7 +81,7 @@ class TaggedJson:
             else rf"\s*(?:```\s*)?(?:(?={re.escape(self.open)})|(?![\s{{[]))"
         )
 
-    @property
+    @cached_property
     def _alone(self) -> re.Pattern[str]:
         """Pattern of the text behind a tag that has a line of its own, or whose closing tag ends a line."""
         if not self.close:
@@ -112,8 +113,6 @@ class TaggedJson:
 def _what_is_wrong(body: str) -> str:
     try:
         DECODER.decode(body)
-    except json.JSONDecodeError as error:
-        return f"invalid JSON ({error.msg})"
-    except (ValueError, RecursionError):
-        return "invalid JSON (too long a number or too deep a nesting)"
+    except (ValueError, RecursionError) as error:
+        return json_error(error)
     return "invalid JSON"

@@ -8,9 +8,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from sod.chat.syntaxes.base import Block, Parameters, find_close, malformed, properties_of, skip, typed
+from sod.chat.syntaxes.base import Block, Parameters, end_of_block, find_close, malformed, properties_of, skip, typed
 from sod.types import ToolCall
 
+_ATTEMPT = re.compile(r"\s*[<{\[]")
 _FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\s*")
 _PARAMETER = re.compile(r"\s*<parameter=([^>\n]+)>")
 _FUNCTION_END = re.compile(r"\s*</function>\s*")
@@ -50,21 +51,23 @@ class Xml:
 
     def read(self, text: str, start: int, at: int, parameters: Parameters) -> Block | None:
         if not text.startswith(self.open, start):
-            return malformed(self, start, self._end(text, at), f"{self.open} is missing before it", text)
-        if not re.compile(r"\s*[<{\[]").match(text, at) or text.startswith(self.close, at):
+            return malformed(self, start, end_of_block(text, self.close, at), f"{self.open} is missing before it", text)
+        if not _ATTEMPT.match(text, at) or text.startswith(self.close, at):
             return None
         calls: list[ToolCall] = []
         here = at
         while found := _FUNCTION.match(text, here):
             read = self._arguments(text, found.end(), found[1], parameters)
             if isinstance(read, str):
-                return malformed(self, start, self._end(text, at), read, text)
+                return malformed(self, start, end_of_block(text, self.close, at), read, text)
             calls.append(ToolCall(name=found[1].strip(), arguments=read[0]))
             here = read[1]
         here = skip(text, here)
         if not calls or not text.startswith(self.close, here):
             reason = "<function=TOOL> is missing" if not calls else f"no {self.close} after </function>"
-            return malformed(self, start, self._end(text, at), reason.replace("<", "").replace(">", ""), text)
+            return malformed(
+                self, start, end_of_block(text, self.close, at), reason.replace("<", "").replace(">", ""), text
+            )
         return Block(start, here + len(self.close), calls)
 
     def _arguments(self, text: str, at: int, tool: str, parameters: Parameters) -> tuple[dict[str, Any], int] | str:
@@ -81,10 +84,6 @@ class Xml:
             at = end + len(_VALUE_END)
         close = _FUNCTION_END.match(text, at)
         return (arguments, close.end()) if close else "the function has no closing tag after its parameters"
-
-    def _end(self, text: str, at: int) -> int:
-        close = find_close(text, self.close, at)
-        return len(text) if close < 0 else close + len(self.close)
 
 
 XML = Xml("xml")
