@@ -1,0 +1,298 @@
+"""Options of the commands about one model: fine-tune, train, evaluate, look at, convert."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+from tyro.conf import Positional, arg
+
+from sod.config.base import (
+    Count,
+    Model,
+    Names,
+    OptionalModel,
+    Options,
+    Positive,
+    PositiveReal,
+    Rare,
+    ResumeMayChange,
+    model_path,
+)
+from sod.config.learning import AlgorithmOptions, LearnOptions, ModelOptions, OpsdOptions, ScoreOptions, SftLearnOptions
+from sod.config.sampling import (
+    ChatOptions,
+    EngineOptions,
+    EvalRolloutOptions,
+    RewardOptions,
+    RolloutOptions,
+    SandboxOptions,
+    ToolOptions,
+)
+
+
+class SftOptions(Options):
+    """Cold start: fine-tune a model on demonstrations (multi-turn conversations with tool calls)."""
+
+    COMMAND: ClassVar[str] = "sft"
+
+    model: ResumeMayChange[Model]
+    """Model to start from: a directory in Hugging Face format, a run (its newest checkpoint), or a name on the hub,
+    hf:ORG/NAME or hf:ORG/NAME@REVISION."""
+    data: ResumeMayChange[Path]
+    """Demonstrations: a .jsonl or .parquet file with the column `messages` and, optionally, `tools`."""
+    out: ResumeMayChange[Path]
+    """Run directory to create."""
+    epochs: PositiveReal = 5.0
+    """Passes over the data."""
+    steps: Positive | None = None
+    """Optimiser steps, instead of --epochs. Default: as many as --epochs needs."""
+    batch: Positive = 128
+    """Conversations per optimiser step."""
+    schedule: Rare[Literal["cosine", "constant"]] = "cosine"
+    """Learning rate after the warm-up: cosine falls to 0 at the end, constant stays."""
+    shuffle: Rare[bool] = True
+    """Shuffle the conversations in each epoch. Off keeps the order of the file (a curriculum)."""
+    max_tokens: Positive = 32768
+    """Longest conversation, in tokens. A longer one is cut at the end and counted."""
+    seed: int = 0
+    """Seed of the order of the data."""
+    save_every: ResumeMayChange[Positive] = 500
+    """Optimiser steps between checkpoints."""
+    keep: Rare[ResumeMayChange[Positive]] = 1
+    """Number of earlier checkpoints to keep in addition to the latest one."""
+    resume: ResumeMayChange[bool] = False
+    """Continue the run in --out from its newest checkpoint."""
+    processes: Rare[ResumeMayChange[Positive | None]] = None
+    """Expected number of torchrun processes; the run fails if it differs. Default: accept any number."""
+    dry_run: ResumeMayChange[bool] = False
+    """Print what the command would do and the resources it needs, then exit."""
+    learn: SftLearnOptions = SftLearnOptions()
+    chat: ChatOptions = ChatOptions()
+    network: ModelOptions = ModelOptions()
+
+
+class TrainOptions(Options):
+    """Train on policy: the student samples trajectories, reward and teacher score them, and the student is updated."""
+
+    COMMAND: ClassVar[str] = "train"
+
+    student: ResumeMayChange[Model]
+    """Student model: a run of `sod sft` (its newest checkpoint), a directory in Hugging Face format, or a name on the hub,
+    hf:ORG/NAME."""
+    data: ResumeMayChange[Path]
+    """Problems with verifiable answers: a .jsonl or .parquet file."""
+    out: ResumeMayChange[Path]
+    """Run directory to create."""
+    teacher: ResumeMayChange[OptionalModel] = None
+    """Teacher model: a directory, a run or a name on the hub, hf:ORG/NAME, with the student's vocabulary. Default: none; grpo,
+    sham and opsd need no teacher."""
+    updates: ResumeMayChange[Positive] = 150
+    """Training iterations (sample, score, update)."""
+    seed: int = 0
+    """Seed of the run. The seed of each trajectory derives from it, the update, the problem and the sample."""
+    save_every: ResumeMayChange[Positive] = 10
+    """Updates between checkpoints."""
+    keep: Rare[ResumeMayChange[Positive]] = 2
+    """Number of earlier checkpoints to keep in addition to the latest one."""
+    stop_on: Rare[tuple[str, ...]] = ()
+    """Alarms that stop the run after saving a checkpoint. Alarms not listed here are only reported. Possible: tool_calls,
+    malformed_calls, truncated, entropy_collapse, entropy_explosion, divergence, silent_teacher, saturated_weights,
+    outlier_tokens, no_contrast, cold_start, unsolved, shaped_reward, sampler_drift, lost_attempts."""
+    save_trajectories: Rare[ResumeMayChange[Count]] = 64
+    """Number of trajectories of each update to save in the run directory."""
+    resume: ResumeMayChange[bool] = False
+    """Continue the run in --out from its newest checkpoint."""
+    processes: Rare[ResumeMayChange[Positive | None]] = None
+    """Expected number of torchrun processes; the run fails if it differs. Default: accept any number."""
+    dry_run: ResumeMayChange[bool] = False
+    """Print what the command would do and the resources it needs, then exit."""
+    algorithm: AlgorithmOptions = AlgorithmOptions()
+    opsd: OpsdOptions = OpsdOptions()
+    rollout: RolloutOptions = RolloutOptions()
+    engine: EngineOptions = EngineOptions()
+    score: ScoreOptions = ScoreOptions()
+    learn: LearnOptions = LearnOptions()
+    reward: RewardOptions = RewardOptions()
+    tool: ToolOptions = ToolOptions()
+    sandbox: SandboxOptions = SandboxOptions()
+    chat: ChatOptions = ChatOptions()
+    network: ModelOptions = ModelOptions()
+
+
+class EvalOptions(Options):
+    """Evaluate a model: avg@n with standard errors, pass@k, maj@n, tool errors, divergence.
+
+    Run the command again to continue after an interruption or to add samples: existing samples are kept.
+    `sod eval --compare A B` compares two evaluations.
+    """
+
+    COMMAND: ClassVar[str] = "eval"
+
+    model: ResumeMayChange[Model]
+    """Model to evaluate: a directory, a run of `sod train` or `sod sft` (its newest checkpoint), or a name on the hub,
+    hf:ORG/NAME or hf:ORG/NAME@REVISION. With engine.name = served: where its tokenizer is."""
+    data: ResumeMayChange[Names]
+    """Names of benchmarks (`sod data list` shows them) and files of your own (.jsonl, .parquet)."""
+    out: ResumeMayChange[Path]
+    """Run directory to create or to continue."""
+    data_dir: Rare[ResumeMayChange[Path]] = Path("data")
+    """Directory of benchmark files (NAME.jsonl). Missing benchmarks are downloaded into it."""
+    prompts: Rare[Literal["clean", "paper"]] = "clean"
+    """Prompts for the problems of benchmarks (rewards/prompts.toml). clean: ours. paper: those of the paper's code. Problems
+    of your own files are used unchanged."""
+    teacher: ResumeMayChange[OptionalModel] = None
+    """Teacher model: a directory, a run or hf:ORG/NAME. With a teacher, the divergence from it is also measured. Default:
+    none."""
+    samples: ResumeMayChange[Positive] = 32
+    """Samples per problem (the n of avg@n and maj@n)."""
+    limit: ResumeMayChange[Positive | None] = None
+    """Number of problems to use from each benchmark or file, from its beginning. Later rows of your own files are neither
+    read nor checked. Default: all."""
+    judges: Rare[ResumeMayChange[tuple[Literal["reference"], ...]]] = ()
+    """Additional judges to run on the same samples. reference: the paper's code, which rejects many correct answers."""
+    paper: ResumeMayChange[str | None] = None
+    """Row of the paper's table to show beside the results, such as sod-1.7b, grpo-0.6b or teacher-4b. Default: none."""
+    microbatch_tokens: Rare[ResumeMayChange[Positive]] = 16384
+    """Tokens per forward pass when the divergence is measured. Lower it to save memory."""
+    seed: int = 0
+    """Seed of the samples."""
+    dry_run: ResumeMayChange[bool] = False
+    """Print what the command would do and the resources it needs, then exit."""
+    rollout: EvalRolloutOptions = EvalRolloutOptions()
+    engine: EngineOptions = EngineOptions()
+    score: ScoreOptions = ScoreOptions()
+    reward: RewardOptions = RewardOptions()
+    tool: ToolOptions = ToolOptions()
+    sandbox: SandboxOptions = SandboxOptions()
+    chat: ChatOptions = ChatOptions()
+    network: ModelOptions = ModelOptions()
+
+
+class CompareEvaluationsOptions(Options):
+    """Compare two evaluations: differences of their solve rates, paired by problem, with 95 % intervals."""
+
+    first: Annotated[Path, Positional, arg(metavar="A")]
+    """Run directory of `sod eval`."""
+    second: Annotated[Path, Positional, arg(metavar="B")]
+    """Another run directory of `sod eval`, on the same benchmarks."""
+    out: Path | None = None
+    """JSON file to write the comparison to. Default: only print it."""
+
+
+class RolloutCommandOptions(EvalOptions):
+    """Create demonstrations: sample trajectories of a model and write the best correct ones as data for `sod sft`.
+
+    Run the command again to continue after an interruption.
+    """
+
+    COMMAND: ClassVar[str] = "rollout"
+
+    samples: ResumeMayChange[Positive] = 8
+    """Trajectories per problem."""
+    keep: ResumeMayChange[Positive] = 1
+    """Demonstrations per problem. Correct trajectories with the fewest tool errors are preferred, then the shortest."""
+    demonstrations: ResumeMayChange[Path | None] = None
+    """File to write. Default: demonstrations.jsonl in --out."""
+
+
+class CalibrateOptions(Options):
+    """Test whether low step weights mark steps where the teacher's advice is bad.
+
+    The command takes the trajectories of an evaluation and lets the teacher continue from the beginning of a step. It
+    compares how often the teacher then solves the problem with the weight that each rule gives to that step.
+    """
+
+    COMMAND: ClassVar[str] = "calibrate"
+
+    run: Annotated[Path, Positional, arg(metavar="RUN")]
+    """Run directory of `sod eval --teacher`."""
+    teacher: Model
+    """The teacher of that evaluation: the same directory, run or hf:ORG/NAME."""
+    out: Path
+    """Run directory to create."""
+    steps: Positive = 400
+    """Number of steps to continue from, drawn evenly over the number of earlier tool errors."""
+    seed: int = 0
+    """Seed of the draw and of the continuations."""
+
+
+class ReportOptions(Options):
+    """Write one self-contained HTML page about one or more runs: results, figures, every saved trajectory.
+
+    Nothing is computed again and no network is needed.
+    """
+
+    runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]"), Field(min_length=1)]
+    """Run directories of `sod train` or `sod eval`. Two or more are shown side by side."""
+    out: Path | None = None
+    """File to write. Default: report.html in the first run directory."""
+    png: Path | None = None
+    """Directory to write the figures to as PNG files. Default: none."""
+    trajectories: Positive = 5000
+    """Number of trajectories of each run on the page, the newest first."""
+
+
+class ExportOptions(Options):
+    """Write a model as a Hugging Face folder with a model card: recipe, data, results with their standard errors.
+
+    Transformers and vLLM can load the folder.
+    """
+
+    model: Annotated[Path, BeforeValidator(model_path), Positional, arg(metavar="MODEL")]
+    """A run of `sod train` or `sod sft` (its newest checkpoint), or one of its checkpoints."""
+    out: Path
+    """Directory to create."""
+    results: tuple[Path, ...] = ()
+    """Run directories of `sod eval`. The model card shows their results."""
+    dtype: Literal["same", "float32", "bfloat16"] = "same"
+    """Data type of the written weights."""
+    name: str | None = None
+    """Name of the model on the card. Default: the name of the directory."""
+    base: str | None = None
+    """Hub name of the base model, ORG/NAME. Default: the one that the run names."""
+    license: str | None = None
+    """License identifier, such as apache-2.0. The terms of the base model limit the choice. Default: none."""
+
+
+class ImportOptions(Options):
+    """Convert a GGUF file to a Hugging Face folder with weights, tokenizer, chat template and end ids.
+
+    Transformers reads the file (extra `gguf`). The written folder is loaded again and must give the same logits.
+    """
+
+    file: Annotated[Path, Positional, arg(metavar="MODEL.gguf")]
+    """GGUF file of a whole language model. Transformers supports the common architectures, such as llama and qwen3."""
+    out: Path
+    """Directory to create."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Data type of the written weights. float32 keeps every value of the file. bfloat16 halves the size and rounds each value
+    by up to 0.4 %."""
+
+
+class PlanOptions(Options):
+    """Compute which training set-ups fit: the memory of student, teacher and context on given GPUs, and what to type.
+
+    Nothing is downloaded, no model is loaded and no GPU is needed.
+    """
+
+    student: Annotated[Path, BeforeValidator(model_path), Positional, arg(metavar="STUDENT")]
+    """Student model: a directory, a run, or a known name on the hub (Qwen/Qwen3-0.6B, -1.7B, -4B, -8B, -14B, ...)."""
+    teacher: Annotated[Path | None, BeforeValidator(model_path), Positional, arg(metavar="[TEACHER]")] = None
+    """Teacher model, given like the student. Default: none, for GRPO."""
+    gpus: str = "1x80GB"
+    """Number and kind of GPUs: 8xH100, 2x24GB, 4090. 0 uses only CPU memory."""
+    max_tokens: Positive = 20480
+    """Longest response, in tokens."""
+    max_prompt_tokens: Positive = 2560
+    """Longest prompt, in tokens."""
+
+
+class DoctorOptions(Options):
+    """Check this machine: which sandbox it has, what it enforces, whether hostile programs escape, judges and speed.
+
+    The exit status is 0 if all checks pass and 1 otherwise.
+    """
+
+    programs: Positive = 200
+    """Number of programs to run in the speed test."""
+    sandbox: SandboxOptions = SandboxOptions()

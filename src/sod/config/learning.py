@@ -1,0 +1,124 @@
+"""Options of the networks, their scores and the change of the weights."""
+
+from typing import Literal
+
+from sod.config.base import Count, Decay, Options, Positive, PositiveReal, Rare, Real, ResumeMayChange, Share
+
+
+class OptimiserOptions(Options):
+    """How the student's weights change."""
+
+    lr: PositiveReal = 1e-6
+    """Peak learning rate of AdamW."""
+    warmup: Rare[Count] = 0
+    """Number of optimiser steps over which the learning rate rises linearly from 0."""
+    betas: Rare[tuple[Decay, Decay]] = (0.9, 0.999)
+    """Decay rates of AdamW's first and second moment."""
+    weight_decay: Rare[Real] = 0.01
+    """Weight decay of AdamW."""
+    clip_grad: Rare[PositiveReal] = 1.0
+    """Largest gradient norm. A larger gradient is scaled down to it."""
+    microbatch_tokens: Positive = 16384
+    """Tokens per forward pass, packed end to end. Lower it to save memory; the result stays the same."""
+    checkpointing: ResumeMayChange[bool] = False
+    """Activation checkpointing: recompute activations in the backward pass. It needs a fraction of the memory and a third
+    more time."""
+    optimizer: Rare[Literal["adamw", "adamw_8bit"]] = "adamw"
+    """adamw_8bit: AdamW with 8-bit moments (bitsandbytes, extra `lean`), 2 instead of 8 bytes per weight."""
+    lora_rank: Count = 0
+    """Rank of the LoRA adapters on all linear layers (PEFT, extra `lean`). 0 trains all weights. Checkpoints always hold whole
+    models."""
+    lora_alpha: Rare[PositiveReal] = 32.0
+    """LoRA alpha: adapter outputs are scaled by alpha / rank."""
+
+
+class LearnOptions(OptimiserOptions):
+    """How the student's weights change."""
+
+    minibatches: Rare[Positive] = 4
+    """Optimiser steps per update. All trajectories of a problem are in the same step."""
+    clip_low: Rare[Share] = 0.2
+    """The policy ratio is clipped at 1 - clip_low."""
+    clip_high: Rare[Real] = 0.28
+    """The policy ratio is clipped at 1 + clip_high."""
+
+
+class SftLearnOptions(OptimiserOptions):
+    """How the student's weights change."""
+
+    lr: PositiveReal = 5e-5
+    """Peak learning rate of AdamW."""
+
+
+class AlgorithmOptions(Options):
+    """How credit is assigned to each token."""
+
+    name: str = "sod"
+    """sod: GRPO plus the step-weighted teacher. opd, also called sod_uniform: GRPO plus the unweighted teacher.
+    opd_without_grpo: the unweighted teacher alone. grpo: the reward alone. opsd_gt, opsd_hint: the student's initial weights
+    as the teacher, with the answer or a hint in its prompt. sod_decay, sod_mask_after_error, sod_unclipped, sod_without_grpo:
+    the paper's ablations. gated, position, trust_region, sign_consistent, curriculum, entropy, drift_from_median,
+    drift_with_floor, per_error, entropy_in_trust_region: other weighting rules, combined with GRPO (docs/algorithm.md). sham:
+    a control without a teacher, trained on shuffled rewards. FILE.py:FUNCTION: your own weighting rule, combined with
+    GRPO."""
+    coef: Real = 1.0
+    """Factor of the teacher's term. 0 ignores the teacher."""
+    divergence: Rare[Literal["sampled", "exact"]] = "sampled"
+    """sampled: score only the sampled tokens, as in the paper. exact: score every candidate at each position, weighted by its
+    probability; the same in expectation, without sampling noise."""
+    candidates: Rare[Positive] = 64
+    """Exact divergence only: number of the student's most likely tokens that are scored at each position."""
+    epsilon: Rare[PositiveReal] = 1e-6
+    """Constant added to every divergence in Eq. 7, in nats."""
+    delta: Rare[Real] = 0.2
+    """Largest step weight, minus 1: weights are at most 1 + delta."""
+    decay: Rare[Share] = 0.9
+    """sod_decay only: each step after the first tool error has this fraction of the previous step's weight."""
+
+
+class OpsdOptions(Options):
+    """On-policy self-distillation (opsd_gt, opsd_hint): the teacher is the student with more information in its prompt."""
+
+    template: Rare[str | None] = None
+    """Text that replaces the student's last message in the teacher's prompt. {question} is that message; {context} is the
+    answer or the hint. Default: a short built-in text with both."""
+    decay: Rare[Decay | None] = None
+    """The teacher is an exponential moving average of the student; at each update it keeps this share of its own weights.
+    Default: the teacher keeps the student's initial weights."""
+
+
+class ScoreOptions(Options):
+    """How student and teacher score the sampled tokens."""
+
+    student: Rare[Literal["recompute", "sampler"]] = "recompute"
+    """How to obtain the student's old log-probabilities, which the policy ratio and the divergence are computed against.
+    recompute: with a forward pass over every trajectory, as in the paper; results repeat bit for bit. sampler: from the
+    engine; saves that pass and differs by rounding (checked on the longest trajectory of each group)."""
+    teacher_dtype: Rare[Literal["same", "float32", "bfloat16"]] = "same"
+    """Data type of the teacher's weights. same: network.dtype. bfloat16 halves the memory of a float32 teacher."""
+    offload_teacher: Rare[ResumeMayChange[bool]] = False
+    """Keep the teacher's weights in CPU memory and copy them to the GPU only while the teacher scores."""
+    shard_teacher: Rare[ResumeMayChange[bool]] = False
+    """With several processes: shard the teacher's weights among them, if one GPU cannot hold the teacher. It then scores after
+    all trajectories are sampled, instead of at the same time."""
+    teacher_url: Rare[ResumeMayChange[str | None]] = None
+    """Address of a vLLM server with the teacher, such as http://127.0.0.1:8001. --teacher then names the teacher's tokenizer.
+    If --teacher also has the weights, the server is verified against a forward pass. Default: load the teacher here."""
+    teacher_served_name: Rare[ResumeMayChange[str | None]] = None
+    """The teacher's name on its server. Default: the server's only model."""
+    teacher_patience: Rare[ResumeMayChange[PositiveReal]] = 600.0
+    """Longest wait for a teacher's server that does not respond, in seconds. After it, the run stops with exit status 75."""
+
+
+class ModelOptions(Options):
+    """The networks of student and teacher."""
+
+    dtype: Rare[Literal["auto", "float32", "bfloat16"]] = "float32"
+    """Data type of the weights and of the computation. The optimiser always uses float32. auto: bfloat16 if the GPU or the
+    processor computes in it (AVX512-BF16, AMX), otherwise float32; the run stores the type and continues in it."""
+    device: str = "auto"
+    """Device of the models: cpu, cuda, cuda:1, ... auto uses a GPU if there is one."""
+
+    def for_teacher(self, score: ScoreOptions) -> "ModelOptions":
+        """Return the options of the teacher's network: these, with score.teacher_dtype."""
+        return self if score.teacher_dtype == "same" else self.model_copy(update={"dtype": score.teacher_dtype})

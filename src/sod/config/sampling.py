@@ -1,0 +1,151 @@
+"""Options of a trajectory: its tokens, tools, sandbox, reward and sampling."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from tyro.conf import DisallowNone
+
+from sod.config.base import Count, Options, Positive, PositiveReal, PositiveShare, Rare, ResumeMayChange, Share, ToolUse
+
+
+class ChatOptions(Options):
+    """How messages become tokens."""
+
+    template: str | None = None
+    """Chat template in place of the tokenizer's own; every checkpoint stores it. hermes: a template with tools for models
+    without one, such as SmolLM2 and base models. FILE.jinja: your own. Default: the tokenizer's own template."""
+    on_drift: Rare[Literal["error", "append"]] = "error"
+    """What to do if the chat template rewrites earlier turns. error: stop before the run. append: train and sample on the
+    appended tokens. The empty thought that Qwen3's template adds to the last turn is not an error."""
+    thinking: DisallowNone[bool | None] = None
+    """Whether the student thinks before it answers. The chat template receives the value as `enable_thinking`; Qwen3's hybrid
+    models read it. Default: the chat template decides."""
+
+
+class ToolOptions(Options):
+    """The code interpreter."""
+
+    name: Rare[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$")]] = "code_interpreter"
+    """The tool's name in the prompt. Set it to the name in the demonstrations, such as python."""
+    seconds: Rare[PositiveReal] = 60.0
+    """Wall-clock limit of one program, in seconds."""
+    memory_mb: Rare[Positive] = 2048
+    """Memory limit of one program, in MiB."""
+    max_chars: Rare[Positive] = 4096
+    """Longest output that the student reads, in characters. The middle of longer output is replaced by a note."""
+    errors: Rare[Literal["traceback", "last_line"]] = "traceback"
+    """What the student reads after an exception: the whole traceback, or its last line."""
+    faults: Rare[Share] = 0.0
+    """Share of calls to damage on purpose: the last character of the call is removed before it runs. Use it to study how the
+    student recovers from errors that it did not cause. 0 damages none."""
+    show_last_expr: Rare[Literal["expr", "off", "reference"]] = "expr"
+    """expr: print the value of a final expression, like a notebook. off: only run the program. reference: rewrite the program
+    and cut its output like the paper's code, which breaks many correct programs; for comparison only."""
+    own: Rare[tuple[str, ...]] = ()
+    """Additional tools, each FILE.py:FUNCTION. A tool is a function with type hints and a docstring, async or not
+    (examples/your_tool.py). Tools run in the process of `sod`, not in the sandbox."""
+
+
+class SandboxOptions(Options):
+    """Where programs run: the student's tool calls and, for code problems, its answers."""
+
+    backend: Literal["local", "fusion", "unsafe_subprocess"] = "local"
+    """local: on this machine, confined by the kernel (Linux only). fusion: on the SandboxFusion server at sandbox.url.
+    unsafe_subprocess: on this machine with limits but NOT confined; programs can read, write and connect as you can."""
+    url: Rare[str | None] = None
+    """Address of the SandboxFusion server, such as http://127.0.0.1:8080. Default: no server."""
+    workers: Rare[ResumeMayChange[Positive | None]] = None
+    """Number of programs that run at the same time. Default: one per processor, or 16 on a server."""
+    retries: Rare[ResumeMayChange[Count]] = 2
+    """Number of retries after the sandbox fails to run a program. A program that fails with an error is not retried."""
+    max_failure_rate: Rare[ResumeMayChange[Share]] = 0.05
+    """Share of the latest 100 programs that the sandbox may fail to run. Above it, the run pauses until the sandbox works."""
+    patience: Rare[ResumeMayChange[PositiveReal]] = 600.0
+    """Longest pause for a sandbox that does not work, in seconds. After it, the run stops with exit status 75."""
+
+
+class RewardOptions(Options):
+    """The reward of a trajectory: 1 for a correct answer, -1 for a wrong one, with two corrections."""
+
+    judge: Rare[Literal["exact", "reference"]] = "exact"
+    """exact: the judges of docs/rewards.md. reference: the paper's code, which rejects many correct answers; for comparison
+    only."""
+    tool_use: Rare[ToolUse] = "ran"
+    """Reward of a wrong answer after tool calls. ran: min(-0.6, -1 + 0.1 for each turn with a call that ran); malformed calls,
+    unknown tools and wrong arguments do not count. paper: the same for each turn with a call, broken calls included
+    (docs/rewards.md). reference: always -1.1, as in the paper's code. off: always -1."""
+    overlong: Rare[Share] = 0.05
+    """Last share of rollout.max_tokens, over which the reward falls linearly by 1 (the paper's 1,024 of 20,480 tokens). 0
+    disables the penalty."""
+    test_seconds: Rare[PositiveReal] = 6.0
+    """Code problems: wall-clock limit of one test, in seconds."""
+    test_memory_mb: Rare[Positive] = 4096
+    """Code problems: memory limit of one test, in MiB."""
+
+
+class SamplingOptions(Options):
+    """How the student's trajectories are sampled."""
+
+    temperature: PositiveReal = 1.0
+    """Sampling temperature. The teacher's log-probabilities are computed at the same temperature."""
+    top_p: Rare[PositiveShare] = 1.0
+    """Nucleus sampling: sample from the most likely tokens that together have this probability. 1 keeps all tokens."""
+    max_turns: Positive = 16
+    """Largest number of turns with a tool call. One turn more ends the trajectory."""
+    max_turn_tokens: Rare[Positive | None] = None
+    """Longest turn, in tokens. Default: as many as rollout.max_tokens leaves."""
+    max_prompt_tokens: Positive = 2560
+    """Longest prompt, in tokens. A longer prompt is an error that names the problem."""
+    max_tokens: Positive = 20480
+    """Longest response, in tokens, tool outputs included."""
+    max_repeats: Rare[Annotated[int, Field(ge=2)]] = 4
+    """Number of identical turns in a row that ends a trajectory."""
+    seconds: Rare[ResumeMayChange[PositiveReal]] = 1800.0
+    """Wall-clock limit of one trajectory, in seconds. A trajectory over the limit is dropped and counted."""
+    concurrency: Rare[ResumeMayChange[Positive]] = 64
+    """Number of trajectories sampled at the same time."""
+    retries: Rare[ResumeMayChange[Count]] = 2
+    """Number of retries after the infrastructure fails during a trajectory. After the last one the trajectory is dropped."""
+
+
+class RolloutOptions(SamplingOptions):
+    """How the student's trajectories are sampled."""
+
+    problems: Positive = 64
+    """Problems per update."""
+    group: Positive = 16
+    """Trajectories per problem. GRPO compares the trajectories of one problem with each other."""
+    update_seconds: Rare[ResumeMayChange[PositiveReal | None]] = None
+    """Wall-clock limit of the sampling of one update, in seconds. Unfinished trajectories are dropped and counted. Default: no
+    limit."""
+
+
+class EvalRolloutOptions(SamplingOptions):
+    """How the student's trajectories are sampled."""
+
+    top_p: PositiveShare = 0.6
+    """Nucleus sampling: sample from the most likely tokens that together have this probability. 1 keeps all tokens."""
+
+
+class EngineOptions(Options):
+    """How the student's tokens are sampled."""
+
+    name: Literal["hf", "vllm", "vllm_server", "served"] = "hf"
+    """hf: Transformers, in the same process, with the policy's own weights. vllm: vLLM in a separate process on this machine.
+    vllm_server: the vLLM server at engine.url. Weights are synced to vLLM after every update, and its log-probabilities are
+    verified against the policy's. served: any model on the OpenAI-compatible server at engine.url; only for `sod eval` and
+    `sod rollout`."""
+    url: ResumeMayChange[str | None] = None
+    """Address of the server, such as http://127.0.0.1:8000. Default: no server."""
+    served_name: Rare[str | None] = None
+    """engine.name = served: the model's name on the server. Default: the server's only model."""
+    key_variable: Rare[ResumeMayChange[str]] = "OPENAI_API_KEY"
+    """engine.name = served: environment variable that holds the server's key, if the server needs one."""
+    patience: Rare[ResumeMayChange[PositiveReal]] = 600.0
+    """engine.name = served: longest wait for a server that does not respond, in seconds. After it, the run stops with exit
+    status 75; run the command again to continue."""
+    memory_share: Rare[ResumeMayChange[Share]] = 0.4
+    """engine.name = vllm: share of the GPU's memory that vLLM uses."""
+    exchange: Rare[ResumeMayChange[Path | None]] = None
+    """Directory through which vLLM receives weights. Both processes must see it. Default: the system's temporary directory."""
