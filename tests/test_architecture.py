@@ -29,8 +29,9 @@ LAYERS = """
     checks
     planning  rollout  teachers
     scoring  sft
-    evaluation  training
-    adapters  export
+    evaluation
+    curriculum
+    adapters  export  training
     gguf
     lab
     compare

@@ -1,7 +1,6 @@
 """Files to problems and demonstrations; what is wrong with a file is said with its place."""
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from sod.datasets.rows import (
     load_demonstrations,
     load_problems,
     read_rows,
-    sample_problems,
     write_jsonl,
 )
 from sod.errors import DataError
@@ -363,41 +361,6 @@ def test_parquet_adds_no_arguments_to_a_call(tmp_path: Path) -> None:
     messages = [*CONVERSATION[:3], {"role": "assistant", "content": "", "tool_calls": [other]}]
     (row,) = load_demonstrations(write(tmp_path, [{"messages": messages}], ".parquet"))
     assert row.messages == messages
-
-
-# Drawing
-
-
-def test_a_draw_is_a_function_of_seed_and_update() -> None:
-    chosen = {
-        (seed, update): [p.id for p in sample_problems(problems(20), seed=seed, update=update, size=5)]
-        for seed in range(3)
-        for update in range(8)
-    }
-    for (seed, update), ids in reversed(chosen.items()):
-        assert [p.id for p in sample_problems(problems(20), seed=seed, update=update, size=5)] == ids
-    assert len({tuple(ids) for ids in chosen.values()}) == len(chosen)
-
-
-@pytest.mark.parametrize(("size", "count"), [(20, 5), (20, 20), (7, 1)])
-def test_an_epoch_draws_every_problem_once(size: int, count: int) -> None:
-    updates = size // count
-    for epoch in range(3):
-        drawn = [
-            problem.id
-            for update in range(epoch * updates, (epoch + 1) * updates)
-            for problem in sample_problems(problems(size), seed=4, update=update, size=count)
-        ]
-        assert sorted(drawn) == sorted(problem.id for problem in problems(size))
-
-
-def test_what_does_not_fill_an_update_is_left_out_of_the_epoch_but_not_of_every_epoch() -> None:
-    drawn: Counter[str] = Counter()
-    for epoch in range(10):
-        ids = [p.id for u in range(2) for p in sample_problems(problems(8), seed=0, update=2 * epoch + u, size=3)]
-        assert len(set(ids)) == 6
-        drawn.update(ids)
-    assert len(drawn) == 8
 
 
 # Real files

@@ -25,7 +25,7 @@ from sod.engines import CANNOT_TRAIN, ENGINES
 from sod.errors import OptionError
 from sod.runs.alarms import ALARMS
 from sod.sandbox import retries
-from sod.systems import SystemTraits, traits
+from sod.systems import SYSTEMS, SystemTraits, traits
 
 Refusals = Iterator[str]
 """Messages: what is wrong, why, and what to type."""
@@ -64,6 +64,7 @@ def of_training(options: TrainOptions, processes: int) -> Refusals:
             "algorithm.divergence = exact requires score.student = recompute, because the sampler only returns the "
             "log-probability of the sampled token."
         )
+    yield from _of_problems(options)
     for name in options.stop_on:
         if name not in ALARMS:
             yield f"stop_on: there is no alarm {name!r}. Choose from {', '.join(ALARMS)}."
@@ -169,6 +170,31 @@ def of_tools(options: ToolOptions) -> Refusals:
             own_tools(options)
         except OptionError as error:
             yield str(error)
+
+
+def _of_problems(options: TrainOptions) -> Refusals:
+    """Check which problems are sampled, and in which order."""
+    curriculum, rollout = options.curriculum, options.rollout
+    if curriculum.rates is None:
+        for name, is_given in (
+            (f"order = {curriculum.order}", curriculum.order in ("easy_first", "hard_first")),
+            ("lowest", curriculum.lowest > 0),
+            ("highest", curriculum.highest < 1),
+        ):
+            if is_given:
+                yield f"curriculum.{name} needs measured solve rates. Give a run of `sod eval` as --curriculum.rates."
+    if curriculum.lowest > curriculum.highest:
+        yield (
+            f"curriculum.lowest is {curriculum.lowest:g}, above curriculum.highest = {curriculum.highest:g}, so no problem is "
+            "left. Lower it."
+        )
+    if rollout.resample > 1 and rollout.group == 1:
+        yield "rollout.resample needs several attempts at each problem, but rollout.group is 1. Raise it."
+    if rollout.resample > 1 and options.algorithm.name in SYSTEMS and traits(options.algorithm.name).outcome is None:
+        yield (
+            f"rollout.resample replaces problems on which the reward has no contrast, but algorithm.name = "
+            f"{options.algorithm.name} does not use the reward. Leave one of the two out."
+        )
 
 
 def _of_system(options: TrainOptions) -> Refusals:

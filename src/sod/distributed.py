@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from types import FrameType
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 BEAT_SECONDS = 1.0
 """Seconds between two heartbeats."""
@@ -82,6 +83,10 @@ class Ranks:
         everyone: list[Any] = [None] * self.count
         dist.all_gather_object(everyone, thing, group=self._group)
         return everyone
+
+    def union(self, mine: Mapping[K, T]) -> dict[K, T]:
+        """Return the entries of all processes as one dictionary. Entries of later processes replace those of earlier ones."""
+        return {key: thing for each in self.gather(mine) for key, thing in each.items()}
 
     def first(self, function: Callable[[], T]) -> T:
         """Return the result of the function, which only the first process runs. An error there ends all processes."""

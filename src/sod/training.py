@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,11 +19,13 @@ from sod.checks import check, of_training
 from sod.concurrency import Runner
 from sod.config import EngineOptions, TrainOptions
 from sod.console.progress import LEGEND, Display, echo, fitted
+from sod.curriculum import problem_order
 from sod.datasets.asking import load_asked, unasked
-from sod.datasets.rows import fingerprint_model, sample_problems
+from sod.datasets.order import ProblemOrder
+from sod.datasets.rows import fingerprint_model
 from sod.distributed import Ranks, joined
 from sod.engines.opening import open_engine
-from sod.errors import OptionError, TrainingError
+from sod.errors import TrainingError
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, let_through
 from sod.model.dtypes import with_dtype
@@ -31,6 +33,7 @@ from sod.model.loading import check_context, check_embeddings, head, load_model
 from sod.model.policy import Policy, load_sharded, origin
 from sod.planning.dry_run import plan
 from sod.rollout.agent import Agent
+from sod.rollout.contrast import chosen, wanted
 from sod.rollout.groups import attempt_seed, rollout
 from sod.rollout.harness import World
 from sod.runs import metrics
@@ -47,6 +50,7 @@ from sod.teachers.privileged import PrivilegedTeacher
 from sod.types import Group, Problem
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MAX_SAMPLER_GAP = 0.5
 """Largest mean difference per sampled token, in nats. Rounding causes 1e-6 in fp32 and about 1e-2 in bf16; more means that
@@ -118,7 +122,8 @@ class TrainingSession:
     options: TrainOptions
     ranks: Ranks
     run: Run
-    problems: list[Problem]
+    order: ProblemOrder
+    """Position in the order of all problems, after the updates so far."""
     policy: Policy
     teacher: Teacher | None
     scorer: Scorer
@@ -148,7 +153,7 @@ class TrainingSession:
             problems, notes = load_asked(options.data)
             for note in notes:
                 logger.info(f"{options.data}: {note}")
-            _check_number(options, problems)
+            order = ranks.first(lambda: problem_order(options, problems))
             student = model_folder(options.student)
             files = ranks.first(lambda: _fingerprints(options, student))
             world = World.of(student, options, problems)
@@ -166,6 +171,7 @@ class TrainingSession:
                 policy = Policy(model, world.chat.tokenizer, options.learn, learner=learner, ranks=ranks)
                 if folder:
                     policy.restore(folder)
+                    order = order.restored(folder)
                     if teacher:
                         teacher.restore(folder)
                 scorer = _scorer(options, policy, teacher)
@@ -176,7 +182,7 @@ class TrainingSession:
                         options=options,
                         ranks=ranks,
                         run=run,
-                        problems=problems,
+                        order=order,
                         policy=policy,
                         teacher=teacher,
                         scorer=scorer,
@@ -196,33 +202,34 @@ class TrainingSession:
     def sample(self, update: int, display: Display) -> tuple[list[Group], ScoredBatch]:
         """Sample an update's trajectories, and score each group as soon as it is complete.
 
-        Each process samples its share of the problems; every process returns all groups, in the same order.
+        Each process samples its share of the problems. Every process returns the same: all groups, and the batch of those to
+        learn from (`sod.rollout.contrast`).
         """
-        problems = sample_problems(
-            self.problems, seed=self.options.seed, update=update, size=self.options.rollout.problems
-        )
+        options = self.options.rollout
+        mine: dict[str, Group] = {}
         scored: dict[str, ScoredBatch] = {}
-
-        async def score(group: Group) -> None:
-            scored[group.problem.id] = await self.scorer.score(group)
-
-        attempts = rollout(
-            self.agent,
-            self.ranks.share(problems),
-            seed=self.options.seed,
-            update=update,
-            on_trajectory=lambda _: display.advance(),
-            on_group=score,
-        )
-        groups = self._unless_ended(update, attempts)
-        batches = [scored[group.problem.id] for group in groups]
+        alike: dict[str, bool] = {}
+        problems, order = self.order.batch(options.problems)
+        while problems:
+            share = self.ranks.share(problems)
+            groups = self._unless_ended(update, self._rollout(update, share, scored, display))
+            mine |= {group.problem.id: group for group in groups}
+            flags = self.ranks.union({group.problem.id: group.is_alike for group in groups})
+            alike |= {problem.id: flags[problem.id] for problem in problems}
+            problems, order = order.further(wanted(alike, options), without=alike)
+            display.extend(len(self.ranks.share(problems)) * options.group)
+        ids = chosen(alike, options)
+        my_ids = [id for id in ids if id in mine]
+        self._unless_ended(update, self._score([mine[id] for id in my_ids if id not in scored], scored))
+        batches = [scored[id] for id in my_ids]
         if self.teacher:
             batches = self.teacher.finish(batches)
-        of = {group.problem.id: (group, batch) for group, batch in zip(groups, batches, strict=True)}
-        everyone = {id: pair for others in self.ranks.gather(of) for id, pair in others.items()}
-        groups = [everyone[problem.id][0] for problem in problems]
+        everyone = self.ranks.union(mine)
+        batch_of = self.ranks.union(dict(zip(my_ids, batches, strict=True)))
+        groups = [everyone[id] for id in alike]
         check_groups(groups)
-        batch = join([everyone[problem.id][1] for problem in problems])
+        batch = join([batch_of[id] for id in ids])
+        self.order = order
         gap = metrics.of_sampler(batch).get("sampler/gap_mean", 0.0)
         if gap > MAX_SAMPLER_GAP:
             raise TrainingError(
@@ -238,21 +245,43 @@ class TrainingSession:
             self.teacher.follow(self.policy.model)
         return learnt
 
-    def _unless_ended(self, update: int, attempts: Coroutine[Any, Any, list[Group]]) -> list[Group]:
-        """Run the attempts. If a signal ends any process, all save the `update` updates so far and raise Terminated."""
-        groups: list[Group] = []
+    def _rollout(
+        self, update: int, problems: Sequence[Problem], scored: dict[str, ScoredBatch], display: Display
+    ) -> Coroutine[Any, Any, list[Group]]:
+        """Return the attempts at these problems, still to be awaited. Adds scores to `scored`, unless a group may be replaced."""
+
+        async def score(group: Group) -> None:
+            if self.options.rollout.resample == 1 or not group.is_alike:
+                await self._score([group], scored)
+
+        return rollout(
+            self.agent,
+            problems,
+            seed=self.options.seed,
+            update=update,
+            on_trajectory=lambda _: display.advance(),
+            on_group=score,
+        )
+
+    async def _score(self, groups: Sequence[Group], scored: dict[str, ScoredBatch]) -> None:
+        for group in groups:
+            scored[group.problem.id] = await self.scorer.score(group)
+
+    def _unless_ended(self, update: int, work: Coroutine[Any, Any, T]) -> T:
+        """Run the work. If a signal ends any process, all save the `update` updates so far and raise Terminated."""
+        done: list[T] = []
         ended = 0
         try:
             with let_through():
-                groups = self.loop.run(attempts)
+                done.append(self.loop.run(work))
         except Terminated as error:
-            attempts.close()
+            work.close()
             ended = error.number
         if ended := max(self.ranks.gather(ended)):
             if update > self.saved:
                 self.save(update)
             raise Terminated(ended, agreed=True)
-        return groups
+        return done[0]
 
     def save(self, update: int) -> None:
         """Save a checkpoint after `update` updates."""
@@ -262,8 +291,10 @@ class TrainingSession:
     def _save(self, folder: Path) -> None:
         """Write the weights and all other state that a resumed run loads."""
         self.policy.save(folder)
-        if self.teacher and self.ranks.is_first:
-            self.teacher.save(folder)
+        if self.ranks.is_first:
+            self.order.save(folder)
+            if self.teacher:
+                self.teacher.save(folder)
 
     def refresh(self) -> None:
         self.loop.run(self.agent.engine.refresh())
@@ -272,7 +303,7 @@ class TrainingSession:
         self, update: int, groups: Sequence[Group], batch: CreditedBatch, learnt: dict[str, float], clock: Clock
     ) -> dict[str, float]:
         """Write the update's metrics and trajectories. -> the metrics, over all processes; the same in each"""
-        report = metrics.of_rollout(groups) | metrics.of_steps(batch, self.options.algorithm)
+        report = self._of_rollout(groups, batch) | metrics.of_steps(batch, self.options.algorithm)
         report |= metrics.of_sampler(batch) | {f"learn/{name}": value for name, value in learnt.items()}
         busy = {
             "generate": self.agent.engine.take_busy_seconds(),
@@ -296,6 +327,13 @@ class TrainingSession:
         rows += [to_record(trajectory, decode) for group in groups for trajectory in group.ungraded]
         self.run.record(update + 1, report, rows)
         return report
+
+    def _of_rollout(self, groups: Sequence[Group], batch: CreditedBatch) -> dict[str, float]:
+        epochs = {"rollout/epochs": self.order.epochs}
+        if self.options.rollout.resample == 1:
+            return metrics.of_rollout(groups) | epochs
+        learnt = {trajectory.problem.id for trajectory in batch.trajectories}
+        return metrics.of_resampling(groups, learnt) | epochs
 
     def report_alarms(self) -> str:
         """Print each alarm when it is first raised. -> the name of one that stops the run, or an empty string"""
@@ -328,6 +366,8 @@ def _scorer(options: TrainOptions, policy: Policy, teacher: Teacher | None) -> S
 def _fingerprints(options: TrainOptions, student: Path) -> dict[str, str]:
     """Return the fingerprints of the run's inputs."""
     files = {"data": sha256_of_file(options.data), "student": fingerprint_model(student)}
+    if options.curriculum.rates is not None:
+        files["rates"] = sha256_of_file(Run(options.curriculum.rates).trajectory_file(0))
     if options.teacher is not None:
         files["teacher"] = fingerprint_teacher(teacher_folder(options.teacher, options.score), options.score)
     return files
@@ -371,13 +411,6 @@ def _own_engine(options: EngineOptions, ranks: Ranks) -> EngineOptions:
     return options.model_copy(update={"url": options.url.replace("{rank}", str(ranks.rank))})
 
 
-def _check_number(options: TrainOptions, problems: Sequence[Problem]) -> None:
-    if options.rollout.problems > len(problems):
-        raise OptionError(
-            f"rollout.problems is {options.rollout.problems}, but {options.data} holds {len(problems)} problems; lower it."
-        )
-
-
 def _line(update: int, updates: int, report: dict[str, float], room: int | None) -> str:
     """Return the update's metrics as a line of at most `room` characters, the most important ones first."""
     parts = [
@@ -395,5 +428,6 @@ def _line(update: int, updates: int, report: dict[str, float], room: int | None)
         (2, f"entropy {report['learn/entropy']:.2f}"),
         (1, f"{report['speed/tokens_per_second']:,.0f} tok/s"),
         (3, f"{report['seconds/update']:.1f} s"),
+        (0, f"epoch {report['rollout/epochs']:.1f}"),
     ]
     return fitted(parts, room)

@@ -213,6 +213,11 @@ class Group:
         ungraded = [attempt for attempt in attempts if not attempt.judged.is_graded]
         return cls(problem, graded, dropped=dropped, ungraded=ungraded)
 
+    @property
+    def is_alike(self) -> bool:
+        """True if all attempts have the same verdict. GRPO then cannot learn right from wrong."""
+        return len({attempt.judged.is_right for attempt in self.trajectories}) < 2
+
     def __iter__(self) -> Iterator[Trajectory]:
         return iter(self.trajectories)
 

@@ -58,6 +58,7 @@ from sod.config.learning import (
 )
 from sod.config.sampling import (
     ChatOptions,
+    CurriculumOptions,
     EngineOptions,
     EvalRolloutOptions,
     RewardOptions,
@@ -76,6 +77,7 @@ __all__ = [
     "CompareEvaluationsOptions",
     "CompareOptions",
     "ConvertOptions",
+    "CurriculumOptions",
     "DataListOptions",
     "DecontaminateOptions",
     "DemoOptions",

@@ -21,6 +21,7 @@ from sod.config.base import (
 from sod.config.learning import AlgorithmOptions, LearnOptions, ModelOptions, OpsdOptions, ScoreOptions, SftLearnOptions
 from sod.config.sampling import (
     ChatOptions,
+    CurriculumOptions,
     EngineOptions,
     EvalRolloutOptions,
     RewardOptions,
@@ -108,6 +109,7 @@ class TrainOptions(Options):
     """Print what the command would do and the resources it needs, then exit."""
     algorithm: AlgorithmOptions = AlgorithmOptions()
     opsd: OpsdOptions = OpsdOptions()
+    curriculum: Rare[CurriculumOptions] = CurriculumOptions()
     rollout: RolloutOptions = RolloutOptions()
     engine: EngineOptions = EngineOptions()
     score: ScoreOptions = ScoreOptions()

@@ -116,9 +116,28 @@ class RolloutOptions(SamplingOptions):
     """Problems per update."""
     group: Positive = 16
     """Trajectories per problem. GRPO compares the trajectories of one problem with each other."""
+    resample: Annotated[float, Field(ge=1)] = 1.0
+    """Dynamic sampling (DAPO): replace problems whose attempts all have the same verdict by further problems, until an update has
+    sampled this factor times rollout.problems. If that is not enough, such problems fill the update. Default: 1, no further
+    problems."""
     update_seconds: Rare[ResumeMayChange[PositiveReal | None]] = None
     """Wall-clock limit of the sampling of one update, in seconds. Unfinished trajectories are dropped and counted. Default: no
     limit."""
+
+
+class CurriculumOptions(Options):
+    """Which problems training takes, and in which order."""
+
+    order: Literal["shuffled", "file", "easy_first", "hard_first"] = "shuffled"
+    """Order of the problems in each epoch. shuffled: at random. file: as in --data. easy_first, hard_first: by the solve rates
+    of curriculum.rates."""
+    rates: ResumeMayChange[Path | None] = None
+    """Finished run of `sod eval` on --data, usually with the student: the measured solve rate of every problem. Default: no
+    rates."""
+    lowest: Share = 0.0
+    """Leave out problems with a lower solve rate, which no attempt solves. Default: 0, none."""
+    highest: Share = 1.0
+    """Leave out problems with a higher solve rate, which every attempt solves. Default: 1, none."""
 
 
 class EvalRolloutOptions(SamplingOptions):

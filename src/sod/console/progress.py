@@ -83,6 +83,10 @@ class Pace:
         while len(marks) > self.FEWEST and marks[1][0] <= now - window:
             marks.popleft()
 
+    def extend(self, parts: int) -> None:
+        """Add parts to the job."""
+        self._total += parts
+
     def elapsed(self, now: float) -> float:
         return now - self._begin
 
@@ -178,6 +182,13 @@ class Display:
         )
         yield
         self._bars.update(self._phase, visible=False)
+
+    def extend(self, parts: int) -> None:
+        """Add parts to the current phase."""
+        if parts:
+            self._of += parts
+            self._phase_pace.extend(parts)
+            self._bars.update(self._phase, total=self._of)
 
     def advance(self) -> None:
         self._parts += 1

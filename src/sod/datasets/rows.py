@@ -14,7 +14,6 @@ Demonstrations have `messages` in OpenAI's format, and optionally `tools`.
 import ast
 import hashlib
 import json
-import random
 import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -144,21 +143,6 @@ def _count_rows(path: Path, demonstrations: bool, size: int, changed: int) -> in
     if isinstance(rows, _Converted):
         rows.complain()
     return count
-
-
-def sample_problems(problems: Sequence[Problem], *, seed: int, update: int, size: int) -> list[Problem]:
-    """Sample the problems of an update. The result depends only on the seed and the update, so a resumed run samples the same.
-
-    Each epoch is a new order of all problems. There must be at least `size` problems. The rest at the end of an epoch that does
-    not fill an update is skipped.
-    """
-    epoch, place = divmod(update, len(problems) // size)
-    return [problems[i] for i in _order(seed, epoch, len(problems))[place * size : (place + 1) * size]]
-
-
-@lru_cache(maxsize=1)
-def _order(seed: int, epoch: int, count: int) -> list[int]:
-    return random.Random(f"{seed}/{epoch}").sample(range(count), count)
 
 
 def fingerprint_model(folder: Path) -> str:
@@ -342,4 +326,4 @@ def demonstration_of(row: Row, number: int) -> Demonstration:
     return conversations.parse_conversation(row["messages"], row.get("tools"), row.get("functions"))
 
 
-keep_old_names(__name__, as_demonstration="demonstration_of", draw="sample_problems")
+keep_old_names(__name__, as_demonstration="demonstration_of")

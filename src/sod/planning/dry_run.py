@@ -27,7 +27,7 @@ from sod.config import (
 from sod.console.progress import console
 from sod.distributed import place
 from sod.engines import ENGINES
-from sod.errors import ModelError, OptionError, TemplateError
+from sod.errors import ModelError, OptionError, RunError, TemplateError
 from sod.planning.inventory import (
     Device,
     Found,
@@ -57,6 +57,8 @@ from sod.planning.memory import (
     memory_of_training,
     sampling_bytes,
 )
+from sod.runs.files import sha256_of_file
+from sod.runs.results import read_results
 from sod.systems import SYSTEMS
 
 LIKELY_SHARE = 0.25
@@ -146,6 +148,9 @@ def _of_training(options: TrainOptions) -> "DryRun":
     text.check_template(options.student, options.chat)
     if ":" in name:
         text.add("reads", f"rule     {name}")
+    if (rates := options.curriculum.rates) is not None:
+        text.add("reads", f"rates    {rates}, a finished evaluation of the data")
+        text.check_rates(rates, options.data)
     text.write(options.out, resume=options.resume)
     text.check_what_is_named(options, None if is_own else teacher)
 
@@ -159,6 +164,8 @@ def _of_training(options: TrainOptions) -> "DryRun":
         f"{problems:,} problems{passes}",
         _tokens_of_trajectories(options.updates * trajectories, rollout),
     )
+    if rollout.resample > 1:
+        text.add("does", f"up to {rollout.resample:g} times as many attempts, where verdicts have no contrast")
     if data.rows and rollout.problems > data.rows:
         text.first.append(f"Lower rollout.problems to {data.rows:,}, the number of problems in the data.")
 
@@ -425,6 +432,18 @@ class DryRun(Text):
         if resume and not begun:
             self.first.append(f"Leave --resume out: {out} holds no run.")
         self.add("writes", f"{out}{', continued' if resume else ''}")
+
+    def check_rates(self, rates: Path, data: Path) -> None:
+        """Check that a finished evaluation of the data holds the solve rates."""
+        try:
+            results = read_results(rates)
+        except RunError as error:
+            self.first.append(f"Give a finished run of `sod eval` as curriculum.rates: {error}")
+            return
+        if results.partial:
+            self.first.append(f"Finish the evaluation in {rates}: run the same `sod eval` again.")
+        elif data.is_file() and sha256_of_file(data) not in {each.sha256 for each in results.benchmarks.values()}:
+            self.first.append(f"Give an evaluation of {data} as curriculum.rates: {rates} is one of other data.")
 
     def check_length(self, rollout: SamplingOptions, shapes: dict[str, Shape | None]) -> None:
         """Check that the models have enough positions."""

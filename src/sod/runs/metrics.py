@@ -1,7 +1,7 @@
 """Compute the metrics of an update or an evaluation. Keys are area/name."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -73,7 +73,7 @@ class RolloutTotals:
         verdicts = {trajectory.judged.is_right for trajectory in group}
         rewards_B = torch.tensor([trajectory.reward for trajectory in group], dtype=torch.float64)
         advantage = float(group_advantage(rewards_B, torch.zeros(len(group), dtype=torch.long)).abs().sum())
-        alike, contrast = len(verdicts) == 1, bool((rewards_B != rewards_B[0]).any())
+        alike, contrast = group.is_alike, bool((rewards_B != rewards_B[0]).any())
         self.groups += 1
         self.alike += alike
         self.solved += True in verdicts
@@ -119,6 +119,25 @@ def of_rollout(groups: Iterable[Group]) -> dict[str, float]:
     for group in groups:
         totals.add(group)
     return totals.metrics()
+
+
+OF_LEARNING = ("rollout/groups_alike", "rollout/groups_shaped", "rollout/advantage_shaped")
+"""Metrics about what GRPO learns from a group."""
+
+
+def of_resampling(groups: Sequence[Group], learnt: Collection[str]) -> dict[str, float]:
+    """Return the metrics of an update that sampled more problems than it learns from, those with the ids `learnt`.
+
+    Solve rates, lengths and errors are of all sampled problems: a rate over the chosen ones would say nothing of the student.
+    Metrics of what GRPO learns are of the chosen problems.
+    """
+    chosen = of_rollout(group for group in groups if group.problem.id in learnt)
+    return of_rollout(groups) | {
+        **{name: chosen[name] for name in OF_LEARNING if name in chosen},
+        "resample/problems": len(groups),
+        "resample/alike": _ratio(sum(group.is_alike for group in groups), len(groups)),
+        "resample/left_out": len(groups) - len(learnt),
+    }
 
 
 @dataclass
