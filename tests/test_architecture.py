@@ -36,7 +36,7 @@ LAYERS = """
     lab
     compare
     arguments
-    cli
+    cli  pipeline
     __main__
 """
 LEVEL = {f"sod.{name}": level for level, line in enumerate(LAYERS.strip().splitlines()) for name in line.split()}

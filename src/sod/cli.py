@@ -42,6 +42,7 @@ COMMANDS = {
         "sod.evaluation.demonstrations:demonstrate",
         "create demonstrations with a model",
     ),
+    "run": ("RunOptions", "sod.pipeline.running:run", "run all stages of an experiment from one recipe"),
     "compare": ("CompareOptions", "sod.compare.cells:compare", "compare methods on equal terms, with several seeds"),
     "calibrate": (
         "CalibrateOptions",
@@ -95,7 +96,7 @@ SECTIONS = {
 """Heading -> its commands, in the order of the overview."""
 RESUMED = ("sft", "train")
 """Commands that continue with --resume."""
-CONTINUED = ("lab demo", "lab real", "lab teacher", "eval", "rollout", "compare", "data fetch")
+CONTINUED = ("lab demo", "lab real", "lab teacher", "eval", "rollout", "run", "compare", "data fetch")
 """Commands that continue when they are run again."""
 HELP = ("-h", "--help", "--help-all", "help")
 EXIT_USAGE, EXIT_FAILED, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 2, 1, 75, 130

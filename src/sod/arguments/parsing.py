@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Any, cast, get_origin
+from typing import Any, TypeVar, cast, get_origin
 
 import tyro
 from pydantic import ValidationError
@@ -37,6 +37,7 @@ from sod.config import Options, is_group, options_of
 from sod.errors import OptionError
 from sod.recipes import flat, over, read_recipe
 
+AnyOptions = TypeVar("AnyOptions", bound=Options)
 HELP = ("-h", "--help", "--help-all")
 MOST_LINES = 3
 """Lines of an error about several values."""
@@ -46,6 +47,13 @@ def parse_options(command: str, model: type[Options], arguments: Sequence[str]) 
     """Return the options of a command. Print the help and exit if it is asked for. Raise OptionError for wrong options."""
     os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
     return _CommandLine(command, model).options(arguments)
+
+
+def options_from(command: str, model: type[AnyOptions], content: dict[str, Any], source: str) -> AnyOptions:
+    """Return the options in nested content, such as a table of a recipe. Raise OptionError, which names the `source`."""
+    line = _CommandLine(command, model)
+    line.check_names(content, source)
+    return cast(AnyOptions, line.validated(content, dict.fromkeys(flat(content), source)))
 
 
 def _is_recipe(argument: str) -> bool:
@@ -81,8 +89,12 @@ class _CommandLine:
         from_flags = self._read_flags(flags)
         overridden = flat(from_flags)
         sources = {key: source for key, source in from_recipes.items() if key not in overridden}
+        return self.validated(over(given, from_flags), sources)
+
+    def validated(self, given: dict[str, Any], sources: Mapping[str, str]) -> Options:
+        """Return the options. Raise OptionError for a wrong value; `sources` maps options to the files they come from."""
         try:
-            return self.model.model_validate(_completed(self.model, over(given, from_flags)))
+            return self.model.model_validate(_completed(self.model, given))
         except ValidationError as error:
             raise OptionError(self._explained(error, sources)) from None
 
@@ -91,12 +103,18 @@ class _CommandLine:
     def _read_recipe(self, recipe: str) -> dict[str, Any]:
         """Return the recipe's options, nested. Raise OptionError for one that the command does not have."""
         content = read_recipe(Path(recipe))
-        for key in flat(content):
-            if key not in self.fields:
-                near = get_close_matches(key, self.fields, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"`sod {self.command} --help-all` lists the options."
-                raise OptionError(f"{recipe}: {key} is not an option of `sod {self.command}`; {hint}")
+        self.check_names(content, recipe)
         return content
+
+    def check_names(self, content: dict[str, Any], source: str) -> None:
+        """Raise OptionError for an option that the command does not have."""
+        tables = {key for key, field in self.fields.items() if get_origin(without_none(field.annotation)) is dict}
+        for key in flat(content):
+            if key not in self.fields and key.partition(".")[0] not in tables:
+                group = key.partition(".")[0]
+                near = get_close_matches(key, self.fields, n=1) or get_close_matches(group, tables, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"`sod {self.command} --help-all` lists the options."
+                raise OptionError(f"{source}: {key} is not an option of `sod {self.command}`; {hint}")
 
     def _read_flags(self, flags: Sequence[str]) -> dict[str, Any]:
         """Return the given options, nested, with values as strings. Raise OptionError for an unknown one."""

@@ -24,6 +24,7 @@ from sod.config.commands import (
     PlanOptions,
     ReportOptions,
     RolloutCommandOptions,
+    RunOptions,
     SftOptions,
     TrainOptions,
 )
@@ -105,6 +106,7 @@ __all__ = [
     "RewardOptions",
     "RolloutCommandOptions",
     "RolloutOptions",
+    "RunOptions",
     "SamplingOptions",
     "SandboxOptions",
     "ScoreOptions",

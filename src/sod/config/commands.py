@@ -1,7 +1,7 @@
 """Options of the commands about one model: fine-tune, train, evaluate, look at, convert."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 from tyro.conf import Positional, arg
@@ -195,6 +195,24 @@ class RolloutCommandOptions(EvalOptions):
     """Demonstrations per problem. Correct trajectories with the fewest tool errors are preferred, then the shortest."""
     demonstrations: ResumeMayChange[Path | None] = None
     """File to write. Default: demonstrations.jsonl in --out."""
+
+
+class RunOptions(Options):
+    """Run all stages of an experiment from one recipe: data, cold start, training, evaluation, export.
+
+    Each table [stages.NAME] of the recipe is a stage: a command of sod and its options. @NAME stands for what an earlier
+    stage wrote. Run the command again to continue: finished stages are skipped.
+    """
+
+    out: Path
+    """Directory to create or to continue. It holds what every stage writes, and one page about all runs."""
+    stages: Rare[dict[str, Any] | None] = None
+    """The stages, in a recipe only. A stage has the options of its command and two more keys. command: the command, if it is not
+    the name of the stage. recipe: recipes of that command, which the options override."""
+    budget: str | None = None
+    """Time for this call, such as 90m, 10h or 2d. At its end the current stage saves its work and stops. Default: no limit."""
+    dry_run: bool = False
+    """Print what each stage would do and the resources it needs, then exit."""
 
 
 class CalibrateOptions(Options):

@@ -1,0 +1,146 @@
+"""Run the missing stages of an experiment, one after another, in processes of their own."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sod.config import ReportOptions, RunOptions
+from sod.console.progress import clock, echo
+from sod.errors import InfrastructureError, OptionError, RunError, TrainingError
+from sod.interrupts import Terminated
+from sod.pipeline.planning import plan_stages
+from sod.pipeline.stages import Stage, read_stages, runs_of
+from sod.recipes import flat, to_toml
+from sod.report import report
+from sod.runs.directory import Run
+from sod.runs.files import to_json, write_json, write_whole
+
+EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 75, 130
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def run(options: RunOptions) -> None:
+    """Run the stages that are not done. Raise TrainingError for one that fails, InfrastructureError at the end of the budget."""
+    stages = read_stages(options)
+    end = None if options.budget is None else time.monotonic() + seconds_of(options.budget)
+    if options.dry_run:
+        echo(plan_stages(options, stages, Done(options.out).names(stages)))
+        return
+    with Run(options.out).held():
+        _run(options, stages, end)
+
+
+def _run(options: RunOptions, stages: Sequence[Stage], end: float | None) -> None:
+    done = Done(options.out)
+    finished = done.names(stages)
+    for number, stage in enumerate(stages, 1):
+        shown = f"stage {number} of {len(stages)}, {stage.name}"
+        if stage.name in finished:
+            echo(f"{shown}: done before")
+            continue
+        echo(f"{shown}: sod {stage.command} {_recipe(options, stage)}")
+        begun = time.monotonic()
+        _start(options, stage, end)
+        done.add(stage)
+        echo(f"{shown}: done in {clock(time.monotonic() - begun)}")
+    runs = tuple(folder for folder in runs_of(list(stages)) if folder.exists())
+    if runs:
+        page = options.out / "report.html"
+        report(ReportOptions(runs=runs, out=page))
+
+
+def _recipe(options: RunOptions, stage: Stage) -> Path:
+    return options.out / f"{stage.name}.toml"
+
+
+def _start(options: RunOptions, stage: Stage, end: float | None) -> None:
+    """Run the command of a stage and wait for it. A signal that ends this process also ends the command."""
+    recipe = _recipe(options, stage)
+    recipe.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(recipe, to_toml(stage.content | _resumption(stage)))
+    words = [*stage.command.split(), str(recipe)]
+    start = [sys.executable, "-m"]
+    if stage.processes > 1:
+        start += ["torch.distributed.run", "--nproc-per-node", str(stage.processes), "-m"]
+    process = subprocess.Popen([*start, "sod", *words])
+    try:
+        status = process.wait(None if end is None else max(0.0, end - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+        raise InfrastructureError(
+            f"The budget of {options.budget} is used up in stage {stage.name}, which has saved its work. Run the same command "
+            "again to continue."
+        ) from None
+    except KeyboardInterrupt as error:
+        if isinstance(error, Terminated):  # Ctrl-C reaches the command as well
+            process.terminate()
+        process.wait()
+        raise
+    if status == EXIT_INTERRUPTED:
+        raise KeyboardInterrupt
+    if status:
+        error = InfrastructureError if status == EXIT_TRY_AGAIN else TrainingError
+        raise error(
+            f"Stage {stage.name} failed with status {status}; the lines above give the reason. Run the same command again to "
+            "continue from there."
+        )
+
+
+def _resumption(stage: Stage) -> dict[str, Any]:
+    return {"resume": True} if stage.command in ("sft", "train") and Run(stage.out).begun else {}
+
+
+class Done:
+    """The finished stages of an experiment: done.json, which holds their commands and options."""
+
+    def __init__(self, out: Path):
+        self._file = out / "done.json"
+        try:
+            self._stages: dict[str, Any] = json.loads(self._file.read_bytes())
+        except FileNotFoundError:
+            self._stages = {}
+        except ValueError as error:
+            raise RunError(
+                f"{self._file} is damaged. Move it away to start every stage again; most finished stages then end at once."
+            ) from error
+
+    def names(self, stages: Sequence[Stage]) -> set[str]:
+        """Return the names of the finished stages. Raise OptionError for one that was run with other options.
+
+        A stage is started again if what it wrote no longer exists.
+        """
+        found = [stage for stage in stages if stage.name in self._stages and stage.out.exists()]
+        for stage in found:
+            now, before = flat(_plain(stage)), flat(self._stages[stage.name])
+            if changed := sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key)):
+                raise OptionError(
+                    f"Stage {stage.name} was run with other options ({', '.join(changed)}). Restore them, remove {stage.out} to "
+                    "run the stage again, or choose another --out."
+                )
+        return {stage.name for stage in found}
+
+    def add(self, stage: Stage) -> None:
+        self._stages[stage.name] = _plain(stage)
+        write_json(self._file, self._stages)
+
+
+def _plain(stage: Stage) -> dict[str, Any]:
+    """Return command and options as JSON holds them."""
+    content = stage.content | {"out": str(stage.out)}
+    return json.loads(to_json({"command": stage.command} | content))
+
+
+def seconds_of(duration: str) -> float:
+    """Return a duration such as 90m, 10h or 2d in seconds. Raise OptionError for another text."""
+    try:
+        seconds = float(duration[:-1]) * UNITS[duration[-1:]]
+    except (ValueError, KeyError):
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise OptionError(f"budget is {duration!r}. It must be a number and a unit, such as 90m, 10h or 2d.")
+    return seconds
