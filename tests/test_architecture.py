@@ -31,7 +31,8 @@ LAYERS = """
     scoring  sft
     evaluation
     curriculum
-    adapters  export  training
+    training
+    adapters  export
     gguf
     lab
     compare

@@ -12,7 +12,7 @@ from sod.cli import run as sod
 from sod.config import RunOptions
 from sod.errors import OptionError
 from sod.pipeline.running import seconds_of
-from sod.pipeline.stages import Stage, read_stages
+from sod.pipeline.stages import ExperimentStage, read_stages
 from sod.runs.directory import Run
 
 ROOT = Path(__file__).parents[1]
@@ -61,7 +61,7 @@ def recipe(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
-def stages_of(path: Path, *flags: str) -> dict[str, Stage]:
+def stages_of(path: Path, *flags: str) -> dict[str, ExperimentStage]:
     options: Any = parse_options("run", RunOptions, [str(path), *flags])
     return {stage.name: stage for stage in read_stages(options)}
 

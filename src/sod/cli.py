@@ -42,7 +42,7 @@ COMMANDS = {
         "sod.evaluation.demonstrations:demonstrate",
         "create demonstrations with a model",
     ),
-    "run": ("RunOptions", "sod.pipeline.running:run", "run all stages of an experiment from one recipe"),
+    "run": ("RunOptions", "sod.pipeline.running:run_stages", "run all stages of an experiment from one recipe"),
     "compare": ("CompareOptions", "sod.compare.cells:compare", "compare methods on equal terms, with several seeds"),
     "calibrate": (
         "CalibrateOptions",

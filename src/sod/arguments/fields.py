@@ -31,6 +31,11 @@ def shown_name(key: str, field: FieldInfo) -> str:
     return metavar_of(field) or f"--{hyphens(key)}"
 
 
+def is_table(field: FieldInfo) -> bool:
+    """Return whether an option holds tables, which only a recipe can give."""
+    return get_origin(without_none(field.annotation)) is dict
+
+
 def annotated(kind: Any, marks: Sequence[Any]) -> Any:
     return Annotated[(kind, *marks)] if marks else kind
 

@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import DisallowNone, arg
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-from sod.arguments.fields import annotated, label_of, metavar_of
+from sod.arguments.fields import annotated, is_table, label_of, metavar_of
 from sod.config import RARE, Options, is_group, options_of
 
 
@@ -63,7 +63,8 @@ def _explained_fields(info: StructTypeInfo, everything: bool) -> StructConstruct
         description = field.description or ""
         words, own, in_words = description.partition("Default: ")
         hint = "(required)" if field.is_required() else own + (in_words or f"Default: {label_of(default)}")
-        kind = annotated(DisallowNone[field.annotation], [*field.metadata, arg(help_behavior_hint=hint)])
+        kind = str | None if is_table(field) else field.annotation
+        kind = annotated(DisallowNone[kind], [*field.metadata, arg(help_behavior_hint=hint)])
         missing = tyro.MISSING_NONPROP if field.is_required() else default
         fields.append(StructFieldSpec(name=name, type=kind, default=missing, helptext=words.strip()))
     return StructConstructorSpec(instantiate=info.type, fields=tuple(fields))

@@ -26,6 +26,7 @@ from sod.arguments.fields import (
     choices_of,
     flags_of,
     hyphens,
+    is_table,
     label_of,
     listed,
     rule_of,
@@ -108,7 +109,7 @@ class _CommandLine:
 
     def check_names(self, content: dict[str, Any], source: str) -> None:
         """Raise OptionError for an option that the command does not have."""
-        tables = {key for key, field in self.fields.items() if get_origin(without_none(field.annotation)) is dict}
+        tables = {key for key, field in self.fields.items() if is_table(field)}
         for key in flat(content):
             if key not in self.fields and key.partition(".")[0] not in tables:
                 group = key.partition(".")[0]

@@ -206,9 +206,9 @@ class RunOptions(Options):
 
     out: Path
     """Directory to create or to continue. It holds what every stage writes, and one page about all runs."""
-    stages: Rare[dict[str, Any] | None] = None
+    stages: Annotated[dict[str, Any] | None, arg(metavar="TABLES")] = None
     """The stages, in a recipe only. A stage has the options of its command and two more keys. command: the command, if it is not
-    the name of the stage. recipe: recipes of that command, which the options override."""
+    the name of the stage. recipe: recipes of that command, which the options override. Default: none."""
     budget: str | None = None
     """Time for this call, such as 90m, 10h or 2d. At its end the current stage saves its work and stops. Default: no limit."""
     dry_run: bool = False

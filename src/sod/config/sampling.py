@@ -129,15 +129,15 @@ class CurriculumOptions(Options):
     """Which problems training takes, and in which order."""
 
     order: Literal["shuffled", "file", "easy_first", "hard_first"] = "shuffled"
-    """Order of the problems in each epoch. shuffled: at random. file: as in --data. easy_first, hard_first: by the solve rates
+    """Order of the problems in each epoch. shuffled: at random. file: as in the file. easy_first, hard_first: by the solve rates
     of curriculum.rates."""
     rates: ResumeMayChange[Path | None] = None
     """Finished run of `sod eval` on --data, usually with the student: the measured solve rate of every problem. Default: no
     rates."""
     lowest: Share = 0.0
-    """Leave out problems with a lower solve rate, which no attempt solves. Default: 0, none."""
+    """Leave out problems with a lower solve rate. 0 leaves out none."""
     highest: Share = 1.0
-    """Leave out problems with a higher solve rate, which every attempt solves. Default: 1, none."""
+    """Leave out problems with a higher solve rate. 1 leaves out none."""
 
 
 class EvalRolloutOptions(SamplingOptions):

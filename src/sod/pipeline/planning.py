@@ -3,13 +3,13 @@
 from collections.abc import Collection, Sequence
 
 from sod.config import EvalOptions, RunOptions, SftOptions, TrainOptions
-from sod.pipeline.stages import MODELS, Stage, origin_of
+from sod.pipeline.stages import MODELS, ExperimentStage, origin_of
 from sod.planning.dry_run import columns
 from sod.planning.dry_run import planned as planned_as
 from sod.runs.directory import Run
 
 
-def plan_stages(options: RunOptions, stages: Sequence[Stage], done: Collection[str]) -> str:
+def plan_stages(options: RunOptions, stages: Sequence[ExperimentStage], done: Collection[str]) -> str:
     """Return what the stages would do, as lines of text.
 
     A model that an unfinished stage trains is planned with the model which that training starts from.
@@ -36,12 +36,12 @@ def plan_stages(options: RunOptions, stages: Sequence[Stage], done: Collection[s
     return "\n".join(parts)
 
 
-def _with_existing_models(stage: Stage, stages: dict[str, Stage]) -> dict[str, str]:
+def _with_existing_models(stage: ExperimentStage, stages: dict[str, ExperimentStage]) -> dict[str, str]:
     given = {key: stage.content[key] for key in (*MODELS, "teacher") if isinstance(stage.content.get(key), str)}
     return {key: path if Run(stage.out).begun else origin_of(path, stages) for key, path in given.items()}
 
 
-def _reads(stage: Stage, other: Stage) -> bool:
+def _reads(stage: ExperimentStage, other: ExperimentStage) -> bool:
     """Return whether an option of the stage names something that the other one writes."""
     return stage is not other and str(other.out) in _texts(stage.content)
 

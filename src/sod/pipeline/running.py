@@ -13,7 +13,7 @@ from sod.console.progress import clock, echo
 from sod.errors import InfrastructureError, OptionError, RunError, TrainingError
 from sod.interrupts import Terminated
 from sod.pipeline.planning import plan_stages
-from sod.pipeline.stages import Stage, read_stages, runs_of
+from sod.pipeline.stages import ExperimentStage, read_stages, runs_of
 from sod.recipes import flat, to_toml
 from sod.report import report
 from sod.runs.directory import Run
@@ -23,7 +23,7 @@ EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 75, 130
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def run(options: RunOptions) -> None:
+def run_stages(options: RunOptions) -> None:
     """Run the stages that are not done. Raise TrainingError for one that fails, InfrastructureError at the end of the budget."""
     stages = read_stages(options)
     end = None if options.budget is None else time.monotonic() + seconds_of(options.budget)
@@ -34,7 +34,7 @@ def run(options: RunOptions) -> None:
         _run(options, stages, end)
 
 
-def _run(options: RunOptions, stages: Sequence[Stage], end: float | None) -> None:
+def _run(options: RunOptions, stages: Sequence[ExperimentStage], end: float | None) -> None:
     done = Done(options.out)
     finished = done.names(stages)
     for number, stage in enumerate(stages, 1):
@@ -53,11 +53,11 @@ def _run(options: RunOptions, stages: Sequence[Stage], end: float | None) -> Non
         report(ReportOptions(runs=runs, out=page))
 
 
-def _recipe(options: RunOptions, stage: Stage) -> Path:
+def _recipe(options: RunOptions, stage: ExperimentStage) -> Path:
     return options.out / f"{stage.name}.toml"
 
 
-def _start(options: RunOptions, stage: Stage, end: float | None) -> None:
+def _start(options: RunOptions, stage: ExperimentStage, end: float | None) -> None:
     """Run the command of a stage and wait for it. A signal that ends this process also ends the command."""
     recipe = _recipe(options, stage)
     recipe.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def _start(options: RunOptions, stage: Stage, end: float | None) -> None:
         )
 
 
-def _resumption(stage: Stage) -> dict[str, Any]:
+def _resumption(stage: ExperimentStage) -> dict[str, Any]:
     return {"resume": True} if stage.command in ("sft", "train") and Run(stage.out).begun else {}
 
 
@@ -109,7 +109,7 @@ class Done:
                 f"{self._file} is damaged. Move it away to start every stage again; most finished stages then end at once."
             ) from error
 
-    def names(self, stages: Sequence[Stage]) -> set[str]:
+    def names(self, stages: Sequence[ExperimentStage]) -> set[str]:
         """Return the names of the finished stages. Raise OptionError for one that was run with other options.
 
         A stage is started again if what it wrote no longer exists.
@@ -124,12 +124,12 @@ class Done:
                 )
         return {stage.name for stage in found}
 
-    def add(self, stage: Stage) -> None:
+    def add(self, stage: ExperimentStage) -> None:
         self._stages[stage.name] = _plain(stage)
         write_json(self._file, self._stages)
 
 
-def _plain(stage: Stage) -> dict[str, Any]:
+def _plain(stage: ExperimentStage) -> dict[str, Any]:
     """Return command and options as JSON holds them."""
     content = stage.content | {"out": str(stage.out)}
     return json.loads(to_json({"command": stage.command} | content))

@@ -54,7 +54,7 @@ MODELS = ("model", "student")
 
 
 @dataclass(frozen=True)
-class Stage:
+class ExperimentStage:
     """One command of an experiment."""
 
     name: str
@@ -74,11 +74,11 @@ class Stage:
         return options_from(self.command, STAGE_COMMANDS[self.command], over(self.content, other), f"stage {self.name}")
 
 
-def read_stages(options: RunOptions) -> list[Stage]:
+def read_stages(options: RunOptions) -> list[ExperimentStage]:
     """Return the stages in the order of the recipe. Raise OptionError for a stage that cannot be run as described."""
     if not options.stages:
         raise OptionError("The recipe has no stages. Add a table for each, such as [stages.sft].")
-    made: dict[str, Stage] = {}
+    made: dict[str, ExperimentStage] = {}
     for name, table in options.stages.items():
         if not isinstance(table, dict):
             raise OptionError(f"stages.{name} is {table!r}; it must be a table of options: [stages.{name}].")
@@ -87,7 +87,9 @@ def read_stages(options: RunOptions) -> list[Stage]:
     return list(made.values())
 
 
-def _stage(name: str, table: Mapping[str, Any], options: RunOptions, earlier: Mapping[str, Stage]) -> Stage:
+def _stage(
+    name: str, table: Mapping[str, Any], options: RunOptions, earlier: Mapping[str, ExperimentStage]
+) -> ExperimentStage:
     command = table.get("command", name)
     if command not in STAGE_COMMANDS:
         near = get_close_matches(str(command), STAGE_COMMANDS, n=1)
@@ -101,10 +103,10 @@ def _stage(name: str, table: Mapping[str, Any], options: RunOptions, earlier: Ma
         content = over(read_recipe(Path(recipe)), content)
     out = Path(str(table.get("out", options.out / f"{name}{WRITES_FILE.get(command, '')}")))
     content = _resolved(content, earlier, f"stages.{name}") | {"out": out}
-    return Stage(name, command, content, out)
+    return ExperimentStage(name, command, content, out)
 
 
-def _resolved(value: Any, earlier: Mapping[str, Stage], where: str) -> Any:
+def _resolved(value: Any, earlier: Mapping[str, ExperimentStage], where: str) -> Any:
     """Return the value with each reference @STAGE or @STAGE/PATH replaced by a path."""
     if isinstance(value, dict):
         return {key: _resolved(each, earlier, f"{where}.{key}") for key, each in value.items()}
@@ -121,12 +123,12 @@ def _resolved(value: Any, earlier: Mapping[str, Stage], where: str) -> Any:
     return str(earlier[name].out / path if path else earlier[name].out)
 
 
-def runs_of(stages: list[Stage]) -> Iterator[Path]:
+def runs_of(stages: list[ExperimentStage]) -> Iterator[Path]:
     """Yield the run directories that a report can show."""
     yield from (stage.out for stage in stages if stage.command in ("train", "eval"))
 
 
-def origin_of(path: str, stages: Mapping[str, Stage]) -> str:
+def origin_of(path: str, stages: Mapping[str, ExperimentStage]) -> str:
     """Return the model that the training behind a path starts from; the path itself if no stage trains it."""
     for stage in stages.values():
         if stage.command in ("sft", "train") and Path(path).is_relative_to(stage.out):
