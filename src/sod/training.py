@@ -29,6 +29,7 @@ from sod.errors import TrainingError
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, let_through
 from sod.model.dtypes import with_dtype
+from sod.model.lengths import with_lengths
 from sod.model.loading import check_context, check_embeddings, head, load_model
 from sod.model.policy import Policy, load_sharded, origin
 from sod.planning.dry_run import plan
@@ -63,7 +64,7 @@ def train(options: TrainOptions) -> Run:
 
     Raises SodError for bad input, and Terminated after a signal. In both cases a run that has begun can be resumed.
     """
-    options = with_dtype(options)
+    options = with_lengths(with_dtype(options))
     if options.dry_run:
         echo(plan(options))
         return Run(options.out)

@@ -239,7 +239,7 @@ def _completed(model: type[Options], given: Mapping[str, Any]) -> dict[str, Any]
     for key, value in given.items():
         field = model.model_fields[key]
         if is_group(field):
-            completed[key] = dict(field.default) | _completed(type(field.default), value)
+            completed[key] = field.default.model_dump(exclude_unset=True) | _completed(type(field.default), value)
         else:
             completed[key] = _prepared(field, value)
     return completed

@@ -23,6 +23,7 @@ from sod.evaluation.evaluate import evaluate
 from sod.evaluation.results import show_results
 from sod.hub import model_folder
 from sod.model.dtypes import with_dtype
+from sod.model.lengths import with_lengths
 from sod.planning.dry_run import plan
 from sod.rollout.harness import World
 from sod.runs.directory import Run
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 def demonstrate(options: RolloutCommandOptions) -> None:
     """Sample, judge, and write the best trajectories. Raises DataError if no trajectory can be used."""
-    options = with_dtype(options)
+    options = with_lengths(with_dtype(options))
     if options.dry_run:
         echo(plan(options))
         return

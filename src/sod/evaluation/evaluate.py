@@ -34,6 +34,7 @@ from sod.evaluation.measures import Tally, mean_over
 from sod.evaluation.results import results_markdown, show_results
 from sod.hub import model_folder
 from sod.model.dtypes import with_dtype
+from sod.model.lengths import with_lengths
 from sod.model.loading import check_context, check_embeddings, load_model
 from sod.planning.dry_run import plan
 from sod.rewards.referee import Referee
@@ -57,7 +58,7 @@ PAPER = AlgorithmOptions()
 
 def evaluate_and_show(options: EvalOptions) -> None:
     """Evaluate, and print the results."""
-    options = with_dtype(options)
+    options = with_lengths(with_dtype(options))
     if options.dry_run:
         echo(plan(options))
         return
@@ -70,7 +71,7 @@ def evaluate(options: EvalOptions) -> Results:
 
     After an interruption, the samples so far are kept, with partial results.
     """
-    options = with_dtype(options)
+    options = with_lengths(with_dtype(options))
     with Run(options.out).held(), Runner() as loop, EvaluationSession.open(options, loop) as session:
         try:
             session.sample()

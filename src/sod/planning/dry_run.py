@@ -28,6 +28,7 @@ from sod.console.progress import console
 from sod.distributed import place
 from sod.engines import ENGINES
 from sod.errors import ModelError, OptionError, RunError, TemplateError
+from sod.model.lengths import SomeSampling, capped
 from sod.planning.inventory import (
     Device,
     Found,
@@ -121,7 +122,8 @@ def _of_fine_tuning(options: SftOptions) -> "DryRun":
         return text.without_shape(model=model)
     shape, itemsize = model.shape, ITEMSIZE[options.network.dtype]
     if options.max_tokens > shape.positions:
-        text.first.append(f"Lower max_tokens to {shape.positions:,}, the number of positions of the model.")
+        text.add("does", f"longer conversations than {shape.positions:,} tokens, the positions of the model, are cut")
+        options = options.model_copy(update={"max_tokens": shape.positions})
     text.hold(memory_of_fine_tuning(options, shape, text.gpu, text.processes), _savings(learn, text.processes))
     if text.processes > 1 and text.gpu:
         copy = as_bytes(itemsize * shape.parameters)
@@ -134,7 +136,6 @@ def _of_fine_tuning(options: SftOptions) -> "DryRun":
 
 def _of_training(options: TrainOptions) -> "DryRun":
     text, name = DryRun.of("train", options), options.algorithm.name
-    rollout, learn = options.rollout, options.learn
     student = text.read_model("student", options.student)
     teacher = None
     if is_own := name in SYSTEMS and SYSTEMS[name].context is not None:
@@ -154,6 +155,8 @@ def _of_training(options: TrainOptions) -> "DryRun":
     text.write(options.out, resume=options.resume)
     text.check_what_is_named(options, None if is_own else teacher)
 
+    options = options.model_copy(update={"rollout": text.fitting(options.rollout, student, teacher)})
+    rollout, learn = options.rollout, options.learn
     problems, trajectories = options.updates * rollout.problems, rollout.problems * rollout.group
     steps = options.updates * min(learn.minibatches, rollout.problems)
     passes = f", {brief(problems / data.rows)} passes over {data.rows:,}" if data.rows else ""
@@ -207,6 +210,7 @@ def _of_evaluation(options: EvalOptions) -> "DryRun":
     text.check_template(options.model, options.chat)
     text.add("writes", str(options.out))
     text.check_what_is_named(options, teacher)
+    options = options.model_copy(update={"rollout": text.fitting(options.rollout, model, teacher)})
 
     rows = [found.rows or options.limit for found in benchmarks]
     problems = sum(min(count, options.limit or count) for count in rows if count)
@@ -444,6 +448,17 @@ class DryRun(Text):
             self.first.append(f"Finish the evaluation in {rates}: run the same `sod eval` again.")
         elif data.is_file() and sha256_of_file(data) not in {each.sha256 for each in results.benchmarks.values()}:
             self.first.append(f"Give an evaluation of {data} as curriculum.rates: {rates} is one of other data.")
+
+    def fitting(self, rollout: SomeSampling, *models: Found | None) -> SomeSampling:
+        """Return the options with default lengths that fit the models, as the run caps them."""
+        fitting = capped(rollout, [model.shape.positions for model in models if model and model.shape])
+        if fitting is not rollout:
+            self.add(
+                "does",
+                f"prompts of up to {fitting.max_prompt_tokens:,} and responses of up to {fitting.max_tokens:,} tokens: the "
+                "defaults exceed the positions of the model",
+            )
+        return fitting
 
     def check_length(self, rollout: SamplingOptions, shapes: dict[str, Shape | None]) -> None:
         """Check that the models have enough positions."""

@@ -1,0 +1,65 @@
+"""Cap the default lengths of trajectories at the positions of the models. Lengths that the user gave are not changed."""
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sod.config import EvalOptions, SamplingOptions, TrainOptions
+from sod.errors import SodError
+from sod.hub import model_folder
+
+SomeOptions = TypeVar("SomeOptions", bound=TrainOptions | EvalOptions)
+SomeSampling = TypeVar("SomeSampling", bound=SamplingOptions)
+
+logger = logging.getLogger(__name__)
+
+
+def with_lengths(options: SomeOptions) -> SomeOptions:
+    """Return the options with default lengths that fit the models. A run that has begun keeps its lengths.
+
+    A model that cannot be found is skipped, because loading it raises the error.
+    """
+    rollout = options.rollout
+    if {"max_tokens", "max_prompt_tokens"} <= rollout.model_fields_set:
+        return options
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        before = json.loads((options.out / "options.json").read_bytes())["rollout"]
+        kept = {name: int(before[name]) for name in ("max_tokens", "max_prompt_tokens")}
+        given = {name: getattr(rollout, name) for name in kept.keys() & rollout.model_fields_set}
+        return options.model_copy(update={"rollout": rollout.model_copy(update=kept | given)})
+    fitting = capped(rollout, _positions(options))
+    if fitting is rollout:
+        return options
+    logger.info(
+        f"rollout.max_prompt_tokens is {fitting.max_prompt_tokens} and rollout.max_tokens is {fitting.max_tokens}, together the "
+        "positions of the model."
+    )
+    return options.model_copy(update={"rollout": fitting})
+
+
+def capped(rollout: SomeSampling, positions: Iterable[int]) -> SomeSampling:
+    """Return the options with default lengths lowered to the fewest positions. The prompt gets at most half of them."""
+    fewest = min(positions, default=None)
+    if fewest is None or rollout.max_prompt_tokens + rollout.max_tokens <= fewest:
+        return rollout
+    prompt, response = rollout.max_prompt_tokens, rollout.max_tokens
+    if "max_prompt_tokens" not in rollout.model_fields_set:
+        prompt = min(prompt, max(1, fewest - response if "max_tokens" in rollout.model_fields_set else fewest // 2))
+    if "max_tokens" not in rollout.model_fields_set:
+        response = max(1, min(response, fewest - prompt))
+    return rollout.model_copy(update={"max_prompt_tokens": prompt, "max_tokens": response})
+
+
+def _positions(options: TrainOptions | EvalOptions) -> Iterator[int]:
+    """Yield the number of positions of the model and of a teacher, as far as their configurations are here or on the hub."""
+    for model in (options.student if isinstance(options, TrainOptions) else options.model, options.teacher):
+        if model is None:
+            continue
+        with suppress(SodError, OSError, ValueError, AttributeError):
+            config: dict[str, Any] = json.loads((model_folder(Path(model), weights=False) / "config.json").read_bytes())
+            found = (config.get("text_config") or config).get("max_position_embeddings")
+            if isinstance(found, int):
+                yield found
