@@ -28,8 +28,10 @@ LAYERS = """
     datasets  doctor  engines
     checks
     planning  rollout  teachers
-    scoring  sft
-    evaluation  training
+    scoring
+    evaluation
+    validation
+    sft  training
     adapters  export
     gguf
     lab

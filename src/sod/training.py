@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -45,9 +45,11 @@ from sod.teachers import Teacher, TeacherSetup
 from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_folder
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.types import Group, Problem
+from sod.validation.solving import HeldOut, Validator
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 MAX_SAMPLER_GAP = 0.5
 """Largest mean difference per sampled token, in nats. Rounding causes 1e-6 in fp32 and about 1e-2 in bf16; more means that
 the sampler is broken."""
@@ -71,6 +73,8 @@ def train(options: TrainOptions) -> Run:
     ):
         echo(EXPLAINED)
         for update in range(session.done, options.updates):
+            if session.validate(update, display):
+                break
             clock = Clock()
             with clock.time("sample"), display.phase("sample", session.attempts):
                 groups, batch = session.sample(update, display)
@@ -90,6 +94,8 @@ def train(options: TrainOptions) -> Run:
                 raise TrainingError(
                     f"Stopped after update {update + 1} by the alarm {stopping}; {session.run.conclusion()}."
                 )
+        else:
+            session.validate(options.updates, display)
     echo(session.run.conclusion())
     return session.run
 
@@ -125,6 +131,8 @@ class TrainingSession:
     agent: Agent
     world: World
     loop: Runner
+    validator: Validator | None
+    """None without validation."""
     done: int
     """Number of updates that were complete when the run was opened."""
     history: list[dict[str, float]]
@@ -149,11 +157,14 @@ class TrainingSession:
             for note in notes:
                 logger.info(f"{options.data}: {note}")
             _check_number(options, problems)
+            held_out = HeldOut.open(options, problems, ranks)
             student = model_folder(options.student)
             files = ranks.first(lambda: _fingerprints(options, student))
             world = World.of(student, options, problems)
             for line in unasked(problems, world.frame):
                 logger.warning(f"careful: {line}")
+            if held_out:
+                held_out.check(world)
             done, folder = ranks.first(run.take_up) if options.resume else (0, None)
             start = origin(student, folder, options.learn)
             model = load_model(start, options.network)
@@ -172,6 +183,7 @@ class TrainingSession:
                 with open_engine(loop, engine_options, policy.model, options.rollout) as engine:
                     history = ranks.first(lambda: _begin(options, run, files, done))
                     agent = world.agent(engine, options.rollout)
+                    validator = held_out.validator(run, world, engine, ranks) if held_out else None
                     yield cls(
                         options=options,
                         ranks=ranks,
@@ -183,6 +195,7 @@ class TrainingSession:
                         agent=agent,
                         world=world,
                         loop=loop,
+                        validator=validator,
                         done=done,
                         history=history,
                         saved=done,
@@ -238,13 +251,13 @@ class TrainingSession:
             self.teacher.follow(self.policy.model)
         return learnt
 
-    def _unless_ended(self, update: int, attempts: Coroutine[Any, Any, list[Group]]) -> list[Group]:
+    def _unless_ended(self, update: int, attempts: Coroutine[Any, Any, T]) -> T:
         """Run the attempts. If a signal ends any process, all save the `update` updates so far and raise Terminated."""
-        groups: list[Group] = []
+        result: list[T] = []
         ended = 0
         try:
             with let_through():
-                groups = self.loop.run(attempts)
+                result.append(self.loop.run(attempts))
         except Terminated as error:
             attempts.close()
             ended = error.number
@@ -252,7 +265,31 @@ class TrainingSession:
             if update > self.saved:
                 self.save(update)
             raise Terminated(ended, agreed=True)
-        return groups
+        return result[0]
+
+    def validate(self, update: int, display: Display) -> bool:
+        """Validate after `update` updates if that is due. -> whether the run ends, because it no longer improves"""
+        validator = self.validator
+        if validator is None:
+            return False
+        course = validator.course
+        if course.is_due(update, self.options.updates):
+            started = time.monotonic()
+            with display.phase("validate", validator.attempts):
+                work, counts = validator.sample(display.advance)
+                self._unless_ended(update, work)
+            validation, shown = validator.conclude(update, counts, started)
+            if course.is_best(validation) and (update > self.saved or not update):
+                self.save(update)
+            course.add(validation, shown, keep=self.options.keep, ranks=self.ranks)
+            echo(fitted(course.line(validation), display.room))
+        if not course.over or update == self.options.updates:
+            return False
+        if update > self.saved:
+            self.save(update)
+        self.ranks.first(lambda: self.run.shorten(update))
+        echo(course.over)
+        return True
 
     def save(self, update: int) -> None:
         """Save a checkpoint after `update` updates."""

@@ -66,6 +66,7 @@ from sod.config.sampling import (
     SandboxOptions,
     ToolOptions,
 )
+from sod.config.validation import HeldOutOptions, SftValidateOptions, ValidateOptions
 
 __all__ = [
     "RARE",
@@ -86,6 +87,7 @@ __all__ = [
     "EvalRolloutOptions",
     "ExportOptions",
     "FetchOptions",
+    "HeldOutOptions",
     "ImportOptions",
     "LabOptions",
     "LabTeacherOptions",
@@ -108,10 +110,12 @@ __all__ = [
     "ScoreOptions",
     "SftLearnOptions",
     "SftOptions",
+    "SftValidateOptions",
     "SplitOptions",
     "ToolOptions",
     "ToolUse",
     "TrainOptions",
+    "ValidateOptions",
     "WordProblemOptions",
     "is_group",
     "model_path",

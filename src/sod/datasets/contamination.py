@@ -1,5 +1,6 @@
 """Find rows of a file that share text with problems of benchmarks."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from sod.datasets.overlap import Index, Overlap, words
 from sod.datasets.published import SETS
 from sod.datasets.rows import Row, read_rows
 from sod.errors import DataError
+from sod.types import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +100,22 @@ def _findings(
             for overlap in benchmark.index.overlaps(found, share):
                 yield Finding(number, benchmark, overlap)
         advance()
+
+
+def count_shared(held_out: Sequence[Problem], training: Sequence[Problem], n: int, share: float) -> tuple[int, int]:
+    """Return how many held-out problems are also training problems, and how many others share text with one.
+
+    `n` and `share`: see `sod.datasets.overlap.Index`.
+    """
+    questions = [problem.messages[-1]["content"] for problem in held_out]
+    index = Index(questions, n)
+    numbers: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+    for number, question in enumerate(questions):
+        numbers[tuple(words(question))].append(number)
+    same: set[int] = set()
+    similar: set[int] = set()
+    for problem in training:
+        found = words(problem.messages[-1]["content"])
+        same.update(numbers.get(tuple(found), ()))
+        similar.update(overlap.problem for overlap in index.overlaps(found, share))
+    return len(same), len(similar - same)
