@@ -1,4 +1,4 @@
-"""Validation while training: the numbers of `sod eval`, the best checkpoint, the early end, and a training that it leaves alone."""
+"""Validation while training: the numbers of `sod eval`, the best checkpoint, the early end, an unchanged training."""
 
 import json
 import logging
@@ -13,22 +13,27 @@ import torch
 from safetensors.torch import load_file
 from timings import untimed
 from transformers import AutoModelForCausalLM
-from warm import Warm
+from warm import Warm, launch
 
+from sod.chat.format import ChatFormat
 from sod.cli import run as sod
-from sod.config import EvalOptions, HeldOutOptions, TrainOptions
+from sod.config import EvalOptions, HeldOutOptions, SftOptions, TrainOptions
 from sod.datasets.contamination import count_shared
-from sod.distributed import ALONE
+from sod.datasets.rows import load_demonstrations
 from sod.errors import DataError, OptionError
 from sod.evaluation.evaluate import evaluate
 from sod.hub import model_folder
 from sod.lab import settings
+from sod.lab.demonstrations import STUDENT_STYLE
 from sod.lab.make import problems as lab_problems
+from sod.lab.make import write_demonstrations
+from sod.recipes import to_toml
 from sod.runs.directory import Run
 from sod.runs.validations import Validation, add_validation, best_checkpoint, read_validations, rewind_validations
+from sod.sft import sft
 from sod.training import train
-from sod.types import Problem
 from sod.validation.course import Course
+from sod.validation.solving import SolveScale
 
 UPDATE: dict[str, Any] = {
     "rollout": settings.ROLLOUT | {"problems": 4, "group": 2, "max_tokens": 100},
@@ -195,19 +200,12 @@ def row(update: int, *right: float, tried: int = 4, **options: Any) -> Validatio
     return Validation(update, options, {"validate/avg": sum(right) / tried / len(right)}, problems)
 
 
-class ByAverage:
-    """Compares by the average, with the real intervals."""
-
-    def __new__(cls) -> Any:
-        from sod.validation.solving import SolveScale
-
-        return SolveScale("avg", 4)
-
-
 def course(run: Run, rows: Sequence[Validation], stop_after: int) -> Course:
     for each in rows:
         add_validation(run.folder, each)
-    return Course.open(run, HeldOutOptions(data=("held.jsonl",), stop_after=stop_after), ByAverage(), {}, ALONE)
+    return Course.open(
+        run, HeldOutOptions(data=("held.jsonl",), stop_after=stop_after), SolveScale("avg", 4), {}, keep=1
+    )
 
 
 def test_a_run_ends_after_so_many_validations_without_a_gain_outside_the_noise(tmp_path: Path) -> None:
@@ -274,8 +272,6 @@ def test_stop_after_ends_a_run_normally_and_a_resumed_one_goes_on_with_more_pati
 def test_a_killed_run_goes_on_and_repeats_no_finished_validation(
     validated: Run, student: Path, problem_file: Path, held_out: Path, tmp_path: Path, rows: int, kill: signal.Signals
 ) -> None:
-    from sod.recipes import to_toml
-
     run = Run(tmp_path / "run")
     recipe = tmp_path / "recipe.toml"
     validate = {"data": [str(held_out)], "every": 2, "samples": 2}
@@ -307,12 +303,14 @@ def test_a_missing_file_is_named_before_anything_is_loaded(
     assert sod(["train", *files, "--algorithm.name", "grpo", "--validate.data", "nowhere.jsonl"]) == 2
     assert "validate.data: nowhere.jsonl does not exist" in " ".join(capsys.readouterr().err.split())
     assert sod(["train", *files, "--algorithm.name", "grpo", "--validate.data", "aime2042"]) == 2
-    assert "did you mean aime2024?" in " ".join(capsys.readouterr().err.split())
+    assert "validate.data: aime2042 is neither a benchmark nor a file; did you mean" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert not (tmp_path / "run").exists()
 
 
 def test_options_of_a_validation_without_data_are_refused(train_run: Callable[..., Run]) -> None:
-    with pytest.raises(OptionError, match="validate.stop_after = 3 has no effect without validate.data"):
+    with pytest.raises(OptionError, match=r"validate\.stop_after = 3 has no effect without validate\.data"):
         train_run(validate={"stop_after": 3})
 
 
@@ -321,7 +319,7 @@ def test_a_set_without_problems_and_one_too_small_for_an_interval_are_refused(
 ) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
-    with pytest.raises(DataError, match="empty.jsonl"):
+    with pytest.raises(DataError, match=r"empty\.jsonl is empty"):
         train_run(validate={"data": empty})
     with pytest.raises(OptionError, match="held has 2 of them, too few for an interval"):
         train_run(validate={"data": held_out, "limit": 2, "stop_after": 1})
@@ -332,14 +330,112 @@ def test_problems_that_are_also_trained_on_are_counted_in_a_warning(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         train_run(validate={"data": problem_file, "samples": 1, "limit": 3}, updates=1)
-    assert "rows: 3 of 3 held-out problems are also training problems" in caplog.text
-
-
-def problem(text: str) -> Problem:
-    return Problem(id=text, messages=({"role": "user", "content": text},), answer="1")
+    assert "rows: 3 of 3 held-out questions are also in the training data" in caplog.text
 
 
 def test_equal_problems_and_similar_ones_are_counted_apart() -> None:
     long = "a train leaves the old station at noon and reaches the next town after three hours of travel"
-    held = [problem("1 + 1?"), problem(long), problem(f"{long}, how far is it"), problem("quite another question")]
-    assert count_shared(held, [problem("1 + 1?"), problem(long)], 10, 0.5) == (2, 1)
+    held = ["1 + 1?", long, f"{long}, how far is it", "quite another question"]
+    assert count_shared(held, ["1 + 1?", long], 10, 0.5) == (2, 1)
+
+
+# Several processes
+
+
+def test_two_processes_share_the_attempts_and_agree_on_the_best(
+    validated: Run, student: Path, problem_file: Path, held_out: Path, tmp_path: Path
+) -> None:
+    recipe, run = tmp_path / "recipe.toml", Run(tmp_path / "run")
+    validate = {"data": [str(held_out)], "every": 2, "samples": 2}
+    recipe.write_text(to_toml(UPDATE | {"student": str(student), "data": str(problem_file), "validate": validate}))
+    result = launch(2, ["-m", "sod", "train", str(recipe), "--out", str(run.folder), "--processes", "2"])
+    assert result.returncode == 0, result.stdout + result.stderr
+    ours, alone = numbers(run), numbers(validated)
+    assert [row[0] for row in ours] == [0, 2, 3]
+    assert ours[0][3] == alone[0][3]
+    assert ours[0][2] == pytest.approx(alone[0][2])
+    assert (run.folder / "best").readlink() == (validated.folder / "best").readlink()
+
+
+# Cold start
+
+
+@pytest.fixture(scope="module")
+def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Demonstrations to learn from, and held-out ones."""
+    folder = tmp_path_factory.mktemp("demonstrations")
+    paths = folder / "learn.jsonl", folder / "held.jsonl"
+    for seed, (path, count) in enumerate(zip(paths, (64, 12), strict=True)):
+        write_demonstrations(path, STUDENT_STYLE, count, seed=seed)
+    return paths
+
+
+def cold_start(model: Path, files: tuple[Path, Path], out: Path, **fields: Any) -> SftOptions:
+    options: dict[str, Any] = {"model": model, "data": files[0], "out": out, "batch": 16, "epochs": 3}
+    validate = {"data": str(files[1]), "every": 4} | fields.pop("validate", {})
+    return SftOptions.model_validate(options | {"learn": {"lr": 5e-3}, "validate": validate} | fields)
+
+
+@pytest.fixture(scope="module")
+def cold(untrained: Path, demonstrations: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return sft(cold_start(untrained, demonstrations, tmp_path_factory.mktemp("cold") / "run"))
+
+
+def test_the_loss_on_held_out_demonstrations_falls_and_its_lowest_checkpoint_is_the_best(cold: Run) -> None:
+    rows = read_validations(cold.folder)
+    assert [each.update for each in rows] == [0, 4, 8, 12]
+    losses = [each.metrics["validate/loss"] for each in rows]
+    assert losses[-1] < losses[0] - 0.5
+    assert best_checkpoint(cold.folder) == checkpoint(cold, rows[losses.index(min(losses))].update)
+
+
+def test_the_loss_equals_a_plain_computation_in_transformers(
+    cold: Run, demonstrations: tuple[Path, Path], chat: ChatFormat
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(checkpoint(cold, 12))
+    whole, tokens = 0.0, 0
+    for demonstration in load_demonstrations(demonstrations[1]):
+        pieces = chat.render(demonstration.messages, demonstration.tools)
+        ids = torch.tensor([[token for piece in pieces for token in piece.tokens]])
+        labels = [token if piece.author == "student" else -100 for piece in pieces for token in piece.tokens]
+        count = sum(label != -100 for label in labels)
+        with torch.no_grad():
+            whole += model(ids, labels=torch.tensor([labels])).loss.item() * count
+        tokens += count
+    row = read_validations(cold.folder)[-1]
+    assert row.metrics["validate/held/tokens"] == tokens
+    assert row.metrics["validate/loss"] == pytest.approx(whole / tokens, abs=1e-5)
+    assert 0 < row.metrics["validate/loss_half"] < 1
+
+
+def test_a_cold_start_is_the_same_without_validation(
+    cold: Run, untrained: Path, demonstrations: tuple[Path, Path], tmp_path: Path
+) -> None:
+    plain = sft(cold_start(untrained, demonstrations, tmp_path / "run", validate={"data": ()}))
+    assert same(checkpoint(plain, 12), checkpoint(cold, 12))
+    assert not (plain.folder / "validation.jsonl").exists()
+
+
+def test_a_cold_start_that_no_longer_improves_ends(
+    untrained: Path, demonstrations: tuple[Path, Path], tmp_path: Path
+) -> None:
+    validate = {"every": 1, "stop_after": 2}
+    options = cold_start(untrained, demonstrations, tmp_path / "run", validate=validate, learn={"lr": 1e-12})
+    run = sft(options)
+    assert [each.update for each in read_validations(run.folder)] == [0, 1, 2]
+    assert run.finished() == checkpoint(run, 2)
+
+
+@pytest.mark.parametrize("processes", [2])
+def test_two_processes_measure_the_same_loss(
+    cold: Run, untrained: Path, demonstrations: tuple[Path, Path], tmp_path: Path, processes: int
+) -> None:
+    files = ["--model", str(untrained), "--data", str(demonstrations[0]), "--out", str(tmp_path / "run")]
+    numbers = ["--batch", "16", "--epochs", "3", "--learn.lr", "5e-3", "--network.device", "cpu"]
+    held = ["--validate.data", str(demonstrations[1]), "--validate.every", "4", "--learn.microbatch-tokens", "700"]
+    result = launch(processes, ["-m", "sod", "sft", *files, *numbers, *held])
+    assert result.returncode == 0, result.stdout + result.stderr
+    ours, alone = read_validations(tmp_path / "run"), read_validations(cold.folder)
+    assert [each.update for each in ours] == [each.update for each in alone]
+    for one, other in zip(ours, alone, strict=True):
+        assert one.metrics["validate/loss"] == pytest.approx(other.metrics["validate/loss"], abs=1e-3)

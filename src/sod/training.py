@@ -141,8 +141,8 @@ class TrainingSession:
     """Alarms of the latest update: name to message."""
     alarmed: set[str] = field(default_factory=set)
     """Names of the alarms that have been reported."""
-    saved: int = 0
-    """Number of updates in the newest checkpoint."""
+    saved: int = -1
+    """Number of updates in the newest checkpoint; -1 without one."""
 
     @classmethod
     @contextmanager
@@ -198,7 +198,7 @@ class TrainingSession:
                         validator=validator,
                         done=done,
                         history=history,
-                        saved=done,
+                        saved=done if folder else -1,
                     )
 
     @property
@@ -262,8 +262,8 @@ class TrainingSession:
             attempts.close()
             ended = error.number
         if ended := max(self.ranks.gather(ended)):
-            if update > self.saved:
-                self.save(update)
+            if update:
+                self.ensure_saved(update)
             raise Terminated(ended, agreed=True)
         return result[0]
 
@@ -279,17 +279,14 @@ class TrainingSession:
                 work, counts = validator.sample(display.advance)
                 self._unless_ended(update, work)
             validation, shown = validator.conclude(update, counts, started)
-            if course.is_best(validation) and (update > self.saved or not update):
-                self.save(update)
-            course.add(validation, shown, keep=self.options.keep, ranks=self.ranks)
+            course.add(validation, self.ensure_saved, shown)
             echo(fitted(course.line(validation), display.room))
-        if not course.over or update == self.options.updates:
-            return False
+        return course.ends(update, self.options.updates, self.ensure_saved)
+
+    def ensure_saved(self, update: int) -> None:
+        """Save a checkpoint after `update` updates, unless there is one."""
         if update > self.saved:
             self.save(update)
-        self.ranks.first(lambda: self.run.shorten(update))
-        echo(course.over)
-        return True
 
     def save(self, update: int) -> None:
         """Save a checkpoint after `update` updates."""

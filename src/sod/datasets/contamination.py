@@ -11,7 +11,6 @@ from sod.datasets.overlap import Index, Overlap, words
 from sod.datasets.published import SETS
 from sod.datasets.rows import Row, read_rows
 from sod.errors import DataError
-from sod.types import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,20 +101,19 @@ def _findings(
         advance()
 
 
-def count_shared(held_out: Sequence[Problem], training: Sequence[Problem], n: int, share: float) -> tuple[int, int]:
-    """Return how many held-out problems are also training problems, and how many others share text with one.
+def count_shared(held_out: Sequence[str], training: Sequence[str], n: int, share: float) -> tuple[int, int]:
+    """Return how many held-out questions are also training questions, and how many others share text with one.
 
     `n` and `share`: see `sod.datasets.overlap.Index`.
     """
-    questions = [problem.messages[-1]["content"] for problem in held_out]
-    index = Index(questions, n)
+    index = Index(held_out, n)
     numbers: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
-    for number, question in enumerate(questions):
+    for number, question in enumerate(held_out):
         numbers[tuple(words(question))].append(number)
     same: set[int] = set()
     similar: set[int] = set()
-    for problem in training:
-        found = words(problem.messages[-1]["content"])
+    for question in training:
+        found = words(question)
         same.update(numbers.get(tuple(found), ()))
         similar.update(overlap.problem for overlap in index.overlaps(found, share))
     return len(same), len(similar - same)

@@ -2,11 +2,13 @@
 
 import logging
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sod.config import HeldOutOptions
-from sod.distributed import Ranks
+from sod.console.progress import echo
+from sod.distributed import ALONE, Ranks
 from sod.evaluation.intervals import Interval
 from sod.runs.directory import Run
 from sod.runs.records import Record
@@ -40,6 +42,9 @@ class Course:
     scale: Scale
     settings: dict[str, Any]
     """What the numbers depend on. Only validations with equal settings are compared."""
+    keep: int
+    """Number of earlier checkpoints to keep in addition to the best."""
+    ranks: Ranks = ALONE
     done: list[Validation] = field(default_factory=list)
     anchor: Validation | None = None
     """The validation that later ones must exceed outside the noise."""
@@ -47,16 +52,25 @@ class Course:
     """Number of validations after the anchor."""
 
     @classmethod
-    def open(cls, run: Run, options: HeldOutOptions, scale: Scale, settings: dict[str, Any], ranks: Ranks) -> "Course":
+    def open(
+        cls,
+        run: Run,
+        options: HeldOutOptions,
+        scale: Scale,
+        settings: dict[str, Any],
+        *,
+        keep: int,
+        ranks: Ranks = ALONE,
+    ) -> "Course":
         """Read the validations of a run that continues. There are none for a new run."""
         rows = ranks.first(lambda: read_validations(run.folder))
-        course = cls(run, options, scale, settings)
+        course = cls(run, options, scale, settings, keep, ranks)
         for row in rows:
             if row.settings == settings:
                 course._advance(row)
         if other := len(rows) - len(course.done):
             logger.warning(f"{other} earlier validations had other options or problems. They are not compared.")
-        course._link_again(ranks)
+        course._link_again()
         return course
 
     def is_due(self, update: int, last: int) -> bool:
@@ -75,23 +89,37 @@ class Course:
         score, best = self.scale.score(validation), self.best
         return not math.isnan(score) and (best is None or score > self.scale.score(best))
 
-    def add(self, validation: Validation, trajectories: list[Record], *, keep: int, ranks: Ranks) -> None:
-        """Write a validation. If it is the best, make the link `best` name its checkpoint, which must exist."""
+    def add(self, validation: Validation, save: Callable[[int], None], trajectories: Sequence[Record] = ()) -> None:
+        """Write a validation. If it is the best, first save its checkpoint, and make the link `best` name it.
+
+        `save`: saves a checkpoint after so many updates, unless there is one.
+        """
         is_best = self.is_best(validation)
+        if is_best:
+            save(validation.update)
         self._advance(validation)
 
         def write() -> None:
             add_validation(self.run.folder, validation, trajectories)
             if is_best:
-                self.run.choose_best(validation.update, keep=keep)
+                self.run.choose_best(validation.update, keep=self.keep)
 
-        ranks.first(write)
+        self.ranks.first(write)
 
-    def _link_again(self, ranks: Ranks) -> None:
+    def ends(self, update: int, last: int, save: Callable[[int], None]) -> bool:
+        """Return whether the run ends before its `last` update. It then has a checkpoint, and counts as complete."""
+        if not self.over or update == last:
+            return False
+        save(update)
+        self.ranks.first(lambda: self.run.shorten(update))
+        echo(self.over)
+        return True
+
+    def _link_again(self) -> None:
         """Make the link name the best checkpoint, in case the run was killed between a validation and its link."""
         best = self.best
         if best is not None:
-            ranks.first(lambda: self.run.link_best(best.update))
+            self.ranks.first(lambda: self.run.link_best(best.update))
 
     def _advance(self, validation: Validation) -> None:
         """Append a validation, and count it if it has no gain outside the noise.

@@ -31,7 +31,7 @@ from sod.runs.validations import Validation
 from sod.scoring import check_enough
 from sod.types import Group, Problem, Trajectory
 from sod.validation.course import Course
-from sod.validation.sets import validation_sets, warn_of_overlap
+from sod.validation.sets import question, validation_sets, warn_of_overlap
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class HeldOut:
         for each in sets:
             for note in each.notes:
                 logger.info(f"{each.name}: {note}")
-        warn_of_overlap(sets, problems)
+            warn_of_overlap(each.name, list(map(question, each.problems)), list(map(question, problems)))
         kept = {name: getattr(options.rollout, name) for name in SamplingOptions.model_fields}
         return cls(options, sets, EvalRolloutOptions.model_validate(kept | {"top_p": wanted.top_p}))
 
@@ -78,7 +78,9 @@ class HeldOut:
     def validator(self, run: Run, world: World, engine: Engine, ranks: Ranks) -> "Validator":
         agent = world.agent(engine, self.limits, logprobs=False)
         wanted = self.options.validate
-        course = Course.open(run, wanted, SolveScale(wanted.measure, wanted.samples), self.settings, ranks)
+        course = Course.open(
+            run, wanted, SolveScale(wanted.measure, wanted.samples), self.settings, keep=self.options.keep, ranks=ranks
+        )
         return Validator(self, course, agent, world, ranks)
 
 
