@@ -43,10 +43,14 @@ def read_validations(run: Path) -> list[Validation]:
     found: dict[tuple[int, str], Validation] = {}
     for line in _lines(run):
         with suppress(ValueError, TypeError, LookupError, RecursionError):
-            row = json.loads(line)
-            one = Validation(int(row["update"]), dict(row["settings"]), dict(row["metrics"]), dict(row["problems"]))
+            one = validation_of(json.loads(line))
             found[one.update, to_json(one.settings)] = one
     return sorted(found.values(), key=lambda each: each.update)
+
+
+def validation_of(row: Any) -> Validation:
+    """Return the validation in a row. Raise ValueError, TypeError or LookupError for a damaged row."""
+    return Validation(int(row["update"]), dict(row["settings"]), dict(row["metrics"]), dict(row["problems"]))
 
 
 def add_validation(run: Path, validation: Validation, trajectories: Iterable[dict[str, Any]] = ()) -> None:
