@@ -17,7 +17,7 @@ from warm import Warm, launch
 
 from sod.chat.format import ChatFormat
 from sod.cli import run as sod
-from sod.config import EvalOptions, HeldOutOptions, SftOptions, TrainOptions
+from sod.config import EvalOptions, HeldOutOptions, ReportOptions, SftOptions, TrainOptions
 from sod.datasets.contamination import count_shared
 from sod.datasets.rows import load_demonstrations
 from sod.errors import DataError, OptionError
@@ -27,7 +27,10 @@ from sod.lab import settings
 from sod.lab.demonstrations import STUDENT_STYLE
 from sod.lab.make import problems as lab_problems
 from sod.lab.make import write_demonstrations
+from sod.planning.dry_run import plan
 from sod.recipes import to_toml
+from sod.report import report
+from sod.report.reading import read_run
 from sod.runs.directory import Run
 from sod.runs.validations import Validation, add_validation, best_checkpoint, read_validations, rewind_validations
 from sod.sft import sft
@@ -337,6 +340,35 @@ def test_equal_problems_and_similar_ones_are_counted_apart() -> None:
     long = "a train leaves the old station at noon and reaches the next town after three hours of travel"
     held = ["1 + 1?", long, f"{long}, how far is it", "quite another question"]
     assert count_shared(held, ["1 + 1?", long], 10, 0.5) == (2, 1)
+
+
+# What shows it
+
+
+def test_a_report_draws_the_scores_with_their_intervals_and_shows_some_trajectories(
+    validated: Run, tmp_path: Path
+) -> None:
+    report(ReportOptions(runs=(validated.folder,), out=tmp_path / "page.html", png=tmp_path / "figures"))
+    page = (tmp_path / "page.html").read_text()
+    assert '<figure id="figure-validation"' in page
+    assert (tmp_path / "figures" / "validation.png").stat().st_size > 1000
+    first = read_validations(validated.folder)[0].metrics
+    mean, half = 100 * first["validate/held/avg"], 100 * first["validate/held/avg_half"]
+    assert f'<th scope="row">held, avg, %: at the start</th><td>{mean:.1f} ± {half:.1f}</td>' in page
+    run = read_run(validated.folder, "run", limit=400, keep=lambda _: (0, 0), advance=lambda: None)
+    assert {t.problem for t in run.trajectories if t.update == 0} == {f"validation held: h{i}" for i in range(6)}
+
+
+def test_a_dry_run_counts_what_validation_reads_and_samples(
+    student: Path, problem_file: Path, held_out: Path, tmp_path: Path
+) -> None:
+    files = {"student": student, "data": problem_file, "out": tmp_path / "run"}
+    validate = {"data": [str(held_out), "aime2024"], "every": 2, "samples": 2, "limit": 5}
+    text = plan(TrainOptions.model_validate(UPDATE | files | {"validate": validate}))
+    assert f"validate {held_out}  found, 6 problems" in text
+    assert "validate aime2024" in text
+    assert "3 validations (at the start, every 2, at the end), each of 10 problems x 2 samples" in text
+    assert "4 checkpoints of" in text  # one more, the best
 
 
 # Several processes
