@@ -20,7 +20,7 @@ from sod.cli import run as sod
 from sod.config import EvalOptions, HeldOutOptions, ReportOptions, SftOptions, TrainOptions
 from sod.datasets.contamination import count_shared
 from sod.datasets.rows import load_demonstrations
-from sod.errors import DataError, OptionError
+from sod.errors import DataError, ModelError, OptionError
 from sod.evaluation.evaluate import evaluate
 from sod.hub import model_folder
 from sod.lab import settings
@@ -151,6 +151,8 @@ def test_the_training_is_the_same_bit_for_bit_without_validation(validated: Run,
         assert one == other
     assert not (plain.folder / "validation.jsonl").exists()
     assert best_checkpoint(plain.folder) is None
+    with pytest.raises(ModelError, match=r"has no best checkpoint, because it had no validation"):
+        model_folder(plain.folder / "best")
 
 
 def test_some_trajectories_of_a_validation_are_kept(validated: Run) -> None:
