@@ -15,7 +15,7 @@ from sod.report.trajectories import Compact, ShownTrajectory, TokenTotals, Unrea
 from sod.runs.directory import command_of
 from sod.runs.results import Numbers, Results, read_results
 from sod.runs.validations import FILE as VALIDATIONS
-from sod.runs.validations import FOLDER as VALIDATED
+from sod.runs.validations import VALIDATIONS_FOLDER as VALIDATED
 from sod.runs.validations import validation_of
 
 NOT_FINITE = "numbers that are not finite"

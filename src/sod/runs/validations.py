@@ -19,7 +19,7 @@ from sod.runs.checkpoints import updates_of
 from sod.runs.files import PARTIAL, append_line, in_words, to_json, write_whole
 
 FILE = "validation.jsonl"
-FOLDER = "validation"
+VALIDATIONS_FOLDER = "validation"
 """Folder with a few trajectories of each validation: update-0010.jsonl."""
 BEST = "best"
 """Name of the link to the best checkpoint. Any command takes RUN/best as a model."""
@@ -65,7 +65,7 @@ def add_validation(run: Path, validation: Validation, trajectories: Iterable[dic
 
 
 def trajectory_file(run: Path, update: int) -> Path:
-    return run / FOLDER / f"update-{update:04}.jsonl"
+    return run / VALIDATIONS_FOLDER / f"update-{update:04}.jsonl"
 
 
 def rewind_validations(run: Path, update: int) -> None:
@@ -73,7 +73,7 @@ def rewind_validations(run: Path, update: int) -> None:
     rows = [each for each in read_validations(run) if each.update <= update]
     if (run / FILE).exists():
         write_whole(run / FILE, "".join(to_json(asdict(row), ascii=True) + "\n" for row in rows))
-    for file in (run / FOLDER).glob("update-*.jsonl*"):
+    for file in (run / VALIDATIONS_FOLDER).glob("update-*.jsonl*"):
         number = file.name.removeprefix("update-").partition(".")[0]
         if file.name.endswith(PARTIAL) or (number.isdecimal() and int(number) > update):
             file.unlink()

@@ -80,7 +80,7 @@ class LossScale:
     def gain(self, new: Validation, old: Validation) -> Interval:
         return mean_over_sets(
             [
-                per_token([(old.problems[name][row][0] - loss, tokens) for row, (loss, tokens) in of.items()])
+                loss_per_token([(old.problems[name][row][0] - loss, tokens) for row, (loss, tokens) in of.items()])
                 for name, of in new.problems.items()
             ]
         )
@@ -96,7 +96,7 @@ class LossScale:
         return [*parts, (3, f"{metrics['seconds/validate']:.1f} s")]
 
 
-def per_token(pairs: Sequence[tuple[float, float]]) -> Interval:
+def loss_per_token(pairs: Sequence[tuple[float, float]]) -> Interval:
     """Return the sum of the first numbers over that of the second, tokens, with an interval over conversations.
 
     The interval is that of a ratio's linear part: R + (x - R t) / mean(t) for each conversation.
@@ -108,7 +108,7 @@ def per_token(pairs: Sequence[tuple[float, float]]) -> Interval:
 
 
 def _metrics(found: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, float]:
-    intervals = {name: per_token([(loss, tokens) for loss, tokens in of.values()]) for name, of in found.items()}
+    intervals = {name: loss_per_token([(loss, tokens) for loss, tokens in of.values()]) for name, of in found.items()}
     metrics: dict[str, float] = {}
     for name, interval in intervals.items():
         metrics |= {f"validate/{name}/loss": interval.mean, f"validate/{name}/loss_half": interval.half}

@@ -53,7 +53,7 @@ def warn_of_overlap(name: str, held_out: Sequence[str], training: Sequence[str])
         )
 
 
-def question(problem: Problem) -> str:
+def question_in(problem: Problem) -> str:
     return problem.messages[-1]["content"]
 
 

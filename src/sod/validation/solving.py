@@ -31,7 +31,7 @@ from sod.runs.validations import Validation
 from sod.scoring import check_enough
 from sod.types import Group, Problem, Trajectory
 from sod.validation.course import Course
-from sod.validation.sets import question, validation_sets, warn_of_overlap
+from sod.validation.sets import question_in, validation_sets, warn_of_overlap
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class HeldOut:
         for each in sets:
             for note in each.notes:
                 logger.info(f"{each.name}: {note}")
-            warn_of_overlap(each.name, list(map(question, each.problems)), list(map(question, problems)))
+            warn_of_overlap(each.name, list(map(question_in, each.problems)), list(map(question_in, problems)))
         kept = {name: getattr(options.rollout, name) for name in SamplingOptions.model_fields}
         return cls(options, sets, EvalRolloutOptions.model_validate(kept | {"top_p": wanted.top_p}))
 
@@ -85,7 +85,7 @@ class HeldOut:
 
 
 @dataclass
-class Counts:
+class Attempted:
     """The counts of one problem, or of the problems of a set."""
 
     tally: Tally
@@ -112,13 +112,13 @@ class Validator:
     def attempts(self) -> int:
         return len(self.problems) * self.held_out.options.validate.samples
 
-    def sample(self, advance: Callable[[], None]) -> tuple[Coroutine[Any, Any, None], dict[str, Counts]]:
+    def sample(self, advance: Callable[[], None]) -> tuple[Coroutine[Any, Any, None], dict[str, Attempted]]:
         """Return a coroutine that attempts this process's problems, and the counts that it fills, by problem."""
         wanted = self.held_out.options.validate
         mine = {problem.id: (each, problem) for each, problem in self.problems}
         shown = {problem.id for each in self.held_out.sets for problem in each.problems[:SHOWN]}
         ended: dict[str, dict[int, Trajectory | None]] = {}
-        counts: dict[str, Counts] = {}
+        counts: dict[str, Attempted] = {}
 
         def keep(problem: Problem, sample: int, attempt: Trajectory | None) -> None:
             advance()
@@ -132,8 +132,8 @@ class Validator:
         jobs = ((problem, sample) for _, problem in mine.values() for sample in range(wanted.samples))
         return attempts(self.agent, jobs, seed=wanted.seed, on_trajectory=keep), counts
 
-    def _count(self, each: ProblemSet, group: Group, *, show: bool) -> Counts:
-        counts = Counts(Tally(each.votes))
+    def _count(self, each: ProblemSet, group: Group, *, show: bool) -> Attempted:
+        counts = Attempted(Tally(each.votes))
         counts.tally.add(group)
         counts.totals.add(group)
         if show and len(group):
@@ -141,7 +141,7 @@ class Validator:
             counts.shown.append(first | {"benchmark": each.name} | ({"private": True} if each.private else {}))
         return counts
 
-    def conclude(self, update: int, counts: dict[str, Counts], started: float) -> tuple[Validation, list[Record]]:
+    def conclude(self, update: int, counts: dict[str, Attempted], started: float) -> tuple[Validation, list[Record]]:
         """Return the validation over all processes, and some of its trajectories. All processes must call this.
 
         Raises InfrastructureError if more attempts were lost than graded.
@@ -149,7 +149,7 @@ class Validator:
         gathered = self.ranks.gather((counts, time.monotonic() - started))
         everyone = {id: each for others, _ in gathered for id, each in others.items()}
         self._leave_no_trace()
-        by_set: dict[str, dict[str, Counts]] = {
+        by_set: dict[str, dict[str, Attempted]] = {
             each.name: {problem.id: everyone[problem.id] for problem in each.problems} for each in self.held_out.sets
         }
         totals = {name: _sum(list(of.values())) for name, of in by_set.items()}
@@ -167,7 +167,7 @@ class Validator:
         records = [record for of in by_set.values() for each in of.values() for record in each.shown]
         return Validation(update, self.course.settings, metrics, problems), records
 
-    def _metrics(self, totals: dict[str, "Counts"], problems: dict[str, dict[str, list[float]]]) -> dict[str, float]:
+    def _metrics(self, totals: dict[str, "Attempted"], problems: dict[str, dict[str, list[float]]]) -> dict[str, float]:
         """Return the numbers of `sod eval` for each set, their means, and half-widths of 95 % intervals."""
         samples = self.held_out.options.validate.samples
         measured = {name: each.tally.measured() | each.totals.metrics() for name, each in totals.items()}
@@ -240,9 +240,9 @@ class SolveScale:
         return [*parts, (3, f"{metrics['seconds/validate']:.1f} s")]
 
 
-def _sum(counts: Sequence[Counts]) -> Counts:
+def _sum(counts: Sequence[Attempted]) -> Attempted:
     """Return the counts of several problems, in their order."""
-    whole = Counts(Tally(counts[0].tally.votes))
+    whole = Attempted(Tally(counts[0].tally.votes))
     for each in counts:
         whole.tally.extend(each.tally)
         whole.totals += each.totals
