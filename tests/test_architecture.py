@@ -28,10 +28,10 @@ LAYERS = """
     datasets  doctor  engines
     checks
     planning  rollout  teachers
-    scoring  sft
+    scoring
     evaluation
-    curriculum
-    training
+    curriculum  validation
+    sft  training
     adapters  export
     gguf
     lab

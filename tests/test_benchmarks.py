@@ -21,6 +21,7 @@ NAMES = (
     "scaling",
     "rollout",
     "evaluation",
+    "validation",
     "update",
     "processes",
 )

@@ -24,7 +24,9 @@ from sod.planning.dry_run import plan
         ({}, [], (2560, 20480)),
     ],
 )
-def test_only_default_lengths_are_capped(given: dict[str, int], positions: list[int], expected: tuple[int, int]) -> None:
+def test_only_default_lengths_are_capped(
+    given: dict[str, int], positions: list[int], expected: tuple[int, int]
+) -> None:
     found = capped(RolloutOptions(**given), positions)
     assert (found.max_prompt_tokens, found.max_tokens) == expected
 

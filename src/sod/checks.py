@@ -13,6 +13,7 @@ from sod.config import (
     AlgorithmOptions,
     EngineOptions,
     EvalOptions,
+    HeldOutOptions,
     OptimiserOptions,
     SamplingOptions,
     SandboxOptions,
@@ -39,6 +40,7 @@ def check(refusals: Refusals) -> None:
 
 def of_fine_tuning(options: SftOptions, processes: int) -> Refusals:
     yield from of_learning(options.learn, processes)
+    yield from of_held_out(options.validate)
 
 
 def of_training(options: TrainOptions, processes: int) -> Refusals:
@@ -65,9 +67,18 @@ def of_training(options: TrainOptions, processes: int) -> Refusals:
             "log-probability of the sampled token."
         )
     yield from _of_problems(options)
+    yield from of_held_out(options.validate)
     for name in options.stop_on:
         if name not in ALARMS:
             yield f"stop_on: there is no alarm {name!r}. Choose from {', '.join(ALARMS)}."
+
+
+def of_held_out(options: HeldOutOptions) -> Refusals:
+    if options.stop_after and not options.data:
+        yield (
+            f"validate.stop_after = {options.stop_after} has no effect without validate.data. Give held-out data as "
+            "--validate.data, or leave validate.stop_after out."
+        )
 
 
 def of_evaluation(options: EvalOptions) -> Refusals:

@@ -18,6 +18,7 @@ from sod.errors import DataError, ModelError
 from sod.runs.checkpoints import updates_of
 from sod.runs.directory import Run
 from sod.runs.files import NO_ROOM
+from sod.runs.validations import BEST
 
 if TYPE_CHECKING:
     from huggingface_hub import ResolvedRevision
@@ -67,6 +68,8 @@ def download(repo: str, file: str, *, revision: str, kind: Kind = "dataset") -> 
 def model_folder(model: Path, *, weights: bool = True) -> Path:
     """Return the folder of a model: a directory, the newest checkpoint of a run, or a snapshot of [hf:]ORG/NAME[@REVISION].
 
+    RUN/best, the best checkpoint of a run with validation, is a link, and so an ordinary directory.
+
     Without `weights`, only the tokenizer is downloaded. The content of a directory is not checked. Raise ModelError if there
     is no such model.
     """
@@ -75,6 +78,11 @@ def model_folder(model: Path, *, weights: bool = True) -> Path:
         own = model / ("config.json" if weights else "tokenizer_config.json")
         is_run = (model / "options.json").is_file() or (model / "checkpoints").is_dir()
         return _newest_checkpoint(model) if is_run and not own.is_file() else model
+    if model.name == BEST and not model.exists() and Run(model.parent).begun:
+        raise ModelError(
+            f"The run in {model.parent} has no best checkpoint, because it had no validation (--validate.data). Give "
+            f"{model.parent} for its newest checkpoint."
+        )
     name = name_on_hub(model)
     if model.exists() or name is None:
         like = HUB_NAME.fullmatch(str(model)) and not model.exists()

@@ -24,6 +24,8 @@ from sod.planning.dry_run import plan
 from sod.runs.directory import Run
 from sod.runs.files import sha256_of_file
 from sod.tools.python import INTERPRETER
+from sod.validation.imitating import LossValidator
+from sod.validation.sets import held_out_demonstrations, question_of, warn_of_overlap
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,9 @@ def _sft(options: SftOptions, ranks: Ranks) -> Run:
 
 def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     demonstrations = load_demonstrations(options.data)
+    held_out = held_out_demonstrations(options.validate)
+    for name, rows in held_out.items():
+        warn_of_overlap(name, list(map(question_of, rows)), list(map(question_of, demonstrations)))
     batches_per_epoch = math.ceil(len(demonstrations) / options.batch)
     steps = options.steps or max(1, round(options.epochs * batches_per_epoch))
     start_model = model_folder(options.model)
@@ -68,7 +73,9 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
         logger.info(
             f"max_tokens is {positions}, the number of positions of the model, instead of {options.max_tokens}."
         )
-    rows = render_all(chat, demonstrations, min(options.max_tokens, positions))
+    longest = min(options.max_tokens, positions)
+    rows = render_all(chat, demonstrations, longest)
+    held_out_rows = {name: render_all(chat, each, longest) for name, each in held_out.items()}
     files = ranks.first(lambda: {"data": sha256_of_file(options.data), "model": fingerprint_model(start_model)})
     learner = None if ranks.alone else load_sharded(model_to_load, options.network, ranks)
     total_steps = steps if options.schedule == "cosine" else None
@@ -78,8 +85,34 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     ranks.first(lambda: Run.open(options, options.out, data=files, resume=options.resume, updates=steps))
     if options.resume:
         ranks.first(lambda: run.rewind(start))
-    with Display("fine-tuning", total=steps, done=start) as display, held_back():
-        for step in range(start, steps):
+    validator = LossValidator.open(options, run, held_out_rows, policy, ranks)
+    _steps(options, run, rows, policy, validator, ranks, range(start, steps), saved=start if folder else -1)
+    echo(run.conclusion())
+
+
+def _steps(
+    options: SftOptions,
+    run: Run,
+    rows: Sequence[DemonstrationRow],
+    policy: Policy,
+    validator: LossValidator | None,
+    ranks: Ranks,
+    left: range,
+    saved: int,
+) -> None:
+    """Take the steps that are left. `saved`: the number of steps in the newest checkpoint; -1 without one."""
+    steps = left.stop
+
+    def save(step: int) -> None:
+        nonlocal saved
+        if step > saved:
+            run.save(step, policy.save, keep=options.keep, ranks=ranks)
+            saved = step
+
+    with Display("fine-tuning", total=steps, done=left.start) as display, held_back():
+        for step in left:
+            if validator and validator.validate(step, steps, save, display):
+                break
             chosen = [rows[row] for row in pick(step, len(rows), options)]
             began, tokens = time.monotonic(), sum(len(ids) for ids, _ in chosen)
             metrics = policy.imitate(*collate_demonstrations(chosen))
@@ -95,10 +128,12 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
             )
             ending = max(ranks.gather(noted()))
             if last or ending or (step + 1) % options.save_every == 0:
-                run.save(step + 1, policy.save, keep=options.keep, ranks=ranks)
+                save(step + 1)
             if ending and not last:
                 raise Terminated(ending, agreed=True)
-    echo(run.conclusion())
+        else:
+            if validator:
+                validator.validate(steps, steps, save, display)
 
 
 def pace(seconds: float, tokens: int) -> dict[str, float]:

@@ -49,10 +49,11 @@ from sod.teachers import Teacher, TeacherSetup
 from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_folder
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.types import Group, Problem
+from sod.validation.solving import HeldOut, Validator
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
+T = TypeVar("T")
 MAX_SAMPLER_GAP = 0.5
 """Largest mean difference per sampled token, in nats. Rounding causes 1e-6 in fp32 and about 1e-2 in bf16; more means that
 the sampler is broken."""
@@ -76,6 +77,8 @@ def train(options: TrainOptions) -> Run:
     ):
         echo(EXPLAINED)
         for update in range(session.done, options.updates):
+            if session.validate(update, display):
+                break
             clock = Clock()
             with clock.time("sample"), display.phase("sample", session.attempts):
                 groups, batch = session.sample(update, display)
@@ -95,6 +98,8 @@ def train(options: TrainOptions) -> Run:
                 raise TrainingError(
                     f"Stopped after update {update + 1} by the alarm {stopping}; {session.run.conclusion()}."
                 )
+        else:
+            session.validate(options.updates, display)
     echo(session.run.conclusion())
     return session.run
 
@@ -131,6 +136,8 @@ class TrainingSession:
     agent: Agent
     world: World
     loop: Runner
+    validator: Validator | None
+    """None without validation."""
     done: int
     """Number of updates that were complete when the run was opened."""
     history: list[dict[str, float]]
@@ -139,8 +146,8 @@ class TrainingSession:
     """Alarms of the latest update: name to message."""
     alarmed: set[str] = field(default_factory=set)
     """Names of the alarms that have been reported."""
-    saved: int = 0
-    """Number of updates in the newest checkpoint."""
+    saved: int = -1
+    """Number of updates in the newest checkpoint; -1 without one."""
 
     @classmethod
     @contextmanager
@@ -155,11 +162,14 @@ class TrainingSession:
             for note in notes:
                 logger.info(f"{options.data}: {note}")
             order = ranks.first(lambda: problem_order(options, problems))
+            held_out = HeldOut.open(options, problems, ranks)
             student = model_folder(options.student)
             files = ranks.first(lambda: _fingerprints(options, student))
             world = World.of(student, options, problems)
             for line in unasked(problems, world.frame):
                 logger.warning(f"careful: {line}")
+            if held_out:
+                held_out.check(world)
             done, folder = ranks.first(run.take_up) if options.resume else (0, None)
             start = origin(student, folder, options.learn)
             model = load_model(start, options.network)
@@ -179,6 +189,7 @@ class TrainingSession:
                 with open_engine(loop, engine_options, policy.model, options.rollout) as engine:
                     history = ranks.first(lambda: _begin(options, run, files, done))
                     agent = world.agent(engine, options.rollout)
+                    validator = held_out.validator(run, world, engine, ranks) if held_out else None
                     yield cls(
                         options=options,
                         ranks=ranks,
@@ -190,9 +201,10 @@ class TrainingSession:
                         agent=agent,
                         world=world,
                         loop=loop,
+                        validator=validator,
                         done=done,
                         history=history,
-                        saved=done,
+                        saved=done if folder else -1,
                     )
 
     @property
@@ -279,10 +291,31 @@ class TrainingSession:
             work.close()
             ended = error.number
         if ended := max(self.ranks.gather(ended)):
-            if update > self.saved:
-                self.save(update)
+            if update:
+                self.ensure_saved(update)
             raise Terminated(ended, agreed=True)
         return done[0]
+
+    def validate(self, update: int, display: Display) -> bool:
+        """Validate after `update` updates if that is due. -> whether the run ends, because it no longer improves"""
+        validator = self.validator
+        if validator is None:
+            return False
+        course = validator.course
+        if course.is_due(update, self.options.updates):
+            started = time.monotonic()
+            with display.phase("validate", validator.attempts):
+                work, counts = validator.sample(display.advance)
+                self._unless_ended(update, work)
+            validation, shown = validator.conclude(update, counts, started)
+            course.add(validation, self.ensure_saved, shown)
+            echo(fitted(course.line(validation), display.room))
+        return course.ends(update, self.options.updates, self.ensure_saved)
+
+    def ensure_saved(self, update: int) -> None:
+        """Save a checkpoint after `update` updates, unless there is one."""
+        if update > self.saved:
+            self.save(update)
 
     def save(self, update: int) -> None:
         """Save a checkpoint after `update` updates."""

@@ -68,6 +68,7 @@ from sod.config.sampling import (
     SandboxOptions,
     ToolOptions,
 )
+from sod.config.validation import HeldOutOptions, SftValidateOptions, ValidateOptions
 
 __all__ = [
     "RARE",
@@ -89,6 +90,7 @@ __all__ = [
     "EvalRolloutOptions",
     "ExportOptions",
     "FetchOptions",
+    "HeldOutOptions",
     "ImportOptions",
     "LabOptions",
     "LabTeacherOptions",
@@ -112,10 +114,12 @@ __all__ = [
     "ScoreOptions",
     "SftLearnOptions",
     "SftOptions",
+    "SftValidateOptions",
     "SplitOptions",
     "ToolOptions",
     "ToolUse",
     "TrainOptions",
+    "ValidateOptions",
     "WordProblemOptions",
     "is_group",
     "model_path",

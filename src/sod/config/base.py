@@ -1,5 +1,6 @@
 """What all options have in common: their base class, their markers, and the types of their values."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
@@ -7,6 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 from tyro.conf import arg
+
+# The group of options `validate` replaces a method of pydantic that is deprecated and that sod does not use.
+warnings.filterwarnings("ignore", 'Field name "validate" in .* shadows an attribute in parent "Options"')
 
 T = TypeVar("T")
 RARE, RESUME_MAY_CHANGE = object(), object()
@@ -35,12 +39,12 @@ OptionalModel = Annotated[Path | None, BeforeValidator(model_path), arg(metavar=
 """A model's directory, a run (its newest checkpoint), or a name on the Hugging Face hub. `OptionalModel` may be missing."""
 
 
-def _as_names(value: Any) -> Any:
+def as_names(value: Any) -> Any:
     """Return a tuple of strings. A single name or path becomes a tuple of one."""
     return tuple(map(str, (value,) if isinstance(value, str | Path) else value))
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_names), Field(min_length=1)]
+Names = Annotated[tuple[str, ...], BeforeValidator(as_names), Field(min_length=1)]
 
 
 ToolUse = Literal["ran", "paper", "reference", "off"]

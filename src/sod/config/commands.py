@@ -29,6 +29,7 @@ from sod.config.sampling import (
     SandboxOptions,
     ToolOptions,
 )
+from sod.config.validation import SftValidateOptions, ValidateOptions
 
 
 class SftOptions(Options):
@@ -68,6 +69,7 @@ class SftOptions(Options):
     dry_run: ResumeMayChange[bool] = False
     """Print what the command would do and the resources it needs, then exit."""
     learn: SftLearnOptions = SftLearnOptions()
+    validate: SftValidateOptions = SftValidateOptions()  # pyright: ignore[reportIncompatibleMethodOverride]
     chat: ChatOptions = ChatOptions()
     network: ModelOptions = ModelOptions()
 
@@ -114,6 +116,7 @@ class TrainOptions(Options):
     engine: EngineOptions = EngineOptions()
     score: ScoreOptions = ScoreOptions()
     learn: LearnOptions = LearnOptions()
+    validate: ValidateOptions = ValidateOptions()  # pyright: ignore[reportIncompatibleMethodOverride]
     reward: RewardOptions = RewardOptions()
     tool: ToolOptions = ToolOptions()
     sandbox: SandboxOptions = SandboxOptions()

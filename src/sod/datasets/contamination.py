@@ -1,5 +1,6 @@
 """Find rows of a file that share text with problems of benchmarks."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,3 +99,21 @@ def _findings(
             for overlap in benchmark.index.overlaps(found, share):
                 yield Finding(number, benchmark, overlap)
         advance()
+
+
+def count_shared(held_out: Sequence[str], training: Sequence[str], n: int, share: float) -> tuple[int, int]:
+    """Return how many held-out questions are also training questions, and how many others share text with one.
+
+    `n` and `share`: see `sod.datasets.overlap.Index`.
+    """
+    index = Index(held_out, n)
+    numbers: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+    for number, question in enumerate(held_out):
+        numbers[tuple(words(question))].append(number)
+    same: set[int] = set()
+    similar: set[int] = set()
+    for question in training:
+        found = words(question)
+        same.update(numbers.get(tuple(found), ()))
+        similar.update(overlap.problem for overlap in index.overlaps(found, share))
+    return len(same), len(similar - same)

@@ -56,6 +56,9 @@ class Request:
     top_p: float = 1.0
     trajectory: int | None = None
     """Number of the trajectory, the same for all its requests, so that an engine can keep its cache between turns."""
+    logprobs: bool = True
+    """Whether the reply's log-probabilities are used. If not, an engine that was opened for another temperature or top_p may
+    return wrong ones."""
 
 
 @dataclass(frozen=True, slots=True)

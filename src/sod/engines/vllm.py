@@ -70,7 +70,7 @@ class VLLM(ABC):
 
     `model` is the policy, in this process. Weights are written to the directory `exchange` for vLLM to read. Default: the
     system's temporary directory (/dev/shm is faster if it is large enough). All requests must have the temperature and top_p
-    given here. Create an engine with `open`.
+    given here, unless their log-probabilities are not used. Create an engine with `open`.
     """
 
     def __init__(self, model: PreTrainedModel, *, temperature: float, top_p: float, exchange: Path | None):
@@ -88,7 +88,7 @@ class VLLM(ABC):
 
     async def sample(self, request: Request) -> Reply:
         """Sample one turn. Raises InfrastructureError if vLLM failed, OptionError if further tries are useless."""
-        if (request.temperature, request.top_p) != (self._temperature, self._top_p):
+        if request.logprobs and (request.temperature, request.top_p) != (self._temperature, self._top_p):
             raise OptionError(
                 f"This vLLM engine was opened for temperature {self._temperature} and top_p {self._top_p}; it cannot return "
                 f"log-probabilities for {request.temperature} and {request.top_p}. Open another engine for these."

@@ -4,6 +4,7 @@ Inputs are counts of shape (S, P): for the run with seed s, the right and the gr
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,11 @@ class Interval:
     @property
     def excludes_zero(self) -> bool:
         return self.low > 0 or self.high < 0
+
+    @property
+    def half(self) -> float:
+        """Half the interval's width."""
+        return (self.high - self.low) / 2
 
     def in_points(self) -> str:
         """Return a difference of rates in percentage points: "+2.2 [-0.2, +4.8]", or "+2.2" without an interval."""
@@ -64,8 +70,29 @@ def difference(first: Solved, second: Solved, *, seed: int = 0) -> Interval:
     return _bootstrap([(1.0, first.problems(common)), (-1.0, second.problems(common))], seed)
 
 
+def mean_over_problems(values_P: Sequence[float], *, seed: int = 0) -> Interval:
+    """Return the mean of one value per problem, such as a paired difference, for new problems of the same kind."""
+    return _interval(np.array([values_P], dtype=float), seed)
+
+
+def mean_over_sets(intervals: Sequence[Interval]) -> Interval:
+    """Return the mean of independent means, with equal weights: each side is the root of the sum of the sides' squares / n."""
+    count = len(intervals)
+    mean = math.fsum(each.mean for each in intervals) / count
+    below = math.sqrt(math.fsum((each.mean - each.low) ** 2 for each in intervals)) / count
+    above = math.sqrt(math.fsum((each.high - each.mean) ** 2 for each in intervals)) / count
+    return Interval(mean, mean - below, mean + above)
+
+
 def _bootstrap(terms: list[tuple[float, Solved]], seed: int) -> Interval:
-    """Return a signed sum of solve rates with an interval over three sources of chance: problems, samples, training seeds.
+    """Return a signed sum of solve rates with an interval over three sources of chance: problems, samples, training seeds."""
+    by_seed_SP = sum(sign * solved.right_SP / solved.tried_SP for sign, solved in terms)
+    assert isinstance(by_seed_SP, np.ndarray)
+    return _interval(by_seed_SP, seed)
+
+
+def _interval(by_seed_SP: NDArray[np.float64], seed: int) -> Interval:
+    """Return the mean over seeds and problems with an interval over three sources of chance: problems, samples, seeds.
 
     Problems are drawn with replacement, the same ones for every term and seed. This includes the chance in the samples,
     because the observed rate of a problem varies with its samples. Drawing samples as well would count it twice. A bootstrap
@@ -79,8 +106,6 @@ def _bootstrap(terms: list[tuple[float, Solved]], seed: int) -> Interval:
     `tests/test_statistics.py` simulates how often such intervals contain the true value.
     """
     rng = np.random.default_rng(seed)
-    by_seed_SP = sum(sign * solved.right_SP / solved.tried_SP for sign, solved in terms)
-    assert isinstance(by_seed_SP, np.ndarray)
     seeds, problems = by_seed_SP.shape
     mean = float(by_seed_SP.mean()) if problems else math.nan
     if problems < TOO_FEW:

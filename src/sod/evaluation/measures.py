@@ -61,7 +61,8 @@ class Tally:
     """Number of problems without a graded sample. They are left out."""
     right: list[int] = field(default_factory=list)
     tried: list[int] = field(default_factory=list)
-    _majorities: list[float] = field(default_factory=list)
+    majorities: list[float] = field(default_factory=list)
+    """Right samples, graded samples and `majority` of each problem."""
     _none: int = 0
     _by: dict[str, dict[str, "Tally"]] = field(default_factory=lambda: defaultdict(dict))
 
@@ -78,8 +79,20 @@ class Tally:
         self.samples = max(self.samples, len(trajectories))
         self.right.append(sum(t.judged.is_right for t in trajectories))
         self.tried.append(len(trajectories))
-        self._majorities.append(majority(trajectories))
+        self.majorities.append(majority(trajectories))
         self._none += sum(map(is_silent, trajectories))
+
+    def extend(self, other: "Tally") -> None:
+        """Count the problems of another tally after those of this one."""
+        self.samples = max(self.samples, other.samples)
+        self.problems_lost += other.problems_lost
+        self.right += other.right
+        self.tried += other.tried
+        self.majorities += other.majorities
+        self._none += other._none
+        for name, values in other._by.items():
+            for value, tally in values.items():
+                self._by[name].setdefault(value, Tally(self.votes)).extend(tally)
 
     @property
     def solved(self) -> list[float]:
@@ -105,7 +118,7 @@ class Tally:
         for k in powers_of_two(self.samples):
             found[f"pass@{k}"] = fmean(pass_at(k, *counts) for counts in zip(self.right, self.tried, strict=True))
         if self.votes:
-            found["maj"] = fmean(self._majorities)
+            found["maj"] = fmean(self.majorities)
         return found | {"no_answer": self._none / sum(self.tried)}
 
     def by_label(self) -> dict[str, dict[str, dict[str, float]]]:

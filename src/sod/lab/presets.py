@@ -108,6 +108,8 @@ def setting_of(options: CompareOptions, student: Path, small_teacher: Path | Non
     train = settings.TRAIN | sandbox | teacher | {"student": student, "data": lab / "train.jsonl"}
     measure = settings.EVAL | sandbox | teacher | {"data": lab / "eval.jsonl"}
     is_demo = options.preset == "demo"
+    if is_demo:
+        train |= {"validate": settings.DEMO_VALIDATE | {"data": [str(lab / "tune.jsonl")]}}
     return Setting(
         train=train,
         measure=measure,

@@ -31,6 +31,8 @@ TRAIN: dict[str, Any] = {
     "save_trajectories": 128,
     "opsd": {"template": "{question} {context}"},
 }
+DEMO_VALIDATE: dict[str, Any] = {"every": 10, "samples": 2, "limit": 25, "top_p": 1.0}
+"""250 further trajectories, beside 2,560 to learn from."""
 LRS = (1e-4, 2e-4, 4e-4)
 """Learning rates that a comparison chooses from for each method."""
 EVAL: dict[str, Any] = {"samples": 4, "rollout": ROLLOUT | {"top_p": 1.0}, "reward": REWARD, "tool": TOOL}

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch, CreditedBatch, balanced_parts, microbatches, minibatches
 from sod.config import LearnOptions, ModelOptions, OptimiserOptions
-from sod.core import candidate_credit, clipped_policy_loss, token_loss
+from sod.core import candidate_credit, clipped_policy_loss, token_logprobs, token_loss
 from sod.core.logprobs import TokenLoss
 from sod.distributed import ALONE, Ranks
 from sod.errors import OptionError, TrainingError
@@ -165,6 +166,27 @@ class Policy:
             )
             total += loss
         return {"loss": self._ranks.total([total])[0]} | self._step()
+
+    @torch.no_grad()
+    def losses(self, ids_BT: Tensor, mask_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Return the negative log-likelihood of the masked tokens of each row, in nats. Nothing is learnt. -> (B,)
+
+        All processes must call this with the same rows, and get the same result.
+        """
+        sums_B = torch.zeros(len(lengths_B), dtype=torch.float64)
+        for rows in self._parts(lengths_B):
+            chosen_BT = ids_BT[rows], mask_BT[rows], lengths_B[rows]
+            if not len(rows):  # as in `_backward`
+                chosen_BT = torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1).bool(), torch.ones(1).long()
+            chosen = selected(self._learner, *chosen_BT)
+            logprobs_M, _ = token_logprobs(chosen.hidden_MD, chosen.head, chosen.targets_M)
+            if isinstance(self._learner, FSDPModule):
+                self._learner.reshard()  # no backward pass does it, and the next pass would read the gathered old weights
+            counts = mask_BT[rows].sum(1).tolist()
+            sums_B[rows] = torch.tensor(
+                [-part.double().sum().item() for part in logprobs_M.cpu().split(counts)], dtype=torch.float64
+            )
+        return torch.tensor(self._ranks.total(sums_B.tolist()), dtype=torch.float64)
 
     def _backward(
         self,

@@ -18,6 +18,7 @@ from sod.checks import is_address, of_evaluation, of_fine_tuning, of_training
 from sod.config import (
     ChatOptions,
     EvalOptions,
+    HeldOutOptions,
     OptimiserOptions,
     RolloutCommandOptions,
     SamplingOptions,
@@ -102,6 +103,7 @@ def _of_fine_tuning(options: SftOptions) -> "DryRun":
     text, learn = DryRun.of("sft", options), options.learn
     model = text.read_model("model", options.model)
     data = text.read("data", find_file(options.data, demonstrations=True))
+    held_out = [text.read("validate", find_file(Path(name), demonstrations=True)) for name in options.validate.data]
     text.check_template(options.model, options.chat)
     text.write(options.out, resume=options.resume)
 
@@ -116,6 +118,7 @@ def _of_fine_tuning(options: SftOptions) -> "DryRun":
         "does",
         f"{steps:,} optimiser steps: {whole}" if steps else whole,
         *([_tokens_of_demonstrations(options, data.rows, epochs)] if data.rows else []),
+        *_validations(options.validate, held_out, steps, "conversations"),
     )
 
     if model.shape is None:
@@ -130,7 +133,7 @@ def _of_fine_tuning(options: SftOptions) -> "DryRun":
         text.add(
             "memory", f"{copy:>9}  of the computer's memory in addition, in each process: a full copy of the model"
         )
-    text.keep(checkpoint_bytes(shape, itemsize, learn), copies=1 + options.keep)
+    text.keep(checkpoint_bytes(shape, itemsize, learn), copies=1 + options.keep + bool(held_out))
     return text
 
 
@@ -146,6 +149,9 @@ def _of_training(options: TrainOptions) -> "DryRun":
         if options.score.teacher_url:
             text.add("reads", f"teacher  on the server {options.score.teacher_url}; its memory is not counted here")
     data = text.read("data", find_file(options.data))
+    held_out = [
+        text.read("validate", find_benchmark(name, options.validate.data_dir)) for name in options.validate.data
+    ]
     text.check_template(options.student, options.chat)
     if ":" in name:
         text.add("reads", f"rule     {name}")
@@ -166,6 +172,7 @@ def _of_training(options: TrainOptions) -> "DryRun":
         f"{steps:,} optimiser steps{text.by_whom}",
         f"{problems:,} problems{passes}",
         _tokens_of_trajectories(options.updates * trajectories, rollout),
+        *_validations(options.validate, held_out, options.updates, f"problems x {options.validate.samples} samples"),
     )
     if rollout.resample > 1:
         text.add("does", f"up to {rollout.resample:g} times as many attempts, where verdicts have no contrast")
@@ -186,7 +193,7 @@ def _of_training(options: TrainOptions) -> "DryRun":
         text.add("traffic", *wire(options, shape, text.processes))
     itemsize = ITEMSIZE[options.network.dtype]
     exchanged = itemsize * shape.parameters if ENGINES[options.engine.name].exchanges_weights else 0
-    text.keep(checkpoint_bytes(shape, itemsize, learn), copies=options.keep + 1, exchanged=exchanged)
+    text.keep(checkpoint_bytes(shape, itemsize, learn), copies=options.keep + 1 + bool(held_out), exchanged=exchanged)
 
     length = LIKELY_SHARE * longest(rollout)
     passes_of_student = (options.score.student == "recompute") + learn.checkpointing + (2 if learn.lora_rank else 3)
@@ -230,6 +237,17 @@ def _of_evaluation(options: EvalOptions) -> "DryRun":
 
 
 # Lines of several sections
+
+
+def _validations(options: HeldOutOptions, sets: Sequence[Found], updates: int | None, of: str) -> list[str]:
+    """Return a line about the number and the size of all validations; no line without validation."""
+    if not sets:
+        return []
+    rows = [options.limit if found.rows is None else min(found.rows, options.limit or found.rows) for found in sets]
+    known = sum(count or 0 for count in rows)
+    size = f"{known:,} {of}" + (", and a set of unknown size" * rows.count(None))
+    times = "" if updates is None else f"{len({*range(0, updates, options.every), updates})} "
+    return [f"{times}validations (at the start, every {options.every:,}, at the end), each of {size}"]
 
 
 def _savings(learn: OptimiserOptions, processes: int) -> list[str]:

@@ -3,6 +3,8 @@
 Existing files are not read, and nothing is downloaded. The commands themselves check the content.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,15 @@ def check_inputs(options: Options) -> None:
         case SftOptions(dry_run=False):
             Run(options.out).check(options, resume=options.resume)
             _data(options.data)
+            with _named("validate.data"):
+                _data(*map(Path, options.validate.data))
             _models(options.model)
         case TrainOptions(dry_run=False):
             Run(options.out).check(options, resume=options.resume)
             _data(options.data)
+            with _named("validate.data"):
+                for name in options.validate.data:
+                    check_name(name)
             _models(options.student, options.teacher if options.score.teacher_url is None else None)
         case EvalOptions(dry_run=False):
             for name in options.data:
@@ -43,6 +50,15 @@ def check_inputs(options: Options) -> None:
             _models(options.teacher)
         case _:
             pass
+
+
+@contextmanager
+def _named(option: str) -> Iterator[None]:
+    """Begin an error about data with the name of the option."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{option}: {error}") from error
 
 
 def _data(*paths: Path | None) -> None:

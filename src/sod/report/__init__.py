@@ -3,7 +3,7 @@
 reading.py       read run directories, also damaged ones  trajectories.py  parse one row of a trajectory file
 packing.py       pack trajectories for the page           summary.py       facts, metrics, alarms, warnings
 figures.py       each figure, for page and PNG            palette.py       every colour, light and dark
-page.py          the document, from page.html, page.css and page.js
+validation.py    scores while training                    page.py          the document, from page.html, .css and .js
 """
 
 from collections.abc import Sequence

@@ -11,6 +11,7 @@ from sod.report.drawing import WIDE, Drawing, legend, panels, small_multiples, v
 from sod.report.palette import LIGHT, SERIES
 from sod.report.reading import RunRecord
 from sod.report.trajectories import ShownTrajectory, Step
+from sod.report.validation import validation_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -191,6 +192,13 @@ FIGURES = (
         f"Thin lines: each update. Thick lines: the mean of {SMOOTH} updates.",
         "at least two updates of `sod train`",
         learning_figure,
+    ),
+    Drawing(
+        "validation",
+        "Validation",
+        "Scores on held-out data while training. Bars: 95 % intervals for new problems of the same kind.",
+        "a run with --validate.data",
+        validation_figure,
     ),
     Drawing(
         "divergence",

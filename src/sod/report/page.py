@@ -74,6 +74,8 @@ def _summary(runs: Sequence[RunRecord]) -> str:
     tables = [_table("Runs", "words", summary.facts(runs), runs)]
     if results := summary.results(runs):
         tables.append(_table("Evaluation", "numbers", results, runs))
+    if validated := summary.validation_table(runs):
+        tables.append(_table("Validation", "numbers", validated, runs))
     if learnt := summary.learning_table(runs):
         tables.append(_table("Training", "numbers pairs", learnt, runs, spanning=summary.learners(runs)))
     return "\n".join([*parts, f'<div class="tables">{"".join(tables)}</div>'])

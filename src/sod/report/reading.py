@@ -14,10 +14,15 @@ from sod.errors import RunError
 from sod.report.trajectories import Compact, ShownTrajectory, TokenTotals, UnreadableError, drawable, parse_trajectory
 from sod.runs.directory import command_of
 from sod.runs.results import Numbers, Results, read_results
+from sod.runs.validations import FILE as VALIDATIONS
+from sod.runs.validations import VALIDATIONS_FOLDER as VALIDATED
+from sod.runs.validations import validation_of
 
 NOT_FINITE = "numbers that are not finite"
 ADVICE = "Pass run directories of `sod train` or `sod eval`."
 SIGNS_OF_A_RUN = ("options.json", "metrics.jsonl", "trajectories")
+OF_VALIDATIONS = 8
+"""At most this part of a run's trajectories on the page, one in eight, are of validations."""
 NAMED = 6
 """Largest number of runs named in the error for a directory that contains runs."""
 
@@ -55,6 +60,8 @@ class RunRecord:
     calibration: dict[str, Any]
     metrics: list[dict[str, float]]
     """One row per update, in order; finite numbers only, including `update`."""
+    validations: list[dict[str, float]] = field(default_factory=list)
+    """Numbers of each validation while training, in order; finite numbers only, including `update`."""
     trajectories: list[ShownTrajectory] = field(default_factory=list)
     """The newest trajectories, up to the limit, ordered by update."""
     places: list[tuple[int, int]] = field(default_factory=list)
@@ -80,7 +87,7 @@ class RunRecord:
 
     @property
     def empty(self) -> bool:
-        return not (self.metrics or self.trajectories or self.results or self.calibration)
+        return not (self.metrics or self.validations or self.trajectories or self.results or self.calibration)
 
     def curve(self, name: str) -> tuple[list[int], list[float]]:
         """Return the updates that have a metric, and its values."""
@@ -118,7 +125,11 @@ def names(folders: Sequence[Path]) -> list[str]:
 
 def trajectory_files(folder: Path) -> list[tuple[int, Path]]:
     """Return (update, file) pairs, newest first."""
-    files = [(path.stem.removeprefix("update-"), path) for path in (folder / "trajectories").glob("update-*.jsonl")]
+    return _numbered(folder / "trajectories")
+
+
+def _numbered(folder: Path) -> list[tuple[int, Path]]:
+    files = [(path.stem.removeprefix("update-"), path) for path in folder.glob("update-*.jsonl")]
     return sorted(((int(update), path) for update, path in files if update.isdecimal()), reverse=True)
 
 
@@ -133,8 +144,11 @@ def read_run(folder: Path, name: str, *, limit: int, keep: Keep, advance: Callab
         results=_results(folder, notes),
         calibration=_object(folder / "calibration.json", notes),
         metrics=_metrics(folder / "metrics.jsonl", notes),
+        validations=_validations(folder / VALIDATIONS, notes),
         notes=notes,
     )
+    for update, file in _numbered(folder / VALIDATED):
+        _add_trajectories(record, update, file, limit // OF_VALIDATIONS, keep)
     for update, file in trajectory_files(folder):
         if len(record.trajectories) < limit:
             _add_trajectories(record, update, file, limit, keep)
@@ -213,13 +227,28 @@ def _metrics(file: Path, notes: Notes) -> list[dict[str, float]]:
     return [rows[update] for update in sorted(rows)]
 
 
+def _validations(file: Path, notes: Notes) -> list[dict[str, float]]:
+    rows: dict[int, dict[str, float]] = {}
+    for where, content in _lines(file, file.name, notes):
+        try:
+            found = validation_of(content)
+        except (ValueError, TypeError, LookupError):
+            notes.add("validations that cannot be read", where)
+            continue
+        numbers = {key: finite for key, value in found.metrics.items() if (finite := drawable(value)) is not None}
+        rows[found.update] = {"update": found.update} | numbers
+    return [rows[update] for update in sorted(rows)]
+
+
 def _add_trajectories(record: RunRecord, update: int, file: Path, limit: int, keep: Keep) -> None:
-    for where, content in _lines(file, f"trajectories/{file.name}", record.notes):
-        if len(record.trajectories) == limit:
+    for where, content in _lines(file, f"{file.parent.name}/{file.name}", record.notes):
+        if len(record.trajectories) >= limit:
             return
         if isinstance(content, dict) and content.get("private"):
             record.notes.add("trajectories of problems that their authors ask not to publish", where)
             continue
+        if file.parent.name == VALIDATED and isinstance(content, dict):
+            content["problem"] = f"{VALIDATED} {content.get('benchmark')}: {content.get('problem')}"
         try:
             trajectory, compact = parse_trajectory(content, update, record.totals)
         except UnreadableError as error:

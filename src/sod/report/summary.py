@@ -8,6 +8,7 @@ from typing import Any
 
 from sod.report.reading import RunRecord
 from sod.report.trajectories import drawable
+from sod.report.validation import validation_rows
 from sod.runs.alarms import ALARMS, WINDOW, raised
 
 Format = Callable[[float], str]
@@ -125,6 +126,12 @@ def results(runs: Sequence[RunRecord]) -> Table | None:
     return Table([run.name for run in runs], rows) if runs else None
 
 
+def validation_table(runs: Sequence[RunRecord]) -> Table | None:
+    """Return one column per run with validations while training. None if there are none."""
+    runs = [run for run in runs if run.validations]
+    return Table([run.name for run in runs], validation_rows(runs)) if runs else None
+
+
 def alarms(runs: Sequence[RunRecord]) -> list[AlarmSeen]:
     """Return every alarm that a run recorded, with its text at the first update."""
     seen: list[AlarmSeen] = []
@@ -180,7 +187,7 @@ def _progress(run: RunRecord) -> str:
         if not run.results:
             return "not finished: no results.json"
         return "partial: interrupted" if run.results.partial else "finished"
-    planned = drawable(run.options.get("updates"))
+    planned = drawable(run.environment.get("updates")) or drawable(run.options.get("updates"))
     if planned is None:
         return f"{done} updates"
     return f"{done} of {planned:.0f} updates" + (", not finished" if done < planned else "")

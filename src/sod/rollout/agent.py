@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sod.chat.format import ChatFormat
 from sod.config import SamplingOptions
@@ -52,6 +52,8 @@ class Agent:
     tools: Toolbox
     referee: Referee
     options: SamplingOptions
+    logprobs: bool = field(default=True, kw_only=True)
+    """Whether the log-probabilities of the tokens are used. If not, they may be wrong or missing."""
 
     async def attempt(self, problem: Problem, sample: int, seed: int, prefix: Sequence[Piece] = ()) -> Trajectory:
         """Sample and judge one trajectory. Raises only for failures that the student did not cause.
@@ -86,6 +88,7 @@ class Agent:
                     temperature=self.options.temperature,
                     top_p=self.options.top_p,
                     trajectory=seed,
+                    logprobs=self.logprobs,
                 )
             )
             pieces.append(Piece("student", reply.tokens, reply.logprobs))

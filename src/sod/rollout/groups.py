@@ -59,10 +59,10 @@ async def rollout(
         ended[problem.id][sample] = trajectory = _survivor(result, problem, sample, causes)
         on_trajectory(trajectory)
         if on_group is not None and len(ended[problem.id]) == group:
-            await on_group(_group(problem, ended[problem.id]))
+            await on_group(group_of(problem, ended[problem.id]))
 
     await run_concurrently(attempt(problem, sample) for problem in problems for sample in range(group))
-    return [_group(problem, ended[problem.id]) for problem in problems]
+    return [group_of(problem, ended[problem.id]) for problem in problems]
 
 
 def _sizes(options: SamplingOptions) -> tuple[int, float | None]:
@@ -125,7 +125,7 @@ async def _with_retries(agent: Agent, problem: Problem, sample: int, seed: int) 
     return cause
 
 
-def _group(problem: Problem, attempts: Mapping[int, Trajectory | None]) -> Group:
+def group_of(problem: Problem, attempts: Mapping[int, Trajectory | None]) -> Group:
     """Return the group of a problem's attempts, in the order of their numbers."""
     survivors = [trajectory for _, trajectory in sorted(attempts.items()) if trajectory is not None]
     return Group.of(problem, survivors, dropped=len(attempts) - len(survivors))

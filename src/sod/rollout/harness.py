@@ -65,11 +65,16 @@ class World:
         check_prompts(chat, tools, options.rollout, problems)
         return cls(sandbox, referee, chat, tools)
 
+    def check(self, problems: Sequence[Problem], limits: SamplingOptions) -> None:
+        """Check further problems as `of` does."""
+        self.referee.check(problems)
+        check_prompts(self.chat, self.tools, limits, problems)
+
     @property
     def frame(self) -> str:
         """The text that the chat template puts around every prompt."""
         return self.chat.text(self.chat.prompt([{"role": "user", "content": "1"}], self.tools.schemas))
 
-    def agent(self, engine: Engine, limits: SamplingOptions) -> Agent:
-        """Return an agent that samples with this engine."""
-        return Agent(engine, self.chat, self.tools, self.referee, limits)
+    def agent(self, engine: Engine, limits: SamplingOptions, *, logprobs: bool = True) -> Agent:
+        """Return an agent that samples with this engine. `logprobs`: whether the tokens' log-probabilities are used."""
+        return Agent(engine, self.chat, self.tools, self.referee, limits, logprobs=logprobs)

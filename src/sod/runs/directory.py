@@ -5,13 +5,17 @@
     metrics.jsonl         one row per update; keys are area/name
     trajectories/         update-0001.jsonl ...: tokens, text, mask, per-step d and w, reward, reason of the end
     checkpoints/          update-0010/ ...: Hugging Face format, the optimiser's state, and a manifest
+    validation.jsonl      one row per validation: numbers, and what each problem contributes (sod.runs.validations)
+    validation/           update-0000.jsonl ...: a few trajectories of each validation
+    best                  link to the checkpoint with the best validation, which is never deleted
     results.json          results of `sod eval`; results.md has the same as a table
     calibration.json      results of `sod calibrate`; continuations.jsonl is in the same directory
     run.lock              exists only while a process uses the directory
 
 A checkpoint is written to a temporary folder, with a manifest of sizes and hashes, and renamed when it is complete. A folder
 whose manifest does not verify is ignored. A resumed run computes the updates after the newest checkpoint again, so their
-metrics are removed first. Rows that cannot be read are kept in metrics.jsonl.damaged.
+metrics and validations are removed first. Rows that cannot be read are kept in metrics.jsonl.damaged. Validations have a file
+of their own, because there is one before the first update and none after most.
 """
 
 import json
@@ -37,6 +41,7 @@ from sod.runs import checkpoints
 from sod.runs.files import PARTIAL, append_line, to_json, write_json, write_whole
 from sod.runs.locks import Lock
 from sod.runs.results import Results
+from sod.runs.validations import BEST, best_update, link_best, rewind_validations
 
 logger = logging.getLogger(__name__)
 
@@ -174,20 +179,43 @@ class Run:
     # Checkpoints
 
     def save(self, update: int, write: Callable[[Path], None], *, keep: int, ranks: Ranks = ALONE) -> Path:
-        """Write a checkpoint atomically. Then delete all earlier ones except the newest `keep`. -> its folder
+        """Write a checkpoint atomically. Then delete all earlier ones except the newest `keep` and the best. -> its folder
 
         Several processes all write into it. The first one writes the manifest, and the others wait for that.
         """
-        place = self.folder / "checkpoints" / f"{checkpoints.PREFIX}{update:04}"
+        place = self._place(update)
         if ranks.is_first:
             checkpoints.write_checkpoint(place, write)
-            earlier = [old for old in self._checkpoints() if checkpoints.updates_of(old) < update]
-            for old in earlier[: max(0, len(earlier) - keep)]:
-                shutil.rmtree(old)
+            self._prune(update, keep)
         else:
             write(place.with_name(place.name + PARTIAL))
         ranks.meet()
         return place
+
+    def _prune(self, update: int, keep: int) -> None:
+        """Delete all checkpoints before `update` except the newest `keep` and the best."""
+        best = best_update(self.folder)
+        earlier = [old for old in self._checkpoints() if checkpoints.updates_of(old) < update]
+        for old in earlier[: max(0, len(earlier) - keep)]:
+            if checkpoints.updates_of(old) != best:
+                shutil.rmtree(old)
+
+    def choose_best(self, update: int, *, keep: int) -> None:
+        """Make the link `best` name the checkpoint after `update` updates. The former best one is kept no longer."""
+        self.link_best(update)
+        self._prune(checkpoints.updates_of(self._checkpoints()[-1]), keep)
+
+    def link_best(self, update: int) -> None:
+        """Make the link `best` name the checkpoint after `update` updates, unless it does or there is none."""
+        place = self._place(update)
+        if update != best_update(self.folder) and place.is_dir():
+            link_best(self.folder, place)
+
+    def shorten(self, update: int) -> None:
+        """Write that the run is complete after `update` updates."""
+        environment = self._stored("environment.json")
+        if environment is not None:
+            write_json(self.folder / "environment.json", environment | {"updates": update})
 
     def newest_checkpoint(self) -> tuple[int, Path] | None:
         """Return (update, directory) of the newest checkpoint whose manifest verifies, or None."""
@@ -229,7 +257,9 @@ class Run:
         """Return where the model is, in words. Hashes are not computed again, because checkpoints are renamed when complete."""
         for place in reversed(self._checkpoints()):
             if not checkpoints.fault(place, hashes=False):
-                return f"the model is in {place}"
+                best = best_update(self.folder)
+                chosen = f"; the best by validation, after update {best}, is {self.folder / BEST}"
+                return f"the model is in {place}" + (chosen if best is not None else "")
         return f"{self.folder} holds no checkpoint"
 
     def rewind(self, update: int) -> None:
@@ -251,6 +281,7 @@ class Run:
                 f"{self.metrics_file} lacks the metrics of {missing} of the first {update} updates. They remain missing."
             )
         self.write_metrics(rows)
+        rewind_validations(self.folder, update)
         for file in (self.folder / "trajectories").glob("update-*"):
             number = file.name.removeprefix("update-").partition(".")[0]
             if file.name.endswith(PARTIAL) or (number.isdecimal() and int(number) > update):
@@ -264,6 +295,9 @@ class Run:
             kept = file.with_name(f"{file.name}.damaged-{count}")
         write_whole(kept, file.read_bytes())
         return kept
+
+    def _place(self, update: int) -> Path:
+        return self.folder / "checkpoints" / f"{checkpoints.PREFIX}{update:04}"
 
     def _checkpoints(self) -> list[Path]:
         """Return all checkpoints, oldest first. Their content is not verified."""

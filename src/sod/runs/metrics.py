@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -81,6 +81,10 @@ class RolloutTotals:
         self.shaped += alike and contrast
         self.advantage += advantage
         self.advantage_shaped += advantage if alike else 0.0
+
+    def __add__(self, other: "RolloutTotals") -> "RolloutTotals":
+        both = {each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)}
+        return RolloutTotals(**both)
 
     def metrics(self) -> dict[str, float]:
         """Return means over the trajectories, without dropped and ungraded ones."""
