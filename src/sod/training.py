@@ -44,6 +44,7 @@ from sod.systems import traits
 from sod.teachers import Teacher, TeacherSetup
 from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_folder
 from sod.teachers.privileged import PrivilegedTeacher
+from sod.teachers.reference import Reference, open_reference
 from sod.types import Group, Problem
 
 logger = logging.getLogger(__name__)
@@ -168,7 +169,7 @@ class TrainingSession:
                     policy.restore(folder)
                     if teacher:
                         teacher.restore(folder)
-                scorer = _scorer(options, policy, teacher)
+                scorer = _scorer(options, policy, teacher, open_reference(options, student, policy, teacher))
                 with open_engine(loop, engine_options, policy.model, options.rollout) as engine:
                     history = ranks.first(lambda: _begin(options, run, files, done))
                     agent = world.agent(engine, options.rollout)
@@ -233,7 +234,8 @@ class TrainingSession:
 
     def learn(self, update: int, batch: CreditedBatch) -> dict[str, float]:
         shuffle = torch.Generator().manual_seed(attempt_seed(self.options.seed, update, "minibatches", 0))
-        learnt = self.policy.learn(batch, self.options.rollout.temperature, shuffle)
+        rollout = self.options.rollout
+        learnt = self.policy.learn(batch, rollout.temperature, shuffle, max_tokens=rollout.max_tokens)
         if self.teacher:
             self.teacher.follow(self.policy.model)
         return learnt
@@ -272,7 +274,9 @@ class TrainingSession:
         self, update: int, groups: Sequence[Group], batch: CreditedBatch, learnt: dict[str, float], clock: Clock
     ) -> dict[str, float]:
         """Write the update's metrics and trajectories. -> the metrics, over all processes; the same in each"""
-        report = metrics.of_rollout(groups) | metrics.of_steps(batch, self.options.algorithm)
+        report = metrics.of_rollout(groups, self.options.algorithm.advantage) | metrics.of_steps(
+            batch, self.options.algorithm
+        )
         report |= metrics.of_sampler(batch) | {f"learn/{name}": value for name, value in learnt.items()}
         busy = {
             "generate": self.agent.engine.take_busy_seconds(),
@@ -313,11 +317,12 @@ def _begin(options: TrainOptions, run: Run, files: dict[str, str], done: int) ->
     return run.metrics()
 
 
-def _scorer(options: TrainOptions, policy: Policy, teacher: Teacher | None) -> Scorer:
+def _scorer(options: TrainOptions, policy: Policy, teacher: Teacher | None, reference: Reference | None) -> Scorer:
     is_exact = options.algorithm.divergence == "exact"
     return Scorer(
         policy.model,
         teacher,
+        reference=reference,
         temperature=options.rollout.temperature,
         microbatch_tokens=options.learn.microbatch_tokens,
         student_from=options.score.student,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sod.batching import Batch, CreditedBatch, ScoredBatch, pad
 from sod.config import AlgorithmOptions
-from sod.core import group_advantage, step_divergence, step_mean, step_weights
+from sod.core import ADVANTAGES, step_divergence, step_mean, step_weights
 from sod.runs.patterns import Pattern, pattern
 from sod.types import NO_CALL, Group, Outcome
 
@@ -23,6 +23,8 @@ PATTERNS: Sequence[Pattern] = ("stable", "erroneous", "recovery")
 class RolloutTotals:
     """Sums of rewards, lengths, tool errors and endings of trajectories, added group by group."""
 
+    advantage_of: str = "grpo"
+    """Value of `algorithm.advantage`."""
     count: int = 0
     dropped: int = 0
     ungraded: int = 0
@@ -37,7 +39,7 @@ class RolloutTotals:
     shaped: int = 0
     """Number of groups with equal verdicts but different rewards, caused only by the reward's corrections."""
     advantage: float = 0.0
-    """Sum of |GRPO's advantage|."""
+    """Sum of |advantage|, without the divergence that `algorithm.kl_in_reward` subtracts."""
     advantage_shaped: float = 0.0
     """The part of `advantage` in groups that are `shaped`."""
     reward: float = 0.0
@@ -72,7 +74,9 @@ class RolloutTotals:
             return
         verdicts = {trajectory.judged.is_right for trajectory in group}
         rewards_B = torch.tensor([trajectory.reward for trajectory in group], dtype=torch.float64)
-        advantage = float(group_advantage(rewards_B, torch.zeros(len(group), dtype=torch.long)).abs().sum())
+        right_B = torch.tensor([trajectory.judged.is_right for trajectory in group])
+        advantage_B = ADVANTAGES[self.advantage_of](rewards_B, right_B, torch.zeros(len(group), dtype=torch.long))
+        advantage = float(advantage_B.abs().sum())
         alike, contrast = len(verdicts) == 1, bool((rewards_B != rewards_B[0]).any())
         self.groups += 1
         self.alike += alike
@@ -113,9 +117,9 @@ class RolloutTotals:
         }
 
 
-def of_rollout(groups: Iterable[Group]) -> dict[str, float]:
-    """Return the metrics of an update's trajectories."""
-    totals = RolloutTotals()
+def of_rollout(groups: Iterable[Group], advantage: str = "grpo") -> dict[str, float]:
+    """Return the metrics of an update's trajectories. `advantage`: value of `algorithm.advantage`."""
+    totals = RolloutTotals(advantage)
     for group in groups:
         totals.add(group)
     return totals.metrics()
