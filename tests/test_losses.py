@@ -33,6 +33,7 @@ from sod.lab import settings
 from sod.model.loading import load_model, score, selected
 from sod.model.lora import without_adapters
 from sod.model.policy import Policy
+from sod.planning.dry_run import plan
 from sod.runs.directory import Run
 from sod.scoring import Scorer
 from sod.teachers.local import LocalTeacher
@@ -507,6 +508,13 @@ def test_a_privileged_teacher_that_has_the_initial_weights_is_the_reference(
 def test_without_an_option_for_it_no_reference_is_loaded(untrained: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     options = trained(untrained, learn={"entropy": 0.1})
     assert open_reference(options, untrained, learner(options, tokenizer), None) is None
+
+
+def test_a_dry_run_names_the_initial_weights_and_counts_them(untrained: Path, problem_file: Path) -> None:
+    text = plan(trained(untrained, data=problem_file), width=10_000)
+    assert "start    the initial student" in text
+    assert "initial weights, float32" in text
+    assert "initial" not in plan(trained(untrained, data=problem_file, learn={}), width=10_000)
 
 
 def test_log_probabilities_with_and_without_a_gradient_are_the_same() -> None:
