@@ -76,11 +76,11 @@ test-verl:
 	test -x $(VERL)/python || $(PYTHON) -m venv .venv-verl
 	$(VERL)/python -m pip install --quiet verl==0.9.1 torch==2.13.0 cachetools uvicorn fastapi 'math-verify[antlr4-9-3]>=0.9,<0.10' tyro rich httpx pytest
 	$(VERL)/python -m pip install --quiet --no-deps --editable .
-	OMP_NUM_THREADS=1 $(VERL)/python -m pytest tests/test_adapters_verl.py tests/test_examples.py
+	OMP_NUM_THREADS=1 $(VERL)/python -m pytest tests/test_adapters_verl.py tests/test_losses_verl.py tests/test_examples.py
 
 test-trl: bench-peers
 	$(PEERS)/python -m pip install --quiet pytest
-	OMP_NUM_THREADS=1 $(PEERS)/python -m pytest tests/test_adapters_trl.py tests/test_examples.py
+	OMP_NUM_THREADS=1 $(PEERS)/python -m pytest tests/test_adapters_trl.py tests/test_losses_trl.py tests/test_examples.py
 
 # Published tokenizers, which npm installs into build/; nothing of them is in this repository. Without npm it is skipped.
 REAL := build/tokenizers

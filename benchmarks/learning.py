@@ -1,5 +1,5 @@
-"""Learning from trajectories of very different lengths: packed, against the same update padded to the longest; and what
-SOD costs beyond OPD on the same trajectories.
+"""Learning from trajectories of very different lengths: packed, against the same update padded to the longest; what the
+options of the loss cost; and what SOD costs beyond OPD on the same trajectories.
 
     python benchmarks/learning.py [--trajectories 64] [--longest 1024]
 
@@ -17,11 +17,11 @@ from measure import in_turn, pairwise_ratios, parse, parser, per_second, report,
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from sod.algorithms import ALGORITHMS
-from sod.batching import CreditedBatch, collate
+from sod.batching import CreditedBatch, collate, microbatches
 from sod.config import AlgorithmOptions, LearnOptions
 from sod.core import clipped_policy_loss, token_loss
 from sod.model.attention import ATTENTION
-from sod.model.loading import head, score
+from sod.model.loading import head, score, selected
 from sod.model.policy import Policy
 from sod.types import Group, Piece, Problem, Trajectory
 
@@ -94,6 +94,61 @@ def learn_padded(policy: Policy, batch: CreditedBatch, microbatch_tokens: int) -
     policy._step()  # the optimiser's part is the same
 
 
+def learn_written_out(policy: Policy, batch: CreditedBatch, microbatch_tokens: int) -> None:
+    """One optimiser step on the paper's loss, packed as in `Policy.learn`, without any option of the loss."""
+    tokens = int(batch.mask_BT.sum())
+    for rows in microbatches(batch.lengths_B, microbatch_tokens, batch.groups_B):
+        part = batch.rows(rows)
+        old_M, credit_M = part.student_BT[part.mask_BT], part.credit_BT[part.mask_BT]
+        chosen = selected(policy.model, part.ids_BT, part.mask_BT, part.lengths_B)
+        loss, _, _ = token_loss(
+            chosen.hidden_MD,
+            chosen.head,
+            chosen.targets_M,
+            lambda logprobs, where, old=old_M, credit=credit_M: (
+                clipped_policy_loss(logprobs, old[where], credit[where]) / tokens
+            ),
+            entropy=True,
+        )
+        loss.backward()
+    policy._step()
+
+
+def losses(model: PreTrainedModel, batch: CreditedBatch, budget: int, rounds: int) -> list[Any]:
+    """The default loss against itself written out, and the other losses against the default."""
+    tokenizer: Any = None
+    batch = replace(batch, reference_BT=batch.student_BT)
+    others: dict[str, dict[str, Any]] = {
+        "default": {},
+        "gspo": {"loss": "gspo", "aggregation": "sequence_mean"},
+        "cispo": {"loss": "cispo"},
+        "kl": {"kl": 0.01},
+        "entropy": {"entropy": 0.01},
+    }
+    policies = {
+        name: Policy(
+            model, tokenizer, LearnOptions(minibatches=1, lr=1e-6, microbatch_tokens=budget).model_copy(update=fields)
+        )
+        for name, fields in others.items()
+    }
+    calls: dict[str, Any] = {
+        name: lambda policy=policy: policy.learn(batch, 1.0, torch.Generator().manual_seed(0))
+        for name, policy in policies.items()
+    }
+    calls["written out"] = lambda: learn_written_out(policies["default"], batch, budget)
+    seconds = in_turn(calls, rounds)
+    costs = ", ".join(f"{name} {median(seconds[name]) / median(seconds['default']):.2f}" for name in others)
+    return [
+        row(
+            "one update by the default loss, same trajectories",
+            show(seconds["default"]),
+            f"the paper's loss written out, without options: {show(seconds['written out'])}; times the default: {costs}",
+            pairwise_ratios(seconds["default"], seconds["written out"]),
+            "<= 1.02",
+        )
+    ]
+
+
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--trajectories", type=int, default=64)
@@ -128,6 +183,7 @@ def main() -> None:
             )
         )
         packed = seconds["packed"]
+    rows += losses(model, batch, budget, options.rounds)
     algorithm = AlgorithmOptions()
 
     credit = in_turn(

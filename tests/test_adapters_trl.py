@@ -249,6 +249,8 @@ def test_it_is_refused_before_any_model_is_loaded(tmp_path: Path) -> None:
         ({"name": "opsd_gt"}, "needs a teacher with its own prompt"),
         ({"name": "sodd"}, "did you mean 'sod'"),
         ({"divergence": "exact"}, "were not sampled"),
+        ({"advantage": "rloo"}, "scale_rewards and beta"),
+        ({"kl_in_reward": 0.1}, "scale_rewards and beta"),
     ],
 )
 def test_an_algorithm_that_cannot_be_had_in_trl_is_refused(options: dict[str, Any], words: str) -> None:

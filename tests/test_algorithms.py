@@ -257,7 +257,9 @@ def test_credit_is_the_outcomes_and_the_weighted_signal(name: str) -> None:
     weight_BT = system.teacher_weight(batch, options)
     assert weight_BT is not None
     student_BT, teacher_BT = batch.pair_BT
-    expected_BT = system.outcome_credit(batch) + weight_BT * (teacher_BT - student_BT).masked_fill(~batch.mask_BT, 0)
+    expected_BT = system.outcome_credit(batch, options) + weight_BT * (teacher_BT - student_BT).masked_fill(
+        ~batch.mask_BT, 0
+    )
     torch.testing.assert_close(system(batch, options), expected_BT)
 
 

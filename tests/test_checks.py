@@ -32,6 +32,14 @@ TRAIN: list[tuple[dict[str, Any], str]] = [
         {"algorithm.name": "opsd_gt"},
         "algorithm.name = opsd_gt uses the student itself as its teacher. Leave --teacher out.",
     ),
+    (
+        {"algorithm.name": "sod_without_grpo", "algorithm.advantage": "rloo"},
+        "algorithm.advantage has no effect with algorithm.name = sod_without_grpo",
+    ),
+    (
+        {"algorithm.name": "opd_without_grpo", "algorithm.kl_in_reward": 0.1},
+        "algorithm.kl_in_reward has no effect with algorithm.name = opd_without_grpo",
+    ),
     ({"teacher": None}, "algorithm.name = sod needs a teacher. Give --teacher."),
     ({"engine.name": "vllm_server"}, "engine.name = vllm_server needs the address of its server. Give --engine.url."),
     (
@@ -72,6 +80,9 @@ HARMLESS: list[dict[str, Any]] = [
     {"score.offload_teacher": True},
     {"learn.checkpointing": True},
     {"learn.lora_rank": 2},
+    {"learn.loss": "gspo", "learn.aggregation": "sequence_mean"},
+    {"learn.loss": "cispo", "learn.entropy": 0.01},
+    {"learn.kl": 0.1, "algorithm.advantage": "verdict"},
     {"algorithm.name": "entropy"},
     {"stop_on": ("truncated",)},
     {"rollout.temperature": 0.7},

@@ -132,7 +132,9 @@ def test_an_option_without_effect_on_an_evaluation_is_unknown(command: str, flag
         parse(command, COMMANDS[command][0], [flag, "3"])
 
 
-@pytest.mark.parametrize("flag", ["--learn.minibatches", "--learn.clip-low", "--learn.clip-high"])
+@pytest.mark.parametrize(
+    "flag", ["--learn.minibatches", "--learn.clip-low", "--learn.clip-high", "--learn.loss", "--learn.kl"]
+)
 def test_an_option_without_effect_on_a_cold_start_is_unknown(flag: str) -> None:
     with pytest.raises(OptionError, match=f"{flag} is not an option of `sod sft`"):
         parse("sft", "SftOptions", [flag, "1"])

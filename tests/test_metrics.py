@@ -24,6 +24,10 @@ def seen(*groups: Group) -> dict[str, float]:
     }
 
 
+def shaped_share(advantage: str, *groups: Group) -> float:
+    return metrics.of_rollout(groups, advantage)["rollout/advantage_shaped"]
+
+
 RIGHT, WRONG, WRONG_WITH_CALLS = (True, 1.0), (False, -1.0), (False, -0.6)
 
 
@@ -54,3 +58,13 @@ def test_shares_are_of_groups_with_contrast_and_of_the_whole_advantage(trajector
         "groups_shaped": 2 / 3,
         "advantage_shaped": pytest.approx(2 / 3, abs=1e-5),
     }
+
+
+def test_the_share_is_of_the_advantage_that_the_run_learns_from(trajectory: Make) -> None:
+    mixed = group(trajectory, RIGHT, WRONG, WRONG, WRONG)  # sum of |reward - mean|: 3; deviation of verdicts: 1
+    by_shaping = group(trajectory, WRONG, WRONG, WRONG, WRONG_WITH_CALLS)  # 0.6
+    both = mixed, by_shaping
+    assert shaped_share("grpo", *both) == pytest.approx(0.5, abs=1e-5)
+    assert shaped_share("dr_grpo", *both) == pytest.approx(0.6 / 3.6)
+    assert shaped_share("rloo", *both) == pytest.approx(0.6 / 3.6)
+    assert shaped_share("verdict", *both) == pytest.approx(0.6 / 3.6, abs=1e-5)

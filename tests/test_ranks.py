@@ -156,6 +156,24 @@ def test_a_run_goes_on_with_another_number_of_processes(
     assert_close(run, alone)
 
 
+def test_another_loss_and_advantage_give_two_processes_what_one_gets(
+    recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Minibatches whose divisor, sequence ratios and divergence are of rows that the processes share unevenly."""
+    learn = {
+        "loss": "gspo",
+        "clip_low": 0.01,
+        "clip_high": 0.01,
+        "aggregation": "sequence_mean",
+        "kl": 0.1,
+        "entropy": 0.01,
+    }
+    changes = {"learn": learn, "algorithm": {"advantage": "verdict", "kl_in_reward": 0.01}}
+    runs = [trained(count, recipe(tmp_path / str(count), **changes), tmp_path / str(count)) for count in (1, 2)]
+    assert_close(*runs)
+    assert runs[0].metrics()[-1]["learn/kl"] > 0
+
+
 def test_in_bfloat16_and_with_checkpointing_two_processes_learn_as_one(
     recipe: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -289,7 +289,7 @@ def test_a_teacher_that_is_the_student_thinks_of_candidates_what_the_student_thi
 def test_where_the_time_went_adds_up(groups: list[Group]) -> None:
     batch = collate(groups)
     phases = {"sample": 8.0, "learn": 1.0, "sync": 1.0}
-    report = metrics.of_time(batch, phases, generate=4.0, score=2.0, tools=6.0)
+    report = metrics.of_time(batch, phases, sampled=int(batch.mask_BT.sum()), generate=4.0, score=2.0, tools=6.0)
     assert report["seconds/update"] == 10
     assert report["seconds/waiting"] == 2
     tokens, sampled = int(batch.lengths_B.sum()), int(batch.mask_BT.sum())
@@ -304,7 +304,12 @@ def test_where_the_time_went_adds_up(groups: list[Group]) -> None:
 
 def test_an_update_in_which_nothing_was_scored_has_a_report_too(random_groups: MakeGroups) -> None:
     report = metrics.of_time(
-        collate(random_groups(1, 1)), {"sample": 0.0, "learn": 0.0, "sync": 0.0}, generate=0.0, score=0.0, tools=0.0
+        collate(random_groups(1, 1)),
+        {"sample": 0.0, "learn": 0.0, "sync": 0.0},
+        sampled=0,
+        generate=0.0,
+        score=0.0,
+        tools=0.0,
     )
     assert all(0 <= value <= 1 for name, value in report.items() if name.startswith("waited/"))
 

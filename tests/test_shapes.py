@@ -355,6 +355,27 @@ def test_a_teacher_is_whole_or_divided_or_away_or_elsewhere() -> None:
     assert of(teacher_url="http://127.0.0.1:1") == (0, learning)
 
 
+def test_the_initial_weights_are_counted_where_they_are_loaded_a_second_time() -> None:
+    student, gpu = ON_HUB["Qwen/Qwen3-1.7B"], 80 << 30
+    weights = 2 * student.parameters
+
+    def of(**changes: Any) -> dict[str, int]:
+        options = training(teacher=None, **changes)
+        is_own = options.algorithm.name == "opsd_gt"
+        memory = memory_of_training(options, student, student if is_own else None, gpu, processes=2)
+        assert ("initial" in "".join(memory["peak"])) == ("reference" in memory)
+        return memory.get("reference", {})
+
+    grpo, lora = {"name": "grpo"}, {"kl": 0.1, "lora_rank": 8}
+    assert of(algorithm=grpo) == {}
+    assert of(algorithm=grpo, learn={"kl": 0.1}) == {"initial weights, bfloat16": weights}
+    assert of(algorithm=grpo | {"kl_in_reward": 0.1}) == {"initial weights, bfloat16": weights}
+    assert of(algorithm=grpo, learn={"kl": 0.1}, score={"offload_teacher": True}) == {}
+    assert of(algorithm=grpo, learn=lora) == {}
+    assert of(algorithm={"name": "opsd_gt"}, learn={"kl": 0.1}) == {}  # its teacher has them
+    assert sum(of(algorithm={"name": "opsd_gt"}, learn={"kl": 0.1}, opsd={"decay": 0.9}).values()) == weights
+
+
 def test_a_teachers_server_needs_also_what_vllm_does_not_reckon_with() -> None:
     teacher = ON_HUB["Qwen/Qwen3-4B"]
     memory = memory_of_teacher_server(training(), teacher)

@@ -15,29 +15,40 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sod.batching import Batch, CreditedBatch, ScoredBatch
+from sod.batching import CreditedBatch, ScoredBatch
 from sod.config import AlgorithmOptions
-from sod.core import RULES, Rule, StepInfo, group_advantage, per_token, step_divergence, step_ids, teacher_advantage
+from sod.core import ADVANTAGES, RULES, Rule, StepInfo, per_token, step_divergence, step_ids, teacher_advantage
 from sod.core.rules import NoEntropyError
 from sod.errors import OptionError
 from sod.plugins import load
 from sod.systems import SYSTEMS, traits
 
-OutcomeCredit = Callable[[Batch], Tensor]
+OutcomeCredit = Callable[[ScoredBatch, AlgorithmOptions], Tensor]
 
 
-def grpo(batch: Batch) -> Tensor:
-    """Return each trajectory's reward relative to its group. -> (B,)"""
-    return group_advantage(batch.rewards_B, batch.groups_B)
+def grpo(batch: ScoredBatch, options: AlgorithmOptions) -> Tensor:
+    """Return each trajectory's reward relative to its group, by `algorithm.advantage`. -> (B,)"""
+    return _advantage(batch, options, torch.arange(len(batch)))
 
 
-def shuffled(batch: Batch) -> Tensor:
-    """Return GRPO's advantage of rewards shuffled over the whole batch: equal updates without information. -> (B,)
+def shuffled(batch: ScoredBatch, options: AlgorithmOptions) -> Tensor:
+    """Return the advantage of rewards shuffled over the whole batch: equal updates without information. -> (B,)
 
     This is a control: effects seen under it are not caused by any method.
     """
     shuffle = torch.randperm(len(batch), generator=torch.Generator().manual_seed(int(batch.ids_BT.sum())))
-    return group_advantage(batch.rewards_B[shuffle], batch.groups_B)
+    return _advantage(batch, options, shuffle)
+
+
+def _advantage(batch: ScoredBatch, options: AlgorithmOptions, order: Tensor) -> Tensor:
+    """Return the advantages, if row i has the outcome of row order[i]. Its divergence from the start remains its own. -> (B,)"""
+    rewards_B = batch.rewards_B[order]
+    if options.kl_in_reward:
+        assert batch.reference_BT is not None, "no reference has scored this batch"
+        k1_BT = (batch.student_BT - batch.reference_BT).masked_fill(~batch.mask_BT, 0)
+        rewards_B = rewards_B - options.kl_in_reward * k1_BT.sum(1)
+    right_B = batch.right_B[order] if options.advantage == "verdict" else rewards_B > 0
+    return ADVANTAGES[options.advantage](rewards_B, right_B, batch.groups_B)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +62,16 @@ class System:
 
     def __call__(self, batch: ScoredBatch, options: AlgorithmOptions) -> Tensor:
         """Return the credit of every sampled token. -> (B, T), 0 off the mask"""
-        return self.credit(batch, self.teacher_weight(batch, options))
+        return self.credit(batch, self.teacher_weight(batch, options), options)
 
-    def credit(self, batch: ScoredBatch, weight_BT: Tensor | None) -> Tensor:
+    def credit(self, batch: ScoredBatch, weight_BT: Tensor | None, options: AlgorithmOptions) -> Tensor:
         """Return the credit of every sampled token, given the teacher's weights. -> (B, T), 0 off the mask
 
         Candidates get their own credit, independent of the sampled token (`core.candidate_credit`). A sampled token that is a
         candidate therefore gets no further credit from the teacher. A sampled token that is not a candidate does, so that the
         expectation covers the whole vocabulary.
         """
-        credit_BT = self.outcome_credit(batch)
+        credit_BT = self.outcome_credit(batch, options)
         if weight_BT is None:
             return credit_BT
         signal_BT = signal(batch)
@@ -68,11 +79,11 @@ class System:
             signal_BT = signal_BT.masked_fill((batch.candidates_BTJ == batch.ids_BT[..., None]).any(-1), 0)
         return credit_BT + weight_BT * signal_BT
 
-    def outcome_credit(self, batch: Batch) -> Tensor:
+    def outcome_credit(self, batch: ScoredBatch, options: AlgorithmOptions) -> Tensor:
         """Return the outcome's part of the credit. -> (B, T), 0 off the mask"""
         if self.outcome is None:
             return torch.zeros(batch.mask_BT.shape)
-        return self.outcome(batch)[:, None].expand(batch.mask_BT.shape).masked_fill(~batch.mask_BT, 0)
+        return self.outcome(batch, options)[:, None].expand(batch.mask_BT.shape).masked_fill(~batch.mask_BT, 0)
 
     def teacher_weight(self, batch: ScoredBatch, options: AlgorithmOptions) -> Tensor | None:
         """Return coef * w, the factor of the teacher's signal. -> (B, T), 0 off the mask; None without a teacher"""
@@ -104,7 +115,7 @@ def step_info(batch: ScoredBatch, options: AlgorithmOptions) -> tuple[Tensor, St
         signal_BT=signal(batch),
         teacher_entropy_BT=batch.teacher_entropy_BT,
         failed_BK=batch.failed_BK,
-        advantage_B=grpo(batch),
+        advantage_B=grpo(batch, options),
         update=batch.update,
         epsilon=options.epsilon,
         delta=options.delta,
@@ -117,7 +128,7 @@ def give_credit(batch: ScoredBatch, options: AlgorithmOptions) -> CreditedBatch:
     """Return the batch with the credit of every sampled token, and the teacher's weights, which candidates need."""
     system = find(options.name)
     weight_BT = system.teacher_weight(batch, options)
-    return batch.credited(system.credit(batch, weight_BT), weight_BT)
+    return batch.credited(system.credit(batch, weight_BT, options), weight_BT)
 
 
 OUTCOMES: dict[str, OutcomeCredit] = {"grpo": grpo, "shuffled": shuffled}

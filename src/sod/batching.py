@@ -50,6 +50,11 @@ class Batch:
         return len(self.trajectories)
 
     @property
+    def right_B(self) -> Tensor:
+        """True where the judge found the answer right. -> (B,), bool"""
+        return torch.tensor([trajectory.judged.is_right for trajectory in self.trajectories], dtype=torch.bool)
+
+    @property
     def failed_BK(self) -> Tensor:
         """True where a tool call at the end of a step returned an error. -> (B, K), bool"""
         failed = [
@@ -96,6 +101,8 @@ class ScoredBatch(Batch):
     """Entropy of the teacher's distribution at each sampled token; None if the teacher returns none."""
     candidate_teacher_BTJ: Tensor | None = None
     """log pi of the candidates under the teacher, as in `teacher_BT`."""
+    reference_BT: Tensor | None = None
+    """log pi of the policy's initial weights, as in `student_BT`; None if no option needs it."""
     update: int = 0
     """Updates completed in this run."""
 

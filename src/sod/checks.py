@@ -217,6 +217,7 @@ def _of_system(options: TrainOptions) -> Refusals:
     except OptionError as error:
         yield str(error)
         return
+    yield from _of_outcome(options.algorithm, system)
     if system.needs_teacher and options.teacher is None:
         yield f"algorithm.name = {name} needs a teacher. Give --teacher."
     if system.context is not None and options.teacher is not None:
@@ -230,6 +231,17 @@ def _of_system(options: TrainOptions) -> Refusals:
                     f"opsd.template has no {part}. Write {{question}} for the student's message, and {{context}} for the "
                     "answer or hint."
                 )
+
+
+def _of_outcome(options: AlgorithmOptions, system: SystemTraits) -> Refusals:
+    """Check that the options of the reward's advantage belong to a system with one."""
+    given = (("advantage", options.advantage != "grpo", "grpo"), ("kl_in_reward", options.kl_in_reward > 0, "0"))
+    for option, is_given, default in given:
+        if is_given and system.outcome is None:
+            yield (
+                f"algorithm.{option} has no effect with algorithm.name = {options.name}, which does not learn from the reward. "
+                f"Set it to {default}, or choose another system."
+            )
 
 
 def _of_served_teacher(options: AlgorithmOptions, system: SystemTraits, *, by_entropy: bool) -> Refusals:

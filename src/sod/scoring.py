@@ -14,6 +14,7 @@ from sod.concurrency import compute
 from sod.errors import InfrastructureError
 from sod.model.loading import score, score_top
 from sod.teachers import Teacher
+from sod.teachers.reference import Reference
 from sod.types import Group
 
 
@@ -26,6 +27,8 @@ class Scorer:
 
     `candidates`: number of the policy's likeliest tokens that the teacher scores as well, at each sampled token. Requires
     "recompute", because a sampler does not return them.
+
+    `reference`: the policy's initial weights, which score the sampled tokens as well.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class Scorer:
         microbatch_tokens: int,
         student_from: Literal["recompute", "sampler"] = "recompute",
         candidates: int = 0,
+        reference: Reference | None = None,
     ):
         assert student_from == "recompute" or not candidates, "a sampler returns no candidates"
         self._student = student
@@ -45,6 +49,7 @@ class Scorer:
         self._microbatch_tokens = microbatch_tokens
         self._student_from = student_from
         self._candidates = candidates
+        self._reference = reference
         self._busy_seconds = 0.0
 
     async def score(self, group: Group) -> ScoredBatch:
@@ -63,6 +68,8 @@ class Scorer:
     def _timed(self, batch: Batch) -> ScoredBatch:
         start = time.perf_counter()
         scored = self._with_student(batch)
+        if self._reference is not None:
+            scored = replace(scored, reference_BT=self._reference.logprobs(batch))
         self._busy_seconds += time.perf_counter() - start
         return scored
 

@@ -48,6 +48,7 @@ from sod.systems import traits
 from sod.teachers import Teacher, TeacherSetup
 from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_folder
 from sod.teachers.privileged import PrivilegedTeacher
+from sod.teachers.reference import Reference, open_reference
 from sod.types import Group, Problem
 from sod.validation.solving import HeldOut, Validator
 
@@ -185,7 +186,7 @@ class TrainingSession:
                     order = order.restored(folder)
                     if teacher:
                         teacher.restore(folder)
-                scorer = _scorer(options, policy, teacher)
+                scorer = _scorer(options, policy, teacher, open_reference(options, student, policy, teacher))
                 with open_engine(loop, engine_options, policy.model, options.rollout) as engine:
                     history = ranks.first(lambda: _begin(options, run, files, done))
                     agent = world.agent(engine, options.rollout)
@@ -253,7 +254,8 @@ class TrainingSession:
 
     def learn(self, update: int, batch: CreditedBatch) -> dict[str, float]:
         shuffle = torch.Generator().manual_seed(attempt_seed(self.options.seed, update, "minibatches", 0))
-        learnt = self.policy.learn(batch, self.options.rollout.temperature, shuffle)
+        rollout = self.options.rollout
+        learnt = self.policy.learn(batch, rollout.temperature, shuffle, max_tokens=rollout.max_tokens)
         if self.teacher:
             self.teacher.follow(self.policy.model)
         return learnt
@@ -348,7 +350,7 @@ class TrainingSession:
         clocks, busies, programs = zip(*everyone, strict=True)
         report |= functools.reduce(operator.add, programs).metrics()
         mean = {name: fmean(each[name] for each in busies) for name in busy}
-        report |= metrics.of_time(batch, clocks[0].seconds, **mean)
+        report |= metrics.of_time(batch, clocks[0].seconds, sampled=report.get("rollout/tokens_sampled", 0.0), **mean)
         for name in clock.peak_mb:
             report[f"memory/{name}_peak_mb"] = max(each.peak_mb[name] for each in clocks)
         self.history.append(report)
@@ -364,10 +366,11 @@ class TrainingSession:
 
     def _of_rollout(self, groups: Sequence[Group], batch: CreditedBatch) -> dict[str, float]:
         epochs = {"rollout/epochs": self.order.epochs}
+        advantage = self.options.algorithm.advantage
         if self.options.rollout.resample == 1:
-            return metrics.of_rollout(groups) | epochs
+            return metrics.of_rollout(groups, advantage) | epochs
         learnt = {trajectory.problem.id for trajectory in batch.trajectories}
-        return metrics.of_resampling(groups, learnt) | epochs
+        return metrics.of_resampling(groups, learnt, advantage) | epochs
 
     def report_alarms(self) -> str:
         """Print each alarm when it is first raised. -> the name of one that stops the run, or an empty string"""
@@ -385,11 +388,12 @@ def _begin(options: TrainOptions, run: Run, files: dict[str, str], done: int) ->
     return run.metrics()
 
 
-def _scorer(options: TrainOptions, policy: Policy, teacher: Teacher | None) -> Scorer:
+def _scorer(options: TrainOptions, policy: Policy, teacher: Teacher | None, reference: Reference | None) -> Scorer:
     is_exact = options.algorithm.divergence == "exact"
     return Scorer(
         policy.model,
         teacher,
+        reference=reference,
         temperature=options.rollout.temperature,
         microbatch_tokens=options.learn.microbatch_tokens,
         student_from=options.score.student,

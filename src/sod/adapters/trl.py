@@ -211,11 +211,11 @@ def credit_in_trl(system: System, batch: ScoredBatch, options: AlgorithmOptions)
     rule, advantage_B = system.rule, batch.rewards_B
     assert rule is not None
     given = System(
-        outcome=None if system.outcome is None else lambda _: advantage_B,
+        outcome=None if system.outcome is None else lambda *_: advantage_B,
         rule=lambda d_BK, info: rule(d_BK, replace(info, advantage_B=advantage_B)),
     )
     weight_BT = given.teacher_weight(batch, options)
-    return batch.credited(given.credit(batch, weight_BT), weight_BT)
+    return batch.credited(given.credit(batch, weight_BT, options), weight_BT)
 
 
 def observations(completion: str | Sequence[Message], failed: Callable[[str], bool]) -> Observations:
@@ -291,6 +291,11 @@ def system_in_trl(options: AlgorithmOptions, rule: Rule | None = None) -> System
         raise OptionError(
             "divergence = 'exact' gives credit to tokens that were not sampled, which TRL's loss does not support. Use "
             "'sampled'."
+        )
+    if options.advantage != "grpo" or options.kl_in_reward:
+        raise OptionError(
+            "algorithm.advantage and algorithm.kl_in_reward have no effect in TRL, which computes the advantage itself. Use "
+            "GRPOConfig's scale_rewards and beta."
         )
     if rule is not None:
         return System(grpo, rule)

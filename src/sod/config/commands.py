@@ -123,6 +123,16 @@ class TrainOptions(Options):
     chat: ChatOptions = ChatOptions()
     network: ModelOptions = ModelOptions()
 
+    @property
+    def has_reference(self) -> bool:
+        """Return whether the student's initial weights score every trajectory (`sod.teachers.reference`)."""
+        return self.learn.kl > 0 or self.algorithm.kl_in_reward > 0
+
+    @property
+    def teacher_is_reference(self) -> bool:
+        """Return whether a teacher that is the student itself has its initial weights, in the student's type."""
+        return self.opsd.decay is None and self.network.for_teacher(self.score).dtype == self.network.dtype
+
 
 class EvalOptions(Options):
     """Evaluate a model: avg@n with standard errors, pass@k, maj@n, tool errors, divergence.

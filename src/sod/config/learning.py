@@ -41,6 +41,20 @@ class LearnOptions(OptimiserOptions):
     """The policy ratio is clipped at 1 - clip_low."""
     clip_high: Rare[Real] = 0.28
     """The policy ratio is clipped at 1 + clip_high."""
+    loss: Rare[Literal["ppo", "gspo", "cispo"]] = "ppo"
+    """Policy loss (docs/losses.md). ppo: the clipped ratio of each token, as in the paper. gspo: the clipped ratio of the whole
+    trajectory; it needs clip_low and clip_high of about 0.0003. cispo: the clipped ratio is a weight, and every token keeps
+    its gradient; it needs clip_low = 1 and a clip_high of 1 to 5."""
+    aggregation: Rare[Literal["token_mean", "sequence_mean", "constant"]] = "token_mean"
+    """How the losses of a minibatch's tokens become one number. token_mean: their mean, as in the paper (DAPO). sequence_mean:
+    the mean over trajectories of each trajectory's mean (GRPO). constant: their sum / (trajectories x rollout.max_tokens)
+    (Dr. GRPO)."""
+    kl: Rare[Real] = 0.0
+    """Coefficient of the divergence from the student's initial weights in the loss, in 1/nats (beta in TRL, kl_loss_coef in
+    verl; estimator k3). 0 computes none. Above 0, the initial weights stay in memory, except with LoRA."""
+    entropy: Rare[Real] = 0.0
+    """Coefficient of the entropy bonus: the loss has minus this times the entropy of each sampled token's distribution, in
+    nats. 0 adds none."""
 
 
 class SftLearnOptions(OptimiserOptions):
@@ -63,6 +77,14 @@ class AlgorithmOptions(Options):
     GRPO."""
     coef: Real = 1.0
     """Factor of the teacher's term. 0 ignores the teacher."""
+    advantage: Rare[Literal["grpo", "dr_grpo", "rloo", "verdict"]] = "grpo"
+    """Advantage of a trajectory from the rewards of its group (docs/losses.md). grpo: (reward - mean) / standard deviation, as
+    in the paper. dr_grpo: reward - mean. rloo: reward - mean of the others. verdict: (reward - mean) / standard deviation of
+    the verdicts, or reward - mean where all verdicts are the same; corrections for calls and length are not enlarged there."""
+    kl_in_reward: Rare[Real] = 0.0
+    """Coefficient of the divergence from the student's initial weights in the reward: this times the sum over the trajectory
+    of log pi - log pi_initial is subtracted before the advantage (use_kl_in_reward in verl; estimator k1). 0 computes none.
+    Above 0, the initial weights stay in memory, except with LoRA."""
     divergence: Rare[Literal["sampled", "exact"]] = "sampled"
     """sampled: score only the sampled tokens, as in the paper. exact: score every candidate at each position, weighted by its
     probability; the same in expectation, without sampling noise."""
@@ -97,7 +119,8 @@ class ScoreOptions(Options):
     teacher_dtype: Rare[Literal["same", "float32", "bfloat16"]] = "same"
     """Data type of the teacher's weights. same: network.dtype. bfloat16 halves the memory of a float32 teacher."""
     offload_teacher: Rare[ResumeMayChange[bool]] = False
-    """Keep the teacher's weights in CPU memory and copy them to the GPU only while the teacher scores."""
+    """Keep the weights of the teacher, and the initial weights for learn.kl, in CPU memory and copy them to the GPU only while
+    they score."""
     shard_teacher: Rare[ResumeMayChange[bool]] = False
     """With several processes: shard the teacher's weights among them, if one GPU cannot hold the teacher. It then scores after
     all trajectories are sampled, instead of at the same time."""

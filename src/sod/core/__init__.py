@@ -12,26 +12,54 @@ If a function takes a mask or step ids, values outside them may be anything, -in
 values by selection, never by multiplication.
 """
 
-from sod.core.advantages import group_advantage, teacher_advantage
+from sod.core.advantages import (
+    ADVANTAGES,
+    centred_advantage,
+    group_advantage,
+    leave_one_out_advantage,
+    teacher_advantage,
+    verdict_advantage,
+)
 from sod.core.head import Head
 from sod.core.logprobs import token_logprobs, token_loss, top_logprobs
-from sod.core.losses import candidate_credit, clipped_policy_loss, masked_mean
+from sod.core.losses import (
+    PolicyLoss,
+    TokenInputs,
+    candidate_credit,
+    cispo_loss,
+    clipped_policy_loss,
+    loss_divisor,
+    masked_mean,
+    reference_kl,
+    sequence_log_ratio,
+    sequence_policy_loss,
+)
 from sod.core.rules import RULES, Rule, StepInfo
 from sod.core.steps import per_token, step_ids, step_mean
 from sod.core.weights import decayed_weights, masked_weights, step_divergence, step_weights, steps_since_error
 
 __all__ = [
+    "ADVANTAGES",
     "RULES",
     "Head",
+    "PolicyLoss",
     "Rule",
     "StepInfo",
+    "TokenInputs",
     "candidate_credit",
+    "centred_advantage",
+    "cispo_loss",
     "clipped_policy_loss",
     "decayed_weights",
     "group_advantage",
+    "leave_one_out_advantage",
+    "loss_divisor",
     "masked_mean",
     "masked_weights",
     "per_token",
+    "reference_kl",
+    "sequence_log_ratio",
+    "sequence_policy_loss",
     "step_divergence",
     "step_ids",
     "step_mean",
@@ -41,4 +69,5 @@ __all__ = [
     "token_logprobs",
     "token_loss",
     "top_logprobs",
+    "verdict_advantage",
 ]

@@ -53,6 +53,7 @@ def token_loss(
     *,
     temperature: float = 1.0,
     entropy: bool = False,
+    entropy_weights_N: Tensor | None = None,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the sum of `loss(log-probabilities, slice)` over all tokens, the log-probabilities, and the entropies.
@@ -62,11 +63,13 @@ def token_loss(
     This takes three matrix products, as with full logits, instead of four. Each token's loss term may depend only on its
     own log-probability, as in GRPO, SOD and imitation; with (N, J) targets, on those of its own position. Only the sum
     carries a gradient. The entropies are None unless requested.
+
+    With `entropy_weights_N`, (N,), the sum also has the terms weight * entropy, with their gradient.
     """
     head = Head.of(head)
     form = _Form(head.scale, head.cap, temperature)
     return _TokenLoss.apply(  # type: ignore[no-any-return]
-        hidden_ND, head.weight_VD, head.bias_V, targets_N, loss, form, entropy, chunk
+        hidden_ND, head.weight_VD, head.bias_V, targets_N, loss, form, entropy, entropy_weights_N, chunk
     )
 
 
@@ -160,21 +163,32 @@ class _TokenLoss(torch.autograd.Function):
         loss: TokenLoss,
         form: _Form,
         entropy: bool,
+        entropy_weights_N: Tensor | None,
         chunk: int | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         head = form.head(weight_VD, bias_V)
-        results = _Results(hidden_ND, targets_N, entropy)
+        weighted = entropy_weights_N is not None
+        results = _Results(hidden_ND, targets_N, entropy or weighted)
         total = results.logprobs_N.new_zeros(())
         gradients = _Gradients(hidden_ND, head, ctx.needs_input_grad)
         for rows in _chunks(hidden_ND, weight_VD, chunk):
-            softmax = _softmax(*_logits(hidden_ND[rows], head, form.temperature), targets_N[rows], entropy=entropy)
+            softmax = _softmax(
+                *_logits(hidden_ND[rows], head, form.temperature),
+                targets_N[rows],
+                entropy=entropy or weighted,
+                keep_logits=weighted,
+            )
             results.put(rows, softmax)
             with torch.enable_grad():
                 leaf_N = softmax.logprobs_N.detach().requires_grad_()
                 part = loss(leaf_N, rows).sum()
             total += part.detach()
             (gradient_N,) = torch.autograd.grad(part, leaf_N)
-            gradients.add(rows, softmax, targets_N[rows], gradient_N * form.factor)
+            of_entropy_N = None
+            if entropy_weights_N is not None and softmax.entropy_N is not None:
+                total += (entropy_weights_N[rows] * softmax.entropy_N).sum()
+                of_entropy_N = entropy_weights_N[rows] * form.factor
+            gradients.add(rows, softmax, targets_N[rows], gradient_N * form.factor, of_entropy_N)
         ctx.save_for_backward(*gradients.of_inputs())
         ctx.mark_non_differentiable(*(each for each in (results.logprobs_N, results.entropy_N) if each is not None))
         return total, results.logprobs_N, results.entropy_N
@@ -182,7 +196,7 @@ class _TokenLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         scaled = [None if saved is None else saved * gradient.to(saved) for saved in ctx.saved_tensors]
-        return *scaled, None, None, None, None, None
+        return *scaled, None, None, None, None, None, None
 
 
 class _Gradients:
@@ -200,13 +214,24 @@ class _Gradients:
         bias_V = head.bias_V if needed[2] else None
         self._of_bias_V = None if bias_V is None else torch.zeros_like(bias_V, dtype=wide(bias_V))
 
-    def add(self, rows: slice, softmax: "_Softmax", targets_N: Tensor, gradient_N: Tensor) -> None:
-        """Add one chunk. `gradient_N` is with respect to the log-probabilities, times the form's factor.
+    def add(
+        self,
+        rows: slice,
+        softmax: "_Softmax",
+        targets_N: Tensor,
+        gradient_N: Tensor,
+        of_entropy_N: Tensor | None = None,
+    ) -> None:
+        """Add one chunk. `gradient_N` is with respect to the log-probabilities, times the form's factor; `of_entropy_N` the
+        same with respect to the entropies.
 
-        Overwrites `softmax.exp_NV`.
+        Overwrites `softmax.exp_NV` and `softmax.logits_NV`.
         """
         gradient_NJ = _columns(gradient_N)
-        of_logits_NV = softmax.exp_NV.mul_(-gradient_NJ.sum(1, keepdim=True) / softmax.total_N1)
+        if of_entropy_N is None:
+            of_logits_NV = softmax.exp_NV.mul_(-gradient_NJ.sum(1, keepdim=True) / softmax.total_N1)
+        else:
+            of_logits_NV = softmax.with_entropy(-gradient_NJ.sum(1, keepdim=True), of_entropy_N[:, None])
         of_logits_NV.scatter_add_(1, _columns(targets_N), gradient_NJ)
         if softmax.slope_NV is not None:
             of_logits_NV *= softmax.slope_NV
@@ -240,6 +265,19 @@ class _Softmax:
     entropy_N: Tensor | None
     slope_NV: Tensor | None
     """Derivatives of capped logits; None without a cap."""
+    logits_NV: Tensor | None = None
+    """logits - row maximum; only kept for the gradient of the entropy."""
+
+    def with_entropy(self, factor_N1: Tensor, of_entropy_N1: Tensor) -> Tensor:
+        """Return p * (factor - of_entropy * (log p + H)), as the derivative of H is -p (log p + H). -> (n, V)
+
+        Overwrites `exp_NV` and `logits_NV`.
+        """
+        assert self.logits_NV is not None
+        assert self.entropy_N is not None
+        shift_N1 = self.entropy_N[:, None] - self.total_N1.log()
+        of_each_NV = self.logits_NV.add_(shift_N1).mul_(-of_entropy_N1).add_(factor_N1)
+        return self.exp_NV.mul_(of_each_NV).div_(self.total_N1)
 
 
 def _logits(hidden_ND: Tensor, head: Head, temperature: float) -> tuple[Tensor, Tensor | None]:
@@ -251,8 +289,15 @@ def _logits(hidden_ND: Tensor, head: Head, temperature: float) -> tuple[Tensor, 
     return logits_NV, slope_NV
 
 
-def _softmax(logits_NV: Tensor, slope_NV: Tensor | None, targets_N: Tensor, *, entropy: bool = False) -> _Softmax:
-    """Return the softmax of logits from `_logits`. May overwrite them."""
+def _softmax(
+    logits_NV: Tensor,
+    slope_NV: Tensor | None,
+    targets_N: Tensor,
+    *,
+    entropy: bool = False,
+    keep_logits: bool = False,
+) -> _Softmax:
+    """Return the softmax of logits from `_logits`. May overwrite them, unless the entropy is requested."""
     at_targets_NJ = logits_NV.gather(1, _columns(targets_N))
     exp_NV = logits_NV.exp() if entropy else logits_NV.exp_()
     total_N1 = exp_NV.sum(-1, keepdim=True)
@@ -260,7 +305,7 @@ def _softmax(logits_NV: Tensor, slope_NV: Tensor | None, targets_N: Tensor, *, e
     logprobs_N = (at_targets_NJ - log_total_N1).view_as(targets_N)
     # -sum p log p, with log p = logits - log total; einsum multiplies row by row and allocates no third matrix
     entropy_N = log_total_N1[:, 0] - torch.einsum("nv,nv->n", exp_NV, logits_NV) / total_N1[:, 0] if entropy else None
-    return _Softmax(exp_NV, total_N1, logprobs_N, entropy_N, slope_NV)
+    return _Softmax(exp_NV, total_N1, logprobs_N, entropy_N, slope_NV, logits_NV if keep_logits else None)
 
 
 class _Results:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,12 +12,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch, CreditedBatch, balanced_parts, microbatches, minibatches
 from sod.config import LearnOptions, ModelOptions, OptimiserOptions
-from sod.core import candidate_credit, clipped_policy_loss, token_logprobs, token_loss
+from sod.core import (
+    PolicyLoss,
+    TokenInputs,
+    candidate_credit,
+    loss_divisor,
+    reference_kl,
+    sequence_log_ratio,
+    token_logprobs,
+    token_loss,
+)
 from sod.core.logprobs import TokenLoss
 from sod.distributed import ALONE, Ranks
 from sod.errors import OptionError, TrainingError
 from sod.model.fsdp import checkpoint_layers, copy_whole, shard, whole
-from sod.model.loading import check_written, load_model, selected
+from sod.model.loading import Selected, check_written, load_model, selected
 from sod.model.lora import add_low_rank, save_plain
 from sod.model.training_state import load_state, save_state
 
@@ -83,17 +93,23 @@ class Policy:
             self._masters, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
         )
 
-    def learn(self, batch: CreditedBatch, temperature: float, generator: torch.Generator) -> dict[str, float]:
-        """Take `minibatches` optimiser steps on the clipped policy loss of a batch, a mean over tokens. -> metrics
+    def learn(
+        self, batch: CreditedBatch, temperature: float, generator: torch.Generator, *, max_tokens: int | None = None
+    ) -> dict[str, float]:
+        """Take `minibatches` optimiser steps on the policy loss of a batch (`sod.core.PolicyLoss`). -> metrics
 
         The policy ratio is computed against `batch.student_BT`. `generator` assigns groups to minibatches. Each candidate of
-        the batch is an additional action at its position; `candidate_credit` returns its credit.
+        the batch is an additional action at its position; `candidate_credit` returns its credit. `max_tokens`: the limit on a
+        response, which `learn.aggregation = constant` needs.
         """
         options = self._options
         assert isinstance(options, LearnOptions), "options of `sod sft` have no policy loss"
         order = lambda n: torch.randperm(n, generator=generator).tolist()  # noqa: E731
         reports = [
-            self._learn_minibatch(part, options, temperature) for part in minibatches(batch, options.minibatches, order)
+            self._learn_minibatch(
+                part, loss_divisor(part.mask_BT.sum(1), options.aggregation, max_tokens), options, temperature
+            )
+            for part in minibatches(batch, options.minibatches, order)
         ]
         if not reports:
             raise TrainingError(
@@ -102,30 +118,42 @@ class Policy:
         self._take_over()
         return {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
 
-    def _learn_minibatch(self, batch: CreditedBatch, options: LearnOptions, temperature: float) -> dict[str, float]:
+    def _learn_minibatch(
+        self, batch: CreditedBatch, divisor: Tensor | int, options: LearnOptions, temperature: float
+    ) -> dict[str, float]:
+        loss = PolicyLoss(options.loss, options.clip_low, options.clip_high, options.kl, options.entropy)
         tokens = int(batch.mask_BT.sum())
-        totals = dict.fromkeys(("loss", "entropy", "ratio_clipped"), 0.0)
-        low, high = options.clip_low, options.clip_high
-        for part in map(batch.rows, self._parts(batch.lengths_B, batch.groups_B)):
-            candidates_BTJ = part.candidates_BTJ if part.teacher_weight_BT is not None else None
-            old_M, credit_M = self._judged(part) if candidates_BTJ is None else self._judged_with_candidates(part)
-
-            def loss_of(logprobs: Tensor, where: slice, old_M: Tensor = old_M, credit_M: Tensor = credit_M) -> Tensor:
-                return (
-                    clipped_policy_loss(logprobs, old_M[where], credit_M[where], clip_low=low, clip_high=high) / tokens
-                )
-
-            loss, logprobs_M, entropy_M = self._backward(
-                part.ids_BT, part.mask_BT, part.lengths_B, loss_of, temperature, candidates_BTJ
-            )
-            if candidates_BTJ is not None:  # metrics are of the sampled tokens only
-                logprobs_M, old_M, credit_M = logprobs_M[:, 0], old_M[:, 0], credit_M[:, 0]
-            ratio_M = (logprobs_M - old_M).exp()
-            clipped_M = torch.where(credit_M > 0, ratio_M > 1 + high, ratio_M < 1 - low) & (credit_M != 0)
-            totals["loss"] += loss
-            totals["entropy"] += entropy_M.sum().item() / tokens
-            totals["ratio_clipped"] += clipped_M.sum().item() / tokens
+        totals: dict[str, float] = {}
+        for rows in self._parts(batch.lengths_B, batch.groups_B):
+            whole = divisor if isinstance(divisor, int) else divisor[rows]
+            learnt, sums = self._learn_part(batch.rows(rows), whole, loss, temperature)
+            for name, value in {"loss": learnt, **{name: total / tokens for name, total in sums.items()}}.items():
+                totals[name] = totals.get(name, 0.0) + value
         return dict(zip(totals, self._ranks.total(list(totals.values())), strict=True)) | self._step()
+
+    def _learn_part(
+        self, part: CreditedBatch, divisor: Tensor | int, loss: PolicyLoss, temperature: float
+    ) -> tuple[float, dict[str, float]]:
+        """Add a micro-batch's gradient. -> its loss, and sums of other metrics over its sampled tokens"""
+        candidates_BTJ = part.candidates_BTJ if part.teacher_weight_BT is not None else None
+        chosen = self._chosen(part.ids_BT, part.mask_BT, part.lengths_B, candidates_BTJ)
+        inputs = self._inputs(part, divisor, candidates=candidates_BTJ is not None)
+        if loss.by_sequence:
+            row_M = part.mask_BT.nonzero()[:, 0].to(self.model.device)
+            inputs = replace(inputs, log_ratio_N=_sequence_log_ratio(chosen, inputs.old_N, row_M, temperature))
+        total, logprobs_M, entropy_M = self._backward(
+            chosen,
+            lambda logprobs, where: loss.of_tokens(logprobs, where, inputs),
+            temperature,
+            loss.entropy_weights(inputs),
+        )
+        if candidates_BTJ is not None:  # metrics are of the sampled tokens only
+            logprobs_M = logprobs_M[:, 0]
+            inputs = replace(inputs, old_N=inputs.old_N[:, 0], credit_N=inputs.credit_N[:, 0])
+        sums = {"entropy": entropy_M, "ratio_clipped": loss.clipped(logprobs_M, inputs)}
+        if inputs.reference_N is not None:
+            sums["kl"] = reference_kl(logprobs_M, inputs.reference_N)
+        return total, {name: value_M.sum().item() for name, value_M in sums.items()}
 
     def _parts(self, lengths_B: Tensor, groups_B: Tensor | None = None) -> list[Tensor]:
         """Return this process's rows of each micro-batch. All processes have equally many micro-batches; some may be empty."""
@@ -134,19 +162,20 @@ class Policy:
             return list(microbatches(lengths_B, size, groups_B))
         return balanced_parts(lengths_B, size, self._ranks.count)[self._ranks.rank]
 
-    def _judged(self, batch: CreditedBatch) -> tuple[Tensor, Tensor]:
-        """Return log pi before the update, and the credit, of every sampled token. -> (M,), (M,)"""
-        return self._sampled(batch, batch.student_BT), self._sampled(batch, batch.credit_BT)
-
-    def _judged_with_candidates(self, batch: CreditedBatch) -> tuple[Tensor, Tensor]:
-        """Return the same for every sampled token and its candidates. -> (M, 1 + J), (M, 1 + J)"""
-        old_M, credit_M = self._judged(batch)
-        student_MJ, teacher_MJ, weight_M = (
-            self._sampled(batch, tensor)
-            for tensor in (batch.candidate_student_BTJ, batch.candidate_teacher_BTJ, batch.teacher_weight_BT)
-        )
-        credit_MJ = candidate_credit(student_MJ, teacher_MJ, weight_M)
-        return torch.cat([old_M[:, None], student_MJ], 1), torch.cat([credit_M[:, None], credit_MJ], 1)
+    def _inputs(self, part: CreditedBatch, divisor: Tensor | int, *, candidates: bool) -> TokenInputs:
+        """Return the fixed inputs of the loss of every sampled token, and of its candidates."""
+        old_M, credit_M = self._sampled(part, part.student_BT), self._sampled(part, part.credit_BT)
+        if candidates:
+            student_MJ, teacher_MJ, weight_M = (
+                self._sampled(part, tensor)
+                for tensor in (part.candidate_student_BTJ, part.candidate_teacher_BTJ, part.teacher_weight_BT)
+            )
+            credit_MJ = candidate_credit(student_MJ, teacher_MJ, weight_M)
+            old_M, credit_M = torch.cat([old_M[:, None], student_MJ], 1), torch.cat([credit_M[:, None], credit_MJ], 1)
+        if not isinstance(divisor, int):
+            divisor = self._sampled(part, divisor[:, None].expand(part.mask_BT.shape))
+        reference_M = None if part.reference_BT is None else self._sampled(part, part.reference_BT)
+        return TokenInputs(old_M, credit_M, divisor, reference_N=reference_M)
 
     def _sampled(self, batch: Batch, tensor_BT: Tensor | None) -> Tensor:
         assert tensor_BT is not None
@@ -161,9 +190,8 @@ class Policy:
             )
         total = 0.0
         for rows in self._parts(lengths_B):
-            loss, _, _ = self._backward(
-                ids_BT[rows], mask_BT[rows], lengths_B[rows], lambda logprobs, _: -logprobs / tokens, temperature=1.0
-            )
+            chosen = self._chosen(ids_BT[rows], mask_BT[rows], lengths_B[rows])
+            loss, _, _ = self._backward(chosen, lambda logprobs, _: -logprobs / tokens, temperature=1.0)
             total += loss
         return {"loss": self._ranks.total([total])[0]} | self._step()
 
@@ -175,10 +203,7 @@ class Policy:
         """
         sums_B = torch.zeros(len(lengths_B), dtype=torch.float64)
         for rows in self._parts(lengths_B):
-            chosen_BT = ids_BT[rows], mask_BT[rows], lengths_B[rows]
-            if not len(rows):  # as in `_backward`
-                chosen_BT = torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1).bool(), torch.ones(1).long()
-            chosen = selected(self._learner, *chosen_BT)
+            chosen = self._chosen(ids_BT[rows], mask_BT[rows], lengths_B[rows])
             logprobs_M, _ = token_logprobs(chosen.hidden_MD, chosen.head, chosen.targets_M)
             if isinstance(self._learner, FSDPModule):
                 self._learner.reshard()  # no backward pass does it, and the next pass would read the gathered old weights
@@ -188,17 +213,10 @@ class Policy:
             )
         return torch.tensor(self._ranks.total(sums_B.tolist()), dtype=torch.float64)
 
-    def _backward(
-        self,
-        ids_BT: Tensor,
-        mask_BT: Tensor,
-        lengths_B: Tensor,
-        loss_of: TokenLoss,
-        temperature: float,
-        candidates_BTJ: Tensor | None = None,
-    ) -> tuple[float, Tensor, Tensor]:
-        """Add a micro-batch's gradient. -> its loss, and log-probabilities and entropies of its masked tokens"""
-        model = self._learner
+    def _chosen(
+        self, ids_BT: Tensor, mask_BT: Tensor, lengths_B: Tensor, candidates_BTJ: Tensor | None = None
+    ) -> Selected:
+        """Return the inputs of the head for a micro-batch's masked tokens, and for their candidates."""
         if not len(lengths_B):  # all processes must make a pass; this one reads a single token without loss
             ids_BT, mask_BT, lengths_B = (
                 torch.zeros(1, 1, dtype=torch.long),
@@ -206,9 +224,20 @@ class Policy:
                 torch.ones(1).long(),
             )
             candidates_BTJ = None if candidates_BTJ is None else candidates_BTJ.new_zeros(1, 1, candidates_BTJ.shape[2])
-        chosen = selected(model, ids_BT, mask_BT, lengths_B, candidates_BTJ)
+        return selected(self._learner, ids_BT, mask_BT, lengths_B, candidates_BTJ)
+
+    def _backward(
+        self, chosen: Selected, loss_of: TokenLoss, temperature: float, entropy_weights_M: Tensor | None = None
+    ) -> tuple[float, Tensor, Tensor]:
+        """Add a micro-batch's gradient. -> its loss, and log-probabilities and entropies of its masked tokens"""
         loss, logprobs_M, entropy_M = token_loss(
-            chosen.hidden_MD, chosen.head, chosen.targets_M, loss_of, temperature=temperature, entropy=True
+            chosen.hidden_MD,
+            chosen.head,
+            chosen.targets_M,
+            loss_of,
+            temperature=temperature,
+            entropy=True,
+            entropy_weights_N=entropy_weights_M,
         )
         assert entropy_M is not None
         (loss * self._ranks.count).backward()  # FSDP averages the processes' gradients
@@ -297,6 +326,16 @@ class Policy:
         if self._options.lora_rank or self.model.dtype != torch.float32:
             return dict(zip(self._names, self._masters, strict=True))
         return {}
+
+
+@torch.no_grad()
+def _sequence_log_ratio(chosen: Selected, old_M: Tensor, row_M: Tensor, temperature: float) -> Tensor:
+    """Return the log of the ratio of each sampled token's trajectory. -> (M,)"""
+    targets_M = chosen.targets_M
+    if targets_M.dim() > 1:  # the sampled tokens are the first column
+        targets_M, old_M = targets_M[:, 0], old_M[:, 0]
+    logprobs_M, _ = token_logprobs(chosen.hidden_MD, chosen.head, targets_M, temperature=temperature)
+    return sequence_log_ratio(logprobs_M, old_M, row_M)
 
 
 def _adamw(name: str) -> Callable[..., torch.optim.Optimizer]:

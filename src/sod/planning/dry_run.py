@@ -148,6 +148,10 @@ def _of_training(options: TrainOptions) -> "DryRun":
         teacher = text.read_model("teacher", options.teacher, served=options.score.teacher_url is not None)
         if options.score.teacher_url:
             text.add("reads", f"teacher  on the server {options.score.teacher_url}; its memory is not counted here")
+    if options.has_reference:
+        text.add(
+            "reads", "start    the initial student, which the divergence of learn.kl or kl_in_reward is measured from"
+        )
     data = text.read("data", find_file(options.data))
     held_out = [
         text.read("validate", find_benchmark(name, options.validate.data_dir)) for name in options.validate.data
@@ -197,6 +201,7 @@ def _of_training(options: TrainOptions) -> "DryRun":
 
     length = LIKELY_SHARE * longest(rollout)
     passes_of_student = (options.score.student == "recompute") + learn.checkpointing + (2 if learn.lora_rank else 3)
+    passes_of_student += options.has_reference
     operations = passes_of_student * forward_operations(shape, trajectories * length, length)
     if scorer and not options.score.teacher_url:
         operations += forward_operations(scorer, trajectories * length, length)

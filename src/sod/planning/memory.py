@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from sod.config import EvalOptions, OptimiserOptions, SamplingOptions, SftOptions, TrainOptions
 from sod.engines import ENGINES
+from sod.systems import SYSTEMS
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
 """Bytes of a number."""
@@ -23,7 +24,7 @@ MODEL_FAMILIES = {"qwen3": (True, False), "qwen2": (False, True), "llama": (Fals
 
 Parts = dict[str, int]
 """Bytes of each part, by its name."""
-Memory = dict[Literal["student", "learner", "teacher", "sampler", "peak"], Parts]
+Memory = dict[Literal["student", "learner", "teacher", "reference", "sampler", "peak"], Parts]
 """Parts held at the same time, by their holder. `peak` is the largest temporary need of any holder."""
 
 
@@ -306,9 +307,21 @@ def memory_of_training(
         memory["teacher"], moments["the teacher's scoring"] = _teaching(options, teacher, tokens, processes)
         if averaged and ITEMSIZE[options.network.for_teacher(options.score).dtype] < 4:
             memory["teacher"]["the teacher's average, float32"] = 4 * teacher.parameters
+    if loads_reference(options):
+        memory["reference"], moments["the initial weights' scoring"] = _referring(options, student, tokens)
     memory["sampler"] = _sampling(options, student, gpu)
     memory["peak"] = {", ".join(moments): max(moments.values())}
     return memory
+
+
+def loads_reference(options: TrainOptions) -> bool:
+    """Return whether the initial weights are loaded a second time, as `sod.teachers.reference` decides.
+
+    With LoRA they are the frozen weights of the student. A frozen teacher that is the student itself has them as well.
+    """
+    system = SYSTEMS.get(options.algorithm.name)
+    is_own = system is not None and system.context is not None
+    return options.has_reference and not options.learn.lora_rank and not (is_own and options.teacher_is_reference)
 
 
 def memory_of_evaluation(options: EvalOptions, model: Shape, teacher: Shape | None, gpu: int | None) -> Memory:
@@ -387,6 +400,13 @@ def _teaching(options: TrainOptions | EvalOptions, teacher: Shape, tokens: int, 
         kept = {f"teacher, {dtype}, 1/{processes}": share(weights, processes)}
         return kept, moment + gathered_bytes(teacher, ITEMSIZE[dtype])
     return {f"teacher, {dtype}": weights}, moment
+
+
+def _referring(options: TrainOptions, student: Shape, tokens: int) -> tuple[Parts, int]:
+    """Return the memory that the initial weights take in each process, and their peak while they score."""
+    dtype, itemsize = options.network.dtype, ITEMSIZE[options.network.dtype]
+    weights, moment = itemsize * student.parameters, scoring_bytes(student, tokens, itemsize)
+    return ({}, moment + weights) if options.score.offload_teacher else ({f"initial weights, {dtype}": weights}, moment)
 
 
 def _sampling(options: TrainOptions | EvalOptions, shape: Shape, gpu: int | None) -> Parts:

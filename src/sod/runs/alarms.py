@@ -225,7 +225,7 @@ ALARMS = {
     "shaped_reward": Alarm(
         _over("rollout/advantage_shaped", "GRPO's advantage is in groups with the same verdict for all attempts", 0.5),
         "their rewards differ only by the corrections for calls and length, so GRPO mostly teaches these.",
-        "reward.tool_use = off, easier problems, or a longer cold start",
+        "algorithm.advantage = verdict, reward.tool_use = off, easier problems, or a longer cold start",
     ),
     "sampler_drift": Alarm(
         _above("sampler/gap_mean", "nats between the sampler's log-probabilities and a full forward pass", 0.05),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sod.batching import Batch, CreditedBatch, ScoredBatch, pad
 from sod.config import AlgorithmOptions
-from sod.core import group_advantage, step_divergence, step_mean, step_weights
+from sod.core import ADVANTAGES, step_divergence, step_mean, step_weights
 from sod.runs.patterns import Pattern, pattern
 from sod.types import NO_CALL, Group, Outcome
 
@@ -23,6 +23,8 @@ PATTERNS: Sequence[Pattern] = ("stable", "erroneous", "recovery")
 class RolloutTotals:
     """Sums of rewards, lengths, tool errors and endings of trajectories, added group by group."""
 
+    advantage_of: str = "grpo"
+    """Value of `algorithm.advantage`."""
     count: int = 0
     dropped: int = 0
     ungraded: int = 0
@@ -37,7 +39,7 @@ class RolloutTotals:
     shaped: int = 0
     """Number of groups with equal verdicts but different rewards, caused only by the reward's corrections."""
     advantage: float = 0.0
-    """Sum of |GRPO's advantage|."""
+    """Sum of |advantage|, without the divergence that `algorithm.kl_in_reward` subtracts."""
     advantage_shaped: float = 0.0
     """The part of `advantage` in groups that are `shaped`."""
     reward: float = 0.0
@@ -72,7 +74,9 @@ class RolloutTotals:
             return
         verdicts = {trajectory.judged.is_right for trajectory in group}
         rewards_B = torch.tensor([trajectory.reward for trajectory in group], dtype=torch.float64)
-        advantage = float(group_advantage(rewards_B, torch.zeros(len(group), dtype=torch.long)).abs().sum())
+        right_B = torch.tensor([trajectory.judged.is_right for trajectory in group])
+        advantage_B = ADVANTAGES[self.advantage_of](rewards_B, right_B, torch.zeros(len(group), dtype=torch.long))
+        advantage = float(advantage_B.abs().sum())
         alike, contrast = group.is_alike, bool((rewards_B != rewards_B[0]).any())
         self.groups += 1
         self.alike += alike
@@ -117,9 +121,9 @@ class RolloutTotals:
         }
 
 
-def of_rollout(groups: Iterable[Group]) -> dict[str, float]:
-    """Return the metrics of an update's trajectories."""
-    totals = RolloutTotals()
+def of_rollout(groups: Iterable[Group], advantage: str = "grpo") -> dict[str, float]:
+    """Return the metrics of an update's trajectories. `advantage`: value of `algorithm.advantage`."""
+    totals = RolloutTotals(advantage)
     for group in groups:
         totals.add(group)
     return totals.metrics()
@@ -129,14 +133,14 @@ OF_LEARNING = ("rollout/groups_alike", "rollout/groups_shaped", "rollout/advanta
 """Metrics about what GRPO learns from a group."""
 
 
-def of_resampling(groups: Sequence[Group], learnt: Collection[str]) -> dict[str, float]:
+def of_resampling(groups: Sequence[Group], learnt: Collection[str], advantage: str = "grpo") -> dict[str, float]:
     """Return the metrics of an update that sampled more problems than it learns from, those with the ids `learnt`.
 
     Solve rates, lengths and errors are of all sampled problems: a rate over the chosen ones would say nothing of the student.
     Metrics of what GRPO learns are of the chosen problems.
     """
-    chosen = of_rollout(group for group in groups if group.problem.id in learnt)
-    return of_rollout(groups) | {
+    chosen = of_rollout((group for group in groups if group.problem.id in learnt), advantage)
+    return of_rollout(groups, advantage) | {
         **{name: chosen[name] for name in OF_LEARNING if name in chosen},
         "resample/problems": len(groups),
         "resample/alike": _ratio(sum(group.is_alike for group in groups), len(groups)),
@@ -206,15 +210,18 @@ def of_sampler(batch: ScoredBatch) -> dict[str, float]:
     return {"sampler/gap_mean": float(gap_N.mean()), "sampler/gap_max": float(gap_N.max())}
 
 
-def of_time(batch: Batch, phases: dict[str, float], *, generate: float, score: float, tools: float) -> dict[str, float]:
+def of_time(
+    batch: Batch, phases: dict[str, float], *, sampled: float, generate: float, score: float, tools: float
+) -> dict[str, float]:
     """Return the timing of an update: seconds, tokens per second, and the share of time that each part waited.
 
     `phases`: wall-clock seconds of sample, learn and sync, which run one after another. Within sample, `generate` and
-    `score` are seconds of computation, `tools` are seconds with at least one tool running; they overlap.
+    `score` are seconds of computation, `tools` are seconds with at least one tool running; they overlap. `sampled`: number of
+    sampled tokens, those of problems that the update does not learn from included.
     """
     sample, learn = phases["sample"], phases["learn"]
     update = sum(phases.values())
-    tokens, sampled = int(batch.lengths_B.sum()), int(batch.mask_BT.sum())
+    tokens = int(batch.lengths_B.sum())
     return {
         **{f"seconds/{name}": value for name, value in phases.items()},
         "seconds/generate": generate,

@@ -1,8 +1,10 @@
 """A frozen teacher on this machine."""
 
 import time
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from sod.batching import Batch
 from sod.concurrency import compute
@@ -48,6 +50,15 @@ class LocalTeacher(Teacher):
         if batch.candidates_BTJ is None:
             return Scores(logprobs_BT, entropy_BT)
         return Scores(logprobs_BT[..., 0], entropy_BT, logprobs_BT[..., 1:])
+
+    def logprobs(self, batch: Batch) -> Tensor:
+        """Return log pi of each sampled token under the batch's own prompts. -> (B, T), 0 off the mask"""
+        self._move(self._device)
+        logprobs_BT, _ = score(
+            self._model, replace(batch, candidates_BTJ=None), self._temperature, self._microbatch_tokens
+        )
+        self._move(self._home)
+        return logprobs_BT
 
     def _move(self, device: torch.device) -> None:
         self._model.to(device)  # type: ignore[arg-type]
