@@ -26,6 +26,7 @@ from sod.errors import OptionError
 from sod.runs.alarms import ALARMS
 from sod.sandbox import retries
 from sod.systems import SystemTraits, traits
+from sod.trackers import base as trackers
 
 Refusals = Iterator[str]
 """Messages: what is wrong, why, and what to type."""
@@ -39,6 +40,7 @@ def check(refusals: Refusals) -> None:
 
 def of_fine_tuning(options: SftOptions, processes: int) -> Refusals:
     yield from of_learning(options.learn, processes)
+    yield from trackers.refusals(options.track)
 
 
 def of_training(options: TrainOptions, processes: int) -> Refusals:
@@ -49,6 +51,7 @@ def of_training(options: TrainOptions, processes: int) -> Refusals:
     yield from of_servers(options.engine, processes)
     yield from of_sandbox(options.sandbox)
     yield from of_tools(options.tool)
+    yield from trackers.refusals(options.track)
     if options.rollout.problems < processes:
         yield (
             f"rollout.problems is {options.rollout.problems}, too few for {processes} processes, because each needs at least "

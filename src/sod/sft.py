@@ -24,6 +24,7 @@ from sod.planning.dry_run import plan
 from sod.runs.directory import Run
 from sod.runs.files import sha256_of_file
 from sod.tools.python import INTERPRETER
+from sod.trackers.sending import tracked
 
 logger = logging.getLogger(__name__)
 
@@ -78,16 +79,20 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     ranks.first(lambda: Run.open(options, options.out, data=files, resume=options.resume, updates=steps))
     if options.resume:
         ranks.first(lambda: run.rewind(start))
-    with Display("fine-tuning", total=steps, done=start) as display, held_back():
+    with (
+        tracked(run, options, ranks) as tracking,
+        Display("fine-tuning", total=steps, done=start) as display,
+        held_back(),
+    ):
         for step in range(start, steps):
             chosen = [rows[row] for row in pick(step, len(rows), options)]
             began, tokens = time.monotonic(), sum(len(ids) for ids, _ in chosen)
             metrics = policy.imitate(*collate_demonstrations(chosen))
             seconds = time.monotonic() - began
+            row = {f"learn/{name}": value for name, value in metrics.items()} | pace(seconds, tokens)
             if ranks.is_first:
-                run.record(
-                    step + 1, {f"learn/{name}": value for name, value in metrics.items()} | pace(seconds, tokens)
-                )
+                run.record(step + 1, row)
+            tracking.log(step + 1, row)
             last = step + 1 == steps
             display.done(
                 f"step {step + 1}/{steps}  loss {metrics['loss']:.3f}  lr {metrics['lr']:.1e}  {tokens / seconds:,.0f} tok/s",

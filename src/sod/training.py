@@ -44,6 +44,7 @@ from sod.systems import traits
 from sod.teachers import Teacher, TeacherSetup
 from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_folder
 from sod.teachers.privileged import PrivilegedTeacher
+from sod.trackers.sending import Tracking, tracked
 from sod.types import Group, Problem
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ def train(options: TrainOptions) -> Run:
     with (
         joined(options.processes, options.network.device) as ranks,
         TrainingSession.open(options, ranks) as session,
+        tracked(session.run, options, ranks) as tracking,
         Display(options.algorithm.name, options.updates, session.done) as display,
         held_back(),
     ):
@@ -82,8 +84,9 @@ def train(options: TrainOptions) -> Run:
                 session.refresh()
 
             report = session.record(update, groups, credited, learnt, clock)
+            tracking.log(update + 1, report)
             display.done(_line(update + 1, options.updates, report, display.room))
-            stopping = session.report_alarms()
+            stopping = session.report_alarms(update + 1, tracking)
             if (update + 1) % options.save_every == 0 or update + 1 == options.updates or stopping:
                 session.save(update + 1)
             if stopping:
@@ -297,10 +300,11 @@ class TrainingSession:
         self.run.record(update + 1, report, rows)
         return report
 
-    def report_alarms(self) -> str:
-        """Print each alarm when it is first raised. -> the name of one that stops the run, or an empty string"""
+    def report_alarms(self, update: int, tracking: Tracking) -> str:
+        """Print and track each alarm when it is first raised. -> the name of one that stops the run, or an empty string"""
         for name in [name for name in self.alarms if name not in self.alarmed]:
             logger.warning(f"  alarm {name}: {self.alarms[name]}")
+            tracking.alert(update, name, self.alarms[name])
         self.alarmed |= self.alarms.keys()
         return next((name for name in self.options.stop_on if name in self.alarms), "")
 

@@ -66,6 +66,7 @@ from sod.config.sampling import (
     SandboxOptions,
     ToolOptions,
 )
+from sod.config.tracking import TrackOptions
 
 __all__ = [
     "RARE",
@@ -111,6 +112,7 @@ __all__ = [
     "SplitOptions",
     "ToolOptions",
     "ToolUse",
+    "TrackOptions",
     "TrainOptions",
     "WordProblemOptions",
     "is_group",

@@ -28,6 +28,7 @@ from sod.config.sampling import (
     SandboxOptions,
     ToolOptions,
 )
+from sod.config.tracking import TrackerNames, TrackOptions
 
 
 class SftOptions(Options):
@@ -64,11 +65,14 @@ class SftOptions(Options):
     """Continue the run in --out from its newest checkpoint."""
     processes: Rare[ResumeMayChange[Positive | None]] = None
     """Expected number of torchrun processes; the run fails if it differs. Default: accept any number."""
+    track: ResumeMayChange[TrackerNames] = ()
+    """Experiment trackers that receive the metrics of every step: trackio, wandb, tensorboard, mlflow (docs/trackers.md)."""
     dry_run: ResumeMayChange[bool] = False
     """Print what the command would do and the resources it needs, then exit."""
     learn: SftLearnOptions = SftLearnOptions()
     chat: ChatOptions = ChatOptions()
     network: ModelOptions = ModelOptions()
+    tracking: Rare[ResumeMayChange[TrackOptions]] = TrackOptions()
 
 
 class TrainOptions(Options):
@@ -104,6 +108,8 @@ class TrainOptions(Options):
     """Continue the run in --out from its newest checkpoint."""
     processes: Rare[ResumeMayChange[Positive | None]] = None
     """Expected number of torchrun processes; the run fails if it differs. Default: accept any number."""
+    track: ResumeMayChange[TrackerNames] = ()
+    """Experiment trackers that receive the metrics of every update: trackio, wandb, tensorboard, mlflow (docs/trackers.md)."""
     dry_run: ResumeMayChange[bool] = False
     """Print what the command would do and the resources it needs, then exit."""
     algorithm: AlgorithmOptions = AlgorithmOptions()
@@ -117,6 +123,7 @@ class TrainOptions(Options):
     sandbox: SandboxOptions = SandboxOptions()
     chat: ChatOptions = ChatOptions()
     network: ModelOptions = ModelOptions()
+    tracking: Rare[ResumeMayChange[TrackOptions]] = TrackOptions()
 
 
 class EvalOptions(Options):
