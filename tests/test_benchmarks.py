@@ -23,6 +23,7 @@ NAMES = (
     "evaluation",
     "update",
     "processes",
+    "tracking",
 )
 
 
