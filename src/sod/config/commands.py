@@ -259,6 +259,15 @@ class ExportOptions(Options):
     """Hub name of the base model, ORG/NAME. Default: the one that the run names."""
     license: str | None = None
     """License identifier, such as apache-2.0. The terms of the base model limit the choice. Default: none."""
+    push: str | None = None
+    """Repository on the Hugging Face hub to upload the directory to, ORG/NAME. It is created as a private one. Needs a login
+    (`hf auth login`). Default: none."""
+    public: bool = False
+    """Create the repository of --push as a public one. Everyone can then read the model and its card."""
+    overwrite: bool = False
+    """Upload to a repository that already has files. One commit replaces them; earlier commits keep them."""
+    dry_run: bool = False
+    """Print the files with their sizes, and the repository with its visibility, then exit."""
 
 
 class ImportOptions(Options):
