@@ -24,7 +24,7 @@ from sod.export.evaluation import Evaluation
 from sod.export.folder import check_whole, whole_or_not_at_all, write_json_files
 from sod.export.model import generation, plain_model, save
 from sod.export.probe import Probe
-from sod.export.push import Target, push, show_plan, was_pushed_from
+from sod.export.push import Target, push, show_files, was_pushed_from
 from sod.export.training import checked_name, history, known_base
 from sod.export.wording import counted
 from sod.hub import model_folder
@@ -40,7 +40,7 @@ def export(options: ExportOptions) -> None:
     if checkpoint == options.model:  # `model_folder` has already checked the newest checkpoint of a run
         check_whole(checkpoint)
     if options.dry_run:
-        show_plan(options, checkpoint, target)
+        show_files(options, checkpoint, target)
         return
     fingerprint = fingerprint_model(checkpoint)
     if not options.out.exists():

@@ -136,7 +136,7 @@ def was_pushed_from(folder: Path, fingerprint: str) -> bool:
     return card.is_file() and fingerprint in card.read_text(encoding="utf-8")
 
 
-def show_plan(options: ExportOptions, checkpoint: Path, target: Target | None) -> None:
+def show_files(options: ExportOptions, checkpoint: Path, target: Target | None) -> None:
     """Print the files with their sizes, and the repository. Nothing is written."""
     if options.out.exists():
         sizes = {

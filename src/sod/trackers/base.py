@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
-State = Literal["finished", "failed", "interrupted"]
+Ending = Literal["finished", "failed", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ DEFAULT_PROJECT = "sod"
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
+class TrackedRun:
     """What a tracker stores about a run when it is opened."""
 
     folder: Path
@@ -60,9 +60,9 @@ class Tracker(Protocol):
     """An experiment tracker. One thread calls all methods, in this order; each of them may be slow or raise."""
 
     replaces: bool
-    """Whether rows after `About.sent` are deleted when a run continues, so that updates can be sent again."""
+    """Whether rows after `TrackedRun.sent` are deleted when a run continues, so that updates can be sent again."""
 
-    def open(self, about: About) -> str:
+    def open(self, about: TrackedRun) -> str:
         """Create the tracker's run, or continue it. -> its id"""
         ...
 
@@ -78,7 +78,7 @@ class Tracker(Protocol):
         """Send files. A page is shown where the tracker can show it."""
         ...
 
-    def close(self, state: State, words: str) -> None:
+    def close(self, state: Ending, words: str) -> None:
         """Send all that is left and end the tracker's run. `words`: the error of a failed run."""
         ...
 
@@ -88,7 +88,7 @@ def project_of(tracker: str, project: str | None) -> str:
     return project or os.environ.get(NEEDS[tracker].project, "") or DEFAULT_PROJECT
 
 
-def refusals(names: Sequence[str]) -> Iterator[str]:
+def lacking(names: Sequence[str]) -> Iterator[str]:
     """Yield what each tracker lacks: its package, or a login."""
     for name in names:
         spec = find_spec(name)

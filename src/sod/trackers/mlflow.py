@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sod.recipes import flat
-from sod.trackers.base import About, State
+from sod.trackers.base import Ending, TrackedRun
 
 LONGEST_VALUE = 500
 """Characters of a parameter's value that every MLflow server accepts."""
@@ -20,9 +20,9 @@ class MLflow:
 
     replaces = False
 
-    def open(self, about: About) -> str:
-        from mlflow import MlflowClient
-        from mlflow.entities import Param
+    def open(self, about: TrackedRun) -> str:
+        from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
+        from mlflow.entities import Param  # pyright: ignore[reportMissingImports]
 
         self._client = client = MlflowClient()
         if about.id is not None:
@@ -38,7 +38,7 @@ class MLflow:
         return self._id
 
     def log(self, update: int, metrics: Mapping[str, float]) -> None:
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
 
         now = int(time.time() * 1000)
         self._client.log_batch(
@@ -52,7 +52,7 @@ class MLflow:
         for file in files:
             self._client.log_artifact(self._id, str(file))
 
-    def close(self, state: State, words: str) -> None:
+    def close(self, state: Ending, words: str) -> None:
         if words:
             self._client.set_tag(self._id, "error", words)
         self._client.set_terminated(self._id, STATES[state])

@@ -32,7 +32,7 @@ from sod.distributed import ALONE, Ranks
 from sod.errors import SodError
 from sod.runs.directory import Run
 from sod.runs.files import write_whole
-from sod.trackers.base import NEEDS, About, State, Tracker, project_of
+from sod.trackers.base import NEEDS, Ending, TrackedRun, Tracker, project_of
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def tracked(run: Run, options: TrackedOptions, ranks: Ranks = ALONE) -> Iterator
     tracking = Tracking(senders)
     for row in rows:
         tracking.log(int(row["update"]), {name: value for name, value in row.items() if name != "update"})
-    state: State = "finished"
+    state: Ending = "finished"
     words = ""
     try:
         yield tracking
@@ -111,13 +111,13 @@ def tracked(run: Run, options: TrackedOptions, ranks: Ranks = ALONE) -> Iterator
             sender.wait(max(0.0, end - time.monotonic()))
 
 
-def _about(run: Run, tracker: str, options: TrackedOptions, done: int) -> About:
+def _about(run: Run, tracker: str, options: TrackedOptions, done: int) -> TrackedRun:
     """Return what the tracker stores, with its run to continue if there is one."""
     project = project_of(tracker, options.tracking.project)
     stored = _stored(run, tracker)
     if stored.get("project") != project:  # of another project, or none
         stored = {}
-    return About(
+    return TrackedRun(
         folder=run.folder,
         project=project,
         name=options.tracking.name or run.folder.resolve().name,
@@ -169,7 +169,7 @@ class Job:
 class Sender:
     """The queue of a tracker, and the thread that empties it."""
 
-    def __init__(self, name: str, about: About):
+    def __init__(self, name: str, about: TrackedRun):
         self.name, self._about, self._sent = name, about, about.sent
         self._tracker: Tracker | None = None
         self._waiting: deque[Job] = deque()
@@ -186,7 +186,7 @@ class Sender:
     def alert(self, update: int, name: str, text: str) -> None:
         self._queue.put(Job(lambda tracker: tracker.alert(update, name, text)))
 
-    def end(self, state: State, words: str, files: Sequence[Path]) -> None:
+    def end(self, state: Ending, words: str, files: Sequence[Path]) -> None:
         """Add the last calls."""
         if files:
             self._queue.put(Job(lambda tracker: tracker.add_files(files)))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sod.recipes import flat, to_toml
-from sod.trackers.base import About, State
+from sod.trackers.base import Ending, TrackedRun
 
 FOLDER = "tensorboard"
 COMPARED = ("rollout/solved", "rollout/reward", "learn/loss")
@@ -16,7 +16,7 @@ class TensorBoard:
 
     replaces = True
 
-    def open(self, about: About) -> str:
+    def open(self, about: TrackedRun) -> str:
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
@@ -48,7 +48,7 @@ class TensorBoard:
     def add_files(self, files: Sequence[Path]) -> None:
         self._writer.add_text("files", "\n\n".join(f"`{file}`" for file in files), self._update)
 
-    def close(self, state: State, words: str) -> None:
+    def close(self, state: Ending, words: str) -> None:
         self._writer.add_text("state", f"{state} {words}".strip(), self._update)
         self._writer.close()
 

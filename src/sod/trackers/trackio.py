@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sod.recipes import flat
-from sod.trackers.base import About, State
+from sod.trackers.base import Ending, TrackedRun
 
 
 class Trackio:
@@ -13,8 +13,8 @@ class Trackio:
 
     replaces = False
 
-    def open(self, about: About) -> str:
-        import trackio
+    def open(self, about: TrackedRun) -> str:
+        import trackio  # pyright: ignore[reportMissingImports]
 
         name = about.id or f"{about.name}-{uuid.uuid4().hex[:6]}"  # Trackio continues the newest run of a name
         self._run = trackio.init(
@@ -33,15 +33,15 @@ class Trackio:
         self._run.alert(title=name, text=text, step=update)
 
     def add_files(self, files: Sequence[Path]) -> None:
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         artifact = trackio.Artifact(name=self._run.name, type="run")
         for file in files:
             artifact.add_file(str(file), name=file.name)
         self._run.log_artifact(artifact)
 
-    def close(self, state: State, words: str) -> None:
-        import trackio
+    def close(self, state: Ending, words: str) -> None:
+        import trackio  # pyright: ignore[reportMissingImports]
 
         if state != "finished":
             self._run.alert(title=state, text=words, level=trackio.AlertLevel.ERROR)

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from sod.trackers.base import About, State
+from sod.trackers.base import Ending, TrackedRun
 
 FINISH_SECONDS = 50.0
 """Seconds that W&B waits for its uploads at the end. Less than sod waits for the tracker."""
@@ -14,10 +15,10 @@ class WeightsAndBiases:
 
     replaces = False
 
-    def open(self, about: About) -> str:
-        import wandb
+    def open(self, about: TrackedRun) -> str:
+        import wandb  # pyright: ignore[reportMissingImports]
 
-        settings = {"console": "off"}  # it would record every state of the progress bars
+        settings: dict[str, Any] = {"console": "off"}  # it would record every state of the progress bars
         if "finish_timeout" in wandb.Settings.model_fields:
             settings["finish_timeout"] = FINISH_SECONDS
         self._run = wandb.init(
@@ -35,12 +36,10 @@ class WeightsAndBiases:
         self._run.log(dict(metrics), step=update)
 
     def alert(self, update: int, name: str, text: str) -> None:
-        import wandb
-
-        self._run.alert(title=name, text=f"update {update}: {text}", level=wandb.AlertLevel.WARN)
+        self._run.alert(title=name, text=f"update {update}: {text}", level="WARN")
 
     def add_files(self, files: Sequence[Path]) -> None:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         artifact = wandb.Artifact(f"run-{self._run.id}", type="run")
         for file in files:
@@ -49,7 +48,7 @@ class WeightsAndBiases:
         for page in (file for file in files if file.suffix == ".html"):
             self._run.log({page.stem: wandb.Html(str(page), inject=False)})
 
-    def close(self, state: State, words: str) -> None:
+    def close(self, state: Ending, words: str) -> None:
         if words:
             self._run.summary["error"] = words
         self._run.finish(exit_code=0 if state == "finished" else 1)
