@@ -426,7 +426,7 @@ def test_a_missing_package_is_named_with_what_to_type(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         base, "find_spec", lambda name: None if name != "wandb" else find_spec_without_installed("wandb", tmp_path)
     )
-    said = list(base.lacking(("trackio", "wandb")))
+    said = list(base.tracker_refusals(("trackio", "wandb")))
     assert said == [
         'track = trackio needs the package trackio, which is not installed. Type pip install ".[track]" in a checkout of sod.',
         "track = wandb needs the package wandb, which is not installed. Type pip install wandb.",
@@ -446,14 +446,14 @@ def test_wandb_without_a_login_is_refused_before_anything_is_loaded(
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert "Type `wandb login`, or set WANDB_API_KEY" in "".join(base.lacking(("wandb",)))
+    assert "Type `wandb login`, or set WANDB_API_KEY" in "".join(base.tracker_refusals(("wandb",)))
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password key\n")
-    assert not list(base.lacking(("wandb",)))
+    assert not list(base.tracker_refusals(("wandb",)))
     (tmp_path / "netrc").unlink()
     for name, value in {"WANDB_API_KEY": "key", "WANDB_MODE": "offline"}.items():
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
-            assert not list(base.lacking(("wandb",)))
+            assert not list(base.tracker_refusals(("wandb",)))
 
 
 def test_the_project_is_the_option_else_the_variable_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def check(refusals: Refusals) -> None:
 
 def of_fine_tuning(options: SftOptions, processes: int) -> Refusals:
     yield from of_learning(options.learn, processes)
-    yield from trackers.lacking(options.track)
+    yield from trackers.tracker_refusals(options.track)
 
 
 def of_training(options: TrainOptions, processes: int) -> Refusals:
@@ -51,7 +51,7 @@ def of_training(options: TrainOptions, processes: int) -> Refusals:
     yield from of_servers(options.engine, processes)
     yield from of_sandbox(options.sandbox)
     yield from of_tools(options.tool)
-    yield from trackers.lacking(options.track)
+    yield from trackers.tracker_refusals(options.track)
     if options.rollout.problems < processes:
         yield (
             f"rollout.problems is {options.rollout.problems}, too few for {processes} processes, because each needs at least "

@@ -88,7 +88,7 @@ def project_of(tracker: str, project: str | None) -> str:
     return project or os.environ.get(NEEDS[tracker].project, "") or DEFAULT_PROJECT
 
 
-def lacking(names: Sequence[str]) -> Iterator[str]:
+def tracker_refusals(names: Sequence[str]) -> Iterator[str]:
     """Yield what each tracker lacks: its package, or a login."""
     for name in names:
         spec = find_spec(name)
