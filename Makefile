@@ -7,7 +7,7 @@ BIN := .venv/bin
 PEERS := .venv-peers/bin
 VLLM := .venv-vllm/bin
 VERL := .venv-verl/bin
-BENCHMARKS := weights logprobs learning laptop memory scaling rollout evaluation validation update processes
+BENCHMARKS := weights logprobs learning laptop memory scaling rollout evaluation validation update processes tracking
 
 .PHONY: demo real quick test check tests tests-quick test-all test-vllm test-verl test-trl test-real test-gpu bench bench-gpu \
 	bench-peers docs teacher clean

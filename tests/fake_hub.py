@@ -4,6 +4,7 @@ The client reads its settings when it is imported, so whoever is to use this hub
 `FakeHub.environment`.
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -18,13 +19,18 @@ from urllib.parse import unquote, urlsplit
 
 API = re.compile(r"/api/(?P<kind>model|dataset)s/(?P<repo>[^/]+/[^/]+)(/(?P<what>revision|tree)/(?P<revision>[^/]+))?")
 FILE = re.compile(r"/(?P<dataset>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
+UPLOAD = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/(?P<what>preupload|commit)/main")
+LARGE = re.compile(r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch")
 MEMBER = "hf_member"
-"""The token of somebody who has accepted every repository's terms."""
+"""The token of somebody who has accepted every repository's terms, and may write to those of `org`."""
+READER = "hf_reader"
+"""The token of the same person that may only read."""
 
 
 @dataclass
 class _Repository:
     gated: bool
+    private: bool = False
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     """The files of each."""
     revisions: dict[str, str] = field(default_factory=dict)
@@ -42,6 +48,10 @@ class FakeHub:
         """Bytes of a file after which the connection is cut."""
         self.status: int | None = None
         """Answer everything with this instead."""
+        self.uploads_left: int | None = None
+        """Number of large files that are still taken; further ones are refused with status 507."""
+        self.objects: dict[str, bytes] = {}
+        """Large files that were uploaded, by SHA-256."""
         hub = self
 
         class Handler(_Handler):
@@ -93,8 +103,14 @@ class FakeHub:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if self.status is not None:
             request.refuse(self.status, "")
-        elif token not in ("", MEMBER):
+        elif token not in ("", MEMBER, READER):
             request.refuse(401, "", message="Invalid credentials in Authorization header")
+        elif path in ("/api/whoami-v2", "/api/repos/create", "/api/validate-yaml"):
+            self._account(request, path, token)
+        elif upload := UPLOAD.fullmatch(path) or LARGE.fullmatch(path):
+            self._take(request, upload, token)
+        elif path.startswith("/objects/"):
+            self._take_object(request, path.rpartition("/")[2])
         elif api := API.fullmatch(path):
             self._tell(request, api, token)
         elif wanted := FILE.fullmatch(path):
@@ -118,7 +134,7 @@ class FakeHub:
             about = {
                 "id": api["repo"],
                 "sha": commit,
-                "private": False,
+                "private": repository.private,
                 "gated": "auto" if repository.gated else False,
                 "siblings": [{"rfilename": name} for name in files],
             }
@@ -138,10 +154,93 @@ class FakeHub:
             headers = {"X-Repo-Commit": commit, "ETag": f'"{_oid(content)}"'}
             request.send(content, headers, breaks_off_after=self.breaks_off_after)
 
+    # Uploads
+
+    def files(self, repo: str) -> dict[str, bytes]:
+        """The files of a model's newest commit."""
+        repository = self._repositories["model", repo]
+        return repository.commits[repository.revisions["main"]]
+
+    def visibility(self, repo: str) -> str | None:
+        """None if there is no such model."""
+        repository = self._repositories.get(("model", repo))
+        return repository and ("private" if repository.private else "public")
+
+    def _account(self, request: "_Handler", path: str, token: str) -> None:
+        if not token:
+            request.refuse(401, "")
+        elif path == "/api/whoami-v2":
+            role = "read" if token == READER else "write"
+            request.send_json({"name": "member", "orgs": [{"name": "org"}], "auth": {"accessToken": {"role": role}}})
+        elif path == "/api/validate-yaml":
+            request.send_json({"errors": [], "warnings": []})
+        else:
+            asked = request.json()
+            repo = f"{asked.get('organization') or 'member'}/{asked['name']}"
+            if token != MEMBER or asked.get("organization") not in (None, "member", "org"):
+                request.refuse(403, "")
+            elif ("model", repo) in self._repositories:
+                request.refuse(409, "")
+            else:
+                self.add(repo, {".gitattributes": b""})
+                private = asked.get("private") or asked.get("visibility") == "private"
+                self._repositories["model", repo].private = bool(private)
+                request.send_json({"url": f"{self.url}/{repo}"})
+
+    def _take(self, request: "_Handler", upload: re.Match[str], token: str) -> None:
+        found = self._find(request, "model", upload["repo"], "main")
+        if found is None:
+            return
+        if token != MEMBER:
+            request.refuse(403, "")
+        elif upload.re is LARGE:
+            request.send_json(
+                {"transfer": "basic", "objects": [self._place(each) for each in request.json()["objects"]]}
+            )
+        elif upload["what"] == "preupload":
+            large = {file["path"]: file["path"].endswith(".safetensors") for file in request.json()["files"]}
+            modes = [
+                {"path": path, "uploadMode": "lfs" if large[path] else "regular", "shouldIgnore": False}
+                for path in large
+            ]
+            request.send_json({"files": modes, "commitOid": found[1]})
+        else:
+            self._commit_files(request, upload["repo"], dict(self.files(upload["repo"])))
+
+    def _place(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Where a large file is to be put; nowhere if it is here already."""
+        place = {"upload": {"href": f"{self.url}/objects/{wanted['oid']}", "header": {}}}
+        return dict(wanted) | ({} if wanted["oid"] in self.objects else {"actions": place})
+
+    def _take_object(self, request: "_Handler", oid: str) -> None:
+        content = request.body()
+        if self.uploads_left == 0:
+            request.refuse(507, "")
+            return
+        if self.uploads_left is not None:
+            self.uploads_left -= 1
+        assert hashlib.sha256(content).hexdigest() == oid
+        self.objects[oid] = content
+        request.send(b"")
+
+    def _commit_files(self, request: "_Handler", repo: str, files: dict[str, bytes]) -> None:
+        for line in request.body().decode().splitlines():
+            change = json.loads(line)
+            value = change["value"]
+            if change["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif change["key"] == "lfsFile":
+                files[value["path"]] = self.objects[value["oid"]]
+            elif change["key"] == "deletedFile":
+                del files[value["path"]]
+        commit = self.add(repo, files)
+        request.send_json({"success": True, "commitOid": commit, "commitUrl": f"{self.url}/{repo}/commit/{commit}"})
+
     def _find(self, request: "_Handler", kind: str, repo: str, revision: str) -> tuple[_Repository, str] | None:
         """The repository and the commit; None if the request has been refused."""
         repository = self._repositories.get((kind, repo))
-        if repository is None:
+        hidden = repository is not None and repository.private and "Authorization" not in request.headers
+        if repository is None or hidden:
             request.refuse(401, "RepoNotFound")
             return None
         revision = unquote(revision)
@@ -153,6 +252,8 @@ class FakeHub:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    _body: bytes | None = None
+
     def answer(self) -> None:
         raise NotImplementedError
 
@@ -161,6 +262,32 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.answer()
+
+    def do_POST(self) -> None:
+        self.answer()
+        self.body()  # what was not read would be the next request
+
+    def do_PUT(self) -> None:
+        self.answer()
+        self.body()
+
+    def body(self) -> bytes:
+        """What the client sends, also in chunks."""
+        if self._body is None:
+            self._body = b""
+            if self.headers.get("Transfer-Encoding") == "chunked":
+                while size := int(self.rfile.readline(), 16):
+                    self._body += self.rfile.read(size)
+                    self.rfile.readline()
+            else:
+                self._body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        return self._body
+
+    def json(self) -> Any:
+        return json.loads(self.body())
+
+    def send_json(self, content: Any) -> None:
+        self.send(json.dumps(content).encode())
 
     def send(
         self, content: bytes, headers: Mapping[str, str] | None = None, *, breaks_off_after: int | None = None
@@ -174,7 +301,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             end = None if breaks_off_after is None else start + breaks_off_after
             self.wfile.write(content[start:end])
 

@@ -24,6 +24,7 @@ NAMES = (
     "validation",
     "update",
     "processes",
+    "tracking",
 )
 
 

@@ -27,6 +27,7 @@ from sod.errors import OptionError
 from sod.runs.alarms import ALARMS
 from sod.sandbox import retries
 from sod.systems import SYSTEMS, SystemTraits, traits
+from sod.trackers import base as trackers
 
 Refusals = Iterator[str]
 """Messages: what is wrong, why, and what to type."""
@@ -41,6 +42,7 @@ def check(refusals: Refusals) -> None:
 def of_fine_tuning(options: SftOptions, processes: int) -> Refusals:
     yield from of_learning(options.learn, processes)
     yield from of_held_out(options.validate)
+    yield from trackers.tracker_refusals(options.track)
 
 
 def of_training(options: TrainOptions, processes: int) -> Refusals:
@@ -51,6 +53,7 @@ def of_training(options: TrainOptions, processes: int) -> Refusals:
     yield from of_servers(options.engine, processes)
     yield from of_sandbox(options.sandbox)
     yield from of_tools(options.tool)
+    yield from trackers.tracker_refusals(options.track)
     if options.rollout.problems < processes:
         yield (
             f"rollout.problems is {options.rollout.problems}, too few for {processes} processes, because each needs at least "

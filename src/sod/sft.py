@@ -24,6 +24,7 @@ from sod.planning.dry_run import plan
 from sod.runs.directory import Run
 from sod.runs.files import sha256_of_file
 from sod.tools.python import INTERPRETER
+from sod.trackers.sending import tracked
 from sod.validation.imitating import LossValidator
 from sod.validation.sets import held_out_demonstrations, question_of, warn_of_overlap
 
@@ -109,7 +110,13 @@ def _steps(
             run.save(step, policy.save, keep=options.keep, ranks=ranks)
             saved = step
 
-    with Display("fine-tuning", total=steps, done=left.start) as display, held_back():
+    with (
+        tracked(run, options, ranks) as tracking,
+        Display("fine-tuning", total=steps, done=left.start) as display,
+        held_back(),
+    ):
+        if validator:
+            validator.course.on_validation = tracking.log_validation
         for step in left:
             if validator and validator.validate(step, steps, save, display):
                 break
@@ -117,10 +124,10 @@ def _steps(
             began, tokens = time.monotonic(), sum(len(ids) for ids, _ in chosen)
             metrics = policy.imitate(*collate_demonstrations(chosen))
             seconds = time.monotonic() - began
+            row = {f"learn/{name}": value for name, value in metrics.items()} | pace(seconds, tokens)
             if ranks.is_first:
-                run.record(
-                    step + 1, {f"learn/{name}": value for name, value in metrics.items()} | pace(seconds, tokens)
-                )
+                run.record(step + 1, row)
+            tracking.log(step + 1, row)
             last = step + 1 == steps
             display.done(
                 f"step {step + 1}/{steps}  loss {metrics['loss']:.3f}  lr {metrics['lr']:.1e}  {tokens / seconds:,.0f} tok/s",

@@ -49,6 +49,7 @@ from sod.teachers import Teacher, TeacherSetup
 from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_folder
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.teachers.reference import Reference, open_reference
+from sod.trackers.sending import Tracking, tracked
 from sod.types import Group, Problem
 from sod.validation.solving import HeldOut, Validator
 
@@ -73,10 +74,13 @@ def train(options: TrainOptions) -> Run:
     with (
         joined(options.processes, options.network.device) as ranks,
         TrainingSession.open(options, ranks) as session,
+        tracked(session.run, options, ranks) as tracking,
         Display(options.algorithm.name, options.updates, session.done) as display,
         held_back(),
     ):
         echo(EXPLAINED)
+        if session.validator:
+            session.validator.course.on_validation = tracking.log_validation
         for update in range(session.done, options.updates):
             if session.validate(update, display):
                 break
@@ -91,8 +95,9 @@ def train(options: TrainOptions) -> Run:
                 session.refresh()
 
             report = session.record(update, groups, credited, learnt, clock)
+            tracking.log(update + 1, report)
             display.done(_line(update + 1, options.updates, report, display.room))
-            stopping = session.report_alarms()
+            stopping = session.report_alarms(update + 1, tracking)
             if (update + 1) % options.save_every == 0 or update + 1 == options.updates or stopping:
                 session.save(update + 1)
             if stopping:
@@ -372,10 +377,11 @@ class TrainingSession:
         learnt = {trajectory.problem.id for trajectory in batch.trajectories}
         return metrics.of_resampling(groups, learnt, advantage) | epochs
 
-    def report_alarms(self) -> str:
-        """Print each alarm when it is first raised. -> the name of one that stops the run, or an empty string"""
+    def report_alarms(self, update: int, tracking: Tracking) -> str:
+        """Print and track each alarm when it is first raised. -> the name of one that stops the run, or an empty string"""
         for name in [name for name in self.alarms if name not in self.alarmed]:
             logger.warning(f"  alarm {name}: {self.alarms[name]}")
+            tracking.alert(update, name, self.alarms[name])
         self.alarmed |= self.alarms.keys()
         return next((name for name in self.options.stop_on if name in self.alarms), "")
 

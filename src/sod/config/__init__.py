@@ -68,6 +68,7 @@ from sod.config.sampling import (
     SandboxOptions,
     ToolOptions,
 )
+from sod.config.tracking import TrackOptions
 from sod.config.validation import HeldOutOptions, SftValidateOptions, ValidateOptions
 
 __all__ = [
@@ -118,6 +119,7 @@ __all__ = [
     "SplitOptions",
     "ToolOptions",
     "ToolUse",
+    "TrackOptions",
     "TrainOptions",
     "ValidateOptions",
     "WordProblemOptions",

@@ -29,6 +29,7 @@ from sod.config.sampling import (
     SandboxOptions,
     ToolOptions,
 )
+from sod.config.tracking import TrackerNames, TrackOptions
 from sod.config.validation import SftValidateOptions, ValidateOptions
 
 
@@ -66,12 +67,15 @@ class SftOptions(Options):
     """Continue the run in --out from its newest checkpoint."""
     processes: Rare[ResumeMayChange[Positive | None]] = None
     """Expected number of torchrun processes; the run fails if it differs. Default: accept any number."""
+    track: ResumeMayChange[TrackerNames] = ()
+    """Experiment trackers that receive the metrics of every step: trackio, wandb, tensorboard, mlflow (docs/trackers.md)."""
     dry_run: ResumeMayChange[bool] = False
     """Print what the command would do and the resources it needs, then exit."""
     learn: SftLearnOptions = SftLearnOptions()
     validate: SftValidateOptions = SftValidateOptions()  # pyright: ignore[reportIncompatibleMethodOverride]
     chat: ChatOptions = ChatOptions()
     network: ModelOptions = ModelOptions()
+    tracking: Rare[ResumeMayChange[TrackOptions]] = TrackOptions()
 
 
 class TrainOptions(Options):
@@ -107,6 +111,8 @@ class TrainOptions(Options):
     """Continue the run in --out from its newest checkpoint."""
     processes: Rare[ResumeMayChange[Positive | None]] = None
     """Expected number of torchrun processes; the run fails if it differs. Default: accept any number."""
+    track: ResumeMayChange[TrackerNames] = ()
+    """Experiment trackers that receive the metrics of every update: trackio, wandb, tensorboard, mlflow (docs/trackers.md)."""
     dry_run: ResumeMayChange[bool] = False
     """Print what the command would do and the resources it needs, then exit."""
     algorithm: AlgorithmOptions = AlgorithmOptions()
@@ -122,6 +128,7 @@ class TrainOptions(Options):
     sandbox: SandboxOptions = SandboxOptions()
     chat: ChatOptions = ChatOptions()
     network: ModelOptions = ModelOptions()
+    tracking: Rare[ResumeMayChange[TrackOptions]] = TrackOptions()
 
     @property
     def has_reference(self) -> bool:
@@ -285,6 +292,15 @@ class ExportOptions(Options):
     """Hub name of the base model, ORG/NAME. Default: the one that the run names."""
     license: str | None = None
     """License identifier, such as apache-2.0. The terms of the base model limit the choice. Default: none."""
+    push: str | None = None
+    """Repository on the Hugging Face hub to upload the directory to, ORG/NAME. It is created as a private one. Needs a login
+    (`hf auth login`). Default: none."""
+    public: bool = False
+    """Create the repository of --push as a public one. Everyone can then read the model and its card."""
+    overwrite: bool = False
+    """Upload to a repository that already has files. One commit replaces them; earlier commits keep them."""
+    dry_run: bool = False
+    """Print the files with their sizes, and the repository with its visibility, then exit."""
 
 
 class ImportOptions(Options):

@@ -6,9 +6,13 @@
     sod/options.json, environment.json                          from the training run
     sod/evaluation-1/options.json, environment.json, results.json ...
 
+`--push` uploads the directory to the Hugging Face hub (`push.py`).
+
 The card contains only recorded facts. Facts that a run did not record are left out. No file names this machine: local paths
 are shortened to their last two parts; addresses and command lines are removed.
 """
+
+from pathlib import Path
 
 from sod.chat.format import ChatFormat
 from sod.config import ChatOptions, EvalRolloutOptions, ExportOptions
@@ -20,6 +24,7 @@ from sod.export.evaluation import Evaluation
 from sod.export.folder import check_whole, whole_or_not_at_all, write_json_files
 from sod.export.model import generation, plain_model, save
 from sod.export.probe import Probe
+from sod.export.push import Target, push, show_files, was_pushed_from
 from sod.export.training import checked_name, history, known_base
 from sod.export.wording import counted
 from sod.hub import model_folder
@@ -27,17 +32,33 @@ from sod.model.loading import load_tokenizer
 
 
 def export(options: ExportOptions) -> None:
-    """Write the directory, and check it with plain Transformers. If the check fails, nothing is left behind.
-
-    The check computes in float32 on a CPU. It takes 4 bytes of memory per weight, in addition to the exported weights.
-    """
-    if options.out.exists():
+    """Write the directory, and upload it if asked. Nothing is written if the repository cannot take it."""
+    target = Target.of(options)
+    if options.out.exists() and target is None and not options.dry_run:
         raise RunError(f"{options.out} exists already, and is never overwritten. Choose another --out.")
     checkpoint = model_folder(options.model)
     if checkpoint == options.model:  # `model_folder` has already checked the newest checkpoint of a run
         check_whole(checkpoint)
-    stages = history(checkpoint)
+    if options.dry_run:
+        show_files(options, checkpoint, target)
+        return
     fingerprint = fingerprint_model(checkpoint)
+    if not options.out.exists():
+        _write(options, checkpoint, fingerprint)
+    elif was_pushed_from(options.out, fingerprint):
+        echo(f"{options.out} already holds this checkpoint and is uploaded unchanged.")
+    else:
+        raise RunError(f"{options.out} exists already, and does not hold this checkpoint. Choose another --out.")
+    if target is not None:
+        push(target, options.out, f"{options.name or options.out.name}: checkpoint {fingerprint[:12]}")
+
+
+def _write(options: ExportOptions, checkpoint: Path, fingerprint: str) -> None:
+    """Write the directory, and check it with plain Transformers. If the check fails, nothing is left behind.
+
+    The check computes in float32 on a CPU. It takes 4 bytes of memory per weight, in addition to the exported weights.
+    """
+    stages = history(checkpoint)
     evaluations = [Evaluation.read(folder, fingerprint) for folder in options.results]
     base = known_base(stages) if options.base is None else checked_name(options.base)
 

@@ -72,6 +72,7 @@ class Evaluation:
             f"Evaluated with `sod eval`: {counted(results.samples, 'sample')} per problem, weights in "
             f"{self.options.network.dtype}, {settings}. Recipe ({DIFFERING}):",
             recipe(self.options, "model", "out", "dry_run"),
+            self._holds_for(),
             "\n".join(f"- {name}: {_read_from(benchmark)}" for name, benchmark in results.benchmarks.items()),
             ran_with(self.environment),
         ]
@@ -79,6 +80,19 @@ class Evaluation:
 
     def _settings(self) -> dict[str, str | float]:
         return {key: self.results.settings[key] for key in SETTINGS}
+
+    def _holds_for(self) -> str:
+        """Return what else the results depend on: the chat template, the tool and the engine."""
+        chat, tool = self.options.chat, self.options.tool
+        template = "this folder's own" if chat.template is None else f"`{public(chat.template)}`"
+        thinking = {None: "", True: ", with thinking", False: ", without thinking"}[chat.thinking]
+        limits = f"{tool.seconds:g} s and {tool.memory_mb:,} MiB a program, {tool.max_chars:,} characters of output"
+        others = f"; other tools: {', '.join(public(list(tool.own)))}" if tool.own else ""
+        faults = f"; {tool.faults:.0%} of the calls were damaged on purpose" if tool.faults else ""
+        return (
+            f"The results hold for this chat template: {template}{thinking}. Tool: `{tool.name}`, {limits}, sandbox "
+            f"{self.options.sandbox.backend}{others}{faults}. Tokens were sampled with the engine {self.options.engine.name}."
+        )
 
     def _without_advice(self) -> Results:
         """Return the results without the advice to run the command again for missing samples."""

@@ -135,9 +135,9 @@ def known_base(stages: Sequence[Stage]) -> str | None:
     return name["repo"] if name and known else None
 
 
-def checked_name(base: str) -> str:
+def checked_name(model: str, option: str = "base") -> str:
     """Check and return a model name. Raises OptionError if it cannot be a name on the hub."""
-    name = HUB_NAME.fullmatch(base)
+    name = HUB_NAME.fullmatch(model)
     if name is None or name["revision"] is not None:
-        raise OptionError(f"base = {base!r} is not the name of a model on the hub. Pass it as ORG/NAME.")
-    return base
+        raise OptionError(f"{option} = {model!r} is not the name of a model on the hub. Pass it as ORG/NAME.")
+    return name["repo"] if option == "push" else model

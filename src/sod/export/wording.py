@@ -9,8 +9,8 @@ from sod.config import Options
 from sod.export.folder import Json
 from sod.recipes import to_toml
 
-ADDRESSES: dict[str, Any] = {"engine": {"url", "exchange"}, "sandbox": {"url"}}
-"""Options that name machines; they are left out of recipes."""
+ADDRESSES: dict[str, Any] = {"engine": {"url", "exchange"}, "sandbox": {"url"}, "track": True, "tracking": True}
+"""Options that name machines or accounts; they are left out of recipes."""
 
 
 def public(content: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -50,6 +50,8 @@ class Course:
     """The validation that later ones must exceed outside the noise."""
     since: int = 0
     """Number of validations after the anchor."""
+    on_validation: Callable[[int, Mapping[str, float]], None] = lambda update, metrics: None
+    """Called with the update and the metrics of each new validation."""
 
     @classmethod
     def open(
@@ -105,6 +107,7 @@ class Course:
                 self.run.choose_best(validation.update, keep=self.keep)
 
         self.ranks.first(write)
+        self.on_validation(validation.update, validation.metrics)
 
     def ends(self, update: int, last: int, save: Callable[[int], None]) -> bool:
         """Return whether the run ends before its `last` update. It then has a checkpoint, and counts as complete."""
