@@ -23,7 +23,7 @@ from sod.datasets.asking import load_asked, unasked
 from sod.datasets.rows import fingerprint_model, sample_problems
 from sod.distributed import Ranks, joined
 from sod.engines.opening import open_engine
-from sod.errors import OptionError, TrainingError
+from sod.errors import AlarmError, OptionError, TrainingError
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, let_through
 from sod.model.dtypes import with_dtype
@@ -87,9 +87,8 @@ def train(options: TrainOptions) -> Run:
             if (update + 1) % options.save_every == 0 or update + 1 == options.updates or stopping:
                 session.save(update + 1)
             if stopping:
-                raise TrainingError(
-                    f"Stopped after update {update + 1} by the alarm {stopping}; {session.run.conclusion()}."
-                )
+                words = f"Stopped after update {update + 1} by the alarm {stopping}; {session.run.conclusion()}."
+                raise AlarmError(words, stopping)
     echo(session.run.conclusion())
     return session.run
 
