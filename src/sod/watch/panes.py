@@ -19,7 +19,7 @@ CURVES = (
     "rollout/solved", "validate/", "rollout/reward", "steps/d", "learn/entropy", "learn/loss", "tools/calls", "tools/errors",
     "speed/tokens_per_second", "speed/learn_tokens_per_second",
 )  # fmt: skip
-"""Metrics to draw unless the user names others, by the beginning of their names, the most important one first."""
+"""Metrics to draw unless the user names others, the most important one first; see `chosen_curves`."""
 NARROWEST = 24
 """Narrowest plot, in columns."""
 GAP = 2
@@ -76,10 +76,10 @@ def run_line(status: Status, width: int, *, chosen: bool | None = None) -> Text:
     """Return a run in one line: name, bar, progress, time left, score, state. `chosen`: None for the only run."""
     sign = "" if chosen is None else "▶ " if chosen else "  "
     words = cell(status.name)
-    longest = max(12, width // 4)
+    longest = max(12, width // 5)
     words = words if cell_len(words) <= longest else f"…{words[1 - longest :]}"
     name = set_cell_size(words, longest if chosen is not None else cell_len(words))
-    parts = [(3, bar(status, 12)), (6, f"update {status.progress}" if bar(status, 1) else status.progress)]
+    parts = [(3, bar(status, 8)), (6, f"update {status.progress}" if bar(status, 1) else status.progress)]
     if status.state == "running" and status.left is not None:
         parts.append((5, f"{clock(status.left)} left"))
     if status.score:
@@ -117,26 +117,47 @@ def about(status: Status, width: int, now: float) -> Lines:
     return lines
 
 
-def alarms(status: Status, width: int, most: int | None) -> Lines:
-    """Return the alarms of a run, each in at most `most` lines; None: in full."""
+def alarms(status: Status, width: int) -> Lines:
+    """Return all alarms of a run in full."""
     lines: Lines = []
     for alarm in summary.alarms([status.record]):
-        head = Text.assemble("! ", (f"alarm {cell(alarm.name)}", "bold red"), f" {alarm.when}: {plain(alarm.words)}")
-        lines += wrapped(head, width, most)
+        name = Text(f"! {cell(alarm.name)}", style="bold red")
+        lines += [*wrapped(name.append(f"  {alarm.when}", "default"), width), *wrapped(alarm.words, width), Text("")]
+    return lines[:-1]
+
+
+def alarms_in_short(status: Status, width: int, most: int) -> Lines:
+    """Return at most `most` alarms in a line each, those of the newest update first, and the number of the others."""
+    rows = status.record.metrics
+    found = summary.alarms([status.record])
+    present = [alarm for alarm in found if f"alarm/{alarm.name}" in rows[-1]]
+    ordered = [*present, *(alarm for alarm in found if alarm not in present)]
+    lines = [
+        fit(
+            Text.assemble((f"! {cell(alarm.name)}", "bold red"), f": {cell(alarm.words)}")
+            if alarm in present
+            else Text(f"! {cell(alarm.name)}: no longer raised; {alarm.when}", style="dim"),
+            width,
+        )
+        for alarm in ordered[:most]
+    ]
+    if len(ordered) > most:
+        lines.append(Text(f"! {len(ordered) - most} more: press a", style="red"))
     return lines
 
 
 # Curves
 
 
-def chosen_curves(status: Status, prefixes: Sequence[str]) -> list[str]:
-    """Return the metrics that begin with one of the prefixes, in the order of the prefixes. Without prefixes: all."""
+def chosen_curves(status: Status, names: Sequence[str]) -> list[str]:
+    """Return the metrics with these names, or else those that begin with them, in this order. Without names: all."""
     keys = sorted(
         {key for row in status.record.metrics for key in row if key != "update" and not key.startswith("alarm/")}
     )
-    if not prefixes:
+    if not names:
         return keys
-    return list(dict.fromkeys(key for prefix in prefixes for key in keys if key.startswith(prefix)))
+    found = ([name] if name in keys else [key for key in keys if key.startswith(name)] for name in names)
+    return list(dict.fromkeys(key for some in found for key in some))
 
 
 def curves(status: Status, keys: Sequence[str], width: int, room: int | None = None) -> Lines:
@@ -290,7 +311,9 @@ def _values(name: str, values: Sequence[float | None]) -> str:
     """Return the values of all steps, or nothing if no step has one."""
     if all(value is None for value in values):
         return ""
-    return " ".join([name, *(summary.UNKNOWN if value is None else f"{value:.2f}" for value in values)])
+    return " ".join(
+        [name, *(summary.UNKNOWN if value is None else f"{value:.2f}".removeprefix("0") for value in values)]
+    )
 
 
 def _known(value: object) -> str:

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import ClassVar
 
 from sod.config import WatchOptions
 from sod.console.progress import clock, echo
@@ -89,7 +89,7 @@ def open_server(live: LivePage, port: int) -> ThreadingHTTPServer:
     """Return a server of the page."""
 
     class Handler(_Handler):
-        answers = {"/": ("text/html; charset=utf-8", live.content), "/changes": ("application/json", live.changes)}
+        page = live
 
     try:
         return ThreadingHTTPServer((HOST, port), Handler)
@@ -100,19 +100,21 @@ def open_server(live: LivePage, port: int) -> ThreadingHTTPServer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    answers: dict[str, Any] = {}
-    """Path -> (type of the content, function that returns it)."""
-    server: ThreadingHTTPServer
+    page: ClassVar[LivePage]
 
     def do_GET(self) -> None:
         if self.headers.get("Host", "").rpartition(":")[0] not in (HOST, "localhost"):
             self.send_error(HTTPStatus.FORBIDDEN, "Use the address that sod watch prints")
             return
-        if self.path not in self.answers:
-            self.send_error(HTTPStatus.NOT_FOUND)
-            return
-        kind, content = self.answers[self.path]
-        data = content()
+        match self.path:
+            case "/":
+                self._answer("text/html; charset=utf-8", self.page.content())
+            case "/changes":
+                self._answer("application/json", self.page.changes())
+            case _:
+                self.send_error(HTTPStatus.NOT_FOUND)
+
+    def _answer(self, kind: str, data: bytes) -> None:
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))

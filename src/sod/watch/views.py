@@ -6,7 +6,6 @@ from typing import Literal
 
 from rich.text import Text
 
-from sod.report.summary import alarms as alarms_seen
 from sod.watch import panes
 from sod.watch.following import Attempt, Follower, Identity
 from sod.watch.panes import CURVES, Lines
@@ -128,7 +127,7 @@ class Screen:
                     self._title("metrics", width), panes.curves(self.follower.status, keys, width), body
                 )
             case "alarms":
-                found = panes.alarms(self.follower.status, width, None) or [Text("There are no alarms.")]
+                found = panes.alarms(self.follower.status, width) or [Text("There are no alarms.")]
                 lines = self._scrolled(self._title("alarms", width), found, body)
             case "trajectory":
                 attempt = self.attempt
@@ -153,7 +152,7 @@ class Screen:
     def _overview(self, width: int, height: int, now: float) -> Lines:
         status = self.follower.status
         lines = self._runs(width, max(1, height // 4)) + panes.about(status, width, now)
-        lines += few_alarms(self.follower, width)
+        lines += panes.alarms_in_short(status, width, FEW_ALARMS)
         keys = panes.chosen_curves(status, self.curves or CURVES)
         left = height - len(lines)
         lines += panes.curves(status, keys, width, left if not self.follower.attempts else left // 2)
@@ -201,14 +200,6 @@ def preview(attempt: Attempt, width: int, height: int) -> Lines:
     return [*lines, *panes.last_step(attempt, width, left), *facts][:height]
 
 
-def few_alarms(follower: Follower, width: int) -> Lines:
-    """Return the first alarms in a line each, and the number of the others."""
-    count = len(alarms_seen([follower.status.record]))
-    lines = panes.alarms(follower.status, width, 1)[:FEW_ALARMS]
-    more = count - len(lines)
-    return [*lines, Text(f"! and {more} more alarms: press a", style="red")] if more > 0 else lines
-
-
 def help_lines(width: int) -> Lines:
     """Return the keys and their meaning."""
     longest = max(len(keys) for keys, _ in KEYS)
@@ -218,7 +209,7 @@ def help_lines(width: int) -> Lines:
 def snapshot(follower: Follower, curves: Sequence[str], width: int, now: float) -> Lines:
     """Return the state of a run for output that is not a terminal."""
     status = follower.status
-    lines = [panes.run_line(status, width), *panes.about(status, width, now), *panes.alarms(status, width, None)]
+    lines = [panes.run_line(status, width), *panes.about(status, width, now), *panes.alarms(status, width)]
     if keys := panes.chosen_curves(status, curves or CURVES):
         lines += panes.curves(status, keys, width)
     if attempt := next(iter(follower.attempts), None):
