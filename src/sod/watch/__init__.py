@@ -20,7 +20,7 @@ from sod.report.reading import check_run, names
 from sod.watch.following import Follower
 from sod.watch.keyboard import keys_of, read_keys
 from sod.watch.panes import join_lines
-from sod.watch.views import Screen, snapshot
+from sod.watch.views import Viewer, snapshot
 
 SECONDS = 1.0
 """Seconds between two looks at the directories."""
@@ -36,22 +36,22 @@ def watch(options: WatchOptions) -> None:
     for folder in folders:
         if not (live and _may_begin(folder)):
             check_run(folder)
-    if options.page:
-        from sod.watch.serving import serve  # http.server is needed for nothing else
-
-        serve(folders, options)
-        return
-    followers = [Follower(folder, name) for folder, name in zip(folders, names(folders), strict=True)]
-    if not live:
-        for follower in followers:
-            console.print(join_lines(snapshot(follower, options.curves, console.width, time.time())), soft_wrap=True)
-        return
     try:
-        _follow(Screen(followers, options.curves))
+        if options.page:
+            from sod.watch.serving import serve  # http.server is needed for nothing else
+
+            serve(folders, options)
+            return
+        followers = [Follower(folder, name) for folder, name in zip(folders, names(folders), strict=True)]
+        if live:
+            _follow(Viewer(followers, options.curves))
+            return
     except Terminated:
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # the usual end
         return
+    for follower in followers:
+        console.print(join_lines(snapshot(follower, options.curves, console.width, time.time())), soft_wrap=True)
 
 
 def _may_begin(folder: Path) -> bool:
@@ -61,33 +61,33 @@ def _may_begin(folder: Path) -> bool:
     return next(folder.rglob("options.json"), None) is None
 
 
-def _follow(screen: Screen) -> None:
-    """Draw the screen after each change and each key, until the user quits or the terminal is gone."""
+def _follow(viewer: Viewer) -> None:
+    """Draw after each change and each key, until the user quits or the terminal is gone."""
     keyboard = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
     with Live(console=console, screen=True, auto_refresh=False) as live:
         if keyboard is None:
             while True:
-                _draw(live, screen)
+                _draw(live, viewer)
                 time.sleep(SECONDS)
-                _refresh(screen.followers)
+                _refresh(viewer.followers)
         with keys_of(keyboard):
             looked = time.monotonic()
-            while not screen.ended:
-                _draw(live, screen)
+            while not viewer.ended:
+                _draw(live, viewer)
                 left = max(0.0, looked + SECONDS - time.monotonic())
                 keys = read_keys(keyboard, left)
                 if keys is None:
                     return
                 for key in keys:
-                    screen.press(key)
+                    viewer.press(key)
                 if time.monotonic() - looked >= SECONDS:
-                    _refresh(screen.followers)
+                    _refresh(viewer.followers)
                     looked = time.monotonic()
 
 
-def _draw(live: Live, screen: Screen) -> None:
+def _draw(live: Live, viewer: Viewer) -> None:
     width, height = console.size
-    live.update(join_lines(screen.lines(width, height, time.time())), refresh=True)
+    live.update(join_lines(viewer.lines(width, height, time.time())), refresh=True)
 
 
 def _refresh(followers: Sequence[Follower]) -> None:

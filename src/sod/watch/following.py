@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sod.report.reading import trajectory_files
 from sod.report.trajectories import Compact, ShownTrajectory, TokenTotals, UnreadableError, parse_trajectory
-from sod.watch.status import Signature, Status, signature, status_of
+from sod.watch.status import RunStatus, Signature, signature, status_of
 
 NEWEST = 64
 """Number of trajectories to keep for reading."""
@@ -39,7 +39,7 @@ class Follower:
 
     folder: Path
     name: str
-    status: Status = field(init=False)
+    status: RunStatus = field(init=False)
     attempts: list[Attempt] = field(default_factory=list)
     """The newest trajectories, the newest first."""
     _seen: Signature | None = None

@@ -14,11 +14,11 @@ from sod.config import RunsOptions
 from sod.console.progress import clock, console, echo
 from sod.console.text import cell
 from sod.errors import RunError
-from sod.report.summary import UNKNOWN
+from sod.report import summary
 from sod.runs.directory import SIGNS
 from sod.runs.files import to_json
 from sod.runs.locks import LOCK_FILE
-from sod.watch.status import Status, status_of
+from sod.watch.status import RunStatus, status_of
 
 OF_A_RUN = ("checkpoints", "trajectories")
 """Folders of a run; no other run is below them."""
@@ -29,7 +29,7 @@ UNITS = ("B", "kB", "MB", "GB")
 class ListedRun:
     """A line of the list."""
 
-    status: Status
+    status: RunStatus
     bytes: int
     """Size of the directory, without other runs below it."""
 
@@ -72,7 +72,7 @@ def table(runs: list[ListedRun], now: float) -> Table:
         status = run.status
         made.add_row(
             *(cell(status.name), cell(status.words), cell(status.command), status.progress, status.score_words),
-            UNKNOWN if status.changed is None else clock(max(0.0, now - status.changed)),
+            summary.UNKNOWN if status.changed is None else clock(max(0.0, now - status.changed)),
             size(run.bytes),
         )
     return made

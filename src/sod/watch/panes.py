@@ -13,7 +13,7 @@ from sod.report import summary
 from sod.report.trajectories import Step
 from sod.watch.following import Attempt
 from sod.watch.plots import plot
-from sod.watch.status import EXPECTED, Status
+from sod.watch.status import EXPECTED, RunStatus
 
 CURVES = (
     "rollout/solved", "validate/", "rollout/reward", "steps/d", "learn/entropy", "learn/loss", "tools/calls", "tools/errors",
@@ -67,12 +67,12 @@ def rule(title: Text | str, width: int) -> Text:
 # Runs
 
 
-def state(status: Status) -> Text:
+def state(status: RunStatus) -> Text:
     style = STYLES.get(status.state, "yellow" if status.state in ("interrupted", "unfinished") else "bold red")
     return Text(cell(status.words), style=style)
 
 
-def run_line(status: Status, width: int, *, chosen: bool | None = None) -> Text:
+def run_line(status: RunStatus, width: int, *, chosen: bool | None = None) -> Text:
     """Return a run in one line: name, bar, progress, time left, score, state. `chosen`: None for the only run."""
     sign = "" if chosen is None else "▶ " if chosen else "  "
     words = cell(status.name)
@@ -91,7 +91,7 @@ def run_line(status: Status, width: int, *, chosen: bool | None = None) -> Text:
     return fit(line.append_text(state(status)), width)
 
 
-def bar(status: Status, width: int) -> str:
+def bar(status: RunStatus, width: int) -> str:
     """Return the progress as a bar; empty without a planned number of updates."""
     if not status.planned or not status.progress:
         return ""
@@ -99,7 +99,7 @@ def bar(status: Status, width: int) -> str:
     return "█" * full + "░" * (width - full)
 
 
-def about(status: Status, width: int, now: float) -> Lines:
+def about(status: RunStatus, width: int, now: float) -> Lines:
     """Return what else is known about the run: command, age, and why it ended if it did not finish."""
     parts = [(3, status.command)] if status.command != "?" else []
     if status.changed is not None:
@@ -117,7 +117,7 @@ def about(status: Status, width: int, now: float) -> Lines:
     return lines
 
 
-def alarms(status: Status, width: int) -> Lines:
+def alarm_lines(status: RunStatus, width: int) -> Lines:
     """Return all alarms of a run in full."""
     lines: Lines = []
     for alarm in summary.alarms([status.record]):
@@ -126,7 +126,7 @@ def alarms(status: Status, width: int) -> Lines:
     return lines[:-1]
 
 
-def alarms_in_short(status: Status, width: int, most: int) -> Lines:
+def alarms_in_short(status: RunStatus, width: int, most: int) -> Lines:
     """Return at most `most` alarms in a line each, those of the newest update first, and the number of the others."""
     rows = status.record.metrics
     found = summary.alarms([status.record])
@@ -149,7 +149,7 @@ def alarms_in_short(status: Status, width: int, most: int) -> Lines:
 # Curves
 
 
-def chosen_curves(status: Status, names: Sequence[str]) -> list[str]:
+def chosen_curves(status: RunStatus, names: Sequence[str]) -> list[str]:
     """Return the metrics with these names, or else those that begin with them, in this order. Without names: all."""
     keys = sorted(
         {key for row in status.record.metrics for key in row if key != "update" and not key.startswith("alarm/")}
@@ -160,7 +160,7 @@ def chosen_curves(status: Status, names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(key for some in found for key in some))
 
 
-def curves(status: Status, keys: Sequence[str], width: int, room: int | None = None) -> Lines:
+def curves(status: RunStatus, keys: Sequence[str], width: int, room: int | None = None) -> Lines:
     """Return plots of the metrics, side by side as the width allows.
 
     With `room`, return at most so many lines: the plots grow to fill it, and the last ones are left out if it is too small.
@@ -181,19 +181,18 @@ def curves(status: Status, keys: Sequence[str], width: int, room: int | None = N
     return lines
 
 
-def curve(status: Status, key: str, width: int, height: int) -> Lines:
+def curve(status: RunStatus, key: str, width: int, height: int) -> Lines:
     """Return one plot of exactly this width: name and newest value, then bars between the lowest and the highest value."""
     _, values = status.record.curve(key)
     form = _FORMS.get(key, _number)
     newest = form(values[-1]) if values else summary.UNKNOWN
-    name = next((name for name in (key, key.partition("/")[2]) if cell_len(name) + len(newest) < width), key)
-    title = Text(set_cell_size(cell(name), max(1, width - len(newest) - 1)) + " ", style="cyan").append(
-        newest, "bold default"
-    )
+    room = max(1, width - len(newest) - 1)
+    name = Text(key if cell_len(key) <= room else key.partition("/")[2] or key, style="cyan")
+    title = Text.assemble(fit(name, room), " " * (room - name.cell_len + 1), (newest, "bold"))
     low, high = (form(min(values)), form(max(values))) if values else ("", "")
     margin = max(len(low), len(high)) + 1
-    bars = plot(values, max(1, width - margin), height)
     high = "" if high == low else high
+    bars = plot(values, max(1, width - margin), height)
     labels = [high, *[""] * (height - 2), low] if height > 1 else [high]
     return [title] + [
         Text.assemble((label.rjust(margin - 1) + " ", "dim"), line) for label, line in zip(labels, bars, strict=True)
@@ -283,7 +282,7 @@ def verdict_lines(attempt: Attempt, width: int) -> Lines:
     return wrapped(f"{words}, ended: {cell(attempt.shown.stop)}", width)
 
 
-def question(attempt: Attempt, width: int, most: int) -> Lines:
+def question_lines(attempt: Attempt, width: int, most: int) -> Lines:
     """Return the end of the prompt, which is the question in most templates."""
     prompt = next((piece["text"] for piece in attempt.content["pieces"] if piece["author"] == "prompt"), "")
     lines = [line for line in TAGS.sub("\n", prompt).splitlines() if line.strip()]

@@ -24,11 +24,12 @@ from sod.report.figures import FIGURES
 from sod.report.packing import Packer
 from sod.report.page import page
 from sod.runs.files import to_json
-from sod.watch.status import Status, signature, status_of
+from sod.watch.status import RunStatus, signature, status_of
 
 HOST = "127.0.0.1"
-COST = 10
-"""The page is not made again before this many times the duration of making it have passed: training needs the processor."""
+COST, LONGEST_SECONDS = 5, 30.0
+"""The page is not made again before this many times the duration of making it have passed, at most so many seconds: training
+needs the processor."""
 
 
 class LivePage:
@@ -49,7 +50,7 @@ class LivePage:
                 began = time.monotonic()
                 self._content = self._make(version).encode(errors="replace")
                 self._version = version
-                self._not_before = time.monotonic() + COST * (time.monotonic() - began)
+                self._not_before = time.monotonic() + min(LONGEST_SECONDS, COST * (time.monotonic() - began))
             return self._content
 
     def changes(self) -> bytes:
@@ -128,6 +129,6 @@ class _Handler(BaseHTTPRequestHandler):
         del format, args
 
 
-def _words(status: Status) -> str:
+def _words(status: RunStatus) -> str:
     parts = [f"{status.name}: {status.words}", status.progress, clock(status.left) + " left" if status.left else ""]
     return ", ".join(filter(None, parts))

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
+from sod.report import summary
 from sod.report.reading import RunRecord, read_run
-from sod.report.summary import UNKNOWN
 from sod.runs.checkpoints import checkpoint_folders, updates_of
 from sod.runs.directory import Run
 from sod.runs.ends import END_FILE, End, read_end
@@ -46,7 +46,7 @@ Signature = tuple[tuple[int, int, int] | None, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class RunStatus:
     """The state of a run at one moment."""
 
     record: RunRecord
@@ -90,7 +90,7 @@ class Status:
     def score_words(self) -> str:
         """The score with its name."""
         if self.score is None:
-            return UNKNOWN
+            return summary.UNKNOWN
         name, value = self.score
         return f"{name} {value:.3f}" if name == "loss" else f"{name} {value:.1%}"
 
@@ -104,7 +104,7 @@ class Status:
         return f"{self.done:,}/{self.planned:,}"
 
 
-def status_of(folder: Path, name: str, now: float) -> Status:
+def status_of(folder: Path, name: str, now: float) -> RunStatus:
     """Read the state of a run. `now`: seconds since 1970."""
     held = is_held(folder)  # first: a run that ends meanwhile has written everything that is read later
     record = read_run(folder, name, limit=0, keep=lambda _: (0, 0), advance=lambda: None)
@@ -116,7 +116,7 @@ def status_of(folder: Path, name: str, now: float) -> Status:
     else:
         done = int(record.metrics[-1]["update"]) if record.metrics else 0
     running = state == "running" and planned is not None and changed is not None
-    return Status(
+    return RunStatus(
         record=record,
         state=state,
         end=end,

@@ -30,7 +30,7 @@ KEYS = (
 
 
 @dataclass(slots=True)
-class Screen:
+class Viewer:
     """The state of the screen."""
 
     followers: Sequence[Follower]
@@ -127,7 +127,7 @@ class Screen:
                     self._title("metrics", width), panes.curves(self.follower.status, keys, width), body
                 )
             case "alarms":
-                found = panes.alarms(self.follower.status, width) or [Text("There are no alarms.")]
+                found = panes.alarm_lines(self.follower.status, width) or [Text("There are no alarms.")]
                 lines = self._scrolled(self._title("alarms", width), found, body)
             case "trajectory":
                 attempt = self.attempt
@@ -194,7 +194,7 @@ class Screen:
 
 def preview(attempt: Attempt, width: int, height: int) -> Lines:
     """Return question, verdict and the end of a trajectory in so many lines."""
-    lines = panes.question(attempt, width, max(1, height // 3))
+    lines = panes.question_lines(attempt, width, max(1, height // 3))
     facts = panes.verdict_lines(attempt, width)
     left = height - len(lines) - len(facts)
     return [*lines, *panes.last_step(attempt, width, left), *facts][:height]
@@ -209,7 +209,7 @@ def help_lines(width: int) -> Lines:
 def snapshot(follower: Follower, curves: Sequence[str], width: int, now: float) -> Lines:
     """Return the state of a run for output that is not a terminal."""
     status = follower.status
-    lines = [panes.run_line(status, width), *panes.about(status, width, now), *panes.alarms(status, width)]
+    lines = [panes.run_line(status, width), *panes.about(status, width, now), *panes.alarm_lines(status, width)]
     if keys := panes.chosen_curves(status, curves or CURVES):
         lines += panes.curves(status, keys, width)
     if attempt := next(iter(follower.attempts), None):
