@@ -221,7 +221,7 @@ def test_looking_at_a_lock_keeps_nobody_out(tmp_path: Path) -> None:
 
 
 def test_the_lock_of_a_dead_process_is_held_by_nobody(tmp_path: Path) -> None:
-    code = "import os, sys; from pathlib import Path; from sod.runs.locks import Lock; Lock(Path(sys.argv[1])).take(); os._exit(1)"
+    code = "import os, sys, pathlib, sod.runs.locks as locks; locks.Lock(pathlib.Path(sys.argv[1])).take(); os._exit(1)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert (tmp_path / LOCK_FILE).exists()
     assert is_held(tmp_path) is None

@@ -62,5 +62,5 @@ def names_of(data: bytes) -> list[str]:
     >>> names_of(b"q\\x1b[A\\x1bOB\\t")
     ['q', 'up', 'down', 'tab']
     """
-    keys = [key.replace(b"\x1bO", b"\x1b[") for key in KEY.findall(data)]
+    keys: list[bytes] = [key.replace(b"\x1bO", b"\x1b[") for key in KEY.findall(data)]
     return [NAMES.get(key, key.decode(errors="replace")) for key in keys]

@@ -101,7 +101,7 @@ def bar(status: RunStatus, width: int) -> str:
 
 def about(status: RunStatus, width: int, now: float) -> Lines:
     """Return what else is known about the run: command, age, and why it ended if it did not finish."""
-    parts = [(3, status.command)] if status.command != "?" else []
+    parts = [(3, cell(status.command))] if status.command != "?" else []
     if status.changed is not None:
         parts.append((2, f"last change {clock(max(0.0, now - status.changed))} ago"))
     parts.append((1, cell(str(status.record.folder))))
@@ -247,7 +247,7 @@ def attempt_lines(attempt: Attempt, width: int) -> Lines:
     sign, style = VERDICTS[shown.verdict]
     facts = [f"{cell(shown.problem)} #{shown.sample}", f"update {shown.update}", _many(shown.tokens, "token")]
     facts += [f"reward {shown.reward:+.2f}"] if shown.reward is not None else []
-    facts += [_many(shown.calls, "call"), _many(shown.errors, "error"), *filter(None, [shown.pattern])]
+    facts += [_many(shown.calls, "call"), _many(shown.errors, "error"), *filter(None, [cell(shown.pattern or "")])]
     lines = wrapped(Text.assemble((f"{sign} {shown.verdict}", style), "  ", " · ".join(facts)), width)
     lines += verdict_lines(attempt, width)
     scored = sum(piece["author"] == "student" for piece in pieces) == len(shown.steps)

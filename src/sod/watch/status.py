@@ -109,22 +109,22 @@ def status_of(folder: Path, name: str, now: float) -> RunStatus:
     held = is_held(folder)  # first: a run that ends meanwhile has written everything that is read later
     record = read_run(folder, name, limit=0, keep=lambda _: (0, 0), advance=lambda: None)
     end = None if held else read_end(folder)
-    planned, changed = Run(folder).updates, _changed(folder)
+    planned = Run(folder).updates
     state = _state(folder, record, held, end, planned)
     if record.command in ("eval", "rollout"):
         done = _lines(folder / SAMPLES)
     else:
         done = int(record.metrics[-1]["update"]) if record.metrics else 0
-    running = state == "running" and planned is not None and changed is not None
+    left = _left(record, planned - done, now) if state == "running" and planned is not None else None
     return RunStatus(
         record=record,
         state=state,
         end=end,
         done=done,
         planned=planned,
-        left=_left(record, planned - done, now) if running else None,
+        left=left,
         score=_score(record),
-        changed=changed,
+        changed=_changed(folder),
     )
 
 
