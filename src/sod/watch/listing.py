@@ -62,7 +62,7 @@ def find_runs(directory: Path, now: float) -> list[ListedRun]:
 
 
 def table(runs: list[ListedRun], now: float) -> Table:
-    made = Table(box=SIMPLE_HEAD, pad_edge=False)
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     made.add_column("run", overflow="fold")
     made.add_column("state", overflow="fold")
     made.add_column("command", no_wrap=True)
