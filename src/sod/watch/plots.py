@@ -19,7 +19,7 @@ def plot(values: Sequence[float], width: int, height: int) -> list[str]:
     ['    ', '████']
     """
     columns = _columns(values, width)
-    low, high = min(columns, default=0.0), max(columns, default=0.0)
+    low, high = min(values, default=0.0), max(values, default=0.0)
     eighths = 8 * height
     levels = [
         1 + round((value - low) / (high - low) * (eighths - 1)) if high > low else eighths // 2 for value in columns
