@@ -60,7 +60,7 @@ def test_an_evaluation_leaves_its_results_and_every_trajectory(measured: Measure
     assert benchmark.notes == ["the first 3 problems of the file"]
     assert not results.partial
     assert {path.name for path in options.out.iterdir()} == {
-        "options.json", "environment.json", "metrics.jsonl", "trajectories", "results.json", "results.md",
+        "options.json", "environment.json", "metrics.jsonl", "trajectories", "results.json", "results.md", "end.json",
     }  # fmt: skip
 
 

@@ -96,7 +96,7 @@ def newest(run: Run) -> Path:
 def test_training_leaves_options_environment_and_a_row_for_each_update(trained: tuple[str, Run]) -> None:
     name, run = trained
     assert {path.name for path in run.folder.iterdir()} == {
-        "options.json", "environment.json", "metrics.jsonl", "trajectories", "checkpoints",
+        "options.json", "environment.json", "metrics.jsonl", "trajectories", "checkpoints", "end.json",
     }  # fmt: skip
     options = TrainOptions.model_validate_json((run.folder / "options.json").read_text())
     assert options.algorithm.name == name

@@ -12,6 +12,7 @@ SodError
 │   ├── RankError              another process of the run has failed, died or stopped responding
 │   └── OutageError            infrastructure failed for so long that the run stops; resume it later
 ├── TrainingError              the update itself is broken (non-finite numbers, no token to train on)
+│   └── AlarmError             an alarm in `stop_on` stopped the run, after it saved a checkpoint
 └── DoctorError                `sod doctor` found something that does not work or is not safe
 
 Mistakes of the *student* are not errors here; the student reads them as text (`sod.tools`).
@@ -69,6 +70,14 @@ class OutageError(InfrastructureError):
 
 class TrainingError(SodError):
     """The update is broken: non-finite numbers, or no token to train on."""
+
+
+class AlarmError(TrainingError):
+    """An alarm in `stop_on` stopped the run."""
+
+    def __init__(self, message: str, alarm: str):
+        super().__init__(message)
+        self.alarm = alarm
 
 
 class DoctorError(SodError):

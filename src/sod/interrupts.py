@@ -25,7 +25,8 @@ class Terminated(KeyboardInterrupt):
     """A signal has asked this command to end."""
 
     def __init__(self, number: int, *, agreed: bool = False):
-        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.name = signal.Signals(number).name
+        super().__init__(f"ended by {self.name}")
         self.number = number
         self.agreed = agreed
         """Whether all processes of the run end for this reason."""

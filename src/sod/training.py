@@ -3,6 +3,7 @@
 import functools
 import logging
 import operator
+import shlex
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,14 +19,14 @@ from sod.batching import CreditedBatch, ScoredBatch, join
 from sod.checks import check, of_training
 from sod.concurrency import Runner
 from sod.config import EngineOptions, TrainOptions
-from sod.console.progress import LEGEND, Display, echo, fitted
+from sod.console.progress import LEGEND, Display, console, echo, fitted
 from sod.curriculum import problem_order
 from sod.datasets.asking import load_asked, unasked
 from sod.datasets.order import ProblemOrder
 from sod.datasets.rows import fingerprint_model
 from sod.distributed import Ranks, joined
 from sod.engines.opening import open_engine
-from sod.errors import TrainingError
+from sod.errors import AlarmError, TrainingError
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, let_through
 from sod.model.dtypes import with_dtype
@@ -81,6 +82,8 @@ def train(options: TrainOptions) -> Run:
         echo(EXPLAINED)
         if session.validator:
             session.validator.course.on_validation = tracking.log_validation
+        if console.is_terminal:
+            echo(f"in another terminal: sod watch {shlex.quote(str(options.out))}")
         for update in range(session.done, options.updates):
             if session.validate(update, display):
                 break
@@ -101,9 +104,8 @@ def train(options: TrainOptions) -> Run:
             if (update + 1) % options.save_every == 0 or update + 1 == options.updates or stopping:
                 session.save(update + 1)
             if stopping:
-                raise TrainingError(
-                    f"Stopped after update {update + 1} by the alarm {stopping}; {session.run.conclusion()}."
-                )
+                words = f"Stopped after update {update + 1} by the alarm {stopping}; {session.run.conclusion()}."
+                raise AlarmError(words, stopping)
         else:
             session.validate(options.updates, display)
     echo(session.run.conclusion())

@@ -70,6 +70,7 @@ from sod.config.sampling import (
 )
 from sod.config.tracking import TrackOptions
 from sod.config.validation import HeldOutOptions, SftValidateOptions, ValidateOptions
+from sod.config.watching import RunsOptions, WatchOptions
 
 __all__ = [
     "RARE",
@@ -110,6 +111,7 @@ __all__ = [
     "RolloutCommandOptions",
     "RolloutOptions",
     "RunOptions",
+    "RunsOptions",
     "SamplingOptions",
     "SandboxOptions",
     "ScoreOptions",
@@ -122,6 +124,7 @@ __all__ = [
     "TrackOptions",
     "TrainOptions",
     "ValidateOptions",
+    "WatchOptions",
     "WordProblemOptions",
     "is_group",
     "model_path",

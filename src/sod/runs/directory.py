@@ -10,12 +10,16 @@
     best                  link to the checkpoint with the best validation, which is never deleted
     results.json          results of `sod eval`; results.md has the same as a table
     calibration.json      results of `sod calibrate`; continuations.jsonl is in the same directory
-    run.lock              exists only while a process uses the directory
+    run.lock              exists only while a process uses the directory, or after that process was killed
+    end.json              how the run ended: finished, stopped by an alarm, interrupted, or failed (`sod.runs.ends`)
 
 A checkpoint is written to a temporary folder, with a manifest of sizes and hashes, and renamed when it is complete. A folder
 whose manifest does not verify is ignored. A resumed run computes the updates after the newest checkpoint again, so their
 metrics and validations are removed first. Rows that cannot be read are kept in metrics.jsonl.damaged. Validations have a file
 of their own, because there is one before the first update and none after most.
+
+end.json is written by the process that holds the directory, and deleted when a run begins or resumes. A killed process writes
+none: run.lock is then left, and no process holds it.
 """
 
 import json
@@ -38,6 +42,7 @@ from sod.distributed import ALONE, Ranks
 from sod.errors import RunError
 from sod.recipes import flat
 from sod.runs import checkpoints
+from sod.runs.ends import forget_end, write_end
 from sod.runs.files import PARTIAL, append_line, to_json, write_json, write_whole
 from sod.runs.locks import Lock
 from sod.runs.results import Results
@@ -48,6 +53,9 @@ logger = logging.getLogger(__name__)
 SIGNS = ("options.json", "metrics.jsonl", "checkpoints", "trajectories")
 """Files and folders; a run has at least one of them."""
 
+_under_way: set[Path] = set()
+"""Runs that this process has begun or resumed, and still holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -57,13 +65,23 @@ class Run:
 
     @contextmanager
     def held(self, ranks: Ranks = ALONE) -> Iterator[None]:
-        """Lock the directory. Of several processes, the first does so. Raise RunError if another run has locked it."""
+        """Lock the directory, and write at the end how the run ended. Raise RunError if another run has locked it.
+
+        Of several processes, the first does both. A run that was not opened meanwhile keeps its earlier end.
+        """
         lock = Lock(self.folder)
         if warning := ranks.first(lock.take):
             logger.warning(warning)
+        error: BaseException | None = None
         try:
             yield
+        except BaseException as raised:
+            error = raised
+            raise
         finally:
+            if ranks.is_first and self.folder.resolve() in _under_way:
+                _under_way.discard(self.folder.resolve())
+                write_end(self.folder, error)
             lock.release()
 
     def check(self, options: Options, *, resume: bool) -> None:
@@ -102,6 +120,8 @@ class Run:
             write_json(out / "environment.json", before | {"updates": updates})
         if not (out / "options.json").exists():
             run._write_again("options.json", options.model_dump(mode="json"), resume)
+        forget_end(out)
+        _under_way.add(out.resolve())
         return run
 
     @property

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from sod.errors import RunError
 from sod.runs.files import cannot_be_written
 
 LOCK_FILE = "run.lock"
+TRIES, WAIT_SECONDS = 5, 0.01
+"""Attempts to take a lock, and the time between them: `is_held` locks the file for a moment."""
 
 
 class Lock:
@@ -67,14 +70,20 @@ class Lock:
                 self._created.insert(0, folder)
 
     def _lock(self, descriptor: int) -> str:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
-            raise RunError(f"{self._folder} is in use by {holder}. Wait until it has ended, or end it.") from error
-        except OSError as error:
-            return f"{self._folder} cannot be locked ({error.strerror}). Do not start a second process with this directory."
-        return ""
+        for left in reversed(range(TRIES)):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return ""
+            except BlockingIOError as error:
+                if left:
+                    time.sleep(WAIT_SECONDS)
+                    continue
+                holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+                raise RunError(f"{self._folder} is in use by {holder}. Wait until it has ended, or end it.") from error
+            except OSError as error:
+                words = f"{self._folder} cannot be locked ({error.strerror})."
+                return f"{words} Do not start a second process with this directory."
+        raise AssertionError("unreachable")
 
     def _is_current(self, descriptor: int) -> bool:
         """Return whether the open file is still `run.lock`. A process that releases the lock removes the file."""
@@ -82,3 +91,39 @@ class Lock:
             return os.path.samestat(os.fstat(descriptor), os.stat(self._path))
         except FileNotFoundError:
             return False
+
+
+def is_held(folder: Path) -> bool | None:
+    """Return whether a living process holds the directory. None: a lock file is left, and no process holds it.
+
+    On a file system without locks, the process that the lock file names is looked up. A process of another machine counts
+    as living.
+    """
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # another user's
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        return True
+    except OSError:
+        return True if _is_alive(os.pread(descriptor, 200, 0).decode(errors="replace")) else None
+    finally:
+        os.close(descriptor)
+
+
+def _is_alive(holder: str) -> bool:
+    """Return whether the process that a lock file names is alive, as far as this machine can tell."""
+    match holder.split():
+        case ["process", number, "on", host] if number.isdecimal() and host == socket.gethostname():
+            try:
+                os.kill(int(number), 0)
+            except ProcessLookupError:
+                return False
+            except OSError:  # another user's
+                return True
+    return True
