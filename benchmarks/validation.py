@@ -40,7 +40,9 @@ def timed(**methods: list[float]) -> Iterator[None]:
 
         return call
 
-    changed = {name: wrapped(getattr(TrainingSession, name), seconds) for name, seconds in methods.items()}
+    changed: dict[str, Any] = {
+        name: wrapped(getattr(TrainingSession, name), seconds) for name, seconds in methods.items()
+    }
     with patch.multiple(TrainingSession, **changed):
         yield
 

@@ -24,7 +24,8 @@ LAYERS = """
     batching  config  distributed  plugins  recipes  systems
     algorithms  chat  console
     runs  sandbox
-    hub  model  report  rewards  tools
+    hub  report  rewards  tools
+    model
     datasets  doctor  engines  trackers  watch
     checks
     planning  rollout  teachers

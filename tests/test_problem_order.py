@@ -12,7 +12,7 @@ from timings import untimed
 from sod.config import EvalOptions, RolloutOptions, TrainOptions
 from sod.curriculum import problem_order, solve_rates
 from sod.datasets.asking import load_asked
-from sod.datasets.order import FILE, ProblemOrder
+from sod.datasets.order import ORDER_FILE, ProblemOrder
 from sod.errors import DataError, OptionError, RunError
 from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
@@ -94,7 +94,7 @@ def test_a_position_is_saved_and_a_damaged_one_is_refused(tmp_path: Path) -> Non
     order = ProblemOrder(problems(6), 0)
     order.batch(4)[1].save(tmp_path)
     assert order.restored(tmp_path) == order.batch(4)[1]
-    (tmp_path / TRAINER / FILE).write_text("{")
+    (tmp_path / TRAINER / ORDER_FILE).write_text("{")
     with pytest.raises(RunError, match="earlier one"):
         order.restored(tmp_path)
 

@@ -116,7 +116,7 @@ class RolloutOptions(SamplingOptions):
     """Problems per update."""
     group: Positive = 16
     """Trajectories per problem. GRPO compares the trajectories of one problem with each other."""
-    resample: Annotated[float, Field(ge=1)] = 1.0
+    resample: Rare[Annotated[float, Field(ge=1)]] = 1.0
     """Dynamic sampling (DAPO): replace problems whose attempts all have the same verdict by further problems, until an update has
     sampled this factor times rollout.problems. If that is not enough, such problems fill the update. Default: 1, no further
     problems."""

@@ -13,7 +13,7 @@ from sod.runs.checkpoints import TRAINER
 from sod.runs.files import to_json
 from sod.types import Problem
 
-FILE = "problems.json"
+ORDER_FILE = "problems.json"
 """File in a checkpoint's training state: the number of problems taken so far."""
 
 Order = Literal["shuffled", "file", "easy_first", "hard_first"]
@@ -70,11 +70,11 @@ class ProblemOrder:
         return list(found.values()), replace(self, taken=place)
 
     def save(self, checkpoint: Path) -> None:
-        (checkpoint / TRAINER / FILE).write_text(to_json({"taken": self.taken}))
+        (checkpoint / TRAINER / ORDER_FILE).write_text(to_json({"taken": self.taken}))
 
     def restored(self, checkpoint: Path) -> "ProblemOrder":
         """Return the position that a checkpoint holds. Raise RunError if it cannot be read."""
-        file = checkpoint / TRAINER / FILE
+        file = checkpoint / TRAINER / ORDER_FILE
         try:
             return replace(self, taken=int(json.loads(file.read_bytes())["taken"]))
         except (OSError, ValueError, LookupError, TypeError) as error:
