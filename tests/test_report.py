@@ -24,6 +24,7 @@ from sod.report.palette import COLOURS, LIGHT
 from sod.report.reading import names
 from sod.report.trajectories import TokenTotals, parse_trajectory
 from sod.runs.alarms import ALARMS
+from sod.runs.validations import Validation, add_validation
 
 TRAIN = {
     "student": "lab/student",
@@ -360,8 +361,18 @@ def calibration() -> dict[str, Any]:
     return {"rules": {"sod": {"auc": 0.8, "bins": bins}, "opd": {"auc": 0.5, "bins": bins}}, "by_errors": by_errors}
 
 
+def validate(run: Path) -> Path:
+    """Add validations to a run, and a line that cannot be read."""
+    for number in (0, 4, 8):
+        numbers = {"validate/held/avg": 0.3 + number / 20, "validate/held/avg_half": 0.05}
+        add_validation(run, Validation(number, {}, numbers, {}))
+    with (run / "validation.jsonl").open("a") as file:
+        file.write('{"update": 12}\n')
+    return run
+
+
 def test_every_figure_is_drawn_for_page_and_paper_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = write_run(tmp_path / "run", calibration=calibration())
+    run = validate(write_run(tmp_path / "run", calibration=calibration()))
     html = page(run, png=tmp_path / "png")
     all_names = [drawing.name for drawing in FIGURES]
     assert figure_names(html) == all_names
@@ -373,7 +384,9 @@ def test_every_figure_is_drawn_for_page_and_paper_alike(tmp_path: Path, capsys: 
 
 
 def test_figures_follow_the_page_and_have_names_of_their_own(tmp_path: Path) -> None:
-    html = page(write_run(tmp_path / "run", calibration=calibration()), write_run(tmp_path / "two"))
+    html = page(validate(write_run(tmp_path / "run", calibration=calibration())), write_run(tmp_path / "two"))
+    assert "held, avg, %: best</th><td>70.0 ± 5.0, update 8</td>" in html
+    assert "validations that cannot be read: validation.jsonl line 4" in html
     pictures = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
     assert len(pictures) == len(FIGURES)
     identities: list[str] = []
