@@ -25,7 +25,7 @@ LAYERS = """
     algorithms  chat  console
     runs  sandbox
     hub  model  report  rewards  tools
-    datasets  doctor  engines
+    datasets  doctor  engines  watch
     checks
     planning  rollout  teachers
     scoring  sft

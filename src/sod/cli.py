@@ -48,6 +48,8 @@ COMMANDS = {
         "sod.evaluation.calibration:calibrate",
         "test whether low step weights mark bad advice",
     ),
+    "watch": ("WatchOptions", "sod.watch:watch", "follow runs while they run: curves, alarms, trajectories"),
+    "runs": ("RunsOptions", "sod.watch.listing:list_runs", "list runs: state, progress, score, age, size"),
     "report": ("ReportOptions", "sod.report:report", "write an HTML page about runs: figures, trajectories"),
     "export": ("ExportOptions", "sod.export:export", "write a Hugging Face folder with a model card"),
     "import": ("ImportOptions", "sod.gguf:import_gguf", "convert a GGUF file to a Hugging Face folder"),
@@ -97,6 +99,8 @@ RESUMED = ("sft", "train")
 """Commands that continue with --resume."""
 CONTINUED = ("lab demo", "lab real", "lab teacher", "eval", "rollout", "compare", "data fetch")
 """Commands that continue when they are run again."""
+LOOKING = ("watch", "runs")
+"""Commands that only look at runs. They start without the packages that check inputs."""
 HELP = ("-h", "--help", "--help-all", "help")
 EXIT_USAGE, EXIT_FAILED, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 2, 1, 75, 130
 
@@ -135,7 +139,8 @@ def _run(arguments: list[str]) -> int:
             raise OptionError(
                 f"`sod {command}` is started by torchrun, but it runs in one process. Start it without torchrun."
             )
-        if place()[0] == 0:  # if another process failed earlier, the first would end before it prints the error
+        # If another process failed earlier, the first would end before it prints the error.
+        if place()[0] == 0 and command not in LOOKING:
             from sod.planning.inputs import check_inputs
 
             check_inputs(options)

@@ -3,6 +3,7 @@
 import functools
 import logging
 import operator
+import shlex
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from sod.batching import CreditedBatch, ScoredBatch, join
 from sod.checks import check, of_training
 from sod.concurrency import Runner
 from sod.config import EngineOptions, TrainOptions
-from sod.console.progress import LEGEND, Display, echo, fitted
+from sod.console.progress import LEGEND, Display, console, echo, fitted
 from sod.datasets.asking import load_asked, unasked
 from sod.datasets.rows import fingerprint_model, sample_problems
 from sod.distributed import Ranks, joined
@@ -70,6 +71,8 @@ def train(options: TrainOptions) -> Run:
         held_back(),
     ):
         echo(EXPLAINED)
+        if console.is_terminal:
+            echo(f"in another terminal: sod watch {shlex.quote(str(options.out))}")
         for update in range(session.done, options.updates):
             clock = Clock()
             with clock.time("sample"), display.phase("sample", session.attempts):

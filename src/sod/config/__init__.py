@@ -66,6 +66,7 @@ from sod.config.sampling import (
     SandboxOptions,
     ToolOptions,
 )
+from sod.config.watching import RunsOptions, WatchOptions
 
 __all__ = [
     "RARE",
@@ -103,6 +104,7 @@ __all__ = [
     "RewardOptions",
     "RolloutCommandOptions",
     "RolloutOptions",
+    "RunsOptions",
     "SamplingOptions",
     "SandboxOptions",
     "ScoreOptions",
@@ -112,6 +114,7 @@ __all__ = [
     "ToolOptions",
     "ToolUse",
     "TrainOptions",
+    "WatchOptions",
     "WordProblemOptions",
     "is_group",
     "model_path",

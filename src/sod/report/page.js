@@ -441,12 +441,16 @@ function onKey(event) {
   }
 }
 
-const fill = (select, values) => select.append(...values.map(([value, words]) => new Option(words, value)));
+function fill(select, values) {
+  const chosen = select.value;
+  select.replaceChildren(...values.map(([value, words]) => new Option(words, value)));
+  if (values.some(([value]) => String(value) === chosen)) select.value = chosen;
+}
 
 let standard = {}; // initial values of the filters
 const hint = readers.firstElementChild;
 
-async function start() {
+async function load() {
   const index = await unpack("index");
   ({ unit, runs } = index);
   entries = index.entries.map((values) => Object.fromEntries(index.fields.map((name, n) => [name, values[n]])));
@@ -456,6 +460,10 @@ async function start() {
   fill(filters.elements.stop, [["", "any"], ...kinds("stop")]);
   fill(filters.elements.pattern, [["", "any"], ...kinds("pattern")]);
   filters.elements.run.parentElement.hidden = runs.length < 2;
+}
+
+async function start() {
+  await load();
   fill(filters.elements.order, ORDERS);
   for (const signal of [-4, -2, -1, -0.3, 0, 0.3, 1, 2, 4]) {
     const mark = element("span", signal < 0 ? "token less" : "token", signed(signal, Number.isInteger(signal) ? 0 : 1));
@@ -489,4 +497,4 @@ async function start() {
   document.documentElement.dataset.ready = "yes";
 }
 
-start();
+const started = start();

@@ -26,9 +26,11 @@ FIELDS = (
 """Fields of a trajectory in the list; see `_entry`."""
 
 
-def page(title: str, runs: Sequence[RunRecord], figures: Sequence[Drawn], chunks: Iterable[str]) -> str:
-    """Return the whole document."""
-    script = _resource("page.js")
+def page(
+    title: str, runs: Sequence[RunRecord], figures: Sequence[Drawn], chunks: Iterable[str], *, follow: str = ""
+) -> str:
+    """Return the whole document. `follow`: a script after ours, which may ask the page's own server for changes."""
+    script = _resource("page.js") + follow
     entries = [
         _entry(number, trajectory, place)
         for number, run in enumerate(runs)
@@ -40,6 +42,7 @@ def page(title: str, runs: Sequence[RunRecord], figures: Sequence[Drawn], chunks
         style=palette.css() + _resource("page.css"),
         script=script,
         script_hash=f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'",
+        connect="; connect-src 'self'" if follow else "",
         summary=_summary(runs),
         figures="\n".join(map(_figure, sorted(figures, key=lambda drawn: drawn.svg is None))),
         index=packed_json(index),

@@ -69,6 +69,13 @@ class RunRecord:
         return command_of(self.environment, self.options)
 
     @property
+    def algorithm(self) -> str | None:
+        """Name of the algorithm that trains, or None."""
+        algorithm = self.options.get("algorithm")
+        name = algorithm.get("name") if isinstance(algorithm, dict) else None
+        return name if isinstance(name, str) else None
+
+    @property
     def measured(self) -> Numbers:
         """Results of an evaluation, averaged over its benchmarks."""
         return self.results.mean if self.results else {}

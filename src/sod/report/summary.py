@@ -169,9 +169,7 @@ def _fingerprint(run: RunRecord, name: str) -> object:
 
 
 def _command(run: RunRecord) -> str:
-    algorithm = run.options.get("algorithm")
-    name = algorithm.get("name") if isinstance(algorithm, dict) else None
-    return f"{run.command} · {name}" if name else run.command
+    return f"{run.command} · {run.algorithm}" if run.algorithm else run.command
 
 
 def _progress(run: RunRecord) -> str:
