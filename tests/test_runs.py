@@ -271,6 +271,19 @@ def test_changed_options_are_not_resumed(run: Run) -> None:
         Run.open(options(run.folder, learn={"lr": 5e-5, "warmup": 3}), run.folder, data=DATA, resume=True)
 
 
+def test_a_run_without_an_option_had_its_default(run: Run) -> None:
+    file = run.folder / "options.json"
+    stored = json.loads(file.read_text())
+    del stored["learn"]["clip_grad"], stored["keep"]
+    file.write_text(json.dumps(stored))
+    Run.open(options(run.folder), run.folder, data=DATA, resume=True)
+    with pytest.raises(RunError, match=r"other options .*learn\.clip_grad"):
+        Run.open(options(run.folder, learn={"clip_grad": 0.5}), run.folder, data=DATA, resume=True)
+    file.write_text(json.dumps(stored | {"removed": 1}))
+    with pytest.raises(RunError, match="with the option removed, which does not exist here"):
+        Run.open(options(run.folder), run.folder, data=DATA, resume=True)
+
+
 def test_the_length_of_a_cosine_is_not_changed_on_the_way(tmp_path: Path) -> None:
     Run.open(options(tmp_path, schedule="cosine"), tmp_path, data=DATA)
     with pytest.raises(RunError, match="epochs"):

@@ -36,6 +36,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from sod import __version__
 from sod.config import Options, resume_may_change
 from sod.distributed import ALONE, Ranks
@@ -331,12 +333,14 @@ class Run:
         before = self._stored("options.json")
         if before is None:
             return
-        now, before = flat(options.model_dump(mode="json")), flat(before)
-        if unknown := sorted(now.keys() ^ before.keys()):
+        now = flat(options.model_dump(mode="json"))
+        if unknown := sorted(flat(before).keys() - now.keys()):
             raise RunError(
-                f"{self.folder} holds a run of another command or another version of sod: only one of the two has the option "
-                f"{unknown[0]}. Choose another --out."
+                f"{self.folder} holds a run of another command or another version of sod, with the option {unknown[0]}, which "
+                "does not exist here. Choose another --out."
             )
+        # A run of an older version has fewer options. It had what is the default of the new ones.
+        before = now | flat(_with_defaults(type(options), before))
         may_change = resume_may_change(type(options))
         changed = [key for key in now if key not in may_change and now[key] != before[key]]
         if changed:
@@ -423,3 +427,11 @@ def command_of(environment: Mapping[str, Any], options: Mapping[str, Any]) -> st
         return command
     signs = {"updates": "train", "samples": "eval", "epochs": "sft", "run": "calibrate"}
     return next((command for sign, command in signs.items() if sign in options), "?")
+
+
+def _with_defaults(kind: type[Options], stored: dict[str, Any]) -> dict[str, Any]:
+    """Return stored options with the defaults of those that they lack, nested. Unreadable options are returned as they are."""
+    try:
+        return kind.model_validate(stored).model_dump(mode="json")
+    except ValidationError:
+        return stored
