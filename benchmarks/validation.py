@@ -9,7 +9,7 @@ without its sampling, and without the checkpoint that the best one saves, is com
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,10 @@ def timed(**methods: list[float]) -> Iterator[None]:
 
         return call
 
-    changed: dict[str, Any] = {
-        name: wrapped(getattr(TrainingSession, name), seconds) for name, seconds in methods.items()
-    }
-    with patch.multiple(TrainingSession, **changed):
+    with ExitStack() as stack:
+        for name, seconds in methods.items():
+            method = wrapped(getattr(TrainingSession, name), seconds)
+            stack.enter_context(patch.object(TrainingSession, name, method))
         yield
 
 
