@@ -163,9 +163,9 @@ def _of_training(options: TrainOptions) -> "DryRun":
         text.add("reads", f"rates    {rates}, a finished evaluation of the data")
         text.check_rates(rates, options.data)
     text.write(options.out, resume=options.resume)
+    options = options.model_copy(update={"rollout": text.fitting(options.rollout, student, teacher)})
     text.check_what_is_named(options, None if is_own else teacher)
 
-    options = options.model_copy(update={"rollout": text.fitting(options.rollout, student, teacher)})
     rollout, learn = options.rollout, options.learn
     problems, trajectories = options.updates * rollout.problems, rollout.problems * rollout.group
     steps = options.updates * min(learn.minibatches, rollout.problems)
@@ -221,8 +221,8 @@ def _of_evaluation(options: EvalOptions) -> "DryRun":
     benchmarks = [text.read("data", find_benchmark(name, options.data_dir)) for name in options.data]
     text.check_template(options.model, options.chat)
     text.add("writes", str(options.out))
-    text.check_what_is_named(options, teacher)
     options = options.model_copy(update={"rollout": text.fitting(options.rollout, model, teacher)})
+    text.check_what_is_named(options, teacher)
 
     rows = [found.rows or options.limit for found in benchmarks]
     problems = sum(min(count, options.limit or count) for count in rows if count)
