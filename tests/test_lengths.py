@@ -8,8 +8,11 @@ import pytest
 
 from sod.arguments.parsing import parse_options
 from sod.config import EvalOptions, RolloutOptions, TrainOptions
+from sod.errors import RunError
+from sod.model.dtypes import with_dtype
 from sod.model.lengths import capped, with_lengths
 from sod.planning.dry_run import plan
+from sod.runs.directory import Run
 
 
 @pytest.mark.parametrize(
@@ -21,6 +24,7 @@ from sod.planning.dry_run import plan
         ({"max_prompt_tokens": 300}, [2048], (300, 1748)),
         ({"max_tokens": 2000}, [2048], (48, 2000)),
         ({"max_tokens": 2000, "max_prompt_tokens": 300}, [2048], (300, 2000)),  # loading refuses it
+        ({"max_tokens": 5000}, [2048], (2560, 5000)),  # so does it
         ({}, [], (2560, 20480)),
     ],
 )
@@ -60,6 +64,20 @@ def test_a_run_that_has_begun_keeps_its_lengths(tmp_path: Path) -> None:
     assert (kept.max_tokens, kept.max_prompt_tokens) == (100, 50)
     given = with_lengths(EvalOptions.model_validate(fields | {"rollout": {"max_tokens": 70}})).rollout
     assert (given.max_tokens, given.max_prompt_tokens) == (70, 50)
+
+
+def test_a_run_with_chosen_values_is_resumed_without_giving_them(tmp_path: Path) -> None:
+    """The first check of a command compares the options as they were given, before the models' positions are known."""
+    flags = ["--student", str(model(tmp_path / "s", 8192)), "--data", "d.jsonl", "--out", str(tmp_path / "run")]
+    begun: Any = with_lengths(parse_options("train", TrainOptions, [*flags, "--network.dtype", "auto"]))
+    begun = begun.model_copy(update={"network": begun.network.model_copy(update={"dtype": "float32"})})
+    run = Run.open(begun, tmp_path / "run", data={})
+    given: Any = parse_options("train", TrainOptions, [*flags, "--resume", "--network.dtype", "auto"])
+    run.check(given, resume=True)
+    run.check(with_lengths(with_dtype(given)), resume=True)
+    given = parse_options("train", TrainOptions, [*flags, "--resume", "--rollout.max-tokens", "100"])
+    with pytest.raises(RunError, match=r"other options \(rollout\.max_tokens\)"):
+        run.check(given, resume=True)
 
 
 def test_a_missing_model_changes_nothing(tmp_path: Path) -> None:

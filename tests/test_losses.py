@@ -535,7 +535,11 @@ RUNS: list[dict[str, Any]] = [
     {"learn": {"loss": "cispo", "clip_low": 1.0, "clip_high": 4.0}, "algorithm": {"divergence": "exact"}},
     {"learn": {"aggregation": "constant", "entropy": 0.01}, "algorithm": {"advantage": "dr_grpo"}},
     {"learn": {"kl": 0.05}, "algorithm": {"advantage": "rloo", "kl_in_reward": 0.05, "divergence": "exact"}},
-    {"learn": {"kl": 0.05, "loss": "gspo"}, "algorithm": {"name": "sham", "advantage": "verdict"}, "teacher": None},
+    {
+        "learn": {"kl": 0.05, "aggregation": "sequence_mean"},
+        "algorithm": {"name": "sham", "advantage": "verdict"},
+        "teacher": None,
+    },
 ]
 
 

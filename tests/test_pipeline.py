@@ -103,6 +103,11 @@ def test_a_stage_overrides_the_recipes_that_it_names(recipe: Callable[[str], Pat
         ('[stages.sft]\nmodel = "m"', "`sod sft` needs"),
         ("[stages]\nsft = 3", "must be a table"),
         ('stages = "sft"', "stages is 'sft'"),
+        ('[stages.sft]\ncommand = ["sft"]', "is not a command of a stage"),
+        (
+            '[stages.sft]\nmodel = "m"\ndata = "d"\n[stages.eval]\nmodel = "@sft/best"\ndata = ["e"]',
+            "stage sft does not validate. Give it validate.data",
+        ),
         ('[stages."../x"]\ncommand = "sft"', "also that of a folder"),
         ("[stage.sft]\nmodel = 'm'", "did you mean stages"),
     ],
@@ -132,6 +137,18 @@ def test_every_recipe_of_the_project_can_be_planned(
     assert not err
 
 
+def test_a_dry_run_hides_only_what_earlier_stages_write(
+    recipe: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = '[stages.mix]\ncommand = "data mix"\nfiles = ["a.jsonl"]\nout = "data/mix.jsonl"\n'
+    text += '[stages.sft]\nmodel = "nowhere/model"\ndata = "@mix"\nprocesses = 2\nvalidate = { stop_after = 2 }\n'
+    assert sod(["run", str(recipe(text)), "--dry-run"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Create data/mix.jsonl" not in out
+    assert "validate.data" in out
+    assert "torchrun" not in out
+
+
 # Running
 
 
@@ -154,6 +171,13 @@ def test_stages_run_once_and_in_order(
     assert sod(command) == 0
     assert capfd.readouterr().out.count("done before") == 5
     assert {file: file.stat().st_mtime_ns for file in (out / "train").rglob("*")} == before
+
+    (out / "start").rename(tmp_path / "moved")
+    assert sod(command) == 2
+    assert f"Stage start is not done, but stage train, which reads what it writes, is. Remove {out / 'train'}" in (
+        capfd.readouterr().err
+    )
+    (tmp_path / "moved").rename(out / "start")
 
     changed = recipe(TINY.replace("steps = 2", "steps = 3"))
     assert sod(["run", str(changed)]) == 2

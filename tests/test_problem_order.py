@@ -93,10 +93,17 @@ def test_a_position_is_saved_and_a_damaged_one_is_refused(tmp_path: Path) -> Non
     (tmp_path / TRAINER).mkdir()
     order = ProblemOrder(problems(6), 0)
     order.batch(4)[1].save(tmp_path)
-    assert order.restored(tmp_path) == order.batch(4)[1]
+    assert order.restored(tmp_path, size=4) == order.batch(4)[1]
     (tmp_path / TRAINER / ORDER_FILE).write_text("{")
     with pytest.raises(RunError, match="earlier one"):
-        order.restored(tmp_path)
+        order.restored(tmp_path, size=4)
+
+
+def test_a_checkpoint_of_an_older_version_has_the_position_of_its_updates(tmp_path: Path) -> None:
+    order = ProblemOrder(problems(11), 0)
+    for updates in range(9):
+        assert order.restored(tmp_path / f"update-{updates:04}", size=3).batch(3)[0] == order.batch(3)[0]
+        order = order.batch(3)[1]
 
 
 # Dynamic sampling

@@ -14,6 +14,7 @@ from sod.config import (
     EngineOptions,
     EvalOptions,
     HeldOutOptions,
+    LearnOptions,
     OptimiserOptions,
     SamplingOptions,
     SandboxOptions,
@@ -29,6 +30,8 @@ from sod.sandbox import retries
 from sod.systems import SYSTEMS, SystemTraits, traits
 from sod.trackers import base as trackers
 
+CLIP_RANGES = {"gspo": (3e-4, 4e-4), "cispo": (1.0, 4.0)}
+"""Lower and upper clip range in the papers of losses whose ratios are on another scale (docs/losses.md)."""
 Refusals = Iterator[str]
 """Messages: what is wrong, why, and what to type."""
 
@@ -70,6 +73,7 @@ def of_training(options: TrainOptions, processes: int) -> Refusals:
             "log-probability of the sampled token."
         )
     yield from _of_problems(options)
+    yield from _of_loss(options.learn)
     yield from of_held_out(options.validate)
     for name in options.stop_on:
         if name not in ALARMS:
@@ -184,6 +188,17 @@ def of_tools(options: ToolOptions) -> Refusals:
             own_tools(options)
         except OptionError as error:
             yield str(error)
+
+
+def _of_loss(options: LearnOptions) -> Refusals:
+    """Check that a loss has a clip range of its own scale."""
+    given = options.model_fields_set
+    if options.loss in CLIP_RANGES and not {"clip_low", "clip_high"} <= given:
+        low, high = CLIP_RANGES[options.loss]
+        yield (
+            f"learn.loss = {options.loss} needs another clip range than the default of ppo. Give both ends, such as "
+            f"--learn.clip-low {low:g} --learn.clip-high {high:g} (its paper's)."
+        )
 
 
 def _of_problems(options: TrainOptions) -> Refusals:

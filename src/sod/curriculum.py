@@ -27,7 +27,8 @@ def problem_order(options: TrainOptions, problems: Sequence[Problem]) -> Problem
         if missing := [problem.id for problem in problems if problem.id not in rate_of]:
             raise DataError(
                 f"{curriculum.rates} has no solve rate of {len(missing)} problems in {options.data}, such as {missing[0]!r}. "
-                "Evaluate the whole file: run `sod eval` without --limit."
+                "Evaluate this file alone and as a whole: run `sod eval` without --limit and without other files. If attempts "
+                "were lost or not graded, run the same `sod eval` again."
             )
         kept = [problem for problem in problems if curriculum.lowest <= rate_of[problem.id] <= curriculum.highest]
         logger.info(

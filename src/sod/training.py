@@ -68,10 +68,11 @@ def train(options: TrainOptions) -> Run:
 
     Raises SodError for bad input, and Terminated after a signal. In both cases a run that has begun can be resumed.
     """
-    options = with_lengths(with_dtype(options))
+    options = with_dtype(options)
     if options.dry_run:
         echo(plan(options))
         return Run(options.out)
+    options = with_lengths(options)
     with (
         joined(options.processes, options.network.device) as ranks,
         TrainingSession.open(options, ranks) as session,
@@ -190,7 +191,7 @@ class TrainingSession:
                 policy = Policy(model, world.chat.tokenizer, options.learn, learner=learner, ranks=ranks)
                 if folder:
                     policy.restore(folder)
-                    order = order.restored(folder)
+                    order = order.restored(folder, size=options.rollout.problems)
                     if teacher:
                         teacher.restore(folder)
                 scorer = _scorer(options, policy, teacher, open_reference(options, student, policy, teacher))
@@ -230,10 +231,11 @@ class TrainingSession:
         mine: dict[str, Group] = {}
         scored: dict[str, ScoredBatch] = {}
         alike: dict[str, bool] = {}
+        began = time.monotonic()
         problems, order = self.order.batch(options.problems)
         while problems:
             share = self.ranks.share(problems)
-            groups = self._unless_ended(update, self._rollout(update, share, scored, display))
+            groups = self._unless_ended(update, self._rollout(update, began, share, scored, display))
             mine |= {group.problem.id: group for group in groups}
             flags = self.ranks.union({group.problem.id: group.is_alike for group in groups})
             alike |= {problem.id: flags[problem.id] for problem in problems}
@@ -268,7 +270,7 @@ class TrainingSession:
         return learnt
 
     def _rollout(
-        self, update: int, problems: Sequence[Problem], scored: dict[str, ScoredBatch], display: Display
+        self, update: int, began: float, problems: Sequence[Problem], scored: dict[str, ScoredBatch], display: Display
     ) -> Coroutine[Any, Any, list[Group]]:
         """Return the attempts at these problems, still to be awaited. Adds scores to `scored`, unless a group may be replaced."""
 
@@ -281,6 +283,7 @@ class TrainingSession:
             problems,
             seed=self.options.seed,
             update=update,
+            began=began,
             on_trajectory=lambda _: display.advance(),
             on_group=score,
         )

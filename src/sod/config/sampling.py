@@ -126,7 +126,7 @@ class RolloutOptions(SamplingOptions):
 
 
 class CurriculumOptions(Options):
-    """Which problems training takes, and in which order."""
+    """Choose and order the problems of training."""
 
     order: Literal["shuffled", "file", "easy_first", "hard_first"] = "shuffled"
     """Order of the problems in each epoch. shuffled: at random. file: as in the file. easy_first, hard_first: by the solve rates

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from sod.errors import RunError
-from sod.runs.checkpoints import TRAINER
+from sod.runs.checkpoints import TRAINER, updates_of
 from sod.runs.files import to_json
 from sod.types import Problem
 
@@ -72,11 +72,17 @@ class ProblemOrder:
     def save(self, checkpoint: Path) -> None:
         (checkpoint / TRAINER / ORDER_FILE).write_text(to_json({"taken": self.taken}))
 
-    def restored(self, checkpoint: Path) -> "ProblemOrder":
-        """Return the position that a checkpoint holds. Raise RunError if it cannot be read."""
+    def restored(self, checkpoint: Path, *, size: int) -> "ProblemOrder":
+        """Return the position that a checkpoint holds. Raise RunError if it cannot be read.
+
+        Checkpoints of older versions hold none. All their updates took a batch of `size` problems.
+        """
         file = checkpoint / TRAINER / ORDER_FILE
         try:
             return replace(self, taken=int(json.loads(file.read_bytes())["taken"]))
+        except FileNotFoundError:
+            epochs, batches = divmod(updates_of(checkpoint), len(self.problems) // size)
+            return replace(self, taken=epochs * len(self.problems) + batches * size)
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise RunError(
                 f"{file}, the number of problems taken so far, cannot be read ({type(error).__name__}). Remove this checkpoint "

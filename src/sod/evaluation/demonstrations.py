@@ -36,10 +36,11 @@ logger = logging.getLogger(__name__)
 
 def demonstrate(options: RolloutCommandOptions) -> None:
     """Sample, judge, and write the best trajectories. Raises DataError if no trajectory can be used."""
-    options = with_lengths(with_dtype(options))
+    options = with_dtype(options)
     if options.dry_run:
         echo(plan(options))
         return
+    options = with_lengths(options)
     sets = open_sets(options)
     _check(options, sets)
     show_results(evaluate(options))

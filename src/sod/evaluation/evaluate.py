@@ -58,7 +58,7 @@ PAPER = AlgorithmOptions()
 
 def evaluate_and_show(options: EvalOptions) -> None:
     """Evaluate, and print the results."""
-    options = with_lengths(with_dtype(options))
+    options = with_dtype(options)
     if options.dry_run:
         echo(plan(options))
         return

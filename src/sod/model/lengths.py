@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from sod.config import EvalOptions, SamplingOptions, TrainOptions
 from sod.errors import SodError
 from sod.hub import model_folder
+from sod.runs.checkpoints import checkpoint_folders
 
 SomeOptions = TypeVar("SomeOptions", bound=TrainOptions | EvalOptions)
 SomeSampling = TypeVar("SomeSampling", bound=SamplingOptions)
@@ -47,19 +48,35 @@ def capped(rollout: SomeSampling, positions: Iterable[int]) -> SomeSampling:
         return rollout
     prompt, response = rollout.max_prompt_tokens, rollout.max_tokens
     if "max_prompt_tokens" not in rollout.model_fields_set:
-        prompt = min(prompt, max(1, fewest - response if "max_tokens" in rollout.model_fields_set else fewest // 2))
+        prompt = min(prompt, fewest - response if "max_tokens" in rollout.model_fields_set else fewest // 2)
     if "max_tokens" not in rollout.model_fields_set:
-        response = max(1, min(response, fewest - prompt))
+        response = min(response, fewest - prompt)
+    if min(prompt, response) < 1:  # a given length leaves no room; `check_context` raises the error
+        return rollout
     return rollout.model_copy(update={"max_prompt_tokens": prompt, "max_tokens": response})
 
 
 def _positions(options: TrainOptions | EvalOptions) -> Iterator[int]:
     """Yield the number of positions of the model and of a teacher, as far as their configurations are here or on the hub."""
     for model in (options.student if isinstance(options, TrainOptions) else options.model, options.teacher):
-        if model is None:
-            continue
-        with suppress(SodError, OSError, ValueError, AttributeError):
-            config: dict[str, Any] = json.loads((model_folder(Path(model), weights=False) / "config.json").read_bytes())
-            found = (config.get("text_config") or config).get("max_position_embeddings")
-            if isinstance(found, int):
+        with suppress(SodError):
+            found = None if model is None else positions_in(_config_of(model))
+            if found is not None:
                 yield found
+
+
+def _config_of(model: Path) -> Path:
+    """Return the config.json of a directory, of a run's newest checkpoint, or of a model on the hub."""
+    for folder in (model, *reversed(checkpoint_folders(model / "checkpoints"))):
+        if (folder / "config.json").is_file():
+            return folder / "config.json"
+    return model_folder(model, weights=False) / "config.json"
+
+
+def positions_in(config: Path) -> int | None:
+    """Return the number of positions in a config.json, or None if it has none or cannot be read."""
+    with suppress(OSError, ValueError, AttributeError):
+        content: dict[str, Any] = json.loads(config.read_bytes())
+        found = (content.get("text_config") or content).get("max_position_embeddings")
+        return found if isinstance(found, int) else None
+    return None

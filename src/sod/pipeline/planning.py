@@ -1,9 +1,10 @@
-"""What `sod run --dry-run` prints: each stage as its own command plans it."""
+"""Plan each stage as its own command does: `sod run --dry-run`."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 
 from sod.config import EvalOptions, RunOptions, SftOptions, TrainOptions
-from sod.pipeline.stages import MODELS, ExperimentStage, origin_of
+from sod.pipeline.stages import MODELS, ExperimentStage, is_below, origin_of, reads
 from sod.planning.dry_run import columns
 from sod.planning.dry_run import planned as planned_as
 from sod.runs.directory import Run
@@ -22,14 +23,14 @@ def plan_stages(options: RunOptions, stages: Sequence[ExperimentStage], done: Co
         if stage.name in done:
             continue
         planned = stage.options(**_with_existing_models(stage, by_name))
-        if isinstance(planned, SftOptions | TrainOptions) and Run(stage.out).begun:
-            planned = planned.model_copy(update={"resume": True})
-        missing = {name: str(other.out) for name, other in by_name.items() if name not in done and _reads(stage, other)}
+        if isinstance(planned, SftOptions | TrainOptions):  # `processes` is for torchrun, which the stage starts
+            planned = planned.model_copy(update={"processes": None, "resume": Run(stage.out).begun})
+        missing = {name: other.out for name, other in by_name.items() if name not in done and reads(stage, other)}
         if missing:
             parts.append(f"It reads what {', '.join(missing)} will write.")
         if isinstance(planned, SftOptions | TrainOptions | EvalOptions):
             text = planned_as(planned)
-            text.first = [step for step in text.first if not any(out in step for out in missing.values())]
+            text.first = [step for step in text.first if not _is_made(step, missing.values())]
             parts.append(text.finished(columns()))
         else:
             parts.append(f"It writes {stage.out}.")
@@ -41,12 +42,7 @@ def _with_existing_models(stage: ExperimentStage, stages: dict[str, ExperimentSt
     return {key: path if Run(stage.out).begun else origin_of(path, stages) for key, path in given.items()}
 
 
-def _reads(stage: ExperimentStage, other: ExperimentStage) -> bool:
-    """Return whether an option of the stage names something that the other one writes."""
-    return stage is not other and str(other.out) in _texts(stage.content)
-
-
-def _texts(value: object) -> str:
-    if isinstance(value, dict):
-        return "\n".join(_texts(each) for each in value.values())
-    return "\n".join(map(_texts, value)) if isinstance(value, list | tuple) else str(value)
+def _is_made(step: str, outs: Iterable[Path]) -> bool:
+    """Return whether something to do is about a file or folder that an earlier stage writes."""
+    paths = [word.strip(".,;:()'\"") for word in step.split() if "/" in word]
+    return any(is_below(path, out) for out in outs for path in paths)

@@ -13,7 +13,7 @@ from sod.console.progress import clock, echo
 from sod.errors import InfrastructureError, OptionError, RunError, TrainingError
 from sod.interrupts import Terminated
 from sod.pipeline.planning import plan_stages
-from sod.pipeline.stages import ExperimentStage, read_stages, runs_of
+from sod.pipeline.stages import ExperimentStage, read_stages, reads, runs_of
 from sod.recipes import flat, to_toml
 from sod.report import report
 from sod.runs.directory import Run
@@ -59,6 +59,15 @@ def _recipe(options: RunOptions, stage: ExperimentStage) -> Path:
 
 def _start(options: RunOptions, stage: ExperimentStage, end: float | None) -> None:
     """Run the command of a stage and wait for it. A signal that ends this process also ends the command."""
+    if end is not None and time.monotonic() >= end:
+        raise InfrastructureError(
+            f"The budget of {options.budget} is used up before stage {stage.name}. Run the same command again to continue."
+        )
+    if stage.command == "calibrate" and Run(stage.out).begun:
+        raise RunError(
+            f"Stage {stage.name} was interrupted, and a calibration cannot be continued. Remove {stage.out}, then run the same "
+            "command again."
+        )
     recipe = _recipe(options, stage)
     recipe.parent.mkdir(parents=True, exist_ok=True)
     write_whole(recipe, to_toml(stage.content | _resumption(stage)))
@@ -112,9 +121,15 @@ class Done:
     def names(self, stages: Sequence[ExperimentStage]) -> set[str]:
         """Return the names of the finished stages. Raise OptionError for one that was run with other options.
 
-        A stage is started again if what it wrote no longer exists.
+        A stage is started again if what it wrote no longer exists. Raise OptionError if a finished one rests on it.
         """
         found = [stage for stage in stages if stage.name in self._stages and stage.out.exists()]
+        for stage in found:
+            if lost := next((other for other in stages if other not in found and reads(stage, other)), None):
+                raise OptionError(
+                    f"Stage {lost.name} is not done, but stage {stage.name}, which reads what it writes, is. Remove {stage.out} "
+                    "as well to run both again, or choose another --out."
+                )
         for stage in found:
             now, before = flat(_plain(stage)), flat(self._stages[stage.name])
             if changed := sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key)):

@@ -27,6 +27,7 @@ from sod.config import (
 )
 from sod.errors import OptionError
 from sod.recipes import over, read_recipe
+from sod.runs.validations import BEST
 
 STAGE_COMMANDS: dict[str, type[Options]] = {
     "lab make": LabOptions,
@@ -90,9 +91,9 @@ def read_stages(options: RunOptions) -> list[ExperimentStage]:
 def _stage(
     name: str, table: Mapping[str, Any], options: RunOptions, earlier: Mapping[str, ExperimentStage]
 ) -> ExperimentStage:
-    command = table.get("command", name)
+    command = str(table.get("command", name))
     if command not in STAGE_COMMANDS:
-        near = get_close_matches(str(command), STAGE_COMMANDS, n=1)
+        near = get_close_matches(command, STAGE_COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(STAGE_COMMANDS)}."
         raise OptionError(f"stages.{name}: {command!r} is not a command of a stage; {hint}")
     if "/" in name or name.startswith("."):
@@ -120,7 +121,32 @@ def _resolved(value: Any, earlier: Mapping[str, ExperimentStage], where: str) ->
         raise OptionError(
             f"{where}: {value!r} is not an earlier stage ({known} above it). Correct the name or the order."
         )
-    return str(earlier[name].out / path if path else earlier[name].out)
+    stage = earlier[name]
+    if path == BEST and stage.command in ("sft", "train") and not stage.content.get("validate", {}).get("data"):
+        raise OptionError(
+            f"{where}: {value!r} is the checkpoint with the best validation, but stage {name} does not validate. Give it "
+            f"validate.data, or write @{name}."
+        )
+    return str(stage.out / path if path else stage.out)
+
+
+def reads(stage: ExperimentStage, other: ExperimentStage) -> bool:
+    """Return whether an option of the stage names something that the other one writes."""
+    return stage is not other and any(is_below(text, other.out) for text in _texts(stage.content))
+
+
+def is_below(text: str, folder: Path) -> bool:
+    """Return whether a text is the path of a folder or of something in it."""
+    return Path(text).is_relative_to(folder)
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        yield from (text for each in value for text in _texts(each))
+    elif isinstance(value, str | Path):
+        yield str(value)
 
 
 def runs_of(stages: list[ExperimentStage]) -> Iterator[Path]:

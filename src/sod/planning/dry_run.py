@@ -137,11 +137,12 @@ def _of_fine_tuning(options: SftOptions) -> "DryRun":
     return text
 
 
-def _of_training(options: TrainOptions) -> "DryRun":
-    text, name = DryRun.of("train", options), options.algorithm.name
+def _read_training(text: "DryRun", options: TrainOptions) -> "tuple[Found, Found | None, Found, list[Found]]":
+    """Add what a training run reads. -> student, teacher (the student itself for opsd), data, validation sets"""
+    name = options.algorithm.name
     student = text.read_model("student", options.student)
     teacher = None
-    if is_own := name in SYSTEMS and SYSTEMS[name].context is not None:
+    if _is_own_teacher(options):
         teacher = student
         text.add("reads", "teacher  the initial student, with additional context in its prompt")
     elif options.teacher is not None:
@@ -162,6 +163,17 @@ def _of_training(options: TrainOptions) -> "DryRun":
     if (rates := options.curriculum.rates) is not None:
         text.add("reads", f"rates    {rates}, a finished evaluation of the data")
         text.check_rates(rates, options.data)
+    return student, teacher, data, held_out
+
+
+def _is_own_teacher(options: TrainOptions) -> bool:
+    name = options.algorithm.name
+    return name in SYSTEMS and SYSTEMS[name].context is not None
+
+
+def _of_training(options: TrainOptions) -> "DryRun":
+    text, name, is_own = DryRun.of("train", options), options.algorithm.name, _is_own_teacher(options)
+    student, teacher, data, held_out = _read_training(text, options)
     text.write(options.out, resume=options.resume)
     options = options.model_copy(update={"rollout": text.fitting(options.rollout, student, teacher)})
     text.check_what_is_named(options, None if is_own else teacher)
@@ -474,7 +486,8 @@ class DryRun(Text):
 
     def fitting(self, rollout: SomeSampling, *models: Found | None) -> SomeSampling:
         """Return the options with default lengths that fit the models, as the run caps them."""
-        fitting = capped(rollout, [model.shape.positions for model in models if model and model.shape])
+        known = [model.positions for model in models if model]
+        fitting = capped(rollout, [positions for positions in known if positions is not None])
         if fitting is not rollout:
             self.add(
                 "does",

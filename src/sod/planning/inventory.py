@@ -17,6 +17,7 @@ from sod.datasets.published import SETS
 from sod.datasets.rows import count_rows
 from sod.errors import ModelError, OptionError
 from sod.hub import name_on_hub, refuse_gguf
+from sod.model.lengths import positions_in
 from sod.planning.memory import ITEMSIZE, MODEL_FAMILIES, Shape
 from sod.recipes import maker_of, read_about, read_recipe
 
@@ -34,6 +35,13 @@ class Found:
     """What the user must do to make it exist; "" if nothing."""
     config: Path | None = None
     """The config.json of a local model."""
+
+    @property
+    def positions(self) -> int | None:
+        """Number of positions of the model, or None if it is not known."""
+        if self.shape is not None:
+            return self.shape.positions
+        return None if self.config is None else positions_in(self.config)
 
     @property
     def is_unsized(self) -> bool:

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
@@ -37,17 +38,20 @@ async def rollout(
     *,
     seed: int,
     update: int,
+    began: float | None = None,
     on_trajectory: Callable[[Trajectory | None], None] = lambda trajectory: None,
     on_group: Callable[[Group], Awaitable[None]] | None = None,
 ) -> list[Group]:
     """Return `group` attempts at each problem, in the order of the problems.
 
     Calls `on_trajectory` when an attempt ends, with None for a dropped one. Calls `on_group` when a group is complete; attempts
-    do not wait for it, but the return does.
+    do not wait for it, but the return does. `began`: time.monotonic() when the sampling of the update began, for
+    rollout.update_seconds. Default: now.
     """
     slots = asyncio.Semaphore(agent.options.concurrency)
     group, limit = _sizes(agent.options)
-    end = None if limit is None else asyncio.get_running_loop().time() + limit
+    began = time.monotonic() if began is None else began  # also the clock of an event loop
+    end = None if limit is None else began + limit
     causes: set[str] = set()
     ended: dict[str, dict[int, Trajectory | None]] = {problem.id: {} for problem in problems}
 

@@ -341,7 +341,7 @@ class Run:
             )
         # A run of an older version has fewer options. It had what is the default of the new ones.
         before = now | flat(_with_defaults(type(options), before))
-        may_change = resume_may_change(type(options))
+        may_change = resume_may_change(type(options)) | _chosen_at_start(options)
         changed = [key for key in now if key not in may_change and now[key] != before[key]]
         if changed:
             raise RunError(
@@ -427,6 +427,17 @@ def command_of(environment: Mapping[str, Any], options: Mapping[str, Any]) -> st
         return command
     signs = {"updates": "train", "samples": "eval", "epochs": "sft", "run": "calibrate"}
     return next((command for sign, command in signs.items() if sign in options), "?")
+
+
+def _chosen_at_start(options: Options) -> set[str]:
+    """Return the options whose values a run chose when it began, because none were given: it keeps them."""
+    network, rollout = getattr(options, "network", None), getattr(options, "rollout", None)
+    chosen = {"network.dtype"} if network is not None and network.dtype == "auto" else set[str]()
+    if rollout is not None:
+        chosen |= {
+            f"rollout.{name}" for name in ("max_tokens", "max_prompt_tokens") if name not in rollout.model_fields_set
+        }
+    return chosen
 
 
 def _with_defaults(kind: type[Options], stored: dict[str, Any]) -> dict[str, Any]:

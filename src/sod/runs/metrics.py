@@ -87,8 +87,10 @@ class RolloutTotals:
         self.advantage_shaped += advantage if alike else 0.0
 
     def __add__(self, other: "RolloutTotals") -> "RolloutTotals":
-        both = {each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)}
-        return RolloutTotals(**both)
+        counted = [each.name for each in fields(self) if each.name != "advantage_of"]
+        return RolloutTotals(
+            self.advantage_of, **{name: getattr(self, name) + getattr(other, name) for name in counted}
+        )
 
     def metrics(self) -> dict[str, float]:
         """Return means over the trajectories, without dropped and ungraded ones."""
@@ -136,7 +138,8 @@ OF_LEARNING = ("rollout/groups_alike", "rollout/groups_shaped", "rollout/advanta
 def of_resampling(groups: Sequence[Group], learnt: Collection[str], advantage: str = "grpo") -> dict[str, float]:
     """Return the metrics of an update that sampled more problems than it learns from, those with the ids `learnt`.
 
-    Solve rates, lengths and errors are of all sampled problems: a rate over the chosen ones would say nothing of the student.
+    Solve rates, lengths and errors are of all sampled problems, because a rate over the chosen ones does not describe the
+    student.
     Metrics of what GRPO learns are of the chosen problems.
     """
     chosen = of_rollout((group for group in groups if group.problem.id in learnt), advantage)
