@@ -98,7 +98,7 @@ def test_what_will_be_refused_is_said_before(train: Callable[..., str], tmp_path
     )
     assert "algorithm.name = sod needs a teacher. Give --teacher." in train(teacher=None)
     assert "with the prompt it is 23,040, and the student has 1,024 positions" in train(
-        rollout=RolloutOptions(problems=2)
+        rollout=RolloutOptions(problems=2, max_tokens=20480)
     )
     assert "holds no run" in train(resume=True)
     (tmp_path / "run").mkdir()
@@ -160,7 +160,7 @@ def test_a_plan_of_fine_tuning_counts(teacher: Path, jsonl: Callable[[Sequence[A
     text = plan(options, WIDE)
     assert "12 optimiser steps: 3 passes over the data, 2 conversations per optimiser step" in text
     assert "tokens: 42,000 at most, estimated" in text
-    assert "Lower max_tokens to 1,024, the number of positions of the model." in text
+    assert "longer conversations than 1,024 tokens, the positions of the model, are cut" in text
     assert "2 checkpoints of 4.4 MiB, one being written" in text
 
 
