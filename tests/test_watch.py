@@ -27,6 +27,7 @@ from sod.runs.alarms import ALARMS
 from sod.runs.directory import Run
 from sod.runs.ends import write_end
 from sod.runs.locks import Lock
+from sod.runs.validations import Validation, add_validation
 from sod.watch import watch
 from sod.watch.following import NEWEST, Follower
 from sod.watch.keyboard import names_of
@@ -60,6 +61,12 @@ def shown(viewer: Viewer, *keys: str, size: tuple[int, int] = (80, 24), colour: 
 
 def viewer_of(*folders: Path, curves: Sequence[str] = ()) -> Viewer:
     return Viewer([Follower(folder, folder.name) for folder in folders], curves)
+
+
+def validate(run: Path, number: int, score: float) -> None:
+    """Add a validation with one set to a run, as `sod train` does."""
+    numbers = {"validate/lab/avg": score, "validate/lab/no": 0.5, "validate/avg": score}
+    add_validation(run, Validation(number, {}, numbers, {}), [trajectory("held")])
 
 
 @pytest.fixture
@@ -143,16 +150,24 @@ def test_why_a_run_ended_is_shown(run: Path) -> None:
 
 
 def test_any_metric_is_drawn_by_its_name_or_by_the_beginning_of_it(tmp_path: Path) -> None:
-    rows = [update(n) | ({"validate/lab/avg": 0.1 * n, "validate/lab/no": 0.5} if n % 2 else {}) for n in range(1, 9)]
-    run = write_run(tmp_path / "run", metrics=rows)
+    run = write_run(tmp_path / "run")
+    for number in (0, 4, 8):
+        validate(run, number, 0.0625 * number)
     text = shown(viewer_of(run))
-    assert text.index("rollout/solved") < text.index("validate/lab/avg") < text.index("rollout/reward")
+    assert text.index("rollout/solved") < text.index("validate/avg") < text.index("rollout/reward")
+    assert "validate/lab" not in text, "a run has dozens of them"
     status = Follower(run, "run").status
+    assert status.record.curve("validate/avg") == ([0, 4, 8], [0.0, 0.25, 0.5])
     assert chosen_curves(status, ["validate/", "learn/entropy"]) == [
+        "validate/avg",
         "validate/lab/avg",
         "validate/lab/no",
         "learn/entropy",
     ]
+    drawn = shown(viewer_of(run, curves=["validate/lab/avg"])).splitlines()
+    place = next(at for at, line in enumerate(drawn) if line.startswith("validate/lab/avg"))
+    assert drawn[place].split()[:2] == ["validate/lab/avg", "0.5"]
+    assert "█" in drawn[place + 1]
     assert chosen_curves(status, ["steps/d", "none"]) == ["steps/d"]
     assert "steps/d" not in shown(viewer_of(run, curves=["validate/"]))
     assert {"pattern/stable", "seconds/learn", "validate/lab/no"} <= set(chosen_curves(status, ()))

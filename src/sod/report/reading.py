@@ -97,8 +97,8 @@ class RunRecord:
         return not (self.metrics or self.validations or self.trajectories or self.results or self.calibration)
 
     def curve(self, name: str) -> tuple[list[int], list[float]]:
-        """Return the updates that have a metric, and its values."""
-        rows = [row for row in self.metrics if name in row]
+        """Return the updates that have a metric of the training or of its validations, and the metric's values."""
+        rows = [row for row in (*self.metrics, *self.validations) if name in row]
         return [int(row["update"]) for row in rows], [row[name] for row in rows]
 
 

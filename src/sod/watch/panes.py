@@ -16,7 +16,7 @@ from sod.watch.plots import plot
 from sod.watch.status import EXPECTED, RunStatus
 
 CURVES = (
-    "rollout/solved", "validate/", "rollout/reward", "steps/d", "learn/entropy", "learn/loss", "tools/calls", "tools/errors",
+    "rollout/solved", "validate/avg", "validate/loss", "rollout/reward", "steps/d", "learn/entropy", "learn/loss", "tools/calls", "tools/errors",
     "speed/tokens_per_second", "speed/learn_tokens_per_second",
 )  # fmt: skip
 """Metrics to draw unless the user names others, the most important one first; see `chosen_curves`."""
@@ -151,9 +151,8 @@ def alarms_in_short(status: RunStatus, width: int, most: int) -> Lines:
 
 def chosen_curves(status: RunStatus, names: Sequence[str]) -> list[str]:
     """Return the metrics with these names, or else those that begin with them, in this order. Without names: all."""
-    keys = sorted(
-        {key for row in status.record.metrics for key in row if key != "update" and not key.startswith("alarm/")}
-    )
+    rows = (*status.record.metrics, *status.record.validations)
+    keys = sorted({key for row in rows for key in row if key != "update" and not key.startswith("alarm/")})
     if not names:
         return keys
     found = ([name] if name in keys else [key for key in keys if key.startswith(name)] for name in names)
