@@ -27,13 +27,14 @@ from sod.runs.alarms import ALARMS
 from sod.runs.directory import Run
 from sod.runs.ends import write_end
 from sod.runs.locks import Lock
-from sod.runs.validations import Validation, add_validation
+from sod.runs.validations import Validation, add_validation, link_best
 from sod.watch import watch
 from sod.watch.following import NEWEST, Follower
 from sod.watch.keyboard import names_of
 from sod.watch.panes import chosen_curves, join_lines
 from sod.watch.plots import plot
 from sod.watch.serving import LivePage, open_server
+from sod.watch.status import signature
 from sod.watch.views import KEYS, Viewer
 
 SIZES = ((80, 24), (120, 40))
@@ -332,6 +333,22 @@ def test_a_run_that_has_not_changed_is_not_read_again(run: Path) -> None:
     assert not follower.refresh(time.time())
     (run / "metrics.jsonl").touch()
     assert follower.refresh(time.time())
+
+
+def test_a_new_validation_and_another_best_checkpoint_are_noticed(run: Path) -> None:
+    follower = Follower(run, "run")
+    seen = [signature(run)]
+    validate(run, 4, 0.25)
+    follower._not_before = 0.0
+    assert follower.refresh(time.time())
+    assert follower.status.record.curve("validate/avg") == ([4], [0.25])
+    seen.append(signature(run))
+    for number in (4, 8):
+        checkpoint = run / "checkpoints" / f"update-{number:04}"
+        checkpoint.mkdir(parents=True)
+        link_best(run, checkpoint)
+        seen.append(signature(run))
+    assert len(set(seen)) == 4
 
 
 @pytest.mark.parametrize(
