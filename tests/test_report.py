@@ -383,6 +383,16 @@ def test_every_figure_is_drawn_for_page_and_paper_alike(tmp_path: Path, capsys: 
         assert f"{name}.png" in said
 
 
+def test_validations_with_other_settings_than_the_last_one_are_left_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    for number, limit, score in ((0, 20, 0.5), (4, 20, 0.9), (4, 50, 0.4), (8, 50, 0.6), (6, 50, 0.45)):
+        add_validation(run, Validation(number, {"limit": limit}, {"validate/held/avg": score}, {}))
+    html = page(run)
+    assert "validations with other options or problems than the last one: validation.jsonl line 1 and 1 more" in html
+    for when, cell in (("at the start", "40.0"), ("best", "60.0, update 8"), ("last", "60.0")):
+        assert f'<th scope="row">held, avg, %: {when}</th><td>{cell}</td>' in html
+
+
 def test_figures_follow_the_page_and_have_names_of_their_own(tmp_path: Path) -> None:
     html = page(validate(write_run(tmp_path / "run", calibration=calibration())), write_run(tmp_path / "two"))
     assert "held, avg, %: best</th><td>70.0 ± 5.0, update 8</td>" in html

@@ -16,7 +16,7 @@ from sod.runs.directory import command_of
 from sod.runs.results import Numbers, Results, read_results
 from sod.runs.validations import FILE as VALIDATIONS
 from sod.runs.validations import VALIDATIONS_FOLDER as VALIDATED
-from sod.runs.validations import validation_of
+from sod.runs.validations import Validation, validation_of
 
 NOT_FINITE = "numbers that are not finite"
 ADVICE = "Pass run directories of `sod train` or `sod eval`."
@@ -61,7 +61,7 @@ class RunRecord:
     metrics: list[dict[str, float]]
     """One row per update, in order; finite numbers only, including `update`."""
     validations: list[dict[str, float]] = field(default_factory=list)
-    """Numbers of each validation while training, in order; finite numbers only, including `update`."""
+    """Numbers of each validation with the settings of the last one, in order; finite numbers only, including `update`."""
     trajectories: list[ShownTrajectory] = field(default_factory=list)
     """The newest trajectories, up to the limit, ordered by update."""
     places: list[tuple[int, int]] = field(default_factory=list)
@@ -235,15 +235,20 @@ def _metrics(file: Path, notes: Notes) -> list[dict[str, float]]:
 
 
 def _validations(file: Path, notes: Notes) -> list[dict[str, float]]:
-    rows: dict[int, dict[str, float]] = {}
+    """Return the numbers of the validations that have the settings of the last one. Others are not comparable with it."""
+    found: list[tuple[str, Validation]] = []
     for where, content in _lines(file, file.name, notes):
         try:
-            found = validation_of(content)
+            found.append((where, validation_of(content)))
         except (ValueError, TypeError, LookupError):
             notes.add("validations that cannot be read", where)
+    rows: dict[int, dict[str, float]] = {}
+    for where, each in found:
+        if each.settings != found[-1][1].settings:
+            notes.add("validations with other options or problems than the last one", where)
             continue
-        numbers = {key: finite for key, value in found.metrics.items() if (finite := drawable(value)) is not None}
-        rows[found.update] = {"update": found.update} | numbers
+        numbers = {key: finite for key, value in each.metrics.items() if (finite := drawable(value)) is not None}
+        rows[each.update] = {"update": each.update} | numbers
     return [rows[update] for update in sorted(rows)]
 
 
