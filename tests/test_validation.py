@@ -356,7 +356,7 @@ def test_a_report_draws_the_scores_with_their_intervals_and_shows_some_trajector
     assert (tmp_path / "figures" / "validation.png").stat().st_size > 1000
     first = read_validations(validated.folder)[0].metrics
     mean, half = 100 * first["validate/held/avg"], 100 * first["validate/held/avg_half"]
-    assert f'<th scope="row">held, avg, %: at the start</th><td>{mean:.1f} ± {half:.1f}</td>' in page
+    assert f'<th scope="row">held, avg, %: first</th><td>{mean:.1f} ± {half:.1f}</td>' in page
     run = read_run(validated.folder, "run", limit=400, keep=lambda _: (0, 0), advance=lambda: None)
     assert {t.problem for t in run.trajectories if t.update == 0} == {f"validation held: h{i}" for i in range(6)}
 

@@ -6,6 +6,7 @@ other versions.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sod.runs.directory import command_of
 from sod.runs.results import Numbers, Results, read_results
 from sod.runs.validations import FILE as VALIDATIONS
 from sod.runs.validations import VALIDATIONS_FOLDER as VALIDATED
-from sod.runs.validations import Validation, validation_of
+from sod.runs.validations import Validation, best_update, validation_of
 
 NOT_FINITE = "numbers that are not finite"
 ADVICE = "Pass run directories of `sod train` or `sod eval`."
@@ -62,6 +63,8 @@ class RunRecord:
     """One row per update, in order; finite numbers only, including `update`."""
     validations: list[dict[str, float]] = field(default_factory=list)
     """Numbers of each validation with the settings of the last one, in order; finite numbers only, including `update`."""
+    best: int | None = None
+    """Number of updates before the checkpoint that the link RUN/best names. None without such a checkpoint."""
     trajectories: list[ShownTrajectory] = field(default_factory=list)
     """The newest trajectories, up to the limit, ordered by update."""
     places: list[tuple[int, int]] = field(default_factory=list)
@@ -152,6 +155,7 @@ def read_run(folder: Path, name: str, *, limit: int, keep: Keep, advance: Callab
         calibration=_object(folder / "calibration.json", notes),
         metrics=_metrics(folder / "metrics.jsonl", notes),
         validations=_validations(folder / VALIDATIONS, notes),
+        best=_best(folder),
         notes=notes,
     )
     for update, file in _numbered(folder / VALIDATED):
@@ -250,6 +254,12 @@ def _validations(file: Path, notes: Notes) -> list[dict[str, float]]:
         numbers = {key: finite for key, value in each.metrics.items() if (finite := drawable(value)) is not None}
         rows[each.update] = {"update": each.update} | numbers
     return [rows[update] for update in sorted(rows)]
+
+
+def _best(folder: Path) -> int | None:
+    with suppress(OSError, ValueError):  # the link may change meanwhile, or name something else
+        return best_update(folder)
+    return None
 
 
 def _add_trajectories(record: RunRecord, update: int, file: Path, limit: int, keep: Keep) -> None:
