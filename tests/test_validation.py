@@ -213,6 +213,38 @@ def course(run: Run, rows: Sequence[Validation], stop_after: int) -> Course:
     )
 
 
+def test_another_measure_chooses_among_the_checkpoints_that_are_left(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+
+    def save(update: int) -> None:
+        run.save(update, lambda folder: None, keep=1)
+
+    for update, avg, solved in ((0, 0.9, 0.2), (10, 0.3, 0.9), (20, 0.4, 0.6), (30, 0.5, 0.5)):
+        metrics = {"validate/avg": avg, "validate/pass@4": solved}
+        add_validation(run.folder, Validation(update, {}, metrics, {"held": {}}))
+        save(update)
+        if update == 0:
+            run.choose_best(0, keep=1)
+    assert not checkpoint(run, 10).exists()
+
+    def opened(measure: str) -> Course:
+        return Course.open(run, HeldOutOptions(data=("held.jsonl",)), SolveScale(measure, 4), {}, keep=1)
+
+    def best(found: Course) -> tuple[int, Path | None]:
+        assert found.best is not None
+        return found.best.update, best_checkpoint(run.folder)
+
+    assert best(opened("avg")) == (0, checkpoint(run, 0))
+    found = opened("pass")
+    assert best(found) == (20, checkpoint(run, 20))
+    worse = Validation(40, {}, {"validate/pass@4": 0.55, "seconds/validate": 1.0}, {})
+    better = Validation(50, {}, {"validate/pass@4": 0.7, "seconds/validate": 1.0}, {})
+    for new, expected in ((worse, 20), (better, 50)):
+        found.add(new, save)
+        assert best(found) == (expected, checkpoint(run, expected))
+        assert found.line(new)[-1][1] == ("best so far" if new is better else "best: update 20")
+
+
 def test_a_run_ends_after_so_many_validations_without_a_gain_outside_the_noise(tmp_path: Path) -> None:
     start, noise = row(0, *[1] * 20), row(10, *[1] * 19, 2)
     gain = row(20, *[2] * 20)
