@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from test_report import HOSTILE, TRAIN, attempts, lines, trajectory, update, write_run
+from test_report import ENVIRONMENT, HOSTILE, TRAIN, attempts, lines, trajectory, update, write_run
 from test_report_browser import BROWSER, browser
 
 from sod.cli import run as sod
@@ -26,7 +26,7 @@ from sod.config import WatchOptions
 from sod.runs.alarms import ALARMS
 from sod.runs.directory import Run
 from sod.runs.ends import write_end
-from sod.runs.locks import Lock
+from sod.runs.locks import LOCK_FILE, Lock
 from sod.runs.validations import Validation, add_validation, link_best
 from sod.watch import watch
 from sod.watch.following import NEWEST, Follower
@@ -145,6 +145,24 @@ def test_why_a_run_ended_is_shown(run: Path) -> None:
     assert "failed (ValueError)" in text.splitlines()[0]
     assert "the \\x1b[31mdisk" in text
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        ("sft", "Continue it with --resume."),
+        ("train", "Continue it with --resume."),
+        ("eval", "Continue it with the same command."),
+        ("rollout", "Continue it with the same command."),
+        ("calibrate", "It cannot be continued. Start it again with another --out."),
+    ],
+)
+def test_a_crashed_run_is_continued_as_its_command_allows(tmp_path: Path, command: str, advice: str) -> None:
+    run = write_run(tmp_path / "run", environment=ENVIRONMENT | {"command": command})
+    (run / LOCK_FILE).write_text("process 1 on a machine that has stopped")
+    text = shown(viewer_of(run))
+    assert "crashed" in text.splitlines()[0]
+    assert f"Its process was killed, or the machine stopped. {advice}" in " ".join(text.split())
 
 
 # Curves

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from sod.console.progress import clock, fitted
 from sod.console.text import cell, plain
+from sod.interrupts import CONTINUED, RESUMED
 from sod.report import summary
 from sod.report.trajectories import Step
 from sod.watch.following import Attempt
@@ -109,12 +110,19 @@ def about(status: RunStatus, width: int, now: float) -> Lines:
     if status.state == "waiting":
         lines.append(fit(Text("No run yet. It is shown as soon as it begins.", style="yellow"), width))
     elif status.state == "crashed":
-        lines.append(
-            fit(Text("Its process was killed, or the machine stopped. Continue it with --resume.", style="red"), width)
-        )
+        words = f"Its process was killed, or the machine stopped. {_how_to_continue(status.record.command)}"
+        lines += wrapped(Text(words, style="red"), width)
     elif status.state not in EXPECTED and status.end and status.end.message:
         lines += list(wrapped(Text(plain(status.end.message), style="red"), width, 3))
     return lines
+
+
+def _how_to_continue(command: str) -> str:
+    if command in RESUMED:
+        return "Continue it with --resume."
+    if command in CONTINUED:
+        return "Continue it with the same command."
+    return "" if command == "?" else "It cannot be continued. Start it again with another --out."
 
 
 def alarm_lines(status: RunStatus, width: int) -> Lines:
