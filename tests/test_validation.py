@@ -31,10 +31,13 @@ from sod.planning.dry_run import plan
 from sod.recipes import to_toml
 from sod.report import report
 from sod.report.reading import read_run
+from sod.rollout.agent import Agent
 from sod.runs.directory import Run
 from sod.runs.validations import Validation, add_validation, best_checkpoint, read_validations, rewind_validations
 from sod.sft import sft
 from sod.training import train
+from sod.types import Problem, Trajectory
+from sod.validation import solving
 from sod.validation.course import Course
 from sod.validation.solving import SolveScale
 
@@ -175,6 +178,37 @@ def test_a_line_shows_the_score_its_noise_and_the_best(
     assert "best so far" in out
     best = 1 if last.metrics["validate/avg"] > first.metrics["validate/avg"] else 0
     assert f"; the best by validation, after update {best}, is {run.folder / 'best'}" in " ".join(out.split())
+
+
+def test_a_line_shows_why_pass_has_no_number_if_every_problem_lost_a_sample(
+    train_run: Callable[..., Run], held_out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = solving.attempts
+
+    def without_the_first(agent: Agent, jobs: Any, *, seed: int, on_trajectory: Callable[..., None]) -> Any:
+        def keep(problem: Problem, sample: int, attempt: Trajectory | None) -> None:
+            on_trajectory(problem, sample, attempt if sample else None)
+
+        return whole(agent, jobs, seed=seed, on_trajectory=keep)
+
+    monkeypatch.setattr(solving, "attempts", without_the_first)
+    run = train_run(validate={"data": held_out, "samples": 2, "measure": "pass"}, updates=1)
+    out = capsys.readouterr().out
+    assert "update 0  held: no pass@2, every problem lost a sample" in out
+    assert "no attempt was graded" not in out
+    assert read_validations(run.folder)[0].metrics["validate/held/rollout/dropped"] == 6
+    assert best_checkpoint(run.folder) is None
+
+
+def test_without_a_score_a_line_names_the_best_so_far_or_that_there_is_none(tmp_path: Path) -> None:
+    known, unknown = ({"validate/pass@4": 0.5}, 0), ({"validate/pass@3": 0.5}, 10)
+    for rows, note in (((unknown,), "no best yet"), ((known, unknown), "best: update 0")):
+        found = Course(Run(tmp_path), HeldOutOptions(data=("held.jsonl",)), SolveScale("pass", 4), {}, keep=1)
+        for metrics, update in rows:
+            problems = {"held": {"p": [1.0, 3.0, 0.0]}}
+            validation = Validation(update, {}, metrics | {"seconds/validate": 1.0}, problems)
+            found.add(validation, lambda update: (tmp_path / f"checkpoints/update-{update:04}").mkdir(parents=True))
+        assert found.line(validation)[-1][1] == note
 
 
 # The best checkpoint

@@ -155,7 +155,5 @@ class Course:
     def line(self, validation: Validation) -> list[tuple[int, str]]:
         """Return the parts of the line about a validation that was just added, with their importance."""
         best = self.best
-        note = (
-            "best so far" if best is validation else f"best: update {best.update}" if best else "no attempt was graded"
-        )
+        note = "best so far" if best is validation else f"best: update {best.update}" if best else "no best yet"
         return [(9, "validate"), (9, f"update {validation.update}"), *self.scale.line(validation), (7, note)]
