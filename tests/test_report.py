@@ -411,7 +411,9 @@ def test_the_best_checkpoint_is_the_one_that_its_link_names(tmp_path: Path) -> N
     assert rows["other, avg, %: RUN/best"] == ["60.0, update 4"]
     figure = validation_figure([record])
     assert figure is not None
-    rings = [[line.get_xydata().tolist() for line in axis.lines if line.get_fillstyle() == "none"] for axis in figure.axes]
+    rings = [
+        [line.get_xydata().tolist() for line in axis.lines if line.get_fillstyle() == "none"] for axis in figure.axes
+    ]
     assert rings == [[[[4.0, 70.0]]], [[[4.0, 60.0]]]]
 
 

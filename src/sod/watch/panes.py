@@ -1,4 +1,4 @@
-"""The parts of the screen as lines of text, each at most as wide as asked. Without colour, words and signs say the same."""
+"""The parts of the screen as lines of text, each at most as wide as asked. Every colour repeats what words or signs state."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -17,8 +17,8 @@ from sod.watch.plots import plot
 from sod.watch.status import EXPECTED, RunStatus
 
 CURVES = (
-    "rollout/solved", "validate/avg", "validate/loss", "rollout/reward", "steps/d", "learn/entropy", "learn/loss", "tools/calls", "tools/errors",
-    "speed/tokens_per_second", "speed/learn_tokens_per_second",
+    "rollout/solved", "validate/avg", "validate/loss", "rollout/reward", "steps/d", "learn/entropy", "learn/loss",
+    "tools/calls", "tools/errors", "speed/tokens_per_second", "speed/learn_tokens_per_second",
 )  # fmt: skip
 """Metrics to draw unless the user names others, the most important one first; see `chosen_curves`."""
 NARROWEST = 24
