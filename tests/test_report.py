@@ -21,10 +21,11 @@ from sod.report import report
 from sod.report.figures import FIGURES, by_step, mean_and_error, smooth
 from sod.report.packing import CHUNK_CHARACTERS, Packer
 from sod.report.palette import COLOURS, LIGHT
-from sod.report.reading import names
+from sod.report.reading import names, read_run
 from sod.report.trajectories import TokenTotals, parse_trajectory
+from sod.report.validation import validation_figure, validation_rows
 from sod.runs.alarms import ALARMS
-from sod.runs.validations import Validation, add_validation
+from sod.runs.validations import Validation, add_validation, link_best
 
 TRAIN = {
     "student": "lab/student",
@@ -383,9 +384,53 @@ def test_every_figure_is_drawn_for_page_and_paper_alike(tmp_path: Path, capsys: 
         assert f"{name}.png" in said
 
 
+def test_validations_with_other_settings_than_the_last_one_are_left_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    for number, limit, score in ((0, 20, 0.5), (4, 20, 0.9), (4, 50, 0.4), (8, 50, 0.6), (6, 50, 0.45)):
+        add_validation(run, Validation(number, {"limit": limit}, {"validate/held/avg": score}, {}))
+    html = page(run)
+    assert "validations with other options or problems than the last one: validation.jsonl line 1 and 1 more" in html
+    for when, cell in (("first", "40.0"), ("highest", "60.0, update 8"), ("RUN/best", "–"), ("last", "60.0")):
+        assert f'<th scope="row">held, avg, %: {when}</th><td>{cell}</td>' in html
+
+
+def test_the_best_checkpoint_is_the_one_that_its_link_names(tmp_path: Path) -> None:
+    """The mean over two sets chooses update 4, which is the highest in neither."""
+    run = write_run(tmp_path / "run")
+    for number, one, other in ((0, 0.8, 0.1), (4, 0.7, 0.6), (8, 0.1, 0.75)):
+        numbers = {"validate/one/avg": one, "validate/other/avg": other, "validate/avg": (one + other) / 2}
+        add_validation(run, Validation(number, {}, numbers, {}))
+    checkpoint = run / "checkpoints" / "update-0004"
+    checkpoint.mkdir(parents=True)
+    link_best(run, checkpoint)
+    record = read_run(run, "run", limit=0, keep=lambda _: (0, 0), advance=lambda: None)
+    rows = dict(validation_rows([record]))
+    assert rows["one, avg, %: highest"] == ["80.0, update 0"]
+    assert rows["one, avg, %: RUN/best"] == ["70.0, update 4"]
+    assert rows["other, avg, %: highest"] == ["75.0, update 8"]
+    assert rows["other, avg, %: RUN/best"] == ["60.0, update 4"]
+    figure = validation_figure([record])
+    assert figure is not None
+    rings = [
+        [line.get_xydata().tolist() for line in axis.lines if line.get_fillstyle() == "none"] for axis in figure.axes
+    ]
+    assert rings == [[[[4.0, 70.0]]], [[[4.0, 60.0]]]]
+
+
+def test_a_loss_has_a_lowest_row_and_a_link_to_something_else_is_left_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    for number, loss in ((0, 2.0), (4, 1.0), (8, 1.5)):
+        add_validation(run, Validation(number, {}, {"validate/held/loss": loss}, {}))
+    (run / "else-1").mkdir()
+    link_best(run, run / "else-1")
+    html = page(run)
+    assert "held, loss, nats per token: lowest</th><td>1.000, update 4</td>" in html
+    assert "held, loss, nats per token: RUN/best</th><td>–</td>" in html
+
+
 def test_figures_follow_the_page_and_have_names_of_their_own(tmp_path: Path) -> None:
     html = page(validate(write_run(tmp_path / "run", calibration=calibration())), write_run(tmp_path / "two"))
-    assert "held, avg, %: best</th><td>70.0 ± 5.0, update 8</td>" in html
+    assert "held, avg, %: highest</th><td>70.0 ± 5.0, update 8</td>" in html
     assert "validations that cannot be read: validation.jsonl line 4" in html
     pictures = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
     assert len(pictures) == len(FIGURES)

@@ -31,10 +31,13 @@ from sod.planning.dry_run import plan
 from sod.recipes import to_toml
 from sod.report import report
 from sod.report.reading import read_run
+from sod.rollout.agent import Agent
 from sod.runs.directory import Run
 from sod.runs.validations import Validation, add_validation, best_checkpoint, read_validations, rewind_validations
 from sod.sft import sft
 from sod.training import train
+from sod.types import Problem, Trajectory
+from sod.validation import solving
 from sod.validation.course import Course
 from sod.validation.solving import SolveScale
 
@@ -177,6 +180,37 @@ def test_a_line_shows_the_score_its_noise_and_the_best(
     assert f"; the best by validation, after update {best}, is {run.folder / 'best'}" in " ".join(out.split())
 
 
+def test_a_line_shows_why_pass_has_no_number_if_every_problem_lost_a_sample(
+    train_run: Callable[..., Run], held_out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = solving.attempts
+
+    def without_the_first(agent: Agent, jobs: Any, *, seed: int, on_trajectory: Callable[..., None]) -> Any:
+        def keep(problem: Problem, sample: int, attempt: Trajectory | None) -> None:
+            on_trajectory(problem, sample, attempt if sample else None)
+
+        return whole(agent, jobs, seed=seed, on_trajectory=keep)
+
+    monkeypatch.setattr(solving, "attempts", without_the_first)
+    run = train_run(validate={"data": held_out, "samples": 2, "measure": "pass"}, updates=1)
+    out = capsys.readouterr().out
+    assert "update 0  held: no pass@2, every problem lost a sample" in out
+    assert "no attempt was graded" not in out
+    assert read_validations(run.folder)[0].metrics["validate/held/rollout/dropped"] == 6
+    assert best_checkpoint(run.folder) is None
+
+
+def test_without_a_score_a_line_names_the_best_so_far_or_that_there_is_none(tmp_path: Path) -> None:
+    known, unknown = ({"validate/pass@4": 0.5}, 0), ({"validate/pass@3": 0.5}, 10)
+    for rows, note in (((unknown,), "no best yet"), ((known, unknown), "best: update 0")):
+        found = Course(Run(tmp_path), HeldOutOptions(data=("held.jsonl",)), SolveScale("pass", 4), {}, keep=1)
+        for metrics, update in rows:
+            problems = {"held": {"p": [1.0, 3.0, 0.0]}}
+            validation = Validation(update, {}, metrics | {"seconds/validate": 1.0}, problems)
+            found.add(validation, lambda update: (tmp_path / f"checkpoints/update-{update:04}").mkdir(parents=True))
+        assert found.line(validation)[-1][1] == note
+
+
 # The best checkpoint
 
 
@@ -211,6 +245,38 @@ def course(run: Run, rows: Sequence[Validation], stop_after: int) -> Course:
     return Course.open(
         run, HeldOutOptions(data=("held.jsonl",), stop_after=stop_after), SolveScale("avg", 4), {}, keep=1
     )
+
+
+def test_another_measure_chooses_among_the_checkpoints_that_are_left(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+
+    def save(update: int) -> None:
+        run.save(update, lambda folder: None, keep=1)
+
+    for update, avg, solved in ((0, 0.9, 0.2), (10, 0.3, 0.9), (20, 0.4, 0.6), (30, 0.5, 0.5)):
+        metrics = {"validate/avg": avg, "validate/pass@4": solved}
+        add_validation(run.folder, Validation(update, {}, metrics, {"held": {}}))
+        save(update)
+        if update == 0:
+            run.choose_best(0, keep=1)
+    assert not checkpoint(run, 10).exists()
+
+    def opened(measure: str) -> Course:
+        return Course.open(run, HeldOutOptions(data=("held.jsonl",)), SolveScale(measure, 4), {}, keep=1)
+
+    def best(found: Course) -> tuple[int, Path | None]:
+        assert found.best is not None
+        return found.best.update, best_checkpoint(run.folder)
+
+    assert best(opened("avg")) == (0, checkpoint(run, 0))
+    found = opened("pass")
+    assert best(found) == (20, checkpoint(run, 20))
+    worse = Validation(40, {}, {"validate/pass@4": 0.55, "seconds/validate": 1.0}, {})
+    better = Validation(50, {}, {"validate/pass@4": 0.7, "seconds/validate": 1.0}, {})
+    for new, expected in ((worse, 20), (better, 50)):
+        found.add(new, save)
+        assert best(found) == (expected, checkpoint(run, expected))
+        assert found.line(new)[-1][1] == ("best so far" if new is better else "best: update 20")
 
 
 def test_a_run_ends_after_so_many_validations_without_a_gain_outside_the_noise(tmp_path: Path) -> None:
@@ -356,7 +422,7 @@ def test_a_report_draws_the_scores_with_their_intervals_and_shows_some_trajector
     assert (tmp_path / "figures" / "validation.png").stat().st_size > 1000
     first = read_validations(validated.folder)[0].metrics
     mean, half = 100 * first["validate/held/avg"], 100 * first["validate/held/avg_half"]
-    assert f'<th scope="row">held, avg, %: at the start</th><td>{mean:.1f} ± {half:.1f}</td>' in page
+    assert f'<th scope="row">held, avg, %: first</th><td>{mean:.1f} ± {half:.1f}</td>' in page
     run = read_run(validated.folder, "run", limit=400, keep=lambda _: (0, 0), advance=lambda: None)
     assert {t.problem for t in run.trajectories if t.update == 0} == {f"validation held: h{i}" for i in range(6)}
 

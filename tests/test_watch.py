@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from test_report import HOSTILE, TRAIN, attempts, lines, trajectory, update, write_run
+from test_report import ENVIRONMENT, HOSTILE, TRAIN, attempts, lines, trajectory, update, write_run
 from test_report_browser import BROWSER, browser
 
 from sod.cli import run as sod
@@ -26,13 +26,15 @@ from sod.config import WatchOptions
 from sod.runs.alarms import ALARMS
 from sod.runs.directory import Run
 from sod.runs.ends import write_end
-from sod.runs.locks import Lock
+from sod.runs.locks import LOCK_FILE, Lock
+from sod.runs.validations import Validation, add_validation, link_best
 from sod.watch import watch
 from sod.watch.following import NEWEST, Follower
 from sod.watch.keyboard import names_of
 from sod.watch.panes import chosen_curves, join_lines
 from sod.watch.plots import plot
 from sod.watch.serving import LivePage, open_server
+from sod.watch.status import signature
 from sod.watch.views import KEYS, Viewer
 
 SIZES = ((80, 24), (120, 40))
@@ -60,6 +62,12 @@ def shown(viewer: Viewer, *keys: str, size: tuple[int, int] = (80, 24), colour: 
 
 def viewer_of(*folders: Path, curves: Sequence[str] = ()) -> Viewer:
     return Viewer([Follower(folder, folder.name) for folder in folders], curves)
+
+
+def validate(run: Path, number: int, score: float) -> None:
+    """Add a validation with one set to a run, as `sod train` does."""
+    numbers = {"validate/lab/avg": score, "validate/lab/no": 0.5, "validate/avg": score}
+    add_validation(run, Validation(number, {}, numbers, {}), [trajectory("held")])
 
 
 @pytest.fixture
@@ -139,20 +147,46 @@ def test_why_a_run_ended_is_shown(run: Path) -> None:
     assert "\x1b" not in text
 
 
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        ("sft", "Continue it with --resume."),
+        ("train", "Continue it with --resume."),
+        ("eval", "Continue it with the same command."),
+        ("rollout", "Continue it with the same command."),
+        ("calibrate", "It cannot be continued. Start it again with another --out."),
+    ],
+)
+def test_a_crashed_run_is_continued_as_its_command_allows(tmp_path: Path, command: str, advice: str) -> None:
+    run = write_run(tmp_path / "run", environment=ENVIRONMENT | {"command": command})
+    (run / LOCK_FILE).write_text("process 1 on a machine that has stopped")
+    text = shown(viewer_of(run))
+    assert "crashed" in text.splitlines()[0]
+    assert f"Its process was killed, or the machine stopped. {advice}" in " ".join(text.split())
+
+
 # Curves
 
 
 def test_any_metric_is_drawn_by_its_name_or_by_the_beginning_of_it(tmp_path: Path) -> None:
-    rows = [update(n) | ({"validate/lab/avg": 0.1 * n, "validate/lab/no": 0.5} if n % 2 else {}) for n in range(1, 9)]
-    run = write_run(tmp_path / "run", metrics=rows)
+    run = write_run(tmp_path / "run")
+    for number in (0, 4, 8):
+        validate(run, number, 0.0625 * number)
     text = shown(viewer_of(run))
-    assert text.index("rollout/solved") < text.index("validate/lab/avg") < text.index("rollout/reward")
+    assert text.index("rollout/solved") < text.index("validate/avg") < text.index("rollout/reward")
+    assert "validate/lab" not in text, "a run has dozens of them"
     status = Follower(run, "run").status
+    assert status.record.curve("validate/avg") == ([0, 4, 8], [0.0, 0.25, 0.5])
     assert chosen_curves(status, ["validate/", "learn/entropy"]) == [
+        "validate/avg",
         "validate/lab/avg",
         "validate/lab/no",
         "learn/entropy",
     ]
+    drawn = shown(viewer_of(run, curves=["validate/lab/avg"])).splitlines()
+    place = next(at for at, line in enumerate(drawn) if line.startswith("validate/lab/avg"))
+    assert drawn[place].split()[:2] == ["validate/lab/avg", "0.5"]
+    assert "█" in drawn[place + 1]
     assert chosen_curves(status, ["steps/d", "none"]) == ["steps/d"]
     assert "steps/d" not in shown(viewer_of(run, curves=["validate/"]))
     assert {"pattern/stable", "seconds/learn", "validate/lab/no"} <= set(chosen_curves(status, ()))
@@ -317,6 +351,22 @@ def test_a_run_that_has_not_changed_is_not_read_again(run: Path) -> None:
     assert not follower.refresh(time.time())
     (run / "metrics.jsonl").touch()
     assert follower.refresh(time.time())
+
+
+def test_a_new_validation_and_another_best_checkpoint_are_noticed(run: Path) -> None:
+    follower = Follower(run, "run")
+    seen = [signature(run)]
+    validate(run, 4, 0.25)
+    follower._not_before = 0.0
+    assert follower.refresh(time.time())
+    assert follower.status.record.curve("validate/avg") == ([4], [0.25])
+    seen.append(signature(run))
+    for number in (4, 8):
+        checkpoint = run / "checkpoints" / f"update-{number:04}"
+        checkpoint.mkdir(parents=True)
+        link_best(run, checkpoint)
+        seen.append(signature(run))
+    assert len(set(seen)) == 4
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from sod.console import screen
 from sod.console.text import plain
 from sod.distributed import place
 from sod.errors import InfrastructureError, OptionError, RankError, SodError, UsageError
+from sod.interrupts import CONTINUED, RESUMED
 
 COMMANDS = {
     "sft": ("SftOptions", "sod.sft:sft", "cold start: fine-tune a model on demonstrations"),
@@ -96,10 +97,6 @@ SECTIONS = {
     },
 }
 """Heading -> its commands, in the order of the overview."""
-RESUMED = ("sft", "train")
-"""Commands that continue with --resume."""
-CONTINUED = ("lab demo", "lab real", "lab teacher", "eval", "rollout", "run", "compare", "data fetch")
-"""Commands that continue when they are run again."""
 LOOKING = ("watch", "runs")
 """Commands that only look at runs. They start without the packages that check inputs."""
 HELP = ("-h", "--help", "--help-all", "help")

@@ -19,6 +19,10 @@ from types import FrameType
 
 TOGETHER_SECONDS = 3.0
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+RESUMED = ("sft", "train")
+"""Commands that continue with --resume."""
+CONTINUED = ("lab demo", "lab real", "lab teacher", "eval", "rollout", "run", "compare", "data fetch")
+"""Commands that continue when they are run again."""
 
 
 class Terminated(KeyboardInterrupt):

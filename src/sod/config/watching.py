@@ -20,7 +20,7 @@ class WatchOptions(Options):
     """Run directories of any command."""
     curves: tuple[str, ...] = ()
     """Metrics to draw, by name or by the beginning of their names, for example validate/ or learn/loss. Default: solve rate,
-    reward, d, entropy, tool calls and errors, speed."""
+    validation score, reward, d, entropy, loss, tool calls and errors, speed."""
     page: bool = False
     """Show the runs as a page in a browser on this machine, like `sod report`. The page follows the runs. Ctrl-C ends it."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8765

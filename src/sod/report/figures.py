@@ -196,7 +196,7 @@ FIGURES = (
     Drawing(
         "validation",
         "Validation",
-        "Scores on held-out data while training. Bars: 95 % intervals for new problems of the same kind.",
+        "Scores on held-out data while training. Bars: 95 % intervals for new problems of the same kind. Rings: RUN/best.",
         "a run with --validate.data",
         validation_figure,
     ),

@@ -6,6 +6,7 @@ other versions.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sod.runs.directory import command_of
 from sod.runs.results import Numbers, Results, read_results
 from sod.runs.validations import FILE as VALIDATIONS
 from sod.runs.validations import VALIDATIONS_FOLDER as VALIDATED
-from sod.runs.validations import validation_of
+from sod.runs.validations import Validation, best_update, validation_of
 
 NOT_FINITE = "numbers that are not finite"
 ADVICE = "Pass run directories of `sod train` or `sod eval`."
@@ -61,7 +62,9 @@ class RunRecord:
     metrics: list[dict[str, float]]
     """One row per update, in order; finite numbers only, including `update`."""
     validations: list[dict[str, float]] = field(default_factory=list)
-    """Numbers of each validation while training, in order; finite numbers only, including `update`."""
+    """Numbers of each validation with the settings of the last one, in order; finite numbers only, including `update`."""
+    best: int | None = None
+    """Number of updates before the checkpoint that the link RUN/best names. None without such a checkpoint."""
     trajectories: list[ShownTrajectory] = field(default_factory=list)
     """The newest trajectories, up to the limit, ordered by update."""
     places: list[tuple[int, int]] = field(default_factory=list)
@@ -97,8 +100,8 @@ class RunRecord:
         return not (self.metrics or self.validations or self.trajectories or self.results or self.calibration)
 
     def curve(self, name: str) -> tuple[list[int], list[float]]:
-        """Return the updates that have a metric, and its values."""
-        rows = [row for row in self.metrics if name in row]
+        """Return the updates that have a metric of the training or of its validations, and the metric's values."""
+        rows = [row for row in (*self.metrics, *self.validations) if name in row]
         return [int(row["update"]) for row in rows], [row[name] for row in rows]
 
 
@@ -152,6 +155,7 @@ def read_run(folder: Path, name: str, *, limit: int, keep: Keep, advance: Callab
         calibration=_object(folder / "calibration.json", notes),
         metrics=_metrics(folder / "metrics.jsonl", notes),
         validations=_validations(folder / VALIDATIONS, notes),
+        best=_best(folder),
         notes=notes,
     )
     for update, file in _numbered(folder / VALIDATED):
@@ -235,16 +239,27 @@ def _metrics(file: Path, notes: Notes) -> list[dict[str, float]]:
 
 
 def _validations(file: Path, notes: Notes) -> list[dict[str, float]]:
-    rows: dict[int, dict[str, float]] = {}
+    """Return the numbers of the validations that have the settings of the last one. Others are not comparable with it."""
+    found: list[tuple[str, Validation]] = []
     for where, content in _lines(file, file.name, notes):
         try:
-            found = validation_of(content)
+            found.append((where, validation_of(content)))
         except (ValueError, TypeError, LookupError):
             notes.add("validations that cannot be read", where)
+    rows: dict[int, dict[str, float]] = {}
+    for where, each in found:
+        if each.settings != found[-1][1].settings:
+            notes.add("validations with other options or problems than the last one", where)
             continue
-        numbers = {key: finite for key, value in found.metrics.items() if (finite := drawable(value)) is not None}
-        rows[found.update] = {"update": found.update} | numbers
+        numbers = {key: finite for key, value in each.metrics.items() if (finite := drawable(value)) is not None}
+        rows[each.update] = {"update": each.update} | numbers
     return [rows[update] for update in sorted(rows)]
+
+
+def _best(folder: Path) -> int | None:
+    with suppress(OSError, ValueError):  # the link may change meanwhile, or name something else
+        return best_update(folder)
+    return None
 
 
 def _add_trajectories(record: RunRecord, update: int, file: Path, limit: int, keep: Keep) -> None:

@@ -23,7 +23,7 @@ def scores(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
 
 
 def validation_figure(runs: Sequence[RunRecord]) -> "Figure | None":
-    """Draw the score over the updates; a panel per set, a curve with 95 % intervals per run."""
+    """Draw the score over the updates; a panel per set, a curve with 95 % intervals per run, a ring for RUN/best."""
     shown = scores(runs)
     if not shown:
         return None
@@ -40,10 +40,13 @@ def validation_figure(runs: Sequence[RunRecord]) -> "Figure | None":
                 continue
             updates, means = [row["update"] for row in rows], [scale * row[key] for row in rows]
             halves = [scale * row.get(f"{key}_half", 0.0) for row in rows]
+            chosen = [(update, mean) for update, mean in zip(updates, means, strict=True) if update == run.best]
             axis.errorbar(
                 updates, means, yerr=halves, color=SERIES[i % len(SERIES)], marker="o", markersize=3.5, elinewidth=1,
                 label=visible(run.name),
             )  # fmt: skip
+            for place in chosen:
+                axis.plot(*place, color=SERIES[i % len(SERIES)], marker="o", markersize=10, fillstyle="none")
         axis.set(title=visible(name), ylabel=unit, xlabel="update")
         whole_numbers(axis)
     if len(runs) > 1:
@@ -52,25 +55,32 @@ def validation_figure(runs: Sequence[RunRecord]) -> "Figure | None":
 
 
 def validation_rows(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
-    """Return the rows of a table: for each set, each run's score at the start, at its best and at the end."""
+    """Return the rows of a table: for each set, each run's first, highest and last score, and that of RUN/best.
+
+    RUN/best is chosen by the mean over all sets, and by a measure that may not be avg. It may differ from the highest.
+    """
     rows: list[tuple[str, list[str]]] = []
     for name, measure in scores(runs):
         cells = [_cells(run, f"validate/{name}/{measure}", measure) for run in runs]
-        for at, when in enumerate(("at the start", "best", "last")):
+        extreme = "lowest" if measure == "loss" else "highest"
+        for at, when in enumerate(("first", extreme, "RUN/best", "last")):
             rows.append((f"{name}, {FORMS[measure][0]}: {when}", [each[at] for each in cells]))
     return rows
 
 
-def _cells(run: RunRecord, key: str, measure: str) -> tuple[str, str, str]:
-    """Return the first, the best and the last score, each with half of its interval, the best with its update."""
+def _cells(run: RunRecord, key: str, measure: str) -> tuple[str, str, str, str]:
+    """Return the first score, the highest or lowest, that of RUN/best, and the last, each with half of its interval."""
     rows = [row for row in run.validations if key in row]
     if not rows:
-        return "–", "–", "–"
+        return "–", "–", "–", "–"
     _, scale, form = FORMS[measure]
 
     def cell(row: dict[str, float]) -> str:
         half = row.get(f"{key}_half")
         return format(scale * row[key], form) + ("" if half is None else f" ± {format(scale * half, form)}")
 
-    best = (min if measure == "loss" else max)(rows, key=lambda row: row[key])
-    return cell(rows[0]), f"{cell(best)}, update {best['update']:.0f}", cell(rows[-1])
+    extreme = (min if measure == "loss" else max)(rows, key=lambda row: row[key])
+    chosen = next((cell(row) for row in rows if row["update"] == run.best), "–")
+    if run.best is not None:
+        chosen += f", update {run.best}"
+    return cell(rows[0]), f"{cell(extreme)}, update {extreme['update']:.0f}", chosen, cell(rows[-1])

@@ -233,6 +233,10 @@ class Run:
         if update != best_update(self.folder) and place.is_dir():
             link_best(self.folder, place)
 
+    def saved_updates(self) -> list[int]:
+        """Return the number of updates before each checkpoint, oldest first. Their content is not verified."""
+        return list(map(checkpoints.updates_of, self._checkpoints()))
+
     def shorten(self, update: int) -> None:
         """Write that the run is complete after `update` updates."""
         environment = self._stored("environment.json")

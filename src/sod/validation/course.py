@@ -50,6 +50,8 @@ class Course:
     """The validation that later ones must exceed outside the noise."""
     since: int = 0
     """Number of validations after the anchor."""
+    best: Validation | None = None
+    """The validation with the highest score of those with a checkpoint; of equal ones the first."""
     on_validation: Callable[[int, Mapping[str, float]], None] = lambda update, metrics: None
     """Called with the update and the metrics of each new validation."""
 
@@ -72,7 +74,7 @@ class Course:
                 course._advance(row)
         if other := len(rows) - len(course.done):
             logger.warning(f"{other} earlier validations had other options or problems. They are not compared.")
-        course._link_again()
+        course._choose_again()
         return course
 
     def is_due(self, update: int, last: int) -> bool:
@@ -80,14 +82,8 @@ class Course:
         due = update % self.options.every == 0 or update == last
         return due and all(each.update != update for each in self.done)
 
-    @property
-    def best(self) -> Validation | None:
-        """The validation with the highest score; of equal ones the first."""
-        known = [each for each in self.done if not math.isnan(self.scale.score(each))]
-        return max(known, key=self.scale.score, default=None)
-
     def is_best(self, validation: Validation) -> bool:
-        """Return whether a new validation is better than all before it."""
+        """Return whether a validation is better than the best so far."""
         score, best = self.scale.score(validation), self.best
         return not math.isnan(score) and (best is None or score > self.scale.score(best))
 
@@ -99,6 +95,7 @@ class Course:
         is_best = self.is_best(validation)
         if is_best:
             save(validation.update)
+            self.best = validation
         self._advance(validation)
 
         def write() -> None:
@@ -118,8 +115,16 @@ class Course:
         echo(self.over)
         return True
 
-    def _link_again(self) -> None:
-        """Make the link name the best checkpoint, in case the run was killed between a validation and its link."""
+    def _choose_again(self) -> None:
+        """Choose the best of the validations with a checkpoint, and make the link name it.
+
+        The scale may be another one than before. Most of its checkpoints may be deleted, and a deleted one cannot be the best.
+        The link may be missing, if the run was killed between a validation and its link.
+        """
+        saved = self.ranks.first(self.run.saved_updates)
+        for each in self.done:
+            if each.update in saved and self.is_best(each):
+                self.best = each
         best = self.best
         if best is not None:
             self.ranks.first(lambda: self.run.link_best(best.update))
@@ -150,7 +155,5 @@ class Course:
     def line(self, validation: Validation) -> list[tuple[int, str]]:
         """Return the parts of the line about a validation that was just added, with their importance."""
         best = self.best
-        note = (
-            "best so far" if best is validation else f"best: update {best.update}" if best else "no attempt was graded"
-        )
+        note = "best so far" if best is validation else f"best: update {best.update}" if best else "no best yet"
         return [(9, "validate"), (9, f"update {validation.update}"), *self.scale.line(validation), (7, note)]

@@ -214,6 +214,7 @@ class SolveScale:
     samples: int
 
     def score(self, validation: Validation) -> float:
+        """Return the mean of the measure over the sets. NaN for pass if every problem of a set lost an attempt."""
         return validation.metrics.get(f"validate/{measure_key(self.measure, self.samples)}", math.nan)
 
     def gain(self, new: Validation, old: Validation) -> Interval:
@@ -231,7 +232,9 @@ class SolveScale:
         parts: list[tuple[int, str]] = []
         for name in validation.problems:
             if (mean := metrics.get(f"validate/{name}/{key}")) is None:
-                parts.append((8, f"{name}: no attempt was graded"))
+                graded = validation.problems[name]
+                why = f"no {key}, every problem lost a sample" if graded else "no attempt was graded"
+                parts.append((8, f"{name}: {why}"))
                 continue
             half = metrics.get(f"validate/{name}/{key}_half")
             parts.append((8, f"{name} {100 * mean:.1f}" + ("" if half is None else f" ± {100 * half:.1f}")))

@@ -1,4 +1,4 @@
-"""The parts of the screen as lines of text, each at most as wide as asked. Without colour, words and signs say the same."""
+"""The parts of the screen as lines of text, each at most as wide as asked. Every colour repeats what words or signs state."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,7 @@ from rich.text import Text
 
 from sod.console.progress import clock, fitted
 from sod.console.text import cell, plain
+from sod.interrupts import CONTINUED, RESUMED
 from sod.report import summary
 from sod.report.trajectories import Step
 from sod.watch.following import Attempt
@@ -16,8 +17,8 @@ from sod.watch.plots import plot
 from sod.watch.status import EXPECTED, RunStatus
 
 CURVES = (
-    "rollout/solved", "validate/", "rollout/reward", "steps/d", "learn/entropy", "learn/loss", "tools/calls", "tools/errors",
-    "speed/tokens_per_second", "speed/learn_tokens_per_second",
+    "rollout/solved", "validate/avg", "validate/loss", "rollout/reward", "steps/d", "learn/entropy", "learn/loss",
+    "tools/calls", "tools/errors", "speed/tokens_per_second", "speed/learn_tokens_per_second",
 )  # fmt: skip
 """Metrics to draw unless the user names others, the most important one first; see `chosen_curves`."""
 NARROWEST = 24
@@ -109,12 +110,19 @@ def about(status: RunStatus, width: int, now: float) -> Lines:
     if status.state == "waiting":
         lines.append(fit(Text("No run yet. It is shown as soon as it begins.", style="yellow"), width))
     elif status.state == "crashed":
-        lines.append(
-            fit(Text("Its process was killed, or the machine stopped. Continue it with --resume.", style="red"), width)
-        )
+        words = f"Its process was killed, or the machine stopped. {_how_to_continue(status.record.command)}"
+        lines += wrapped(Text(words, style="red"), width)
     elif status.state not in EXPECTED and status.end and status.end.message:
         lines += list(wrapped(Text(plain(status.end.message), style="red"), width, 3))
     return lines
+
+
+def _how_to_continue(command: str) -> str:
+    if command in RESUMED:
+        return "Continue it with --resume."
+    if command in CONTINUED:
+        return "Continue it with the same command."
+    return "" if command == "?" else "It cannot be continued. Start it again with another --out."
 
 
 def alarm_lines(status: RunStatus, width: int) -> Lines:
@@ -151,9 +159,8 @@ def alarms_in_short(status: RunStatus, width: int, most: int) -> Lines:
 
 def chosen_curves(status: RunStatus, names: Sequence[str]) -> list[str]:
     """Return the metrics with these names, or else those that begin with them, in this order. Without names: all."""
-    keys = sorted(
-        {key for row in status.record.metrics for key in row if key != "update" and not key.startswith("alarm/")}
-    )
+    rows = (*status.record.metrics, *status.record.validations)
+    keys = sorted({key for row in rows for key in row if key != "update" and not key.startswith("alarm/")})
     if not names:
         return keys
     found = ([name] if name in keys else [key for key in keys if key.startswith(name)] for name in names)

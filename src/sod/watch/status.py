@@ -16,6 +16,8 @@ from sod.runs.checkpoints import checkpoint_folders, updates_of
 from sod.runs.directory import Run
 from sod.runs.ends import END_FILE, End, read_end
 from sod.runs.locks import LOCK_FILE, is_held
+from sod.runs.validations import BEST, VALIDATIONS_FOLDER
+from sod.runs.validations import FILE as VALIDATIONS
 
 State = Literal["waiting", "starting", "running", "finished", "alarm", "interrupted", "failed", "crashed", "unfinished"]
 """waiting: no run yet. starting: locked, nothing written yet. alarm, interrupted, failed: see `sod.runs.ends`. crashed: its
@@ -27,6 +29,9 @@ SAMPLES = "trajectories/update-0000.jsonl"
 """File of an evaluation: a line per sample."""
 CHANGING = (
     "metrics.jsonl",
+    VALIDATIONS,
+    VALIDATIONS_FOLDER,
+    BEST,
     "options.json",
     "results.json",
     "calibration.json",
