@@ -431,6 +431,10 @@ except SodError:
     "track",
     [
         (),
+        pytest.param(
+            ("tensorboard",),
+            marks=pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason='pip install ".[track]"'),
+        ),
     ],
 )
 def test_the_end_of_a_run_names_the_error_of_another_process_even_with_a_tracker_that_never_answers(

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from sod import __version__
 from sod.config import ReportOptions, TrackOptions
 from sod.config.tracking import TrackerNames
-from sod.distributed import ALONE, Ranks
+from sod.distributed import ALONE, OtherFailed, Ranks
 from sod.errors import SodError
 from sod.runs.directory import Run
 from sod.runs.files import write_whole
@@ -44,8 +44,8 @@ TRACKERS = {
 }
 END_SECONDS = 60.0
 """Seconds that a finished run waits for its trackers."""
-INTERRUPTED_SECONDS = 5.0
-"""The same for a run that was interrupted: a scheduler kills it soon."""
+HURRIED_SECONDS = 5.0
+"""The same for a run that is killed soon: by a scheduler that interrupted it, or because another of its processes failed."""
 TRAJECTORIES = 500
 """Number of trajectories on the page that is sent, the newest first."""
 
@@ -99,19 +99,23 @@ def tracked(run: Run, options: TrackedOptions, ranks: Ranks = ALONE) -> Iterator
         tracking.log(int(row["update"]), {name: value for name, value in row.items() if name != "update"})
     state: Ending = "finished"
     words = ""
+    hurried = False
     try:
         yield tracking
     except KeyboardInterrupt:  # also a signal
-        state = "interrupted"
+        state, hurried = "interrupted", True
+        raise
+    except OtherFailed as error:
+        state, words, hurried = "failed", str(error), True
         raise
     except BaseException as error:
         state, words = "failed", f"{type(error).__name__}: {error}"
         raise
     finally:
-        files = _files(run) if options.tracking.files and state != "interrupted" else []
+        files = _files(run) if options.tracking.files and not hurried else []
         for sender in senders:
             sender.end(state, words, files)
-        end = time.monotonic() + (INTERRUPTED_SECONDS if state == "interrupted" else END_SECONDS)
+        end = time.monotonic() + (HURRIED_SECONDS if hurried else END_SECONDS)
         for sender in senders:
             sender.wait(max(0.0, end - time.monotonic()))
 
