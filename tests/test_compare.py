@@ -136,6 +136,16 @@ def test_what_cannot_be_is_said_before_anything_is_run(
     assert not (tmp_path / "out").exists()
 
 
+def test_runs_that_could_end_early_are_refused_before_anything_is_run(recipes: dict[str, Path], tmp_path: Path) -> None:
+    early = tmp_path / "train.toml"
+    early.write_text(to_toml(read_recipe(recipes["train"]) | {"validate": {"stop_after": 2}}))
+    for fields in ({"train": early}, {"methods": ("grpo", "sod validate.stop_after=2")}):
+        for dry_run in (False, True):
+            with pytest.raises(OptionError, match=r"validate.stop_after is 2.*the same number of updates. Remove"):
+                compare(options(recipes, tmp_path / "out", dry_run=dry_run, **fields))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_dry_run_lists_the_runs_and_their_memory_and_writes_nothing(
     recipes: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
