@@ -133,10 +133,16 @@ class ComparisonParts:
         return {seed: self.cell_folder(method, seed) for seed in self.options.seeds}
 
     def recipe(self, method: Method, seed: int, folder: Path) -> dict[str, Any]:
+        """Return the recipe of a training run in `folder`. Trackers get a name of the run that no other run has."""
         recipe = over(self.train, {"algorithm": {"name": method.algorithm}, "seed": seed, "out": folder})
         if find(method.algorithm).context is not None:
             recipe.pop("teacher", None)
-        return over(recipe, method.options)
+        recipe = over(recipe, method.options)
+        tracking = recipe.get("tracking", {})
+        if recipe.get("track") and isinstance(tracking, dict) and not tracking.get("name"):
+            name = "-".join(folder.parts[-3:-1])  # METHOD-seed-N of a cell, METHOD-lr-RATE of a tuning run
+            recipe = over(recipe, {"tracking": {"name": name}})
+        return recipe
 
     def cell_folder(self, method: Method, seed: int) -> Path:
         return self.out / "cells" / method.slug / f"seed-{seed}"
