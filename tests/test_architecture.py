@@ -158,3 +158,8 @@ def test_a_function_is_still_found_by_its_old_name_and_another_name_is_an_error(
         assert getattr(found, old) is getattr(found, new)
     with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
         _ = found.no_such_name
+
+
+def test_exit_statuses_are_numbers_in_one_module_alone() -> None:
+    defined = re.compile(r"^(?:\w+, )*EXIT_\w+.*= *\d", re.MULTILINE)
+    assert [module for module, path in MODULES.items() if defined.search(path.read_text("utf-8"))] == ["sod.errors"]

@@ -12,10 +12,12 @@ from confining import CONFINABLE
 
 from sod.compare.cells import compare
 from sod.compare.dry_run import plan_comparison
+from sod.compare.parts import ComparisonParts
 from sod.config import CompareOptions
 from sod.errors import OptionError, RunError, TrainingError
 from sod.evaluation.results import read_evaluation
 from sod.lab import settings
+from sod.lab.presets import Setting
 from sod.recipes import read_recipe, to_toml
 
 Compare = Callable[..., Path]
@@ -134,6 +136,42 @@ def test_what_cannot_be_is_said_before_anything_is_run(
     with pytest.raises(OptionError, match=words):
         compare(options(recipes, tmp_path / "out", dry_run=True, **fields))
     assert not (tmp_path / "out").exists()
+
+
+def test_runs_that_could_end_early_are_refused_before_anything_is_run(recipes: dict[str, Path], tmp_path: Path) -> None:
+    early = tmp_path / "train.toml"
+    early.write_text(to_toml(read_recipe(recipes["train"]) | {"validate": {"stop_after": 2}}))
+    for fields in ({"train": early}, {"methods": ("grpo", "sod validate.stop_after=2")}):
+        for dry_run in (False, True):
+            with pytest.raises(OptionError, match=r"validate.stop_after is 2.*the same number of updates. Remove"):
+                compare(options(recipes, tmp_path / "out", dry_run=dry_run, **fields))
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_run_has_a_name_of_its_own_in_trackers_unless_the_recipe_names_it(
+    recipes: dict[str, Path], problem_file: Path, tmp_path: Path
+) -> None:
+    content = read_recipe(recipes["train"]) | {"track": ["tensorboard"], "tracking": {"project": "mine"}}
+    wanted = options(recipes, tmp_path / "out", seeds=(0, 1), lrs=(1e-3,), tune=problem_file, control=False)
+
+    def names(**tracking: str) -> list[str | None]:
+        setting = Setting(content | {"tracking": content["tracking"] | tracking}, {"data": problem_file}, ("sod",))
+        parts = ComparisonParts(wanted, setting, tmp_path / "out")
+        folders = [(m, s, folder) for m in parts.methods for s, folder in parts.cells(m).items()]
+        folders += [(m, 0, folder) for m in parts.methods for folder in parts.tunings(m).values()]
+        trained = [parts.training(method, seed, folder / "train").tracking for method, seed, folder in folders]
+        assert {each.project for each in trained} == {"mine"}
+        return [each.name for each in trained]
+
+    assert names() == ["sod-seed-0", "sod-seed-1", "grpo-seed-0", "grpo-seed-1", "sod-lr-0.001", "grpo-lr-0.001"]
+    assert set(names(name="given")) == {"given"}
+
+
+def test_a_dry_run_of_tracked_runs_shows_each_method_once(recipes: dict[str, Path], tmp_path: Path) -> None:
+    tracked = tmp_path / "train.toml"
+    tracked.write_text(to_toml(read_recipe(recipes["train"]) | {"track": ["tensorboard"]}))
+    shown = plan_comparison(options(recipes, tmp_path / "out", train=tracked, seeds=(0, 1)))
+    assert shown.count(" updates with sham") == 1
 
 
 def test_a_dry_run_lists_the_runs_and_their_memory_and_writes_nothing(

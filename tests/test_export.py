@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from evaluated import benchmark, results
+from evaluated import write_evaluation
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -43,7 +43,7 @@ from sod.lab import settings
 from sod.lab.demonstrations import STUDENT_STYLE
 from sod.lab.make import write_demonstrations
 from sod.model.loading import load_model
-from sod.runs.directory import Run, describe_environment
+from sod.runs.directory import Run
 from sod.runs.files import sha256_of_file
 from sod.sft import sft
 from sod.training import train
@@ -84,49 +84,13 @@ def checkpoint(runs: Path) -> Path:
     return runs / "sod" / "checkpoints" / "update-0002"
 
 
-MEASURED = {
-    "problems": 30,
-    "problems_lost": 0,
-    "samples": 4,
-    "avg": 0.25,
-    "avg_sampling_se": 0.031,
-    "avg_se": 0.052,
-    "pass@1": 0.25,
-    "pass@2": 0.375,
-    "pass@4": 0.5,
-    "maj": 0.3,
-    "no_answer": 0.1,
-    "truncated": 0.05,
-    "rollout/ungraded": 1,
-    "rollout/dropped": 0,
-    "rollout/tokens": 812.0,
-    "tools/calls": 2.5,
-    "tools/errors": 0.75,
-}
-
-
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Write the run of an evaluation of a model, as `sod eval` leaves it."""
 
     def write(model: Path, *, partial: bool = False, network: str = "float32") -> Path:
         folder = tmp_path_factory.mktemp("eval") / "run"
-        folder.mkdir()
-        options = EvalOptions.model_validate(
-            {"model": model, "data": ["aime2024", "/home/somebody/secret/own.jsonl"], "out": folder, "samples": 4}
-            | {"rollout": {"max_turns": 8}, "network": {"dtype": network}, "paper": "sod-0.6b"}
-        )
-        source = {"repo": "HuggingFaceH4/aime_2024", "revision": "2fe88a2f1091d5048c0f36abc874fb997b3dd99a"}
-        aime = benchmark(MEASURED, sha256="ab" * 32, source=source, notes=["30 problems of 2024"])
-        code = {key: value for key, value in MEASURED.items() if key != "maj"}
-        secret = "/home/somebody/secret/own.jsonl"
-        own = benchmark(code, sha256="ab" * 32, file=secret, notes=["public tests only"])
-        settings = {"partial": partial, "model": str(model), "samples": 4, "max_turns": 8, "paper": "sod-0.6b"}
-        found = results({"aime2024": aime, "own": own}, mean=code, **settings)
-        facts = describe_environment() | {"data": {"data": "cd" * 32, "model": fingerprint_model(model)}}
-        (folder / "options.json").write_text(options.model_dump_json())
-        (folder / "environment.json").write_text(json.dumps(facts))
-        (folder / "results.json").write_text(json.dumps(found.record()))
+        write_evaluation(folder, model, partial=partial, network=network)
         return folder
 
     return write

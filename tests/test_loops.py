@@ -387,12 +387,16 @@ def test_a_killed_cold_start_goes_on_bit_for_bit(
     assert killed.finished() == killed.folder / "checkpoints" / "update-0080"
 
 
-def test_a_finished_run_may_be_resumed_for_more_updates(
+def test_a_finished_run_may_be_resumed_for_more_updates_and_its_options_are_those_of_now(
     student: Path, problem_file: Path, tmp_path: Path, train_run: Callable[..., Run]
 ) -> None:
     run = train_run("grpo", updates=1)
     files = {"student": student, "data": problem_file, "out": run.folder, "algorithm": {"name": "grpo"}}
-    train(TrainOptions.model_validate(UPDATE | files | {"updates": 2, "resume": True}))
+    changed = TrainOptions.model_validate(UPDATE | files | {"updates": 2, "resume": True, "validate": {"every": 7}})
+    train(changed)
+    written = TrainOptions.model_validate_json((run.folder / "options.json").read_text())
+    assert (written.updates, written.validate.every) == (2, 7)
+    run.check(changed, resume=True)
     straight = train_run("grpo", updates=2)
     same_weights(run, straight)
     same_metrics(run, straight)
@@ -421,13 +425,14 @@ def test_a_cold_start_leaves_metrics_and_a_checkpoint_that_loads(
     AutoModelForCausalLM.from_pretrained(newest(run))
 
 
-def test_a_cold_start_killed_before_its_first_checkpoint_writes_no_row_twice(
+def test_a_cold_start_killed_before_its_first_checkpoint_writes_no_row_twice_and_its_options_again(
     untrained: Path, demonstrations: Path, tmp_path: Path
 ) -> None:
     run = sft(cold_start(untrained, demonstrations, tmp_path / "run"))
     rows = run.metrics()
     newest(run).rename(tmp_path / "gone")
-    sft(cold_start(untrained, demonstrations, tmp_path / "run", resume=True))
+    sft(cold_start(untrained, demonstrations, tmp_path / "run", resume=True, keep=3))
+    assert SftOptions.model_validate_json((run.folder / "options.json").read_text()).keep == 3
     assert list(map(untimed, run.metrics())) == list(map(untimed, rows))
 
 

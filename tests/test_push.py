@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from evaluated import write_evaluation
 from fake_hub import MEMBER, READER, FakeHub
 from huggingface_hub import constants
 
@@ -144,3 +145,30 @@ def test_a_folder_of_another_model_is_not_uploaded(hub: FakeHub, push: Push, tmp
     (tmp_path / "model" / "secret.txt").write_text("mine")
     assert "does not hold this checkpoint" in push("--push", "org/tiny", status=2)
     assert hub.visibility("org/tiny") is None
+
+
+def test_a_folder_that_was_written_with_other_options_is_not_uploaded(
+    hub: FakeHub, push: Push, untrained: Path, tmp_path: Path
+) -> None:
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    write_evaluation(Path(first), untrained)
+    write_evaluation(Path(second), untrained, partial=True)
+    written = ("--license", "apache-2.0", "--dtype", "bfloat16", "--name", "Tiny", "--base", "org/base")
+    push(*written, "--results", first)
+    others = [
+        ("--license", "mit"),
+        ("--dtype", "float32"),
+        ("--name", "Tin"),
+        ("--base", "org/other"),
+        ("--results", second),
+        ("--results", first, second),
+    ]
+    for given in others:
+        for words in (given, (*given, "--dry-run")):
+            said = push("--push", "org/tiny", *words, status=2)
+            assert (
+                f"written with another value of {given[0]}. An exported folder is never changed. Choose another" in said
+            )
+    assert hub.visibility("org/tiny") is None
+    assert "is uploaded unchanged" in push("--push", "org/tiny", *written, "--results", first)
+    assert "is uploaded unchanged" in push("--push", "org/tiny", "--overwrite")

@@ -27,6 +27,7 @@ from sod.lab.demonstrations import STUDENT_STYLE
 from sod.lab.make import write_demonstrations
 from sod.recipes import to_toml
 from sod.runs.directory import Run
+from sod.runs.ends import End, read_end
 from sod.training import TrainingSession
 
 UPDATE = {
@@ -389,6 +390,63 @@ def test_when_the_first_process_fails_it_says_so_and_all_end(tmp_path: Path, sec
     result = by_torchrun(script) if second == "write" else launch(2, [script])
     assert result.returncode != 0
     assert complaints(result) == ["error: the file is gone"]
+
+
+ENDING = """
+import sys, threading
+from pathlib import Path
+import sod.trackers.sending as sending
+from sod.config import SftOptions
+from sod.distributed import joined
+from sod.errors import DataError, SodError
+from sod.runs.directory import Run
+from sod.trackers.sending import tracked
+from sod.trackers.tensorboard import TensorBoard
+
+class Stuck(TensorBoard):
+    def log(self, update, metrics): threading.Event().wait()
+
+def fail(): raise DataError("the file is gone")
+def wait(): ranks.gather("all who come")
+def work():
+    while True: threading.Event().wait(0.01)
+
+sending.TRACKERS["tensorboard"] = f"{__name__}:Stuck"
+sending.HURRIED_SECONDS = 0.1
+options = SftOptions.model_validate({"model": "m", "data": "d", "out": Path("OUT"), "track": NAMES})
+run = Run(options.out)
+try:
+    with joined(2, "cpu") as ranks, run.held(ranks):
+        ranks.first(lambda: Run.open(options, options.out, data={}))
+        with tracked(run, options, ranks) as tracking:
+            tracking.log(1, {"learn/loss": 1.0})
+            {"0": FIRST, "1": fail}[str(ranks.rank)]()
+except SodError:
+    sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize("first", ["wait", "work"])
+@pytest.mark.parametrize(
+    "track",
+    [
+        (),
+        pytest.param(
+            ("tensorboard",),
+            marks=pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason='pip install ".[track]"'),
+        ),
+    ],
+)
+def test_the_end_of_a_run_names_the_error_of_another_process_even_with_a_tracker_that_never_answers(
+    tmp_path: Path, first: str, track: tuple[str, ...]
+) -> None:
+    script = tmp_path / "script.py"
+    content = ENDING.replace("OUT", str(tmp_path / "run")).replace("NAMES", repr(track)).replace("FIRST", first)
+    script.write_text(content)
+    result = launch(2, [script])
+    assert result.returncode != 0
+    expected = End("failed", "RankError", "Process 1 (of 0 to 1) failed: the file is gone")
+    assert read_end(tmp_path / "run") == expected, result.stderr
 
 
 def test_when_another_process_hangs_the_first_says_so_and_ends(tmp_path: Path) -> None:

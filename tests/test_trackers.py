@@ -6,7 +6,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,7 @@ from sod.distributed import Ranks
 from sod.errors import OptionError, TrainingError
 from sod.interrupts import Terminated
 from sod.runs.directory import Run
+from sod.runs.validations import Validation, add_validation, read_validations
 from sod.trackers import base, sending
 from sod.trackers.sending import tracked
 from sod.trackers.tensorboard import TensorBoard
@@ -75,19 +76,28 @@ class Tried:
         if not self.run.begun:
             self.run.write_options(self.options)
 
-    def record(self, first: int, last: int, **options: Any) -> None:
-        """Record the updates from `first` to `last` in a process of the run."""
+    def record(self, first: int, last: int, *, validated: Collection[int] = (), **options: Any) -> None:
+        """Record the updates from `first` to `last` in a process of the run, and validations after some updates."""
         with tracked(self.run, self.options, **options) as tracking:
-            for update in range(first, last + 1):
-                row = row_of(update)
-                self.run.record(update, row)
-                tracking.log(update, row)
+            for update in range(first - 1, last + 1):
+                if update >= first:
+                    row = row_of(update)
+                    self.run.record(update, row)
+                    tracking.log(update, row)
+                if update in validated:
+                    metrics = {"validate/held/avg": update / 16, "validate/avg": update / 16}
+                    add_validation(self.run.folder, Validation(update, {"samples": 4}, metrics, {}))
+                    tracking.log_validation(update, metrics)
             tracking.alert(last, "divergence", "the divergence rose")
 
     @property
     def expected(self) -> Curve:
-        rows = self.run.metrics()
-        return {int(row["update"]): {name: row[name] for name in row if name != "update"} for row in rows}
+        found = {
+            int(row["update"]): {name: row[name] for name in row if name != "update"} for row in self.run.metrics()
+        }
+        for each in read_validations(self.run.folder):
+            found[each.update] = found.get(each.update, {}) | each.metrics
+        return found
 
     def stored(self, tracker: str) -> dict[str, Any]:
         return json.loads((self.run.folder / "tracking" / f"{tracker}.json").read_text())
@@ -219,6 +229,31 @@ def test_another_project_gets_a_run_of_its_own_with_the_whole_curve(tracker: str
     assert sent(tried, tracker) == tried.expected
 
 
+@pytest.mark.parametrize("tracker", LOCAL)
+def test_validations_arrive_once_although_some_are_repeated_after_a_crash(tracker: str, tmp_path: Path) -> None:
+    """After a crash at update 4 with a checkpoint at 2, the validation after update 4 is repeated."""
+    tried = Tried(tmp_path / "run", tracker)
+    tried.record(1, 4, validated=(0, 2, 4))
+    assert sent(tried, tracker) == tried.expected
+    tried.run.rewind(2)
+    tried.record(3, 6, validated=(4, 6))
+    assert sent(tried, tracker) == tried.expected
+    assert [each.update for each in read_validations(tried.run.folder)] == [0, 2, 4, 6]
+    assert (tried.stored(tracker)["sent"], tried.stored(tracker)["validated"]) == (6, 6)
+
+
+@pytest.mark.parametrize("tracker", LOCAL)
+def test_a_tracker_that_is_added_later_or_gets_a_new_run_has_all_validations(tracker: str, tmp_path: Path) -> None:
+    Tried(tmp_path / "run").record(1, 2, validated=(0, 2))
+    tried = Tried(tmp_path / "run", tracker)
+    tried.record(3, 3, validated=(3,))
+    assert sent(tried, tracker) == tried.expected
+    assert [step for step, row in tried.expected.items() if "validate/avg" in row] == [2, 3, 0]
+    tried = Tried(tmp_path / "run", tracker, tracking={"project": "validated"})
+    tried.record(4, 4)
+    assert sent(tried, tracker) == tried.expected
+
+
 @pytest.mark.skipif(not PACKAGES["trackio"], reason='pip install ".[track]"')
 def test_trackio_has_options_alarms_and_files_and_two_runs_of_one_name_stay_apart(tmp_path: Path) -> None:
     from trackio.sqlite_storage import SQLiteStorage
@@ -287,6 +322,16 @@ class FailsOnce(TensorBoard):
         super().log(update, metrics)
 
 
+class RefusesValidationsOnce(TensorBoard):
+    """TensorBoard that is down when the first validation comes."""
+
+    def log(self, update: int, metrics: Mapping[str, float]) -> None:
+        if "validate/avg" in metrics and not down.is_set():
+            down.set()
+            raise ConnectionError("no route to host")
+        super().log(update, metrics)
+
+
 class Stuck(TensorBoard):
     """TensorBoard that never answers."""
 
@@ -306,12 +351,25 @@ def test_a_tracker_that_fails_in_the_middle_warns_once_and_gets_the_missing_upda
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     replaced(monkeypatch, "FailsOnce")
+    down.clear()
     tried = Tried(tmp_path / "run", "tensorboard")
     tried.record(1, 4)
     assert sent(tried, "tensorboard") == tried.expected
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("tensorboard does not accept the run (ConnectionError: no route to host)") == 1
     assert "Check that the run directory can be written." in said
+
+
+@needs_tensorboard
+def test_a_validation_that_a_tracker_did_not_accept_is_sent_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replaced(monkeypatch, "RefusesValidationsOnce")
+    down.clear()
+    tried = Tried(tmp_path / "run", "tensorboard")
+    tried.record(1, 2, validated=(0, 2))
+    assert sent(tried, "tensorboard") == tried.expected
+    assert " lacks " not in capsys.readouterr().out
 
 
 @needs_tensorboard
@@ -372,6 +430,7 @@ def test_a_training_run_is_tracked_and_resumed(
         "track": names,
         "tracking": {"project": "whole"},
         "save_every": 1,
+        "validate": {"data": (str(problem_file),), "limit": 1, "samples": 1, "every": 1},
     }
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path.parent / "trackio"))
     run = train(TrainOptions.model_validate(options | {"updates": 1}))
@@ -379,7 +438,7 @@ def test_a_training_run_is_tracked_and_resumed(
     tried = Tried(run.folder)
     for name in names:
         assert sent(tried, name) == tried.expected
-        assert set(tried.expected) == {1, 2}
+    assert [step for step, row in sorted(tried.expected.items()) if "validate/avg" in row] == [0, 1, 2]
     page = (run.folder / "tracking" / "report.html").read_text()
     assert page.startswith("<!doctype html>")
 

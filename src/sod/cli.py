@@ -22,7 +22,17 @@ from sod import __version__, interrupts
 from sod.console import screen
 from sod.console.text import plain
 from sod.distributed import place
-from sod.errors import InfrastructureError, OptionError, RankError, SodError, UsageError
+from sod.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_TRY_AGAIN,
+    EXIT_USAGE,
+    InfrastructureError,
+    OptionError,
+    RankError,
+    SodError,
+    UsageError,
+)
 from sod.interrupts import CONTINUED, RESUMED
 
 COMMANDS = {
@@ -100,7 +110,6 @@ SECTIONS = {
 LOOKING = ("watch", "runs")
 """Commands that only look at runs. They start without the packages that check inputs."""
 HELP = ("-h", "--help", "--help-all", "help")
-EXIT_USAGE, EXIT_FAILED, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 2, 1, 75, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -168,8 +168,11 @@ def joined(
         signal.signal(signal.SIGTERM, before)
 
 
-class _Trouble(BaseException):
-    """Another process has failed or hangs, so this one ends, wherever it is."""
+class OtherFailed(BaseException):
+    """Another process has failed or hangs, so this one ends, wherever it is. Its text is the error of the other process.
+
+    `joined` converts it to RankError. Code within `joined` sees this class, and must end within `GRACE_SECONDS`.
+    """
 
 
 def _take_gpu(device: str) -> bool:
@@ -229,7 +232,7 @@ class _Watch(threading.Thread):
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Handle SIGTERM, which comes from `run` above, from torchrun or from a user."""
         if self._failed:
-            raise _Trouble
+            raise OtherFailed(self._failed)
         interrupts.receive(number, frame)
 
     def end(self) -> None:

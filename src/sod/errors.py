@@ -82,3 +82,7 @@ class AlarmError(TrainingError):
 
 class DoctorError(SodError):
     """A check of this machine failed: a part does not work, or a hostile program was not stopped."""
+
+
+EXIT_FAILED, EXIT_USAGE, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 1, 2, 75, 130
+"""Exit statuses of the command line. 75: the same command may work later. 130: Ctrl-C."""

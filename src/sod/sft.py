@@ -86,6 +86,7 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     ranks.first(lambda: Run.open(options, options.out, data=files, resume=options.resume, updates=steps))
     if options.resume:
         ranks.first(lambda: run.rewind(start))
+        ranks.first(lambda: run.write_options(options))
     validator = LossValidator.open(options, run, held_out_rows, policy, ranks)
     _steps(options, run, rows, policy, validator, ranks, range(start, steps), saved=start if folder else -1)
     echo(run.conclusion())

@@ -396,6 +396,7 @@ def _begin(options: TrainOptions, run: Run, files: dict[str, str], done: int) ->
     Run.open(options, options.out, data=files, resume=options.resume, updates=options.updates)
     if options.resume:
         run.rewind(done)
+        run.write_options(options)
     return run.metrics()
 
 

@@ -203,7 +203,7 @@ def _distinct(parts: list[Part]) -> Iterator[Part]:
     """Yield one of the parts that differ only in their seed and their directory."""
     seen: set[str] = set()
     for part in parts:
-        content = part.options.model_dump_json(exclude={"seed", "out", "resume"})
+        content = part.options.model_dump_json(exclude={"seed", "out", "resume", "tracking"})
         if content not in seen:
             seen.add(content)
             yield part

@@ -41,7 +41,11 @@ class ComparisonParts:
         self._check()
 
     def _check(self) -> None:
-        """Raise OptionError for invalid options, before the first run starts."""
+        """Raise OptionError for invalid options, before the first run starts.
+
+        `validate.stop_after` is refused: all cells must have the same number of updates. Otherwise the noise of a validation
+        would decide how long a method trains, and a difference could come from the budget instead of the method.
+        """
         options = self.options
         slugs = [method.slug for method in self.methods]
         if doubled := next((slug for slug in slugs if slugs.count(slug) > 1), None):
@@ -55,7 +59,12 @@ class ComparisonParts:
             raise OptionError("seeds is empty or holds a seed twice. Give at least one seed, and each only once.")
         for method in self.methods:
             find(method.algorithm)
-            self.training(method, 0, Path("train"))
+            if stop_after := self.training(method, 0, Path("train")).validate.stop_after:
+                raise OptionError(
+                    f"method {method.name!r}: validate.stop_after is {stop_after}, so its runs could end after fewer updates "
+                    "than others. A comparison gives all runs the same number of updates. Remove validate.stop_after; validation "
+                    "itself can stay."
+                )
         self.evaluation(Path("model"), Path("eval"))
         if self.lrs and self.tune is None:
             raise OptionError("lrs needs separate problems to choose the learning rate on. Give --tune.")
@@ -124,10 +133,16 @@ class ComparisonParts:
         return {seed: self.cell_folder(method, seed) for seed in self.options.seeds}
 
     def recipe(self, method: Method, seed: int, folder: Path) -> dict[str, Any]:
+        """Return the recipe of a training run in `folder`. Trackers get a name of the run that no other run has."""
         recipe = over(self.train, {"algorithm": {"name": method.algorithm}, "seed": seed, "out": folder})
         if find(method.algorithm).context is not None:
             recipe.pop("teacher", None)
-        return over(recipe, method.options)
+        recipe = over(recipe, method.options)
+        tracking = recipe.get("tracking", {})
+        if recipe.get("track") and isinstance(tracking, dict) and not tracking.get("name"):
+            name = "-".join(folder.parts[-3:-1])  # METHOD-seed-N of a cell, METHOD-lr-RATE of a tuning run
+            recipe = over(recipe, {"tracking": {"name": name}})
+        return recipe
 
     def cell_folder(self, method: Method, seed: int) -> Path:
         return self.out / "cells" / method.slug / f"seed-{seed}"

@@ -21,10 +21,11 @@ from sod.datasets.rows import fingerprint_model
 from sod.errors import RunError
 from sod.export.card import Card
 from sod.export.evaluation import Evaluation
+from sod.export.existing import check_existing
 from sod.export.folder import check_whole, whole_or_not_at_all, write_json_files
 from sod.export.model import generation, plain_model, save
 from sod.export.probe import Probe
-from sod.export.push import Target, push, show_files, was_pushed_from
+from sod.export.push import Target, push, show_files
 from sod.export.training import checked_name, history, known_base
 from sod.export.wording import counted
 from sod.hub import model_folder
@@ -40,15 +41,16 @@ def export(options: ExportOptions) -> None:
     if checkpoint == options.model:  # `model_folder` has already checked the newest checkpoint of a run
         check_whole(checkpoint)
     if options.dry_run:
+        if options.out.exists() and target is not None:
+            check_existing(options, fingerprint_model(checkpoint))
         show_files(options, checkpoint, target)
         return
     fingerprint = fingerprint_model(checkpoint)
-    if not options.out.exists():
-        _write(options, checkpoint, fingerprint)
-    elif was_pushed_from(options.out, fingerprint):
+    if options.out.exists():
+        check_existing(options, fingerprint)
         echo(f"{options.out} already holds this checkpoint and is uploaded unchanged.")
     else:
-        raise RunError(f"{options.out} exists already, and does not hold this checkpoint. Choose another --out.")
+        _write(options, checkpoint, fingerprint)
     if target is not None:
         push(target, options.out, f"{options.name or options.out.name}: checkpoint {fingerprint[:12]}")
 

@@ -130,12 +130,6 @@ def _in_words(what: str, remedy: str) -> Iterator[None]:
         raise RunError(f"{what} ({cause}). {remedy}.") from error
 
 
-def was_pushed_from(folder: Path, fingerprint: str) -> bool:
-    """Return whether the folder is a complete export of the checkpoint with this fingerprint."""
-    card = folder / "README.md"
-    return card.is_file() and fingerprint in card.read_text(encoding="utf-8")
-
-
 def show_files(options: ExportOptions, checkpoint: Path, target: Target | None) -> None:
     """Print the files with their sizes, and the repository. Nothing is written."""
     if options.out.exists():

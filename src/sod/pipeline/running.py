@@ -10,7 +10,14 @@ from typing import Any
 
 from sod.config import ReportOptions, RunOptions
 from sod.console.progress import clock, echo
-from sod.errors import InfrastructureError, OptionError, RunError, TrainingError
+from sod.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_TRY_AGAIN,
+    InfrastructureError,
+    OptionError,
+    RunError,
+    TrainingError,
+)
 from sod.interrupts import Terminated
 from sod.pipeline.planning import plan_stages
 from sod.pipeline.stages import ExperimentStage, read_stages, reads, runs_of
@@ -19,7 +26,6 @@ from sod.report import report
 from sod.runs.directory import Run
 from sod.runs.files import to_json, write_json, write_whole
 
-EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 75, 130
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 

@@ -1,6 +1,6 @@
 """The directory of a run. It holds all facts about the run; reports only read it.
 
-    options.json          every option, resolved
+    options.json          every option, resolved; a resumed run writes it again, because some options may change
     environment.json      versions, machine, fingerprints of the data, planned number of updates
     metrics.jsonl         one row per update; keys are area/name
     trajectories/         update-0001.jsonl ...: tokens, text, mask, per-step d and w, reward, reason of the end
@@ -132,7 +132,7 @@ class Run:
         return any((self.folder / sign).exists() for sign in SIGNS)
 
     def write_options(self, options: Options) -> None:
-        """Write options.json: every option, resolved. A resumed run may change some of them."""
+        """Write options.json: every option, resolved. Call it when a run continues, because some options may then change."""
         write_json(self.folder / "options.json", options.model_dump(mode="json"))
 
     @property

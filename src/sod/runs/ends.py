@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from sod.errors import AlarmError, RunError
+from sod.distributed import OtherFailed
+from sod.errors import AlarmError, RankError, RunError
 from sod.interrupts import Terminated
 from sod.runs.files import write_json
 
@@ -42,6 +43,8 @@ class End:
                 return cls("interrupted", error.name)
             case KeyboardInterrupt():
                 return cls("interrupted", "SIGINT")
+            case OtherFailed():  # a RankError soon, but only outside `Run.held`
+                return cls("failed", RankError.__name__, str(error))
             case _:
                 return cls("failed", type(error).__name__, str(error))
 

@@ -48,6 +48,8 @@ class TrackedRun:
     """Run of the tracker to continue. None for a new run."""
     sent: int
     """The newest update that the tracker has."""
+    validated: int
+    """The newest update with a validation that the tracker has; -1 without one."""
     done: int
     """The newest update in the run directory when the run began or continued."""
     options: Mapping[str, Any]
@@ -60,14 +62,14 @@ class Tracker(Protocol):
     """An experiment tracker. One thread calls all methods, in this order; each of them may be slow or raise."""
 
     replaces: bool
-    """Whether rows after `TrackedRun.sent` are deleted when a run continues, so that updates can be sent again."""
+    """Whether all values after `TrackedRun.sent` are deleted when a run continues, so that updates can be sent again."""
 
     def open(self, about: TrackedRun) -> str:
         """Create the tracker's run, or continue it. -> its id"""
         ...
 
     def log(self, update: int, metrics: Mapping[str, float]) -> None:
-        """Send the metrics of an update. Updates come in increasing order."""
+        """Send metrics of an update. Updates come in increasing order; an update with a validation comes twice."""
         ...
 
     def alert(self, update: int, name: str, text: str) -> None:

@@ -2,12 +2,13 @@
 
 A run directory with trackers also has
 
-    tracking/wandb.json   the tracker's run, its project, and the newest update that was sent; the same for other trackers
+    tracking/wandb.json   the tracker's run, its project, the newest update and the newest validation that were sent; the same
+                          for other trackers
     tracking/report.html  the page that is sent at the end
 
-An update that could not be sent is sent again before the next one. A resumed run continues the same run of the tracker: it
-first sends what is missing. Updates that are computed again after a crash are not sent twice, unless the tracker can replace
-them.
+An update or a validation that could not be sent is sent again before the next one. A resumed run continues the same run of the
+tracker: it first sends what is missing. What is computed again after a crash is not sent twice, unless the tracker can replace
+it.
 """
 
 import json
@@ -23,15 +24,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from sod import __version__
 from sod.config import ReportOptions, TrackOptions
 from sod.config.tracking import TrackerNames
-from sod.distributed import ALONE, Ranks
+from sod.distributed import ALONE, OtherFailed, Ranks
 from sod.errors import SodError
 from sod.runs.directory import Run
 from sod.runs.files import write_whole
+from sod.runs.validations import read_validations
 from sod.trackers.base import NEEDS, Ending, TrackedRun, Tracker, project_of
 
 logger = logging.getLogger(__name__)
@@ -44,8 +46,8 @@ TRACKERS = {
 }
 END_SECONDS = 60.0
 """Seconds that a finished run waits for its trackers."""
-INTERRUPTED_SECONDS = 5.0
-"""The same for a run that was interrupted: a scheduler kills it soon."""
+HURRIED_SECONDS = 5.0
+"""The same for a run that is killed soon: by a scheduler that interrupted it, or because another of its processes failed."""
 TRAJECTORIES = 500
 """Number of trajectories on the page that is sent, the newest first."""
 
@@ -72,7 +74,7 @@ class Tracking:
             sender.log(update, metrics)
 
     def log_validation(self, update: int, metrics: Mapping[str, float]) -> None:
-        """Send the metrics of a validation after an update. They are not sent again after an error."""
+        """Send the metrics of a validation after an update."""
         for sender in self._senders:
             sender.log_validation(update, metrics)
 
@@ -86,7 +88,8 @@ class Tracking:
 def tracked(run: Run, options: TrackedOptions, ranks: Ranks = ALONE) -> Iterator[Tracking]:
     """Send the run to its trackers until the block ends, with the state in which it ends.
 
-    The run directory must exist. Its metrics so far are sent first, if a tracker lacks them. Only the first process sends.
+    The run directory must exist. Its metrics and validations so far are sent first, if a tracker lacks them. Only the first
+    process sends.
     """
     if not options.track or not ranks.is_first:
         yield Tracking()
@@ -95,25 +98,41 @@ def tracked(run: Run, options: TrackedOptions, ranks: Ranks = ALONE) -> Iterator
     done = int(rows[-1]["update"]) if rows else 0
     senders = [Sender(name, _about(run, name, options, done)) for name in dict.fromkeys(options.track)]
     tracking = Tracking(senders)
-    for row in rows:
-        tracking.log(int(row["update"]), {name: value for name, value in row.items() if name != "update"})
+    _log_again(run, rows, tracking)
     state: Ending = "finished"
     words = ""
+    hurried = False
     try:
         yield tracking
     except KeyboardInterrupt:  # also a signal
-        state = "interrupted"
+        state, hurried = "interrupted", True
+        raise
+    except OtherFailed as error:
+        state, words, hurried = "failed", str(error), True
         raise
     except BaseException as error:
         state, words = "failed", f"{type(error).__name__}: {error}"
         raise
     finally:
-        files = _files(run) if options.tracking.files and state != "interrupted" else []
+        files = _files(run) if options.tracking.files and not hurried else []
         for sender in senders:
             sender.end(state, words, files)
-        end = time.monotonic() + (INTERRUPTED_SECONDS if state == "interrupted" else END_SECONDS)
+        end = time.monotonic() + (HURRIED_SECONDS if hurried else END_SECONDS)
         for sender in senders:
             sender.wait(max(0.0, end - time.monotonic()))
+
+
+def _log_again(run: Run, rows: Sequence[Mapping[str, float]], tracking: Tracking) -> None:
+    """Log what the run directory holds, in the order of the run: each update, then the validation after it."""
+    metrics = {int(row["update"]): {name: value for name, value in row.items() if name != "update"} for row in rows}
+    validations: dict[int, dict[str, float]] = {}
+    for each in read_validations(run.folder):  # several of an update if the options of validation were changed
+        validations.setdefault(each.update, {}).update(each.metrics)
+    for update in sorted(metrics.keys() | validations.keys()):
+        if update in metrics:
+            tracking.log(update, metrics[update])
+        if update in validations:
+            tracking.log_validation(update, validations[update])
 
 
 def _about(run: Run, tracker: str, options: TrackedOptions, done: int) -> TrackedRun:
@@ -128,6 +147,7 @@ def _about(run: Run, tracker: str, options: TrackedOptions, done: int) -> Tracke
         name=options.tracking.name or run.folder.resolve().name,
         id=stored.get("id"),
         sent=stored.get("sent", 0),
+        validated=stored.get("validated", -1),
         done=done,
         options=options.model_dump(mode="json"),
         facts={"sod": __version__, "run_directory": str(run.folder.resolve()), "command_line": shlex.join(sys.argv)},
@@ -144,7 +164,9 @@ def _stored(run: Run, tracker: str) -> dict[str, Any]:
         content = json.loads(_file(run.folder, tracker).read_bytes())
     except (OSError, ValueError):
         return {}
-    whole = isinstance(content, dict) and type(content.get("sent")) is int and isinstance(content.get("id"), str)
+    if not isinstance(content, dict) or not isinstance(content.get("id"), str):
+        return {}
+    whole = all(type(content.get(mark)) is int for mark in get_args(Mark))
     return content if whole else {}
 
 
@@ -162,20 +184,26 @@ def _files(run: Run) -> list[Path]:
     return [file for file in (page, *named, *newest) if file.is_file()]
 
 
+Mark = Literal["sent", "validated"]
+"""A fact in tracking/NAME.json: the newest update, or the newest validation, that the tracker has."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A call of a tracker."""
 
     call: Callable[[Tracker], None]
-    row: int = 0
-    """The update with these metrics; 0 for other calls. Metrics are kept until they are sent."""
+    mark: Mark | None = None
+    """The fact that changes when the call succeeds. None for calls that are neither repeated nor stored."""
+    update: int = 0
 
 
 class Sender:
     """The queue of a tracker, and the thread that empties it."""
 
     def __init__(self, name: str, about: TrackedRun):
-        self.name, self._about, self._sent = name, about, about.sent
+        self.name, self._about = name, about
+        self._newest: dict[Mark, int] = {"sent": about.sent, "validated": about.validated}
         self._tracker: Tracker | None = None
         self._waiting: deque[Job] = deque()
         self._warned = False
@@ -186,10 +214,10 @@ class Sender:
     # In the run's thread
 
     def log(self, update: int, metrics: Mapping[str, float]) -> None:
-        self._queue.put(Job(lambda tracker: tracker.log(update, metrics), update))
+        self._queue.put(Job(lambda tracker: tracker.log(update, metrics), "sent", update))
 
     def log_validation(self, update: int, metrics: Mapping[str, float]) -> None:
-        self._queue.put(Job(lambda tracker: tracker.log(update, metrics)))
+        self._queue.put(Job(lambda tracker: tracker.log(update, metrics), "validated", update))
 
     def alert(self, update: int, name: str, text: str) -> None:
         self._queue.put(Job(lambda tracker: tracker.alert(update, name, text)))
@@ -204,13 +232,18 @@ class Sender:
     def wait(self, seconds: float) -> None:
         """Wait until everything is sent, but no longer than this. Log a warning if something is missing."""
         self._thread.join(seconds)
-        if missing := [job.row for job in list(self._waiting) if job.row > self._sent]:
+        if missing := [job for job in list(self._waiting) if self._lacks(job)]:
+            what = f"{'the validation after ' if missing[0].mark == 'validated' else ''}update {missing[0].update}"
             logger.warning(
-                f"{self.name} lacks update {missing[0]} and later ones. They are in "
-                f"{self._about.folder / 'metrics.jsonl'}. To send them, repeat the command with --resume."
+                f"{self.name} lacks {what} and later ones. They are in {self._about.folder}. To send them, repeat the command "
+                "with --resume."
             )
         elif self._thread.is_alive():
             logger.warning(f"{self.name} has not received everything. The run ends without waiting for it.")
+
+    def _lacks(self, job: Job) -> bool:
+        """Return whether the tracker does not have these metrics."""
+        return job.mark is not None and job.update > self._newest[job.mark]
 
     # In the tracker's own thread
 
@@ -228,13 +261,13 @@ class Sender:
             self._tracker = self._opened()
         while self._waiting:
             job = self._waiting[0]
-            if not job.row:
+            if job.mark is None:
                 self._waiting.popleft()
                 job.call(self._tracker)
                 continue
-            if job.row > self._sent:
+            if self._lacks(job):
                 job.call(self._tracker)
-                self._sent = job.row
+                self._newest[job.mark] = job.update
                 self._store()
             self._waiting.popleft()
 
@@ -243,14 +276,14 @@ class Sender:
         module, kind = TRACKERS[self.name].split(":")
         tracker: Tracker = getattr(import_module(module), kind)()
         if tracker.replaces:
-            self._sent = min(self._sent, self._about.done)
-        id = tracker.open(replace(self._about, sent=self._sent))
+            self._newest = {mark: min(update, self._about.done) for mark, update in self._newest.items()}
+        id = tracker.open(replace(self._about, **self._newest))
         self._about = replace(self._about, id=id)
         self._store()
         return tracker
 
     def _store(self) -> None:
-        content = {"id": self._about.id, "project": self._about.project, "sent": self._sent}
+        content = {"id": self._about.id, "project": self._about.project, **self._newest}
         file = _file(self._about.folder, self.name)
         with suppress(SodError, OSError):  # a full disk stops the run elsewhere
             file.parent.mkdir(exist_ok=True)

@@ -21,7 +21,8 @@ class TensorBoard:
         from torch.utils.tensorboard.summary import hparams
 
         folder = about.folder / FOLDER
-        self._writer = SummaryWriter(str(folder), purge_step=about.sent + 1)
+        first = 0 if about.id is None else about.sent + 1  # a new run also replaces a validation after 0 updates
+        self._writer = SummaryWriter(str(folder), purge_step=first)
         self._update = about.sent
         if about.id is None:
             options = {key: _shown(value) for key, value in flat(dict(about.options)).items()}
