@@ -307,6 +307,7 @@ def test_a_run_that_begins_later_is_followed_to_its_end_and_beyond(tmp_path: Pat
     assert "waiting" in shown(viewer)
     lock = Lock(folder)
     lock.take()
+    viewer.follower._not_before = 0.0
     assert viewer.follower.refresh(time.time())
     assert "starting" in shown(viewer)
     write_run(tmp_path / "made", metrics=[], trajectories={})
