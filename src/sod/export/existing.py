@@ -33,9 +33,10 @@ def check_existing(options: ExportOptions, fingerprint: str) -> None:
 def _differing(options: ExportOptions, fingerprint: str) -> Iterator[str]:
     """Yield each given option about the folder's content that does not agree with the folder."""
     card = ModelCard.load(options.out / CARD)
-    if options.license not in (None, card.data.license):
+    facts = card.data.to_dict()
+    if options.license not in (None, facts.get("license")):
         yield "--license"
-    if options.base not in (None, card.data.base_model):
+    if options.base not in (None, facts.get("base_model")):
         yield "--base"
     if options.name is not None and not card.text.lstrip().startswith(f"# {options.name}\n"):
         yield "--name"
