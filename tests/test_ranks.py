@@ -443,7 +443,8 @@ def test_the_end_of_a_run_names_the_error_of_another_process_even_with_a_tracker
     script = tmp_path / "script.py"
     content = ENDING.replace("OUT", str(tmp_path / "run")).replace("NAMES", repr(track)).replace("FIRST", first)
     script.write_text(content)
-    result = launch(2, [script])
+    with ranks(2, [script]) as running:  # without torchrun, whose SIGTERM also ends the wait for a tracker
+        result = running[0].wait()
     assert result.returncode != 0
     expected = End("failed", "RankError", "Process 1 (of 0 to 1) failed: the file is gone")
     assert read_end(tmp_path / "run") == expected, result.stderr
