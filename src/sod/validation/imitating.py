@@ -88,11 +88,11 @@ class LossScale:
     def line(self, validation: Validation) -> list[tuple[int, str]]:
         metrics, parts = validation.metrics, list[tuple[int, str]]()
         for name in validation.problems:
-            half = metrics.get(f"validate/{name}/loss_half")
-            noise = "" if half is None else f" ± {half:.3f}"
-            parts.append((8, f"{name} loss {metrics[f'validate/{name}/loss']:.3f}{noise}"))
+            loss, half = (metrics.get(f"validate/{name}/{key}", math.nan) for key in ("loss", "loss_half"))
+            noise = "" if math.isnan(half) else f" ± {half:.3f}"
+            parts.append((8, f"{name} loss {loss:.3f}{noise}"))
         if len(parts) > 1:
-            parts.append((6, f"mean {metrics['validate/loss']:.3f}"))
+            parts.append((6, f"mean {metrics.get('validate/loss', math.nan):.3f}"))
         return [*parts, (3, f"{metrics['seconds/validate']:.1f} s")]
 
 
