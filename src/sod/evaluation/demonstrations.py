@@ -19,11 +19,10 @@ from sod.datasets.rows import Row
 from sod.datasets.several import open_sets
 from sod.datasets.writing import lines, replace
 from sod.errors import DataError, TemplateError
-from sod.evaluation.evaluate import evaluate
+from sod.evaluation.evaluate import evaluate, with_chosen
 from sod.evaluation.results import show_results
 from sod.hub import model_folder
 from sod.model.dtypes import with_dtype
-from sod.model.lengths import with_lengths
 from sod.planning.dry_run import plan
 from sod.rollout.harness import World
 from sod.runs.directory import Run
@@ -36,11 +35,10 @@ logger = logging.getLogger(__name__)
 
 def demonstrate(options: RolloutCommandOptions) -> None:
     """Sample, judge, and write the best trajectories. Raises DataError if no trajectory can be used."""
-    options = with_dtype(options)
     if options.dry_run:
-        echo(plan(options))
+        echo(plan(with_dtype(options)))
         return
-    options = with_lengths(options)
+    options = with_chosen(options)
     sets = open_sets(options)
     _check(options, sets)
     show_results(evaluate(options))

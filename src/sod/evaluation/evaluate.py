@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PreTrainedModel
 
@@ -51,6 +51,7 @@ from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_fold
 from sod.types import Group, Problem, Trajectory, Verdict
 
 logger = logging.getLogger(__name__)
+SomeEvaluation = TypeVar("SomeEvaluation", bound=EvalOptions)
 
 PAPER = AlgorithmOptions()
 """The paper's epsilon and delta. Weights of steps are reported with them."""
@@ -66,12 +67,21 @@ def evaluate_and_show(options: EvalOptions) -> None:
     echo(f"results and trajectories: {options.out}")
 
 
+def with_chosen(options: SomeEvaluation) -> SomeEvaluation:
+    """Return the options with a data type instead of auto, and with default lengths that fit the models.
+
+    The folder of a remote model's tokenizer does not hold its positions, so its lengths are not changed.
+    """
+    options = with_dtype(options)
+    return with_lengths(options) if ENGINES[options.engine.name].loads_model else options
+
+
 def evaluate(options: EvalOptions) -> Results:
     """Sample the missing attempts, judge, and write the results to the run directory. -> the results
 
     After an interruption, the samples so far are kept, with partial results.
     """
-    options = with_lengths(with_dtype(options))
+    options = with_chosen(options)
     with Run(options.out).held(), Runner() as loop, EvaluationSession.open(options, loop) as session:
         try:
             session.sample()

@@ -233,7 +233,7 @@ def _of_evaluation(options: EvalOptions) -> "DryRun":
     benchmarks = [text.read("data", find_benchmark(name, options.data_dir)) for name in options.data]
     text.check_template(options.model, options.chat)
     text.add("writes", str(options.out))
-    options = options.model_copy(update={"rollout": text.fitting(options.rollout, model, teacher)})
+    options = options.model_copy(update={"rollout": text.fitting(options.rollout, None if served else model, teacher)})
     text.check_what_is_named(options, teacher)
 
     rows = [found.rows or options.limit for found in benchmarks]
