@@ -31,7 +31,7 @@ LAYERS = """
     planning  rollout  teachers
     scoring
     evaluation
-    curriculum  validation
+    problems  validation
     sft  training
     adapters  export
     gguf

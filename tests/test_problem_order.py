@@ -10,13 +10,13 @@ import pytest
 from timings import untimed
 
 from sod.config import EvalOptions, RolloutOptions, TrainOptions
-from sod.curriculum import problem_order, solve_rates
 from sod.datasets.asking import load_asked
 from sod.datasets.order import ORDER_FILE, ProblemOrder
 from sod.errors import DataError, OptionError, RunError
 from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
 from sod.planning.dry_run import plan
+from sod.problems import problem_order, solve_rates
 from sod.rollout.contrast import chosen, wanted
 from sod.runs.checkpoints import TRAINER
 from sod.runs.directory import Run
@@ -200,11 +200,9 @@ def evaluated(teacher: Path, problem_file: Path, tmp_path_factory: pytest.TempPa
     return out
 
 
-def options_with(problem_file: Path, rates: Path | None, **curriculum: Any) -> TrainOptions:
+def options_with(problem_file: Path, rates: Path | None, **chosen: Any) -> TrainOptions:
     fields = {"student": "s", "data": problem_file, "out": "o", "algorithm": {"name": "grpo"}}
-    return TrainOptions.model_validate(
-        fields | {"rollout": {"problems": 1}, "curriculum": {"rates": rates} | curriculum}
-    )
+    return TrainOptions.model_validate(fields | {"rollout": {"problems": 1}, "problems": {"rates": rates} | chosen})
 
 
 def test_problems_are_chosen_and_ordered_by_their_measured_rates(evaluated: Path, problem_file: Path) -> None:

@@ -203,18 +203,18 @@ def _of_loss(options: LearnOptions) -> Refusals:
 
 def _of_problems(options: TrainOptions) -> Refusals:
     """Check which problems are sampled, and in which order."""
-    curriculum, rollout = options.curriculum, options.rollout
-    if curriculum.rates is None:
+    chosen, rollout = options.problems, options.rollout
+    if chosen.rates is None:
         for name, is_given in (
-            (f"order = {curriculum.order}", curriculum.order in ("easy_first", "hard_first")),
-            ("lowest", curriculum.lowest > 0),
-            ("highest", curriculum.highest < 1),
+            (f"order = {chosen.order}", chosen.order in ("easy_first", "hard_first")),
+            ("lowest", chosen.lowest > 0),
+            ("highest", chosen.highest < 1),
         ):
             if is_given:
-                yield f"curriculum.{name} needs measured solve rates. Give a run of `sod eval` as --curriculum.rates."
-    if curriculum.lowest > curriculum.highest:
+                yield f"problems.{name} needs measured solve rates. Give a run of `sod eval` as --problems.rates."
+    if chosen.lowest > chosen.highest:
         yield (
-            f"curriculum.lowest is {curriculum.lowest:g}, above curriculum.highest = {curriculum.highest:g}, so no problem is "
+            f"problems.lowest is {chosen.lowest:g}, above problems.highest = {chosen.highest:g}, so no problem is "
             "left. Lower it."
         )
     if rollout.resample > 1 and rollout.group == 1:

@@ -20,7 +20,6 @@ from sod.checks import check, of_training
 from sod.concurrency import Runner
 from sod.config import EngineOptions, TrainOptions
 from sod.console.progress import LEGEND, Display, console, echo, fitted
-from sod.curriculum import problem_order
 from sod.datasets.asking import load_asked, unasked
 from sod.datasets.order import ProblemOrder
 from sod.datasets.rows import fingerprint_model
@@ -34,6 +33,7 @@ from sod.model.lengths import with_lengths
 from sod.model.loading import check_context, check_embeddings, head, load_model
 from sod.model.policy import Policy, load_sharded, origin
 from sod.planning.dry_run import plan
+from sod.problems import problem_order
 from sod.rollout.agent import Agent
 from sod.rollout.contrast import chosen, wanted
 from sod.rollout.groups import attempt_seed, rollout
@@ -416,8 +416,8 @@ def _scorer(options: TrainOptions, policy: Policy, teacher: Teacher | None, refe
 def _fingerprints(options: TrainOptions, student: Path) -> dict[str, str]:
     """Return the fingerprints of the run's inputs."""
     files = {"data": sha256_of_file(options.data), "student": fingerprint_model(student)}
-    if options.curriculum.rates is not None:
-        files["rates"] = sha256_of_file(Run(options.curriculum.rates).trajectory_file(0))
+    if options.problems.rates is not None:
+        files["rates"] = sha256_of_file(Run(options.problems.rates).trajectory_file(0))
     if options.teacher is not None:
         files["teacher"] = fingerprint_teacher(teacher_folder(options.teacher, options.score), options.score)
     return files

@@ -59,9 +59,9 @@ from sod.config.learning import (
 )
 from sod.config.sampling import (
     ChatOptions,
-    CurriculumOptions,
     EngineOptions,
     EvalRolloutOptions,
+    ProblemOptions,
     RewardOptions,
     RolloutOptions,
     SamplingOptions,
@@ -81,7 +81,6 @@ __all__ = [
     "CompareEvaluationsOptions",
     "CompareOptions",
     "ConvertOptions",
-    "CurriculumOptions",
     "DataListOptions",
     "DecontaminateOptions",
     "DemoOptions",
@@ -105,6 +104,7 @@ __all__ = [
     "Options",
     "PlanOptions",
     "Preset",
+    "ProblemOptions",
     "RealOptions",
     "ReportOptions",
     "RewardOptions",

@@ -21,9 +21,9 @@ from sod.config.base import (
 from sod.config.learning import AlgorithmOptions, LearnOptions, ModelOptions, OpsdOptions, ScoreOptions, SftLearnOptions
 from sod.config.sampling import (
     ChatOptions,
-    CurriculumOptions,
     EngineOptions,
     EvalRolloutOptions,
+    ProblemOptions,
     RewardOptions,
     RolloutOptions,
     SandboxOptions,
@@ -117,7 +117,7 @@ class TrainOptions(Options):
     """Print what the command would do and the resources it needs, then exit."""
     algorithm: AlgorithmOptions = AlgorithmOptions()
     opsd: OpsdOptions = OpsdOptions()
-    curriculum: Rare[CurriculumOptions] = CurriculumOptions()
+    problems: Rare[ProblemOptions] = ProblemOptions()
     rollout: RolloutOptions = RolloutOptions()
     engine: EngineOptions = EngineOptions()
     score: ScoreOptions = ScoreOptions()

@@ -125,12 +125,12 @@ class RolloutOptions(SamplingOptions):
     limit."""
 
 
-class CurriculumOptions(Options):
+class ProblemOptions(Options):
     """Choose and order the problems of training."""
 
     order: Literal["shuffled", "file", "easy_first", "hard_first"] = "shuffled"
     """Order of the problems in each epoch. shuffled: at random. file: as in the file. easy_first, hard_first: by the solve rates
-    of curriculum.rates."""
+    of problems.rates."""
     rates: ResumeMayChange[Path | None] = None
     """Finished run of `sod eval` on --data, usually with the student: the measured solve rate of every problem. Default: no
     rates."""

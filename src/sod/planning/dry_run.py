@@ -160,7 +160,7 @@ def _read_training(text: "DryRun", options: TrainOptions) -> "tuple[Found, Found
     text.check_template(options.student, options.chat)
     if ":" in name:
         text.add("reads", f"rule     {name}")
-    if (rates := options.curriculum.rates) is not None:
+    if (rates := options.problems.rates) is not None:
         text.add("reads", f"rates    {rates}, a finished evaluation of the data")
         text.check_rates(rates, options.data)
     return student, teacher, data, held_out
@@ -477,12 +477,12 @@ class DryRun(Text):
         try:
             results = read_results(rates)
         except RunError as error:
-            self.first.append(f"Give a finished run of `sod eval` as curriculum.rates: {error}")
+            self.first.append(f"Give a finished run of `sod eval` as problems.rates: {error}")
             return
         if results.partial:
             self.first.append(f"Finish the evaluation in {rates}: run the same `sod eval` again.")
         elif data.is_file() and sha256_of_file(data) not in {each.sha256 for each in results.benchmarks.values()}:
-            self.first.append(f"Give an evaluation of {data} as curriculum.rates: {rates} is one of other data.")
+            self.first.append(f"Give an evaluation of {data} as problems.rates: {rates} is one of other data.")
 
     def fitting(self, rollout: SomeSampling, *models: Found | None) -> SomeSampling:
         """Return the options with default lengths that fit the models, as the run caps them."""

@@ -19,28 +19,28 @@ def problem_order(options: TrainOptions, problems: Sequence[Problem]) -> Problem
 
     Raise OptionError if fewer problems than one update needs are left, and DataError if a solve rate is missing.
     """
-    curriculum = options.curriculum
-    if curriculum.rates is None:
-        order = ProblemOrder(problems, options.seed, curriculum.order)
+    chosen = options.problems
+    if chosen.rates is None:
+        order = ProblemOrder(problems, options.seed, chosen.order)
     else:
-        rate_of = solve_rates(curriculum.rates, options.data)
+        rate_of = solve_rates(chosen.rates, options.data)
         if missing := [problem.id for problem in problems if problem.id not in rate_of]:
             raise DataError(
-                f"{curriculum.rates} has no solve rate of {len(missing)} problems in {options.data}, such as {missing[0]!r}. "
+                f"{chosen.rates} has no solve rate of {len(missing)} problems in {options.data}, such as {missing[0]!r}. "
                 "Evaluate this file alone and as a whole: run `sod eval` without --limit and without other files. If attempts "
                 "were lost or not graded, run the same `sod eval` again."
             )
-        kept = [problem for problem in problems if curriculum.lowest <= rate_of[problem.id] <= curriculum.highest]
+        kept = [problem for problem in problems if chosen.lowest <= rate_of[problem.id] <= chosen.highest]
         logger.info(
-            f"{options.data}: {len(kept)} of {len(problems)} problems have a solve rate from {curriculum.lowest:g} to "
-            f"{curriculum.highest:g}; the others are left out"
+            f"{options.data}: {len(kept)} of {len(problems)} problems have a solve rate from {chosen.lowest:g} to "
+            f"{chosen.highest:g}; the others are left out"
         )
         rates = tuple(rate_of[problem.id] for problem in kept)
-        order = ProblemOrder(kept, options.seed, curriculum.order, rates)
+        order = ProblemOrder(kept, options.seed, chosen.order, rates)
     if options.rollout.problems > len(order.problems):
         raise OptionError(
             f"rollout.problems is {options.rollout.problems}, but {options.data} holds {len(order.problems)} problems"
-            f"{'' if curriculum.rates is None else ' with such a solve rate'}; lower it."
+            f"{'' if chosen.rates is None else ' with such a solve rate'}; lower it."
         )
     return order
 
@@ -56,7 +56,7 @@ def solve_rates(evaluation: Path, data: Path) -> dict[str, float]:
     if name is None:
         raise DataError(
             f"{evaluation} is not an evaluation of {data}, as it is now. Run sod eval --data {data}, and give its --out as "
-            "curriculum.rates."
+            "problems.rates."
         )
     return {
         problem: sum(verdicts.values()) / len(verdicts)
