@@ -2,9 +2,10 @@
 
 import json
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -52,7 +53,7 @@ class ProblemOrder:
         """
         count = len(self.problems)
         start = self.taken if self.taken % count + size <= count else (self.taken // count + 1) * count
-        return [self._at(place) for place in range(start, start + size)], replace(self, taken=start + size)
+        return list(islice(self._after(start), size)), replace(self, taken=start + size)
 
     def further(self, size: int, *, without: Collection[str]) -> tuple[list[Problem], "ProblemOrder"]:
         """Return up to `size` more problems, and the position after them.
@@ -60,14 +61,14 @@ class ProblemOrder:
         The next epoch may begin. Problems in `without` (ids) are skipped. Fewer are returned if no other problem remains.
         """
         found: dict[str, Problem] = {}
-        place = self.taken
         size = min(size, len(self.problems) - len(without))
+        taken, following = self.taken, self._after(self.taken)
         while len(found) < size:
-            problem = self._at(place)
+            problem = next(following)
             if problem.id not in without:
                 found[problem.id] = problem
-            place += 1
-        return list(found.values()), replace(self, taken=place)
+            taken += 1
+        return list(found.values()), replace(self, taken=taken)
 
     def save(self, checkpoint: Path) -> None:
         (checkpoint / TRAINER / ORDER_FILE).write_text(to_json({"taken": self.taken}))
@@ -89,9 +90,13 @@ class ProblemOrder:
                 "to continue from an earlier one."
             ) from error
 
-    def _at(self, place: int) -> Problem:
+    def _after(self, place: int) -> Iterator[Problem]:
+        """Yield the problems from a position on, epoch after epoch, without end."""
         epoch, within = divmod(place, len(self.problems))
-        return self.problems[_order(self.seed, epoch, len(self.problems), self.by, self.rates)[within]]
+        while True:
+            numbers = _order(self.seed, epoch, len(self.problems), self.by, self.rates)
+            yield from (self.problems[number] for number in numbers[within:])
+            epoch, within = epoch + 1, 0
 
 
 @lru_cache(maxsize=2)

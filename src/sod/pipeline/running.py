@@ -107,7 +107,7 @@ def _start(options: RunOptions, stage: ExperimentStage, end: float | None) -> No
 
 
 def _resumption(stage: ExperimentStage) -> dict[str, Any]:
-    return {"resume": True} if stage.command in ("sft", "train") and Run(stage.out).begun else {}
+    return {"resume": True} if stage.trains and Run(stage.out).begun else {}
 
 
 class Done:

@@ -26,6 +26,7 @@ from sod.config import (
     WordProblemOptions,
 )
 from sod.errors import OptionError
+from sod.interrupts import RESUMED
 from sod.recipes import over, read_recipe
 from sod.runs.validations import BEST
 
@@ -69,6 +70,11 @@ class ExperimentStage:
         """Number of processes that torchrun starts."""
         count = self.content.get("processes")
         return count if isinstance(count, int) else 1
+
+    @property
+    def trains(self) -> bool:
+        """Return whether the stage trains a model, and continues with --resume."""
+        return self.command in RESUMED
 
     def options(self, **other: Any) -> Options:
         """Return the options of the command. Raise OptionError for wrong ones."""
@@ -122,7 +128,7 @@ def _resolved(value: Any, earlier: Mapping[str, ExperimentStage], where: str) ->
             f"{where}: {value!r} is not an earlier stage ({known} above it). Correct the name or the order."
         )
     stage = earlier[name]
-    if path == BEST and stage.command in ("sft", "train") and not stage.content.get("validate", {}).get("data"):
+    if path == BEST and stage.trains and not stage.content.get("validate", {}).get("data"):
         raise OptionError(
             f"{where}: {value!r} is the checkpoint with the best validation, but stage {name} does not validate. Give it "
             f"validate.data, or write @{name}."
@@ -157,6 +163,6 @@ def runs_of(stages: list[ExperimentStage]) -> Iterator[Path]:
 def origin_of(path: str, stages: Mapping[str, ExperimentStage]) -> str:
     """Return the model that the training behind a path starts from; the path itself if no stage trains it."""
     for stage in stages.values():
-        if stage.command in ("sft", "train") and Path(path).is_relative_to(stage.out):
+        if stage.trains and Path(path).is_relative_to(stage.out):
             return origin_of(str(stage.content[next(key for key in MODELS if key in stage.content)]), stages)
     return path
