@@ -14,8 +14,9 @@ Message = dict[str, Any]
 """A message in OpenAI's format: role, content, and for the assistant optionally tool_calls. An assistant message with
 `"weight": 0` is context and has no loss."""
 
-Author = Literal["prompt", "student", "tool"]
-Stop = Literal["answered", "max_turns", "max_tokens", "repeated"]
+Author = Literal["prompt", "student", "tool", "user"]
+Stop = Literal["answered", "over", "max_turns", "max_tokens", "repeated"]
+"""Why an attempt ended. answered: the student wrote a turn without calls. over: the environment ended the attempt."""
 Outcome = Literal[
     "ok", "error", "timeout", "signal", "output_limit", "disk_limit", "malformed", "unknown_tool", "wrong_arguments"
 ]
@@ -48,6 +49,12 @@ class Problem:
     """A worked solution, only for a privileged teacher; the student never reads it."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Labels that results are broken down by, for example {"difficulty": "hard"}."""
+    environment: str = ""
+    """Environment of this problem, NAME or FILE.py:CLASS. Empty: the run's, `--environment`."""
+    setting: Mapping[str, Any] = field(default_factory=dict)
+    """Input of the environment, for example {"task": "boil", "variation": 3}."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Files of the problem: name in the working directory of its programs, to path."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +97,8 @@ class Piece:
     logprobs: tuple[float, ...] = ()
     """The sampler's log-probability of each token at the sampling temperature; empty for tokens that were not sampled."""
     outcomes: tuple[Outcome, ...] = ()
-    """For a tool's piece: the outcome of each call that it answers. Calls in the last turn have no results and are not
-    counted."""
+    """For a tool's piece: the outcome of each call that it answers. For a user's piece: the outcome of the turn before it. Calls
+    in the last turn have no results and are not counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +149,11 @@ class Trajectory:
     verdict: Verdict | None = None
     """The judge's decision; None before the judge has read the attempt."""
     reward: float = 0.0
+    """Weighted sum of `rewards`."""
+    rewards: Mapping[str, float] = field(default_factory=dict)
+    """Each part of the reward by its name, before it is weighted."""
+    turn_rewards: tuple[float, ...] = ()
+    """The environment's reward of each turn; empty if it gives none."""
     seconds: float = 0.0
     """Wall-clock seconds of the attempt. Only for information; no decision depends on it."""
 
@@ -177,8 +189,8 @@ class Trajectory:
 
     @property
     def observations(self) -> list[Piece]:
-        """The tools' pieces: the k-th follows the k-th turn; none follows the last turn."""
-        return [piece for piece in self.pieces if piece.author == "tool"]
+        """Answers to turns, from tools or as user messages: the k-th follows the k-th turn; none follows the last turn."""
+        return [piece for piece in self.pieces[1:] if piece.author in ("tool", "user")]
 
     @property
     def outcomes(self) -> Counter[Outcome]:
