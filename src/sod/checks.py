@@ -243,7 +243,7 @@ def _of_problems(options: TrainOptions) -> Refusals:
         )
     if rollout.resample > 1 and rollout.group == 1:
         yield "rollout.resample needs several attempts at each problem, but rollout.group is 1. Raise it."
-    if rollout.resample > 1 and options.algorithm.name in SYSTEMS and traits(options.algorithm.name).outcome is None:
+    if rollout.resample > 1 and options.algorithm.name in SYSTEMS and not traits(options.algorithm.name).uses_reward:
         yield (
             f"rollout.resample replaces problems on which the reward has no contrast, but algorithm.name = "
             f"{options.algorithm.name} does not use the reward. Leave one of the two out."
@@ -255,7 +255,7 @@ def _of_system(options: TrainOptions) -> Refusals:
     name = options.algorithm.name
     try:
         system = traits(name)
-        by_entropy = _reads_entropy(system)
+        reads = _reads(system)
     except OptionError as error:
         yield str(error)
         return
@@ -270,7 +270,8 @@ def _of_system(options: TrainOptions) -> Refusals:
             f"{options.environment}. Choose another system, or leave --environment out."
         )
     if options.score.teacher_url is not None:
-        yield from _of_served_teacher(options.algorithm, system, by_entropy=by_entropy)
+        yield from _of_served_teacher(options.algorithm, system, by_entropy="teacher_entropy" in reads)
+    yield from _of_inputs(options, system, reads)
     if system.context is not None and options.opsd.template is not None:
         for part in ("{question}", "{context}"):
             if part not in options.opsd.template:
@@ -278,6 +279,32 @@ def _of_system(options: TrainOptions) -> Refusals:
                     f"opsd.template has no {part}. Write {{question}} for the student's message, and {{context}} for the "
                     "answer or hint."
                 )
+
+
+def _of_inputs(options: TrainOptions, system: SystemTraits, reads: frozenset[str]) -> Refusals:
+    """Check that the run provides the inputs of the rule."""
+    algorithm = options.algorithm
+    if "student_entropy" in reads and (options.score.student == "sampler" or algorithm.divergence == "exact"):
+        given = "score.student = sampler" if options.score.student == "sampler" else "algorithm.divergence = exact"
+        yield (
+            f"algorithm.name = {algorithm.name} reads the student's entropy, which is not computed with {given}. Use "
+            "score.student = recompute and algorithm.divergence = sampled, or choose another rule."
+        )
+    if "teacher_rates" in reads and algorithm.teacher_rates is None:
+        yield (
+            f"algorithm.name = {algorithm.name} reads the teacher's solve rates, and none are given. Give a run of `sod eval` of "
+            "the teacher on --data as --algorithm.teacher-rates."
+        )
+    if algorithm.teacher_rates is not None and "teacher_rates" not in reads:
+        yield (
+            f"algorithm.teacher_rates has no effect with algorithm.name = {algorithm.name}, which does not read them. Leave it "
+            "out."
+        )
+    if system.whole and algorithm.divergence == "exact":
+        yield (
+            f"algorithm.divergence = exact needs a weight of the teacher's signal for every candidate, but algorithm.name = "
+            f"{algorithm.name} computes the whole credit. Use sampled."
+        )
 
 
 def _of_outcome(options: AlgorithmOptions, system: SystemTraits) -> Refusals:
@@ -310,18 +337,17 @@ def _of_served_teacher(options: AlgorithmOptions, system: SystemTraits, *, by_en
         )
 
 
-def _reads_entropy(system: SystemTraits) -> bool:
-    """Return whether the system's rule reads the teacher's entropy.
+def _reads(system: SystemTraits) -> frozenset[str]:
+    """Return the inputs of the system's rule that are not always at hand (`sod.core.INPUTS`).
 
-    The user's own rule is tried (`sod.algorithms.needs_entropy`). Raise OptionError if it cannot be loaded.
+    The user's own rule is tried (`sod.algorithms.inputs_of`). Raise OptionError if it cannot be loaded.
     """
     if not system.is_own:
-        return system.reads_entropy
-    from sod.algorithms import find, needs_entropy
+        return system.reads
+    from sod.algorithms import inputs_of
 
     assert system.rule is not None
-    rule = find(system.rule).rule
-    return rule is not None and needs_entropy(rule)
+    return inputs_of(system.rule)
 
 
 def _of_address(option: str, url: str) -> Refusals:

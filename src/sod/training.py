@@ -7,14 +7,14 @@ import shlex
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
 import torch
 
-from sod.algorithms import give_credit
+from sod.algorithms import give_credit, inputs_of
 from sod.batching import CreditedBatch, ScoredBatch, join
 from sod.checks import check, of_training
 from sod.concurrency import Runner
@@ -26,6 +26,7 @@ from sod.datasets.rows import fingerprint_model
 from sod.distributed import Ranks, joined
 from sod.engines.opening import open_engine
 from sod.errors import AlarmError, TrainingError
+from sod.history import RuleHistory
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, let_through
 from sod.model.dtypes import with_dtype
@@ -33,7 +34,7 @@ from sod.model.lengths import with_lengths
 from sod.model.loading import check_context, check_embeddings, head, load_model
 from sod.model.policy import Policy, load_sharded, origin
 from sod.planning.dry_run import plan
-from sod.problems import problem_order
+from sod.problems import problem_order, teacher_rates
 from sod.rollout.agent import Agent
 from sod.rollout.contrast import chosen, wanted
 from sod.rollout.groups import attempt_seed, rollout
@@ -91,7 +92,8 @@ def train(options: TrainOptions) -> Run:
             clock = Clock()
             with clock.time("sample"), display.phase("sample", session.attempts):
                 groups, batch = session.sample(update, display)
-            credited = give_credit(replace(batch, update=update), options.algorithm)
+            credited = give_credit(session.rules.add_to(batch, update, options.updates), options.algorithm)
+            session.rules.learn(credited)
 
             with clock.time("learn"), display.phase("learn", 1):
                 learnt = session.learn(update, credited)
@@ -141,6 +143,8 @@ class TrainingSession:
     """Position in the order of all problems, after the updates so far."""
     policy: Policy
     teacher: Teacher | None
+    rules: RuleHistory
+    """Facts from the updates so far that a rule can read."""
     scorer: Scorer
     agent: Agent
     world: World
@@ -171,6 +175,7 @@ class TrainingSession:
             for note in notes:
                 logger.info(f"{options.data}: {note}")
             order = ranks.first(lambda: problem_order(options, problems))
+            rules = RuleHistory(ranks.first(lambda: teacher_rates(options)))
             held_out = HeldOut.open(options, problems, ranks)
             student = model_folder(options.student)
             files = ranks.first(lambda: _fingerprints(options, student))
@@ -192,6 +197,7 @@ class TrainingSession:
                 if folder:
                     policy.restore(folder)
                     order = order.restored(folder, size=options.rollout.problems)
+                    rules.restore(folder)
                     if teacher:
                         teacher.restore(folder)
                 scorer = _scorer(options, policy, teacher, open_reference(options, student, policy, teacher))
@@ -206,6 +212,7 @@ class TrainingSession:
                         order=order,
                         policy=policy,
                         teacher=teacher,
+                        rules=rules,
                         scorer=scorer,
                         agent=agent,
                         world=world,
@@ -339,6 +346,7 @@ class TrainingSession:
         self.policy.save(folder)
         if self.ranks.is_first:
             self.order.save(folder)
+            self.rules.save(folder)
             if self.teacher:
                 self.teacher.save(folder)
 
@@ -410,6 +418,7 @@ def _scorer(options: TrainOptions, policy: Policy, teacher: Teacher | None, refe
         microbatch_tokens=options.learn.microbatch_tokens,
         student_from=options.score.student,
         candidates=min(options.algorithm.candidates, len(head(policy.model))) if is_exact else 0,
+        student_entropy="student_entropy" in inputs_of(options.algorithm.name),
     )
 
 
@@ -418,6 +427,8 @@ def _fingerprints(options: TrainOptions, student: Path) -> dict[str, str]:
     files = {"data": sha256_of_file(options.data), "student": fingerprint_model(student)}
     if options.problems.rates is not None:
         files["rates"] = sha256_of_file(Run(options.problems.rates).trajectory_file(0))
+    if options.algorithm.teacher_rates is not None:
+        files["teacher_rates"] = sha256_of_file(Run(options.algorithm.teacher_rates).trajectory_file(0))
     if options.teacher is not None:
         files["teacher"] = fingerprint_teacher(teacher_folder(options.teacher, options.score), options.score)
     return files

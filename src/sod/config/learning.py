@@ -1,5 +1,6 @@
 """Options of the networks, their scores and the change of the weights."""
 
+from pathlib import Path
 from typing import Literal
 
 from sod.config.base import Count, Decay, Options, Positive, PositiveReal, Rare, Real, ResumeMayChange, Share
@@ -71,10 +72,13 @@ class AlgorithmOptions(Options):
     """sod: GRPO plus the step-weighted teacher. opd, also called sod_uniform: GRPO plus the unweighted teacher.
     opd_without_grpo: the unweighted teacher alone. grpo: the reward alone. opsd_gt, opsd_hint: the student's initial weights
     as the teacher, with the answer or a hint in its prompt. sod_decay, sod_mask_after_error, sod_unclipped, sod_without_grpo:
-    the paper's ablations. gated, position, trust_region, sign_consistent, curriculum, entropy, drift_from_median,
-    drift_with_floor, per_error, entropy_in_trust_region: other weighting rules, combined with GRPO (docs/algorithm.md). sham:
-    a control without a teacher, trained on shuffled rewards. FILE.py:FUNCTION: your own weighting rule, combined with
-    GRPO."""
+    the paper's ablations. Rules for the weight of the teacher, combined with GRPO (docs/rules.md): gated, position,
+    trust_region, sign_consistent, curriculum, entropy, drift_from_median, drift_with_floor, per_error,
+    entropy_in_trust_region, turn_opd, middle_dropped, iw_opd, prefix, progressive_prefix, prefix_teach, tv_opd, surprise,
+    power_opd, tip, ida_opd, ier_opd, opdvr, ra_opd, fire_opd, per_prompt, atod, gats, tide. Rules that compute the whole
+    credit: rlsd, step_opsd, sdar, agent_opsd, future_credit, aopd, eopd, scope, gc_opd; without a teacher: gigpo. Controls:
+    sham (shuffled rewards, no teacher), random_weights, random_mask, random_steps, opsd_unrelated, suppress_unlikely (no
+    teacher), opd_then_grpo. FILE.py:FUNCTION: your own rule, combined with GRPO."""
     coef: Real = 1.0
     """Factor of the teacher's term. 0 ignores the teacher."""
     advantage: Rare[Literal["grpo", "dr_grpo", "rloo", "verdict"]] = "grpo"
@@ -94,6 +98,9 @@ class AlgorithmOptions(Options):
     """Constant added to every divergence in Eq. 7, in nats."""
     delta: Rare[Real] = 0.2
     """Largest step weight, minus 1: weights are at most 1 + delta."""
+    teacher_rates: Rare[ResumeMayChange[Path | None]] = None
+    """Finished run of `sod eval` on --data with the teacher: its solve rate of every problem, which gats and per_prompt read.
+    Default: no rates."""
     decay: Rare[Share] = 0.9
     """sod_decay only: each step after the first tool error has this fraction of the previous step's weight."""
 

@@ -34,18 +34,23 @@ from sod.core.losses import (
     sequence_log_ratio,
     sequence_policy_loss,
 )
-from sod.core.rules import RULES, Rule, StepInfo
+from sod.core.rules import CREDITS, INPUTS, RULES, MissingInputError, Rule, StepInfo, Weights, WholeCredit
 from sod.core.steps import per_token, step_ids, step_mean
 from sod.core.weights import decayed_weights, masked_weights, step_divergence, step_weights, steps_since_error
 
 __all__ = [
     "ADVANTAGES",
+    "CREDITS",
+    "INPUTS",
     "RULES",
     "Head",
+    "MissingInputError",
     "PolicyLoss",
     "Rule",
     "StepInfo",
     "TokenInputs",
+    "Weights",
+    "WholeCredit",
     "candidate_credit",
     "centred_advantage",
     "cispo_loss",

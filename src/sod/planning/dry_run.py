@@ -163,6 +163,9 @@ def _read_training(text: "DryRun", options: TrainOptions) -> "tuple[Found, Found
     if (rates := options.problems.rates) is not None:
         text.add("reads", f"rates    {rates}, a finished evaluation of the data")
         text.check_rates(rates, options.data)
+    if (rates := options.algorithm.teacher_rates) is not None:
+        text.add("reads", f"rates    {rates}, a finished evaluation of the teacher on the data")
+        text.check_rates(rates, options.data, "algorithm.teacher_rates")
     return student, teacher, data, held_out
 
 
@@ -472,17 +475,17 @@ class DryRun(Text):
             self.first.append(f"Leave --resume out: {out} holds no run.")
         self.add("writes", f"{out}{', continued' if resume else ''}")
 
-    def check_rates(self, rates: Path, data: Path) -> None:
+    def check_rates(self, rates: Path, data: Path, option: str = "problems.rates") -> None:
         """Check that a finished evaluation of the data holds the solve rates."""
         try:
             results = read_results(rates)
         except RunError as error:
-            self.first.append(f"Give a finished run of `sod eval` as problems.rates: {error}")
+            self.first.append(f"Give a finished run of `sod eval` as {option}: {error}")
             return
         if results.partial:
             self.first.append(f"Finish the evaluation in {rates}: run the same `sod eval` again.")
         elif data.is_file() and sha256_of_file(data) not in {each.sha256 for each in results.benchmarks.values()}:
-            self.first.append(f"Give an evaluation of {data} as problems.rates: {rates} is one of other data.")
+            self.first.append(f"Give an evaluation of {data} as {option}: {rates} is one of other data.")
 
     def fitting(self, rollout: SomeSampling, *models: Found | None) -> SomeSampling:
         """Return the options with default lengths that fit the models, as the run caps them."""

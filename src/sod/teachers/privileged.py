@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,12 +16,10 @@ from sod.errors import DataError, OptionError
 from sod.model.loading import positions_of
 from sod.model.lora import plain_parameters
 from sod.rewards.kinds import KINDS
+from sod.systems import Context
 from sod.teachers import Scores, TeacherSetup
 from sod.teachers.local import LocalTeacher
 from sod.types import Group, Piece, Problem, Schema, Trajectory
-
-Context = Literal["gt", "hint"]
-"""Privileged information in the teacher's prompt. gt: the answer, and the worked solution if there is one. hint: a hint."""
 
 GT_TEMPLATE = """{question}
 
@@ -34,7 +31,7 @@ HINT_TEMPLATE = """{question}
 Hint: {context}
 
 Solve the problem step by step, as if you had not been given the hint."""
-TEMPLATES: dict[Context, str] = {"gt": GT_TEMPLATE, "hint": HINT_TEMPLATE}
+TEMPLATES: dict[Context, str] = {"gt": GT_TEMPLATE, "hint": HINT_TEMPLATE, "unrelated": GT_TEMPLATE}
 
 STATE = "teacher.pt"
 """File of the average in a checkpoint. Not safetensors, because loaders of the student may read every such file."""
@@ -74,6 +71,7 @@ class PrivilegedTeacher(LocalTeacher):
         self._chat = chat
         self._tools = tools
         self._context: Context = context
+        self._others: dict[str, Problem] = {}
         self._decay = decay
         self._max_tokens = setup.rollout.max_tokens
         # In bfloat16 a slow average would never change: (1 - decay) * difference is rounded to 0.
@@ -89,6 +87,8 @@ class PrivilegedTeacher(LocalTeacher):
 
         The limit of these prompts is the model's number of positions, not `rollout.max_prompt_tokens`.
         """
+        if self._context == "unrelated":
+            self._others = _other_problems(problems)
         room = positions_of(self._model) - self._max_tokens
         lengths = {problem.id: len(self.prompt(problem)) for problem in problems}
         if long := {id: length for id, length in lengths.items() if length > room}:
@@ -113,7 +113,8 @@ class PrivilegedTeacher(LocalTeacher):
                 f"Problem {problem.id!r} has no user message of text to add the privileged information to. Add one, or "
                 "remove the problem."
             )
-        parts = {"question": question, "context": _privilege(problem, self._context)}
+        told = self._others[problem.id] if self._context == "unrelated" else problem
+        parts = {"question": question, "context": _privilege(told, self._context)}
         rewritten = re.sub(r"\{(question|context)\}", lambda found: parts[found[1]], self._template)
         messages[last] = messages[last] | {"content": rewritten}
         return self._chat.prompt(messages, self._tools)
@@ -176,6 +177,21 @@ def _moved(tensor_BT: Tensor, old_BT: Tensor, new_BT: Tensor) -> Tensor:
     moved = tensor_BT.new_zeros(new_BT.shape + tensor_BT.shape[2:])
     moved[new_BT] = tensor_BT[old_BT]
     return moved
+
+
+def _other_problems(problems: Sequence[Problem]) -> dict[str, Problem]:
+    """Return, by the id of each problem, the next problem with another answer. Raise DataError if there is none."""
+    others: dict[str, Problem] = {}
+    for number, problem in enumerate(problems):
+        following = (problems[(number + step) % len(problems)] for step in range(1, len(problems)))
+        other = next((each for each in following if each.answer != problem.answer), None)
+        if other is None:
+            raise DataError(
+                f"All problems have the answer {problem.answer!r}, so no problem can be given another one's. Add problems with "
+                "other answers."
+            )
+        others[problem.id] = other
+    return others
 
 
 def _privilege(problem: Problem, context: Context) -> str:
