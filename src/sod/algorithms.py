@@ -121,7 +121,7 @@ def step_info(batch: ScoredBatch, options: AlgorithmOptions) -> tuple[Tensor, St
         delta=options.delta,
         decay=options.decay,
     )
-    return step_divergence(*batch.pair_BT, batch.steps_BT), info
+    return step_divergence(*batch.pair_BT, batch.steps_BT, batch.span_share_BT), info
 
 
 def give_credit(batch: ScoredBatch, options: AlgorithmOptions) -> CreditedBatch:

@@ -25,7 +25,7 @@ from sod.datasets.order import ProblemOrder
 from sod.datasets.rows import fingerprint_model
 from sod.distributed import Ranks, joined
 from sod.engines.opening import open_engine
-from sod.errors import AlarmError, TrainingError
+from sod.errors import AlarmError, OptionError, TrainingError
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, let_through
 from sod.model.dtypes import with_dtype
@@ -443,9 +443,16 @@ def _teacher(
         score=options.score,
         rollout=options.rollout,
         microbatch_tokens=options.learn.microbatch_tokens,
+        chat=world.chat,
+        tools=world.tools.schemas,
+        thinking=options.chat.thinking,
     )
     if context is None:
         with open_teacher(loop, setup, ranks) as teacher:
+            if options.algorithm.divergence == "exact" and not teacher.scores_candidates:
+                raise OptionError(
+                    "algorithm.divergence = exact needs a teacher with the student's tokenizer. Use sampled, or such a teacher."
+                )
             yield teacher
         return
     opsd = options.opsd

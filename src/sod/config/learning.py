@@ -124,6 +124,12 @@ class ScoreOptions(Options):
     shard_teacher: Rare[ResumeMayChange[bool]] = False
     """With several processes: shard the teacher's weights among them, if one GPU cannot hold the teacher. It then scores after
     all trajectories are sampled, instead of at the same time."""
+    teacher_template: Rare[str | None] = None
+    """For a teacher with another tokenizer: chat template in place of the teacher's own. hermes: a template with tools, for a
+    teacher without one. FILE.jinja: your own. Default: the teacher's own template."""
+    span_signal: Rare[Literal["equal", "surprise"]] = "equal"
+    """For a teacher with another tokenizer: how the signal of a span is shared among the student's tokens in it
+    (docs/teachers.md). equal: the same share for each. surprise: in proportion to -log pi of the student."""
     teacher_url: Rare[ResumeMayChange[str | None]] = None
     """Address of a vLLM server with the teacher, such as http://127.0.0.1:8001. --teacher then names the teacher's tokenizer.
     If --teacher also has the weights, the server is verified against a forward pass. Default: load the teacher here."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch
 from sod.concurrency import compute
@@ -17,7 +18,7 @@ class LocalTeacher(Teacher):
 
     def __init__(self, setup: TeacherSetup):
         tokenizer = load_tokenizer(setup.folder)
-        check_same_vocabulary(setup.tokenizer, tokenizer)
+        self._check_tokenizer(setup.tokenizer, tokenizer)
         self._model = load_model(setup.folder, setup.network.for_teacher(setup.score)).requires_grad_(False)
         check_embeddings(self._model, tokenizer, setup.folder)
         check_context(self._model, setup.rollout, whose="teacher")
@@ -27,6 +28,9 @@ class LocalTeacher(Teacher):
         self._temperature = setup.rollout.temperature
         self._microbatch_tokens = setup.microbatch_tokens
         self._busy_seconds = 0.0
+
+    def _check_tokenizer(self, student: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase) -> None:
+        check_same_vocabulary(student, own)
 
     async def score(self, batch: Batch) -> Scores:
         return await compute(self._timed, batch)

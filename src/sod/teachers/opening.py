@@ -9,10 +9,12 @@ from sod.config import ScoreOptions
 from sod.datasets.rows import fingerprint_model
 from sod.distributed import Ranks
 from sod.hub import model_folder
+from sod.model.loading import load_tokenizer
 from sod.teachers import Teacher, TeacherSetup
 from sod.teachers.local import LocalTeacher
 from sod.teachers.server import ServerTeacher, holds_weights
 from sod.teachers.sharded import ShardedTeacher
+from sod.teachers.translated import TranslatedTeacher
 
 
 def teacher_folder(teacher: Path, options: ScoreOptions) -> Path:
@@ -35,9 +37,13 @@ def fingerprint_teacher(folder: Path, options: ScoreOptions) -> str:
 def open_teacher(loop: Runner, setup: TeacherSetup, ranks: Ranks) -> Iterator[Teacher]:
     """Open a teacher for use in this loop: the model in `setup.folder`, sharded if requested, or the verified remote one.
 
-    Raises OptionError and ModelError.
+    A local teacher with another vocabulary than the student's reads the trajectories in its own tokens. Raises OptionError,
+    ModelError and TemplateError.
     """
     if setup.score.teacher_url is None:
+        if load_tokenizer(setup.folder).get_vocab() != setup.tokenizer.get_vocab():
+            yield TranslatedTeacher(setup)
+            return
         shard = setup.score.shard_teacher and not ranks.alone
         yield ShardedTeacher(setup, ranks) if shard else LocalTeacher(setup)
         return
