@@ -84,14 +84,34 @@ def _islands(matches: Sequence[Match]) -> list[list[Match]]:
     return islands
 
 
-def common_ends(ours: bytes, theirs: bytes) -> list[Match]:
-    """Return the common start and the common end of two texts that are almost the same."""
-    shorter = min(len(ours), len(theirs))
-    start = next((at for at in range(shorter) if ours[at] != theirs[at]), shorter)
-    back = next((at for at in range(shorter - start) if ours[-1 - at] != theirs[-1 - at]), shorter - start)
-    if start == len(ours) == len(theirs):
-        back = 0
-    matches = [Match(range(0, start), range(0, start))] if start else []
+def common_parts(ours: bytes, theirs: bytes) -> list[Match]:
+    """Return what two almost equal texts share: all up to the first difference other than a space, and their common end.
+
+    Some tokenizers put a space before each part of a text, and `sod.chat.harmless` puts one into a special token.
+    """
+    matches: list[Match] = []
+    one = other = 0
+    while one < len(ours) and other < len(theirs):
+        size = _common_start(ours, theirs, one, other)
+        if size:
+            matches.append(Match(range(one, one + size), range(other, other + size)))
+        one, other = one + size, other + size
+        if theirs[other : other + 1] == b" ":
+            other += 1
+        elif ours[one : one + 1] == b" ":
+            one += 1
+        else:
+            break
+    rest = min(len(ours) - one, len(theirs) - other)
+    back = next((at for at in range(rest) if ours[-1 - at] != theirs[-1 - at]), rest)
     if back:
         matches.append(Match(range(len(ours) - back, len(ours)), range(len(theirs) - back, len(theirs))))
     return matches
+
+
+def _common_start(ours: bytes, theirs: bytes, one: int, other: int) -> int:
+    """Return how many bytes are the same from these places on."""
+    if ours[one:] == theirs[other:]:
+        return len(ours) - one
+    shorter = min(len(ours) - one, len(theirs) - other)
+    return next((at for at in range(shorter) if ours[one + at] != theirs[other + at]), shorter)

@@ -19,6 +19,7 @@ from sod.model.loading import load_tokenizer, positions_of
 from sod.teachers import Scores, TeacherSetup
 from sod.teachers.alignment import Span
 from sod.teachers.local import LocalTeacher
+from sod.teachers.token_bytes import TokenBytes
 from sod.teachers.translation import Translator
 from sod.types import Group, Message, Piece, Problem, Trajectory
 
@@ -28,12 +29,12 @@ LEAST_ALIGNED = 0.5
 """Share of the probe's tokens that must be aligned."""
 PROBE = """A farmer has 17 sheep and buys 3 pens. Each pen holds at most 8 animals, so the question is whether all of them fit.
 Let us count: 3 * 8 = 24 places, and 24 - 17 = 7 of these stay empty. Was für Schafe gilt, gilt auch für Ziegen. 证毕。 🐑"""
-PROGRAM = '''def places(pens, size, animals):
+PROGRAM = """def places(pens, size, animals):
     free = pens * size - animals
     return "full" if free < 0 else free
 
 print(places(3, 8, 17))
-'''
+"""
 
 
 class TranslatedTeacher(LocalTeacher):
@@ -51,17 +52,20 @@ class TranslatedTeacher(LocalTeacher):
             raise OptionError(
                 "score.shard_teacher needs a teacher with the student's tokenizer. Leave it out, or choose such a teacher."
             )
+        own = TokenBytes(load_tokenizer(setup.folder))
+        for text in (PROBE, PROGRAM):
+            own.check(text)
         options = ChatOptions(template=setup.score.teacher_template, thinking=setup.thinking, on_drift="append")
         try:
-            chat = ChatFormat.of(load_tokenizer(setup.folder), options)
+            chat = ChatFormat.of(own.tokenizer, options)
         except TemplateError as error:
             raise TemplateError(
                 f"The teacher {setup.folder} has another tokenizer than the student, so it must show the conversation in its own "
                 f"chat template. {error} (For the teacher, the option is --score.teacher-template.)"
             ) from error
         self._translator = Translator(setup.chat, chat, setup.tools)
-        self._translator.check(PROBE)
-        self._translator.check(PROGRAM)
+        for text in (PROBE, PROGRAM):
+            TokenBytes(setup.tokenizer).check(text)
         self._rule = setup.score.span_signal
         self._chat, self._tools = chat, setup.tools
         self.aligned = self._prove(setup, setup.chat)

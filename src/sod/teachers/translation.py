@@ -13,7 +13,7 @@ from sod.chat.calls import THOUGHT_CLOSE, THOUGHT_OPEN, find_blocks, words_and_c
 from sod.chat.format import ChatFormat, Schema
 from sod.chat.harmless import Harmless
 from sod.errors import TemplateError
-from sod.teachers.alignment import Match, Span, align, common_ends
+from sod.teachers.alignment import Match, Span, align, common_parts
 from sod.teachers.token_bytes import TokenBytes
 from sod.types import Message, Piece, ToolCall, Trajectory
 
@@ -66,11 +66,6 @@ class Translator:
         self._same_syntax = student.syntax.name == teacher.syntax.name
         self._same_marks = (one.opening_mark, one.closing_mark) == (other.opening_mark, other.closing_mark)
 
-    def check(self, text: str) -> None:
-        """Raise ModelError unless both tokenizers spell this text."""
-        self._ours.check(text)
-        self._theirs.check(text)
-
     def trajectory(self, trajectory: Trajectory, limit: int | None = None) -> tuple[Trajectory, list[Span]]:
         """Return a trajectory in the teacher's tokens, and the spans of both, as positions in the rows of ids.
 
@@ -107,8 +102,9 @@ class Translator:
             base = sum(sizes)
             ids, changed = self._encoded(part, is_rendered=draft.is_rendered)
             spelt = self._theirs(ids)
-            if changed is not None:
-                found = _composed(found, common_ends(changed, b"".join(spelt)))
+            if changed is not None:  # a special token in a text is as long as its name
+                spelt = [self._theirs.symbols.get(id, "").encode() or each for id, each in zip(ids, spelt, strict=True)]
+                found = _composed(found, common_parts(changed, b"".join(spelt)))
             made += ids
             sizes += map(len, spelt)
             matches += [Match(match.ours, _shifted(match.theirs, base)) for match in found]
@@ -257,7 +253,35 @@ def _corresponding(raw: bytes, written: str, thought: str, content: str, calls: 
             continue
         matches += _joined(ours, theirs, first, second)
         one, other = first[0] + sum(map(len, first[1])), second[0] + sum(map(len, second[1]))
-    return matches
+    return _with_space(raw, written.encode(), matches)
+
+
+def _with_space(ours: bytes, theirs: bytes, matches: Sequence[Match]) -> list[Match]:
+    """Extend the matches over the same white space around them, which may be in one token with their first or last byte."""
+    made: list[Match] = []
+    for at, match in enumerate(matches):
+        one, other = (made[-1].ours.stop, made[-1].theirs.stop) if made else (0, 0)
+        before = _same_space(ours[one : match.ours.start][::-1], theirs[other : match.theirs.start][::-1])
+        end = matches[at + 1] if at + 1 < len(matches) else Match(range(len(ours), 0), range(len(theirs), 0))
+        after = _same_space(ours[match.ours.stop : end.ours.start], theirs[match.theirs.stop : end.theirs.start])
+        if len(match.ours) != len(match.theirs):
+            before = after = 0
+        made.append(
+            Match(
+                range(match.ours.start - before, match.ours.stop + after),
+                range(match.theirs.start - before, match.theirs.stop + after),
+            )
+        )
+    return made
+
+
+def _same_space(ours: bytes, theirs: bytes) -> int:
+    """Return the length of the white space that begins both texts."""
+    pairs = zip(ours, theirs, strict=False)
+    return next(
+        (at for at, (one, other) in enumerate(pairs) if one != other or one not in b" \n\t"),
+        min(len(ours), len(theirs)),
+    )
 
 
 Found = tuple[int, list[str]]
