@@ -19,6 +19,7 @@ from sod.batching import CreditedBatch, ScoredBatch, join
 from sod.checks import check, of_training
 from sod.concurrency import Runner
 from sod.config import EngineOptions, TrainOptions
+from sod.config.teachers import routes_of
 from sod.console.progress import LEGEND, Display, console, echo, fitted
 from sod.datasets.asking import load_asked, unasked
 from sod.datasets.order import ProblemOrder
@@ -47,7 +48,7 @@ from sod.runs.records import scored_records, to_record
 from sod.scoring import Scorer, check_groups
 from sod.systems import traits
 from sod.teachers import Teacher, TeacherSetup
-from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_folder
+from sod.teachers.opening import fingerprint_teacher, open_teacher, open_teachers, teacher_folder
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.teachers.reference import Reference, open_reference
 from sod.trackers.sending import Tracking, tracked
@@ -350,6 +351,8 @@ class TrainingSession:
     ) -> dict[str, float]:
         """Write the update's metrics and trajectories. -> the metrics, over all processes; the same in each"""
         report = self._of_rollout(groups, batch) | metrics.of_steps(batch, self.options.algorithm)
+        if self.teacher:
+            report |= self.teacher.metrics(batch, self.options.algorithm)
         report |= metrics.of_sampler(batch) | {f"learn/{name}": value for name, value in learnt.items()}
         busy = {
             "generate": self.agent.engine.take_busy_seconds(),
@@ -420,6 +423,8 @@ def _fingerprints(options: TrainOptions, student: Path) -> dict[str, str]:
         files["rates"] = sha256_of_file(Run(options.problems.rates).trajectory_file(0))
     if options.teacher is not None:
         files["teacher"] = fingerprint_teacher(teacher_folder(options.teacher, options.score), options.score)
+    for route in routes_of(options.teachers):
+        files[f"teacher {route.name}"] = fingerprint_model(teacher_folder(route.model, options.score))
     return files
 
 
@@ -429,10 +434,13 @@ def _teacher(
 ) -> Iterator[Teacher | None]:
     """Open the teacher that the algorithm requires, or yield None."""
     context = traits(options.algorithm.name).context
+    routes = routes_of(options.teachers)
     if context is not None:
         folder = student
     elif options.teacher is not None:
         folder = teacher_folder(options.teacher, options.score)
+    elif routes:
+        folder = student  # each route has its own
     else:
         yield None
         return
@@ -448,7 +456,8 @@ def _teacher(
         thinking=options.chat.thinking,
     )
     if context is None:
-        with open_teacher(loop, setup, ranks) as teacher:
+        opening = open_teachers(loop, setup, routes, ranks) if routes else open_teacher(loop, setup, ranks)
+        with opening as teacher:
             if options.algorithm.divergence == "exact" and not teacher.scores_candidates:
                 raise OptionError(
                     "algorithm.divergence = exact needs a teacher with the student's tokenizer. Use sampled, or such a teacher."

@@ -29,6 +29,7 @@ from sod.config.sampling import (
     SandboxOptions,
     ToolOptions,
 )
+from sod.config.teachers import TeacherNames
 from sod.config.tracking import TrackerNames, TrackOptions
 from sod.config.validation import SftValidateOptions, ValidateOptions
 
@@ -91,8 +92,11 @@ class TrainOptions(Options):
     out: ResumeMayChange[Path]
     """Run directory to create."""
     teacher: ResumeMayChange[OptionalModel] = None
-    """Teacher model: a directory, a run or a name on the hub, hf:ORG/NAME, with the student's vocabulary. Default: none; grpo,
-    sham and opsd need no teacher."""
+    """Teacher model: a directory, a run or a name on the hub, hf:ORG/NAME, with any tokenizer (docs/teachers.md). Default:
+    none; grpo, sham and opsd need no teacher."""
+    teachers: Rare[ResumeMayChange[TeacherNames]] = ()
+    """Several teachers in place of --teacher: KIND=MODEL for the problems of a kind (math, choice, code), COLUMN:VALUE=MODEL for
+    those with a label, *=MODEL for all others. The first that fits is used. Default: none."""
     updates: ResumeMayChange[Positive] = 150
     """Training iterations (sample, score, update)."""
     seed: int = 0

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch, ScoredBatch
 from sod.chat.format import ChatFormat, Schema
-from sod.config import ModelOptions, SamplingOptions, ScoreOptions
+from sod.config import AlgorithmOptions, ModelOptions, SamplingOptions, ScoreOptions
 from sod.types import Problem
 
 
@@ -84,6 +84,11 @@ class Teacher(ABC):
 
     def check(self, problems: Sequence[Problem]) -> None:
         """Raise DataError if a problem lacks something that this teacher requires."""
+
+    def metrics(self, batch: ScoredBatch, options: AlgorithmOptions) -> dict[str, float]:
+        """Return metrics of an update that only this kind of teacher has."""
+        del batch, options
+        return {}
 
     def follow(self, student: PreTrainedModel) -> None:
         """Update the teacher's weights after an update of the student."""

@@ -68,9 +68,9 @@ class TokenBytes:
         spelt = b"".join(self(self.encode(text)))
         if spelt != text.encode():
             raise ModelError(
-                f"The tokens of the tokenizer of {self.tokenizer.name_or_path!r} do not spell their text: of {text[:60]!r} they keep "
-                f"{spelt[:60]!r}. It has no byte fallback, or changes texts. Choose another teacher, or one with the student's "
-                "tokenizer."
+                f"The tokens of the tokenizer of {self.tokenizer.name_or_path!r} do not spell their text: of {text[:40]!r} they "
+                f"keep {spelt[:40]!r}. It has no byte fallback, or changes texts. Choose another teacher, or one with the "
+                "student's tokenizer."
             )
 
     def _bytes(self, id: int) -> bytes:
