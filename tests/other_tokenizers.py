@@ -3,8 +3,9 @@
 import json
 from copy import deepcopy
 
+import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sod.lab.tokenizer import CHAT_TEMPLATE, PAD, TURN_END, TURN_START
 
@@ -68,6 +69,16 @@ def word_piece() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0, "So": 1, "##me": 2}, unk_token="[UNK]"))
     tokenizer.decoder = decoders.WordPiece()
     return _fast(tokenizer)
+
+
+def swap_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Exchange the same two letters in a model's embeddings and in its head."""
+    one, two = (int(tokenizer.convert_tokens_to_ids(letter)) for letter in ("q", "z"))  # type: ignore[arg-type]
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    tables = {id(table): table for layer in layers for table in layer.parameters()}  # type: ignore[union-attr]
+    with torch.no_grad():
+        for table in tables.values():
+            table[[one, two]] = table[[two, one]]
 
 
 def swapped(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from other_tokenizers import byte_level, swapped
+from other_tokenizers import byte_level, swap_rows, swapped
 from test_teachers_translated import PROBLEM, conversation, setup
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
@@ -156,13 +156,7 @@ def other(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("other")
     tokenizer = load_tokenizer(teacher)
     model = load_model(teacher, ModelOptions(device="cpu"))
-    one, two = (int(tokenizer.convert_tokens_to_ids(letter)) for letter in ("q", "z"))  # type: ignore[arg-type]
-    with torch.no_grad():
-        tables = {
-            id(table): table for table in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
-        }  # type: ignore[union-attr]
-        for rows in tables.values():
-            rows[[one, two]] = rows[[two, one]]
+    swap_rows(model, tokenizer)
     model.save_pretrained(folder)
     swapped(tokenizer).save_pretrained(folder)
     return folder

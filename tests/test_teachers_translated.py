@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from other_tokenizers import byte_level, sentence_piece, swapped, word_piece
+from other_tokenizers import byte_level, sentence_piece, swap_rows, swapped, word_piece
 from tiny_templates import ENDS, TEMPLATES, TOKENS
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Qwen3ForCausalLM
 
@@ -117,10 +117,7 @@ def test_a_teacher_of_the_students_family_gives_the_plain_result_through_spans(
     expected = scored(student, plain, trajectories)
 
     other = swapped(chat.tokenizer)
-    with torch.no_grad():
-        rows = network.get_input_embeddings().weight
-        one, two = (int(chat.tokenizer.convert_tokens_to_ids(letter)) for letter in ("q", "z"))  # type: ignore[arg-type]
-        rows[[one, two]] = rows[[two, one]]
+    swap_rows(network, chat.tokenizer)
     with Runner() as loop, open_teacher(loop, setup(save(other, model=network), chat), ALONE) as teacher:
         assert isinstance(teacher, TranslatedTeacher), "another vocabulary is recognised"
         found = scored(student, teacher, trajectories)

@@ -57,8 +57,9 @@ class System:
 
     outcome: OutcomeCredit | None
     rule: Rule | None
-    context: Literal["gt", "hint"] | None = None
-    """OPSD: the teacher is the student itself, whose prompt also holds the answer (gt) or a hint. None: another model."""
+    context: Literal["gt", "hint", "feedback"] | None = None
+    """OPSD: the teacher is the student itself, whose prompt also holds the answer (gt), a hint, or the faults of the attempt
+    (feedback). None: another model."""
 
     def __call__(self, batch: ScoredBatch, options: AlgorithmOptions) -> Tensor:
         """Return the credit of every sampled token. -> (B, T), 0 off the mask"""

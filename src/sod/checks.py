@@ -52,8 +52,8 @@ def of_fine_tuning(options: SftOptions, processes: int) -> Refusals:
 def of_training(options: TrainOptions, processes: int) -> Refusals:
     yield from of_learning(options.learn, processes)
     yield from _of_system(options)
-    yield from of_teacher(options.teacher, options.score)
     yield from _of_teachers(options)
+    yield from of_teacher(options.teacher, options.score)
     yield from of_engine(options.engine, options.rollout, trains=True)
     yield from of_servers(options.engine, processes)
     yield from of_sandbox(options.sandbox)

@@ -18,8 +18,9 @@ class SystemTraits:
     """Credit for the outcome of a trajectory (`sod.algorithms.OUTCOMES`). None: no credit."""
     rule: str | None
     """Weighting of the teacher's signal: a name in `sod.core.RULES`, or FILE.py:FUNCTION. None: no teacher."""
-    context: Literal["gt", "hint"] | None = None
-    """OPSD: the teacher is the student with the answer (gt) or a hint in its prompt. None: the teacher is another model."""
+    context: Literal["gt", "hint", "feedback"] | None = None
+    """OPSD: the teacher is the student with the answer (gt), a hint, or the faults of the attempt (feedback) in its prompt.
+    None: the teacher is another model."""
     reads_entropy: bool = False
     """The rule needs the entropy of the teacher's distribution, which no server returns."""
 
@@ -42,6 +43,7 @@ SYSTEMS: dict[str, SystemTraits] = {
     "opd_without_grpo": SystemTraits(None, "uniform"),
     "opsd_gt": SystemTraits(None, "uniform", context="gt"),
     "opsd_hint": SystemTraits(None, "uniform", context="hint"),
+    "opsd_feedback": SystemTraits(None, "uniform", context="feedback"),
     "sod": SystemTraits("grpo", SOD_RULE),
     # the paper's ablations
     "sod_uniform": SystemTraits("grpo", "uniform"),

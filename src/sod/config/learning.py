@@ -70,7 +70,8 @@ class AlgorithmOptions(Options):
     name: str = "sod"
     """sod: GRPO plus the step-weighted teacher. opd, also called sod_uniform: GRPO plus the unweighted teacher.
     opd_without_grpo: the unweighted teacher alone. grpo: the reward alone. opsd_gt, opsd_hint: the student's initial weights
-    as the teacher, with the answer or a hint in its prompt. sod_decay, sod_mask_after_error, sod_unclipped, sod_without_grpo:
+    as the teacher, with the answer or a hint in its prompt. opsd_feedback: the same with the errors of the attempt
+    and the judge's reason. sod_decay, sod_mask_after_error, sod_unclipped, sod_without_grpo:
     the paper's ablations. gated, position, trust_region, sign_consistent, curriculum, entropy, drift_from_median,
     drift_with_floor, per_error, entropy_in_trust_region: other weighting rules, combined with GRPO (docs/algorithm.md). sham:
     a control without a teacher, trained on shuffled rewards. FILE.py:FUNCTION: your own weighting rule, combined with
@@ -99,11 +100,12 @@ class AlgorithmOptions(Options):
 
 
 class OpsdOptions(Options):
-    """On-policy self-distillation (opsd_gt, opsd_hint): the teacher is the student with more information in its prompt."""
+    """On-policy self-distillation (opsd_gt, opsd_hint, opsd_feedback): the teacher is the student with more information in its
+    prompt."""
 
     template: Rare[str | None] = None
     """Text that replaces the student's last message in the teacher's prompt. {question} is that message; {context} is the
-    answer or the hint. Default: a short built-in text with both."""
+    answer, the hint or the feedback. Default: a short built-in text with both."""
     decay: Rare[Decay | None] = None
     """The teacher is an exponential moving average of the student; at each update it keeps this share of its own weights.
     Default: the teacher keeps the student's initial weights."""

@@ -17,11 +17,13 @@ from sod.model.loading import positions_of
 from sod.model.lora import plain_parameters
 from sod.rewards.kinds import KINDS
 from sod.teachers import Scores, TeacherSetup
+from sod.teachers.feedback import feedback
 from sod.teachers.local import LocalTeacher
 from sod.types import Group, Piece, Problem, Trajectory
 
-Context = Literal["gt", "hint"]
-"""Privileged information in the teacher's prompt. gt: the answer, and the worked solution if there is one. hint: a hint."""
+Context = Literal["gt", "hint", "feedback"]
+"""Privileged information in the teacher's prompt. gt: the answer, and the worked solution if there is one. hint: a hint.
+feedback: what went wrong in the attempt itself, never the answer."""
 
 GT_TEMPLATE = """{question}
 
@@ -33,7 +35,15 @@ HINT_TEMPLATE = """{question}
 Hint: {context}
 
 Solve the problem step by step, as if you had not been given the hint."""
-TEMPLATES: dict[Context, str] = {"gt": GT_TEMPLATE, "hint": HINT_TEMPLATE}
+FEEDBACK_TEMPLATE = """{question}
+
+An earlier attempt went wrong:
+{context}
+
+Solve the problem step by step, without these mistakes and as if you had not been told of them."""
+TEMPLATES: dict[Context, str] = {"gt": GT_TEMPLATE, "hint": HINT_TEMPLATE, "feedback": FEEDBACK_TEMPLATE}
+FEEDBACK_TOKENS = 256
+"""Longest feedback. The beginning of a longer one is left out."""
 
 STATE = "teacher.pt"
 """File of the average in a checkpoint. Not safetensors, because loaders of the student may read every such file."""
@@ -46,7 +56,8 @@ class PrivilegedTeacher(LocalTeacher):
 
     x is the student's prompt. c(x) is the same conversation with its last user message rewritten by `template`, where
     {question} stands for that message and {context} for the privileged information. Default template: from `TEMPLATES`.
-    y are the original tokens after x, observations included; they are never rendered again.
+    y are the original tokens after x, observations included; they are never rendered again. With `context` = feedback, c(x)
+    differs between the attempts at a problem (`sod.teachers.feedback`); an attempt without a fault is scored under x.
 
     Without `decay` the model stays frozen. With `decay` it is the exponential moving average of the student's weights,
     updated by `follow` and saved in checkpoints. The average is kept in float32, which takes 4 more bytes per weight if
@@ -89,7 +100,7 @@ class PrivilegedTeacher(LocalTeacher):
         The limit of these prompts is the model's number of positions, not `rollout.max_prompt_tokens`.
         """
         room = positions_of(self._model) - self._max_tokens
-        lengths = {problem.id: len(self.prompt(problem)) for problem in problems}
+        lengths = {problem.id: self._longest(problem) for problem in problems}
         if long := {id: length for id, length in lengths.items() if length > room}:
             id = max(long, key=lambda id: long[id])
             raise DataError(
@@ -98,8 +109,17 @@ class PrivilegedTeacher(LocalTeacher):
                 "model's positions. Lower rollout.max_tokens, or shorten or remove these problems."
             )
 
-    def prompt(self, problem: Problem) -> list[int]:
-        """Return c(x), the teacher's prompt. Raises DataError if the problem has no text message to rewrite."""
+    def _longest(self, problem: Problem) -> int:
+        """Return the length of the teacher's prompt; for feedback, the length with the longest feedback."""
+        if self._context == "feedback":
+            return len(self.prompt(problem, "")) + FEEDBACK_TOKENS
+        return len(self.prompt(problem))
+
+    def prompt(self, problem: Problem, privilege: str | None = None) -> list[int]:
+        """Return c(x), the teacher's prompt. Raises DataError if the problem has no text message to rewrite.
+
+        `privilege`: the privileged information. Default: that of the problem.
+        """
         messages = list(problem.messages)
         last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=None)
         if last is None or not isinstance(question := messages[last].get("content"), str):
@@ -107,7 +127,10 @@ class PrivilegedTeacher(LocalTeacher):
                 f"Problem {problem.id!r} has no user message of text to add the privileged information to. Add one, or "
                 "remove the problem."
             )
-        parts = {"question": question, "context": _privilege(problem, self._context)}
+        parts = {
+            "question": question,
+            "context": _privilege(problem, self._context) if privilege is None else privilege,
+        }
         rewritten = re.sub(r"\{(question|context)\}", lambda found: parts[found[1]], self._template)
         messages[last] = messages[last] | {"content": rewritten}
         return self._chat.prompt(messages, self._tools)
@@ -129,8 +152,19 @@ class PrivilegedTeacher(LocalTeacher):
 
     def _privileged(self, trajectory: Trajectory) -> Trajectory:
         """Replace the trajectory's prompt by the teacher's."""
-        prompt = Piece("prompt", tuple(self.prompt(trajectory.problem)))
+        privilege = None
+        if self._context == "feedback":
+            privilege = self._feedback(trajectory)
+            if not privilege:
+                return trajectory
+        prompt = Piece("prompt", tuple(self.prompt(trajectory.problem, privilege)))
         return replace(trajectory, pieces=(prompt, *trajectory.pieces[1:]))
+
+    def _feedback(self, trajectory: Trajectory) -> str:
+        """Return what went wrong in an attempt, cut to `FEEDBACK_TOKENS`."""
+        tokenizer = self._chat.tokenizer
+        ids = tokenizer.encode(feedback(trajectory, self._chat, self._tools), add_special_tokens=False)
+        return str(tokenizer.decode(ids[-FEEDBACK_TOKENS:])).lstrip("\N{REPLACEMENT CHARACTER}")
 
     # Weights
 

@@ -66,7 +66,7 @@ class TranslatedTeacher(LocalTeacher):
         self._translator = Translator(setup.chat, chat, setup.tools)
         for text in (PROBE, PROGRAM):
             TokenBytes(setup.tokenizer).check(text)
-        self._rule = setup.score.span_signal
+        self._rule: Literal["equal", "surprise"] = setup.score.span_signal
         self._chat, self._tools = chat, setup.tools
         self.aligned = self._prove(setup, setup.chat)
         """Share of the probe's tokens that are aligned."""
