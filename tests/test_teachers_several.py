@@ -184,6 +184,31 @@ def test_a_run_with_several_teachers_shows_each_and_keeps_their_fingerprints(
     assert {"teacher math", "teacher rest"} <= set(environment["data"])
 
 
+def test_teacher_and_student_solve_a_sample_before_training_and_a_resumed_run_reads_it(
+    options: dict[str, Any], other: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = learnt(options, tmp_path / "plain", teacher=other)
+    row = learnt(options, tmp_path / "run", teacher=other, score={"probe_problems": 4})
+    assert row["teacher/solved"] == 1
+    assert row["teacher/probe_problems"] == 4
+    assert row["teacher/gain"] == pytest.approx(1 - row["teacher/student_solved"])
+    assert "teacher: solves 100%" in caplog.text
+    assert row["learn/loss"] == plain["learn/loss"], "training is the same"
+    saved = json.loads((tmp_path / "run" / "teacher.json").read_text())
+    saved["metrics"]["teacher/solved"] = 0.125
+    (tmp_path / "run" / "teacher.json").write_text(json.dumps(saved))
+    again = learnt(options, tmp_path / "run", teacher=other, score={"probe_problems": 4}, updates=2, resume=True)
+    assert again["teacher/solved"] == 0.125
+
+
+def test_a_teacher_that_is_not_better_than_the_student_is_reported_at_once(
+    options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = learnt(options, tmp_path / "run", teacher=options["student"], score={"probe_problems": 4})
+    assert row["teacher/gain"] == 0
+    assert "This teacher is not better than the student" in caplog.text
+
+
 def test_several_teachers_and_one_are_refused_together(
     options: dict[str, Any], teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

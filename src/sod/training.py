@@ -54,6 +54,7 @@ from sod.teachers.reference import Reference, open_reference
 from sod.trackers.sending import Tracking, tracked
 from sod.types import Group, Problem
 from sod.validation.solving import HeldOut, Validator
+from sod.validation.teacher import TeacherProbe
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +159,8 @@ class TrainingSession:
     """Names of the alarms that have been reported."""
     saved: int = -1
     """Number of updates in the newest checkpoint; -1 without one."""
+    probe: dict[str, float] = field(default_factory=dict)
+    """How many problems teacher and student solved before training (`score.probe_problems`)."""
 
     @classmethod
     @contextmanager
@@ -200,6 +203,7 @@ class TrainingSession:
                     history = ranks.first(lambda: _begin(options, run, files, done))
                     agent = world.agent(engine, options.rollout)
                     validator = held_out.validator(run, world, engine, ranks) if held_out else None
+                    probe = TeacherProbe(options, world, loop, ranks).metrics(run, files, agent, teacher, problems)
                     yield cls(
                         options=options,
                         ranks=ranks,
@@ -215,6 +219,7 @@ class TrainingSession:
                         done=done,
                         history=history,
                         saved=done if folder else -1,
+                        probe=probe,
                     )
 
     @property
@@ -352,7 +357,7 @@ class TrainingSession:
         """Write the update's metrics and trajectories. -> the metrics, over all processes; the same in each"""
         report = self._of_rollout(groups, batch) | metrics.of_steps(batch, self.options.algorithm)
         if self.teacher:
-            report |= self.teacher.metrics(batch, self.options.algorithm)
+            report |= self.teacher.metrics(batch, self.options.algorithm) | self.probe
         report |= metrics.of_sampler(batch) | {f"learn/{name}": value for name, value in learnt.items()}
         busy = {
             "generate": self.agent.engine.take_busy_seconds(),

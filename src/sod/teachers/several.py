@@ -39,6 +39,10 @@ class SeveralTeachers(Teacher):
             f"Add {problem.kind}=MODEL or {REST}=MODEL to --teachers."
         )
 
+    def parts(self) -> list[tuple[Route, Teacher]]:
+        """Return each route with its teacher."""
+        return [(route, self._teachers[route.model]) for route in self._routes]
+
     def _of(self, batch: Batch) -> Teacher:
         """Return the teacher of a group. An empty group has any."""
         model = self.route(batch.trajectories[0].problem).model if len(batch) else self._routes[0].model

@@ -67,10 +67,11 @@ class TranslatedTeacher(LocalTeacher):
         for text in (PROBE, PROGRAM):
             TokenBytes(setup.tokenizer).check(text)
         self._rule: Literal["equal", "surprise"] = setup.score.span_signal
-        self._chat, self._tools = chat, setup.tools
+        self._own_chat, self._tools = chat, setup.tools
         self.aligned = self._prove(setup, setup.chat)
         """Share of the probe's tokens that are aligned."""
         super().__init__(setup)
+        self.chat = chat
         self._limit = positions_of(self._model)
 
     def _check_tokenizer(self, student: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase) -> None:
@@ -96,7 +97,7 @@ class TranslatedTeacher(LocalTeacher):
     def check(self, problems: Sequence[Problem]) -> None:
         """Raise DataError if a prompt in the teacher's tokens leaves no room for a response."""
         for problem in problems:
-            length = len(self._chat.prompt(problem.messages, self._tools))
+            length = len(self._own_chat.prompt(problem.messages, self._tools))
             if length >= self._limit:
                 raise DataError(
                     f"The prompt of problem {problem.id!r} has {length} tokens in the teacher's form, but the teacher has "
