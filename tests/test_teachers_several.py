@@ -187,6 +187,7 @@ def test_a_run_with_several_teachers_shows_each_and_keeps_their_fingerprints(
 def test_teacher_and_student_solve_a_sample_before_training_and_a_resumed_run_reads_it(
     options: dict[str, Any], other: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    options = options | {"rollout": options["rollout"] | {"max_tokens": 200}}
     plain = learnt(options, tmp_path / "plain", teacher=other)
     row = learnt(options, tmp_path / "run", teacher=other, score={"probe_problems": 4})
     assert row["teacher/solved"] == 1

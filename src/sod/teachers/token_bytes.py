@@ -13,7 +13,7 @@ from sod.errors import ModelError
 UNDERLINE = "▁"
 """SentencePiece's character for a space."""
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-KINDS = ("ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip", "Metaspace")
+DECODERS = ("ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip", "Metaspace")
 
 
 class TokenBytes:
@@ -32,7 +32,7 @@ class TokenBytes:
         self.tokenizer = tokenizer
         parts = _parts(tokenizer)
         kinds = {str(part.get("type")) for part in parts}
-        if not kinds & {"ByteLevel", "Replace", "Metaspace"} or not kinds <= set(KINDS):
+        if not kinds & {"ByteLevel", "Replace", "Metaspace"} or not kinds <= set(DECODERS):
             raise ModelError(
                 f"The tokenizer of {tokenizer.name_or_path!r} is neither byte-level BPE nor SentencePiece, so the bytes of its "
                 f"tokens are unknown (its decoder: {', '.join(sorted(kinds)) or 'none'}). Choose another teacher, or one with "

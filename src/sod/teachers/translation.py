@@ -284,11 +284,11 @@ def _same_space(ours: bytes, theirs: bytes) -> int:
     )
 
 
-Found = tuple[int, list[str]]
+WrittenAt = tuple[int, list[str]]
 """Where a value stands in a text, and how each of its characters is written."""
 
 
-def _find(text: str, value: object, start: int) -> Found | None:
+def _find(text: str, value: object, start: int) -> WrittenAt | None:
     """Return the first place of a value, verbatim or in JSON."""
     places = [(at, form) for form in _forms(value) if (at := text.find("".join(form), start)) >= 0]
     return min(places, key=lambda place: (place[0], -sum(map(len, place[1]))), default=None)
@@ -307,7 +307,7 @@ def _forms(value: object) -> Iterator[list[str]]:
     yield list(str(value))
 
 
-def _joined(ours: str, theirs: str, first: Found, second: Found) -> Iterator[Match]:
+def _joined(ours: str, theirs: str, first: WrittenAt, second: WrittenAt) -> Iterator[Match]:
     """Yield the matches of a value that both texts contain. A character in two forms is a match of its own."""
     one, other = _bytes_before(ours, first[0]), _bytes_before(theirs, second[0])
     if len(first[1]) != len(second[1]):

@@ -27,7 +27,7 @@ from sod.types import Problem
 
 logger = logging.getLogger(__name__)
 
-FILE = "teacher.json"
+NUMBERS_FILE = "teacher.json"
 """File of the numbers in a run's directory, with the fingerprint of what they depend on."""
 ROUND = -1
 """Number in place of the update, from which the seeds of the attempts derive."""
@@ -57,7 +57,7 @@ class TeacherProbe:
         if found is None:
             found = self._measure(student, teacher, chosen)
             text = json.dumps({"fingerprint": print_of, "metrics": found}, indent=1)
-            self.ranks.first(lambda: write_whole(run.folder / FILE, text + "\n"))
+            self.ranks.first(lambda: write_whole(run.folder / NUMBERS_FILE, text + "\n"))
         _report(found)
         return found
 
@@ -146,7 +146,7 @@ def _report(found: Metrics) -> None:
 def _saved(run: Run, fingerprint: str) -> Metrics | None:
     """Return the metrics in the run's directory, if they are of the same models and problems."""
     try:
-        saved: dict[str, Any] = json.loads((run.folder / FILE).read_text("utf-8"))
+        saved: dict[str, Any] = json.loads((run.folder / NUMBERS_FILE).read_text("utf-8"))
     except (OSError, ValueError):
         return None
     return saved.get("metrics") if saved.get("fingerprint") == fingerprint else None
