@@ -210,7 +210,7 @@ def step_info(batch: ScoredBatch, options: AlgorithmOptions) -> tuple[Tensor, St
         state=batch.state,
         seed=int(batch.ids_BT.sum()),
     )
-    return step_divergence(*pair, batch.steps_BT), info
+    return step_divergence(*pair, batch.steps_BT, batch.span_share_BT), info
 
 
 def give_credit(batch: ScoredBatch, options: AlgorithmOptions) -> CreditedBatch:

@@ -114,6 +114,10 @@ class ScoredBatch(Batch):
     """Entropy of the teacher's distribution at each sampled token; None if the teacher returns none."""
     candidate_teacher_BTJ: Tensor | None = None
     """log pi of the candidates under the teacher, as in `teacher_BT`."""
+    span_share_BT: Tensor | None = None
+    """Teacher with another tokenizer: the part of a span that each token is, 0 for a token without a signal of the teacher
+    (docs/teachers.md). `teacher_BT` is then `student_BT` plus the token's share of the span's signal. None: every token is a
+    span."""
     reference_BT: Tensor | None = None
     """log pi of the policy's initial weights, as in `student_BT`; None if no option needs it."""
     student_entropy_BT: Tensor | None = None

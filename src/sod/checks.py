@@ -23,6 +23,7 @@ from sod.config import (
     ToolOptions,
     TrainOptions,
 )
+from sod.config.teachers import routes_of
 from sod.engines import CANNOT_TRAIN, ENGINES
 from sod.environments.choosing import DEFAULT, environment_maker
 from sod.errors import OptionError
@@ -53,6 +54,7 @@ def of_fine_tuning(options: SftOptions, processes: int) -> Refusals:
 def of_training(options: TrainOptions, processes: int) -> Refusals:
     yield from of_learning(options.learn, processes)
     yield from _of_system(options)
+    yield from _of_teachers(options)
     yield from of_teacher(options.teacher, options.score)
     yield from of_engine(options.engine, options.rollout, trains=True)
     yield from of_servers(options.engine, processes)
@@ -145,6 +147,20 @@ def of_teacher(teacher: Path | None, options: ScoreOptions) -> Refusals:
     for name, is_given in (("offload_teacher", options.offload_teacher), ("shard_teacher", options.shard_teacher)):
         if is_given:
             yield f"score.{name} is for a teacher on this machine, not on a server. Leave it or score.teacher_url out."
+
+
+def _of_teachers(options: TrainOptions) -> Refusals:
+    """Check several teachers."""
+    if not options.teachers:
+        return
+    if options.teacher is not None:
+        yield "teachers and teacher both name a teacher. Give one of the two; *=MODEL is the teacher of all other problems."
+    if options.score.teacher_url is not None:
+        yield "score.teacher_url is the server of one teacher, but teachers names several. Leave one of the two out."
+    try:
+        routes_of(options.teachers)
+    except OptionError as error:
+        yield str(error)
 
 
 def of_engine(options: EngineOptions, rollout: SamplingOptions, *, trains: bool) -> Refusals:
@@ -260,9 +276,9 @@ def _of_system(options: TrainOptions) -> Refusals:
         yield str(error)
         return
     yield from _of_outcome(options.algorithm, system)
-    if system.needs_teacher and options.teacher is None:
+    if system.needs_teacher and options.teacher is None and not options.teachers:
         yield f"algorithm.name = {name} needs a teacher. Give --teacher."
-    if system.context is not None and options.teacher is not None:
+    if system.context is not None and (options.teacher is not None or options.teachers):
         yield f"algorithm.name = {name} uses the student itself as its teacher. Leave --teacher out."
     if system.context is not None and options.environment != DEFAULT:
         yield (

@@ -10,9 +10,9 @@ from typing import Literal
 
 from sod.errors import OptionError
 
-Context = Literal["gt", "hint", "unrelated"]
+Context = Literal["gt", "hint", "feedback", "unrelated"]
 """Information in the prompt of a teacher that is the student itself. gt: the answer, and the worked solution if there is one.
-hint: a hint. unrelated: the answer of another problem, a control."""
+hint: a hint. feedback: the faults of the attempt. unrelated: the answer of another problem, a control."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,7 @@ SYSTEMS: dict[str, SystemTraits] = {
     "opd_without_grpo": SystemTraits(None, "uniform"),
     "opsd_gt": SystemTraits(None, "uniform", context="gt"),
     "opsd_hint": SystemTraits(None, "uniform", context="hint"),
+    "opsd_feedback": SystemTraits(None, "uniform", context="feedback"),
     "sod": SystemTraits("grpo", SOD_RULE),
     # the paper's ablations
     "sod_uniform": SystemTraits("grpo", "uniform"),

@@ -19,13 +19,14 @@ from sod.batching import CreditedBatch, ScoredBatch, join
 from sod.checks import check, of_training
 from sod.concurrency import Runner
 from sod.config import EngineOptions, TrainOptions
+from sod.config.teachers import routes_of
 from sod.console.progress import LEGEND, Display, console, echo, fitted
 from sod.datasets.asking import load_asked, unasked
 from sod.datasets.order import ProblemOrder
 from sod.datasets.rows import fingerprint_model
 from sod.distributed import Ranks, joined
 from sod.engines.opening import open_engine
-from sod.errors import AlarmError, TrainingError
+from sod.errors import AlarmError, OptionError, TrainingError
 from sod.history import RuleHistory
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, let_through
@@ -48,12 +49,13 @@ from sod.runs.records import scored_records, to_record
 from sod.scoring import Scorer, check_groups
 from sod.systems import traits
 from sod.teachers import Teacher, TeacherSetup
-from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_folder
+from sod.teachers.opening import fingerprint_teacher, open_teacher, open_teachers, teacher_folder
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.teachers.reference import Reference, open_reference
 from sod.trackers.sending import Tracking, tracked
 from sod.types import Group, Problem
 from sod.validation.solving import HeldOut, Validator
+from sod.validation.teacher import TeacherProbe
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +163,8 @@ class TrainingSession:
     """Names of the alarms that have been reported."""
     saved: int = -1
     """Number of updates in the newest checkpoint; -1 without one."""
+    probe: dict[str, float] = field(default_factory=dict)
+    """How many problems teacher and student solved before training (`score.probe_problems`)."""
 
     @classmethod
     @contextmanager
@@ -205,6 +209,7 @@ class TrainingSession:
                     history = ranks.first(lambda: _begin(options, run, files, done))
                     agent = world.agent(engine, options.rollout)
                     validator = held_out.validator(run, world, engine, ranks) if held_out else None
+                    probe = TeacherProbe(options, world, loop, ranks).metrics(run, files, agent, teacher, problems)
                     yield cls(
                         options=options,
                         ranks=ranks,
@@ -221,6 +226,7 @@ class TrainingSession:
                         done=done,
                         history=history,
                         saved=done if folder else -1,
+                        probe=probe,
                     )
 
     @property
@@ -358,6 +364,8 @@ class TrainingSession:
     ) -> dict[str, float]:
         """Write the update's metrics and trajectories. -> the metrics, over all processes; the same in each"""
         report = self._of_rollout(groups, batch) | metrics.of_steps(batch, self.options.algorithm)
+        if self.teacher:
+            report |= self.teacher.metrics(batch, self.options.algorithm) | self.probe
         report |= metrics.of_sampler(batch) | {f"learn/{name}": value for name, value in learnt.items()}
         busy = {
             "generate": self.agent.engine.take_busy_seconds(),
@@ -431,6 +439,8 @@ def _fingerprints(options: TrainOptions, student: Path) -> dict[str, str]:
         files["teacher_rates"] = sha256_of_file(Run(options.algorithm.teacher_rates).trajectory_file(0))
     if options.teacher is not None:
         files["teacher"] = fingerprint_teacher(teacher_folder(options.teacher, options.score), options.score)
+    for route in routes_of(options.teachers):
+        files[f"teacher {route.name}"] = fingerprint_model(teacher_folder(route.model, options.score))
     return files
 
 
@@ -440,10 +450,13 @@ def _teacher(
 ) -> Iterator[Teacher | None]:
     """Open the teacher that the algorithm requires, or yield None."""
     context = traits(options.algorithm.name).context
+    routes = routes_of(options.teachers)
     if context is not None:
         folder = student
     elif options.teacher is not None:
         folder = teacher_folder(options.teacher, options.score)
+    elif routes:
+        folder = student  # each route has its own
     else:
         yield None
         return
@@ -454,9 +467,17 @@ def _teacher(
         score=options.score,
         rollout=options.rollout,
         microbatch_tokens=options.learn.microbatch_tokens,
+        chat=world.chat,
+        tools=world.tools.schemas,
+        thinking=options.chat.thinking,
     )
     if context is None:
-        with open_teacher(loop, setup, ranks) as teacher:
+        opening = open_teachers(loop, setup, routes, ranks) if routes else open_teacher(loop, setup, ranks)
+        with opening as teacher:
+            if options.algorithm.divergence == "exact" and not teacher.scores_candidates:
+                raise OptionError(
+                    "algorithm.divergence = exact needs a teacher with the student's tokenizer. Use sampled, or such a teacher."
+                )
             yield teacher
         return
     opsd = options.opsd

@@ -71,7 +71,8 @@ class AlgorithmOptions(Options):
     name: str = "sod"
     """sod: GRPO plus the step-weighted teacher. opd, also called sod_uniform: GRPO plus the unweighted teacher.
     opd_without_grpo: the unweighted teacher alone. grpo: the reward alone. opsd_gt, opsd_hint: the student's initial weights
-    as the teacher, with the answer or a hint in its prompt. sod_decay, sod_mask_after_error, sod_unclipped, sod_without_grpo:
+    as the teacher, with the answer or a hint in its prompt. opsd_feedback: the same with the errors of the attempt and the
+    judge's reason. sod_decay, sod_mask_after_error, sod_unclipped, sod_without_grpo:
     the paper's ablations. Rules for the weight of the teacher, combined with GRPO (docs/rules.md): gated, position,
     trust_region, sign_consistent, curriculum, entropy, drift_from_median, drift_with_floor, per_error,
     entropy_in_trust_region, turn_opd, middle_dropped, iw_opd, prefix, progressive_prefix, prefix_teach, tv_opd, surprise,
@@ -106,11 +107,12 @@ class AlgorithmOptions(Options):
 
 
 class OpsdOptions(Options):
-    """On-policy self-distillation (opsd_gt, opsd_hint): the teacher is the student with more information in its prompt."""
+    """On-policy self-distillation (opsd_gt, opsd_hint, opsd_feedback): the teacher is the student with more information in its
+    prompt."""
 
     template: Rare[str | None] = None
     """Text that replaces the student's last message in the teacher's prompt. {question} is that message; {context} is the
-    answer or the hint. Default: a short built-in text with both."""
+    answer, the hint or the feedback. Default: a short built-in text with both."""
     decay: Rare[Decay | None] = None
     """The teacher is an exponential moving average of the student; at each update it keeps this share of its own weights.
     Default: the teacher keeps the student's initial weights."""
@@ -131,6 +133,15 @@ class ScoreOptions(Options):
     shard_teacher: Rare[ResumeMayChange[bool]] = False
     """With several processes: shard the teacher's weights among them, if one GPU cannot hold the teacher. It then scores after
     all trajectories are sampled, instead of at the same time."""
+    teacher_template: Rare[str | None] = None
+    """For a teacher with another tokenizer: chat template in place of the teacher's own. hermes: a template with tools, for a
+    teacher without one. FILE.jinja: your own. Default: the teacher's own template."""
+    span_signal: Rare[Literal["equal", "surprise"]] = "equal"
+    """For a teacher with another tokenizer: how the signal of a span is shared among the student's tokens in it
+    (docs/teachers.md). equal: the same share for each. surprise: in proportion to -log pi of the student."""
+    probe_problems: Rare[ResumeMayChange[Count]] = 0
+    """`sod train`: number of the problems that a teacher on this machine and the student solve once before training, to compare
+    them. 0 skips this; 64 takes about as long as the sampling of 64 attempts with each model."""
     teacher_url: Rare[ResumeMayChange[str | None]] = None
     """Address of a vLLM server with the teacher, such as http://127.0.0.1:8001. --teacher then names the teacher's tokenizer.
     If --teacher also has the weights, the server is verified against a forward pass. Default: load the teacher here."""

@@ -380,6 +380,9 @@ def _scorer(options: EvalOptions, model: PreTrainedModel | None, world: World, l
         score=options.score,
         rollout=options.rollout,
         microbatch_tokens=options.microbatch_tokens,
+        chat=world.chat,
+        tools=world.tools.schemas,
+        thinking=options.chat.thinking,
     )
     with open_teacher(loop, setup, ALONE) as teacher:
         yield Scorer(

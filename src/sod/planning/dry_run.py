@@ -149,6 +149,8 @@ def _read_training(text: "DryRun", options: TrainOptions) -> "tuple[Found, Found
         teacher = text.read_model("teacher", options.teacher, served=options.score.teacher_url is not None)
         if options.score.teacher_url:
             text.add("reads", f"teacher  on the server {options.score.teacher_url}; its memory is not counted here")
+    for route in () if options.teacher else options.teachers:
+        text.add("reads", f"teacher  {route}; its memory is not counted here")
     if options.has_reference:
         text.add(
             "reads", "start    the initial student, which the divergence of learn.kl or kl_in_reward is measured from"

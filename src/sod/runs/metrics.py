@@ -182,6 +182,8 @@ class StepTotals:
             outliers = log_ratio_N.topk(max(1, len(log_ratio_N) // 20)).values
             self._sums["steps/signal_in_top_5_percent_of_tokens"] += float(outliers.sum()) / total * len(log_ratio_N)
             self._counts["steps/signal_in_top_5_percent_of_tokens"] += len(log_ratio_N)
+        if batch.span_share_BT is not None:
+            self._add("teacher/aligned_share", batch.span_share_BT[batch.mask_BT] > 0)
         if batch.teacher_entropy_BT is not None:
             self._add("steps/teacher_entropy", batch.teacher_entropy_BT[batch.mask_BT])
         self._patterns.update(p for p in map(pattern, ragged(w_BK, exists_BK)) if p)
@@ -250,7 +252,7 @@ def _ratio(part: float, whole: float) -> float:
 
 def steps(batch: ScoredBatch, options: AlgorithmOptions) -> tuple[Tensor, Tensor, Tensor]:
     """Return d, w by SOD's rule, and whether the step exists. -> (B, K) each"""
-    d_BK = step_divergence(*batch.pair_BT, batch.steps_BT)
+    d_BK = step_divergence(*batch.pair_BT, batch.steps_BT, batch.span_share_BT)
     w_BK = step_weights(d_BK, epsilon=options.epsilon, delta=options.delta)
     return d_BK, w_BK, step_mean(torch.ones(batch.ids_BT.shape), batch.steps_BT) > 0
 

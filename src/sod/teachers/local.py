@@ -1,12 +1,16 @@
 """A frozen teacher on this machine."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch
+from sod.chat.format import ChatFormat
 from sod.concurrency import compute
 from sod.model.loading import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer, score
 from sod.teachers import Scores, Teacher, TeacherSetup
@@ -15,9 +19,12 @@ from sod.teachers import Scores, Teacher, TeacherSetup
 class LocalTeacher(Teacher):
     """Scores with the model in `setup.folder`. Its vocabulary must equal the student's."""
 
+    chat: ChatFormat | None = None
+    """The teacher's own chat format; None if it reads the student's."""
+
     def __init__(self, setup: TeacherSetup):
         tokenizer = load_tokenizer(setup.folder)
-        check_same_vocabulary(setup.tokenizer, tokenizer)
+        self._check_tokenizer(setup.tokenizer, tokenizer)
         self._model = load_model(setup.folder, setup.network.for_teacher(setup.score)).requires_grad_(False)
         check_embeddings(self._model, tokenizer, setup.folder)
         check_context(self._model, setup.rollout, whose="teacher")
@@ -27,6 +34,9 @@ class LocalTeacher(Teacher):
         self._temperature = setup.rollout.temperature
         self._microbatch_tokens = setup.microbatch_tokens
         self._busy_seconds = 0.0
+
+    def _check_tokenizer(self, student: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase) -> None:
+        check_same_vocabulary(student, own)
 
     async def score(self, batch: Batch) -> Scores:
         return await compute(self._timed, batch)
@@ -59,6 +69,13 @@ class LocalTeacher(Teacher):
         )
         self._move(self._home)
         return logprobs_BT
+
+    @contextmanager
+    def lent(self) -> Iterator[PreTrainedModel]:
+        """Lend the model, on its device, to an engine that samples it."""
+        self._move(self._device)
+        yield self._model
+        self._move(self._home)
 
     def _move(self, device: torch.device) -> None:
         self._model.to(device)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from sod.model.lora import plain_parameters
 from sod.rewards.kinds import KINDS
 from sod.systems import Context
 from sod.teachers import Scores, TeacherSetup
+from sod.teachers.feedback import feedback
 from sod.teachers.local import LocalTeacher
 from sod.types import Group, Piece, Problem, Schema, Trajectory
 
@@ -31,7 +32,20 @@ HINT_TEMPLATE = """{question}
 Hint: {context}
 
 Solve the problem step by step, as if you had not been given the hint."""
-TEMPLATES: dict[Context, str] = {"gt": GT_TEMPLATE, "hint": HINT_TEMPLATE, "unrelated": GT_TEMPLATE}
+FEEDBACK_TEMPLATE = """{question}
+
+An earlier attempt went wrong:
+{context}
+
+Solve the problem step by step, without these mistakes and as if you had not been told of them."""
+TEMPLATES: dict[Context, str] = {
+    "gt": GT_TEMPLATE,
+    "hint": HINT_TEMPLATE,
+    "unrelated": GT_TEMPLATE,
+    "feedback": FEEDBACK_TEMPLATE,
+}
+FEEDBACK_TOKENS = 256
+"""Longest feedback. The beginning of a longer one is left out."""
 
 STATE = "teacher.pt"
 """File of the average in a checkpoint. Not safetensors, because loaders of the student may read every such file."""
@@ -44,7 +58,8 @@ class PrivilegedTeacher(LocalTeacher):
 
     x is the student's prompt. c(x) is the same conversation with its last user message rewritten by `template`, where
     {question} stands for that message and {context} for the privileged information. Default template: from `TEMPLATES`.
-    y are the original tokens after x, observations included; they are never rendered again.
+    y are the original tokens after x, observations included; they are never rendered again. With `context` = feedback, c(x)
+    differs between the attempts at a problem (`sod.teachers.feedback`); an attempt without a fault is scored under x.
 
     Without `decay` the model stays frozen. With `decay` it is the exponential moving average of the student's weights,
     updated by `follow` and saved in checkpoints. The average is kept in float32, which takes 4 more bytes per weight if
@@ -90,7 +105,7 @@ class PrivilegedTeacher(LocalTeacher):
         if self._context == "unrelated":
             self._others = _other_problems(problems)
         room = positions_of(self._model) - self._max_tokens
-        lengths = {problem.id: len(self.prompt(problem)) for problem in problems}
+        lengths = {problem.id: self._longest(problem) for problem in problems}
         if long := {id: length for id, length in lengths.items() if length > room}:
             id = max(long, key=lambda id: long[id])
             raise DataError(
@@ -99,8 +114,17 @@ class PrivilegedTeacher(LocalTeacher):
                 "model's positions. Lower rollout.max_tokens, or shorten or remove these problems."
             )
 
-    def prompt(self, problem: Problem) -> list[int]:
-        """Return c(x), the teacher's prompt. Raises DataError if the problem has no text message to rewrite."""
+    def _longest(self, problem: Problem) -> int:
+        """Return the length of the teacher's prompt; for feedback, the length with the longest feedback."""
+        if self._context == "feedback":
+            return len(self.prompt(problem, "")) + FEEDBACK_TOKENS
+        return len(self.prompt(problem))
+
+    def prompt(self, problem: Problem, privilege: str | None = None) -> list[int]:
+        """Return c(x), the teacher's prompt. Raises DataError if the problem has no text message to rewrite.
+
+        `privilege`: the privileged information. Default: that of the problem.
+        """
         if problem.environment not in ("", DEFAULT):
             raise DataError(
                 f"Problem {problem.id!r} has the environment {problem.environment}, which writes its own prompt, so the "
@@ -114,7 +138,10 @@ class PrivilegedTeacher(LocalTeacher):
                 "remove the problem."
             )
         told = self._others[problem.id] if self._context == "unrelated" else problem
-        parts = {"question": question, "context": _privilege(told, self._context)}
+        parts = {
+            "question": question,
+            "context": _privilege(told, self._context) if privilege is None else privilege,
+        }
         rewritten = re.sub(r"\{(question|context)\}", lambda found: parts[found[1]], self._template)
         messages[last] = messages[last] | {"content": rewritten}
         return self._chat.prompt(messages, self._tools)
@@ -136,8 +163,19 @@ class PrivilegedTeacher(LocalTeacher):
 
     def _privileged(self, trajectory: Trajectory) -> Trajectory:
         """Replace the trajectory's prompt by the teacher's."""
-        prompt = Piece("prompt", tuple(self.prompt(trajectory.problem)))
+        privilege = None
+        if self._context == "feedback":
+            privilege = self._feedback(trajectory)
+            if not privilege:
+                return trajectory
+        prompt = Piece("prompt", tuple(self.prompt(trajectory.problem, privilege)))
         return replace(trajectory, pieces=(prompt, *trajectory.pieces[1:]))
+
+    def _feedback(self, trajectory: Trajectory) -> str:
+        """Return what went wrong in an attempt, cut to `FEEDBACK_TOKENS`."""
+        tokenizer = self._chat.tokenizer
+        ids = tokenizer.encode(feedback(trajectory, self._chat, self._tools), add_special_tokens=False)
+        return str(tokenizer.decode(ids[-FEEDBACK_TOKENS:])).lstrip("\N{REPLACEMENT CHARACTER}")
 
     # Weights
 
