@@ -383,7 +383,8 @@ def _varlen(
     *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     gpu, shared = FakeGPU.active, query.shape[1] // key.shape[1]
-    assert query.dtype in HALF and query.shape[-1] <= 256, "FlashAttention has no such kernel"
+    assert query.dtype in HALF, "FlashAttention has no such kernel"
+    assert query.shape[-1] <= 256
     assert cu_q.dtype == cu_k.dtype == torch.int32
     assert grouped or shared == 1, "grouped heads need enable_gqa"
     gpu.counts.attention["varlen"] += 1

@@ -27,7 +27,7 @@ LAYERS = """
     hub  report  rewards  tools
     model
     datasets  doctor  engines  trackers  watch
-    checks
+    checks  correction
     planning  rollout  teachers
     scoring
     evaluation

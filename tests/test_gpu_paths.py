@@ -13,7 +13,7 @@ from fake_gpu import FakeGPU, QuadraticAttention, fake_gpu, numbers, on_gpu
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sod.batching import Batch, CreditedBatch, ScoredBatch, collate
+from sod.batching import Batch, CreditedBatch, collate
 from sod.concurrency import Runner
 from sod.config import LearnOptions
 from sod.engines import Request

@@ -20,14 +20,17 @@ from sod.checks import check, of_training
 from sod.concurrency import Runner
 from sod.config import EngineOptions, TrainOptions
 from sod.console.progress import LEGEND, Display, console, echo, fitted
+from sod.correction import with_correction
 from sod.datasets.asking import load_asked, unasked
 from sod.datasets.order import ProblemOrder
 from sod.datasets.rows import fingerprint_model
 from sod.distributed import Ranks, joined
+from sod.engines.choice import with_engine
 from sod.engines.opening import open_engine
 from sod.errors import AlarmError, TrainingError
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, let_through
+from sod.model.devices import LEARNING, SAMPLING, device_errors
 from sod.model.dtypes import with_dtype
 from sod.model.lengths import with_lengths
 from sod.model.loading import check_context, check_embeddings, head, load_model
@@ -60,6 +63,7 @@ T = TypeVar("T")
 MAX_SAMPLER_GAP = 0.5
 """Largest mean difference per sampled token, in nats. Rounding causes 1e-6 in fp32 and about 1e-2 in bf16; more means that
 the sampler is broken."""
+SAMPLES = "sampling and scoring"
 EXPLAINED = f"{LEGEND}tool calls and errors a trajectory; d: nats from teacher; w: step weight"
 
 
@@ -68,7 +72,7 @@ def train(options: TrainOptions) -> Run:
 
     Raises SodError for bad input, and Terminated after a signal. In both cases a run that has begun can be resumed.
     """
-    options = with_dtype(options)
+    options = with_engine(with_dtype(options))
     if options.dry_run:
         echo(plan(options))
         return Run(options.out)
@@ -89,12 +93,13 @@ def train(options: TrainOptions) -> Run:
             if session.validate(update, display):
                 break
             clock = Clock()
-            with clock.time("sample"), display.phase("sample", session.attempts):
+            with clock.time("sample"), display.phase("sample", session.attempts), device_errors(SAMPLES, SAMPLING):
                 groups, batch = session.sample(update, display)
             credited = give_credit(replace(batch, update=update), options.algorithm)
+            corrected, weights = with_correction(credited, options.learn, options.engine)
 
-            with clock.time("learn"), display.phase("learn", 1):
-                learnt = session.learn(update, credited)
+            with clock.time("learn"), display.phase("learn", 1), device_errors("learning", LEARNING):
+                learnt = session.learn(update, corrected) | weights
             with clock.time("sync"):
                 session.refresh()
 
@@ -350,7 +355,8 @@ class TrainingSession:
     ) -> dict[str, float]:
         """Write the update's metrics and trajectories. -> the metrics, over all processes; the same in each"""
         report = self._of_rollout(groups, batch) | metrics.of_steps(batch, self.options.algorithm)
-        report |= metrics.of_sampler(batch) | {f"learn/{name}": value for name, value in learnt.items()}
+        report |= metrics.of_sampler(batch)
+        report |= {name if "/" in name else f"learn/{name}": value for name, value in learnt.items()}
         busy = {
             "generate": self.agent.engine.take_busy_seconds(),
             "score": self.scorer.take_busy_seconds(),

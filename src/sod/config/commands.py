@@ -104,7 +104,8 @@ class TrainOptions(Options):
     stop_on: Rare[tuple[str, ...]] = ()
     """Alarms that stop the run after saving a checkpoint. Alarms not listed here are only reported. Possible: tool_calls,
     malformed_calls, truncated, entropy_collapse, entropy_explosion, divergence, silent_teacher, saturated_weights,
-    outlier_tokens, no_contrast, cold_start, unsolved, shaped_reward, sampler_drift, lost_attempts."""
+    outlier_tokens, no_contrast, cold_start, unsolved, shaped_reward, sampler_drift, sampler_weights,
+    lost_attempts."""
     save_trajectories: Rare[ResumeMayChange[Count]] = 64
     """Number of trajectories of each update to save in the run directory."""
     resume: ResumeMayChange[bool] = False

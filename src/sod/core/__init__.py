@@ -20,6 +20,7 @@ from sod.core.advantages import (
     teacher_advantage,
     verdict_advantage,
 )
+from sod.core.corrections import Correction, sampler_ratio, sampler_weights
 from sod.core.head import Head
 from sod.core.logprobs import token_logprobs, token_loss, top_logprobs
 from sod.core.losses import (
@@ -41,6 +42,7 @@ from sod.core.weights import decayed_weights, masked_weights, step_divergence, s
 __all__ = [
     "ADVANTAGES",
     "RULES",
+    "Correction",
     "Head",
     "PolicyLoss",
     "Rule",
@@ -58,6 +60,8 @@ __all__ = [
     "masked_weights",
     "per_token",
     "reference_kl",
+    "sampler_ratio",
+    "sampler_weights",
     "sequence_log_ratio",
     "sequence_policy_loss",
     "step_divergence",
