@@ -35,7 +35,8 @@ from sod.model.dtypes import with_dtype
 from sod.model.lengths import with_lengths
 from sod.model.loading import check_context, check_embeddings, head, load_model
 from sod.model.policy import Policy, load_sharded, origin
-from sod.planning.dry_run import plan
+from sod.planning.dry_run import estimate, plan
+from sod.planning.timing import compared
 from sod.problems import problem_order
 from sod.rollout.agent import Agent
 from sod.rollout.contrast import chosen, wanted
@@ -106,6 +107,10 @@ def train(options: TrainOptions) -> Run:
             report = session.record(update, groups, credited, learnt, clock)
             tracking.log(update + 1, report)
             display.done(_line(update + 1, options.updates, report, display.room))
+            if update == session.done + 1 and (
+                estimated := estimate(options, ranks.count)
+            ):  # the first one also warms up
+                echo(compared(estimated, report, options.updates - update - 1))
             stopping = session.report_alarms(update + 1, tracking)
             if (update + 1) % options.save_every == 0 or update + 1 == options.updates or stopping:
                 session.save(update + 1)

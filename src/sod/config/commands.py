@@ -331,6 +331,8 @@ class PlanOptions(Options):
     """Teacher model, given like the student. Default: none, for GRPO."""
     gpus: str = "1x80GB"
     """Number and kind of GPUs: 8xH100, 2x24GB, 4090. 0 uses only CPU memory."""
+    price: PositiveReal | None = None
+    """Price of one GPU for one hour, in any currency. The plan then has the estimated cost of a run. Default: no cost."""
     max_tokens: Positive = 20480
     """Longest response, in tokens."""
     max_prompt_tokens: Positive = 2560
