@@ -1,6 +1,9 @@
 """Every path of training and sampling on a GPU that is not there (tests/fake_gpu.py): device rules, copies, waits, attention."""
 
 import asyncio
+import json
+import shutil
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,17 +12,32 @@ from typing import Any
 import bitsandbytes  # noqa: F401  its import asks a GPU for its kernels
 import pytest
 import torch
-from fake_gpu import FakeGPU, QuadraticAttention, fake_gpu, numbers, on_gpu
+from fake_gpu import MEMORY, FakeGPU, QuadraticAttention, fake_gpu, numbers, on_gpu
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch, CreditedBatch, collate
 from sod.concurrency import Runner
-from sod.config import LearnOptions
-from sod.engines import Request
+from sod.config import (
+    EngineOptions,
+    EvalOptions,
+    LearnOptions,
+    ModelOptions,
+    RolloutOptions,
+    ScoreOptions,
+    TrainOptions,
+)
+from sod.engines import VLLM_VERSION, Request, choice
 from sod.engines.hf import HFEngine
-from sod.model.loading import score, score_top
+from sod.engines.opening import open_engine
+from sod.engines.vllm import check_room
+from sod.errors import CapacityError, ModelError, OptionError, OutageError
+from sod.model.devices import LEARNING, chosen_device, device_errors
+from sod.model.loading import load_model, score, score_top
 from sod.model.policy import Policy
+from sod.teachers import TeacherSetup
+from sod.teachers.local import LocalTeacher
+from sod.training import train
 
 Groups = Callable[..., Any]
 Models = Callable[..., Any]
@@ -234,3 +252,197 @@ def test_the_engine_samples_in_bfloat16_with_the_probabilities_of_a_full_pass(
     for row, reply in enumerate(replies):
         expected = found_BT[row][batch.mask_BT[row]]
         assert (torch.tensor(reply.logprobs) - expected).abs().mean() < 0.1
+
+
+def test_a_decode_pass_waits_once_and_attends_once_a_layer(gpu: FakeGPU, random_model: Models) -> None:
+    model = random_model(dtype=torch.bfloat16).to("cuda")
+    engine = HFEngine(model, slots=4)
+
+    async def work(count: int) -> None:
+        requests = [Request(ids=ids, max_tokens=count, stop=-1, seed=i) for i, ids in enumerate(PROMPTS)]
+        await asyncio.gather(*map(engine.sample, requests))
+
+    passes: list[Any] = []
+    for count in (5, 15):
+        with Runner() as loop:
+            loop.run(engine.refresh())
+            gpu.reset()
+            loop.run(work(count))
+        passes.append(gpu.counts)
+    short, long = passes
+    # One pass more for each token more. Prompts are read in the first passes of both.
+    assert (long.waits - short.waits) == {"engines/drawing.py:draw_tokens": 10}
+    assert (long.attention - short.attention) == {"efficient": 10 * model.config.num_hidden_layers}
+    copies = long.to_gpu - short.to_gpu
+    assert copies.total() <= 10 * 5, copies
+    kernels = (long.launches - short.launches).total()
+    assert kernels <= 10 * 230, f"{kernels / 10} launches of a pass"
+
+
+def test_attention_of_a_micro_batch_is_one_call_a_layer_forward_and_backward(
+    gpu: FakeGPU, random_model: Models, tokenizer: PreTrainedTokenizerBase, batch: Batch
+) -> None:
+    model = random_model(dtype=torch.bfloat16).to("cuda")
+    policy = Policy(model, tokenizer, LearnOptions(lr=1e-2))
+    gpu.reset()
+    policy.imitate(batch.ids_BT, batch.mask_BT, batch.lengths_B)
+    layers = model.config.num_hidden_layers
+    assert gpu.counts.attention == {"varlen": layers, "varlen_backward": layers}
+
+
+# Loading, the teacher in CPU memory, and a whole run
+
+
+def test_a_model_is_loaded_in_bfloat16_without_cudnns_attention(untrained: Path) -> None:
+    with fake_gpu() as gpu:
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+        model = load_model(untrained, ModelOptions())
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        assert model.dtype == torch.bfloat16
+        assert model.device.type == "cuda"
+        assert gpu.counts.attention
+
+
+def test_a_teacher_in_cpu_memory_is_copied_to_the_gpu_and_never_back(
+    gpu: FakeGPU, teacher: Path, tokenizer: PreTrainedTokenizerBase, random_groups: Groups
+) -> None:
+    batch = collate(random_groups(1, 3, vocabulary=400))
+    setup = TeacherSetup(
+        folder=teacher,
+        tokenizer=tokenizer,
+        network=ModelOptions(dtype="float32"),
+        score=ScoreOptions(offload_teacher=True),
+        rollout=RolloutOptions(max_prompt_tokens=400, max_tokens=400),
+        microbatch_tokens=1000,
+    )
+    kept = LocalTeacher(replace(setup, score=ScoreOptions()))
+    moved = LocalTeacher(setup)
+    expected = kept.score_now(batch)
+    weights = sum(1 for _ in moved._model.parameters())
+    for _ in range(2):
+        gpu.reset()
+        found = moved.score_now(batch)
+        assert found.logprobs_BT.equal(expected.logprobs_BT)
+        assert weights <= gpu.counts.to_gpu["teachers/local.py:_enter"] <= weights + 2
+        assert set(gpu.counts.from_gpu) == {"model/loading.py:score", "model/loading.py:_parts"} & set(
+            gpu.counts.from_gpu
+        )
+        assert all(weight.device.type == "cpu" for weight in moved._model.parameters())
+
+
+def test_the_slots_of_the_engine_are_bounded_by_its_share_of_the_memory(
+    gpu: FakeGPU, random_model: Models, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = 2 * 2 * 1 * 8 * 2  # keys and values, layers, heads, head_dim, bytes of bfloat16
+    rollout = RolloutOptions(max_prompt_tokens=100, max_tokens=100, concurrency=64)
+    options = EngineOptions(name="hf", memory_share=(10.5 * 200 * token) / MEMORY)
+    with Runner() as loop, open_engine(loop, options, random_model(dtype=torch.bfloat16).to("cuda"), rollout) as engine:
+        assert isinstance(engine, HFEngine)
+        assert len(engine._cached) == 10
+    assert "10 trajectories are sampled at a time, not rollout.concurrency = 64" in caplog.text
+
+
+def test_a_whole_run_trains_on_the_gpu(gpu: FakeGPU, untrained: Path, problem_file: Path, tmp_path: Path) -> None:
+    options = TrainOptions.model_validate(
+        {
+            "student": untrained,
+            "teacher": untrained,
+            "data": problem_file,
+            "out": tmp_path / "run",
+            "updates": 1,
+            "rollout": {"problems": 2, "group": 2, "max_tokens": 24, "max_prompt_tokens": 200, "max_turns": 1},
+            "learn": {"minibatches": 1, "correction": "truncated"},
+            "engine": {"name": "hf"},
+        }
+    )
+    run = train(options)
+    [row] = run.metrics()
+    assert row["sampler/gap_mean"] < 0.1
+    assert 0.5 < row["sampler/weight_mean"] < 2
+    stored = json.loads((tmp_path / "run" / "options.json").read_text())
+    assert (stored["network"]["dtype"], stored["engine"]["name"]) == ("bfloat16", "hf")
+    assert load_model(run.finished() or tmp_path, ModelOptions(device="cpu")).dtype == torch.float32
+
+
+# Errors in words
+
+
+def test_full_memory_and_a_lost_gpu_are_told_with_what_to_try() -> None:
+    full = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.1 GiB. Of the allocated memory ..."
+    with pytest.raises(
+        CapacityError, match=r"full while learning: CUDA out of memory\. .* 79\.1 GiB\. Try --learn\.check"
+    ) as told:
+        with device_errors("learning", LEARNING):
+            raise torch.OutOfMemoryError(full)
+    assert "Of the allocated" not in str(told.value)
+    with pytest.raises(
+        OutageError, match="The GPU failed while learning: CUDA error: device lost. Look at `nvidia-smi`"
+    ):
+        with device_errors("learning", LEARNING):
+            raise torch.AcceleratorError("CUDA error: device lost\nCUDA kernel errors might be ...")
+
+
+def test_apples_gpu_is_refused_in_words_and_not_replaced_by_the_cpu(untrained: Path) -> None:
+    with pytest.raises(
+        ModelError, match="network.device = mps is not supported: sampling adds probabilities in float64"
+    ):
+        load_model(untrained, ModelOptions(device="mps"))
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert chosen_device("auto") == "cpu"
+    assert "cannot use a GPU, so the CPU is used" in caplog.text
+
+
+def test_a_directory_without_room_for_the_weights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")._replace(free=64 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    check_room(Path("/dev/shm"), 60 << 20)
+    with pytest.raises(
+        OptionError, match=r"/dev/shm has 64 MiB free, .* 3,277 MiB .* docker run --shm-size .* --engine.exchange"
+    ):
+        check_room(Path("/dev/shm"), 3277 << 20)
+
+
+# The engine of auto
+
+
+@pytest.mark.parametrize(
+    ("installed", "device", "temperature", "expected"),
+    [("0.32.0", "auto", 1, "vllm"), (None, "auto", 1, "hf"), ("0.33.0", "auto", 1, "hf"), ("0.32.1", "cpu", 1, "hf")],
+)
+def test_auto_takes_vllm_on_a_gpu_where_its_version_is_installed(
+    gpu: FakeGPU,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    installed: str | None,
+    device: str,
+    temperature: float,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(choice, "find_spec", lambda _: installed)
+    monkeypatch.setattr(choice, "version", lambda _: installed)
+    options = EvalOptions.model_validate(
+        {"model": "m", "data": "d.jsonl", "out": tmp_path, "network": {"device": device}, "rollout": {"temperature": 1}}
+    )
+    assert choice.with_engine(options).engine.name == expected
+    (tmp_path / "options.json").write_text(json.dumps({"engine": {"name": "hf"}}))
+    assert choice.with_engine(options).engine.name == "hf"
+
+
+def test_another_version_of_vllm_is_refused_with_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "version", lambda _: "0.33.0")
+    assert choice.wrong_vllm().startswith(
+        "vllm 0.33.0 is installed, but sod needs 0.32, the version for its PyTorch. Type pip"
+    )
+
+
+def test_the_extra_pins_the_version_of_vllm_that_is_checked() -> None:
+    needs = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert any(each.startswith(f"vllm=={VLLM_VERSION}.") for each in needs["vllm"])
