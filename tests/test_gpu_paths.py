@@ -342,6 +342,7 @@ def test_the_slots_of_the_engine_are_bounded_by_its_share_of_the_memory(
     assert "10 trajectories are sampled at a time, not rollout.concurrency = 64" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_whole_run_trains_on_the_gpu(gpu: FakeGPU, untrained: Path, problem_file: Path, tmp_path: Path) -> None:
     options = TrainOptions.model_validate(
         {
@@ -369,23 +370,18 @@ def test_a_whole_run_trains_on_the_gpu(gpu: FakeGPU, untrained: Path, problem_fi
 
 def test_full_memory_and_a_lost_gpu_are_told_with_what_to_try() -> None:
     full = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.1 GiB. Of the allocated memory ..."
-    with pytest.raises(
-        CapacityError, match=r"full while learning: CUDA out of memory\. .* 79\.1 GiB\. Try --learn\.check"
-    ) as told:
-        with device_errors("learning", LEARNING):
-            raise torch.OutOfMemoryError(full)
+    words = r"full while learning: CUDA out of memory\. .* 79\.1 GiB\. Try --learn\.check"
+    with pytest.raises(CapacityError, match=words) as told, device_errors("learning", LEARNING):
+        raise torch.OutOfMemoryError(full)
     assert "Of the allocated" not in str(told.value)
-    with pytest.raises(
-        OutageError, match="The GPU failed while learning: CUDA error: device lost. Look at `nvidia-smi`"
-    ):
-        with device_errors("learning", LEARNING):
-            raise torch.AcceleratorError("CUDA error: device lost\nCUDA kernel errors might be ...")
+    words = r"The GPU failed while learning: CUDA error: device lost\. Look at `nvidia-smi`"
+    with pytest.raises(OutageError, match=words), device_errors("learning", LEARNING):
+        raise torch.AcceleratorError("CUDA error: device lost\nCUDA kernel errors might be ...")
 
 
 def test_apples_gpu_is_refused_in_words_and_not_replaced_by_the_cpu(untrained: Path) -> None:
-    with pytest.raises(
-        ModelError, match="network.device = mps is not supported: sampling adds probabilities in float64"
-    ):
+    words = r"network\.device = mps is not supported: sampling adds probabilities in float64"
+    with pytest.raises(ModelError, match=words):
         load_model(untrained, ModelOptions(device="mps"))
 
 

@@ -20,7 +20,7 @@ from sod.core.advantages import (
     teacher_advantage,
     verdict_advantage,
 )
-from sod.core.corrections import Correction, sampler_ratio, sampler_weights
+from sod.core.corrections import Correction, Level, sampler_ratio, sampler_weights
 from sod.core.head import Head
 from sod.core.logprobs import token_logprobs, token_loss, top_logprobs
 from sod.core.losses import (
@@ -44,6 +44,7 @@ __all__ = [
     "RULES",
     "Correction",
     "Head",
+    "Level",
     "PolicyLoss",
     "Rule",
     "StepInfo",
