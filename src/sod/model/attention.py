@@ -123,10 +123,10 @@ def attend_causally(
             found.append(checkpoint(_explicit, *part, scale, mask, variant, use_reentrant=False))  # type: ignore[arg-type]
         else:
             found.append(_explicit(*part, scale, mask, variant))
-    return joined(found)
+    return concatenated(found)
 
 
-def joined(parts: Sequence[Tensor]) -> Tensor:
+def concatenated(parts: Sequence[Tensor]) -> Tensor:
     """Return the parts, one after another along the tokens. A single part is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=2)
 
@@ -257,7 +257,7 @@ class Packed:
             return self._spans.attend(query, key, value, scale, variant)
         queries, keys, values = (tensor.split(self._lengths, dim=2) for tensor in (query, key, value))
         parts = zip(queries, keys, values, strict=True)
-        return joined([attend_causally(*part, scale, variant) for part in parts])
+        return concatenated([attend_causally(*part, scale, variant) for part in parts])
 
 
 class SlotCache:
@@ -355,7 +355,7 @@ class Reading:
                 found.append(spans.attend(*part))
             else:
                 found.append(attend_causally(*part))
-        return joined(found)
+        return concatenated(found)
 
     def _attend_singles(
         self, query: Tensor, keys: Tensor, values: Tensor, scale: float | None, variant: Variant | None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sod.model.attention import Spans, Variant, attend_causally, fits_flash, joined
+from sod.model.attention import Spans, Variant, attend_causally, concatenated, fits_flash
 
 SHORTEST = 16
 """Tokens of a common start from which rows share it."""
@@ -140,7 +140,7 @@ class SharedStarts:
                 new, own_keys, own_values = next(segments)
                 seen = torch.cat([keys, own_keys], 2), torch.cat([values, own_values], 2)
                 found.append(attend_causally(new, seen[0], seen[1], scale, variant))
-        return joined(found)
+        return concatenated(found)
 
 
 def worth_sharing(families: Sequence[Family]) -> bool:

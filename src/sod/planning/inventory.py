@@ -319,7 +319,8 @@ def imagined_gpus(text: str) -> tuple[int, Device]:
 def find_device(wanted: str) -> Device | None:
     """Return the device that `network.device` selects on this machine, or None if there is no such device."""
     gpus = [] if wanted == "cpu" else _gpus()
-    number = int(wanted.partition(":")[2] or 0)
+    given = wanted.partition(":")[2] or "0"
+    number = int(given) if given.isdecimal() else len(gpus)
     if number < len(gpus):
         return gpus[number]
     return _computer() if wanted in ("auto", "cpu") else None

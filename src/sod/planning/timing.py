@@ -25,7 +25,7 @@ LIKELY_SHARE = 0.25
 """Assumed mean length, as a share of rollout.max_tokens and rollout.max_prompt_tokens."""
 UTILISATION = 0.4
 """Assumed share of a GPU's peak speed that scoring reaches."""
-LEARNING = 0.3
+LEARNING_SHARE = 0.3
 """The same of learning, whose layers are not fused."""
 READING = 0.7
 """Assumed share of the memory's bandwidth that sampling reaches."""
@@ -61,7 +61,7 @@ def seconds_of_update(
     return {
         "sample": sample,
         "score": score,
-        "learn": passes * forward / (rate * LEARNING * processes),
+        "learn": passes * forward / (rate * LEARNING_SHARE * processes),
         "exchange": exchange,
     }
 
