@@ -27,7 +27,7 @@ LAYERS = """
     history  hub  report  rewards  tools
     environments  model
     datasets  doctor  engines  trackers  watch
-    checks
+    checks  correction
     planning  rollout  teachers
     scoring
     evaluation

@@ -46,10 +46,12 @@ TRAIN: list[tuple[dict[str, Any], str]] = [
     ({"problems.rates": Path("nowhere"), "problems.lowest": 0.9, "problems.highest": 0.1}, "no problem is left"),
     ({"rollout.resample": 2.0, "rollout.group": 1}, "rollout.resample needs several attempts"),
     ({"rollout.resample": 2.0, "algorithm.name": "sod_without_grpo"}, "does not use the reward"),
+    ({"network.device": "mps"}, "network.device = mps is not supported: sampling adds probabilities in float64"),
+    ({"network.device": "cuda:first"}, "network.device = cuda:first is not a device of sod"),
     ({"teacher": None}, "algorithm.name = sod needs a teacher. Give --teacher."),
     ({"engine.name": "vllm_server"}, "engine.name = vllm_server needs the address of its server. Give --engine.url."),
     (
-        {"engine.url": NOWHERE},
+        {"engine.url": NOWHERE, "engine.name": "hf"},
         "engine.name = hf uses no server. Leave it out, or give --engine.name vllm_server or served.",
     ),
     ({"engine.name": "served", "engine.url": NOWHERE}, "To train a model and sample it on a vLLM server"),
@@ -227,4 +229,4 @@ def test_a_package_that_is_missing_is_named(basis: dict[str, Any], monkeypatch: 
 def test_every_engine_that_options_name_has_traits_and_can_be_opened() -> None:
     annotation = TrainOptions.model_fields["engine"].annotation
     assert annotation is not None
-    assert set(annotation.model_fields["name"].annotation.__args__) == ENGINES.keys() == OPENERS.keys()
+    assert set(annotation.model_fields["name"].annotation.__args__) == ENGINES.keys() == {"auto", *OPENERS}

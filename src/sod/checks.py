@@ -24,9 +24,11 @@ from sod.config import (
     TrainOptions,
 )
 from sod.config.teachers import routes_of
-from sod.engines import CANNOT_TRAIN, ENGINES
+from sod.engines import CANNOT_TRAIN, ENGINES, INSTALL_VLLM
+from sod.engines.choice import wrong_vllm
 from sod.environments.choosing import DEFAULT, environment_maker
 from sod.errors import OptionError
+from sod.model.devices import device_refusal
 from sod.runs.alarms import ALARMS
 from sod.sandbox import retries
 from sod.systems import SYSTEMS, SystemTraits, traits
@@ -45,6 +47,7 @@ def check(refusals: Refusals) -> None:
 
 
 def of_fine_tuning(options: SftOptions, processes: int) -> Refusals:
+    yield from of_device(options.network.device)
     yield from of_learning(options.learn, processes)
     yield from of_held_out(options.validate)
     yield from _of_solving(options, processes)
@@ -52,6 +55,7 @@ def of_fine_tuning(options: SftOptions, processes: int) -> Refusals:
 
 
 def of_training(options: TrainOptions, processes: int) -> Refusals:
+    yield from of_device(options.network.device)
     yield from of_learning(options.learn, processes)
     yield from _of_system(options)
     yield from _of_teachers(options)
@@ -104,7 +108,13 @@ def _of_solving(options: SftOptions, processes: int) -> Refusals:
         yield f"validate.solve = {solve} needs a single process, but {processes} are running. Leave it out, or start one process."
 
 
+def of_device(device: str) -> Refusals:
+    if refusal := device_refusal(device):
+        yield refusal
+
+
 def of_evaluation(options: EvalOptions) -> Refusals:
+    yield from of_device(options.network.device)
     yield from of_teacher(options.teacher, options.score)
     yield from of_engine(options.engine, options.rollout, trains=False)
     yield from of_sandbox(options.sandbox)
@@ -179,9 +189,11 @@ def of_engine(options: EngineOptions, rollout: SamplingOptions, *, trains: bool)
         yield CANNOT_TRAIN.format(name=options.name)
     if engine.package is not None and find_spec(engine.package) is None:
         yield (
-            f"engine.name = {options.name} needs {engine.package}, which is not installed. Install it here (pip install "
-            f"{engine.package}), or run it as a server from its own environment (--engine.name vllm_server)."
+            f"engine.name = {options.name} needs {engine.package}, which is not installed. Type {INSTALL_VLLM}, or "
+            "run it as a server from its own environment (--engine.name vllm_server)."
         )
+    elif engine.package is not None and (refusal := wrong_vllm()):
+        yield refusal
     if engine.exchanges_weights and rollout.temperature < 0.01:
         yield (
             f"rollout.temperature = {rollout.temperature:g} is too low for vLLM, which would sample at 0.01 instead. Set it to "
@@ -231,8 +243,14 @@ def of_environment(name: str) -> Refusals:
 
 
 def _of_loss(options: LearnOptions) -> Refusals:
-    """Check that a loss has a clip range of its own scale."""
+    """Check that a loss has a clip range of its own scale, and that a correction leaves some weights."""
     given = options.model_fields_set
+    cap, floor = options.correction_cap, options.correction_floor
+    if options.correction == "icepop" and cap is not None and cap <= floor:
+        yield (
+            f"learn.correction_cap is {cap:g}, not above learn.correction_floor = {floor:g}, so every weight is 0. Give a cap "
+            "above 1 and a floor below 1, such as 5 and 0.5."
+        )
     if options.loss in CLIP_RANGES and not {"clip_low", "clip_high"} <= given:
         low, high = CLIP_RANGES[options.loss]
         yield (

@@ -113,6 +113,9 @@ HELP = ("-h", "--help", "--help-all", "help")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    # Micro-batches have different sizes, which would divide a GPU's memory into pieces that nothing fits into.
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     screen.guard_output()
     try:
         status = run(list(sys.argv[1:] if arguments is None else arguments))

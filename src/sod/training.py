@@ -21,20 +21,24 @@ from sod.concurrency import Runner
 from sod.config import EngineOptions, TrainOptions
 from sod.config.teachers import routes_of
 from sod.console.progress import LEGEND, Display, console, echo, fitted
+from sod.correction import with_correction
 from sod.datasets.asking import load_asked, unasked
 from sod.datasets.order import ProblemOrder
 from sod.datasets.rows import fingerprint_model
 from sod.distributed import Ranks, joined
+from sod.engines.choice import with_engine
 from sod.engines.opening import open_engine
 from sod.errors import AlarmError, OptionError, TrainingError
 from sod.history import RuleHistory
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, let_through
+from sod.model.devices import LEARNING, SAMPLING, device_errors
 from sod.model.dtypes import with_dtype
 from sod.model.lengths import with_lengths
 from sod.model.loading import check_context, check_embeddings, head, load_model
 from sod.model.policy import Policy, load_sharded, origin
-from sod.planning.dry_run import plan
+from sod.planning.dry_run import estimate, plan
+from sod.planning.timing import compared
 from sod.problems import problem_order, teacher_rates
 from sod.rollout.agent import Agent
 from sod.rollout.contrast import chosen, wanted
@@ -63,6 +67,7 @@ T = TypeVar("T")
 MAX_SAMPLER_GAP = 0.5
 """Largest mean difference per sampled token, in nats. Rounding causes 1e-6 in fp32 and about 1e-2 in bf16; more means that
 the sampler is broken."""
+SAMPLES = "sampling and scoring"
 EXPLAINED = f"{LEGEND}tool calls and errors a trajectory; d: nats from teacher; w: step weight"
 
 
@@ -71,7 +76,7 @@ def train(options: TrainOptions) -> Run:
 
     Raises SodError for bad input, and Terminated after a signal. In both cases a run that has begun can be resumed.
     """
-    options = with_dtype(options)
+    options = with_engine(with_dtype(options))
     if options.dry_run:
         echo(plan(options))
         return Run(options.out)
@@ -92,19 +97,24 @@ def train(options: TrainOptions) -> Run:
             if session.validate(update, display):
                 break
             clock = Clock()
-            with clock.time("sample"), display.phase("sample", session.attempts):
+            with clock.time("sample"), display.phase("sample", session.attempts), device_errors(SAMPLES, SAMPLING):
                 groups, batch = session.sample(update, display)
             credited = give_credit(session.rules.add_to(batch, update, options.updates), options.algorithm)
             session.rules.learn(credited)
+            corrected, weights = with_correction(credited, options.learn, options.engine)
 
-            with clock.time("learn"), display.phase("learn", 1):
-                learnt = session.learn(update, credited)
+            with clock.time("learn"), display.phase("learn", 1), device_errors("learning", LEARNING):
+                learnt = session.learn(update, corrected) | weights
             with clock.time("sync"):
                 session.refresh()
 
             report = session.record(update, groups, credited, learnt, clock)
             tracking.log(update + 1, report)
             display.done(_line(update + 1, options.updates, report, display.room))
+            if update == session.done + 1 and (
+                estimated := estimate(options, ranks.count)
+            ):  # the first one also warms up
+                echo(compared(estimated, report, options.updates - update - 1))
             stopping = session.report_alarms(update + 1, tracking)
             if (update + 1) % options.save_every == 0 or update + 1 == options.updates or stopping:
                 session.save(update + 1)
@@ -366,7 +376,8 @@ class TrainingSession:
         report = self._of_rollout(groups, batch) | metrics.of_steps(batch, self.options.algorithm)
         if self.teacher:
             report |= self.teacher.metrics(batch, self.options.algorithm) | self.probe
-        report |= metrics.of_sampler(batch) | {f"learn/{name}": value for name, value in learnt.items()}
+        report |= metrics.of_sampler(batch)
+        report |= {name if "/" in name else f"learn/{name}": value for name, value in learnt.items()}
         busy = {
             "generate": self.agent.engine.take_busy_seconds(),
             "score": self.scorer.take_busy_seconds(),

@@ -111,7 +111,7 @@ class TrainOptions(Options):
     stop_on: Rare[tuple[str, ...]] = ()
     """Alarms that stop the run after saving a checkpoint. Alarms not listed here are only reported. Possible: tool_calls,
     malformed_calls, truncated, entropy_collapse, entropy_explosion, divergence, silent_teacher, saturated_weights,
-    outlier_tokens, no_contrast, cold_start, unsolved, shaped_reward, sampler_drift, misaligned_teacher,
+    outlier_tokens, no_contrast, cold_start, unsolved, shaped_reward, sampler_drift, misaligned_teacher, sampler_weights,
     lost_attempts."""
     save_trajectories: Rare[ResumeMayChange[Count]] = 64
     """Number of trajectories of each update to save in the run directory."""
@@ -341,6 +341,8 @@ class PlanOptions(Options):
     """Teacher model, given like the student. Default: none, for GRPO."""
     gpus: str = "1x80GB"
     """Number and kind of GPUs: 8xH100, 2x24GB, 4090. 0 uses only CPU memory."""
+    price: PositiveReal | None = None
+    """Price of one GPU for one hour, in any currency. The plan then has the estimated cost of a run. Default: no cost."""
     max_tokens: Positive = 20480
     """Longest response, in tokens."""
     max_prompt_tokens: Positive = 2560

@@ -26,6 +26,9 @@ class OptimiserOptions(Options):
     more time."""
     optimizer: Rare[Literal["adamw", "adamw_8bit"]] = "adamw"
     """adamw_8bit: AdamW with 8-bit moments (bitsandbytes, extra `lean`), 2 instead of 8 bytes per weight."""
+    reduce: Rare[ResumeMayChange[Literal["microbatch", "step"]]] = "microbatch"
+    """With several processes: when gradients are added over the processes. microbatch: after every pass; each process keeps a
+    shard of them. step: once per optimiser step, which sends less; each process keeps whole gradients, 4 bytes per weight."""
     lora_rank: Count = 0
     """Rank of the LoRA adapters on all linear layers (PEFT, extra `lean`). 0 trains all weights. Checkpoints always hold whole
     models."""
@@ -56,6 +59,16 @@ class LearnOptions(OptimiserOptions):
     entropy: Rare[Real] = 0.0
     """Coefficient of the entropy bonus: the loss has minus this times the entropy of each sampled token's distribution, in
     nats. 0 adds none."""
+    correction: Rare[Literal["auto", "none", "truncated", "masked", "icepop"]] = "auto"
+    """Importance weight pi_old / pi_sampler of each sampled token, because an engine with a copy of the weights samples with
+    slightly other probabilities (docs/losses.md). truncated: at most correction_cap. masked: 0 above correction_cap. icepop: 0
+    above correction_cap and below correction_floor. auto: truncated with vLLM; none with hf, which samples the policy itself."""
+    correction_level: Rare[Literal["token", "sequence"]] = "token"
+    """token: the ratio of each token. sequence: the product over the trajectory, without bias and with a high variance."""
+    correction_cap: Rare[PositiveReal | None] = None
+    """Largest importance weight. Default: 2; icepop: 5."""
+    correction_floor: Rare[Real] = 0.5
+    """icepop only: smallest importance weight that is not set to 0."""
 
 
 class SftLearnOptions(OptimiserOptions):
@@ -154,11 +167,13 @@ class ScoreOptions(Options):
 class ModelOptions(Options):
     """The networks of student and teacher."""
 
-    dtype: Rare[Literal["auto", "float32", "bfloat16"]] = "float32"
-    """Data type of the weights and of the computation. The optimiser always uses float32. auto: bfloat16 if the GPU or the
-    processor computes in it (AVX512-BF16, AMX), otherwise float32; the run stores the type and continues in it."""
+    dtype: Rare[Literal["auto", "fastest", "float32", "bfloat16"]] = "auto"
+    """Data type of the weights and of the computation. The optimiser always uses float32. auto: bfloat16 on a GPU that computes
+    in it, float32 on a CPU. fastest: bfloat16 also on a processor that computes in it (AVX512-BF16, AMX). The run stores the
+    type and continues in it."""
     device: str = "auto"
-    """Device of the models: cpu, cuda, cuda:1, ... auto uses a GPU if there is one."""
+    """Device of the models: cpu, cuda, cuda:1, ... auto uses an NVIDIA or AMD GPU if PyTorch finds one, otherwise the CPU. mps is
+    not supported."""
 
     def for_teacher(self, score: ScoreOptions) -> "ModelOptions":
         """Return the options of the teacher's network: these, with score.teacher_dtype."""

@@ -151,11 +151,11 @@ class EvalRolloutOptions(SamplingOptions):
 class EngineOptions(Options):
     """How the student's tokens are sampled."""
 
-    name: Literal["hf", "vllm", "vllm_server", "served"] = "hf"
-    """hf: Transformers, in the same process, with the policy's own weights. vllm: vLLM in a separate process on this machine.
-    vllm_server: the vLLM server at engine.url. Weights are synced to vLLM after every update, and its log-probabilities are
-    verified against the policy's. served: any model on the OpenAI-compatible server at engine.url; only for `sod eval` and
-    `sod rollout`."""
+    name: Literal["auto", "hf", "vllm", "vllm_server", "served"] = "auto"
+    """auto: vllm on a GPU if it is installed, otherwise hf; a run keeps its engine. hf: Transformers, in the same process, with
+    the policy's own weights. vllm: vLLM in a separate process on this machine. vllm_server: the vLLM server at engine.url.
+    Weights are synced to vLLM after every update, and its log-probabilities are verified against the policy's. served: any
+    model on the OpenAI-compatible server at engine.url; only for `sod eval` and `sod rollout`."""
     url: Rare[ResumeMayChange[str | None]] = None
     """Address of the server, such as http://127.0.0.1:8000. Default: no server."""
     served_name: Rare[str | None] = None
@@ -166,6 +166,6 @@ class EngineOptions(Options):
     """engine.name = served: longest wait for a server that does not respond, in seconds. After it, the run stops with exit
     status 75; run the command again to continue."""
     memory_share: Rare[ResumeMayChange[Share]] = 0.4
-    """engine.name = vllm: share of the GPU's memory that vLLM uses."""
+    """Share of the GPU's memory that vLLM uses, or that keys and values of engine.name = hf use at most. Not used on a CPU."""
     exchange: Rare[ResumeMayChange[Path | None]] = None
     """Directory through which vLLM receives weights. Both processes must see it. Default: the system's temporary directory."""

@@ -20,6 +20,7 @@ from sod.core.advantages import (
     teacher_advantage,
     verdict_advantage,
 )
+from sod.core.corrections import Correction, Level, sampler_ratio, sampler_weights
 from sod.core.head import Head
 from sod.core.logprobs import token_logprobs, token_loss, top_logprobs
 from sod.core.losses import (
@@ -43,7 +44,9 @@ __all__ = [
     "CREDITS",
     "INPUTS",
     "RULES",
+    "Correction",
     "Head",
+    "Level",
     "MissingInputError",
     "PolicyLoss",
     "Rule",
@@ -63,6 +66,8 @@ __all__ = [
     "masked_weights",
     "per_token",
     "reference_kl",
+    "sampler_ratio",
+    "sampler_weights",
     "sequence_log_ratio",
     "sequence_policy_loss",
     "step_divergence",
