@@ -16,6 +16,7 @@ from sod.config import (
     HeldOutOptions,
     LearnOptions,
     OptimiserOptions,
+    RewardOptions,
     SamplingOptions,
     SandboxOptions,
     ScoreOptions,
@@ -25,6 +26,7 @@ from sod.config import (
 )
 from sod.engines import CANNOT_TRAIN, ENGINES
 from sod.errors import OptionError
+from sod.rewards.referee import reward_refusals
 from sod.runs.alarms import ALARMS
 from sod.sandbox import retries
 from sod.systems import SYSTEMS, SystemTraits, traits
@@ -56,6 +58,7 @@ def of_training(options: TrainOptions, processes: int) -> Refusals:
     yield from of_servers(options.engine, processes)
     yield from of_sandbox(options.sandbox)
     yield from of_tools(options.tool)
+    yield from of_reward(options.reward)
     yield from trackers.tracker_refusals(options.track)
     if options.rollout.problems < processes:
         yield (
@@ -93,6 +96,7 @@ def of_evaluation(options: EvalOptions) -> Refusals:
     yield from of_engine(options.engine, options.rollout, trains=False)
     yield from of_sandbox(options.sandbox)
     yield from of_tools(options.tool)
+    yield from of_reward(options.reward)
     if options.paper is not None and (refusal := paper.refusal(options.paper)):
         yield refusal
     if options.teacher is not None and not ENGINES[options.engine.name].loads_model:
@@ -188,6 +192,13 @@ def of_tools(options: ToolOptions) -> Refusals:
             own_tools(options)
         except OptionError as error:
             yield str(error)
+
+
+def of_reward(options: RewardOptions) -> Refusals:
+    """Check the judge and the parts of the reward by importing the user's own functions."""
+    yield from reward_refusals(options)
+    if options.llm.url is not None:
+        yield from _of_address("reward.llm.url", options.llm.url)
 
 
 def _of_loss(options: LearnOptions) -> Refusals:
