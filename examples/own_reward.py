@@ -22,7 +22,7 @@ def brevity(attempt: Attempt) -> float:
 
 def shows_work(attempt: Attempt) -> bool:
     """Return whether the student ran a program without an error."""
-    called = any(message.get("tool_calls") for message in attempt.messages)
+    called = any(message["role"] == "tool" for message in attempt.messages)
     return called and attempt.tool_errors == 0
 
 

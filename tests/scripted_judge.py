@@ -61,7 +61,8 @@ def judging(script: Script) -> Iterator[str]:
             script.asked.append(body)
             script.headers.append(dict(self.headers))
             reply = script.reply(body)
-            self._send(*(reply if isinstance(reply, tuple) else (200, said(reply))))
+            status, content = reply if isinstance(reply, tuple) else (200, said(reply))
+            self._send(status, content)
 
         def _send(self, status: int, content: Any) -> None:
             text = (content if isinstance(content, str) else json.dumps(content)).encode()

@@ -21,11 +21,10 @@ from sod.types import Group, Message, Piece, Problem, Trajectory
 EXAMPLE = f"{Path(__file__).parent.parent}/examples/own_reward.py"
 Write = Callable[[str], str]
 PROBLEM = Problem(id="p", messages=({"role": "user", "content": "1 + 2?"},), answer="3")
-CALL = {"role": "assistant", "content": "<think>Hm.</think>", "tool_calls": [{"function": {"name": "python"}}]}
 MESSAGES: list[Message] = [
     *PROBLEM.messages,
-    CALL,
-    {"role": "tool", "content": "3"},
+    {"role": "assistant", "content": "<think>Hm.</think><tool_call>...</tool_call>"},
+    {"role": "tool", "name": "code_interpreter", "content": "3"},
     {"role": "assistant", "content": "\\boxed{3}"},
 ]
 
@@ -78,8 +77,8 @@ def test_without_rewards_of_ones_own_the_reward_is_that_of_the_verdict_and_no_co
     def no_messages() -> list[Message]:
         raise AssertionError("not needed")
 
-    for outcome, worth in (("right", 1.0), ("wrong", -1.0)):
-        found = asyncio.run(referee().rewarded(attempt(outcome), no_messages))
+    for made, worth in ((attempt("right"), 1.0), (attempt("wrong"), -1.0)):
+        found = asyncio.run(referee().rewarded(made, no_messages))
         assert (found.reward, found.rewards) == (worth, {"verdict": worth})
 
 
@@ -111,11 +110,11 @@ def test_a_function_reads_what_the_attempt_was_and_cannot_change_what_the_next_o
         "seen = []\n"
         "def first(attempt):\n    seen.append(attempt)\n    attempt.messages.clear()\n    return 0\n"
         "def second(attempt):\n    return len(attempt.messages)\n"
-        "def shown(attempt):\n    return len(attempt.messages[1]['tool_calls']) + attempt.tool_errors\n"
+        "def shown(attempt):\n    return len(attempt.messages[1]['content']) + attempt.tool_errors\n"
     )
     messages = list(MESSAGES)
     found = rewarded(referee(f"{path}:first", f"{path}:second", f"{path}:shown"), attempt(), messages)
-    assert (found.rewards["second"], found.rewards["shown"]) == (4, 1)
+    assert (found.rewards["second"], found.rewards["shown"]) == (4, len(MESSAGES[1]["content"]))
     assert messages == MESSAGES
 
 
@@ -190,7 +189,7 @@ def test_anything_else_is_an_infrastructure_failure_in_words(head: str, returns:
 
 
 def test_a_stop_iteration_is_a_failure_too(write: Write) -> None:
-    with pytest.raises(InfrastructureError, match="raised RuntimeError: StopIteration"):
+    with pytest.raises(InfrastructureError, match="raised RuntimeError: f raised StopIteration"):
         value(write, "raise StopIteration")
 
 

@@ -25,6 +25,7 @@ from sod.config import (
     TrainOptions,
 )
 from sod.engines import CANNOT_TRAIN, ENGINES
+from sod.environments.choosing import DEFAULT, environment_maker
 from sod.errors import OptionError
 from sod.rewards.referee import reward_refusals
 from sod.runs.alarms import ALARMS
@@ -58,6 +59,7 @@ def of_training(options: TrainOptions, processes: int) -> Refusals:
     yield from of_servers(options.engine, processes)
     yield from of_sandbox(options.sandbox)
     yield from of_tools(options.tool)
+    yield from of_environment(options.environment)
     yield from of_reward(options.reward)
     yield from trackers.tracker_refusals(options.track)
     if options.rollout.problems < processes:
@@ -96,6 +98,7 @@ def of_evaluation(options: EvalOptions) -> Refusals:
     yield from of_engine(options.engine, options.rollout, trains=False)
     yield from of_sandbox(options.sandbox)
     yield from of_tools(options.tool)
+    yield from of_environment(options.environment)
     yield from of_reward(options.reward)
     if options.paper is not None and (refusal := paper.refusal(options.paper)):
         yield refusal
@@ -194,6 +197,15 @@ def of_tools(options: ToolOptions) -> Refusals:
             yield str(error)
 
 
+def of_environment(name: str) -> Refusals:
+    """Check that there is such an environment, by importing it."""
+    try:
+        if name != DEFAULT:
+            environment_maker(name)
+    except OptionError as error:
+        yield str(error)
+
+
 def of_reward(options: RewardOptions) -> Refusals:
     """Check the judge and the parts of the reward by importing the user's own functions."""
     yield from reward_refusals(options)
@@ -251,6 +263,11 @@ def _of_system(options: TrainOptions) -> Refusals:
         yield f"algorithm.name = {name} needs a teacher. Give --teacher."
     if system.context is not None and options.teacher is not None:
         yield f"algorithm.name = {name} uses the student itself as its teacher. Leave --teacher out."
+    if system.context is not None and options.environment != DEFAULT:
+        yield (
+            f"algorithm.name = {name} adds the answer to the problem's prompt, but the prompt comes from environment = "
+            f"{options.environment}. Choose another system, or leave --environment out."
+        )
     if options.score.teacher_url is not None:
         yield from _of_served_teacher(options.algorithm, system, by_entropy=by_entropy)
     if system.context is not None and options.opsd.template is not None:

@@ -60,8 +60,9 @@ class Attempt:
 
     problem: Problem
     messages: list[Message]
-    """The conversation in OpenAI's format, prompt included. The text of an assistant message includes the student's thoughts;
-    `tool_calls` holds its calls; messages of the role tool or user are the answers to its turns."""
+    """The conversation in OpenAI's format, prompt included. The content of an assistant message is the whole text of a turn:
+    thoughts, words and calls, as the student wrote them. Answers to a turn have the role tool, or user after a turn without
+    calls."""
     final_text: str
     """Text of the last turn, which holds the answer. Empty if a limit ended the attempt."""
     stop: Stop

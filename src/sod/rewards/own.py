@@ -11,12 +11,11 @@ dropped and counted. It is never a reward of 0.
 import asyncio
 import inspect
 import math
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
+from sod.concurrency import in_a_thread
 from sod.config import RewardOptions
 from sod.config.sampling import ENVIRONMENT, VERDICT
 from sod.errors import InfrastructureError, OptionError
@@ -73,25 +72,8 @@ class OwnFunction:
     async def _value(self, arguments: Sequence[Any]) -> Any:
         if inspect.iscoroutinefunction(self._function):
             return await self._function(*arguments)
-        value = await _in_a_thread(self._function, arguments)
+        value = await in_a_thread(self._function, *arguments)
         return await value if inspect.isawaitable(value) else value  # an async function in a plain decorator
-
-
-def _in_a_thread(function: Callable[..., Any], arguments: Sequence[Any]) -> "asyncio.Future[Any]":
-    """Call the function in a new daemon thread: calls never wait for a free thread, and none blocks the process's exit."""
-    future: Future[Any] = Future()
-    future.set_running_or_notify_cancel()  # an abandoned call may still end
-
-    def call() -> None:
-        try:
-            future.set_result(function(*arguments))
-        except StopIteration:  # a future cannot hold it
-            future.set_exception(RuntimeError("StopIteration"))
-        except BaseException as error:  # raised in the caller that waits for the value
-            future.set_exception(error)
-
-    threading.Thread(target=call, name="own function", daemon=True).start()
-    return asyncio.wrap_future(future)
 
 
 def _short(value: object) -> str:

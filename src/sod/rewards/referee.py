@@ -48,7 +48,7 @@ class Referee:
         if self._whole is not None:
             if problems and not self._is_proved:
                 with Runner() as loop:
-                    loop.run(self._whole.prove(problems[0]))
+                    loop.run(self._whole.prove(next((each for each in problems if each.answer.strip()), problems[0])))
                 self._is_proved = True
             return
         bad: list[str] = []
