@@ -185,11 +185,12 @@ def test_on_golden_cases_a_model_that_decides_as_the_exact_judges_gives_their_ve
         return f"As the exact judge.\nVERDICT: {judges[kind](answer, reference).outcome}"
 
     async def differ() -> list[str]:
-        judge = LlmJudge(options(url))
+        referee = Referee(Nowhere(), RewardOptions(judge="llm", llm=options(url)), max_tokens=100)
         found: list[str] = []
         for case, kind in cases[::4]:
             problem = Problem(id="p", messages=({"role": "user", "content": kind},), answer=case["gold"], kind=kind)
-            outcome = (await judge(case["response"], problem)).outcome
+            made = Trajectory(problem, sample=0, pieces=(), stop="answered", final_text=case["response"])
+            outcome = (await referee.judge(made, str)).outcome
             found += [case["id"]] if outcome != judges[kind](case["response"], case["gold"]).outcome else []
         return found
 

@@ -63,7 +63,7 @@ PROOFS: tuple[tuple[str, Literal["right", "wrong"]], ...] = (
 )
 """Answers to `SUM` with known verdicts."""
 
-Body = dict[str, Any]
+RequestBody = dict[str, Any]
 _CONTROL = re.compile(r"<(?=\S)|\[(?=/?\w+\])")
 """The first character of what may be a control token: <|im_end|>, </s>, <think>, [INST], [/INST]."""
 _VERDICT = re.compile(r"VERDICT: (right|wrong|unsure)")
@@ -162,7 +162,7 @@ def prompt_of(text: str, problem: Problem) -> tuple[str, str]:
     return INSTRUCTION.format(mark=mark), "\n\n".join(_tagged(name, part, mark) for name, part in parts.items())
 
 
-def _content(message: Body) -> str:
+def _content(message: RequestBody) -> str:
     content = message.get("content")
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
@@ -262,7 +262,7 @@ class ChatServer:
         self._options = options
         self._key = os.environ.get(options.key_variable)
         self._name = options.served_name
-        self._limits: Iterable[Body] = (
+        self._limits: Iterable[RequestBody] = (
             {"max_tokens": options.max_tokens, "temperature": 0},
             {"max_completion_tokens": options.max_tokens},  # models of OpenAI that refuse the other two
         )
@@ -302,7 +302,7 @@ class ChatServer:
         if (client := self._clients.pop(asyncio.get_running_loop(), None)) is not None:
             await client.aclose()
 
-    async def _send(self, method: str, path: str, body: Body | None = None) -> Any:
+    async def _send(self, method: str, path: str, body: RequestBody | None = None) -> Any:
         """Send a request, again after failures, with growing waits."""
         wait = FIRST_WAIT_SECONDS
         for left in range(self._options.retries, -1, -1):
@@ -315,7 +315,7 @@ class ChatServer:
             wait = min(2 * wait, LONGEST_WAIT_SECONDS)
         raise AssertionError("the last try returns or raises")
 
-    async def _send_once(self, method: str, path: str, body: Body | None) -> Any:
+    async def _send_once(self, method: str, path: str, body: RequestBody | None) -> Any:
         try:
             async with asyncio.timeout(self._options.seconds):
                 response = await self._client().request(method, f"{self._url}/{path}", json=body)
