@@ -234,7 +234,7 @@ def test_parts_that_add_up_to_no_finite_number_are_a_failure(write: Write) -> No
     [
         (["f", "f"], [], "reward.own: two functions have the name f"),
         (["verdict"], [], "has the name of another part of the reward, verdict. Rename your function"),
-        (["nothing"], [], "defines no function 'nothing'"),
+        (["nothing"], [], "defines no function or class 'nothing'"),
         (["two"], [], r"reward.own: two in .*mine.py cannot be called: .* Write def two\(attempt\)"),
         (["keyword"], [], "cannot be called"),
         (["f"], ["g=1"], "there is no part 'g' of the reward. Its parts are verdict, environment, f"),
