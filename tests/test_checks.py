@@ -87,6 +87,10 @@ TRAIN: list[tuple[dict[str, Any], str]] = [
     ({"opsd.template": "{question}", "algorithm.name": "opsd_gt", "teacher": None}, "opsd.template has no {context}"),
     ({"algorithm.name": "nowhere.py:rule"}, "nowhere.py."),
     ({"tool.own": ("nowhere.py:tool",)}, "nowhere.py"),
+    ({"reward.own": ("nowhere.py:reward",)}, "nowhere.py"),
+    ({"reward.weights": ("style=1",)}, "reward.weights: there is no part 'style' of the reward."),
+    ({"reward.judge": "llm"}, "reward.judge = llm needs the address of a server. Give --reward.llm.url."),
+    ({"reward.judge": "llm", "reward.llm.url": "x"}, "reward.llm.url: 'x' is not the address of a server"),
     ({"data": Path("nowhere.jsonl")}, "nowhere.jsonl"),
     ({"rollout.max_tokens": 1_000_000}, "positions"),
 ]

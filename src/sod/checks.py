@@ -16,6 +16,7 @@ from sod.config import (
     HeldOutOptions,
     LearnOptions,
     OptimiserOptions,
+    RewardOptions,
     SamplingOptions,
     SandboxOptions,
     ScoreOptions,
@@ -29,6 +30,7 @@ from sod.engines.choice import wrong_vllm
 from sod.environments.choosing import DEFAULT, environment_maker
 from sod.errors import OptionError
 from sod.model.devices import device_refusal
+from sod.rewards.referee import reward_refusals
 from sod.runs.alarms import ALARMS
 from sod.sandbox import retries
 from sod.systems import SYSTEMS, SystemTraits, traits
@@ -65,6 +67,7 @@ def of_training(options: TrainOptions, processes: int) -> Refusals:
     yield from of_sandbox(options.sandbox)
     yield from of_tools(options.tool)
     yield from of_environment(options.environment)
+    yield from of_reward(options.reward)
     yield from trackers.tracker_refusals(options.track)
     if options.rollout.problems < processes:
         yield (
@@ -120,6 +123,7 @@ def of_evaluation(options: EvalOptions) -> Refusals:
     yield from of_sandbox(options.sandbox)
     yield from of_tools(options.tool)
     yield from of_environment(options.environment)
+    yield from of_reward(options.reward)
     if options.paper is not None and (refusal := paper.refusal(options.paper)):
         yield refusal
     if options.teacher is not None and not ENGINES[options.engine.name].loads_model:
@@ -240,6 +244,13 @@ def of_environment(name: str) -> Refusals:
             environment_maker(name)
     except OptionError as error:
         yield str(error)
+
+
+def of_reward(options: RewardOptions) -> Refusals:
+    """Check the judge and the parts of the reward by importing the user's own functions."""
+    yield from reward_refusals(options)
+    if options.llm.url is not None:
+        yield from _of_address("reward.llm.url", options.llm.url)
 
 
 def _of_loss(options: LearnOptions) -> Refusals:

@@ -39,6 +39,7 @@ from sod.config.data import (
     MixOptions,
     SplitOptions,
 )
+from sod.config.judging import LlmJudgeOptions
 from sod.config.lab import (
     CompareOptions,
     DemoOptions,
@@ -96,6 +97,7 @@ __all__ = [
     "LabOptions",
     "LabTeacherOptions",
     "LearnOptions",
+    "LlmJudgeOptions",
     "MarksOptions",
     "MixOptions",
     "ModelOptions",

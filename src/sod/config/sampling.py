@@ -7,6 +7,7 @@ from pydantic import Field
 from tyro.conf import DisallowNone
 
 from sod.config.base import Count, Options, Positive, PositiveReal, PositiveShare, Rare, ResumeMayChange, Share, ToolUse
+from sod.config.judging import LlmJudgeOptions
 
 
 class ChatOptions(Options):
@@ -66,12 +67,26 @@ class SandboxOptions(Options):
     """Longest pause for a sandbox that does not work, in seconds. After it, the run stops with exit status 75."""
 
 
-class RewardOptions(Options):
-    """The reward of a trajectory: 1 for a correct answer, -1 for a wrong one, with two corrections."""
+VERDICT, ENVIRONMENT = "verdict", "environment"
+"""Names of the parts of the reward that are not functions of the user: the reward of the verdict, and the environment's own."""
 
-    judge: Rare[Literal["exact", "reference"]] = "exact"
+
+class RewardOptions(Options):
+    """The reward of a trajectory: 1 for a correct answer, -1 for a wrong one, with two corrections, and parts of your own."""
+
+    judge: Rare[str] = "exact"
     """exact: the judges of docs/rewards.md. reference: the paper's code, which rejects many correct answers; for comparison
-    only."""
+    only. llm: a language model on the server at reward.llm.url. FILE.py:FUNCTION: your own judge, a function of the last turn
+    and the problem (examples/own_reward.py)."""
+    own: Rare[tuple[str, ...]] = ()
+    """Further parts of the reward, each FILE.py:FUNCTION. A part is a function of an attempt, async or not, that returns a number
+    or a verdict (examples/own_reward.py). Its name is the function's. Default: none."""
+    weights: Rare[tuple[str, ...]] = ()
+    """Weights of the parts of the reward, each NAME=NUMBER. The reward is their weighted sum. verdict: the reward of the verdict;
+    environment: the sum of the environment's rewards of turns; and the functions of reward.own. 0 only logs a part. Default: 1
+    for each."""
+    own_seconds: Rare[ResumeMayChange[PositiveReal]] = 60.0
+    """Your own judge and rewards: wall-clock limit of one call, in seconds. A longer call is an infrastructure failure."""
     tool_use: Rare[ToolUse] = "ran"
     """Reward of a wrong answer after tool calls. ran: min(-0.6, -1 + 0.1 for each turn with a call that ran); malformed calls,
     unknown tools and wrong arguments do not count. paper: the same for each turn with a call, broken calls included
@@ -83,6 +98,7 @@ class RewardOptions(Options):
     """Code problems: wall-clock limit of one test, in seconds."""
     test_memory_mb: Rare[Positive] = 4096
     """Code problems: memory limit of one test, in MiB."""
+    llm: Rare[LlmJudgeOptions] = LlmJudgeOptions()
 
 
 class SamplingOptions(Options):

@@ -258,7 +258,7 @@ class EvaluationSession:
         for row, verdict in self._verdicts(self.world.referee, problem, undecided):
             attempt = replace(self._trajectory(row, problem), verdict=verdict)
             again = self.loop.run(self.world.referee.rewarded(attempt, functools.partial(written_messages, row)))
-            row |= verdict_record(verdict) | {"reward": again.reward}
+            row |= verdict_record(again.judged) | {"reward": again.reward, "rewards": dict(again.rewards)}
         for name, referee in self.judges.items():
             new = [row for row in rows if name not in row.get("judges", {})]
             for row, verdict in self._verdicts(referee, problem, new):
