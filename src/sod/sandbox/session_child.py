@@ -32,6 +32,7 @@ SOCKET_TYPE = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_
 CHANNEL, NOTHING = OPEN_FILES + 6, OPEN_FILES + 7
 """Descriptors of the socket and of /dev/null: above those that a program can open or usually closes."""
 DESCRIPTORS = OPEN_FILES + 8
+"""Limit while a call is received. A program gets two fewer than OPEN_FILES, because CHANNEL and NOTHING count as well."""
 TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
@@ -55,7 +56,7 @@ def run_session(job: Job) -> int:
             close(fd)
         name = NAME if number == 1 else f"{NAME[:-1]} {number}>"
         open_streams()
-        limit_descriptors(OPEN_FILES)
+        limit_descriptors(OPEN_FILES - 2)
         limit_memory(job.memory)
         exit_code = execute(code, name, main, show_last_value)
         exit_code = exit_code if finish_call(exits) else NOT_FLUSHED
