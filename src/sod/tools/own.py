@@ -52,7 +52,7 @@ class OwnTool:
     async def _value(self, arguments: Mapping[str, Any]) -> Any:
         if inspect.iscoroutinefunction(self._function):
             return await self._function(**arguments)
-        value = await _in_a_thread(self._function, arguments)
+        value = await in_a_thread(self._function, arguments)
         return await value if inspect.isawaitable(value) else value  # an async function in a plain decorator
 
     def _short(self, text: str) -> str:
@@ -61,7 +61,7 @@ class OwnTool:
         )  # a tokenizer cannot encode a lone surrogate
 
 
-def _in_a_thread(function: Callable[..., Any], arguments: Mapping[str, Any]) -> "asyncio.Future[Any]":
+def in_a_thread(function: Callable[..., Any], arguments: Mapping[str, Any]) -> "asyncio.Future[Any]":
     """Call the function in a new daemon thread: calls never wait for a free thread, and none blocks the process's exit."""
     future: Future[Any] = Future()
     future.set_running_or_notify_cancel()  # an abandoned call may still end
