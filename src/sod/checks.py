@@ -24,6 +24,7 @@ from sod.config import (
     TrainOptions,
 )
 from sod.engines import CANNOT_TRAIN, ENGINES
+from sod.environments.choosing import DEFAULT, environment_maker
 from sod.errors import OptionError
 from sod.runs.alarms import ALARMS
 from sod.sandbox import retries
@@ -55,7 +56,8 @@ def of_training(options: TrainOptions, processes: int) -> Refusals:
     yield from of_engine(options.engine, options.rollout, trains=True)
     yield from of_servers(options.engine, processes)
     yield from of_sandbox(options.sandbox)
-    yield from of_tools(options.tool)
+    yield from of_tools(options.tool, options.sandbox)
+    yield from of_environment(options.environment)
     yield from trackers.tracker_refusals(options.track)
     if options.rollout.problems < processes:
         yield (
@@ -92,7 +94,8 @@ def of_evaluation(options: EvalOptions) -> Refusals:
     yield from of_teacher(options.teacher, options.score)
     yield from of_engine(options.engine, options.rollout, trains=False)
     yield from of_sandbox(options.sandbox)
-    yield from of_tools(options.tool)
+    yield from of_tools(options.tool, options.sandbox)
+    yield from of_environment(options.environment)
     if options.paper is not None and (refusal := paper.refusal(options.paper)):
         yield refusal
     if options.teacher is not None and not ENGINES[options.engine.name].loads_model:
@@ -179,8 +182,23 @@ def of_sandbox(options: SandboxOptions) -> Refusals:
         yield from _of_address("sandbox.url", options.url)
 
 
-def of_tools(options: ToolOptions) -> Refusals:
-    """Check the user's own tools by importing their files."""
+def of_tools(options: ToolOptions, sandbox: SandboxOptions) -> Refusals:
+    """Check which tools are selected, and the user's own tools by importing their files."""
+    if options.session == "on" and sandbox.backend == "fusion":
+        yield retries.NO_SESSIONS
+    if options.session == "on" and options.show_last_expr == "reference":
+        yield (
+            "tool.session = on does not work with tool.show_last_expr = reference, because the paper's interpreter keeps "
+            "nothing. Leave one of the two out."
+        )
+    if options.mcp or options.mcp_only:
+        from sod.tools import mcp
+
+        yield from mcp.refusals(options)
+    if "search" in options.use:
+        from sod.tools import search
+
+        yield from search.refusals(options)
     if options.own:
         from sod.tools.own import own_tools
 
@@ -188,6 +206,15 @@ def of_tools(options: ToolOptions) -> Refusals:
             own_tools(options)
         except OptionError as error:
             yield str(error)
+
+
+def of_environment(name: str) -> Refusals:
+    """Check that there is such an environment, by importing it."""
+    try:
+        if name != DEFAULT:
+            environment_maker(name)
+    except OptionError as error:
+        yield str(error)
 
 
 def _of_loss(options: LearnOptions) -> Refusals:
@@ -240,6 +267,11 @@ def _of_system(options: TrainOptions) -> Refusals:
         yield f"algorithm.name = {name} needs a teacher. Give --teacher."
     if system.context is not None and options.teacher is not None:
         yield f"algorithm.name = {name} uses the student itself as its teacher. Leave --teacher out."
+    if system.context is not None and options.environment != DEFAULT:
+        yield (
+            f"algorithm.name = {name} adds the answer to the problem's prompt, but the prompt comes from environment = "
+            f"{options.environment}. Choose another system, or leave --environment out."
+        )
     if options.score.teacher_url is not None:
         yield from _of_served_teacher(options.algorithm, system, by_entropy=by_entropy)
     if system.context is not None and options.opsd.template is not None:

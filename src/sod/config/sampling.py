@@ -36,11 +36,12 @@ class ToolOptions(Options):
     session_seconds: Rare[PositiveReal] = 600.0
     """tool.session = on: wall-clock limit of all programs of a session together, in seconds."""
     seconds: Rare[PositiveReal] = 60.0
-    """Wall-clock limit of one program, query or call, in seconds."""
+    """Wall-clock limit of one program, query or call of a tool, and of one turn in an environment, in seconds."""
     memory_mb: Rare[Positive] = 2048
     """Memory limit of one program, in MiB."""
     max_chars: Rare[Positive] = 4096
-    """Longest output that the student reads, in characters. The middle of longer output is replaced by a note."""
+    """Longest output or answer of an environment that the student reads, in characters. The middle of a longer one is replaced
+    by a note."""
     errors: Rare[Literal["traceback", "last_line"]] = "traceback"
     """What the student reads after an exception: the whole traceback, or its last line."""
     faults: Rare[Share] = 0.0

@@ -13,13 +13,16 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
-from sod.concurrency import Occupancy, run_concurrently
+from sod.concurrency import run_concurrently
 from sod.errors import OptionError
 from sod.types import MalformedCall, Observation, Problem, ToolCall
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+NO_OUTPUT = "[no output]"
+"""What the student reads in place of an empty result."""
 
 
 class Tool(Protocol):
@@ -48,6 +51,15 @@ class StatefulTool(Tool, Protocol):
         ...
 
 
+@runtime_checkable
+class ComplainingTool(Tool, Protocol):
+    """A tool that needs something of the problems, such as a file."""
+
+    def complaint(self, problem: Problem) -> str:
+        """Return why the tool cannot be used for this problem; empty if it can. Called before the run."""
+        ...
+
+
 _OF_ATTEMPT: ContextVar[dict[Any, Any]] = ContextVar("what the tools of an attempt share")
 
 
@@ -60,13 +72,9 @@ def shared_in_attempt(key: Hashable, make: Callable[[], T]) -> T:
 
 
 class Toolbox:
-    """The tools of a run, by name. Raises OptionError if two have the same name.
+    """The tools of a run, by name. Raises OptionError if two have the same name."""
 
-    `faults`: share of calls, from 0 to 1, in which text arguments lose their last character on the way to the tool.
-    """
-
-    def __init__(self, tools: Sequence[Tool], *, faults: float = 0.0):
-        self._faults = faults
+    def __init__(self, tools: Sequence[Tool]):
         self._tools: dict[str, Tool] = {}
         for tool in tools:
             name = tool.schema["function"]["name"]
@@ -76,19 +84,28 @@ class Toolbox:
                     "tool.name, or leave one out with tool.use or tool.mcp_only."
                 )
             self._tools[name] = tool
-        self._occupancy = Occupancy()
+        self._stateful = {name: tool for name, tool in self._tools.items() if isinstance(tool, StatefulTool)}
         self._opened: list[OpenTool] = []
+
+    @property
+    def has_state(self) -> bool:
+        """Whether results depend on earlier calls of the attempt."""
+        return any(getattr(tool, "has_state", True) for tool in self._stateful.values())
+
+    def complaint(self, problem: Problem) -> str:
+        """Return why a tool cannot be opened for this problem; empty if all can. A tool may have a method of this name."""
+        complaints = (tool.complaint(problem) for tool in self._tools.values() if isinstance(tool, ComplainingTool))
+        return next(filter(None, complaints), "")
 
     async def open(self, problem: Problem, seed: int) -> Self:
         """Return the toolbox of one attempt, which must be closed. Tools without state are shared."""
-        stateful = {name: tool for name, tool in self._tools.items() if isinstance(tool, StatefulTool)}
-        if not stateful:
+        if not self._stateful:
             return self
         own = copy.copy(self)
         own._tools, own._opened = dict(self._tools), []
         _OF_ATTEMPT.set({})
         try:
-            for name, tool in stateful.items():
+            for name, tool in self._stateful.items():
                 own._tools[name] = opened = await tool.open(problem, seed)
                 own._opened.append(opened)
         except BaseException:
@@ -114,31 +131,39 @@ class Toolbox:
     def names(self) -> list[str]:
         return list(self._tools)
 
-    async def answer(self, calls: Sequence[ToolCall | MalformedCall], seed: int = 0) -> list[Observation]:
-        """Run the calls of one turn concurrently and return one observation per call, in order.
+    async def run(self, calls: Sequence[ToolCall]) -> list[Observation]:
+        """Run valid calls concurrently and return one observation per call, in order."""
+        return await run_concurrently(self._tools[call.name](call.arguments) for call in calls)
 
-        `seed` determines the calls that are changed by `faults`.
-        """
-        if self._faults:
-            chance = random.Random(seed)
-            calls = [_cut(call) if chance.random() < self._faults else call for call in calls]
-        with self._occupancy:
-            return await run_concurrently(map(self._answer_one, calls))
+    async def answer(self, calls: Sequence[ToolCall | MalformedCall]) -> list[Observation]:
+        """Same as `run` for any calls. A call that no tool can run is answered with the reason."""
 
-    def take_busy_seconds(self) -> float:
-        """Return the seconds since the last call with at least one running tool call."""
-        return self._occupancy.take_seconds()
+        async def one(call: ToolCall | MalformedCall) -> Observation:
+            if refused := refusal(call, self.schemas):
+                return refused
+            assert isinstance(call, ToolCall)
+            return (await self.run([call]))[0]
 
-    async def _answer_one(self, call: ToolCall | MalformedCall) -> Observation:
-        if isinstance(call, MalformedCall):
-            return Observation(text=call.complaint, outcome="malformed")
-        if call.name not in self._tools:
-            names = ", ".join(self._tools) or "none"
-            return Observation(text=f"There is no tool {call.name!a}. Available: {names}.", outcome="unknown_tool")
-        tool = self._tools[call.name]
-        if complaint := what_is_wrong(call.arguments, tool.schema["function"]["parameters"]):
-            return Observation(text=f"Wrong arguments for {call.name}: {complaint}", outcome="wrong_arguments")
-        return await tool(call.arguments)
+        return await run_concurrently(map(one, calls))
+
+
+def refusal(call: ToolCall | MalformedCall, tools: Sequence[Mapping[str, Any]]) -> Observation | None:
+    """Return what the student reads about a call that none of these tools can run. None for a valid call."""
+    if isinstance(call, MalformedCall):
+        return Observation(text=call.complaint, outcome="malformed")
+    functions = {tool["function"]["name"]: tool["function"] for tool in tools}
+    if call.name not in functions:
+        names = ", ".join(functions) or "none"
+        return Observation(text=f"There is no tool {call.name!a}. Available: {names}.", outcome="unknown_tool")
+    if complaint := what_is_wrong(call.arguments, functions[call.name]["parameters"]):
+        return Observation(text=f"Wrong arguments for {call.name}: {complaint}", outcome="wrong_arguments")
+    return None
+
+
+def damaged(calls: Sequence[ToolCall | MalformedCall], share: float, seed: int) -> list[ToolCall | MalformedCall]:
+    """Return the calls; in a share of them, chosen by the seed, text arguments lose their last character."""
+    chance = random.Random(seed)
+    return [_cut(call) if chance.random() < share else call for call in calls]
 
 
 def _cut(call: ToolCall | MalformedCall) -> ToolCall | MalformedCall:

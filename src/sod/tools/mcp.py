@@ -115,6 +115,7 @@ class McpTool:
         self.name: str = schema["function"]["name"]
         self.server = server
         self._options = options
+        self.has_state = options.mcp_session == "trajectory"
         self._own: OwnConnection | None = None
 
     async def open(self, problem: Problem, seed: int) -> "McpTool":
@@ -178,7 +179,7 @@ class Connection:
 
     async def call(self, name: str, arguments: dict[str, Any], seconds: float) -> tuple[str | None, bool]:
         """Call a tool. -> its text, or None after `seconds`; and whether it is an error. Raises InfrastructureError."""
-        from mcp import MCPError
+        from mcp import MCPError  # pyright: ignore[reportMissingImports]
 
         try:
             result = await self._ask(self._client.call_tool(name, arguments), seconds)
@@ -201,8 +202,8 @@ class Connection:
 
     async def _ask(self, request: Awaitable[Any], seconds: float) -> Any:
         """Return the answer to a request. Raises TimeoutError, MCPError from a living server, or InfrastructureError."""
-        from mcp import MCPError
-        from mcp_types import CONNECTION_CLOSED, PARSE_ERROR
+        from mcp import MCPError  # pyright: ignore[reportMissingImports]
+        from mcp_types import CONNECTION_CLOSED, PARSE_ERROR  # pyright: ignore[reportMissingImports]
 
         deadline = asyncio.timeout(seconds)
         try:
@@ -211,14 +212,14 @@ class Connection:
         except Exception as error:  # the SDK passes on errors of sockets, streams and pydantic
             if deadline.expired():
                 raise TimeoutError from error
-            if isinstance(error, MCPError) and error.code not in (CONNECTION_CLOSED, PARSE_ERROR):
+            if isinstance(error, MCPError) and getattr(error, "code", 0) not in (CONNECTION_CLOSED, PARSE_ERROR):
                 raise
             self.is_dead = True
             raise InfrastructureError(f"The MCP server {self.address} has failed: {_last(error)}.") from error
 
     async def _own(self, ready: "asyncio.Future[Any]") -> None:
-        from mcp import Client, StdioServerParameters
-        from mcp.client.stdio import stdio_client
+        from mcp import Client, StdioServerParameters  # pyright: ignore[reportMissingImports]
+        from mcp.client.stdio import stdio_client  # pyright: ignore[reportMissingImports]
 
         target: Any = self.address
         if not is_url(self.address):

@@ -15,7 +15,7 @@ from sod.config import ToolOptions
 from sod.errors import OptionError, SandboxError
 from sod.moved import keep_old_names
 from sod.sandbox import Program, Result, Sandbox, Session, SessionSandbox
-from sod.tools import shorten
+from sod.tools import NO_OUTPUT, shorten
 from sod.types import Observation, Problem
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class PythonTool:
             )
         if options.session == "on" and not isinstance(sandbox, SessionSandbox):
             raise OptionError(f"tool.session = on does not work with {type(sandbox).__name__}. Leave it out.")
+        self.has_state = options.session == "on"
         self._session: Session | None = None
         self._files: Mapping[str, str] = {}
         self.schema = interpreter_schema(name or options.name, session=options.session == "on")
@@ -106,7 +107,7 @@ class PythonTool:
         parts = [result.stdout.rstrip(), error, notes.get(result.status, "")]
         text = "\n".join(part for part in parts if part.strip())
         ended = f"[{result.session}]" if result.session else ""
-        text = shorten(text, max(0, self._options.max_chars - len(ended))) if text else "[no output]"
+        text = shorten(text, max(0, self._options.max_chars - len(ended) - 1)) if text else NO_OUTPUT
         return f"{text}\n{ended}" if ended else text
 
 

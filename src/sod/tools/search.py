@@ -9,10 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from sod.concurrency import in_a_thread
 from sod.config import ToolOptions
 from sod.errors import DataError, OptionError
 from sod.tools import shorten
-from sod.tools.own import in_a_thread
 from sod.types import Observation
 
 WORDS = 150
@@ -38,7 +38,7 @@ class SearchTool:
         """Read and index the documents. Raises OptionError or DataError."""
         for refusal in refusals(options):
             raise OptionError(refusal)
-        import bm25s  # an optional package
+        import bm25s  # pyright: ignore[reportMissingImports]
 
         assert options.documents is not None
         self._options = options
@@ -54,7 +54,7 @@ class SearchTool:
         self.schema = SCHEMA
 
     async def __call__(self, arguments: Mapping[str, Any]) -> Observation:
-        return await in_a_thread(self._answer, {"query": arguments["query"]})
+        return await in_a_thread(self._answer, arguments["query"])
 
     def _answer(self, query: str) -> Observation:
         [words] = self._tokenize([query])

@@ -1,14 +1,13 @@
 """Select the tools of a run by its options, and check the files of its problems."""
 
-import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sod.config import ToolOptions
-from sod.errors import DataError, InfrastructureError
+from sod.errors import DataError
 from sod.sandbox import Sandbox
 from sod.sandbox.local import LONGEST_NAME
-from sod.tools import Tool
+from sod.tools import Tool, Toolbox
 from sod.types import Problem
 
 MOST_FILE_BYTES = 32 << 20
@@ -46,43 +45,26 @@ def tools_of(options: ToolOptions, sandbox: Sandbox) -> list[Tool]:
     return tools
 
 
-def check_files(problems: Iterable[Problem], options: ToolOptions) -> None:
+def check_files(problems: Iterable[Problem], tools: Toolbox) -> None:
     """Check that the files of all problems can be used. Raises DataError with the first one that cannot."""
-    checked: dict[str, str] = {}
     for problem in problems:
-        for fault in _faults(problem, options, checked):
+        for fault in _faults(problem, tools):
             raise DataError(f"Problem {problem.id!r}: {fault}")
 
 
-def _faults(problem: Problem, options: ToolOptions, checked: dict[str, str]) -> Iterator[str]:
+def _faults(problem: Problem, tools: Toolbox) -> Iterator[str]:
     size = 0
     for name, path in problem.files.items():
         if not _is_plain(name):
             yield f"its file {name!r} would leave the working directory. Give a plain file name, without directories."
         if not Path(path).is_file():
             yield f"its file {path} does not exist. Paths are relative to the data file."
-            continue
-        size += Path(path).stat().st_size
+        else:
+            size += Path(path).stat().st_size
     if size > MOST_FILE_BYTES:
         yield f"its files have {shown_size(size)}, more than {shown_size(MOST_FILE_BYTES)}. They are copied for every program."
-    if "sql" in options.use:
-        from sod.tools.sql import ENDINGS, database_of
-
-        path = options.database or database_of(problem)
-        if path is None:
-            yield f"it has no database. Give it a file that ends in {', '.join(ENDINGS)}, or give --tool.database."
-        elif fault := checked.setdefault(str(path), _fault_of_database(path)):
-            yield fault
-
-
-def _fault_of_database(path: Path) -> str:
-    from sod.tools.sql import connect
-
-    try:
-        connect(path).close()
-    except (InfrastructureError, sqlite3.Error) as error:
-        return str(error)
-    return ""
+    if complaint := tools.complaint(problem):
+        yield complaint
 
 
 def _is_plain(name: str) -> bool:

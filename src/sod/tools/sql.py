@@ -9,13 +9,14 @@ import sqlite3
 import time
 from collections.abc import Mapping
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sod.concurrency import in_a_thread
 from sod.config import ToolOptions
 from sod.errors import InfrastructureError
 from sod.tools import shorten
-from sod.tools.own import in_a_thread
 from sod.types import Observation, Problem
 
 ENDINGS = (".db", ".sqlite", ".sqlite3")
@@ -42,10 +43,19 @@ SCHEMA = {
 class SqlTool:
     """`sql(query)` on tool.database, or on the database among the problem's files."""
 
+    has_state = False
+
     def __init__(self, options: ToolOptions):
         self._options = options
         self._path = options.database
         self.schema = SCHEMA
+
+    def complaint(self, problem: Problem) -> str:
+        """Return why the problem's database cannot be used; empty if it can."""
+        path = self._path or database_of(problem)
+        if path is None:
+            return f"it has no database. Give it a file that ends in {', '.join(ENDINGS)}, or give --tool.database."
+        return fault_of(path)
 
     async def open(self, problem: Problem, seed: int) -> "SqlTool":
         """Return the tool of one attempt."""
@@ -57,7 +67,7 @@ class SqlTool:
         """Nothing to release: each call opens the database anew."""
 
     async def __call__(self, arguments: Mapping[str, Any]) -> Observation:
-        return await in_a_thread(self._answer, {"query": arguments["query"]})
+        return await in_a_thread(self._answer, arguments["query"])
 
     def _answer(self, query: str) -> Observation:
         deadline = time.monotonic() + self._options.seconds
@@ -97,6 +107,16 @@ def connect(path: Path | None) -> sqlite3.Connection:
     connection.setlimit(sqlite3.SQLITE_LIMIT_COLUMN, MOST_COLUMNS)
     connection.set_authorizer(lambda action, name, *_: sqlite3.SQLITE_OK if may(action, name) else sqlite3.SQLITE_DENY)
     return connection
+
+
+@cache
+def fault_of(path: Path) -> str:
+    """Return why a database cannot be read; empty if it can."""
+    try:
+        connect(path).close()
+    except InfrastructureError as error:
+        return str(error)
+    return ""
 
 
 def may(action: int, name: str | None) -> bool:
