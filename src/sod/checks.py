@@ -194,11 +194,11 @@ def of_tools(options: ToolOptions, sandbox: SandboxOptions) -> Refusals:
     if options.mcp or options.mcp_only:
         from sod.tools import mcp
 
-        yield from mcp.refusals(options)
+        yield from mcp.mcp_refusals(options)
     if "search" in options.use:
         from sod.tools import search
 
-        yield from search.refusals(options)
+        yield from search.search_refusals(options)
     if options.own:
         from sod.tools.own import own_tools
 

@@ -48,7 +48,7 @@ LOST = b"X"
 """End of a program after its zygote died. The zygote reports all other ends."""
 
 
-class End(NamedTuple):
+class ProgramEnd(NamedTuple):
     """The zygote's last report of a program."""
 
     kind: bytes
@@ -64,9 +64,9 @@ class Handle:
     """A process of the zygote."""
 
     number: int
-    end: asyncio.Future[End]
+    end: asyncio.Future[ProgramEnd]
     pid: int | None = None
-    paused: asyncio.Future[End] | None = None
+    paused: asyncio.Future[ProgramEnd] | None = None
     """Sessions only: set when the zygote has stopped the process after a call."""
 
 
@@ -145,7 +145,7 @@ class Zygote:
         """Let a session's process run for at most so many seconds."""
         await self._change(CALL, child, min(max(seconds, 0.0), LONGEST_SECONDS))
 
-    async def pause(self, child: Handle) -> End:
+    async def pause(self, child: Handle) -> ProgramEnd:
         """Stop a session's process until its next call. Return the end of the call, or of the process."""
         child.paused = self._loop.create_future()
         await self._change(PAUSE, child, 0.0)
@@ -193,7 +193,7 @@ class Zygote:
         if not self._ready.done():
             self._ready.set_result(None)
         for child in self._children.values():
-            child.end.set_result(End(LOST, message=self.message))
+            child.end.set_result(ProgramEnd(LOST, message=self.message))
 
     def _remove_root(self) -> None:
         remove(self.root)
@@ -223,9 +223,9 @@ class Zygote:
             elif kind == PAUSED:
                 paused = self._children[number].paused
                 if paused is not None and not paused.done():
-                    paused.set_result(End(kind, *values))
+                    paused.set_result(ProgramEnd(kind, *values))
             else:
-                self._children.pop(number).end.set_result(End(kind, *values))
+                self._children.pop(number).end.set_result(ProgramEnd(kind, *values))
 
 
 async def fill(folder: str, program: Program) -> None:
@@ -253,8 +253,8 @@ async def follow(
     child: Handle,
     streams: tuple[Capture, ...],
     patience: float,
-    answer: "asyncio.Future[End] | None" = None,
-) -> End | None:
+    answer: "asyncio.Future[ProgramEnd] | None" = None,
+) -> ProgramEnd | None:
     """Read a program's output until its end. -> None if a session has sent its `answer` instead"""
     loop = asyncio.get_running_loop()
 
@@ -285,7 +285,7 @@ async def follow(
     return child.end.result() if child.end.done() else None
 
 
-def result_of(program: Program, end: End, out: Capture, err: Capture) -> Result:
+def result_of(program: Program, end: ProgramEnd, out: Capture, err: Capture) -> Result:
     if end.kind == LOST:
         return Result(status="sandbox_error", message=end.message)
     if end.kind == FAILED:
@@ -305,7 +305,7 @@ def result_of(program: Program, end: End, out: Capture, err: Capture) -> Result:
     )
 
 
-def _status(program: Program, end: End, code: int, written: int) -> Status:
+def _status(program: Program, end: ProgramEnd, code: int, written: int) -> Status:
     if written > OUTPUT_LIMIT:
         return "output_limit"
     if end.kind == FULL:

@@ -26,7 +26,7 @@ from sod.sandbox.zygote import CONFINED, UNCONFINED
 
 __all__ = ["LONGEST_SECONDS", "LocalSandbox", "check_names"]
 
-LONGEST_NAME = 255
+LONGEST_FILE_NAME = 255
 """Limit on a file name, in bytes."""
 
 
@@ -113,7 +113,7 @@ async def _run(zygote: Zygote, program: Program) -> Result:
 def check_names(files: Mapping[str, str]) -> None:
     """Raises ValueError for a name that is not a plain file name and could leave the working directory."""
     for name in files:
-        if name in ("", ".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > LONGEST_NAME:
+        if name in ("", ".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > LONGEST_FILE_NAME:
             raise ValueError(f"{name!r} is not a plain file name")
 
 

@@ -17,8 +17,8 @@ from sod.sandbox.capture import Capture
 from sod.sandbox.handle import (
     LOST,
     PATIENCE_SECONDS,
-    End,
     Handle,
+    ProgramEnd,
     Zygote,
     fill,
     follow,
@@ -45,13 +45,13 @@ class Process:
     """Wall-clock seconds of its programs so far."""
     cpu_seconds: float = 0.0
 
-    def answer_to(self, data: bytes) -> End | None:
+    def answer_to(self, data: bytes) -> ProgramEnd | None:
         """Return the end of the current call; None for bytes that are no answer to it."""
         if len(data) != ANSWER.size or ANSWER.unpack(data)[0] != self.calls:
             return None
         _, exit_code, cpu_seconds, memory_mb = ANSWER.unpack(data)
         spent, self.cpu_seconds = cpu_seconds - self.cpu_seconds, cpu_seconds
-        return End(ENDED, (exit_code & 0xFF) << 8, cpu_seconds=spent, memory_mb=memory_mb)
+        return ProgramEnd(ENDED, (exit_code & 0xFF) << 8, cpu_seconds=spent, memory_mb=memory_mb)
 
 
 class LocalSession:
@@ -121,7 +121,7 @@ class LocalSession:
         process.calls += 1
         left = self._seconds - process.seconds
         seconds = min(program.seconds, left)
-        answer: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[ProgramEnd] = asyncio.get_running_loop().create_future()
         with Capture(program.output_bytes) as out, Capture(program.output_bytes) as err:
             await zygote.call(handle, seconds)
             with (
@@ -164,7 +164,7 @@ class LocalSession:
 
 
 @contextlib.contextmanager
-def _listening(process: Process, answer: "asyncio.Future[End]") -> Iterator[None]:
+def _listening(process: Process, answer: "asyncio.Future[ProgramEnd]") -> Iterator[None]:
     """Set `answer` when the process sends it."""
     loop = asyncio.get_running_loop()
 

@@ -24,14 +24,13 @@ from sod.types import Observation, Problem
 START_SECONDS = 60.0
 """Seconds that a server may take to start and to answer the first request."""
 CLOSE_SECONDS = 10.0
-Schema = dict[str, Any]
 
 
 def mcp_tools(options: ToolOptions) -> list["McpTool"]:
     """List the tools of the servers in tool.mcp. Raises OptionError for a server that does not start, and for a wrong name."""
-    for refusal in refusals(options):
+    for refusal in mcp_refusals(options):
         raise OptionError(refusal)
-    servers = [Server(address, options) for address in options.mcp]
+    servers = [McpServer(address, options) for address in options.mcp]
     found = [McpTool(server, schema, options) for server in servers for schema in server.schemas]
     names = [tool.name for tool in found]
     if missing := [name for name in options.mcp_only if name not in names]:
@@ -41,7 +40,7 @@ def mcp_tools(options: ToolOptions) -> list["McpTool"]:
     return [tool for tool in found if not options.mcp_only or tool.name in options.mcp_only]
 
 
-def refusals(options: ToolOptions) -> Iterator[str]:
+def mcp_refusals(options: ToolOptions) -> Iterator[str]:
     """Yield what is wrong with the options, without starting a server."""
     if options.mcp and find_spec("mcp") is None:
         yield 'tool.mcp needs mcp, which is not installed. Type pip install ".[mcp]" in a checkout of sod.'
@@ -58,14 +57,14 @@ def refusals(options: ToolOptions) -> Iterator[str]:
                     yield "tool.mcp: an empty command was given. Give a command in quotes, or an address such as http://HOST/mcp."
 
 
-class Server:
+class McpServer:
     """A server of the run: its tools, and the session that attempts share."""
 
     def __init__(self, address: str, options: ToolOptions):
         """Start the server, list its tools and end it again. Raises OptionError if that fails."""
         self.address = address
         self.seconds = options.seconds
-        self.schemas: list[Schema] = []
+        self.schemas: list[dict[str, Any]] = []
         self._shared: Connection | None = None
         self._turn = asyncio.Lock()
         try:
@@ -99,7 +98,7 @@ class Server:
                 self._shared = await self.connect()
             return self._shared
 
-    async def _list(self) -> list[Schema]:
+    async def _list(self) -> list[dict[str, Any]]:
         connection = await self.connect()
         try:
             return await connection.list_tools()
@@ -110,7 +109,7 @@ class Server:
 class McpTool:
     """One tool of a server."""
 
-    def __init__(self, server: Server, schema: Schema, options: ToolOptions):
+    def __init__(self, server: McpServer, schema: dict[str, Any], options: ToolOptions):
         self.schema = schema
         self.name: str = schema["function"]["name"]
         self.server = server
@@ -166,13 +165,13 @@ class Connection:
         await self.close()
         raise InfrastructureError(f"The MCP server {self.address} does not start: {cause}.")
 
-    async def list_tools(self) -> list[Schema]:
+    async def list_tools(self) -> list[dict[str, Any]]:
         """Return the tools as OpenAI function schemas. Raises InfrastructureError."""
-        schemas: list[Schema] = []
+        schemas: list[dict[str, Any]] = []
         cursor: str | None = None
         while True:
             page = await self._ask(self._client.list_tools(cursor=cursor), START_SECONDS)
-            schemas += map(schema_of, page.tools)
+            schemas += map(listed_schema, page.tools)
             cursor = page.next_cursor
             if not cursor:
                 return schemas
@@ -248,7 +247,7 @@ class Connection:
 class OwnConnection:
     """The session of one attempt with a server, opened by the first call."""
 
-    def __init__(self, server: Server):
+    def __init__(self, server: McpServer):
         self._server = server
         self._connection: Connection | None = None
         self._turn = asyncio.Lock()
@@ -270,7 +269,7 @@ def is_url(address: str) -> bool:
     return address.startswith(("http://", "https://"))
 
 
-def schema_of(tool: Any) -> Schema:
+def listed_schema(tool: Any) -> dict[str, Any]:
     """Return the OpenAI function schema of a listed tool."""
     parameters = {"type": "object", "properties": {}} | dict(tool.input_schema)
     function = {"name": tool.name, "description": tool.description or tool.title or tool.name, "parameters": parameters}
@@ -290,7 +289,7 @@ def text_of(result: Any) -> str:
     return "\n".join(parts)
 
 
-def _difference(before: list[Schema], now: list[Schema]) -> str:
+def _difference(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> str:
     """Return how two lists of tools differ; empty if they do not."""
     old, new = ({schema["function"]["name"]: schema for schema in each} for each in (before, now))
     changes = {"gone": old.keys() - new.keys(), "new": new.keys() - old.keys()}

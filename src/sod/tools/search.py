@@ -17,7 +17,7 @@ from sod.types import Observation
 
 WORDS = 150
 """Length of a passage, in words."""
-SCHEMA = {
+SEARCH_SCHEMA = {
     "type": "function",
     "function": {
         "name": "search",
@@ -36,7 +36,7 @@ class SearchTool:
 
     def __init__(self, options: ToolOptions):
         """Read and index the documents. Raises OptionError or DataError."""
-        for refusal in refusals(options):
+        for refusal in search_refusals(options):
             raise OptionError(refusal)
         import bm25s  # pyright: ignore[reportMissingImports]
 
@@ -51,7 +51,7 @@ class SearchTool:
         self._index = bm25s.BM25()
         texts = [f"{title} {text}" for title, text in self._passages]
         self._index.index(self._tokenize(texts), show_progress=False)
-        self.schema = SCHEMA
+        self.schema = SEARCH_SCHEMA
 
     async def __call__(self, arguments: Mapping[str, Any]) -> Observation:
         return await in_a_thread(self._answer, arguments["query"])
@@ -68,7 +68,7 @@ class SearchTool:
         return Observation(text=shorten(text, self._options.max_chars), outcome="ok")
 
 
-def refusals(options: ToolOptions) -> Iterator[str]:
+def search_refusals(options: ToolOptions) -> Iterator[str]:
     """Yield what is wrong with the options of the search."""
     if find_spec("bm25s") is None:
         yield 'tool.use = search needs bm25s, which is not installed. Type pip install ".[search]" in a checkout of sod.'

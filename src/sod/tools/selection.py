@@ -6,7 +6,7 @@ from pathlib import Path
 from sod.config import ToolOptions
 from sod.errors import DataError
 from sod.sandbox import Sandbox
-from sod.sandbox.local import LONGEST_NAME
+from sod.sandbox.local import LONGEST_FILE_NAME
 from sod.tools import Tool, Toolbox
 from sod.types import Problem
 
@@ -68,7 +68,7 @@ def _faults(problem: Problem, tools: Toolbox) -> Iterator[str]:
 
 
 def _is_plain(name: str) -> bool:
-    return name not in ("", ".", "..") and not set("/\\\0") & set(name) and len(name.encode()) <= LONGEST_NAME
+    return name not in ("", ".", "..") and not set("/\\\0") & set(name) and len(name.encode()) <= LONGEST_FILE_NAME
 
 
 def described(problem: Problem) -> str:

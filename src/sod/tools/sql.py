@@ -26,7 +26,7 @@ STEPS = 10_000
 """Instructions of SQLite between two looks at the clock."""
 READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 PRAGMAS = {"table_list", "table_info", "foreign_key_list", "index_list", "index_info"}
-SCHEMA = {
+SQL_SCHEMA = {
     "type": "function",
     "function": {
         "name": "sql",
@@ -48,7 +48,7 @@ class SqlTool:
     def __init__(self, options: ToolOptions):
         self._options = options
         self._path = options.database
-        self.schema = SCHEMA
+        self.schema = SQL_SCHEMA
 
     def complaint(self, problem: Problem) -> str:
         """Return why the problem's database cannot be used; empty if it can."""
@@ -78,7 +78,7 @@ class SqlTool:
                 names = [column[0] for column in cursor.description or ()]
                 lines, size = [" | ".join(names)], 0
                 for row in cursor:
-                    lines.append(" | ".join(map(shown, row)))
+                    lines.append(" | ".join(map(cell_text, row)))
                     if len(lines) > self._options.max_rows + 1 or (size := size + len(lines[-1])) > LONGEST_ANSWER:
                         break
             except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError) as error:  # ValueError: a NUL, a surrogate
@@ -124,7 +124,7 @@ def may(action: int, name: str | None) -> bool:
     return action in READS or (action == sqlite3.SQLITE_PRAGMA and name in PRAGMAS)
 
 
-def shown(value: object) -> str:
+def cell_text(value: object) -> str:
     """Return a value as text."""
     return "NULL" if value is None else f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value)
 
