@@ -150,6 +150,8 @@ class Connection:
         self._client: Any = None
         self._closing = asyncio.Event()
         self._errors: IO[bytes] = tempfile.TemporaryFile()
+        self._last_words = ""
+        self._error: Exception | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -197,7 +199,6 @@ class Connection:
             if late:
                 self._task.cancel()
                 await asyncio.wait(late, timeout=CLOSE_SECONDS)
-        self._errors.close()
 
     async def _ask(self, request: Awaitable[Any], seconds: float) -> Any:
         """Return the answer to a request. Raises TimeoutError, MCPError from a living server, or InfrastructureError."""
@@ -214,7 +215,8 @@ class Connection:
             if isinstance(error, MCPError) and getattr(error, "code", 0) not in (CONNECTION_CLOSED, PARSE_ERROR):
                 raise
             self.is_dead = True
-            raise InfrastructureError(f"The MCP server {self.address} has failed: {_last(error)}.") from error
+            cause = self._written() or _last(error)
+            raise InfrastructureError(f"The MCP server {self.address} has failed: {cause}.") from error
 
     async def _own(self, ready: "asyncio.Future[Any]") -> None:
         from mcp import Client, StdioServerParameters  # pyright: ignore[reportMissingImports]
@@ -229,19 +231,24 @@ class Connection:
             async with Client(target, cache=None) as client:
                 ready.set_result(client)
                 await self._closing.wait()
+        except Exception as error:  # of the server, the socket or the SDK; often a group
+            self._error = error
         finally:
             self.is_dead = True
+            self._last_words = self._written()
+            self._errors.close()
 
     def _cause(self) -> str:
-        """Return why the owning task ended: the last line that the server wrote, or the exception."""
-        if not self._errors.closed:
-            self._errors.seek(0)
-            if lines := self._errors.read().decode(errors="replace").split("\n")[-5:]:
-                written = [line.strip() for line in lines if line.strip()]
-                if written:
-                    return written[-1]
-        error = self._task.exception() if self._task is not None and self._task.done() else None
-        return _last(error) if error is not None else "it ended"
+        """Return why the owning task ended: the last line of the server's stderr, or the exception."""
+        return self._written() or (_last(self._error) if self._error is not None else "it ended")
+
+    def _written(self) -> str:
+        """Return the last line that a command has written to its stderr; empty if there is none."""
+        if self._errors.closed:
+            return self._last_words
+        self._errors.seek(0)
+        lines = [line.strip() for line in self._errors.read().decode(errors="replace").splitlines()]
+        return next((line for line in reversed(lines) if line), "").rstrip(".")
 
 
 class OwnConnection:
