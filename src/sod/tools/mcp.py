@@ -8,6 +8,7 @@ protocol, is an InfrastructureError; the next attempt starts or connects to it a
 import asyncio
 import copy
 import json
+import logging
 import os
 import shlex
 import tempfile
@@ -30,6 +31,7 @@ def mcp_tools(options: ToolOptions) -> list["McpTool"]:
     """List the tools of the servers in tool.mcp. Raises OptionError for a server that does not start, and for a wrong name."""
     for refusal in mcp_refusals(options):
         raise OptionError(refusal)
+    logging.getLogger("mcp.client").setLevel(logging.CRITICAL)  # failures are reported here, without a traceback
     servers = [McpServer(address, options) for address in options.mcp]
     found = [McpTool(server, schema, options) for server in servers for schema in server.schemas]
     names = [tool.name for tool in found]
