@@ -1,8 +1,9 @@
 """Programs that a sandbox must survive, and what must come of each: `golden/sandbox_cases.jsonl`.
 
 Each runs as a program of its own, and again as the first program of a session. All run in one sandbox, several at a time, before
-the first test looks at a result. In their code, @@SECRET@@ is a file of the host, @@OUTSIDE@@ its directory, @@CANARY@@ a process,
-@@PORT@@ a listening socket and @@MARK@@ a word that stands in the file and in the environments of the trainer and of the process.
+the first test looks at a result. In their code, @@SECRET@@ is a file of the host, @@OUTSIDE@@ its directory, @@CANARY@@ a
+process, @@PORT@@ a listening socket and @@MARK@@ a word that stands in the file and in the environments of the trainer and of
+the process.
 
 A case may expect: `status` (one of these), `exit_code`, `signal`, `stdout`, `stdout_bytes`, `max_memory_mb`, what stdout
 and stderr hold (`_has`) and do not hold (`_hasnt`), and what is still true of the host. It may run twice, with the same

@@ -67,7 +67,8 @@ class McpServer:
         self.address = address
         self.seconds = options.seconds
         self.schemas: list[dict[str, Any]] = []
-        self._shared: Connection | None = None
+        self.current: Connection | None = None
+        """The session that attempts share, if it was opened."""
         self._turn = asyncio.Lock()
         try:
             self.schemas = _in_own_loop(self._list)
@@ -91,14 +92,14 @@ class McpServer:
     async def shared(self) -> "Connection":
         """Return the session that all attempts share. A dead one is replaced."""
         loop = asyncio.get_running_loop()
-        if self._shared is not None and self._shared.loop is not loop:  # closed with its loop
-            self._shared, self._turn = None, asyncio.Lock()
+        if self.current is not None and self.current.loop is not loop:  # closed with its loop
+            self.current, self._turn = None, asyncio.Lock()
         async with self._turn:
-            if self._shared is None or self._shared.is_dead:
-                if self._shared is not None:
-                    await self._shared.close()
-                self._shared = await self.connect()
-            return self._shared
+            if self.current is None or self.current.is_dead:
+                if self.current is not None:
+                    await self.current.close()
+                self.current = await self.connect()
+            return self.current
 
     async def _list(self) -> list[dict[str, Any]]:
         connection = await self.connect()
