@@ -4,7 +4,7 @@ sod train --student MODEL --data examples/guess.jsonl --out runs/guess --environ
 sod eval  --model MODEL   --data examples/guess.jsonl --out runs/guessed --environment examples/your_environment.py:Guess
 
 A line of examples/guess.jsonl is a problem: {"id": "g1", "setting": {"highest": 20}}. One object of the class is created for
-every attempt. `open` returns what the student reads first; `step` answers each of its turns; `verdict` returns whether the attempt
+every attempt. `open` returns what the student reads first; `step` answers each turn; `verdict` returns whether the attempt
 is right. The same seed must begin alike: `sod` opens the first problem twice before it trains.
 """
 

@@ -11,7 +11,9 @@ from sod.plugins import load
 
 DEFAULT = "tools"
 """The environment of problems without another one: `sod.environments.tools`."""
-ENVIRONMENTS: dict[str, str] = {}
+ENVIRONMENTS: dict[str, str] = {
+    "served": "sod.environments.served:ServedAgent",
+}
 """Name of each shipped environment except the default -> MODULE:CLASS."""
 METHODS = ("open", "step", "verdict", "close")
 Maker = Callable[..., Environment]
@@ -23,9 +25,9 @@ def environment_maker(name: str) -> Maker:
     `name`: a shipped environment, NAME or NAME:ARGUMENT, or a user's own, FILE.py:CLASS. Raises OptionError for any other name,
     and for a class without the methods of `sod.environments.Environment`.
     """
-    if ".py:" in name:
-        return _checked(load(name, option="environment"), name)
     shipped, _, argument = name.partition(":")
+    if shipped not in ENVIRONMENTS and ".py:" in name:
+        return _checked(load(name, option="environment"), name)
     if shipped not in ENVIRONMENTS:
         near = get_close_matches(shipped, [DEFAULT, *ENVIRONMENTS], n=1)
         hint = (
