@@ -9,7 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from mcp.server.mcpserver import MCPServer  # pyright: ignore[reportMissingImports]
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 
 server = MCPServer("tests")
 counted: list[int] = []
@@ -24,7 +25,7 @@ def add(first: int, second: int) -> str:
 @server.tool()
 def broken(text: str) -> str:
     """Always fails."""
-    raise ValueError(f"no {text}")
+    raise ToolError(f"no {text}")
 
 
 @server.tool()

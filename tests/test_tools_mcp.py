@@ -98,6 +98,7 @@ def test_a_call_is_answered_and_a_tool_s_own_error_is_text(tools: list[McpTool])
     assert wrong.outcome == "wrong_arguments"
 
 
+@pytest.mark.slow
 def test_a_shared_session_keeps_state_across_attempts_and_a_dead_server_is_started_again(tools: list[McpTool]) -> None:
     counting = [call("count"), call("count")]
     texts = run(in_attempts(tools, counting, counting, [call("die")], counting))
@@ -106,6 +107,7 @@ def test_a_shared_session_keeps_state_across_attempts_and_a_dead_server_is_start
     assert texts[3] == ["1", "2"]
 
 
+@pytest.mark.slow
 def test_a_session_of_each_trajectory_shares_nothing() -> None:
     own = mcp_tools(ToolOptions(mcp=(COMMAND,), mcp_session="trajectory", seconds=20.0, mcp_only=("count", "add")))
     assert Toolbox(own).has_state
@@ -119,6 +121,7 @@ def test_a_call_has_a_deadline(tools: list[McpTool]) -> None:
     assert texts == [["[stopped: longer than 0.5 s]"]]
 
 
+@pytest.mark.slow
 def test_a_server_at_an_address_answers_sixteen_calls_at_once(url: str) -> None:
     remote = mcp_tools(ToolOptions(mcp=(url,), mcp_only=("add",)))
 
@@ -131,6 +134,7 @@ def test_a_server_at_an_address_answers_sixteen_calls_at_once(url: str) -> None:
     assert run(work()) == [str(number + 1) for number in range(16)]
 
 
+@pytest.mark.slow
 def test_a_server_that_changes_its_tools_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = tmp_path / "names"
     names.write_text("old")
