@@ -2,9 +2,9 @@
 
     python benchmarks/environments.py [--sessions 1000] [--at-once 16] [--rounds 3] [--unsafe]
 
-Opening, one program and closing of a session is timed in turn with `python -I -c` and with a program of its own; the ratios are of
-medians. An MCP call is timed against the same server on stdin and stdout; its overhead is the seconds of all calls divided by
-their number. The server is tests/mcp_server.py.
+A session is opened, runs one program and is closed. It is timed in turn with `python -I -c` and with a program of its own; the
+ratios are of medians. An MCP call of a tool that adds two numbers costs the seconds of all calls divided by their number. The
+server is tests/mcp_server.py, on stdin and stdout.
 """
 
 import argparse
