@@ -7,6 +7,7 @@ sampled, so `model`, `temperature`, `max_tokens` and the like have no effect. Se
 
 import json
 import secrets
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -78,6 +79,11 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 1024
     receivers: dict[str, Callable[[ChatRequest], None]]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print nothing about clients that break off; anything else is an error of this module."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
