@@ -14,6 +14,7 @@ PROGRAMS = {
     "rewards/symbolic_worker",
     "sandbox/child",
     "sandbox/fusion_driver",
+    "sandbox/session_child",
     "sandbox/zygote",
 }
 """Programs that run alone, in another process: they import little, and their names are their own."""

@@ -65,7 +65,7 @@ def of_training(options: TrainOptions, processes: int) -> Refusals:
     yield from of_engine(options.engine, options.rollout, trains=True)
     yield from of_servers(options.engine, processes)
     yield from of_sandbox(options.sandbox)
-    yield from of_tools(options.tool)
+    yield from of_tools(options.tool, options.sandbox)
     yield from of_environment(options.environment)
     yield from of_reward(options.reward)
     yield from trackers.tracker_refusals(options.track)
@@ -121,7 +121,7 @@ def of_evaluation(options: EvalOptions) -> Refusals:
     yield from of_teacher(options.teacher, options.score)
     yield from of_engine(options.engine, options.rollout, trains=False)
     yield from of_sandbox(options.sandbox)
-    yield from of_tools(options.tool)
+    yield from of_tools(options.tool, options.sandbox)
     yield from of_environment(options.environment)
     yield from of_reward(options.reward)
     if options.paper is not None and (refusal := paper.refusal(options.paper)):
@@ -226,8 +226,23 @@ def of_sandbox(options: SandboxOptions) -> Refusals:
         yield from _of_address("sandbox.url", options.url)
 
 
-def of_tools(options: ToolOptions) -> Refusals:
-    """Check the user's own tools by importing their files."""
+def of_tools(options: ToolOptions, sandbox: SandboxOptions) -> Refusals:
+    """Check which tools are selected, and the user's own tools by importing their files."""
+    if options.session == "on" and sandbox.backend == "fusion":
+        yield retries.NO_SESSIONS
+    if options.session == "on" and options.show_last_expr == "reference":
+        yield (
+            "tool.session = on does not work with tool.show_last_expr = reference, because the paper's interpreter keeps "
+            "nothing. Leave one of the two out."
+        )
+    if options.mcp or options.mcp_only:
+        from sod.tools import mcp
+
+        yield from mcp.mcp_refusals(options)
+    if "search" in options.use:
+        from sod.tools import search
+
+        yield from search.search_refusals(options)
     if options.own:
         from sod.tools.own import own_tools
 

@@ -25,12 +25,19 @@ class ChatOptions(Options):
 
 
 class ToolOptions(Options):
-    """The code interpreter."""
+    """The tools: the code interpreter, other shipped tools, your own, and those of MCP servers."""
 
+    use: Rare[tuple[Literal["code_interpreter", "sql", "search"], ...]] = ("code_interpreter",)
+    """Shipped tools that the student can call. sql: queries of a SQLite database. search: passages of tool.documents."""
     name: Rare[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$")]] = "code_interpreter"
-    """The tool's name in the prompt. Set it to the name in the demonstrations, such as python."""
+    """The code interpreter's name in the prompt. Set it to the name in the demonstrations, such as python."""
+    session: Rare[Literal["off", "on"]] = "off"
+    """Whether the programs of a trajectory share variables, imports and files. off: as in the paper, each program starts anew.
+    on: like the cells of a notebook, in one process (docs/tools.md). A stopped program ends the process."""
+    session_seconds: Rare[PositiveReal] = 600.0
+    """tool.session = on: wall-clock limit of all programs of a session together, in seconds."""
     seconds: Rare[PositiveReal] = 60.0
-    """Wall-clock limit of one program, of one call of your own tool and of one turn in an environment, in seconds."""
+    """Wall-clock limit of one program, query or call of a tool, and of one turn in an environment, in seconds."""
     memory_mb: Rare[Positive] = 2048
     """Memory limit of one program, in MiB."""
     max_chars: Rare[Positive] = 4096
@@ -47,6 +54,23 @@ class ToolOptions(Options):
     own: Rare[tuple[str, ...]] = ()
     """Additional tools, each FILE.py:FUNCTION. A tool is a function with type hints and a docstring, async or not
     (examples/your_tool.py). Tools run in the process of `sod`, not in the sandbox."""
+    database: Rare[Path | None] = None
+    """tool.use = sql: SQLite database that the student reads. Default: the problem's file that ends in .db, .sqlite or
+    .sqlite3."""
+    max_rows: Rare[Positive] = 100
+    """tool.use = sql: largest number of rows of one answer."""
+    documents: Rare[Path | None] = None
+    """tool.use = search: folder of documents (.txt, .md, .jsonl), which is read at the start. Default: no documents."""
+    passages: Rare[Positive] = 3
+    """tool.use = search: number of passages of one answer."""
+    mcp: Rare[tuple[str, ...]] = ()
+    """MCP servers that offer more tools, each a command in quotes or an address: "python server.py" http://127.0.0.1:9000/mcp.
+    Servers run outside the sandbox."""
+    mcp_only: Rare[tuple[str, ...]] = ()
+    """Names of the servers' tools that the student can call. Default: all."""
+    mcp_session: Rare[Literal["shared", "trajectory"]] = "shared"
+    """shared: all trajectories use one session with each server. trajectory: each has a session of its own, which for a command
+    is a process of its own. Use it for servers that keep state."""
 
 
 class SandboxOptions(Options):
