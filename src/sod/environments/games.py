@@ -83,7 +83,7 @@ class TextGame(Environment, Generic[G]):
     def open(self, problem: Problem, seed: int) -> Opening:  # pyright: ignore[reportIncompatibleMethodOverride]
         setting: Any = read_setting(self.setting_type, problem)
         self._left, self._scene = setting.turns, self.begin(setting, seed)
-        rules = f"{self.rules} Reply with one command; only the last line of your reply is read."
+        rules = f"{self.rules} Reply with one command; only the last line of your reply is read.".strip()
         return Opening([*instructions(problem), {"role": "user", "content": f"{rules}\n\n{shown(self._scene)}"}])
 
     def step(self, turn: Turn) -> Step:  # pyright: ignore[reportIncompatibleMethodOverride]
