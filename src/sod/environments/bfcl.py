@@ -154,18 +154,21 @@ def question(category: str, name: str) -> tuple[dict[str, Any], Any, list[dict[s
     from bfcl_eval.constants.type_mappings import GORILLA_TO_OPENAPI  # pyright: ignore[reportMissingImports]
     from bfcl_eval.model_handler.utils import convert_to_tool  # pyright: ignore[reportMissingImports]
 
-    entry = json.loads(_entries(category)[name])
-    tools = convert_to_tool(entry["function"], GORILLA_TO_OPENAPI, ModelStyle.OPENAI_COMPLETIONS)
+    shown = json.loads(_entries(category, hints=True)[name])["function"]
+    tools = convert_to_tool(shown, GORILLA_TO_OPENAPI, ModelStyle.OPENAI_COMPLETIONS)
     answers = {} if "relevance" in category else _answers(category)
-    return entry, answers.get(name), tools
+    return json.loads(_entries(category)[name]), answers.get(name), tools
 
 
-@lru_cache(maxsize=len(SINGLE) + len(SEVERAL))
-def _entries(category: str) -> dict[str, str]:
-    """Return the questions of a category by id, as JSON texts, so that attempts cannot change them."""
+@lru_cache(maxsize=2 * (len(SINGLE) + len(SEVERAL)))
+def _entries(category: str, *, hints: bool = False) -> dict[str, str]:
+    """Return the questions of a category by id, as JSON texts, so that attempts cannot change them.
+
+    `hints`: with the notes on the programming language, which the student reads and the checker does not.
+    """
     from bfcl_eval.utils import load_dataset_entry  # pyright: ignore[reportMissingImports]
 
-    return {entry["id"]: json.dumps(entry) for entry in load_dataset_entry(category)}
+    return {entry["id"]: json.dumps(entry) for entry in load_dataset_entry(category, include_language_specific_hint=hints)}
 
 
 @lru_cache(maxsize=len(SINGLE) + len(SEVERAL))
