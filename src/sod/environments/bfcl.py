@@ -133,7 +133,9 @@ class Bfcl(Environment):
     def make(cls, tasks: Sequence[str], rows: int, seed: int, level: int) -> Iterator[Row]:
         """Yield questions of the categories in turn, in an order drawn from the seed. There are no levels."""
         _package()
-        categories = list(dict.fromkeys(task for _, task in in_turn(tasks, (*SINGLE, *SEVERAL), len(tasks) or 16, of="bfcl")))
+        categories = list(
+            dict.fromkeys(task for _, task in in_turn(tasks, (*SINGLE, *SEVERAL), len(tasks) or 16, of="bfcl"))
+        )
         ids = [sorted(_entries(category)) for category in categories]
         for each in ids:
             Random(seed).shuffle(each)
@@ -147,7 +149,9 @@ def question(category: str, name: str) -> tuple[dict[str, Any], Any, list[dict[s
     """Return a question, its answer and its tools. Raises DataError for an unknown one."""
     _package()
     if category not in (*SINGLE, *SEVERAL):
-        raise DataError(f"{category!r} is not a category that can be used offline. Categories: {', '.join((*SINGLE, *SEVERAL))}.")
+        raise DataError(
+            f"{category!r} is not a category that can be used offline. Categories: {', '.join((*SINGLE, *SEVERAL))}."
+        )
     if name not in _entries(category):
         raise DataError(f"BFCL's category {category} has no question {name!r}.")
     from bfcl_eval.constants.enums import ModelStyle  # pyright: ignore[reportMissingImports]
@@ -168,7 +172,9 @@ def _entries(category: str, *, hints: bool = False) -> dict[str, str]:
     """
     from bfcl_eval.utils import load_dataset_entry  # pyright: ignore[reportMissingImports]
 
-    return {entry["id"]: json.dumps(entry) for entry in load_dataset_entry(category, include_language_specific_hint=hints)}
+    return {
+        entry["id"]: json.dumps(entry) for entry in load_dataset_entry(category, include_language_specific_hint=hints)
+    }
 
 
 @lru_cache(maxsize=len(SINGLE) + len(SEVERAL))

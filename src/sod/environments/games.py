@@ -147,7 +147,9 @@ def require(module: str, package: str, least: str, *, what: str) -> ModuleType:
         found = import_module(module)
         there = version(package)
     except (ImportError, PackageNotFoundError) as error:
-        raise OptionError(f"{what} needs the Python package {package}, which cannot be imported ({error}). {install}") from error
+        raise OptionError(
+            f"{what} needs the Python package {package}, which cannot be imported ({error}). {install}"
+        ) from error
     if _numbers(there) < _numbers(least):
         raise OptionError(f"{what} needs {package} {least} or newer, but {there} is installed. {install}")
     return found

@@ -16,7 +16,10 @@ GAMES = {
         ("left", "down", "right", "up"),
         "Cross a frozen lake of 4 x 4 fields, numbered by rows from 0 (start) to 15 (goal), without falling into a hole.",
     ),
-    "Blackjack-v1": (("stick", "hit"), "Blackjack. You see: your sum, the dealer's card, whether you have a usable ace (1)."),
+    "Blackjack-v1": (
+        ("stick", "hit"),
+        "Blackjack. You see: your sum, the dealer's card, whether you have a usable ace (1).",
+    ),
     "CliffWalking-v1": (
         ("up", "right", "down", "left"),
         "Walk from field 36 to field 47 of a grid of 4 x 12 fields. Fields 37 to 46 are a cliff.",

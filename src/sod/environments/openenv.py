@@ -123,4 +123,3 @@ def told(observation: dict[str, Any]) -> str:
     fields = {name: value for name, value in observation.items() if name not in HIDDEN}
     only = next(iter(fields.values())) if len(fields) == 1 else fields
     return only if isinstance(only, str) else json.dumps(only, ensure_ascii=False)
-

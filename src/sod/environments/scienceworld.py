@@ -85,7 +85,9 @@ class ScienceWorld(TextGame[ScienceWorldSetting]):
 
     def act(self, command: str) -> Scene:
         self._is_sound = False  # an exception or a time-out leaves it so
-        server = self._simulator.server  # `step` of the package lists every possible command, which takes 30 times as long
+        server = (
+            self._simulator.server
+        )  # `step` of the package lists every possible command, which takes 30 times as long
         text = str(server.step(command))
         score = float(server.getScore())
         is_over = bool(server.getCompleted()) or score < 0
@@ -121,7 +123,9 @@ def _launch() -> Any:
     """Start a simulator in a Java process. Raises OptionError without the package or Java."""
     package = require("scienceworld", "scienceworld", "1.2", what="The environment scienceworld")
     if shutil.which("java") is None:
-        raise OptionError("The environment scienceworld needs Java, but there is no `java`. Install default-jre-headless.")
+        raise OptionError(
+            "The environment scienceworld needs Java, but there is no `java`. Install default-jre-headless."
+        )
     with ScienceWorld._lock:  # the process inherits the options from the environment variables
         before = os.environ.get("JDK_JAVA_OPTIONS")
         os.environ["JDK_JAVA_OPTIONS"] = JAVA if before is None else f"{JAVA} {before}"

@@ -17,12 +17,22 @@ from sod.environments.games import GameSetting, Row, Scene, TextGame, in_turn, r
 from sod.errors import DataError
 
 GAMES = (
-    *("2048", "Bandit", "Blackjack", "Crosswords", "FifteenPuzzle", "FrozenLake", "GuessTheNumber", "LightsOut", "LogicPuzzle"),
+    *(
+        "2048",
+        "Bandit",
+        "Blackjack",
+        "Crosswords",
+        "FifteenPuzzle",
+        "FrozenLake",
+        "GuessTheNumber",
+        "LightsOut",
+        "LogicPuzzle",
+    ),
     *("Mastermind", "Minesweeper", "PegJump", "RushHour", "Secretary", "Set", "Sokoban", "Sudoku", "TowerOfHanoi"),
 )
 """Games of 0.7.4 for one player that need no download and whose rewards are numbers."""
-HARDER = ("", "-hardcore", "-extreme")
-"""Endings of a game's name by level; a game without the level has the one below."""
+HARDER = ("", "-medium", "-hard", "-hardcore", "-extreme")
+"""Endings of a game's name, from easy to hard. The levels of a game are those of its endings that exist."""
 
 
 class TextArenaSetting(GameSetting):
@@ -49,7 +59,9 @@ class TextArena(TextGame[TextArenaSetting]):
     def begin(self, setting: TextArenaSetting, seed: int) -> Scene:
         package = _package()
         if setting.game not in package.envs.registration.ENV_REGISTRY:
-            raise DataError(f"TextArena has no game {setting.game!r}. Games for one player: {', '.join(GAMES)}, each with -v0.")
+            raise DataError(
+                f"TextArena has no game {setting.game!r}. Games for one player: {', '.join(GAMES)}, each with -v0."
+            )
         random_seed = (seed if setting.game_seed is None else setting.game_seed) % 2**31
         self._state = Random(random_seed).getstate()
         with self._own_random():
@@ -58,8 +70,12 @@ class TextArena(TextGame[TextArenaSetting]):
                 _silence(self._game)
                 self._game.reset(num_players=1, seed=random_seed)
             except (AssertionError, ValueError, LookupError, ImportError, SyntaxError) as error:
-                first = next((line.strip() for line in str(error).splitlines() if line.strip(" *")), type(error).__name__)
-                raise DataError(f"TextArena's game {setting.game} cannot be played alone and offline: {first}") from error
+                first = next(
+                    (line.strip() for line in str(error).splitlines() if line.strip(" *")), type(error).__name__
+                )
+                raise DataError(
+                    f"TextArena's game {setting.game} cannot be played alone and offline: {first}"
+                ) from error
             if type(self._game.state).__name__ != "SinglePlayerState":
                 raise DataError(f"TextArena's game {setting.game} is not for one player.")
             return Scene(self._news())
@@ -92,13 +108,12 @@ class TextArena(TextGame[TextArenaSetting]):
 
     @classmethod
     def make(cls, tasks: Sequence[str], rows: int, seed: int, level: int) -> Iterator[Row]:
-        """Yield games with different seeds. `level`: 1, 2 (-hardcore) or 3 (-extreme), as far as a game has it."""
+        """Yield games with different seeds. A level above a game's hardest is its hardest."""
         known = _package().envs.registration.ENV_REGISTRY
         own = Random(seed)
         for _, task in in_turn(tasks, GAMES, rows, of="textarena"):
-            game = next(
-                name for at in range(min(level, 3) - 1, -1, -1) if (name := f"{task}-v0{HARDER[at]}") in known
-            )
+            levels = [name for ending in HARDER if (name := f"{task}-v0{ending}") in known]
+            game = levels[min(level, len(levels)) - 1]
             game_seed = own.randrange(2**31)
             yield row("textarena", f"{game}-{game_seed}", {"game": game, "game_seed": game_seed}, level)
 

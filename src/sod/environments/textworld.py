@@ -28,7 +28,14 @@ COOKING: tuple[dict[str, Any], ...] = (
 )
 """Settings of the cooking game, by level."""
 COOKING_DEFAULTS = {"open": False, "cook": False, "cut": False, "drop": False, "recipe_seed": 0, "split": None}
-REFUSED = ("That's not a verb", "You can't", "I only understood", "You can only", "I didn't understand", "What do you want")
+REFUSED = (
+    "That's not a verb",
+    "You can't",
+    "I only understood",
+    "You can only",
+    "I didn't understand",
+    "What do you want",
+)
 """Beginnings of answers to commands that were not carried out."""
 
 

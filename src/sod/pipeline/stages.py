@@ -49,7 +49,13 @@ STAGE_COMMANDS: dict[str, type[Options]] = {
     "export": ExportOptions,
 }
 """Commands that a stage may run, with their options."""
-WRITES_FILE = {"data convert": ".jsonl", "data make": ".jsonl", "data mix": ".jsonl", "data decontaminate": ".jsonl", "report": ".html"}
+WRITES_FILE = {
+    "data convert": ".jsonl",
+    "data make": ".jsonl",
+    "data mix": ".jsonl",
+    "data decontaminate": ".jsonl",
+    "report": ".html",
+}
 """Commands that write a file instead of a folder, and its suffix."""
 OWN_KEYS = ("command", "recipe")
 """Keys of a stage that are not options of its command."""

@@ -22,7 +22,7 @@ LEAST = (0, 1, 25)
 INSTALL = "Type: pip install 'reasoning-gym>=0.1.25'"
 NOT_SCORED = ("composite", "boxnet", "knight_swap")
 """composite needs a configuration; the two others cannot be generated with their own curriculum in 0.1.25."""
-SCORER = '''
+SCORER = """
 import json, sys, types
 from importlib import import_module
 from importlib.util import find_spec
@@ -48,7 +48,7 @@ if asked["task"] in CURRICULA:
 else:
     dataset = made(config(seed=asked["seed"], size=1))
 print(float(dataset.score_answer(asked["answer"], dataset[0])))
-'''
+"""
 
 
 class Gold(BaseModel):
@@ -87,7 +87,9 @@ class ReasoningGymJudge:
         except (IndexError, ValueError):
             last = result.stderr.strip().split("\n")[-1][:200]
             return Verdict(outcome="ungraded", reason=f"reasoning-gym's scorer ended with {result.status}: {last}")
-        return Verdict(outcome="right" if score >= 1 else "wrong", answer=answer[0].strip(), reason=f"score {score:.3g}")
+        return Verdict(
+            outcome="right" if score >= 1 else "wrong", answer=answer[0].strip(), reason=f"score {score:.3g}"
+        )
 
 
 def check_gold(gold: str) -> None:
@@ -156,5 +158,7 @@ def _factory() -> Any:
             f"{INSTALL}"
         ) from error
     if tuple(int(part) for part in there.split(".")[:3] if part.isdigit()) < LEAST:
-        raise OptionError(f"problems of the kind reasoning_gym need reasoning-gym 0.1.25 or newer, not {there}. {INSTALL}")
+        raise OptionError(
+            f"problems of the kind reasoning_gym need reasoning-gym 0.1.25 or newer, not {there}. {INSTALL}"
+        )
     return factory
