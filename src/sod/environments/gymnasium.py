@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
+from pydantic import Field
+
 from sod.environments.games import GameSetting, Row, Scene, TextGame, in_turn, require, row
 from sod.errors import DataError
 
@@ -37,9 +39,9 @@ class GymnasiumSetting(GameSetting):
 
     id: str
     """Id of the environment, such as FrozenLake-v1, or MODULE:ID of an installed package that registers it."""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field(default_factory=dict)
     """Arguments of `gymnasium.make`."""
-    actions: list[str] = []
+    actions: list[str] = Field(default_factory=list)
     """Names of the actions of a Discrete space, in order. Default: their numbers."""
     text: str = ""
     """What the student reads about the task."""

@@ -7,6 +7,8 @@ the server's own schema of actions. An action with a single field of text can al
 import json
 from typing import Any
 
+from pydantic import Field
+
 from sod.environments import Environment, Opening, Schema, Step, Turn
 from sod.environments.games import Setting, command_in, instructions, read_setting, require, scored
 from sod.errors import DataError
@@ -23,7 +25,7 @@ class OpenEnvSetting(Setting):
 
     url: str = ""
     """Address of the server. Default: the argument of the environment's name, openenv:URL."""
-    reset: dict[str, Any] = {}
+    reset: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of `reset`; it also receives the seed."""
     seed: int | None = None
     """Seed of `reset`. Default: the seed of the attempt."""

@@ -112,7 +112,7 @@ class TextWorld(TextGame[TextWorldSetting]):
     def make(cls, tasks: Sequence[str], rows: int, seed: int, level: int) -> Iterator[Row]:
         """Yield games of the same level with different seeds."""
         random = Random(seed)
-        for number, task in in_turn(tasks, LARGEST, rows, of="textworld"):
+        for _, task in in_turn(tasks, LARGEST, rows, of="textworld"):
             game_seed = random.randrange(2**31)
             setting = {"task": task, "level": level, "game_seed": game_seed}
             yield row("textworld", f"{task}-{level}-{game_seed}", setting, level)
