@@ -66,7 +66,7 @@ def test_rewards_are_scaled_and_negative_ones_count_at_the_end() -> None:
 def test_text_spaces_are_played_as_text() -> None:
     opening, steps, _ = play(Gymnasium(), {"id": "Echo-v0"}, writes("wrong", "no"), seed=3)
     word = text_of(opening).rpartition("word: ")[2].split(",")[0]
-    assert steps[0].observations[0].text == f"left: 2, word: {word}"
+    assert steps[0].observations[0].text == f"word: {word}, left: 2"
     assert play(Gymnasium(), {"id": "Echo-v0"}, writes(word, word), seed=3)[2].is_right
 
 

@@ -139,7 +139,13 @@ def _launch() -> Any:
 
 def _end(simulator: Any) -> None:
     logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it reports every closed connection as an error
-    simulator._gateway.java_process.kill()
+    process = simulator._gateway.java_process
+    process.kill()
     with suppress(Exception):
         simulator.close()
-    simulator._gateway.java_process.wait()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):
+                pipe.close()
+    simulator._obj_tree_tempdir.cleanup()

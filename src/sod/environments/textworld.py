@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
@@ -139,6 +140,7 @@ def generate(task: Task, level: int, seed: int, file: Path) -> None:
 
 
 def _package() -> Any:
+    warnings.filterwarnings("ignore", "Game .* is not fully supported")  # jericho says so of every generated game
     return require("textworld", "textworld", "1.7", what="The environment textworld")
 
 
