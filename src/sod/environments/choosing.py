@@ -19,6 +19,7 @@ ENVIRONMENTS: dict[str, str] = {
     "bfcl": "sod.environments.bfcl:Bfcl",
     "openenv": "sod.environments.openenv:OpenEnv",
     "verifiers": "sod.environments.verifiers:Verifiers",
+    "served": "sod.environments.served:ServedAgent",
 }
 """Name of each shipped environment except the default -> MODULE:CLASS."""
 METHODS = ("open", "step", "verdict", "close")
@@ -31,9 +32,9 @@ def environment_maker(name: str) -> Maker:
     `name`: a shipped environment, NAME or NAME:ARGUMENT, or a user's own, FILE.py:CLASS. Raises OptionError for any other name,
     and for a class without the methods of `sod.environments.Environment`.
     """
-    if ".py:" in name:
-        return _checked(load(name, option="environment"), name)
     shipped, _, argument = name.partition(":")
+    if shipped not in ENVIRONMENTS and ".py:" in name:
+        return _checked(load(name, option="environment"), name)
     if shipped not in ENVIRONMENTS:
         near = get_close_matches(shipped, [DEFAULT, *ENVIRONMENTS], n=1)
         hint = (
