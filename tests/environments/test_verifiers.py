@@ -67,7 +67,7 @@ def test_an_attempt_that_is_broken_off_leaves_nothing_behind() -> None:
 
 def test_an_environment_that_raises_is_a_failure_in_words() -> None:
     """The taskset reads the student's turn as a number; whatever it then raises is the environment's failure."""
-    with pytest.raises(RuntimeError, match="verifiers: .*invalid literal"):
+    with pytest.raises(RuntimeError, match=r"verifiers: .*invalid literal"):
         played("guessing_taskset", (0, ["x"]))
 
 

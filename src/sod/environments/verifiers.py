@@ -225,7 +225,7 @@ class _Endpoint:
 
 def _environment(name: str, config: dict[str, Any]) -> Any:
     """Return the taskset's environment, whose only agent is the student. Raises DataError for another taskset."""
-    vf = _package()
+    _package()
     from verifiers.v1.configs.agent import agent_config_fields  # pyright: ignore[reportMissingImports]
     from verifiers.v1.utils import loaders  # pyright: ignore[reportMissingImports]
 

@@ -49,5 +49,5 @@ class Forecast:
             return ""
         return (
             f"{self.text()}, but {clock(room)} of the budget are left: about {int(room / self.pace)} fit. The stage will save "
-            "its work at the end of the budget, and the same command continues it. To finish within the budget, lower its updates."
+            "its work at the end of the budget, and the same command continues it. To finish in time, lower its updates."
         )
