@@ -17,7 +17,7 @@ from sod.environments import Opening, Step, Turn
 from sod.environments.choosing import environment_maker
 from sod.types import Problem
 
-EPISODES, TURNS = 10, 30
+EPISODES, TURNS = 20, 30
 TASKS = {
     "scienceworld": ["boil", "find-living-thing"],
     "textworld": ["quest", "coin_collector"],
