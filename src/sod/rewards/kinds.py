@@ -20,6 +20,8 @@ from sod.rewards.code import CodeJudge
 from sod.rewards.code_golds import holds_tests, tests_of
 from sod.rewards.golds import prove_math, stored_math, vote_of_math
 from sod.rewards.math import MathJudge
+from sod.rewards.reasoning_gym import ASK, ReasoningGymJudge
+from sod.rewards.reasoning_gym import check_gold as check_reasoning_gym
 from sod.rewards.reference import StrictBoxJudge, StrictMathJudge
 from sod.rewards.reference_code import ReferenceCodeJudge
 from sod.rewards.text import TextJudge, accepted, plain_words
@@ -225,6 +227,19 @@ KINDS: dict[str, ProblemKind] = {
         asks=re.compile(""),
         asks_exactly=re.compile(""),
         gold_name="states of an environment",
+    ),
+    "reasoning_gym": ProblemKind(
+        judge=lambda setup: ReasoningGymJudge(setup.sandbox),
+        reference=lambda setup: ReasoningGymJudge(setup.sandbox),
+        check=lambda gold, _: check_reasoning_gym(gold),
+        examples=(),  # `sod doctor` has not the package
+        gold_is_answer=False,
+        vote=None,
+        wording=dict.fromkeys(get_args(Prompts), "{problem}\n\n" + ASK),
+        place="<answer>",
+        asks=re.compile("<answer>"),
+        asks_exactly=re.compile("<answer>"),
+        gold_name="problems of reasoning-gym",
     ),
 }
 """Name of each kind -> its declaration."""
