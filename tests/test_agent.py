@@ -12,10 +12,11 @@ import torch
 from judging import REFEREE
 
 from sod.chat.format import ChatFormat
-from sod.config import RolloutOptions
+from sod.config import RolloutOptions, ToolOptions
 from sod.core import step_ids
 from sod.engines import Reply, Request
 from sod.engines.scripted import ScriptedEngine
+from sod.environments.running import Environments
 from sod.errors import DataError, SandboxError
 from sod.rollout.agent import Agent, check_prompts
 from sod.tools import Toolbox
@@ -70,7 +71,7 @@ def attempt(chat: ChatFormat) -> Attempt:
 
     def attempt(*turns: str, tool: Adder | None = None, **limits: Any) -> tuple[Trajectory, ScriptedEngine]:
         engine = ScriptedEngine(lambda request: chat.turn({"content": turns[request.seed - SEED]}))
-        agent = Agent(engine, chat, Toolbox([tool or Adder()]), REFEREE, RolloutOptions(**limits))
+        agent = Agent(engine, chat, Environments(Toolbox([tool or Adder()])), REFEREE, RolloutOptions(**limits))
         return asyncio.run(agent.attempt(PROBLEM, 0, SEED)), engine
 
     return attempt
@@ -294,8 +295,14 @@ def test_from_any_step_on_it_ends_as_if_it_had_never_been_interrupted(chat: Chat
 
     def attempt(prefix: tuple[Piece, ...]) -> tuple[Trajectory, list[Request]]:
         engine = ScriptedEngine(lambda request: chat.turn({"content": turns[request.seed - SEED]}))
-        agent = Agent(engine, chat, Toolbox([Adder()], faults=0.3), REFEREE, RolloutOptions.model_validate(limits))
-        trajectory = asyncio.run(agent.attempt(PROBLEM, 0, SEED, prefix))
+        agent = Agent(
+            engine,
+            chat,
+            Environments(Toolbox([Adder()]), options=ToolOptions(faults=0.3)),
+            REFEREE,
+            RolloutOptions.model_validate(limits),
+        )
+        trajectory = asyncio.run(agent.attempt(PROBLEM, 0, SEED, prefix=prefix))
         assert engine.released == [SEED]
         return replace(trajectory, seconds=0), [replace(request, ids=list(request.ids)) for request in engine.requests]
 
@@ -311,7 +318,7 @@ def test_any_other_end_id_ends_the_trajectory_whatever_the_turn_calls(chat: Chat
     for text, answer in ((ANSWER, "3"), (call(a=1, b=2), None)):
         turn = [*chat.turn({"content": text})[:-1], other]
         engine = ScriptedEngine(lambda request, turn=turn: turn, ends=frozenset({other}))
-        agent = Agent(engine, chat, Toolbox([Adder()]), REFEREE, RolloutOptions())
+        agent = Agent(engine, chat, Environments(Toolbox([Adder()])), REFEREE, RolloutOptions())
         trajectory = asyncio.run(agent.attempt(PROBLEM, 0, seed=SEED))
         assert (trajectory.stop, trajectory.judged.answer) == ("answered", answer)
         assert trajectory.ids[-1] == other
@@ -356,7 +363,7 @@ def test_the_engine_may_forget_the_trajectory_once_it_has_ended(attempt: Attempt
 
 def test_the_engine_may_forget_the_trajectory_also_after_an_error(chat: ChatFormat) -> None:
     engine = ScriptedEngine(lambda request: chat.turn({"content": call(a=1, b=2)}))
-    agent = Agent(engine, chat, Toolbox([Broken()]), REFEREE, RolloutOptions())
+    agent = Agent(engine, chat, Environments(Toolbox([Broken()])), REFEREE, RolloutOptions())
     with pytest.raises(SandboxError):
         asyncio.run(agent.attempt(PROBLEM, 0, SEED))
     assert engine.released == [SEED]
@@ -371,7 +378,7 @@ def test_the_engine_may_forget_the_trajectory_also_when_it_is_cancelled(chat: Ch
     engine = Endless(lambda request: ())
 
     async def work() -> None:
-        agent = Agent(engine, chat, Toolbox([]), REFEREE, RolloutOptions())
+        agent = Agent(engine, chat, Environments(Toolbox([])), REFEREE, RolloutOptions())
         task = asyncio.create_task(agent.attempt(PROBLEM, 0, SEED))
         await asyncio.sleep(0)
         task.cancel()

@@ -25,7 +25,7 @@ LAYERS = """
     algorithms  chat  console
     runs  sandbox
     hub  report  rewards  tools
-    model
+    environments  model
     datasets  doctor  engines  trackers  watch
     checks
     planning  rollout  teachers

@@ -16,6 +16,7 @@ from sod.config import ModelOptions, RewardOptions, RolloutOptions
 from sod.engines import Engine, Reply, Request
 from sod.engines.hf import HFEngine
 from sod.engines.scripted import ScriptedEngine
+from sod.environments.running import Environments
 from sod.errors import OutageError, SandboxError
 from sod.lab import settings
 from sod.model.loading import load_model
@@ -91,7 +92,7 @@ def student(chat: ChatFormat) -> Callable[..., Agent]:
             question = chat.response(request.ids).split("\n")[1]
             return chat.turn({"content": CALL.format(question)})
 
-        tools = Toolbox([tool or Interpreter()])
+        tools = Environments(Toolbox([tool or Interpreter()]))
         return Agent(engine or ScriptedEngine(script), chat, tools, REFEREE, RolloutOptions(**options))
 
     return make
@@ -111,7 +112,9 @@ def test_groups_come_in_the_problems_order_and_attempts_in_the_samples(chat: Cha
 
     engine = Jittery(lambda request: chat.turn({"content": "\\boxed{1}"}))
     ended: list[Trajectory | None] = []
-    groups = run(Agent(engine, chat, Toolbox([]), REFEREE, RolloutOptions(group=5)), on_trajectory=ended.append)
+    groups = run(
+        Agent(engine, chat, Environments(Toolbox([])), REFEREE, RolloutOptions(group=5)), on_trajectory=ended.append
+    )
     assert [group.problem for group in groups] == PROBLEMS
     assert all([t.sample for t in group] == [0, 1, 2, 3, 4] for group in groups)
     assert all(t.problem == group.problem for group in groups for t in group)
@@ -130,7 +133,7 @@ def test_no_more_attempts_are_under_way_than_concurrency_allows(chat: ChatFormat
             return await super().sample(request)
 
     engine = Counting(lambda request: chat.turn({"content": "\\boxed{1}"}))
-    run(Agent(engine, chat, Toolbox([]), REFEREE, RolloutOptions(group=6, concurrency=4)))
+    run(Agent(engine, chat, Environments(Toolbox([])), REFEREE, RolloutOptions(group=6, concurrency=4)))
     assert engine.most == 4
     assert len(engine.requests) == 18
 
@@ -376,7 +379,7 @@ def test_concurrency_changes_no_trajectory_of_a_scripted_engine(chat: ChatFormat
         return chat.turn({"content": CALL.format(rng.random()) if rng.random() < 0.7 else "\\boxed{1}"})
 
     def groups(concurrency: int) -> list[Group]:
-        tools = Toolbox([Interpreter()])
+        tools = Environments(Toolbox([Interpreter()]))
         options = RolloutOptions(group=8, concurrency=concurrency)
         return run(Agent(ScriptedEngine(script), chat, tools, REFEREE, options))
 
@@ -391,7 +394,9 @@ def test_concurrency_changes_no_trajectory_of_a_model(chat: ChatFormat, teacher:
     def groups(concurrency: int) -> list[Group]:
         engine = HFEngine(model, slots=concurrency)
         options = settings.ROLLOUT | {"group": 2, "max_tokens": 100, "concurrency": concurrency}
-        return run(Agent(engine, chat, Toolbox([Interpreter()]), REFEREE, RolloutOptions.model_validate(options)))
+        return run(
+            Agent(engine, chat, Environments(Toolbox([Interpreter()])), REFEREE, RolloutOptions.model_validate(options))
+        )
 
     one, many = groups(1), groups(64)
     assert pieces(one) == pieces(many)

@@ -24,6 +24,7 @@ from sod.config import (
     TrainOptions,
 )
 from sod.engines import CANNOT_TRAIN, ENGINES
+from sod.environments.choosing import DEFAULT, environment_maker
 from sod.errors import OptionError
 from sod.runs.alarms import ALARMS
 from sod.sandbox import retries
@@ -56,6 +57,7 @@ def of_training(options: TrainOptions, processes: int) -> Refusals:
     yield from of_servers(options.engine, processes)
     yield from of_sandbox(options.sandbox)
     yield from of_tools(options.tool)
+    yield from of_environment(options.environment)
     yield from trackers.tracker_refusals(options.track)
     if options.rollout.problems < processes:
         yield (
@@ -93,6 +95,7 @@ def of_evaluation(options: EvalOptions) -> Refusals:
     yield from of_engine(options.engine, options.rollout, trains=False)
     yield from of_sandbox(options.sandbox)
     yield from of_tools(options.tool)
+    yield from of_environment(options.environment)
     if options.paper is not None and (refusal := paper.refusal(options.paper)):
         yield refusal
     if options.teacher is not None and not ENGINES[options.engine.name].loads_model:
@@ -190,6 +193,15 @@ def of_tools(options: ToolOptions) -> Refusals:
             yield str(error)
 
 
+def of_environment(name: str) -> Refusals:
+    """Check that there is such an environment, by importing it."""
+    try:
+        if name != DEFAULT:
+            environment_maker(name)
+    except OptionError as error:
+        yield str(error)
+
+
 def _of_loss(options: LearnOptions) -> Refusals:
     """Check that a loss has a clip range of its own scale."""
     given = options.model_fields_set
@@ -240,6 +252,11 @@ def _of_system(options: TrainOptions) -> Refusals:
         yield f"algorithm.name = {name} needs a teacher. Give --teacher."
     if system.context is not None and options.teacher is not None:
         yield f"algorithm.name = {name} uses the student itself as its teacher. Leave --teacher out."
+    if system.context is not None and options.environment != DEFAULT:
+        yield (
+            f"algorithm.name = {name} adds the answer to the problem's prompt, but the prompt comes from environment = "
+            f"{options.environment}. Choose another system, or leave --environment out."
+        )
     if options.score.teacher_url is not None:
         yield from _of_served_teacher(options.algorithm, system, by_entropy=by_entropy)
     if system.context is not None and options.opsd.template is not None:

@@ -26,6 +26,26 @@ async def run_concurrently(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
+def in_a_thread(function: Callable[..., T], *arguments: Any, **named: Any) -> "asyncio.Future[T]":
+    """Call the function in a new daemon thread: calls never wait for a free thread, and none blocks the process's exit.
+
+    A thread cannot be stopped; after a time-out it is abandoned.
+    """
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # an abandoned call may still end
+
+    def call() -> None:
+        try:
+            future.set_result(function(*arguments, **named))
+        except StopIteration:  # a future cannot hold it
+            future.set_exception(RuntimeError(f"{getattr(function, '__name__', function)} raised StopIteration"))
+        except BaseException as error:  # raised in the caller that waits for the value
+            future.set_exception(error)
+
+    threading.Thread(target=call, name=f"call of {getattr(function, '__name__', function)}", daemon=True).start()
+    return asyncio.wrap_future(future)
+
+
 class Occupancy:
     """Counts the seconds during which at least one of several activities runs: `with occupancy: ...` around each."""
 

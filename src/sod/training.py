@@ -175,7 +175,7 @@ class TrainingSession:
             student = model_folder(options.student)
             files = ranks.first(lambda: _fingerprints(options, student))
             world = World.of(student, options, problems)
-            for line in unasked(problems, world.frame):
+            for line in unasked(world.with_tools(problems), world.frame):
                 logger.warning(f"careful: {line}")
             if held_out:
                 held_out.check(world)
@@ -184,7 +184,7 @@ class TrainingSession:
             model = load_model(start, options.network)
             check_embeddings(model, world.chat.tokenizer, student)
             check_context(model, options.rollout, whose="student")
-            with world.sandbox.working_in(loop), _teacher(options, student, world, loop, ranks) as teacher:
+            with world.working_in(loop), _teacher(options, student, world, loop, ranks) as teacher:
                 if teacher:
                     teacher.check(problems)
                 learner = None if ranks.alone else load_sharded(start, options.network, ranks)
@@ -354,7 +354,7 @@ class TrainingSession:
         busy = {
             "generate": self.agent.engine.take_busy_seconds(),
             "score": self.scorer.take_busy_seconds(),
-            "tools": self.world.tools.take_busy_seconds(),
+            "tools": self.world.environments.take_busy_seconds(),
         }
         everyone = self.ranks.gather((clock, busy, self.world.sandbox.take_statistics()))
         clocks, busies, programs = zip(*everyone, strict=True)

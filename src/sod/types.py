@@ -154,6 +154,10 @@ class Trajectory:
     """Each part of the reward by its name, before it is weighted."""
     turn_rewards: tuple[float, ...] = ()
     """The environment's reward of each turn; empty if it gives none."""
+    messages: tuple[Message, ...] = ()
+    """The conversation that the environment began with; empty if it is the problem's."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """The tools of that conversation."""
     seconds: float = 0.0
     """Wall-clock seconds of the attempt. Only for information; no decision depends on it."""
 

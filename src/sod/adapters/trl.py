@@ -39,6 +39,7 @@ from sod.config import (
 )
 from sod.core import Rule, step_ids
 from sod.engines.hf import HFEngine
+from sod.environments.choosing import DEFAULT
 from sod.errors import DataError, ModelError, OptionError, TrainingError
 from sod.model.attention import ATTENTION
 from sod.model.loading import check_embeddings, check_same_vocabulary, load_tokenizer
@@ -378,6 +379,7 @@ class WorldSettings(Options):
     reward: RewardOptions = RewardOptions()
     sandbox: SandboxOptions = SandboxOptions()
     chat: ChatOptions = ChatOptions()
+    environment: str = DEFAULT
 
 
 @contextmanager
@@ -388,7 +390,7 @@ def concurrent_rollouts(
 
     `problems`: all problems of the trainer's dataset. `Rollouts.rows` returns such a dataset.
     """
-    with Runner() as loop, world.sandbox.working_in(loop):
+    with Runner() as loop, world.working_in(loop):
         yield Rollouts(loop, world, problems, limits, seed)
 
 

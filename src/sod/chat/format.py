@@ -51,6 +51,7 @@ class ChatFormat:
         self.note = ""
         """A note for the user about the template, or ""."""
         self._on_drift = on_drift
+        self._replies_checked = False
         self._template = template = Template(tokenizer, template_options or {})
         self._harmless = Harmless(tokenizer)
         self.syntax = template.syntax
@@ -117,6 +118,29 @@ class ChatFormat:
         `names`: the tools that were called, for templates that show them.
         """
         return self._encode(self._observation(texts, names))
+
+    def reply(self, text: str) -> list[int]:
+        """Return the suffix after a student's turn without calls: a user's message, up to the start of the next turn."""
+        return self._encode(self._template.suffix(self._for_template([{"role": "user", "content": text}])))
+
+    def replied(self, tokens: Sequence[int]) -> str | None:
+        """Return the text of a user's message: the inverse of `reply`. None if the text is ambiguous."""
+        mark = "PROBE-REPLY"
+        opening, _, closing = self._template.suffix([{"role": "user", "content": mark}]).partition(mark)
+        text = self._decode(tokens).removeprefix(opening).removesuffix(closing)
+        return text if self.reply(text) == list(tokens) else None
+
+    def check_replies(self) -> None:
+        """Raise TemplateError if the template rewrites earlier turns when a user replies to them. The check runs once."""
+        if self._replies_checked:
+            return
+        self._replies_checked = True
+        spoken = {"role": "assistant", "content": "I open the door."}
+        asked = {"role": "user", "content": "What do you do?"}
+        told = {"role": "user", "content": "It is locked."}
+        thought = {**spoken, "reasoning_content": "Easy."}
+        for turn in [spoken] if self._template.thinking == "closed" else [spoken, thought]:
+            self.render([asked, turn, told, spoken], ())
 
     def observed(self, tokens: Sequence[int], count: int, names: Sequence[str] = ()) -> list[str] | None:
         """Return the result of each of `count` calls: the inverse of `observation`. None if the results are ambiguous."""
@@ -185,6 +209,10 @@ class ChatFormat:
         """Return the text of a turn without calls in this template's syntax: the text that holds an answer."""
         text = self.text(tokens)
         return text if self.syntax is HERMES else without_calls(text, self.syntax)
+
+    def words(self, tokens: Sequence[int]) -> str:
+        """Return the text of a turn without its thoughts and calls."""
+        return without_calls(self.text(tokens).rpartition(THOUGHT_CLOSE)[2], self.syntax).strip()
 
     def response(self, tokens: Sequence[int]) -> str:
         """Return the text after a prompt without special tokens, as the paper's code reads it."""

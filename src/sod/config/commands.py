@@ -93,6 +93,9 @@ class TrainOptions(Options):
     teacher: ResumeMayChange[OptionalModel] = None
     """Teacher model: a directory, a run or a name on the hub, hf:ORG/NAME, with the student's vocabulary. Default: none; grpo,
     sham and opsd need no teacher."""
+    environment: str = "tools"
+    """Surroundings of the student in a trajectory (docs/environments.md). tools: the tools of --tool.* and the judge of the
+    problem's kind. NAME: a shipped one. FILE.py:CLASS: your own. The column `environment` of a problem has priority."""
     updates: ResumeMayChange[Positive] = 150
     """Training iterations (sample, score, update)."""
     seed: int = 0
@@ -165,6 +168,9 @@ class EvalOptions(Options):
     teacher: ResumeMayChange[OptionalModel] = None
     """Teacher model: a directory, a run or hf:ORG/NAME. With a teacher, the divergence from it is also measured. Default:
     none."""
+    environment: str = "tools"
+    """Surroundings of the student in a trajectory (docs/environments.md). tools: the tools of --tool.* and the judge of the
+    problem's kind. NAME: a shipped one. FILE.py:CLASS: your own. The column `environment` of a problem has priority."""
     samples: ResumeMayChange[Positive] = 32
     """Samples per problem (the n of avg@n and maj@n)."""
     limit: ResumeMayChange[Positive | None] = None

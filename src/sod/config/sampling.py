@@ -29,11 +29,12 @@ class ToolOptions(Options):
     name: Rare[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$")]] = "code_interpreter"
     """The tool's name in the prompt. Set it to the name in the demonstrations, such as python."""
     seconds: Rare[PositiveReal] = 60.0
-    """Wall-clock limit of one program, in seconds."""
+    """Wall-clock limit of one program, of one call of your own tool and of one turn in an environment, in seconds."""
     memory_mb: Rare[Positive] = 2048
     """Memory limit of one program, in MiB."""
     max_chars: Rare[Positive] = 4096
-    """Longest output that the student reads, in characters. The middle of longer output is replaced by a note."""
+    """Longest output or answer of an environment that the student reads, in characters. The middle of a longer one is replaced
+    by a note."""
     errors: Rare[Literal["traceback", "last_line"]] = "traceback"
     """What the student reads after an exception: the whole traceback, or its last line."""
     faults: Rare[Share] = 0.0

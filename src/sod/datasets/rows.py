@@ -6,6 +6,9 @@ Problems have one of two shapes:
 - verl's, as in DAPO-Math-17k: `prompt` (messages), `reward_model.ground_truth`, and in `extra_info` an `index` and optionally
   `hint` and `solution`
 
+Problems of an environment (docs/environments.md) may have the columns `environment`, `setting` and `files`. Those with one of the
+first two need neither `prompt` nor `answer`.
+
 For multiple choice, the column `choices` lists the options. Without it, the options in the prompt are counted.
 
 Demonstrations have `messages` in OpenAI's format, and optionally `tools`.
@@ -31,7 +34,7 @@ from sod.datasets.recognising import conversation_in, plain_kind
 from sod.errors import DataError
 from sod.moved import keep_old_names
 from sod.rewards.choice import MOST, USUAL, options_in
-from sod.rewards.kinds import check_gold, find_kind
+from sod.rewards.kinds import ENVIRONMENT_KIND, check_gold, find_kind
 from sod.runs.files import to_json, write_whole
 from sod.types import Message, Problem
 
@@ -103,7 +106,7 @@ class ProblemFile:
         seen: set[bytes] = set()
         ids: set[str] = set()
         for problem in rows:
-            content = json.dumps([problem.messages, problem.answer, problem.kind])
+            content = json.dumps([problem.messages, problem.answer, problem.kind, *_surroundings(problem)])
             if (digest := hashlib.blake2b(content.encode(), digest_size=16).digest()) in seen:
                 self.repetitions += 1
                 continue
@@ -115,6 +118,12 @@ class ProblemFile:
             if len(seen) == self._limit:
                 break
         rows.complain()
+
+
+def _surroundings(problem: Problem) -> list[Any]:
+    """Return what makes problems of equal text different."""
+    parts = [problem.environment, dict(problem.setting), dict(problem.files)]
+    return parts if any(parts) else []
 
 
 def load_demonstrations(path: Path) -> list[Demonstration]:
@@ -246,14 +255,22 @@ def as_problem(row: Row, number: int) -> Problem:
         raise DataError(f"its `reward_model` or `extra_info` is not an object. {CONVERT}")
     prompt = next((row[name] for name in ("prompt", "problem", "question") if row.get(name)), None)
     answer = row.get("answer", verl.get("ground_truth"))
-    if not prompt or (isinstance(prompt, str) and not prompt.strip()) or answer is None or not str(answer).strip():
+    setting, files = (_mapping(row, name) for name in ("setting", "files"))
+    has_world = bool(row.get("environment")) or bool(setting)
+    if isinstance(prompt, str) and not prompt.strip():
+        prompt = None
+    if answer is not None and not str(answer).strip():
+        answer = None
+    if has_world and answer is None:
+        row, answer = {"kind": ENVIRONMENT_KIND} | row, ""
+    if (not prompt and not has_world) or answer is None:
         raise DataError(
             f"it has the columns {', '.join(sorted(row))}, but a problem needs `prompt` (text or messages) and `answer` "
             f"(or `reward_model.ground_truth`), neither empty. {conversation_in(row) or CONVERT}"
         )
     if isinstance(answer, list | dict | bool):
         raise DataError(f"its answer is {type(answer).__name__}; only text or a number can be used. {CONVERT}")
-    messages = _question(prompt)
+    messages = _question(prompt if prompt else json.dumps(setting, ensure_ascii=False))
     text = "\n".join(message["content"] for message in messages)
     kind = str(row["kind"]) if "kind" in row else plain_kind(row, text, str(answer))
     return Problem(
@@ -265,7 +282,21 @@ def as_problem(row: Row, number: int) -> Problem:
         hint=_text(row, extra, "hint"),
         solution=_text(row, extra, "solution"),
         labels={name: str(row[name]) for name in LABELS if row.get(name) not in (None, "")},
+        environment=str(row.get("environment", "")),
+        setting=setting,
+        files={name: str(path) for name, path in files.items()},
     )
+
+
+def _mapping(row: Row, name: str) -> dict[str, Any]:
+    """Return an optional column that holds an object, also as JSON text; empty if it is missing."""
+    cell = row.get(name) or {}
+    if isinstance(cell, str):
+        with suppress(ValueError):
+            cell = json.loads(cell)
+    if not isinstance(cell, dict):
+        raise DataError(f"its `{name}` is {type(cell).__name__}; it must be an object with named fields.")
+    return cell
 
 
 def _question(prompt: Any) -> list[Message]:

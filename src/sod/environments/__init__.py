@@ -95,6 +95,9 @@ class Step:
 class Environment(Protocol):
     """The surroundings of one attempt. A subclass needs `open` and `step`; an explicit subclass inherits the rest."""
 
+    has_state: bool = True
+    """Whether answers depend on earlier turns. `sod calibrate` then repeats a conversation's turns before it continues it."""
+
     @classmethod
     async def start(cls) -> None:
         """Create what all attempts of a run share, such as a server. Called once, before the first attempt."""

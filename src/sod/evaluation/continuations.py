@@ -31,7 +31,7 @@ from sod.evaluation.results import Evaluated, read_evaluation
 from sod.hub import model_folder
 from sod.model.loading import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer
 from sod.rollout.agent import Agent
-from sod.rollout.groups import rollout
+from sod.rollout.groups import beginning_seed, rollout
 from sod.rollout.harness import World
 from sod.runs.directory import Run
 from sod.runs.files import to_json, write_whole
@@ -165,7 +165,8 @@ class _Scored:
     def of(cls, row: Row, problem: Problem) -> "_Scored":
         """Check a row. Raises LookupError, TypeError or ValueError."""
         pieces, d = row["pieces"], [float(step["d"]) for step in row["steps"]]
-        if [piece["author"] for piece in pieces] != ["prompt", "student", *["tool", "student"] * (len(d) - 1)]:
+        authors = ["observation" if piece["author"] in ("tool", "user") else piece["author"] for piece in pieces]
+        if authors != ["prompt", "student", *["observation", "student"] * (len(d) - 1)]:
             raise ValueError("its steps do not match its pieces")
         if not np.allclose([fmean(map(abs, turn["signal"])) for turn in pieces[1::2]], d, rtol=0, atol=1e-3):
             raise ValueError("the d of its steps is not the mean of |signal|")
@@ -246,12 +247,19 @@ def draw_evenly(starts: Sequence[Start], count: int, seed: int) -> list[Start]:
 
 @dataclass(frozen=True)
 class Successor(Agent):
-    """An agent that continues existing trajectories. Problem ids are the keys of `prefixes`."""
+    """An agent that continues existing trajectories. Problem ids are the keys of `prefixes` and `beginnings`."""
 
     prefixes: Mapping[str, Sequence[Piece]]
+    beginnings: Mapping[str, int]
+    """Seed of the environment in the trajectory to continue."""
 
-    async def attempt(self, problem: Problem, sample: int, seed: int, prefix: Sequence[Piece] = ()) -> Trajectory:
-        return await super().attempt(problem, sample, seed, prefix or self.prefixes[problem.id])
+    async def attempt(
+        self, problem: Problem, sample: int, seed: int, beginning: int = 0, prefix: Sequence[Piece] = ()
+    ) -> Trajectory:
+        del beginning
+        return await super().attempt(
+            problem, sample, seed, self.beginnings[problem.id], prefix or self.prefixes[problem.id]
+        )
 
 
 def continuations(options: CalibrateOptions, evaluation: ScoredEvaluation, chosen: Sequence[Start]) -> list[Row]:
@@ -297,13 +305,15 @@ def _continue(
     limits = evaluation.options.rollout
     problems: list[Problem] = []
     prefixes: dict[str, Sequence[Piece]] = {}
+    beginnings: dict[str, int] = {}
     for start in chosen:
         begun = evaluation.batch.trajectories[start.row]
         problems.append(replace(begun.problem, id=f"{begun.problem.id}/{begun.sample}/{start.step}"))
         prefixes[problems[-1].id] = begun.pieces[: start.pieces]
+        beginnings[problems[-1].id] = beginning_seed(evaluation.options.seed, 0, begun.problem.id)
     with (
         Runner() as loop,
-        world.sandbox.working_in(loop),
+        world.working_in(loop),
         open_engine(loop, evaluation.options.engine, teacher, limits) as engine,
         Display("calibrate", total=1) as display,
         display.phase("continue", len(problems)),
@@ -313,7 +323,7 @@ def _continue(
             del trajectory
             display.advance()
 
-        agent = Successor(engine, world.chat, world.tools, world.referee, limits, prefixes)
+        agent = Successor(engine, world.chat, world.environments, world.referee, limits, prefixes, beginnings)
         groups = loop.run(rollout(agent, problems, seed=options.seed, update=0, on_trajectory=advance))
     check_groups(groups)
     return groups

@@ -103,12 +103,18 @@ def written_demonstration(attempt: Trajectory, chat: ChatFormat, tools: Sequence
 
     Turns with a malformed call, or a call of an unknown tool, are kept as context with `weight` 0 and are not learnt.
     """
-    messages: list[Message] = list(attempt.problem.messages)
+    messages: list[Message] = list(attempt.messages or attempt.problem.messages)
+    tools = attempt.tools if attempt.messages else tools
     calls: Sequence[ToolCall | MalformedCall] = ()
     for piece in attempt.pieces[1:]:
         if piece.author == "student":
             messages.append(_turn(piece.tokens, chat, tools))
             calls = chat.calls(piece.tokens, tools)
+            continue
+        if piece.author == "user":
+            if (text := chat.replied(piece.tokens)) is None:
+                return None
+            messages.append({"role": "user", "content": text})
             continue
         names = [call.name if isinstance(call, ToolCall) else tools[0]["function"]["name"] for call in calls]
         texts = chat.observed(piece.tokens, len(piece.outcomes), names)

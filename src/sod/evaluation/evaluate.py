@@ -42,7 +42,15 @@ from sod.rollout.groups import attempts
 from sod.rollout.harness import World
 from sod.runs import metrics
 from sod.runs.directory import Run
-from sod.runs.records import Record, from_record, scored_records, to_record, verdict_of, verdict_record
+from sod.runs.records import (
+    Record,
+    from_record,
+    scored_records,
+    to_record,
+    verdict_of,
+    verdict_record,
+    written_messages,
+)
 from sod.runs.results import BenchmarkResults, Results
 from sod.runs.samples import SampleFile
 from sod.scoring import Scorer, check_enough
@@ -129,7 +137,7 @@ class EvaluationSession:
         folder = model_folder(options.model, weights=not served)
         world = World.of(folder, options, problems)
         for each in sets:
-            for line in unasked(each.problems, world.frame):
+            for line in unasked(world.with_tools(each.problems), world.frame):
                 logger.warning(f"careful: {each.name}: {line}")
         judges = {name: world.referee.as_judge(name) for name in options.judges}
         for judge in judges.values():
@@ -145,7 +153,7 @@ class EvaluationSession:
         with SampleFile.open(run.trajectory_file(0)) as samples:
             needed = options.teacher is not None or any(_missing(sets, options.samples, samples))
             model = _load(options, folder, world) if needed and not served else None
-            with _scorer(options, model, world, loop) as scorer, world.sandbox.working_in(loop):
+            with _scorer(options, model, world, loop) as scorer, world.working_in(loop):
                 yield cls(options, sets, world, judges, folder, model, scorer, loop, run, files, samples)
 
     def engine(self) -> AbstractContextManager[Engine]:
@@ -237,11 +245,17 @@ class EvaluationSession:
                 yield self.samples.read((problem_id, sample))
 
     def _judge_again(self, problem: Problem, rows: list[Record]) -> None:
-        """Judge undecided samples again, and add the missing verdicts of additional judges."""
+        """Judge undecided samples again, and add the missing verdicts of additional judges.
+
+        The verdict of another environment than the default one depends on its state, and stays.
+        """
+        if not self.world.with_tools([problem]):
+            return
         undecided = [row for row in rows if not row["graded"]]
         for row, verdict in self._verdicts(self.world.referee, problem, undecided):
-            again = self.world.referee.reward(replace(self._trajectory(row, problem), verdict=verdict))
-            row |= verdict_record(verdict) | {"reward": again}
+            attempt = replace(self._trajectory(row, problem), verdict=verdict)
+            again = self.loop.run(self.world.referee.rewarded(attempt, functools.partial(written_messages, row)))
+            row |= verdict_record(verdict) | {"reward": again.reward}
         for name, referee in self.judges.items():
             new = [row for row in rows if name not in row.get("judges", {})]
             for row, verdict in self._verdicts(referee, problem, new):

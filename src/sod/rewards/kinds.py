@@ -22,12 +22,15 @@ from sod.rewards.golds import prove_math, stored_math, vote_of_math
 from sod.rewards.math import MathJudge
 from sod.rewards.reference import StrictBoxJudge, StrictMathJudge
 from sod.rewards.reference_code import ReferenceCodeJudge
+from sod.rewards.undecided import NoJudge
 from sod.sandbox import Sandbox
 from sod.types import Trajectory
 
 Prompts = Literal["clean", "paper"]
 Wording = Mapping[Prompts, str]
 """The text around a problem, by value of `--prompts`. {problem} is the problem, {code} the code that the answer begins with."""
+ENVIRONMENT_KIND = "environment"
+"""The kind of problems without an answer, which their environment judges."""
 CACHED = 1 << 16
 """Number of golds whose check is remembered."""
 
@@ -77,7 +80,7 @@ class ProblemKind:
     check: Callable[[str, int], object]
     """Raise DataError for a gold that `judge` cannot use. Arguments: the gold, the number of options."""
     examples: tuple[Example, ...]
-    """Attempts for `sod doctor`, at least one right and one wrong."""
+    """Attempts for `sod doctor`, at least one right and one wrong; none for a kind without a judge of its own."""
     has_options: bool = False
     """Whether a problem lists options and the answer is the letter of one."""
 
@@ -195,6 +198,19 @@ KINDS: dict[str, ProblemKind] = {
         gold_columns=("tests", "test_cases", "input_output", "public_test_cases"),
         other_columns=("test_list", "entry_point"),
         gold_name="tests of a program",
+    ),
+    ENVIRONMENT_KIND: ProblemKind(
+        judge=lambda _: NoJudge(),
+        reference=lambda _: NoJudge(),
+        check=lambda gold, _: None,
+        examples=(),
+        gold_is_answer=False,
+        vote=None,
+        wording={"clean": "{problem}", "paper": "{problem}"},
+        place="its environment",
+        asks=re.compile(""),
+        asks_exactly=re.compile(""),
+        gold_name="states of an environment",
     ),
 }
 """Name of each kind -> its declaration."""

@@ -1,6 +1,7 @@
 """Select the judge of each kind of problem, and compute rewards."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from sod.config import RewardOptions
@@ -10,7 +11,7 @@ from sod.rewards.choice import USUAL
 from sod.rewards.kinds import KINDS, JudgeSetup, prove_gold
 from sod.rewards.shaping import reward
 from sod.sandbox import Sandbox
-from sod.types import Problem, Trajectory
+from sod.types import Message, Problem, Trajectory
 
 
 class Referee:
@@ -64,6 +65,10 @@ class Referee:
         problem = trajectory.problem
         return await self._judge_of(problem)(text, problem.answer)
 
-    def reward(self, trajectory: Trajectory) -> float:
-        """Return the reward of a judged trajectory."""
-        return reward(trajectory, self._options, max_tokens=self._max_tokens)
+    async def rewarded(self, trajectory: Trajectory, messages: Callable[[], list[Message]]) -> Trajectory:
+        """Return a judged trajectory with its reward, and the parts of it by name. `messages` returns its conversation."""
+        del messages
+        rewards = {"verdict": reward(trajectory, self._options, max_tokens=self._max_tokens)}
+        if trajectory.turn_rewards:
+            rewards["environment"] = sum(trajectory.turn_rewards)
+        return replace(trajectory, rewards=rewards, reward=sum(rewards.values()))

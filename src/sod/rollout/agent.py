@@ -8,10 +8,12 @@ from sod.chat.format import ChatFormat
 from sod.config import SamplingOptions
 from sod.console.progress import slow_bar
 from sod.engines import Engine, Request
+from sod.environments.running import Environments
 from sod.errors import DataError
 from sod.rewards.referee import Referee
+from sod.rollout.dialogue import Dialogue
 from sod.tools import Toolbox
-from sod.types import Piece, Problem, Stop, ToolCall, Trajectory
+from sod.types import Piece, Problem, Stop, Trajectory
 
 
 def check_prompts(chat: ChatFormat, tools: Toolbox, options: SamplingOptions, problems: Sequence[Problem]) -> None:
@@ -45,36 +47,63 @@ def _characters(chat: ChatFormat, tools: Toolbox, text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """The student with its surroundings: the engine that samples, the chat format, tools, judges and limits."""
+    """The student with its surroundings: the engine that samples, the chat format, environments, judges and limits."""
 
     engine: Engine
     chat: ChatFormat
-    tools: Toolbox
+    environments: Environments
     referee: Referee
     options: SamplingOptions
     logprobs: bool = field(default=True, kw_only=True)
     """Whether the log-probabilities of the tokens are used. If not, they may be wrong or missing."""
 
-    async def attempt(self, problem: Problem, sample: int, seed: int, prefix: Sequence[Piece] = ()) -> Trajectory:
+    async def attempt(
+        self, problem: Problem, sample: int, seed: int, beginning: int = 0, prefix: Sequence[Piece] = ()
+    ) -> Trajectory:
         """Sample and judge one trajectory. Raises only for failures that the student did not cause.
 
-        `seed` also identifies the attempt to the engine, so it must be unique among running attempts. `prefix`: a conversation
-        to continue instead of the problem's prompt. It ends where the student writes the next turn. Its turns and tokens count
-        towards the limits.
+        `seed` also identifies the attempt to the engine, so it must be unique among running attempts. `beginning`: seed of the
+        environment, equal for all attempts at a problem. `prefix`: a conversation to continue instead of the problem's prompt.
+        It ends where the student writes the next turn. Its turns and tokens count towards the limits.
         """
         start = time.monotonic()
-        pieces = list(prefix) or [Piece("prompt", tuple(self.chat.prompt(problem.messages, self.tools.schemas)))]
-        try:
-            stop = await self._converse(pieces, seed)
-        finally:
-            self.engine.release(seed)
-        final_text = self.chat.final_text(pieces[-1].tokens) if stop == "answered" else ""
-        trajectory = Trajectory(problem=problem, sample=sample, pieces=tuple(pieces), stop=stop, final_text=final_text)
-        verdict = await self.referee.judge(trajectory, lambda: self.chat.response(trajectory.response))
-        trajectory = replace(trajectory, verdict=verdict)
-        return replace(trajectory, reward=self.referee.reward(trajectory), seconds=time.monotonic() - start)
+        async with self.environments.opened(problem, beginning) as (environment, opening):
+            dialogue = Dialogue(self.chat, environment, opening)
+            self._check_prompt(problem, dialogue.pieces[0])
+            if prefix:
+                await dialogue.take_up(prefix, seed)
+            try:
+                stop = await self._converse(dialogue, seed)
+            finally:
+                self.engine.release(seed)
+            final = dialogue.pieces[-1].tokens if stop == "answered" else ()
+            verdict = await environment.verdict(self.chat.words(final) if final else "")
+        is_own = opening.conversation != problem.messages
+        trajectory = Trajectory(
+            problem=problem,
+            sample=sample,
+            pieces=tuple(dialogue.pieces),
+            stop=stop,
+            final_text=self.chat.final_text(final) if final else "",
+            turn_rewards=dialogue.turn_rewards,
+            messages=opening.conversation if is_own else (),
+            tools=tuple(opening.tools) if is_own else (),
+        )
+        if verdict is None:
+            verdict = await self.referee.judge(trajectory, lambda: self.chat.response(trajectory.response))
+        trajectory = await self.referee.rewarded(replace(trajectory, verdict=verdict), dialogue.messages)
+        return replace(trajectory, seconds=time.monotonic() - start)
 
-    async def _converse(self, pieces: list[Piece], seed: int) -> Stop:
+    def _check_prompt(self, problem: Problem, prompt: Piece) -> None:
+        if len(prompt.tokens) > self.options.max_prompt_tokens:
+            raise DataError(
+                f"The environment {self.environments.name_of(problem)} begins problem {problem.id!r} with a prompt of "
+                f"{len(prompt.tokens)} tokens, more than rollout.max_prompt_tokens = {self.options.max_prompt_tokens}. Increase "
+                "rollout.max_prompt_tokens."
+            )
+
+    async def _converse(self, dialogue: Dialogue, seed: int) -> Stop:
+        pieces = dialogue.pieces
         ids = [token for piece in pieces for token in piece.tokens]
         left = self.options.max_tokens - (len(ids) - len(pieces[0].tokens))
         for turn in range(sum(piece.author == "student" for piece in pieces), self.options.max_turns + 1):
@@ -94,24 +123,32 @@ class Agent:
             pieces.append(Piece("student", reply.tokens, reply.logprobs))
             if reply.stop == "length":
                 return "max_tokens"
-            calls = self.chat.calls(reply.tokens, self.tools.schemas)
+            calls = dialogue.calls(reply.tokens)
             # The template continues only after its own ends of calls. Any other end id ends the trajectory, also with calls.
-            if not calls or reply.tokens[-1] not in self.chat.ends_of_calls:
+            can_continue = reply.tokens[-1] in self.chat.ends_of_calls
+            if calls and not can_continue:
                 return "answered"
-            if turn == self.options.max_turns:
-                return "max_turns"
-            if self._repeats(pieces):
-                return "repeated"
-            observations = await self.tools.answer(calls, seed=seed + turn)
-            names = [call.name if isinstance(call, ToolCall) else self.tools.names[0] for call in calls]
-            suffix = tuple(self.chat.observation([observation.text for observation in observations], names))
-            left -= len(reply.tokens) + len(suffix)
+            if calls and (limit_reached := self._limit(turn, pieces)):
+                return limit_reached
+            with self.environments.busy():
+                suffix = await dialogue.answer(reply.tokens, calls, seed + turn)
+            if suffix is None:
+                return "over" if calls else "answered"
+            if not can_continue:
+                return "answered"
+            if limit_reached := self._limit(turn, pieces):
+                return limit_reached
+            left -= len(reply.tokens) + len(suffix.tokens)
             if left <= 0:
                 return "max_tokens"
-            pieces.append(Piece("tool", suffix, outcomes=tuple(observation.outcome for observation in observations)))
-            ids = [*ids, *reply.tokens, *suffix]
+            pieces.append(suffix)
+            ids = [*ids, *reply.tokens, *suffix.tokens]
         raise AssertionError("the last turn always returns")
 
-    def _repeats(self, pieces: list[Piece]) -> bool:
+    def _limit(self, turn: int, pieces: Sequence[Piece]) -> Stop | None:
+        """Return the limit that ends the attempt after its turn number `turn`, from 0; None if there is none."""
+        if turn == self.options.max_turns:
+            return "max_turns"
         turns = [piece.tokens for piece in pieces if piece.author == "student"][-self.options.max_repeats :]
-        return len(turns) == self.options.max_repeats > 1 and len(set(turns)) == 1
+        repeats = len(turns) == self.options.max_repeats > 1 and len(set(turns)) == 1
+        return "repeated" if repeats else None

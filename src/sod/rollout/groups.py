@@ -32,6 +32,11 @@ def attempt_seed(seed: int, update: int, problem: str, sample: int) -> int:
     return int.from_bytes(digest[:8], "big") // (2 * TURN_SEEDS) * TURN_SEEDS
 
 
+def beginning_seed(seed: int, update: int, problem: str) -> int:
+    """Return the seed of a problem's environment. All attempts of an update at the problem begin alike."""
+    return attempt_seed(seed, update, problem, -1)
+
+
 async def rollout(
     agent: Agent,
     problems: Sequence[Problem],
@@ -59,7 +64,7 @@ async def rollout(
         result: Trajectory | str = f"not ended within rollout.update_seconds = {limit} s"
         with suppress(TimeoutError):
             async with asyncio.timeout_at(end), slots:
-                result = await _with_retries(agent, problem, sample, attempt_seed(seed, update, problem.id, sample))
+                result = await _with_retries(agent, problem, sample, seed, update)
         ended[problem.id][sample] = trajectory = _survivor(result, problem, sample, causes)
         on_trajectory(trajectory)
         if on_group is not None and len(ended[problem.id]) == group:
@@ -90,7 +95,7 @@ async def attempts(
 
     async def worker() -> None:
         for problem, sample in left:
-            result = await _with_retries(agent, problem, sample, attempt_seed(seed, 0, problem.id, sample))
+            result = await _with_retries(agent, problem, sample, seed, 0)
             on_trajectory(problem, sample, _survivor(result, problem, sample, causes))
 
     await run_concurrently(worker() for _ in range(agent.options.concurrency))
@@ -110,14 +115,15 @@ def _survivor(result: Trajectory | str, problem: Problem, sample: int, causes: s
     return None
 
 
-async def _with_retries(agent: Agent, problem: Problem, sample: int, seed: int) -> Trajectory | str:
+async def _with_retries(agent: Agent, problem: Problem, sample: int, seed: int, update: int) -> Trajectory | str:
     """Run an attempt, again after infrastructure failures. -> the trajectory, or the reason for its loss"""
+    seeds = attempt_seed(seed, update, problem.id, sample), beginning_seed(seed, update, problem.id)
     cause = ""
     for retry in range(agent.options.retries + 1):
         deadline = asyncio.timeout(agent.options.seconds)
         try:
             async with deadline:
-                return await agent.attempt(problem, sample, seed)
+                return await agent.attempt(problem, sample, *seeds)
         except OutageError:
             raise
         except (InfrastructureError, TimeoutError) as error:  # TimeoutError: of the deadline or of a socket

@@ -1,14 +1,19 @@
 """The surroundings of a student: chat format, tools, judges and sandbox."""
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
 from sod.chat.format import ChatFormat
+from sod.concurrency import Runner
 from sod.config import ChatOptions, RewardOptions, SamplingOptions, SandboxOptions, ToolOptions
 from sod.engines import Engine
+from sod.environments.choosing import DEFAULT
+from sod.environments.running import Environments
 from sod.model.loading import load_tokenizer
 from sod.rewards.referee import Referee
 from sod.rollout.agent import Agent, check_prompts
@@ -33,6 +38,8 @@ class WorldOptions(Protocol):
     @property
     def tool(self) -> ToolOptions: ...
     @property
+    def environment(self) -> str: ...
+    @property
     def chat(self) -> ChatOptions: ...
 
 
@@ -44,6 +51,9 @@ class World:
     referee: Referee
     chat: ChatFormat
     tools: Toolbox
+    environments: Environments
+    problems: list[Problem]
+    """All problems that were checked."""
 
     @classmethod
     def of(cls, tokenizer: Path, options: WorldOptions, problems: Sequence[Problem], *, again: bool = False) -> Self:
@@ -57,18 +67,31 @@ class World:
             )
         sandbox = open_sandbox(options.sandbox)
         referee = Referee(sandbox, options.reward, max_tokens=options.rollout.max_tokens)
-        referee.check(problems)
         chat = ChatFormat.of(load_tokenizer(tokenizer), options.chat)
         if chat.note and not again:
             logger.info(chat.note)
-        tools = Toolbox([PythonTool(sandbox, options.tool), *own_tools(options.tool)], faults=options.tool.faults)
-        check_prompts(chat, tools, options.rollout, problems)
-        return cls(sandbox, referee, chat, tools)
+        tools = Toolbox([PythonTool(sandbox, options.tool), *own_tools(options.tool)])
+        environments = Environments(tools, options.environment, options.tool)
+        world = cls(sandbox, referee, chat, tools, environments, [])
+        world.check(problems, options.rollout)
+        return world
 
     def check(self, problems: Sequence[Problem], limits: SamplingOptions) -> None:
         """Check further problems as `of` does."""
+        self.environments.load(problems)
         self.referee.check(problems)
-        check_prompts(self.chat, self.tools, limits, problems)
+        check_prompts(self.chat, self.tools, limits, self.with_tools(problems))
+        self.problems.extend(problems)
+
+    def with_tools(self, problems: Sequence[Problem]) -> list[Problem]:
+        """Return the problems of the default environment, whose prompts are shown unchanged."""
+        return [problem for problem in problems if self.environments.name_of(problem) == DEFAULT]
+
+    @contextmanager
+    def working_in(self, loop: Runner | asyncio.Runner) -> Iterator[None]:
+        """Use sandbox and environments in this loop, then close them. Raises SandboxError or OptionError if one fails a probe."""
+        with self.sandbox.working_in(loop), self.environments.working_in(loop, self.problems, self.chat):
+            yield
 
     @property
     def frame(self) -> str:
@@ -77,4 +100,4 @@ class World:
 
     def agent(self, engine: Engine, limits: SamplingOptions, *, logprobs: bool = True) -> Agent:
         """Return an agent that samples with this engine. `logprobs`: whether the tokens' log-probabilities are used."""
-        return Agent(engine, self.chat, self.tools, self.referee, limits, logprobs=logprobs)
+        return Agent(engine, self.chat, self.environments, self.referee, limits, logprobs=logprobs)

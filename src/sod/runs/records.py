@@ -10,7 +10,7 @@ from sod.config import AlgorithmOptions
 from sod.core import step_mean
 from sod.runs.metrics import ragged, steps
 from sod.runs.patterns import pattern
-from sod.types import Piece, Problem, Trajectory, Verdict
+from sod.types import Message, Piece, Problem, Trajectory, Verdict
 
 LONGEST_GOLD = 1000
 """Longest reference answer that is saved, in characters. Tests of code problems are not repeated in every row."""
@@ -30,6 +30,7 @@ def to_record(trajectory: Trajectory, text: Decode) -> Record:
         "gold": trajectory.problem.answer if len(trajectory.problem.answer) <= LONGEST_GOLD else None,
         **verdict_record(trajectory.judged),
         "reward": trajectory.reward,
+        **_beyond_default(trajectory),
         "stop": trajectory.stop,
         "seconds": round(trajectory.seconds, 3),
         "pieces": [
@@ -44,6 +45,19 @@ def to_record(trajectory: Trajectory, text: Decode) -> Record:
         ],
         "steps": [],
     }
+
+
+def _beyond_default(trajectory: Trajectory) -> Record:
+    """Return what an environment or a reward of the user's own adds to a row."""
+    parts = {
+        "rewards": dict(trajectory.rewards),
+        "turn_rewards": list(trajectory.turn_rewards),
+        "messages": list(trajectory.messages),
+        "tools": list(trajectory.tools),
+    }
+    if parts["rewards"].keys() <= {"verdict"}:
+        del parts["rewards"]
+    return {name: part for name, part in parts.items() if part}
 
 
 def scored_records(batch: ScoredBatch, options: AlgorithmOptions, text: Decode, limit: int) -> list[Record]:
@@ -76,6 +90,12 @@ def scored_records(batch: ScoredBatch, options: AlgorithmOptions, text: Decode, 
                 piece |= {name: [round(v, 4) for v in values[b][at:end]] for name, values in token_values.items()}
                 at = end
     return made
+
+
+def written_messages(row: Mapping[str, Any]) -> list[Message]:
+    """Return the text of each piece of a row as a message, for rewards of the user's own."""
+    roles = {"prompt": "user", "student": "assistant"}
+    return [{"role": roles.get(p["author"], p["author"]), "content": p["text"]} for p in row["pieces"]]
 
 
 def verdict_record(verdict: Verdict) -> Record:
@@ -116,5 +136,9 @@ def from_record(row: Mapping[str, Any], problem: Problem, text: Callable[[Sequen
         final_text=text(pieces[-1].tokens) if row["stop"] == "answered" else "",
         verdict=verdict_of(row),
         reward=float(row["reward"]),
+        rewards={name: float(value) for name, value in row.get("rewards", {"verdict": row["reward"]}).items()},
+        turn_rewards=tuple(map(float, row.get("turn_rewards", ()))),
+        messages=tuple(row.get("messages", ())),
+        tools=tuple(row.get("tools", ())),
         seconds=float(row["seconds"]),
     )

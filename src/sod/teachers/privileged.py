@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from sod.batching import Batch, collate
 from sod.chat.format import ChatFormat, Schema
+from sod.environments.choosing import DEFAULT
 from sod.errors import DataError, OptionError
 from sod.model.loading import positions_of
 from sod.model.lora import plain_parameters
@@ -100,6 +101,11 @@ class PrivilegedTeacher(LocalTeacher):
 
     def prompt(self, problem: Problem) -> list[int]:
         """Return c(x), the teacher's prompt. Raises DataError if the problem has no text message to rewrite."""
+        if problem.environment not in ("", DEFAULT):
+            raise DataError(
+                f"Problem {problem.id!r} has the environment {problem.environment}, which writes its own prompt, so the "
+                "privileged information cannot be added. Remove the problem, or choose another system."
+            )
         messages = list(problem.messages)
         last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=None)
         if last is None or not isinstance(question := messages[last].get("content"), str):

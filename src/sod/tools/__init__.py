@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from sod.concurrency import Occupancy, run_concurrently
+from sod.concurrency import run_concurrently
 from sod.errors import OptionError
 from sod.types import MalformedCall, Observation, ToolCall
+
+NO_OUTPUT = "[no output]"
+"""What the student reads in place of an empty result."""
 
 
 class Tool(Protocol):
@@ -25,20 +28,15 @@ class Tool(Protocol):
 
 
 class Toolbox:
-    """The tools of a run, by name. Raises OptionError if two have the same name.
+    """The tools of a run, by name. Raises OptionError if two have the same name."""
 
-    `faults`: share of calls, from 0 to 1, in which text arguments lose their last character on the way to the tool.
-    """
-
-    def __init__(self, tools: Sequence[Tool], *, faults: float = 0.0):
-        self._faults = faults
+    def __init__(self, tools: Sequence[Tool]):
         self._tools: dict[str, Tool] = {}
         for tool in tools:
             name = tool.schema["function"]["name"]
             if name in self._tools:
                 raise OptionError(f"tool.own: there are two tools called {name!r}. Rename your function.")
             self._tools[name] = tool
-        self._occupancy = Occupancy()
 
     @property
     def schemas(self) -> list[dict[str, Any]]:
@@ -48,31 +46,39 @@ class Toolbox:
     def names(self) -> list[str]:
         return list(self._tools)
 
-    async def answer(self, calls: Sequence[ToolCall | MalformedCall], seed: int = 0) -> list[Observation]:
-        """Run the calls of one turn concurrently and return one observation per call, in order.
+    async def run(self, calls: Sequence[ToolCall]) -> list[Observation]:
+        """Run valid calls concurrently and return one observation per call, in order."""
+        return await run_concurrently(self._tools[call.name](call.arguments) for call in calls)
 
-        `seed` determines the calls that are changed by `faults`.
-        """
-        if self._faults:
-            chance = random.Random(seed)
-            calls = [_cut(call) if chance.random() < self._faults else call for call in calls]
-        with self._occupancy:
-            return await run_concurrently(map(self._answer_one, calls))
+    async def answer(self, calls: Sequence[ToolCall | MalformedCall]) -> list[Observation]:
+        """Same as `run` for any calls. A call that no tool can run is answered with the reason."""
 
-    def take_busy_seconds(self) -> float:
-        """Return the seconds since the last call with at least one running tool call."""
-        return self._occupancy.take_seconds()
+        async def one(call: ToolCall | MalformedCall) -> Observation:
+            if refused := refusal(call, self.schemas):
+                return refused
+            assert isinstance(call, ToolCall)
+            return (await self.run([call]))[0]
 
-    async def _answer_one(self, call: ToolCall | MalformedCall) -> Observation:
-        if isinstance(call, MalformedCall):
-            return Observation(text=call.complaint, outcome="malformed")
-        if call.name not in self._tools:
-            names = ", ".join(self._tools) or "none"
-            return Observation(text=f"There is no tool {call.name!a}. Available: {names}.", outcome="unknown_tool")
-        tool = self._tools[call.name]
-        if complaint := what_is_wrong(call.arguments, tool.schema["function"]["parameters"]):
-            return Observation(text=f"Wrong arguments for {call.name}: {complaint}", outcome="wrong_arguments")
-        return await tool(call.arguments)
+        return await run_concurrently(map(one, calls))
+
+
+def refusal(call: ToolCall | MalformedCall, tools: Sequence[Mapping[str, Any]]) -> Observation | None:
+    """Return what the student reads about a call that none of these tools can run. None for a valid call."""
+    if isinstance(call, MalformedCall):
+        return Observation(text=call.complaint, outcome="malformed")
+    functions = {tool["function"]["name"]: tool["function"] for tool in tools}
+    if call.name not in functions:
+        names = ", ".join(functions) or "none"
+        return Observation(text=f"There is no tool {call.name!a}. Available: {names}.", outcome="unknown_tool")
+    if complaint := what_is_wrong(call.arguments, functions[call.name]["parameters"]):
+        return Observation(text=f"Wrong arguments for {call.name}: {complaint}", outcome="wrong_arguments")
+    return None
+
+
+def damaged(calls: Sequence[ToolCall | MalformedCall], share: float, seed: int) -> list[ToolCall | MalformedCall]:
+    """Return the calls; in a share of them, chosen by the seed, text arguments lose their last character."""
+    chance = random.Random(seed)
+    return [_cut(call) if chance.random() < share else call for call in calls]
 
 
 def _cut(call: ToolCall | MalformedCall) -> ToolCall | MalformedCall:

@@ -10,16 +10,15 @@ must not block; any other function in a new thread per call. A thread cannot be 
 
 import asyncio
 import inspect
-import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from typing import Any
 
+from sod.concurrency import in_a_thread
 from sod.config import ToolOptions
 from sod.errors import InfrastructureError, OptionError
 from sod.moved import keep_old_names
 from sod.plugins import load
-from sod.tools import shorten, what_is_wrong
+from sod.tools import NO_OUTPUT, shorten, what_is_wrong
 from sod.types import Observation
 
 
@@ -47,35 +46,18 @@ class OwnTool:
             if deadline.expired():
                 return Observation(text=f"[stopped: longer than {self._options.seconds:g} s]", outcome="timeout")
             return Observation(text=self._short(f"{type(error).__name__}: {error}"), outcome="error")
-        return Observation(text=self._short(text) if text.strip() else "[no output]", outcome="ok")
+        return Observation(text=self._short(text) if text.strip() else NO_OUTPUT, outcome="ok")
 
     async def _value(self, arguments: Mapping[str, Any]) -> Any:
         if inspect.iscoroutinefunction(self._function):
             return await self._function(**arguments)
-        value = await _in_a_thread(self._function, arguments)
+        value = await in_a_thread(self._function, **arguments)
         return await value if inspect.isawaitable(value) else value  # an async function in a plain decorator
 
     def _short(self, text: str) -> str:
         return shorten(
             text.encode("utf-8", "replace").decode(), self._options.max_chars
         )  # a tokenizer cannot encode a lone surrogate
-
-
-def _in_a_thread(function: Callable[..., Any], arguments: Mapping[str, Any]) -> "asyncio.Future[Any]":
-    """Call the function in a new daemon thread: calls never wait for a free thread, and none blocks the process's exit."""
-    future: Future[Any] = Future()
-    future.set_running_or_notify_cancel()  # an abandoned call may still end
-
-    def call() -> None:
-        try:
-            future.set_result(function(**arguments))
-        except StopIteration:  # a future cannot hold it
-            future.set_exception(RuntimeError(f"{function.__name__} raised StopIteration"))
-        except BaseException as error:  # raised in the caller that waits for the value
-            future.set_exception(error)
-
-    threading.Thread(target=call, name=f"tool {function.__name__}", daemon=True).start()
-    return asyncio.wrap_future(future)
 
 
 def _function(name: str) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ from sod.config import ToolOptions
 from sod.errors import SandboxError
 from sod.moved import keep_old_names
 from sod.sandbox import Program, Result, Sandbox
-from sod.tools import shorten
+from sod.tools import NO_OUTPUT, shorten
 from sod.types import Observation
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class PythonTool:
         }
         parts = [result.stdout.rstrip(), error, notes.get(result.status, "")]
         text = "\n".join(part for part in parts if part.strip())
-        return shorten(text, self._options.max_chars) if text else "[no output]"
+        return shorten(text, self._options.max_chars) if text else NO_OUTPUT
 
 
 def without_fence(code: str) -> str:

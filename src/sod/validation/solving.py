@@ -66,7 +66,7 @@ class HeldOut:
         """Check that every problem has a judge and a prompt within the limit. Warn of prompts that do not ask for an answer."""
         for each in self.sets:
             world.check(each.problems, self.limits)
-            for line in unasked(each.problems, world.frame):
+            for line in unasked(world.with_tools(each.problems), world.frame):
                 logger.warning(f"careful: {each.name}: {line}")
 
     @property
@@ -189,7 +189,7 @@ class Validator:
     def _leave_no_trace(self) -> None:
         """Take the times and counts of the validation away from the next update's."""
         self.agent.engine.take_busy_seconds()
-        self.world.tools.take_busy_seconds()
+        self.world.environments.take_busy_seconds()
         self.world.sandbox.take_statistics()
 
 
