@@ -11,7 +11,12 @@ from sod.plugins import load
 
 DEFAULT = "tools"
 """The environment of problems without another one: `sod.environments.tools`."""
-ENVIRONMENTS: dict[str, str] = {}
+ENVIRONMENTS: dict[str, str] = {
+    "household": "sod.lab.worlds.household:Household",
+    "shop": "sod.lab.worlds.shop:Shop",
+    "maze": "sod.lab.worlds.maze:Maze",
+    "database": "sod.lab.worlds.database:Database",
+}
 """Name of each shipped environment except the default -> MODULE:CLASS."""
 METHODS = ("open", "step", "verdict", "close")
 Maker = Callable[..., Environment]

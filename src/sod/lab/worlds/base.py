@@ -11,10 +11,11 @@ from functools import lru_cache
 from typing import Any, ClassVar, Self
 
 from sod.environments import Environment, Opening, Schema, Step, Turn
+from sod.rewards.kinds import ENVIRONMENT_KIND
 from sod.types import Observation, Problem, ToolCall, Verdict
 
 LEVELS = (1, 2, 3)
-SPARE = 4
+SPARE = 3
 """Turns that an attempt has beyond those of the expert."""
 
 
@@ -174,10 +175,12 @@ class World(Environment):
         world = cls()
         setting = {"level": level, "number": number}
         opening = world.begin(setting)
+        world.end()
         return Problem(
             id=id or f"{cls.NAME}-{level}-{number}",
             messages=opening.conversation,
             answer=world.gold,
+            kind=ENVIRONMENT_KIND,
             labels={"level": str(level)},
             environment=cls.NAME,
             setting=setting,

@@ -117,6 +117,8 @@ class Database(World):
     # Actions
 
     def act(self, action: str) -> Effect:
+        if not action:
+            return invalid("the query is empty.")
         changes = self._base.total_changes
         try:
             text = self._run(action)

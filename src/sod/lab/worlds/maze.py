@@ -1,7 +1,7 @@
 """A maze of facts for multi-hop search, as in search questions: follow relations from person to person.
 
-One tool, `search(query="about NAME")`, returns the page of a person with relations to other persons. Each page can be read once.
-A search for a person that no page has named costs two turns. Wrong turns use up the budget, so they stay.
+One tool, `search(query=...)`: `about NAME` goes to the page of a person who is named on the present page, and `back` goes to the
+page before. A wrong page therefore stays: it must be left again, turn by turn, while the budget shrinks.
 
 Levels: 1 has three hops, 2 has four, 3 has six.
 """
@@ -23,7 +23,7 @@ LINKS = 3
 class Maze(World):
     NAME = "maze"
     TOOL = ("search", "query")
-    TOOL_HELP = "Return the page of a person. Each page can be read once."
+    TOOL_HELP = "Go to the page of a person that the present page names: about NAME. Return to the page before: back."
 
     pages: dict[str, dict[str, str]]
     """Person, relation, other person."""
@@ -31,7 +31,8 @@ class Maze(World):
     relations: list[str]
     path: list[str]
     """Persons from the start to the answer."""
-    read: list[str]
+    trail: list[str]
+    """Pages from the first to the present one."""
 
     def draw(self, rng: random.Random) -> None:
         hops = HOPS[self.level]
@@ -39,16 +40,16 @@ class Maze(World):
         self.path = rng.sample(NAMES, hops + 1)
         self.origin = self.path[0]
         rest = [name for name in NAMES if name not in self.path]
-        self.pages, self.read = {}, []
+        self.pages, self.trail = {}, []
         for name in NAMES:
-            links: dict[str, str] = {each: rng.choice([other for other in rest if other != name]) for each in RELATIONS}
-            kept: list[str] = rng.sample(RELATIONS, LINKS)
+            others = [other for other in rest if other != name]
+            links = dict(zip(rng.sample(RELATIONS, LINKS), rng.choices(others, k=LINKS), strict=True))
             if name in self.path[:-1]:
                 at = self.path.index(name)
+                links = dict(list(links.items())[1:]) if self.relations[at] not in links else links
                 links[self.relations[at]] = self.path[at + 1]
-                if self.relations[at] not in kept:
-                    kept[rng.randrange(LINKS)] = self.relations[at]
-            self.pages[name] = {each: links[each] for each in kept}
+                links = dict(rng.sample(list(links.items()), LINKS))
+            self.pages[name] = links
 
     @property
     def task(self) -> str:
@@ -61,17 +62,25 @@ class Maze(World):
     # Actions
 
     def act(self, action: str) -> Effect:
-        name = action.removeprefix("about ")
-        if name not in self.pages:
-            return invalid("no such page.")
-        if name in self.read:
-            return invalid(f"you have read about {name}.")
-        named = {self.origin}.union(*(self.pages[name].values() for name in self.read))
-        self.read.append(name)
-        if name not in named:
-            self.left -= 1
-        links = ", ".join(f"{relation} {other}" for relation, other in self.pages[name].items())
-        return Effect(f"about {name}: {links}.", reward=(name in self.path) / len(self.path))
+        before = self._progress
+        if action == "back":
+            if len(self.trail) < 2:
+                return invalid("there is no page before.")
+            self.trail.pop()
+        else:
+            name = action.removeprefix("about ")
+            if name not in (self.pages[self.trail[-1]].values() if self.trail else (self.origin,)):
+                return invalid("this page does not name that person.")
+            self.trail.append(name)
+        present = self.trail[-1]
+        links = ", ".join(f"{relation} {other}" for relation, other in self.pages[present].items())
+        return Effect(f"about {present}: {links}.", reward=(self._progress - before) / len(self.path))
+
+    @property
+    def _progress(self) -> int:
+        """Number of right pages from the start."""
+        pairs = zip(self.trail, self.path, strict=False)
+        return next((at for at, (here, right) in enumerate(pairs) if here != right), len(self.trail))
 
     def judge(self) -> tuple[bool, str]:
         if self.answer is None:
@@ -83,9 +92,9 @@ class Maze(World):
     # Players
 
     def expert(self) -> Move:
-        known = 0
-        while known < len(self.relations) and self.path[known] in self.read:
-            known += 1
+        known = self._progress
+        if known < len(self.trail):
+            return Move(f"back to {self.trail[-2]}", "back")
         name = self.path[known]
         thought = f"{self.relations[known - 1]} of {self.path[known - 1]} is {name}" if known else f"from {name}"
         if known == len(self.relations):
@@ -93,5 +102,7 @@ class Maze(World):
         return Move(thought, f"about {name}")
 
     def actions(self) -> list[str]:
-        named = [name for page in self.read for name in self.pages[page].values()]
-        return [f"about {name}" for name in dict.fromkeys([self.origin, *named[-2 * LINKS :]])]
+        if not self.trail:
+            return [f"about {self.origin}"]
+        back = ["back"] if len(self.trail) > 1 else []
+        return [*(f"about {name}" for name in self.pages[self.trail[-1]].values()), *back]
