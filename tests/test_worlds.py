@@ -223,7 +223,8 @@ def test_a_thing_in_the_wrong_room_stays_there() -> None:
     place = world.here.name
     do(world, f"put {world.wanted}", f"go {world.target}")
     assert told(do(world, f"go {place}"))[0][0].endswith(f"{world.wanted}.")
-    assert finish(world)
+    assert not finish(world)
+    assert world.decide().reason.startswith("no turns left")
 
 
 # Shop
