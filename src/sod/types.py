@@ -13,6 +13,8 @@ from typing import Any, Literal
 Message = dict[str, Any]
 """A message in OpenAI's format: role, content, and for the assistant optionally tool_calls. An assistant message with
 `"weight": 0` is context and has no loss."""
+Schema = dict[str, Any]
+"""A tool's OpenAI function schema: {"type": "function", "function": {"name", "description", "parameters"}}."""
 
 Author = Literal["prompt", "student", "tool", "user"]
 Stop = Literal["answered", "over", "max_turns", "max_tokens", "repeated"]
@@ -156,7 +158,7 @@ class Trajectory:
     """The environment's reward of each turn; empty if it gives none."""
     messages: tuple[Message, ...] = ()
     """The conversation that the environment began with; empty if it is the problem's."""
-    tools: tuple[dict[str, Any], ...] = ()
+    tools: tuple[Schema, ...] = ()
     """The tools of that conversation."""
     seconds: float = 0.0
     """Wall-clock seconds of the attempt. Only for information; no decision depends on it."""

@@ -18,12 +18,12 @@ from sod.chat.calls import THOUGHT_CLOSE, THOUGHT_OPEN, parse_calls, without_cal
 from sod.chat.harmless import Harmless
 from sod.chat.supplied import with_template
 from sod.chat.syntaxes import HERMES
-from sod.chat.templates import PROBE_TOOL, Schema, Template, name_and_arguments, probe_calls, probes
+from sod.chat.templates import PROBE_TOOL, Template, name_and_arguments, probe_calls, probes
 from sod.config import ChatOptions
 from sod.errors import TemplateError
-from sod.types import MalformedCall, Message, Piece, ToolCall
+from sod.types import MalformedCall, Message, Piece, Schema, ToolCall
 
-__all__ = ["ChatFormat", "Schema", "parse_calls"]
+__all__ = ["ChatFormat", "parse_calls"]
 
 ENDS_OF_CALLS = ("<|eom_id|>", "<|eom|>", "<|call|>")
 """Tokens that end a turn with calls in some models, beside the token in their template."""

@@ -15,10 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from sod.chat.calls import THOUGHT_CLOSE, THOUGHT_OPEN, as_arguments, find_blocks, parse_calls
 from sod.chat.syntaxes import SYNTAXES, Syntax
 from sod.errors import TemplateError
-from sod.types import MalformedCall, Message, ToolCall
-
-Schema = dict[str, Any]
-"""A tool's OpenAI function schema: {"type": "function", "function": {"name", "description", "parameters"}}."""
+from sod.types import MalformedCall, Message, Schema, ToolCall
 
 HIDES_TOOLS = "{#- shows no tools -#}"
 """Marks a template that shows no tools on purpose, because its model learns them from demonstrations only."""

@@ -156,7 +156,7 @@ class EngineOptions(Options):
     vllm_server: the vLLM server at engine.url. Weights are synced to vLLM after every update, and its log-probabilities are
     verified against the policy's. served: any model on the OpenAI-compatible server at engine.url; only for `sod eval` and
     `sod rollout`."""
-    url: ResumeMayChange[str | None] = None
+    url: Rare[ResumeMayChange[str | None]] = None
     """Address of the server, such as http://127.0.0.1:8000. Default: no server."""
     served_name: Rare[str | None] = None
     """engine.name = served: the model's name on the server. Default: the server's only model."""

@@ -59,4 +59,5 @@ def _frames() -> Iterator[tuple[str, str]]:
     """Yield the text before and after the problem, for every wording without other fields."""
     for text in [text for kind in KINDS.values() for text in kind.wording.values()]:
         before, _, after = text.partition("{problem}")
-        yield before, after
+        if before or after:
+            yield before, after

@@ -24,12 +24,9 @@ dropped and counted, never trained on.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from sod.types import Message, Observation, Outcome, Problem, ToolCall, Verdict
-
-Schema = dict[str, Any]
-"""A tool's OpenAI function schema: {"type": "function", "function": {"name", "description", "parameters"}}."""
+from sod.types import Message, Observation, Outcome, Problem, Schema, ToolCall, Verdict
 
 
 @dataclass(frozen=True, slots=True)

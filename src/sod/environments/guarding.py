@@ -20,7 +20,7 @@ from sod.concurrency import in_a_thread
 from sod.config import ToolOptions
 from sod.environments import Environment, Opening, Step, Turn
 from sod.errors import DataError, InfrastructureError, SodError
-from sod.tools import NO_OUTPUT, damaged, refusal, shorten
+from sod.tools import NO_OUTPUT, damaged, refuse_call, shorten
 from sod.types import MalformedCall, Observation, Outcome, Problem, ToolCall, Verdict
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class GuardedEnvironment:
             return self._checked(await self._step(Turn(text)), 1)
         if self._options.faults:
             calls = damaged(calls, self._options.faults, seed)
-        refusals = [refusal(call, self._opening.tools) for call in calls]
+        refusals = [refuse_call(call, self._opening.tools) for call in calls]
         valid = tuple(c for c, refused in zip(calls, refusals, strict=True) if not refused and isinstance(c, ToolCall))
         if not valid:
             return Answer(observations=tuple(each for each in refusals if each))

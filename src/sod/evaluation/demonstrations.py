@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from sod.chat.calls import words_and_calls
-from sod.chat.format import ChatFormat, Schema
+from sod.chat.format import ChatFormat
 from sod.config import RolloutCommandOptions
 from sod.console.progress import echo
 from sod.datasets import ProblemSet
@@ -28,7 +28,7 @@ from sod.rollout.harness import World
 from sod.runs.directory import Run
 from sod.runs.records import from_record
 from sod.runs.samples import SampleFile
-from sod.types import MalformedCall, Message, ToolCall, Trajectory
+from sod.types import MalformedCall, Message, Schema, ToolCall, Trajectory
 
 logger = logging.getLogger(__name__)
 

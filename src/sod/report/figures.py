@@ -10,7 +10,7 @@ from sod.report.calibration import calibration
 from sod.report.drawing import WIDE, Drawing, legend, panels, small_multiples, visible, whole_numbers
 from sod.report.palette import LIGHT, SERIES
 from sod.report.reading import RunRecord
-from sod.report.trajectories import ShownTrajectory, Step
+from sod.report.trajectories import ShownTrajectory, StepValues
 from sod.report.validation import validation_figure
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def mean_and_error(values: Sequence[float], groups: Sequence[str]) -> tuple[floa
 
 
 def by_step(
-    trajectories: Sequence[ShownTrajectory], value: Callable[[Step], float | None]
+    trajectories: Sequence[ShownTrajectory], value: Callable[[StepValues], float | None]
 ) -> tuple[list[int], list[float], list[float]]:
     """Return step numbers, means and standard errors, for steps that at least `FEWEST` trajectories have."""
     known: dict[int, list[tuple[float, str]]] = defaultdict(list)
@@ -250,7 +250,7 @@ FIGURES = (
 
 
 def _clean_and_erroneous(
-    axes: "Axes", run: RunRecord, value: Callable[[Step], float | None], *, label: str = "", dashed: bool = False
+    axes: "Axes", run: RunRecord, value: Callable[[StepValues], float | None], *, label: str = "", dashed: bool = False
 ) -> None:
     for erroneous, name, marker in ((False, "clean", "o"), (True, "erroneous", "s")):
         chosen = [trajectory for trajectory in run.trajectories if trajectory.erroneous == erroneous]
@@ -271,7 +271,7 @@ def _clean_and_erroneous(
     whole_numbers(axes)
 
 
-def _differ(step: Step) -> bool:
+def _differ(step: StepValues) -> bool:
     return step.w is not None and step.w_used is not None and abs(step.w - step.w_used) > 1e-3
 
 

@@ -24,7 +24,7 @@ class UnreadableError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepValues:
     d: float | None
     """Divergence from the teacher, in nats."""
     w: float | None
@@ -51,7 +51,7 @@ class ShownTrajectory:
     errors: int
     tokens: int
     """Length of the response, observations included."""
-    steps: tuple[Step, ...]
+    steps: tuple[StepValues, ...]
     signal: "array[float]"
     """log pi_teacher - log pi_student of every scored token, in nats."""
 
@@ -124,9 +124,9 @@ def _is_piece(piece: object) -> bool:
     return isinstance(piece, dict) and isinstance(piece.get("author"), str) and isinstance(piece.get("text"), str)
 
 
-def _step(step: Mapping[str, Any]) -> Step:
+def _step(step: Mapping[str, Any]) -> StepValues:
     d, w, w_used, entropy = (drawable(step.get(key)) for key in ("d", "w", "w_used", "teacher_entropy"))
-    return Step(d=d, w=w, w_used=w_used, teacher_entropy=entropy)
+    return StepValues(d=d, w=w, w_used=w_used, teacher_entropy=entropy)
 
 
 def _piece(piece: Mapping[str, Any], signal: "array[float]", totals: TokenTotals) -> Compact:

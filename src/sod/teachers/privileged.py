@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sod.batching import Batch, collate
-from sod.chat.format import ChatFormat, Schema
+from sod.chat.format import ChatFormat
 from sod.environments.choosing import DEFAULT
 from sod.errors import DataError, OptionError
 from sod.model.loading import positions_of
@@ -19,7 +19,7 @@ from sod.model.lora import plain_parameters
 from sod.rewards.kinds import KINDS
 from sod.teachers import Scores, TeacherSetup
 from sod.teachers.local import LocalTeacher
-from sod.types import Group, Piece, Problem, Trajectory
+from sod.types import Group, Piece, Problem, Schema, Trajectory
 
 Context = Literal["gt", "hint"]
 """Privileged information in the teacher's prompt. gt: the answer, and the worked solution if there is one. hint: a hint."""

@@ -54,7 +54,7 @@ class Toolbox:
         """Same as `run` for any calls. A call that no tool can run is answered with the reason."""
 
         async def one(call: ToolCall | MalformedCall) -> Observation:
-            if refused := refusal(call, self.schemas):
+            if refused := refuse_call(call, self.schemas):
                 return refused
             assert isinstance(call, ToolCall)
             return (await self.run([call]))[0]
@@ -62,7 +62,7 @@ class Toolbox:
         return await run_concurrently(map(one, calls))
 
 
-def refusal(call: ToolCall | MalformedCall, tools: Sequence[Mapping[str, Any]]) -> Observation | None:
+def refuse_call(call: ToolCall | MalformedCall, tools: Sequence[Mapping[str, Any]]) -> Observation | None:
     """Return what the student reads about a call that none of these tools can run. None for a valid call."""
     if isinstance(call, MalformedCall):
         return Observation(text=call.complaint, outcome="malformed")

@@ -11,7 +11,7 @@ from sod.console.progress import clock, fitted
 from sod.console.text import cell, plain
 from sod.interrupts import CONTINUED, RESUMED
 from sod.report import summary
-from sod.report.trajectories import Step
+from sod.report.trajectories import StepValues
 from sod.watch.following import Attempt
 from sod.watch.plots import plot
 from sod.watch.status import EXPECTED, RunStatus
@@ -272,7 +272,7 @@ def attempt_lines(attempt: Attempt, width: int) -> Lines:
     return lines
 
 
-def _measured(step: Step | None) -> str:
+def _measured(step: StepValues | None) -> str:
     """Return d and w of a step; also the weight that the algorithm used, if it is another one."""
     if step is None:
         return ""
