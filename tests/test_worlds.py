@@ -12,18 +12,18 @@ import pytest
 from sod.datasets.rows import load_demonstrations, load_problems
 from sod.environments import Opening, Step, Turn
 from sod.environments.choosing import environment_maker
-from sod.lab.worlds import LEVELS, WORLDS, Database, Household, Maze, Move, Shop, World
+from sod.lab.worlds import LEVELS, WORLDS, Database, Household, Maze, Move, Shop, SmallWorld
 from sod.lab.worlds.base import SPARE, turn_of, turns_of_expert
-from sod.lab.worlds.demonstrations import STUDENT_STYLE, TEACHER_STYLE, demonstrate, demonstration_at
-from sod.lab.worlds.files import write_demonstrations, write_problems
+from sod.lab.worlds.demonstrations import WORLD_STUDENT_STYLE, WORLD_TEACHER_STYLE, demonstration_at, episode_of
+from sod.lab.worlds.files import write_world_demonstrations, write_world_problems
 from sod.types import Message, Problem, ToolCall
 
 KINDS = pytest.mark.parametrize("kind", WORLDS.values(), ids=list(WORLDS))
-CLEAN = replace(TEACHER_STYLE, slips=0.0)
-SLIPPERY = replace(TEACHER_STYLE, slips=1.0)
+CLEAN = replace(WORLD_TEACHER_STYLE, slips=0.0)
+SLIPPERY = replace(WORLD_TEACHER_STYLE, slips=1.0)
 
 
-def do(world: World, *actions: str) -> list[Step]:
+def do(world: SmallWorld, *actions: str) -> list[Step]:
     return [world.play(turn_of(Move("so", action), type(world))) for action in actions]
 
 
@@ -31,7 +31,7 @@ def told(steps: list[Step]) -> list[tuple[str, str]]:
     return [(observation.text, observation.outcome) for step in steps for observation in step.observations]
 
 
-def finish(world: World) -> bool:
+def finish(world: SmallWorld) -> bool:
     """Let the expert play to the end."""
     is_over = False
     while not is_over:
@@ -39,7 +39,7 @@ def finish(world: World) -> bool:
     return world.decide().is_right
 
 
-def by_chance(kind: type[World], level: int, number: int) -> bool:
+def by_chance(kind: type[SmallWorld], level: int, number: int) -> bool:
     """Play random actions; the answer is the expert's as soon as it could give it."""
     world, rng, is_over = kind.opened(level, number), random.Random(number), False
     while not is_over:
@@ -51,15 +51,11 @@ def by_chance(kind: type[World], level: int, number: int) -> bool:
     return is_right
 
 
-def openings(kind: type[World], level: int, count: int = 100) -> list[World]:
-    return [kind.opened(level, number) for number in range(count)]
-
-
 # All worlds
 
 
 @KINDS
-def test_the_expert_always_solves_in_4_to_12_turns(kind: type[World]) -> None:
+def test_the_expert_always_solves_in_4_to_12_turns(kind: type[SmallWorld]) -> None:
     for number in range(250):
         level = LEVELS[number % 3]
         world = kind.opened(level, number)
@@ -70,7 +66,7 @@ def test_the_expert_always_solves_in_4_to_12_turns(kind: type[World]) -> None:
 
 
 @KINDS
-def test_chance_rarely_solves_and_never_as_often_at_the_highest_level(kind: type[World]) -> None:
+def test_chance_rarely_solves_and_never_as_often_at_the_highest_level(kind: type[SmallWorld]) -> None:
     solved = [sum(by_chance(kind, level, number) for number in range(80)) / 80 for level in (1, 3)]
     assert solved[0] < 0.35
     assert solved[1] < 0.1
@@ -78,12 +74,12 @@ def test_chance_rarely_solves_and_never_as_often_at_the_highest_level(kind: type
 
 
 @KINDS
-def test_a_higher_level_takes_more_turns(kind: type[World]) -> None:
+def test_a_higher_level_takes_more_turns(kind: type[SmallWorld]) -> None:
     means = [sum(turns_of_expert(kind, level, number) for number in range(100)) / 100 for level in LEVELS]
     assert all(lower < higher for lower, higher in pairwise(means)), means
 
 
-async def episode(kind: type[World], problem: Problem) -> list[object]:
+async def episode(kind: type[SmallWorld], problem: Problem) -> list[object]:
     """Play random actions through the interface of an environment."""
     world, rng = kind(), random.Random(problem.id)
     heard: list[object] = [await world.open(problem, 7)]
@@ -98,7 +94,7 @@ async def episode(kind: type[World], problem: Problem) -> list[object]:
 
 
 @KINDS
-def test_the_same_problem_and_turns_have_the_same_answers(kind: type[World]) -> None:
+def test_the_same_problem_and_turns_have_the_same_answers(kind: type[SmallWorld]) -> None:
     for number in range(10):
         problem = kind.problem(3, number)
         first, second = (asyncio.run(episode(kind, problem)) for _ in range(2))
@@ -107,7 +103,7 @@ def test_the_same_problem_and_turns_have_the_same_answers(kind: type[World]) -> 
 
 
 @KINDS
-def test_a_world_without_a_number_is_drawn_from_the_seed(kind: type[World]) -> None:
+def test_a_world_without_a_number_is_drawn_from_the_seed(kind: type[SmallWorld]) -> None:
     def opened(seed: int) -> Opening:
         problem = Problem(id="p", messages=(), answer="", setting={"level": 2})
         return asyncio.run(kind().open(problem, seed))
@@ -117,13 +113,13 @@ def test_a_world_without_a_number_is_drawn_from_the_seed(kind: type[World]) -> N
 
 
 @KINDS
-def test_a_level_that_does_not_exist_is_refused(kind: type[World]) -> None:
+def test_a_level_that_does_not_exist_is_refused(kind: type[SmallWorld]) -> None:
     with pytest.raises(ValueError, match="Use a level from 1 to 3"):
         kind().begin({"level": 4})
 
 
 @KINDS
-def test_the_budget_ends_an_attempt_and_invalid_actions_are_errors(kind: type[World]) -> None:
+def test_the_budget_ends_an_attempt_and_invalid_actions_are_errors(kind: type[SmallWorld]) -> None:
     world = kind.opened(1, 0)
     steps = []
     while not (steps and steps[-1].is_over):
@@ -135,7 +131,7 @@ def test_the_budget_ends_an_attempt_and_invalid_actions_are_errors(kind: type[Wo
 
 
 @KINDS
-def test_a_shipped_world_is_found_by_its_name(kind: type[World]) -> None:
+def test_a_shipped_world_is_found_by_its_name(kind: type[SmallWorld]) -> None:
     assert environment_maker(kind.NAME) is kind
 
 
@@ -153,7 +149,7 @@ def test_two_calls_in_a_turn_get_two_answers() -> None:
     assert world.left == before - 2
 
 
-def after_mistakes(kind: type[World], number: int, mistakes: int) -> bool:
+def after_mistakes(kind: type[SmallWorld], number: int, mistakes: int) -> bool:
     """Return whether the expert still solves after so many wrong actions, at random turns."""
     world, rng = kind.opened(3, number), random.Random(number)
     wrong_at = set(rng.sample(range(1, turns_of_expert(kind, 3, number)), mistakes))
@@ -171,7 +167,7 @@ def after_mistakes(kind: type[World], number: int, mistakes: int) -> bool:
 
 
 @KINDS
-def test_the_consequences_of_wrong_actions_stay_so_errors_cascade(kind: type[World]) -> None:
+def test_the_consequences_of_wrong_actions_stay_so_errors_cascade(kind: type[SmallWorld]) -> None:
     shares = [sum(after_mistakes(kind, number, mistakes) for number in range(60)) / 60 for mistakes in (0, 1, 4)]
     assert shares[0] == 1
     assert shares[1] > 0.7
@@ -309,7 +305,7 @@ def test_a_wrong_update_changes_the_table_and_can_be_undone() -> None:
 
 def test_a_change_of_all_rows_is_too_much_to_undo() -> None:
     solved = 0
-    for world in openings(Database, 2, 30):
+    for world in [Database.opened(2, number) for number in range(30)]:
         do(world, f"UPDATE {world.table} SET {world.columns[world.table][1]}=0, {world.columns[world.table][2]}=0")
         solved += finish(world)
     assert solved < 10
@@ -355,7 +351,7 @@ def test_a_long_result_is_cut() -> None:
 
 
 @KINDS
-def test_the_teachers_demonstrations_solve_and_take_no_loss_on_slips(kind: type[World]) -> None:
+def test_the_teachers_demonstrations_solve_and_take_no_loss_on_slips(kind: type[SmallWorld]) -> None:
     rng = random.Random(0)
     silent = 0
     for _ in range(30):
@@ -367,17 +363,17 @@ def test_the_teachers_demonstrations_solve_and_take_no_loss_on_slips(kind: type[
 
 
 @KINDS
-def test_the_students_demonstrations_have_loss_everywhere(kind: type[World]) -> None:
+def test_the_students_demonstrations_have_loss_everywhere(kind: type[SmallWorld]) -> None:
     rng = random.Random(0)
-    style = replace(STUDENT_STYLE, slips=1.0)
-    made = [demonstrate(kind, 2, number, style, rng) for number in range(20)]
+    style = replace(WORLD_STUDENT_STYLE, slips=1.0)
+    made = [episode_of(kind, 2, number, style, rng) for number in range(20)]
     assert sum(each.slips for each in made) > 10
     assert not [message for each in made for message in each.messages if "weight" in message]
 
 
 @KINDS
-def test_a_demonstration_holds_what_the_world_really_answers(kind: type[World]) -> None:
-    messages = demonstrate(kind, 3, 11, SLIPPERY, random.Random(1)).messages
+def test_a_demonstration_holds_what_the_world_really_answers(kind: type[SmallWorld]) -> None:
+    messages = episode_of(kind, 3, 11, SLIPPERY, random.Random(1)).messages
     world = kind.opened(3, 11)
     answers: list[Message] = [message for message in messages[1:] if message["role"] != "assistant"]
     heard: list[str] = []
@@ -402,16 +398,40 @@ def test_the_curriculum_rises_and_slips_come_later() -> None:
 
 
 @KINDS
-def test_files_of_problems_have_nothing_in_common_and_load(kind: type[World], tmp_path: Path) -> None:
+def test_files_of_problems_have_nothing_in_common_and_load(kind: type[SmallWorld], tmp_path: Path) -> None:
     loaded: list[list[Problem]] = []
     for part in ((1, 0), (1, 1), (1, 2), (2, 0)):
         path = tmp_path / f"{part}.jsonl"
-        write_problems(path, kind, 12, part)
+        write_world_problems(path, kind, 12, part)
         loaded.append(list(load_problems(path)))
     problems = [problem for each in loaded for problem in each]
     assert len({json.dumps(dict(problem.setting)) for problem in problems}) == 48
     for problem in problems:
         assert problem.environment == kind.NAME
         assert kind().begin(problem.setting).conversation == problem.messages
-    write_demonstrations(tmp_path / "d.jsonl", kind, TEACHER_STYLE, 8, "x")
+    write_world_demonstrations(tmp_path / "d.jsonl", kind, WORLD_TEACHER_STYLE, 8, "x")
     assert len(load_demonstrations(tmp_path / "d.jsonl")) == 8
+
+
+@pytest.mark.slow
+def test_a_world_is_made_of_ordinary_files_and_played_by_the_ordinary_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sod.config import EvalOptions, LabOptions
+    from sod.evaluation.evaluate import evaluate
+    from sod.lab import settings
+    from sod.lab.make import is_made, make
+    from sod.runs.directory import Run
+
+    monkeypatch.setitem(settings.WORLD_STEPS, "shop", {"teacher": 2, "cold-start": 2})
+    options = LabOptions(out=tmp_path / "lab", world="shop", demonstrations=16, train_problems=6, eval_problems=6)
+    lab = make(options)
+    assert is_made(lab)
+    models = {name: Run(lab / name).finished() for name in ("teacher", "cold-start")}
+    assert all(models.values())
+    before = {path: path.stat().st_mtime_ns for path in lab.rglob("*.safetensors")}
+    make(options)
+    assert {path: path.stat().st_mtime_ns for path in lab.rglob("*.safetensors")} == before, "trained only once"
+    files = {"model": models["cold-start"], "data": lab / "eval.jsonl", "out": tmp_path / "eval"}
+    results = evaluate(EvalOptions.model_validate(settings.WORLD_EVAL | files))
+    assert 0 <= results.mean["avg"] < 0.5

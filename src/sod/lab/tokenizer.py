@@ -10,8 +10,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 VOCABULARY = 512
-SUMS = r"[A-Z0-9=+*%;?-]|[^A-Z0-9=+*%;?\n-]*\n"
-WORDS = r'\{"name": "[a-z]+", "arguments": \{"[a-z]+": "|"\}\}\n|(?:user|assistant)\n| ?[A-Za-z_]+|[0-9]|\n'
+PIECES_OF_SUMS = r"[A-Z0-9=+*%;?-]|[^A-Z0-9=+*%;?\n-]*\n"
+PIECES_OF_WORLDS = r'\{"name": "[a-z]+", "arguments": \{"[a-z]+": "|"\}\}\n|(?:user|assistant)\n| ?[A-Za-z_]+|[0-9]|\n'
 """What is split off as one piece before merging, in sums and in worlds."""
 WORLDS_VOCABULARY = 1536
 """Upper limit; fewer tokens merge all words."""
@@ -40,7 +40,9 @@ CHAT_TEMPLATE = """\
 """
 
 
-def make_tokenizer(texts: Iterable[str], pattern: str = SUMS, vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
+def make_tokenizer(
+    texts: Iterable[str], pattern: str = PIECES_OF_SUMS, vocabulary: int = VOCABULARY
+) -> PreTrainedTokenizerFast:
     """Train a tokenizer on `texts` and add the chat template. Deterministic."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

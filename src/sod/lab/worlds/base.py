@@ -1,6 +1,6 @@
 """The common part of the lab's worlds: opening, budget of turns, verdict, problems, and the expert's interface.
 
-A world is drawn from its level and number alone. `World.problem` returns the problem of a level and a number.
+A world is drawn from its level and number alone. `SmallWorld.problem` returns the problem of a level and a number.
 """
 
 import random
@@ -42,7 +42,7 @@ def invalid(text: str, reward: float = 0.0) -> Effect:
     return Effect(text, is_valid=False, reward=reward)
 
 
-class World(Environment):
+class SmallWorld(Environment):
     """One attempt in a world. A subclass draws itself, answers actions, judges its state, and contains its expert."""
 
     NAME: ClassVar[str]
@@ -188,7 +188,7 @@ class World(Environment):
 
 
 @lru_cache(maxsize=4096)
-def turns_of_expert(kind: type[World], level: int, number: int) -> int:
+def turns_of_expert(kind: type[SmallWorld], level: int, number: int) -> int:
     """Return the number of turns in which the expert solves the task."""
     world = kind()
     world.level, world.left, world.answer = level, 100, None
@@ -202,7 +202,7 @@ def turns_of_expert(kind: type[World], level: int, number: int) -> int:
     return turns
 
 
-def turn_of(move: Move, kind: type[World]) -> Turn:
+def turn_of(move: Move, kind: type[SmallWorld]) -> Turn:
     """Return a move as a turn, as the rollout passes it to the environment."""
     if kind.TOOL is None:
         return Turn(f"{move.thought}\n{move.action}")

@@ -9,8 +9,8 @@ Levels: 1 names the table, 2 does not name it, 3 copies a value from another tab
 import random
 import sqlite3
 
-from sod.lab.worlds.base import Effect, Move, World, invalid
-from sod.lab.worlds.maze import NAMES
+from sod.lab.worlds.base import Effect, Move, SmallWorld, invalid
+from sod.lab.worlds.maze import PEOPLE
 
 TABLES = ("staff", "team", "club", "crew", "guests", "pupils")
 COLUMNS = ("age", "pay", "rank", "room", "score", "cost")
@@ -25,7 +25,7 @@ Content = dict[str, list[tuple[str | int, ...]]]
 """Rows of each table, sorted."""
 
 
-class Database(World):
+class Database(SmallWorld):
     NAME = "database"
     TOOL = ("sql", "query")
     TOOL_HELP = "Run one SQL statement in SQLite."
@@ -53,7 +53,7 @@ class Database(World):
 
     def draw(self, rng: random.Random) -> None:
         count = 1 if self.level == 1 else 2
-        tables, people = rng.sample(TABLES, count), rng.sample(NAMES, ROWS * count)
+        tables, people = rng.sample(TABLES, count), rng.sample(PEOPLE, ROWS * count)
         columns = rng.sample(COLUMNS, 2 * count)
         self.columns, self.before = {}, {}
         for at, table in enumerate(tables):

@@ -9,25 +9,23 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sod.lab.demonstrations import STUDENT_STYLE as SUMS_STUDENT_STYLE
-from sod.lab.demonstrations import TEACHER_STYLE as SUMS_TEACHER_STYLE
-from sod.lab.demonstrations import Style
-from sod.lab.worlds.base import LEVELS, Move, World, turn_of, turns_of_expert
+from sod.lab.demonstrations import STUDENT_STYLE, TEACHER_STYLE, Style
+from sod.lab.worlds.base import LEVELS, Move, SmallWorld, turn_of, turns_of_expert
 from sod.types import Message
 
 SLOTS = (("ok", "so", "now", "well"), (" ", " then ", " next ", " here "))
-STUDENT_STYLE = replace(SUMS_STUDENT_STYLE, slips=0.5)
-TEACHER_STYLE = replace(SUMS_TEACHER_STYLE, slips=0.5)
+WORLD_STUDENT_STYLE = replace(STUDENT_STYLE, slips=0.5)
+WORLD_TEACHER_STYLE = replace(TEACHER_STYLE, slips=0.5)
 
 
 @dataclass(frozen=True, slots=True)
-class Demonstration:
+class Episode:
     messages: list[Message]
     is_solved: bool
     slips: int
 
 
-def demonstrate(kind: type[World], level: int, number: int, style: Style, rng: random.Random) -> Demonstration:
+def episode_of(kind: type[SmallWorld], level: int, number: int, style: Style, rng: random.Random) -> Episode:
     """Let the expert play, with a slip in some of the demonstrations."""
     world = kind()
     opening = world.begin({"level": level, "number": number})
@@ -49,10 +47,10 @@ def demonstrate(kind: type[World], level: int, number: int, style: Style, rng: r
             messages += [_answer(kind, observation.text) for observation in step.observations]
     is_solved = world.decide().is_right
     world.end()
-    return Demonstration(messages, is_solved, slips)
+    return Episode(messages, is_solved, slips)
 
 
-def _message(kind: type[World], move: Move, thought: str) -> Message:
+def _message(kind: type[SmallWorld], move: Move, thought: str) -> Message:
     if kind.TOOL is None or move.is_answer:
         return {"role": "assistant", "content": f"{thought}\n{move.action}"}
     name, argument = kind.TOOL
@@ -60,7 +58,7 @@ def _message(kind: type[World], move: Move, thought: str) -> Message:
     return {"role": "assistant", "content": thought, "tool_calls": [{"type": "function", "function": function}]}
 
 
-def _answer(kind: type[World], text: str) -> Message:
+def _answer(kind: type[SmallWorld], text: str) -> Message:
     return (
         {"role": "user", "content": text}
         if kind.TOOL is None
@@ -68,7 +66,7 @@ def _answer(kind: type[World], text: str) -> Message:
     )
 
 
-def demonstration_at(kind: type[World], done: float, style: Style, rng: random.Random) -> list[Message]:
+def demonstration_at(kind: type[SmallWorld], done: float, style: Style, rng: random.Random) -> list[Message]:
     """Return a demonstration for the point `done` (0 to 1) of the curriculum, on a problem that no file of problems has.
 
     The first quarter has level 1, the second levels 1 and 2, the rest all levels. Slips start at `style.slips_from`.
@@ -77,6 +75,6 @@ def demonstration_at(kind: type[World], done: float, style: Style, rng: random.R
         style = replace(style, slips=0.0)
     while True:
         level = rng.choice(LEVELS[: 1 if done < 0.25 else 2 if done < 0.5 else 3])
-        made = demonstrate(kind, level, -1 - rng.randrange(1 << 40), style, rng)
+        made = episode_of(kind, level, -1 - rng.randrange(1 << 40), style, rng)
         if made.is_solved or style.careless:
             return made.messages

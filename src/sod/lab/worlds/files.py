@@ -5,21 +5,21 @@ from pathlib import Path
 
 from sod.datasets.rows import write_jsonl
 from sod.lab.demonstrations import Style
-from sod.lab.worlds.base import LEVELS, World
+from sod.lab.worlds.base import LEVELS, SmallWorld
 from sod.lab.worlds.demonstrations import demonstration_at
 
 MOST, PARTS = 1 << 32, 3
 """Most problems of a file, and number of files."""
 
 
-def write_demonstrations(path: Path, kind: type[World], style: Style, count: int, seed: str) -> None:
+def write_world_demonstrations(path: Path, kind: type[SmallWorld], style: Style, count: int, seed: str) -> None:
     rng = random.Random(f"{kind.NAME}/{seed}")
     tools = kind.schemas()
     rows = ({"messages": demonstration_at(kind, i / count, style, rng)} for i in range(count))
     write_jsonl(path, [row | {"tools": tools} if tools else row for row in rows])
 
 
-def write_problems(path: Path, kind: type[World], count: int, part: tuple[int, int]) -> None:
+def write_world_problems(path: Path, kind: type[SmallWorld], count: int, part: tuple[int, int]) -> None:
     """Write problems of all levels in turn. `part`: seed, and number of the file; no two files have a problem in common."""
     seed, file = part
     rows = []

@@ -9,7 +9,7 @@ Levels: 1 has three rooms and open furniture, 2 has closed furniture, 3 has four
 import random
 from dataclasses import dataclass
 
-from sod.lab.worlds.base import Effect, Move, World, invalid
+from sod.lab.worlds.base import Effect, Move, SmallWorld, invalid
 
 ROOMS = ("kitchen", "bath", "bedroom", "study", "hall", "garage", "attic", "cellar")
 FURNITURE = ("chest", "desk", "shelf", "cabinet", "crate", "locker")
@@ -45,7 +45,7 @@ class Room:
         return f"{self.name}.{furniture} here {names or 'nothing'}."
 
 
-class Household(World):
+class Household(SmallWorld):
     NAME = "household"
 
     rooms: list[Room]

@@ -14,10 +14,10 @@ from sod.errors import TrainingError
 from sod.lab import settings
 from sod.lab.demonstrations import Style
 from sod.lab.models import STUDENT_SIZE, TEACHER_SIZE, Size, save_new_model
-from sod.lab.tokenizer import WORDS, WORLDS_VOCABULARY, make_tokenizer
-from sod.lab.worlds import WORLDS, World
-from sod.lab.worlds.demonstrations import STUDENT_STYLE, TEACHER_STYLE, demonstration_at
-from sod.lab.worlds.files import write_demonstrations, write_problems
+from sod.lab.tokenizer import PIECES_OF_WORLDS, WORLDS_VOCABULARY, make_tokenizer
+from sod.lab.worlds import WORLDS, SmallWorld
+from sod.lab.worlds.demonstrations import WORLD_STUDENT_STYLE, WORLD_TEACHER_STYLE, demonstration_at
+from sod.lab.worlds.files import write_world_demonstrations, write_world_problems
 from sod.runs.directory import Run
 from sod.runs.files import in_words
 from sod.sft import sft
@@ -38,8 +38,8 @@ class Training:
     style: Style
 
 
-TEACHER = Training("teacher", "teacher-start", "teacher-demonstrations.jsonl", TEACHER_SIZE, TEACHER_STYLE)
-COLD_START = Training("cold-start", "student", "demonstrations.jsonl", STUDENT_SIZE, STUDENT_STYLE)
+TEACHER = Training("teacher", "teacher-start", "teacher-demonstrations.jsonl", TEACHER_SIZE, WORLD_TEACHER_STYLE)
+COLD_START = Training("cold-start", "student", "demonstrations.jsonl", STUDENT_SIZE, WORLD_STUDENT_STYLE)
 
 
 def make_world(options: LabOptions) -> None:
@@ -48,17 +48,17 @@ def make_world(options: LabOptions) -> None:
     steps = settings.WORLD_STEPS[kind.NAME]
     cold_steps = -(-options.demonstrations // batch) if options.demonstrations else steps[COLD_START.name]
     (folder / "train.jsonl").unlink(missing_ok=True)
-    write_problems(folder / "eval.jsonl", kind, options.eval_problems, (options.seed, 0))
-    write_problems(folder / "tune.jsonl", kind, TUNE_PROBLEMS, (options.seed, 1))
-    train(folder, kind, TEACHER, steps[TEACHER.name], options.seed)
-    train(folder, kind, COLD_START, cold_steps, options.seed)
-    write_problems(folder / "train.jsonl", kind, options.train_problems, (options.seed, 2))
+    write_world_problems(folder / "eval.jsonl", kind, options.eval_problems, (options.seed, 0))
+    write_world_problems(folder / "tune.jsonl", kind, TUNE_PROBLEMS, (options.seed, 1))
+    train_from_scratch(folder, kind, TEACHER, steps[TEACHER.name], options.seed)
+    train_from_scratch(folder, kind, COLD_START, cold_steps, options.seed)
+    write_world_problems(folder / "train.jsonl", kind, options.train_problems, (options.seed, 2))
     echo(
         f"The world is in {folder}: teacher/, cold-start/ and problems. docs/worlds.md has the commands that use them."
     )
 
 
-def train(folder: Path, kind: type[World], training: Training, steps: int, seed: int) -> Path:
+def train_from_scratch(folder: Path, kind: type[SmallWorld], training: Training, steps: int, seed: int) -> Path:
     """Train a model on demonstrations in curriculum order. -> its checkpoint"""
     run = Run(folder / training.name)
     if checkpoint := run.finished():
@@ -67,7 +67,9 @@ def train(folder: Path, kind: type[World], training: Training, steps: int, seed:
     if not run.begun:
         with in_words(folder):
             save_new_model(training.size, world_tokenizer(), seed, start)
-        write_demonstrations(data, kind, training.style, steps * settings.WORLD_SFT["batch"], f"{training.name}/{seed}")
+        write_world_demonstrations(
+            data, kind, training.style, steps * settings.WORLD_SFT["batch"], f"{training.name}/{seed}"
+        )
     files = {"model": start, "data": data, "out": run.folder, "resume": run.begun}
     sft(SftOptions.model_validate(settings.WORLD_SFT | files | {"epochs": 1, "shuffle": False}))
     if checkpoint := run.finished():
@@ -77,13 +79,13 @@ def train(folder: Path, kind: type[World], training: Training, steps: int, seed:
 
 def world_tokenizer() -> PreTrainedTokenizerFast:
     """Build the tokenizer that all worlds share."""
-    return make_tokenizer(_corpus(random.Random(0)), WORDS, WORLDS_VOCABULARY)
+    return make_tokenizer(_corpus(random.Random(0)), PIECES_OF_WORLDS, WORLDS_VOCABULARY)
 
 
 def _corpus(rng: random.Random) -> Iterator[str]:
     kinds = list(WORLDS.values())
     for i in range(CORPUS):
-        for message in demonstration_at(kinds[i % len(kinds)], 1.0, STUDENT_STYLE, rng):
+        for message in demonstration_at(kinds[i % len(kinds)], 1.0, WORLD_STUDENT_STYLE, rng):
             yield f"{message['role']}\n"
             yield message["content"] + "\n"
             for call in message.get("tool_calls", ()):

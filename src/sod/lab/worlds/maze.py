@@ -8,19 +8,19 @@ Levels: 1 has three hops, 2 has four, 3 has six.
 
 import random
 
-from sod.lab.worlds.base import Effect, Move, World, invalid
+from sod.lab.worlds.base import Effect, Move, SmallWorld, invalid
 
-NAMES = (
+PEOPLE = (
     *("ann", "ben", "cora", "dan", "eve", "finn", "gina", "hugo", "iris", "jack", "kate", "leo", "mia", "nick"),
     *("olga", "paul", "rosa", "sam", "tina", "udo", "vera", "will", "yara", "zeno"),
 )
-RELATIONS = ("friend", "boss", "doctor", "mother", "teacher", "neighbour", "cousin", "partner")
+TIES: tuple[str, ...] = ("friend", "boss", "doctor", "mother", "teacher", "neighbour", "cousin", "partner")
 HOPS = {1: 3, 2: 4, 3: 6}
 LINKS = 3
 """Relations on a page."""
 
 
-class Maze(World):
+class Maze(SmallWorld):
     NAME = "maze"
     TOOL = ("search", "query")
     TOOL_HELP = "Go to the page of a person that the present page names: about NAME. Return to the page before: back."
@@ -36,14 +36,14 @@ class Maze(World):
 
     def draw(self, rng: random.Random) -> None:
         hops = HOPS[self.level]
-        self.relations = rng.sample(RELATIONS, hops)
-        self.path = rng.sample(NAMES, hops + 1)
+        self.relations = rng.sample(TIES, hops)
+        self.path = rng.sample(PEOPLE, hops + 1)
         self.origin = self.path[0]
-        rest = [name for name in NAMES if name not in self.path]
+        rest = [name for name in PEOPLE if name not in self.path]
         self.pages, self.trail = {}, []
-        for name in NAMES:
+        for name in PEOPLE:
             others = [other for other in rest if other != name]
-            links = dict(zip(rng.sample(RELATIONS, LINKS), rng.choices(others, k=LINKS), strict=True))
+            links = dict(zip(rng.sample(TIES, LINKS), rng.choices(others, k=LINKS), strict=True))
             if name in self.path[:-1]:
                 at = self.path.index(name)
                 links = dict(list(links.items())[1:]) if self.relations[at] not in links else links

@@ -9,9 +9,9 @@ Levels: 1 has one article of the colour, 2 has two of which only one has the siz
 import random
 from dataclasses import dataclass, field
 
-from sod.lab.worlds.base import Effect, Move, World, invalid
+from sod.lab.worlds.base import Effect, Move, SmallWorld, invalid
 
-KINDS = ("shirt", "shoe", "hat", "bag", "belt", "scarf")
+ARTICLES = ("shirt", "shoe", "hat", "bag", "belt", "scarf")
 COLOURS = ("red", "blue", "green", "black", "white", "grey")
 SIZES = ("small", "medium", "large")
 SPARE_MONEY = 3
@@ -40,7 +40,7 @@ class Wish:
         return f"{self.colour} {self.kind} {self.size}"
 
 
-class Shop(World):
+class Shop(SmallWorld):
     NAME = "shop"
     TOOL = ("shop", "do")
     TOOL_HELP = "Search the shop, open an article, choose a size, or buy."
@@ -58,7 +58,7 @@ class Shop(World):
     """Mistaken purchases."""
 
     def draw(self, rng: random.Random) -> None:
-        kinds = rng.sample(KINDS, 2 if self.level == 3 else 1)
+        kinds = rng.sample(ARTICLES, 2 if self.level == 3 else 1)
         self.shelves, self.wishes = {}, []
         for kind in kinds:
             colour, size = rng.choice(COLOURS), rng.choice(SIZES)
