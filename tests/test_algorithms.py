@@ -296,8 +296,8 @@ def test_a_rule_of_ones_own_is_found_by_file_and_function() -> None:
 @pytest.mark.parametrize(
     ("content", "name", "words"),
     [
-        ("x = 1", "f", "defines no function 'f'"),
-        ("f = 1", "f", "defines no function 'f'"),
+        ("x = 1", "f", "defines no function or class 'f'"),
+        ("f = 1", "f", "defines no function or class 'f'"),
         ("import nothing_like_this", "f", "cannot be imported: ModuleNotFoundError"),
         ("def f(:", "f", "cannot be imported: SyntaxError"),
     ],

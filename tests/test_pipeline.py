@@ -1,6 +1,7 @@
 """`sod run`: stages from a recipe, in order, each run once."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from sod.arguments.parsing import parse_options
 from sod.cli import run as sod
 from sod.config import RunOptions
 from sod.errors import OptionError
+from sod.pipeline.forecasting import Forecast
 from sod.pipeline.running import seconds_of
 from sod.pipeline.stages import ExperimentStage, read_stages
 from sod.runs.directory import Run
@@ -193,3 +195,38 @@ def test_a_stage_that_fails_ends_the_run_and_is_named(
     assert "Stage sft failed with status 2" in err
     assert "stage 2" not in out
     assert not (tmp_path / "out" / "done.json").exists()
+
+
+# What fits into a budget
+
+
+def begun_stage(recipe: Callable[[str], Path], seconds: list[float]) -> ExperimentStage:
+    """Return the training stage of a recipe after an update of so many seconds each, of 10 updates."""
+    stage = stages_of(recipe(TINY.replace("updates = 1", "updates = 10")))["train"]
+    stage.out.mkdir(parents=True)
+    (stage.out / "options.json").write_text(json.dumps({"updates": 10}))
+    (stage.out / "environment.json").write_text(json.dumps({"updates": 10}))
+    rows = [{"update": at, "seconds/update": each} for at, each in enumerate(seconds, 1)]
+    (stage.out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return stage
+
+
+def test_the_pace_of_a_stage_shows_what_fits_into_a_budget(recipe: Callable[[str], Path]) -> None:
+    stage = begun_stage(recipe, [90.0, 20.0, 20.0, 20.0])
+    forecast = Forecast.of(stage)
+    assert forecast is not None
+    assert (forecast.left, forecast.pace, forecast.seconds) == (6, 20.0, 120.0)
+    assert forecast.against(time.monotonic() + 1000) == ""
+    assert "about 3 fit" in forecast.against(time.monotonic() + 70)
+
+
+def test_a_stage_of_two_updates_has_no_pace_yet(recipe: Callable[[str], Path]) -> None:
+    assert Forecast.of(begun_stage(recipe, [90.0, 20.0])) is None
+
+
+def test_a_dry_run_forecasts_a_stage_that_has_begun(
+    recipe: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun_stage(recipe, [20.0] * 4)
+    assert sod(["run", str(tmp_path / "recipe.toml"), "--dry-run", "--budget", "1m"]) == 0
+    assert "6 updates are left and take about" in " ".join(capsys.readouterr().out.split())

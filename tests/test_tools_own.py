@@ -253,8 +253,8 @@ DOCUMENTED = 'def f({}):\n    """Does it.\n\n    Args:\n        x: It.\n    """\
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("x = 1", "defines no function 'f'"),
-        ("f = 1", "defines no function 'f'"),
+        ("x = 1", "defines no function or class 'f'"),
+        ("f = 1", "defines no function or class 'f'"),
         ("class f: pass", "f is a type; a tool must be a function"),
         ("import nothing_like_this", "cannot be imported: ModuleNotFoundError"),
         ("raise SystemExit(1)", "cannot be imported: SystemExit"),

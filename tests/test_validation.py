@@ -38,6 +38,7 @@ from sod.sft import sft
 from sod.training import train
 from sod.types import Problem, Trajectory
 from sod.validation import solving
+from sod.validation.cold_start import solve_options
 from sod.validation.course import Course
 from sod.validation.solving import SolveScale
 
@@ -514,6 +515,41 @@ def test_a_cold_start_is_the_same_without_validation(
     plain = sft(cold_start(untrained, demonstrations, tmp_path / "run", validate={"data": ()}))
     assert same(checkpoint(plain, 12), checkpoint(cold, 12))
     assert not (plain.folder / "validation.jsonl").exists()
+
+
+def test_a_cold_start_solves_the_problems_of_a_recipe_as_an_evaluation_does(
+    teacher: Path, demonstrations: tuple[Path, Path], problem_file: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "solve.toml"
+    recipe.write_text(
+        f'data = "{problem_file}"\nsamples = 2\nlimit = 4\n[rollout]\nmax_tokens = 256\nmax_prompt_tokens = 128\n'
+    )
+    fields: dict[str, Any] = {"validate": {"every": 100, "solve": recipe}, "learn": {"lr": 1e-12}, "steps": 1}
+    run = sft(cold_start(teacher, demonstrations, tmp_path / "run", **fields))
+    rows = read_validations(run.folder)
+    measured = evaluate(solve_options(cold_start(teacher, demonstrations, tmp_path / "eval", **fields)))
+    assert measured.mean["avg"] > 0.5
+    assert [each.metrics[f"validate/{problem_file.stem}/avg"] for each in rows] == [measured.mean["avg"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('samples = "many"\ndata = "x.jsonl"', "is no recipe of `sod eval`: samples"),
+        (
+            'data = "x.jsonl"\n[engine]\nname = "served"\nurl = "http://127.0.0.1:1"',
+            "a model in training is sampled with hf",
+        ),
+    ],
+)
+def test_a_recipe_that_cannot_be_solved_is_refused_before_training(
+    text: str, words: str, untrained: Path, demonstrations: tuple[Path, Path], tmp_path: Path
+) -> None:
+    recipe = tmp_path / "solve.toml"
+    recipe.write_text(text)
+    with pytest.raises(OptionError, match=words):
+        sft(cold_start(untrained, demonstrations, tmp_path / "run", validate={"solve": recipe}))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_cold_start_that_no_longer_improves_ends(

@@ -46,6 +46,7 @@ def check(refusals: Refusals) -> None:
 def of_fine_tuning(options: SftOptions, processes: int) -> Refusals:
     yield from of_learning(options.learn, processes)
     yield from of_held_out(options.validate)
+    yield from _of_solving(options, processes)
     yield from trackers.tracker_refusals(options.track)
 
 
@@ -88,6 +89,17 @@ def of_held_out(options: HeldOutOptions) -> Refusals:
             f"validate.stop_after = {options.stop_after} has no effect without validate.data. Give held-out data as "
             "--validate.data, or leave validate.stop_after out."
         )
+
+
+def _of_solving(options: SftOptions, processes: int) -> Refusals:
+    solve = options.validate.solve
+    if solve is not None and not options.validate.data:
+        yield (
+            f"validate.solve = {solve} has no effect without validate.data. Give held-out demonstrations as --validate.data, or "
+            "leave validate.solve out."
+        )
+    if solve is not None and processes > 1:
+        yield f"validate.solve = {solve} needs a single process, but {processes} are running. Leave it out, or start one process."
 
 
 def of_evaluation(options: EvalOptions) -> Refusals:

@@ -1,4 +1,4 @@
-"""Load a user's own function, given in an option as FILE.py:FUNCTION: a weighting rule or a tool."""
+"""Load a user's own function or class, given in an option as FILE.py:NAME: a weighting rule, a tool, an environment."""
 
 import importlib.util
 import sys
@@ -18,7 +18,7 @@ def load(name: str, *, option: str) -> Callable[..., Any]:
         raise OptionError(f"{option}: {name!r} must have the form FILE.py:FUNCTION.")
     found = vars(_module(Path(path).absolute(), option)).get(function)
     if not callable(found):
-        raise OptionError(f"{option}: {path} defines no function {function!r}.")
+        raise OptionError(f"{option}: {path} defines no function or class {function!r}.")
     return found
 
 

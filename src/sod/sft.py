@@ -25,6 +25,7 @@ from sod.runs.directory import Run
 from sod.runs.files import sha256_of_file
 from sod.tools.python import INTERPRETER
 from sod.trackers.sending import tracked
+from sod.validation.cold_start import SolveRates
 from sod.validation.imitating import LossValidator
 from sod.validation.sets import held_out_demonstrations, question_of, warn_of_overlap
 
@@ -78,6 +79,7 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     rows = render_all(chat, demonstrations, longest)
     held_out_rows = {name: render_all(chat, each, longest) for name, each in held_out.items()}
     files = ranks.first(lambda: {"data": sha256_of_file(options.data), "model": fingerprint_model(start_model)})
+    solver = SolveRates.open(options, start_model)
     learner = None if ranks.alone else load_sharded(model_to_load, options.network, ranks)
     total_steps = steps if options.schedule == "cosine" else None
     policy = Policy(model, chat.tokenizer, options.learn, total_steps=total_steps, learner=learner, ranks=ranks)
@@ -87,7 +89,7 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     if options.resume:
         ranks.first(lambda: run.rewind(start))
         ranks.first(lambda: run.write_options(options))
-    validator = LossValidator.open(options, run, held_out_rows, policy, ranks)
+    validator = LossValidator.open(options, run, held_out_rows, policy, ranks, solver)
     _steps(options, run, rows, policy, validator, ranks, range(start, steps), saved=start if folder else -1)
     echo(run.conclusion())
 

@@ -62,3 +62,6 @@ class SftValidateOptions(HeldOutOptions):
     stop_after: Rare[ResumeMayChange[Count]] = 0
     """Number of validations in a row without a gain outside the noise, after which the run ends. A gain is a lower loss; it is
     outside the noise if its 95 % interval, paired by conversation, is above 0. 0 never ends the run early."""
+    solve: Rare[ResumeMayChange[Path | None]] = None
+    """Recipe of `sod eval` with problems that the model solves at each validation: data, samples, limits, tools. The loss still
+    chooses the best checkpoint. Requires a single process. Default: none."""

@@ -12,6 +12,7 @@ from sod.plugins import load
 DEFAULT = "tools"
 """The environment of problems without another one: `sod.environments.tools`."""
 ENVIRONMENTS: dict[str, str] = {
+    "served": "sod.environments.served:ServedAgent",
     "household": "sod.lab.worlds.household:Household",
     "shop": "sod.lab.worlds.shop:Shop",
     "maze": "sod.lab.worlds.maze:Maze",
@@ -28,9 +29,9 @@ def environment_maker(name: str) -> Maker:
     `name`: a shipped environment, NAME or NAME:ARGUMENT, or a user's own, FILE.py:CLASS. Raises OptionError for any other name,
     and for a class without the methods of `sod.environments.Environment`.
     """
-    if ".py:" in name:
-        return _checked(load(name, option="environment"), name)
     shipped, _, argument = name.partition(":")
+    if shipped not in ENVIRONMENTS and ".py:" in name:
+        return _checked(load(name, option="environment"), name)
     if shipped not in ENVIRONMENTS:
         near = get_close_matches(shipped, [DEFAULT, *ENVIRONMENTS], n=1)
         hint = (

@@ -62,6 +62,9 @@ class GuardedEnvironment:
     async def open(self, problem: Problem, seed: int) -> Opening:
         """Begin the attempt, and return what the student reads first."""
         opening = await self._call(self._environment.open, problem, seed)
+        if self._seconds is None:
+            self._opening = opening
+            return opening
         if not isinstance(opening, Opening):
             raise self._wrong("open", f"returned {_kind(opening)}; it must return an Opening")
         try:

@@ -36,6 +36,10 @@ class Environments:
         """Return the name of a problem's environment."""
         return problem.environment or self._name
 
+    def is_default(self, problem: Problem) -> bool:
+        """Return whether a problem has the default environment, which shows its messages unchanged."""
+        return self.name_of(problem) == DEFAULT
+
     def load(self, problems: Sequence[Problem]) -> None:
         """Find the environments of all problems. Raises OptionError for one that does not exist."""
         for name in sorted({self.name_of(problem) for problem in problems} | {self._name}):
@@ -79,7 +83,7 @@ class Environments:
             message = f"The environment {name} cannot be created: {type(error).__name__}: {error}"
             raise InfrastructureError(message) from error
         # The tools of the run have limits of their own; their programs may wait for a free processor first.
-        seconds = None if name == DEFAULT else self._options.seconds
+        seconds = None if self.is_default(problem) else self._options.seconds
         guarded = GuardedEnvironment(made, name, self._options, seconds=seconds)
         try:
             yield guarded, await guarded.open(problem, seed)

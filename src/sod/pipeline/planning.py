@@ -4,16 +4,20 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from sod.config import EvalOptions, RunOptions, SftOptions, TrainOptions
+from sod.pipeline.forecasting import Forecast
 from sod.pipeline.stages import MODELS, ExperimentStage, is_below, origin_of, reads
 from sod.planning.dry_run import columns
 from sod.planning.dry_run import planned as planned_as
 from sod.runs.directory import Run
 
 
-def plan_stages(options: RunOptions, stages: Sequence[ExperimentStage], done: Collection[str]) -> str:
+def plan_stages(
+    options: RunOptions, stages: Sequence[ExperimentStage], done: Collection[str], end: float | None = None
+) -> str:
     """Return what the stages would do, as lines of text.
 
-    A model that an unfinished stage trains is planned with the model which that training starts from.
+    A model that an unfinished stage trains is planned with the model which that training starts from. `end`: end of the budget, a
+    time of time.monotonic().
     """
     by_name = {stage.name: stage for stage in stages}
     parts = [f"sod run, a dry run of {len(stages)} stages in {options.out}; {len(done)} are done"]
@@ -22,6 +26,8 @@ def plan_stages(options: RunOptions, stages: Sequence[ExperimentStage], done: Co
         parts.append(f"\nStage {number}, {stage.name}: {state}")
         if stage.name in done:
             continue
+        if forecast := Forecast.of(stage):
+            parts.append(f"At its pace so far, {(end and forecast.against(end)) or forecast.text() + '.'}")
         planned = stage.options(**_with_existing_models(stage, by_name))
         if isinstance(planned, SftOptions | TrainOptions):  # `processes` is for torchrun, which the stage starts
             planned = planned.model_copy(update={"processes": None, "resume": Run(stage.out).begun})

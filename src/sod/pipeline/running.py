@@ -19,6 +19,7 @@ from sod.errors import (
     TrainingError,
 )
 from sod.interrupts import Terminated
+from sod.pipeline.forecasting import Forecast
 from sod.pipeline.planning import plan_stages
 from sod.pipeline.stages import ExperimentStage, read_stages, reads, runs_of
 from sod.recipes import flat, to_toml
@@ -26,6 +27,8 @@ from sod.report import report
 from sod.runs.directory import Run
 from sod.runs.files import to_json, write_json, write_whole
 
+POLL_SECONDS = 10.0
+"""Time between two looks at the pace of a stage."""
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -34,7 +37,7 @@ def run_stages(options: RunOptions) -> None:
     stages = read_stages(options)
     end = None if options.budget is None else time.monotonic() + seconds_of(options.budget)
     if options.dry_run:
-        echo(plan_stages(options, stages, Done(options.out).names(stages)))
+        echo(plan_stages(options, stages, Done(options.out).names(stages), end))
         return
     with Run(options.out).held():
         _run(options, stages, end)
@@ -83,7 +86,7 @@ def _start(options: RunOptions, stage: ExperimentStage, end: float | None) -> No
         start += ["torch.distributed.run", "--nproc-per-node", str(stage.processes), "-m"]
     process = subprocess.Popen([*start, "sod", *words])
     try:
-        status = process.wait(None if end is None else max(0.0, end - time.monotonic()))
+        status = _wait(process, stage, end)
     except subprocess.TimeoutExpired:
         process.terminate()
         process.wait()
@@ -104,6 +107,22 @@ def _start(options: RunOptions, stage: ExperimentStage, end: float | None) -> No
             f"Stage {stage.name} failed with status {status}; the lines above give the reason. Run the same command again to "
             "continue from there."
         )
+
+
+def _wait(process: "subprocess.Popen[bytes]", stage: ExperimentStage, end: float | None) -> int:
+    """Return the exit status of a stage's command. Raise TimeoutExpired at the end of the budget.
+
+    Once the pace of a training stage is known, a line states how much of it fits into the budget.
+    """
+    while end is not None and (room := end - time.monotonic()) > 0:
+        try:
+            return process.wait(min(room, POLL_SECONDS))
+        except subprocess.TimeoutExpired:
+            if forecast := Forecast.of(stage):
+                if line := forecast.against(end):
+                    echo(f"stage {stage.name}: {line}")
+                break
+    return process.wait(None if end is None else max(0.0, end - time.monotonic()))
 
 
 def _resumption(stage: ExperimentStage) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class Agent:
                 self.engine.release(seed)
             final = dialogue.pieces[-1].tokens if stop == "answered" else ()
             verdict = await environment.verdict(self.chat.words(final) if final else "")
-        is_own = opening.conversation != problem.messages
+        is_default = self.environments.is_default(problem)
         trajectory = Trajectory(
             problem=problem,
             sample=sample,
@@ -86,8 +86,8 @@ class Agent:
             stop=stop,
             final_text=self.chat.final_text(final) if final else "",
             turn_rewards=dialogue.turn_rewards,
-            messages=opening.conversation if is_own else (),
-            tools=tuple(opening.tools) if is_own else (),
+            messages=() if is_default else opening.conversation,
+            tools=() if is_default else tuple(opening.tools),
         )
         if verdict is None:
             verdict = await self.referee.judge(trajectory, lambda: self.chat.response(trajectory.response))

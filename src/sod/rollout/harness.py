@@ -12,7 +12,6 @@ from sod.chat.format import ChatFormat
 from sod.concurrency import Runner
 from sod.config import ChatOptions, RewardOptions, SamplingOptions, SandboxOptions, ToolOptions
 from sod.engines import Engine
-from sod.environments.choosing import DEFAULT
 from sod.environments.running import Environments
 from sod.model.loading import load_tokenizer
 from sod.rewards.referee import Referee
@@ -84,8 +83,8 @@ class World:
         self.problems.extend(problems)
 
     def with_tools(self, problems: Sequence[Problem]) -> list[Problem]:
-        """Return the problems of the default environment, whose prompts are shown unchanged."""
-        return [problem for problem in problems if self.environments.name_of(problem) == DEFAULT]
+        """Return the problems of the default environment."""
+        return [problem for problem in problems if self.environments.is_default(problem)]
 
     @contextmanager
     def working_in(self, loop: Runner | asyncio.Runner) -> Iterator[None]:

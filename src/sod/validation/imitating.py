@@ -16,6 +16,7 @@ from sod.model.policy import Policy
 from sod.runs.directory import Run
 from sod.runs.files import sha256_of_file
 from sod.runs.validations import Validation
+from sod.validation.cold_start import SolveRates
 from sod.validation.course import Course
 
 TOGETHER = 256
@@ -30,10 +31,18 @@ class LossValidator:
     rows: dict[str, list[DemonstrationRow]]
     """Conversations by set."""
     policy: Policy
+    solver: SolveRates | None = None
+    """Measures solve rates as well."""
 
     @classmethod
     def open(
-        cls, options: SftOptions, run: Run, rows: dict[str, list[DemonstrationRow]], policy: Policy, ranks: Ranks
+        cls,
+        options: SftOptions,
+        run: Run,
+        rows: dict[str, list[DemonstrationRow]],
+        policy: Policy,
+        ranks: Ranks,
+        solver: SolveRates | None = None,
     ) -> "LossValidator | None":
         """Return None without validation."""
         if not rows:
@@ -42,7 +51,10 @@ class LossValidator:
         hashes = ranks.first(lambda: [sha256_of_file(Path(name)) for name in wanted.data])
         settings = {"sets": list(rows), "data": hashlib.sha256("\n".join(hashes).encode()).hexdigest()}
         settings |= {"limit": wanted.limit}
-        return cls(Course.open(run, wanted, LossScale(), settings, keep=options.keep, ranks=ranks), rows, policy)
+        settings |= {"solve": solver.settings} if solver else {}
+        return cls(
+            Course.open(run, wanted, LossScale(), settings, keep=options.keep, ranks=ranks), rows, policy, solver
+        )
 
     def validate(self, step: int, steps: int, save: Callable[[int], None], display: Display) -> bool:
         """Validate after `step` of `steps` optimiser steps if that is due. -> whether the run ends
@@ -57,6 +69,10 @@ class LossValidator:
 
     def _measured(self, step: int, display: Display) -> Validation:
         started, found = time.monotonic(), dict[str, dict[str, list[float]]]()
+        solved: dict[str, float] = {}
+        if self.solver:
+            with display.phase("solve", self.solver.attempts):
+                solved = self.solver.measure(self.policy.model, display)
         with display.phase("validate", sum(map(len, self.rows.values()))):
             for name, rows in self.rows.items():
                 found[name] = {}
@@ -67,7 +83,7 @@ class LossValidator:
                         found[name][str(number)] = [loss, float(mask.sum())]
                         display.advance()
         seconds = self.course.ranks.first(lambda: time.monotonic() - started)
-        return Validation(step, self.course.settings, _metrics(found) | {"seconds/validate": seconds}, found)
+        return Validation(step, self.course.settings, _metrics(found) | solved | {"seconds/validate": seconds}, found)
 
 
 @dataclass(frozen=True)
@@ -93,6 +109,10 @@ class LossScale:
             parts.append((8, f"{name} loss {loss:.3f}{noise}"))
         if len(parts) > 1:
             parts.append((6, f"mean {metrics.get('validate/loss', math.nan):.3f}"))
+        for name in [key.split("/")[1] for key in metrics if key.endswith("/avg")]:
+            half = metrics.get(f"validate/{name}/avg_half")
+            noise = "" if half is None else f" ± {100 * half:.1f}"
+            parts.append((7, f"{name} solved {100 * metrics[f'validate/{name}/avg']:.1f}{noise} %"))
         return [*parts, (3, f"{metrics['seconds/validate']:.1f} s")]
 
 

@@ -1,0 +1,106 @@
+"""Solve problems during `sod sft`, with the options of a recipe of `sod eval`.
+
+Seeds and numbers are those of `sod eval` with this recipe. The loss chooses the best checkpoint; solve rates are shown beside it.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ValidationError
+from transformers import PreTrainedModel
+
+from sod.checks import check, of_evaluation
+from sod.concurrency import Runner
+from sod.config import EvalOptions, SftOptions
+from sod.console.progress import Display
+from sod.datasets import ProblemSet
+from sod.datasets.several import open_sets, sets_fingerprint
+from sod.engines.opening import open_engine
+from sod.errors import OptionError
+from sod.evaluation.intervals import mean_over_problems
+from sod.evaluation.measures import Tally
+from sod.recipes import read_recipe
+from sod.rollout.groups import attempts, group_of
+from sod.rollout.harness import World
+from sod.types import Problem, Trajectory
+
+
+@dataclass(frozen=True)
+class SolveRates:
+    """The problems of a recipe, and the surroundings in which the model solves them."""
+
+    options: EvalOptions
+    sets: list[ProblemSet]
+    world: World
+
+    @classmethod
+    def open(cls, options: SftOptions, folder: Path) -> Self | None:
+        """Check the recipe `validate.solve` and open its problems. None without one. `folder`: of the tokenizer."""
+        if options.validate.solve is None:
+            return None
+        measured = solve_options(options)
+        check(of_evaluation(measured))
+        sets = open_sets(measured)
+        return cls(measured, sets, World.of(folder, measured, [problem for each in sets for problem in each.problems]))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the numbers depend on, apart from the model."""
+        kept = self.options.model_dump(mode="json", include={"samples", "seed", "rollout", "reward", "tool", "prompts"})
+        return kept | {"sets": [each.name for each in self.sets], "data": sets_fingerprint(self.sets)}
+
+    @property
+    def attempts(self) -> int:
+        """Number of attempts in a validation."""
+        return self.options.samples * sum(len(each.problems) for each in self.sets)
+
+    def measure(self, model: PreTrainedModel, display: Display) -> dict[str, float]:
+        """Return the solve rate of each set, with the half-width of its 95 % interval."""
+        wanted = self.options
+        ended: dict[str, dict[int, Trajectory | None]] = {}
+
+        def keep(problem: Problem, sample: int, attempt: Trajectory | None) -> None:
+            ended.setdefault(problem.id, {})[sample] = attempt
+            display.advance()
+
+        jobs = [(p, sample) for each in self.sets for p in each.problems for sample in range(wanted.samples)]
+        with (
+            Runner() as loop,
+            self.world.working_in(loop),
+            open_engine(loop, wanted.engine, model, wanted.rollout) as engine,
+        ):
+            agent = self.world.agent(engine, wanted.rollout, logprobs=False)
+            loop.run(attempts(agent, jobs, seed=wanted.seed, on_trajectory=keep))
+        found: dict[str, float] = {}
+        for each in self.sets:
+            tally = Tally(each.votes)
+            for problem in each.problems:
+                tally.add(group_of(problem, ended[problem.id]))
+            if tally.solved:
+                interval = mean_over_problems(tally.solved)
+                found |= {f"validate/{each.name}/avg": interval.mean, f"validate/{each.name}/avg_half": interval.half}
+        return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def solve_options(options: SftOptions) -> EvalOptions:
+    """Return the options of the recipe `validate.solve`, for the model that is fine-tuned. Raises OptionError."""
+    path = options.validate.solve
+    assert path is not None
+    own: dict[str, Any] = {"model": options.model, "out": options.out}
+    shared = {"chat": options.chat.model_dump(), "network": options.network.model_dump()}
+    try:
+        made = EvalOptions.model_validate(shared | read_recipe(path) | own)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise OptionError(
+            f"validate.solve: {path} is no recipe of `sod eval`: {where}: {first['msg']}. `sod eval --help` lists its options."
+        ) from error
+    if made.engine.name != "hf":
+        raise OptionError(
+            f"validate.solve: {path} has engine.name = {made.engine.name}, but a model in training is sampled with hf. Remove "
+            "engine.name from the recipe."
+        )
+    return made
