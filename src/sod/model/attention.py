@@ -171,9 +171,13 @@ class Spans:
             self._sums = tuple(torch.tensor(sums, dtype=torch.int32, device=query.device))  # type: ignore[assignment]
             assert self._sums is not None
         window = -1 if variant is None or variant.window is None else variant.window - 1
+        query, key, value = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (query, key, value))
         found = varlen_attn(
-            *(tensor.transpose(1, 2).flatten(0, 1) for tensor in (query, key, value)),
-            *self._sums,
+            query,
+            key,
+            value,
+            self._sums[0],
+            self._sums[1],
             max(self._new),
             max(self._known),
             scale=scale,
