@@ -57,6 +57,7 @@ bench: .venv/installed
 		|| exit 1; done
 	$(BIN)/python benchmarks/table.py build/benchmarks/*.json
 	$(BIN)/python benchmarks/sandbox.py
+	$(BIN)/python benchmarks/environments.py
 	$(BIN)/python benchmarks/graders.py
 
 bench-peers:

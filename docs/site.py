@@ -86,6 +86,10 @@ def commands() -> str:
             _escaped(_one_line(getdoc(group) or "")),
             _table(group, f"{key}."),
         ]
+        for inner in [name for name, field in group.model_fields.items() if _is_group(field)]:
+            within = group.model_fields[inner].annotation
+            parts += [f"#### --{key}.{inner}.\\*", _escaped(_one_line(getdoc(within) or ""))]
+            parts += [_table(within, f"{key}.{inner}.")]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

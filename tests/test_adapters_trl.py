@@ -31,6 +31,7 @@ from trl.chat_template_utils import qwen3_template
 
 from sod import algorithms
 from sod.adapters.trl import (
+    LACKING,
     LOSSES,
     Rollouts,
     SODTrainer,
@@ -45,7 +46,6 @@ from sod.adapters.trl import (
     sampler_gap,
     system_in_trl,
 )
-from sod.algorithms import ALGORITHMS
 from sod.batching import ScoredBatch, collate
 from sod.config import AlgorithmOptions, ModelOptions, RewardOptions, RolloutOptions, SandboxOptions
 from sod.core import StepInfo, clipped_policy_loss, group_advantage, masked_mean
@@ -58,6 +58,7 @@ from sod.model.loading import load_model, load_tokenizer, score
 from sod.rewards import Verdict
 from sod.rewards.referee import Referee
 from sod.rollout.harness import World
+from sod.systems import SYSTEMS
 from sod.tools import Toolbox
 from sod.types import Group, Observation, Piece, Problem, Trajectory
 
@@ -246,6 +247,7 @@ def test_it_is_refused_before_any_model_is_loaded(tmp_path: Path) -> None:
     [
         ({"name": "grpo"}, "'grpo' has no teacher"),
         ({"name": "sham"}, "'sham' has no teacher"),
+        ({"name": "gigpo"}, "'gigpo' has no teacher"),
         ({"name": "opsd_gt"}, "needs a teacher with its own prompt"),
         ({"name": "sodd"}, "did you mean 'sod'"),
         ({"divergence": "exact"}, "were not sampled"),
@@ -312,12 +314,19 @@ def scored(random_groups: Callable[..., list[Group]]) -> ScoredBatch:
     batch = collate([Group(rows[i].problem, rows[i : i + 4]) for i in (0, 4, 8)])
     generator = torch.Generator().manual_seed(0)
     draw = lambda: -3 * torch.rand(batch.ids_BT.shape, generator=generator)  # noqa: E731
-    return replace(batch.scored(draw()), teacher_BT=draw(), teacher_entropy_BT=-draw(), update=7)
+    return replace(batch.scored(draw()), teacher_BT=draw(), teacher_entropy_BT=-draw(), update=7, progress=0.6)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, system in ALGORITHMS.items() if system.rule is not None and system.context is None]
-)
+WITH_TEACHER = [name for name, traits in SYSTEMS.items() if traits.needs_teacher]
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_TEACHER if SYSTEMS[name].reads & LACKING])
+def test_a_rule_that_reads_what_trl_does_not_pass_on_is_refused_in_a_sentence(name: str) -> None:
+    with pytest.raises(OptionError, match=f"algorithm '{name}' reads .*, which TRL does not pass on. Use `sod train`"):
+        system_in_trl(AlgorithmOptions(name=name))
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_TEACHER if not SYSTEMS[name].reads & LACKING])
 def test_the_credit_is_that_of_the_algorithm_on_the_same_numbers(name: str, scored: ScoredBatch) -> None:
     options = AlgorithmOptions(name=name, coef=0.7)
     ours = algorithms.give_credit(scored, options)

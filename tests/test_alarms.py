@@ -36,6 +36,8 @@ GOES_WRONG = {
     "unsolved": ("rollout/groups_solved", 0.8, 0.02),
     "shaped_reward": ("rollout/advantage_shaped", 0.1, 0.9),
     "sampler_drift": ("sampler/gap_mean", 1e-5, 0.2),
+    "misaligned_teacher": ("teacher/aligned_share", 1.0, 0.8),
+    "sampler_weights": ("sampler/weight_cut", 0.001, 0.2),
     "lost_attempts": ("rollout/lost", 0.0, 0.3),
 }
 FINE = {name: start for name, (_, start, _) in GOES_WRONG.items()} | {"cold_start": 0.4}

@@ -9,20 +9,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from sod.algorithms import ALGORITHMS, System, find, give_credit, needs_entropy
+from sod.algorithms import ALGORITHMS, System, find, give_credit, inputs_of, inputs_read
 from sod.batching import Batch, ScoredBatch, collate
 from sod.config import AlgorithmOptions
-from sod.core import group_advantage
+from sod.core import INPUTS, group_advantage
 from sod.errors import OptionError
 from sod.systems import SYSTEMS
-from sod.types import Group, Outcome, Piece, Problem, Trajectory
+from sod.types import Group, Outcome, Piece, Problem, Trajectory, Verdict
 
 OPTIONS = AlgorithmOptions()
 grpo, opd, opd_without_grpo, sham, sod = (
     ALGORITHMS[name] for name in ("grpo", "opd", "opd_without_grpo", "sham", "sod")
 )
-WITHOUT_TEACHER = {name for name, system in ALGORITHMS.items() if system.rule is None}
-SEES_THE_BATCH = {"sham", "drift_from_median"}
+WITHOUT_TEACHER = {
+    name for name, system in ALGORITHMS.items() if system.rule is None and not (system.whole and system.reads_signal)
+}
+WEIGHTED = [name for name, system in ALGORITHMS.items() if system.rule is not None]
+SEES_THE_BATCH = {"sham", "drift_from_median", "gats", "tide", "random_weights", "random_mask", "random_steps"}
 """Whose credit of a group depends on the others."""
 PROBLEMS = [Problem(id=f"p{i}", messages=({"role": "user", "content": "?"},), answer="1") for i in range(3)]
 
@@ -34,7 +37,8 @@ def trajectory(problem: Problem, sample: int, reward: float, turns: Sequence[int
         if i:
             pieces.append(Piece("tool", (3, 4)))
         pieces.append(Piece("student", tuple(range(10 + sample, 10 + sample + length))))
-    return Trajectory(problem, sample, tuple(pieces), "answered", "", reward=reward)
+    verdict = Verdict(outcome="right" if reward > 0 else "wrong")
+    return Trajectory(problem, sample, tuple(pieces), "answered", "", verdict, reward)
 
 
 def make_batch(groups: Sequence[Sequence[tuple[float, Sequence[int]]]], seed: int = 0) -> ScoredBatch:
@@ -48,7 +52,14 @@ def make_batch(groups: Sequence[Sequence[tuple[float, Sequence[int]]]], seed: in
     generator = torch.Generator().manual_seed(seed)
     student_BT, teacher_BT = (-torch.rand(batch.ids_BT.shape, generator=generator).mul(3) for _ in range(2))
     entropy_BT = torch.rand(batch.ids_BT.shape, generator=generator).masked_fill(~batch.mask_BT, 0)
-    return replace(batch.scored(student_BT), teacher_BT=teacher_BT, teacher_entropy_BT=entropy_BT)
+    return replace(
+        batch.scored(student_BT),
+        teacher_BT=teacher_BT,
+        teacher_entropy_BT=entropy_BT,
+        student_entropy_BT=torch.rand(batch.ids_BT.shape, generator=generator).masked_fill(~batch.mask_BT, 0),
+        teacher_rates_B=torch.tensor([0.7, 0.4, 0.9])[batch.groups_B],
+        progress=0.6,
+    )
 
 
 def several_steps() -> ScoredBatch:
@@ -235,9 +246,11 @@ def test_sham_shuffles_over_the_whole_batch_and_the_same_batch_alike() -> None:
     assert sum(differ) >= 15
 
 
-def test_a_system_declares_whether_its_rule_reads_the_teachers_entropy() -> None:
+def test_a_system_declares_what_its_rule_reads() -> None:
     for name, system in ALGORITHMS.items():
-        assert SYSTEMS[name].reads_entropy == (system.rule is not None and needs_entropy(system.rule)), name
+        assert SYSTEMS[name].reads == inputs_read(system), name
+        assert SYSTEMS[name].reads <= INPUTS.keys()
+        assert (SYSTEMS[name].whole, SYSTEMS[name].signal) == (system.whole is not None, system.reads_signal)
 
 
 def test_every_algorithm_is_named_in_the_help() -> None:
@@ -250,17 +263,53 @@ def test_every_algorithm_is_named_in_the_help() -> None:
 # Rules as systems
 
 
-@pytest.mark.parametrize("name", [name for name, system in ALGORITHMS.items() if system.rule is not None])
-def test_credit_is_the_outcomes_and_the_weighted_signal(name: str) -> None:
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_credit_is_the_weighted_outcome_and_the_weighted_signal(name: str) -> None:
     batch, system = several_steps(), ALGORITHMS[name]
     options = AlgorithmOptions(coef=0.5)
     weight_BT = system.teacher_weight(batch, options)
     assert weight_BT is not None
     student_BT, teacher_BT = batch.pair_BT
-    expected_BT = system.outcome_credit(batch, options) + weight_BT * (teacher_BT - student_BT).masked_fill(
-        ~batch.mask_BT, 0
-    )
+    expected_BT = system.outcome_credit(batch, options)
+    if name in OF_OUTCOME:
+        parts = system.parts(batch, options)
+        assert parts is not None
+        assert not (parts.outcome_BT[batch.mask_BT] == 1).all()
+        expected_BT = parts.outcome_BT * expected_BT
+    expected_BT = expected_BT + weight_BT * (teacher_BT - student_BT).masked_fill(~batch.mask_BT, 0)
     torch.testing.assert_close(system(batch, options), expected_BT)
+
+
+OF_OUTCOME = {"per_prompt", "tide"}
+"""Rules whose weight of the outcome is not 1 in this batch."""
+
+
+@pytest.mark.parametrize("name", [name for name, system in ALGORITHMS.items() if system.whole is not None])
+def test_without_a_coefficient_a_whole_credit_is_the_advantage(name: str) -> None:
+    batch, none = several_steps(), AlgorithmOptions(coef=0)
+    credit_BT = ALGORITHMS[name](batch, none)
+    assert not credit_BT[~batch.mask_BT].any()
+    if name == "gigpo":  # its second part is from the rewards, too
+        assert credit_BT.equal(ALGORITHMS[name](batch, OPTIONS))
+    elif name == "scope":  # right attempts only
+        assert credit_BT[~batch.right_B].abs().sum() == 0
+        assert (credit_BT[batch.right_B][batch.mask_BT[batch.right_B]] > 0).all()
+    else:
+        torch.testing.assert_close(credit_BT, grpo(batch, none))
+        assert not credit_BT.equal(ALGORITHMS[name](batch, OPTIONS))
+
+
+def test_steps_after_equal_observations_have_equal_numbers() -> None:
+    pieces = [Piece("prompt", (1,)), Piece("student", (5,))]
+    rows = [
+        [*pieces, Piece("tool", (3, 4)), Piece("student", (6,)), Piece("tool", (3,)), Piece("student", (6,))],
+        [*pieces, Piece("tool", (3,)), Piece("student", (7,))],
+    ]
+    attempts = [Trajectory(PROBLEMS[0], i, tuple(row), "answered", "") for i, row in enumerate(rows)]
+    first, second = collate([Group(PROBLEMS[0], attempts)]).anchors_BK.tolist()
+    assert first[0] == second[0] == second[2] == 0
+    assert first[2] == second[1] != 0
+    assert first[1] not in (0, first[2])
 
 
 def test_giving_credit_keeps_the_weights_for_the_record() -> None:
@@ -269,7 +318,7 @@ def test_giving_credit_keeps_the_weights_for_the_record() -> None:
         given = give_credit(batch, AlgorithmOptions(name=name))
         assert given.credit_BT is not None
         assert given.credit_BT.equal(system(batch, OPTIONS))
-        assert (given.teacher_weight_BT is None) == (name in WITHOUT_TEACHER)
+        assert (given.teacher_weight_BT is None) == (name not in WEIGHTED)
 
 
 def test_what_a_candidate_is_judged_for_is_not_counted_again() -> None:
@@ -314,6 +363,49 @@ def test_a_rule_that_gives_another_shape_is_an_error(tmp_path: Path) -> None:
         find(f"{tmp_path}/mine.py:f")(several_steps(), OPTIONS)
 
 
+WHOLE = """
+from sod.core import Weights
+
+def all_of_it(info, strength=2.0):
+    return strength * info.signal_BT
+
+def half_outcome(d_BK, info):
+    return Weights(0 * d_BK, outcome=0.5, state={"calls": info.state.get("calls", 0) + 1})
+
+def too_short(info):
+    return info.signal_BT[0]
+
+def endless(d_BK, info):
+    return Weights(d_BK, state={"x": float("inf")})
+
+def by_rates(d_BK, info):
+    return d_BK * info.need("student_rates")[:, None]
+"""
+
+
+def test_a_function_of_ones_own_with_one_argument_computes_the_whole_credit(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(WHOLE)
+    batch = several_steps()
+    credited = give_credit(batch, AlgorithmOptions(name=f"{tmp_path}/mine.py:all_of_it"))
+    student_BT, teacher_BT = batch.pair_BT
+    assert credited.credit_BT.equal((2 * (teacher_BT - student_BT)).masked_fill(~batch.mask_BT, 0))
+    assert credited.teacher_weight_BT is None
+    with pytest.raises(OptionError, match=r"computes the whole credit. It returned \(\d+,\)"):
+        give_credit(batch, AlgorithmOptions(name=f"{tmp_path}/mine.py:too_short"))
+
+
+def test_a_rule_of_ones_own_may_weigh_the_outcome_and_keep_numbers(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(WHOLE)
+    batch, options = several_steps(), AlgorithmOptions(name=f"{tmp_path}/mine.py:half_outcome")
+    first = give_credit(batch, options)
+    assert first.credit_BT.equal(grpo(batch, OPTIONS) / 2)
+    assert first.state == {"calls": 1}
+    assert give_credit(replace(batch, state=first.state), options).state == {"calls": 2}
+    with pytest.raises(OptionError, match="a number that is not finite"):
+        give_credit(batch, AlgorithmOptions(name=f"{tmp_path}/mine.py:endless"))
+    assert inputs_of(f"{tmp_path}/mine.py:by_rates") == {"student_rates"}
+
+
 # A teacher on a server
 
 MINE = """
@@ -344,9 +436,7 @@ def test_whether_a_rule_of_ones_own_needs_the_teachers_entropy_is_found_out_by_t
     name: str, needs: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text(MINE)
-    rule = find(f"{tmp_path}/mine.py:{name}").rule
-    assert rule is not None
-    assert needs_entropy(rule) == needs
+    assert inputs_of(f"{tmp_path}/mine.py:{name}") == ({"teacher_entropy"} if needs else set())
 
 
 def test_entropies_that_are_missed_only_later_are_an_error_and_no_zeros(tmp_path: Path) -> None:

@@ -24,10 +24,10 @@ LAYERS = """
     batching  config  distributed  plugins  recipes  systems
     algorithms  chat  console
     runs  sandbox
-    hub  report  rewards  tools
+    history  hub  report  rewards  tools
     environments  model
     datasets  doctor  engines  trackers  watch
-    checks
+    checks  correction
     planning  rollout  teachers
     scoring
     evaluation

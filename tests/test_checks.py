@@ -46,10 +46,12 @@ TRAIN: list[tuple[dict[str, Any], str]] = [
     ({"problems.rates": Path("nowhere"), "problems.lowest": 0.9, "problems.highest": 0.1}, "no problem is left"),
     ({"rollout.resample": 2.0, "rollout.group": 1}, "rollout.resample needs several attempts"),
     ({"rollout.resample": 2.0, "algorithm.name": "sod_without_grpo"}, "does not use the reward"),
+    ({"network.device": "mps"}, "network.device = mps is not supported: sampling adds probabilities in float64"),
+    ({"network.device": "cuda:first"}, "network.device = cuda:first is not a device of sod"),
     ({"teacher": None}, "algorithm.name = sod needs a teacher. Give --teacher."),
     ({"engine.name": "vllm_server"}, "engine.name = vllm_server needs the address of its server. Give --engine.url."),
     (
-        {"engine.url": NOWHERE},
+        {"engine.url": NOWHERE, "engine.name": "hf"},
         "engine.name = hf uses no server. Leave it out, or give --engine.name vllm_server or served.",
     ),
     ({"engine.name": "served", "engine.url": NOWHERE}, "To train a model and sample it on a vLLM server"),
@@ -70,12 +72,25 @@ TRAIN: list[tuple[dict[str, Any], str]] = [
         {"score.teacher_url": NOWHERE, "algorithm.name": "entropy"},
         "algorithm.name = entropy weights by the teacher's entropy",
     ),
+    ({"score.student": "sampler", "algorithm.name": "tip"}, "algorithm.name = tip reads the student's entropy"),
+    ({"algorithm.divergence": "exact", "algorithm.name": "ida_opd"}, "not computed with algorithm.divergence = exact"),
+    ({"algorithm.divergence": "exact", "algorithm.name": "rlsd"}, "algorithm.name = rlsd computes the whole credit"),
+    ({"algorithm.name": "gats"}, "Give a run of `sod eval` of the teacher on --data as --algorithm.teacher-rates."),
+    ({"algorithm.teacher_rates": Path("measured")}, "algorithm.teacher_rates has no effect with algorithm.name = sod"),
+    (
+        {"score.teacher_url": NOWHERE, "algorithm.name": "eopd"},
+        "algorithm.name = eopd weights by the teacher's entropy",
+    ),
     ({"score.teacher_url": NOWHERE, "algorithm.divergence": "exact"}, "log-probability of every candidate"),
     ({"score.teacher_url": "not an address"}, "score.teacher_url: 'not an address' is not the address of a server"),
     ({"rollout.problems": 100_000}, "rollout.problems"),
     ({"opsd.template": "{question}", "algorithm.name": "opsd_gt", "teacher": None}, "opsd.template has no {context}"),
     ({"algorithm.name": "nowhere.py:rule"}, "nowhere.py."),
     ({"tool.own": ("nowhere.py:tool",)}, "nowhere.py"),
+    ({"reward.own": ("nowhere.py:reward",)}, "nowhere.py"),
+    ({"reward.weights": ("style=1",)}, "reward.weights: there is no part 'style' of the reward."),
+    ({"reward.judge": "llm"}, "reward.judge = llm needs the address of a server. Give --reward.llm.url."),
+    ({"reward.judge": "llm", "reward.llm.url": "x"}, "reward.llm.url: 'x' is not the address of a server"),
     ({"data": Path("nowhere.jsonl")}, "nowhere.jsonl"),
     ({"rollout.max_tokens": 1_000_000}, "positions"),
 ]
@@ -96,6 +111,9 @@ HARMLESS: list[dict[str, Any]] = [
     {"rollout.resample": 2.0},
     {"learn.kl": 0.1, "algorithm.advantage": "verdict"},
     {"algorithm.name": "entropy"},
+    {"algorithm.name": "tip"},
+    {"algorithm.name": "gigpo", "teacher": None},
+    {"algorithm.name": "scope", "rollout.resample": 2.0},
     {"stop_on": ("truncated",)},
     {"rollout.temperature": 0.7},
 ]
@@ -215,4 +233,4 @@ def test_a_package_that_is_missing_is_named(basis: dict[str, Any], monkeypatch: 
 def test_every_engine_that_options_name_has_traits_and_can_be_opened() -> None:
     annotation = TrainOptions.model_fields["engine"].annotation
     assert annotation is not None
-    assert set(annotation.model_fields["name"].annotation.__args__) == ENGINES.keys() == OPENERS.keys()
+    assert set(annotation.model_fields["name"].annotation.__args__) == ENGINES.keys() == {"auto", *OPENERS}

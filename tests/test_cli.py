@@ -422,7 +422,7 @@ def test_a_tokenizer_without_a_chat_template_is_refused(world: World, refused: R
 
 
 @pytest.mark.parametrize("loop", SAMPLERS)
-def test_a_teacher_with_another_vocabulary_is_refused(
+def test_a_teacher_with_another_vocabulary_needs_a_template_of_its_own(
     world: World, refused: Refused, tokenizer: PreTrainedTokenizerBase, loop: str
 ) -> None:
     model = world.model()
@@ -430,7 +430,8 @@ def test_a_teacher_with_another_vocabulary_is_refused(
     names = vocabulary["model"]["vocab"]
     names["q"], names["z"] = names["z"], names["q"]
     (model / "tokenizer.json").write_text(json.dumps(vocabulary))
-    refused(world.command(loop, teacher=model), "different vocabularies", "they differ at 'q'")
+    (model / "chat_template.jinja").unlink()
+    refused(world.command(loop, teacher=model), "another tokenizer", "no chat template", "--score.teacher-template")
 
 
 @pytest.mark.parametrize("loop", SAMPLERS)

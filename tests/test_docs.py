@@ -1,5 +1,6 @@
 """The documentation site builds without a broken link, and its reference of the commands is complete."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from shown import blocks, named, parsed
 
 from sod import config
 from sod.cli import COMMANDS
+from sod.systems import SYSTEMS
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,6 +30,17 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     assert "--learn.lora-rank" in commands
     api = (tmp_path / "site/reference/api/index.html").read_text(encoding="utf-8")
     assert 'id="sod.core.step_weights"' in api
+
+
+def test_the_page_of_the_rules_is_that_of_their_docstrings() -> None:
+    spec = importlib.util.spec_from_file_location("rules_page", ROOT / "docs" / "rules.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
+    assert page == module.page(), "python docs/rules.py writes it"
+    assert all(f"`{name}`" in page for name in SYSTEMS)
 
 
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])

@@ -1,4 +1,4 @@
-"""network.dtype = auto: the faster type of the device, stored with the run."""
+"""network.dtype = auto and fastest: a type of the device, stored with the run."""
 
 import json
 from pathlib import Path
@@ -35,20 +35,23 @@ def evaluation(tmp_path: Path, **network: Any) -> EvalOptions:
         ({"bf16": True}, "bfloat16"),
     ],
 )
-def test_auto_takes_bfloat16_where_the_processor_has_it(
+def test_fastest_takes_bfloat16_where_the_processor_has_it_and_auto_never_does(
     features: dict[str, bool], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processor(monkeypatch, **features)
-    assert with_dtype(evaluation(tmp_path, dtype="auto")).network.dtype == expected
+    assert with_dtype(evaluation(tmp_path, dtype="fastest")).network.dtype == expected
+    assert with_dtype(evaluation(tmp_path)).network.dtype == "float32"
     assert faster_type("cpu") == expected
 
 
-def test_a_gpu_is_asked_about_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_asked_about_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     processor(monkeypatch, avx512_bf16=True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for answer, expected in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation, answer=answer: answer)
         assert faster_type("auto") == faster_type("cuda:0") == expected
+        assert with_dtype(evaluation(tmp_path)).network.dtype == expected
+        assert with_dtype(evaluation(tmp_path, device="cpu")).network.dtype == "float32"
         assert faster_type("cpu") == "bfloat16"
 
 
@@ -74,7 +77,7 @@ def test_fine_tuning_stores_the_type_and_resumes_in_it(
     messages = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
     data.write_text(json.dumps({"messages": messages}) + "\n")
     fields: dict[str, Any] = {"model": untrained, "data": data, "out": tmp_path / "run", "steps": 2, "save_every": 1}
-    fields |= {"network": {"dtype": "auto", "device": "cpu"}, "keep": 3}
+    fields |= {"network": {"dtype": "fastest", "device": "cpu"}, "keep": 3}
     processor(monkeypatch, avx512_bf16=True)
     run = sft(SftOptions.model_validate(fields))
     assert json.loads((run.folder / "options.json").read_text())["network"]["dtype"] == "bfloat16"
@@ -89,4 +92,4 @@ def test_fine_tuning_stores_the_type_and_resumes_in_it(
 
 def test_a_model_that_is_loaded_by_itself_has_the_faster_type(untrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dtypes, "_has_bfloat16", lambda device: True)
-    assert load_model(untrained, ModelOptions(dtype="auto", device="cpu")).dtype == torch.bfloat16
+    assert load_model(untrained, ModelOptions(dtype="fastest", device="cpu")).dtype == torch.bfloat16

@@ -495,7 +495,7 @@ def test_a_served_model_is_not_for_training(random_model: MakeModel) -> None:
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
 def test_where_vllm_is_not_installed_that_is_said_with_what_to_do(random_model: MakeModel) -> None:
-    with pytest.raises(OptionError, match=r"pip install vllm\), or run it as a server"):
+    with pytest.raises(OptionError, match=r"pip install \"\.\[vllm\]\" in a checkout of sod, or run it as a server"):
         opened(random_model(), name="vllm")
 
 

@@ -537,7 +537,7 @@ def test_when_vllm_has_died_the_run_stops(runner: asyncio.Runner) -> None:
 
 @pytest.mark.skipif(HAS_VLLM, reason="vLLM is installed here")
 def test_without_vllm_it_is_said_how_to_get_it(runner: asyncio.Runner) -> None:
-    with pytest.raises(OptionError, match="pip install vllm"):
+    with pytest.raises(OptionError, match=r"pip install \"\.\[vllm\]\""):
         runner.run(VLLMEngine.open(new_model(), context=256))
 
 

@@ -14,9 +14,11 @@ import pytest
 pytest.importorskip("trl", reason="TRL has an environment of its own: make test-trl")
 
 import torch
-from peer_losses import CASES, MAX_TOKENS, Case, Tensors, drawn, gradient, listed, name_of, ours, read, write
+from peer_losses import CASES, CLIPS, MAX_TOKENS, Case, Tensors, drawn, gradient, listed, name_of, ours, read, write
 from torch import Tensor
 from trl import GRPOTrainer
+
+from sod.core import Correction, sampler_ratio, sampler_weights
 
 NAMES = {"token_mean": "bnpo", "sequence_mean": "grpo", "constant": "dr_grpo"}
 """Values of loss_type. TRL's bnpo is a mean over the tokens of one micro-batch; here there is only one."""
@@ -26,8 +28,11 @@ SHARED = [case for case in SHARED if case["form"] != "gspo" or not case["per_tok
 """TRL multiplies the gradient of the sequence's ratio by the mean credit of its tokens; GSPO-token keeps their own."""
 
 
-def trls(tensors: Tensors, case: Case) -> tuple[Tensor, Tensor]:
-    """Return the loss of GRPOTrainer for all tokens, and its gradient. -> (), (B, T)"""
+def trls(tensors: Tensors, case: Case, weights_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the loss of GRPOTrainer for all tokens, and its gradient. -> (), (B, T)
+
+    `weights_BT`: TRL's importance_sampling_ratio.
+    """
     leaf_BT = tensors["logprobs_BT"].clone().requires_grad_()
     by_ratio = case["form"] == "cispo"
     alone: Any = SimpleNamespace(
@@ -48,7 +53,8 @@ def trls(tensors: Tensors, case: Case) -> tuple[Tensor, Tensor]:
         top_entropy_quantile=1.0,
         off_policy_mask_threshold=None,
         aux_loss_enabled=False,
-        use_vllm=False,
+        use_vllm=weights_BT is not None,
+        vllm_importance_sampling_correction=weights_BT is not None,
         _entropy_bonus_enabled=False,
         _metrics={"train": defaultdict(list)},
     )
@@ -62,6 +68,7 @@ def trls(tensors: Tensors, case: Case) -> tuple[Tensor, Tensor]:
         "old_per_token_logps": tensors["old_BT"],
         "ref_per_token_logps": tensors["reference_BT"],
         "num_items_in_batch": tensors["mask_BT"].sum(),
+        "importance_sampling_ratio": weights_BT,
     }
     return gradient(GRPOTrainer._compute_loss(trainer, None, inputs), leaf_BT)
 
@@ -71,6 +78,19 @@ def test_losses_and_gradients_are_trls(case: Case) -> None:
     for seed in range(5):
         tensors = drawn(seed)
         for found, expected in zip(ours(tensors, case), trls(tensors, case), strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-6)
+
+
+@pytest.mark.parametrize("correction", ["truncated", "masked", "icepop"])
+def test_a_weighted_credit_is_trls_weighted_loss(correction: Correction) -> None:
+    case: Case = {"form": "ppo", "aggregation": "token_mean", "per_token": True, "kl": 0.1} | CLIPS["ppo"]
+    for seed in range(5):
+        tensors = drawn(seed)
+        sampler_BT = tensors["old_BT"] + 0.6 * torch.randn(6, 7, generator=torch.Generator().manual_seed(seed)).double()
+        ratio_BT = sampler_ratio(tensors["old_BT"], sampler_BT, tensors["mask_BT"], "token")
+        weights_BT = sampler_weights(ratio_BT, correction)
+        weighted = tensors | {"advantages_BT": tensors["advantages_BT"] * weights_BT}
+        for found, expected in zip(ours(weighted, case), trls(tensors, case, weights_BT), strict=True):
             torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-6)
 
 

@@ -30,10 +30,11 @@ from peer_losses import (
 )
 from torch import Tensor
 from verl.trainer.ppo import core_algos
+from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_weights
 from verl.utils import torch_functional
 from verl.workers.config import ActorConfig
 
-from sod.core import reference_kl, token_loss
+from sod.core import Correction, Level, reference_kl, sampler_ratio, sampler_weights, token_loss
 
 pytestmark = pytest.mark.filterwarnings("default")  # verl's own
 
@@ -140,6 +141,19 @@ def test_the_entropy_and_its_gradient_are_verls() -> None:
         total.backward()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(leaves[1].grad, leaves[0].grad)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize(("correction", "threshold"), [("truncated", 2.0), ("icepop", "0.5_5.0")])
+def test_importance_weights_are_verls(level: Level, correction: Correction, threshold: float | str) -> None:
+    for seed in SEEDS:
+        tensors = drawn(seed)
+        old_BT, mask_BT = tensors["old_BT"], tensors["mask_BT"]
+        sampler_BT = old_BT + 0.6 * torch.randn(6, 7, generator=torch.Generator().manual_seed(seed)).double()
+        expected_BT, _ = compute_rollout_correction_weights(old_BT - sampler_BT, mask_BT, level, threshold)
+        ratio_BT = sampler_ratio(old_BT, sampler_BT, mask_BT, level)
+        found_BT = sampler_weights(ratio_BT, correction, cap=2.0 if correction == "truncated" else 5.0)
+        torch.testing.assert_close(found_BT, expected_BT, atol=1e-9, rtol=1e-6)
 
 
 def test_the_golden_numbers_are_what_verl_returns() -> None:

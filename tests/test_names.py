@@ -14,10 +14,12 @@ PROGRAMS = {
     "rewards/symbolic_worker",
     "sandbox/child",
     "sandbox/fusion_driver",
+    "sandbox/session_child",
     "sandbox/zygote",
 }
 """Programs that run alone, in another process: they import little, and their names are their own."""
 TWICE = {
+    "Attempt": "what a reward of the user's own reads; `sod watch` has a class of its own for a shown trajectory",
     "check": "the command `sod data check`, and the check of options that every run starts with",
     "check_version": "each adapter checks the version of its framework",
     "main": "the entry of a program",

@@ -248,6 +248,19 @@ def test_the_last_user_message_is_rewritten_by_the_template(
     assert make_teacher(context).prompt(asked("6*7?", **fields)) == rendered
 
 
+def test_an_unrelated_teacher_is_told_the_next_other_answer_of_the_file(
+    make_teacher: MakeTeacher, chat: ChatFormat
+) -> None:
+    problems = [asked("1+1?", answer="2"), asked("2+0?", answer="2"), asked("6*7?"), asked("1+2?", answer="3")]
+    teacher = make_teacher("unrelated")
+    teacher.check(problems)
+    for problem, answer in zip(problems, ("42", "42", "3", "2"), strict=True):
+        told = GT_TEMPLATE.format(question=problem.id, context=answer)
+        assert teacher.prompt(problem) == chat.prompt([SYSTEM, {"role": "user", "content": told}], [SCHEMA])
+    with pytest.raises(DataError, match="All problems have the answer '2'"):
+        teacher.check(problems[:2])
+
+
 def test_earlier_messages_stay_as_they_are(make_teacher: MakeTeacher, chat: ChatFormat) -> None:
     before = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello!"}]
     problem = replace(asked("?"), messages=(*before, {"role": "user", "content": "1+1?"}))

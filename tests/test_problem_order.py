@@ -16,7 +16,7 @@ from sod.errors import DataError, OptionError, RunError
 from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
 from sod.planning.dry_run import plan
-from sod.problems import problem_order, solve_rates
+from sod.problems import problem_order, solve_rates, teacher_rates
 from sod.rollout.contrast import chosen, wanted
 from sod.runs.checkpoints import TRAINER
 from sod.runs.directory import Run
@@ -216,6 +216,19 @@ def test_problems_are_chosen_and_ordered_by_their_measured_rates(evaluated: Path
     assert {problem.id for problem in order.problems} == {id for id, rate in rates.items() if rate >= 0.1}
     ids = batches(order, len(order.problems), 1)[0]
     assert [rates[id] for id in ids] == sorted((rates[id] for id in ids), reverse=True)
+
+
+def test_a_rule_gets_the_teachers_rates_from_an_evaluation(evaluated: Path, problem_file: Path, tmp_path: Path) -> None:
+    given = options_with(problem_file, None)
+    assert teacher_rates(given) is None
+    algorithm = given.algorithm.model_copy(update={"name": "gats", "teacher_rates": evaluated})
+    given = given.model_copy(update={"algorithm": algorithm})
+    assert teacher_rates(given) == solve_rates(evaluated, problem_file)
+    assert "a finished evaluation of the teacher" in " ".join(plan(given).split())
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(problem_file.read_bytes() + b"\n")
+    with pytest.raises(DataError, match=r"give its --out as algorithm\.teacher_rates"):
+        teacher_rates(given.model_copy(update={"data": other}))
 
 
 def test_rates_of_another_file_or_of_a_part_are_refused(evaluated: Path, problem_file: Path, tmp_path: Path) -> None:

@@ -186,8 +186,10 @@ def test_in_bfloat16_and_with_checkpointing_two_processes_learn_as_one(
     assert two["learn/grad_norm"] == pytest.approx(one["learn/grad_norm"], rel=0.02)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_fine_tuning_by_two_processes_is_that_of_one(untrained: Path, tmp_path: Path, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "reduce"), [("float32", "microbatch"), ("bfloat16", "microbatch"), ("float32", "step")]
+)
+def test_fine_tuning_by_two_processes_is_that_of_one(untrained: Path, tmp_path: Path, dtype: str, reduce: str) -> None:
     demonstrations = tmp_path / "demonstrations.jsonl"
     write_demonstrations(demonstrations, STUDENT_STYLE, 24, seed=0)
     shared = ["--model", untrained, "--data", demonstrations, "--batch", 8, "--save_every", 1]
@@ -196,6 +198,8 @@ def test_fine_tuning_by_two_processes_is_that_of_one(untrained: Path, tmp_path: 
         "cpu",
         "--network.dtype",
         dtype,
+        "--learn.reduce",
+        reduce,
         "--learn.lr",
         "1e-3",
         "--learn.microbatch_tokens",

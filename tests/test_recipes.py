@@ -162,20 +162,20 @@ def test_hardware_goes_on_top_of_every_recipe_of_its_command(hardware: Path) -> 
 
 @pytest.mark.parametrize("path", LAPTOP, ids=lambda path: path.stem)
 def test_a_recipe_for_a_laptop_is_what_the_lab_runs(path: Path) -> None:
-    out, auto = Path("runs/real"), {"network": {"dtype": "auto"}}
+    out, fastest = Path("runs/real"), {"network": {"dtype": "fastest"}}
     match path.stem.split("-"):
         case ["sft", whose]:
             steps = {"teacher": settings.REAL_TEACHER_STEPS, "student": settings.REAL_STUDENT_STEPS["usual"]}[whose]
             files = {"model": out / "base", "data": out / "problems" / f"{whose}-demonstrations.jsonl"}
             made = files | {"out": out / {"teacher": "teacher", "student": "student-usual"}[whose], "steps": steps}
-            expected = config.SftOptions.model_validate(over(settings.REAL_SFT, auto | made))
+            expected = config.SftOptions.model_validate(over(settings.REAL_SFT, fastest | made))
         case ["eval"]:
             made = {"model": "runs/sod-1.7b", "data": out / "problems" / "eval.jsonl", "out": "runs/eval"}
-            expected = config.EvalOptions.model_validate(over(settings.REAL_EVAL, auto | made))
+            expected = config.EvalOptions.model_validate(over(settings.REAL_EVAL, fastest | made))
         case _:
             made = {"student": out / "student-usual", "teacher": out / "teacher", "algorithm": {"name": path.stem}}
             made |= {"data": out / "problems" / "train.jsonl", "out": out / "cells" / path.stem / "seed-1" / "train"}
-            expected = config.TrainOptions.model_validate(over(settings.REAL_TRAIN, auto | made | {"seed": 1}))
+            expected = config.TrainOptions.model_validate(over(settings.REAL_TRAIN, fastest | made | {"seed": 1}))
     assert load(path) == expected
 
 

@@ -295,6 +295,28 @@ def test_what_no_judge_can_decide_is_neither_in_a_group_nor_lost(student: Callab
     assert None not in ended
 
 
+def test_a_reward_of_the_users_own_reads_the_attempt_and_one_that_fails_drops_it(
+    student: Callable[..., Agent], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def told(attempt):\n"
+        "    roles = [message['role'] for message in attempt.messages]\n"
+        "    assert roles == ['user', 'assistant', 'tool', 'assistant'], roles\n"
+        "    assert '<tool_call>' in attempt.messages[1]['content']\n"
+        f"    return float('nan') if attempt.problem.id == {PROBLEMS[1].id!r} else 0.5\n"
+    )
+    options = RewardOptions(own=(f"{tmp_path}/mine.py:told",), tool_use="off", overlong=0, weights=("told=0.1",))
+    agent = replace(student(group=2, retries=1), referee=Referee(Nowhere(), options, max_tokens=99))
+    groups = run(agent)
+    assert [(len(group), group.dropped) for group in groups] == [(2, 0), (0, 2), (2, 0)]
+    for attempt in (attempt for group in groups for attempt in group):
+        verdict = 1.0 if attempt.judged.is_right else -1.0
+        assert attempt.rewards == {"verdict": verdict, "told": 0.5}
+        assert attempt.reward == pytest.approx(verdict + 0.05)
+    assert isinstance(agent.engine, ScriptedEngine)
+    assert len(agent.engine.requests) == 2 * 2 * 2 + 2 * 2 * 2  # what failed was tried again once
+
+
 def test_an_outage_ends_the_rollout_at_once(student: Callable[..., Agent]) -> None:
     class Down(Interpreter):
         runs = 0

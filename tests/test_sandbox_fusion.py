@@ -334,6 +334,12 @@ def test_a_program_that_runs_out_of_time_keeps_its_output(server: FakeFusion) ->
 
 
 @LINUX
+def test_copies_are_sent_with_the_program(server: FakeFusion, tmp_path: Path) -> None:
+    (tmp_path / "table").write_bytes(b"\xff\x00")
+    [result] = run_all(server, program("print(open('t.bin', 'rb').read())", copies={"t.bin": str(tmp_path / "table")}))
+    assert result.stdout == "b'\\xff\\x00'\n"
+
+
 def test_memory_disk_files_and_descriptors_are_limited(server: FakeFusion) -> None:
     memory, file, descriptors, disk, many = run_all(
         server,

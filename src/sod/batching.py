@@ -4,7 +4,7 @@ Values per token are (B, T) tensors, padded on the right. No model ever reads th
 to end (`sod.model.loading.hidden_states`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from heapq import heapreplace
 from itertools import accumulate
@@ -64,6 +64,19 @@ class Batch:
         failed_BK = pad(failed, torch.bool)
         return torch.nn.functional.pad(failed_BK, (0, steps - failed_BK.shape[1]))
 
+    @property
+    def anchors_BK(self) -> Tensor:
+        """A number for the observation before each step: equal observations have equal numbers. -> (B, K), int64
+
+        0 before the first step. Numbers of different batches cannot be compared.
+        """
+        anchors = [[0, *(hash(piece.tokens) for piece in t.observations)] for t in self.trajectories]
+        steps = int(self.steps_BT.max()) if self.steps_BT.numel() else 0
+        anchors_BK = torch.zeros(len(self), steps, dtype=torch.long)
+        for row, numbers in zip(anchors_BK, anchors, strict=True):
+            row[: len(numbers)] = torch.tensor(numbers[:steps], dtype=torch.long)
+        return anchors_BK
+
     def rows(self, index: Tensor) -> Self:
         """Return the given rows, cut to the longest of them."""
         width = int(self.lengths_B[index].max()) if len(index) else 0
@@ -101,10 +114,24 @@ class ScoredBatch(Batch):
     """Entropy of the teacher's distribution at each sampled token; None if the teacher returns none."""
     candidate_teacher_BTJ: Tensor | None = None
     """log pi of the candidates under the teacher, as in `teacher_BT`."""
+    span_share_BT: Tensor | None = None
+    """Teacher with another tokenizer: the part of a span that each token is, 0 for a token without a signal of the teacher
+    (docs/teachers.md). `teacher_BT` is then `student_BT` plus the token's share of the span's signal. None: every token is a
+    span."""
     reference_BT: Tensor | None = None
     """log pi of the policy's initial weights, as in `student_BT`; None if no option needs it."""
+    student_entropy_BT: Tensor | None = None
+    """Entropy of the student's distribution at each sampled token, before the update; None if no rule needs it."""
     update: int = 0
     """Updates completed in this run."""
+    progress: float | None = None
+    """Share of the run's updates that are done; None outside a run."""
+    student_rates_B: Tensor | None = None
+    """Share of the student's right attempts at each row's problem in earlier updates; NaN before the first."""
+    teacher_rates_B: Tensor | None = None
+    """Share of the teacher's right attempts at each row's problem; NaN where unknown, None if no evaluation is given."""
+    state: Mapping[str, float] = field(default_factory=dict)
+    """The rule's numbers from the previous update."""
 
     @property
     def pair_BT(self) -> tuple[Tensor, Tensor]:

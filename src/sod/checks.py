@@ -16,6 +16,7 @@ from sod.config import (
     HeldOutOptions,
     LearnOptions,
     OptimiserOptions,
+    RewardOptions,
     SamplingOptions,
     SandboxOptions,
     ScoreOptions,
@@ -23,9 +24,13 @@ from sod.config import (
     ToolOptions,
     TrainOptions,
 )
-from sod.engines import CANNOT_TRAIN, ENGINES
+from sod.config.teachers import routes_of
+from sod.engines import CANNOT_TRAIN, ENGINES, INSTALL_VLLM
+from sod.engines.choice import wrong_vllm
 from sod.environments.choosing import DEFAULT, environment_maker
 from sod.errors import OptionError
+from sod.model.devices import device_refusal
+from sod.rewards.referee import reward_refusals
 from sod.runs.alarms import ALARMS
 from sod.sandbox import retries
 from sod.systems import SYSTEMS, SystemTraits, traits
@@ -44,6 +49,7 @@ def check(refusals: Refusals) -> None:
 
 
 def of_fine_tuning(options: SftOptions, processes: int) -> Refusals:
+    yield from of_device(options.network.device)
     yield from of_learning(options.learn, processes)
     yield from of_held_out(options.validate)
     yield from _of_solving(options, processes)
@@ -51,14 +57,17 @@ def of_fine_tuning(options: SftOptions, processes: int) -> Refusals:
 
 
 def of_training(options: TrainOptions, processes: int) -> Refusals:
+    yield from of_device(options.network.device)
     yield from of_learning(options.learn, processes)
     yield from _of_system(options)
+    yield from _of_teachers(options)
     yield from of_teacher(options.teacher, options.score)
     yield from of_engine(options.engine, options.rollout, trains=True)
     yield from of_servers(options.engine, processes)
     yield from of_sandbox(options.sandbox)
-    yield from of_tools(options.tool)
+    yield from of_tools(options.tool, options.sandbox)
     yield from of_environment(options.environment)
+    yield from of_reward(options.reward)
     yield from trackers.tracker_refusals(options.track)
     if options.rollout.problems < processes:
         yield (
@@ -102,12 +111,19 @@ def _of_solving(options: SftOptions, processes: int) -> Refusals:
         yield f"validate.solve = {solve} needs a single process, but {processes} are running. Leave it out, or start one process."
 
 
+def of_device(device: str) -> Refusals:
+    if refusal := device_refusal(device):
+        yield refusal
+
+
 def of_evaluation(options: EvalOptions) -> Refusals:
+    yield from of_device(options.network.device)
     yield from of_teacher(options.teacher, options.score)
     yield from of_engine(options.engine, options.rollout, trains=False)
     yield from of_sandbox(options.sandbox)
-    yield from of_tools(options.tool)
+    yield from of_tools(options.tool, options.sandbox)
     yield from of_environment(options.environment)
+    yield from of_reward(options.reward)
     if options.paper is not None and (refusal := paper.refusal(options.paper)):
         yield refusal
     if options.teacher is not None and not ENGINES[options.engine.name].loads_model:
@@ -147,6 +163,20 @@ def of_teacher(teacher: Path | None, options: ScoreOptions) -> Refusals:
             yield f"score.{name} is for a teacher on this machine, not on a server. Leave it or score.teacher_url out."
 
 
+def _of_teachers(options: TrainOptions) -> Refusals:
+    """Check several teachers."""
+    if not options.teachers:
+        return
+    if options.teacher is not None:
+        yield "teachers and teacher both name a teacher. Give one of the two; *=MODEL is the teacher of all other problems."
+    if options.score.teacher_url is not None:
+        yield "score.teacher_url is the server of one teacher, but teachers names several. Leave one of the two out."
+    try:
+        routes_of(options.teachers)
+    except OptionError as error:
+        yield str(error)
+
+
 def of_engine(options: EngineOptions, rollout: SamplingOptions, *, trains: bool) -> Refusals:
     """Check the engine, its address and its sampling parameters. `trains`: the weights change during sampling."""
     engine = ENGINES[options.name]
@@ -163,9 +193,11 @@ def of_engine(options: EngineOptions, rollout: SamplingOptions, *, trains: bool)
         yield CANNOT_TRAIN.format(name=options.name)
     if engine.package is not None and find_spec(engine.package) is None:
         yield (
-            f"engine.name = {options.name} needs {engine.package}, which is not installed. Install it here (pip install "
-            f"{engine.package}), or run it as a server from its own environment (--engine.name vllm_server)."
+            f"engine.name = {options.name} needs {engine.package}, which is not installed. Type {INSTALL_VLLM}, or "
+            "run it as a server from its own environment (--engine.name vllm_server)."
         )
+    elif engine.package is not None and (refusal := wrong_vllm()):
+        yield refusal
     if engine.exchanges_weights and rollout.temperature < 0.01:
         yield (
             f"rollout.temperature = {rollout.temperature:g} is too low for vLLM, which would sample at 0.01 instead. Set it to "
@@ -194,8 +226,23 @@ def of_sandbox(options: SandboxOptions) -> Refusals:
         yield from _of_address("sandbox.url", options.url)
 
 
-def of_tools(options: ToolOptions) -> Refusals:
-    """Check the user's own tools by importing their files."""
+def of_tools(options: ToolOptions, sandbox: SandboxOptions) -> Refusals:
+    """Check which tools are selected, and the user's own tools by importing their files."""
+    if options.session == "on" and sandbox.backend == "fusion":
+        yield retries.NO_SESSIONS
+    if options.session == "on" and options.show_last_expr == "reference":
+        yield (
+            "tool.session = on does not work with tool.show_last_expr = reference, because the paper's interpreter keeps "
+            "nothing. Leave one of the two out."
+        )
+    if options.mcp or options.mcp_only:
+        from sod.tools import mcp
+
+        yield from mcp.mcp_refusals(options)
+    if "search" in options.use:
+        from sod.tools import search
+
+        yield from search.search_refusals(options)
     if options.own:
         from sod.tools.own import own_tools
 
@@ -214,9 +261,22 @@ def of_environment(name: str) -> Refusals:
         yield str(error)
 
 
+def of_reward(options: RewardOptions) -> Refusals:
+    """Check the judge and the parts of the reward by importing the user's own functions."""
+    yield from reward_refusals(options)
+    if options.llm.url is not None:
+        yield from _of_address("reward.llm.url", options.llm.url)
+
+
 def _of_loss(options: LearnOptions) -> Refusals:
-    """Check that a loss has a clip range of its own scale."""
+    """Check that a loss has a clip range of its own scale, and that a correction leaves some weights."""
     given = options.model_fields_set
+    cap, floor = options.correction_cap, options.correction_floor
+    if options.correction == "icepop" and cap is not None and cap <= floor:
+        yield (
+            f"learn.correction_cap is {cap:g}, not above learn.correction_floor = {floor:g}, so every weight is 0. Give a cap "
+            "above 1 and a floor below 1, such as 5 and 0.5."
+        )
     if options.loss in CLIP_RANGES and not {"clip_low", "clip_high"} <= given:
         low, high = CLIP_RANGES[options.loss]
         yield (
@@ -243,7 +303,7 @@ def _of_problems(options: TrainOptions) -> Refusals:
         )
     if rollout.resample > 1 and rollout.group == 1:
         yield "rollout.resample needs several attempts at each problem, but rollout.group is 1. Raise it."
-    if rollout.resample > 1 and options.algorithm.name in SYSTEMS and traits(options.algorithm.name).outcome is None:
+    if rollout.resample > 1 and options.algorithm.name in SYSTEMS and not traits(options.algorithm.name).uses_reward:
         yield (
             f"rollout.resample replaces problems on which the reward has no contrast, but algorithm.name = "
             f"{options.algorithm.name} does not use the reward. Leave one of the two out."
@@ -255,14 +315,14 @@ def _of_system(options: TrainOptions) -> Refusals:
     name = options.algorithm.name
     try:
         system = traits(name)
-        by_entropy = _reads_entropy(system)
+        reads = _reads(system)
     except OptionError as error:
         yield str(error)
         return
     yield from _of_outcome(options.algorithm, system)
-    if system.needs_teacher and options.teacher is None:
+    if system.needs_teacher and options.teacher is None and not options.teachers:
         yield f"algorithm.name = {name} needs a teacher. Give --teacher."
-    if system.context is not None and options.teacher is not None:
+    if system.context is not None and (options.teacher is not None or options.teachers):
         yield f"algorithm.name = {name} uses the student itself as its teacher. Leave --teacher out."
     if system.context is not None and options.environment != DEFAULT:
         yield (
@@ -270,7 +330,8 @@ def _of_system(options: TrainOptions) -> Refusals:
             f"{options.environment}. Choose another system, or leave --environment out."
         )
     if options.score.teacher_url is not None:
-        yield from _of_served_teacher(options.algorithm, system, by_entropy=by_entropy)
+        yield from _of_served_teacher(options.algorithm, system, by_entropy="teacher_entropy" in reads)
+    yield from _of_inputs(options, system, reads)
     if system.context is not None and options.opsd.template is not None:
         for part in ("{question}", "{context}"):
             if part not in options.opsd.template:
@@ -278,6 +339,32 @@ def _of_system(options: TrainOptions) -> Refusals:
                     f"opsd.template has no {part}. Write {{question}} for the student's message, and {{context}} for the "
                     "answer or hint."
                 )
+
+
+def _of_inputs(options: TrainOptions, system: SystemTraits, reads: frozenset[str]) -> Refusals:
+    """Check that the run provides the inputs of the rule."""
+    algorithm = options.algorithm
+    if "student_entropy" in reads and (options.score.student == "sampler" or algorithm.divergence == "exact"):
+        given = "score.student = sampler" if options.score.student == "sampler" else "algorithm.divergence = exact"
+        yield (
+            f"algorithm.name = {algorithm.name} reads the student's entropy, which is not computed with {given}. Use "
+            "score.student = recompute and algorithm.divergence = sampled, or choose another rule."
+        )
+    if "teacher_rates" in reads and algorithm.teacher_rates is None:
+        yield (
+            f"algorithm.name = {algorithm.name} reads the teacher's solve rates, and none are given. Give a run of `sod eval` of "
+            "the teacher on --data as --algorithm.teacher-rates."
+        )
+    if algorithm.teacher_rates is not None and "teacher_rates" not in reads:
+        yield (
+            f"algorithm.teacher_rates has no effect with algorithm.name = {algorithm.name}, which does not read them. Leave it "
+            "out."
+        )
+    if system.whole and algorithm.divergence == "exact":
+        yield (
+            f"algorithm.divergence = exact needs a weight of the teacher's signal for every candidate, but algorithm.name = "
+            f"{algorithm.name} computes the whole credit. Use sampled."
+        )
 
 
 def _of_outcome(options: AlgorithmOptions, system: SystemTraits) -> Refusals:
@@ -310,18 +397,17 @@ def _of_served_teacher(options: AlgorithmOptions, system: SystemTraits, *, by_en
         )
 
 
-def _reads_entropy(system: SystemTraits) -> bool:
-    """Return whether the system's rule reads the teacher's entropy.
+def _reads(system: SystemTraits) -> frozenset[str]:
+    """Return the inputs of the system's rule that are not always at hand (`sod.core.INPUTS`).
 
-    The user's own rule is tried (`sod.algorithms.needs_entropy`). Raise OptionError if it cannot be loaded.
+    The user's own rule is tried (`sod.algorithms.inputs_of`). Raise OptionError if it cannot be loaded.
     """
     if not system.is_own:
-        return system.reads_entropy
-    from sod.algorithms import find, needs_entropy
+        return system.reads
+    from sod.algorithms import inputs_of
 
     assert system.rule is not None
-    rule = find(system.rule).rule
-    return rule is not None and needs_entropy(rule)
+    return inputs_of(system.rule)
 
 
 def _of_address(option: str, url: str) -> Refusals:

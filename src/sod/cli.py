@@ -114,6 +114,9 @@ HELP = ("-h", "--help", "--help-all", "help")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    # Micro-batches have different sizes, which would divide a GPU's memory into pieces that nothing fits into.
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     screen.guard_output()
     try:
         status = run(list(sys.argv[1:] if arguments is None else arguments))
@@ -129,6 +132,15 @@ def run(arguments: list[str]) -> int:
         return _run(arguments)
 
 
+def _with_teachers(arguments: list[str]) -> list[str]:
+    """Return the arguments with --teachers in place of a --teacher that names the problems of each teacher."""
+    if "--teacher" not in arguments:
+        return arguments
+    from sod.config.teachers import named_in
+
+    return named_in(arguments)
+
+
 def _run(arguments: list[str]) -> int:
     command, options = None, None
     try:
@@ -142,7 +154,7 @@ def _run(arguments: list[str]) -> int:
             return 0
         name, target, _ = COMMANDS[command]
         with _hushed() if place()[0] else nullcontext():  # only the first of several processes reports wrong options
-            options = parse(command, name, rest)
+            options = parse(command, name, _with_teachers(rest) if command == "train" else rest)
         if place()[1] > 1 and "processes" not in type(options).model_fields:
             raise OptionError(
                 f"`sod {command}` is started by torchrun, but it runs in one process. Start it without torchrun."

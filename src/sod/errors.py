@@ -13,6 +13,7 @@ SodError
 │   └── OutageError            infrastructure failed for so long that the run stops; resume it later
 ├── TrainingError              the update itself is broken (non-finite numbers, no token to train on)
 │   └── AlarmError             an alarm in `stop_on` stopped the run, after it saved a checkpoint
+├── CapacityError              the GPU's memory is full; the message names options that need less
 └── DoctorError                `sod doctor` found something that does not work or is not safe
 
 Mistakes of the *student* are not errors here; the student reads them as text (`sod.tools`).
@@ -78,6 +79,10 @@ class AlarmError(TrainingError):
     def __init__(self, message: str, alarm: str):
         super().__init__(message)
         self.alarm = alarm
+
+
+class CapacityError(SodError):
+    """The GPU's memory is full."""
 
 
 class DoctorError(SodError):

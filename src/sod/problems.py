@@ -45,10 +45,17 @@ def problem_order(options: TrainOptions, problems: Sequence[Problem]) -> Problem
     return order
 
 
-def solve_rates(evaluation: Path, data: Path) -> dict[str, float]:
+def teacher_rates(options: TrainOptions) -> dict[str, float] | None:
+    """Return the teacher's solve rate of each problem by its id, for the rules that read it; None if none are given."""
+    rates = options.algorithm.teacher_rates
+    return None if rates is None else solve_rates(rates, options.data, option="algorithm.teacher_rates")
+
+
+def solve_rates(evaluation: Path, data: Path, *, option: str = "problems.rates") -> dict[str, float]:
     """Return the share of right attempts at each problem of a file, by its id, from a finished evaluation of that file.
 
-    Raise DataError for an evaluation that is unfinished, damaged or of another file.
+    `option`: the option that names the evaluation. Raise DataError for an evaluation that is unfinished, damaged or of
+    another file.
     """
     evaluated = read_evaluation(evaluation)
     sha256 = sha256_of_file(data)
@@ -56,7 +63,7 @@ def solve_rates(evaluation: Path, data: Path) -> dict[str, float]:
     if name is None:
         raise DataError(
             f"{evaluation} is not an evaluation of {data}, as it is now. Run sod eval --data {data}, and give its --out as "
-            "problems.rates."
+            f"{option}."
         )
     return {
         problem: sum(verdicts.values()) / len(verdicts)

@@ -28,6 +28,8 @@ class Scorer:
     `candidates`: number of the policy's likeliest tokens that the teacher scores as well, at each sampled token. Requires
     "recompute", because a sampler does not return them.
 
+    `student_entropy`: compute the policy's entropies as well. Requires "recompute" and no candidates.
+
     `reference`: the policy's initial weights, which score the sampled tokens as well.
     """
 
@@ -40,6 +42,7 @@ class Scorer:
         microbatch_tokens: int,
         student_from: Literal["recompute", "sampler"] = "recompute",
         candidates: int = 0,
+        student_entropy: bool = False,
         reference: Reference | None = None,
     ):
         assert student_from == "recompute" or not candidates, "a sampler returns no candidates"
@@ -49,6 +52,7 @@ class Scorer:
         self._microbatch_tokens = microbatch_tokens
         self._student_from = student_from
         self._candidates = candidates
+        self._student_entropy = student_entropy
         self._reference = reference
         self._busy_seconds = 0.0
 
@@ -81,6 +85,11 @@ class Scorer:
             batch = replace(batch, candidates_BTJ=ids_BTJ[..., 1:])
             return batch.scored(logprobs_BTJ[..., 0], candidate_student_BTJ=logprobs_BTJ[..., 1:])
         if self._student_from == "recompute" or not len(batch):
+            if self._student_entropy:
+                student_BT, entropy_BT = score(
+                    self._student, batch, self._temperature, self._microbatch_tokens, entropy=True
+                )
+                return replace(batch.scored(student_BT), student_entropy_BT=entropy_BT)
             student_BT, _ = score(self._student, batch, self._temperature, self._microbatch_tokens)
             return batch.scored(student_BT)
         student_BT = pad([t.sampler_logprobs for t in batch.trajectories], torch.float32)

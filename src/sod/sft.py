@@ -17,6 +17,7 @@ from sod.distributed import Ranks, joined
 from sod.errors import DataError, TemplateError
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, noted
+from sod.model.devices import FINE_TUNING, device_errors
 from sod.model.dtypes import with_dtype
 from sod.model.loading import check_embeddings, load_model, load_tokenizer, positions_of
 from sod.model.policy import Policy, load_sharded, origin
@@ -125,7 +126,8 @@ def _steps(
                 break
             chosen = [rows[row] for row in pick(step, len(rows), options)]
             began, tokens = time.monotonic(), sum(len(ids) for ids, _ in chosen)
-            metrics = policy.imitate(*collate_demonstrations(chosen))
+            with device_errors("learning", FINE_TUNING):
+                metrics = policy.imitate(*collate_demonstrations(chosen))
             seconds = time.monotonic() - began
             row = {f"learn/{name}": value for name, value in metrics.items()} | pace(seconds, tokens)
             if ranks.is_first:

@@ -1,6 +1,7 @@
 """The systems of the paper, its ablations, rival rules and a control: one line each, without torch.
 
-`sod.algorithms` computes with them: credit = outcome + rule. To add a system, add a line to `SYSTEMS`.
+`sod.algorithms` computes with them: credit = outcome + rule, or the rule's whole credit. To add a system, add a line to
+`SYSTEMS`.
 """
 
 from dataclasses import dataclass
@@ -8,6 +9,10 @@ from difflib import get_close_matches
 from typing import Literal
 
 from sod.errors import OptionError
+
+Context = Literal["gt", "hint", "feedback", "unrelated"]
+"""Information in the prompt of a teacher that is the student itself. gt: the answer, and the worked solution if there is one.
+hint: a hint. feedback: the faults of the attempt. unrelated: the answer of another problem, a control."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,21 +22,41 @@ class SystemTraits:
     outcome: Literal["grpo", "shuffled"] | None
     """Credit for the outcome of a trajectory (`sod.algorithms.OUTCOMES`). None: no credit."""
     rule: str | None
-    """Weighting of the teacher's signal: a name in `sod.core.RULES`, or FILE.py:FUNCTION. None: no teacher."""
-    context: Literal["gt", "hint"] | None = None
-    """OPSD: the teacher is the student with the answer (gt) or a hint in its prompt. None: the teacher is another model."""
-    reads_entropy: bool = False
-    """The rule needs the entropy of the teacher's distribution, which no server returns."""
+    """Weighting of the teacher's signal: a name in `sod.core.RULES` or `sod.core.CREDITS`, or FILE.py:FUNCTION. None: no
+    teacher."""
+    context: Context | None = None
+    """OPSD: the teacher is the student with this information in its prompt. None: the teacher is another model."""
+    reads: frozenset[str] = frozenset()
+    """Inputs of the rule that are not always at hand: names in `sod.core.INPUTS`. Where one is missing, the system is refused."""
+    whole: bool = False
+    """The rule computes the whole credit (`sod.core.CREDITS`)."""
+    signal: bool = True
+    """The rule reads the teacher's signal. Only a rule that computes the whole credit can do without."""
 
     @property
     def needs_teacher(self) -> bool:
         """Return whether the system needs a teacher model in addition to the student."""
-        return self.rule is not None and self.context is None
+        return self.rule is not None and self.context is None and self.signal
+
+    @property
+    def uses_reward(self) -> bool:
+        """Return whether the credit depends on the reward or the verdict."""
+        return self.outcome is not None or bool(self.reads & {"reward", "right"})
 
     @property
     def is_own(self) -> bool:
         """Return whether the rule is the user's own, FILE.py:FUNCTION."""
         return self.rule is not None and ":" in self.rule
+
+
+def _weighted(rule: str, *reads: str) -> SystemTraits:
+    """Return GRPO with a rule for the weight of the teacher's signal."""
+    return SystemTraits("grpo", rule, reads=frozenset(reads))
+
+
+def _whole(rule: str, *reads: str, signal: bool = True, outcome: Literal["grpo"] | None = "grpo") -> SystemTraits:
+    """Return a rule that computes the whole credit."""
+    return SystemTraits(outcome, rule, reads=frozenset(reads), whole=True, signal=signal)
 
 
 SOD_RULE = "drift"
@@ -42,6 +67,7 @@ SYSTEMS: dict[str, SystemTraits] = {
     "opd_without_grpo": SystemTraits(None, "uniform"),
     "opsd_gt": SystemTraits(None, "uniform", context="gt"),
     "opsd_hint": SystemTraits(None, "uniform", context="hint"),
+    "opsd_feedback": SystemTraits(None, "uniform", context="feedback"),
     "sod": SystemTraits("grpo", SOD_RULE),
     # the paper's ablations
     "sod_uniform": SystemTraits("grpo", "uniform"),
@@ -55,13 +81,50 @@ SYSTEMS: dict[str, SystemTraits] = {
     "trust_region": SystemTraits("grpo", "trust_region"),
     "sign_consistent": SystemTraits("grpo", "sign_consistent"),
     "curriculum": SystemTraits("grpo", "curriculum"),
-    "entropy": SystemTraits("grpo", "entropy", reads_entropy=True),
+    "entropy": _weighted("entropy", "teacher_entropy"),
     "drift_from_median": SystemTraits("grpo", "drift_from_median"),
     "drift_with_floor": SystemTraits("grpo", "drift_with_floor"),
     "per_error": SystemTraits("grpo", "per_error"),
-    "entropy_in_trust_region": SystemTraits("grpo", "entropy_in_trust_region", reads_entropy=True),
-    # a control
+    "entropy_in_trust_region": _weighted("entropy_in_trust_region", "teacher_entropy"),
+    # weighting rules of other papers, each combined with GRPO
+    "turn_opd": _weighted("turn_opd", "progress"),
+    "middle_dropped": _weighted("middle_dropped"),
+    "iw_opd": _weighted("iw_opd"),
+    "prefix": _weighted("prefix"),
+    "progressive_prefix": _weighted("progressive_prefix", "progress"),
+    "prefix_teach": _weighted("prefix_teach"),
+    "tv_opd": _weighted("tv_opd"),
+    "surprise": _weighted("surprise"),
+    "power_opd": _weighted("power_opd", "student", "teacher"),
+    "tip": _weighted("tip", "student_entropy"),
+    "ida_opd": _weighted("ida_opd", "student", "student_entropy"),
+    "ier_opd": _weighted("ier_opd", "student_entropy", "group"),
+    "opdvr": _weighted("opdvr"),
+    "ra_opd": _weighted("ra_opd"),
+    "fire_opd": _weighted("fire_opd", "student_entropy", "teacher_entropy"),
+    "per_prompt": _weighted("per_prompt", "teacher_rates"),
+    "atod": _weighted("atod", "student"),
+    "gats": _weighted("gats", "right", "teacher_rates"),
+    "tide": _weighted("tide", "teacher_entropy"),
+    # other papers: the whole credit
+    "rlsd": _whole("rlsd"),
+    "step_opsd": _whole("step_opsd"),
+    "sdar": _whole("sdar"),
+    "agent_opsd": _whole("agent_opsd", "right", "group"),
+    "future_credit": _whole("future_credit"),
+    "aopd": _whole("aopd"),
+    "eopd": _whole("eopd", "teacher_entropy"),
+    "gigpo": _whole("gigpo", "reward", "group", "anchors", signal=False),
+    "scope": _whole("scope", "student", "teacher", "right", "group", outcome=None),
+    "gc_opd": _whole("gc_opd", "right", "group"),
+    # controls
     "sham": SystemTraits("shuffled", None),
+    "random_weights": _weighted("random_weights"),
+    "random_mask": _weighted("random_mask"),
+    "random_steps": _weighted("random_steps"),
+    "opsd_unrelated": SystemTraits(None, "uniform", context="unrelated"),
+    "suppress_unlikely": _whole("suppress_unlikely", "student", signal=False),
+    "opd_then_grpo": _weighted("opd_then_grpo", "progress"),
 }
 
 

@@ -7,33 +7,39 @@ import shlex
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
 import torch
 
-from sod.algorithms import give_credit
+from sod.algorithms import give_credit, inputs_of
 from sod.batching import CreditedBatch, ScoredBatch, join
 from sod.checks import check, of_training
 from sod.concurrency import Runner
 from sod.config import EngineOptions, TrainOptions
+from sod.config.teachers import routes_of
 from sod.console.progress import LEGEND, Display, console, echo, fitted
+from sod.correction import with_correction
 from sod.datasets.asking import load_asked, unasked
 from sod.datasets.order import ProblemOrder
 from sod.datasets.rows import fingerprint_model
 from sod.distributed import Ranks, joined
+from sod.engines.choice import with_engine
 from sod.engines.opening import open_engine
-from sod.errors import AlarmError, TrainingError
+from sod.errors import AlarmError, OptionError, TrainingError
+from sod.history import RuleHistory
 from sod.hub import model_folder
 from sod.interrupts import Terminated, held_back, let_through
+from sod.model.devices import LEARNING, SAMPLING, device_errors
 from sod.model.dtypes import with_dtype
 from sod.model.lengths import with_lengths
 from sod.model.loading import check_context, check_embeddings, head, load_model
 from sod.model.policy import Policy, load_sharded, origin
-from sod.planning.dry_run import plan
-from sod.problems import problem_order
+from sod.planning.dry_run import estimate, plan
+from sod.planning.timing import compared
+from sod.problems import problem_order, teacher_rates
 from sod.rollout.agent import Agent
 from sod.rollout.contrast import chosen, wanted
 from sod.rollout.groups import attempt_seed, rollout
@@ -47,12 +53,13 @@ from sod.runs.records import scored_records, to_record
 from sod.scoring import Scorer, check_groups
 from sod.systems import traits
 from sod.teachers import Teacher, TeacherSetup
-from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_folder
+from sod.teachers.opening import fingerprint_teacher, open_teacher, open_teachers, teacher_folder
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.teachers.reference import Reference, open_reference
 from sod.trackers.sending import Tracking, tracked
 from sod.types import Group, Problem
 from sod.validation.solving import HeldOut, Validator
+from sod.validation.teacher import TeacherProbe
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +67,7 @@ T = TypeVar("T")
 MAX_SAMPLER_GAP = 0.5
 """Largest mean difference per sampled token, in nats. Rounding causes 1e-6 in fp32 and about 1e-2 in bf16; more means that
 the sampler is broken."""
+SAMPLES = "sampling and scoring"
 EXPLAINED = f"{LEGEND}tool calls and errors a trajectory; d: nats from teacher; w: step weight"
 
 
@@ -68,7 +76,7 @@ def train(options: TrainOptions) -> Run:
 
     Raises SodError for bad input, and Terminated after a signal. In both cases a run that has begun can be resumed.
     """
-    options = with_dtype(options)
+    options = with_engine(with_dtype(options))
     if options.dry_run:
         echo(plan(options))
         return Run(options.out)
@@ -89,18 +97,24 @@ def train(options: TrainOptions) -> Run:
             if session.validate(update, display):
                 break
             clock = Clock()
-            with clock.time("sample"), display.phase("sample", session.attempts):
+            with clock.time("sample"), display.phase("sample", session.attempts), device_errors(SAMPLES, SAMPLING):
                 groups, batch = session.sample(update, display)
-            credited = give_credit(replace(batch, update=update), options.algorithm)
+            credited = give_credit(session.rules.add_to(batch, update, options.updates), options.algorithm)
+            session.rules.learn(credited)
+            corrected, weights = with_correction(credited, options.learn, options.engine)
 
-            with clock.time("learn"), display.phase("learn", 1):
-                learnt = session.learn(update, credited)
+            with clock.time("learn"), display.phase("learn", 1), device_errors("learning", LEARNING):
+                learnt = session.learn(update, corrected) | weights
             with clock.time("sync"):
                 session.refresh()
 
             report = session.record(update, groups, credited, learnt, clock)
             tracking.log(update + 1, report)
             display.done(_line(update + 1, options.updates, report, display.room))
+            if update == session.done + 1 and (
+                estimated := estimate(options, ranks.count)
+            ):  # the first one also warms up
+                echo(compared(estimated, report, options.updates - update - 1))
             stopping = session.report_alarms(update + 1, tracking)
             if (update + 1) % options.save_every == 0 or update + 1 == options.updates or stopping:
                 session.save(update + 1)
@@ -141,6 +155,8 @@ class TrainingSession:
     """Position in the order of all problems, after the updates so far."""
     policy: Policy
     teacher: Teacher | None
+    rules: RuleHistory
+    """Facts from the updates so far that a rule can read."""
     scorer: Scorer
     agent: Agent
     world: World
@@ -157,6 +173,8 @@ class TrainingSession:
     """Names of the alarms that have been reported."""
     saved: int = -1
     """Number of updates in the newest checkpoint; -1 without one."""
+    probe: dict[str, float] = field(default_factory=dict)
+    """How many problems teacher and student solved before training (`score.probe_problems`)."""
 
     @classmethod
     @contextmanager
@@ -171,6 +189,7 @@ class TrainingSession:
             for note in notes:
                 logger.info(f"{options.data}: {note}")
             order = ranks.first(lambda: problem_order(options, problems))
+            rules = RuleHistory(ranks.first(lambda: teacher_rates(options)))
             held_out = HeldOut.open(options, problems, ranks)
             student = model_folder(options.student)
             files = ranks.first(lambda: _fingerprints(options, student))
@@ -192,6 +211,7 @@ class TrainingSession:
                 if folder:
                     policy.restore(folder)
                     order = order.restored(folder, size=options.rollout.problems)
+                    rules.restore(folder)
                     if teacher:
                         teacher.restore(folder)
                 scorer = _scorer(options, policy, teacher, open_reference(options, student, policy, teacher))
@@ -199,6 +219,7 @@ class TrainingSession:
                     history = ranks.first(lambda: _begin(options, run, files, done))
                     agent = world.agent(engine, options.rollout)
                     validator = held_out.validator(run, world, engine, ranks) if held_out else None
+                    probe = TeacherProbe(options, world, loop, ranks).metrics(run, files, agent, teacher, problems)
                     yield cls(
                         options=options,
                         ranks=ranks,
@@ -206,6 +227,7 @@ class TrainingSession:
                         order=order,
                         policy=policy,
                         teacher=teacher,
+                        rules=rules,
                         scorer=scorer,
                         agent=agent,
                         world=world,
@@ -214,6 +236,7 @@ class TrainingSession:
                         done=done,
                         history=history,
                         saved=done if folder else -1,
+                        probe=probe,
                     )
 
     @property
@@ -339,6 +362,7 @@ class TrainingSession:
         self.policy.save(folder)
         if self.ranks.is_first:
             self.order.save(folder)
+            self.rules.save(folder)
             if self.teacher:
                 self.teacher.save(folder)
 
@@ -350,7 +374,10 @@ class TrainingSession:
     ) -> dict[str, float]:
         """Write the update's metrics and trajectories. -> the metrics, over all processes; the same in each"""
         report = self._of_rollout(groups, batch) | metrics.of_steps(batch, self.options.algorithm)
-        report |= metrics.of_sampler(batch) | {f"learn/{name}": value for name, value in learnt.items()}
+        if self.teacher:
+            report |= self.teacher.metrics(batch, self.options.algorithm) | self.probe
+        report |= metrics.of_sampler(batch)
+        report |= {name if "/" in name else f"learn/{name}": value for name, value in learnt.items()}
         busy = {
             "generate": self.agent.engine.take_busy_seconds(),
             "score": self.scorer.take_busy_seconds(),
@@ -410,6 +437,7 @@ def _scorer(options: TrainOptions, policy: Policy, teacher: Teacher | None, refe
         microbatch_tokens=options.learn.microbatch_tokens,
         student_from=options.score.student,
         candidates=min(options.algorithm.candidates, len(head(policy.model))) if is_exact else 0,
+        student_entropy="student_entropy" in inputs_of(options.algorithm.name),
     )
 
 
@@ -418,8 +446,12 @@ def _fingerprints(options: TrainOptions, student: Path) -> dict[str, str]:
     files = {"data": sha256_of_file(options.data), "student": fingerprint_model(student)}
     if options.problems.rates is not None:
         files["rates"] = sha256_of_file(Run(options.problems.rates).trajectory_file(0))
+    if options.algorithm.teacher_rates is not None:
+        files["teacher_rates"] = sha256_of_file(Run(options.algorithm.teacher_rates).trajectory_file(0))
     if options.teacher is not None:
         files["teacher"] = fingerprint_teacher(teacher_folder(options.teacher, options.score), options.score)
+    for route in routes_of(options.teachers):
+        files[f"teacher {route.name}"] = fingerprint_model(teacher_folder(route.model, options.score))
     return files
 
 
@@ -429,10 +461,13 @@ def _teacher(
 ) -> Iterator[Teacher | None]:
     """Open the teacher that the algorithm requires, or yield None."""
     context = traits(options.algorithm.name).context
+    routes = routes_of(options.teachers)
     if context is not None:
         folder = student
     elif options.teacher is not None:
         folder = teacher_folder(options.teacher, options.score)
+    elif routes:
+        folder = student  # each route has its own
     else:
         yield None
         return
@@ -443,9 +478,17 @@ def _teacher(
         score=options.score,
         rollout=options.rollout,
         microbatch_tokens=options.learn.microbatch_tokens,
+        chat=world.chat,
+        tools=world.tools.schemas,
+        thinking=options.chat.thinking,
     )
     if context is None:
-        with open_teacher(loop, setup, ranks) as teacher:
+        opening = open_teachers(loop, setup, routes, ranks) if routes else open_teacher(loop, setup, ranks)
+        with opening as teacher:
+            if options.algorithm.divergence == "exact" and not teacher.scores_candidates:
+                raise OptionError(
+                    "algorithm.divergence = exact needs a teacher with the student's tokenizer. Use sampled, or such a teacher."
+                )
             yield teacher
         return
     opsd = options.opsd

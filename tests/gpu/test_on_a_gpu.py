@@ -184,7 +184,7 @@ def test_learning_needs_as_much_memory_as_is_predicted(tokenizer: PreTrainedToke
     assert 0.6 < torch.cuda.max_memory_allocated() / predicted < 1.1
 
 
-@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed here (pip install vllm)")
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed here (pip install '.[vllm]')")
 @pytest.mark.filterwarnings("default")  # vLLM's own
 def test_vllm_proves_that_it_samples_with_the_policys_weights_also_after_they_changed() -> None:
     model = network(torch.bfloat16).to(GPU)  # type: ignore[arg-type]

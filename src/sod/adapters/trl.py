@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from sod.algorithms import System, find, grpo
+from sod.algorithms import System, find, inputs_read, own_system
 from sod.batching import Batch, CreditedBatch, ScoredBatch
 from sod.concurrency import Runner
 from sod.config import (
@@ -37,7 +37,7 @@ from sod.config import (
     SandboxOptions,
     ToolOptions,
 )
-from sod.core import Rule, step_ids
+from sod.core import INPUTS, Rule, StepInfo, WholeCredit, step_ids
 from sod.engines.hf import HFEngine
 from sod.environments.choosing import DEFAULT
 from sod.errors import DataError, ModelError, OptionError, TrainingError
@@ -69,6 +69,9 @@ LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo")
 """Values of `loss_type` for which a token's loss depends only on its own advantage and ratio."""
 TRAJECTORY = "trajectory"
 """Column in which `Rollouts` passes its trajectories to reward functions; None for a lost attempt."""
+
+LACKING = frozenset({"student_entropy", "right", "reward", "group", "student_rates", "teacher_rates", "anchors"})
+"""Inputs of rules that TRL does not pass on: names in `sod.core.INPUTS`."""
 
 Observations = Sequence[tuple[Outcome, ...]]
 """Outcomes of the calls of each turn with calls."""
@@ -105,7 +108,7 @@ class SODTrainer(GRPOTrainer):
         *others: Any,
         teacher_model: PreTrainedModel | str | Path,
         sod: AlgorithmOptions = AlgorithmOptions(),  # noqa: B008 (immutable)
-        rule: Rule | None = None,
+        rule: Rule | WholeCredit | None = None,
         teacher_processing_class: PreTrainedTokenizerBase | None = None,
         call_failed: Callable[[str], bool] = alarms_raised,
         untested_version: bool = False,
@@ -184,6 +187,7 @@ class SODTrainer(GRPOTrainer):
             teacher_BT=teacher_BT.float().cpu(),
             teacher_entropy_BT=entropy_BT.float().cpu(),
             update=self._updates(),
+            progress=self.state.global_step / max(1, self.state.max_steps),
         )
 
     def _updates(self) -> int:
@@ -209,14 +213,17 @@ def credit_in_trl(system: System, batch: ScoredBatch, options: AlgorithmOptions)
 
     A group may be spread over processes, and TRL has its own scaling (`scale_rewards`). Advantages are not recomputed.
     """
-    rule, advantage_B = system.rule, batch.rewards_B
-    assert rule is not None
+    rule, whole, advantage_B = system.rule, system.whole, batch.rewards_B
+
+    def known(info: StepInfo) -> StepInfo:
+        return replace(info, advantage_B=advantage_B, **{INPUTS[name].field: None for name in LACKING})
+
     given = System(
         outcome=None if system.outcome is None else lambda *_: advantage_B,
-        rule=lambda d_BK, info: rule(d_BK, replace(info, advantage_B=advantage_B)),
+        rule=None if rule is None else lambda d_BK, info: rule(d_BK, known(info)),
+        whole=None if whole is None else lambda info: whole(known(info)),
     )
-    weight_BT = given.teacher_weight(batch, options)
-    return batch.credited(given.credit(batch, weight_BT, options), weight_BT)
+    return given.give(batch, options)
 
 
 def observations(completion: str | Sequence[Message], failed: Callable[[str], bool]) -> Observations:
@@ -286,7 +293,7 @@ def check_arguments(args: GRPOConfig) -> None:
         )
 
 
-def system_in_trl(options: AlgorithmOptions, rule: Rule | None = None) -> System:
+def system_in_trl(options: AlgorithmOptions, rule: Rule | WholeCredit | None = None) -> System:
     """Return the system named by the options, or GRPO combined with `rule`. Raises OptionError for unsupported systems."""
     if options.divergence == "exact":
         raise OptionError(
@@ -298,15 +305,20 @@ def system_in_trl(options: AlgorithmOptions, rule: Rule | None = None) -> System
             "algorithm.advantage and algorithm.kl_in_reward have no effect in TRL, which computes the advantage itself. Use "
             "GRPOConfig's scale_rewards and beta."
         )
-    if rule is not None:
-        return System(grpo, rule)
-    system = find(options.name)
+    system = find(options.name) if rule is None else own_system(rule)
     if system.context is not None:
         raise OptionError(
             f"algorithm {options.name!r} needs a teacher with its own prompt, which is not supported in TRL. Use `sod train`."
         )
-    if system.rule is None:
-        raise OptionError(f"algorithm {options.name!r} has no teacher. Use GRPOTrainer for grpo, `sod train` for sham.")
+    if system.rule is None and (system.whole is None or not system.reads_signal):
+        raise OptionError(
+            f"algorithm {options.name!r} has no teacher. Use GRPOTrainer for grpo, `sod train` for the others."
+        )
+    if missing := sorted(inputs_read(system) & LACKING):
+        what = " and ".join(INPUTS[name].what for name in missing)
+        raise OptionError(
+            f"algorithm {options.name!r} reads {what}, which TRL does not pass on. Use `sod train`, or choose another rule."
+        )
     return system
 
 

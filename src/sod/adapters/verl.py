@@ -44,6 +44,7 @@ from verl.workers.utils.padding import no_padding_2_padding  # pyright: ignore[r
 from sod.core import (
     RULES,
     StepInfo,
+    Weights,
     clipped_policy_loss,
     masked_mean,
     per_token,
@@ -75,6 +76,14 @@ RULES_HERE = (
     "position",
     "sign_consistent",
     "gated",
+    "middle_dropped",
+    "iw_opd",
+    "prefix",
+    "prefix_teach",
+    "tv_opd",
+    "surprise",
+    "opdvr",
+    "ra_opd",
 )
 """Rules that only need a trajectory's log-probabilities and its advantage. verl's workers have no data on failed calls, the
 teacher's entropy or the number of the update, and process a part of the batch at a time."""
@@ -178,7 +187,7 @@ class Scored:
             epsilon=settings.epsilon,
             delta=settings.delta,
         )
-        w = RULES[settings.rule](d_BK, info)
+        w = Weights.of(RULES[settings.rule](d_BK, info)).teacher
         w_BT = per_token(w, ids_BT) if w.shape == d_BK.shape else w
         return w_BT.masked_fill(~self.mask_BT, 0)
 

@@ -25,7 +25,12 @@ class CodeInterpreter(BaseTool):
         """Raises OptionError for unknown options, and if programs cannot be confined."""
         try:
             self._sandbox = open_sandbox(SandboxOptions(**config.get("sandbox", {})))
-            self._toolbox = Toolbox([PythonTool(self._sandbox, ToolOptions(**config.get("tool", {})))])
+            options = ToolOptions(**config.get("tool", {}))
+            if options.session == "on":
+                raise OptionError(
+                    "tool.session = on does not work in verl, where trajectories share one tool. Leave it out."
+                )
+            self._toolbox = Toolbox([PythonTool(self._sandbox, options)])
         except ValidationError as error:
             raise OptionError(f"The config of {type(self).__name__} is invalid: {error}") from error
         super().__init__(config, tool_schema or OpenAIFunctionToolSchema.model_validate(interpreter_schema()))

@@ -101,6 +101,11 @@ class ChatFormat:
         """Return whether the prompts show the tools."""
         return not self._template.hides_tools
 
+    @property
+    def template(self) -> Template:
+        """What the chat template does."""
+        return self._template
+
     # Messages -> tokens
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Schema]) -> list[int]:
@@ -111,6 +116,10 @@ class ChatFormat:
         """Return the tokens of an assistant message as if sampled: its thought, its text, its calls, the end of turn."""
         words, end = self._turn({**message, "role": "assistant"}, tools)
         return [*self._encode(words), self._id(end)]
+
+    def turn_text(self, message: Message, tools: Sequence[Schema]) -> tuple[str, str]:
+        """Return the text of an assistant message as the template writes it, and the token that ends the turn."""
+        return self._turn({**message, "role": "assistant"}, tools)
 
     def observation(self, texts: Sequence[str], names: Sequence[str] = ()) -> list[int]:
         """Return the suffix after a student's turn: the tools' results, up to the start of the student's next turn.

@@ -137,6 +137,7 @@ class ComparisonParts:
         recipe = over(self.train, {"algorithm": {"name": method.algorithm}, "seed": seed, "out": folder})
         if find(method.algorithm).context is not None:
             recipe.pop("teacher", None)
+            recipe.pop("teachers", None)
         recipe = over(recipe, method.options)
         tracking = recipe.get("tracking", {})
         if recipe.get("track") and isinstance(tracking, dict) and not tracking.get("name"):

@@ -40,6 +40,7 @@ from sod.config.data import (
     MixOptions,
     SplitOptions,
 )
+from sod.config.judging import LlmJudgeOptions
 from sod.config.lab import (
     CompareOptions,
     DemoOptions,
@@ -97,6 +98,7 @@ __all__ = [
     "LabOptions",
     "LabTeacherOptions",
     "LearnOptions",
+    "LlmJudgeOptions",
     "MakeOptions",
     "MarksOptions",
     "MixOptions",

@@ -29,6 +29,7 @@ from sod.config.sampling import (
     SandboxOptions,
     ToolOptions,
 )
+from sod.config.teachers import TeacherNames
 from sod.config.tracking import TrackerNames, TrackOptions
 from sod.config.validation import SftValidateOptions, ValidateOptions
 
@@ -91,8 +92,11 @@ class TrainOptions(Options):
     out: ResumeMayChange[Path]
     """Run directory to create."""
     teacher: ResumeMayChange[OptionalModel] = None
-    """Teacher model: a directory, a run or a name on the hub, hf:ORG/NAME, with the student's vocabulary. Default: none; grpo,
-    sham and opsd need no teacher."""
+    """Teacher model: a directory, a run or a name on the hub, hf:ORG/NAME, with any tokenizer (docs/teachers.md). Default:
+    none; grpo, sham and opsd need no teacher."""
+    teachers: Rare[ResumeMayChange[TeacherNames]] = ()
+    """Several teachers in place of --teacher: KIND=MODEL for the problems of a kind (math, choice, code), COLUMN:VALUE=MODEL for
+    those with a label, *=MODEL for all others. The first that fits is used. Default: none."""
     environment: str = "tools"
     """Surroundings of the student in a trajectory (docs/environments.md). tools: the tools of --tool.* and the judge of the
     problem's kind. NAME: a shipped one. FILE.py:CLASS: your own. The column `environment` of a problem has priority."""
@@ -107,7 +111,8 @@ class TrainOptions(Options):
     stop_on: Rare[tuple[str, ...]] = ()
     """Alarms that stop the run after saving a checkpoint. Alarms not listed here are only reported. Possible: tool_calls,
     malformed_calls, truncated, entropy_collapse, entropy_explosion, divergence, silent_teacher, saturated_weights,
-    outlier_tokens, no_contrast, cold_start, unsolved, shaped_reward, sampler_drift, lost_attempts."""
+    outlier_tokens, no_contrast, cold_start, unsolved, shaped_reward, sampler_drift, misaligned_teacher, sampler_weights,
+    lost_attempts."""
     save_trajectories: Rare[ResumeMayChange[Count]] = 64
     """Number of trajectories of each update to save in the run directory."""
     resume: ResumeMayChange[bool] = False
@@ -336,6 +341,8 @@ class PlanOptions(Options):
     """Teacher model, given like the student. Default: none, for GRPO."""
     gpus: str = "1x80GB"
     """Number and kind of GPUs: 8xH100, 2x24GB, 4090. 0 uses only CPU memory."""
+    price: PositiveReal | None = None
+    """Price of one GPU for one hour, in any currency. The plan then has the estimated cost of a run. Default: no cost."""
     max_tokens: Positive = 20480
     """Longest response, in tokens."""
     max_prompt_tokens: Positive = 2560

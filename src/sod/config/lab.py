@@ -12,10 +12,14 @@ class LabOptions(Options):
 
     out: Path = Path("runs/lab")
     """Directory to write to."""
+    world: Literal["sums", "household", "shop", "maze", "database"] = "sums"
+    """World of the problems (docs/worlds.md). sums: the interpreter is the only tool. For the others, a teacher and a cold start
+    are also trained; run the command again to continue after an interruption."""
     seed: int = 1
     """Seed of the problems, the demonstrations and the student's initial weights."""
-    demonstrations: Positive = 32_000
-    """Number of demonstrations for the student's cold start, in curriculum order."""
+    demonstrations: Positive | None = None
+    """Number of demonstrations for the student's cold start, in curriculum order. Default: 32,000 for sums, and as many as the
+    cold start of another world needs."""
     train_problems: Positive = 4_000
     """Number of problems for training."""
     eval_problems: Positive = 200

@@ -1,5 +1,6 @@
 """Options of the networks, their scores and the change of the weights."""
 
+from pathlib import Path
 from typing import Literal
 
 from sod.config.base import Count, Decay, Options, Positive, PositiveReal, Rare, Real, ResumeMayChange, Share
@@ -25,6 +26,9 @@ class OptimiserOptions(Options):
     more time."""
     optimizer: Rare[Literal["adamw", "adamw_8bit"]] = "adamw"
     """adamw_8bit: AdamW with 8-bit moments (bitsandbytes, extra `lean`), 2 instead of 8 bytes per weight."""
+    reduce: Rare[ResumeMayChange[Literal["microbatch", "step"]]] = "microbatch"
+    """With several processes: when gradients are added over the processes. microbatch: after every pass; each process keeps a
+    shard of them. step: once per optimiser step, which sends less; each process keeps whole gradients, 4 bytes per weight."""
     lora_rank: Count = 0
     """Rank of the LoRA adapters on all linear layers (PEFT, extra `lean`). 0 trains all weights. Checkpoints always hold whole
     models."""
@@ -55,6 +59,16 @@ class LearnOptions(OptimiserOptions):
     entropy: Rare[Real] = 0.0
     """Coefficient of the entropy bonus: the loss has minus this times the entropy of each sampled token's distribution, in
     nats. 0 adds none."""
+    correction: Rare[Literal["auto", "none", "truncated", "masked", "icepop"]] = "auto"
+    """Importance weight pi_old / pi_sampler of each sampled token, because an engine with a copy of the weights samples with
+    slightly other probabilities (docs/losses.md). truncated: at most correction_cap. masked: 0 above correction_cap. icepop: 0
+    above correction_cap and below correction_floor. auto: truncated with vLLM; none with hf, which samples the policy itself."""
+    correction_level: Rare[Literal["token", "sequence"]] = "token"
+    """token: the ratio of each token. sequence: the product over the trajectory, without bias and with a high variance."""
+    correction_cap: Rare[PositiveReal | None] = None
+    """Largest importance weight. Default: 2; icepop: 5."""
+    correction_floor: Rare[Real] = 0.5
+    """icepop only: smallest importance weight that is not set to 0."""
 
 
 class SftLearnOptions(OptimiserOptions):
@@ -70,11 +84,15 @@ class AlgorithmOptions(Options):
     name: str = "sod"
     """sod: GRPO plus the step-weighted teacher. opd, also called sod_uniform: GRPO plus the unweighted teacher.
     opd_without_grpo: the unweighted teacher alone. grpo: the reward alone. opsd_gt, opsd_hint: the student's initial weights
-    as the teacher, with the answer or a hint in its prompt. sod_decay, sod_mask_after_error, sod_unclipped, sod_without_grpo:
-    the paper's ablations. gated, position, trust_region, sign_consistent, curriculum, entropy, drift_from_median,
-    drift_with_floor, per_error, entropy_in_trust_region: other weighting rules, combined with GRPO (docs/algorithm.md). sham:
-    a control without a teacher, trained on shuffled rewards. FILE.py:FUNCTION: your own weighting rule, combined with
-    GRPO."""
+    as the teacher, with the answer or a hint in its prompt. opsd_feedback: the same with the errors of the attempt and the
+    judge's reason. sod_decay, sod_mask_after_error, sod_unclipped, sod_without_grpo:
+    the paper's ablations. Rules for the weight of the teacher, combined with GRPO (docs/rules.md): gated, position,
+    trust_region, sign_consistent, curriculum, entropy, drift_from_median, drift_with_floor, per_error,
+    entropy_in_trust_region, turn_opd, middle_dropped, iw_opd, prefix, progressive_prefix, prefix_teach, tv_opd, surprise,
+    power_opd, tip, ida_opd, ier_opd, opdvr, ra_opd, fire_opd, per_prompt, atod, gats, tide. Rules that compute the whole
+    credit: rlsd, step_opsd, sdar, agent_opsd, future_credit, aopd, eopd, scope, gc_opd; without a teacher: gigpo. Controls:
+    sham (shuffled rewards, no teacher), random_weights, random_mask, random_steps, opsd_unrelated, suppress_unlikely (no
+    teacher), opd_then_grpo. FILE.py:FUNCTION: your own rule, combined with GRPO."""
     coef: Real = 1.0
     """Factor of the teacher's term. 0 ignores the teacher."""
     advantage: Rare[Literal["grpo", "dr_grpo", "rloo", "verdict"]] = "grpo"
@@ -94,16 +112,20 @@ class AlgorithmOptions(Options):
     """Constant added to every divergence in Eq. 7, in nats."""
     delta: Rare[Real] = 0.2
     """Largest step weight, minus 1: weights are at most 1 + delta."""
+    teacher_rates: Rare[ResumeMayChange[Path | None]] = None
+    """Finished run of `sod eval` on --data with the teacher: its solve rate of every problem, which gats and per_prompt read.
+    Default: no rates."""
     decay: Rare[Share] = 0.9
     """sod_decay only: each step after the first tool error has this fraction of the previous step's weight."""
 
 
 class OpsdOptions(Options):
-    """On-policy self-distillation (opsd_gt, opsd_hint): the teacher is the student with more information in its prompt."""
+    """On-policy self-distillation (opsd_gt, opsd_hint, opsd_feedback): the teacher is the student with more information in its
+    prompt."""
 
     template: Rare[str | None] = None
     """Text that replaces the student's last message in the teacher's prompt. {question} is that message; {context} is the
-    answer or the hint. Default: a short built-in text with both."""
+    answer, the hint or the feedback. Default: a short built-in text with both."""
     decay: Rare[Decay | None] = None
     """The teacher is an exponential moving average of the student; at each update it keeps this share of its own weights.
     Default: the teacher keeps the student's initial weights."""
@@ -124,6 +146,15 @@ class ScoreOptions(Options):
     shard_teacher: Rare[ResumeMayChange[bool]] = False
     """With several processes: shard the teacher's weights among them, if one GPU cannot hold the teacher. It then scores after
     all trajectories are sampled, instead of at the same time."""
+    teacher_template: Rare[str | None] = None
+    """For a teacher with another tokenizer: chat template in place of the teacher's own. hermes: a template with tools, for a
+    teacher without one. FILE.jinja: your own. Default: the teacher's own template."""
+    span_signal: Rare[Literal["equal", "surprise"]] = "equal"
+    """For a teacher with another tokenizer: how the signal of a span is shared among the student's tokens in it
+    (docs/teachers.md). equal: the same share for each. surprise: in proportion to -log pi of the student."""
+    probe_problems: Rare[ResumeMayChange[Count]] = 0
+    """`sod train`: number of the problems that a teacher on this machine and the student solve once before training, to compare
+    them. 0 skips this; 64 takes about as long as the sampling of 64 attempts with each model."""
     teacher_url: Rare[ResumeMayChange[str | None]] = None
     """Address of a vLLM server with the teacher, such as http://127.0.0.1:8001. --teacher then names the teacher's tokenizer.
     If --teacher also has the weights, the server is verified against a forward pass. Default: load the teacher here."""
@@ -136,11 +167,13 @@ class ScoreOptions(Options):
 class ModelOptions(Options):
     """The networks of student and teacher."""
 
-    dtype: Rare[Literal["auto", "float32", "bfloat16"]] = "float32"
-    """Data type of the weights and of the computation. The optimiser always uses float32. auto: bfloat16 if the GPU or the
-    processor computes in it (AVX512-BF16, AMX), otherwise float32; the run stores the type and continues in it."""
+    dtype: Rare[Literal["auto", "fastest", "float32", "bfloat16"]] = "auto"
+    """Data type of the weights and of the computation. The optimiser always uses float32. auto: bfloat16 on a GPU that computes
+    in it, float32 on a CPU. fastest: bfloat16 also on a processor that computes in it (AVX512-BF16, AMX). The run stores the
+    type and continues in it."""
     device: str = "auto"
-    """Device of the models: cpu, cuda, cuda:1, ... auto uses a GPU if there is one."""
+    """Device of the models: cpu, cuda, cuda:1, ... auto uses an NVIDIA or AMD GPU if PyTorch finds one, otherwise the CPU. mps is
+    not supported."""
 
     def for_teacher(self, score: ScoreOptions) -> "ModelOptions":
         """Return the options of the teacher's network: these, with score.teacher_dtype."""

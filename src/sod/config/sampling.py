@@ -7,6 +7,7 @@ from pydantic import Field
 from tyro.conf import DisallowNone
 
 from sod.config.base import Count, Options, Positive, PositiveReal, PositiveShare, Rare, ResumeMayChange, Share, ToolUse
+from sod.config.judging import LlmJudgeOptions
 
 
 class ChatOptions(Options):
@@ -24,12 +25,19 @@ class ChatOptions(Options):
 
 
 class ToolOptions(Options):
-    """The code interpreter."""
+    """The tools: the code interpreter, other shipped tools, your own, and those of MCP servers."""
 
+    use: Rare[tuple[Literal["code_interpreter", "sql", "search"], ...]] = ("code_interpreter",)
+    """Shipped tools that the student can call. sql: queries of a SQLite database. search: passages of tool.documents."""
     name: Rare[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$")]] = "code_interpreter"
-    """The tool's name in the prompt. Set it to the name in the demonstrations, such as python."""
+    """The code interpreter's name in the prompt. Set it to the name in the demonstrations, such as python."""
+    session: Rare[Literal["off", "on"]] = "off"
+    """Whether the programs of a trajectory share variables, imports and files. off: as in the paper, each program starts anew.
+    on: like the cells of a notebook, in one process (docs/tools.md). A stopped program ends the process."""
+    session_seconds: Rare[PositiveReal] = 600.0
+    """tool.session = on: wall-clock limit of all programs of a session together, in seconds."""
     seconds: Rare[PositiveReal] = 60.0
-    """Wall-clock limit of one program, of one call of your own tool and of one turn in an environment, in seconds."""
+    """Wall-clock limit of one program, query or call of a tool, and of one turn in an environment, in seconds."""
     memory_mb: Rare[Positive] = 2048
     """Memory limit of one program, in MiB."""
     max_chars: Rare[Positive] = 4096
@@ -46,6 +54,23 @@ class ToolOptions(Options):
     own: Rare[tuple[str, ...]] = ()
     """Additional tools, each FILE.py:FUNCTION. A tool is a function with type hints and a docstring, async or not
     (examples/your_tool.py). Tools run in the process of `sod`, not in the sandbox."""
+    database: Rare[Path | None] = None
+    """tool.use = sql: SQLite database that the student reads. Default: the problem's file that ends in .db, .sqlite or
+    .sqlite3."""
+    max_rows: Rare[Positive] = 100
+    """tool.use = sql: largest number of rows of one answer."""
+    documents: Rare[Path | None] = None
+    """tool.use = search: folder of documents (.txt, .md, .jsonl), which is read at the start. Default: no documents."""
+    passages: Rare[Positive] = 3
+    """tool.use = search: number of passages of one answer."""
+    mcp: Rare[tuple[str, ...]] = ()
+    """MCP servers that offer more tools, each a command in quotes or an address: "python server.py" http://127.0.0.1:9000/mcp.
+    Servers run outside the sandbox."""
+    mcp_only: Rare[tuple[str, ...]] = ()
+    """Names of the servers' tools that the student can call. Default: all."""
+    mcp_session: Rare[Literal["shared", "trajectory"]] = "shared"
+    """shared: all trajectories use one session with each server. trajectory: each has a session of its own, which for a command
+    is a process of its own. Use it for servers that keep state."""
 
 
 class SandboxOptions(Options):
@@ -66,12 +91,26 @@ class SandboxOptions(Options):
     """Longest pause for a sandbox that does not work, in seconds. After it, the run stops with exit status 75."""
 
 
-class RewardOptions(Options):
-    """The reward of a trajectory: 1 for a correct answer, -1 for a wrong one, with two corrections."""
+VERDICT, ENVIRONMENT = "verdict", "environment"
+"""Names of the parts of the reward that are not functions of the user: the reward of the verdict, and the environment's own."""
 
-    judge: Rare[Literal["exact", "reference"]] = "exact"
+
+class RewardOptions(Options):
+    """The reward of a trajectory: 1 for a correct answer, -1 for a wrong one, with two corrections, and parts of your own."""
+
+    judge: Rare[str] = "exact"
     """exact: the judges of docs/rewards.md. reference: the paper's code, which rejects many correct answers; for comparison
-    only."""
+    only. llm: a language model on the server at reward.llm.url. FILE.py:FUNCTION: your own judge, a function of the last turn
+    and the problem (examples/own_reward.py)."""
+    own: Rare[tuple[str, ...]] = ()
+    """Further parts of the reward, each FILE.py:FUNCTION. A part is a function of an attempt, async or not, that returns a number
+    or a verdict (examples/own_reward.py). Its name is the function's. Default: none."""
+    weights: Rare[tuple[str, ...]] = ()
+    """Weights of the parts of the reward, each NAME=NUMBER. The reward is their weighted sum. verdict: the reward of the verdict;
+    environment: the sum of the environment's rewards of turns; and the functions of reward.own. 0 only logs a part. Default: 1
+    for each."""
+    own_seconds: Rare[ResumeMayChange[PositiveReal]] = 60.0
+    """Your own judge and rewards: wall-clock limit of one call, in seconds. A longer call is an infrastructure failure."""
     tool_use: Rare[ToolUse] = "ran"
     """Reward of a wrong answer after tool calls. ran: min(-0.6, -1 + 0.1 for each turn with a call that ran); malformed calls,
     unknown tools and wrong arguments do not count. paper: the same for each turn with a call, broken calls included
@@ -83,6 +122,7 @@ class RewardOptions(Options):
     """Code problems: wall-clock limit of one test, in seconds."""
     test_memory_mb: Rare[Positive] = 4096
     """Code problems: memory limit of one test, in MiB."""
+    llm: Rare[LlmJudgeOptions] = LlmJudgeOptions()
 
 
 class SamplingOptions(Options):
@@ -151,11 +191,11 @@ class EvalRolloutOptions(SamplingOptions):
 class EngineOptions(Options):
     """How the student's tokens are sampled."""
 
-    name: Literal["hf", "vllm", "vllm_server", "served"] = "hf"
-    """hf: Transformers, in the same process, with the policy's own weights. vllm: vLLM in a separate process on this machine.
-    vllm_server: the vLLM server at engine.url. Weights are synced to vLLM after every update, and its log-probabilities are
-    verified against the policy's. served: any model on the OpenAI-compatible server at engine.url; only for `sod eval` and
-    `sod rollout`."""
+    name: Literal["auto", "hf", "vllm", "vllm_server", "served"] = "auto"
+    """auto: vllm on a GPU if it is installed, otherwise hf; a run keeps its engine. hf: Transformers, in the same process, with
+    the policy's own weights. vllm: vLLM in a separate process on this machine. vllm_server: the vLLM server at engine.url.
+    Weights are synced to vLLM after every update, and its log-probabilities are verified against the policy's. served: any
+    model on the OpenAI-compatible server at engine.url; only for `sod eval` and `sod rollout`."""
     url: Rare[ResumeMayChange[str | None]] = None
     """Address of the server, such as http://127.0.0.1:8000. Default: no server."""
     served_name: Rare[str | None] = None
@@ -166,6 +206,6 @@ class EngineOptions(Options):
     """engine.name = served: longest wait for a server that does not respond, in seconds. After it, the run stops with exit
     status 75; run the command again to continue."""
     memory_share: Rare[ResumeMayChange[Share]] = 0.4
-    """engine.name = vllm: share of the GPU's memory that vLLM uses."""
+    """Share of the GPU's memory that vLLM uses, or that keys and values of engine.name = hf use at most. Not used on a CPU."""
     exchange: Rare[ResumeMayChange[Path | None]] = None
     """Directory through which vLLM receives weights. Both processes must see it. Default: the system's temporary directory."""

@@ -20,6 +20,7 @@ from sod.core.advantages import (
     teacher_advantage,
     verdict_advantage,
 )
+from sod.core.corrections import Correction, Level, sampler_ratio, sampler_weights
 from sod.core.head import Head
 from sod.core.logprobs import token_logprobs, token_loss, top_logprobs
 from sod.core.losses import (
@@ -34,18 +35,25 @@ from sod.core.losses import (
     sequence_log_ratio,
     sequence_policy_loss,
 )
-from sod.core.rules import RULES, Rule, StepInfo
+from sod.core.rules import CREDITS, INPUTS, RULES, MissingInputError, Rule, StepInfo, Weights, WholeCredit
 from sod.core.steps import per_token, step_ids, step_mean
 from sod.core.weights import decayed_weights, masked_weights, step_divergence, step_weights, steps_since_error
 
 __all__ = [
     "ADVANTAGES",
+    "CREDITS",
+    "INPUTS",
     "RULES",
+    "Correction",
     "Head",
+    "Level",
+    "MissingInputError",
     "PolicyLoss",
     "Rule",
     "StepInfo",
     "TokenInputs",
+    "Weights",
+    "WholeCredit",
     "candidate_credit",
     "centred_advantage",
     "cispo_loss",
@@ -58,6 +66,8 @@ __all__ = [
     "masked_weights",
     "per_token",
     "reference_kl",
+    "sampler_ratio",
+    "sampler_weights",
     "sequence_log_ratio",
     "sequence_policy_loss",
     "step_divergence",

@@ -33,8 +33,7 @@ class Head:
 
         -> (N, V), (N, V)
         """
-        logits_NV = hidden_ND @ self.weight_VD.T
-        logits_NV = logits_NV.to(wide(logits_NV))
+        logits_NV = _product(hidden_ND, self.weight_VD)
         if self.bias_V is not None:
             logits_NV += self.bias_V
         if self.scale != 1:
@@ -44,6 +43,14 @@ class Head:
         tanh_NV = logits_NV.div_(self.cap).tanh_()
         slope_NV = 1 - tanh_NV * tanh_NV
         return tanh_NV.mul_(self.cap), slope_NV
+
+
+def _product(hidden_ND: Tensor, weight_VD: Tensor) -> Tensor:
+    """Return hidden @ weight^T in fp32 or wider. A GPU sums in fp32, and its kernel can return the sums unrounded. -> (N, V)"""
+    if hidden_ND.is_cuda and hidden_ND.dtype == weight_VD.dtype != wide(hidden_ND):
+        return torch.mm(hidden_ND, weight_VD.T, out_dtype=torch.float32)
+    logits_NV = hidden_ND @ weight_VD.T
+    return logits_NV.to(wide(logits_NV))
 
 
 def wide(tensor: Tensor) -> torch.dtype:

@@ -6,14 +6,34 @@ from torch import Tensor
 from sod.core.steps import step_mean
 
 
-def step_divergence(student_BT: Tensor, teacher_BT: Tensor, ids_BT: Tensor) -> Tensor:
+def step_divergence(
+    student_BT: Tensor, teacher_BT: Tensor, ids_BT: Tensor, span_share_BT: Tensor | None = None
+) -> Tensor:
     """Return d_k, the mean over I_k of |log pi_student(y_t) - log pi_teacher(y_t)|, in nats (Eq. 6). -> (B, K)
 
     `student_BT`, `teacher_BT`: log-probabilities of the sampled tokens, at the same temperature. `ids_BT`: from
     `step_ids`. A step that a row does not have gets 0. No gradient.
+
+    `span_share_BT`: for a teacher with another tokenizer, the part of a span that each token is; the parts of a span add up
+    to 1. d_k is then the mean over the spans of the step. With one token per span it is the mean over I_k. A step without a
+    span gets the value of the last step before it, or else of the first step after it.
     """
     dtype = torch.promote_types(student_BT.dtype, torch.float32)
-    return step_mean((student_BT.detach().to(dtype) - teacher_BT.detach()).abs(), ids_BT)
+    gap_BT = (student_BT.detach().to(dtype) - teacher_BT.detach()).abs()
+    if span_share_BT is None:
+        return step_mean(gap_BT, ids_BT)
+    spans_BK = step_mean(span_share_BT.to(dtype), ids_BT)
+    counted_BK = spans_BK > 0
+    d_BK = step_mean(gap_BT.masked_fill(span_share_BT == 0, 0), ids_BT) / spans_BK.where(counted_BK, torch.ones(()))
+    return _filled(d_BK, counted_BK, step_mean(torch.ones_like(gap_BT), ids_BT) > 0)
+
+
+def _filled(values_BK: Tensor, known_BK: Tensor, exists_BK: Tensor) -> Tensor:
+    """Replace each unknown value by the last known one before it, or else by the first known one. 0 beside the steps."""
+    steps_K = torch.arange(values_BK.shape[1], device=values_BK.device)
+    before_BK = torch.where(known_BK, steps_K, -1).cummax(1).values if values_BK.shape[1] else steps_K[None]
+    first_B1 = known_BK.int().argmax(1, keepdim=True) if values_BK.shape[1] else steps_K[None]
+    return values_BK.gather(1, torch.where(before_BK >= 0, before_BK, first_B1)).masked_fill(~exists_BK, 0)
 
 
 def step_weights(d_BK: Tensor, *, epsilon: float = 1e-6, delta: float = 0.2) -> Tensor:

@@ -114,6 +114,9 @@ class ProblemFile:
             if problem.id in ids:
                 problem = replace(problem, id=next(id for n in count(2) if (id := f"{problem.id}#{n}") not in ids))
             ids.add(problem.id)
+            if problem.files:
+                files = {name: str(self._path.absolute().parent / path) for name, path in problem.files.items()}
+                problem = replace(problem, files=files)
             yield problem
             if len(seen) == self._limit:
                 break

@@ -25,7 +25,12 @@ class EngineTraits:
     """Python package that it requires in addition to those of sod."""
 
 
+VLLM_VERSION = "0.32"
+"""The version of vLLM that needs the same PyTorch as sod; pyproject.toml has it in the extra `vllm`."""
+INSTALL_VLLM = 'pip install ".[vllm]" in a checkout of sod'
+
 ENGINES = {
+    "auto": EngineTraits(),  # hf or vllm; `sod.engines.choice` replaces it before a run begins
     "hf": EngineTraits(),
     "vllm": EngineTraits(exchanges_weights=True, package="vllm"),
     "vllm_server": EngineTraits(is_remote=True, exchanges_weights=True),

@@ -28,11 +28,12 @@ def draw_tokens(
     The nucleus is the likeliest tokens up to a mass of `top_p`, including the token that crosses it. `uniforms`: one number in
     [0, 1) for each row. -> tokens, and their log-probabilities before the cut, in nats
     """
-    column = lambda values, dtype: torch.tensor(values, dtype=dtype, device=logits_NV.device)[:, None]  # noqa: E731
+    # One copy to the GPU for all numbers. A double holds every float32.
+    numbers_3N = torch.tensor([temperatures, top_ps, uniforms], dtype=torch.double, device=logits_NV.device)
+    temperatures_N1, top_ps_N1, uniforms_N1 = numbers_3N[..., None]
     if any(temperature != 1 for temperature in temperatures):
-        logits_NV = logits_NV.float() / column(temperatures, torch.float)
+        logits_NV = logits_NV.float() / temperatures_N1.float()
     probs_NV = logits_NV.softmax(-1, dtype=torch.float)
-    uniforms_N1, top_ps_N1 = column(uniforms, torch.double), column(top_ps, torch.double)
     tokens_N1 = torch.empty(len(uniforms), 1, dtype=torch.long, device=logits_NV.device)
     is_cut = [top_p < 1 for top_p in top_ps]
     if not all(is_cut):
@@ -41,7 +42,9 @@ def draw_tokens(
     if any(is_cut):
         rows = _where(is_cut, True, logits_NV.device)
         tokens_N1[rows] = _from_nucleus(probs_NV[rows], top_ps_N1[rows], uniforms_N1[rows])
-    return tokens_N1[:, 0].tolist(), probs_NV.gather(1, tokens_N1)[:, 0].log().tolist()
+    logprobs_N1 = probs_NV.gather(1, tokens_N1).log()
+    drawn, logprobs = torch.cat([tokens_N1.double(), logprobs_N1.double()], 1).T.tolist()  # one wait for the GPU
+    return list(map(int, drawn)), logprobs
 
 
 def _where(flags: list[bool], value: bool, device: torch.device) -> Tensor | slice:

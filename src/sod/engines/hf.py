@@ -108,6 +108,7 @@ class HFEngine:
     async def refresh(self) -> None:
         assert not self._busy, "weights may only change while no request runs"
         self._forget()
+        self._cache.clear()
 
     async def close(self) -> None:
         pass

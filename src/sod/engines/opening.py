@@ -1,10 +1,12 @@
 """Open the engine named by the options for the duration of a run."""
 
+import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.concurrency import Runner
@@ -12,6 +14,9 @@ from sod.config import EngineOptions, SamplingOptions
 from sod.engines import CANNOT_TRAIN, ENGINES, Engine
 from sod.engines.hf import HFEngine
 from sod.errors import OptionError
+from sod.model.caching import affordable_slots
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,8 @@ def open_engine(
     """
     if model is not None and not ENGINES[options.name].loads_model:
         raise OptionError(CANNOT_TRAIN.format(name=options.name))
-    engine = loop.run(OPENERS[options.name](EngineSetup(options, model, rollout, tokenizer)))
+    name = "hf" if options.name == "auto" else options.name
+    engine = loop.run(OPENERS[name](EngineSetup(options, model, rollout, tokenizer)))
     try:
         yield engine
     finally:
@@ -68,7 +74,18 @@ def open_engine(
 
 
 async def _hf(setup: EngineSetup) -> Engine:
-    return HFEngine(setup.model, slots=setup.rollout.concurrency, context=setup.context)
+    wanted = setup.rollout.concurrency
+    slots = wanted
+    if setup.model.device.type == "cuda":
+        share = setup.options.memory_share * torch.cuda.mem_get_info(setup.model.device)[1]
+        slots = affordable_slots(setup.model, wanted, setup.context, share)
+    if slots < wanted:
+        logger.warning(
+            f"careful: {slots} trajectories are sampled at a time, not rollout.concurrency = {wanted}: keys and values of more "
+            f"would not fit into engine.memory_share = {setup.options.memory_share:g} of the GPU. --engine.name vllm "
+            "samples more at a time, because it holds only the tokens that exist."
+        )
+    return HFEngine(setup.model, slots=slots, context=setup.context)
 
 
 async def _vllm(setup: EngineSetup) -> Engine:

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import random
 import re
+import shutil
 import sys
 import tempfile
 import threading
@@ -27,7 +28,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sod.concurrency import Occupancy, compute
-from sod.engines import Reply, Request
+from sod.engines import INSTALL_VLLM, Reply, Request
 from sod.errors import InfrastructureError, OptionError, OutageError, TrainingError
 from sod.model.forward import end_ids, head
 from sod.model.lora import save_weights
@@ -121,6 +122,7 @@ class VLLM(ABC):
         """Send the policy's weights to vLLM, and verify that it samples with them. Raises TrainingError."""
         assert not self._occupancy.under_way, "weights may only change while no request runs"
         await self.sample(self._probe(1))  # fills the cache, so that `prove` detects reused old keys and values
+        check_room(self._exchange, self._model.get_memory_footprint(return_buffers=False))
         with tempfile.TemporaryDirectory(prefix="sod-weights-", dir=self._exchange) as folder:
             await compute(save_weights, self._model, Path(folder))
             await self.call("load_policy", folder)
@@ -175,6 +177,20 @@ class VLLM(ABC):
         ids = [draw.randrange(vocabulary) for _ in range(length)]
         most = min(max_tokens, self._context - length)
         return Request(ids=ids, max_tokens=most, stop=-1, seed=0, temperature=self._temperature, top_p=self._top_p)
+
+
+def check_room(exchange: Path | None, needed: int) -> None:
+    """Raise OptionError unless the directory for the weights has room for them."""
+    folder = exchange or Path(tempfile.gettempdir())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        docker = (
+            " Docker gives it 64 MB; docker run --shm-size 16g gives it more." if folder == Path("/dev/shm") else ""
+        )
+        raise OptionError(
+            f"{folder} has {free / 2**20:,.0f} MiB free, but vLLM receives {needed / 2**20:,.0f} MiB of weights "
+            f"through it.{docker} Give a directory with more room as --engine.exchange."
+        )
 
 
 def parameters(request: Request, ends: Set[int], unused: Sequence[int] = ()) -> dict[str, Any]:
@@ -263,7 +279,7 @@ class VLLMEngine(VLLM):
             from vllm.v1.engine.async_llm import AsyncLLM  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise OptionError(
-                f"vLLM cannot be imported ({error}). Install it here (pip install vllm), or run it as a server from its own "
+                f"vLLM cannot be imported ({error}). Type {INSTALL_VLLM}, or run it as a server from its own "
                 "environment (--engine.name vllm_server)."
             ) from error
         folder = self._end.enter_context(tempfile.TemporaryDirectory(prefix="sod-vllm-"))

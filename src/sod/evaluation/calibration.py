@@ -7,8 +7,9 @@ one from which it fails. A tie counts half. 0.5 means no information; below 0.5,
 
 Steps are drawn evenly over the number of tool errors before them, so that rare numbers are included. An AUC describes this
 mixture. Errors influence both weights and failures. Therefore a second AUC compares only steps with equally many errors
-before them: it measures the information beyond the number of errors. `gated` and `sign_consistent` use the outcome of the
-student's own attempt.
+before them: it measures the information beyond the number of errors. Rules by agreement with the outcome (`gated`,
+`sign_consistent`, `opdvr`, `ra_opd`) use the outcome of the student's own attempt. Rules that read what an evaluation does not
+hold, and rules that compute the whole credit, have no row.
 
 Intervals are 95 % intervals from a bootstrap over whole problems, because continuations of one problem are correlated.
 """

@@ -21,7 +21,7 @@ from sod.batching import ScoredBatch, collate, pad
 from sod.concurrency import Runner
 from sod.config import AlgorithmOptions, CalibrateOptions, EvalOptions, RolloutCommandOptions
 from sod.console.progress import Display
-from sod.core import RULES, Rule, StepInfo, step_mean
+from sod.core import INPUTS, RULES, MissingInputError, Rule, StepInfo, Weights, step_mean
 from sod.datasets import ProblemSet
 from sod.datasets.rows import Row, fingerprint_model, read_rows
 from sod.datasets.several import open_sets, sets_fingerprint
@@ -96,25 +96,41 @@ class ScoredEvaluation:
         )
 
     def info(self) -> StepInfo:
-        """Return the inputs of the rules: the whole evaluation as one batch, before the first update."""
-        return step_info(self.batch, AlgorithmOptions())[1]
+        """Return the inputs of the rules: the whole evaluation as one batch, before the first update.
+
+        The student's log-probabilities are those of the sampler, if they were recorded and not changed by top_p.
+        """
+        info = step_info(self.batch, AlgorithmOptions())[1]
+        sampled_BT = pad([trajectory.sampler_logprobs for trajectory in self.batch.trajectories], torch.float32)
+        known = self.options.rollout.top_p == 1 and bool((sampled_BT[self.batch.mask_BT] != 0).any())
+        return replace(
+            info,
+            student_BT=sampled_BT if known else None,
+            teacher_BT=sampled_BT + info.signal_BT if known else None,
+            student_rate_B=None,
+        )
 
     def weights(self, rules: Mapping[str, Rule] = RULES) -> dict[str, Tensor]:
         """Return each rule's weights of the steps, (B, K). Weights of tokens are averaged over the step.
 
-        A rule that fails is left out and logged.
+        Rules that read what an evaluation does not hold are left out and logged, as is a rule that fails.
         """
         info = self.info()
         weights: dict[str, Tensor] = {}
+        missing: list[str] = []
         for name, rule in rules.items():
             try:
-                w = rule(self.d_BK, info)
+                w = Weights.of(rule(self.d_BK, info)).teacher
                 w_BK = w if w.shape == self.d_BK.shape else step_mean(w, info.ids_BT)
                 if not w_BK[info.exists_BK].isfinite().all():
                     raise ValueError("some weights are not finite")
                 weights[name] = w_BK
+            except MissingInputError as error:
+                missing.append(f"{name} ({INPUTS[error.name].what})")
             except Exception as error:  # a rule may raise anything
                 logger.warning(f"The rule {name!r} is left out: {type(error).__name__}: {error}")
+        if missing:
+            logger.info(f"Rules that read more than an evaluation holds are left out: {', '.join(missing)}.")
         return weights
 
 

@@ -18,6 +18,7 @@ from sod.datasets.published import BENCHMARKS
 from sod.datasets.rows import Row
 from sod.datasets.several import open_sets
 from sod.datasets.writing import lines, replace
+from sod.engines.choice import with_engine
 from sod.errors import DataError, TemplateError
 from sod.evaluation.evaluate import evaluate, with_chosen
 from sod.evaluation.results import show_results
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 def demonstrate(options: RolloutCommandOptions) -> None:
     """Sample, judge, and write the best trajectories. Raises DataError if no trajectory can be used."""
     if options.dry_run:
-        echo(plan(with_dtype(options)))
+        echo(plan(with_engine(with_dtype(options))))
         return
     options = with_chosen(options)
     sets = open_sets(options)

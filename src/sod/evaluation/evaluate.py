@@ -28,11 +28,13 @@ from sod.datasets.several import open_sets, sets_fingerprint
 from sod.datasets.writing import keep_out_of_git
 from sod.distributed import ALONE
 from sod.engines import ENGINES, Engine
+from sod.engines.choice import with_engine
 from sod.engines.opening import open_engine
 from sod.errors import DataError, SodError
 from sod.evaluation.measures import Tally, mean_over
 from sod.evaluation.results import results_markdown, show_results
 from sod.hub import model_folder
+from sod.model.devices import SAMPLING, device_errors
 from sod.model.dtypes import with_dtype
 from sod.model.lengths import with_lengths
 from sod.model.loading import check_context, check_embeddings, load_model
@@ -67,7 +69,7 @@ PAPER = AlgorithmOptions()
 
 def evaluate_and_show(options: EvalOptions) -> None:
     """Evaluate, and print the results."""
-    options = with_dtype(options)
+    options = with_engine(with_dtype(options))
     if options.dry_run:
         echo(plan(options))
         return
@@ -76,11 +78,11 @@ def evaluate_and_show(options: EvalOptions) -> None:
 
 
 def with_chosen(options: SomeEvaluation) -> SomeEvaluation:
-    """Return the options with a data type instead of auto, and with default lengths that fit the models.
+    """Return the options with a data type and an engine instead of auto, and with default lengths that fit the models.
 
     The folder of a remote model's tokenizer does not hold its positions, so its lengths are not changed.
     """
-    options = with_dtype(options)
+    options = with_engine(with_dtype(options))
     return with_lengths(options) if ENGINES[options.engine.name].loads_model else options
 
 
@@ -92,7 +94,8 @@ def evaluate(options: EvalOptions) -> Results:
     options = with_chosen(options)
     with Run(options.out).held(), Runner() as loop, EvaluationSession.open(options, loop) as session:
         try:
-            session.sample()
+            with device_errors("sampling and scoring", SAMPLING):
+                session.sample()
         except (SodError, KeyboardInterrupt):
             with suppress(SodError):  # the disk may be full
                 session.conclude(complete=False)
@@ -255,7 +258,7 @@ class EvaluationSession:
         for row, verdict in self._verdicts(self.world.referee, problem, undecided):
             attempt = replace(self._trajectory(row, problem), verdict=verdict)
             again = self.loop.run(self.world.referee.rewarded(attempt, functools.partial(written_messages, row)))
-            row |= verdict_record(verdict) | {"reward": again.reward}
+            row |= verdict_record(again.judged) | {"reward": again.reward, "rewards": dict(again.rewards)}
         for name, referee in self.judges.items():
             new = [row for row in rows if name not in row.get("judges", {})]
             for row, verdict in self._verdicts(referee, problem, new):
@@ -380,6 +383,9 @@ def _scorer(options: EvalOptions, model: PreTrainedModel | None, world: World, l
         score=options.score,
         rollout=options.rollout,
         microbatch_tokens=options.microbatch_tokens,
+        chat=world.chat,
+        tools=world.tools.schemas,
+        thinking=options.chat.thinking,
     )
     with open_teacher(loop, setup, ALONE) as teacher:
         yield Scorer(

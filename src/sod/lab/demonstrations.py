@@ -10,6 +10,7 @@ it is unreliable in states it has not seen. The student's slips have a loss, lik
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
@@ -44,8 +45,9 @@ class Style:
     careless: bool
     """Train on slips as well."""
 
-    def thought(self, rng: random.Random, subject: str) -> str:
-        phrases = (rng.choices(slot, odds)[0] for slot, odds in zip(SLOTS, self.odds, strict=True))
+    def thought(self, rng: random.Random, subject: str, slots: Sequence[Sequence[str]] = SLOTS) -> str:
+        """Return a thought: a phrase of each slot, then the subject. There may be fewer slots than odds."""
+        phrases = (rng.choices(slot, odds)[0] for slot, odds in zip(slots, self.odds, strict=False))
         return "".join(phrases) + subject + "."
 
 

@@ -30,6 +30,8 @@ TEACHER_FOLDER = Path(__file__).parent / "teacher"
 """The trained teacher and the tokenizer; `sod lab teacher` builds them again."""
 LAST = "train.jsonl"
 """The lab's file that is written last."""
+DEMONSTRATIONS = 32_000
+"""Demonstrations of the student's cold start, unless another number is given."""
 SIZES = {"full": TEACHER_SIZE, "small": STUDENT_SIZE}
 TUNE_PROBLEMS = 100
 """Problems to choose learning rates with; used neither for training nor for evaluation."""
@@ -39,15 +41,22 @@ def make(options: LabOptions) -> Path:
     """Write the lab to `options.out` and return the directory.
 
     It contains student/ (random weights), teacher/, demonstrations.jsonl, and problems in train.jsonl, tune.jsonl and
-    eval.jsonl.
+    eval.jsonl. For a world, it also contains cold-start/, and teacher/ is the run of its training.
     """
     folder = options.out
     make_folder(folder)
+    if options.world != "sums":
+        from sod.lab.worlds.make import make_world
+
+        make_world(options)
+        return folder
     with in_words(folder, SafetensorError):
         (folder / LAST).unlink(missing_ok=True)
         save_new_model(STUDENT_SIZE, load_tokenizer(TEACHER_FOLDER), options.seed, folder / "student")
         shutil.copytree(TEACHER_FOLDER, folder / "teacher", dirs_exist_ok=True)
-    write_demonstrations(folder / "demonstrations.jsonl", STUDENT_STYLE, options.demonstrations, options.seed)
+    write_demonstrations(
+        folder / "demonstrations.jsonl", STUDENT_STYLE, options.demonstrations or DEMONSTRATIONS, options.seed
+    )
     measured, learnt = problems(options.eval_problems + TUNE_PROBLEMS, options.train_problems, options.seed)
     write_problems(folder / "eval.jsonl", measured[: options.eval_problems], "eval")
     write_problems(folder / "tune.jsonl", measured[options.eval_problems :], "tune")

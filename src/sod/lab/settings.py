@@ -78,3 +78,21 @@ REAL_NIGHT: dict[str, Any] = {
     "measure": {"limit": 100},
 }
 """What `sod compare --preset laptop` changes."""
+
+# `sod lab make --world NAME`
+
+WORLD_SFT: dict[str, Any] = {"batch": 8, "learn": {"lr": 4e-3, "warmup": 30, "betas": [0.9, 0.98]}}
+WORLD_STEPS: dict[str, dict[str, int]] = {
+    "household": {"teacher": 3000, "cold-start": 2000},
+    "shop": {"teacher": 3000, "cold-start": 2000},
+    "maze": {"teacher": 3000, "cold-start": 2000},
+    "database": {"teacher": 3000, "cold-start": 2000},
+}
+WORLD_ROLLOUT: dict[str, Any] = {
+    "max_turns": 16,  # the budget of a world ends an attempt before
+    "max_turn_tokens": 40,  # the longest turn of a demonstration has 30
+    "max_tokens": 700,
+    "max_prompt_tokens": 64,
+    "concurrency": 64,
+}
+WORLD_EVAL: dict[str, Any] = {"samples": 2, "rollout": WORLD_ROLLOUT | {"top_p": 1.0}, "reward": REWARD}

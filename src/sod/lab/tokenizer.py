@@ -1,7 +1,7 @@
-"""The lab's tokenizer: a byte-level BPE of about 500 tokens, trained on the lab's own conversations.
+"""The lab's tokenizers: byte-level BPEs, trained on the lab's own conversations. Any text can be encoded.
 
-Digits, capitals and operators are always separate tokens, so that names and numbers are copied letter by letter. The fixed
-text of a tool call merges into a few tokens. Any text can be encoded.
+Sums have about 500 tokens: digits, capitals and operators are always separate tokens, so that names and numbers are copied letter
+by letter. The fixed text of a tool call merges into a few tokens. The worlds share another tokenizer, with a token for each word.
 """
 
 from collections.abc import Iterable
@@ -10,6 +10,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 VOCABULARY = 512
+PIECES_OF_SUMS = r"[A-Z0-9=+*%;?-]|[^A-Z0-9=+*%;?\n-]*\n"
+PIECES_OF_WORLDS = r'\{"name": "[a-z]+", "arguments": \{"[a-z]+": "|"\}\}\n|(?:user|assistant)\n| ?[A-Za-z_]+|[0-9]|\n'
+"""What is split off as one piece before merging, in sums and in worlds."""
+WORLDS_VOCABULARY = 1536
+"""Upper limit; fewer tokens merge all words."""
 PAD, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 
@@ -35,18 +40,20 @@ CHAT_TEMPLATE = """\
 """
 
 
-def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+def make_tokenizer(
+    texts: Iterable[str], pattern: str = PIECES_OF_SUMS, vocabulary: int = VOCABULARY
+) -> PreTrainedTokenizerFast:
     """Train a tokenizer on `texts` and add the chat template. Deterministic."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r"[A-Z0-9=+*%;?-]|[^A-Z0-9=+*%;?\n-]*\n"), behavior="isolated"),
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=[PAD, TURN_START, TURN_END],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,

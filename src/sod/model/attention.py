@@ -9,10 +9,13 @@ to every layer as a keyword of the forward pass: `Packed` for full sequences, in
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PreTrainedModel
@@ -25,6 +28,11 @@ UNSUPPORTED = ("position_bias",)
 """Arguments of attention variants that are not supported. They are detected when a model is loaded."""
 BLOCK = 256
 """Queries of a variant for which a mask or scores exist at a time."""
+FLASH_TYPES = (torch.bfloat16, torch.float16)
+FLASH_WIDTH = 256
+"""Largest head_dim of FlashAttention's kernels."""
+FLASH_CAPABILITY = (8, 0)
+"""Oldest GPUs with FlashAttention: Ampere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,8 @@ def attend_causally(
     A variant is computed in blocks of queries, so that no matrix of tokens by tokens exists.
     """
     new, known = query.shape[2], key.shape[2]
+    if fits_flash(query, value, variant):
+        return Spans([new] * len(query), [known] * len(query)).attend(query, key, value, scale, variant)
     if variant is None or (variant.is_window and known <= (variant.window or known)):
         mask = _visible(known - new, known, 0, known, None, query.device) if 1 < new < known else None
         return _fused(query, key, value, scale, mask, is_causal=mask is None and new > 1)
@@ -113,7 +123,65 @@ def attend_causally(
             found.append(checkpoint(_explicit, *part, scale, mask, variant, use_reentrant=False))  # type: ignore[arg-type]
         else:
             found.append(_explicit(*part, scale, mask, variant))
-    return torch.cat(found, dim=2)
+    return concatenated(found)
+
+
+def concatenated(parts: Sequence[Tensor]) -> Tensor:
+    """Return the parts, one after another along the tokens. A single part is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=2)
+
+
+def fits_flash(query: Tensor, value: Tensor, variant: Variant | None) -> bool:
+    """Return whether FlashAttention's kernel for several sequences in one call computes this attention."""
+    return (
+        query.is_cuda
+        and query.dtype in FLASH_TYPES
+        and query.shape[-1] == value.shape[-1] <= FLASH_WIDTH
+        and (variant is None or variant.is_window)
+        and _has_flash(query.device)
+    )
+
+
+@lru_cache
+def _has_flash(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY
+
+
+class Spans:
+    """Packed sequences of which the last `new` of `known` tokens attend, in one call of FlashAttention.
+
+    The kernel aligns the last query with the last key, so it needs no mask. It shares keys among query heads.
+    """
+
+    def __init__(self, new: Sequence[int], known: Sequence[int]):
+        self._new, self._known = list(new), list(known)
+        self._sums: tuple[Tensor, Tensor] | None = None
+        """Running sums of both, on the GPU. Copied there once, for all layers."""
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float | None, variant: Variant | None = None
+    ) -> Tensor:
+        """Return the attention output. (B, heads, N, head_dim), keys and values (B, fewer heads, M, head_dim)
+
+        The sequences follow each other along rows and tokens.
+        """
+        batch, _, length, _ = query.shape
+        if self._sums is None:
+            sums = [[0, *accumulate(lengths)] for lengths in (self._new, self._known)]
+            self._sums = tuple(torch.tensor(sums, dtype=torch.int32, device=query.device))  # type: ignore[assignment]
+            assert self._sums is not None
+        window = -1 if variant is None or variant.window is None else variant.window - 1
+        found = varlen_attn(
+            *(tensor.transpose(1, 2).flatten(0, 1) for tensor in (query, key, value)),
+            *self._sums,
+            max(self._new),
+            max(self._known),
+            scale=scale,
+            window_size=(window, 0),
+            enable_gqa=True,
+        )
+        assert isinstance(found, Tensor)
+        return found.unflatten(0, (batch, length)).transpose(1, 2)
 
 
 def _visible(start: int, end: int, first: int, last: int, window: int | None, device: torch.device) -> Tensor:
@@ -126,9 +194,19 @@ def _visible(start: int, end: int, first: int, last: int, window: int | None, de
 def _fused(
     query: Tensor, key: Tensor, value: Tensor, scale: float | None, mask: Tensor | None, *, is_causal: bool = False
 ) -> Tensor:
-    """Return PyTorch's attention. Narrower values are padded, because its fast implementations need the keys' width."""
+    """Return PyTorch's attention. Narrower values are padded, because its fast implementations need the keys' width.
+
+    On a GPU, keys are repeated where no linear kernel shares them among query heads: PyTorch would hold all scores.
+    """
     narrower = query.shape[-1] - value.shape[-1]
     value = pad(value, (0, narrower)) if narrower > 0 else value
+    shared = query.shape[1] // key.shape[1]
+    if (
+        query.is_cuda
+        and shared > 1
+        and not (mask is None and query.dtype in FLASH_TYPES and query.shape[-1] <= FLASH_WIDTH)
+    ):
+        key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
     found = scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=is_causal, scale=scale, enable_gqa=True
     )
@@ -165,6 +243,7 @@ class Packed:
 
     def __init__(self, lengths: Sequence[int]):
         self._lengths = list(lengths)
+        self._spans = Spans(lengths, lengths)
 
     def positions(self, device: torch.device) -> Tensor:
         """Return each token's position in its sequence. -> (1, N)"""
@@ -174,9 +253,11 @@ class Packed:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None, variant: Variant | None = None
     ) -> Tensor:
         del layer
+        if fits_flash(query, value, variant):
+            return self._spans.attend(query, key, value, scale, variant)
         queries, keys, values = (tensor.split(self._lengths, dim=2) for tensor in (query, key, value))
         parts = zip(queries, keys, values, strict=True)
-        return torch.cat([attend_causally(*part, scale, variant) for part in parts], dim=2)
+        return concatenated([attend_causally(*part, scale, variant) for part in parts])
 
 
 class SlotCache:
@@ -236,7 +317,8 @@ class Reading:
     one batch."""
 
     BATCHED_ELEMENTS = 1 << 20
-    """Largest number of key elements to gather for one batch. With more, it is faster to attend to each slot in place."""
+    """Largest number of key elements to gather for one batch on a CPU. With more, it is faster to attend to each slot in place.
+    A GPU would wait for the launches of each slot."""
 
     def __init__(self, cache: SlotCache, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int]):
         device = cache.device
@@ -244,13 +326,16 @@ class Reading:
         places = [at for start, end in zip(starts, ends, strict=True) for at in range(start, end)]
         self._cache = cache
         self._slots, self._ends, self._counts = list(slots), ends, list(counts)
-        self._slots_N = torch.tensor(slots, device=device).repeat_interleave(torch.tensor(counts, device=device))
-        self.positions = torch.tensor([places], device=device)
+        of_tokens = [slot for slot, count in zip(slots, counts, strict=True) for _ in range(count)]
+        self._slots_N, positions_N = torch.tensor([of_tokens, places], device=device)
+        self.positions = positions_N[None]
         """Position of each token in its sequence, (1, N)."""
         self._singles = next((i for i, count in enumerate(counts) if count > 1), len(counts))
         assert all(count > 1 for count in counts[self._singles :]), "single tokens come first"
         self._ends_S = torch.tensor(ends[: self._singles], device=device)
         self._longest = max(ends[: self._singles], default=0)
+        self._spans: dict[int, Spans] = {}
+        """Spans of the other slots, for all layers."""
         self._masks: dict[int | None, Tensor] = {}
         """Masks of the single tokens by window, (S, 1, 1, longest)."""
 
@@ -259,12 +344,18 @@ class Reading:
     ) -> Tensor:
         keys, values = self._cache.write(layer, self._slots_N, self.positions[0], key, value)
         _, heads, _, width = keys.shape
-        batched = self._singles if self._singles * heads * self._longest * width <= self.BATCHED_ELEMENTS else 0
+        few = query.is_cuda or self._singles * heads * self._longest * width <= self.BATCHED_ELEMENTS
+        batched = self._singles if few else 0
         singles, *others = query.split([batched, *self._counts[batched:]], dim=2)
         found = [self._attend_singles(singles[0], keys, values, scale, variant)] if batched else []
         for new, slot, end in zip(others, self._slots[batched:], self._ends[batched:], strict=True):
-            found.append(attend_causally(new, keys[None, slot, :, :end], values[None, slot, :, :end], scale, variant))
-        return torch.cat(found, dim=2)
+            part = new, keys[None, slot, :, :end], values[None, slot, :, :end], scale, variant
+            if fits_flash(new, values, variant):
+                spans = self._spans.setdefault(slot, Spans([new.shape[2]], [end]))
+                found.append(spans.attend(*part))
+            else:
+                found.append(attend_causally(*part))
+        return concatenated(found)
 
     def _attend_singles(
         self, query: Tensor, keys: Tensor, values: Tensor, scale: float | None, variant: Variant | None

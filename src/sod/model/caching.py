@@ -36,6 +36,10 @@ class SequenceCache(Protocol):
         """Copy the first `length` tokens of slot `source` to slot `target`."""
         ...
 
+    def clear(self) -> None:
+        """Free the memory of all slots, on a GPU."""
+        ...
+
     def usable(self, slot: int, common: int) -> int:
         """Return how many of a slot's first `common` tokens another sequence can continue from."""
         ...
@@ -67,6 +71,7 @@ class Packing:
 
     def __init__(self, model: PreTrainedModel, slots: int, context: int | None):
         self._model = model
+        self._size = slots, context
         self._cache = SlotCache(slots, model.device, context)
 
     def read(self, slots: Sequence[int], starts: Sequence[int], news: Sequence[Sequence[int]]) -> Tensor:
@@ -75,6 +80,11 @@ class Packing:
         ids_N = torch.tensor([token for new in news for token in new], device=self._model.device)
         hidden_ND = forward(self._model, ids_N, layout.positions, layout)
         return hidden_ND[[end - 1 for end in accumulate(counts)]]
+
+    def clear(self) -> None:
+        if self._model.device.type == "cuda":  # a CPU would only allocate it again
+            slots, context = self._size
+            self._cache = SlotCache(slots, self._model.device, context)
 
     def copy(self, source: int, target: int, length: int) -> None:
         self._cache.copy(source, target, length)
@@ -119,6 +129,9 @@ class States:
         self._latest[slot] = (start + len(new), state)
         return hidden_TD[-1]
 
+    def clear(self) -> None:
+        self._prompts, self._latest = ([(0, None)] * len(self._latest) for _ in range(2))
+
     def copy(self, source: int, target: int, length: int) -> None:
         if length == self._prompts[source][0]:
             self._prompts[target] = self._prompts[source]
@@ -153,3 +166,17 @@ def read_on(model: PreTrainedModel, ids: Sequence[int], start: int, state: State
         hidden_TD.append(output.last_hidden_state[0])
     assert state, "a model returns the cache that it has filled"
     return torch.cat(hidden_TD), state
+
+
+def affordable_slots(model: PreTrainedModel, wanted: int, context: int, memory: float) -> int:
+    """Return how many slots of `context` tokens fit into `memory` bytes: at least 1, at most `wanted`.
+
+    Models without packed sequences keep states of their own size, which are not counted.
+    """
+    if not traits_of(model).packs:
+        return wanted
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
+    return max(1, min(wanted, int(memory // (token * context))))

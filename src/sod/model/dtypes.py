@@ -1,4 +1,4 @@
-"""Resolve network.dtype = auto to the faster data type of the machine. A run stores the type and continues in it."""
+"""Resolve network.dtype = auto or fastest to a data type of the machine. A run stores the type and continues in it."""
 
 import json
 from contextlib import suppress
@@ -17,21 +17,32 @@ CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16")
 
 
 def with_dtype(options: SomeOptions) -> SomeOptions:
-    """Return the options with a data type in place of `auto`. A run that has begun keeps its type."""
+    """Return the options with a data type in place of `auto` or `fastest`. A run that has begun keeps its type."""
     network = options.network
-    if network.dtype != "auto":
+    if network.dtype not in ("auto", "fastest"):
         return options
-    found = dtype_here(options.out, network.device)
+    found = _dtype_before(options.out) or type_on(network.device, network.dtype)
     return options.model_copy(update={"network": network.model_copy(update={"dtype": found})})
 
 
 def dtype_here(run: Path, device: str = "auto") -> DataType:
     """Return the type that the run began with. For a new run, return the faster type of the device."""
+    return _dtype_before(run) or faster_type(device)
+
+
+def _dtype_before(run: Path) -> DataType | None:
+    """Return the type that the run began with, or None for a new run."""
     with suppress(OSError, ValueError, LookupError, TypeError):
         before = json.loads((run / "options.json").read_bytes())["network"]["dtype"]
         if before in ("float32", "bfloat16"):
             return before
-    return faster_type(device)
+    return None
+
+
+def type_on(device: str, wanted: str) -> DataType:
+    """Return the type of network.dtype = auto or fastest on a device. On a CPU, only `fastest` takes bfloat16."""
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return faster_type(device) if wanted == "fastest" or on_gpu else "float32"
 
 
 def faster_type(device: str) -> DataType:

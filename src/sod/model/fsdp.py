@@ -19,6 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sod.distributed import Ranks
 from sod.errors import OptionError
+from sod.model.devices import prepare_device
 from sod.model.traits import traits_of
 from sod.moved import keep_old_names
 
@@ -38,6 +39,7 @@ def shard(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> None:
     for layer in _layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=precision)
     fully_shard(model, mesh=mesh, mp_policy=precision)
+    prepare_device(model.device.type)
     # Embedding and head belong to the root module, which is never called itself: FSDP must hook into the base model's pass.
     model.base_forward = MethodType(_base_forward, model)  # type: ignore[assignment]
     register_fsdp_forward_method(model, "base_forward")

@@ -23,9 +23,10 @@ from transformers.utils import logging
 from sod.batching import Batch, microbatches
 from sod.config import ModelOptions, SamplingOptions
 from sod.core import Head, token_logprobs, top_logprobs
-from sod.errors import ModelError
+from sod.errors import ModelError, SodError
 from sod.model.attention import ATTENTION
-from sod.model.dtypes import faster_type
+from sod.model.devices import LOADING, chosen_device, device_errors, device_refusal, prepare_device
+from sod.model.dtypes import type_on
 from sod.model.forward import head, hidden_states, id_count, output_head
 from sod.model.multimodal import is_multimodal, text_config, text_part, whole_class
 from sod.model.proof import check_configuration, prove_model
@@ -42,12 +43,18 @@ def load_model(folder: Path, options: ModelOptions) -> PreTrainedModel:
 
     Raise ModelError if it cannot be loaded or is not supported.
     """
-    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = options.dtype if options.dtype != "auto" else faster_type(device)
+    if refusal := device_refusal(options.device):
+        raise ModelError(refusal)
+    device = chosen_device(options.device)
+    dtype = type_on(device, options.dtype) if options.dtype in ("auto", "fastest") else options.dtype
+    prepare_device(device)
     model = read_model(folder, dtype, attention=ATTENTION)
     try:
-        model.to(torch.device(device))  # type: ignore[arg-type]
-    except Exception as error:  # no such device, or not enough memory
+        with device_errors(f"loading {folder}", LOADING):
+            model.to(torch.device(device))  # type: ignore[arg-type]
+    except SodError:
+        raise
+    except Exception as error:  # no such device
         raise ModelError(f"The model in {folder} cannot be moved to {device}: {error}") from error
     layer = cast(torch.nn.Linear, model.get_output_embeddings())
     layer.out_features = min(layer.weight.shape[0], _tokens(folder))

@@ -1,8 +1,9 @@
 """Train a network: losses, optimiser step and learning rate; save and restore it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,6 +30,9 @@ from sod.model.fsdp import checkpoint_layers, copy_whole, shard, whole
 from sod.model.loading import Selected, check_written, load_model, selected
 from sod.model.lora import add_low_rank, save_plain
 from sod.model.training_state import load_state, save_state
+
+STEPPED_ELEMENTS = 1 << 27
+"""Weights whose gradients are float32 at a time on a GPU: 512 MiB, instead of 4 bytes for each weight of the model."""
 
 
 def origin(model: Path, checkpoint: Path | None, options: OptimiserOptions) -> Path:
@@ -89,7 +93,7 @@ class Policy:
             weight if weight.dtype == torch.float32 else weight.detach().float().requires_grad_()
             for weight in self._weights
         ]
-        self._optimizer = _adamw(options.optimizer)(
+        self._optimizer = _adamw(options.optimizer, is_fused=self._on_gpu)(
             self._masters, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
         )
 
@@ -124,7 +128,9 @@ class Policy:
         loss = PolicyLoss(options.loss, options.clip_low, options.clip_high, options.kl, options.entropy)
         tokens = int(batch.mask_BT.sum())
         totals: dict[str, float] = {}
-        for rows in self._parts(batch.lengths_B, batch.groups_B):
+        parts = self._parts(batch.lengths_B, batch.groups_B)
+        for number, rows in enumerate(parts):
+            self._reduce_after(last=number == len(parts) - 1)
             whole = divisor if isinstance(divisor, int) else divisor[rows]
             learnt, sums = self._learn_part(batch.rows(rows), whole, loss, temperature)
             for name, value in {"loss": learnt, **{name: total / tokens for name, total in sums.items()}}.items():
@@ -154,6 +160,11 @@ class Policy:
         if inputs.reference_N is not None:
             sums["kl"] = reference_kl(logprobs_M, inputs.reference_N)
         return total, {name: value_M.sum().item() for name, value_M in sums.items()}
+
+    def _reduce_after(self, *, last: bool) -> None:
+        """Choose whether the next backward pass of a sharded learner reduces the gradients over the processes."""
+        if isinstance(self._learner, FSDPModule):
+            self._learner.set_requires_gradient_sync(last or self._options.reduce == "microbatch")
 
     def _parts(self, lengths_B: Tensor, groups_B: Tensor | None = None) -> list[Tensor]:
         """Return this process's rows of each micro-batch. All processes have equally many micro-batches; some may be empty."""
@@ -189,7 +200,9 @@ class Policy:
                 "This batch has no token to train on. Check the assistant messages of the demonstrations, and their weights."
             )
         total = 0.0
-        for rows in self._parts(lengths_B):
+        parts = self._parts(lengths_B)
+        for number, rows in enumerate(parts):
+            self._reduce_after(last=number == len(parts) - 1)
             chosen = self._chosen(ids_BT[rows], mask_BT[rows], lengths_B[rows])
             loss, _, _ = self._backward(chosen, lambda logprobs, _: -logprobs / tokens, temperature=1.0)
             total += loss
@@ -280,13 +293,20 @@ class Policy:
     def _step_masters(self) -> None:
         """Take one optimiser step on the float32 weights, and copy them into model weights of another type."""
         pairs = [(m, w) for m, w in zip(self._masters, self._weights, strict=True) if m is not w]
-        for master, weight in pairs:
-            master.grad = None if weight.grad is None else weight.grad.float()
-            weight.grad = None
-        self._optimizer.step()
-        for master, weight in pairs:
-            weight.copy_(master)
-            master.grad = None
+        if not pairs:
+            self._optimizer.step()
+        for part in _parts_of(pairs, STEPPED_ELEMENTS) if self._on_gpu else [pairs] if pairs else []:
+            for master, weight in part:
+                master.grad = None if weight.grad is None else weight.grad.float()
+                weight.grad = None
+            self._optimizer.step()
+            for master, weight in part:
+                weight.copy_(master)
+                master.grad = None
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self._masters[0].is_cuda
 
     def _take_over(self) -> None:
         """Copy the sharded learner's weights into the full model."""
@@ -338,10 +358,27 @@ def _sequence_log_ratio(chosen: Selected, old_M: Tensor, row_M: Tensor, temperat
     return sequence_log_ratio(logprobs_M, old_M, row_M)
 
 
-def _adamw(name: str) -> Callable[..., torch.optim.Optimizer]:
-    """Return PyTorch's AdamW, or the 8-bit one (arXiv 2110.02861). That keeps moments of tensors under 4,096 in float32."""
+def _parts_of(pairs: Sequence[tuple[Tensor, Tensor]], elements: int) -> list[list[tuple[Tensor, Tensor]]]:
+    """Return the weights in parts of at most `elements` elements, or one larger weight."""
+    parts: list[list[tuple[Tensor, Tensor]]] = []
+    room = 0
+    for pair in pairs:
+        size = pair[0].numel()
+        if size > room:
+            parts.append([])
+            room = elements
+        parts[-1].append(pair)
+        room -= size
+    return parts
+
+
+def _adamw(name: str, *, is_fused: bool) -> Callable[..., torch.optim.Optimizer]:
+    """Return PyTorch's AdamW, or the 8-bit one (arXiv 2110.02861). That keeps moments of tensors under 4,096 in float32.
+
+    `is_fused`: on a GPU, one kernel reads each weight once and allocates nothing.
+    """
     if name == "adamw":
-        return torch.optim.AdamW
+        return partial(torch.optim.AdamW, fused=True) if is_fused else torch.optim.AdamW
     try:
         from bitsandbytes.optim.adamw import AdamW8bit
     except ImportError as error:

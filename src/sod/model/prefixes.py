@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sod.model.attention import Variant, attend_causally
+from sod.model.attention import Spans, Variant, attend_causally, concatenated, fits_flash
 
 SHORTEST = 16
 """Tokens of a common start from which rows share it."""
@@ -70,6 +70,14 @@ class SharedStarts:
     def __init__(self, families: Sequence[Family]):
         self._families = families
         self._segments = [length for family in families for length in family.segments]
+        known = [
+            length
+            for family in families
+            for length in ([family.start] if family.start else []) + [family.start + rest for rest in family.rests]
+        ]
+        self._spans = Spans(self._segments, known)
+        self._keys_M: Tensor | None = None
+        """Packed place of every key that a segment attends to, segment after segment."""
 
     def positions(self, device: torch.device) -> Tensor:
         """Return each packed token's position in its row. -> (1, N)"""
@@ -102,10 +110,27 @@ class SharedStarts:
                 at += rest
         return torch.cat(places)
 
+    def _keys(self, device: torch.device) -> Tensor:
+        """Return the packed place of the keys of each segment: of the start, then of the start and each rest. -> (M,)"""
+        places: list[Tensor] = []
+        at = 0
+        for family in self._families:
+            start = torch.arange(at, at + family.start, device=device)
+            at += family.start
+            places += [start] if family.start else []
+            for rest in family.rests:
+                places += [start, torch.arange(at, at + rest, device=device)]
+                at += rest
+        return torch.cat(places)
+
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None, variant: Variant | None = None
     ) -> Tensor:
         del layer
+        if fits_flash(query, value, variant):
+            self._keys_M = self._keys(query.device) if self._keys_M is None else self._keys_M
+            key, value = (tensor.index_select(2, self._keys_M) for tensor in (key, value))
+            return self._spans.attend(query, key, value, scale, variant)
         segments = iter(zip(*(tensor.split(self._segments, dim=2) for tensor in (query, key, value)), strict=True))
         found: list[Tensor] = []
         for family in self._families:
@@ -115,7 +140,7 @@ class SharedStarts:
                 new, own_keys, own_values = next(segments)
                 seen = torch.cat([keys, own_keys], 2), torch.cat([values, own_values], 2)
                 found.append(attend_causally(new, seen[0], seen[1], scale, variant))
-        return torch.cat(found, dim=2)
+        return concatenated(found)
 
 
 def worth_sharing(families: Sequence[Family]) -> bool:

@@ -58,19 +58,18 @@ from sod.planning.memory import (
     memory_of_fine_tuning,
     memory_of_training,
     sampling_bytes,
+    type_of,
+    vllm_bytes,
 )
+from sod.planning.timing import LIKELY_SHARE, UTILISATION, seconds_of_update
 from sod.runs.files import sha256_of_file
 from sod.runs.results import read_results
 from sod.systems import SYSTEMS
 
-LIKELY_SHARE = 0.25
-"""Assumed mean length, as a share of rollout.max_tokens and rollout.max_prompt_tokens."""
 CHARACTERS = 3
 """Assumed number of characters per token in a file of demonstrations."""
 SLACK = 0.1
 """Assumed share of a GPU's memory that the driver, its libraries and fragmentation take."""
-UTILISATION = 0.4
-"""Assumed share of a GPU's peak speed that scoring and training reach."""
 
 
 def plan(options: SftOptions | TrainOptions | EvalOptions, width: int | None = None) -> str:
@@ -123,7 +122,7 @@ def _of_fine_tuning(options: SftOptions) -> "DryRun":
 
     if model.shape is None:
         return text.without_shape(model=model)
-    shape, itemsize = model.shape, ITEMSIZE[options.network.dtype]
+    shape, itemsize = model.shape, ITEMSIZE[type_of(options.network)]
     if options.max_tokens > shape.positions:
         text.add("does", f"longer conversations than {shape.positions:,} tokens, the positions of the model, are cut")
         options = options.model_copy(update={"max_tokens": shape.positions})
@@ -149,6 +148,8 @@ def _read_training(text: "DryRun", options: TrainOptions) -> "tuple[Found, Found
         teacher = text.read_model("teacher", options.teacher, served=options.score.teacher_url is not None)
         if options.score.teacher_url:
             text.add("reads", f"teacher  on the server {options.score.teacher_url}; its memory is not counted here")
+    for route in () if options.teacher else options.teachers:
+        text.add("reads", f"teacher  {route}; its memory is not counted here")
     if options.has_reference:
         text.add(
             "reads", "start    the initial student, which the divergence of learn.kl or kl_in_reward is measured from"
@@ -163,6 +164,9 @@ def _read_training(text: "DryRun", options: TrainOptions) -> "tuple[Found, Found
     if (rates := options.problems.rates) is not None:
         text.add("reads", f"rates    {rates}, a finished evaluation of the data")
         text.check_rates(rates, options.data)
+    if (rates := options.algorithm.teacher_rates) is not None:
+        text.add("reads", f"rates    {rates}, a finished evaluation of the teacher on the data")
+        text.check_rates(rates, options.data, "algorithm.teacher_rates")
     return student, teacher, data, held_out
 
 
@@ -207,7 +211,7 @@ def _of_training(options: TrainOptions) -> "DryRun":
     text.hold(memory, savings)
     if text.processes > 1:
         text.add("traffic", *wire(options, shape, text.processes))
-    itemsize = ITEMSIZE[options.network.dtype]
+    itemsize = ITEMSIZE[type_of(options.network)]
     exchanged = itemsize * shape.parameters if ENGINES[options.engine.name].exchanges_weights else 0
     text.keep(checkpoint_bytes(shape, itemsize, learn), copies=options.keep + 1 + bool(held_out), exchanged=exchanged)
 
@@ -217,7 +221,10 @@ def _of_training(options: TrainOptions) -> "DryRun":
     operations = passes_of_student * forward_operations(shape, trajectories * length, length)
     if scorer and not options.score.teacher_url:
         operations += forward_operations(scorer, trajectories * length, length)
-    text.add("time", *_time(text.device, operations, options.updates, text.processes))
+    times = seconds_of_update(options, shape, scorer, text.device, text.processes) if text.device else None
+    text.add("time", *_time(text.device, operations, options.updates, text.processes, known=times is not None))
+    if times:
+        text.add("time", *time_lines(times, options.updates))
     return text
 
 
@@ -294,7 +301,7 @@ def likely_microbatches(options: TrainOptions, processes: int) -> int:
 
 def wire(options: TrainOptions, student: Shape, processes: int) -> list[str]:
     """Return lines about the data that each process receives from the others."""
-    received = exchanged_bytes(student, ITEMSIZE[options.network.dtype], processes)
+    received = exchanged_bytes(student, ITEMSIZE[type_of(options.network)], processes)
     update = received.pop("weights, an update")
     microbatch, count = sum(received.values()), likely_microbatches(options, processes)
     return [
@@ -310,7 +317,7 @@ def serving(teacher: str, options: TrainOptions | EvalOptions) -> str:
     address = urlsplit(options.score.teacher_url or "")
     named = options.score.teacher_served_name
     words = ["vllm", "serve", teacher, *(["--served-model-name", named] if named else [])]
-    dtype = options.network.for_teacher(options.score).dtype
+    dtype = type_of(options.network.for_teacher(options.score))
     words += ["--dtype", dtype, "--max-model-len", str(longest(options.rollout) + 1)]
     return shlex.join([*words, "--host", address.hostname or "", "--port", str(address.port or 80)])
 
@@ -331,14 +338,36 @@ def _tokens_of_trajectories(trajectories: int, rollout: SamplingOptions) -> str:
     )
 
 
-def _time(device: Device | None, operations: float, updates: int, processes: int) -> list[str]:
+def estimate(options: TrainOptions, processes: int) -> dict[str, float] | None:
+    """Return the estimated seconds of an update by phase on this machine; None where they cannot be estimated."""
+    device = find_device(options.network.device)
+    if device is None or not device.is_gpu:
+        return None
+    student = find_model(options.student).shape
+    teacher = find_model(options.teacher).shape if options.teacher else None
+    if student is None or (options.teacher and teacher is None):
+        return None
+    return seconds_of_update(options, student, teacher, device, processes)
+
+
+def time_lines(times: dict[str, float], updates: int) -> list[str]:
+    """Return lines about the estimated time of an update by phase, and of the run."""
+    phases = ", ".join(f"{name} {as_time(seconds)}" for name, seconds in times.items() if seconds >= 0.1)
+    whole = sum(times.values())
+    return [
+        f"estimated, not measured: {as_time(whole)} an update ({phases}), {as_time(whole * updates)} for {updates:,} updates",
+        f"assumed: {LIKELY_SHARE:.0%} of the longest lengths, no waiting for tools and judges",
+    ]
+
+
+def _time(device: Device | None, operations: float, updates: int, processes: int, *, known: bool) -> list[str]:
     lines = [f"scoring and training: {brief(operations / 1e15)} PFLOP per update, at the estimated length"]
     if device and device.peak:
         seconds = operations / (device.peak * 1e12 * UTILISATION * processes)
         whole = f"{as_time(seconds)} per update, {as_time(seconds * updates)} in total"
         gpus = f" on each of {processes} GPUs, without communication" if processes > 1 else ""
         lines.append(f"{whole}, at {UTILISATION:.0%} (assumed) of {device.peak} TFLOP/s{gpus}")
-    return [*lines, "plus sampling, which is not estimated: it depends on the engine and the tools"]
+    return lines if known else [*lines, "plus sampling, which is not estimated: it depends on the engine and the tools"]
 
 
 # The text
@@ -472,17 +501,17 @@ class DryRun(Text):
             self.first.append(f"Leave --resume out: {out} holds no run.")
         self.add("writes", f"{out}{', continued' if resume else ''}")
 
-    def check_rates(self, rates: Path, data: Path) -> None:
+    def check_rates(self, rates: Path, data: Path, option: str = "problems.rates") -> None:
         """Check that a finished evaluation of the data holds the solve rates."""
         try:
             results = read_results(rates)
         except RunError as error:
-            self.first.append(f"Give a finished run of `sod eval` as problems.rates: {error}")
+            self.first.append(f"Give a finished run of `sod eval` as {option}: {error}")
             return
         if results.partial:
             self.first.append(f"Finish the evaluation in {rates}: run the same `sod eval` again.")
         elif data.is_file() and sha256_of_file(data) not in {each.sha256 for each in results.benchmarks.values()}:
-            self.first.append(f"Give an evaluation of {data} as problems.rates: {rates} is one of other data.")
+            self.first.append(f"Give an evaluation of {data} as {option}: {rates} is one of other data.")
 
     def fitting(self, rollout: SomeSampling, *models: Found | None) -> SomeSampling:
         """Return the options with default lengths that fit the models, as the run caps them."""
@@ -510,10 +539,11 @@ class DryRun(Text):
         if options.engine.name != "vllm" or self.gpu is None:
             return
         share, (weights, trajectory) = round(options.engine.memory_share * self.gpu), sampling_bytes(options, shape)
-        if share < weights + trajectory:
+        others = vllm_bytes(shape, ITEMSIZE[type_of(options.network)])
+        if share < weights + others + trajectory:
             self.first.append(
-                f"Raise engine.memory_share: vLLM needs {as_bytes(weights)} for weights and {as_bytes(trajectory)} for "
-                f"one trajectory, and has {as_bytes(share)}."
+                f"Raise engine.memory_share: vLLM needs {as_bytes(weights)} for weights, an estimated {as_bytes(others)} for "
+                f"activations and CUDA graphs and {as_bytes(trajectory)} for one trajectory, and has {as_bytes(share)}."
             )
 
     def hold(self, memory: Memory, savings: Sequence[str] = ()) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sod.config import CalibrateOptions, CompareOptions, EvalOptions, Options, SftOptions, TrainOptions, model_path
+from sod.config.teachers import routes_of
 from sod.datasets import check_name, to_fetch
 from sod.datasets.rows import check_file
 from sod.engines import ENGINES
@@ -34,6 +35,7 @@ def check_inputs(options: Options) -> None:
                 for name in options.validate.data:
                     check_name(name)
             _models(options.student, options.teacher if options.score.teacher_url is None else None)
+            _models(*(route.model for route in routes_of(options.teachers)))
         case EvalOptions(dry_run=False):
             for name in options.data:
                 check_name(name)

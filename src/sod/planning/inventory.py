@@ -208,8 +208,43 @@ def find_benchmark(name: str, data_dir: Path) -> Found:
 
 # The device
 
-PEAK = {"H100": 989, "H200": 989, "H20": 148, "A100": 312, "A800": 312, "L40S": 362, "4090": 165, "3090": 71}
+PEAK = {
+    "B200": 2250,
+    "H100": 989,
+    "H200": 989,
+    "H20": 148,
+    "A100": 312,
+    "A800": 312,
+    "A40": 150,
+    "L40S": 362,
+    "L20": 120,
+    "L4": 121,
+    "5090": 209,
+    "4090": 165,
+    "3090": 71,
+}
 """Dense bfloat16 TFLOP/s. Source: NVIDIA's data sheets."""
+BANDWIDTH = {
+    "B200": 8000,
+    "H200": 4800,
+    "H100": 3350,
+    "H20": 4000,
+    "A100-40GB": 1555,
+    "A100": 2039,
+    "A800": 2039,
+    "A40": 696,
+    "L40S": 864,
+    "L20": 864,
+    "L4": 300,
+    "5090": 1792,
+    "4090": 1008,
+    "3090": 936,
+}
+"""GB/s of a GPU's memory. Source: NVIDIA's data sheets, of SXM modules where there are several."""
+LINK = {"B200": 900, "H200": 450, "H100": 450, "H20": 450, "A100": 300, "A800": 200}
+"""GB/s between GPUs of a machine in one direction, by NVLink. Source: NVIDIA's data sheets."""
+PCIE = 25
+"""GB/s assumed without NVLink: PCIe 4.0 x16 less a fifth."""
 MEMORY = {
     "B200": 183_359,
     "H200": 143_771,
@@ -239,7 +274,20 @@ class Device:
     @property
     def peak(self) -> int | None:
         """Return the TFLOP/s of a GPU in `PEAK`, else None."""
-        return next((peak for gpu, peak in PEAK.items() if re.search(rf"\b{gpu}\b", self.name)), None)
+        return self._listed(PEAK)
+
+    @property
+    def bandwidth(self) -> int | None:
+        """Return the GB/s of a GPU's memory in `BANDWIDTH`, else None."""
+        return self._listed(BANDWIDTH)
+
+    @property
+    def link(self) -> int:
+        """Return the GB/s to another GPU of the machine."""
+        return self._listed(LINK) or PCIE
+
+    def _listed(self, table: dict[str, int]) -> int | None:
+        return next((value for gpu, value in table.items() if re.search(rf"\b{gpu}\b", self.name)), None)
 
 
 def imagined_gpus(text: str) -> tuple[int, Device]:
@@ -271,7 +319,8 @@ def imagined_gpus(text: str) -> tuple[int, Device]:
 def find_device(wanted: str) -> Device | None:
     """Return the device that `network.device` selects on this machine, or None if there is no such device."""
     gpus = [] if wanted == "cpu" else _gpus()
-    number = int(wanted.partition(":")[2] or 0)
+    given = wanted.partition(":")[2] or "0"
+    number = int(given) if given.isdecimal() else len(gpus)
     if number < len(gpus):
         return gpus[number]
     return _computer() if wanted in ("auto", "cpu") else None

@@ -7,7 +7,7 @@ This is arithmetic on a `Shape` and options. All sizes are bytes; `itemsize` is 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sod.config import EvalOptions, OptimiserOptions, SamplingOptions, SftOptions, TrainOptions
+from sod.config import EvalOptions, ModelOptions, OptimiserOptions, SamplingOptions, SftOptions, TrainOptions
 from sod.engines import ENGINES
 from sod.systems import SYSTEMS
 
@@ -18,7 +18,11 @@ MOMENTS = {"adamw": 8, "adamw_8bit": 2}
 CHUNK_ELEMENTS = 1 << 26
 """Largest number of logits at a time. Copied from `sod.core.logprobs`, which needs torch."""
 SERVED_TOKENS = 8192
-"""Assumed number of tokens per pass of a vLLM server (its max_num_batched_tokens)."""
+"""Assumed number of tokens per pass of vLLM (its max_num_batched_tokens)."""
+SERVED_SEQUENCES = 256
+"""Assumed number of sequences for which vLLM computes logits while it measures its memory (its max_num_seqs)."""
+SERVED_FIXED = 1 << 30
+"""Assumed bytes of vLLM's CUDA graphs and of memory outside PyTorch."""
 MODEL_FAMILIES = {"qwen3": (True, False), "qwen2": (False, True), "llama": (False, False)}
 """Model type -> (queries and keys are normalised, queries, keys and values have a bias)."""
 
@@ -107,6 +111,11 @@ class Shape:
     def adapters(self, rank: int) -> int:
         """Return the number of parameters of LoRA adapters on every linear map except the head."""
         return self.layers * rank * sum(inputs + outputs for inputs, outputs in self.projections)
+
+
+def type_of(network: ModelOptions) -> str:
+    """Return the type of the weights. A command has replaced auto and fastest; without one, they count as float32."""
+    return network.dtype if network.dtype in ITEMSIZE else "float32"
 
 
 # Learning
@@ -275,12 +284,12 @@ def memory_of_fine_tuning(options: SftOptions, shape: Shape, gpu: int | None, pr
     With several processes and GPUs, the full copies are in the computer's memory and are not counted here.
     """
     tokens = max(options.learn.microbatch_tokens, options.max_tokens)
-    itemsize = ITEMSIZE[options.network.dtype]
+    itemsize = ITEMSIZE[type_of(options.network)]
     moment = {_learning_moment(tokens): _learning_bytes(shape, tokens, itemsize, options.learn, processes)}
     learner = _learner(shape, itemsize, options.learn, processes)
     if processes > 1 and gpu:
         return {"learner": learner, "peak": moment}
-    return {"student": _whole("model", options.network.dtype, shape), "learner": learner, "peak": moment}
+    return {"student": _whole("model", type_of(options.network), shape), "learner": learner, "peak": moment}
 
 
 def memory_of_training(
@@ -297,7 +306,7 @@ def memory_of_training(
     `averaged`: the teacher is a moving average of the student. `gpu`: bytes of the GPU's memory; None for a CPU.
     """
     tokens = max(options.learn.microbatch_tokens, longest(options.rollout))
-    dtype, itemsize = options.network.dtype, ITEMSIZE[options.network.dtype]
+    dtype, itemsize = type_of(options.network), ITEMSIZE[type_of(options.network)]
     moments = {_learning_moment(tokens): _learning_bytes(student, tokens, itemsize, options.learn, processes)}
     memory: Memory = {
         "student": _whole("student", dtype, student),
@@ -305,7 +314,7 @@ def memory_of_training(
     }
     if teacher and options.score.teacher_url is None:
         memory["teacher"], moments["the teacher's scoring"] = _teaching(options, teacher, tokens, processes)
-        if averaged and ITEMSIZE[options.network.for_teacher(options.score).dtype] < 4:
+        if averaged and ITEMSIZE[type_of(options.network.for_teacher(options.score))] < 4:
             memory["teacher"]["the teacher's average, float32"] = 4 * teacher.parameters
     if loads_reference(options):
         memory["reference"], moments["the initial weights' scoring"] = _referring(options, student, tokens)
@@ -326,7 +335,7 @@ def loads_reference(options: TrainOptions) -> bool:
 
 def memory_of_evaluation(options: EvalOptions, model: Shape, teacher: Shape | None, gpu: int | None) -> Memory:
     """Return the memory of `sod eval`. `gpu`: bytes of the GPU's memory; None for a CPU."""
-    memory: Memory = {"student": _whole("model", options.network.dtype, model)}
+    memory: Memory = {"student": _whole("model", type_of(options.network), model)}
     memory["sampler"] = _sampling(options, model, gpu)
     if teacher and options.score.teacher_url is None:
         tokens = max(options.microbatch_tokens, longest(options.rollout))
@@ -342,15 +351,28 @@ def by_part(memory: Memory) -> Parts:
 
 def sampling_bytes(options: TrainOptions | EvalOptions, shape: Shape) -> tuple[int, int]:
     """Return the bytes of the weights (for an engine with a copy of its own), and of the longest trajectory's keys and values."""
-    itemsize = ITEMSIZE[options.network.dtype]
+    itemsize = ITEMSIZE[type_of(options.network)]
     return itemsize * shape.parameters, longest(options.rollout) * cache_bytes(shape, itemsize)
+
+
+def vllm_bytes(shape: Shape, itemsize: int) -> int:
+    """Return the estimated bytes that vLLM takes beside weights, keys and values: activations or logits, CUDA graphs."""
+    activations = SERVED_TOKENS * 3 * (shape.width + shape.feed_forward) * itemsize
+    logits = SERVED_SEQUENCES * shape.vocabulary * (4 + 4 + itemsize)
+    return SERVED_FIXED + max(activations, logits)  # one after the other
+
+
+def room_of_vllm(options: TrainOptions | EvalOptions, shape: Shape, gpu: int) -> int:
+    """Return the bytes that vLLM has for keys and values: its share of the GPU without everything else that it holds."""
+    itemsize = ITEMSIZE[type_of(options.network)]
+    return max(0, round(options.engine.memory_share * gpu) - itemsize * shape.parameters - vllm_bytes(shape, itemsize))
 
 
 def memory_of_sampling_server(options: TrainOptions, student: Shape, room: int) -> Memory:
     """Return the memory that a vLLM server needs to sample `room` of the longest trajectories at a time."""
     weights, trajectory = sampling_bytes(options, student)
     name = f"vLLM: weights, and keys and values of {room} x {longest(options.rollout):,} tokens"
-    return {"sampler": {name: weights + room * trajectory}}
+    return {"sampler": {name: weights + room * trajectory + vllm_bytes(student, ITEMSIZE[type_of(options.network)])}}
 
 
 def memory_of_teacher_server(options: TrainOptions, teacher: Shape) -> Memory:
@@ -359,7 +381,7 @@ def memory_of_teacher_server(options: TrainOptions, teacher: Shape) -> Memory:
     vLLM computes the logits of all tokens of a pass, and their logarithms in float32. It does not reserve memory for them
     at start-up (vLLM, pull request 52054).
     """
-    dtype, tokens = options.network.for_teacher(options.score).dtype, longest(options.rollout) + 1
+    dtype, tokens = type_of(options.network.for_teacher(options.score)), longest(options.rollout) + 1
     read = min(tokens, SERVED_TOKENS)
     name = f"vLLM: keys and values of 1 x {tokens:,} tokens"
     kept = _whole("teacher", dtype, teacher) | {name: tokens * cache_bytes(teacher, ITEMSIZE[dtype])}
@@ -392,7 +414,7 @@ def _learning_moment(tokens: int) -> str:
 
 def _teaching(options: TrainOptions | EvalOptions, teacher: Shape, tokens: int, processes: int) -> tuple[Parts, int]:
     """Return the memory that a local teacher keeps, and its peak while it scores."""
-    dtype = options.network.for_teacher(options.score).dtype
+    dtype = type_of(options.network.for_teacher(options.score))
     weights, moment = ITEMSIZE[dtype] * teacher.parameters, scoring_bytes(teacher, tokens, ITEMSIZE[dtype])
     if options.score.offload_teacher:
         return {}, moment + weights
@@ -404,9 +426,15 @@ def _teaching(options: TrainOptions | EvalOptions, teacher: Shape, tokens: int, 
 
 def _referring(options: TrainOptions, student: Shape, tokens: int) -> tuple[Parts, int]:
     """Return the memory that the initial weights take in each process, and their peak while they score."""
-    dtype, itemsize = options.network.dtype, ITEMSIZE[options.network.dtype]
+    dtype, itemsize = type_of(options.network), ITEMSIZE[type_of(options.network)]
     weights, moment = itemsize * student.parameters, scoring_bytes(student, tokens, itemsize)
     return ({}, moment + weights) if options.score.offload_teacher else ({f"initial weights, {dtype}": weights}, moment)
+
+
+def slots_of_hf(options: TrainOptions | EvalOptions, shape: Shape, gpu: int) -> int:
+    """Return the number of trajectories that Transformers samples at a time on a GPU (`sod.engines.opening`)."""
+    _, trajectory = sampling_bytes(options, shape)
+    return max(1, min(options.rollout.concurrency, int(options.engine.memory_share * gpu // trajectory)))
 
 
 def _sampling(options: TrainOptions | EvalOptions, shape: Shape, gpu: int | None) -> Parts:
@@ -415,11 +443,14 @@ def _sampling(options: TrainOptions | EvalOptions, shape: Shape, gpu: int | None
     weights, trajectory = sampling_bytes(options, shape)
     engine = ENGINES[options.engine.name]
     if not (engine.is_remote or engine.exchanges_weights):
+        if gpu is not None:
+            count = slots_of_hf(options, shape, gpu)
+            return {f"keys and values of {count} x {tokens:,} tokens": count * trajectory}
         return {f"keys and values of {rollout.concurrency} x {tokens:,} tokens": rollout.concurrency * trajectory}
     if engine.is_remote:
         return {}
     if gpu is None:
         return {"vLLM: weights; keys and values are not counted without a GPU": weights}
     held = round(options.engine.memory_share * gpu)
-    room = max(0, held - weights) / trajectory
+    room = room_of_vllm(options, shape, gpu) / trajectory
     return {f"vLLM: weights, and keys and values of {room:.1f} x {tokens:,} tokens": held}

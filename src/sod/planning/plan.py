@@ -20,6 +20,7 @@ from sod.planning.inventory import (
     Device,
     as_bytes,
     as_count,
+    as_time,
     brief,
     check_model,
     find_model,
@@ -27,6 +28,7 @@ from sod.planning.inventory import (
     why_no_shape,
 )
 from sod.planning.memory import (
+    ITEMSIZE,
     Memory,
     Shape,
     by_part,
@@ -35,7 +37,10 @@ from sod.planning.memory import (
     memory_of_teacher_server,
     memory_of_training,
     sampling_bytes,
+    type_of,
+    vllm_bytes,
 )
+from sod.planning.timing import Seconds, seconds_of_update
 
 Changes = dict[str, Any]
 """Values of options by their dotted names."""
@@ -61,6 +66,8 @@ SERVED_SAMPLER: Changes = {
     "engine.url": "http://127.0.0.1:8000",
     "engine.exchange": Path("/dev/shm"),
 }
+LARGER_SHARES = (0.5, 0.6, 0.7, 0.8)
+"""Values of engine.memory_share above the default to try, where the time of an update can be estimated."""
 UNCHANGED = "the training is unchanged"
 COARSE = "all weights are trained, with 8-bit AdamW moments"
 DIFFERENCE = "no set-up that trains all weights fits; LoRA adapters fit, but this is not the paper's experiment"
@@ -74,7 +81,12 @@ class Way:
     why: str
     """Its advantages or disadvantages."""
     rungs: tuple[Changes, ...]
-    """Alternative sets of options, in order. Each is tried if the one before does not fit."""
+    """Alternative sets of options, in order. Each is tried if the one before does not fit, or to find a faster one."""
+
+    @property
+    def level(self) -> int:
+        """Return how much the set-up changes the training: 0 for nothing, 1 for rounding, 2 for LoRA."""
+        return 2 if DIFFERENCE in self.why else 0 if UNCHANGED in self.why else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +98,22 @@ class Sized:
     memory: Memory
     """Memory of the fullest GPU."""
     fits: bool
+    seconds: Seconds | None = None
+    """Estimated seconds of an update by phase; None for a GPU with unknown rates."""
 
     @property
     def whole(self) -> int:
         return sum(by_part(self.memory).values())
+
+    @property
+    def estimate(self) -> float:
+        """Return the estimated seconds of an update, 0 if they are not known."""
+        return sum((self.seconds or {}).values())
+
+    @property
+    def gpus(self) -> int:
+        """Return the number of GPUs in use: one for each process, and one for a server."""
+        return self.processes + ("engine.url" in self.changes or "score.teacher_url" in self.changes)
 
     @property
     def processes(self) -> int:
@@ -108,7 +132,7 @@ def advice(options: PlanOptions, width: int | None = None) -> str:
     """
     case = Case.of(options)
     sized = case.sized()
-    best = next((each for each in sized if each.fits), None)
+    best = min((each for each in sized if each.fits), key=lambda each: (each.way.level, each.estimate), default=None)
     text = Text("sod plan: computed only; nothing is loaded, and no GPU is used.")
     case.describe(text)
     text.add("set-ups", *_table(case, sized, best))
@@ -118,6 +142,7 @@ def advice(options: PlanOptions, width: int | None = None) -> str:
         text.add("choice", *_shorter(options))
     else:
         text.add("choice", f"{sized.index(best) + 1}, {best.way.name}: {best.way.why}.")
+        text.add("time", *_times(case, sized))
         if case.count > PER_MACHINE:
             text.add(
                 "choice",
@@ -204,7 +229,10 @@ class Case:
             for rung in way.rungs
             for changes in self._candidates(rung, room)
         ]
-        return next((each for each in tried if each.fits), tried[-1])
+        fitting = [each for each in tried if each.fits]
+        if not fitting:
+            return min(tried, key=lambda each: each.whole)
+        return min(fitting, key=lambda each: each.estimate)
 
     def _candidates(self, rung: Changes, room: int) -> Iterator[Changes]:
         """Yield the options with the sampler's part added, from more room to less."""
@@ -218,11 +246,16 @@ class Case:
             yield rung
 
     def _shares(self, options: TrainOptions, room: int) -> list[float]:
-        """Return values of engine.memory_share in steps of 1/20, from the default down to the smallest with enough room."""
+        """Return values of engine.memory_share: from the default in steps of 1/20 down to the smallest with enough room, the
+        smallest in steps of 1/100, then larger ones."""
         weights, trajectory = sampling_bytes(options, self.student)
-        needed = min(19, math.ceil(20 * (weights + room * trajectory) / self.device.memory))
+        others = vllm_bytes(self.student, ITEMSIZE[type_of(options.network)])
+        least = (weights + others + room * trajectory) / self.device.memory
+        needed = min(19, math.ceil(20 * least))
         most = max(round(20 * USUAL_SHARE), needed)
-        return [twentieths / 20 for twentieths in range(most, needed - 1, -1)]
+        larger = [share for share in LARGER_SHARES if 20 * share > most] if self.device.bandwidth else []
+        smallest = [math.ceil(100 * least) / 100] if math.ceil(100 * least) < 5 * needed else []
+        return [twentieths / 20 for twentieths in range(most, needed - 1, -1)] + smallest + larger
 
     def _weigh(self, way: Way, changes: Changes) -> Sized:
         options = _train_options(self.base | changes)
@@ -233,7 +266,9 @@ class Case:
         if options.score.teacher_url and self.teacher:
             memories.append(memory_of_teacher_server(options, self.teacher))
         fullest = max(memories, key=lambda memory: sum(by_part(memory).values()))
-        return Sized(way, changes, fullest, fits=sum(by_part(fullest).values()) <= usable_bytes(self.device))
+        fits = sum(by_part(fullest).values()) <= usable_bytes(self.device)
+        seconds = seconds_of_update(options, self.student, self.teacher, self.device, options.processes or 1)
+        return Sized(way, changes, fullest, fits, seconds)
 
 
 def _shape(whose: str, model: Path) -> Shape:
@@ -257,6 +292,9 @@ def _train_options(changes: Changes) -> TrainOptions:
     for name, value in changes.items():
         section, _, option = name.rpartition(".")
         (nested.setdefault(section, {}) if section else nested)[option] = value
+    # What auto becomes on a CPU. Set-ups for GPUs name both.
+    nested["network"] = {"dtype": "float32"} | nested.get("network", {})
+    nested["engine"] = {"name": "hf"} | nested.get("engine", {})
     return TrainOptions.model_validate(nested)
 
 
@@ -338,7 +376,27 @@ def _table(case: Case, sized: Sequence[Sized], best: Sized | None) -> list[str]:
         mark = "*" if each is best else "" if each.fits else "no"
         lines.append(f"{number:<3}{each.way.name:<20}{cells}{_gib(each.whole):>6} {mark}".rstrip())
     several = [f"-  {'several nodes':<20}      -  not computed; with verl: docs/verl.md"] if case.count > 1 else []
-    return [*lines, *several, "no: does not fit; *: the first set-up that fits"]
+    star = "the first set-up that fits"
+    if case.device.bandwidth:
+        star = "the set-up that fits, changes least and has the shortest estimated update"
+    return [*lines, *several, f"no: does not fit; *: {star}"]
+
+
+def _times(case: Case, sized: Sequence[Sized]) -> list[str]:
+    """Return the estimated time of each set-up that fits, and its cost with --price."""
+    timed = [(number, each, each.seconds) for number, each in enumerate(sized, 1) if each.fits and each.seconds]
+    if not timed:
+        return (
+            ["not estimated: the speed of this device is not tabled; give a kind, such as H100"] if case.count else []
+        )
+    updates = _train_options(case.base).updates
+    lines = [f"estimated, not measured: an update by phase, and a run of {updates:,} updates"]
+    for number, each, seconds in timed:
+        phases = ", ".join(f"{name} {as_time(part)}" for name, part in seconds.items() if part >= 0.1)
+        hours = each.estimate * updates / 3600
+        cost = "" if case.asked.price is None else f", cost {case.asked.price * hours * each.gpus:,.0f}"
+        lines.append(f"{number:<2}  {as_time(each.estimate)} ({phases}); {as_time(3600 * hours)}{cost}")
+    return lines
 
 
 def _gib(size: int) -> str:
@@ -355,7 +413,8 @@ def _explain(text: Text, case: Case, best: Sized) -> None:
     text.add("run", *_commands(case, best))
     if not case.count and "network.dtype" not in best.changes:
         text.add(
-            "speed", "--network.dtype auto takes bfloat16 where the processor computes in it: 1.4 to 1.8 times as fast"
+            "speed",
+            "--network.dtype fastest takes bfloat16 where the processor computes in it: 1.4 to 1.8 times as fast",
         )
     text.add("memory", *(f"{as_bytes(size):>9}  {name}" for name, size in by_part(best.memory).items()))
     text.add("memory", f"{as_bytes(best.whole):>9}  total at the peak")

@@ -52,6 +52,8 @@ METRICS: Sequence[tuple[str, str, Format]] = (
     ("learn/loss", "loss", _real),
     ("seconds/update", "seconds per update", _few),
 )
+SCORES = 2
+"""Number of metrics before the parts of the reward, which have names of their own."""
 RESULTS: Sequence[tuple[str, str, Format]] = (
     ("maj", "maj@n", _share),
     ("no_answer", "no answer", _share),
@@ -98,12 +100,19 @@ def learning_table(runs: Sequence[RunRecord]) -> Table | None:
     runs = [run for run in runs if len(run.metrics) > 1]
     spans = [_spans(run) for run in runs]
     rows: list[tuple[str, list[str]]] = []
-    for key, label, form in METRICS:
+    for key, label, form in [*METRICS[:SCORES], *_reward_parts(runs), *METRICS[SCORES:]]:
         cells = [_mean(span, key, form) for pair in spans for span in pair]
         if any(cell != UNKNOWN for cell in cells):
             rows.append((label, cells))
     heads = [_updates(span) for pair in spans for span in pair]
     return Table(heads, rows) if rows else None
+
+
+def _reward_parts(runs: Sequence[RunRecord]) -> list[tuple[str, str, Format]]:
+    """Return the metrics reward/NAME of the runs: the parts of the reward, before they are weighted."""
+    rows = [row for run in runs for row in (*run.metrics, run.measured)]
+    keys = dict.fromkeys(key for row in rows for key in row if key.startswith("reward/"))
+    return [(key, f"reward: {key.removeprefix('reward/')}", _few) for key in keys]
 
 
 def learners(runs: Sequence[RunRecord]) -> list[str]:
@@ -119,7 +128,7 @@ def results(runs: Sequence[RunRecord]) -> Table | None:
     if len(names) > 1:
         rows += [(name, [_average(run.benchmarks.get(name, {})) for run in runs]) for name in names]
     rows.append(("pass@n", [_pass(run.measured) for run in runs]))
-    for key, label, form in RESULTS:
+    for key, label, form in [*_reward_parts(runs), *RESULTS]:
         cells = [UNKNOWN if (value := drawable(run.measured.get(key))) is None else form(value) for run in runs]
         if any(cell != UNKNOWN for cell in cells):
             rows.append((label, cells))

@@ -24,6 +24,7 @@ from sod.rewards.reasoning_gym import ASK, ReasoningGymJudge
 from sod.rewards.reasoning_gym import check_gold as check_reasoning_gym
 from sod.rewards.reference import StrictBoxJudge, StrictMathJudge
 from sod.rewards.reference_code import ReferenceCodeJudge
+from sod.rewards.text import TextJudge, accepted, plain_words
 from sod.rewards.undecided import NoJudge
 from sod.sandbox import Sandbox
 from sod.types import Trajectory
@@ -200,6 +201,19 @@ KINDS: dict[str, ProblemKind] = {
         gold_columns=("tests", "test_cases", "input_output", "public_test_cases"),
         other_columns=("test_list", "entry_point"),
         gold_name="tests of a program",
+    ),
+    "text": ProblemKind(
+        judge=lambda _: TextJudge(),
+        check=lambda gold, _: accepted(gold),
+        examples=(
+            Example("Herman Melville", r"\boxed{\text{herman melville.}}", "right"),
+            Example("Herman Melville", r"\boxed{Mark Twain}", "wrong"),
+        ),
+        vote=lambda gold: plain_words(accepted(gold)[0]),
+        wording=shipped_wording("math"),
+        place=r"\boxed{}",
+        asks=_BOX,
+        asks_exactly=_EXACT_BOX,
     ),
     ENVIRONMENT_KIND: ProblemKind(
         judge=lambda _: NoJudge(),

@@ -1,14 +1,20 @@
-"""Select the judge of each kind of problem, and compute rewards."""
+"""Select the judge of each problem, and compute the parts of the reward."""
 
-from collections.abc import Callable, Sequence
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from sod.config import RewardOptions
-from sod.errors import DataError
-from sod.rewards import Judge, Verdict
+from sod.concurrency import Runner, run_concurrently
+from sod.config import LlmJudgeOptions, RewardOptions
+from sod.config.sampling import ENVIRONMENT, VERDICT
+from sod.errors import DataError, InfrastructureError, OptionError
+from sod.rewards import NO_ANSWER, Attempt, Judge, Verdict, WholeJudge
+from sod.rewards.answers import final_turn
 from sod.rewards.choice import USUAL
 from sod.rewards.kinds import KINDS, JudgeSetup, prove_gold
+from sod.rewards.own import OwnJudge, own_rewards, weights_of
 from sod.rewards.shaping import reward
 from sod.sandbox import Sandbox
 from sod.types import Message, Problem, Trajectory
@@ -23,6 +29,11 @@ class Referee:
         self._max_tokens = max_tokens
         self._judges: dict[tuple[str, int], Judge] = {}
         """By kind and number of options. A judge is built when it is first needed."""
+        self._whole = whole_judge(options)
+        """A judge of all kinds, in place of the others."""
+        self._is_proved = self._whole is None
+        self._own = own_rewards(options)
+        self._weights = weights_of(options)
 
     def as_judge(self, judge: Literal["exact", "reference"]) -> "Referee":
         """Return a referee with other judges and the same options."""
@@ -30,7 +41,16 @@ class Referee:
         return Referee(self._sandbox, options, max_tokens=self._max_tokens)
 
     def check(self, problems: Sequence[Problem]) -> None:
-        """Raise DataError if a problem has no judge, or a gold answer that its judge cannot use."""
+        """Raise DataError if a problem has no judge, or a gold answer that its judge cannot use.
+
+        A judge of the user's own and a language model use every gold. They are tried once; OptionError if they do not work.
+        """
+        if self._whole is not None:
+            if problems and not self._is_proved:
+                with Runner() as loop:
+                    loop.run(self._whole.prove(next((each for each in problems if each.answer.strip()), problems[0])))
+                self._is_proved = True
+            return
         bad: list[str] = []
         for problem in problems:
             if problem.kind not in KINDS:
@@ -60,15 +80,88 @@ class Referee:
         return self._judges[key]
 
     async def judge(self, trajectory: Trajectory, response: Callable[[], str]) -> Verdict:
-        """Return the verdict on the last turn of an attempt. The reference judges read the whole `response` instead."""
-        text = response() if self._options.judge == "reference" else trajectory.final_text
+        """Return the verdict on the last turn of an attempt. The reference judges read the whole `response` instead.
+
+        Raises InfrastructureError if a judge of the user's own fails.
+        """
         problem = trajectory.problem
+        if self._whole is not None:
+            text = final_turn(trajectory.final_text).strip()
+            return await self._whole(text, problem) if text else Verdict(outcome="wrong", reason=NO_ANSWER)
+        text = response() if self._options.judge == "reference" else trajectory.final_text
         return await self._judge_of(problem)(text, problem.answer)
 
-    async def rewarded(self, trajectory: Trajectory, messages: Callable[[], list[Message]]) -> Trajectory:
-        """Return a judged trajectory with its reward, and the parts of it by name. `messages` returns its conversation."""
-        del messages
-        rewards = {"verdict": reward(trajectory, self._options, max_tokens=self._max_tokens)}
+    def reward(self, trajectory: Trajectory) -> float:
+        """Return the reward of a judged trajectory's verdict."""
+        return reward(trajectory, self._options, max_tokens=self._max_tokens)
+
+    async def rewarded(self, trajectory: Trajectory, messages: Callable[[], Sequence[Message]]) -> Trajectory:
+        """Return a judged trajectory with the parts of its reward and their weighted sum.
+
+        `messages` returns the conversation, prompt included; it is only called for rewards of the user's own. If one of them
+        is an ungraded verdict, the trajectory is ungraded. An ungraded trajectory has no rewards of the user's own.
+
+        Raises InfrastructureError if a reward cannot be computed.
+        """
+        rewards = {VERDICT: self.reward(trajectory)}
         if trajectory.turn_rewards:
-            rewards["environment"] = sum(trajectory.turn_rewards)
-        return replace(trajectory, rewards=rewards, reward=sum(rewards.values()))
+            rewards[ENVIRONMENT] = math.fsum(trajectory.turn_rewards)
+        if self._own and trajectory.judged.is_graded:
+            found = await self._own_rewards(trajectory, messages())
+            for name, value in found.items():
+                if isinstance(value, Verdict):
+                    trajectory = replace(trajectory, verdict=replace(value, reason=f"{name}: {value.reason}"))
+                else:
+                    rewards[name] = value
+        total = math.fsum(self._weights[name] * value for name, value in rewards.items())
+        if not math.isfinite(total):
+            raise InfrastructureError(f"the reward is {total}, the weighted sum of {rewards}")
+        return replace(trajectory, reward=total, rewards=rewards)
+
+    async def _own_rewards(self, trajectory: Trajectory, messages: Sequence[Message]) -> dict[str, float | Verdict]:
+        def attempt() -> Attempt:
+            return Attempt(
+                problem=trajectory.problem,
+                messages=copy.deepcopy(list(messages)),  # a function may change its own
+                final_text=trajectory.final_text,
+                stop=trajectory.stop,
+                verdict=trajectory.judged,
+                turn_rewards=trajectory.turn_rewards,
+                tool_errors=trajectory.tool_errors,
+                response_tokens=trajectory.response_tokens,
+            )
+
+        values = await run_concurrently(own(attempt()) for own in self._own)
+        return {own.name: value for own, value in zip(self._own, values, strict=True)}
+
+
+def whole_judge(options: RewardOptions) -> WholeJudge | None:
+    """Return the judge of all kinds that `reward.judge` names; None for exact and reference.
+
+    Raises OptionError for another name, and for a judge that cannot be loaded.
+    """
+    if options.judge == "llm":
+        from sod.rewards.llm import LlmJudge  # imports httpx
+
+        return LlmJudge(options.llm)
+    if options.judge in ("exact", "reference"):
+        return None
+    if ":" not in options.judge:
+        raise OptionError(
+            f"reward.judge: {options.judge!r} is unknown. Choose exact, reference, llm, or give your own as FILE.py:FUNCTION."
+        )
+    return OwnJudge(options.judge, seconds=options.own_seconds)
+
+
+def reward_refusals(options: RewardOptions) -> Iterator[str]:
+    """Yield why these options cannot work. The files of the user's own functions are imported; no server is asked."""
+    for make in (whole_judge, own_rewards, weights_of):
+        try:
+            make(options)
+        except OptionError as error:
+            yield str(error)
+    given = [name for name, value in options.llm if value != getattr(LlmJudgeOptions(), name)]
+    if given and options.judge != "llm":
+        yield (
+            f"reward.llm.{given[0]} has no effect with reward.judge = {options.judge}. Give --reward.judge llm, or leave it out."
+        )

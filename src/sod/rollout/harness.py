@@ -13,13 +13,13 @@ from sod.concurrency import Runner
 from sod.config import ChatOptions, RewardOptions, SamplingOptions, SandboxOptions, ToolOptions
 from sod.engines import Engine
 from sod.environments.running import Environments
+from sod.environments.tools import check_schemas, with_files
 from sod.model.loading import load_tokenizer
 from sod.rewards.referee import Referee
 from sod.rollout.agent import Agent, check_prompts
 from sod.sandbox.retries import GuardedSandbox, open_sandbox
 from sod.tools import Toolbox
-from sod.tools.own import own_tools
-from sod.tools.python import PythonTool
+from sod.tools.selection import check_files, tools_of
 from sod.types import Problem
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,8 @@ class World:
         chat = ChatFormat.of(load_tokenizer(tokenizer), options.chat)
         if chat.note and not again:
             logger.info(chat.note)
-        tools = Toolbox([PythonTool(sandbox, options.tool), *own_tools(options.tool)])
+        tools = Toolbox(tools_of(options.tool, sandbox))
+        check_schemas(chat, tools)
         environments = Environments(tools, options.environment, options.tool)
         world = cls(sandbox, referee, chat, tools, environments, [])
         world.check(problems, options.rollout)
@@ -79,7 +80,9 @@ class World:
         """Check further problems as `of` does."""
         self.environments.load(problems)
         self.referee.check(problems)
-        check_prompts(self.chat, self.tools, limits, self.with_tools(problems))
+        with_tools = self.with_tools(problems)
+        check_files(with_tools, self.tools)
+        check_prompts(self.chat, self.tools, limits, list(map(with_files, with_tools)))
         self.problems.extend(problems)
 
     def with_tools(self, problems: Sequence[Problem]) -> list[Problem]:

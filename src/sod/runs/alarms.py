@@ -232,6 +232,18 @@ ALARMS = {
         "the training data are not samples of the policy; rounding explains about 1e-2 nats at most.",
         "network.dtype float32, or score.student recompute",
     ),
+    "misaligned_teacher": Alarm(
+        _below("teacher/aligned_share", "sampled tokens are aligned with the teacher's tokens", 0.9),
+        "the other tokens get no signal from the teacher.",
+        "a teacher whose chat template writes calls and thoughts as the student's does (score.teacher_template)",
+    ),
+    "sampler_weights": Alarm(
+        _over(
+            "sampler/weight_cut", "sampled tokens have a truncated or masked importance weight (learn.correction)", 0.02
+        ),
+        "the sampler and the policy disagree about more than rounding, and the correction no longer is a small one.",
+        "`sod doctor`, the version of vLLM, network.dtype float32, or fewer learn.minibatches",
+    ),
     "lost_attempts": Alarm(
         _over("rollout/lost", "attempts were lost to infrastructure failures or left ungraded", 0.05),
         "attempts are not lost at random, so the remaining ones are biased.",

@@ -435,8 +435,9 @@ def command_of(environment: Mapping[str, Any], options: Mapping[str, Any]) -> st
 
 def _chosen_at_start(options: Options) -> set[str]:
     """Return the options whose values a run chose when it began, because none were given: it keeps them."""
-    network, rollout = getattr(options, "network", None), getattr(options, "rollout", None)
-    chosen = {"network.dtype"} if network is not None and network.dtype == "auto" else set[str]()
+    network, rollout, engine = (getattr(options, name, None) for name in ("network", "rollout", "engine"))
+    chosen = {"network.dtype"} if network is not None and network.dtype in ("auto", "fastest") else set[str]()
+    chosen |= {"engine.name"} if engine is not None and engine.name == "auto" else set()
     if rollout is not None:
         chosen |= {
             f"rollout.{name}" for name in ("max_tokens", "max_prompt_tokens") if name not in rollout.model_fields_set

@@ -1,7 +1,7 @@
 """Compute the metrics of an update or an evaluation. Keys are area/name."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sod.batching import Batch, CreditedBatch, ScoredBatch, pad
 from sod.config import AlgorithmOptions
+from sod.config.sampling import VERDICT
 from sod.core import ADVANTAGES, step_divergence, step_mean, step_weights
 from sod.runs.patterns import Pattern, pattern
 from sod.types import NO_CALL, Group, Outcome
@@ -17,6 +18,13 @@ AGREES_NATS = 0.01
 """Divergence of a first step, in nats, below which it counts as agreeing with the teacher."""
 
 PATTERNS: Sequence[Pattern] = ("stable", "erroneous", "recovery")
+
+
+class SumsByName(dict[str, float]):
+    """Sums of numbers, positive or negative, by name."""
+
+    def __add__(self, other: Mapping[str, float]) -> "SumsByName":
+        return SumsByName({name: self.get(name, 0.0) + other.get(name, 0.0) for name in self.keys() | other.keys()})
 
 
 @dataclass
@@ -37,12 +45,17 @@ class RolloutTotals:
     contrast: int = 0
     """Number of groups with different rewards."""
     shaped: int = 0
-    """Number of groups with equal verdicts but different rewards, caused only by the reward's corrections."""
+    """Number of groups with equal verdicts but different rewards, caused only by the reward's corrections. Groups with further
+    parts of the reward do not count."""
     advantage: float = 0.0
     """Sum of |advantage|, without the divergence that `algorithm.kl_in_reward` subtracts."""
     advantage_shaped: float = 0.0
     """The part of `advantage` in groups that are `shaped`."""
     reward: float = 0.0
+    rewards: "SumsByName" = field(default_factory=lambda: SumsByName())
+    """Sum of each part of the reward, before it is weighted."""
+    rewarded: Counter[str] = field(default_factory=Counter)
+    """Number of trajectories that have the part."""
     turns: int = 0
     tokens: int = 0
     sampled: int = 0
@@ -60,6 +73,8 @@ class RolloutTotals:
         for trajectory in group:
             self.count += 1
             self.reward += trajectory.reward
+            self.rewards += trajectory.rewards
+            self.rewarded.update(trajectory.rewards.keys())
             self.turns += len(trajectory.turns)
             self.tokens += trajectory.response_tokens
             self.sampled += sum(trajectory.mask)
@@ -78,13 +93,14 @@ class RolloutTotals:
         advantage_B = ADVANTAGES[self.advantage_of](rewards_B, right_B, torch.zeros(len(group), dtype=torch.long))
         advantage = float(advantage_B.abs().sum())
         alike, contrast = group.is_alike, bool((rewards_B != rewards_B[0]).any())
+        corrected = alike and all(trajectory.rewards.keys() <= {VERDICT} for trajectory in group)
         self.groups += 1
         self.alike += alike
         self.solved += True in verdicts
         self.contrast += contrast
-        self.shaped += alike and contrast
+        self.shaped += corrected and contrast
         self.advantage += advantage
-        self.advantage_shaped += advantage if alike else 0.0
+        self.advantage_shaped += advantage if corrected else 0.0
 
     def __add__(self, other: "RolloutTotals") -> "RolloutTotals":
         counted = [each.name for each in fields(self) if each.name != "advantage_of"]
@@ -100,6 +116,7 @@ class RolloutTotals:
             return lost
         return {
             "rollout/reward": self.reward / count,
+            **self._parts(),
             "rollout/solved": (self.clean[True] + self.failed[True]) / count,
             "rollout/answered": self.stops["answered"] / count,
             "rollout/turns": self.turns / count,
@@ -121,6 +138,12 @@ class RolloutTotals:
             **{f"stop/{stop}": n / count for stop, n in sorted(self.stops.items())},
             **{f"outcome/{outcome}": n / count for outcome, n in sorted(self.outcomes.items())},
         }
+
+    def _parts(self) -> dict[str, float]:
+        """Return the mean of each part of the reward over the trajectories that have it. The verdict alone is no part."""
+        if self.rewarded.keys() <= {VERDICT}:
+            return {}
+        return {f"reward/{name}": self.rewards[name] / count for name, count in sorted(self.rewarded.items())}
 
 
 def of_rollout(groups: Iterable[Group], advantage: str = "grpo") -> dict[str, float]:
@@ -182,6 +205,8 @@ class StepTotals:
             outliers = log_ratio_N.topk(max(1, len(log_ratio_N) // 20)).values
             self._sums["steps/signal_in_top_5_percent_of_tokens"] += float(outliers.sum()) / total * len(log_ratio_N)
             self._counts["steps/signal_in_top_5_percent_of_tokens"] += len(log_ratio_N)
+        if batch.span_share_BT is not None:
+            self._add("teacher/aligned_share", batch.span_share_BT[batch.mask_BT] > 0)
         if batch.teacher_entropy_BT is not None:
             self._add("steps/teacher_entropy", batch.teacher_entropy_BT[batch.mask_BT])
         self._patterns.update(p for p in map(pattern, ragged(w_BK, exists_BK)) if p)
@@ -250,7 +275,7 @@ def _ratio(part: float, whole: float) -> float:
 
 def steps(batch: ScoredBatch, options: AlgorithmOptions) -> tuple[Tensor, Tensor, Tensor]:
     """Return d, w by SOD's rule, and whether the step exists. -> (B, K) each"""
-    d_BK = step_divergence(*batch.pair_BT, batch.steps_BT)
+    d_BK = step_divergence(*batch.pair_BT, batch.steps_BT, batch.span_share_BT)
     w_BK = step_weights(d_BK, epsilon=options.epsilon, delta=options.delta)
     return d_BK, w_BK, step_mean(torch.ones(batch.ids_BT.shape), batch.steps_BT) > 0
 

@@ -1,19 +1,20 @@
 """The interface of every sandbox: run a `Program`, return a `Result`.
 
-A `Result` reports how the *program* ended (`ok`, `error`, `timeout`, ...). If the sandbox itself fails, the status is
+A program runs in a process of its own, or in a session: one process whose variables, imports and files live on between
+programs. A `Result` reports how the *program* ended (`ok`, `error`, `timeout`, ...). If the sandbox itself fails, the status is
 `sandbox_error`. Callers turn it into `sod.errors.SandboxError` and never show it to the student.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 Status = Literal["ok", "error", "timeout", "signal", "output_limit", "disk_limit", "sandbox_error"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """Python source and its limits. Each program runs in a new process, and nothing survives it."""
+    """Python source and its limits. Outside a session, each program runs in a new process, and nothing survives it."""
 
     code: str
     stdin: str = ""
@@ -27,6 +28,8 @@ class Program:
     """Bytes kept of stdout and of stderr, each: the head and the tail, with the number of omitted bytes between them."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Files in the working directory when the program starts: plain names mapped to text."""
+    copies: Mapping[str, str] = field(default_factory=dict)
+    """More such files: plain names mapped to paths of this machine, which are copied. The program can change its copies."""
     disk_mb: int = 64
     """Limit on the size of the working directory, in MiB. Checked ten times a second, so a program can overshoot."""
     max_files: int = 512
@@ -55,6 +58,8 @@ class Result:
     stderr_bytes: int = 0
     message: str = ""
     """For `sandbox_error`: what failed."""
+    session: str = ""
+    """A sentence for the student if the session ended: what ended, and what is lost. Empty while the session goes on."""
 
 
 class Sandbox(Protocol):
@@ -64,4 +69,29 @@ class Sandbox(Protocol):
 
     async def close(self) -> None:
         """End every process that this sandbox started."""
+        ...
+
+
+class Session(Protocol):
+    """Runs programs one after another in one process, as the cells of a notebook. The first one starts the process.
+
+    A program that is stopped, or that ends its process, ends the session; `Result.session` reports it. The next program starts
+    a new process.
+    """
+
+    async def run(self, program: Program) -> Result:
+        """Run one program. The files and the limits of memory and disk are those of a process's first program."""
+        ...
+
+    async def close(self) -> None:
+        """End the process and remove its files."""
+        ...
+
+
+@runtime_checkable
+class SessionSandbox(Sandbox, Protocol):
+    """A sandbox that can open sessions."""
+
+    def session(self, seconds: float) -> Session:
+        """Return a new session. `seconds`: wall-clock limit of all its programs together."""
         ...

@@ -52,8 +52,10 @@ class Job:
     """Highest descriptor number in use in the zygote."""
 
 
-def run_job(job: Job, walls: Walls | None, parent: int, give_up: Callable[[OSError], None]) -> NoReturn:
-    """Run the program and exit. If it cannot be confined, call `give_up` with the error and do not run it."""
+def run_job(
+    job: Job, walls: Walls | None, parent: int, give_up: Callable[[OSError], None], run: Callable[[Job], int]
+) -> NoReturn:
+    """Confine this process, call `run` and exit with its exit code. If that fails, call `give_up` with the error instead."""
     exit_code = 1
     try:
         try:
@@ -61,8 +63,7 @@ def run_job(job: Job, walls: Walls | None, parent: int, give_up: Callable[[OSErr
         except OSError as error:
             give_up(error)
         else:
-            take_descriptors(job)
-            exit_code = run_program(job.show_last_value)
+            exit_code = run(job)
     finally:
         exit_now(exit_code)
 
@@ -107,43 +108,64 @@ def take_descriptors(job: Job) -> None:
         os.dup2(fd, target, inheritable=target < 3)
     os.closerange(4, job.last + 1)
     limit(resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES)  # not earlier: the zygote may hold more descriptors
+    open_streams()
+
+
+def open_streams() -> None:
+    """Make Python's streams of the descriptors 0 to 2."""
     sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogatepass", closefd=False)
     # Line-buffered, so that the printed lines of a killed program are kept.
     sys.stdout = sys.__stdout__ = open(1, "w", 1, encoding="utf-8", closefd=False)
     sys.stderr = sys.__stderr__ = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
-def run_program(show_last_value: bool) -> int:
-    """Execute the code in descriptor 3 as `__main__`, and return the interpreter's exit code."""
+def run_program(job: Job) -> int:
+    """Execute the job's code as `__main__`, and return the interpreter's exit code."""
+    take_descriptors(job)
+    main = make_main()
+    exit_code = execute(3, NAME, main, job.show_last_value)
+    return exit_code if finish(main) else NOT_FLUSHED
+
+
+def make_main() -> ModuleType:
+    """Return an empty `__main__`, with the interpreter set up as for a program that starts."""
     main = sys.modules["__main__"] = ModuleType("__main__")
     main.__dict__.update(__builtins__=builtins, __file__=NAME)
     sys.argv, sys.path[:0], sys.excepthook = [NAME], [""], traceback.print_exception
     threading.excepthook = show_thread_error
     random.seed(0)  # a fork reseeds `random`; NumPy's global generator keeps the zygote's seed
+    return main
+
+
+def execute(code: int, name: str, main: ModuleType, show_last_value: bool) -> int:
+    """Execute the code in a descriptor, which is then closed. Print an exception, and return the exit code.
+
+    `name`: the file name in tracebacks.
+    """
     exit_code = 0
     try:
-        with open(3, encoding="utf-8", errors="surrogatepass", newline="") as file:
+        with open(code, encoding="utf-8", errors="surrogatepass", newline="") as file:
             text = file.read().removeprefix("\ufeff")
-        linecache.cache[NAME] = (len(text), None, lines(text), NAME)
+        linecache.cache[name] = (len(text), None, lines(text), name)
         program: str | ast.Module = text
         last: ast.stmt | None = None
         if show_last_value:
             # Not ast.parse: its frame would appear in the traceback of a syntax error.
-            tree: ast.Module = compile(text, NAME, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)  # pyright: ignore
+            tree: ast.Module = compile(text, name, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)  # pyright: ignore
             last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
             program = tree
-        exec(compile(program, NAME, "exec", dont_inherit=True), main.__dict__)
+        exec(compile(program, name, "exec", dont_inherit=True), main.__dict__)
         if last is not None:  # printed through sys.displayhook, as at the interactive prompt
-            exec(compile(ast.Interactive([last]), NAME, "single", dont_inherit=True), main.__dict__)
+            exec(compile(ast.Interactive([last]), name, "single", dont_inherit=True), main.__dict__)
     except SystemExit as stop:
         if stop.code is not None and not isinstance(stop.code, int):
             print(stop.code, file=sys.stderr)
         exit_code = c_long(stop.code or 0) & 0xFF if isinstance(stop.code, int | None) else 1
     except BaseException as error:  # the program may raise anything; print it as the interpreter would
         use_spare_memory()
-        show(error)
+        show(error, name)
         exit_code = 1
-    return exit_code if finish(main) else NOT_FLUSHED
+    return exit_code
 
 
 def lines(text: str) -> list[str]:
@@ -156,10 +178,10 @@ def c_long(code: int) -> int:
     return code if -sys.maxsize - 1 <= code <= sys.maxsize else -1
 
 
-def show(error: BaseException) -> None:
+def show(error: BaseException, name: str) -> None:
     """Pass an uncaught exception to `sys.excepthook`. If the program's own hook fails, print the exception directly."""
-    if isinstance(error, SyntaxError) and error.filename == NAME and error.text is None and error.lineno:
-        error.text = linecache.getline(NAME, error.lineno)  # the compiler only looks in a file
+    if isinstance(error, SyntaxError) and error.filename == name and error.text is None and error.lineno:
+        error.text = linecache.getline(name, error.lineno)  # the compiler only looks in a file
     shown = type(error), error, error.__traceback__ and error.__traceback__.tb_next
     try:
         sys.excepthook(*shown)

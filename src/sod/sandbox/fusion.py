@@ -85,6 +85,7 @@ class FusionSandbox:
         Raises ValueError for a name in `files` that is not a plain name.
         """
         check_names(program.files)
+        check_names(program.copies)
         session = self._current_session()
         async with session.slots:
             return await self._try_often(session, program)
@@ -124,7 +125,10 @@ class FusionSandbox:
 
     async def _try_often(self, session: "_Session", program: Program) -> Result:
         """Send the program until a report arrives, or until no tries or no waiting time are left."""
-        request = _request(program)
+        try:
+            request = _request(program)
+        except OSError as error:  # a file of the problem is gone
+            return Result(status="sandbox_error", message=str(error))
         failures: list[_Failed] = []
         patience, longest_wait = self._patience, FIRST_WAIT_SECONDS
         while True:
@@ -266,6 +270,7 @@ def _request(program: Program) -> dict[str, Any]:
         "code": program.code,
         "stdin": program.stdin,
         "files": dict(program.files),
+        "copies": {name: base64.b64encode(Path(path).read_bytes()).decode() for name, path in program.copies.items()},
         "environment": ENVIRONMENT,
         "limits": {
             "AS": (memory, memory + SPARE_BYTES),

@@ -13,8 +13,8 @@ killed with it. The second process is started, not forked. The program therefore
 and the hash seed that the client chose, and nothing of the server's. The report is a file, because servers truncate standard
 output without notice.
 
-Job, as JSON: code, stdin, files (name: text), environment, limits (name of a resource limit: soft, hard), seconds,
-show_last_value, keep_bytes (per stream, head plus tail), most_bytes (per stream), disk_bytes, disk_files.
+Job, as JSON: code, stdin, files (name: text), copies (name: base64), environment, limits (name of a resource limit: soft, hard),
+seconds, show_last_value, keep_bytes (per stream, head plus tail), most_bytes (per stream), disk_bytes, disk_files.
 
 Report, as JSON: exit_code (-n: killed by signal n), stopped_for (time, disk, or empty), seconds, cpu_seconds, memory_mb,
 and for stdout and stderr: head and tail (base64) and bytes (total written, can exceed most_bytes).
@@ -109,6 +109,9 @@ def supervise(job: dict[str, Any], folder: str) -> dict[str, Any]:
     os.mkdir(box)
     for name, text in job["files"].items():
         write(os.path.join(box, name), text)
+    for name, data in job["copies"].items():
+        with open(os.path.join(box, name), "wb") as file:
+            file.write(base64.b64decode(data))
     for name in ("code", "stdin"):
         write(os.path.join(folder, name), job[name])
     adopt_orphans()

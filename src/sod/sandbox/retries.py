@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,7 +19,7 @@ from sod.concurrency import Runner
 from sod.config import SandboxOptions
 from sod.distributed import EVERY_PROCESS
 from sod.errors import OptionError, OutageError, SandboxError
-from sod.sandbox import Program, Result, Sandbox
+from sod.sandbox import Program, Result, Sandbox, Session, SessionSandbox
 from sod.sandbox.fusion import FusionSandbox
 from sod.sandbox.local import LocalSandbox
 
@@ -30,6 +30,10 @@ FAILURE_WINDOW = 100
 FEWEST_FAILURES = 3
 """Fewest failures that can open the circuit; below, a rate is not meaningful."""
 LONGEST_WAIT_SECONDS = 30.0
+NO_SESSIONS = (
+    "tool.session = on does not work with sandbox.backend = fusion, because its servers run each program alone. Leave "
+    "tool.session out, or use sandbox.backend = local."
+)
 PROBE_PROGRAM = Program(code="print(1)", seconds=10.0, memory_mb=512)
 
 
@@ -115,15 +119,25 @@ class GuardedSandbox:
         finally:
             loop.run(self.close())
 
+    def session(self, seconds: float) -> "GuardedSession":
+        """Return a new session, with the same retries and statistics. Raises OptionError if the sandbox has none."""
+        if not isinstance(self._sandbox, SessionSandbox):
+            raise OptionError(NO_SESSIONS)
+        return GuardedSession(self, self._sandbox.session(seconds))
+
     async def run(self, program: Program) -> Result:
         """Run a program; the status is `sandbox_error` if all retries fail. Raises OutageError in a long outage."""
+        return await self.attempt(lambda: self._sandbox.run(program), self._options.retries)
+
+    async def attempt(self, run: Callable[[], Awaitable[Result]], retries: int) -> Result:
+        """Run a program by `run`, again after failures of the sandbox, and count it."""
         start = time.monotonic()
-        result = await self._run_once(program)
-        for retry in range(self._options.retries):
+        result = await self._run_once(run)
+        for retry in range(retries):
             if result.status != "sandbox_error":
                 break
             await asyncio.sleep(random.uniform(0, 0.1 * 4**retry))
-            result = await self._run_once(program)
+            result = await self._run_once(run)
         self._statistics.seconds.append(time.monotonic() - start)
         return result
 
@@ -138,10 +152,14 @@ class GuardedSandbox:
         taken, self._statistics = self._statistics, Statistics()
         return taken
 
-    async def _run_once(self, program: Program) -> Result:
+    @property
+    def retries(self) -> int:
+        return self._options.retries
+
+    async def _run_once(self, run: Callable[[], Awaitable[Result]]) -> Result:
         if self._recovery is not None:  # shielded: cancelling one caller must not cancel the shared recovery
             await asyncio.shield(self._recovery)
-        result = await self._sandbox.run(program)
+        result = await run()
         failed = result.status == "sandbox_error"
         self._statistics.programs += 1
         self._statistics.failures += failed
@@ -179,6 +197,29 @@ class GuardedSandbox:
             f"The sandbox has been down for {self._options.patience:g} s ({cause}). Repair it (check with `sod doctor`), then "
             "continue a training run with --resume."
         )
+
+
+class GuardedSession:
+    """A session behind the circuit breaker of its sandbox.
+
+    Only its first program is retried. Later ones may need the state of a session that was lost, so the whole attempt is repeated.
+    """
+
+    def __init__(self, sandbox: GuardedSandbox, session: Session) -> None:
+        self._sandbox = sandbox
+        self._session = session
+        self._has_state = False
+
+    async def run(self, program: Program) -> Result:
+        """Run a program; the status is `sandbox_error` if the sandbox failed. Raises OutageError in a long outage."""
+        retries = 0 if self._has_state else self._sandbox.retries
+        result = await self._sandbox.attempt(lambda: self._session.run(program), retries)
+        self._has_state = True
+        return result
+
+    async def close(self) -> None:
+        """End the process and remove its files."""
+        await self._session.close()
 
 
 def _is_answer(result: Result) -> bool:

@@ -1,12 +1,15 @@
-"""Preloaded Python process that forks one child per program. Started by `sod.sandbox.local`; standard library only.
+"""Preloaded Python process that forks one child per program or session. Started by `sod.sandbox.local`; standard library only.
 
 Its standard input is a stream socket to the sandbox. Records of fixed size travel over it:
 
     REQUEST   RUN   with the descriptors of code, stdin, stdout, stderr and working directory: fork a child for them
+              OPEN  the same for a session (`sod.sandbox.session_child`), with its socket in place of code
+              CALL  let the session of that number run for so many seconds
+              PAUSE stop the session until its next call
               KILL  kill the child of that number and its whole process group
     REPORT    READY (requests are now served immediately), STARTED (value: pid), FAILED (value: errno; the program
-              never ran), and for a program that has ended (value: wait status): ENDED, LATE (it exceeded its time),
-              FULL (its directory exceeded a limit)
+              never ran), PAUSED (the session has stopped), and for a process that has ended (value: wait status):
+              ENDED, LATE (it exceeded its time), FULL (its directory exceeded a limit)
 
 Input and output of programs never pass through this process, so a child finds nothing of other programs in its memory. This
 process checks deadlines and directories, so a busy trainer does not change a program's time. When the socket is closed, or
@@ -27,20 +30,22 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from sod.sandbox.child import Job, run_job
+from sod.sandbox.child import Job, run_job, run_program
 from sod.sandbox.confinement import Walls
 from sod.sandbox.folders import hold, remove, sweep, threads, unlinked_usage, usage
 from sod.sandbox.interpreter import forget_package
 from sod.sandbox.libc import use_huge_pages
+from sod.sandbox.session_child import run_session
 
 REQUEST = struct.Struct("<cQdQ?QQ")
 """Kind, number, seconds, bytes of memory, show_last_value, limits on bytes and files in the directory."""
 REPORT = struct.Struct("<cQiddd")
 """Kind, number, value, and for an ended program: seconds since the fork, CPU seconds, peak memory in MiB."""
-RUN, KILL = b"R", b"K"
-READY, STARTED, ENDED, LATE, FULL, FAILED = b"Y", b"S", b"E", b"L", b"D", b"F"
+RUN, OPEN, CALL, PAUSE, KILL = b"R", b"O", b"C", b"P", b"K"
+READY, STARTED, PAUSED, ENDED, LATE, FULL, FAILED = b"Y", b"S", b"P", b"E", b"L", b"D", b"F"
 CONFINED, UNCONFINED = "confined", "unconfined"
 
 PARENT_CHECK_SECONDS = 5.0
@@ -71,6 +76,12 @@ class Child:
     """Device of the files that hold code and input."""
     ended_for: bytes = b""
     """Why the zygote killed it: LATE, FULL, or ENDED for too many threads. Empty while it runs."""
+    is_paused: bool = False
+    """Whether it is a session between two calls. Its limits were checked when it stopped, and it cannot run."""
+
+    @property
+    def is_watched(self) -> bool:
+        return not self.ended_for and not self.is_paused
 
 
 class Zygote:
@@ -105,7 +116,7 @@ class Zygote:
 
     def patience(self) -> float:
         """Return the seconds until the next deadline or check."""
-        moments = [min(child.deadline, self.next_look) for child in self.children.values() if not child.ended_for]
+        moments = [min(child.deadline, self.next_look) for child in self.children.values() if child.is_watched]
         return max(0.0, min([PARENT_CHECK_SECONDS, *(moment - time.monotonic() for moment in moments)]))
 
     def accept(self) -> bool:
@@ -114,16 +125,39 @@ class Zygote:
         if len(data) < REQUEST.size:
             return False
         kind, number, seconds, memory, show_last_value, disk_bytes, disk_files = REQUEST.unpack(data)
-        if kind == RUN:
+        if kind in (RUN, OPEN):
             self.most_descriptors = max(self.most_descriptors, *fds)
             job = Job(seconds, memory, show_last_value, *fds, last=self.most_descriptors)
-            self.fork(job, number, disk_bytes, disk_files)
-        for pid, child in self.children.items():
-            if kind == KILL and child.number == number:
-                kill(pid)
+            self.fork(job, number, disk_bytes, disk_files, run_program if kind == RUN else run_session)
+        else:
+            self.change(kind, number, seconds)
         return True
 
-    def fork(self, job: Job, number: int, disk_bytes: int, disk_files: int) -> None:
+    def change(self, kind: bytes, number: int, seconds: float) -> None:
+        """Kill, pause or continue the child of this number, if it still runs."""
+        for pid, child in self.children.items():
+            if child.number != number:
+                continue
+            if kind == KILL:
+                kill(pid)
+            elif kind == CALL:
+                child.started, child.is_paused = time.monotonic(), False
+                child.deadline = child.started + seconds
+                signal_group(pid, signal.SIGCONT)
+            elif kind == PAUSE and not child.ended_for:
+                self.pause(pid, child)
+
+    def pause(self, pid: int, child: Child) -> None:
+        """Stop a session: its threads must not run between calls. One that holds too much is killed instead."""
+        child.is_paused = True
+        signal_group(pid, signal.SIGSTOP)
+        if holds_too_much(child, unlinked_usage(pid, child.memory_disk)):
+            child.ended_for = FULL
+            kill(pid)
+        else:
+            self.report(PAUSED, child.number, seconds=time.monotonic() - child.started)
+
+    def fork(self, job: Job, number: int, disk_bytes: int, disk_files: int, run: Callable[[Job], int]) -> None:
         """Start a child. Only the directory's descriptor stays open here, until the child's end."""
         started = time.monotonic()
         try:
@@ -134,9 +168,13 @@ class Zygote:
         else:
             if pid == 0:
                 run_job(
-                    job, self.walls, self.pid, lambda error: self.report(FAILED, number, error.errno or errno.EINVAL)
+                    job,
+                    self.walls,
+                    self.pid,
+                    lambda error: self.report(FAILED, number, error.errno or errno.EINVAL),
+                    run,
                 )
-            memory_disk = os.fstat(job.code).st_dev
+            memory_disk = os.fstat(job.stdin).st_dev
             deadline = started + job.seconds
             self.children[pid] = Child(number, started, deadline, disk_bytes, disk_files, job.folder, memory_disk)
             self.report(STARTED, number, pid)
@@ -160,7 +198,7 @@ class Zygote:
 
     def kill_late(self) -> None:
         for pid, child in self.children.items():
-            if not child.ended_for and time.monotonic() >= child.deadline:
+            if child.is_watched and time.monotonic() >= child.deadline:
                 child.ended_for = LATE
                 kill(pid)
 
@@ -170,7 +208,7 @@ class Zygote:
             return
         self.next_look = time.monotonic() + LOOK_SECONDS
         for pid, child in self.children.items():
-            if child.ended_for:
+            if not child.is_watched:
                 continue
             if holds_too_much(child, unlinked_usage(pid, child.memory_disk)):
                 child.ended_for = FULL
@@ -197,8 +235,12 @@ def holds_too_much(child: Child, unlinked: int = 0) -> bool:
 
 
 def kill_group(pid: int) -> None:
+    signal_group(pid, signal.SIGKILL)
+
+
+def signal_group(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):  # none left; macOS: only zombies left
-        os.killpg(pid, signal.SIGKILL)
+        os.killpg(pid, number)
 
 
 def kill(pid: int) -> None:

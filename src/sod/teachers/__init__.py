@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch, ScoredBatch
-from sod.config import ModelOptions, SamplingOptions, ScoreOptions
+from sod.chat.format import ChatFormat, Schema
+from sod.config import AlgorithmOptions, ModelOptions, SamplingOptions, ScoreOptions
 from sod.types import Problem
 
 
@@ -41,12 +42,18 @@ class TeacherSetup:
     folder: Path
     """Directory of the teacher: weights and tokenizer, or the tokenizer of a remote teacher."""
     tokenizer: PreTrainedTokenizerBase
-    """The student's. The teacher's vocabulary must equal it."""
+    """The student's. A teacher on a server must have its vocabulary."""
     network: ModelOptions
     score: ScoreOptions
     rollout: SamplingOptions
     microbatch_tokens: int
     """Largest number of tokens in a forward pass."""
+    chat: ChatFormat | None = None
+    """The student's chat format, which a teacher with another tokenizer needs."""
+    tools: Sequence[Schema] = ()
+    """The schemas of the student's tools."""
+    thinking: bool | None = None
+    """Value of `chat.thinking`, for the teacher's template as well."""
 
 
 class Teacher(ABC):
@@ -55,6 +62,9 @@ class Teacher(ABC):
     A training run calls `check` once, then for each update: `scored` for every group, `finish`, and `follow`. A checkpoint
     calls `save`, and a resumed run `restore`. Only `score` and `take_busy_seconds` are required; the others do nothing here.
     """
+
+    scores_candidates = True
+    """Whether it scores candidates, tokens that were not sampled."""
 
     @abstractmethod
     async def score(self, batch: Batch) -> Scores:
@@ -74,6 +84,11 @@ class Teacher(ABC):
 
     def check(self, problems: Sequence[Problem]) -> None:
         """Raise DataError if a problem lacks something that this teacher requires."""
+
+    def metrics(self, batch: ScoredBatch, options: AlgorithmOptions) -> dict[str, float]:
+        """Return metrics of an update that only this kind of teacher has."""
+        del batch, options
+        return {}
 
     def follow(self, student: PreTrainedModel) -> None:
         """Update the teacher's weights after an update of the student."""

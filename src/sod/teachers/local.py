@@ -1,12 +1,15 @@
 """A frozen teacher on this machine."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
-import torch
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch
+from sod.chat.format import ChatFormat
 from sod.concurrency import compute
 from sod.model.loading import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer, score
 from sod.teachers import Scores, Teacher, TeacherSetup
@@ -15,18 +18,25 @@ from sod.teachers import Scores, Teacher, TeacherSetup
 class LocalTeacher(Teacher):
     """Scores with the model in `setup.folder`. Its vocabulary must equal the student's."""
 
+    chat: ChatFormat | None = None
+    """The teacher's own chat format; None if it reads the student's."""
+
     def __init__(self, setup: TeacherSetup):
         tokenizer = load_tokenizer(setup.folder)
-        check_same_vocabulary(setup.tokenizer, tokenizer)
+        self._check_tokenizer(setup.tokenizer, tokenizer)
         self._model = load_model(setup.folder, setup.network.for_teacher(setup.score)).requires_grad_(False)
         check_embeddings(self._model, tokenizer, setup.folder)
         check_context(self._model, setup.rollout, whose="teacher")
-        self._home = torch.device("cpu") if setup.score.offload_teacher else self._model.device
         self._device = self._model.device
-        self._move(self._home)
+        self._home = _in_cpu_memory(self._model) if setup.score.offload_teacher and self._device.type != "cpu" else None
+        """The weights in CPU memory; None if they stay on the device."""
+        self._leave()
         self._temperature = setup.rollout.temperature
         self._microbatch_tokens = setup.microbatch_tokens
         self._busy_seconds = 0.0
+
+    def _check_tokenizer(self, student: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase) -> None:
+        check_same_vocabulary(student, own)
 
     async def score(self, batch: Batch) -> Scores:
         return await compute(self._timed, batch)
@@ -44,21 +54,43 @@ class LocalTeacher(Teacher):
 
     def score_now(self, batch: Batch) -> Scores:
         """Same as `score`, in the caller's thread."""
-        self._move(self._device)
+        self._enter()
         logprobs_BT, entropy_BT = score(self._model, batch, self._temperature, self._microbatch_tokens, entropy=True)
-        self._move(self._home)
+        self._leave()
         if batch.candidates_BTJ is None:
             return Scores(logprobs_BT, entropy_BT)
         return Scores(logprobs_BT[..., 0], entropy_BT, logprobs_BT[..., 1:])
 
     def logprobs(self, batch: Batch) -> Tensor:
         """Return log pi of each sampled token under the batch's own prompts. -> (B, T), 0 off the mask"""
-        self._move(self._device)
+        self._enter()
         logprobs_BT, _ = score(
             self._model, replace(batch, candidates_BTJ=None), self._temperature, self._microbatch_tokens
         )
-        self._move(self._home)
+        self._leave()
         return logprobs_BT
 
-    def _move(self, device: torch.device) -> None:
-        self._model.to(device)  # type: ignore[arg-type]
+    @contextmanager
+    def lent(self) -> Iterator[PreTrainedModel]:
+        """Lend the model, on its device, to an engine that samples it."""
+        self._enter()
+        yield self._model
+        self._leave()
+
+    def _enter(self) -> None:
+        self._model.to(self._device)  # type: ignore[arg-type]
+
+    def _leave(self) -> None:
+        """Use the weights in CPU memory again. They have not changed, so nothing is copied back."""
+        if self._home is not None:
+            self._model.load_state_dict(self._home, assign=True)
+            self._model.requires_grad_(False).tie_weights()
+
+
+def _in_cpu_memory(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return the weights in pinned CPU memory, from which copies to a GPU are fastest. Tied weights share their memory."""
+    copies: dict[int, Tensor] = {}
+    weights = model.state_dict(keep_vars=True)
+    for weight in weights.values():
+        copies.setdefault(id(weight), weight.detach().cpu().pin_memory())
+    return {name: copies[id(weight)] for name, weight in weights.items()}

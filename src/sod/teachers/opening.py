@@ -1,18 +1,23 @@
 """Open the teacher named by the options, local or remote, for the duration of a run."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from sod.concurrency import Runner
 from sod.config import ScoreOptions
+from sod.config.teachers import Route
 from sod.datasets.rows import fingerprint_model
 from sod.distributed import Ranks
 from sod.hub import model_folder
+from sod.model.loading import load_tokenizer
 from sod.teachers import Teacher, TeacherSetup
 from sod.teachers.local import LocalTeacher
 from sod.teachers.server import ServerTeacher, holds_weights
+from sod.teachers.several import SeveralTeachers
 from sod.teachers.sharded import ShardedTeacher
+from sod.teachers.translated import TranslatedTeacher
 
 
 def teacher_folder(teacher: Path, options: ScoreOptions) -> Path:
@@ -35,9 +40,13 @@ def fingerprint_teacher(folder: Path, options: ScoreOptions) -> str:
 def open_teacher(loop: Runner, setup: TeacherSetup, ranks: Ranks) -> Iterator[Teacher]:
     """Open a teacher for use in this loop: the model in `setup.folder`, sharded if requested, or the verified remote one.
 
-    Raises OptionError and ModelError.
+    A local teacher with another vocabulary than the student's reads the trajectories in its own tokens. Raises OptionError,
+    ModelError and TemplateError.
     """
     if setup.score.teacher_url is None:
+        if load_tokenizer(setup.folder).get_vocab() != setup.tokenizer.get_vocab():
+            yield TranslatedTeacher(setup)
+            return
         shard = setup.score.shard_teacher and not ranks.alone
         yield ShardedTeacher(setup, ranks) if shard else LocalTeacher(setup)
         return
@@ -46,3 +55,15 @@ def open_teacher(loop: Runner, setup: TeacherSetup, ranks: Ranks) -> Iterator[Te
         yield teacher
     finally:
         loop.run(teacher.close())
+
+
+@contextmanager
+def open_teachers(loop: Runner, setup: TeacherSetup, routes: Sequence[Route], ranks: Ranks) -> Iterator[Teacher]:
+    """Open the teacher of each route, as `open_teacher` does; a model in two routes is opened once. Ignore `setup.folder`."""
+    with ExitStack() as stack:
+        models = dict.fromkeys(route.model for route in routes)
+        opened: dict[Path, Teacher] = {}
+        for model in models:
+            own = replace(setup, folder=teacher_folder(model, setup.score))
+            opened[model] = stack.enter_context(open_teacher(loop, own, ranks))
+        yield SeveralTeachers(routes, opened)

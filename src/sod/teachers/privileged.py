@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,12 +16,11 @@ from sod.errors import DataError, OptionError
 from sod.model.loading import positions_of
 from sod.model.lora import plain_parameters
 from sod.rewards.kinds import KINDS
+from sod.systems import Context
 from sod.teachers import Scores, TeacherSetup
+from sod.teachers.feedback import feedback
 from sod.teachers.local import LocalTeacher
 from sod.types import Group, Piece, Problem, Schema, Trajectory
-
-Context = Literal["gt", "hint"]
-"""Privileged information in the teacher's prompt. gt: the answer, and the worked solution if there is one. hint: a hint."""
 
 GT_TEMPLATE = """{question}
 
@@ -34,7 +32,20 @@ HINT_TEMPLATE = """{question}
 Hint: {context}
 
 Solve the problem step by step, as if you had not been given the hint."""
-TEMPLATES: dict[Context, str] = {"gt": GT_TEMPLATE, "hint": HINT_TEMPLATE}
+FEEDBACK_TEMPLATE = """{question}
+
+An earlier attempt went wrong:
+{context}
+
+Solve the problem step by step, without these mistakes and as if you had not been told of them."""
+TEMPLATES: dict[Context, str] = {
+    "gt": GT_TEMPLATE,
+    "hint": HINT_TEMPLATE,
+    "unrelated": GT_TEMPLATE,
+    "feedback": FEEDBACK_TEMPLATE,
+}
+FEEDBACK_TOKENS = 256
+"""Longest feedback. The beginning of a longer one is left out."""
 
 STATE = "teacher.pt"
 """File of the average in a checkpoint. Not safetensors, because loaders of the student may read every such file."""
@@ -47,7 +58,8 @@ class PrivilegedTeacher(LocalTeacher):
 
     x is the student's prompt. c(x) is the same conversation with its last user message rewritten by `template`, where
     {question} stands for that message and {context} for the privileged information. Default template: from `TEMPLATES`.
-    y are the original tokens after x, observations included; they are never rendered again.
+    y are the original tokens after x, observations included; they are never rendered again. With `context` = feedback, c(x)
+    differs between the attempts at a problem (`sod.teachers.feedback`); an attempt without a fault is scored under x.
 
     Without `decay` the model stays frozen. With `decay` it is the exponential moving average of the student's weights,
     updated by `follow` and saved in checkpoints. The average is kept in float32, which takes 4 more bytes per weight if
@@ -74,6 +86,7 @@ class PrivilegedTeacher(LocalTeacher):
         self._chat = chat
         self._tools = tools
         self._context: Context = context
+        self._others: dict[str, Problem] = {}
         self._decay = decay
         self._max_tokens = setup.rollout.max_tokens
         # In bfloat16 a slow average would never change: (1 - decay) * difference is rounded to 0.
@@ -89,8 +102,10 @@ class PrivilegedTeacher(LocalTeacher):
 
         The limit of these prompts is the model's number of positions, not `rollout.max_prompt_tokens`.
         """
+        if self._context == "unrelated":
+            self._others = _other_problems(problems)
         room = positions_of(self._model) - self._max_tokens
-        lengths = {problem.id: len(self.prompt(problem)) for problem in problems}
+        lengths = {problem.id: self._longest(problem) for problem in problems}
         if long := {id: length for id, length in lengths.items() if length > room}:
             id = max(long, key=lambda id: long[id])
             raise DataError(
@@ -99,8 +114,17 @@ class PrivilegedTeacher(LocalTeacher):
                 "model's positions. Lower rollout.max_tokens, or shorten or remove these problems."
             )
 
-    def prompt(self, problem: Problem) -> list[int]:
-        """Return c(x), the teacher's prompt. Raises DataError if the problem has no text message to rewrite."""
+    def _longest(self, problem: Problem) -> int:
+        """Return the length of the teacher's prompt; for feedback, the length with the longest feedback."""
+        if self._context == "feedback":
+            return len(self.prompt(problem, "")) + FEEDBACK_TOKENS
+        return len(self.prompt(problem))
+
+    def prompt(self, problem: Problem, privilege: str | None = None) -> list[int]:
+        """Return c(x), the teacher's prompt. Raises DataError if the problem has no text message to rewrite.
+
+        `privilege`: the privileged information. Default: that of the problem.
+        """
         if problem.environment not in ("", DEFAULT):
             raise DataError(
                 f"Problem {problem.id!r} has the environment {problem.environment}, which writes its own prompt, so the "
@@ -113,7 +137,11 @@ class PrivilegedTeacher(LocalTeacher):
                 f"Problem {problem.id!r} has no user message of text to add the privileged information to. Add one, or "
                 "remove the problem."
             )
-        parts = {"question": question, "context": _privilege(problem, self._context)}
+        told = self._others[problem.id] if self._context == "unrelated" else problem
+        parts = {
+            "question": question,
+            "context": _privilege(told, self._context) if privilege is None else privilege,
+        }
         rewritten = re.sub(r"\{(question|context)\}", lambda found: parts[found[1]], self._template)
         messages[last] = messages[last] | {"content": rewritten}
         return self._chat.prompt(messages, self._tools)
@@ -135,8 +163,19 @@ class PrivilegedTeacher(LocalTeacher):
 
     def _privileged(self, trajectory: Trajectory) -> Trajectory:
         """Replace the trajectory's prompt by the teacher's."""
-        prompt = Piece("prompt", tuple(self.prompt(trajectory.problem)))
+        privilege = None
+        if self._context == "feedback":
+            privilege = self._feedback(trajectory)
+            if not privilege:
+                return trajectory
+        prompt = Piece("prompt", tuple(self.prompt(trajectory.problem, privilege)))
         return replace(trajectory, pieces=(prompt, *trajectory.pieces[1:]))
+
+    def _feedback(self, trajectory: Trajectory) -> str:
+        """Return what went wrong in an attempt, cut to `FEEDBACK_TOKENS`."""
+        tokenizer = self._chat.tokenizer
+        ids = tokenizer.encode(feedback(trajectory, self._chat, self._tools), add_special_tokens=False)
+        return str(tokenizer.decode(ids[-FEEDBACK_TOKENS:])).lstrip("\N{REPLACEMENT CHARACTER}")
 
     # Weights
 
@@ -176,6 +215,21 @@ def _moved(tensor_BT: Tensor, old_BT: Tensor, new_BT: Tensor) -> Tensor:
     moved = tensor_BT.new_zeros(new_BT.shape + tensor_BT.shape[2:])
     moved[new_BT] = tensor_BT[old_BT]
     return moved
+
+
+def _other_problems(problems: Sequence[Problem]) -> dict[str, Problem]:
+    """Return, by the id of each problem, the next problem with another answer. Raise DataError if there is none."""
+    others: dict[str, Problem] = {}
+    for number, problem in enumerate(problems):
+        following = (problems[(number + step) % len(problems)] for step in range(1, len(problems)))
+        other = next((each for each in following if each.answer != problem.answer), None)
+        if other is None:
+            raise DataError(
+                f"All problems have the answer {problem.answer!r}, so no problem can be given another one's. Add problems with "
+                "other answers."
+            )
+        others[problem.id] = other
+    return others
 
 
 def _privilege(problem: Problem, context: Context) -> str:

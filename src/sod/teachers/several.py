@@ -1,0 +1,97 @@
+"""Several teachers in one run: each problem has one of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sod.batching import Batch, ScoredBatch
+from sod.config import AlgorithmOptions
+from sod.config.teachers import REST, Route
+from sod.errors import DataError
+from sod.runs.metrics import of_steps
+from sod.teachers import Scores, Teacher
+from sod.teachers.translated import TranslatedTeacher
+from sod.types import Problem
+
+SHOWN = ("steps/d", "steps/w_after_first", "teacher/aligned_share")
+"""Metrics of each teacher."""
+
+
+class SeveralTeachers(Teacher):
+    """Scores each group with the teacher of its problem. `teachers`: by the model of a route; two routes may share one."""
+
+    def __init__(self, routes: Sequence[Route], teachers: Mapping[Path, Teacher]):
+        self._routes, self._teachers = list(routes), dict(teachers)
+        self._needs_spans = any(isinstance(teacher, TranslatedTeacher) for teacher in teachers.values())
+        self.scores_candidates = all(teacher.scores_candidates for teacher in teachers.values())
+
+    def route(self, problem: Problem) -> Route:
+        """Return the route of a problem: the first that takes it. Raise DataError if there is none."""
+        for route in self._routes:
+            if route.takes(problem.kind, problem.labels):
+                return route
+        raise DataError(
+            f"Problem {problem.id!r} has no teacher: its kind is {problem.kind}, and its labels are {dict(problem.labels)}. "
+            f"Add {problem.kind}=MODEL or {REST}=MODEL to --teachers."
+        )
+
+    def parts(self) -> list[tuple[Route, Teacher]]:
+        """Return each route with its teacher."""
+        return [(route, self._teachers[route.model]) for route in self._routes]
+
+    def _of(self, batch: Batch) -> Teacher:
+        """Return the teacher of a group. An empty group has any."""
+        model = self.route(batch.trajectories[0].problem).model if len(batch) else self._routes[0].model
+        return self._teachers[model]
+
+    async def score(self, batch: Batch) -> Scores:
+        return await self._of(batch).score(batch)
+
+    async def scored(self, batch: ScoredBatch) -> ScoredBatch:
+        return self._with_spans(await self._of(batch).scored(batch))
+
+    def _with_spans(self, batch: ScoredBatch) -> ScoredBatch:
+        """Add the spans that a teacher with another tokenizer has, so that batches can be joined. One token is one span."""
+        if not self._needs_spans or batch.span_share_BT is not None:
+            return batch
+        return replace(batch, span_share_BT=batch.mask_BT.float())
+
+    def finish(self, batches: Sequence[ScoredBatch]) -> list[ScoredBatch]:
+        """Let each teacher finish its batches, one teacher after the other, in the same order in every process."""
+        finished = list(batches)
+        for teacher in self._teachers.values():
+            places = [at for at, batch in enumerate(batches) if self._of(batch) is teacher]
+            for at, batch in zip(places, teacher.finish([batches[at] for at in places]), strict=True):
+                finished[at] = self._with_spans(batch)
+        return finished
+
+    def take_busy_seconds(self) -> float:
+        return sum(teacher.take_busy_seconds() for teacher in self._teachers.values())
+
+    def check(self, problems: Sequence[Problem]) -> None:
+        """Raise DataError if a problem has no teacher, or lacks something that its teacher requires."""
+        of = [(problem, self.route(problem).model) for problem in problems]
+        for model, teacher in self._teachers.items():
+            teacher.check([problem for problem, own in of if own == model])
+
+    def metrics(self, batch: ScoredBatch, options: AlgorithmOptions) -> dict[str, float]:
+        """Return the share of the trajectories, the divergence and the weights of each teacher."""
+        found: dict[str, float] = {}
+        names = [self.route(trajectory.problem).name for trajectory in batch.trajectories]
+        for route in self._routes:
+            rows: Tensor = torch.tensor([at for at, name in enumerate(names) if name == route.name], dtype=torch.long)
+            found[f"teacher/{route.name}/share"] = len(rows) / max(1, len(batch))
+            if len(rows):
+                values = of_steps(batch.rows(rows), options)
+                found |= {
+                    f"teacher/{route.name}/{key.partition('/')[2]}": values[key] for key in SHOWN if key in values
+                }
+        return found
+
+    def follow(self, student: PreTrainedModel) -> None:
+        for teacher in self._teachers.values():
+            teacher.follow(student)

@@ -1,0 +1,369 @@
+"""Render a trajectory in the chat template and the tokens of a teacher with another tokenizer, and align both.
+
+The teacher reads the same conversation in its own form: its prompt, its tool syntax, its ends of turns, the same results.
+A turn of the student is written verbatim where both templates write it alike. Otherwise its thought, its text and its calls
+are rendered again, and only the parts with the same meaning are aligned: the thought, the text, names and values of calls.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from sod.chat.calls import THOUGHT_CLOSE, THOUGHT_OPEN, find_blocks, words_and_calls
+from sod.chat.format import ChatFormat, Schema
+from sod.chat.harmless import Harmless
+from sod.errors import TemplateError
+from sod.teachers.alignment import Match, Span, align, common_parts
+from sod.teachers.token_bytes import TokenBytes
+from sod.types import Message, Piece, ToolCall, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A turn of the student in the teacher's tokens."""
+
+    tokens: list[int]
+    spans: list[Span]
+
+
+@dataclass(slots=True)
+class Draft:
+    """The teacher's text of a turn, as parts that are encoded one by one: texts, and ids of special tokens."""
+
+    parts: list[str | int] = field(default_factory=list)
+    matches: list[list[Match]] = field(default_factory=list)
+    """Of each part: which bytes of the student's turn correspond to which bytes of the part."""
+    is_rendered: bool = False
+    """Whether the teacher's template wrote the text, so that its special tokens are meant."""
+
+    def add(self, text: str, ours: range | None = None) -> None:
+        """Append a text. `ours`: the bytes of the student that are the same."""
+        if not self.parts or isinstance(self.parts[-1], int):
+            self.parts.append("")
+            self.matches.append([])
+        last = self.parts[-1]
+        assert isinstance(last, str)
+        at, size = len(last.encode()), len(text.encode())
+        self.parts[-1] = last + text
+        if ours is not None and size:
+            self.matches[-1].append(Match(ours, range(at, at + size)))
+
+    def add_symbol(self, id: int, ours: range) -> None:
+        self.parts.append(id)
+        self.matches.append([Match(ours, range(0, 1))])
+
+
+class Translator:
+    """Renders the trajectories of one chat format in another one. `tools`: the schemas that both prompts show."""
+
+    def __init__(self, student: ChatFormat, teacher: ChatFormat, tools: Sequence[Schema]):
+        self._student, self._teacher, self._tools = student, teacher, tools
+        self._ours, self._theirs = TokenBytes(student.tokenizer), TokenBytes(teacher.tokenizer)
+        self._harmless = Harmless(teacher.tokenizer)
+        ends = (student.tokenizer.eos_token_id, student.tokenizer.pad_token_id)
+        self._ends = student.ends_of_calls | {id for id in ends if isinstance(id, int)}
+        one, other = student.template, teacher.template
+        self._same_syntax = student.syntax.name == teacher.syntax.name
+        self._same_marks = (one.opening_mark, one.closing_mark) == (other.opening_mark, other.closing_mark)
+
+    def trajectory(self, trajectory: Trajectory, limit: int | None = None) -> tuple[Trajectory, list[Span]]:
+        """Return a trajectory in the teacher's tokens, and the spans of both, as positions in the rows of ids.
+
+        `limit`: largest number of the teacher's tokens. The rest is cut off and not aligned.
+        """
+        prompt = self._teacher.prompt(trajectory.problem.messages, self._tools)
+        pieces = [Piece("prompt", tuple(prompt))]
+        spans: list[Span] = []
+        ours, theirs = len(trajectory.pieces[0].tokens), len(prompt)
+        names: list[str] = []
+        for piece in trajectory.pieces[1:]:
+            if piece.author == "student":
+                turn = self.turn(piece.tokens)
+                spans += [Span(_shifted(span.ours, ours), _shifted(span.theirs, theirs)) for span in turn.spans]
+                tokens, names = turn.tokens, self._called(piece.tokens)
+            else:
+                tokens = self._observation(piece.tokens, names)
+            pieces.append(Piece(piece.author, tuple(tokens)))
+            ours, theirs = ours + len(piece.tokens), theirs + len(tokens)
+        if limit is not None and theirs > limit:
+            pieces, spans = _cut(pieces, limit), [span for span in spans if span.theirs.stop <= limit]
+        return replace(trajectory, pieces=tuple(pieces)), spans
+
+    def turn(self, tokens: Sequence[int]) -> Turn:
+        """Return the teacher's tokens of a student's turn, and the spans of both."""
+        has_end = bool(tokens) and tokens[-1] in self._ends
+        words = tokens[:-1] if has_end else tokens
+        lengths = [len(each) for each in self._ours(words)]
+        draft, end = self._draft(words)
+        made: list[int] = []
+        sizes: list[int] = []
+        matches: list[Match] = []
+        for part, found in zip(draft.parts, draft.matches, strict=True):
+            base = sum(sizes)
+            ids, changed = self._encoded(part, is_rendered=draft.is_rendered)
+            spelt = self._theirs(ids)
+            if changed is not None:  # a special token in a text is as long as its name
+                spelt = [self._theirs.symbols.get(id, "").encode() or each for id, each in zip(ids, spelt, strict=True)]
+                found = _composed(found, common_parts(changed, b"".join(spelt)))
+            made += ids
+            sizes += map(len, spelt)
+            matches += [Match(match.ours, _shifted(match.theirs, base)) for match in found]
+        spans = align(lengths, sizes, matches)
+        if has_end:
+            spans.append(Span(range(len(words), len(words) + 1), range(len(made), len(made) + 1)))
+            made.append(int(self._teacher.tokenizer.convert_tokens_to_ids(end)))  # type: ignore[arg-type]
+        return Turn(made, spans)
+
+    def _encoded(self, part: str | int, *, is_rendered: bool) -> tuple[list[int], bytes | None]:
+        """Return the teacher's tokens of a part and, if they may spell another text, the bytes that they should spell."""
+        if isinstance(part, int):
+            return [part], None
+        ids = self._theirs.encode(part)
+        if not is_rendered and any(id in self._theirs.symbols for id in ids):
+            ids = self._theirs.encode(self._harmless(part))  # the student's text spells a special token of the teacher
+        return ids, part.encode()
+
+    # The student's turn in the teacher's form
+
+    def _draft(self, words: Sequence[int]) -> tuple[Draft, str]:
+        """Return the teacher's text of a turn without its end, and the token that ends it."""
+        raw, text = b"".join(self._ours(words)), self._student.text(words)
+        blocks = find_blocks(text, self._student.syntax, self._tools)
+        differs = (blocks and not self._same_syntax) or (THOUGHT_OPEN in text and not self._same_marks)
+        if differs and (rendered := self._rendered(raw, text)):
+            return rendered
+        template = self._teacher.template
+        return self._verbatim(words, raw), template.end_of_call if blocks else template.end
+
+    def _rendered(self, raw: bytes, text: str) -> tuple[Draft, str] | None:
+        """Render the turn again by the teacher's template. None if its calls are malformed or the template refuses it."""
+        before, close, after = text.partition(THOUGHT_CLOSE)
+        thought, content = (before.partition(THOUGHT_OPEN)[2], after) if close else ("", text)
+        calls: list[ToolCall] = []
+        if find_blocks(text, self._student.syntax, self._tools):
+            split = words_and_calls(content, self._student.syntax, self._tools)
+            if split is None:
+                return None
+            content, calls = split
+        if THOUGHT_OPEN in content:
+            return None
+        message: Message = {"role": "assistant", "content": content.strip()}
+        if thought.strip():
+            message["reasoning_content"] = thought.strip()
+        if calls:
+            functions = [{"name": call.name, "arguments": call.arguments} for call in calls]
+            message["tool_calls"] = [{"type": "function", "function": each} for each in functions]
+        try:
+            written, end = self._teacher.turn_text(message, self._tools)
+        except TemplateError:
+            return None
+        matches = _corresponding(raw, written, thought.strip(), content.strip(), calls)
+        return Draft([written], [matches], is_rendered=True), end
+
+    def _verbatim(self, words: Sequence[int], raw: bytes) -> Draft:
+        """Write the student's own text. Calls and tags of thoughts that the teacher writes in another way are not aligned."""
+        draft = Draft()
+        start = self._begin(draft, raw)
+        hidden = self._foreign(raw)
+        at = 0
+        for id, spelt in zip(words, self._ours(words), strict=True):
+            symbol = self._ours.symbols.get(id)
+            if symbol is not None and spelt:
+                self._add_text(draft, raw, range(start, at), hidden)
+                if symbol in self._theirs.ids:
+                    draft.add_symbol(self._theirs.ids[symbol], range(at, at + 1))
+                start = at + 1
+            at += len(spelt)
+        self._add_text(draft, raw, range(start, at), hidden)
+        return draft
+
+    def _begin(self, draft: Draft, raw: bytes) -> int:
+        """Write what the teacher's turn has before the student's, if only one of their prompts opens a thought.
+
+        Return how many bytes of the student's turn the teacher's prompt contains.
+        """
+        one, other = self._student.template, self._teacher.template
+        if one.thinking == "open" and other.thinking != "open":
+            draft.add(one.opened if self._same_marks else other.thought.opening)
+        if one.thinking != "open" and other.thinking == "open":
+            for opening in (other.opened.encode(), other.opening_mark.encode()):
+                if raw.startswith(opening):
+                    return len(opening)
+            draft.add(other.thought.closing)
+        return 0
+
+    def _foreign(self, raw: bytes) -> list[range]:
+        """Return the parts of a turn that the teacher would write in another way, as bytes."""
+        text = raw.decode(errors="surrogateescape")
+        parts: list[tuple[int, int]] = []
+        if not self._same_syntax:
+            parts += [(block.start, block.end) for block in find_blocks(text, self._student.syntax, self._tools)]
+        if not self._same_marks:
+            for mark in (self._student.template.opening_mark, self._student.template.closing_mark):
+                parts += [(at, at + len(mark)) for at in _places(text, mark)]
+        return [range(_bytes_before(text, start), _bytes_before(text, end)) for start, end in sorted(parts)]
+
+    def _add_text(self, draft: Draft, raw: bytes, part: range, hidden: Sequence[range]) -> None:
+        """Add bytes of the student's turn. Those that are no UTF-8 become U+FFFD, which is not aligned."""
+        at = part.start
+        while at < part.stop:
+            inside = next((each for each in hidden if at in each), None)
+            stop = min([part.stop, *(each.start for each in hidden if each.start > at)])
+            stop = min(inside.stop, part.stop) if inside else stop
+            try:
+                text, known = raw[at:stop].decode(), stop
+            except UnicodeDecodeError as error:
+                known = at + error.start
+                text, stop = raw[at:known].decode(), at + error.end
+            draft.add(text, None if inside else range(at, known))
+            if known < stop:
+                draft.add("\N{REPLACEMENT CHARACTER}")
+            at = stop
+
+    # Around the turns
+
+    def _called(self, tokens: Sequence[int]) -> list[str]:
+        """Return the names of the tools that a turn calls. A malformed call counts as one of the first tool."""
+        first = next((tool.get("function", tool)["name"] for tool in self._tools), "tool")
+        calls = self._student.calls(tokens, self._tools)
+        return [call.name if isinstance(call, ToolCall) else first for call in calls]
+
+    def _observation(self, tokens: Sequence[int], names: Sequence[str]) -> list[int]:
+        """Return the results after a turn in the teacher's form."""
+        texts = self._student.observed(tokens, max(1, len(names)), names)
+        return self._teacher.observation([self._student.response(tokens)] if texts is None else texts, names)
+
+
+# Parts with one meaning
+
+
+def _corresponding(raw: bytes, written: str, thought: str, content: str, calls: Sequence[ToolCall]) -> list[Match]:
+    """Return the parts of a turn that are in the student's and in the teacher's form, in order."""
+    ours, theirs = raw.decode(errors="surrogateescape"), written
+    wanted: list[object] = [text for text in (thought, content) if text]
+    for call in calls:
+        wanted.append(call.name)
+        for key, value in call.arguments.items():
+            wanted += [key, value]
+    matches: list[Match] = []
+    one = other = 0
+    for value in wanted:
+        first, second = _find(ours, value, one), _find(theirs, value, other)
+        if first is None or second is None:
+            continue
+        matches += _joined(ours, theirs, first, second)
+        one, other = first[0] + sum(map(len, first[1])), second[0] + sum(map(len, second[1]))
+    return _with_space(raw, written.encode(), matches)
+
+
+def _with_space(ours: bytes, theirs: bytes, matches: Sequence[Match]) -> list[Match]:
+    """Extend the matches over the same white space around them, which may be in one token with their first or last byte."""
+    made: list[Match] = []
+    for at, match in enumerate(matches):
+        one, other = (made[-1].ours.stop, made[-1].theirs.stop) if made else (0, 0)
+        before = _same_space(ours[one : match.ours.start][::-1], theirs[other : match.theirs.start][::-1])
+        end = matches[at + 1] if at + 1 < len(matches) else Match(range(len(ours), 0), range(len(theirs), 0))
+        after = _same_space(ours[match.ours.stop : end.ours.start], theirs[match.theirs.stop : end.theirs.start])
+        if len(match.ours) != len(match.theirs):
+            before = after = 0
+        made.append(
+            Match(
+                range(match.ours.start - before, match.ours.stop + after),
+                range(match.theirs.start - before, match.theirs.stop + after),
+            )
+        )
+    return made
+
+
+def _same_space(ours: bytes, theirs: bytes) -> int:
+    """Return the length of the white space that begins both texts."""
+    pairs = zip(ours, theirs, strict=False)
+    return next(
+        (at for at, (one, other) in enumerate(pairs) if one != other or one not in b" \n\t"),
+        min(len(ours), len(theirs)),
+    )
+
+
+WrittenAt = tuple[int, list[str]]
+"""Where a value stands in a text, and how each of its characters is written."""
+
+
+def _find(text: str, value: object, start: int) -> WrittenAt | None:
+    """Return the first place of a value, verbatim or in JSON."""
+    places = [(at, form) for form in _forms(value) if (at := text.find("".join(form), start)) >= 0]
+    return min(places, key=lambda place: (place[0], -sum(map(len, place[1]))), default=None)
+
+
+def _forms(value: object) -> Iterator[list[str]]:
+    """Yield the ways to write a value, character by character."""
+    if isinstance(value, str):
+        if value:
+            yield list(value)
+            yield [json.dumps(character, ensure_ascii=False)[1:-1] for character in value]
+            yield [json.dumps(character)[1:-1] for character in value]
+        return
+    yield list(json.dumps(value, ensure_ascii=False))
+    yield list(json.dumps(value))
+    yield list(str(value))
+
+
+def _joined(ours: str, theirs: str, first: WrittenAt, second: WrittenAt) -> Iterator[Match]:
+    """Yield the matches of a value that both texts contain. A character in two forms is a match of its own."""
+    one, other = _bytes_before(ours, first[0]), _bytes_before(theirs, second[0])
+    if len(first[1]) != len(second[1]):
+        return
+    run = 0
+    for mine, yours in zip(first[1], second[1], strict=True):
+        if mine == yours:
+            run += len(mine.encode())
+            continue
+        if run:
+            yield Match(range(one, one + run), range(other, other + run))
+        one, other, run = one + run, other + run, 0
+        sizes = len(mine.encode()), len(yours.encode())
+        if sizes[0] != sizes[1]:
+            yield Match(range(one, one + sizes[0]), range(other, other + sizes[1]))
+        one, other = one + sizes[0], other + sizes[1]
+    if run:
+        yield Match(range(one, one + run), range(other, other + run))
+
+
+def _composed(first: Sequence[Match], second: Sequence[Match]) -> list[Match]:
+    """Return the matches of student and tokens: those of student and text, followed by those of text and tokens."""
+    made: list[Match] = []
+    for match in first:
+        for each in second:
+            start, stop = max(match.theirs.start, each.ours.start), min(match.theirs.stop, each.ours.stop)
+            shift = each.theirs.start - each.ours.start
+            if start >= stop:
+                continue
+            if len(match.ours) == len(match.theirs):
+                back = match.ours.start - match.theirs.start
+                made.append(Match(range(start + back, stop + back), range(start + shift, stop + shift)))
+            elif (start, stop) == (match.theirs.start, match.theirs.stop):
+                made.append(Match(match.ours, range(start + shift, stop + shift)))
+    return made
+
+
+def _bytes_before(text: str, at: int) -> int:
+    return len(text[:at].encode(errors="surrogateescape"))
+
+
+def _places(text: str, mark: str) -> Iterator[int]:
+    at = text.find(mark) if mark else -1
+    while at >= 0:
+        yield at
+        at = text.find(mark, at + len(mark))
+
+
+def _shifted(of: range, by: int) -> range:
+    return range(of.start + by, of.stop + by)
+
+
+def _cut(pieces: Sequence[Piece], limit: int) -> list[Piece]:
+    """Return the pieces of the first `limit` tokens."""
+    kept: list[Piece] = []
+    for piece in pieces:
+        kept.append(Piece(piece.author, piece.tokens[:limit]))
+        limit -= len(kept[-1].tokens)
+    return [piece for piece in kept if piece.tokens]

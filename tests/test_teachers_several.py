@@ -1,0 +1,225 @@
+"""Several teachers in one run: each problem has one, and a run shows what each of them did."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from other_tokenizers import byte_level, swap_rows, swapped
+from test_teachers_translated import PROBLEM, conversation, setup
+from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
+
+from sod.batching import ScoredBatch, join
+from sod.chat.format import ChatFormat
+from sod.cli import run as sod
+from sod.concurrency import Runner
+from sod.config import AlgorithmOptions, TrainOptions
+from sod.config.teachers import Route, named_in, routes_of
+from sod.distributed import ALONE
+from sod.errors import DataError, OptionError
+from sod.lab import settings
+from sod.model.loading import load_tokenizer
+from sod.scoring import Scorer
+from sod.teachers.local import LocalTeacher
+from sod.teachers.opening import open_teachers
+from sod.teachers.several import SeveralTeachers
+from sod.teachers.translated import TranslatedTeacher
+from sod.training import train
+from sod.types import Group, Problem
+
+MakeModel = Callable[..., Qwen3ForCausalLM]
+
+
+def test_routes_are_tried_in_order_and_the_rest_last() -> None:
+    routes = routes_of(["*=rest", "difficulty:very hard=hard", "math=runs/a=b"])
+    assert [(route.key, str(route.model)) for route in routes] == [
+        ("difficulty:very hard", "hard"),
+        ("math", "runs/a=b"),
+        ("*", "rest"),
+    ]
+    assert [route.name for route in routes] == ["difficulty_very_hard", "math", "rest"]
+    taken = [next(r.name for r in routes if r.takes(kind, labels)) for kind, labels in (
+        ("math", {"difficulty": "very hard"}), ("math", {}), ("code", {"difficulty": "easy"}),
+    )]  # fmt: skip
+    assert taken == ["difficulty_very_hard", "math", "rest"]
+
+
+@pytest.mark.parametrize("text", ["runs/teacher", "=A", "math=", "ma th=A"])
+def test_a_teacher_without_its_problems_is_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="Write KIND=MODEL"):
+        routes_of([text])
+
+
+def test_two_teachers_for_one_kind_are_refused() -> None:
+    with pytest.raises(OptionError, match="'math' has two teachers"):
+        routes_of(["math=A", "code=B", "math=C"])
+
+
+def test_teacher_takes_one_model_or_several_with_their_problems(tmp_path: Path) -> None:
+    assert named_in(["--teacher", "math=A", "*=B", "--out", "x"]) == ["--teachers", "math=A", "*=B", "--out", "x"]
+    folder = str(tmp_path / "math=A")
+    (tmp_path / "math=A").mkdir()
+    for arguments in (["--teacher", "A"], ["--teacher", folder], ["--teacher"], ["--out", "math=A"]):
+        assert named_in(arguments) == arguments
+
+
+@pytest.fixture
+def folders(random_model: MakeModel, chat: ChatFormat, tmp_path: Path) -> dict[str, Path]:
+    """Two teachers with the student's tokenizer, and one with another."""
+    made = {}
+    for seed, (name, tokenizer) in enumerate(
+        [("math", chat.tokenizer), ("choice", chat.tokenizer), ("*", byte_level())], 2
+    ):
+        made[name] = tmp_path / f"teacher {seed}"
+        random_model(seed, vocabulary=len(tokenizer)).save_pretrained(made[name])
+        tokenizer.save_pretrained(made[name])
+    return made
+
+
+def score(model: Qwen3ForCausalLM, teacher: Any, problem: Problem, trajectory: Any) -> ScoredBatch:
+    scorer = Scorer(model, teacher, temperature=0.7, microbatch_tokens=1000)
+    return scorer.score_now(Group(problem, [replace(trajectory, problem=problem)]))
+
+
+def test_each_group_is_scored_by_the_teacher_of_its_problem(
+    chat: ChatFormat, folders: dict[str, Path], random_model: MakeModel
+) -> None:
+    student = random_model(1, vocabulary=len(chat.tokenizer))
+    problems = [replace(PROBLEM, id=kind, kind=kind) for kind in ("math", "choice", "code")]
+    routes = [Route(key, folder) for key, folder in folders.items()]
+    alone = [LocalTeacher(setup(folders["math"], chat)), LocalTeacher(setup(folders["choice"], chat))]
+    alone.append(TranslatedTeacher(setup(folders["*"], chat)))
+    with Runner() as loop, open_teachers(loop, setup(folders["math"], chat), routes, ALONE) as teachers:
+        assert isinstance(teachers, SeveralTeachers)
+        assert not teachers.scores_candidates
+        teachers.check(problems)
+        found = [score(student, teachers, problem, conversation(chat)) for problem in problems]
+        batch = join(teachers.finish(found))
+        report = teachers.metrics(batch, AlgorithmOptions())
+    for part, teacher, problem in zip(found, alone, problems, strict=True):
+        expected = score(student, teacher, problem, conversation(chat))
+        assert part.teacher_BT is not None
+        assert torch.equal(part.teacher_BT, expected.pair_BT[1])
+    assert batch.span_share_BT is not None, "a token of a plain teacher is a span"
+    assert torch.equal(batch.span_share_BT[0], batch.mask_BT[0].float())
+    for name in ("math", "choice", "rest"):
+        assert report[f"teacher/{name}/share"] == pytest.approx(1 / 3)
+        assert report[f"teacher/{name}/d"] > 0
+        assert report[f"teacher/{name}/aligned_share"] == pytest.approx(1)
+    assert len({round(report[f"teacher/{name}/d"], 6) for name in ("math", "choice", "rest")}) == 3
+
+
+def test_a_problem_without_a_teacher_is_named(chat: ChatFormat, folders: dict[str, Path]) -> None:
+    teacher = LocalTeacher(setup(folders["math"], chat))
+    several = SeveralTeachers([Route("math", folders["math"])], {folders["math"]: teacher})
+    with pytest.raises(DataError, match=r"Problem 'c' has no teacher: its kind is code.*Add code=MODEL or \*=MODEL"):
+        several.check([PROBLEM, replace(PROBLEM, id="c", kind="code")])
+
+
+# A run
+
+
+@pytest.fixture(scope="module")
+def options(
+    teacher: Path,
+    trembling: Callable[[Path, float], None],
+    problem_file: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Any]:
+    student = tmp_path_factory.mktemp("student")
+    trembling(student, 0.05)
+    return {
+        "student": student,
+        "data": problem_file,
+        "updates": 1,
+        "rollout": settings.ROLLOUT | {"problems": 2, "group": 2, "max_tokens": 100},
+        "learn": {"lr": 1e-3, "minibatches": 1},
+        "reward": settings.REWARD,
+        "tool": settings.TOOL,
+        "sandbox": {"workers": 2},
+    }
+
+
+def learnt(options: dict[str, Any], out: Path, **fields: Any) -> dict[str, float]:
+    return train(TrainOptions.model_validate(options | {"out": out} | fields)).metrics()[-1]
+
+
+@pytest.fixture(scope="module")
+def other(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lab's teacher with the ids of two letters exchanged: the same model, with another vocabulary."""
+    from sod.config import ModelOptions
+    from sod.model.loading import load_model
+
+    folder = tmp_path_factory.mktemp("other")
+    tokenizer = load_tokenizer(teacher)
+    model = load_model(teacher, ModelOptions(device="cpu"))
+    swap_rows(model, tokenizer)
+    model.save_pretrained(folder)
+    swapped(tokenizer).save_pretrained(folder)
+    return folder
+
+
+def test_a_student_learns_the_same_from_its_teacher_with_another_vocabulary(
+    options: dict[str, Any], teacher: Path, other: Path, tmp_path: Path
+) -> None:
+    plain = learnt(options, tmp_path / "plain", teacher=teacher)
+    spans = learnt(options, tmp_path / "spans", teacher=other)
+    assert spans["teacher/aligned_share"] == 1
+    assert "teacher/aligned_share" not in plain
+    for name in ("steps/d", "steps/d_1", "steps/teacher_entropy", "learn/loss", "learn/grad_norm"):
+        assert spans[name] == pytest.approx(plain[name], abs=1e-5), name
+
+
+def test_a_run_with_several_teachers_shows_each_and_keeps_their_fingerprints(
+    options: dict[str, Any], teacher: Path, other: Path, tmp_path: Path
+) -> None:
+    row = learnt(options, tmp_path / "run", teachers=[f"math={teacher}", f"*={other}"])
+    assert row["teacher/math/share"] == 1
+    assert row["teacher/rest/share"] == 0
+    assert row["teacher/math/d"] == pytest.approx(row["steps/d"])
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert {"teacher math", "teacher rest"} <= set(environment["data"])
+
+
+def test_teacher_and_student_solve_a_sample_before_training_and_a_resumed_run_reads_it(
+    options: dict[str, Any], other: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = options | {"rollout": options["rollout"] | {"max_tokens": 200}}
+    plain = learnt(options, tmp_path / "plain", teacher=other)
+    row = learnt(options, tmp_path / "run", teacher=other, score={"probe_problems": 4})
+    assert row["teacher/solved"] == 1
+    assert row["teacher/probe_problems"] == 4
+    assert row["teacher/gain"] == pytest.approx(1 - row["teacher/student_solved"])
+    assert "teacher: solves 100%" in caplog.text
+    assert row["learn/loss"] == plain["learn/loss"], "training is the same"
+    saved = json.loads((tmp_path / "run" / "teacher.json").read_text())
+    saved["metrics"]["teacher/solved"] = 0.125
+    (tmp_path / "run" / "teacher.json").write_text(json.dumps(saved))
+    again = learnt(options, tmp_path / "run", teacher=other, score={"probe_problems": 4}, updates=2, resume=True)
+    assert again["teacher/solved"] == 0.125
+
+
+def test_a_teacher_that_is_not_better_than_the_student_is_reported_at_once(
+    options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = learnt(options, tmp_path / "run", teacher=options["student"], score={"probe_problems": 4})
+    assert row["teacher/gain"] == 0
+    assert "This teacher is not better than the student" in caplog.text
+
+
+def test_several_teachers_and_one_are_refused_together(
+    options: dict[str, Any], teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "--student", options["student"], "--data", options["data"], "--out", tmp_path / "run"]
+    assert sod([*map(str, command), "--teacher", f"math={teacher}", "--score.teacher-url", "http://127.0.0.1:9"]) == 2
+    assert "score.teacher_url is the server of one teacher" in capsys.readouterr().err
+    assert sod([*map(str, command), "--teacher", "math=A", "math=B"]) == 2
+    assert "'math' has two teachers" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_swapped_tokenizer_of_these_tests_has_another_vocabulary(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert swapped(tokenizer).get_vocab() != tokenizer.get_vocab()
