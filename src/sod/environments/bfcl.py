@@ -54,7 +54,7 @@ class Bfcl(Environment):
         del seed
         setting = read_setting(BfclSetting, problem)
         self._category = setting.category
-        self._entry, self._answer, tools = question_of(setting.category, setting.id)
+        self._entry, self._answer, tools = bfcl_question(setting.category, setting.id)
         self._messages = list(self._entry["question"])
         self._made = [[]]
         return Opening(self._messages[0], tools)
@@ -145,7 +145,7 @@ class Bfcl(Environment):
                     yield row("bfcl", one, {"id": one, "category": category}, level) | {"source": category}
 
 
-def question_of(category: str, name: str) -> tuple[dict[str, Any], Any, list[dict[str, Any]]]:
+def bfcl_question(category: str, name: str) -> tuple[dict[str, Any], Any, list[dict[str, Any]]]:
     """Return a question, its answer and its tools. Raises DataError for an unknown one."""
     _package()
     if category not in (*SINGLE, *DIALOGUES):
