@@ -87,7 +87,7 @@ COMMANDS = {
         "compute the identity of a new benchmark",
     ),
     "data split": ("SplitOptions", "sod.datasets.commands:split", "split a file into training and validation"),
-    "data make": ("MakeOptions", "sod.datasets.making:make", "write problems of other people's environments"),
+    "data make": ("MakeOptions", "sod.datasets.making:make_rows", "write problems of other people's environments"),
     "data mix": ("MixOptions", "sod.datasets.commands:mix", "mix several files by weight"),
     "lab demo": ("DemoOptions", "sod.compare.cells:compare", "run the whole method in miniature"),
     "lab real": ("RealOptions", "sod.compare.cells:compare", "train a real pretrained model, SmolLM2-135M"),

@@ -10,7 +10,7 @@ from playing import REASON, Student, play, total
 pytest.importorskip("bfcl_eval", reason=REASON)
 
 from sod.environments import Opening, Step, Turn
-from sod.environments.bfcl import SEVERAL, SINGLE, Bfcl, question
+from sod.environments.bfcl import DIALOGUES, SINGLE, Bfcl, bfcl_question
 from sod.errors import DataError, OptionError
 from sod.types import ToolCall
 
@@ -66,7 +66,7 @@ def test_the_answers_of_the_package_are_right_and_others_are_wrong(category: str
     rights = wrongs = 0
     rows = list(Bfcl.make([category], 10_000, 0, 1))[:60]
     for row in rows:
-        _, answer, _ = question(category, row["setting"]["id"])
+        _, answer, _ = bfcl_question(category, row["setting"]["id"])
         calls = gold_calls(answer)
         _, steps, verdict = play(Bfcl(), row["setting"], lambda *_, calls=calls: Turn("", calls))
         assert len(steps) == 1
@@ -85,10 +85,10 @@ def test_irrelevant_tools_must_not_be_called() -> None:
     assert not play(Bfcl(), row["setting"], lambda *_: Turn("", called))[2].is_right
 
 
-@pytest.mark.parametrize("category", SEVERAL)
+@pytest.mark.parametrize("category", DIALOGUES)
 def test_dialogues_are_judged_by_the_states_that_the_calls_leave(category: str) -> None:
     for row in list(Bfcl.make([category], 15, 1, 1))[:15]:
-        _, answer, _ = question(category, row["setting"]["id"])
+        _, answer, _ = bfcl_question(category, row["setting"]["id"])
         _, steps, verdict = play(Bfcl(), row["setting"], solves(answer))
         assert verdict.is_right, (row["id"], verdict)
         assert steps[-1].is_over
@@ -98,7 +98,7 @@ def test_dialogues_are_judged_by_the_states_that_the_calls_leave(category: str) 
 
 def test_the_states_of_an_attempt_are_deleted() -> None:
     row = next(Bfcl.make(["multi_turn_base"], 1, 0, 1))
-    _, answer, _ = question("multi_turn_base", row["setting"]["id"])
+    _, answer, _ = bfcl_question("multi_turn_base", row["setting"]["id"])
     play(Bfcl(), row["setting"], solves(answer))
     kept = vars(sys.modules["bfcl_eval.eval_checker.multi_turn_eval.multi_turn_utils"])
     assert not [name for name in kept if name.startswith("sod")]
@@ -113,9 +113,9 @@ def test_a_name_of_an_argument_is_never_run(tmp_path: Any) -> None:
 
 
 def test_every_supported_category_has_questions_and_tools() -> None:
-    for category in (*SINGLE, *SEVERAL):
+    for category in (*SINGLE, *DIALOGUES):
         row = next(Bfcl.make([category], 1, 0, 1))
-        entry, answer, tools = question(category, row["setting"]["id"])
+        entry, answer, tools = bfcl_question(category, row["setting"]["id"])
         assert entry["question"]
         assert tools
         assert ("relevance" in category) == (answer is None)
@@ -125,6 +125,6 @@ def test_other_categories_are_refused_in_words() -> None:
     with pytest.raises(OptionError, match="'memory_kv' is not a task of bfcl"):
         list(Bfcl.make(["memory_kv"], 1, 0, 1))
     with pytest.raises(DataError, match="can be used offline"):
-        question("web_search_base", "web_search_base_0")
+        bfcl_question("web_search_base", "web_search_base_0")
     with pytest.raises(DataError, match="no question 'simple_python_9999'"):
-        question("simple_python", "simple_python_9999")
+        bfcl_question("simple_python", "simple_python_9999")

@@ -17,7 +17,7 @@ from sod.datasets.rows import load_problems
 from sod.errors import DataError, OptionError
 from sod.rewards import Verdict
 from sod.rewards.reasoning_gym import NOT_SCORED, Gold, ReasoningGym, ReasoningGymJudge
-from sod.sandbox.local import open_sandbox
+from sod.sandbox.retries import open_sandbox
 
 TASKS = ("chain_sum", "countdown", "gsm_symbolic", "spell_backward", "simple_geometry", "acre", "word_sorting")
 

@@ -17,7 +17,7 @@ MAKERS = {name: ENVIRONMENTS[name] for name in ("scienceworld", "textworld", "te
 """Name -> MODULE:CLASS with the class method `make(tasks, rows, seed, level)`, which yields rows."""
 
 
-def make(options: MakeOptions) -> None:
+def make_rows(options: MakeOptions) -> None:
     """Write the rows. Raises OptionError for an unknown name or task, or if the package of the environment is missing."""
     if options.out.suffix != ".jsonl":
         raise OptionError(f"out = {options.out} must end in .jsonl, because the output is JSON lines.")

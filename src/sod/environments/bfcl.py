@@ -17,7 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from sod.environments import Environment, Opening, Step, Turn
-from sod.environments.games import Row, Setting, in_turn, read_setting, require, row
+from sod.environments.games import MadeRow, WorldSetting, in_turn, read_setting, require, row
 from sod.errors import DataError
 from sod.types import Observation, Problem, Verdict
 
@@ -26,14 +26,14 @@ SINGLE = (
     *("live_simple", "live_multiple", "live_parallel", "live_parallel_multiple", "live_irrelevance", "live_relevance"),
 )
 """Categories of a single turn."""
-SEVERAL = ("multi_turn_base", "multi_turn_miss_param", "multi_turn_long_context")
+DIALOGUES = ("multi_turn_base", "multi_turn_miss_param", "multi_turn_long_context")
 """Categories in which the user writes several times and calls are executed."""
 MODEL = "sod"
 MOST_STEPS = 20
 """BFCL's limit on the student's turns between two messages of the user. Beyond it, the attempt fails."""
 
 
-class BfclSetting(Setting):
+class BfclSetting(WorldSetting):
     """The setting of a problem of BFCL."""
 
     id: str
@@ -54,7 +54,7 @@ class Bfcl(Environment):
         del seed
         setting = read_setting(BfclSetting, problem)
         self._category = setting.category
-        self._entry, self._answer, tools = question(setting.category, setting.id)
+        self._entry, self._answer, tools = bfcl_question(setting.category, setting.id)
         self._messages = list(self._entry["question"])
         self._made = [[]]
         return Opening(self._messages[0], tools)
@@ -130,11 +130,11 @@ class Bfcl(Environment):
         return [Observation(text=text, outcome="error" if _failed(text) else "ok") for text in results]
 
     @classmethod
-    def make(cls, tasks: Sequence[str], rows: int, seed: int, level: int) -> Iterator[Row]:
+    def make(cls, tasks: Sequence[str], rows: int, seed: int, level: int) -> Iterator[MadeRow]:
         """Yield questions of the categories in turn, in an order drawn from the seed. There are no levels."""
         _package()
         categories = list(
-            dict.fromkeys(task for _, task in in_turn(tasks, (*SINGLE, *SEVERAL), len(tasks) or 16, of="bfcl"))
+            dict.fromkeys(task for _, task in in_turn(tasks, (*SINGLE, *DIALOGUES), len(tasks) or 16, of="bfcl"))
         )
         ids = [sorted(_entries(category)) for category in categories]
         for each in ids:
@@ -145,12 +145,12 @@ class Bfcl(Environment):
                     yield row("bfcl", one, {"id": one, "category": category}, level) | {"source": category}
 
 
-def question(category: str, name: str) -> tuple[dict[str, Any], Any, list[dict[str, Any]]]:
+def bfcl_question(category: str, name: str) -> tuple[dict[str, Any], Any, list[dict[str, Any]]]:
     """Return a question, its answer and its tools. Raises DataError for an unknown one."""
     _package()
-    if category not in (*SINGLE, *SEVERAL):
+    if category not in (*SINGLE, *DIALOGUES):
         raise DataError(
-            f"{category!r} is not a category that can be used offline. Categories: {', '.join((*SINGLE, *SEVERAL))}."
+            f"{category!r} is not a category that can be used offline. Categories: {', '.join((*SINGLE, *DIALOGUES))}."
         )
     if name not in _entries(category):
         raise DataError(f"BFCL's category {category} has no question {name!r}.")
@@ -164,7 +164,7 @@ def question(category: str, name: str) -> tuple[dict[str, Any], Any, list[dict[s
     return json.loads(_entries(category)[name]), answers.get(name), tools
 
 
-@lru_cache(maxsize=2 * (len(SINGLE) + len(SEVERAL)))
+@lru_cache(maxsize=2 * (len(SINGLE) + len(DIALOGUES)))
 def _entries(category: str, *, hints: bool = False) -> dict[str, str]:
     """Return the questions of a category by id, as JSON texts, so that attempts cannot change them.
 
@@ -177,7 +177,7 @@ def _entries(category: str, *, hints: bool = False) -> dict[str, str]:
     }
 
 
-@lru_cache(maxsize=len(SINGLE) + len(SEVERAL))
+@lru_cache(maxsize=len(SINGLE) + len(DIALOGUES))
 def _answers(category: str) -> dict[str, Any]:
     from bfcl_eval.utils import load_ground_truth_entry  # pyright: ignore[reportMissingImports]
 

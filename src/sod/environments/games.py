@@ -19,17 +19,17 @@ from sod.environments import Environment, Opening, Step, Turn
 from sod.errors import DataError, OptionError
 from sod.types import Message, Problem, Verdict
 
-Row = dict[str, Any]
+MadeRow = dict[str, Any]
 _LABEL = re.compile(r"^(?:(?:action|command)\s*:|>)\s*", re.IGNORECASE)
 
 
-class Setting(BaseModel):
+class WorldSetting(BaseModel):
     """The column `setting` of a problem. Unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class GameSetting(Setting):
+class GameSetting(WorldSetting):
     """Keys that all text games have."""
 
     commands: bool = False
@@ -38,15 +38,15 @@ class GameSetting(Setting):
     """Number of turns after which the attempt ends."""
 
 
-S = TypeVar("S", bound=Setting)
+S = TypeVar("S", bound=WorldSetting)
 G = TypeVar("G", bound=GameSetting)
 
 
-class Maker(Protocol):
+class RowMaker(Protocol):
     """An environment that can write problems, for `sod data make`."""
 
     @classmethod
-    def make(cls, tasks: Sequence[str], rows: int, seed: int, level: int) -> Iterator[Row]:
+    def make(cls, tasks: Sequence[str], rows: int, seed: int, level: int) -> Iterator[MadeRow]:
         """Yield rows of the given tasks in turn; without tasks, of the environment's default tasks."""
         ...
 
@@ -84,13 +84,13 @@ class TextGame(Environment, Generic[G]):
         setting: Any = read_setting(self.setting_type, problem)
         self._left, self._scene = setting.turns, self.begin(setting, seed)
         rules = f"{self.rules} Reply with one command; only the last line of your reply is read.".strip()
-        return Opening([*instructions(problem), {"role": "user", "content": f"{rules}\n\n{shown(self._scene)}"}])
+        return Opening([*instructions(problem), {"role": "user", "content": f"{rules}\n\n{scene_text(self._scene)}"}])
 
     def step(self, turn: Turn) -> Step:  # pyright: ignore[reportIncompatibleMethodOverride]
         before, self._scene = self._scene, self.act(command_in(turn.text))
         self._left -= 1
         return Step(
-            shown(self._scene),
+            scene_text(self._scene),
             is_over=self._scene.is_over or self._left <= 0,
             reward=self._scene.score - before.score,
             outcome="ok" if self._scene.is_valid else "error",
@@ -106,7 +106,7 @@ def scored(score: float) -> Verdict:
     return Verdict(outcome="right" if score >= 1 else "wrong", reason=f"score {score:.3g} of 1")
 
 
-def shown(scene: Scene) -> str:
+def scene_text(scene: Scene) -> str:
     """Return the text of a scene, with the possible commands if there are any."""
     commands = f"\n\nPossible commands: {', '.join(scene.commands)}" if scene.commands else ""
     return scene.text.strip() + commands
@@ -169,6 +169,6 @@ def in_turn(tasks: Sequence[str], known: Iterable[str], rows: int, *, of: str) -
     yield from ((number, chosen[number % len(chosen)]) for number in range(rows))
 
 
-def row(environment: str, name: str, setting: Mapping[str, Any], level: int) -> Row:
+def row(environment: str, name: str, setting: Mapping[str, Any], level: int) -> MadeRow:
     """Return a problem of an environment. It needs no prompt and no answer of its own."""
     return {"id": name, "environment": environment, "setting": dict(setting), "level": str(level)}

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
-from sod.environments.games import GameSetting, Row, Scene, TextGame, in_turn, require, row
+from sod.environments.games import GameSetting, MadeRow, Scene, TextGame, in_turn, require, row
 from sod.errors import DataError
 
 GAMES = {
@@ -80,7 +80,7 @@ class Gymnasium(TextGame[GymnasiumSetting]):
         observed, _ = self._world.reset(seed=(seed if setting.game_seed is None else setting.game_seed) % 2**31)
         self._sum = 0.0
         actions_text = "" if self._is_text else f"\n\nActions: {', '.join(names)}."
-        return Scene(f"{setting.text}{actions_text}\n\n{told(observed)}", self._score(is_over=False))
+        return Scene(f"{setting.text}{actions_text}\n\n{observed_text(observed)}", self._score(is_over=False))
 
     def act(self, command: str) -> Scene:
         action = command if self._is_text else self._numbers.get(command.lower())
@@ -89,7 +89,7 @@ class Gymnasium(TextGame[GymnasiumSetting]):
         observed, reward, terminated, truncated, _ = self._world.step(action)
         self._sum += float(reward)
         is_over = bool(terminated or truncated)
-        return Scene(told(observed), self._score(is_over=is_over), is_over)
+        return Scene(observed_text(observed), self._score(is_over=is_over), is_over)
 
     def close(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         if self._world is not None:
@@ -102,7 +102,7 @@ class Gymnasium(TextGame[GymnasiumSetting]):
         return min(1.0, max(0.0, (self._sum - self._setting.lowest) / span)) if span > 0 else 0.0
 
     @classmethod
-    def make(cls, tasks: Sequence[str], rows: int, seed: int, level: int) -> Iterator[Row]:
+    def make(cls, tasks: Sequence[str], rows: int, seed: int, level: int) -> Iterator[MadeRow]:
         """Yield toy games with different seeds. `level`: FrozenLake is slippery from level 2 on; others have no levels."""
         _package()
         own = Random(seed)
@@ -117,12 +117,12 @@ class Gymnasium(TextGame[GymnasiumSetting]):
             yield row("gymnasium", f"{task}-{setting['game_seed']}", setting, level)
 
 
-def told(observed: Any) -> str:
+def observed_text(observed: Any) -> str:
     """Return an observation as text."""
     if isinstance(observed, dict):
-        return ", ".join(f"{name}: {told(value)}" for name, value in observed.items())
+        return ", ".join(f"{name}: {observed_text(value)}" for name, value in observed.items())
     if isinstance(observed, tuple):
-        return ", ".join(map(told, observed))
+        return ", ".join(map(observed_text, observed))
     return str(observed.tolist() if hasattr(observed, "tolist") else observed)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from sod.environments import Environment, Opening, Schema, Step, Turn
-from sod.environments.games import Setting, command_in, instructions, read_setting, require, scored
+from sod.environments.games import WorldSetting, command_in, instructions, read_setting, require, scored
 from sod.errors import DataError
 from sod.types import Observation, Outcome, Problem, Verdict
 
@@ -20,7 +20,7 @@ SECONDS = 30.0
 """Limit of one message of the server."""
 
 
-class OpenEnvSetting(Setting):
+class OpenEnvSetting(WorldSetting):
     """The setting of a problem of an OpenEnv server."""
 
     url: str = ""
@@ -63,7 +63,7 @@ class OpenEnv(Environment):
         await self._client.connect()
         chosen = seed % 2**31 if self._setting.seed is None else self._setting.seed
         result = await self._client.reset(seed=chosen, **self._setting.reset)
-        text = "\n\n".join(part for part in (self._setting.prompt, told(result.observation)) if part)
+        text = "\n\n".join(part for part in (self._setting.prompt, observation_text(result.observation)) if part)
         return Opening([*instructions(problem), {"role": "user", "content": text}], tools)
 
     async def step(self, turn: Turn) -> Step:
@@ -85,7 +85,7 @@ class OpenEnv(Environment):
                     raise
                 text, outcome = str(error), "error"
             else:
-                text, is_over = told(result.observation), bool(result.done)
+                text, is_over = observation_text(result.observation), bool(result.done)
                 reward += float(result.reward or 0.0)
             made.append(Observation(text=text or "(empty)", outcome=outcome))
         self._sum += reward
@@ -120,7 +120,7 @@ async def _action_of(url: str) -> Schema:
     return {"type": "function", "function": {"name": "act", "description": description, "parameters": parameters}}
 
 
-def told(observation: dict[str, Any]) -> str:
+def observation_text(observation: dict[str, Any]) -> str:
     """Return an observation as text: its only field, or all fields as JSON."""
     fields = {name: value for name, value in observation.items() if name not in HIDDEN}
     only = next(iter(fields.values())) if len(fields) == 1 else fields

@@ -13,7 +13,7 @@ from contextlib import suppress
 from random import Random
 from typing import Any, ClassVar
 
-from sod.environments.games import GameSetting, Row, Scene, TextGame, in_turn, require, row
+from sod.environments.games import GameSetting, MadeRow, Scene, TextGame, in_turn, require, row
 from sod.errors import DataError, OptionError
 
 JAVA = "-XX:+UnlockExperimentalVMOptions -XX:hashCode=2 -XX:+UseSerialGC -Xmx512m"
@@ -101,7 +101,7 @@ class ScienceWorld(TextGame[ScienceWorldSetting]):
             self._idle.append(simulator) if self._is_sound else _end(simulator)
 
     @classmethod
-    def make(cls, tasks: Sequence[str], rows: int, seed: int, level: int) -> Iterator[Row]:
+    def make(cls, tasks: Sequence[str], rows: int, seed: int, level: int) -> Iterator[MadeRow]:
         """Yield variations of the training split. Level 1: with all simplifications. 2 and higher: without."""
         simulator = _launch()
         try:

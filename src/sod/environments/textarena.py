@@ -13,7 +13,7 @@ from numbers import Real
 from random import Random
 from typing import Any, ClassVar
 
-from sod.environments.games import GameSetting, Row, Scene, TextGame, in_turn, require, row
+from sod.environments.games import GameSetting, MadeRow, Scene, TextGame, in_turn, require, row
 from sod.errors import DataError
 
 GAMES = (
@@ -107,7 +107,7 @@ class TextArena(TextGame[TextArenaSetting]):
                 random.setstate(shared)
 
     @classmethod
-    def make(cls, tasks: Sequence[str], rows: int, seed: int, level: int) -> Iterator[Row]:
+    def make(cls, tasks: Sequence[str], rows: int, seed: int, level: int) -> Iterator[MadeRow]:
         """Yield games with different seeds. A level above a game's hardest is its hardest."""
         known = _package().envs.registration.ENV_REGISTRY
         own = Random(seed)

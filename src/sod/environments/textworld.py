@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from sod.environments.games import GameSetting, Row, Scene, TextGame, in_turn, require, row
+from sod.environments.games import GameSetting, MadeRow, Scene, TextGame, in_turn, require, row
 
-Task = Literal["quest", "coin_collector", "treasure_hunter", "cooking"]
-LARGEST: dict[Task, int] = {"quest": 20, "coin_collector": 300, "treasure_hunter": 30, "cooking": 5}
+GameTask = Literal["quest", "coin_collector", "treasure_hunter", "cooking"]
+LARGEST: dict[GameTask, int] = {"quest": 20, "coin_collector": 300, "treasure_hunter": 30, "cooking": 5}
 """Highest level of each task."""
 COOKING: tuple[dict[str, Any], ...] = (
     {"recipe": 1, "take": 1, "go": 1},
@@ -43,7 +43,7 @@ REFUSED = (
 class TextWorldSetting(GameSetting):
     """The setting of a problem of TextWorld."""
 
-    task: Task = "quest"
+    task: GameTask = "quest"
     level: int = Field(default=1, ge=1)
     """Difficulty, from 1: quest to 20, coin_collector to 300, treasure_hunter to 30, cooking to 5."""
     game_seed: int | None = None
@@ -110,7 +110,7 @@ class TextWorld(TextGame[TextWorldSetting]):
         return str(file)
 
     @classmethod
-    def make(cls, tasks: Sequence[str], rows: int, seed: int, level: int) -> Iterator[Row]:
+    def make(cls, tasks: Sequence[str], rows: int, seed: int, level: int) -> Iterator[MadeRow]:
         """Yield games of the same level with different seeds."""
         random = Random(seed)
         for _, task in in_turn(tasks, LARGEST, rows, of="textworld"):
@@ -119,7 +119,7 @@ class TextWorld(TextGame[TextWorldSetting]):
             yield row("textworld", f"{task}-{level}-{game_seed}", setting, level)
 
 
-def generate(task: Task, level: int, seed: int, file: Path) -> None:
+def generate(task: GameTask, level: int, seed: int, file: Path) -> None:
     """Write a compiled game."""
     textworld = _package()
     from textworld import challenges  # pyright: ignore[reportMissingImports]
@@ -127,7 +127,7 @@ def generate(task: Task, level: int, seed: int, file: Path) -> None:
     options = textworld.GameOptions()
     options.seeds, options.path = seed, str(file)
     level = min(level, LARGEST[task])
-    make: dict[Task, Callable[[], Any]] = {
+    make: dict[GameTask, Callable[[], Any]] = {
         "coin_collector": lambda: challenges.coin_collector.make({"level": level}, options),
         "treasure_hunter": lambda: challenges.treasure_hunter.make({"level": level}, options),
         "cooking": lambda: challenges.cooking.make(COOKING_DEFAULTS | COOKING[level - 1], options),

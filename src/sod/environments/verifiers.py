@@ -16,7 +16,7 @@ from uuid import uuid4
 from pydantic import Field
 
 from sod.environments import Environment, Opening, Step, Turn
-from sod.environments.games import Setting, read_setting, require, scored
+from sod.environments.games import WorldSetting, read_setting, require, scored
 from sod.errors import DataError
 from sod.types import Message, Problem, Verdict
 
@@ -24,7 +24,7 @@ HARNESS = "sod_harness"
 """Name under which `verifiers` finds our harness."""
 
 
-class VerifiersSetting(Setting):
+class VerifiersSetting(WorldSetting):
     """The setting of a problem of verifiers."""
 
     taskset: str = ""

@@ -21,7 +21,7 @@ from sod.rewards.code_golds import holds_tests, tests_of
 from sod.rewards.golds import prove_math, stored_math, vote_of_math
 from sod.rewards.math import MathJudge
 from sod.rewards.reasoning_gym import ASK, ReasoningGymJudge
-from sod.rewards.reasoning_gym import check_gold as check_reasoning_gym
+from sod.rewards.reasoning_gym import check_task as check_reasoning_gym
 from sod.rewards.reference import StrictBoxJudge, StrictMathJudge
 from sod.rewards.reference_code import ReferenceCodeJudge
 from sod.rewards.text import TextJudge, accepted, plain_words

@@ -70,7 +70,7 @@ class ReasoningGymJudge:
 
     def check(self, gold: str) -> None:
         """Raise DataError for a gold that is no problem of the installed package."""
-        check_gold(gold)
+        check_task(gold)
 
     async def __call__(self, text: str, gold: str) -> Verdict:
         answer = text.rpartition("<answer>")[2].partition("</answer>")
@@ -92,7 +92,7 @@ class ReasoningGymJudge:
         )
 
 
-def check_gold(gold: str) -> None:
+def check_task(gold: str) -> None:
     try:
         found = Gold.model_validate_json(gold)
     except ValidationError as error:
