@@ -14,6 +14,7 @@ from sod.config import LabOptions, ModelOptions, RewardOptions, RolloutOptions, 
 from sod.datasets.rows import load_problems
 from sod.engines import Engine, Request
 from sod.engines.hf import HFEngine
+from sod.environments.running import Environments
 from sod.lab import settings
 from sod.lab.make import TEACHER_FOLDER, make
 from sod.model.loading import load_model, load_tokenizer
@@ -79,7 +80,7 @@ class Lab:
     def agent(self, tool: Any, engine: Engine | None = None, *, group: int = 8) -> Agent:
         referee = Referee(Nowhere(), RewardOptions(tool_use="off", overlong=0.0), max_tokens=self.limits["max_tokens"])
         options = RolloutOptions.model_validate(self.limits | {"group": group})
-        return Agent(engine or self.engine, self.chat, Toolbox([tool]), referee, options)
+        return Agent(engine or self.engine, self.chat, Environments(Toolbox([tool])), referee, options)
 
     def roll_out(self, agent: Agent, problems: int, update: int = 0) -> list[Group]:
         return asyncio.run(rollout(agent, self.problems[:problems], seed=0, update=update))

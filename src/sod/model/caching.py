@@ -130,7 +130,8 @@ class States:
         return hidden_TD[-1]
 
     def clear(self) -> None:
-        self._prompts, self._latest = ([(0, None)] * len(self._latest) for _ in range(2))
+        slots = len(self._latest)
+        self._prompts, self._latest = [(0, None)] * slots, [(0, None)] * slots
 
     def copy(self, source: int, target: int, length: int) -> None:
         if length == self._prompts[source][0]:

@@ -77,7 +77,7 @@ class TeacherProbe:
             both = [id for id in theirs if id in solved]
             if both:
                 found |= _compared(name, [theirs[id] for id in both], [solved[id] for id in both])
-        self.world.tools.take_busy_seconds()
+        self.world.environments.take_busy_seconds()
         self.world.sandbox.take_statistics()
         student.engine.take_busy_seconds()
         return found
