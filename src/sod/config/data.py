@@ -123,7 +123,7 @@ class MakeOptions(Options):
 
     name: Annotated[str, Positional, arg(metavar="NAME[:TASK,...]")]
     """Environment or generator: scienceworld, textworld, textarena, gymnasium, reasoning_gym or bfcl, and optionally its tasks
-    after a colon. Default: all of its tasks."""
+    after a colon, NAME:TASK,TASK. Without tasks, all of its tasks take turns."""
     out: Path
     """File to write."""
     rows: Positive = 100
