@@ -122,8 +122,8 @@ class MakeOptions(Options):
     """Write problems of another project's environment or generator, by seed and level (docs/environments-of-others.md)."""
 
     name: Annotated[str, Positional, arg(metavar="NAME[:TASK,...]")]
-    """Environment or generator, and optionally its tasks: scienceworld, textworld, textarena, gymnasium, reasoning_gym, bfcl.
-    Example: reasoning_gym:chain_sum,countdown. Default: all tasks of it."""
+    """Environment or generator: scienceworld, textworld, textarena, gymnasium, reasoning_gym or bfcl, and optionally its tasks
+    after a colon, NAME:TASK,TASK. Without tasks, all of its tasks take turns."""
     out: Path
     """File to write."""
     rows: Positive = 100
