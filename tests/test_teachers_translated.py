@@ -25,7 +25,7 @@ from sod.teachers import Teacher, TeacherSetup, translated
 from sod.teachers.local import LocalTeacher
 from sod.teachers.opening import open_teacher
 from sod.teachers.translated import TranslatedTeacher
-from sod.teachers.translation import Translator, Turn
+from sod.teachers.translation import TranslatedTurn, Translator
 from sod.types import Group, Piece, Problem, Trajectory, Verdict
 
 MakeModel = Callable[..., Qwen3ForCausalLM]
@@ -345,7 +345,7 @@ def unescaped(text: str) -> str:
 # Unusual turns
 
 
-def turned(chat: ChatFormat, *tokens: int | str) -> tuple[list[int], Turn]:
+def turned(chat: ChatFormat, *tokens: int | str) -> tuple[list[int], TranslatedTurn]:
     ids: list[int] = []
     for each in tokens:
         ids += [each] if isinstance(each, int) else chat.tokenizer.encode(each, add_special_tokens=False)
@@ -355,7 +355,7 @@ def turned(chat: ChatFormat, *tokens: int | str) -> tuple[list[int], Turn]:
 def test_an_empty_turn_is_its_end(chat: ChatFormat) -> None:
     ids, turn = turned(chat, chat.end_of_turn)
     assert len(turn.spans) == len(turn.tokens) == len(ids) == 1
-    assert turned(chat)[1] == Turn([], [])
+    assert turned(chat)[1] == TranslatedTurn([], [])
 
 
 def test_a_turn_without_an_end_has_none_for_the_teacher(chat: ChatFormat) -> None:

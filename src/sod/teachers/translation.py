@@ -19,7 +19,7 @@ from sod.types import Message, Piece, ToolCall, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class TranslatedTurn:
     """A turn of the student in the teacher's tokens."""
 
     tokens: list[int]
@@ -89,7 +89,7 @@ class Translator:
             pieces, spans = _cut(pieces, limit), [span for span in spans if span.theirs.stop <= limit]
         return replace(trajectory, pieces=tuple(pieces)), spans
 
-    def turn(self, tokens: Sequence[int]) -> Turn:
+    def turn(self, tokens: Sequence[int]) -> TranslatedTurn:
         """Return the teacher's tokens of a student's turn, and the spans of both."""
         has_end = bool(tokens) and tokens[-1] in self._ends
         words = tokens[:-1] if has_end else tokens
@@ -112,7 +112,7 @@ class Translator:
         if has_end:
             spans.append(Span(range(len(words), len(words) + 1), range(len(made), len(made) + 1)))
             made.append(int(self._teacher.tokenizer.convert_tokens_to_ids(end)))  # type: ignore[arg-type]
-        return Turn(made, spans)
+        return TranslatedTurn(made, spans)
 
     def _encoded(self, part: str | int, *, is_rendered: bool) -> tuple[list[int], bytes | None]:
         """Return the teacher's tokens of a part and, if they may spell another text, the bytes that they should spell."""

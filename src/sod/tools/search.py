@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sod.concurrency import in_a_thread
 from sod.config import ToolOptions
@@ -47,7 +47,11 @@ class SearchTool:
             raise DataError(
                 f"tool.documents: {options.documents} has no text in files that end in .txt, .md or .jsonl."
             )
-        self._tokenize = lambda texts: bm25s.tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
+
+        def tokenize(texts: list[str]) -> list[list[str]]:
+            return cast(list[list[str]], bm25s.tokenize(texts, stopwords="en", return_ids=False, show_progress=False))
+
+        self._tokenize = tokenize
         self._index = bm25s.BM25()
         texts = [f"{title} {text}" for title, text in self._passages]
         self._index.index(self._tokenize(texts), show_progress=False)
