@@ -178,7 +178,7 @@ CREDIT: dict[str, list[list[float]]] = {
 RANDOM = {"random_weights", "random_mask", "random_steps"}
 
 
-@pytest.mark.parametrize("name", RULES.keys() - RANDOM)
+@pytest.mark.parametrize("name", sorted(RULES.keys() - RANDOM))
 def test_a_worked_example_of_each_rule(name: str) -> None:
     weights = Weights.of(RULES[name](D_BK, info(**CHANGES.get(name, {}))))
     _same(weights.teacher, EXPECTED[name])

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from sod.batching import ScoredBatch, microbatches
 from sod.distributed import Ranks
@@ -36,9 +38,17 @@ class ShardedTeacher(LocalTeacher):
         scored = [self._timed(batch).add_to(batch) for batch in batches]
         for _ in range(most - passes):
             self._idle()
+        # The first pass gathers embedding and head, and the later ones keep them. All processes must give them back together.
+        cast(FSDPModule, self._model).reshard()
         return scored
 
     @torch.no_grad()
     def _idle(self) -> None:
         """Run a pass over one token, which the other processes need for their own passes."""
         hidden_states(self._model, torch.zeros(1, 1, dtype=torch.long, device=self._device), torch.ones(1).long())
+
+    def _enter(self) -> None:
+        """Do nothing: the parts of the weights stay on their devices."""
+
+    def _leave(self) -> None:
+        """Do nothing: `finish` gives the gathered weights back, after as many passes in every process."""
