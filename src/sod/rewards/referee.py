@@ -35,6 +35,11 @@ class Referee:
         self._own = own_rewards(options)
         self._weights = weights_of(options)
 
+    @property
+    def needs_answers(self) -> bool:
+        """Whether the judges read a gold. If so, only its environment can judge a problem without an answer."""
+        return self._whole is None
+
     def as_judge(self, judge: Literal["exact", "reference"]) -> "Referee":
         """Return a referee with other judges and the same options."""
         options = self._options.model_copy(update={"judge": judge})
