@@ -92,6 +92,7 @@ class Referee:
         problem = trajectory.problem
         if self._whole is not None:
             text = final_turn(trajectory.final_text).strip()
+            problem = replace(problem, messages=trajectory.messages or problem.messages)  # what the student read
             return await self._whole(text, problem) if text else Verdict(outcome="wrong", reason=NO_ANSWER)
         text = response() if self._options.judge == "reference" else trajectory.final_text
         return await self._judge_of(problem)(text, problem.answer)
