@@ -108,7 +108,7 @@ class ProblemFile:
         seen: set[bytes] = set()
         ids: set[str] = set()
         for problem in rows:
-            content = json.dumps([problem.messages, problem.answer, problem.kind, *surroundings(problem)])
+            content = json.dumps([problem.messages, problem.answer, problem.kind, *beside_text(problem)])
             if (digest := hashlib.blake2b(content.encode(), digest_size=16).digest()) in seen:
                 self.repetitions += 1
                 continue
@@ -125,7 +125,7 @@ class ProblemFile:
         rows.complain()
 
 
-def surroundings(problem: Problem) -> list[Any]:
+def beside_text(problem: Problem) -> list[Any]:
     """Return what makes problems of equal text different."""
     parts = [problem.environment, dict(problem.setting), dict(problem.files)]
     return parts if any(parts) else []
