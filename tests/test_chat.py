@@ -20,6 +20,7 @@ from sod.config import ChatOptions, RolloutOptions
 from sod.datasets.rows import Demonstration, load_demonstrations
 from sod.engines import Request
 from sod.engines.scripted import ScriptedEngine
+from sod.environments.running import Environments
 from sod.errors import TemplateError
 from sod.rewards.answers import final_answer
 from sod.rollout.agent import Agent
@@ -105,7 +106,7 @@ def replay(
     engine = ScriptedEngine(script)
     results = [message["content"] for message in messages[start:] if message["role"] == "tool"]
     tools: list[Tool] = [Recorded(schema, results) for schema in schemas]
-    agent = Agent(engine, chat, Toolbox(tools), REFEREE, RolloutOptions())
+    agent = Agent(engine, chat, Environments(Toolbox(tools)), REFEREE, RolloutOptions())
     problem = Problem(id="0", messages=tuple(messages[:start]), answer="0")
     return asyncio.run(agent.attempt(problem, 0, 0)), asked, engine
 

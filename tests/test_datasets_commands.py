@@ -132,6 +132,14 @@ def test_bad_rows_are_written_with_the_reason_and_good_ones_beside(data: Data, t
     assert rejects[9] == ("it is not UTF-8 text: invalid start byte at byte 0.", "\ufffd")
 
 
+def test_rows_of_an_environment_with_one_prompt_are_different_problems(data: Data, tmp_path: Path) -> None:
+    row = {"prompt": "Play.", "environment": "maze"}
+    write(tmp_path / "rows.jsonl", [row | {"setting": {"level": 1, "number": n}} for n in range(20)])
+    assert data("check", "rows.jsonl") == 0
+    assert data("split", "rows.jsonl", "--out", "parts", "--validation", "5") == 0
+    assert sorted(len(read_rows(path)) for path in (tmp_path / "parts").glob("*.jsonl")) == [5, 15]
+
+
 def test_a_good_file_passes(data: Data, tmp_path: Path) -> None:
     write(tmp_path / "good.jsonl", problems(5))
     assert data("check", "good.jsonl") == 0

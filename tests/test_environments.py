@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from sod.engines.scripted import ScriptedEngine
 from sod.environments import Opening, Step
 from sod.environments.choosing import environment_maker
 from sod.environments.running import Environments
-from sod.errors import InfrastructureError, OptionError
+from sod.errors import DataError, InfrastructureError, OptionError
+from sod.evaluation.demonstrations import written_demonstration
 from sod.rollout.agent import Agent
 from sod.rollout.groups import beginning_seed, rollout
+from sod.rollout.harness import World
 from sod.runs.records import from_record, to_record
 from sod.tools import Toolbox
 from sod.types import Group, Piece, Problem, Trajectory
@@ -246,3 +249,37 @@ def test_the_beginning_may_be_a_text_or_messages() -> None:
 
 def test_counts_of_guesses_are_the_classes_own() -> None:
     assert Guess.opened >= Guess.closed >= 0
+
+
+# What is recorded
+
+
+def test_a_plain_attempt_records_no_conversation_and_one_with_files_records_what_the_student_read(
+    chat: ChatFormat, tmp_path: Path
+) -> None:
+    (tmp_path / "t.csv").write_text("1\n")
+    engine = ScriptedEngine(lambda request: chat.turn({"content": r"\boxed{10}"}))
+    agent = Agent(engine, chat, Environments(Toolbox([])), REFEREE, RolloutOptions())
+    assert asyncio.run(agent.attempt(PROBLEM, 0, SEED)).messages == ()
+    problem = replace(PROBLEM, files={"t.csv": str(tmp_path / "t.csv")})
+    trajectory = asyncio.run(agent.attempt(problem, 0, SEED))
+    assert chat.prompt(trajectory.messages, trajectory.tools) == list(trajectory.pieces[0].tokens)
+    row = written_demonstration(trajectory, chat, [])
+    assert row is not None
+    assert "t.csv" in row["messages"][0]["content"]
+
+
+def test_a_problem_without_answer_and_environment_is_refused(chat: ChatFormat) -> None:
+    sandbox: Any = None
+    tools = Toolbox([])
+    lost = replace(PROBLEM, answer="", kind="environment")
+    world = World(sandbox, REFEREE, chat, tools, Environments(tools), [])
+    with pytest.raises(DataError, match="no answer and no environment"):
+        world.check([lost], RolloutOptions())
+    world.check([replace(lost, environment=f"{FILE}:Guess")], RolloutOptions())
+
+
+def test_a_weighted_verdict_survives_its_file(attempt: Attempt, chat: ChatFormat) -> None:
+    judged = replace(attempt("Judged", r"\boxed{10}"), reward=0.5, rewards={"verdict": 1.0})
+    row = to_record(judged, lambda tokens: chat.tokenizer.decode(tokens))
+    assert from_record(row, PROBLEM, chat.final_text).rewards == {"verdict": 1.0}

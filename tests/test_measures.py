@@ -263,3 +263,13 @@ def enumerate_majority(votes: Sequence[str | None]) -> float:
 def test_all_votes_of_four_samples_and_three_answers(attempts: Callable[..., list[Trajectory]]) -> None:
     for votes in itertools.product(["1", "2", "3", None], repeat=4):
         assert majority(attempts(*votes)) == pytest.approx(enumerate_majority(votes))
+
+
+def test_a_right_sample_counts_for_the_majority_also_if_its_environment_states_no_answer(
+    attempts: Callable[..., list[Trajectory]],
+) -> None:
+    found = [replace(each, verdict=replace(each.judged, answer=None)) for each in attempts("1", "1", "2")]
+    assert majority(found) == 1
+    tally = Tally()
+    tally.add(Group(found[0].problem, found))
+    assert tally.measured()["no_answer"] == pytest.approx(1 / 3)

@@ -18,6 +18,7 @@ from sod.batching import Batch, collate
 from sod.chat.format import ChatFormat
 from sod.config import ModelOptions, RolloutOptions, ScoreOptions
 from sod.engines.scripted import ScriptedEngine
+from sod.environments.running import Environments
 from sod.errors import DataError, OptionError
 from sod.lab.tokenizer import CHAT_TEMPLATE
 from sod.model.loading import load_model
@@ -214,7 +215,7 @@ def test_the_student_reads_nothing_of_what_its_teacher_is_told(
 ) -> None:
     turns = iter([f"<tool_call>\n{json.dumps({'name': 'add', 'arguments': {}})}\n</tool_call>", "so \\boxed{2}"] * 2)
     engine = ScriptedEngine(lambda _: chat.turn({"content": next(turns)}))
-    agent = Agent(engine, chat, Toolbox([Adder()]), REFEREE, ROLLOUT)
+    agent = Agent(engine, chat, Environments(Toolbox([Adder()])), REFEREE, ROLLOUT)
     told = asked("1+1?", answer="2", solution="Zebras count.")
     attempts = [asyncio.run(agent.attempt(problem, 0, 0)) for problem in (told, replace(told, hint="", solution=""))]
     assert len(attempts[0].turns) == 2
@@ -246,6 +247,14 @@ def test_the_last_user_message_is_rewritten_by_the_template(
 ) -> None:
     rendered = chat.prompt([SYSTEM, {"role": "user", "content": told}], [SCHEMA])
     assert make_teacher(context).prompt(asked("6*7?", **fields)) == rendered
+
+
+def test_the_files_of_a_problem_stand_in_the_teachers_prompt_as_in_the_students(
+    make_teacher: MakeTeacher, chat: ChatFormat, tmp_path: Path
+) -> None:
+    (tmp_path / "t.csv").write_text("1\n")
+    problem = asked("6*7?", files={"t.csv": str(tmp_path / "t.csv")})
+    assert "t.csv (2 bytes)" in chat.text(make_teacher().prompt(problem))
 
 
 def test_an_unrelated_teacher_is_told_the_next_other_answer_of_the_file(

@@ -317,6 +317,14 @@ def test_a_judge_is_tried_once_on_one_problem_and_takes_golds_that_no_other_judg
     assert asyncio.run(judge.judge(attempt(), str)).reason == str([r"\boxed{either of them, or none}", r"\boxed{3}"])
 
 
+def test_a_judge_reads_the_conversation_of_the_environment(write: Write) -> None:
+    path = write("def f(text, problem): return problem.messages[0]['content'] == 'You are in a kitchen.'") + ":f"
+    said: tuple[Message, ...] = ({"role": "user", "content": "You are in a kitchen."},)
+    for messages, outcome in ((said, "right"), ((), "wrong")):
+        verdict = asyncio.run(referee(judge=path).judge(attempt(messages=messages), lambda: ""))
+        assert verdict.outcome == outcome
+
+
 def test_a_judge_also_loads_within_a_running_loop(write: Write) -> None:
     async def within() -> None:
         referee(judge=write("async def f(text, problem): return True") + ":f").check([PROBLEM])

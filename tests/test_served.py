@@ -5,6 +5,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +103,12 @@ Served = Callable[..., Trajectory]
 def served(chat: ChatFormat) -> Served:
     """Let a student write the given turns as answers to an agent of this file."""
 
-    def served(agent: str, *turns: str, **limits: Any) -> Trajectory:
+    def served(agent: str, *turns: str, problem: Problem = PROBLEM, **limits: Any) -> Trajectory:
         environments = Environments(Toolbox([]), f"served:{Path(__file__)}:{agent}", ToolOptions(seconds=20))
         engine = ScriptedEngine(lambda request: chat.turn({"content": turns[request.seed - SEED]}))
         agents = Agent(engine, chat, environments, REFEREE, RolloutOptions(**limits))
-        with asyncio.Runner() as loop, environments.working_in(loop, [PROBLEM], chat):
-            return loop.run(agents.attempt(PROBLEM, 0, SEED))
+        with asyncio.Runner() as loop, environments.working_in(loop, [problem], chat):
+            return loop.run(agents.attempt(problem, 0, SEED))
 
     return served
 
@@ -144,6 +145,11 @@ def test_text_is_answered_by_its_next_user_message(served: Served) -> None:
 
 def test_a_limit_ends_its_request_in_words(served: Served) -> None:
     assert served("talks", *"abcdef", max_turns=1).stop == "max_turns"
+
+
+def test_an_attempt_that_a_limit_ends_is_wrong_also_without_an_answer_to_judge_by(served: Served) -> None:
+    attempt = served("talks", *"abcdef", max_turns=1, problem=replace(PROBLEM, answer="", kind="environment"))
+    assert attempt.judged.outcome == "wrong"
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from sod.teachers.local import LocalTeacher
 from sod.teachers.opening import open_teacher
 from sod.teachers.translated import TranslatedTeacher
 from sod.teachers.translation import TranslatedTurn, Translator
-from sod.types import Group, Piece, Problem, Trajectory, Verdict
+from sod.types import Group, Message, Piece, Problem, Trajectory, Verdict
 
 MakeModel = Callable[..., Qwen3ForCausalLM]
 Tokenizer = PreTrainedTokenizerBase
@@ -432,3 +432,22 @@ def test_a_prompt_that_fills_the_teachers_positions_is_named(chat: ChatFormat, s
 def test_a_sharded_teacher_needs_the_students_tokenizer(chat: ChatFormat, save: Callable[..., Path]) -> None:
     with pytest.raises(OptionError, match=r"score\.shard_teacher needs a teacher with the student's tokenizer"):
         TranslatedTeacher(setup(save(byte_level()), chat, shard_teacher=True))
+
+
+def test_the_teacher_reads_the_environments_conversation_and_its_replies_as_a_users(
+    chat: ChatFormat, tmp_path: Path
+) -> None:
+    teacher = with_template(byte_level(), "llama", tmp_path)
+    said: list[Message] = [{"role": "user", "content": "You are in a kitchen."}]
+    turn: Message = {"role": "assistant", "content": "open door"}
+    tokens = [
+        ("prompt", chat.prompt(said, [])),
+        ("student", chat.turn(turn)),
+        ("user", chat.reply("It is locked.")),
+        ("student", chat.turn(turn)),
+    ]
+    pieces = tuple(Piece(author, tuple(ids)) for author, ids in tokens)
+    attempt = Trajectory(PROBLEM, 0, pieces, "answered", "", messages=tuple(said))
+    read, _ = Translator(chat, teacher, [TOOL]).trajectory(attempt)
+    assert list(read.pieces[0].tokens) == teacher.prompt(said, [])
+    assert list(read.pieces[2].tokens) == teacher.reply("It is locked.")

@@ -14,6 +14,7 @@ from sod import checks
 from sod.config import SandboxOptions, ToolOptions
 from sod.datasets.rows import ProblemFile
 from sod.environments import Opening, Turn
+from sod.environments.guarding import GuardedEnvironment
 from sod.environments.tools import ToolEnvironment, check_schemas
 from sod.errors import DataError, InfrastructureError, OptionError
 from sod.sandbox.local import LocalSandbox
@@ -339,3 +340,17 @@ def test_a_tool_that_the_chat_template_cannot_show_is_refused(name: str, schema:
     tool.schema["function"] = {"name": name, "parameters": {"properties": {"x": schema}}}
     with pytest.raises(OptionError, match=rf"cannot show the tool '{name}' \(.*{cause}\)"):
         check_schemas(Template(), Toolbox([tool]))  # type: ignore[arg-type]
+
+
+def test_a_result_of_the_reference_interpreter_stays_empty() -> None:
+    async def work() -> list[str]:
+        options = ToolOptions(show_last_expr="reference", seconds=10.0)
+        async with LocalSandbox(workers=1, unsafe=not CONFINABLE) as sandbox:
+            made = ToolEnvironment(Toolbox(tools_of(options, sandbox)))
+            guarded = GuardedEnvironment(made, "tools", options, seconds=None)
+            await guarded.open(PROBLEM, 0)
+            answer = await guarded.answer("", [python("print('', end='')")], 0)
+            await guarded.close()
+            return [observation.text for observation in answer.observations]
+
+    assert asyncio.run(work()) == [""]

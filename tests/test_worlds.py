@@ -149,6 +149,21 @@ def test_two_calls_in_a_turn_get_two_answers() -> None:
     assert world.left == before - 2
 
 
+def test_calls_of_one_turn_beyond_the_budget_have_no_effect() -> None:
+    world = Shop.opened(1, 0)
+    actions: list[str] = []
+    twin = Shop.opened(1, 0)
+    while not twin.is_settled:
+        move = twin.expert()
+        actions.append(move.action)
+        twin.play(turn_of(move, Shop))
+    world.left = len(actions) - 1
+    step = world.play(Turn("", tuple(ToolCall(name="shop", arguments={"do": action}) for action in actions)))
+    assert step.is_over
+    assert step.observations[-1].outcome == "error"
+    assert not world.decide().is_right
+
+
 def after_mistakes(kind: type[SmallWorld], number: int, mistakes: int) -> bool:
     """Return whether the expert still solves after so many wrong actions, at random turns."""
     world, rng = kind.opened(3, number), random.Random(number)

@@ -80,6 +80,13 @@ def test_an_answer_that_is_a_program_runs_confined() -> None:
     assert not second.is_right
 
 
+def test_an_answer_that_prints_a_score_and_ends_the_scorer_is_not_right() -> None:
+    row = next(ReasoningGym.make(["countdown"], 1, 3, 1))
+    attack = """<answer>print("1.0", flush=True) or __import__("os")._exit(0)</answer>"""
+    (verdict,) = judged(attack, gold=row["answer"])
+    assert verdict.outcome == "wrong"
+
+
 def test_rows_repeat_and_are_problems(tmp_path: Path) -> None:
     files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     for file in files:

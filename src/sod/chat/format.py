@@ -143,13 +143,13 @@ class ChatFormat:
         """Raise TemplateError if the template rewrites earlier turns when a user replies to them. The check runs once."""
         if self._replies_checked:
             return
-        self._replies_checked = True
         spoken = {"role": "assistant", "content": "I open the door."}
         asked = {"role": "user", "content": "What do you do?"}
         told = {"role": "user", "content": "It is locked."}
         thought = {**spoken, "reasoning_content": "Easy."}
         for turn in [spoken] if self._template.thinking == "closed" else [spoken, thought]:
             self.render([asked, turn, told, spoken], ())
+        self._replies_checked = True
 
     def observed(self, tokens: Sequence[int], count: int, names: Sequence[str] = ()) -> list[str] | None:
         """Return the result of each of `count` calls: the inverse of `observation`. None if the results are ambiguous."""

@@ -13,7 +13,7 @@ from sod.console.progress import slow_bar
 from sod.datasets.asking import asks, reworded
 from sod.datasets.columns import check_characters
 from sod.datasets.overlap import key
-from sod.datasets.rows import Row, check_file, demonstration_of, each_row, lines_of, usable_problem
+from sod.datasets.rows import Row, beside_text, check_file, demonstration_of, each_row, lines_of, usable_problem
 from sod.errors import DataError
 
 
@@ -63,11 +63,13 @@ class Inspector:
             return str(error)
         self.kinds[problem.kind] += 1
         self.quiet[problem.kind] += not asks(reworded([problem])[0][0])
-        if why := self._repeats([problem.messages, problem.answer, problem.kind], number):
+        around = beside_text(problem)
+        if why := self._repeats([problem.messages, problem.answer, problem.kind, *around], number):
             return why
         asked = key("\n".join(str(message.get("content")) for message in problem.messages))
         gold = _digest(problem.answer)
-        first, answer = self._answers.setdefault(_digest(f"{problem.kind} {asked}"), (number, gold))
+        question = _digest(json.dumps([problem.kind, asked, *around], default=str))
+        first, answer = self._answers.setdefault(question, (number, gold))
         if answer != gold:
             return f"it has the same question as row {first}, but another answer."
         self.same_ids += "id" in row and problem.id in self._ids

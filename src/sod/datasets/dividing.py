@@ -7,7 +7,7 @@ from math import floor
 
 from sod.datasets.columns import statement
 from sod.datasets.overlap import key
-from sod.datasets.rows import Row
+from sod.datasets.rows import SURROUNDINGS, Row
 
 
 def split_rows(rows: Sequence[Row], validation: int, seed: int) -> tuple[list[Row], list[Row]]:
@@ -17,7 +17,9 @@ def split_rows(rows: Sequence[Row], validation: int, seed: int) -> tuple[list[Ro
     """
     groups: defaultdict[str, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
-        groups[key(statement(row)) or repr(row)].append(number)
+        around = [cell for name in SURROUNDINGS if (cell := row.get(name))]
+        asked = key(statement(row))
+        groups[f"{asked} {around or ''}" if asked else repr(row)].append(number)
     chosen: set[int] = set()
     for group in random.Random(f"split/{seed}").sample(list(groups.values()), len(groups)):
         if len(chosen) + len(group) <= validation:

@@ -48,6 +48,8 @@ CONVERT = "`sod data convert FILE --out OUT` reads other columns."
 _MESSAGES = re.compile(r"\s*(?:array\(\s*)?\[?\s*\{\s*['\"](?:role|content)['\"]\s*:")
 LABELS = ("source", "difficulty", "level", "domain", "subject", "flag")
 """Columns for the breakdown of results, if a file has them."""
+SURROUNDINGS = ("environment", "setting", "files")
+"""Columns that make problems of equal text different."""
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -106,7 +108,7 @@ class ProblemFile:
         seen: set[bytes] = set()
         ids: set[str] = set()
         for problem in rows:
-            content = json.dumps([problem.messages, problem.answer, problem.kind, *_surroundings(problem)])
+            content = json.dumps([problem.messages, problem.answer, problem.kind, *beside_text(problem)])
             if (digest := hashlib.blake2b(content.encode(), digest_size=16).digest()) in seen:
                 self.repetitions += 1
                 continue
@@ -123,7 +125,7 @@ class ProblemFile:
         rows.complain()
 
 
-def _surroundings(problem: Problem) -> list[Any]:
+def beside_text(problem: Problem) -> list[Any]:
     """Return what makes problems of equal text different."""
     parts = [problem.environment, dict(problem.setting), dict(problem.files)]
     return parts if any(parts) else []

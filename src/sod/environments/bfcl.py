@@ -81,7 +81,7 @@ class Bfcl(Environment):
     def close(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Delete the state of the simulated programs, which BFCL keeps in a module."""
         kept = sys.modules.get("bfcl_eval.eval_checker.multi_turn_eval.multi_turn_utils")
-        for name in [name for name in vars(kept) if name.startswith(self._name)] if kept else []:
+        for name in [name for name in list(vars(kept)) if name.startswith(self._name)] if kept else []:
             delattr(kept, name)
 
     def _judged(self, calls: list[dict[str, Any]]) -> Verdict:

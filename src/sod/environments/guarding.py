@@ -11,7 +11,7 @@ import logging
 import math
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, get_args
 
@@ -136,7 +136,12 @@ class GuardedEnvironment:
 
     def _readable(self, observation: Observation) -> Observation:
         """Return the observation without lone surrogates, which no tokenizer encodes, and within `tool.max_chars`."""
-        text = shorten(observation.text.encode("utf-8", "replace").decode(), self._options.max_chars)
+        text = observation.text.encode("utf-8", "replace").decode()
+        if (
+            self._seconds is None
+        ):  # the tools of the run shorten their own results; the reference interpreter's may be empty
+            return replace(observation, text=text)
+        text = shorten(text, self._options.max_chars)
         return Observation(text=text if text.strip() else NO_OUTPUT, outcome=observation.outcome)
 
     def _tools(self, opening: Opening) -> tuple[dict[str, Any], ...]:

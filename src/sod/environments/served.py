@@ -80,12 +80,17 @@ class ServedAgent(Environment):
 
     async def verdict(self, text: str) -> Verdict | bool | None:
         assert self._task is not None
-        return self._task.result() if self._task.done() and not self._task.cancelled() else None
+        if self._task.done():
+            return self._task.result()
+        # A limit has ended the attempt. Without a verdict, problems without an answer would be ungraded and never trained on.
+        return None if text else Verdict(outcome="wrong", reason="ended before the agent")
 
     async def close(self) -> None:
         if self.endpoint is not None and self._url:
             self.endpoint.forget(self._url)
         self._refuse("This attempt has ended.")
+        while not self._requests.empty():  # requests that an agent makes at the same time
+            self._requests.get_nowait().reply.set_exception(InfrastructureError("This attempt has ended."))
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=1)

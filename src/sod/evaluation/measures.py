@@ -39,10 +39,10 @@ def pass_at(k: int, right: int, tried: int) -> float:
 def majority(group: Sequence[Trajectory]) -> float:
     """Return 1 if the most frequent answer is right and 0 if not; after a tie, 1 over the number of tied answers if one is right.
 
-    All right answers count as the same answer, however they are written. A sample without an answer has no vote.
+    All right answers count as the same answer, however they are written. A wrong sample without an answer has no vote.
     """
     verdicts = [t.judged for t in group]
-    votes = Counter(None if v.is_right else v.answer for v in verdicts if v.answer is not None)
+    votes = Counter(None if v.is_right else v.answer for v in verdicts if v.is_right or v.answer is not None)
     if not votes:
         return 0.0
     most = max(votes.values())

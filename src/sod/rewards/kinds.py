@@ -276,5 +276,5 @@ def is_silent(attempt: Trajectory) -> bool:
     """Return whether a judged attempt has no answer. Without votes, the reason of the verdict decides."""
     verdict = attempt.judged
     if KINDS[attempt.problem.kind].vote is not None:
-        return verdict.answer is None
+        return verdict.answer is None and not verdict.is_right
     return verdict.reason in (NO_ANSWER, NO_CODE)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from random import Random
+from secrets import token_hex
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,6 +28,7 @@ import json, sys, types
 from importlib import import_module
 from importlib.util import find_spec
 asked = json.loads(sys.stdin.read())
+mark = asked.pop("mark")
 root = find_spec("reasoning_gym").submodule_search_locations[0]
 parents = asked["module"].split(".")[:-1]
 for depth in range(1, len(parents) + 1):  # the packages' own imports of all tasks take over a second
@@ -47,7 +49,7 @@ if asked["task"] in CURRICULA:
     dataset = made(curriculum.generate_configuration({"seed": asked["seed"], "size": 1}))
 else:
     dataset = made(config(seed=asked["seed"], size=1))
-print(float(dataset.score_answer(asked["answer"], dataset[0])))
+print(mark, float(dataset.score_answer(asked["answer"], dataset[0])))
 """
 
 
@@ -76,15 +78,18 @@ class ReasoningGymJudge:
         answer = text.rpartition("<answer>")[2].partition("</answer>")
         if not answer[1]:
             return Verdict(outcome="wrong", reason=NO_ANSWER)
+        mark = token_hex(16)  # an answer that prints a number cannot guess it
         asked = json.loads(gold) | {"module": module_of(json.loads(gold)["task"]), "answer": answer[0].strip()}
-        program = Program(code=SCORER, stdin=json.dumps(asked), seconds=self._seconds)
+        program = Program(code=SCORER, stdin=json.dumps(asked | {"mark": mark}), seconds=self._seconds)
         result = await self._sandbox.run(program)
         if result.status == "sandbox_error":
             raise SandboxError(result.message)
-        lines = result.stdout.split("\n")
+        mine = [line for line in result.stdout.split("\n") if line.startswith(f"{mark} ")]
+        if result.status == "ok" and not mine:
+            return Verdict(outcome="wrong", reason="the answer ended the scorer")
         try:
-            score = float(lines[-2] if result.status == "ok" else "")
-        except (IndexError, ValueError):
+            score = float(mine[-1].partition(" ")[2] if result.status == "ok" else "")
+        except ValueError:
             last = result.stderr.strip().split("\n")[-1][:200]
             return Verdict(outcome="ungraded", reason=f"reasoning-gym's scorer ended with {result.status}: {last}")
         return Verdict(

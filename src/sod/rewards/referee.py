@@ -35,6 +35,11 @@ class Referee:
         self._own = own_rewards(options)
         self._weights = weights_of(options)
 
+    @property
+    def needs_answers(self) -> bool:
+        """Whether the judges read a gold. If so, only its environment can judge a problem without an answer."""
+        return self._whole is None
+
     def as_judge(self, judge: Literal["exact", "reference"]) -> "Referee":
         """Return a referee with other judges and the same options."""
         options = self._options.model_copy(update={"judge": judge})
@@ -87,6 +92,7 @@ class Referee:
         problem = trajectory.problem
         if self._whole is not None:
             text = final_turn(trajectory.final_text).strip()
+            problem = replace(problem, messages=trajectory.messages or problem.messages)  # what the student read
             return await self._whole(text, problem) if text else Verdict(outcome="wrong", reason=NO_ANSWER)
         text = response() if self._options.judge == "reference" else trajectory.final_text
         return await self._judge_of(problem)(text, problem.answer)

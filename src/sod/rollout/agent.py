@@ -78,7 +78,8 @@ class Agent:
                 self.engine.release(seed)
             final = dialogue.pieces[-1].tokens if stop == "answered" else ()
             verdict = await environment.verdict(self.chat.words(final) if final else "")
-        is_default = self.environments.is_default(problem)
+        # The default environment adds the problem's files to its messages.
+        is_plain = self.environments.is_default(problem) and opening.conversation == problem.messages
         trajectory = Trajectory(
             problem=problem,
             sample=sample,
@@ -86,8 +87,8 @@ class Agent:
             stop=stop,
             final_text=self.chat.final_text(final) if final else "",
             turn_rewards=dialogue.turn_rewards,
-            messages=() if is_default else opening.conversation,
-            tools=() if is_default else tuple(opening.tools),
+            messages=() if is_plain else opening.conversation,
+            tools=() if is_plain else tuple(opening.tools),
         )
         if verdict is None:
             verdict = await self.referee.judge(trajectory, lambda: self.chat.response(trajectory.response))

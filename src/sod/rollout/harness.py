@@ -14,7 +14,9 @@ from sod.config import ChatOptions, RewardOptions, SamplingOptions, SandboxOptio
 from sod.engines import Engine
 from sod.environments.running import Environments
 from sod.environments.tools import check_schemas, with_files
+from sod.errors import DataError
 from sod.model.loading import load_tokenizer
+from sod.rewards.kinds import ENVIRONMENT_KIND
 from sod.rewards.referee import Referee
 from sod.rollout.agent import Agent, check_prompts
 from sod.sandbox.retries import GuardedSandbox, open_sandbox
@@ -81,6 +83,11 @@ class World:
         self.environments.load(problems)
         self.referee.check(problems)
         with_tools = self.with_tools(problems)
+        if self.referee.needs_answers and (alone := [each for each in with_tools if each.kind == ENVIRONMENT_KIND]):
+            raise DataError(
+                f"{len(alone)} of {len(problems)} problems have no answer and no environment that could judge them, such as "
+                f"{alone[0].id!r}. Give --environment, or add the column `environment` or `answer`."
+            )
         check_files(with_tools, self.tools)
         check_prompts(self.chat, self.tools, limits, list(map(with_files, with_tools)))
         self.problems.extend(problems)

@@ -55,7 +55,7 @@ def _beyond_default(trajectory: Trajectory) -> Record:
         "messages": list(trajectory.messages),
         "tools": list(trajectory.tools),
     }
-    if parts["rewards"].keys() <= {"verdict"}:
+    if parts["rewards"] == {"verdict": trajectory.reward}:
         del parts["rewards"]
     return {name: part for name, part in parts.items() if part}
 

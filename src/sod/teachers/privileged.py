@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from sod.batching import Batch, collate
 from sod.chat.format import ChatFormat
 from sod.environments.choosing import DEFAULT
+from sod.environments.tools import with_files
 from sod.errors import DataError, OptionError
 from sod.model.loading import positions_of
 from sod.model.lora import plain_parameters
@@ -130,7 +131,7 @@ class PrivilegedTeacher(LocalTeacher):
                 f"Problem {problem.id!r} has the environment {problem.environment}, which writes its own prompt, so the "
                 "privileged information cannot be added. Remove the problem, or choose another system."
             )
-        messages = list(problem.messages)
+        messages = list(with_files(problem).messages)
         last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=None)
         if last is None or not isinstance(question := messages[last].get("content"), str):
             raise DataError(

@@ -71,7 +71,12 @@ class Translator:
 
         `limit`: largest number of the teacher's tokens. The rest is cut off and not aligned.
         """
-        prompt = self._teacher.prompt(trajectory.problem.messages, self._tools)
+        begun = (
+            (trajectory.messages, trajectory.tools)
+            if trajectory.messages
+            else (trajectory.problem.messages, self._tools)
+        )
+        prompt = self._teacher.prompt(*begun)
         pieces = [Piece("prompt", tuple(prompt))]
         spans: list[Span] = []
         ours, theirs = len(trajectory.pieces[0].tokens), len(prompt)
@@ -81,6 +86,9 @@ class Translator:
                 turn = self.turn(piece.tokens)
                 spans += [Span(_shifted(span.ours, ours), _shifted(span.theirs, theirs)) for span in turn.spans]
                 tokens, names = turn.tokens, self._called(piece.tokens)
+            elif piece.author == "user":
+                text = self._student.replied(piece.tokens)
+                tokens = self._teacher.reply(self._student.response(piece.tokens) if text is None else text)
             else:
                 tokens = self._observation(piece.tokens, names)
             pieces.append(Piece(piece.author, tuple(tokens)))

@@ -48,7 +48,8 @@ class SolveRates:
     @property
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on, apart from the model."""
-        kept = self.options.model_dump(mode="json", include={"samples", "seed", "rollout", "reward", "tool", "prompts"})
+        names = {"samples", "seed", "rollout", "reward", "tool", "prompts", "environment"}
+        kept = self.options.model_dump(mode="json", include=names)
         return kept | {"sets": [each.name for each in self.sets], "data": sets_fingerprint(self.sets)}
 
     @property

@@ -128,12 +128,12 @@ class SmallWorld(Environment):
         """Answer a turn."""
         if self.TOOL is None:
             lines = turn.text.strip().splitlines() or [""]
-            return self._step([self.act(lines[-1].strip())])
+            return self._step([lines[-1].strip()])
         if not turn.calls:
             self.answer = turn.text
             self.left -= 1
             return Step(is_over=True, reward=float(self.judge()[0]))
-        return self._step([self.act(str(call.arguments.get(self.TOOL[1], "")).strip()) for call in turn.calls])
+        return self._step([str(call.arguments.get(self.TOOL[1], "")).strip() for call in turn.calls])
 
     def decide(self) -> Verdict:
         """Return the verdict on the present state."""
@@ -142,8 +142,13 @@ class SmallWorld(Environment):
             reason = f"no turns left; {reason}"
         return Verdict(outcome="right" if is_right else "wrong", answer=self.gold if is_right else None, reason=reason)
 
-    def _step(self, effects: list[Effect]) -> Step:
-        self.left -= len(effects)
+    def _step(self, actions: list[str]) -> Step:
+        """Carry out the actions of a turn. Those after the end of the attempt have no effect."""
+        effects: list[Effect] = []
+        for action in actions:
+            is_over = self.left <= 0 or self.is_settled
+            effects.append(invalid("the attempt is over.") if is_over else self.act(action))
+            self.left -= 1
         return Step(
             [Observation(text=effect.text, outcome="ok" if effect.is_valid else "error") for effect in effects],
             is_over=self.left <= 0 or self.is_settled,
