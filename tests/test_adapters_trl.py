@@ -327,7 +327,9 @@ def test_a_rule_that_reads_what_trl_does_not_pass_on_is_refused_in_a_sentence(na
         system_in_trl(AlgorithmOptions(name=name))
 
 
-@pytest.mark.parametrize("name", [name for name in WITH_TEACHER if not SYSTEMS[name].reads & LACKING | {name} & {"tide"}])
+@pytest.mark.parametrize(
+    "name", [name for name in WITH_TEACHER if not SYSTEMS[name].reads & LACKING | {name} & {"tide"}]
+)
 def test_the_credit_is_that_of_the_algorithm_on_the_same_numbers(name: str, scored: ScoredBatch) -> None:
     options = AlgorithmOptions(name=name, coef=0.7)
     ours = algorithms.give_credit(scored, options)
