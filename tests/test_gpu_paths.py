@@ -301,6 +301,7 @@ def test_a_model_is_loaded_in_bfloat16_without_cudnns_attention(untrained: Path)
         model = load_model(untrained, ModelOptions())
         assert not torch.backends.cuda.cudnn_sdp_enabled()
         assert model.dtype == torch.bfloat16
+        assert numbers(model.model.rotary_emb.inv_freq)[0] == 1
         assert model.device.type == "cuda"
         assert gpu.counts.attention
 
