@@ -437,7 +437,15 @@ def test_a_directory_without_room_for_the_weights_is_refused(monkeypatch: pytest
 
 @pytest.mark.parametrize(
     ("installed", "device", "temperature", "expected"),
-    [("0.32.0", "auto", 1, "vllm"), (None, "auto", 1, "hf"), ("0.33.0", "auto", 1, "hf"), ("0.32.1", "cpu", 1, "hf")],
+    [
+        ("0.32.0", "auto", 1, "vllm"),
+        (None, "auto", 1, "hf"),
+        ("0.33.0", "auto", 1, "hf"),
+        ("0.32.1", "cpu", 1, "hf"),
+        ("0.32.0", "cuda:0", 1, "vllm"),
+        ("0.32.0", "cuda:1", 1, "hf"),
+        ("0.32.0", "auto", 0.6, "hf"),
+    ],
 )
 def test_auto_takes_vllm_on_a_gpu_where_its_version_is_installed(
     gpu: FakeGPU,
@@ -450,8 +458,9 @@ def test_auto_takes_vllm_on_a_gpu_where_its_version_is_installed(
 ) -> None:
     monkeypatch.setattr(choice, "find_spec", lambda _: installed)
     monkeypatch.setattr(choice, "version", lambda _: installed)
+    rollout = {"temperature": temperature, "top_p": 0.95}
     options = EvalOptions.model_validate(
-        {"model": "m", "data": "d.jsonl", "out": tmp_path, "network": {"device": device}, "rollout": {"temperature": 1}}
+        {"model": "m", "data": "d.jsonl", "out": tmp_path, "network": {"device": device}, "rollout": rollout}
     )
     assert choice.with_engine(options).engine.name == expected
     (tmp_path / "options.json").write_text(json.dumps({"engine": {"name": "hf"}}))
