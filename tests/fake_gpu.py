@@ -22,10 +22,11 @@ from unittest.mock import patch
 import torch
 import torch.distributed.checkpoint.filesystem as filesystem
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, modeling_utils
 
 DEVICE = torch.device("cuda", 0)
 MEMORY = 80 << 30
@@ -187,7 +188,7 @@ class FakeGPU(TorchDispatchMode):
             return self._copied(*args)
         flat, _ = tree_flatten((args, kwargs))
         wanted = _device(kwargs.get("device"))
-        here = any(map(on_gpu, flat)) or wanted == DEVICE
+        here = wanted == DEVICE if wanted is not None else any(map(on_gpu, flat))
         if here:
             self._check(name, args, flat)
             self._count(name, args)
@@ -458,7 +459,13 @@ def fake_gpu() -> Iterator[FakeGPU]:
         found.tie_weights()
         return found
 
+    def device_in_context() -> torch.device | None:
+        """Tell Transformers that it builds a model on "meta": it looks at a new tensor, which is on the fake GPU."""
+        modes = reversed(_get_current_function_mode_stack())
+        return next((mode.device for mode in modes if isinstance(mode, DeviceContext)), None)
+
     patches.append(patch.object(PreTrainedModel, "to", to_device))
+    patches.append(patch.object(modeling_utils, "get_torch_context_manager_or_global_device", device_in_context))
     patches.append(patch.object(filesystem, "_OverlappingCpuLoader", lambda get, **_: filesystem._SerialCpuLoader(get)))
     gpu, cudnn = FakeGPU(), torch.backends.cuda.cudnn_sdp_enabled()
     FakeGPU.active = gpu

@@ -1,5 +1,6 @@
 """`learn.correction`: importance weights of tokens that the sampler drew with slightly other probabilities."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ from sod.checks import of_training
 from sod.config import EngineOptions, LearnOptions, TrainOptions
 from sod.core import sampler_ratio, sampler_weights
 from sod.correction import correction_of, with_correction
+from sod.errors import RunError
 from sod.runs.alarms import raised
+from sod.runs.directory import Run
 from sod.types import Group, Piece, Problem, Trajectory
 
 OLD = torch.tensor([[-1.0, -2.0, -3.0, -0.5], [-1.0, -1.0, -9.0, -9.0]], dtype=torch.float64)
@@ -110,6 +113,25 @@ def test_a_cap_below_the_floor_is_refused(tmp_path: Path) -> None:
         "learn.correction_cap is 0.4, not above learn.correction_floor = 0.5" in each
         for each in of_training(options, 1)
     )
+
+
+@pytest.mark.parametrize("engine", ["hf", "vllm"])
+def test_a_run_with_vllm_of_an_older_version_is_not_corrected_unasked(engine: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        "student": "s",
+        "teacher": "t",
+        "data": "d.jsonl",
+        "out": tmp_path,
+        "engine": {"name": engine},
+    }
+    stored = TrainOptions.model_validate(given).model_dump(mode="json")
+    stored["learn"] = {name: value for name, value in stored["learn"].items() if not name.startswith("correction")}
+    (tmp_path / "options.json").write_text(json.dumps(stored))
+    if engine == "vllm":
+        with pytest.raises(RunError, match=r"Give --learn\.correction none"):
+            Run(tmp_path).check(TrainOptions.model_validate(given), resume=True)
+        given |= {"learn": {"correction": "none"}}
+    Run(tmp_path).check(TrainOptions.model_validate(given), resume=True)
 
 
 def test_an_alarm_is_raised_if_many_weights_are_cut() -> None:

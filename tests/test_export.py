@@ -198,11 +198,31 @@ def test_addresses_of_servers_are_not_written(runs: Path, tmp_path: Path) -> Non
     options = json.loads((run / "options.json").read_text())
     options["engine"] |= {"name": "vllm_server", "url": "http://10.0.0.7:8000", "exchange": "/mnt/share"}
     options["sandbox"] |= {"backend": "fusion", "url": "http://10.0.0.8:8080"}
+    options["score"] |= {"teacher_url": "http://10.0.0.9:8001"}
+    options["reward"]["llm"] |= {"url": "http://10.0.0.10:8002"}
     (run / "options.json").write_text(json.dumps(options))
     export(ExportOptions(model=run, out=tmp_path / "out"))
     told = card(tmp_path / "out") + (tmp_path / "out" / "sod" / "options.json").read_text()
     assert 'backend = "fusion"' in told
     assert not re.search(r"10\.0\.0|mnt", told)
+
+
+def test_the_card_names_each_of_several_teachers(runs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs / "sod", run)
+    options = json.loads((run / "options.json").read_text())
+    environment = json.loads((run / "environment.json").read_text())
+    options |= {"teacher": None, "teachers": ["math=/srv/jane/models/arithmetic", "*=Qwen/Qwen3-8B"]}
+    del environment["data"]["teacher"]
+    environment["data"] |= {"teacher math": "a1", "teacher rest": "b2"}
+    (run / "options.json").write_text(json.dumps(options))
+    (run / "environment.json").write_text(json.dumps(environment))
+    export(ExportOptions(model=run, out=tmp_path / "out"))
+    told = card(tmp_path / "out")
+    assert "teacher of math: `models/arithmetic`, fingerprint `a1`" in told
+    assert "teacher of *: `Qwen/Qwen3-8B`, fingerprint `b2`" in told
+    assert "on-policy-distillation" in told
+    assert "jane" not in told
 
 
 # Numbers

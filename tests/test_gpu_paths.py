@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch, CreditedBatch, collate
+from sod.chat.format import ChatFormat
 from sod.concurrency import Runner
 from sod.config import (
     EngineOptions,
@@ -37,6 +38,7 @@ from sod.model.loading import load_model, score, score_top
 from sod.model.policy import Policy
 from sod.teachers import TeacherSetup
 from sod.teachers.local import LocalTeacher
+from sod.teachers.privileged import PrivilegedTeacher
 from sod.training import train
 
 Groups = Callable[..., Any]
@@ -299,6 +301,7 @@ def test_a_model_is_loaded_in_bfloat16_without_cudnns_attention(untrained: Path)
         model = load_model(untrained, ModelOptions())
         assert not torch.backends.cuda.cudnn_sdp_enabled()
         assert model.dtype == torch.bfloat16
+        assert numbers(model.model.rotary_emb.inv_freq)[0] == 1
         assert model.device.type == "cuda"
         assert gpu.counts.attention
 
@@ -328,6 +331,31 @@ def test_a_teacher_in_cpu_memory_is_copied_to_the_gpu_and_never_back(
             gpu.counts.from_gpu
         )
         assert all(weight.device.type == "cpu" for weight in moved._model.parameters())
+
+
+def test_the_average_of_an_offloaded_teacher_stays_in_cpu_memory(
+    gpu: FakeGPU, teacher: Path, chat: ChatFormat, random_groups: Groups
+) -> None:
+    batch = collate(random_groups(1, 2, vocabulary=400))
+    setup = TeacherSetup(
+        folder=teacher,
+        tokenizer=chat.tokenizer,
+        network=ModelOptions(dtype="float32"),
+        score=ScoreOptions(offload_teacher=True),
+        rollout=RolloutOptions(max_prompt_tokens=400, max_tokens=400),
+        microbatch_tokens=1000,
+    )
+    moved = PrivilegedTeacher(setup, chat, (), context="hint", decay=0.5)
+    student = load_model(teacher, ModelOptions(dtype="float32"))
+    with torch.no_grad():
+        for weight in student.parameters():
+            weight.add_(1)
+    before = next(moved._model.parameters()).clone()
+    moved.logprobs(batch)
+    moved.follow(student)
+    moved.logprobs(batch)
+    assert all(average.device.type == "cpu" for average in moved._averages)
+    torch.testing.assert_close(next(moved._model.parameters()).detach(), before.detach() + 0.5)
 
 
 def test_the_slots_of_the_engine_are_bounded_by_its_share_of_the_memory(
@@ -409,7 +437,15 @@ def test_a_directory_without_room_for_the_weights_is_refused(monkeypatch: pytest
 
 @pytest.mark.parametrize(
     ("installed", "device", "temperature", "expected"),
-    [("0.32.0", "auto", 1, "vllm"), (None, "auto", 1, "hf"), ("0.33.0", "auto", 1, "hf"), ("0.32.1", "cpu", 1, "hf")],
+    [
+        ("0.32.0", "auto", 1, "vllm"),
+        (None, "auto", 1, "hf"),
+        ("0.33.0", "auto", 1, "hf"),
+        ("0.32.1", "cpu", 1, "hf"),
+        ("0.32.0", "cuda:0", 1, "vllm"),
+        ("0.32.0", "cuda:1", 1, "hf"),
+        ("0.32.0", "auto", 0.6, "hf"),
+    ],
 )
 def test_auto_takes_vllm_on_a_gpu_where_its_version_is_installed(
     gpu: FakeGPU,
@@ -422,8 +458,9 @@ def test_auto_takes_vllm_on_a_gpu_where_its_version_is_installed(
 ) -> None:
     monkeypatch.setattr(choice, "find_spec", lambda _: installed)
     monkeypatch.setattr(choice, "version", lambda _: installed)
+    rollout = {"temperature": temperature, "top_p": 0.95}
     options = EvalOptions.model_validate(
-        {"model": "m", "data": "d.jsonl", "out": tmp_path, "network": {"device": device}, "rollout": {"temperature": 1}}
+        {"model": "m", "data": "d.jsonl", "out": tmp_path, "network": {"device": device}, "rollout": rollout}
     )
     assert choice.with_engine(options).engine.name == expected
     (tmp_path / "options.json").write_text(json.dumps({"engine": {"name": "hf"}}))

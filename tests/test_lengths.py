@@ -51,6 +51,8 @@ def test_a_run_takes_the_positions_of_student_and_teacher(tmp_path: Path, nested
     assert with_lengths(options).rollout.max_tokens == 5632
     options = parse_options("train", TrainOptions, [*flags, "--teacher", str(teacher)])
     assert (with_lengths(options).rollout.max_tokens, with_lengths(options).rollout.group) == (2048, 4)
+    options = parse_options("train", TrainOptions, [*flags, "--teachers", f"*={teacher}"])
+    assert with_lengths(options).rollout.max_tokens == 2048
     options = parse_options("train", TrainOptions, [*flags, "--rollout.max-tokens", "9000"])
     assert with_lengths(options).rollout.max_tokens == 9000
 

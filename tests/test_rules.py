@@ -272,6 +272,14 @@ def test_a_teacher_that_was_withdrawn_does_not_return() -> None:
     assert (again.teacher[0, 0].item(), again.state) == (0.0, {"withdrawn": 1.0})
 
 
+def test_problems_that_the_teacher_never_solves_or_never_tried_do_not_withdraw_it() -> None:
+    unsolved = Weights.of(RULES["gats"](D_BK, info(teacher_rate_B=torch.zeros(2))))
+    assert (unsolved.teacher[0, 0].item(), unsolved.state) == (0.0, {"withdrawn": 0.0})
+    # the second problem, solved by the student, has no rate: 0 of 1 attempts at the first count
+    part = info(right_B=torch.tensor([False, True]), teacher_rate_B=torch.tensor([0.5, float("nan")]))
+    assert Weights.of(RULES["gats"](D_BK, part)).teacher[0, 0].item() == 1.0
+
+
 def test_the_hand_off_is_measured_from_the_first_update() -> None:
     first = Weights.of(RULES["tide"](D_BK, info()))
     assert first.state == {"first_d": pytest.approx(6.85 / 6)}

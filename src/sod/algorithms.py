@@ -279,6 +279,15 @@ def inputs_read(system: System) -> frozenset[str]:
     return frozenset(name for name, each in INPUTS.items() if fails(replace(full, **{each.field: None})))
 
 
+def keeps_state(system: System) -> bool:
+    """Return whether a rule keeps numbers from update to update (`sod.core.Weights.state`). It is run on invented steps."""
+    try:
+        found = None if system.rule is None else system.rule(*_invented_steps())
+    except Exception:  # a user's rule may raise anything; the first update will report it
+        return False
+    return isinstance(found, Weights) and found.state is not None
+
+
 def _invented_steps() -> tuple[Tensor, StepInfo]:
     """Return two trajectories of three steps, with some failed calls."""
     mask_BT = torch.tensor([[0, 1, 0, 1, 1, 0, 1], [0, 1, 1, 0, 1, 0, 1]]).bool()

@@ -38,6 +38,8 @@ from sod.trackers import base as trackers
 
 CLIP_RANGES = {"gspo": (3e-4, 4e-4), "cispo": (1.0, 4.0)}
 """Lower and upper clip range in the papers of losses whose ratios are on another scale (docs/losses.md)."""
+QUOTIENTS = frozenset({"tv_opd", "power_opd"})
+"""Rules with a weight that is divided by the signal of the sampled token, so it is none for other tokens."""
 Refusals = Iterator[str]
 """Messages: what is wrong, why, and what to type."""
 
@@ -364,6 +366,11 @@ def _of_inputs(options: TrainOptions, system: SystemTraits, reads: frozenset[str
         yield (
             f"algorithm.divergence = exact needs a weight of the teacher's signal for every candidate, but algorithm.name = "
             f"{algorithm.name} computes the whole credit. Use sampled."
+        )
+    if system.rule in QUOTIENTS and algorithm.divergence == "exact":
+        yield (
+            f"algorithm.divergence = exact weighs every candidate, but the weight of algorithm.name = {algorithm.name} is a "
+            "quotient with the signal of the sampled token, which may be near 0. Use sampled."
         )
 
 

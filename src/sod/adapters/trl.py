@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from sod.algorithms import System, find, inputs_read, own_system
+from sod.algorithms import System, find, inputs_read, keeps_state, own_system
 from sod.batching import Batch, CreditedBatch, ScoredBatch
 from sod.concurrency import Runner
 from sod.config import (
@@ -318,6 +318,11 @@ def system_in_trl(options: AlgorithmOptions, rule: Rule | WholeCredit | None = N
         what = " and ".join(INPUTS[name].what for name in missing)
         raise OptionError(
             f"algorithm {options.name!r} reads {what}, which TRL does not pass on. Use `sod train`, or choose another rule."
+        )
+    if keeps_state(system):
+        raise OptionError(
+            f"algorithm {options.name!r} keeps numbers from update to update, which are lost in TRL. Use `sod train`, or choose "
+            "another rule."
         )
     return system
 

@@ -45,8 +45,8 @@ def _engine_before(run: Path) -> Local | None:
 
 
 def _engine_here(device: str, rollout: SamplingOptions) -> Local:
-    """Return vllm if it can sample here: on a GPU, and with log-probabilities at these options (`sod.engines.vllm`)."""
-    if device == "cpu" or find_spec("vllm") is None or wrong_vllm():
+    """Return vllm if it can sample here: on the first GPU, and with log-probabilities at these options (`sod.engines.vllm`)."""
+    if device not in ("auto", "cuda", "cuda:0") or find_spec("vllm") is None or wrong_vllm():
         return "hf"
     import torch
 

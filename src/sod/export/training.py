@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from sod.config import SftOptions, TrainOptions
+from sod.config.teachers import routes_of
 from sod.datasets.rows import fingerprint_model
 from sod.errors import OptionError
 from sod.evaluation.sheets import Sheet
@@ -63,7 +64,7 @@ class Stage:
 
     @property
     def has_teacher(self) -> bool:
-        return "teacher" in self.data or self.algorithm.startswith("opsd")
+        return any(name.split()[0] == "teacher" for name in self.data) or self.algorithm.startswith("opsd")
 
     def before(self) -> "Stage | None":
         """Return the run of the model that this run started from; None if it no longer exists."""
@@ -85,6 +86,9 @@ class Stage:
             return
         if options.teacher is not None:
             yield f"teacher: `{public(str(options.teacher))}`, fingerprint `{self.data['teacher']}`"
+        for route in routes_of(options.teachers):
+            fingerprint = self.data[f"teacher {route.name}"]
+            yield f"teacher of {route.key}: `{public(str(route.model))}`, fingerprint `{fingerprint}`"
         yield f"updates: {self.updates:,} of {options.rollout.problems} problems x {options.rollout.group} trajectories"
 
     def section(self) -> str:

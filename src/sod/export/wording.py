@@ -9,7 +9,14 @@ from sod.config import Options
 from sod.export.folder import Json
 from sod.recipes import to_toml
 
-ADDRESSES: dict[str, Any] = {"engine": {"url", "exchange"}, "sandbox": {"url"}, "track": True, "tracking": True}
+ADDRESSES: dict[str, Any] = {
+    "engine": {"url", "exchange"},
+    "sandbox": {"url"},
+    "score": {"teacher_url"},
+    "reward": {"llm": {"url"}},
+    "track": True,
+    "tracking": True,
+}
 """Options that name machines or accounts; they are left out of recipes."""
 
 

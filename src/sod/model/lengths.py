@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sod.config import EvalOptions, SamplingOptions, TrainOptions
+from sod.config.teachers import routes_of
 from sod.errors import SodError
 from sod.hub import model_folder
 from sod.runs.checkpoints import checkpoint_folders
@@ -57,8 +58,10 @@ def capped(rollout: SomeSampling, positions: Iterable[int]) -> SomeSampling:
 
 
 def _positions(options: TrainOptions | EvalOptions) -> Iterator[int]:
-    """Yield the number of positions of the model and of a teacher, as far as their configurations are here or on the hub."""
-    for model in (options.student if isinstance(options, TrainOptions) else options.model, options.teacher):
+    """Yield the number of positions of the model and of its teachers, as far as their configurations are here or on the hub."""
+    trains = isinstance(options, TrainOptions)
+    several = [route.model for route in routes_of(options.teachers)] if trains else []
+    for model in (options.student if trains else options.model, options.teacher, *several):
         with suppress(SodError):
             found = None if model is None else positions_in(_config_of(model))
             if found is not None:

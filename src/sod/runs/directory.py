@@ -343,8 +343,16 @@ class Run:
                 f"{self.folder} holds a run of another command or another version of sod, with the option {unknown[0]}, which "
                 "does not exist here. Choose another --out."
             )
-        # A run of an older version has fewer options. It had what is the default of the new ones.
-        before = now | flat(_with_defaults(type(options), before))
+        # A run of an older version has fewer options. It had what is the default of the new ones, except for the correction.
+        uncorrected = "learn.correction" in now and _is_uncorrected(flat(before))
+        before = (
+            now | flat(_with_defaults(type(options), before)) | ({"learn.correction": "none"} if uncorrected else {})
+        )
+        if uncorrected and now["learn.correction"] == "auto":
+            raise RunError(
+                f"The run in {self.folder} was started before learn.correction existed, so its credit is not corrected; auto "
+                "would correct it from now on. Give --learn.correction none, or choose another --out."
+            )
         may_change = resume_may_change(type(options)) | _chosen_at_start(options)
         changed = [key for key in now if key not in may_change and now[key] != before[key]]
         if changed:
@@ -443,6 +451,11 @@ def _chosen_at_start(options: Options) -> set[str]:
             f"rollout.{name}" for name in ("max_tokens", "max_prompt_tokens") if name not in rollout.model_fields_set
         }
     return chosen
+
+
+def _is_uncorrected(stored: dict[str, Any]) -> bool:
+    """Return whether these options are of a run with vLLM by a version without learn.correction."""
+    return "learn.correction" not in stored and stored.get("engine.name") in ("vllm", "vllm_server")
 
 
 def _with_defaults(kind: type[Options], stored: dict[str, Any]) -> dict[str, Any]:

@@ -90,9 +90,10 @@ class PrivilegedTeacher(LocalTeacher):
         self._others: dict[str, Problem] = {}
         self._decay = decay
         self._max_tokens = setup.rollout.max_tokens
-        # In bfloat16 a slow average would never change: (1 - decay) * difference is rounded to 0.
+        # In bfloat16 a slow average would never change: (1 - decay) * difference is rounded to 0. The averages of an offloaded
+        # teacher are its weights in CPU memory, not the parameters, which move to the GPU.
         self._averages = [
-            weight if weight.dtype == torch.float32 else weight.detach().float()
+            weight if weight.dtype == torch.float32 and self._home is None else weight.detach().float()
             for weight in (() if decay is None else self._model.parameters())
         ]
 

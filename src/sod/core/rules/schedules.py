@@ -43,15 +43,17 @@ def gats(d_BK: Tensor, info: StepInfo) -> Weights:
 
     Paper: GATS ("Guide, then let go"), 2026.
     Formula: w = max(1 - M_S / M_T, 0), with M_S the share of right attempts in the update and M_T the teacher's mean solve rate
-    on the same problems. Once w is 0, it stays 0.
+    on the same problems. Once M_S reaches M_T, w stays 0. Problems without a known rate do not count. Where the teacher solves
+    none of an update's problems, w is 0 in that update alone.
     Left out: nothing known. As described in a survey, which does not say over which attempts M_S is measured.
     """
-    rate_B = info.need("teacher_rates")
+    rate_B, right_B = info.need("teacher_rates"), info.need("right").float()
     known_B = rate_B.isfinite()
-    student = float(info.need("right").float().mean())
-    teacher = float(rate_B[known_B].mean()) if known_B.any() else 1.0
-    weight = 0.0 if info.state.get("withdrawn") or teacher <= 0 else max(1 - student / teacher, 0.0)
-    return Weights(torch.full_like(d_BK, weight), state={"withdrawn": float(weight == 0)})
+    rate_B, right_B = (rate_B[known_B], right_B[known_B]) if known_B.any() else (torch.ones_like(rate_B), right_B)
+    student, teacher = float(right_B.mean()), float(rate_B.mean())
+    withdrawn = bool(info.state.get("withdrawn")) or (teacher > 0 and student >= teacher)
+    weight = 0.0 if withdrawn or teacher <= 0 else 1 - student / teacher
+    return Weights(torch.full_like(d_BK, weight), state={"withdrawn": float(withdrawn)})
 
 
 def tide(d_BK: Tensor, info: StepInfo) -> Weights:
