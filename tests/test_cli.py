@@ -154,7 +154,7 @@ def test_an_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str])
         (["--updates", "many"], "--updates is many. It must be a whole number of at least 1."),
         (
             ["--engine.name", "vlm"],
-            "--engine.name is vlm. It must be hf, vllm, vllm_server or served. Did you mean vllm?",
+            "--engine.name is vlm. It must be auto, hf, vllm, vllm_server or served. Did you mean vllm?",
         ),
         (["--updates"], "--updates has too few values. It needs a whole number"),
         (["stray"], "'stray' is not a value of any option"),

@@ -256,7 +256,7 @@ def test_a_resumed_run_may_have_its_server_and_its_memory_elsewhere(tmp_path: Pa
     moved = {"engine": served | {"url": "http://127.0.0.1:8001"}, "score": {"offload_teacher": True}}
     Run.open(TrainOptions.model_validate(fields | moved), tmp_path, data=DATA, resume=True)
     with pytest.raises(RunError, match=r"other options .*engine\.name"):
-        Run.open(TrainOptions.model_validate(fields), tmp_path, data=DATA, resume=True)
+        Run.open(TrainOptions.model_validate(fields | {"engine": {"name": "hf"}}), tmp_path, data=DATA, resume=True)
 
 
 def test_an_existing_run_is_not_begun_again(run: Run) -> None:

@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 
 import torch
 
-from sod.config import EvalOptions, SftOptions, TrainOptions
+from sod.config import EvalOptions, ModelOptions, SftOptions, TrainOptions
 
 SomeOptions = TypeVar("SomeOptions", bound=SftOptions | TrainOptions | EvalOptions)
 DataType = Literal["float32", "bfloat16"]
@@ -23,6 +23,11 @@ def with_dtype(options: SomeOptions) -> SomeOptions:
         return options
     found = _dtype_before(options.out) or type_on(network.device, network.dtype)
     return options.model_copy(update={"network": network.model_copy(update={"dtype": found})})
+
+
+def type_of(network: ModelOptions) -> DataType:
+    """Return the data type of a network, also where `auto` or `fastest` stands."""
+    return type_on(network.device, network.dtype) if network.dtype in ("auto", "fastest") else network.dtype
 
 
 def dtype_here(run: Path, device: str = "auto") -> DataType:
