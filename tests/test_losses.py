@@ -181,7 +181,9 @@ def test_every_system_with_a_reward_learns_from_the_chosen_advantage(
     random_model: MakeModel, random_groups: MakeGroups, system: str, name: str
 ) -> None:
     batch = scored(random_groups(3, 4), random_model())
-    batch = replace(batch, teacher_entropy_BT=torch.ones(batch.mask_BT.shape))
+    entropy_BT, rates_B = torch.ones(batch.mask_BT.shape), torch.full((len(batch),), 0.5)
+    known = {"teacher_entropy_BT": entropy_BT, "student_entropy_BT": entropy_BT, "progress": 1.0}
+    batch = replace(batch, **known, student_rates_B=rates_B, teacher_rates_B=rates_B / 2)
     usual, other = AlgorithmOptions(coef=0), AlgorithmOptions(coef=0, advantage=name)  # type: ignore[arg-type]
     assert not ALGORITHMS[system](batch, usual).equal(ALGORITHMS[system](batch, other))
     assert ALGORITHMS[system](batch, AlgorithmOptions(advantage=name)).isfinite().all()  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ def with_dtype(options: SomeOptions) -> SomeOptions:
     return options.model_copy(update={"network": network.model_copy(update={"dtype": found})})
 
 
-def type_of(network: ModelOptions) -> DataType:
+def dtype_of(network: ModelOptions) -> DataType:
     """Return the data type of a network, also where `auto` or `fastest` stands."""
     return type_on(network.device, network.dtype) if network.dtype in ("auto", "fastest") else network.dtype
 

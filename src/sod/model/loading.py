@@ -26,7 +26,7 @@ from sod.core import Head, token_logprobs, top_logprobs
 from sod.errors import ModelError, SodError
 from sod.model.attention import ATTENTION
 from sod.model.devices import LOADING, chosen_device, device_errors, device_refusal, prepare_device
-from sod.model.dtypes import type_of
+from sod.model.dtypes import dtype_of
 from sod.model.forward import head, hidden_states, id_count, output_head
 from sod.model.multimodal import is_multimodal, text_config, text_part, whole_class
 from sod.model.proof import check_configuration, prove_model
@@ -46,7 +46,7 @@ def load_model(folder: Path, options: ModelOptions) -> PreTrainedModel:
     if refusal := device_refusal(options.device):
         raise ModelError(refusal)
     device = chosen_device(options.device)
-    dtype = type_of(options)
+    dtype = dtype_of(options)
     prepare_device(device)
     model = read_model(folder, dtype, attention=ATTENTION)
     try:

@@ -29,7 +29,7 @@ from sod.engines.http import TRIES, Body, Refused, ServedModel, Words, short
 from sod.engines.served import PROBE_TEXT
 from sod.engines.vllm import COARSE_TOLERANCE, TOLERANCE
 from sod.errors import InfrastructureError, ModelError, OptionError
-from sod.model.dtypes import type_of
+from sod.model.dtypes import dtype_of
 from sod.model.forward import id_count, unused_beside
 from sod.model.loading import check_same_vocabulary, load_model, load_tokenizer, score
 from sod.teachers import Scores, Teacher, TeacherSetup
@@ -204,7 +204,7 @@ class ServerTeacher(Teacher):
 
     async def _prove(self, folder: Path, network: ModelOptions, rollout: SamplingOptions) -> None:
         """Raises ModelError unless the server's scores repeat, and equal those of the weights in `folder`."""
-        tolerance = TOLERANCE if type_of(network) == "float32" else COARSE_TOLERANCE
+        tolerance = TOLERANCE if dtype_of(network) == "float32" else COARSE_TOLERANCE
         probe = _probe(self._text[: min(PROBE_TOKENS, _longest(rollout))])
         server_BT = (await self.score(probe)).logprobs_BT
         self._first = server_BT[0].tolist()
@@ -296,7 +296,7 @@ def _why_unchecked(folder: Path, network: ModelOptions) -> str:
     if not holds_weights(folder):
         return f"{folder} holds no weights"
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) * (
-        2 if type_of(network) == "float32" else 1
+        2 if dtype_of(network) == "float32" else 1
     )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > memory / 2:

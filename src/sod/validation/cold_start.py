@@ -99,9 +99,9 @@ def solve_options(options: SftOptions) -> EvalOptions:
         raise OptionError(
             f"validate.solve: {path} is no recipe of `sod eval`: {where}: {first['msg']}. `sod eval --help` lists its options."
         ) from error
-    if made.engine.name != "hf":
+    if made.engine.name not in ("auto", "hf"):
         raise OptionError(
             f"validate.solve: {path} has engine.name = {made.engine.name}, but a model in training is sampled with hf. Remove "
             "engine.name from the recipe."
         )
-    return made
+    return made.model_copy(update={"engine": made.engine.model_copy(update={"name": "hf"})})
