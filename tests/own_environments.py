@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from sod.environments import Environment, Opening, Step, Turn
+from sod.errors import DataError
 from sod.types import Problem
 
 
@@ -90,6 +91,16 @@ class Forgetful(Guess):
 class Raising(Guess):
     async def step(self, turn: Turn) -> Step:
         raise KeyError("door")
+
+
+class WrongSetting(Guess):
+    async def open(self, problem: Problem, seed: int) -> Opening:
+        raise DataError("its setting has no `task`")
+
+
+class TooLong(Guess):
+    async def open(self, problem: Problem, seed: int) -> Opening:
+        return Opening("look " * 9000)
 
 
 class Hanging(Guess):

@@ -1,6 +1,7 @@
 """Environments of the user's own: what the student reads, whose fault an error is, and that nothing is left open."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from own_environments import Guess
 
 from sod.chat.format import ChatFormat
 from sod.config import RolloutOptions, ToolOptions
+from sod.datasets.rows import load_problems
 from sod.engines.scripted import ScriptedEngine
 from sod.environments import Opening, Step
 from sod.environments.choosing import environment_maker
@@ -161,6 +163,8 @@ def test_an_environment_that_answers_differently_the_second_time_is_a_failure(at
     ("name", "message"),
     [
         ("Raising", r"step raised KeyError: 'door' \(.*own_environments.py, line \d+\)"),
+        ("WrongSetting", "open raised DataError: its setting has no `task`"),
+        ("TooLong", "begins problem 'p' with a prompt of .* tokens, more than rollout.max_prompt_tokens"),
         ("Hanging", r"step did not return within tool.seconds = 0.2 s"),
         ("Sleeping", r"step did not return within tool.seconds = 0.2 s"),
         ("Wordless", "step returned a value of type str; it must return a Step"),
@@ -214,6 +218,24 @@ def test_attempts_of_a_group_begin_alike_and_updates_differ(chat: ChatFormat) ->
     assert len({frozenset(replies(update)) for update in range(12)}) == 2
     assert all(len(replies(update)) == 1 for update in range(4))
     assert beginning_seed(3, 0, "free") != beginning_seed(3, 1, "free")
+
+
+# Files
+
+
+def test_a_problem_shows_no_file_from_outside_the_folder_of_its_data(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "table.csv").write_text("1")
+    (tmp_path / "secret").write_text("key")
+    data = tmp_path / "data" / "problems.jsonl"
+    row = {"prompt": "Sum it.", "answer": "1"}
+    data.write_text(json.dumps(row | {"files": {"table.csv": "table.csv"}}) + "\n")
+    [problem] = load_problems(data)
+    assert problem.files == {"table.csv": str(tmp_path / "data" / "table.csv")}
+    for path in ("../secret", str(tmp_path / "secret")):
+        data.write_text(json.dumps(row | {"files": {"table.csv": path}}) + "\n")
+        with pytest.raises(DataError, match="outside the folder of the data file"):
+            load_problems(data)
 
 
 # Choosing one

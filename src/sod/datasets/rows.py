@@ -19,7 +19,7 @@ import hashlib
 import json
 import re
 from codecs import BOM_UTF8
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -117,8 +117,7 @@ class ProblemFile:
                 problem = replace(problem, id=next(id for n in count(2) if (id := f"{problem.id}#{n}") not in ids))
             ids.add(problem.id)
             if problem.files:
-                files = {name: str(self._path.absolute().parent / path) for name, path in problem.files.items()}
-                problem = replace(problem, files=files)
+                problem = replace(problem, files=_located(problem.files, self._path.absolute().parent))
             yield problem
             if len(seen) == self._limit:
                 break
@@ -291,6 +290,17 @@ def as_problem(row: Row, number: int) -> Problem:
         setting=setting,
         files={name: str(path) for name, path in files.items()},
     )
+
+
+def _located(files: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Return the paths of a problem's files, which students read. Raise DataError for one outside the data file's folder."""
+    paths = {name: (folder / path).resolve() for name, path in files.items()}
+    if outside := next((name for name, path in paths.items() if not path.is_relative_to(folder.resolve())), None):
+        raise DataError(
+            f"The file {outside!r} of a problem is {files[outside]!r}, which is outside the folder of the data file, {folder}. "
+            "Move it into that folder."
+        )
+    return {name: str(path) for name, path in paths.items()}
 
 
 def _mapping(row: Row, name: str) -> dict[str, Any]:

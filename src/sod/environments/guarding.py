@@ -19,7 +19,7 @@ from sod.chat.conversations import as_messages
 from sod.concurrency import in_a_thread
 from sod.config import ToolOptions
 from sod.environments import Environment, Opening, Step, Turn
-from sod.errors import DataError, InfrastructureError, SodError
+from sod.errors import DataError, InfrastructureError, OptionError
 from sod.tools import NO_OUTPUT, damaged, refuse_call, shorten
 from sod.types import MalformedCall, Observation, Outcome, Problem, ToolCall, Verdict
 
@@ -163,7 +163,7 @@ class GuardedEnvironment:
         try:
             async with deadline:
                 return await _called(method, *arguments)
-        except SodError:
+        except (InfrastructureError, OptionError):
             raise
         except (Exception, SystemExit) as error:  # the user's class may raise anything
             if deadline.expired():

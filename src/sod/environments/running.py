@@ -2,8 +2,9 @@
 
 import asyncio
 import inspect
+import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 from sod.chat.format import ChatFormat
 from sod.concurrency import Occupancy, Runner
@@ -12,9 +13,11 @@ from sod.environments import Opening
 from sod.environments.choosing import DEFAULT, Maker, class_of, environment_maker
 from sod.environments.guarding import GuardedEnvironment
 from sod.environments.tools import ToolEnvironment
-from sod.errors import InfrastructureError, OptionError
+from sod.errors import InfrastructureError, OptionError, TemplateError
 from sod.tools import Toolbox
 from sod.types import Problem
+
+logger = logging.getLogger(__name__)
 
 STARTING_SECONDS = 300.0
 """Longest time that `start` and `stop` of an environment may take."""
@@ -43,6 +46,8 @@ class Environments:
     def load(self, problems: Sequence[Problem]) -> None:
         """Find the environments of all problems. Raises OptionError for one that does not exist."""
         for name in sorted({self.name_of(problem) for problem in problems} | {self._name}):
+            if ".py:" in name and name != self._name and name not in self._makers:
+                logger.warning(f"careful: the data names the environment {name}; its code runs on this machine.")
             self.maker(name)
 
     def maker(self, name: str) -> Maker:
@@ -59,17 +64,13 @@ class Environments:
         first = {self.name_of(problem): problem for problem in reversed(problems)}
         first.pop(DEFAULT, None)
         classes = {made for name in first if (made := class_of(self.maker(name)))}
-        started = []
-        try:
+        with ExitStack() as stack:
             for each in classes:
-                started.append(each)
+                stack.callback(lambda each=each: loop.run(_within(each, "stop")))
                 loop.run(_within(each, "start"))
             for problem in first.values():
                 loop.run(self._prove(problem, chat))
             yield
-        finally:
-            for each in started:
-                loop.run(_within(each, "stop"))
 
     @asynccontextmanager
     async def opened(self, problem: Problem, seed: int) -> AsyncIterator[tuple[GuardedEnvironment, Opening]]:
@@ -115,8 +116,12 @@ class Environments:
                 f"environment: {name} begins problem {problem.id!r} differently with the same seed, so attempts of one group "
                 "could not be compared. Draw all random numbers from the seed that `open` receives."
             )
-        if not openings[0].tools:
+        try:
             chat.check_replies()
+        except TemplateError as error:
+            if not openings[0].tools:
+                raise
+            logger.warning(f"careful: if {name} answers a turn without calls, the run ends: {error}")
 
 
 async def _within(environment: type, method: str) -> None:

@@ -87,6 +87,8 @@ class ReasoningGymJudge:
         mine = [line for line in result.stdout.split("\n") if line.startswith(f"{mark} ")]
         if result.status == "ok" and not mine:
             return Verdict(outcome="wrong", reason="the answer ended the scorer")
+        if result.status not in ("ok", "error"):  # such as 9**9**9: the scorer ends with the program it computes
+            return Verdict(outcome="wrong", reason=f"the answer ended the scorer ({result.status})")
         try:
             score = float(mine[-1].partition(" ")[2] if result.status == "ok" else "")
         except ValueError:

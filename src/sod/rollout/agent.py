@@ -9,7 +9,7 @@ from sod.config import SamplingOptions
 from sod.console.progress import slow_bar
 from sod.engines import Engine, Request
 from sod.environments.running import Environments
-from sod.errors import DataError
+from sod.errors import DataError, InfrastructureError
 from sod.rewards.referee import Referee
 from sod.rollout.dialogue import Dialogue
 from sod.tools import Toolbox
@@ -97,7 +97,7 @@ class Agent:
 
     def _check_prompt(self, problem: Problem, prompt: Piece) -> None:
         if len(prompt.tokens) > self.options.max_prompt_tokens:
-            raise DataError(
+            raise InfrastructureError(
                 f"The environment {self.environments.name_of(problem)} begins problem {problem.id!r} with a prompt of "
                 f"{len(prompt.tokens)} tokens, more than rollout.max_prompt_tokens = {self.options.max_prompt_tokens}. Increase "
                 "rollout.max_prompt_tokens."

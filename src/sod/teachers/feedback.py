@@ -6,6 +6,8 @@ from sod.chat.format import ChatFormat, Schema
 from sod.rewards.kinds import KINDS
 from sod.types import Trajectory
 
+LLM_REASON = "llm:"
+"""Beginning of the reasons of a model as judge (`sod.rewards.llm`)."""
 LONGEST_ERROR = 300
 """Characters of an error that are kept: its end, where the reason is."""
 
@@ -39,7 +41,7 @@ def _verdict(trajectory: Trajectory) -> list[str]:
     reason, gold = verdict.reason, trajectory.problem.answer.strip()
     if not KINDS[trajectory.problem.kind].gold_is_answer:
         reason = reason.partition(" (")[0]  # the detail of a failed test may hold its expected value
-    if gold and gold in reason:
+    if (gold and gold in reason) or reason.startswith(LLM_REASON):  # a model may write the answer in another form
         reason = ""
     reason = f" ({reason})" if reason else ""
     answer = f"The answer {verdict.answer!r} is wrong" if verdict.answer else "The attempt was judged wrong"

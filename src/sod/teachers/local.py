@@ -74,8 +74,10 @@ class LocalTeacher(Teacher):
     def lent(self) -> Iterator[PreTrainedModel]:
         """Lend the model, on its device, to an engine that samples it."""
         self._enter()
-        yield self._model
-        self._leave()
+        try:
+            yield self._model
+        finally:
+            self._leave()
 
     def _enter(self) -> None:
         self._model.to(self._device)  # type: ignore[arg-type]

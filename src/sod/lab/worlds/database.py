@@ -15,6 +15,8 @@ from sod.lab.worlds.maze import PEOPLE
 TABLES = ("staff", "team", "club", "crew", "guests", "pupils")
 COLUMNS = ("age", "pay", "rank", "room", "score", "cost")
 ROWS = 3
+LONGEST_VALUE = 10_000
+"""Largest value of a query, in bytes. A query computes in the trainer's process."""
 MAX_ROWS, MAX_STEPS = 20, 100
 """Most rows of a result; most thousands of instructions of SQLite for one query."""
 ALLOWED = {
@@ -91,6 +93,7 @@ class Database(SmallWorld):
 
     def _fill(self) -> None:
         self._base = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self._base.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
         for table, columns in self.columns.items():
             self._base.execute(f"CREATE TABLE {table} ({', '.join(columns)})")
             self._base.executemany(f"INSERT INTO {table} VALUES (?, ?, ?)", self.before[table])
