@@ -299,6 +299,20 @@ def test_without_a_coefficient_a_whole_credit_is_the_advantage(name: str) -> Non
         assert not credit_BT.equal(ALGORITHMS[name](batch, OPTIONS))
 
 
+@pytest.mark.parametrize("name", [name for name, each in ALGORITHMS.items() if each.whole and each.reads_signal])
+def test_a_token_that_the_teacher_has_not_scored_has_the_outcomes_credit_alone(name: str) -> None:
+    batch = several_steps()
+    share_BT = batch.mask_BT.float()
+    first_B = batch.mask_BT.float().argmax(1)
+    share_BT[torch.arange(len(batch)), first_B] = 0
+    options = AlgorithmOptions()
+    credit_BT = ALGORITHMS[name](replace(batch, span_share_BT=share_BT), options)
+    rows = torch.arange(len(batch))
+    outcome_BT = ALGORITHMS[name].outcome_credit(batch, options)
+    assert credit_BT[rows, first_B].equal(outcome_BT[rows, first_B])
+    assert not credit_BT.equal(outcome_BT)
+
+
 def test_steps_after_equal_observations_have_equal_numbers() -> None:
     pieces = [Piece("prompt", (1,)), Piece("student", (5,))]
     rows = [

@@ -150,7 +150,11 @@ class System:
                 f"A rule with one argument computes the whole credit. It returned {shape}; it must return a tensor of shape "
                 f"(B, T) = {tuple(batch.mask_BT.shape)}."
             )
-        return credit.detach().masked_fill(~batch.mask_BT, 0)
+        credit_BT = credit.detach().masked_fill(~batch.mask_BT, 0)
+        if batch.span_share_BT is None or not self.reads_signal:
+            return credit_BT
+        # A teacher with another tokenizer has scored no token outside its spans. Such a token has the outcome's credit alone.
+        return credit_BT.where(batch.span_share_BT > 0, self.outcome_credit(batch, options))
 
 
 def _run(options: AlgorithmOptions, function: Callable[..., Any], *inputs: Any) -> Any:
