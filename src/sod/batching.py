@@ -141,7 +141,8 @@ class ScoredBatch(Batch):
 
     def credited(self, credit_BT: Tensor, teacher_weight_BT: Tensor | None = None) -> "CreditedBatch":
         """Add the algorithm's credit."""
-        return CreditedBatch(**_values(self), credit_BT=credit_BT, teacher_weight_BT=teacher_weight_BT)
+        given = {"credit_BT": credit_BT, "teacher_weight_BT": teacher_weight_BT}
+        return CreditedBatch(**(_values(self) | given))
 
 
 @dataclass(frozen=True, slots=True)
