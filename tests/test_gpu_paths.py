@@ -297,7 +297,7 @@ def test_attention_of_a_micro_batch_is_one_call_a_layer_forward_and_backward(
 
 def test_a_model_is_loaded_in_bfloat16_without_cudnns_attention(untrained: Path) -> None:
     with fake_gpu() as gpu:
-        assert torch.backends.cuda.cudnn_sdp_enabled()
+        torch.backends.cuda.enable_cudnn_sdp(True)  # an earlier test may have switched it off
         model = load_model(untrained, ModelOptions())
         assert not torch.backends.cuda.cudnn_sdp_enabled()
         assert model.dtype == torch.bfloat16
