@@ -13,11 +13,11 @@ from judging import REFEREE
 from own_environments import Guess
 
 from sod.chat.format import ChatFormat
-from sod.config import RolloutOptions, ToolOptions
+from sod.config import EvalOptions, RolloutOptions, ToolOptions, TrainOptions
 from sod.datasets.rows import load_problems
 from sod.engines.scripted import ScriptedEngine
 from sod.environments import Opening, Step
-from sod.environments.choosing import environment_maker
+from sod.environments.choosing import DEFAULT, ENVIRONMENTS, environment_maker
 from sod.environments.running import Environments
 from sod.errors import DataError, InfrastructureError, OptionError
 from sod.evaluation.demonstrations import written_demonstration
@@ -246,6 +246,12 @@ def test_a_wrong_name_names_the_nearest_or_all() -> None:
         environment_maker("wonderland")
     with pytest.raises(OptionError, match=r"has no method step, verdict, close\. Derive it from"):
         environment_maker(f"{FILE}:NoStep")
+
+
+@pytest.mark.parametrize("options", [TrainOptions, EvalOptions])
+def test_every_shipped_environment_is_named_in_the_help(options: type[TrainOptions] | type[EvalOptions]) -> None:
+    words = (options.model_fields["environment"].description or "").replace(":", " ").replace(",", " ").split()
+    assert {DEFAULT, *ENVIRONMENTS} <= set(words)
 
 
 def test_an_environment_that_does_not_begin_twice_alike_is_refused(chat: ChatFormat) -> None:

@@ -99,7 +99,9 @@ class TrainOptions(Options):
     those with a label, *=MODEL for all others. The first that fits is used. Default: none."""
     environment: str = "tools"
     """Surroundings of the student in a trajectory (docs/environments.md). tools: the tools of --tool.* and the judge of the
-    problem's kind. NAME: a shipped one. FILE.py:CLASS: your own. The column `environment` of a problem has priority."""
+    problem's kind. served:FILE.py:FUNCTION: an agent of another framework. household, shop, maze, database: worlds of the lab.
+    scienceworld, textworld, textarena, gymnasium, bfcl, openenv:URL, verifiers:TASKSET: other packages. FILE.py:CLASS: your
+    own. The column `environment` of a problem has priority."""
     updates: ResumeMayChange[Positive] = 150
     """Training iterations (sample, score, update)."""
     seed: int = 0
@@ -175,7 +177,9 @@ class EvalOptions(Options):
     none."""
     environment: str = "tools"
     """Surroundings of the student in a trajectory (docs/environments.md). tools: the tools of --tool.* and the judge of the
-    problem's kind. NAME: a shipped one. FILE.py:CLASS: your own. The column `environment` of a problem has priority."""
+    problem's kind. served:FILE.py:FUNCTION: an agent of another framework. household, shop, maze, database: worlds of the lab.
+    scienceworld, textworld, textarena, gymnasium, bfcl, openenv:URL, verifiers:TASKSET: other packages. FILE.py:CLASS: your
+    own. The column `environment` of a problem has priority."""
     samples: ResumeMayChange[Positive] = 32
     """Samples per problem (the n of avg@n and maj@n)."""
     limit: ResumeMayChange[Positive | None] = None
