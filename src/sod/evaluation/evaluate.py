@@ -47,6 +47,7 @@ from sod.runs.directory import Run
 from sod.runs.records import (
     Record,
     from_record,
+    reward_record,
     scored_records,
     to_record,
     verdict_of,
@@ -258,7 +259,7 @@ class EvaluationSession:
         for row, verdict in self._verdicts(self.world.referee, problem, undecided):
             attempt = replace(self._trajectory(row, problem), verdict=verdict)
             again = self.loop.run(self.world.referee.rewarded(attempt, functools.partial(written_messages, row)))
-            row |= verdict_record(again.judged) | {"reward": again.reward, "rewards": dict(again.rewards)}
+            row |= verdict_record(again.judged) | reward_record(again)
         for name, referee in self.judges.items():
             new = [row for row in rows if name not in row.get("judges", {})]
             for row, verdict in self._verdicts(referee, problem, new):

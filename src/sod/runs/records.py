@@ -29,7 +29,7 @@ def to_record(trajectory: Trajectory, text: Decode) -> Record:
         "sample": trajectory.sample,
         "gold": trajectory.problem.answer if len(trajectory.problem.answer) <= LONGEST_GOLD else None,
         **verdict_record(trajectory.judged),
-        "reward": trajectory.reward,
+        **reward_record(trajectory),
         **_beyond_default(trajectory),
         "stop": trajectory.stop,
         "seconds": round(trajectory.seconds, 3),
@@ -48,16 +48,20 @@ def to_record(trajectory: Trajectory, text: Decode) -> Record:
 
 
 def _beyond_default(trajectory: Trajectory) -> Record:
-    """Return what an environment or a reward of the user's own adds to a row."""
+    """Return what an environment adds to a row."""
     parts = {
-        "rewards": dict(trajectory.rewards),
         "turn_rewards": list(trajectory.turn_rewards),
         "messages": list(trajectory.messages),
         "tools": list(trajectory.tools),
     }
-    if parts["rewards"] == {"verdict": trajectory.reward}:
-        del parts["rewards"]
     return {name: part for name, part in parts.items() if part}
+
+
+def reward_record(trajectory: Trajectory) -> Record:
+    """Return a reward as keys of a record. Its parts are left out if there are none beside the verdict's."""
+    parts = dict(trajectory.rewards)
+    whole = {"reward": trajectory.reward}
+    return whole if parts in ({}, {"verdict": trajectory.reward}) else whole | {"rewards": parts}
 
 
 def scored_records(batch: ScoredBatch, options: AlgorithmOptions, text: Decode, limit: int) -> list[Record]:
