@@ -1,6 +1,7 @@
 """Concurrency: run coroutines as a group, and run arithmetic without blocking the event loop."""
 
 import asyncio
+import inspect
 import queue
 import threading
 import time
@@ -44,6 +45,14 @@ def in_a_thread(function: Callable[..., T], *arguments: Any, **named: Any) -> "a
 
     threading.Thread(target=call, name=f"call of {getattr(function, '__name__', function)}", daemon=True).start()
     return asyncio.wrap_future(future)
+
+
+async def call_function(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """Return the value of a user's function. A coroutine runs in the event loop, any other function in a thread."""
+    if inspect.iscoroutinefunction(function):
+        return await function(*arguments, **named)
+    value = await in_a_thread(function, *arguments, **named)
+    return await value if inspect.isawaitable(value) else value  # an async function in a plain decorator
 
 
 class Occupancy:

@@ -6,7 +6,6 @@ environment. What the environment does wrong raises InfrastructureError with the
 
 import asyncio
 import copy
-import inspect
 import logging
 import math
 import traceback
@@ -16,7 +15,7 @@ from numbers import Real
 from typing import Any, get_args
 
 from sod.chat.conversations import as_messages
-from sod.concurrency import in_a_thread
+from sod.concurrency import call_function
 from sod.config import ToolOptions
 from sod.environments import Environment, Opening, Step, Turn
 from sod.errors import DataError, InfrastructureError, OptionError
@@ -106,7 +105,7 @@ class GuardedEnvironment:
         """Close the environment. A failure is logged, because the attempt has ended."""
         try:
             async with asyncio.timeout(CLOSING_SECONDS):
-                await asyncio.shield(asyncio.ensure_future(_called(self._environment.close)))
+                await asyncio.shield(asyncio.ensure_future(call_function(self._environment.close)))
         except (Exception, SystemExit) as error:  # the user's class may raise anything
             logger.warning(
                 f"environment {self._name}: close failed, and its attempt may hold resources: {_told(error)}"
@@ -158,11 +157,11 @@ class GuardedEnvironment:
     async def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
         """Call a method within the limit. Raises InfrastructureError if it fails."""
         if self._seconds is None:
-            return await _called(method, *arguments)
+            return await call_function(method, *arguments)
         deadline = asyncio.timeout(self._seconds)
         try:
             async with deadline:
-                return await _called(method, *arguments)
+                return await call_function(method, *arguments)
         except (InfrastructureError, OptionError):
             raise
         except (Exception, SystemExit) as error:  # the user's class may raise anything
@@ -173,13 +172,6 @@ class GuardedEnvironment:
 
     def _wrong(self, method: str, what: str) -> InfrastructureError:
         return InfrastructureError(f"The environment {self._name} failed: {method} {what}.")
-
-
-async def _called(method: Callable[..., Any], *arguments: Any) -> Any:
-    if inspect.iscoroutinefunction(method):
-        return await method(*arguments)
-    value = await in_a_thread(method, *arguments)
-    return await value if inspect.isawaitable(value) else value
 
 
 def _is_observation(value: object) -> bool:

@@ -1,13 +1,12 @@
 """The environments of a run: one maker for each name, opened for every attempt and always closed."""
 
 import asyncio
-import inspect
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 from sod.chat.format import ChatFormat
-from sod.concurrency import Occupancy, Runner
+from sod.concurrency import Occupancy, Runner, call_function
 from sod.config import ToolOptions
 from sod.environments import Opening
 from sod.environments.choosing import DEFAULT, Maker, class_of, environment_maker
@@ -131,9 +130,7 @@ async def _within(environment: type, method: str) -> None:
         return
     try:
         async with asyncio.timeout(STARTING_SECONDS):
-            value = call()
-            if inspect.isawaitable(value):
-                await value
+            await call_function(call)
     except (Exception, SystemExit) as error:  # the user's class may raise anything
         if isinstance(error, OptionError):
             raise

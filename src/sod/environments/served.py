@@ -11,11 +11,10 @@ student has read would differ from those it is trained on.
 """
 
 import asyncio
-import inspect
 from typing import Any, ClassVar
 
 from sod.chat.calls import as_arguments
-from sod.concurrency import in_a_thread
+from sod.concurrency import call_function
 from sod.environments import Environment, Opening, Step, Turn
 from sod.environments.endpoint import ChatRequest, Endpoint, assistant_message
 from sod.errors import InfrastructureError, OptionError
@@ -57,7 +56,7 @@ class ServedAgent(Environment):
             loop.call_soon_threadsafe(self._requests.put_nowait, request)
 
         self._url = self.endpoint.register(receive)
-        self._task = asyncio.ensure_future(self._run(problem))
+        self._task = asyncio.ensure_future(call_function(self._function, problem, self._url))
         request = await self._next()
         if request is None:
             raise InfrastructureError(f"The agent {self._function.__name__} ended without asking the student.")
@@ -94,12 +93,6 @@ class ServedAgent(Environment):
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=1)
-
-    async def _run(self, problem: Problem) -> Any:
-        if inspect.iscoroutinefunction(self._function):
-            return await self._function(problem, self._url)
-        value = await in_a_thread(self._function, problem, self._url)
-        return await value if inspect.isawaitable(value) else value
 
     async def _next(self) -> ChatRequest | None:
         """Wait for the agent's next request; None if it has ended. Raises what the agent raises."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
-from sod.concurrency import in_a_thread
+from sod.concurrency import call_function
 from sod.config import RewardOptions
 from sod.config.sampling import ENVIRONMENT, VERDICT
 from sod.errors import InfrastructureError, OptionError
@@ -59,7 +59,7 @@ class OwnFunction:
         deadline = asyncio.timeout(self._seconds)
         try:
             async with deadline:
-                return await self._value(arguments)
+                return await call_function(self._function, *arguments)
         except InfrastructureError:
             raise
         except (Exception, SystemExit) as error:  # the user's function may raise anything
@@ -68,12 +68,6 @@ class OwnFunction:
                     f"{self} returned nothing within reward.own_seconds = {self._seconds:g} s"
                 ) from error
             raise InfrastructureError(f"{self} raised {type(error).__name__}: {_short(error)}") from error
-
-    async def _value(self, arguments: Sequence[Any]) -> Any:
-        if inspect.iscoroutinefunction(self._function):
-            return await self._function(*arguments)
-        value = await in_a_thread(self._function, *arguments)
-        return await value if inspect.isawaitable(value) else value  # an async function in a plain decorator
 
 
 def _short(value: object) -> str:

@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sod.concurrency import in_a_thread
+from sod.concurrency import call_function
 from sod.config import ToolOptions
 from sod.errors import InfrastructureError, OptionError
 from sod.moved import keep_old_names
@@ -39,7 +39,7 @@ class OwnTool:
         deadline = asyncio.timeout(self._options.seconds)
         try:
             async with deadline:
-                text = str(await self._value(arguments))
+                text = str(await call_function(self._function, **arguments))
         except InfrastructureError:
             raise
         except (Exception, SystemExit) as error:  # the user's function may raise anything
@@ -47,12 +47,6 @@ class OwnTool:
                 return Observation(text=f"[stopped: longer than {self._options.seconds:g} s]", outcome="timeout")
             return Observation(text=self._short(f"{type(error).__name__}: {error}"), outcome="error")
         return Observation(text=self._short(text) if text.strip() else NO_OUTPUT, outcome="ok")
-
-    async def _value(self, arguments: Mapping[str, Any]) -> Any:
-        if inspect.iscoroutinefunction(self._function):
-            return await self._function(**arguments)
-        value = await in_a_thread(self._function, **arguments)
-        return await value if inspect.isawaitable(value) else value  # an async function in a plain decorator
 
     def _short(self, text: str) -> str:
         return shorten(
