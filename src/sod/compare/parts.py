@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from sod.algorithms import find
 from sod.compare.table import Method
 from sod.config import CompareOptions, EvalOptions, Options, SandboxOptions, TrainOptions, model_path
+from sod.config.base import first_fault
 from sod.datasets.asking import load_asked
 from sod.datasets.several import open_sets
 from sod.errors import OptionError, RunError
@@ -183,8 +184,7 @@ def _validated(kind: type[AnyOptions], content: dict[str, Any], whose: str) -> A
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise OptionError(f"{whose}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+        raise OptionError(f"{whose}: {first_fault(error)}.") from error
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from tyro.conf import arg
 
@@ -49,6 +49,12 @@ Names = Annotated[tuple[str, ...], BeforeValidator(as_names), Field(min_length=1
 
 ToolUse = Literal["ran", "paper", "reference", "off"]
 """How the tool calls of a wrong answer change its reward."""
+
+
+def first_fault(error: ValidationError, *, whole: str = "") -> str:
+    """Return the first fault that pydantic found: its place, or `whole` if it has none, and the message."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"
 
 
 class Options(BaseModel):

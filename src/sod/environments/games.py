@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sod.config.base import first_fault
 from sod.environments import Environment, Opening, Step, Turn
 from sod.errors import DataError, OptionError
 from sod.types import Message, Problem, Verdict
@@ -133,10 +134,8 @@ def read_setting(kind: type[S], problem: Problem) -> S:
     try:
         return kind.model_validate(dict(problem.setting))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
         raise DataError(
-            f"problem {problem.id!r}: setting.{key}: {first['msg']}. The keys are {', '.join(kind.model_fields)}."
+            f"problem {problem.id!r}: setting.{first_fault(error)}. The keys are {', '.join(kind.model_fields)}."
         ) from error
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sod.config.base import first_fault
 from sod.errors import DataError, OptionError, SandboxError
 from sod.rewards import NO_ANSWER, Verdict
 from sod.sandbox import Program, Sandbox
@@ -103,10 +104,8 @@ def check_task(gold: str) -> None:
     try:
         found = Gold.model_validate_json(gold)
     except ValidationError as error:
-        first = error.errors()[0]
         raise DataError(
-            f"it is no problem of reasoning-gym: {'.'.join(map(str, first['loc']))}: {first['msg']}. `sod data make "
-            "reasoning_gym` writes such rows."
+            f"it is no problem of reasoning-gym: {first_fault(error)}. `sod data make reasoning_gym` writes such rows."
         ) from error
     try:
         module_of(found.task)

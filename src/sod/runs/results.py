@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
+from sod.config.base import first_fault
 from sod.errors import RunError
 
 
@@ -97,11 +98,9 @@ def read_results(folder: Path) -> Results:
     try:
         return _FORMAT.validate_python(json.loads(path.read_bytes()))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
         raise RunError(
-            f"{path} cannot be read ({where}: {first['msg']}). It is in an older format, or damaged. Run `sod eval` again, "
-            "into a new directory."
+            f"{path} cannot be read ({first_fault(error, whole='the file')}). It is in an older format, or damaged. Run `sod "
+            "eval` again, into a new directory."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from sod.checks import check, of_evaluation
 from sod.concurrency import Runner
 from sod.config import EvalOptions, SftOptions
+from sod.config.base import first_fault
 from sod.console.progress import Display
 from sod.datasets import ProblemSet
 from sod.datasets.several import open_sets, sets_fingerprint
@@ -94,10 +95,8 @@ def solve_options(options: SftOptions) -> EvalOptions:
     try:
         made = EvalOptions.model_validate(shared | read_recipe(path) | own)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
         raise OptionError(
-            f"validate.solve: {path} is no recipe of `sod eval`: {where}: {first['msg']}. `sod eval --help` lists its options."
+            f"validate.solve: {path} is no recipe of `sod eval`: {first_fault(error)}. `sod eval --help` lists its options."
         ) from error
     if made.engine.name not in ("auto", "hf"):
         raise OptionError(
