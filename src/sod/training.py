@@ -111,9 +111,8 @@ def train(options: TrainOptions) -> Run:
             report = session.record(update, groups, credited, learnt, clock)
             tracking.log(update + 1, report)
             display.done(_line(update + 1, options.updates, report, display.room))
-            if update == session.done + 1 and (
-                estimated := estimate(options, ranks.count)
-            ):  # the first one also warms up
+            # The second update is compared, because the first one also warms up.
+            if update == session.done + 1 and (estimated := estimate(options, ranks.count)):
                 echo(compared(estimated, report, options.updates - update - 1))
             stopping = session.report_alarms(update + 1, tracking)
             if (update + 1) % options.save_every == 0 or update + 1 == options.updates or stopping:

@@ -1,6 +1,5 @@
 """Choose the engine of engine.name = auto: vllm on a GPU where it is installed, otherwise hf. A run keeps its engine."""
 
-import json
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -9,6 +8,7 @@ from typing import Literal, TypeVar
 
 from sod.config import EvalOptions, SamplingOptions, TrainOptions
 from sod.engines import INSTALL_VLLM, VLLM_VERSION
+from sod.runs.files import begun_options
 
 SomeOptions = TypeVar("SomeOptions", bound=TrainOptions | EvalOptions)
 Local = Literal["hf", "vllm"]
@@ -37,11 +37,8 @@ def wrong_vllm() -> str:
 
 
 def _engine_before(run: Path) -> Local | None:
-    with suppress(OSError, ValueError, LookupError, TypeError):
-        before = json.loads((run / "options.json").read_bytes())["engine"]["name"]
-        if before in ("hf", "vllm"):
-            return before
-    return None
+    before = begun_options(run, "engine").get("name")
+    return before if before in ("hf", "vllm") else None
 
 
 def _engine_here(device: str, rollout: SamplingOptions) -> Local:

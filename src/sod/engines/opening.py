@@ -65,8 +65,7 @@ def open_engine(
     """
     if model is not None and not ENGINES[options.name].loads_model:
         raise OptionError(CANNOT_TRAIN.format(name=options.name))
-    name = "hf" if options.name == "auto" else options.name
-    engine = loop.run(OPENERS[name](EngineSetup(options, model, rollout, tokenizer)))
+    engine = loop.run(OPENERS[options.name](EngineSetup(options, model, rollout, tokenizer)))
     try:
         yield engine
     finally:
@@ -120,6 +119,7 @@ async def _served(setup: EngineSetup) -> Engine:
 
 
 OPENERS: dict[str, Callable[[EngineSetup], Coroutine[Any, Any, Engine]]] = {
+    "auto": _hf,  # for models outside a run; `sod.engines.choice` replaces auto in a run
     "hf": _hf,
     "vllm": _vllm,
     "vllm_server": _vllm_server,

@@ -1,13 +1,12 @@
 """Resolve network.dtype = auto or fastest to a data type of the machine. A run stores the type and continues in it."""
 
-import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
 
 from sod.config import EvalOptions, ModelOptions, SftOptions, TrainOptions
+from sod.runs.files import begun_options
 
 SomeOptions = TypeVar("SomeOptions", bound=SftOptions | TrainOptions | EvalOptions)
 DataType = Literal["float32", "bfloat16"]
@@ -37,11 +36,8 @@ def dtype_here(run: Path, device: str = "auto") -> DataType:
 
 def _dtype_before(run: Path) -> DataType | None:
     """Return the type that the run began with, or None for a new run."""
-    with suppress(OSError, ValueError, LookupError, TypeError):
-        before = json.loads((run / "options.json").read_bytes())["network"]["dtype"]
-        if before in ("float32", "bfloat16"):
-            return before
-    return None
+    before = begun_options(run, "network").get("dtype")
+    return before if before in ("float32", "bfloat16") else None
 
 
 def type_on(device: str, wanted: str) -> DataType:

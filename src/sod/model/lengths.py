@@ -12,6 +12,7 @@ from sod.config.teachers import routes_of
 from sod.errors import SodError
 from sod.hub import model_folder
 from sod.runs.checkpoints import checkpoint_folders
+from sod.runs.files import begun_options
 
 SomeOptions = TypeVar("SomeOptions", bound=TrainOptions | EvalOptions)
 SomeSampling = TypeVar("SomeSampling", bound=SamplingOptions)
@@ -27,8 +28,8 @@ def with_lengths(options: SomeOptions) -> SomeOptions:
     rollout = options.rollout
     if {"max_tokens", "max_prompt_tokens"} <= rollout.model_fields_set:
         return options
-    with suppress(OSError, ValueError, LookupError, TypeError):
-        before = json.loads((options.out / "options.json").read_bytes())["rollout"]
+    with suppress(ValueError, LookupError, TypeError):
+        before = begun_options(options.out, "rollout")
         kept = {name: int(before[name]) for name in ("max_tokens", "max_prompt_tokens")}
         given = {name: getattr(rollout, name) for name in kept.keys() & rollout.model_fields_set}
         return options.model_copy(update={"rollout": rollout.model_copy(update=kept | given)})

@@ -159,3 +159,10 @@ def _disk(path: Path) -> Path:
     while place != place.parent and not os.path.ismount(place):
         place = place.parent
     return place
+
+
+def begun_options(run: Path, group: str) -> dict[str, Any]:
+    """Return a group of the options that a run began with. Empty for a new run, and if they cannot be read."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return dict(json.loads((run / "options.json").read_bytes())[group])
+    return {}
