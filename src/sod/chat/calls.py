@@ -23,6 +23,7 @@ __all__ = [
     "THOUGHT_OPEN",
     "as_arguments",
     "parse_calls",
+    "rest_and_calls",
     "without_calls",
     "words_and_calls",
 ]
@@ -64,7 +65,18 @@ def words_and_calls(
 
 def without_calls(text: str, syntax: Syntax = HERMES) -> str:
     """Return a turn's text without its calls, well-formed or malformed."""
-    blocks = find_blocks(text, syntax)
+    return _outside(text, find_blocks(text, syntax))
+
+
+def rest_and_calls(
+    text: str, syntax: Syntax, tools: Sequence[Mapping[str, Any]]
+) -> tuple[str, list[ToolCall | MalformedCall]]:
+    """Return a turn's text without its calls, and the calls. The text is searched once."""
+    blocks = find_blocks(text, syntax, tools)
+    return _outside(text, blocks), [call for block in blocks for call in block.calls]
+
+
+def _outside(text: str, blocks: Sequence[Block]) -> str:
     starts, ends = [block.start for block in blocks], [block.end for block in blocks]
     return "".join(text[end:start] for end, start in zip([0, *ends], [*starts, len(text)], strict=True))
 

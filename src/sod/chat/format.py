@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from transformers import PreTrainedTokenizerBase
 
-from sod.chat.calls import THOUGHT_CLOSE, THOUGHT_OPEN, parse_calls, without_calls, words_and_calls
+from sod.chat.calls import THOUGHT_CLOSE, THOUGHT_OPEN, parse_calls, rest_and_calls, without_calls, words_and_calls
 from sod.chat.harmless import Harmless
 from sod.chat.supplied import with_template
 from sod.chat.syntaxes import HERMES
@@ -219,9 +219,10 @@ class ChatFormat:
         text = self.text(tokens)
         return text if self.syntax is HERMES else without_calls(text, self.syntax)
 
-    def words(self, tokens: Sequence[int]) -> str:
-        """Return the text of a turn without its thoughts and calls."""
-        return without_calls(self.text(tokens).rpartition(THOUGHT_CLOSE)[2], self.syntax).strip()
+    def read(self, tokens: Sequence[int], tools: Sequence[Schema]) -> tuple[str, list[ToolCall | MalformedCall]]:
+        """Return the text of a turn without its thoughts and calls, and the calls. Without tools there are no calls."""
+        rest, calls = rest_and_calls(self.text(tokens), self.syntax, tools)
+        return rest.rpartition(THOUGHT_CLOSE)[2].strip(), calls if tools else []
 
     def response(self, tokens: Sequence[int]) -> str:
         """Return the text after a prompt without special tokens, as the paper's code reads it."""

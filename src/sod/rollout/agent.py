@@ -77,7 +77,7 @@ class Agent:
             finally:
                 self.engine.release(seed)
             final = dialogue.pieces[-1].tokens if stop == "answered" else ()
-            verdict = await environment.verdict(self.chat.words(final) if final else "")
+            verdict = await environment.verdict(dialogue.words if final else "")
         # The default environment adds the problem's files to its messages.
         is_plain = self.environments.is_default(problem) and opening.conversation == problem.messages
         trajectory = Trajectory(
@@ -124,7 +124,7 @@ class Agent:
             pieces.append(Piece("student", reply.tokens, reply.logprobs))
             if reply.stop == "length":
                 return "max_tokens"
-            calls = dialogue.calls(reply.tokens)
+            calls = dialogue.read(reply.tokens)
             # The template continues only after its own ends of calls. Any other end id ends the trajectory, also with calls.
             can_continue = reply.tokens[-1] in self.chat.ends_of_calls
             if calls and not can_continue:
@@ -132,7 +132,7 @@ class Agent:
             if calls and (limit_reached := self._limit(turn, pieces)):
                 return limit_reached
             with self.environments.busy():
-                suffix = await dialogue.answer(reply.tokens, calls, seed + turn)
+                suffix = await dialogue.answer(calls, seed + turn)
             if suffix is None:
                 return "over" if calls else "answered"
             if not can_continue:

@@ -19,6 +19,8 @@ class Dialogue:
         self._opening = opening
         self._answers: list[list[Message]] = []
         self._rewards: list[float | None] = []
+        self.words = ""
+        """Text of the turn that was read last, without thoughts and calls."""
         self.pieces = [Piece("prompt", tuple(chat.prompt(opening.conversation, opening.tools)))]
 
     @property
@@ -26,13 +28,14 @@ class Dialogue:
         """The environment's reward of each turn, 0 for turns without one; empty if no turn has one."""
         return () if all(r is None for r in self._rewards) else tuple(r or 0.0 for r in self._rewards)
 
-    def calls(self, tokens: Sequence[int]) -> list[ToolCall | MalformedCall]:
-        """Return the calls in a turn of the student."""
-        return self._chat.calls(tokens, self._opening.tools) if self._opening.tools else []
+    def read(self, tokens: Sequence[int]) -> list[ToolCall | MalformedCall]:
+        """Read a turn of the student, and return its calls. `words` is then its text."""
+        self.words, calls = self._chat.read(tokens, self._opening.tools)
+        return calls
 
-    async def answer(self, tokens: Sequence[int], calls: Sequence[ToolCall | MalformedCall], seed: int) -> Piece | None:
-        """Return the environment's answer to the student's last turn; None if the attempt is over."""
-        answer = await self._environment.answer(self._chat.words(tokens), calls, seed)
+    async def answer(self, calls: Sequence[ToolCall | MalformedCall], seed: int) -> Piece | None:
+        """Return the environment's answer to the turn that was read last; None if the attempt is over."""
+        answer = await self._environment.answer(self.words, calls, seed)
         self._rewards.append(answer.reward)
         if answer.is_over:
             return None
@@ -58,7 +61,7 @@ class Dialogue:
             for piece, following in pairwise(prefix):
                 if piece.author != "student":
                     continue
-                answer = await self.answer(piece.tokens, self.calls(piece.tokens), seed)
+                answer = await self.answer(self.read(piece.tokens), seed)
                 if answer is None or answer.tokens != following.tokens:
                     raise InfrastructureError(
                         "The environment answers the same turns differently than in the attempt that is to be continued."
