@@ -11,11 +11,11 @@ import argparse
 import asyncio
 import json
 import sys
-import time
-from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+
+from at_once import at_once
 
 from sod.config import ToolOptions
 from sod.sandbox import Program
@@ -24,19 +24,6 @@ from sod.tools.mcp import mcp_tools
 
 SERVER = Path(__file__).parents[1] / "tests" / "mcp_server.py"
 PROGRAM = Program(code="print(1)", seconds=60.0)
-
-
-async def per_second(count: int, most: int, work: Callable[[], Awaitable[None]]) -> float:
-    """Do it `count` times, `most` at a time. Return the times per second."""
-    left = iter(range(count))
-
-    async def some() -> None:
-        for _ in left:
-            await work()
-
-    start = time.perf_counter()
-    await asyncio.gather(*(some() for _ in range(most)))
-    return count / (time.perf_counter() - start)
 
 
 async def by_interpreter() -> None:
@@ -66,10 +53,10 @@ async def sessions(count: int, most: int, rounds: int, unsafe: bool) -> dict[str
 
         await alone()
         for _ in range(rounds):
-            rates["interpreter"].append(await per_second(max(1, count // 10), most, by_interpreter))
-            rates["program"].append(await per_second(count, most, alone))
-            rates["session"].append(await per_second(count, most, session))
-            rates["further program"].append(await per_second(count, most, further))
+            rates["interpreter"].append(await at_once(max(1, count // 10), most, by_interpreter))
+            rates["program"].append(await at_once(count, most, alone))
+            rates["session"].append(await at_once(count, most, session))
+            rates["further program"].append(await at_once(count, most, further))
         await lasting.close()
     return {name: median(found) for name, found in rates.items()}
 
@@ -82,7 +69,7 @@ async def mcp_milliseconds(count: int, most: int, rounds: int) -> float:
         assert (await add({"first": 1, "second": 2})).text == "3"
 
     await call()
-    found = [1000 / await per_second(count, most, call) for _ in range(rounds)]
+    found = [1000 / await at_once(count, most, call) for _ in range(rounds)]
     await (await add.server.shared()).close()
     return median(found)
 

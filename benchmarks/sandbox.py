@@ -14,12 +14,12 @@ import json
 import os
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from at_once import at_once
 
 from sod.sandbox import Program
 from sod.sandbox.local import LocalSandbox
@@ -49,19 +49,6 @@ MIXTURE = [
     ("disk_limit", Program(code="for i in range(9999): open(str(i), 'w')", max_files=50, seconds=30.0)),
 ]
 """What a program does, and the status that it must get."""
-
-
-async def at_once(count: int, most: int, work: Callable[[], Awaitable[None]]) -> float:
-    """Do it `count` times, `most` at a time; times a second."""
-    left = iter(range(count))
-
-    async def some() -> None:
-        for _ in left:
-            await work()
-
-    start = time.perf_counter()
-    await asyncio.gather(*(some() for _ in range(most)))
-    return count / (time.perf_counter() - start)
 
 
 async def by_interpreter(code: str) -> None:

@@ -63,9 +63,16 @@ class Model:
 @contextmanager
 def serving(model: Model, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     """-> the server's address"""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(model, tokenizer))
+    with answering(_handler(model, tokenizer)) as url:
+        yield url
+
+
+@contextmanager
+def answering(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve a handler on a free port of 127.0.0.1. -> the server's address"""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

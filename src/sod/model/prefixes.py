@@ -98,26 +98,18 @@ class SharedStarts:
                 parts.append(row[(0 if at == 0 else family.start) : family.start + rest])
         return torch.cat(parts)
 
-    def places(self, device: torch.device) -> Tensor:
-        """Return the packed place of every token of every row, row after row. -> (tokens of all rows,)"""
-        places: list[Tensor] = []
-        at = 0
-        for family in self._families:
-            start = torch.arange(at, at + family.start, device=device)
-            at += family.start
-            for rest in family.rests:
-                places += [start, torch.arange(at, at + rest, device=device)]
-                at += rest
-        return torch.cat(places)
+    def places(self, device: torch.device, *, with_starts: bool = False) -> Tensor:
+        """Return the packed place of every token of every row, row after row. -> (tokens of all rows,)
 
-    def _keys(self, device: torch.device) -> Tensor:
-        """Return the packed place of the keys of each segment: of the start, then of the start and each rest. -> (M,)"""
+        `with_starts`: each family's common start comes once more, before its rows. These are the places of the keys that each
+        segment attends to.
+        """
         places: list[Tensor] = []
         at = 0
         for family in self._families:
             start = torch.arange(at, at + family.start, device=device)
             at += family.start
-            places += [start] if family.start else []
+            places += [start] if with_starts else []
             for rest in family.rests:
                 places += [start, torch.arange(at, at + rest, device=device)]
                 at += rest
@@ -128,7 +120,7 @@ class SharedStarts:
     ) -> Tensor:
         del layer
         if fits_flash(query, value, variant):
-            self._keys_M = self._keys(query.device) if self._keys_M is None else self._keys_M
+            self._keys_M = self.places(query.device, with_starts=True) if self._keys_M is None else self._keys_M
             key, value = (tensor.index_select(2, self._keys_M) for tensor in (key, value))
             return self._spans.attend(query, key, value, scale, variant)
         segments = iter(zip(*(tensor.split(self._segments, dim=2) for tensor in (query, key, value)), strict=True))
