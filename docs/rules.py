@@ -109,7 +109,7 @@ def _unrelated() -> str:
         "the control of arXiv 2608.09228, as described in a survey",
         "w = 1.",
         "–",
-        "The next problem of the file with another answer is told. A whole solution is told only if the data has one.",
+        "The prompt holds the answer of the next problem with another one, and its solution if the data has one.",
     ]
     return f"| {' | '.join(map(_escaped, cells))} |"
 

@@ -77,7 +77,7 @@ class ScienceWorld(TextGame[ScienceWorldSetting]):
             self._simulator.load(setting.task, variation, setting.simplifications)
         except ValueError as error:
             self._is_sound = True
-            raise DataError(f"ScienceWorld does not know setting.simplifications. {error}") from error
+            raise DataError(f"ScienceWorld has no such setting.simplifications. {error}") from error
         self._simulator.server.reset()
         goal = self._simulator.get_task_description()
         scene = self.act("look around")

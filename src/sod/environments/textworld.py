@@ -140,7 +140,7 @@ def generate(task: GameTask, level: int, seed: int, file: Path) -> None:
 
 
 def _package() -> Any:
-    warnings.filterwarnings("ignore", "Game .* is not fully supported")  # jericho says so of every generated game
+    warnings.filterwarnings("ignore", "Game .* is not fully supported")  # jericho warns of every generated game
     return require("textworld", "textworld", "1.7", what="The environment textworld")
 
 
