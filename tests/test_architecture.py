@@ -19,26 +19,21 @@ ROOT = Path(sod.__file__).parent
 # The one order of the project, from low to high: the files and packages of src/sod. A line imports from lower lines alone.
 # Within a package, modules import each other without circles.
 LAYERS = """
-    moved
-    core  concurrency  errors  interrupts  paper  types
-    batching  config  distributed  plugins  recipes  systems
-    algorithms  chat  console
-    runs  sandbox
-    history  hub  report  rewards  tools
-    environments  model
-    datasets  doctor  engines  trackers  watch
-    checks  correction
-    planning  rollout  teachers
-    scoring
-    evaluation
-    problems  validation
-    sft  training
-    adapters  export
-    gguf
-    lab
+    core  errors  moved  types
+    batching  config  processes
+    arguments  chat  console  runs  sandbox
+    model  rewards  tools
+    engines  environments
+    credit  datasets  rollout
+    report  teachers
+    scoring  trackers  watch
+    planning
+    evaluation  pipeline  validation
+    export
+    training
+    adapters  lab
     compare
-    arguments
-    cli  pipeline
+    cli
     __main__
 """
 LEVEL = {f"sod.{name}": level for level, line in enumerate(LAYERS.strip().splitlines()) for name in line.split()}
@@ -146,7 +141,7 @@ def test_names_from_before_the_packages_still_import_the_same_module() -> None:
     [
         ("sod.datasets.rows", "as_demonstration", "demonstration_of"),
         ("sod.tools.python", "schema", "interpreter_schema"),
-        ("sod.concurrency", "together", "run_concurrently"),
+        ("sod.processes.concurrency", "together", "run_concurrently"),
         ("sod.console.progress", "say", "echo"),
     ],
 )

@@ -9,7 +9,7 @@ from importlib.resources import files
 @cache
 def rows() -> dict[str, dict[str, float]]:
     """Return each row of the paper's table by its name: percentages by benchmark."""
-    return tomllib.loads((files("sod") / "paper.toml").read_text(encoding="utf-8"))
+    return tomllib.loads((files("sod.report") / "paper.toml").read_text(encoding="utf-8"))
 
 
 def refusal(name: str) -> str | None:
