@@ -42,6 +42,7 @@ from sod.environments.choosing import DEFAULT
 from sod.errors import DataError, ModelError, OptionError, TrainingError
 from sod.model.attention import ATTENTION
 from sod.model.loading import check_embeddings, check_same_vocabulary, load_tokenizer
+from sod.moved import keep_old_names
 from sod.processes.concurrency import Runner
 from sod.rollout.groups import attempt_seed, attempts
 from sod.rollout.harness import Harness
@@ -568,3 +569,6 @@ def _groups(trajectories: Sequence[Trajectory | None]) -> list[Group]:
         by_problem[t.problem.id].append(t)
     groups = [Group.of(ts[0].problem, ts) for ts in by_problem.values()]
     return [replace(groups[0], dropped=len(trajectories) - len(there)), *groups[1:]] if groups else []
+
+
+keep_old_names(__name__, WorldSettings="HarnessSettings")
