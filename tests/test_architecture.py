@@ -28,8 +28,8 @@ LAYERS = """
     report  teachers
     scoring  trackers  watch
     planning
-    evaluation  pipeline  validation
-    export
+    evaluation  pipeline
+    export  validation
     training
     adapters  lab
     compare
