@@ -42,7 +42,7 @@ def script(request: Request) -> list[int]:
     """Two calls, then an answer."""
     calls = list(request.ids).count(OBSERVED)
     text = CALL.format(request.seed % 1000 + 10) if calls + 1 < TURNS else f"\\boxed{{{request.seed % 7}}}"
-    return [*TOKENIZER.encode(text, add_special_tokens=False), request.stop]
+    return [*TOKENIZER.encode(text, add_special_tokens=False), request.stops[0]]
 
 
 class Forgetful(ScriptedEngine):
@@ -92,7 +92,7 @@ def evaluation(folder: Path, samples: int, latency: float) -> Callable[[], objec
 
 def engine_alone(samples: int, latency: float) -> None:
     engine = Forgetful(script, latency=latency)
-    request = Request(ids=[OBSERVED], max_tokens=64, stop=2, seed=0)
+    request = Request(ids=[OBSERVED], max_tokens=64, stops=(2,), seed=0)
     left = iter(range(samples))
 
     async def worker() -> None:

@@ -62,8 +62,6 @@ STUDENT, TEACHER = ON_HUB["Qwen/Qwen3-0.6B"], ON_HUB["Qwen/Qwen3-4B"]
 DTYPE = "bfloat16"
 PHASES = ("generate", "score, student", "score, teacher", "learn", "sync")
 ENGINES: tuple[Literal["hf", "vllm"], ...] = ("hf", "vllm")
-NEVER = -1
-"""A token that no turn ends with."""
 BACKWARD = 2
 """Operations of a backward pass, in forward passes."""
 
@@ -262,7 +260,7 @@ async def write(
             pieces.append(Piece("tool", made_up(draw, lengths.observation), outcomes=("ok",)))
             ids += pieces[-1].tokens
         request = Request(
-            ids=list(ids), max_tokens=lengths.turn, stop=NEVER, seed=draw.getrandbits(40), trajectory=number
+            ids=list(ids), max_tokens=lengths.turn, stops=(), seed=draw.getrandbits(40), trajectory=number
         )
         reply = await engine.sample(request)
         pieces.append(Piece("student", reply.tokens, reply.logprobs))

@@ -94,7 +94,7 @@ class Lab:
             for turn, piece in enumerate(trajectory.pieces):
                 if piece.author == "student":
                     limit = len(piece.tokens)
-                    request = Request(ids=ids, max_tokens=limit, stop=-1, seed=turn, trajectory=number)
+                    request = Request(ids=ids, max_tokens=limit, stops=(), seed=turn, trajectory=number)
                     await self.engine.sample(request)
                 ids = [*ids, *piece.tokens]
             self.engine.release(number)

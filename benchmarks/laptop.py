@@ -108,7 +108,7 @@ def sampling(options: Any, model: PreTrainedModel, top_p: float) -> dict[str, An
     prompts = [torch.randint(5, model.config.vocab_size, (size,), generator=generator).tolist() for size in sizes]
     requests = [
         Request(
-            ids=tuple(prompt), max_tokens=count, stop=-1, seed=sample, temperature=1.0, top_p=top_p, trajectory=None
+            ids=tuple(prompt), max_tokens=count, stops=(), seed=sample, temperature=1.0, top_p=top_p, trajectory=None
         )
         for prompt in prompts
         for sample in range(4)

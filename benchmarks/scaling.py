@@ -33,7 +33,7 @@ def shaped(engine: HFEngine, *, trajectories: int, turns: int, tokens: int, late
     async def one(number: int) -> None:
         ids = some(number, 40)
         for turn in range(turns):
-            request = Request(ids=ids, max_tokens=tokens, stop=-1, seed=1000 * number + turn, trajectory=number)
+            request = Request(ids=ids, max_tokens=tokens, stops=(), seed=1000 * number + turn, trajectory=number)
             ids = [*ids, *(await engine.sample(request)).tokens, *some(number, OBSERVATION)]
             if turn + 1 < turns:
                 await asyncio.sleep(latency)

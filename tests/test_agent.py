@@ -279,7 +279,7 @@ def test_each_turn_has_a_seed_of_its_own_and_all_name_the_same_trajectory(attemp
 def test_the_sampling_options_reach_the_engine(attempt: Attempt, chat: ChatFormat) -> None:
     _, engine = attempt(ANSWER, temperature=0.7, top_p=0.9)
     request = engine.requests[0]
-    assert (request.temperature, request.top_p, request.stop) == (0.7, 0.9, chat.end_of_turn)
+    assert (request.temperature, request.top_p, request.stops) == (0.7, 0.9, chat.ends)
 
 
 # Going on with what another began

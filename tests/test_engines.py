@@ -23,7 +23,7 @@ from sod.errors import InfrastructureError, OptionError
 from sod.processes.concurrency import Runner
 from sod.rollout.groups import attempt_seed
 
-STOP, NEVER = 1, -1
+STOP = 1
 VOCABULARY = 24
 
 MakeModel = Callable[..., Qwen3ForCausalLM]
@@ -38,7 +38,7 @@ def engine(request: pytest.FixtureRequest, random_model: MakeModel) -> Engine:
 
 
 def ask(seed: int = 0, *, ids: Sequence[int] = (5, 6, 7), **fields: Any) -> Request:
-    return Request(**{"ids": ids, "seed": seed, "max_tokens": 8, "stop": STOP} | fields)
+    return Request(**{"ids": ids, "seed": seed, "max_tokens": 8, "stops": (STOP,)} | fields)
 
 
 def write(engine: Engine, *requests: Request) -> list[Reply]:
@@ -88,7 +88,7 @@ def test_the_same_request_gives_the_same_reply(engine: Engine) -> None:
 
 
 def test_a_cancelled_request_does_not_disturb_the_others(engine: Engine) -> None:
-    requests = [ask(seed, stop=NEVER, max_tokens=12) for seed in range(8)]
+    requests = [ask(seed, stops=(), max_tokens=12) for seed in range(8)]
     undisturbed = write(engine, *requests)
 
     async def work() -> list[Reply | BaseException]:
@@ -206,11 +206,11 @@ def test_a_later_turn_reads_only_what_is_new(random_model: MakeModel) -> None:
         lambda module, args, kwargs: read.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
     engine = HFEngine(model, slots=1)
-    first = ask(1, ids=range(2, 22), max_tokens=5, stop=NEVER, trajectory=3)
+    first = ask(1, ids=range(2, 22), max_tokens=5, stops=(), trajectory=3)
     reply = write(engine, first)[0]
     assert read == [20, 1, 1, 1, 1]
     read.clear()
-    write(engine, ask(2, ids=[*first.ids, *reply.tokens, 7, 8, 9], max_tokens=2, stop=NEVER, trajectory=3))
+    write(engine, ask(2, ids=[*first.ids, *reply.tokens, 7, 8, 9], max_tokens=2, stops=(), trajectory=3))
     assert read == [4, 1]  # the reply's last token, which nobody had to read yet, and three new ones
 
 
@@ -231,7 +231,7 @@ def test_after_a_refresh_the_log_probabilities_are_those_of_the_new_weights(
     model, other = random_model(0), random_model(1)
     engine = HFEngine(model, slots=2)
     ids = torch.randint(2, VOCABULARY, (length,), generator=torch.Generator().manual_seed(0)).tolist()
-    ids += write(engine, ask(1, ids=ids, trajectory=3, stop=NEVER))[0].tokens
+    ids += write(engine, ask(1, ids=ids, trajectory=3, stops=()))[0].tokens
 
     model.load_state_dict(other.state_dict())  # in place, as an optimiser step does
     asyncio.run(engine.refresh())
@@ -251,7 +251,7 @@ def reads_of(model: Qwen3ForCausalLM) -> list[int]:
 def test_a_groups_prompt_is_read_once(random_model: MakeModel) -> None:
     model = random_model()
     prompt = torch.randint(2, VOCABULARY, (40,), generator=torch.Generator().manual_seed(0)).tolist()
-    requests = [ask(seed, ids=prompt, max_tokens=3, stop=NEVER, trajectory=seed) for seed in range(6)]
+    requests = [ask(seed, ids=prompt, max_tokens=3, stops=(), trajectory=seed) for seed in range(6)]
     alone = [write(HFEngine(model, slots=1), request)[0] for request in requests]
     read = reads_of(model)
     replies = write(HFEngine(model, slots=6), *requests)
@@ -267,7 +267,7 @@ def test_a_latecomer_takes_what_its_prompt_shares_with_another_from_there(random
     prompt = torch.randint(2, VOCABULARY, (30,), generator=torch.Generator().manual_seed(0)).tolist()
     write(engine, ask(1, ids=prompt, trajectory=1))
     read = reads_of(model)
-    latecomer = ask(2, ids=[*prompt[:20], 2, 3, 4], max_tokens=4, stop=NEVER, trajectory=2, temperature=0.7)
+    latecomer = ask(2, ids=[*prompt[:20], 2, 3, 4], max_tokens=4, stops=(), trajectory=2, temperature=0.7)
     reply = write(engine, latecomer)[0]
     assert read == [3, 1, 1, 1]
     assert agrees_with_a_full_forward(model, [*latecomer.ids, *reply.tokens], dict(enumerate(reply.logprobs, 23)))
@@ -280,7 +280,7 @@ def test_slots_that_give_and_are_given_to_at_once_change_no_token(random_model: 
     trunk = [rng.randrange(2, VOCABULARY) for _ in range(60)]
     prompts = [trunk[: rng.randint(10, 60)] + [rng.randrange(2, VOCABULARY)] * rng.randint(1, 9) for _ in range(24)]
     requests = [
-        ask(i, ids=ids, max_tokens=rng.randint(1, 12), stop=NEVER, trajectory=i, temperature=0.7)
+        ask(i, ids=ids, max_tokens=rng.randint(1, 12), stops=(), trajectory=i, temperature=0.7)
         for i, ids in enumerate(prompts)
     ]
     for request, reply in zip(requests, write(HFEngine(model, slots=4), *requests), strict=True):
@@ -294,11 +294,11 @@ def test_newcomers_are_read_in_the_pass_that_writes_for_the_others(random_model:
     read = reads_of(model)
 
     async def work() -> None:
-        long = asyncio.create_task(engine.sample(ask(1, ids=[2, 3], max_tokens=60, stop=NEVER)))
+        long = asyncio.create_task(engine.sample(ask(1, ids=[2, 3], max_tokens=60, stops=())))
         async with asyncio.timeout(20):
             while len(read) < 5:
                 await asyncio.sleep(0)
-        await engine.sample(ask(2, ids=[4, 5, 6, 7, 8, 9], max_tokens=2, stop=NEVER))
+        await engine.sample(ask(2, ids=[4, 5, 6, 7, 8, 9], max_tokens=2, stops=()))
         await long
 
     asyncio.run(work())
@@ -313,8 +313,8 @@ def test_more_new_tokens_than_one_pass_may_read_wait_for_the_next(random_model: 
     model = random_model()
     read = reads_of(model)
     prompts = [[seed + 2] * 15 for seed in range(3)]
-    requests = [ask(seed, ids=ids, max_tokens=2, stop=NEVER, trajectory=seed) for seed, ids in enumerate(prompts)]
-    long = ask(9, ids=list(range(9, 24)) * 3, max_tokens=1, stop=NEVER, trajectory=9)  # longer than a pass: on its own
+    requests = [ask(seed, ids=ids, max_tokens=2, stops=(), trajectory=seed) for seed, ids in enumerate(prompts)]
+    long = ask(9, ids=list(range(9, 24)) * 3, max_tokens=1, stops=(), trajectory=9)  # longer than a pass: on its own
     replies = write(Narrow(model, slots=4), *requests, long)
     assert read == [15, 16, 16, 46]
     assert [len(reply.tokens) for reply in replies] == [2, 2, 2, 1]
@@ -328,7 +328,7 @@ def test_a_request_joins_while_others_are_being_written_and_may_end_before_them(
     ended: list[str] = []
 
     async def sample(name: str, **fields: Any) -> None:
-        await engine.sample(ask(stop=NEVER, **fields))
+        await engine.sample(ask(stops=(), **fields))
         ended.append(name)
 
     async def work() -> None:
@@ -345,7 +345,7 @@ def test_a_cancelled_request_frees_its_slot(random_model: MakeModel) -> None:
     engine = HFEngine(random_model(), slots=1)
 
     async def work() -> Reply:
-        endless = asyncio.create_task(engine.sample(ask(stop=NEVER, max_tokens=1 << 30, trajectory=1)))
+        endless = asyncio.create_task(engine.sample(ask(stops=(), max_tokens=1 << 30, trajectory=1)))
         waiting = asyncio.create_task(engine.sample(ask(trajectory=2)))
         await turns(5)
         assert not waiting.done()
@@ -360,7 +360,7 @@ def test_a_failing_model_fails_everyone_who_waits_for_it(random_model: MakeModel
     engine = HFEngine(random_model(), slots=2)
 
     async def work() -> list[Reply | BaseException]:
-        good, bad = ask(1, max_tokens=50, stop=NEVER), ask(2, ids=[VOCABULARY + 5])
+        good, bad = ask(1, max_tokens=50, stops=()), ask(2, ids=[VOCABULARY + 5])
         tasks = [asyncio.create_task(engine.sample(request)) for request in (good, bad)]
         async with asyncio.timeout(20):
             return await asyncio.gather(*tasks, return_exceptions=True)
@@ -380,13 +380,13 @@ def test_busy_seconds_are_counted_until_they_are_asked_for(random_model: MakeMod
 
 def test_the_same_seed_draws_the_same_tokens_whatever_else_is_under_way(random_model: MakeModel) -> None:
     model = random_model()
-    request = ask(42, max_tokens=20, stop=NEVER)
+    request = ask(42, max_tokens=20, stops=())
     alone = write(HFEngine(model, slots=1), request)[0]
 
     async def in_company(company: int) -> Reply:
         engine = HFEngine(model, slots=6)
         others = [
-            asyncio.create_task(engine.sample(ask(seed, ids=[2] * (seed + 1), max_tokens=5 * seed + 1, stop=NEVER)))
+            asyncio.create_task(engine.sample(ask(seed, ids=[2] * (seed + 1), max_tokens=5 * seed + 1, stops=())))
             for seed in range(company)
         ]
         await turns(company)
@@ -456,7 +456,7 @@ def test_each_request_has_its_own_temperature_and_top_p(random_model: MakeModel)
 def test_a_seeds_draws_do_not_depend_on_how_many_tokens_came_before(random_model: MakeModel) -> None:
     """A longer limit only goes on from where the shorter one stopped."""
     engine = HFEngine(random_model(), slots=1)
-    replies = [write(engine, ask(4, max_tokens=n, stop=NEVER))[0].tokens for n in (2, 5, 11)]
+    replies = [write(engine, ask(4, max_tokens=n, stops=()))[0].tokens for n in (2, 5, 11)]
     assert all(long[: len(short)] == short for short, long in pairwise(replies))
 
 
@@ -484,7 +484,7 @@ def test_an_engine_of_a_file_is_opened_by_its_name_as_any_other(
     monkeypatch.setitem(OPENERS, "mine", mine)
     options = EngineOptions.model_construct(name="mine")
     with Runner() as loop, open_engine(loop, options, random_model(), RolloutOptions()) as engine:
-        reply = loop.run(engine.sample(Request(ids=[1, 2], max_tokens=9, stop=-1, seed=0)))
+        reply = loop.run(engine.sample(Request(ids=[1, 2], max_tokens=9, stops=(), seed=0)))
     assert reply.tokens == (2, RolloutOptions().max_prompt_tokens + RolloutOptions().max_tokens)
 
 

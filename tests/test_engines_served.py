@@ -153,7 +153,7 @@ def stop(tokenizer: PreTrainedTokenizerBase) -> int:
 
 @pytest.fixture
 def request_of(stop: int) -> Callable[..., Request]:
-    return lambda **fields: Request(**{"ids": (5, 6, 7), "seed": 3, "max_tokens": 8, "stop": stop} | fields)
+    return lambda **fields: Request(**{"ids": (5, 6, 7), "seed": 3, "max_tokens": 8, "stops": (stop,)} | fields)
 
 
 @pytest.fixture
@@ -198,11 +198,11 @@ def test_ids_without_a_token_are_never_asked_for_and_never_taken(
     assert vllm.asked[-1]["logit_bias"] == {str(id): -100.0 for id in range(tokens, tokens + 3)}
     vllm.drawn = range(tokens, tokens + 1)
     with pytest.raises(InfrastructureError, match=rf"wrote id {tokens}, but the tokenizer here has {tokens} ids"):
-        with_engine(vllm, load_tokenizer(folder), sampling(request_of(stop=-1)))
+        with_engine(vllm, load_tokenizer(folder), sampling(request_of(stops=())))
 
 
 def test_a_reply_that_never_stops_is_as_long_as_it_may_be(vllm: Serving, tokenizer: Tokenizer, request_of: Ask) -> None:
-    (reply,) = with_engine(vllm, tokenizer, sampling(request_of(stop=-1)))
+    (reply,) = with_engine(vllm, tokenizer, sampling(request_of(stops=())))
     assert (len(reply.tokens), reply.stop) == (8, "length")
 
 

@@ -47,7 +47,7 @@ from sod.training.on_policy import train
 
 pytestmark = pytest.mark.filterwarnings("default")  # vLLM's own
 
-STOP, NEVER = 1, -1
+STOP = 1
 VOCABULARY = 24
 CONTEXT = 16384
 MEMORY = 0.2
@@ -110,7 +110,7 @@ class Setting:
         self.runner, self.engine, self.model, self.sampling = runner, engine, model, sampling
 
     def ask(self, seed: int = 0, *, ids: Sequence[int] = (5, 6, 7), **fields: Any) -> Request:
-        return Request(**{"ids": ids, "seed": seed, "max_tokens": 8, "stop": STOP} | self.sampling | fields)
+        return Request(**{"ids": ids, "seed": seed, "max_tokens": 8, "stops": (STOP,)} | self.sampling | fields)
 
     def write(self, *requests: Request) -> list[Reply]:
         async def work() -> list[Reply]:
@@ -263,7 +263,7 @@ def test_a_served_model_writes_what_it_would_write_here(
     options = EngineOptions(name="served", url=f"{served_teacher}/v1")
 
     def ask(ids: Sequence[int], seed: int, **fields: Any) -> Request:
-        return Request(**{"ids": ids, "max_tokens": 60, "stop": chat.end_of_turn, "seed": seed} | fields)
+        return Request(**{"ids": ids, "max_tokens": 60, "stops": (chat.end_of_turn,), "seed": seed} | fields)
 
     async def write(engine: Engine, requests: Sequence[Request]) -> list[Reply]:
         return await asyncio.gather(*map(engine.sample, requests))
@@ -331,7 +331,7 @@ def test_a_reply_has_at_most_max_tokens_and_says_why_it_ended(vllm: Setting) -> 
 
 
 def test_a_reply_that_never_stops_goes_on_behind_the_models_own_end(vllm: Setting) -> None:
-    replies = vllm.write(*(vllm.ask(seed, stop=NEVER, max_tokens=60) for seed in range(4)))
+    replies = vllm.write(*(vllm.ask(seed, stops=(), max_tokens=60) for seed in range(4)))
     assert all(len(reply.tokens) == 60 and reply.stop == "length" for reply in replies)
     assert any(STOP in reply.tokens[:-1] for reply in replies)
 
@@ -375,7 +375,7 @@ def test_the_same_request_gives_the_same_reply_in_any_company(vllm: Setting) -> 
 def test_seeds_that_differ_only_in_high_bits_draw_differently(vllm: Setting) -> None:
     """The numbers that a generator of torch's starts from on a CPU are cut to 32 bits."""
     seeds = [(i << 40) + 7 for i in range(8)] + [2**63 - 1]
-    assert len({reply.tokens for reply in vllm.write(*(vllm.ask(s, stop=NEVER, max_tokens=20) for s in seeds))}) == 9
+    assert len({reply.tokens for reply in vllm.write(*(vllm.ask(s, stops=(), max_tokens=20) for s in seeds))}) == 9
 
 
 def test_tokens_are_drawn_as_often_as_the_model_says(vllm: Setting) -> None:
@@ -393,12 +393,12 @@ def test_tokens_are_drawn_as_often_as_the_model_says(vllm: Setting) -> None:
 
 
 def test_a_cancelled_request_is_freed_and_disturbs_nobody(vllm: Setting) -> None:
-    requests = [vllm.ask(seed, stop=NEVER, max_tokens=30) for seed in range(6)]
+    requests = [vllm.ask(seed, stops=(), max_tokens=30) for seed in range(6)]
     undisturbed = vllm.write(*requests)
 
     async def work() -> list[Reply]:
         endless = [
-            asyncio.create_task(vllm.engine.sample(vllm.ask(seed, stop=NEVER, max_tokens=CONTEXT - 3)))
+            asyncio.create_task(vllm.engine.sample(vllm.ask(seed, stops=(), max_tokens=CONTEXT - 3)))
             for seed in range(4)
         ]
         while await vllm.engine._reset_prefix_cache():  # until they hold some of it
@@ -438,18 +438,18 @@ def test_what_cannot_be_answered_is_refused(vllm: Setting) -> None:
         vllm.write(vllm.ask(temperature=0.9))
     with pytest.raises(OptionError, match="context of 16384 tokens"):
         vllm.write(vllm.ask(ids=some_ids(100), max_tokens=CONTEXT - 99))
-    assert len(vllm.write(vllm.ask(ids=some_ids(CONTEXT - 5), max_tokens=5, stop=NEVER))[0].tokens) == 5
+    assert len(vllm.write(vllm.ask(ids=some_ids(CONTEXT - 5), max_tokens=5, stops=()))[0].tokens) == 5
 
 
 @pytest.mark.parametrize("length", [30, 3 * BLOCK + 5], ids=lambda length: f"{length} tokens")
 def test_after_a_refresh_the_log_probabilities_are_those_of_the_new_weights(vllm: Setting, length: int) -> None:
     ids = some_ids(length)
-    ids += vllm.write(vllm.ask(1, ids=ids, stop=NEVER))[0].tokens
+    ids += vllm.write(vllm.ask(1, ids=ids, stops=()))[0].tokens
     become(vllm.model, seed=length)
-    old = vllm.write(vllm.ask(2, ids=ids, stop=NEVER))[0]
+    old = vllm.write(vllm.ask(2, ids=ids, stops=()))[0]
     assert vllm.worst(ids, old) > 0.1
     vllm.run(vllm.engine.refresh())
-    new = vllm.write(vllm.ask(2, ids=ids, stop=NEVER))[0]
+    new = vllm.write(vllm.ask(2, ids=ids, stops=()))[0]
     assert vllm.worst(ids, new) < 1e-4
     assert 0 <= vllm.engine.gap < 1e-4
     assert old.tokens != new.tokens
@@ -527,7 +527,7 @@ def test_when_vllm_has_died_the_run_stops(runner: asyncio.Runner) -> None:
         for child in set(multiprocessing.active_children()) - before:
             child.kill()
         try:
-            await engine.sample(Request(ids=[5], max_tokens=400, stop=NEVER, seed=0))
+            await engine.sample(Request(ids=[5], max_tokens=400, stops=(), seed=0))
         finally:
             await engine.close()
 
@@ -542,10 +542,10 @@ def test_without_vllm_it_is_said_how_to_get_it(runner: asyncio.Runner) -> None:
 
 
 def test_a_request_names_every_end_and_every_id_that_is_never_written() -> None:
-    request = Request(ids=[1], max_tokens=5, stop=7, seed=0)
+    request = Request(ids=[1], max_tokens=5, stops=(7,), seed=0)
     asked = parameters(request, frozenset({7, 3}), range(20, 22))
     assert (asked["stop_token_ids"], asked["logit_bias"]) == ([3, 7], {20: -100.0, 21: -100.0})
-    probe = parameters(replace(request, stop=-1), frozenset({3}))
+    probe = parameters(replace(request, stops=()), frozenset({3}))
     assert probe["stop_token_ids"] == []  # a probe is written to its end
     assert "logit_bias" not in probe
 
@@ -648,7 +648,7 @@ def with_engine(fake: Fake, work: Callable[[VLLMServerEngine], Awaitable[Any]] |
 
 
 def request(**fields: Any) -> Request:
-    return Request(**{"ids": (5, 6, 7), "seed": 3, "max_tokens": 8, "stop": NEVER} | fields)
+    return Request(**{"ids": (5, 6, 7), "seed": 3, "max_tokens": 8, "stops": ()} | fields)
 
 
 @pytest.mark.parametrize("trouble", ["500", "503", "429", "drop", "hang", "abort"])

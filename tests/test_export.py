@@ -231,7 +231,7 @@ def test_the_card_names_each_of_several_teachers(runs: Path, tmp_path: Path) -> 
 def test_transformers_continues_greedily_as_our_engine_does(exported: Path, checkpoint: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(exported)
     ids = tokenizer.apply_chat_template(CONVERSATION[:1], tools=[SCHEMA], add_generation_prompt=True, return_dict=False)
-    request = Request(ids=ids, max_tokens=60, stop=tokenizer.eos_token_id, seed=0, top_p=1e-9)
+    request = Request(ids=ids, max_tokens=60, stops=(tokenizer.eos_token_id,), seed=0, top_p=1e-9)
 
     async def ours() -> list[int]:
         engine = HFEngine(load_model(checkpoint, ModelOptions(device="cpu")), slots=1)

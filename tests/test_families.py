@@ -113,7 +113,7 @@ def test_samples_have_the_log_probabilities_of_a_full_pass(name: str) -> None:
     prompts = [first * 3, first * 3, third]
 
     async def turn(engine: HFEngine, number: int, ids: list[int]) -> list[int]:
-        reply = await engine.sample(Request(ids=ids, max_tokens=3, stop=-1, seed=number, trajectory=number))
+        reply = await engine.sample(Request(ids=ids, max_tokens=3, stops=(), seed=number, trajectory=number))
         with torch.no_grad():
             scores = alone(theirs, [*ids, *reply.tokens])
         for at, (token, logprob) in enumerate(zip(reply.tokens, reply.logprobs, strict=True), len(ids) - 1):

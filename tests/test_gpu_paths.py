@@ -224,7 +224,7 @@ def sampled(model: Any, prompts: list[list[int]], **options: Any) -> list[Any]:
 
     async def work() -> list[Any]:
         requests = [
-            Request(ids=ids, max_tokens=12, stop=-1, seed=i, top_p=0.9 if i % 2 else 1.0)
+            Request(ids=ids, max_tokens=12, stops=(), seed=i, top_p=0.9 if i % 2 else 1.0)
             for i, ids in enumerate(prompts)
         ]
         return await asyncio.gather(*map(engine.sample, requests))
@@ -261,7 +261,7 @@ def test_a_decode_pass_waits_once_and_attends_once_a_layer(gpu: FakeGPU, random_
     engine = HFEngine(model, slots=4)
 
     async def work(count: int) -> None:
-        requests = [Request(ids=ids, max_tokens=count, stop=-1, seed=i) for i, ids in enumerate(PROMPTS)]
+        requests = [Request(ids=ids, max_tokens=count, stops=(), seed=i) for i, ids in enumerate(PROMPTS)]
         await asyncio.gather(*map(engine.sample, requests))
 
     passes: list[Any] = []

@@ -222,7 +222,7 @@ def learnt(model: PreTrainedModel, rows: Rows) -> PreTrainedModel:
 
 def test_the_sampler_samples_the_model_with_its_differences(learnt: PreTrainedModel) -> None:
     engine = HFEngine(learnt, slots=4)
-    requests = [Request(ids=(5, 6, 7 + i), max_tokens=12, stop=-1, seed=i, temperature=0.8) for i in range(4)]
+    requests = [Request(ids=(5, 6, 7 + i), max_tokens=12, stops=(), seed=i, temperature=0.8) for i in range(4)]
 
     async def work() -> list[Any]:
         return await asyncio.gather(*map(engine.sample, requests))

@@ -142,7 +142,7 @@ def sample(model: PreTrainedModel, **fields: object) -> Reply:
         engine = HFEngine(model, slots=1)
         try:
             return await engine.sample(
-                Request(**({"ids": [5, 6, 7], "max_tokens": 60, "stop": -1, "seed": 0} | fields))
+                Request(**({"ids": [5, 6, 7], "max_tokens": 60, "stops": (), "seed": 0} | fields))
             )  # type: ignore[arg-type]
         finally:
             await engine.close()
@@ -201,7 +201,7 @@ def test_every_end_id_of_a_model_ends_what_it_writes(folder: Path) -> None:
     ):
         change_json(folder / "generation_config.json", eos_token_id=ends)
         model = load_model(folder, CPU)
-        reply = sample(model, stop=stop)
+        reply = sample(model, stops=(stop,))
         first = min(free.index(id) for id in (stop, *end_ids(model)) if id in free)
         assert (reply.tokens, reply.stop) == (free[: first + 1], "stop")
         assert len(reply.tokens) <= length

@@ -107,11 +107,19 @@ def test_a_rendered_call_is_read_as_the_same_call(chats: Chats, name: str, key: 
     pieces = chat.render(messages, [TOOL])
     assert chat.calls(pieces[1].tokens, [TOOL]) == [call]
     assert pieces[1].tokens[-1] in chat.ends_of_calls
+    assert pieces[1].tokens[-1] in chat.ends  # also where a call ends with a token of its own
     assert chat.observed(pieces[2].tokens, 1, ["run_it"]) == [' "4"\né']
     assert list(pieces[2].tokens) == chat.observation([' "4"\né'], ["run_it"])
     assert chat.calls(pieces[3].tokens, [TOOL]) == []
     assert pieces[3].tokens[-1] == chat.end_of_turn
     assert "So 4" in chat.final_text(pieces[3].tokens)
+
+
+def test_sampling_stops_at_the_end_of_a_call_too(chats: Chats) -> None:
+    chat = chats["harmony"]
+    end_of_call = chat.tokenizer.convert_tokens_to_ids("<|call|>")
+    assert chat.ends[0] == chat.end_of_turn != end_of_call
+    assert end_of_call in chat.ends
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("llama", "harmony")])

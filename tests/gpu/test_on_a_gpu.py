@@ -104,7 +104,7 @@ def test_an_engine_samples_with_the_policys_probabilities(random_groups: Groups)
 
     async def work() -> list[tuple[list[int], tuple[int, ...], tuple[float, ...]]]:
         prompts = [list(trajectory.ids) for group in random_groups(1, 4, vocabulary=VOCABULARY) for trajectory in group]
-        requests = [Request(ids=ids, max_tokens=100, stop=-1, seed=i) for i, ids in enumerate(prompts)]
+        requests = [Request(ids=ids, max_tokens=100, stops=(), seed=i) for i, ids in enumerate(prompts)]
         replies = await asyncio.gather(*map(engine.sample, requests))
         return [(ids, reply.tokens, reply.logprobs) for ids, reply in zip(prompts, replies, strict=True)]
 
@@ -203,7 +203,7 @@ def test_vllm_proves_that_it_samples_with_the_policys_weights_also_after_they_ch
             await engine.close()
 
     async def read_again(engine: Engine) -> None:
-        reply = await engine.sample(Request(ids=list(range(2, 60)), max_tokens=64, stop=-1, seed=3))
+        reply = await engine.sample(Request(ids=list(range(2, 60)), max_tokens=64, stops=(), seed=3))
         expected_T = read(model, [*range(2, 60), *reply.tokens])[-64:]
         assert (torch.tensor(reply.logprobs) - expected_T).abs().mean() <= COARSE_TOLERANCE
 

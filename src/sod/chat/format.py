@@ -61,6 +61,8 @@ class ChatFormat:
         self.ends_of_calls = {self.end_of_turn, self._id(template.end_of_call)}
         """Tokens that end a turn with calls so that the conversation can continue."""
         self.ends_of_calls |= {added[token] for token in ENDS_OF_CALLS if token in added}
+        self.ends = (self.end_of_turn, *sorted(self.ends_of_calls - {self.end_of_turn}))
+        """Tokens that end a turn, the end of a turn without calls first."""
         others = (tokenizer.eos_token_id, tokenizer.pad_token_id)
         self._ends = self.ends_of_calls | {id for id in others if isinstance(id, int)}
         self._check_turns()

@@ -52,9 +52,9 @@ class Request:
     ids: Sequence[int]
     """All tokens so far, up to the start of the student's turn."""
     max_tokens: int
-    stop: int
-    """Token that ends a turn. The model's other end ids end it as well. The end token is kept in the reply. Below 0: no token
-    ends the turn."""
+    stops: Sequence[int]
+    """Tokens that end a turn, the end of a turn without calls first. The model's other end ids end it as well. The end token is
+    kept in the reply. Empty: no token ends the turn."""
     seed: int
     """Determines every sample of this request, independent of other requests."""
     temperature: float = 1.0

@@ -31,7 +31,7 @@ class ScriptedEngine:
         self.requests.append(request)
         await asyncio.sleep(self._latency)
         tokens = tuple(self._script(request))[: request.max_tokens]
-        ended = bool(tokens) and tokens[-1] in {request.stop, *self._ends}
+        ended = bool(tokens) and tokens[-1] in {*request.stops, *self._ends}
         return Reply(tokens, (self._logprob,) * len(tokens), "stop" if ended else "length")
 
     def release(self, trajectory: int) -> None:

@@ -115,7 +115,7 @@ class ServedEngine:
         await self._complete(self._probe())
 
     def _probe(self) -> Request:
-        return Request(ids=self._encode(PROBE_TEXT), max_tokens=1, stop=-1, seed=0)
+        return Request(ids=self._encode(PROBE_TEXT), max_tokens=1, stops=(), seed=0)
 
     # Requests and replies
 
@@ -135,11 +135,7 @@ class ServedEngine:
             "temperature": request.temperature,
             "top_p": request.top_p,
             "seed": random.Random(request.seed).getrandbits(31),  # some servers accept no larger seed
-            **(
-                {"stop": self._tokenizer.batch_decode([[id] for id in self._stops(request)])}
-                if request.stop >= 0
-                else {}
-            ),
+            **({"stop": self._tokenizer.batch_decode([[id] for id in self._stops(request)])} if request.stops else {}),
         }
 
     def _reply(self, request: Request, answer: Any) -> Reply:
@@ -157,8 +153,8 @@ class ServedEngine:
         end = next((at for at, token in enumerate(tokens) if token in stops), None)
         if end is not None:
             tokens = tokens[: end + 1]
-        elif reason == "stop" and request.stop >= 0:
-            tokens = [*tokens, request.stop]
+        elif reason == "stop" and request.stops:
+            tokens = [*tokens, request.stops[0]]
         if not tokens:
             raise InfrastructureError(f"{self._model} returned an empty reply.")
         logprobs = _logprobs(choice)
@@ -166,7 +162,7 @@ class ServedEngine:
         return Reply(tuple(tokens), known, "stop" if tokens[-1] in stops else "length")
 
     def _stops(self, request: Request) -> list[int]:
-        return sorted(self._ends | {request.stop}) if request.stop >= 0 else []
+        return sorted(self._ends.union(request.stops)) if request.stops else []
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False, verbose=False)

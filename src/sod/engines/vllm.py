@@ -176,7 +176,7 @@ class VLLM(ABC):
         length = max(1, min(PROBE_TOKENS, self._context - PROBE_REPLY))
         ids = [draw.randrange(vocabulary) for _ in range(length)]
         most = min(max_tokens, self._context - length)
-        return Request(ids=ids, max_tokens=most, stop=-1, seed=0, temperature=self._temperature, top_p=self._top_p)
+        return Request(ids=ids, max_tokens=most, stops=(), seed=0, temperature=self._temperature, top_p=self._top_p)
 
 
 def check_room(exchange: Path | None, needed: int) -> None:
@@ -209,7 +209,7 @@ def parameters(request: Request, ends: Set[int], unused: Sequence[int] = ()) -> 
         "frequency_penalty": 0.0,
         # On a CPU, torch's generator only uses the low 32 bits: make them depend on all bits of the seed.
         "seed": random.Random(request.seed).getrandbits(63),
-        "stop_token_ids": sorted(ends | {request.stop}) if request.stop >= 0 else [],
+        "stop_token_ids": sorted({*ends, *request.stops}) if request.stops else [],
         "ignore_eos": True,
         "logprobs": 0,
         **({"logit_bias": dict.fromkeys(unused, NEVER)} if unused else {}),

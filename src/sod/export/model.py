@@ -25,7 +25,7 @@ def generation(model: PreTrainedModel, chat: ChatFormat, sampling: SamplingOptio
     before = model.generation_config
     assert before is not None
     ends = before.eos_token_id if isinstance(before.eos_token_id, list) else [before.eos_token_id]
-    ends = [chat.end_of_turn, *(end for end in ends if end not in (None, chat.end_of_turn))]
+    ends = [*chat.ends, *(end for end in ends if end is not None and end not in chat.ends)]
     return GenerationConfig(
         bos_token_id=before.bos_token_id,
         eos_token_id=ends if len(ends) > 1 else ends[0],

@@ -113,7 +113,7 @@ class Agent:
                 Request(
                     ids=ids,
                     max_tokens=limit,
-                    stop=self.chat.end_of_turn,
+                    stops=self.chat.ends,
                     seed=seed + turn,
                     temperature=self.options.temperature,
                     top_p=self.options.top_p,
