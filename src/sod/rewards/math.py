@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from sod.errors import DataError, InfrastructureError
 from sod.rewards import NO_ANSWER, Verdict
 from sod.rewards.answers import final_answer, tidy
-from sod.rewards.forms import Form, readings, spelled
+from sod.rewards.readings import readings, spelled
 from sod.rewards.symbolic import Symbolic
+from sod.rewards.values import Form
 
 INTEGER = re.compile(r"-?\d+")
 _SPACED_THOUSANDS = re.compile(r"[-+]?(?:\\?\$)?[1-9]\d{0,2}(?:,\\ \d{3})+\.?")
