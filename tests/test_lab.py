@@ -372,12 +372,13 @@ def test_a_real_model_gets_a_teacher_and_a_student_and_each_only_once(
 ) -> None:
     (setting,) = settings_of(real(tmp_path / "out", untrained)).values()
     assert setting.train["student"].parts[-3:] == ("student-usual", "checkpoints", "update-0002")
-    assert setting.train["teacher"].parts[-3:] == ("teacher", "checkpoints", "update-0002")
+    assert setting.train["teacher"].parts[-3:] == ("trained-teacher", "checkpoints", "update-0002")
     assert setting.train["network"] == setting.measure["network"]
     assert setting.train["network"]["dtype"] in ("float32", "bfloat16"), "the type is resolved once for all runs"
     assert setting.methods == ("sod", "grpo", "opd")
     out = capsys.readouterr().out
     assert "A problem that training did not see, and the teacher's solution" in out
+    assert not any((tmp_path / "out" / name).exists() for name in ("start", "teacher", "cells")), "the comparison's own"
     weights = setting.train["teacher"] / "model.safetensors"
     written = weights.stat().st_mtime_ns
     assert settings_of(real(tmp_path / "out", untrained)) == {"": setting}
@@ -401,7 +402,7 @@ def test_an_interrupted_cold_start_of_a_real_model_is_resumed(tiny: None, untrai
     whole = settings_of(options)[""].train["teacher"]
     weights = (whole / "model.safetensors").read_bytes()
     shutil.rmtree(whole)
-    run = Run(tmp_path / "out" / "teacher")
+    run = Run(tmp_path / "out" / "trained-teacher")
     run.write_metrics(run.metrics()[:1])
     assert settings_of(options)[""].train["teacher"] == whole
     assert (whole / "model.safetensors").read_bytes() == weights

@@ -167,13 +167,20 @@ def test_a_recipe_for_a_laptop_is_what_the_lab_runs(path: Path) -> None:
         case ["sft", whose]:
             steps = {"teacher": settings.REAL_TEACHER_STEPS, "student": settings.REAL_STUDENT_STEPS["usual"]}[whose]
             files = {"model": out / "base", "data": out / "problems" / f"{whose}-demonstrations.jsonl"}
-            made = files | {"out": out / {"teacher": "teacher", "student": "student-usual"}[whose], "steps": steps}
+            made = files | {
+                "out": out / {"teacher": "trained-teacher", "student": "student-usual"}[whose],
+                "steps": steps,
+            }
             expected = config.SftOptions.model_validate(over(settings.REAL_SFT, fastest | made))
         case ["eval"]:
             made = {"model": "runs/sod-1.7b", "data": out / "problems" / "eval.jsonl", "out": "runs/eval"}
             expected = config.EvalOptions.model_validate(over(settings.REAL_EVAL, fastest | made))
         case _:
-            made = {"student": out / "student-usual", "teacher": out / "teacher", "algorithm": {"name": path.stem}}
+            made = {
+                "student": out / "student-usual",
+                "teacher": out / "trained-teacher",
+                "algorithm": {"name": path.stem},
+            }
             made |= {"data": out / "problems" / "train.jsonl", "out": out / "cells" / path.stem / "seed-1" / "train"}
             expected = config.TrainOptions.model_validate(over(settings.REAL_TRAIN, fastest | made | {"seed": 1}))
     assert load(path) == expected

