@@ -43,6 +43,7 @@ from sod.rewards.referee import Referee
 from sod.rollout.groups import attempts
 from sod.rollout.harness import World
 from sod.runs import metrics
+from sod.runs.contents import content_digests
 from sod.runs.directory import Run
 from sod.runs.records import (
     Record,
@@ -125,6 +126,8 @@ class EvaluationSession:
     run: Run
     files: dict[str, str]
     """Fingerprints of the inputs."""
+    contents: dict[str, str]
+    """Digests of the other files."""
     samples: SampleFile
 
     @classmethod
@@ -152,13 +155,14 @@ class EvaluationSession:
         }
         if options.teacher:
             files["teacher"] = fingerprint_teacher(teacher_folder(options.teacher, options.score), options.score)
+        contents = content_digests(options, [(each.path, each.problems) for each in sets])
         if run.begun:
-            Run.open(options, options.out, data=files, resume=True)
+            Run.open(options, options.out, data=files, files=contents, resume=True)
         with SampleFile.open(run.trajectory_file(0)) as samples:
             needed = options.teacher is not None or any(_missing(sets, options.samples, samples))
             model = _load(options, folder, world) if needed and not served else None
             with _scorer(options, model, world, loop) as scorer, world.working_in(loop):
-                yield cls(options, sets, world, judges, folder, model, scorer, loop, run, files, samples)
+                yield cls(options, sets, world, judges, folder, model, scorer, loop, run, files, contents, samples)
 
     def engine(self) -> AbstractContextManager[Engine]:
         """Open the engine that samples."""
@@ -191,7 +195,9 @@ class EvaluationSession:
 
     def _begin(self) -> None:
         """Create the run, or continue it."""
-        Run.open(self.options, self.options.out, data=self.files, resume=self.run.begun)
+        Run.open(
+            self.options, self.options.out, data=self.files, files=self.contents, resume=self.run.begun
+        )
         self.samples.hold()
         self.run.write_options(self.options)
         if any(each.private for each in self.sets):

@@ -24,6 +24,7 @@ from sod.evaluation.measures import Tally, mean_over, pass_at
 from sod.rollout.agent import Agent
 from sod.rollout.groups import attempts, group_of
 from sod.rollout.harness import World
+from sod.runs.contents import content_digests
 from sod.runs.directory import Run
 from sod.runs.metrics import RolloutTotals
 from sod.runs.records import Record, to_record
@@ -73,6 +74,8 @@ class HeldOut:
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on, apart from the model and the options that a run never changes."""
         wanted = self.options.validate.model_dump(mode="json", include={"samples", "limit", "top_p", "seed", "prompts"})
+        contents = content_digests(self.options, [(each.path, each.problems) for each in self.sets])
+        wanted |= {"files": contents} if contents else {}
         return wanted | {"sets": [each.name for each in self.sets], "data": sets_fingerprint(self.sets)}
 
     def validator(self, run: Run, world: World, engine: Engine, ranks: Ranks) -> "Validator":
