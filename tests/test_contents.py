@@ -1,7 +1,6 @@
 """A run that continues refuses files with another content than before, whichever option names them."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,9 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("own.py").write_text("old = 1")
-    yield
 
 
 def train_options(**other: Any) -> TrainOptions:

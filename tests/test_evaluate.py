@@ -194,6 +194,20 @@ def test_an_evaluation_is_not_continued_as_another(quick: EvalOptions, untrained
         data.write_text(before)
 
 
+def test_files_that_options_name_are_those_of_before(quick: EvalOptions, tmp_path: Path) -> None:
+    document = tmp_path / "documents" / "sums.md"
+    document.parent.mkdir()
+    document.write_text("1 + 1 = 2")
+    tool = quick.tool.model_copy(update={"documents": document.parent})
+    quick = quick.model_copy(update={"tool": tool, "samples": 1, "limit": 1})
+    results = evaluate(quick)
+    document.write_text("1 + 1 = 3")
+    with pytest.raises(RunError, match=r"sums\.md has changed since .* began"):
+        evaluate(quick)
+    assert evaluate(quick.model_copy(update={"accept_changed": True})) == results
+    assert evaluate(quick) == results
+
+
 WHOLE = {"samples": 25, "limit": 4}
 
 

@@ -425,9 +425,7 @@ def _begin(
     options: TrainOptions, run: Run, files: dict[str, str], contents: dict[str, str], done: int
 ) -> list[dict[str, float]]:
     """Create or resume the run directory. -> the metrics of the completed updates"""
-    Run.open(
-        options, options.out, data=files, files=contents, resume=options.resume, updates=options.updates
-    )
+    Run.open(options, options.out, data=files, files=contents, resume=options.resume, updates=options.updates)
     if options.resume:
         run.rewind(done)
         run.write_options(options)

@@ -20,7 +20,7 @@ Rare = Annotated[T, RARE]
 ResumeMayChange = Annotated[T, RESUME_MAY_CHANGE]
 """Allow another value when a run continues. The option does not change what the run computes."""
 
-Content = Annotated[T, CONTENT]
+ReadsFiles = Annotated[T, CONTENT]
 """The value names code or data in files, whose contents stay the same when a run continues (`sod.runs.contents`)."""
 
 Positive = Annotated[int, Field(ge=1)]

@@ -7,7 +7,6 @@ from pydantic import BeforeValidator, Field
 from tyro.conf import Positional, arg
 
 from sod.config.base import (
-    Content,
     Count,
     Model,
     Names,
@@ -16,6 +15,7 @@ from sod.config.base import (
     Positive,
     PositiveReal,
     Rare,
+    ReadsFiles,
     ResumeMayChange,
     model_path,
 )
@@ -101,7 +101,7 @@ class TrainOptions(Options):
     teachers: Rare[ResumeMayChange[TeacherNames]] = ()
     """Several teachers in place of --teacher: KIND=MODEL for the problems of a kind (math, choice, code), COLUMN:VALUE=MODEL for
     those with a label, *=MODEL for all others. The first that fits is used. Default: none."""
-    environment: Content[str] = "tools"
+    environment: ReadsFiles[str] = "tools"
     """Surroundings of the student in a trajectory (docs/environments.md). tools: the tools of --tool.* and the judge of the
     problem's kind. served:FILE.py:FUNCTION: an agent of another framework. household, shop, maze, database: worlds of the lab.
     scienceworld, textworld, textarena, gymnasium, bfcl, openenv:URL, verifiers:TASKSET: other packages. FILE.py:CLASS: your
@@ -182,7 +182,7 @@ class EvalOptions(Options):
     teacher: ResumeMayChange[OptionalModel] = None
     """Teacher model: a directory, a run or hf:ORG/NAME. With a teacher, the divergence from it is also measured. Default:
     none."""
-    environment: Content[str] = "tools"
+    environment: ReadsFiles[str] = "tools"
     """Surroundings of the student in a trajectory (docs/environments.md). tools: the tools of --tool.* and the judge of the
     problem's kind. served:FILE.py:FUNCTION: an agent of another framework. household, shop, maze, database: worlds of the lab.
     scienceworld, textworld, textarena, gymnasium, bfcl, openenv:URL, verifiers:TASKSET: other packages. FILE.py:CLASS: your

@@ -195,9 +195,7 @@ class EvaluationSession:
 
     def _begin(self) -> None:
         """Create the run, or continue it."""
-        Run.open(
-            self.options, self.options.out, data=self.files, files=self.contents, resume=self.run.begun
-        )
+        Run.open(self.options, self.options.out, data=self.files, files=self.contents, resume=self.run.begun)
         self.samples.hold()
         self.run.write_options(self.options)
         if any(each.private for each in self.sets):

@@ -1,7 +1,7 @@
 """Digests of the files that a run reads beside its data and models: the user's code, rules in text, files of problems.
 
 A run stores them in environment.json. A run that continues refuses a file with another content, because its numbers would
-mix two tasks. Every option whose value names such a file has the marker `Content`. A file of code counts with the modules in
+mix two tasks. Every option whose value names such a file has the marker `ReadsFiles`. A file of code counts with the modules in
 its folder that it imports.
 """
 

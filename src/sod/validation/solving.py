@@ -16,6 +16,7 @@ from typing import Any
 from sod.config import EvalRolloutOptions, SamplingOptions, TrainOptions
 from sod.datasets import ProblemSet
 from sod.datasets.asking import unasked
+from sod.datasets.overlap import ProblemIdentity
 from sod.datasets.several import sets_fingerprint
 from sod.distributed import Ranks
 from sod.engines import Engine
@@ -32,7 +33,7 @@ from sod.runs.validations import Validation
 from sod.scoring import check_enough
 from sod.types import Group, Problem, Trajectory
 from sod.validation.course import Course
-from sod.validation.sets import question_in, validation_sets, warn_of_overlap
+from sod.validation.sets import validation_sets, warn_of_overlap
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,9 @@ class HeldOut:
         for each in sets:
             for note in each.notes:
                 logger.info(f"{each.name}: {note}")
-            warn_of_overlap(each.name, list(map(question_in, each.problems)), list(map(question_in, problems)))
+            warn_of_overlap(
+                each.name, list(map(ProblemIdentity.of, each.problems)), list(map(ProblemIdentity.of, problems))
+            )
         kept = {name: getattr(options.rollout, name) for name in SamplingOptions.model_fields}
         return cls(options, sets, EvalRolloutOptions.model_validate(kept | {"top_p": wanted.top_p}))
 
