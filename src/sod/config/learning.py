@@ -116,7 +116,8 @@ class AlgorithmOptions(Options):
     Above 0, the initial weights stay in memory, except with LoRA."""
     divergence: Rare[Literal["sampled", "exact"]] = "sampled"
     """sampled: score only the sampled tokens, as in the paper. exact: score every candidate at each position, weighted by its
-    probability; the same in expectation, without sampling noise."""
+    probability; at a given weight the same in expectation, without sampling noise. Refused for rules whose weight of a token
+    depends on that token's signal."""
     candidates: Rare[Positive] = 64
     """Exact divergence only: number of the student's most likely tokens that are scored at each position."""
     epsilon: Rare[PositiveReal] = 1e-6
