@@ -255,19 +255,31 @@ class EvaluationSession:
     def _judge_again(self, problem: Problem, rows: list[Record]) -> None:
         """Judge undecided samples again, and add the missing verdicts of additional judges.
 
-        The verdict of another environment than the default one depends on its state, and stays.
+        The own verdict of an environment depends on its state, and stays. Rewards of the user's own are computed again.
         """
-        if not self.world.with_tools([problem]):
-            return
-        undecided = [row for row in rows if not row["graded"]]
-        for row, verdict in self._verdicts(self.world.referee, problem, undecided):
+        by_referee = [row for row in rows if self._is_for_referee(problem, row)]
+        undecided = [row for row in by_referee if not row["graded"]]
+        again = self._verdicts(self.world.referee, problem, undecided)
+        again += [
+            (row, own) for row in rows if not row["graded"] and (own := self._own_verdict(problem, row)).is_graded
+        ]
+        for row, verdict in again:
             attempt = replace(self._trajectory(row, problem), verdict=verdict)
-            again = self.loop.run(self.world.referee.rewarded(attempt, functools.partial(written_messages, row)))
-            row |= verdict_record(again.judged) | reward_record(again)
+            rewarded = self.loop.run(self.world.referee.rewarded(attempt, functools.partial(written_messages, row)))
+            row |= verdict_record(rewarded.judged) | reward_record(rewarded)
         for name, referee in self.judges.items():
-            new = [row for row in rows if name not in row.get("judges", {})]
+            new = [row for row in by_referee if name not in row.get("judges", {})]
             for row, verdict in self._verdicts(referee, problem, new):
                 row["judges"] = row.get("judges", {}) | {name: verdict_record(verdict)}
+
+    def _is_for_referee(self, problem: Problem, row: Record) -> bool:
+        """Return whether the judge of the problem's kind decides. Rows of older versions do not have an environment's verdict."""
+        return bool(self.world.with_tools([problem])) or row.get("environment_verdict", row) is None
+
+    def _own_verdict(self, problem: Problem, row: Record) -> Verdict:
+        """Return the environment's own verdict on an attempt; ungraded if it gave none."""
+        own = self._trajectory(row, problem).environment_verdict
+        return own or Verdict(outcome="ungraded")
 
     def _verdicts(self, referee: Referee, problem: Problem, rows: list[Record]) -> list[tuple[Record, Verdict]]:
         def judge(each: Trajectory) -> Coroutine[Any, Any, Verdict]:

@@ -89,6 +89,7 @@ class Agent:
             turn_rewards=dialogue.turn_rewards,
             messages=() if is_plain else opening.conversation,
             tools=() if is_plain else tuple(opening.tools),
+            environment_verdict=verdict,
         )
         if verdict is None:
             verdict = await self.referee.judge(trajectory, lambda: self.chat.response(trajectory.response))
