@@ -31,7 +31,7 @@ from sod.evaluation.results import Evaluated, read_evaluation
 from sod.hub import model_folder
 from sod.model.loading import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer
 from sod.rollout.agent import Agent
-from sod.rollout.groups import beginning_seed, rollout
+from sod.rollout.groups import attempt_seed, beginning_seed, rollout
 from sod.rollout.harness import World
 from sod.runs.contents import changed_contents, content_digests
 from sod.runs.directory import Run
@@ -268,19 +268,26 @@ def draw_evenly(starts: Sequence[Start], count: int, seed: int) -> list[Start]:
 
 @dataclass(frozen=True)
 class Successor(Agent):
-    """An agent that continues existing trajectories. Problem ids are the keys of `prefixes` and `beginnings`."""
+    """An agent that continues existing trajectories. Problem ids are the keys of `prefixes`, `beginnings` and `seeds`."""
 
     prefixes: Mapping[str, Sequence[Piece]]
     beginnings: Mapping[str, int]
     """Seed of the environment in the trajectory to continue."""
+    seeds: Mapping[str, int]
+    """Seed of the trajectory to continue."""
 
     async def attempt(
-        self, problem: Problem, sample: int, seed: int, beginning: int = 0, prefix: Sequence[Piece] = ()
+        self,
+        problem: Problem,
+        sample: int,
+        seed: int,
+        beginning: int = 0,
+        prefix: Sequence[Piece] = (),
+        prefix_seed: int | None = None,
     ) -> Trajectory:
-        del beginning
-        return await super().attempt(
-            problem, sample, seed, self.beginnings[problem.id], prefix or self.prefixes[problem.id]
-        )
+        del beginning, prefix, prefix_seed
+        id = problem.id
+        return await super().attempt(problem, sample, seed, self.beginnings[id], self.prefixes[id], self.seeds[id])
 
 
 def continuations(options: CalibrateOptions, evaluation: ScoredEvaluation, chosen: Sequence[Start]) -> list[Row]:
@@ -327,11 +334,13 @@ def _continue(
     problems: list[Problem] = []
     prefixes: dict[str, Sequence[Piece]] = {}
     beginnings: dict[str, int] = {}
+    seeds: dict[str, int] = {}
     for start in chosen:
         begun = evaluation.batch.trajectories[start.row]
         problems.append(replace(begun.problem, id=f"{begun.problem.id}/{begun.sample}/{start.step}"))
         prefixes[problems[-1].id] = begun.pieces[: start.pieces]
         beginnings[problems[-1].id] = beginning_seed(evaluation.options.seed, 0, begun.problem.id)
+        seeds[problems[-1].id] = attempt_seed(evaluation.options.seed, 0, begun.problem.id, begun.sample)
     with (
         Runner() as loop,
         world.working_in(loop),
@@ -344,7 +353,7 @@ def _continue(
             del trajectory
             display.advance()
 
-        agent = Successor(engine, world.chat, world.environments, world.referee, limits, prefixes, beginnings)
+        agent = Successor(engine, world.chat, world.environments, world.referee, limits, prefixes, beginnings, seeds)
         groups = loop.run(rollout(agent, problems, seed=options.seed, update=0, on_trajectory=advance))
     check_groups(groups)
     return groups
