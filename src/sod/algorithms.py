@@ -203,7 +203,7 @@ def step_info(batch: ScoredBatch, options: AlgorithmOptions) -> tuple[Tensor, St
         decay=options.decay,
         coef=options.coef,
         student_BT=batch.student_BT,
-        teacher_BT=batch.teacher_BT,
+        teacher_BT=batch.teacher_BT if batch.span_share_BT is None else None,
         student_entropy_BT=batch.student_entropy_BT,
         right_B=batch.right_B if all(t.verdict is not None for t in batch.trajectories) else None,
         reward_B=batch.rewards_B,

@@ -360,6 +360,12 @@ def _of_inputs(options: TrainOptions, system: SystemTraits, reads: frozenset[str
             f"algorithm.teacher_rates has no effect with algorithm.name = {algorithm.name}, which does not read them. Leave it "
             "out."
         )
+    if system.rule == "gats" and options.rollout.resample > 1:
+        yield (
+            "algorithm.name = gats compares the student's solve rate with the teacher's, but rollout.resample = "
+            f"{options.rollout.resample:g} leaves only problems that the student solves in part. Leave rollout.resample out, or "
+            "choose another rule."
+        )
     if system.whole and algorithm.divergence == "exact":
         yield (
             f"algorithm.divergence = exact needs a weight of the teacher's signal for every candidate, but algorithm.name = "

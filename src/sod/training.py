@@ -101,7 +101,7 @@ def train(options: TrainOptions) -> Run:
             with clock.time("sample"), display.phase("sample", session.attempts), device_errors(SAMPLES, SAMPLING):
                 groups, batch = session.sample(update, display)
             credited = give_credit(session.rules.add_to(batch, update, options.updates), options.algorithm)
-            session.rules.learn(credited)
+            session.rules.learn(credited, groups)
             corrected, weights = with_correction(credited, options.learn, options.engine)
 
             with clock.time("learn"), display.phase("learn", 1), device_errors("learning", LEARNING):
@@ -493,6 +493,12 @@ def _teacher(
             if options.algorithm.divergence == "exact" and not teacher.scores_candidates:
                 raise OptionError(
                     "algorithm.divergence = exact needs a teacher with the student's tokenizer. Use sampled, or such a teacher."
+                )
+            if "teacher" in inputs_of(options.algorithm.name) and not teacher.scores_tokens:
+                raise OptionError(
+                    f"algorithm.name = {options.algorithm.name} reads the teacher's log-probability of each token, but a teacher "
+                    "with another tokenizer has those of spans of text. Choose another rule, or a teacher with the student's "
+                    "tokenizer."
                 )
             yield teacher
         return
