@@ -10,7 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sod.algorithms import (
+from sod.batching import Batch, ScoredBatch, collate
+from sod.config import AlgorithmOptions
+from sod.core import INPUTS, candidate_credit, group_advantage
+from sod.credit.algorithms import (
     ALGORITHMS,
     System,
     find,
@@ -20,11 +23,8 @@ from sod.algorithms import (
     own_system,
     weighs_by_signal,
 )
-from sod.batching import Batch, ScoredBatch, collate
-from sod.config import AlgorithmOptions
-from sod.core import INPUTS, candidate_credit, group_advantage
+from sod.credit.systems import SYSTEMS
 from sod.errors import OptionError
-from sod.systems import SYSTEMS
 from sod.types import Group, Outcome, Piece, Problem, Trajectory, Verdict
 
 OPTIONS = AlgorithmOptions()

@@ -40,9 +40,9 @@ from pydantic import ValidationError
 
 from sod import __version__
 from sod.config import Options, resume_may_change
-from sod.distributed import ALONE, Ranks
+from sod.config.recipes import flat
 from sod.errors import RunError
-from sod.recipes import flat
+from sod.processes.distributed import ALONE, Ranks
 from sod.runs import checkpoints
 from sod.runs.contents import changed_contents, check_contents
 from sod.runs.ends import forget_end, write_end
