@@ -71,6 +71,18 @@ class Counter(Environment):
         return self.value == 10
 
 
+class Notes(Environment):
+    """A text that calls write to."""
+
+    async def open(self, problem: Problem, seed: int) -> Opening:
+        self.text = ""
+        return Opening(problem.messages, [schema("write", text="string")])
+
+    async def step(self, turn: Turn) -> Step:
+        self.text += "".join(call.arguments["text"] for call in turn.calls)
+        return Step(self.text, is_over=not turn.calls)
+
+
 class Judged(Environment):
     """No verdict of its own: the judge of the problem's kind reads the last turn."""
 

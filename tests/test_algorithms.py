@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -11,8 +12,17 @@ from torch import Tensor
 
 from sod.batching import Batch, ScoredBatch, collate
 from sod.config import AlgorithmOptions
-from sod.core import INPUTS, group_advantage
-from sod.credit.algorithms import ALGORITHMS, System, find, give_credit, inputs_of, inputs_read
+from sod.core import INPUTS, candidate_credit, group_advantage
+from sod.credit.algorithms import (
+    ALGORITHMS,
+    System,
+    find,
+    give_credit,
+    inputs_of,
+    inputs_read,
+    own_system,
+    weighs_by_signal,
+)
 from sod.credit.systems import SYSTEMS
 from sod.errors import OptionError
 from sod.types import Group, Outcome, Piece, Problem, Trajectory, Verdict
@@ -306,6 +316,10 @@ def test_a_token_that_the_teacher_has_not_scored_has_the_outcomes_credit_alone(n
     first_B = batch.mask_BT.float().argmax(1)
     share_BT[torch.arange(len(batch)), first_B] = 0
     options = AlgorithmOptions()
+    if "teacher" in SYSTEMS[name].reads:  # spans have no log-probability of each token
+        with pytest.raises(OptionError, match="or a teacher with the student's tokenizer"):
+            ALGORITHMS[name](replace(batch, span_share_BT=share_BT), options)
+        return
     credit_BT = ALGORITHMS[name](replace(batch, span_share_BT=share_BT), options)
     rows = torch.arange(len(batch))
     outcome_BT = ALGORITHMS[name].outcome_credit(batch, options)
@@ -344,6 +358,50 @@ def test_what_a_candidate_is_judged_for_is_not_counted_again() -> None:
     assert given.credit_BT is not None
     assert given.credit_BT[among_BT].equal(ALGORITHMS["grpo"](batch, OPTIONS)[among_BT])
     assert given.credit_BT[~among_BT].equal(sod(batch, OPTIONS)[~among_BT])
+
+
+def expected_gradients(system: System, at: int) -> tuple[Tensor, Tensor]:
+    """The expectation over the token at one place of a long trajectory, with 5 tokens to choose from: sampled, exact. -> (5,)
+
+    Both are gradients with respect to the logits of the student at this place.
+    """
+    batch = make_batch([[(1.0, [150, 150]), (-1.0, [150, 150])], [(1.0, [9])], [(-1.0, [9])]])
+    draw = torch.Generator().manual_seed(2)
+    student_V, teacher_V = (torch.randn(5, generator=draw).mul(1.5).log_softmax(0) for _ in range(2))
+    slope_VV = torch.eye(5) - student_V.exp()  # of log pi(v), by the logits
+    sampled_V, exact_V = torch.zeros(5), torch.zeros(5)
+    for v in range(5):
+        student_BT, teacher_BT = batch.student_BT.clone(), batch.pair_BT[1].clone()
+        student_BT[0, at], teacher_BT[0, at] = student_V[v], teacher_V[v]
+        weight_BT = system.teacher_weight(replace(batch, student_BT=student_BT, teacher_BT=teacher_BT), OPTIONS)
+        assert weight_BT is not None
+        weight, pi = weight_BT[0, at], student_V[v].exp()
+        sampled_V += pi * weight * (teacher_V[v] - student_V[v]) * slope_VV[v]
+        exact_V += pi * (candidate_credit(student_V[None], teacher_V[None], weight[None])[0] @ slope_VV)
+    return sampled_V, exact_V
+
+
+@pytest.mark.parametrize("name", sorted({*WEIGHTED} - {"ier_opd"}))  # ier_opd weighs 1 % of the tokens, none of these
+def test_an_exact_divergence_is_the_expectation_of_the_sampled_one_unless_it_is_refused(name: str) -> None:
+    apart = []
+    for at in range(60, 160, 7):
+        sampled_V, exact_V = expected_gradients(ALGORITHMS[name], at)
+        if float(sampled_V.norm()) or float(exact_V.norm()):
+            apart.append(float((sampled_V - exact_V).norm() / torch.maximum(sampled_V.norm(), exact_V.norm())))
+    by_itself = fmean(apart) if apart else 0.0
+    if SYSTEMS[name].rule in ("uniform", "position", "masked", "per_error", "entropy", "opd_then_grpo", "per_prompt"):
+        assert by_itself < 1e-5
+    elif SYSTEMS[name].by_signal:
+        assert by_itself > 0.08, by_itself
+    else:  # the token is one of 150 in a mean over the step
+        assert by_itself < 0.05, by_itself
+
+
+def test_it_is_found_out_whether_a_weight_depends_on_the_signal_of_its_own_token() -> None:
+    for name, system in ALGORITHMS.items():
+        assert weighs_by_signal(system) == SYSTEMS[name].by_signal, name
+    assert weighs_by_signal(own_system(lambda d_BK, info: 1 + info.signal_BT.abs()))
+    assert not weighs_by_signal(own_system(lambda d_BK, info: 1 / (1 + d_BK)))
 
 
 def test_a_rule_of_ones_own_is_found_by_file_and_function() -> None:

@@ -75,7 +75,12 @@ TRAIN: list[tuple[dict[str, Any], str]] = [
     ({"score.student": "sampler", "algorithm.name": "tip"}, "algorithm.name = tip reads the student's entropy"),
     ({"algorithm.divergence": "exact", "algorithm.name": "ida_opd"}, "not computed with algorithm.divergence = exact"),
     ({"algorithm.divergence": "exact", "algorithm.name": "rlsd"}, "algorithm.name = rlsd computes the whole credit"),
-    ({"algorithm.divergence": "exact", "algorithm.name": "tv_opd"}, "a quotient with the signal of the sampled token"),
+    ({"algorithm.divergence": "exact", "algorithm.name": "tv_opd"}, "depends on the signal of the sampled token"),
+    ({"algorithm.divergence": "exact", "algorithm.name": "surprise"}, "depends on the signal of the sampled token"),
+    (
+        {"algorithm.name": "gats", "algorithm.teacher_rates": Path("measured"), "rollout.resample": 2.0},
+        "rollout.resample = 2 leaves only problems that the student solves in part",
+    ),
     ({"algorithm.name": "gats"}, "Give a run of `sod eval` of the teacher on --data as --algorithm.teacher-rates."),
     ({"algorithm.teacher_rates": Path("measured")}, "algorithm.teacher_rates has no effect with algorithm.name = sod"),
     (

@@ -86,6 +86,22 @@ def test_the_credit_is_weighted_and_the_metrics_count_what_was_cut(batch: Credit
     assert metrics["sampler/effective_share"] == pytest.approx(float(weights.sum() ** 2 / (3 * weights.square().sum())))
 
 
+def test_the_metrics_are_of_the_trajectories_that_a_forward_pass_has_scored(batch: CreditedBatch) -> None:
+    options = LearnOptions(correction="truncated")
+    alone = with_correction(batch, options, EngineOptions(name="hf"))[1]
+    of_sampler = torch.tensor([t.sampler_logprobs for t in batch.trajectories])
+    both = replace(
+        batch,
+        **{name: torch.cat([getattr(batch, name)] * 2) for name in ("ids_BT", "mask_BT", "lengths_B", "credit_BT")},
+        trajectories=batch.trajectories * 2,
+        student_BT=torch.cat([batch.student_BT, of_sampler]),
+        recomputed_B=torch.tensor([True, False]),
+    )
+    assert with_correction(both, options, EngineOptions(name="hf"))[1] == alone
+    unknown = replace(batch, recomputed_B=torch.tensor([False]))
+    assert with_correction(unknown, options, EngineOptions(name="hf"))[1] == {}
+
+
 def test_without_a_correction_the_batch_is_the_same_object(batch: CreditedBatch) -> None:
     found, metrics = with_correction(batch, LearnOptions(), EngineOptions(name="hf"))
     assert found is batch

@@ -485,3 +485,19 @@ def test_notes_are_written_again_where_the_rows_stay_the_same(tmp_path: Path) ->
     written = source.stat().st_mtime_ns
     assert run(convert) == 0
     assert source.stat().st_mtime_ns == written
+
+
+def test_rows_of_equal_text_about_other_worlds_are_other_problems(tmp_path: Path) -> None:
+    held = [
+        {"id": f"h{n}", "prompt": LONG, "answer": "1", "environment": "maze", "setting": {"seed": n}} for n in range(3)
+    ]
+    write(tmp_path / "held.jsonl", held)
+    against = guarded([str(tmp_path / "held.jsonl")], tmp_path, 5)
+    rows = [
+        {"prompt": LONG, "answer": "1", "environment": "maze", "setting": '{"seed": 1}'},
+        {"prompt": LONG, "answer": "1", "environment": "maze", "setting": {"seed": 8}},
+    ]
+    found = findings(rows, against, 0.5, lambda: None)
+    assert [(finding.row, finding.overlap.problem) for finding in found] == [(1, 1)]
+    _, validation = split_rows([rows[0], rows[0] | {"setting": {"seed": 1}}, rows[1]], 1, seed=0)
+    assert validation == [rows[1]]  # the two writings of one setting stay together

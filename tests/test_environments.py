@@ -149,6 +149,21 @@ def test_a_conversation_is_repeated_before_it_is_continued(attempt: Attempt) -> 
     assert [piece.tokens for piece in again.pieces] == [piece.tokens for piece in whole.pieces]
 
 
+def test_damaged_calls_are_repeated_as_they_were(chat: ChatFormat) -> None:
+    """Which calls of an attempt are damaged depends on its own seed and the turn, not on the attempt that continues it."""
+    written = '<tool_call>\n{"name": "write", "arguments": {"text": "ab"}}\n</tool_call>'
+    engine = ScriptedEngine(lambda request: chat.turn({"content": written}))
+    options = RolloutOptions(max_turns=12, max_repeats=20, max_tokens=4000)
+    agent = Agent(engine, chat, surroundings("Notes", faults=0.5), REFEREE, options)
+    whole = asyncio.run(agent.attempt(PROBLEM, 0, SEED, 1))
+    last = str(chat.tokenizer.decode(list(whole.observations[-1].tokens)))
+    assert 3 <= last.count("b") <= 10  # some of 12 calls were damaged
+    for other in (0, 1 << 20, 1 << 30):
+        again = asyncio.run(agent.attempt(PROBLEM, 0, SEED + other, 1, whole.pieces[:17], prefix_seed=SEED))
+        assert again.pieces[:17] == whole.pieces[:17]
+    assert asyncio.run(agent.attempt(PROBLEM, 0, SEED, 1, whole.pieces[:17])).pieces == whole.pieces
+
+
 def test_an_environment_that_answers_differently_the_second_time_is_a_failure(attempt: Attempt) -> None:
     whole = attempt("Guess", "10", "42")
     altered = (*whole.pieces[:2], Piece("user", (*whole.pieces[2].tokens[:-1], 5)))

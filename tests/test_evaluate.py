@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import own_environments
 import pytest
 from warm import Warm, run_warm
 
@@ -166,6 +167,32 @@ def test_what_no_judge_could_decide_gets_another_chance(quick: EvalOptions) -> N
     assert rows_of(quick.out) == rows
 
 
+@pytest.mark.parametrize("environment", ["Judged", "Guess"])
+def test_what_was_undecided_in_an_environment_gets_another_chance(quick: EvalOptions, environment: str) -> None:
+    """The judge of the kind decides again where it decided before; an environment's own verdict stays as it was."""
+    quick = quick.model_copy(update={"environment": f"{own_environments.__file__}:{environment}"})
+    results = evaluate(quick)
+    file = Run(quick.out).trajectory_file(0)
+    undecided = {
+        "graded": False,
+        "correct": False,
+        "answer": None,
+        "reason": "no answer from the server",
+        "reward": 0.0,
+    }
+    rows = rows_of(quick.out)
+    assert all((row["environment_verdict"] is None) == (environment == "Judged") for row in rows)
+    file.write_text("".join(json.dumps(row | undecided) + "\n" for row in rows))
+    assert evaluate(quick) == results
+    assert rows_of(quick.out) == rows
+    older = [
+        {name: value for name, value in (row | undecided).items() if name != "environment_verdict"} for row in rows
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in older))
+    with pytest.raises(InfrastructureError, match="could not be graded"):
+        evaluate(quick)
+
+
 def test_the_same_model_and_data_elsewhere_are_the_same(quick: EvalOptions, tmp_path: Path) -> None:
     results = evaluate(quick)
     moved = {"model": tmp_path / "model", "data": (str(tmp_path / "rows.jsonl"),)}
@@ -192,6 +219,20 @@ def test_an_evaluation_is_not_continued_as_another(quick: EvalOptions, untrained
             evaluate(quick)
     finally:
         data.write_text(before)
+
+
+def test_files_that_options_name_are_those_of_before(quick: EvalOptions, tmp_path: Path) -> None:
+    document = tmp_path / "documents" / "sums.md"
+    document.parent.mkdir()
+    document.write_text("1 + 1 = 2")
+    tool = quick.tool.model_copy(update={"documents": document.parent})
+    quick = quick.model_copy(update={"tool": tool, "samples": 1, "limit": 1})
+    results = evaluate(quick)
+    document.write_text("1 + 1 = 3")
+    with pytest.raises(RunError, match=r"sums\.md has changed since .* began"):
+        evaluate(quick)
+    assert evaluate(quick.model_copy(update={"accept_changed": True})) == results
+    assert evaluate(quick) == results
 
 
 WHOLE = {"samples": 25, "limit": 4}

@@ -21,7 +21,7 @@ from sod.training.on_policy import train
 from sod.types import Group, Piece, Problem, Trajectory, Verdict
 
 
-def batch_of(verdicts: dict[str, list[bool]]) -> ScoredBatch:
+def groups_of(verdicts: dict[str, list[bool]]) -> list[Group]:
     groups = []
     for id, right in verdicts.items():
         problem = Problem(id=id, messages=(), answer="1")
@@ -31,7 +31,11 @@ def batch_of(verdicts: dict[str, list[bool]]) -> ScoredBatch:
             for i, each in enumerate(right)
         ]
         groups.append(Group(problem, attempts))
-    batch = collate(groups)
+    return groups
+
+
+def batch_of(verdicts: dict[str, list[bool]]) -> ScoredBatch:
+    batch = collate(groups_of(verdicts))
     return batch.scored(torch.zeros(batch.ids_BT.shape))
 
 
@@ -49,21 +53,30 @@ def test_a_rate_is_that_of_earlier_updates_and_of_one_problem() -> None:
     first = history.add_to(batch_of({"a": [True, False], "b": [False]}), 0, 4)
     assert rates(first) == [None, None, None]
     assert (first.update, first.progress) == (0, 0.0)
-    history.learn(credited(first, withdrawn=1.0))
+    history.learn(credited(first, withdrawn=1.0), groups_of({"a": [True, False], "b": [False]}))
     second = history.add_to(batch_of({"b": [True], "a": [True, True], "c": [True]}), 3, 4)
     assert rates(second) == [0.0, 0.5, 0.5, None]
     assert (second.update, second.progress, second.state) == (3, 0.75, {"withdrawn": 1.0})
     assert second.teacher_rates_B is not None
     assert second.teacher_rates_B[1:3].tolist() == [0.75, 0.75]
     assert second.teacher_rates_B[[0, 3]].isnan().all()
-    history.learn(credited(second))
+    history.learn(credited(second), groups_of({"b": [True], "a": [True, True], "c": [True]}))
     assert history.attempts == {"a": (3, 4), "b": (1, 2), "c": (1, 1)}
     assert RuleHistory().add_to(first, 0, 4).teacher_rates_B is None
 
 
+def test_a_rate_counts_the_attempts_that_were_replaced_by_others() -> None:
+    history = RuleHistory()
+    learnt = {"mixed": [True, False]}
+    history.learn(credited(batch_of(learnt)), groups_of(learnt | {"always": [True, True], "never": [False, False]}))
+    again = history.add_to(batch_of({"always": [True], "mixed": [True], "never": [True]}), 1, 4)
+    assert rates(again) == [1.0, 0.5, 0.0]
+
+
 def test_a_checkpoint_holds_the_same_numbers_and_an_old_one_holds_none(tmp_path: Path) -> None:
     history = RuleHistory()
-    history.learn(credited(batch_of({"a": [True, False], "b": [False]}), first_d=1 / 3))
+    some = {"a": [True, False], "b": [False]}
+    history.learn(credited(batch_of(some), first_d=1 / 3), groups_of(some))
     (tmp_path / TRAINER).mkdir()
     again = RuleHistory()
     again.restore(tmp_path)

@@ -21,7 +21,7 @@ from sod.chat.format import ChatFormat
 from sod.cli import run as sod
 from sod.config import ModelOptions, SftOptions, TrainOptions
 from sod.core import step_ids
-from sod.errors import InfrastructureError, TrainingError
+from sod.errors import InfrastructureError, RunError, TrainingError
 from sod.lab import settings
 from sod.lab.demonstrations import STUDENT_STYLE
 from sod.lab.make import write_demonstrations
@@ -390,9 +390,15 @@ def test_a_killed_cold_start_goes_on_bit_for_bit(
 def test_a_finished_run_may_be_resumed_for_more_updates_and_its_options_are_those_of_now(
     student: Path, problem_file: Path, tmp_path: Path, train_run: Callable[..., Run]
 ) -> None:
-    run = train_run("grpo", updates=1)
-    files = {"student": student, "data": problem_file, "out": run.folder, "algorithm": {"name": "grpo"}}
+    (tmp_path / "sums.md").write_text("1 + 1 = 2")
+    tool = UPDATE.get("tool", {}) | {"documents": tmp_path}
+    run = train_run("grpo", updates=1, tool=tool)
+    files = {"student": student, "data": problem_file, "out": run.folder, "algorithm": {"name": "grpo"}, "tool": tool}
     changed = TrainOptions.model_validate(UPDATE | files | {"updates": 2, "resume": True, "validate": {"every": 7}})
+    (tmp_path / "sums.md").write_text("1 + 1 = 3")
+    with pytest.raises(RunError, match=r"sums\.md has changed since the run in .* began"):
+        train(changed)
+    (tmp_path / "sums.md").write_text("1 + 1 = 2")
     train(changed)
     written = TrainOptions.model_validate_json((run.folder / "options.json").read_text())
     assert (written.updates, written.validate.every) == (2, 7)

@@ -331,8 +331,8 @@ def training(**changes: Any) -> TrainOptions:
 
 def test_of_a_run_in_processes_the_learner_is_divided_and_nothing_else_that_is_kept() -> None:
     student, teacher, gpu = ON_HUB["Qwen/Qwen3-1.7B"], ON_HUB["Qwen/Qwen3-4B"], 80 << 30
-    alone = memory_of_training(training(), student, teacher, gpu)
-    eight = memory_of_training(training(), student, teacher, gpu, processes=8)
+    alone = memory_of_training(training(), student, [teacher], gpu)
+    eight = memory_of_training(training(), student, [teacher], gpu, processes=8)
     assert {holder for holder in alone if alone[holder] != eight[holder]} == {"learner", "peak"}
     assert sum(eight["learner"].values()) == 2 * student.parameters  # (4 + 4 + 8) bytes a weight / 8
     assert sum(alone["learner"].values()) == 14 * student.parameters  # 4 + 2 + 8
@@ -344,7 +344,7 @@ def test_a_teacher_is_whole_or_divided_or_away_or_elsewhere() -> None:
 
     def of(**changes: Any) -> tuple[int, int]:
         options = training(score=ScoreOptions.model_validate(changes), learn=lean)
-        memory = memory_of_training(options, student, teacher, gpu, processes=4)
+        memory = memory_of_training(options, student, [teacher], gpu, processes=4)
         return sum(memory.get("teacher", {}).values()), sum(memory["peak"].values())
 
     weights, scoring = 2 * teacher.parameters, scoring_bytes(teacher, 23_040, 2)
@@ -362,7 +362,7 @@ def test_the_initial_weights_are_counted_where_they_are_loaded_a_second_time() -
     def of(**changes: Any) -> dict[str, int]:
         options = training(teacher=None, **changes)
         is_own = options.algorithm.name == "opsd_gt"
-        memory = memory_of_training(options, student, student if is_own else None, gpu, processes=2)
+        memory = memory_of_training(options, student, [student] if is_own else [], gpu, processes=2)
         assert ("initial" in "".join(memory["peak"])) == ("reference" in memory)
         return memory.get("reference", {})
 

@@ -172,7 +172,9 @@ def test_what_a_way_holds_is_that_of_the_options_as_they_are_typed(gpus: str, te
         own = re.sub(r".*?\d  +(torchrun .* \.\.\. )?(nothing)?", "", line)
         options = options_of(["train", *shlex.split(base), *shlex.split(own)])
         memory = device.memory if (device := case.device).is_gpu else None
-        held = memory_of_training(options, case.student, case.teacher, memory, processes=options.processes or 1)
+        held = memory_of_training(
+            options, case.student, [case.teacher] if case.teacher else [], memory, processes=options.processes or 1
+        )
         assert held == each.memory, each.way.name
 
 

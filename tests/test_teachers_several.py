@@ -173,6 +173,17 @@ def test_a_student_learns_the_same_from_its_teacher_with_another_vocabulary(
         assert spans[name] == pytest.approx(plain[name], abs=1e-5), name
 
 
+def test_a_rule_that_reads_the_teachers_probability_of_a_token_needs_the_students_tokenizer(
+    options: dict[str, Any], teacher: Path, other: Path, tmp_path: Path
+) -> None:
+    for each in ({"teacher": other}, {"teachers": [f"math={teacher}", f"*={other}"]}):
+        with pytest.raises(
+            OptionError, match=r"algorithm\.name = scope reads the teacher's log-probability of each token"
+        ):
+            learnt(options, tmp_path / "run", algorithm={"name": "scope"}, **each)
+    assert learnt(options, tmp_path / "run", algorithm={"name": "scope"}, teacher=teacher)
+
+
 def test_a_run_with_several_teachers_shows_each_and_keeps_their_fingerprints(
     options: dict[str, Any], teacher: Path, other: Path, tmp_path: Path
 ) -> None:

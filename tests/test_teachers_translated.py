@@ -301,6 +301,23 @@ def test_calls_are_written_as_the_teacher_writes_them_and_their_values_are_align
         assert len(turn.spans) < len(tokens)
 
 
+def test_calls_in_an_environment_are_read_with_the_tools_of_its_conversation(
+    pair: Callable[[str, str], tuple[ChatFormat, ChatFormat]],
+) -> None:
+    ours, theirs = pair("xml", "hermes")
+    parameters = {"type": "object", "properties": {"number": {"type": "integer"}}}
+    add = {"type": "function", "function": {"name": "add", "description": "Add.", "parameters": parameters}}
+    call = {"type": "function", "function": {"name": "add", "arguments": {"number": 5}}}
+    pieces = (
+        Piece("prompt", tuple(ours.prompt(PROBLEM.messages, [add]))),
+        Piece("student", tuple(ours.turn({"role": "assistant", "content": "I add.", "tool_calls": [call]}, [add]))),
+    )
+    trajectory = Trajectory(PROBLEM, 0, pieces, "over", "", messages=PROBLEM.messages, tools=(add,))
+    translated, _ = Translator(ours, theirs, [TOOL]).trajectory(trajectory)
+    (found,) = theirs.calls(translated.pieces[1].tokens, [add])
+    assert (found.name, found.arguments) == ("add", {"number": 5})  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("student", ["hermes", "xml"])
 def test_a_turn_that_both_templates_write_alike_is_aligned_to_the_last_byte(
     pair: Callable[[str, str], tuple[ChatFormat, ChatFormat]], student: str

@@ -20,6 +20,7 @@ from sod.cli import run as sod
 from sod.config import EvalOptions, HeldOutOptions, ReportOptions, SftOptions, TrainOptions
 from sod.config.recipes import to_toml
 from sod.datasets.contamination import count_shared
+from sod.datasets.overlap import ProblemIdentity
 from sod.datasets.rows import load_demonstrations
 from sod.errors import DataError, ModelError, OptionError
 from sod.evaluation.evaluate import evaluate
@@ -408,7 +409,24 @@ def test_problems_that_are_also_trained_on_are_counted_in_a_warning(
 def test_equal_problems_and_similar_ones_are_counted_apart() -> None:
     long = "a train leaves the old station at noon and reaches the next town after three hours of travel"
     held = ["1 + 1?", long, f"{long}, how far is it", "quite another question"]
-    assert count_shared(held, ["1 + 1?", long], 10, 0.5) == (2, 1)
+    assert count_shared(
+        list(map(ProblemIdentity, held)), [ProblemIdentity("1 + 1?"), ProblemIdentity(long)], 10, 0.5
+    ) == (2, 1)
+
+
+def test_one_prompt_with_several_settings_or_files_is_several_problems(tmp_path: Path) -> None:
+    def asked(setting: dict[str, int] | None = None, table: str = "", name: str = "a") -> ProblemIdentity:
+        file = tmp_path / f"{name}.csv"
+        file.write_text(table)
+        files = {"t.csv": str(file)} if table else {}
+        messages = ({"role": "user", "content": "Boil water."}, {"role": "user", "content": "Begin."})
+        return ProblemIdentity.of(Problem(id="1", messages=messages, answer="", setting=setting or {}, files=files))
+
+    held = [asked({"variation": number}) for number in range(4)]
+    assert count_shared(held, [asked({"variation": 7}), asked({"variation": 2})], 2, 0.5) == (1, 0)
+    assert count_shared([asked(table="1,2")], [asked(table="1,3", name="b")], 2, 0.5) == (0, 0)
+    assert count_shared([asked(table="1,2")], [asked(table="1,2", name="b")], 2, 0.5) == (1, 0)
+    assert count_shared(held, [asked()], 2, 0.5) == (4, 0)  # nothing tells them apart
 
 
 # What shows it

@@ -160,6 +160,8 @@ class Trajectory:
     """The conversation that the environment began with; empty if it is the problem's."""
     tools: tuple[Schema, ...] = ()
     """The tools of that conversation."""
+    environment_verdict: Verdict | None = None
+    """The environment's own verdict; None if the judge of the problem's kind decides."""
     seconds: float = 0.0
     """Wall-clock seconds of the attempt. Only for information; no decision depends on it."""
 

@@ -12,6 +12,8 @@ from sod.config.base import first_fault
 from sod.config.recipes import over, read_recipe
 from sod.credit.algorithms import find
 from sod.datasets.asking import load_asked
+from sod.datasets.contamination import same_questions
+from sod.datasets.overlap import ProblemIdentity
 from sod.datasets.several import open_sets
 from sod.errors import OptionError, RunError
 from sod.lab.presets import Setting
@@ -75,8 +77,8 @@ class ComparisonParts:
         if not self.lrs or self.tune is None:
             return
         measured = self.evaluation(Path("model"), Path("eval"))
-        asked = {p.messages[-1]["content"] for each in open_sets(measured) for p in each.problems}
-        shared = asked & {p.messages[-1]["content"] for p in load_asked(self.tune)[0]}
+        asked = [ProblemIdentity.of(problem) for each in open_sets(measured) for problem in each.problems]
+        shared = same_questions(list(map(ProblemIdentity.of, load_asked(self.tune)[0])), asked)
         if shared:
             raise OptionError(
                 f"tune: {len(shared)} problems of {self.tune} are also evaluation problems, so the results would be "

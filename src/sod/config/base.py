@@ -13,12 +13,15 @@ from tyro.conf import arg
 warnings.filterwarnings("ignore", 'Field name "validate" in .* shadows an attribute in parent "Options"')
 
 T = TypeVar("T")
-RARE, RESUME_MAY_CHANGE = object(), object()
+RARE, RESUME_MAY_CHANGE, CONTENT = object(), object(), object()
 
 Rare = Annotated[T, RARE]
 """Hide the option, or every option of the group, from `--help`. `--help-all` shows it."""
 ResumeMayChange = Annotated[T, RESUME_MAY_CHANGE]
 """Allow another value when a run continues. The option does not change what the run computes."""
+
+ReadsFiles = Annotated[T, CONTENT]
+"""The value names code or data in files, whose contents stay the same when a run continues (`sod.runs.contents`)."""
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]

@@ -15,6 +15,7 @@ from sod.config.base import (
     Positive,
     PositiveReal,
     Rare,
+    ReadsFiles,
     ResumeMayChange,
     model_path,
 )
@@ -66,6 +67,9 @@ class SftOptions(Options):
     """Number of earlier checkpoints to keep in addition to the latest one."""
     resume: ResumeMayChange[bool] = False
     """Continue the run in --out from its newest checkpoint."""
+    accept_changed: Rare[ResumeMayChange[bool]] = False
+    """Continue although files that the run reads have changed: own code, templates, rubrics, files of problems. Its numbers then
+    mix old and new content."""
     processes: Rare[ResumeMayChange[Positive | None]] = None
     """Expected number of torchrun processes; the run fails if it differs. Default: accept any number."""
     track: ResumeMayChange[TrackerNames] = ()
@@ -97,7 +101,7 @@ class TrainOptions(Options):
     teachers: Rare[ResumeMayChange[TeacherNames]] = ()
     """Several teachers in place of --teacher: KIND=MODEL for the problems of a kind (math, choice, code), COLUMN:VALUE=MODEL for
     those with a label, *=MODEL for all others. The first that fits is used. Default: none."""
-    environment: str = "tools"
+    environment: ReadsFiles[str] = "tools"
     """Surroundings of the student in a trajectory (docs/environments.md). tools: the tools of --tool.* and the judge of the
     problem's kind. served:FILE.py:FUNCTION: an agent of another framework. household, shop, maze, database: worlds of the lab.
     scienceworld, textworld, textarena, gymnasium, bfcl, openenv:URL, verifiers:TASKSET: other packages. FILE.py:CLASS: your
@@ -119,6 +123,9 @@ class TrainOptions(Options):
     """Number of trajectories of each update to save in the run directory."""
     resume: ResumeMayChange[bool] = False
     """Continue the run in --out from its newest checkpoint."""
+    accept_changed: Rare[ResumeMayChange[bool]] = False
+    """Continue although files that the run reads have changed: own code, templates, rubrics, files of problems. Its numbers then
+    mix old and new content."""
     processes: Rare[ResumeMayChange[Positive | None]] = None
     """Expected number of torchrun processes; the run fails if it differs. Default: accept any number."""
     track: ResumeMayChange[TrackerNames] = ()
@@ -175,7 +182,7 @@ class EvalOptions(Options):
     teacher: ResumeMayChange[OptionalModel] = None
     """Teacher model: a directory, a run or hf:ORG/NAME. With a teacher, the divergence from it is also measured. Default:
     none."""
-    environment: str = "tools"
+    environment: ReadsFiles[str] = "tools"
     """Surroundings of the student in a trajectory (docs/environments.md). tools: the tools of --tool.* and the judge of the
     problem's kind. served:FILE.py:FUNCTION: an agent of another framework. household, shop, maze, database: worlds of the lab.
     scienceworld, textworld, textarena, gymnasium, bfcl, openenv:URL, verifiers:TASKSET: other packages. FILE.py:CLASS: your
@@ -193,6 +200,9 @@ class EvalOptions(Options):
     """Tokens per forward pass when the divergence is measured. Lower it to save memory."""
     seed: int = 0
     """Seed of the samples."""
+    accept_changed: Rare[ResumeMayChange[bool]] = False
+    """Continue although files that the run reads have changed: own code, templates, rubrics, files of problems. Its numbers then
+    mix old and new content."""
     dry_run: ResumeMayChange[bool] = False
     """Print what the command would do and the resources it needs, then exit."""
     rollout: EvalRolloutOptions = EvalRolloutOptions()

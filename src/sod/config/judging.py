@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sod.config.base import Count, Options, Positive, PositiveReal, ResumeMayChange
+from sod.config.base import Count, Options, Positive, PositiveReal, ReadsFiles, ResumeMayChange
 
 
 class LlmJudgeOptions(Options):
@@ -14,7 +14,7 @@ class LlmJudgeOptions(Options):
     """The model's name on the server. Default: the server's only model."""
     key_variable: ResumeMayChange[str] = "OPENAI_API_KEY"
     """Environment variable that holds the server's key, if the server needs one."""
-    rubric: Path | None = None
+    rubric: ReadsFiles[Path | None] = None
     """Text file with the rules that the model judges by. Default: the rubric that ships, which compares an answer with the gold
     answer."""
     proof: bool = True

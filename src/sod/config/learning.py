@@ -3,7 +3,18 @@
 from pathlib import Path
 from typing import Literal
 
-from sod.config.base import Count, Decay, Options, Positive, PositiveReal, Rare, Real, ResumeMayChange, Share
+from sod.config.base import (
+    Count,
+    Decay,
+    Options,
+    Positive,
+    PositiveReal,
+    Rare,
+    ReadsFiles,
+    Real,
+    ResumeMayChange,
+    Share,
+)
 
 
 class OptimiserOptions(Options):
@@ -81,7 +92,7 @@ class SftLearnOptions(OptimiserOptions):
 class AlgorithmOptions(Options):
     """How credit is assigned to each token."""
 
-    name: str = "sod"
+    name: ReadsFiles[str] = "sod"
     """sod: GRPO plus the step-weighted teacher. opd, also called sod_uniform: GRPO plus the unweighted teacher.
     opd_without_grpo: the unweighted teacher alone. grpo: the reward alone. opsd_gt, opsd_hint: the student's initial weights
     as the teacher, with the answer or a hint in its prompt. opsd_feedback: the same with the errors of the attempt and the
@@ -105,7 +116,8 @@ class AlgorithmOptions(Options):
     Above 0, the initial weights stay in memory, except with LoRA."""
     divergence: Rare[Literal["sampled", "exact"]] = "sampled"
     """sampled: score only the sampled tokens, as in the paper. exact: score every candidate at each position, weighted by its
-    probability; the same in expectation, without sampling noise."""
+    probability; at a given weight the same in expectation, without sampling noise. Refused for rules whose weight of a token
+    depends on that token's signal."""
     candidates: Rare[Positive] = 64
     """Exact divergence only: number of the student's most likely tokens that are scored at each position."""
     epsilon: Rare[PositiveReal] = 1e-6
@@ -146,7 +158,7 @@ class ScoreOptions(Options):
     shard_teacher: Rare[ResumeMayChange[bool]] = False
     """With several processes: shard the teacher's weights among them, if one GPU cannot hold the teacher. It then scores after
     all trajectories are sampled, instead of at the same time."""
-    teacher_template: Rare[str | None] = None
+    teacher_template: Rare[ReadsFiles[str | None]] = None
     """For a teacher with another tokenizer: chat template in place of the teacher's own. hermes: a template with tools, for a
     teacher without one. FILE.jinja: your own. Default: the teacher's own template."""
     span_signal: Rare[Literal["equal", "surprise"]] = "equal"

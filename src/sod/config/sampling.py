@@ -6,14 +6,25 @@ from typing import Annotated, Literal
 from pydantic import Field
 from tyro.conf import DisallowNone
 
-from sod.config.base import Count, Options, Positive, PositiveReal, PositiveShare, Rare, ResumeMayChange, Share, ToolUse
+from sod.config.base import (
+    Count,
+    Options,
+    Positive,
+    PositiveReal,
+    PositiveShare,
+    Rare,
+    ReadsFiles,
+    ResumeMayChange,
+    Share,
+    ToolUse,
+)
 from sod.config.judging import LlmJudgeOptions
 
 
 class ChatOptions(Options):
     """How messages become tokens."""
 
-    template: str | None = None
+    template: ReadsFiles[str | None] = None
     """Chat template in place of the tokenizer's own; every checkpoint stores it. hermes: a template with tools for models
     without one, such as SmolLM2 and base models. FILE.jinja: your own. Default: the tokenizer's own template."""
     on_drift: Rare[Literal["error", "append"]] = "error"
@@ -51,19 +62,19 @@ class ToolOptions(Options):
     show_last_expr: Rare[Literal["expr", "off", "reference"]] = "expr"
     """expr: print the value of a final expression, like a notebook. off: only run the program. reference: rewrite the program
     and cut its output like the paper's code, which breaks many correct programs; for comparison only."""
-    own: Rare[tuple[str, ...]] = ()
+    own: Rare[ReadsFiles[tuple[str, ...]]] = ()
     """Additional tools, each FILE.py:FUNCTION. A tool is a function with type hints and a docstring, async or not
     (examples/your_tool.py). Tools run in the process of `sod`, not in the sandbox."""
-    database: Rare[Path | None] = None
+    database: Rare[ReadsFiles[Path | None]] = None
     """tool.use = sql: SQLite database that the student reads. Default: the problem's file that ends in .db, .sqlite or
     .sqlite3."""
     max_rows: Rare[Positive] = 100
     """tool.use = sql: largest number of rows of one answer."""
-    documents: Rare[Path | None] = None
+    documents: Rare[ReadsFiles[Path | None]] = None
     """tool.use = search: folder of documents (.txt, .md, .jsonl), which is read at the start. Default: no documents."""
     passages: Rare[Positive] = 3
     """tool.use = search: number of passages of one answer."""
-    mcp: Rare[tuple[str, ...]] = ()
+    mcp: Rare[ReadsFiles[tuple[str, ...]]] = ()
     """MCP servers that offer more tools, each a command in quotes or an address: "python server.py" http://127.0.0.1:9000/mcp.
     Servers run outside the sandbox."""
     mcp_only: Rare[tuple[str, ...]] = ()
@@ -98,11 +109,11 @@ VERDICT, ENVIRONMENT = "verdict", "environment"
 class RewardOptions(Options):
     """The reward of a trajectory: 1 for a correct answer, -1 for a wrong one, with two corrections, and parts of your own."""
 
-    judge: Rare[str] = "exact"
+    judge: Rare[ReadsFiles[str]] = "exact"
     """exact: the judges of docs/rewards.md. reference: the paper's code, which rejects many correct answers; for comparison
     only. llm: a language model on the server at reward.llm.url. FILE.py:FUNCTION: your own judge, a function of the last turn
     and the problem (examples/own_reward.py)."""
-    own: Rare[tuple[str, ...]] = ()
+    own: Rare[ReadsFiles[tuple[str, ...]]] = ()
     """Further parts of the reward, each FILE.py:FUNCTION. A part is a function of an attempt, async or not, that returns a number
     or a verdict (examples/own_reward.py). Its name is the function's. Default: none."""
     weights: Rare[tuple[str, ...]] = ()

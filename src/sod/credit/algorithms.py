@@ -13,6 +13,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -202,7 +203,7 @@ def step_info(batch: ScoredBatch, options: AlgorithmOptions) -> tuple[Tensor, St
         decay=options.decay,
         coef=options.coef,
         student_BT=batch.student_BT,
-        teacher_BT=batch.teacher_BT,
+        teacher_BT=batch.teacher_BT if batch.span_share_BT is None else None,
         student_entropy_BT=batch.student_entropy_BT,
         right_B=batch.right_B if all(t.verdict is not None for t in batch.trajectories) else None,
         reward_B=batch.rewards_B,
@@ -290,6 +291,65 @@ def keeps_state(system: System) -> bool:
     except Exception:  # a user's rule may raise anything; the first update will report it
         return False
     return isinstance(found, Weights) and found.state is not None
+
+
+def weighs_by_signal(system: System) -> bool:
+    """Return whether the weight of a token is a function of that token's own signal.
+
+    The rule is run on invented steps, each time with another signal of one token. A weight that depends on it through a mean
+    over the step or the trajectory changes by less than `THROUGH_A_MEAN`.
+    """
+    if system.rule is None:
+        return False
+    d_BK, info = _invented_tokens()
+
+    def weights(signal_BT: Tensor) -> Tensor:
+        assert system.rule is not None
+        assert info.student_BT is not None
+        teacher_BT = info.student_BT + signal_BT
+        changed = replace(info, signal_BT=signal_BT, teacher_BT=teacher_BT)
+        d_changed_BK = step_divergence(info.student_BT, teacher_BT, info.ids_BT)
+        w = Weights.of(system.rule(d_changed_BK, changed)).teacher
+        return per_token(w, info.ids_BT) if w.shape == d_BK.shape else w
+
+    try:
+        before_BT = weights(info.signal_BT)
+        size = float(before_BT[info.mask_BT].abs().mean())
+        changes: list[float] = []
+        for t in info.mask_BT[0].nonzero()[::7, 0].tolist():
+            signal_BT = info.signal_BT.clone()
+            signal_BT[0, t] *= -2
+            changes.append(abs(float(weights(signal_BT)[0, t] - before_BT[0, t])))
+    except Exception:  # a user's rule may raise anything; the first update will report it
+        return False
+    return fmean(changes) > THROUGH_A_MEAN * size
+
+
+THROUGH_A_MEAN = 0.05
+"""Largest relative change of a weight, on average over the tokens, that a mean over hundreds of tokens explains."""
+
+
+def _invented_tokens() -> tuple[Tensor, StepInfo]:
+    """Return two trajectories of two long steps, in which no token counts much in a mean. The signal falls between the steps."""
+    draw = torch.Generator().manual_seed(0)
+    mask_BT = torch.ones(2, 401, dtype=torch.bool)
+    mask_BT[:, 200] = False
+    level_T = torch.where(torch.arange(401) < 200, 1.5, -0.5)
+    signal_BT = (torch.randn(mask_BT.shape, generator=draw) + level_T).masked_fill(~mask_BT, 0)
+    student_BT = -3 - torch.rand(mask_BT.shape, generator=draw)
+    _, few = _invented_steps()
+    info = replace(
+        few,
+        ids_BT=step_ids(mask_BT),
+        signal_BT=signal_BT,
+        teacher_entropy_BT=torch.rand(mask_BT.shape, generator=draw),
+        failed_BK=few.failed_BK[:, :2],
+        student_BT=student_BT,
+        teacher_BT=student_BT + signal_BT,
+        student_entropy_BT=torch.rand(mask_BT.shape, generator=draw),
+        anchors_BK=torch.tensor([[0, 3], [0, 5]]),
+    )
+    return step_divergence(student_BT, student_BT + signal_BT, info.ids_BT), info
 
 
 def _invented_steps() -> tuple[Tensor, StepInfo]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from sod.batching import CreditedBatch, pad
 from sod.config import EngineOptions, LearnOptions
@@ -25,6 +26,9 @@ def with_correction(
 ) -> tuple[CreditedBatch, dict[str, float]]:
     """Return the batch with weighted credit, and metrics. Every loss is linear in the credit, so it is weighted as well.
 
+    The metrics are of the trajectories that a forward pass has scored. With score.student = sampler the others have the
+    sampler's own log-probabilities, so their ratio is 1 and says nothing.
+
     The divisor of the loss does not change: a masked token counts as one with a loss of 0, as in TRL. Candidates have expected
     values, so the level `token` weighs only the sampled token; `sequence` weighs the candidates of its tokens, too.
     """
@@ -35,17 +39,25 @@ def with_correction(
     cap = CAPS[correction] if learn.correction_cap is None else learn.correction_cap
     ratio_BT = sampler_ratio(batch.student_BT, sampler_BT, batch.mask_BT, learn.correction_level)
     weights_BT = sampler_weights(ratio_BT, correction, cap=cap, floor=learn.correction_floor)
-    ratio_N, weights_N = ratio_BT[batch.mask_BT], weights_BT[batch.mask_BT]
-    metrics = {
+    of_candidates = batch.teacher_weight_BT
+    if of_candidates is not None and batch.candidates_BTJ is not None and learn.correction_level == "sequence":
+        of_candidates = of_candidates * weights_BT
+    return replace(batch, credit_BT=batch.credit_BT * weights_BT, teacher_weight_BT=of_candidates), _metrics(
+        batch, sampler_BT, ratio_BT, weights_BT
+    )
+
+
+def _metrics(batch: CreditedBatch, sampler_BT: Tensor, ratio_BT: Tensor, weights_BT: Tensor) -> dict[str, float]:
+    known_BT = batch.mask_BT & batch.recomputed_B[:, None]
+    if not known_BT.any():
+        return {}
+    ratio_N, weights_N = ratio_BT[known_BT], weights_BT[known_BT]
+    return {
         "sampler/weight_mean": float(weights_N.mean()),
         "sampler/weight_max": float(ratio_N.max()),
         "sampler/weight_cut": float((weights_N != ratio_N).float().mean()),
         "sampler/effective_share": float(
             weights_N.sum() ** 2 / (len(weights_N) * weights_N.square().sum()).clamp(min=1e-12)
         ),
-        "sampler/kl": float((sampler_BT - batch.student_BT)[batch.mask_BT].mean()),
+        "sampler/kl": float((sampler_BT - batch.student_BT)[known_BT].mean()),
     }
-    of_candidates = batch.teacher_weight_BT
-    if of_candidates is not None and batch.candidates_BTJ is not None and learn.correction_level == "sequence":
-        of_candidates = of_candidates * weights_BT
-    return replace(batch, credit_BT=batch.credit_BT * weights_BT, teacher_weight_BT=of_candidates), metrics

@@ -1,8 +1,9 @@
 """Facts from earlier updates that a rule can read. A checkpoint holds them, so a resumed run continues with the same numbers."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from sod.batching import CreditedBatch, ScoredBatch
 from sod.errors import RunError
 from sod.runs.checkpoints import TRAINER
 from sod.runs.files import to_json
+from sod.types import Group
 
 HISTORY_FILE = "history.json"
 """File in a checkpoint's training state."""
@@ -42,9 +44,13 @@ class RuleHistory:
             state=dict(self.state),
         )
 
-    def learn(self, batch: CreditedBatch) -> None:
-        """Count the attempts of an update, and keep the rule's new numbers."""
-        for trajectory in batch.trajectories:
+    def learn(self, batch: CreditedBatch, groups: Iterable[Group]) -> None:
+        """Count the attempts of an update, and keep the rule's new numbers.
+
+        `groups`: of all problems that were sampled. The batch lacks those that rollout.resample has replaced; without them, the
+        rates of problems that are always or never solved would be wrong.
+        """
+        for trajectory in chain.from_iterable(groups):
             right, attempts = self.attempts.get(trajectory.problem.id, (0, 0))
             self.attempts[trajectory.problem.id] = right + trajectory.judged.is_right, attempts + 1
         self.state = dict(batch.state)

@@ -32,6 +32,9 @@ class SystemTraits:
     """The rule computes the whole credit (`sod.core.CREDITS`)."""
     signal: bool = True
     """The rule reads the teacher's signal. Only a rule that computes the whole credit can do without."""
+    by_signal: bool = False
+    """The weight of a token is a function of that token's own signal. It is then no weight of other tokens at its position, so
+    it cannot weigh candidates."""
 
     @property
     def needs_teacher(self) -> bool:
@@ -49,9 +52,9 @@ class SystemTraits:
         return self.rule is not None and ":" in self.rule
 
 
-def _weighted(rule: str, *reads: str) -> SystemTraits:
+def _weighted(rule: str, *reads: str, by_signal: bool = False) -> SystemTraits:
     """Return GRPO with a rule for the weight of the teacher's signal."""
-    return SystemTraits("grpo", rule, reads=frozenset(reads))
+    return SystemTraits("grpo", rule, reads=frozenset(reads), by_signal=by_signal)
 
 
 def _whole(rule: str, *reads: str, signal: bool = True, outcome: Literal["grpo"] | None = "grpo") -> SystemTraits:
@@ -78,14 +81,14 @@ SYSTEMS: dict[str, SystemTraits] = {
     # rival rules, each combined with GRPO
     "gated": SystemTraits("grpo", "gated"),
     "position": SystemTraits("grpo", "position"),
-    "trust_region": SystemTraits("grpo", "trust_region"),
-    "sign_consistent": SystemTraits("grpo", "sign_consistent"),
+    "trust_region": _weighted("trust_region", by_signal=True),
+    "sign_consistent": _weighted("sign_consistent", by_signal=True),
     "curriculum": SystemTraits("grpo", "curriculum"),
     "entropy": _weighted("entropy", "teacher_entropy"),
     "drift_from_median": SystemTraits("grpo", "drift_from_median"),
     "drift_with_floor": SystemTraits("grpo", "drift_with_floor"),
     "per_error": SystemTraits("grpo", "per_error"),
-    "entropy_in_trust_region": _weighted("entropy_in_trust_region", "teacher_entropy"),
+    "entropy_in_trust_region": _weighted("entropy_in_trust_region", "teacher_entropy", by_signal=True),
     # weighting rules of other papers, each combined with GRPO
     "turn_opd": _weighted("turn_opd", "progress"),
     "middle_dropped": _weighted("middle_dropped"),
@@ -93,13 +96,13 @@ SYSTEMS: dict[str, SystemTraits] = {
     "prefix": _weighted("prefix"),
     "progressive_prefix": _weighted("progressive_prefix", "progress"),
     "prefix_teach": _weighted("prefix_teach"),
-    "tv_opd": _weighted("tv_opd"),
-    "surprise": _weighted("surprise"),
-    "power_opd": _weighted("power_opd", "student", "teacher"),
-    "tip": _weighted("tip", "student_entropy"),
-    "ida_opd": _weighted("ida_opd", "student", "student_entropy"),
-    "ier_opd": _weighted("ier_opd", "student_entropy", "group"),
-    "opdvr": _weighted("opdvr"),
+    "tv_opd": _weighted("tv_opd", by_signal=True),
+    "surprise": _weighted("surprise", by_signal=True),
+    "power_opd": _weighted("power_opd", "student", "teacher", by_signal=True),
+    "tip": _weighted("tip", "student_entropy", by_signal=True),
+    "ida_opd": _weighted("ida_opd", "student", "student_entropy", by_signal=True),
+    "ier_opd": _weighted("ier_opd", "student_entropy", "group", by_signal=True),
+    "opdvr": _weighted("opdvr", by_signal=True),
     "ra_opd": _weighted("ra_opd"),
     "fire_opd": _weighted("fire_opd", "student_entropy", "teacher_entropy"),
     "per_prompt": _weighted("per_prompt", "teacher_rates"),

@@ -117,7 +117,7 @@ def decontaminate(options: DecontaminateOptions) -> None:
         raise DataError(f"{options.file} has no text to compare. `sod data convert` reads more columns.")
     benchmarks = guarded(options.against, options.data_dir, options.words)
     with Display("decontaminate", total=1) as display, display.phase("rows", len(rows)):
-        found = findings(rows, benchmarks, options.share, display.advance)
+        found = findings(rows, benchmarks, options.share, display.advance, options.file.parent)
     _print_overlaps(found, benchmarks, rows)
     dirty = {finding.row for finding in found}
     echo(f"{len(dirty)} of {len(rows)} rows share {options.share:.0%} or more of a problem's {options.words}-grams")

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from math import floor
 
 from sod.datasets.columns import statement
+from sod.datasets.contamination import row_surroundings
 from sod.datasets.overlap import key
-from sod.datasets.rows import SURROUNDINGS, Row
+from sod.datasets.rows import Row
 
 
 def split_rows(rows: Sequence[Row], validation: int, seed: int) -> tuple[list[Row], list[Row]]:
@@ -17,9 +18,8 @@ def split_rows(rows: Sequence[Row], validation: int, seed: int) -> tuple[list[Ro
     """
     groups: defaultdict[str, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
-        around = [cell for name in SURROUNDINGS if (cell := row.get(name))]
         asked = key(statement(row))
-        groups[f"{asked} {around or ''}" if asked else repr(row)].append(number)
+        groups[f"{asked} {row_surroundings(row)}" if asked else repr(row)].append(number)
     chosen: set[int] = set()
     for group in random.Random(f"split/{seed}").sample(list(groups.values()), len(groups)):
         if len(chosen) + len(group) <= validation:

@@ -3,14 +3,23 @@ r"""Find shared text by word n-grams, the usual measure of contamination.
 Words are runs of letters and digits, and single signs, in lower case. LaTeX for layout only (`\left`, `\,`, `\dfrac` for `\frac`)
 is ignored. A benchmark's problem is found in a text that has at least a given share of the problem's n-grams. A problem too short
 for an n-gram is found if it is the whole text. The time is linear in the length of the texts.
+
+Two problems of equal text are different ones if both have an environment, a setting or files, and those differ.
 """
 
+import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from sod.datasets.wording import bare
+from sod.runs.files import sha256_of_file
+from sod.types import Problem
 
 _LOOKS = re.compile(
     r"\\(?:left|right|[bB]igg?[lr]?|(?:display|text|script)style|q?quad|limits|thinspace)(?![a-zA-Z])|\\[,;:!> ]|~"
@@ -34,6 +43,59 @@ class Overlap:
     """The shared n-grams, or the whole short problem."""
 
 
+class ProblemIdentity(NamedTuple):
+    """What defines a problem: its text, and what the text is about."""
+
+    text: str
+    surroundings: str = ""
+    """Environment, setting and contents of the files, as JSON; empty for a problem without them."""
+
+    @classmethod
+    def of(cls, problem: Problem) -> "ProblemIdentity":
+        asked = [message["content"] for message in problem.messages if message["role"] == "user"]
+        asked = asked or [message["content"] for message in problem.messages[-1:]]
+        return cls("\n".join(asked), surroundings_key(problem.environment, problem.setting, problem.files))
+
+
+def surroundings_key(environment: object, setting: object, files: object, folder: Path = Path()) -> str:
+    """Return what makes problems of equal text different, as JSON, or an empty text. `folder`: of relative paths.
+
+    Files count with their contents, and those that cannot be read with their paths.
+    """
+    parts = [environment, _mapping(setting), {}]
+    named = _mapping(files)
+    if isinstance(named, Mapping):
+        parts[2] = {str(name): _content(folder / str(path)) for name, path in named.items()}
+    return json.dumps(parts, sort_keys=True, default=str) if any(parts) else ""
+
+
+def _mapping(cell: object) -> Any:
+    """Return a cell that may be JSON text as the object in it."""
+    if isinstance(cell, str):
+        with suppress(ValueError, RecursionError):
+            return json.loads(cell)
+    return cell
+
+
+def _content(path: Path) -> str:
+    try:
+        state = path.stat()
+        return _digest(path, state.st_size, state.st_mtime_ns)
+    except OSError:
+        return str(path)
+
+
+@lru_cache(maxsize=65536)
+def _digest(path: Path, size: int, changed: int) -> str:
+    del size, changed  # keys of the cache
+    return sha256_of_file(path)
+
+
+def may_be_one(one: str, other: str) -> bool:
+    """Return whether problems of equal text with these surroundings may be the same problem."""
+    return one == other or not one or not other
+
+
 def words(text: str) -> list[str]:
     """Return the words of a problem in order, without known wordings around it."""
     text = _FRACTION.sub(r"\\frac", _BRACKETS.sub("$", _LOOKS.sub(" ", bare(text))))
@@ -52,7 +114,7 @@ class Index:
         self._n = n
         self._places: defaultdict[Gram, list[int]] = defaultdict(list)
         self._sizes: list[int] = []
-        self._short: dict[Gram, int] = {}
+        self._short: defaultdict[Gram, list[int]] = defaultdict(list)
         for number, problem in enumerate(problems):
             found = words(problem)
             grams = set(self._grams(found))
@@ -60,7 +122,7 @@ class Index:
             for gram in grams:
                 self._places[gram].append(number)
             if not grams and found:
-                self._short[tuple(found)] = number
+                self._short[tuple(found)].append(number)
 
     def overlaps(self, found: Sequence[str], share: float) -> Iterator[Overlap]:
         """Yield the problems of which a text has at least this share. `found`: the words of the text."""
@@ -70,7 +132,7 @@ class Index:
             if count >= share * self._sizes[number]:
                 texts = tuple(" ".join(gram) for gram in shared if number in self._places[gram])
                 yield Overlap(number, count / self._sizes[number], texts)
-        if len(found) < self._n and (number := self._short.get(tuple(found))) is not None:
+        for number in self._short.get(tuple(found), ()) if len(found) < self._n else ():
             yield Overlap(number, 1.0, (" ".join(found),))
 
     def _grams(self, found: Sequence[str]) -> Iterator[Gram]:

@@ -32,8 +32,9 @@ from sod.model.hub import model_folder
 from sod.model.loading import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer
 from sod.processes.concurrency import Runner
 from sod.rollout.agent import Agent
-from sod.rollout.groups import beginning_seed, rollout
+from sod.rollout.groups import attempt_seed, beginning_seed, rollout
 from sod.rollout.harness import Harness
+from sod.runs.contents import changed_contents, content_digests
 from sod.runs.directory import Run
 from sod.runs.files import to_json, write_whole
 from sod.runs.records import from_record
@@ -73,9 +74,9 @@ class ScoredEvaluation:
         Raises RunError if the directory holds no evaluation with a teacher, and DataError if it is not finished or if a row is
         damaged.
         """
-        options, data, teacher = _read_options(folder)
+        options, data, teacher, contents = _read_options(folder)
         evaluated = read_evaluation(folder)
-        sets = _open_sets(folder, options, data)
+        sets = _open_sets(folder, options, data, contents)
         problems = {problem.id: problem for each in sets for problem in each.problems}
         by_problem = _read_scored(folder, evaluated, problems)
         scored = [each for group in by_problem.values() for each in group]
@@ -134,11 +135,13 @@ class ScoredEvaluation:
         return weights
 
 
-def _read_options(folder: Path) -> tuple[EvalOptions, str, str]:
-    """Return the options of the evaluation, and the fingerprints of its problems and of its teacher."""
+def _read_options(folder: Path) -> tuple[EvalOptions, str, str, dict[str, str]]:
+    """Return the options of the evaluation, the fingerprints of its problems and of its teacher, and digests of its files."""
     try:
         options = RolloutCommandOptions.model_validate_json((folder / "options.json").read_text(encoding="utf-8"))
-        prints: dict[str, str] = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data"]
+        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        prints: dict[str, str] = environment["data"]
+        contents: dict[str, str] = environment.get("files", {})
         data = prints["data"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(
@@ -152,10 +155,10 @@ def _read_options(folder: Path) -> tuple[EvalOptions, str, str]:
             f"{folder} is an evaluation with a remote teacher, which returns no entropies. Repeat `sod eval` without "
             "score.teacher_url."
         )
-    return options, data, prints.get("teacher") or fingerprint_model(model_folder(options.teacher))
+    return options, data, prints.get("teacher") or fingerprint_model(model_folder(options.teacher)), contents
 
 
-def _open_sets(folder: Path, options: EvalOptions, data: str) -> list[ProblemSet]:
+def _open_sets(folder: Path, options: EvalOptions, data: str, contents: dict[str, str]) -> list[ProblemSet]:
     """Open the problems of the evaluation, and check their fingerprint."""
     try:
         sets = open_sets(options)
@@ -163,6 +166,8 @@ def _open_sets(folder: Path, options: EvalOptions, data: str) -> list[ProblemSet
         raise RunError(f"The problems of {folder} are missing or have changed ({error}). {ADVICE}") from error
     if sets_fingerprint(sets) != data:
         raise RunError(f"The problems of {folder}, {', '.join(options.data)}, have changed. {ADVICE}")
+    if changed := changed_contents(contents, content_digests(options, [(each.path, each.problems) for each in sets])):
+        raise RunError(f"{changed[0]} has changed since the evaluation {folder}. Restore its content. {ADVICE}")
     return sets
 
 
@@ -263,19 +268,26 @@ def draw_evenly(starts: Sequence[Start], count: int, seed: int) -> list[Start]:
 
 @dataclass(frozen=True)
 class Successor(Agent):
-    """An agent that continues existing trajectories. Problem ids are the keys of `prefixes` and `beginnings`."""
+    """An agent that continues existing trajectories. Problem ids are the keys of `prefixes`, `beginnings` and `seeds`."""
 
     prefixes: Mapping[str, Sequence[Piece]]
     beginnings: Mapping[str, int]
     """Seed of the environment in the trajectory to continue."""
+    seeds: Mapping[str, int]
+    """Seed of the trajectory to continue."""
 
     async def attempt(
-        self, problem: Problem, sample: int, seed: int, beginning: int = 0, prefix: Sequence[Piece] = ()
+        self,
+        problem: Problem,
+        sample: int,
+        seed: int,
+        beginning: int = 0,
+        prefix: Sequence[Piece] = (),
+        prefix_seed: int | None = None,
     ) -> Trajectory:
-        del beginning
-        return await super().attempt(
-            problem, sample, seed, self.beginnings[problem.id], prefix or self.prefixes[problem.id]
-        )
+        del beginning, prefix, prefix_seed
+        id = problem.id
+        return await super().attempt(problem, sample, seed, self.beginnings[id], self.prefixes[id], self.seeds[id])
 
 
 def continuations(options: CalibrateOptions, evaluation: ScoredEvaluation, chosen: Sequence[Start]) -> list[Row]:
@@ -324,11 +336,13 @@ def _continue(
     problems: list[Problem] = []
     prefixes: dict[str, Sequence[Piece]] = {}
     beginnings: dict[str, int] = {}
+    seeds: dict[str, int] = {}
     for start in chosen:
         begun = evaluation.batch.trajectories[start.row]
         problems.append(replace(begun.problem, id=f"{begun.problem.id}/{begun.sample}/{start.step}"))
         prefixes[problems[-1].id] = begun.pieces[: start.pieces]
         beginnings[problems[-1].id] = beginning_seed(evaluation.options.seed, 0, begun.problem.id)
+        seeds[problems[-1].id] = attempt_seed(evaluation.options.seed, 0, begun.problem.id, begun.sample)
     with (
         Runner() as loop,
         harness.working_in(loop),
@@ -341,7 +355,9 @@ def _continue(
             del trajectory
             display.advance()
 
-        agent = Successor(engine, harness.chat, harness.environments, harness.referee, limits, prefixes, beginnings)
+        agent = Successor(
+            engine, harness.chat, harness.environments, harness.referee, limits, prefixes, beginnings, seeds
+        )
         groups = loop.run(rollout(agent, problems, seed=options.seed, update=0, on_trajectory=advance))
     check_groups(groups)
     return groups

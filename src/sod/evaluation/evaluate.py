@@ -43,6 +43,7 @@ from sod.rewards.referee import Referee
 from sod.rollout.groups import attempts
 from sod.rollout.harness import Harness
 from sod.runs import metrics
+from sod.runs.contents import content_digests
 from sod.runs.directory import Run
 from sod.runs.records import (
     Record,
@@ -125,6 +126,8 @@ class EvaluationSession:
     run: Run
     files: dict[str, str]
     """Fingerprints of the inputs."""
+    contents: dict[str, str]
+    """Digests of the other files."""
     samples: SampleFile
 
     @classmethod
@@ -152,13 +155,14 @@ class EvaluationSession:
         }
         if options.teacher:
             files["teacher"] = fingerprint_teacher(teacher_folder(options.teacher, options.score), options.score)
+        contents = content_digests(options, [(each.path, each.problems) for each in sets])
         if run.begun:
-            Run.open(options, options.out, data=files, resume=True)
+            Run.open(options, options.out, data=files, files=contents, resume=True)
         with SampleFile.open(run.trajectory_file(0)) as samples:
             needed = options.teacher is not None or any(_missing(sets, options.samples, samples))
             model = _load(options, folder, harness) if needed and not served else None
             with _scorer(options, model, harness, loop) as scorer, harness.working_in(loop):
-                yield cls(options, sets, harness, judges, folder, model, scorer, loop, run, files, samples)
+                yield cls(options, sets, harness, judges, folder, model, scorer, loop, run, files, contents, samples)
 
     def engine(self) -> AbstractContextManager[Engine]:
         """Open the engine that samples."""
@@ -191,7 +195,7 @@ class EvaluationSession:
 
     def _begin(self) -> None:
         """Create the run, or continue it."""
-        Run.open(self.options, self.options.out, data=self.files, resume=self.run.begun)
+        Run.open(self.options, self.options.out, data=self.files, files=self.contents, resume=self.run.begun)
         self.samples.hold()
         self.run.write_options(self.options)
         if any(each.private for each in self.sets):
@@ -251,19 +255,31 @@ class EvaluationSession:
     def _judge_again(self, problem: Problem, rows: list[Record]) -> None:
         """Judge undecided samples again, and add the missing verdicts of additional judges.
 
-        The verdict of another environment than the default one depends on its state, and stays.
+        The own verdict of an environment depends on its state, and stays. Rewards of the user's own are computed again.
         """
-        if not self.harness.with_tools([problem]):
-            return
-        undecided = [row for row in rows if not row["graded"]]
-        for row, verdict in self._verdicts(self.harness.referee, problem, undecided):
+        by_referee = [row for row in rows if self._is_for_referee(problem, row)]
+        undecided = [row for row in by_referee if not row["graded"]]
+        again = self._verdicts(self.harness.referee, problem, undecided)
+        again += [
+            (row, own) for row in rows if not row["graded"] and (own := self._own_verdict(problem, row)).is_graded
+        ]
+        for row, verdict in again:
             attempt = replace(self._trajectory(row, problem), verdict=verdict)
-            again = self.loop.run(self.harness.referee.rewarded(attempt, functools.partial(written_messages, row)))
-            row |= verdict_record(again.judged) | reward_record(again)
+            rewarded = self.loop.run(self.harness.referee.rewarded(attempt, functools.partial(written_messages, row)))
+            row |= verdict_record(rewarded.judged) | reward_record(rewarded)
         for name, referee in self.judges.items():
-            new = [row for row in rows if name not in row.get("judges", {})]
+            new = [row for row in by_referee if name not in row.get("judges", {})]
             for row, verdict in self._verdicts(referee, problem, new):
                 row["judges"] = row.get("judges", {}) | {name: verdict_record(verdict)}
+
+    def _is_for_referee(self, problem: Problem, row: Record) -> bool:
+        """Return whether the judge of the problem's kind decides. Rows of older versions do not have an environment's verdict."""
+        return bool(self.harness.with_tools([problem])) or row.get("environment_verdict", row) is None
+
+    def _own_verdict(self, problem: Problem, row: Record) -> Verdict:
+        """Return the environment's own verdict on an attempt; ungraded if it gave none."""
+        own = self._trajectory(row, problem).environment_verdict
+        return own or Verdict(outcome="ungraded")
 
     def _verdicts(self, referee: Referee, problem: Problem, rows: list[Record]) -> list[tuple[Record, Verdict]]:
         def judge(each: Trajectory) -> Coroutine[Any, Any, Verdict]:

@@ -38,8 +38,6 @@ from sod.trackers import base as trackers
 
 CLIP_RANGES = {"gspo": (3e-4, 4e-4), "cispo": (1.0, 4.0)}
 """Lower and upper clip range in the papers of losses whose ratios are on another scale (docs/losses.md)."""
-QUOTIENTS = frozenset({"tv_opd", "power_opd"})
-"""Rules with a weight that is divided by the signal of the sampled token, so it is none for other tokens."""
 Refusals = Iterator[str]
 """Messages: what is wrong, why, and what to type."""
 
@@ -362,15 +360,21 @@ def _of_inputs(options: TrainOptions, system: SystemTraits, reads: frozenset[str
             f"algorithm.teacher_rates has no effect with algorithm.name = {algorithm.name}, which does not read them. Leave it "
             "out."
         )
+    if system.rule == "gats" and options.rollout.resample > 1:
+        yield (
+            "algorithm.name = gats compares the student's solve rate with the teacher's, but rollout.resample = "
+            f"{options.rollout.resample:g} leaves only problems that the student solves in part. Leave rollout.resample out, or "
+            "choose another rule."
+        )
     if system.whole and algorithm.divergence == "exact":
         yield (
             f"algorithm.divergence = exact needs a weight of the teacher's signal for every candidate, but algorithm.name = "
             f"{algorithm.name} computes the whole credit. Use sampled."
         )
-    if system.rule in QUOTIENTS and algorithm.divergence == "exact":
+    if algorithm.divergence == "exact" and _is_by_signal(system):
         yield (
-            f"algorithm.divergence = exact weighs every candidate, but the weight of algorithm.name = {algorithm.name} is a "
-            "quotient with the signal of the sampled token, which may be near 0. Use sampled."
+            f"algorithm.divergence = exact weighs every candidate, but the weight of algorithm.name = {algorithm.name} depends "
+            "on the signal of the sampled token, so it does not fit the others. Use sampled."
         )
 
 
@@ -415,6 +419,17 @@ def _reads(system: SystemTraits) -> frozenset[str]:
 
     assert system.rule is not None
     return inputs_of(system.rule)
+
+
+def _is_by_signal(system: SystemTraits) -> bool:
+    """Return whether a token's weight is a function of its own signal. The user's own rule is tried."""
+    if not system.is_own:
+        return system.by_signal
+    from sod.config.plugins import load
+    from sod.credit.algorithms import own_system, weighs_by_signal
+
+    assert system.rule is not None
+    return weighs_by_signal(own_system(load(system.rule, option="algorithm.name")))
 
 
 def _of_address(option: str, url: str) -> Refusals:

@@ -24,6 +24,7 @@ from sod.config import (
     SftOptions,
     TrainOptions,
 )
+from sod.config.teachers import routes_of
 from sod.console.progress import console
 from sod.credit.systems import SYSTEMS
 from sod.engines import ENGINES
@@ -136,20 +137,21 @@ def _of_fine_tuning(options: SftOptions) -> "DryRun":
     return text
 
 
-def _read_training(text: "DryRun", options: TrainOptions) -> "tuple[Found, Found | None, Found, list[Found]]":
-    """Add what a training run reads. -> student, teacher (the student itself for opsd), data, validation sets"""
+def _read_training(text: "DryRun", options: TrainOptions) -> "tuple[Found, list[Found], Found, list[Found]]":
+    """Add what a training run reads. -> student, teachers (for opsd the student itself), data, validation sets"""
     name = options.algorithm.name
     student = text.read_model("student", options.student)
-    teacher = None
+    teachers: list[Found] = []
     if _is_own_teacher(options):
-        teacher = student
+        teachers = [student]
         text.add("reads", "teacher  the initial student, with additional context in its prompt")
     elif options.teacher is not None:
-        teacher = text.read_model("teacher", options.teacher, served=options.score.teacher_url is not None)
+        teachers = [text.read_model("teacher", options.teacher, served=options.score.teacher_url is not None)]
         if options.score.teacher_url:
             text.add("reads", f"teacher  on the server {options.score.teacher_url}; its memory is not counted here")
-    for route in () if options.teacher else options.teachers:
-        text.add("reads", f"teacher  {route}; its memory is not counted here")
+    else:
+        models = dict.fromkeys(route.model for route in routes_of(options.teachers))
+        teachers = [text.read_model("teacher", model) for model in models]
     if options.has_reference:
         text.add(
             "reads", "start    the initial student, which the divergence of learn.kl or kl_in_reward is measured from"
@@ -167,7 +169,7 @@ def _read_training(text: "DryRun", options: TrainOptions) -> "tuple[Found, Found
     if (rates := options.algorithm.teacher_rates) is not None:
         text.add("reads", f"rates    {rates}, a finished evaluation of the teacher on the data")
         text.check_rates(rates, options.data, "algorithm.teacher_rates")
-    return student, teacher, data, held_out
+    return student, teachers, data, held_out
 
 
 def _is_own_teacher(options: TrainOptions) -> bool:
@@ -177,10 +179,10 @@ def _is_own_teacher(options: TrainOptions) -> bool:
 
 def _of_training(options: TrainOptions) -> "DryRun":
     text, name, is_own = DryRun.of("train", options), options.algorithm.name, _is_own_teacher(options)
-    student, teacher, data, held_out = _read_training(text, options)
+    student, teachers, data, held_out = _read_training(text, options)
     text.write(options.out, resume=options.resume)
-    options = options.model_copy(update={"rollout": text.fitting(options.rollout, student, teacher)})
-    text.check_what_is_named(options, None if is_own else teacher)
+    options = options.model_copy(update={"rollout": text.fitting(options.rollout, student, *teachers)})
+    text.check_what_is_named(options, None if is_own or not teachers else teachers[0])
 
     rollout, learn = options.rollout, options.learn
     problems, trajectories = options.updates * rollout.problems, rollout.problems * rollout.group
@@ -199,15 +201,16 @@ def _of_training(options: TrainOptions) -> "DryRun":
     if data.rows and rollout.problems > data.rows:
         text.first.append(f"Lower rollout.problems to {data.rows:,}, the number of problems in the data.")
 
-    if student.shape is None or (teacher and teacher.shape is None):
-        return text.without_shape(student=student, teacher=teacher)
-    shape, scorer = student.shape, teacher and teacher.shape
-    text.check_length(rollout, {"student": shape, "teacher": scorer})
+    shapes = [teacher.shape for teacher in teachers if teacher.shape]
+    if student.shape is None or len(shapes) < len(teachers):
+        return text.without_shape(student=student, teacher=next((each for each in teachers if not each.shape), None))
+    shape, scorer = student.shape, largest(shapes)
+    text.check_length(rollout, {"student": shape, **{f"teacher {each.name}": each.shape for each in teachers}})
     text.check_share(options, shape)
     savings = _savings(learn, text.processes)
     savings += _savings_of_teacher(options, scorer, text.processes, on_gpu=text.gpu is not None)
     averaged = is_own and options.opsd.decay is not None
-    memory = memory_of_training(options, shape, scorer, text.gpu, averaged=averaged, processes=text.processes)
+    memory = memory_of_training(options, shape, shapes, text.gpu, averaged=averaged, processes=text.processes)
     text.hold(memory, savings)
     if text.processes > 1:
         text.add("traffic", *wire(options, shape, text.processes))
@@ -344,10 +347,16 @@ def estimate(options: TrainOptions, processes: int) -> dict[str, float] | None:
     if device is None or not device.is_gpu:
         return None
     student = find_model(options.student).shape
-    teacher = find_model(options.teacher).shape if options.teacher else None
-    if student is None or (options.teacher and teacher is None):
+    models = [options.teacher] if options.teacher else [route.model for route in routes_of(options.teachers)]
+    shapes = [find_model(model).shape for model in models]
+    if student is None or None in shapes:
         return None
-    return seconds_of_update(options, student, teacher, device, processes)
+    return seconds_of_update(options, student, largest([each for each in shapes if each]), device, processes)
+
+
+def largest(shapes: Sequence[Shape]) -> Shape | None:
+    """Return the shape with the most weights. Of several teachers, this one is assumed to score every trajectory."""
+    return max(shapes, key=lambda shape: shape.parameters, default=None)
 
 
 def time_lines(times: dict[str, float], updates: int) -> list[str]:

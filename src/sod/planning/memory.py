@@ -4,6 +4,8 @@ This is arithmetic on a `Shape` and options. All sizes are bytes; `itemsize` is 
 `tests/test_shapes.py` compares the results with real models.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -295,7 +297,7 @@ def memory_of_fine_tuning(options: SftOptions, shape: Shape, gpu: int | None, pr
 def memory_of_training(
     options: TrainOptions,
     student: Shape,
-    teacher: Shape | None,
+    teachers: Sequence[Shape],
     gpu: int | None,
     *,
     averaged: bool = False,
@@ -312,10 +314,13 @@ def memory_of_training(
         "student": _whole("student", dtype, student),
         "learner": _learner(student, itemsize, options.learn, processes),
     }
-    if teacher and options.score.teacher_url is None:
-        memory["teacher"], moments["the teacher's scoring"] = _teaching(options, teacher, tokens, processes)
+    if teachers and options.score.teacher_url is None:
+        taught = [_teaching(options, teacher, tokens, processes) for teacher in teachers]
+        sums = sum((Counter(parts) for parts, _ in taught), Counter[str]())
+        memory["teacher"] = dict(sums)
+        moments["the teacher's scoring"] = max(moment for _, moment in taught)
         if averaged and ITEMSIZE[type_of(options.network.for_teacher(options.score))] < 4:
-            memory["teacher"]["the teacher's average, float32"] = 4 * teacher.parameters
+            memory["teacher"]["the teacher's average, float32"] = 4 * teachers[0].parameters
     if loads_reference(options):
         memory["reference"], moments["the initial weights' scoring"] = _referring(options, student, tokens)
     memory["sampler"] = _sampling(options, student, gpu)

@@ -260,7 +260,11 @@ class Case:
     def _weigh(self, way: Way, changes: Changes) -> Sized:
         options = _train_options(self.base | changes)
         gpu = self.device.memory if self.count else None
-        memories = [memory_of_training(options, self.student, self.teacher, gpu, processes=options.processes or 1)]
+        memories = [
+            memory_of_training(
+                options, self.student, [self.teacher] if self.teacher else [], gpu, processes=options.processes or 1
+            )
+        ]
         if options.engine.name == "vllm_server":
             memories.append(memory_of_sampling_server(options, self.student, AMPLE))
         if options.score.teacher_url and self.teacher:

@@ -58,20 +58,27 @@ class Agent:
     """Whether the log-probabilities of the tokens are used. If not, they may be wrong or missing."""
 
     async def attempt(
-        self, problem: Problem, sample: int, seed: int, beginning: int = 0, prefix: Sequence[Piece] = ()
+        self,
+        problem: Problem,
+        sample: int,
+        seed: int,
+        beginning: int = 0,
+        prefix: Sequence[Piece] = (),
+        prefix_seed: int | None = None,
     ) -> Trajectory:
         """Sample and judge one trajectory. Raises only for failures that the student did not cause.
 
         `seed` also identifies the attempt to the engine, so it must be unique among running attempts. `beginning`: seed of the
         environment, equal for all attempts at a problem. `prefix`: a conversation to continue instead of the problem's prompt.
-        It ends where the student writes the next turn. Its turns and tokens count towards the limits.
+        It ends where the student writes the next turn. Its turns and tokens count towards the limits. `prefix_seed`: seed of the
+        attempt that it is from. Default: `seed`.
         """
         start = time.monotonic()
         async with self.environments.opened(problem, beginning) as (environment, opening):
             dialogue = Dialogue(self.chat, environment, opening)
             self._check_prompt(problem, dialogue.pieces[0])
             if prefix:
-                await dialogue.take_up(prefix, seed)
+                await dialogue.take_up(prefix, seed if prefix_seed is None else prefix_seed)
             try:
                 stop = await self._converse(dialogue, seed)
             finally:
@@ -89,6 +96,7 @@ class Agent:
             turn_rewards=dialogue.turn_rewards,
             messages=() if is_plain else opening.conversation,
             tools=() if is_plain else tuple(opening.tools),
+            environment_verdict=verdict,
         )
         if verdict is None:
             verdict = await self.referee.judge(trajectory, lambda: self.chat.response(trajectory.response))

@@ -55,13 +55,14 @@ class Dialogue:
     async def take_up(self, prefix: Sequence[Piece], seed: int) -> None:
         """Continue after these pieces. An environment with a state first gets their turns again.
 
+        `seed`: of the attempt that the pieces are from, which decides the calls that were damaged.
+
         Raises InfrastructureError if it then answers differently.
         """
         if self._environment.has_state:
-            for piece, following in pairwise(prefix):
-                if piece.author != "student":
-                    continue
-                answer = await self.answer(self.read(piece.tokens), seed)
+            turns = ((piece, following) for piece, following in pairwise(prefix) if piece.author == "student")
+            for turn, (piece, following) in enumerate(turns):
+                answer = await self.answer(self.read(piece.tokens), seed + turn)
                 if answer is None or answer.tokens != following.tokens:
                     raise InfrastructureError(
                         "The environment answers the same turns differently than in the attempt that is to be continued."

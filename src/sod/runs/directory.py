@@ -1,7 +1,7 @@
 """The directory of a run. It holds all facts about the run; reports only read it.
 
     options.json          every option, resolved; a resumed run writes it again, because some options may change
-    environment.json      versions, machine, fingerprints of the data, planned number of updates
+    environment.json      versions, machine, fingerprints of the data, digests of other files, planned number of updates
     metrics.jsonl         one row per update; keys are area/name
     trajectories/         update-0001.jsonl ...: tokens, text, mask, per-step d and w, reward, reason of the end
     checkpoints/          update-0010/ ...: Hugging Face format, the optimiser's state, and a manifest
@@ -44,6 +44,7 @@ from sod.config.recipes import flat
 from sod.errors import RunError
 from sod.processes.distributed import ALONE, Ranks
 from sod.runs import checkpoints
+from sod.runs.contents import changed_contents, check_contents
 from sod.runs.ends import forget_end, write_end
 from sod.runs.files import PARTIAL, append_line, to_json, write_json, write_whole
 from sod.runs.locks import Lock
@@ -101,25 +102,28 @@ class Run:
         out: Path,
         *,
         data: dict[str, str],
+        files: Mapping[str, str] | None = None,
         resume: bool = False,
         updates: int | None = None,
     ) -> "Run":
         """Create the directory and write options and environment. With `resume`, check that they are the same.
 
-        `data` maps the name of each input to its fingerprint. `updates` is the planned number of updates.
+        `data` maps the name of each input to its fingerprint, `files` that of each other file to its digest
+        (`sod.runs.contents`). `updates` is the planned number of updates.
         """
         run = cls(out)
         run.check(options, resume=resume)
         before = run._environment_before(data) if resume else None
+        known = run._contents(before, dict(files or {}), accept=getattr(options, "accept_changed", False))
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{out} cannot be written: {error.strerror}. Choose another --out.") from error
         if before is None:
-            now = describe_environment() | {"command": options.COMMAND, "data": data, "updates": updates}
+            now = describe_environment() | {"command": options.COMMAND, "data": data} | known | {"updates": updates}
             run._write_again("environment.json", now, resume)
-        elif before.get("updates") != updates:
-            write_json(out / "environment.json", before | {"updates": updates})
+        elif before | known | {"updates": updates} != before:
+            write_json(out / "environment.json", before | known | {"updates": updates})
         if not (out / "options.json").exists():
             run._write_again("options.json", options.model_dump(mode="json"), resume)
         forget_end(out)
@@ -376,6 +380,28 @@ class Run:
                     f"{name} (if it was a run, its exact checkpoint), or choose another --out."
                 )
         return before
+
+    def _contents(self, before: dict[str, Any] | None, now: dict[str, str], *, accept: bool) -> dict[str, Any]:
+        """Return the digests of all files for environment.json, and the names of those that changed and were accepted.
+
+        A file that the run has not read before is added. Raise RunError for one that has changed, unless `accept`.
+        """
+        if before is None:
+            return {"files": now}
+        files, accepted = before.get("files", {}), before.get("accepted", [])
+        if not isinstance(files, dict) or not isinstance(accepted, list):
+            raise self._damaged("environment.json")
+        if now and "files" not in before:
+            logger.warning(
+                f"The run in {self.folder} is of an older version, which did not record the contents of {', '.join(now)}. They "
+                "are recorded now, without a comparison."
+            )
+        if not accept:
+            check_contents(self.folder, files, now)
+        elif changed := changed_contents(files, now):
+            logger.warning(f"accepted with another content than before: {', '.join(changed)}")
+            accepted = sorted({*accepted, *changed})
+        return {"files": files | now} | ({"accepted": accepted} if accepted else {})
 
     def _stored(self, name: str) -> dict[str, Any] | None:
         """Return a JSON object of the run, or None without such a file. Raise RunError if it is damaged."""

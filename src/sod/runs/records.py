@@ -54,7 +54,11 @@ def _beyond_default(trajectory: Trajectory) -> Record:
         "messages": list(trajectory.messages),
         "tools": list(trajectory.tools),
     }
-    return {name: part for name, part in parts.items() if part}
+    found: Record = {name: part for name, part in parts.items() if part}
+    if trajectory.messages:
+        own = trajectory.environment_verdict
+        found["environment_verdict"] = None if own is None else verdict_record(own)
+    return found
 
 
 def reward_record(trajectory: Trajectory) -> Record:
@@ -144,5 +148,6 @@ def from_record(row: Mapping[str, Any], problem: Problem, text: Callable[[Sequen
         turn_rewards=tuple(map(float, row.get("turn_rewards", ()))),
         messages=tuple(row.get("messages", ())),
         tools=tuple(row.get("tools", ())),
+        environment_verdict=verdict_of(own) if (own := row.get("environment_verdict")) else None,
         seconds=float(row["seconds"]),
     )

@@ -65,6 +65,8 @@ class Teacher(ABC):
 
     scores_candidates = True
     """Whether it scores candidates, tokens that were not sampled."""
+    scores_tokens = True
+    """Whether it has a log-probability of each of the student's tokens. False: of spans, whose signal the tokens share."""
 
     @abstractmethod
     async def score(self, batch: Batch) -> Scores:

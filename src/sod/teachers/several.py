@@ -28,6 +28,7 @@ class SeveralTeachers(Teacher):
         self._routes, self._teachers = list(routes), dict(teachers)
         self._needs_spans = any(isinstance(teacher, TranslatedTeacher) for teacher in teachers.values())
         self.scores_candidates = all(teacher.scores_candidates for teacher in teachers.values())
+        self.scores_tokens = all(teacher.scores_tokens for teacher in teachers.values())
 
     def route(self, problem: Problem) -> Route:
         """Return the route of a problem: the first that takes it. Raise DataError if there is none."""

@@ -45,6 +45,7 @@ class TranslatedTeacher(LocalTeacher):
     """
 
     scores_candidates = False
+    scores_tokens = False
 
     def __init__(self, setup: TeacherSetup):
         assert setup.chat is not None, "a teacher with another tokenizer needs the student's chat format"

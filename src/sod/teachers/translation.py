@@ -7,6 +7,7 @@ are rendered again, and only the parts with the same meaning are aligned: the th
 
 import json
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 
 from sod.chat.calls import THOUGHT_CLOSE, THOUGHT_OPEN, find_blocks, words_and_calls
@@ -54,7 +55,10 @@ class Draft:
 
 
 class Translator:
-    """Renders the trajectories of one chat format in another one. `tools`: the schemas that both prompts show."""
+    """Renders the trajectories of one chat format in another one. `tools`: the schemas that both prompts show.
+
+    A trajectory with a conversation of its own (from an environment) is read with the tools of that conversation.
+    """
 
     def __init__(self, student: ChatFormat, teacher: ChatFormat, tools: Sequence[Schema]):
         self._student, self._teacher, self._tools = student, teacher, tools
@@ -71,31 +75,33 @@ class Translator:
 
         `limit`: largest number of the teacher's tokens. The rest is cut off and not aligned.
         """
-        begun = (
-            (trajectory.messages, trajectory.tools)
-            if trajectory.messages
-            else (trajectory.problem.messages, self._tools)
-        )
-        prompt = self._teacher.prompt(*begun)
+        own = self._with_tools(trajectory.tools) if trajectory.messages else self
+        prompt = self._teacher.prompt(trajectory.messages or trajectory.problem.messages, own._tools)
         pieces = [Piece("prompt", tuple(prompt))]
         spans: list[Span] = []
         ours, theirs = len(trajectory.pieces[0].tokens), len(prompt)
         names: list[str] = []
         for piece in trajectory.pieces[1:]:
             if piece.author == "student":
-                turn = self.turn(piece.tokens)
+                turn = own.turn(piece.tokens)
                 spans += [Span(_shifted(span.ours, ours), _shifted(span.theirs, theirs)) for span in turn.spans]
-                tokens, names = turn.tokens, self._called(piece.tokens)
+                tokens, names = turn.tokens, own._called(piece.tokens)
             elif piece.author == "user":
                 text = self._student.replied(piece.tokens)
                 tokens = self._teacher.reply(self._student.response(piece.tokens) if text is None else text)
             else:
-                tokens = self._observation(piece.tokens, names)
+                tokens = own._observation(piece.tokens, names)
             pieces.append(Piece(piece.author, tuple(tokens)))
             ours, theirs = ours + len(piece.tokens), theirs + len(tokens)
         if limit is not None and theirs > limit:
             pieces, spans = _cut(pieces, limit), [span for span in spans if span.theirs.stop <= limit]
         return replace(trajectory, pieces=tuple(pieces)), spans
+
+    def _with_tools(self, tools: Sequence[Schema]) -> "Translator":
+        """Return the same translator for other tools."""
+        other = copy(self)
+        other._tools = tools
+        return other
 
     def turn(self, tokens: Sequence[int]) -> TranslatedTurn:
         """Return the teacher's tokens of a student's turn, and the spans of both."""

@@ -46,6 +46,7 @@ from sod.rollout.groups import attempt_seed, rollout
 from sod.rollout.harness import Harness
 from sod.runs import metrics
 from sod.runs.alarms import raised
+from sod.runs.contents import content_digests
 from sod.runs.directory import Run
 from sod.runs.files import sha256_of_file
 from sod.runs.peaks import take_peak_mb
@@ -100,7 +101,7 @@ def train(options: TrainOptions) -> Run:
             with clock.time("sample"), display.phase("sample", session.attempts), device_errors(SAMPLES, SAMPLING):
                 groups, batch = session.sample(update, display)
             credited = give_credit(session.rules.add_to(batch, update, options.updates), options.algorithm)
-            session.rules.learn(credited)
+            session.rules.learn(credited, groups)
             corrected, weights = with_correction(credited, options.learn, options.engine)
 
             with clock.time("learn"), display.phase("learn", 1), device_errors("learning", LEARNING):
@@ -192,6 +193,7 @@ class TrainingSession:
             held_out = HeldOut.open(options, problems, ranks)
             student = model_folder(options.student)
             files = ranks.first(lambda: _fingerprints(options, student))
+            contents = ranks.first(lambda: content_digests(options, [(options.data, problems)]))
             harness = Harness.of(student, options, problems)
             for line in unasked(harness.with_tools(problems), harness.frame):
                 logger.warning(f"careful: {line}")
@@ -215,10 +217,12 @@ class TrainingSession:
                         teacher.restore(folder)
                 scorer = _scorer(options, policy, teacher, open_reference(options, student, policy, teacher))
                 with open_engine(loop, engine_options, policy.model, options.rollout) as engine:
-                    history = ranks.first(lambda: _begin(options, run, files, done))
+                    history = ranks.first(lambda: _begin(options, run, files, contents, done))
                     agent = harness.agent(engine, options.rollout)
                     validator = held_out.validator(run, harness, engine, ranks) if held_out else None
-                    probe = TeacherProbe(options, harness, loop, ranks).metrics(run, files, agent, teacher, problems)
+                    probe = TeacherProbe(options, harness, loop, ranks).metrics(
+                        run, files | contents, agent, teacher, problems
+                    )
                     yield cls(
                         options=options,
                         ranks=ranks,
@@ -417,9 +421,11 @@ class TrainingSession:
         return next((name for name in self.options.stop_on if name in self.alarms), "")
 
 
-def _begin(options: TrainOptions, run: Run, files: dict[str, str], done: int) -> list[dict[str, float]]:
+def _begin(
+    options: TrainOptions, run: Run, files: dict[str, str], contents: dict[str, str], done: int
+) -> list[dict[str, float]]:
     """Create or resume the run directory. -> the metrics of the completed updates"""
-    Run.open(options, options.out, data=files, resume=options.resume, updates=options.updates)
+    Run.open(options, options.out, data=files, files=contents, resume=options.resume, updates=options.updates)
     if options.resume:
         run.rewind(done)
         run.write_options(options)
@@ -487,6 +493,12 @@ def _teacher(
             if options.algorithm.divergence == "exact" and not teacher.scores_candidates:
                 raise OptionError(
                     "algorithm.divergence = exact needs a teacher with the student's tokenizer. Use sampled, or such a teacher."
+                )
+            if "teacher" in inputs_of(options.algorithm.name) and not teacher.scores_tokens:
+                raise OptionError(
+                    f"algorithm.name = {options.algorithm.name} reads the teacher's log-probability of each token, but a teacher "
+                    "with another tokenizer has those of spans of text. Choose another rule, or a teacher with the student's "
+                    "tokenizer."
                 )
             yield teacher
         return

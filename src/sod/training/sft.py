@@ -22,6 +22,7 @@ from sod.planning.checks import check, of_fine_tuning
 from sod.planning.dry_run import plan
 from sod.processes.distributed import Ranks, joined
 from sod.processes.interrupts import Terminated, held_back, noted
+from sod.runs.contents import content_digests
 from sod.runs.directory import Run
 from sod.runs.files import sha256_of_file
 from sod.tools.python import INTERPRETER
@@ -86,7 +87,10 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     policy = Policy(model, chat.tokenizer, options.learn, total_steps=total_steps, learner=learner, ranks=ranks)
     if folder:
         policy.restore(folder)
-    ranks.first(lambda: Run.open(options, options.out, data=files, resume=options.resume, updates=steps))
+    contents = ranks.first(lambda: content_digests(options))
+    ranks.first(
+        lambda: Run.open(options, options.out, data=files, files=contents, resume=options.resume, updates=steps)
+    )
     if options.resume:
         ranks.first(lambda: run.rewind(start))
         ranks.first(lambda: run.write_options(options))

@@ -25,6 +25,7 @@ from sod.planning.checks import check, of_evaluation
 from sod.processes.concurrency import Runner
 from sod.rollout.groups import attempts, group_of
 from sod.rollout.harness import Harness
+from sod.runs.contents import content_digests
 from sod.types import Problem, Trajectory
 
 
@@ -53,6 +54,8 @@ class SolveRates:
         """What the numbers depend on, apart from the model."""
         names = {"samples", "seed", "rollout", "reward", "tool", "prompts", "environment"}
         kept = self.options.model_dump(mode="json", include=names)
+        contents = content_digests(self.options, [(each.path, each.problems) for each in self.sets])
+        kept |= {"files": contents} if contents else {}
         return kept | {"sets": [each.name for each in self.sets], "data": sets_fingerprint(self.sets)}
 
     @property

@@ -8,11 +8,11 @@ from sod.chat.conversations import Demonstration
 from sod.config import DecontaminateOptions, SftValidateOptions, ValidateOptions
 from sod.datasets import ProblemSet
 from sod.datasets.contamination import count_shared
+from sod.datasets.overlap import ProblemIdentity
 from sod.datasets.rows import load_demonstrations
 from sod.datasets.several import open_sets
 from sod.errors import OptionError
 from sod.evaluation.intervals import TOO_FEW
-from sod.types import Problem
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def check_enough_rows(name: str, rows: int, stop_after: int) -> None:
         )
 
 
-def warn_of_overlap(name: str, held_out: Sequence[str], training: Sequence[str]) -> None:
+def warn_of_overlap(name: str, held_out: Sequence[ProblemIdentity], training: Sequence[ProblemIdentity]) -> None:
     """Log a warning if held-out questions are also training questions."""
     same, similar = count_shared(held_out, training, WORDS, SHARE)
     if same + similar:
@@ -53,14 +53,10 @@ def warn_of_overlap(name: str, held_out: Sequence[str], training: Sequence[str])
         )
 
 
-def question_in(problem: Problem) -> str:
-    return problem.messages[-1]["content"]
-
-
-def question_of(demonstration: Demonstration) -> str:
+def question_of(demonstration: Demonstration) -> ProblemIdentity:
     """Return the first message of the user, or an empty text."""
     asked = [message["content"] for message in demonstration.messages if message["role"] == "user"]
-    return str(asked[0]) if asked else ""
+    return ProblemIdentity(str(asked[0]) if asked else "")
 
 
 def held_out_demonstrations(options: SftValidateOptions) -> dict[str, list[Demonstration]]:

@@ -16,6 +16,7 @@ from typing import Any
 from sod.config import EvalRolloutOptions, SamplingOptions, TrainOptions
 from sod.datasets import ProblemSet
 from sod.datasets.asking import unasked
+from sod.datasets.overlap import ProblemIdentity
 from sod.datasets.several import sets_fingerprint
 from sod.engines import Engine
 from sod.evaluation.intervals import Interval, mean_over_problems, mean_over_sets
@@ -24,6 +25,7 @@ from sod.processes.distributed import Ranks
 from sod.rollout.agent import Agent
 from sod.rollout.groups import attempts, group_of
 from sod.rollout.harness import Harness
+from sod.runs.contents import content_digests
 from sod.runs.directory import Run
 from sod.runs.metrics import RolloutTotals
 from sod.runs.records import Record, to_record
@@ -31,7 +33,7 @@ from sod.runs.validations import Validation
 from sod.scoring import check_enough
 from sod.types import Group, Problem, Trajectory
 from sod.validation.course import Course
-from sod.validation.sets import question_in, validation_sets, warn_of_overlap
+from sod.validation.sets import validation_sets, warn_of_overlap
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,9 @@ class HeldOut:
         for each in sets:
             for note in each.notes:
                 logger.info(f"{each.name}: {note}")
-            warn_of_overlap(each.name, list(map(question_in, each.problems)), list(map(question_in, problems)))
+            warn_of_overlap(
+                each.name, list(map(ProblemIdentity.of, each.problems)), list(map(ProblemIdentity.of, problems))
+            )
         kept = {name: getattr(options.rollout, name) for name in SamplingOptions.model_fields}
         return cls(options, sets, EvalRolloutOptions.model_validate(kept | {"top_p": wanted.top_p}))
 
@@ -73,6 +77,8 @@ class HeldOut:
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on, apart from the model and the options that a run never changes."""
         wanted = self.options.validate.model_dump(mode="json", include={"samples", "limit", "top_p", "seed", "prompts"})
+        contents = content_digests(self.options, [(each.path, each.problems) for each in self.sets])
+        wanted |= {"files": contents} if contents else {}
         return wanted | {"sets": [each.name for each in self.sets], "data": sets_fingerprint(self.sets)}
 
     def validator(self, run: Run, harness: Harness, engine: Engine, ranks: Ranks) -> "Validator":

@@ -94,7 +94,7 @@ class TeacherProbe:
         return self.ranks.union(mine)
 
     def _fingerprint(self, files: dict[str, str], problems: Sequence[Problem]) -> str:
-        kept = {name: value for name, value in files.items() if name == "student" or name.startswith("teacher")}
+        kept = {name: value for name, value in files.items() if name not in ("data", "rates")}
         parts = [kept, [problem.id for problem in problems], self.options.seed, self._limits.model_dump(mode="json")]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

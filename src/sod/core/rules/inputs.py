@@ -29,7 +29,7 @@ INPUTS: dict[str, RuleInput] = {
     "teacher": RuleInput(
         "teacher_BT",
         "the teacher's log-probabilities",
-        "only their difference from the student's is known. Choose another rule",
+        "only their difference from the student's is known. Choose another rule, or a teacher with the student's tokenizer",
     ),
     "student_entropy": RuleInput(
         "student_entropy_BT",

@@ -38,22 +38,26 @@ def atod(d_BK: Tensor, info: StepInfo, *, updates: int = 80, last: float = 0.1, 
     return Weights((1 - (1 - last) * done) * useful_BK, 1 + (outcome - 1) * done)
 
 
-def gats(d_BK: Tensor, info: StepInfo) -> Weights:
+def gats(d_BK: Tensor, info: StepInfo, *, kept: float = 0.9, updates: int = 5) -> Weights:
     """Return a weight that falls with the student's success, and remains 0 once the student is as good as the teacher.
 
     Paper: GATS ("Guide, then let go"), 2026.
-    Formula: w = max(1 - M_S / M_T, 0), with M_S the share of right attempts in the update and M_T the teacher's mean solve rate
-    on the same problems. Once M_S reaches M_T, w stays 0. Problems without a known rate do not count. Where the teacher solves
-    none of an update's problems, w is 0 in that update alone.
-    Left out: nothing known. As described in a survey, which does not say over which attempts M_S is measured.
+    Formula: w = max(1 - M_S / M_T, 0), with M_S the share of right attempts and M_T the teacher's mean solve rate on the same
+    problems, over all updates so far; an update counts 0.9 times as much as the next one. Once M_S reaches M_T, after 5 updates
+    at least, w stays 0. Problems without a known rate do not count. While M_T is 0, w is 0.
+    Left out: nothing known. As described in a survey, which does not say over which attempts M_S is measured. The average is
+    this project's choice: a single update is small enough to be lucky.
     """
     rate_B, right_B = info.need("teacher_rates"), info.need("right").float()
     known_B = rate_B.isfinite()
     rate_B, right_B = (rate_B[known_B], right_B[known_B]) if known_B.any() else (torch.ones_like(rate_B), right_B)
-    student, teacher = float(right_B.mean()), float(rate_B.mean())
-    withdrawn = bool(info.state.get("withdrawn")) or (teacher > 0 and student >= teacher)
-    weight = 0.0 if withdrawn or teacher <= 0 else 1 - student / teacher
-    return Weights(torch.full_like(d_BK, weight), state={"withdrawn": float(withdrawn)})
+    new = {"student": float(right_B.sum()), "teacher": float(rate_B.sum())}
+    sums = {name: kept * info.state.get(name, 0.0) + value for name, value in new.items()}
+    seen = info.state.get("updates", 0.0) + 1
+    student, teacher = sums["student"], sums["teacher"]
+    withdrawn = bool(info.state.get("withdrawn")) or (seen >= updates and 0 < teacher <= student)
+    weight = 0.0 if withdrawn or teacher <= 0 else max(0.0, 1 - student / teacher)
+    return Weights(torch.full_like(d_BK, weight), state=sums | {"updates": seen, "withdrawn": float(withdrawn)})
 
 
 def tide(d_BK: Tensor, info: StepInfo) -> Weights:
