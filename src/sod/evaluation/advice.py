@@ -18,6 +18,8 @@ LITTLE_CONTRAST = 0.1
 """Share of groups with contrast below which GRPO has little to learn from. A choice of this project."""
 FLAT = 0.1
 """Largest change of d after the first step, as a share of d_1, that counts as none. A choice of this project."""
+FLAT_NATS = 0.01
+"""The same in nats, for models that nearly agree. A choice of this project."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ class Findings:
     harm: Interval | None
     """Share of continuations after an error that the teacher fails, where the student succeeded."""
     fall: Interval | None
-    """Solved share of the teacher's continuations without an earlier error, minus that after errors."""
+    """Solved share of the teacher's continuations without an earlier error, minus that after errors, paired by problem. Within a
+    problem, attempts with errors may be the worse ones for other reasons, too."""
     unmeasured: tuple[str, ...] = ()
     """Why values are None."""
 
@@ -107,7 +110,7 @@ def teacher_is_better(found: Findings) -> Advice:
     text = {
         True: "The teacher is better: distillation has something to teach.",
         False: "The teacher is worse: do not distil from it.",
-        None: "The teacher is not shown to be better: no reason to distil from it yet.",
+        None: "The teacher is not shown to be better.",
     }[holds]
     return Advice("teacher better", holds, text, f"teacher minus student {percent(found.ahead)}")
 
@@ -117,7 +120,7 @@ def groups_have_contrast(found: Findings) -> Advice:
     holds = _above(found.contrast, LITTLE_CONTRAST)
     text = {
         True: "GRPO has a signal.",
-        False: "GRPO has next to no signal; OPD and SOD do not need contrast.",
+        False: "GRPO has next to no signal; OPD and SOD do not need it.",
         None: "Whether GRPO has enough signal is open.",
     }[holds]
     return Advice("groups with contrast", holds, text, f"{percent(found.contrast)} of groups of {found.samples}")
@@ -126,7 +129,7 @@ def groups_have_contrast(found: Findings) -> Advice:
 def divergence_changes(found: Findings) -> Advice:
     """Return whether d changes over steps: SOD's weights are functions of d_k / d_1, and equal if d is flat."""
     numbers = f"d_1 {nats(found.first)}, change after it {nats(found.growth)}"
-    growth, limit = found.growth, FLAT * found.first.mean
+    growth, limit = found.growth, max(FLAT_NATS, FLAT * found.first.mean)
     holds = None
     if growth is not None and not math.isnan(growth.low):
         if growth.low > limit or growth.high < -limit:
@@ -145,46 +148,46 @@ def success_falls(found: Findings) -> Advice:
     """Return whether the teacher's continuations fail more after errors: then its advice there deserves less weight."""
     holds = _above(found.fall, 0.0)
     text = {
-        True: "The teacher's success falls after errors: step weights have something to do.",
-        False: "The teacher's success does not fall after errors: no reason for step weights.",
-        None: "Whether the teacher's success falls after errors is open.",
+        True: "The teacher solves less after errors: weights may help.",
+        False: "The teacher solves no less after errors: no need of weights.",
+        None: "Whether the teacher solves less after errors is open.",
     }[holds]
     return Advice("success falls", holds, text, f"fall {percent(found.fall)}")
 
 
-CHECKS = (teacher_is_better, groups_have_contrast, divergence_changes, success_falls)
+ADVISERS = (teacher_is_better, groups_have_contrast, divergence_changes, success_falls)
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Recommendation:
     """The system to take. None: the findings do not decide."""
 
     system: str | None
     why: str
 
 
-def choose(found: Findings) -> Choice:
+def choose(found: Findings) -> Recommendation:
     """Return the system that the findings suggest, by stated reasoning alone."""
-    better, contrast, changes, falls = (check(found).holds for check in CHECKS)
+    better, contrast, changes, falls = (adviser(found).holds for adviser in ADVISERS)
     if better is not True:
-        open_end = "" if better is False else " More minutes may show that it is."
+        open_end = "" if better is False else " More minutes may show it."
         reason = "The teacher is worse." if better is False else "The teacher is not shown to be better."
         if contrast:
-            return Choice("grpo", f"{reason} The outcomes carry a signal without it.{open_end}")
-        return Choice(None, f"{reason} Groups lack contrast or too few were seen. Try another teacher or problems.")
+            return Recommendation("grpo", f"{reason} Outcomes have a signal.{open_end}")
+        return Recommendation(None, f"{reason} Contrast is not shown either.")
     if changes is False:
-        return Choice("opd", "The teacher is better, and d is flat, so SOD's weights change little.")
+        return Recommendation("opd", "The teacher is better. d is flat, so SOD's weights change little.")
     if changes and falls:
-        return Choice("sod", "The teacher is better, d changes over steps, and its success falls after errors.")
+        return Recommendation("sod", "The teacher is better, d changes, and it solves less after errors.")
     if falls is False:
-        return Choice("opd", "The teacher is better, and no less so after errors: no reason to weigh steps.")
+        return Recommendation("opd", "The teacher is better, and solves no less after errors.")
     also = " grpo" if contrast is not False else ""
-    return Choice(None, f"The teacher is better; the rule is open. Try sod compare with sod opd{also}.")
+    return Recommendation(None, f"The teacher is better. The rule is open: compare sod opd{also}.")
 
 
-def expected_gain(found: Findings, choice: Choice, measured: Mapping[str, Interval] | None = None) -> str:
+def expected_gain(found: Findings, choice: Recommendation, measured: Mapping[str, Interval] | None = None) -> str:
     """Return the expected gain in points. `measured`: gains by system from comparisons on other pairs. Default: none."""
-    if measured and choice.system in measured:
+    if measured and choice.system is not None and choice.system in measured:
         return f"{measured[choice.system].in_points()} points, as measured on other pairs"
     if choice.system is None or found.ahead is None or choice.system == "grpo":
         return "not known"

@@ -19,18 +19,17 @@ from sod.console.progress import echo
 from sod.datasets.rows import Row, read_rows
 from sod.errors import DataError, RunError
 from sod.evaluation.advice import (
-    CHECKS,
-    Choice,
+    ADVISERS,
     Findings,
+    Recommendation,
     StepDivergence,
     choose,
     expected_gain,
-    nats,
     percent,
 )
 from sod.evaluation.continuations import ScoredEvaluation, continuations, draw_evenly, starts
 from sod.evaluation.evaluate import evaluate
-from sod.evaluation.intervals import Interval, difference, mean_over_problems, mean_over_sets, rate
+from sod.evaluation.intervals import Interval, difference, mean_over_problems, rate
 from sod.evaluation.results import Evaluated, read_evaluation
 from sod.runs.directory import Run
 from sod.runs.files import write_json
@@ -54,11 +53,11 @@ def diagnose(options: DiagnoseOptions) -> Row:
     """
     with Run(options.out).held():
         plan = _measure(options)
-        found = findings(options.out, plan)
+        found = read_findings(options.out, plan)
         choice = choose(found)
         content = {
             "findings": asdict(found),
-            "advice": [asdict(a) | {"confidence": a.confidence} for a in (check(found) for check in CHECKS)],
+            "advice": [asdict(a) | {"confidence": a.confidence} for a in (adviser(found) for adviser in ADVISERS)],
             "choice": asdict(choice),
             "gain": expected_gain(found, choice),
         }
@@ -174,7 +173,7 @@ def _continue(options: DiagnoseOptions, plan: Plan) -> None:
 # Findings
 
 
-def findings(folder: Path, plan: Plan) -> Findings:
+def read_findings(folder: Path, plan: Plan) -> Findings:
     """Return what the run directories of a diagnosis hold."""
     student = read_evaluation(folder / "student")
     problems = sorted(id for id, samples in student.verdicts.items() if samples)
@@ -232,14 +231,14 @@ def _compared(student: Evaluated, problems: Sequence[str], folder: Path) -> tupl
 
 
 def _bounded(interval: Interval, problems: int, lowest: float) -> Interval:
-    """Widen an interval without width, where all problems gave the same value, which a bootstrap takes for certainty.
+    """Limit an interval to [lowest, 1], and widen one without width, where all problems gave the same value, which a bootstrap takes for certainty.
 
-    Its half becomes the Clopper-Pearson limit of 0 in `problems` trials, 1 - 0.025^(1 / problems), within [lowest, 1].
+    Its half becomes the Clopper-Pearson limit of 0 in `problems` trials, 1 - 0.025^(1 / problems).
     """
-    if interval.high > interval.low or math.isnan(interval.low):
+    if math.isnan(interval.low):
         return interval
-    half = 1 - 0.025 ** (1 / problems)
-    return Interval(interval.mean, max(lowest, interval.mean - half), min(1.0, interval.mean + half))
+    half = 0.0 if interval.high > interval.low else 1 - 0.025 ** (1 / problems)
+    return Interval(interval.mean, max(lowest, interval.low - half), min(1.0, interval.high + half))
 
 
 def _by_problem(values: Sequence[tuple[str, float]], *, bounded: bool = False) -> Interval:
@@ -271,7 +270,6 @@ def _by_step(rows: Sequence[Row]) -> tuple[StepDivergence, ...]:
 def _continuations(rows: Sequence[Row], student: Evaluated) -> tuple[Interval | None, Interval | None, Interval | None]:
     """Return rescue, harm and fall of the teacher's continuations (`Findings`)."""
     after = [row for row in rows if row["errors_before"]]
-    before = [row for row in rows if not row["errors_before"]]
     failed = [row for row in after if not student.verdicts[row["problem"]][row["sample"]]]
     succeeded = [row for row in after if student.verdicts[row["problem"]][row["sample"]]]
 
@@ -279,18 +277,18 @@ def _continuations(rows: Sequence[Row], student: Evaluated) -> tuple[Interval | 
         values = [(row["problem"], float(row["solved"] is solved)) for row in chosen]
         return _by_problem(values, bounded=True) if values else None
 
-    early, late = share(before), share(after)
-    fall = None
-    if early is not None and late is not None:
-        half = mean_over_sets([early, Interval(-late.mean, -late.high, -late.low)])
-        fall = Interval(2 * half.mean, 2 * half.low, 2 * half.high)
+    solved: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    for row in rows:
+        solved[row["problem"]][bool(row["errors_before"])].append(float(row["solved"]))
+    falls = [fmean(early) - fmean(late) for early, late in solved.values() if early and late]
+    fall = _bounded(mean_over_problems(falls), len(falls), -1.0) if falls else None
     return share(failed), share(succeeded, solved=False), fall
 
 
 # Output
 
 
-def screen(found: Findings, choice: Choice) -> list[str]:
+def screen(found: Findings, choice: Recommendation) -> list[str]:
     """Return the findings as at most 23 lines of at most 80 columns."""
 
     def by_step(kind: Sequence[StepDivergence]) -> str:
@@ -305,8 +303,8 @@ def screen(found: Findings, choice: Choice) -> list[str]:
         f"after errors    teacher rescues {percent(found.rescue)}, harms {percent(found.harm)}",
         "",
     ]
-    for check in CHECKS:
-        advice = check(found)
+    for adviser in ADVISERS:
+        advice = adviser(found)
         lines += [f"[{advice.confidence}] {advice.text}", f"    {advice.numbers}"]
     lines += ["", f"take            {choice.system or 'not known'}", f"    {choice.why}"]
     lines += [f"gain            {expected_gain(found, choice)}"]
