@@ -51,8 +51,8 @@ BETTER = Findings(
         ({"fall": None}, None),
         ({"contrast": around(0.02)}, "sod"),  # distillation needs no contrast
         ({"ahead": around(-0.3)}, "grpo"),
-        ({"ahead": WIDE}, "grpo"),
-        ({"ahead": None, "teacher": None}, "grpo"),
+        ({"ahead": WIDE}, None),
+        ({"ahead": None, "teacher": None}, None),
         ({"ahead": around(-0.3), "contrast": around(0.02)}, None),
         ({"ahead": WIDE, "contrast": Interval(0.1, math.nan, math.nan)}, None),
     ],

@@ -169,12 +169,13 @@ class Recommendation:
 def choose(found: Findings) -> Recommendation:
     """Return the system that the findings suggest, by stated reasoning alone."""
     better, contrast, changes, falls = (adviser(found).holds for adviser in ADVISERS)
-    if better is not True:
-        open_end = "" if better is False else " More minutes may show it."
-        reason = "The teacher is worse." if better is False else "The teacher is not shown to be better."
+    if better is None:
+        also = ", but grpo has a signal." if contrast else "."
+        return Recommendation(None, f"The teacher is not shown to be better{also}")
+    if not better:
         if contrast:
-            return Recommendation("grpo", f"{reason} Outcomes have a signal.{open_end}")
-        return Recommendation(None, f"{reason} Contrast is not shown either.")
+            return Recommendation("grpo", "The teacher is worse. The outcomes have a signal.")
+        return Recommendation(None, "The teacher is worse, and contrast of the groups is not shown.")
     if changes is False:
         return Recommendation("opd", "The teacher is better. d is flat, so SOD's weights change little.")
     if changes and falls:

@@ -231,9 +231,9 @@ def _compared(student: Evaluated, problems: Sequence[str], folder: Path) -> tupl
 
 
 def _bounded(interval: Interval, problems: int, lowest: float) -> Interval:
-    """Limit an interval to [lowest, 1], and widen one without width, where all problems gave the same value, which a bootstrap takes for certainty.
+    """Limit an interval to [lowest, 1], and widen one without width.
 
-    Its half becomes the Clopper-Pearson limit of 0 in `problems` trials, 1 - 0.025^(1 / problems).
+    A bootstrap gives no width where all problems have the same value, which is no certainty. Half of the width then becomes the Clopper-Pearson limit of 0 in `problems` trials, 1 - 0.025^(1 / problems).
     """
     if math.isnan(interval.low):
         return interval
