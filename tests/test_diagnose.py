@@ -11,6 +11,7 @@ import pytest
 
 from sod.config import DiagnoseOptions
 from sod.datasets.rows import read_rows
+from sod.errors import RunError
 from sod.evaluation.advice import ADVISERS, Findings, choose, expected_gain
 from sod.evaluation.diagnosis import diagnose, screen
 from sod.evaluation.intervals import Interval
@@ -153,5 +154,7 @@ def test_at_the_end_of_the_time_one_round_is_measured_and_more_minutes_continue_
     first = diagnose(short)["findings"]
     assert first["problems"] == 3
     assert diagnose(short)["findings"] == first
+    with pytest.raises(RunError, match="with another value of student"):
+        diagnose(short.model_copy(update={"student": tmp_path}))
     longer = diagnose(short.model_copy(update={"minutes": 60.0}))["findings"]
     assert longer["problems"] == 8

@@ -10,7 +10,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -87,6 +87,8 @@ class Plan:
     """The time for which `steps` was decided."""
     exhausted: bool = False
     """Whether the last round found no further problem."""
+    options: Row = field(default_factory=dict)
+    """The options that findings depend on."""
 
     @classmethod
     def read(cls, file: Path) -> "Plan":
@@ -102,6 +104,11 @@ def _measure(options: DiagnoseOptions) -> Plan:
     """Evaluate in rounds, then continue trajectories. -> the finished plan"""
     file = options.out / "plan.json"
     plan = Plan.read(file)
+    asked = options.model_dump(mode="json", exclude={"minutes", "out", "data_dir", "microbatch_tokens"})
+    if plan.options and plan.options != asked:
+        changed = ", ".join(name for name in asked if plan.options.get(name) != asked[name])
+        raise RunError(f"{options.out} holds a diagnosis with another value of {changed}. Pass another --out.")
+    plan = replace(plan, options=asked)
     seconds = 60 * options.minutes * FOR_ROUNDS
     if options.minutes > plan.minutes:
         plan = replace(plan, steps=0, minutes=options.minutes)
@@ -233,7 +240,8 @@ def _compared(student: Evaluated, problems: Sequence[str], folder: Path) -> tupl
 def _bounded(interval: Interval, problems: int, lowest: float) -> Interval:
     """Limit an interval to [lowest, 1], and widen one without width.
 
-    A bootstrap gives no width where all problems have the same value, which is no certainty. Half of the width then becomes the Clopper-Pearson limit of 0 in `problems` trials, 1 - 0.025^(1 / problems).
+    A bootstrap gives no width where all problems have the same value, which is no certainty. Half of the width then becomes
+    the Clopper-Pearson limit of 0 in `problems` trials, 1 - 0.025^(1 / problems).
     """
     if math.isnan(interval.low):
         return interval
