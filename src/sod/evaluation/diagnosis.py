@@ -17,7 +17,7 @@ from statistics import fmean
 from sod.config import CalibrateOptions, DiagnoseOptions, EvalOptions
 from sod.console.progress import echo
 from sod.datasets.rows import Row, read_rows
-from sod.errors import DataError, RunError
+from sod.errors import DataError, RunError, UsageError
 from sod.evaluation.advice import (
     ADVISERS,
     Findings,
@@ -172,7 +172,7 @@ def _continue(options: DiagnoseOptions, plan: Plan) -> None:
             run=options.out / "student", teacher=options.teacher, out=out, steps=plan.steps, seed=options.seed
         )
         continuations(calibrated, evaluation, chosen)
-    except (RunError, DataError) as error:
+    except UsageError as error:
         out.mkdir(parents=True, exist_ok=True)
         (out / "reason.txt").write_text(str(error), encoding="utf-8")
 
