@@ -61,6 +61,11 @@ COMMANDS = {
         "sod.evaluation.calibration:calibrate",
         "test whether low step weights mark bad advice",
     ),
+    "diagnose": (
+        "DiagnoseOptions",
+        "sod.evaluation.diagnosis:diagnose",
+        "measure a student and a teacher, and advise a system",
+    ),
     "watch": ("WatchOptions", "sod.watch:watch", "follow runs while they run: curves, alarms, trajectories"),
     "runs": ("RunsOptions", "sod.watch.listing:list_runs", "list runs: state, progress, score, age, size"),
     "report": ("ReportOptions", "sod.report:report", "write an HTML page about runs: figures, trajectories"),

@@ -17,6 +17,7 @@ from sod.config.base import (
 from sod.config.commands import (
     CalibrateOptions,
     CompareEvaluationsOptions,
+    DiagnoseOptions,
     DoctorOptions,
     EvalOptions,
     ExportOptions,
@@ -87,6 +88,7 @@ __all__ = [
     "DecontaminateOptions",
     "DemoOptions",
     "DescribeOptions",
+    "DiagnoseOptions",
     "DoctorOptions",
     "EngineOptions",
     "EvalOptions",

@@ -281,6 +281,48 @@ class CalibrateOptions(Options):
     """Seed of the draw and of the continuations."""
 
 
+class DiagnoseOptions(Options):
+    """Measure a student and a teacher for some minutes, and advise a system: SOD, OPD, GRPO, or none.
+
+    Run the command again to continue after an interruption, or with more minutes.
+    """
+
+    student: Model
+    """Student model: a directory, a run (its newest checkpoint), hf:ORG/NAME or hf:ORG/NAME@REVISION."""
+    teacher: Model
+    """Teacher model, given like the student."""
+    data: Names
+    """Names of benchmarks (`sod data list` shows them) and files of your own (.jsonl, .parquet)."""
+    out: Path = Path("diagnosis")
+    """Directory to create or to continue."""
+    minutes: PositiveReal = 10.0
+    """Time for sampling, in minutes. A round that has begun is finished; the first one has 3 problems of each file."""
+    samples: Positive = 8
+    """Attempts per problem: the size of a group."""
+    steps: Positive = 200
+    """Largest number of steps from which the teacher continues."""
+    limit: Positive | None = None
+    """Largest number of problems from each file. Default: all that fit into the time."""
+    environment: str = "tools"
+    """Surroundings of the student, as in `sod eval`."""
+    data_dir: Rare[Path] = Path("data")
+    """Directory of benchmark files (NAME.jsonl). Missing benchmarks are downloaded into it."""
+    prompts: Rare[Literal["clean", "paper"]] = "clean"
+    """Prompts for the problems of benchmarks (rewards/prompts.toml)."""
+    microbatch_tokens: Rare[Positive] = 16384
+    """Tokens per forward pass when the divergence is measured. Lower it to save memory."""
+    seed: int = 0
+    """Seed of the student's samples. The teacher's is one larger."""
+    rollout: EvalRolloutOptions = EvalRolloutOptions(top_p=1.0)
+    engine: EngineOptions = EngineOptions()
+    score: Rare[ScoreOptions] = ScoreOptions()
+    reward: Rare[RewardOptions] = RewardOptions()
+    tool: Rare[ToolOptions] = ToolOptions()
+    sandbox: Rare[SandboxOptions] = SandboxOptions()
+    chat: Rare[ChatOptions] = ChatOptions()
+    network: Rare[ModelOptions] = ModelOptions()
+
+
 class ReportOptions(Options):
     """Write one self-contained HTML page about one or more runs: results, figures, every saved trajectory.
 

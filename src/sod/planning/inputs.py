@@ -8,7 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sod.config import CalibrateOptions, CompareOptions, EvalOptions, Options, SftOptions, TrainOptions, model_path
+from sod.config import (
+    CalibrateOptions,
+    CompareOptions,
+    DiagnoseOptions,
+    EvalOptions,
+    Options,
+    SftOptions,
+    TrainOptions,
+    model_path,
+)
 from sod.config.recipes import read_recipe
 from sod.config.teachers import routes_of
 from sod.datasets import check_name, to_fetch
@@ -50,6 +59,10 @@ def check_inputs(options: Options) -> None:
             if not options.run.is_dir():
                 raise RunError(f"{options.run} is not a directory. Give the run directory of `sod eval --teacher`.")
             _models(options.teacher)
+        case DiagnoseOptions():
+            for name in options.data:
+                check_name(name)
+            _models(options.student, options.teacher if options.score.teacher_url is None else None)
         case _:
             pass
 

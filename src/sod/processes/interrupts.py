@@ -21,7 +21,7 @@ TOGETHER_SECONDS = 3.0
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 RESUMED = ("sft", "train")
 """Commands that continue with --resume."""
-CONTINUED = ("lab demo", "lab real", "lab teacher", "eval", "rollout", "run", "compare", "data fetch")
+CONTINUED = ("lab demo", "lab real", "lab teacher", "eval", "rollout", "run", "compare", "diagnose", "data fetch")
 """Commands that continue when they are run again."""
 
 

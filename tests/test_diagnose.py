@@ -1,0 +1,160 @@
+"""`sod diagnose`: advice over findings made by hand, and whole diagnoses of the lab's models against an independent count."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sod.config import DiagnoseOptions
+from sod.datasets.rows import read_rows
+from sod.errors import RunError
+from sod.evaluation.advice import ADVISERS, Findings, choose, expected_gain
+from sod.evaluation.diagnosis import diagnose, screen
+from sod.evaluation.intervals import Interval
+from sod.lab import settings
+
+
+def around(mean: float, half: float = 0.02) -> Interval:
+    return Interval(mean, mean - half, mean + half)
+
+
+WIDE = Interval(0.05, -0.3, 0.4)
+BETTER = Findings(
+    problems=40,
+    samples=8,
+    student=around(0.3),
+    teacher=around(0.7),
+    ahead=around(0.4),
+    contrast=around(0.6),
+    first=around(0.5),
+    growth=around(0.4),
+    clean=(),
+    erroneous=(),
+    agreement=0.8,
+    decisive=0.1,
+    rescue=around(0.3),
+    harm=around(0.1),
+    fall=around(0.3),
+)
+
+
+@pytest.mark.parametrize(
+    ("changed", "system"),
+    [
+        ({}, "sod"),
+        ({"growth": around(0.0)}, "opd"),  # d is flat
+        ({"fall": around(-0.2)}, "opd"),
+        ({"fall": WIDE}, None),
+        ({"fall": None}, None),
+        ({"contrast": around(0.02)}, "sod"),  # distillation needs no contrast
+        ({"ahead": around(-0.3)}, "grpo"),
+        ({"ahead": WIDE}, None),
+        ({"ahead": None, "teacher": None}, None),
+        ({"ahead": around(-0.3), "contrast": around(0.02)}, None),
+        ({"ahead": WIDE, "contrast": Interval(0.1, math.nan, math.nan)}, None),
+    ],
+)
+def test_the_system_follows_from_the_findings(changed: dict[str, Any], system: str | None) -> None:
+    found = replace(BETTER, **changed)
+    choice = choose(found)
+    assert choice.system == system
+    assert expected_gain(found, choice).startswith("not known")
+    lines = screen(found, choice)
+    assert len(lines) <= 23
+    assert not [line for line in lines if len(line) > 80 or line.endswith("…")]
+
+
+def test_an_interval_that_permits_both_is_not_known_and_one_that_does_not_is_clear() -> None:
+    unclear = replace(BETTER, ahead=WIDE, contrast=WIDE, growth=WIDE, fall=WIDE)
+    assert [adviser(BETTER).confidence for adviser in ADVISERS] == ["clear"] * 4
+    assert [adviser(unclear).confidence for adviser in ADVISERS] == ["not known"] * 4
+
+
+def test_a_gain_measured_on_other_pairs_is_what_is_expected() -> None:
+    text = expected_gain(BETTER, choose(BETTER), {"sod": Interval(0.05, 0.01, 0.09)})
+    assert text == "+5.0 [+1.0, +9.0] points, as measured on other pairs"
+
+
+def options(student: Path, teacher: Path, data: Path, out: Path, **changed: Any) -> DiagnoseOptions:
+    lab = {name: settings.EVAL[name] for name in ("rollout", "reward", "tool")}
+    given = {"student": student, "teacher": teacher, "data": data, "out": out, "samples": 4, "steps": 12}
+    return DiagnoseOptions.model_validate(lab | {"minutes": 60} | given | changed)
+
+
+def test_a_teacher_that_is_the_student_is_not_shown_to_be_better(
+    teacher: Path, problem_file: Path, tmp_path: Path
+) -> None:
+    content = diagnose(options(teacher, teacher, problem_file, tmp_path / "out"))
+    found = content["findings"]
+    assert content["advice"][0]["holds"] is not True
+    assert content["choice"]["system"] not in ("sod", "opd")
+    assert found["problems"] == 8
+    assert found["agreement"] == pytest.approx(1, abs=1e-3)
+    assert (found["decisive"], found["first"]["mean"]) == (0, pytest.approx(0, abs=1e-3))
+
+
+@pytest.mark.slow
+def test_the_numbers_are_those_of_the_trajectories_and_an_interrupted_diagnosis_ends_equal(
+    untrained: Path, trembling: Any, teacher: Path, problem_file: Path, tmp_path: Path
+) -> None:
+    trembling(tmp_path / "student", 0.1)
+    given = options(tmp_path / "student", teacher, problem_file, tmp_path / "out")
+    content = diagnose(given)
+    found = content["findings"]
+    rows = read_rows(given.out / "student" / "trajectories" / "update-0000.jsonl")
+    of_teacher = read_rows(given.out / "teacher" / "trajectories" / "update-0000.jsonl")
+    assert (len(rows), len(of_teacher)) == (32, 32)
+    assert found["student"]["mean"] == pytest.approx(sum(row["correct"] for row in rows) / 32)
+    assert found["teacher"]["mean"] == pytest.approx(sum(row["correct"] for row in of_teacher) / 32)
+    right = {f"p{i}": sum(row["correct"] for row in rows if row["problem"] == f"p{i}") for i in range(8)}
+    assert found["contrast"]["mean"] == pytest.approx(sum(0 < count < 4 for count in right.values()) / 8)
+    assert found["first"]["mean"] == pytest.approx(sum(row["steps"][0]["d"] for row in rows) / 32)
+    signals = [s for row in rows for piece in row["pieces"] for s in piece.get("signal", [])]
+    assert found["decisive"] == pytest.approx(sum(abs(s) >= 1 for s in signals) / len(signals))
+    assert found["agreement"] == pytest.approx(sum(min(1, math.exp(s)) for s in signals) / len(signals))
+    failed = [r for r in rows if any(o != "ok" for p in r["pieces"] for o in p.get("outcomes", []))]
+    assert found["erroneous"][0]["d"] == pytest.approx(sum(r["steps"][0]["d"] for r in failed) / len(failed))
+    assert found["clean"][0]["trajectories"] == 32 - len(failed)
+    (continued,) = given.out.glob("continuations-*/continuations.jsonl")
+    ended = {(row["problem"], row["sample"]): row["correct"] for row in rows}
+    after = [row for row in read_rows(continued) if row["errors_before"]]
+    by_problem: dict[str, list[bool]] = {}
+    for row in after:
+        if not ended[row["problem"], row["sample"]]:
+            by_problem.setdefault(row["problem"], []).append(row["solved"])
+    expected = sum(sum(each) / len(each) for each in by_problem.values()) / len(by_problem)
+    assert found["rescue"]["mean"] == pytest.approx(expected)
+
+    # What a crash within the first round leaves: some trajectories of the student, nothing else.
+    again = given.model_copy(update={"out": tmp_path / "again"})
+    shutil.copytree(given.out / "student", again.out / "student")
+    (again.out / "student" / "results.json").unlink()
+    file = again.out / "student" / "trajectories" / "update-0000.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:5]))
+    assert diagnose(again) == content
+    assert json.loads((again.out / "diagnose.json").read_text()) == json.loads(
+        (given.out / "diagnose.json").read_text()
+    )
+
+    # The lab's teacher beside a student that has learnt nothing.
+    content = diagnose(options(untrained, teacher, problem_file, tmp_path / "untrained"))
+    assert content["findings"]["student"]["mean"] == 0
+    assert content["findings"]["student"]["high"] == pytest.approx(1 - 0.025 ** (1 / 8))
+    assert content["advice"][0]["holds"] is True
+
+
+def test_at_the_end_of_the_time_one_round_is_measured_and_more_minutes_continue_it(
+    teacher: Path, problem_file: Path, tmp_path: Path
+) -> None:
+    short = options(teacher, teacher, problem_file, tmp_path / "out", minutes=0.001)
+    first = diagnose(short)["findings"]
+    assert first["problems"] == 3
+    assert diagnose(short)["findings"] == first
+    with pytest.raises(RunError, match="with another value of student"):
+        diagnose(short.model_copy(update={"student": tmp_path}))
+    longer = diagnose(short.model_copy(update={"minutes": 60.0}))["findings"]
+    assert longer["problems"] == 8
