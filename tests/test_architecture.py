@@ -21,7 +21,8 @@ ROOT = Path(sod.__file__).parent
 LAYERS = """
     core  errors  moved  types
     batching  config  processes
-    arguments  chat  console  runs  sandbox
+    arguments  chat  console  sandbox
+    runs
     model  rewards  tools
     engines  environments
     credit  datasets  rollout

@@ -11,7 +11,7 @@ import pytest
 
 from sod.config import DiagnoseOptions
 from sod.datasets.rows import read_rows
-from sod.errors import RunError
+from sod.errors import OptionError, RunError
 from sod.evaluation.advice import ADVISERS, Findings, choose, expected_gain
 from sod.evaluation.diagnosis import diagnose, screen
 from sod.evaluation.intervals import Interval
@@ -158,3 +158,11 @@ def test_at_the_end_of_the_time_one_round_is_measured_and_more_minutes_continue_
         diagnose(short.model_copy(update={"student": tmp_path}))
     longer = diagnose(short.model_copy(update={"minutes": 60.0}))["findings"]
     assert longer["problems"] == 8
+
+
+@pytest.mark.parametrize("engine", [{"name": "served", "url": "http://127.0.0.1:1"}, {"name": "vllm_server"}])
+def test_a_server_is_refused_because_it_holds_one_model(engine: dict[str, str], tmp_path: Path) -> None:
+    given = {"student": "a", "teacher": "b", "data": ["c.jsonl"], "out": tmp_path / "out", "engine": engine}
+    with pytest.raises(OptionError, match="A server samples one model"):
+        diagnose(DiagnoseOptions.model_validate(given))
+    assert not (tmp_path / "out").exists()

@@ -16,7 +16,7 @@ from sod.errors import DataError, OptionError, RunError
 from sod.evaluation.results import read_evaluation
 from sod.lab.make import is_made
 from sod.lab.presets import REAL_PRESETS, SMALL_TEACHER, check_place, real_settings, setting_of
-from sod.lab.real import TEACHER, starts_of
+from sod.lab.real import TRAINED_TEACHER, starts_of
 from sod.lab.wordproblems import are_made
 from sod.planning.checks import of_evaluation, of_training
 from sod.planning.dry_run import DryRun, Text, columns, planned, usable_bytes
@@ -83,7 +83,7 @@ def _comparisons(options: CompareOptions) -> tuple[list[ComparisonParts], bool]:
     if options.preset in REAL_PRESETS:
         runs = [
             Run(options.out / name)
-            for name in (TEACHER, *(f"student-{start}" for start in starts_of(options).values()))
+            for name in (TRAINED_TEACHER, *(f"student-{start}" for start in starts_of(options).values()))
         ]
         chosen = real_settings(options)
         exists = are_made(options.out / "problems") and all(run.finished() is not None for run in runs)

