@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import own_environments
 import pytest
@@ -18,6 +19,9 @@ from sod.datasets.rows import load_problems
 from sod.engines.scripted import ScriptedEngine
 from sod.environments import Opening, Step
 from sod.environments.choosing import DEFAULT, ENVIRONMENTS, environment_maker
+from sod.environments.games import read_setting
+from sod.environments.guarding import GuardedEnvironment
+from sod.environments.openenv import OpenEnvSetting
 from sod.environments.running import Environments
 from sod.errors import DataError, InfrastructureError, OptionError
 from sod.evaluation.demonstrations import written_demonstration
@@ -326,3 +330,40 @@ def test_a_weighted_verdict_survives_its_file(attempt: Attempt, chat: ChatFormat
     judged = replace(attempt("Judged", r"\boxed{10}"), reward=0.5, rewards={"verdict": 1.0})
     row = to_record(judged, lambda tokens: chat.tokenizer.decode(tokens))
     assert from_record(row, PROBLEM, chat.final_text).rewards == {"verdict": 1.0}
+
+
+@pytest.mark.parametrize("full_reward", [0, -1.0, float("nan")])
+def test_a_full_reward_that_no_sum_can_reach_is_refused(full_reward: float) -> None:
+    problem = Problem(id="p", messages=(), answer="", setting={"full_reward": full_reward})
+    with pytest.raises(DataError, match=r"problem .p.: setting\.full_reward: Input should be"):
+        read_setting(OpenEnvSetting, problem)
+
+
+def test_what_opens_after_its_time_limit_is_closed() -> None:
+    class Slow:
+        def __init__(self) -> None:
+            self.resources: list[str] = []
+            self.may_go_on = threading.Event()
+            self.closed = threading.Event()
+
+        def open(self, problem: Problem, seed: int) -> Opening:
+            self.may_go_on.wait(60)
+            self.resources.append("a process")
+            return Opening("Go.")
+
+        def close(self) -> None:
+            if self.resources:
+                self.resources.clear()
+                self.closed.set()
+
+    async def attempt(slow: Slow) -> None:
+        environment = GuardedEnvironment(cast("Any", slow), "slow", ToolOptions(), seconds=0.05)
+        with pytest.raises(InfrastructureError, match=r"open did not return within tool.seconds = 0.05 s"):
+            await environment.open(Problem(id="p", messages=(), answer=""), 0)
+        await environment.close()
+        slow.may_go_on.set()
+        assert await asyncio.to_thread(slow.closed.wait, 60)
+
+    slow = Slow()
+    asyncio.run(attempt(slow))
+    assert not slow.resources

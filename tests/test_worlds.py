@@ -6,12 +6,14 @@ import random
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sod.datasets.rows import load_demonstrations, load_problems
 from sod.environments import Opening, Step, Turn
 from sod.environments.choosing import environment_maker
+from sod.errors import DataError
 from sod.lab.worlds import LEVELS, WORLDS, Database, Household, Maze, Move, Shop, SmallWorld
 from sod.lab.worlds.base import SPARE, turn_of, turns_of_expert
 from sod.lab.worlds.demonstrations import WORLD_STUDENT_STYLE, WORLD_TEACHER_STYLE, demonstration_at, episode_of
@@ -112,10 +114,19 @@ def test_a_world_without_a_number_is_drawn_from_the_seed(kind: type[SmallWorld])
     assert opened(5) != opened(6)
 
 
+@pytest.mark.parametrize(
+    ("setting", "fault"),
+    [
+        ({"level": 4}, "setting.level: Input should be 1, 2 or 3"),
+        ({"nummer": 1}, "nummer"),
+        ({"number": "7"}, "number"),
+    ],
+)
 @KINDS
-def test_a_level_that_does_not_exist_is_refused(kind: type[SmallWorld]) -> None:
-    with pytest.raises(ValueError, match="Use a level from 1 to 3"):
-        kind().begin({"level": 4})
+def test_a_setting_that_does_not_exist_is_refused(kind: type[SmallWorld], setting: dict[str, Any], fault: str) -> None:
+    problem = Problem(id="p", messages=(), answer="", setting=setting)
+    with pytest.raises(DataError, match=f"problem 'p': .*{fault}.* The keys are level, number"):
+        asyncio.run(kind().open(problem, 0))
 
 
 @KINDS
@@ -423,7 +434,7 @@ def test_files_of_problems_have_nothing_in_common_and_load(kind: type[SmallWorld
     assert len({json.dumps(dict(problem.setting)) for problem in problems}) == 48
     for problem in problems:
         assert problem.environment == kind.NAME
-        assert kind().begin(problem.setting).conversation == problem.messages
+        assert kind().begin(**problem.setting).conversation == problem.messages
     write_world_demonstrations(tmp_path / "d.jsonl", kind, WORLD_TEACHER_STYLE, 8, "x")
     assert len(load_demonstrations(tmp_path / "d.jsonl")) == 8
 

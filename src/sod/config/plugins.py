@@ -1,9 +1,12 @@
-"""Load a user's own function or class, given in an option as FILE.py:NAME: a weighting rule, a tool, an environment."""
+"""Load what is not a part of this project: a user's own function, as FILE.py:NAME in an option, and optional packages."""
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,3 +39,22 @@ def _module(path: Path, option: str) -> ModuleType:
     except (Exception, SystemExit) as error:  # a user's file may raise anything
         raise OptionError(f"{option}: {path} cannot be imported: {type(error).__name__}: {error}") from error
     return module
+
+
+def require(module: str, package: str, least: str, *, what: str) -> ModuleType:
+    """Import another project's module. Raises OptionError if its package is missing, older or incompatible."""
+    install = f"Type: pip install '{package}>={least}'"
+    try:
+        found = import_module(module)
+        there = version(package)
+    except (ImportError, PackageNotFoundError) as error:
+        raise OptionError(
+            f"{what} needs the Python package {package}, which cannot be imported ({error}). {install}"
+        ) from error
+    if _numbers(there) < _numbers(least):
+        raise OptionError(f"{what} needs {package} {least} or newer, but {there} is installed. {install}")
+    return found
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])

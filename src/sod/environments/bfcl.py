@@ -16,8 +16,9 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+from sod.config.plugins import require
 from sod.environments import Environment, Opening, Step, Turn
-from sod.environments.games import MadeRow, WorldSetting, in_turn, read_setting, require, row
+from sod.environments.games import MadeRow, WorldSetting, in_turn, read_setting, row
 from sod.errors import DataError
 from sod.types import Observation, Problem, Verdict
 

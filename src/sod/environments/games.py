@@ -8,9 +8,6 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
-from types import ModuleType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -137,25 +134,6 @@ def read_setting(kind: type[S], problem: Problem) -> S:
         raise DataError(
             f"problem {problem.id!r}: setting.{first_fault(error)}. The keys are {', '.join(kind.model_fields)}."
         ) from error
-
-
-def require(module: str, package: str, least: str, *, what: str) -> ModuleType:
-    """Import another project's module. Raises OptionError if its package is missing, older or incompatible."""
-    install = f"Type: pip install '{package}>={least}'"
-    try:
-        found = import_module(module)
-        there = version(package)
-    except (ImportError, PackageNotFoundError) as error:
-        raise OptionError(
-            f"{what} needs the Python package {package}, which cannot be imported ({error}). {install}"
-        ) from error
-    if _numbers(there) < _numbers(least):
-        raise OptionError(f"{what} needs {package} {least} or newer, but {there} is installed. {install}")
-    return found
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
 
 
 def in_turn(tasks: Sequence[str], known: Iterable[str], rows: int, *, of: str) -> Iterator[tuple[int, str]]:

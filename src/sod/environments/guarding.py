@@ -6,13 +6,14 @@ environment. What the environment does wrong raises InfrastructureError with the
 
 import asyncio
 import copy
+import inspect
 import logging
 import math
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from sod.chat.conversations import as_messages
 from sod.config import ToolOptions
@@ -52,6 +53,7 @@ class GuardedEnvironment:
         self._options = options
         self._seconds = seconds
         self._opening = Opening("")
+        self._has_ended = False
 
     @property
     def has_state(self) -> bool:
@@ -60,7 +62,8 @@ class GuardedEnvironment:
 
     async def open(self, problem: Problem, seed: int) -> Opening:
         """Begin the attempt, and return what the student reads first."""
-        opening = await self._call(self._environment.open, problem, seed)
+        blocks = self._seconds is not None and not inspect.iscoroutinefunction(self._environment.open)
+        opening = await self._call(self._open if blocks else self._environment.open, problem, seed, name="open")
         if self._seconds is None:
             self._opening = opening
             return opening
@@ -74,6 +77,14 @@ class GuardedEnvironment:
             raise self._wrong("open", "returned no text for the student; the last message must be a user's, with text")
         self._opening = Opening(tuple(messages), self._tools(opening))
         return self._opening
+
+    def _open(self, problem: Problem, seed: int) -> Opening:
+        """Begin the attempt, in a thread. What returns after the time limit is closed, because no attempt uses it."""
+        opening = self._environment.open(problem, seed)
+        if self._has_ended:
+            logger.warning(f"environment {self._name}: open returned after its time limit; it is closed once more.")
+            asyncio.run(self.close())
+        return cast("Opening", opening)
 
     async def answer(self, text: str, calls: Sequence[ToolCall | MalformedCall], seed: int) -> Answer:
         """Answer a turn of the student. `seed` determines the calls that `tool.faults` damages."""
@@ -103,6 +114,7 @@ class GuardedEnvironment:
 
     async def close(self) -> None:
         """Close the environment. A failure is logged, because the attempt has ended."""
+        self._has_ended = True
         try:
             async with asyncio.timeout(CLOSING_SECONDS):
                 await asyncio.shield(asyncio.ensure_future(call_function(self._environment.close)))
@@ -154,8 +166,9 @@ class GuardedEnvironment:
             raise self._wrong("open", f"returned two tools of the name {twice[0]!r}; rename one")
         return tools
 
-    async def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a method within the limit. Raises InfrastructureError if it fails."""
+    async def _call(self, method: Callable[..., Any], *arguments: Any, name: str = "") -> Any:
+        """Call a method within the limit. Raises InfrastructureError if it fails. `name`: in messages; default: its own."""
+        name = name or method.__name__
         if self._seconds is None:
             return await call_function(method, *arguments)
         deadline = asyncio.timeout(self._seconds)
@@ -167,8 +180,8 @@ class GuardedEnvironment:
         except (Exception, SystemExit) as error:  # the user's class may raise anything
             if deadline.expired():
                 late = f"did not return within tool.seconds = {self._seconds:g} s"
-                raise self._wrong(method.__name__, late) from error
-            raise self._wrong(method.__name__, f"raised {_told(error)}") from error
+                raise self._wrong(name, late) from error
+            raise self._wrong(name, f"raised {_told(error)}") from error
 
     def _wrong(self, method: str, what: str) -> InfrastructureError:
         return InfrastructureError(f"The environment {self._name} failed: {method} {what}.")

@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import Field
 
-from sod.environments.games import GameSetting, MadeRow, Scene, TextGame, in_turn, require, row
+from sod.config.plugins import require
+from sod.environments.games import GameSetting, MadeRow, Scene, TextGame, in_turn, row
 from sod.errors import DataError
 
 GAMES = {

@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import Field
 
+from sod.config.plugins import require
 from sod.environments import Environment, Opening, Schema, Step, Turn
-from sod.environments.games import WorldSetting, command_in, instructions, read_setting, require, scored
+from sod.environments.games import WorldSetting, command_in, instructions, read_setting, scored
 from sod.errors import DataError
 from sod.types import Observation, Outcome, Problem, Verdict
 
@@ -33,7 +34,7 @@ class OpenEnvSetting(WorldSetting):
     """What the student reads before the first observation."""
     text_field: str = ""
     """Field of the action that a turn of text fills. Default: the student calls the tool `act`."""
-    full_reward: float = 1.0
+    full_reward: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Sum of rewards that is right."""
     turns: int = 50
 

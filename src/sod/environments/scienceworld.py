@@ -13,7 +13,8 @@ from contextlib import suppress
 from random import Random
 from typing import Any, ClassVar
 
-from sod.environments.games import GameSetting, MadeRow, Scene, TextGame, in_turn, require, row
+from sod.config.plugins import require
+from sod.environments.games import GameSetting, MadeRow, Scene, TextGame, in_turn, row
 from sod.errors import DataError, OptionError
 
 JAVA = "-XX:+UnlockExperimentalVMOptions -XX:hashCode=2 -XX:+UseSerialGC -Xmx512m"

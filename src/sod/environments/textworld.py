@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from sod.environments.games import GameSetting, MadeRow, Scene, TextGame, in_turn, require, row
+from sod.config.plugins import require
+from sod.environments.games import GameSetting, MadeRow, Scene, TextGame, in_turn, row
 
 GameTask = Literal["quest", "coin_collector", "treasure_hunter", "cooking"]
 LARGEST: dict[GameTask, int] = {"quest": 20, "coin_collector": 300, "treasure_hunter": 30, "cooking": 5}

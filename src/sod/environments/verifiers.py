@@ -15,8 +15,9 @@ from uuid import uuid4
 
 from pydantic import Field
 
+from sod.config.plugins import require
 from sod.environments import Environment, Opening, Step, Turn
-from sod.environments.games import WorldSetting, read_setting, require, scored
+from sod.environments.games import WorldSetting, read_setting, scored
 from sod.errors import DataError
 from sod.types import Message, Problem, Verdict
 

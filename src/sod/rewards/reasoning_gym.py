@@ -7,7 +7,6 @@ student's text as Python, so they run in the sandbox, like programs of the stude
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from random import Random
 from secrets import token_hex
 from typing import Any
@@ -15,13 +14,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sod.config.base import first_fault
+from sod.config.plugins import require
 from sod.errors import DataError, OptionError, SandboxError
 from sod.rewards import NO_ANSWER, Verdict
 from sod.sandbox import Program, Sandbox
 
 ASK = "Give only the final answer between <answer> and </answer>."
-LEAST = (0, 1, 25)
-INSTALL = "Type: pip install 'reasoning-gym>=0.1.25'"
 NOT_SCORED = ("composite", "boxnet", "knight_swap")
 """composite needs a configuration; the two others cannot be generated with their own curriculum in 0.1.25."""
 SCORER = """
@@ -155,16 +153,4 @@ class ReasoningGym:
 
 def _factory() -> Any:
     """Return the package's table of tasks. Raises OptionError without the package."""
-    try:
-        there = version("reasoning-gym")
-        import reasoning_gym.factory as factory  # pyright: ignore[reportMissingImports]
-    except (ImportError, PackageNotFoundError) as error:
-        raise OptionError(
-            f"problems of the kind reasoning_gym need the Python package reasoning-gym, which cannot be imported ({error}). "
-            f"{INSTALL}"
-        ) from error
-    if tuple(int(part) for part in there.split(".")[:3] if part.isdigit()) < LEAST:
-        raise OptionError(
-            f"problems of the kind reasoning_gym need reasoning-gym 0.1.25 or newer, not {there}. {INSTALL}"
-        )
-    return factory
+    return require("reasoning_gym.factory", "reasoning-gym", "0.1.25", what="The kind reasoning_gym")

@@ -5,18 +5,26 @@ A world is drawn from its level and number alone. `SmallWorld.problem` returns t
 
 import random
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from sod.environments import Environment, Opening, Schema, Step, Turn
+from sod.environments.games import WorldSetting, read_setting
 from sod.rewards.kinds import ENVIRONMENT_KIND
 from sod.types import Observation, Problem, ToolCall, Verdict
 
 LEVELS = (1, 2, 3)
 SPARE = 3
 """Turns that an attempt has beyond those of the expert."""
+
+
+class LabSetting(WorldSetting):
+    """The setting of a problem of a small world."""
+
+    level: Literal[1, 2, 3] = 1
+    number: int | None = None
+    """Number of the problem. Default: the seed of the attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +107,8 @@ class SmallWorld(Environment):
     # The interface of an environment
 
     async def open(self, problem: Problem, seed: int) -> Opening:
-        return self.begin(problem.setting, seed)
+        setting = read_setting(LabSetting, problem)
+        return self.begin(setting.level, seed if setting.number is None else setting.number)
 
     async def step(self, turn: Turn) -> Step:
         return self.play(turn)
@@ -113,12 +122,9 @@ class SmallWorld(Environment):
 
     # The same without `async`, for the expert
 
-    def begin(self, setting: Mapping[str, Any], seed: int = 0) -> Opening:
-        """Draw the world. `setting`: {"level": 1, "number": 17}; without a number, the seed is the number."""
-        self.level = int(setting.get("level", 1))
-        number = int(setting.get("number", seed))
-        if self.level not in LEVELS:
-            raise ValueError(f"level {self.level} does not exist in the world {self.NAME}. Use a level from 1 to 3.")
+    def begin(self, level: int, number: int) -> Opening:
+        """Draw the world. `level`: 1 to 3. Level and number determine everything."""
+        self.level = level
         self.answer = None
         self.draw(random.Random(f"{self.NAME}/{self.level}/{number}"))
         self.left = turns_of_expert(type(self), self.level, number) + SPARE
@@ -171,15 +177,14 @@ class SmallWorld(Environment):
     def opened(cls, level: int, number: int) -> Self:
         """Return the world of a level and a number, ready for the first turn."""
         world = cls()
-        world.begin({"level": level, "number": number})
+        world.begin(level, number)
         return world
 
     @classmethod
     def problem(cls, level: int, number: int, id: str = "") -> Problem:
         """Return the problem of a level and a number."""
         world = cls()
-        setting = {"level": level, "number": number}
-        opening = world.begin(setting)
+        opening = world.begin(level, number)
         world.end()
         return Problem(
             id=id or f"{cls.NAME}-{level}-{number}",
@@ -188,7 +193,7 @@ class SmallWorld(Environment):
             kind=ENVIRONMENT_KIND,
             labels={"level": str(level)},
             environment=cls.NAME,
-            setting=setting,
+            setting={"level": level, "number": number},
         )
 
 

@@ -28,7 +28,7 @@ class Episode:
 def episode_of(kind: type[SmallWorld], level: int, number: int, style: Style, rng: random.Random) -> Episode:
     """Let the expert play, with a slip in some of the demonstrations."""
     world = kind()
-    opening = world.begin({"level": level, "number": number})
+    opening = world.begin(level, number)
     slip_at = rng.randrange(turns_of_expert(kind, level, number)) if rng.random() < style.slips else -1
     messages: list[Message] = list(opening.conversation)
     turns, slips, is_over = 0, 0, False
