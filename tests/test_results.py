@@ -280,6 +280,26 @@ def test_differences_are_paired_by_problem(two: tuple[Path, Path]) -> None:
     assert (math500.new_problems.mean, math500.verdict) == (0.0, "not told apart")
 
 
+@pytest.mark.parametrize("renamed", [True, False], ids=["one file under two names", "two files"])
+def test_problems_of_different_sets_are_not_paired_because_their_ids_are_equal(tmp_path: Path, renamed: bool) -> None:
+    """Ids are numbers of rows where a file has none."""
+    folders = [
+        write_evaluation(tmp_path / of, [row for id in "12" for row in samples(id, 1, 2, of=of)])
+        for of in ("old", "new")
+    ]
+    for number, folder in enumerate(folders):
+        sha256 = str(0 if renamed else number)
+        content = json.loads((folder / "results.json").read_text())
+        content["benchmarks"] = {name: each | {"sha256": sha256} for name, each in content["benchmarks"].items()}
+        (folder / "results.json").write_text(json.dumps(content))
+    evaluations = [read_evaluation(folder) for folder in folders]
+    if renamed:
+        assert [each.problems for each in differences(*evaluations)] == [2]
+    else:
+        with pytest.raises(DataError, match="have no problem in common"):
+            differences(*evaluations)
+
+
 def drawn(folder: Path, rates: list[float], seed: int, shared: np.ndarray | None = None) -> Path:
     """8 samples a problem, each right with its problem's rate; by random numbers of its own, or by those that are shared."""
     numbers = np.random.default_rng(seed).random((len(rates), 8)) if shared is None else shared

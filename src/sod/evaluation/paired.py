@@ -68,13 +68,21 @@ def compare_evaluations(options: CompareEvaluationsOptions) -> list[Difference]:
 
 def differences(first: Evaluated, second: Evaluated) -> list[Difference]:
     """Return the difference on each common benchmark. Raises DataError if the evaluations have no problem in common."""
-    common = [p for p in first.verdicts if first.verdicts[p] and second.verdicts.get(p)]
+    common = [
+        p for p in first.verdicts if first.verdicts[p] and second.verdicts.get(p) and _is_of_one_set(first, second, p)
+    ]
     names = dict.fromkeys(first.benchmark[problem] for problem in common)
     if not names:
         raise DataError(
             f"{first.folder} and {second.folder} have no problem in common. Pass evaluations of the same data."
         )
     return [_difference(first, second, name, [p for p in common if first.benchmark[p] == name]) for name in names]
+
+
+def _is_of_one_set(first: Evaluated, second: Evaluated, problem: str) -> bool:
+    """Return whether both read the problem from a set of one name, or from equal files. Ids may be numbers of rows."""
+    one, other = first.benchmark[problem], second.benchmark[problem]
+    return one == other or first.results.benchmarks[one].sha256 == second.results.benchmarks[other].sha256
 
 
 def _difference(first: Evaluated, second: Evaluated, name: str, problems: Sequence[str]) -> Difference:
