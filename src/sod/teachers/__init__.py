@@ -65,6 +65,8 @@ class Teacher(ABC):
 
     scores_candidates = True
     """Whether it scores candidates, tokens that were not sampled."""
+    exact = True
+    """Whether every log-probability is exact. Otherwise some are upper bounds."""
 
     @abstractmethod
     async def score(self, batch: Batch) -> Scores:

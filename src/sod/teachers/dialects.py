@@ -275,7 +275,9 @@ class LlamaCppDialect(Dialect):
                 if ids[at] in found:
                     return found[ids[at]], False
                 if len(found) < self._top:
-                    raise ModelError(f"{self._model} has no token {ids[at]}, which it received. It serves another model.")
+                    raise ModelError(
+                        f"{self._model} has no token {ids[at]}, which it received. It serves another model."
+                    )
                 return upper_bound(list(found.values())), True
         raise self.mute("n_probs", answer)
 
@@ -321,7 +323,9 @@ async def recognised(
         match props:
             case {"total_slots": int(slots)}:
                 settings = props.get("default_generation_settings", {})
-                return await _met(LlamaCppDialect(model, tokenizer, options.teacher_top, slots), ids, settings.get("n_ctx"))
+                return await _met(
+                    LlamaCppDialect(model, tokenizer, options.teacher_top, slots), ids, settings.get("n_ctx")
+                )
         if options.teacher_server == "llamacpp":
             raise OptionError(f"{model} is not llama.cpp's server: it has no /props with total_slots.")
     if options.teacher_server == "sglang" or (
@@ -365,6 +369,8 @@ def _plain(text: str) -> str:
 def _is_broken_off(answer: Any) -> bool:
     """Return True if the server aborted the response, for example because it is shutting down."""
     match answer:
-        case {"choices": [{"finish_reason": "abort" | "error"}, *_]} | {"meta_info": {"finish_reason": {"type": "abort"}}}:
+        case {"choices": [{"finish_reason": "abort" | "error"}, *_]} | {
+            "meta_info": {"finish_reason": {"type": "abort"}}
+        }:
             return True
     return False
