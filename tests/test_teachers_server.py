@@ -498,7 +498,9 @@ def test_a_request_that_is_refused_says_how_long_it_was(
         server.troubles.append("400")
         await opened.score(one)
 
-    with pytest.raises(OptionError, match=rf"own words.* has {int(one.lengths_B)} tokens, and vLLM samples one more"):
+    with pytest.raises(
+        OptionError, match=rf"own words.* has {int(one.lengths_B)} tokens, and the server may sample one more"
+    ):
         with_teacher(server, teacher, tokenizer, work)
 
 
@@ -646,7 +648,7 @@ def test_vllm_reads_as_many_tokens_as_were_reckoned_with(
         groups[0].trajectories[:] = [longest]
         assert loop.run(opened.score(collate(groups))).logprobs_BT.shape == (1, CONTEXT - 1)
         groups[0].trajectories[:] = [longer]
-        with pytest.raises(OptionError, match=f"has {CONTEXT} tokens, and vLLM samples one more"):
+        with pytest.raises(OptionError, match=f"has {CONTEXT} tokens, and the server may sample one more"):
             loop.run(opened.score(collate(groups)))
 
 

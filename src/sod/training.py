@@ -488,6 +488,11 @@ def _teacher(
                 raise OptionError(
                     "algorithm.divergence = exact needs a teacher with the student's tokenizer. Use sampled, or such a teacher."
                 )
+            if not teacher.exact and "teacher" in inputs_of(options.algorithm.name):
+                raise OptionError(
+                    f"algorithm.name = {options.algorithm.name} reads the teacher's log-probability of every token, but its "
+                    "server only returns those of the most likely ones. Choose another rule, or another server."
+                )
             yield teacher
         return
     opsd = options.opsd

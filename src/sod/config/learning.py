@@ -156,8 +156,8 @@ class ScoreOptions(Options):
     """`sod train`: number of the problems that a teacher on this machine and the student solve once before training, to compare
     them. 0 skips this; 64 takes about as long as the sampling of 64 attempts with each model."""
     teacher_url: Rare[ResumeMayChange[str | None]] = None
-    """Address of a server with the teacher (docs/teachers.md), such as http://127.0.0.1:8001. --teacher then names the teacher's tokenizer.
-    If --teacher also has the weights, the server is verified against a forward pass. Default: load the teacher here."""
+    """Address of a server with the teacher (docs/teachers.md), such as http://127.0.0.1:8001. --teacher then names the
+    teacher's tokenizer. If --teacher also has the weights, the server is verified against a forward pass. Default: load the teacher here."""
     teacher_served_name: Rare[ResumeMayChange[str | None]] = None
     """The teacher's name on its server. Default: the server's only model."""
     teacher_server: Rare[ResumeMayChange[Literal["auto", "vllm", "sglang", "llamacpp", "openai"]]] = "auto"

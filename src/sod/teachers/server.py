@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from sod.batching import Batch, ScoredBatch, collate, pad
 from sod.concurrency import Occupancy, compute, run_concurrently
 from sod.config import ModelOptions, SamplingOptions, ScoreOptions
-from sod.engines.http import Body, ServedModel, Words
+from sod.engines.http import ServedModel, Words
 from sod.engines.served import PROBE_TEXT
 from sod.engines.vllm import COARSE_TOLERANCE, TOLERANCE
 from sod.errors import ModelError
@@ -267,8 +267,8 @@ class ServerTeacher(Teacher):
         if not off <= tolerance or (abs(now.logprobs[-1] - values[-1]) < UNCHANGED and not both_outside):
             raise ModelError(
                 f"{self._model} returns log-probabilities that belong to other positions, or that depend on the request's "
-                f"temperature: with another last token and temperature 1, those of the tokens before it differ by {off:.2g} nats, "
-                f"and its own by {abs(now.logprobs[-1] - values[-1]):.2g}. Update the server, or use another one."
+                f"temperature: with another last token and temperature 1, those of the tokens before it differ by {off:.2g} "
+                f"nats, and its own by {abs(now.logprobs[-1] - values[-1]):.2g}. Update the server, or use another one."
             )
 
     async def _prove_again(self) -> None:
