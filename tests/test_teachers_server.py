@@ -30,9 +30,9 @@ from sod.lab import settings
 from sod.model.loading import load_model
 from sod.runs.directory import Run
 from sod.teachers import Scores, Teacher, TeacherSetup
+from sod.teachers.dialects import Dialect
 from sod.teachers.local import LocalTeacher
 from sod.teachers.opening import fingerprint_teacher, open_teacher
-from sod.teachers.dialects import Dialect
 from sod.teachers.server import KEY_VARIABLE, TEXT, ServerTeacher
 from sod.training import train
 

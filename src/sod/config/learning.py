@@ -157,7 +157,8 @@ class ScoreOptions(Options):
     them. 0 skips this; 64 takes about as long as the sampling of 64 attempts with each model."""
     teacher_url: Rare[ResumeMayChange[str | None]] = None
     """Address of a server with the teacher (docs/teachers.md), such as http://127.0.0.1:8001. --teacher then names the
-    teacher's tokenizer. If --teacher also has the weights, the server is verified against a forward pass. Default: load the teacher here."""
+    teacher's tokenizer. If --teacher also has the weights, the server is verified against a forward pass. Default: load the
+    teacher here."""
     teacher_served_name: Rare[ResumeMayChange[str | None]] = None
     """The teacher's name on its server. Default: the server's only model."""
     teacher_server: Rare[ResumeMayChange[Literal["auto", "vllm", "sglang", "llamacpp", "openai"]]] = "auto"
