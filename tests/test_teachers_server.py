@@ -30,9 +30,10 @@ from sod.processes.concurrency import Runner
 from sod.processes.distributed import ALONE
 from sod.runs.directory import Run
 from sod.teachers import Scores, Teacher, TeacherSetup
+from sod.teachers.dialects import Dialect
 from sod.teachers.local import LocalTeacher
 from sod.teachers.opening import fingerprint_teacher, open_teacher
-from sod.teachers.server import AT_A_TIME, KEY_VARIABLE, TEXT, ServerTeacher
+from sod.teachers.server import KEY_VARIABLE, TEXT, ServerTeacher
 from sod.training.on_policy import train
 
 CPU = ModelOptions(device="cpu")
@@ -245,7 +246,7 @@ def test_so_many_trajectories_are_asked_about_at_once_and_no_more(
         await asyncio.gather(opened.score(batch), opened.score(batch))
 
     with_teacher(server, teacher, tokenizer, work)
-    assert server.most == AT_A_TIME
+    assert server.most == Dialect.at_once
 
 
 def test_busy_seconds_are_counted_until_they_are_asked_for(
@@ -442,7 +443,7 @@ def test_a_server_that_dies_and_comes_back_is_waited_for_and_said_once_each(
 ) -> None:
     async def work(opened: ServerTeacher) -> tuple[Scores, Scores]:
         calm = await opened.score(batch)
-        server.troubles += ["drop"] * AT_A_TIME
+        server.troubles += ["drop"] * Dialect.at_once
         server.stop()
         pending = asyncio.create_task(opened.score(batch))
         await asyncio.sleep(1.0)
@@ -462,7 +463,7 @@ def test_a_server_that_comes_back_with_another_model_ends_the_run(
     server: Serving, teacher: Path, tokenizer: Tokenizer, batch: Batch
 ) -> None:
     async def work(opened: ServerTeacher) -> None:
-        server.troubles += ["drop"] * AT_A_TIME
+        server.troubles += ["drop"] * Dialect.at_once
         server.stop()
         pending = asyncio.create_task(opened.score(batch))
         await asyncio.sleep(0.5)
@@ -497,7 +498,9 @@ def test_a_request_that_is_refused_says_how_long_it_was(
         server.troubles.append("400")
         await opened.score(one)
 
-    with pytest.raises(OptionError, match=rf"own words.* has {int(one.lengths_B)} tokens, and vLLM samples one more"):
+    with pytest.raises(
+        OptionError, match=rf"own words.* has {int(one.lengths_B)} tokens, and the server may sample one more"
+    ):
         with_teacher(server, teacher, tokenizer, work)
 
 
@@ -583,7 +586,7 @@ def test_a_server_that_vanishes_during_an_evaluation_costs_no_sample(server: Ser
     with in_the_background(server) as url:
         options = beside(server, wanted, url, teacher_patience=0.5)
         file = Run(options.out).trajectory_file(0)
-        server.troubles += [""] * 3 + ["drop"] * 1000  # it proves itself, and is never heard of again
+        server.troubles += [""] * 4 + ["drop"] * 1000  # it proves itself, and is never heard of again
         with pytest.raises(OutageError, match="`sod eval` by running the same command"):
             evaluate(options)
         before = file.read_text().splitlines()
@@ -645,7 +648,7 @@ def test_vllm_reads_as_many_tokens_as_were_reckoned_with(
         groups[0].trajectories[:] = [longest]
         assert loop.run(opened.score(collate(groups))).logprobs_BT.shape == (1, CONTEXT - 1)
         groups[0].trajectories[:] = [longer]
-        with pytest.raises(OptionError, match=f"has {CONTEXT} tokens, and vLLM samples one more"):
+        with pytest.raises(OptionError, match=f"has {CONTEXT} tokens, and the server may sample one more"):
             loop.run(opened.score(collate(groups)))
 
 

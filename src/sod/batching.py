@@ -118,6 +118,9 @@ class ScoredBatch(Batch):
     """Teacher with another tokenizer: the part of a span that each token is, 0 for a token without a signal of the teacher
     (docs/teachers.md). `teacher_BT` is then `student_BT` plus the token's share of the span's signal. None: every token is a
     span."""
+    outside_BT: Tensor | None = None
+    """Largest possible probability of a token that is not among the teacher's most likely ones; 0 where the teacher's
+    log-probability is exact. None: all are exact."""
     reference_BT: Tensor | None = None
     """log pi of the policy's initial weights, as in `student_BT`; None if no option needs it."""
     student_entropy_BT: Tensor | None = None

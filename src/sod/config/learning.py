@@ -168,10 +168,16 @@ class ScoreOptions(Options):
     """`sod train`: number of the problems that a teacher on this machine and the student solve once before training, to compare
     them. 0 skips this; 64 takes about as long as the sampling of 64 attempts with each model."""
     teacher_url: Rare[ResumeMayChange[str | None]] = None
-    """Address of a vLLM server with the teacher, such as http://127.0.0.1:8001. --teacher then names the teacher's tokenizer.
-    If --teacher also has the weights, the server is verified against a forward pass. Default: load the teacher here."""
+    """Address of a server with the teacher (docs/teachers.md), such as http://127.0.0.1:8001. --teacher then names the
+    teacher's tokenizer. If --teacher also has the weights, the server is verified against a forward pass. Default: load the
+    teacher here."""
     teacher_served_name: Rare[ResumeMayChange[str | None]] = None
     """The teacher's name on its server. Default: the server's only model."""
+    teacher_server: Rare[ResumeMayChange[Literal["auto", "vllm", "sglang", "llamacpp", "openai"]]] = "auto"
+    """Kind of the teacher's server. openai: completions with echo and logprobs. auto: found by a request at the start."""
+    teacher_top: Rare[Positive] = 100
+    """A teacher on llama.cpp's server only: number of most likely tokens that it returns. A token outside them has only an upper
+    bound (docs/teachers.md)."""
     teacher_patience: Rare[ResumeMayChange[PositiveReal]] = 600.0
     """Longest wait for a teacher's server that does not respond, in seconds. After it, the run stops with exit status 75."""
 

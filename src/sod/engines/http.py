@@ -184,6 +184,8 @@ class ServedModel:
         proof: Callable[[], Awaitable[None]] = _nothing,
     ):
         self.name = ""
+        self.path = "v1/completions"
+        """Endpoint of requests for tokens."""
         self.context: int | None = None
         """Longest context in tokens, if the server reports it."""
         self._words, self._variable = words, variable
@@ -225,9 +227,12 @@ class ServedModel:
                 "these options, or start the server with a longer context (vLLM: --max-model-len)."
             )
 
-    async def check_tokenizer(self, text: str, ids: list[int], folder: str) -> None:
-        """Raises ModelError if the server tokenizes `text` differently from the tokenizer in `folder` (vLLM only)."""
-        question = {"model": self.name, "prompt": text, "add_special_tokens": False}
+    async def check_tokenizer(self, text: str, ids: list[int], folder: str, question: Body | None = None) -> None:
+        """Raises ModelError if the server tokenizes `text` differently from the tokenizer in `folder`.
+
+        `question`: body of the request to /tokenize. Default: vLLM's.
+        """
+        question = question or {"model": self.name, "prompt": text, "add_special_tokens": False}
         try:
             answer = await self._server.ask("POST", "tokenize", question, seconds=PROBE_SECONDS)
         except (Refused, InfrastructureError):
@@ -246,7 +251,14 @@ class ServedModel:
 
     async def ask_at_start(self, body: Body) -> Any:
         """Send a first request for tokens. Waits, because the server may respond before the model is loaded."""
-        return await self._ask_at_start("POST", "v1/completions", body)
+        return await self._ask_at_start("POST", self.path, body)
+
+    async def look(self, path: str) -> Any:
+        """Return the response to GET; None if the server has no such endpoint."""
+        try:
+            return await self._server.ask("GET", path, seconds=PROBE_SECONDS)
+        except (Refused, Failed):
+            return None
 
     async def _ask_at_start(self, method: str, path: str, body: Body | None = None) -> Any:
         return await self._server.ask_at_start(method, path, body, seconds=min(START_SECONDS, self._patience))
@@ -255,7 +267,7 @@ class ServedModel:
 
     async def ask_now(self, body: Body) -> Any:
         """Send a request for tokens once, without retries."""
-        return await self._server.ask("POST", "v1/completions", body, seconds=PROBE_SECONDS)
+        return await self._server.ask("POST", self.path, body, seconds=PROBE_SECONDS)
 
     async def ask(self, body: Body, *, too_long: str) -> Any:
         """Send a request for tokens, with retries; during an outage, wait for the server.
@@ -269,7 +281,7 @@ class ServedModel:
             if self._recovery is not None:
                 await asyncio.shield(self._recovery)
             try:
-                return await self._server.ask("POST", "v1/completions", body)
+                return await self._server.ask("POST", self.path, body)
             except Refused as error:
                 raise await self.explained(error, too_long) from error
             except InfrastructureError:
@@ -290,7 +302,7 @@ class ServedModel:
         patience, wait = Patience(self._patience), FIRST_WAIT_SECONDS
         while True:
             try:
-                await self._server.ask("POST", "v1/completions", self._probe(), seconds=PROBE_SECONDS)
+                await self._server.ask("POST", self.path, self._probe(), seconds=PROBE_SECONDS)
                 await self._proof()
                 break
             except Refused as error:

@@ -152,6 +152,8 @@ def of_learning(options: OptimiserOptions, processes: int) -> Refusals:
 def of_teacher(teacher: Path | None, options: ScoreOptions) -> Refusals:
     """Check the options of a teacher on a server."""
     if options.teacher_url is None:
+        if options.teacher_server != "auto":
+            yield "score.teacher_server is the kind of a server, but no server is given. Give --score.teacher_url as well."
         if options.teacher_served_name is not None:
             yield "score.teacher_served_name is a name on a server, but no server is given. Give --score.teacher_url as well."
         return
@@ -331,6 +333,11 @@ def _of_system(options: TrainOptions) -> Refusals:
         )
     if options.score.teacher_url is not None:
         yield from _of_served_teacher(options.algorithm, system, by_entropy="teacher_entropy" in reads)
+        if options.score.teacher_server == "llamacpp" and "teacher" in reads:
+            yield (
+                f"algorithm.name = {name} reads the teacher's log-probability of every token, but llama.cpp's server only "
+                "returns those of the most likely ones. Choose another rule, or another server."
+            )
     yield from _of_inputs(options, system, reads)
     if system.context is not None and options.opsd.template is not None:
         for part in ("{question}", "{context}"):

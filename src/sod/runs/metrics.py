@@ -207,6 +207,10 @@ class StepTotals:
             self._counts["steps/signal_in_top_5_percent_of_tokens"] += len(log_ratio_N)
         if batch.span_share_BT is not None:
             self._add("teacher/aligned_share", batch.span_share_BT[batch.mask_BT] > 0)
+        if batch.outside_BT is not None:
+            outside_N = batch.outside_BT[batch.mask_BT]
+            self._add("teacher/outside_top", outside_N > 0)
+            self._add("teacher/outside_width", outside_N[outside_N > 0])
         if batch.teacher_entropy_BT is not None:
             self._add("steps/teacher_entropy", batch.teacher_entropy_BT[batch.mask_BT])
         self._patterns.update(p for p in map(pattern, ragged(w_BK, exists_BK)) if p)

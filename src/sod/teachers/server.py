@@ -1,55 +1,56 @@
-"""A remote teacher on a vLLM server, for a model too large for the GPU that trains. Start the server with
+"""A remote teacher on a server, for a model too large for the GPU that trains. For example, start vLLM with
 
     vllm serve TEACHER --max-model-len 23041 --host 127.0.0.1 --port 8001
 
-It receives the token ids of a trajectory and returns the log-probability of each (`prompt_logprobs`). Its context must have
-room for the longest trajectory and one more token, which vLLM always samples. Scoring takes memory that vLLM does not reserve
-at its start: the logits of all tokens that it reads at once (its pull request 52054). If it runs out of memory, start it with
-a lower --max-num-batched-tokens or --gpu-memory-utilization.
+It receives the token ids of a trajectory and returns the log-probability of each (`sod.teachers.dialects` has the kinds of
+servers). Its context must have room for the longest trajectory and one more token. Scoring takes memory that vLLM does not
+reserve at its start: the logits of all tokens that it reads at once (its pull request 52054). If it runs out of memory, start
+it with a lower --max-num-batched-tokens or --gpu-memory-utilization.
 
-Its log-probabilities are at temperature 1, independent of the request and of --logprobs-mode. With raw_logits it returns no
-log-probabilities; this is an error here.
+The log-probabilities must be at temperature 1. vLLM with --logprobs-mode raw_logits returns none; this is an error here.
 """
 
 import asyncio
+import functools
 import logging
-import math
 import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sod.batching import Batch, collate, pad
+from sod.batching import Batch, ScoredBatch, collate, pad
 from sod.config import ModelOptions, SamplingOptions, ScoreOptions
-from sod.engines.http import TRIES, Body, Refused, ServedModel, Words, short
+from sod.engines.http import ServedModel, Words
 from sod.engines.served import PROBE_TEXT
 from sod.engines.vllm import COARSE_TOLERANCE, TOLERANCE
-from sod.errors import InfrastructureError, ModelError, OptionError
+from sod.errors import ModelError
 from sod.model.dtypes import dtype_of
 from sod.model.forward import id_count, unused_beside
 from sod.model.loading import check_same_vocabulary, load_model, load_tokenizer, score
 from sod.processes.concurrency import Occupancy, compute, run_concurrently
 from sod.teachers import Scores, Teacher, TeacherSetup
+from sod.teachers.dialects import Dialect, Row, VllmDialect, recognised
 from sod.types import Group, Piece, Problem, Trajectory
 
 logger = logging.getLogger(__name__)
 
-AT_A_TIME = 4
-"""Trajectories sent at once: enough to keep the server busy, few enough for its memory."""
 ANSWER_SECONDS = 600.0
 """Time limit of one response."""
 KEY_VARIABLE = "SOD_TEACHER_KEY"
 """Environment variable with the server's key, if it requires one."""
 IMPOSSIBLE = -9999.0
 """vLLM's replacement for minus infinity."""
+UNCHANGED = 1e-4
+"""A log-probability that differs by less has not changed, in nats."""
 ROUNDING = 1e-3
 """Largest allowed log-probability above 0."""
 SAME = 0.02
 """Allowed mean difference over TEXT after a restart of the server, in nats. In bfloat16 the order of sums causes some."""
-PROBE_TOKENS = 512
 TEXT = """A farmer has 17 sheep and buys 3 pens. Each pen holds at most 8 animals, so the question is whether all of them fit.
 Let us count: 3 * 8 = 24 places, and 24 - 17 = 7 of these stay empty. Hence the answer is yes, with \\boxed{7} places to spare.
 
@@ -68,9 +69,10 @@ does not, at least one animal has no place, by the pigeonhole principle. Was fü
 
 
 class ServerTeacher(Teacher):
-    """Scores with the model on the vLLM server at `options.teacher_url`. Create it with `open`.
+    """Scores with the model on the server at `options.teacher_url`. Create it with `open`.
 
-    Returns no entropies and scores no candidates; log-probabilities are at temperature 1.
+    Returns no entropies and scores no candidates; log-probabilities are at temperature 1. Where the server only returns the
+    most likely tokens, the log-probability of another token is an upper bound (`exact` is then False).
     """
 
     scores_candidates = False
@@ -87,14 +89,14 @@ class ServerTeacher(Teacher):
         check_same_vocabulary(setup.tokenizer, load_tokenizer(setup.folder))
         teacher = cls(setup.tokenizer, setup.score, seconds=seconds)
         try:
-            await teacher._meet(setup.score.teacher_served_name, rollout)
+            await teacher._meet(setup.score, rollout)
             await teacher._prove(setup.folder, setup.network.for_teacher(setup.score), rollout)
         except BaseException:
             await teacher.close()
             raise
         if rollout.temperature != 1:
             logger.warning(
-                f"{teacher._model} returns log-probabilities at temperature 1, which vLLM cannot change, but rollout.temperature "
+                f"{teacher._model} returns log-probabilities at temperature 1, but rollout.temperature "
                 f"is {rollout.temperature:g}: the signal compares the teacher at 1 with the student at "
                 f"{rollout.temperature:g}, and is not zero where they agree. Set rollout.temperature to 1, or use a local "
                 "teacher, without score.teacher_url."
@@ -117,24 +119,53 @@ class ServerTeacher(Teacher):
             variable=KEY_VARIABLE,
             seconds=seconds,
             patience=options.teacher_patience,
-            probe=lambda: self._body(self._encode(PROBE_TEXT)),
+            probe=lambda: self._dialect.body(self._encode(PROBE_TEXT), 1),
             proof=self._prove_again,
         )
+        self._dialect: Dialect = VllmDialect(self._model, tokenizer, options.teacher_top)
         self._first: list[float] = []
         """Log-probabilities of TEXT at the start, one per token."""
-        self._slots = asyncio.Semaphore(AT_A_TIME)
+        self._slots = asyncio.Semaphore(self._dialect.at_once)
         self._occupancy = Occupancy()
 
     async def score(self, batch: Batch) -> Scores:
-        """Score a batch.
+        """Score a batch. Where the server returns no exact value, the log-probability is an upper bound.
 
         Raises InfrastructureError if the server fails, OutageError if it stays down, ModelError for invalid numbers.
         """
+        return Scores((await self._read(batch))[0], None)
+
+    async def scored(self, batch: ScoredBatch) -> ScoredBatch:
+        """Return the batch with this teacher's scores.
+
+        A token outside the most likely ones has a signal between minus infinity and the upper bound minus log pi of the
+        student. It gets the value of this interval that is nearest to 0.
+        """
+        bound_BT, outside_BT = await self._read(batch)
+        if self.exact:
+            return Scores(bound_BT, None).add_to(batch)
+        nearest_BT = torch.where(outside_BT, torch.minimum(bound_BT, batch.student_BT), bound_BT)
+        likeliest_BT = torch.where(outside_BT, bound_BT.exp(), 0.0)
+        return replace(Scores(nearest_BT, None).add_to(batch), outside_BT=likeliest_BT)
+
+    async def _read(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the log-probabilities, and True where one is an upper bound. -> (B, T), (B, T)
+
+        Where the server keeps what it has read, one trajectory of each prompt is read before the others.
+        """
         assert batch.candidates_BTJ is None, "a server scores no candidates"
-        rows = await run_concurrently([self._row(trajectory.ids) for trajectory in batch.trajectories])
-        logprobs_BT = pad(rows, torch.float32).masked_fill(~batch.mask_BT, 0)
+        wanted = [[at for at, mine in enumerate(row) if mine] for row in batch.mask_BT.tolist()]
+        found: dict[int, Row] = {}
+        prompts = {tuple(each.ids[: at[0] if at else 0]): row for row, (each, at) in _backwards(batch, wanted)}
+        leaders = sorted(prompts.values()) if self._dialect.caches else []
+        for rows in (leaders, [row for row in range(len(batch)) if row not in leaders]):
+            answers = await run_concurrently([self._row(batch.trajectories[row].ids, wanted[row]) for row in rows])
+            found |= dict(zip(rows, answers, strict=True))
+        logprobs_BT = pad([found[row].logprobs for row in range(len(batch))], torch.float32)
+        outside_BT = pad([found[row].outside for row in range(len(batch))], torch.bool)
+        logprobs_BT = logprobs_BT.masked_fill(~batch.mask_BT, 0)
         self._check(logprobs_BT)
-        return Scores(logprobs_BT, None)
+        return logprobs_BT, outside_BT & batch.mask_BT
 
     def take_busy_seconds(self) -> float:
         """Return the seconds since the last call with at least one running request, outages included."""
@@ -145,38 +176,16 @@ class ServerTeacher(Teacher):
 
     # One trajectory
 
-    def _body(self, ids: list[int]) -> Body:
-        # No seed: on a CPU, vLLM crashes on a prompt that has one and is read in chunks.
-        return {"model": self._model.name, "prompt": ids, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
-
-    async def _row(self, ids: list[int]) -> list[float]:
-        """Return the log-probability of every token; 0 for the first, which has none."""
+    async def _row(self, ids: list[int], wanted: list[int], temperature: float | None = None) -> Row:
+        """Return the log-probabilities of the tokens at the positions `wanted`."""
         too_long = (
-            f"The trajectory has {len(ids)} tokens, and vLLM samples one more. If the sum exceeds the server's context, start it "
-            "with a longer one (--max-model-len), or lower rollout.max_tokens."
+            f"The trajectory has {len(ids)} tokens, and the server may sample one more. If the sum exceeds the server's context, "
+            "start it with a longer one (vLLM: --max-model-len), or lower rollout.max_tokens."
         )
         async with self._slots:
             with self._occupancy:
-                for _ in range(TRIES):
-                    answer = await self._model.ask(self._body(ids), too_long=too_long)
-                    if not _is_broken_off(answer):
-                        return self._read(answer, ids)
-        raise InfrastructureError(f"{self._model} aborted its response {TRIES} times.")
-
-    def _read(self, answer: Any, ids: list[int]) -> list[float]:
-        match answer:
-            case {"choices": [{"prompt_logprobs": [_, *rest]}, *_]} if len(rest) == len(ids) - 1:
-                try:
-                    values = [each[str(token)]["logprob"] for each, token in zip(rest, ids[1:], strict=True)]
-                except (LookupError, TypeError):
-                    raise ModelError(
-                        f"{self._model} returned log-probabilities of other tokens than the ones it received."
-                    ) from None
-                return [0.0, *(math.nan if value is None else value for value in values)]
-        raise OptionError(
-            f"{self._model} does not return the log-probabilities of the tokens that it receives (prompt_logprobs). Use a vLLM "
-            f"server. It returned: {short(str(answer))}"
-        )
+                ask = functools.partial(self._model.ask, too_long=too_long)
+                return await self._dialect.row(ask, ids, wanted, temperature)
 
     def _check(self, logprobs_BT: Tensor) -> None:
         broken = logprobs_BT[~(logprobs_BT.isfinite() & (logprobs_BT > IMPOSSIBLE))]
@@ -193,20 +202,21 @@ class ServerTeacher(Teacher):
 
     # Checks
 
-    async def _meet(self, wanted: str | None, rollout: SamplingOptions) -> None:
-        await self._model.meet(wanted)
+    async def _meet(self, options: ScoreOptions, rollout: SamplingOptions) -> None:
+        ids = self._encode(PROBE_TEXT)
+        await self._model.meet(options.teacher_served_name)
+        self._dialect = await recognised(self._model, self._tokenizer, options, ids)
+        self.exact = self._dialect.exact
+        self._slots = asyncio.Semaphore(self._dialect.at_once)
         self._model.check_context(_longest(rollout) + 1, "rollout.max_prompt_tokens + rollout.max_tokens + 1")
-        await self._model.check_tokenizer(PROBE_TEXT, self._encode(PROBE_TEXT), self._tokenizer.name_or_path)
-        try:
-            await self._model.ask_at_start(self._body(self._encode(PROBE_TEXT)))
-        except Refused as error:
-            raise await self._model.explained(error) from error
+        question = self._dialect.tokenize(PROBE_TEXT)
+        await self._model.check_tokenizer(PROBE_TEXT, ids, self._tokenizer.name_or_path, question)
 
     async def _prove(self, folder: Path, network: ModelOptions, rollout: SamplingOptions) -> None:
         """Raises ModelError unless the server's scores repeat, and equal those of the weights in `folder`."""
         tolerance = TOLERANCE if dtype_of(network) == "float32" else COARSE_TOLERANCE
-        probe = _probe(self._text[: min(PROBE_TOKENS, _longest(rollout))])
-        server_BT = (await self.score(probe)).logprobs_BT
+        probe = _probe(self._text[: min(self._dialect.probe_tokens, _longest(rollout))])
+        server_BT, outside_BT = await self._read(probe)
         self._first = server_BT[0].tolist()
         off = _gap(server_BT, (await self.score(probe)).logprobs_BT, probe)
         if not off <= tolerance:
@@ -214,6 +224,7 @@ class ServerTeacher(Teacher):
                 f"{self._model} is not deterministic: its log-probabilities of the same tokens differ by {off:.2g} nats between "
                 f"two requests (allowed: {tolerance})."
             )
+        await self._check_places(server_BT[0].tolist(), outside_BT[0].tolist(), probe.trajectories[0].ids, tolerance)
         if unchecked := _why_unchecked(folder, network):
             logger.warning(f"{unchecked}, so the weights are not checked. {self._model} may serve another model.")
             if unused := unused_beside(folder, id_count(self._tokenizer)):
@@ -223,6 +234,8 @@ class ServerTeacher(Teacher):
                 )
             return
         local_BT = await compute(_by_hand, folder, network, probe)
+        if (bound_BT := outside_BT & (local_BT <= server_BT + tolerance)).any():
+            server_BT = torch.where(bound_BT, local_BT, server_BT)
         off = _gap(server_BT, local_BT, probe)
         if not off <= tolerance:
             theirs, ours = (mean_BT[probe.mask_BT].mean().item() for mean_BT in (server_BT, local_BT))
@@ -240,13 +253,31 @@ class ServerTeacher(Teacher):
                 f"{tolerance}). {advice}"
             )
 
+    async def _check_places(
+        self, values: list[float], outside: list[bool], ids: Sequence[int], tolerance: float
+    ) -> None:
+        """Raises ModelError unless another last token changes its own log-probability and no other, at any temperature.
+
+        A server whose log-probabilities are shifted by one token fails. So does one that scales them by a request's temperature.
+        """
+        changed = [*ids[:-1], next(id for id in ids if id != ids[-1])]
+        now = await self._row(changed, list(range(1, len(ids))), 1.0)
+        off = sum(abs(one - other) for one, other in zip(now.logprobs[:-1], values[:-1], strict=True)) / (len(ids) - 1)
+        both_outside = outside[-1] and now.outside[-1]
+        if not off <= tolerance or (abs(now.logprobs[-1] - values[-1]) < UNCHANGED and not both_outside):
+            raise ModelError(
+                f"{self._model} returns log-probabilities that belong to other positions, or that depend on the request's "
+                f"temperature: with another last token and temperature 1, those of the tokens before it differ by {off:.2g} "
+                f"nats, and its own by {abs(now.logprobs[-1] - values[-1]):.2g}. Update the server, or use another one."
+            )
+
     async def _prove_again(self) -> None:
         """Raises ModelError unless the server is back from an outage with the same model."""
         if not self._first:
             return
         ids = self._text[: len(self._first)]
-        now = self._read(await self._model.ask_now(self._body(ids)), ids)
-        off = sum(abs(one - other) for one, other in zip(now, self._first, strict=True)) / (len(ids) - 1)
+        now = await self._dialect.row(self._model.ask_now, ids, list(range(1, len(ids))))
+        off = sum(abs(one - other) for one, other in zip(now.logprobs, self._first, strict=True)) / (len(ids) - 1)
         if not off <= SAME:
             raise ModelError(
                 f"{self._model} is back with another model: its log-probabilities differ from those before by {off:.2g} nats "
@@ -267,12 +298,9 @@ def holds_weights(folder: Path) -> bool:
     return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
 
 
-def _is_broken_off(answer: Any) -> bool:
-    """Return True if the server aborted the response, for example because it is shutting down."""
-    match answer:
-        case {"choices": [{"finish_reason": "abort" | "error"}, *_]}:
-            return True
-    return False
+def _backwards(batch: Batch, wanted: Sequence[list[int]]) -> Iterator[tuple[int, tuple[Trajectory, list[int]]]]:
+    """Yield each row with its number, the last one first, so that the first one of a prompt remains in a mapping."""
+    return reversed(list(enumerate(zip(batch.trajectories, wanted, strict=True))))
 
 
 def _longest(rollout: SamplingOptions) -> int:
@@ -307,4 +335,4 @@ def _why_unchecked(folder: Path, network: ModelOptions) -> str:
 def _by_hand(folder: Path, network: ModelOptions, probe: Batch) -> Tensor:
     """Return the log-probabilities of the local weights, computed on the CPU, because the student uses the GPU. -> (B, T)"""
     model = load_model(folder, network.model_copy(update={"device": "cpu"}))
-    return score(model, probe, temperature=1.0, microbatch_tokens=PROBE_TOKENS)[0]
+    return score(model, probe, temperature=1.0, microbatch_tokens=512)[0]

@@ -500,6 +500,11 @@ def _teacher(
                     "with another tokenizer has those of spans of text. Choose another rule, or a teacher with the student's "
                     "tokenizer."
                 )
+            if not teacher.exact and "teacher" in inputs_of(options.algorithm.name):
+                raise OptionError(
+                    f"algorithm.name = {options.algorithm.name} reads the teacher's log-probability of every token, but its "
+                    "server only returns those of the most likely ones. Choose another rule, or another server."
+                )
             yield teacher
         return
     opsd = options.opsd
