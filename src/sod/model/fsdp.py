@@ -23,7 +23,6 @@ from sod.model.devices import prepare_device
 from sod.model.traits import traits_of
 from sod.moved import keep_old_names
 
-
 ATTENTION_KERNELS = {
     "aten::_scaled_dot_product_cudnn_attention",
     "aten::_scaled_dot_product_efficient_attention",
