@@ -142,6 +142,7 @@ def learnt(model: Any, tokenizer: PreTrainedTokenizerBase, batch: CreditedBatch,
     [
         {},
         {"checkpointing": True},
+        {"checkpointing": True, "keep_attention": True},
         {"loss": "gspo", "clip_low": 0.1, "clip_high": 0.1},
         {"entropy": 0.01},
         {"lora_rank": 2},
@@ -281,15 +282,25 @@ def test_a_decode_pass_waits_once_and_attends_once_a_layer(gpu: FakeGPU, random_
     assert kernels <= 10 * 230, f"{kernels / 10} launches of a pass"
 
 
+@pytest.mark.parametrize(
+    ("options", "passes"),
+    [({}, 1), ({"checkpointing": True}, 2), ({"checkpointing": True, "keep_attention": True}, 1)],
+    ids=["kept", "recomputed", "selective"],
+)
 def test_attention_of_a_micro_batch_is_one_call_a_layer_forward_and_backward(
-    gpu: FakeGPU, random_model: Models, tokenizer: PreTrainedTokenizerBase, batch: Batch
+    gpu: FakeGPU,
+    random_model: Models,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: Batch,
+    options: dict[str, bool],
+    passes: int,
 ) -> None:
     model = random_model(dtype=torch.bfloat16).to("cuda")
-    policy = Policy(model, tokenizer, LearnOptions(lr=1e-2))
+    policy = Policy(model, tokenizer, LearnOptions(lr=1e-2, **options))
     gpu.reset()
     policy.imitate(batch.ids_BT, batch.mask_BT, batch.lengths_B)
     layers = model.config.num_hidden_layers
-    assert gpu.counts.attention == {"varlen": layers, "varlen_backward": layers}
+    assert gpu.counts.attention == {"varlen": passes * layers, "varlen_backward": layers}
 
 
 # Loading, the teacher in CPU memory, and a whole run

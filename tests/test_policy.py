@@ -247,7 +247,10 @@ def test_micro_batching_and_padding_do_not_change_the_update(
         torch.testing.assert_close(weights(models[1])[name], tensor, atol=1e-6, rtol=0)
 
 
-def test_checkpointing_layers_does_not_change_the_update(random_model: MakeModel, random_groups: MakeGroups) -> None:
+@pytest.mark.parametrize("keep_attention", [False, True])
+def test_checkpointing_layers_does_not_change_the_update(
+    random_model: MakeModel, random_groups: MakeGroups, keep_attention: bool
+) -> None:
     models = [random_model() for _ in range(2)]
     batch = with_credit(random_groups(4, 3), models[0])
     reads = [0, 0]
@@ -256,7 +259,7 @@ def test_checkpointing_layers_does_not_change_the_update(random_model: MakeModel
             lambda module, args, i=i: reads.__setitem__(i, reads[i] + 1)
         )
     kept = learn(policy(models[0]), batch)
-    again = learn(policy(models[1], checkpointing=True), batch)
+    again = learn(policy(models[1], checkpointing=True, keep_attention=keep_attention), batch)
     assert again == pytest.approx(kept, abs=1e-6)
     assert same(weights(models[0]), weights(models[1]))
     assert reads == [1, 2]

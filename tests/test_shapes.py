@@ -166,18 +166,21 @@ def test_what_autograd_keeps_of_a_layer_is_what_we_say(dtype: str, rank: int) ->
     assert learnt == (shape.adapters(rank) if rank else shape.parameters)
 
 
+CHECKPOINTING = {"checkpointing": True}
+
+
 def different_rows(tokens: int) -> torch.Tensor:
     """Two rows without a common start, which would be read once. -> (2, tokens)"""
     return torch.arange(2)[:, None].repeat(1, tokens)
 
 
-def learn_twice(pipe: Any, dtype: str, checkpointing: bool, sizes: tuple[int, int, int, int]) -> None:
+def learn_twice(pipe: Any, dtype: str, options: dict[str, bool], sizes: tuple[int, int, int, int]) -> None:
     """Bytes that two optimiser steps on two micro-batches each need at their height, beyond the model and its copies."""
     torch.set_num_threads(1)
     layers, width, vocabulary, tokens = sizes
     model = small(layers, width, vocabulary, TYPES[dtype])
     tokenizer: Any = None  # nothing is saved
-    policy = Policy(model, tokenizer, LearnOptions(checkpointing=checkpointing, microbatch_tokens=tokens))
+    policy = Policy(model, tokenizer, LearnOptions(microbatch_tokens=tokens, **options))
     ids = different_rows(tokens)
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[:, 0] = False
@@ -191,23 +194,24 @@ def learn_twice(pipe: Any, dtype: str, checkpointing: bool, sizes: tuple[int, in
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("dtype", "checkpointing", "sizes"),
+    ("dtype", "options", "sizes"),
     [
-        ("float32", False, (6, 192, 2048, 2048)),
-        ("float32", True, (6, 192, 2048, 2048)),
-        ("float32", True, (1, 256, 32_768, 1024)),
-        ("bfloat16", False, (4, 192, 2048, 1024)),
-        ("bfloat16", True, (1, 256, 16_384, 512)),
+        ("float32", {}, (6, 192, 2048, 2048)),
+        ("float32", CHECKPOINTING, (6, 192, 2048, 2048)),
+        ("float32", CHECKPOINTING | {"keep_attention": True}, (6, 192, 2048, 2048)),
+        ("float32", CHECKPOINTING, (1, 256, 32_768, 1024)),
+        ("bfloat16", {}, (4, 192, 2048, 1024)),
+        ("bfloat16", CHECKPOINTING, (1, 256, 16_384, 512)),
     ],
 )
 def test_the_memory_of_learning_is_what_a_process_needs(
-    dtype: str, checkpointing: bool, sizes: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
+    dtype: str, options: dict[str, bool], sizes: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within 15 %, where the allocator hands memory back at once."""
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=learn_twice, args=(theirs, dtype, checkpointing, sizes))
+    process = context.Process(target=learn_twice, args=(theirs, dtype, options, sizes))
     process.start()
     theirs.close()
     needed = ours.recv()
@@ -215,7 +219,7 @@ def test_the_memory_of_learning_is_what_a_process_needs(
     if needed is None:
         pytest.skip("the system does not tell a process's most memory")
     layers, width, vocabulary, tokens = sizes
-    shape, learn = shape_of(small(layers, width, vocabulary)), LearnOptions(checkpointing=checkpointing)
+    shape, learn = shape_of(small(layers, width, vocabulary)), LearnOptions.model_validate(options)
     state = optimiser_bytes(shape, ITEMSIZE[dtype], learn)
     expected = state["gradients"] + state["AdamW's moments"] + learning_bytes(shape, tokens, ITEMSIZE[dtype], learn)
     assert expected == pytest.approx(needed, rel=0.15)

@@ -35,6 +35,9 @@ class OptimiserOptions(Options):
     checkpointing: ResumeMayChange[bool] = False
     """Activation checkpointing: recompute activations in the backward pass. It needs a fraction of the memory and a third
     more time."""
+    keep_attention: Rare[ResumeMayChange[bool]] = False
+    """With learn.checkpointing: keep the outputs of attention, so that its kernel is not computed again. It needs the memory of
+    one more activation per layer and token. Without learn.checkpointing they are kept anyway. Default: off."""
     optimizer: Rare[Literal["adamw", "adamw_8bit"]] = "adamw"
     """adamw_8bit: AdamW with 8-bit moments (bitsandbytes, extra `lean`), 2 instead of 8 bytes per weight."""
     reduce: Rare[ResumeMayChange[Literal["microbatch", "step"]]] = "microbatch"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -22,6 +22,15 @@ from sod.model.devices import prepare_device
 from sod.model.traits import traits_of
 from sod.moved import keep_old_names
 from sod.processes.distributed import Ranks
+
+ATTENTION_KERNELS = {
+    "aten::_scaled_dot_product_cudnn_attention",
+    "aten::_scaled_dot_product_efficient_attention",
+    "aten::_scaled_dot_product_flash_attention",
+    "aten::_scaled_dot_product_flash_attention_for_cpu",
+    "torch_attn::_varlen_attn",
+}
+"""PyTorch's fused kernels of attention, by the name of their operation."""
 
 
 def shard(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> None:
@@ -69,9 +78,10 @@ def copy_whole(divided: PreTrainedModel, model: PreTrainedModel) -> None:
         weight.copy_(whole(share))
 
 
-def checkpoint_layers(model: PreTrainedModel) -> None:
+def checkpoint_layers(model: PreTrainedModel, *, keep_attention: bool = False) -> None:
     """Recompute each layer in the backward pass. Raise OptionError if the model has no layers that support it.
 
+    With `keep_attention`, the outputs of fused attention kernels are kept, and only the rest is recomputed.
     Transformers' own switch needs training mode, in which dropout and router noise change the network.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
@@ -80,8 +90,16 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
             f"learn.checkpointing is not supported by models of type {model.config.model_type}, whose layers cannot be "
             "recomputed. Leave it out."
         )
+    contexts = {"context_fn": partial(create_selective_checkpoint_contexts, _kept)} if keep_attention else {}
     for layer in layers:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, **contexts)  # type: ignore[method-assign]
+
+
+def _kept(context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:
+    """Return that the outputs of attention are kept and all others are recomputed."""
+    del context
+    name = operation._schema.name
+    return CheckpointPolicy.MUST_SAVE if name in ATTENTION_KERNELS else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _base_forward(model: PreTrainedModel, *arguments: Any, **options: Any) -> Any:

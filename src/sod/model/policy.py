@@ -80,7 +80,7 @@ class Policy:
         if options.lora_rank:
             add_low_rank(model, options.lora_rank, options.lora_alpha)
         if options.checkpointing:
-            checkpoint_layers(self._learner)
+            checkpoint_layers(self._learner, keep_attention=options.keep_attention)
         self.tokenizer = tokenizer
         self.steps = 0
         self._options = options

@@ -158,7 +158,8 @@ def _pass_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOption
     `gradients`: bytes of unsharded gradients during a layer's backward pass that are counted nowhere else.
     """
     layer = activation_bytes(shape, itemsize, learn.lora_rank)
-    kept, again = (shape.width * itemsize, layer) if learn.checkpointing else (layer, 0)
+    attended = shape.queries * itemsize + 4 * shape.heads if learn.keep_attention else 0  # outputs; softmax's sums
+    kept, again = (shape.width * itemsize + attended, layer) if learn.checkpointing else (layer, 0)
     last_norm = shape.width * (4 + itemsize)
     backward = tokens * (again + 3 * shape.feed_forward * itemsize) + gradients  # and gradients of activations
     loss = loss_bytes(shape, tokens, itemsize, learnt=not learn.lora_rank)

@@ -56,12 +56,13 @@ def seconds_of_update(
         forward * ((options.score.student == "recompute") + options.has_reference) / (rate * UTILISATION * processes)
     )
     score += _teaching(options, teacher, tokens, length, device, processes, sample)
-    passes = 1 + learn.checkpointing + (1 if learn.lora_rank else 2)
+    again = forward_operations(student, tokens, 0 if learn.keep_attention else length) if learn.checkpointing else 0
+    learning = forward * (2 if learn.lora_rank else 3) + again
     exchange = _exchange(options, student, tokens, device, processes)
     return {
         "sample": sample,
         "score": score,
-        "learn": passes * forward / (rate * LEARNING_SHARE * processes),
+        "learn": learning / (rate * LEARNING_SHARE * processes),
         "exchange": exchange,
     }
 
