@@ -26,7 +26,7 @@ MASS_ERROR = 1e-6
 """Allowed rounding error of the sum of a server's probabilities."""
 
 
-class Reading(NamedTuple):
+class ServedRow(NamedTuple):
     """Log-probabilities of the tokens of one trajectory, and the cost of reading it."""
 
     logprobs: list[float]
@@ -80,19 +80,19 @@ class Dialect(ABC):
 
     async def row(
         self, ask: Ask, ids: Sequence[int], wanted: Sequence[int], temperature: float | None = None
-    ) -> Reading:
+    ) -> ServedRow:
         """Return the log-probabilities of the tokens at the positions `wanted`, which are at least 1.
 
         Raise InfrastructureError if the server keeps aborting its response.
         """
         if not wanted:
-            return Reading([0.0] * len(ids), [False] * len(ids), 0, 0, 0)
+            return ServedRow([0.0] * len(ids), [False] * len(ids), 0, 0, 0)
         first = wanted[0]
         for tried in range(1, TRIES + 1):
             answer = await ask(self.body(ids, first, temperature))
             if not _is_broken_off(answer):
                 values = [0.0] * first + self.read(answer, ids, first)
-                return Reading(values, [False] * len(ids), tried * len(ids), self.cached(answer), tried)
+                return ServedRow(values, [False] * len(ids), tried * len(ids), self.cached(answer), tried)
         raise InfrastructureError(f"{self._model} aborted its response {TRIES} times.")
 
     def others(self) -> ModelError:
@@ -254,7 +254,7 @@ class LlamaCppDialect(Dialect):
 
     async def row(
         self, ask: Ask, ids: Sequence[int], wanted: Sequence[int], temperature: float | None = None
-    ) -> Reading:
+    ) -> ServedRow:
         values, outside, sent, cached = [0.0] * len(ids), [False] * len(ids), 0, 0
         slot = await self._slots.get()
         try:
@@ -264,7 +264,7 @@ class LlamaCppDialect(Dialect):
                 sent, cached = sent + at, cached + self.cached(answer)
         finally:
             self._slots.put_nowait(slot)
-        return Reading(values, outside, sent, cached, len(wanted))
+        return ServedRow(values, outside, sent, cached, len(wanted))
 
     def _find(self, answer: Any, ids: Sequence[int], at: int) -> tuple[float, bool]:
         """Return the log-probability of the token at a position, or its upper bound and True."""
