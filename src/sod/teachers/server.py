@@ -24,7 +24,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch, ScoredBatch, collate, pad
-from sod.concurrency import Occupancy, compute, run_concurrently
 from sod.config import ModelOptions, SamplingOptions, ScoreOptions
 from sod.engines.http import ServedModel, Words
 from sod.engines.served import PROBE_TEXT
@@ -33,6 +32,7 @@ from sod.errors import ModelError
 from sod.model.dtypes import dtype_of
 from sod.model.forward import id_count, unused_beside
 from sod.model.loading import check_same_vocabulary, load_model, load_tokenizer, score
+from sod.processes.concurrency import Occupancy, compute, run_concurrently
 from sod.teachers import Scores, Teacher, TeacherSetup
 from sod.teachers.dialects import Dialect, ServedRow, VllmDialect, recognised
 from sod.types import Group, Piece, Problem, Trajectory
