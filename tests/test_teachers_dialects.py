@@ -184,7 +184,7 @@ def test_a_server_without_log_probabilities_of_given_tokens_is_refused(
         with_teacher(Other(model, tokenizer, "chat"), teacher, tokenizer)
 
 
-def test_the_prompt_of_a_group_is_read_before_the_others_ask_for_it(
+def test_sglang_is_asked_from_the_token_before_the_first_wanted_one(
     model: PreTrainedModel, teacher: Path, tokenizer: Tokenizer, batch: Batch
 ) -> None:
     server = Other(model, tokenizer, "sglang")

