@@ -19,7 +19,6 @@ from pathlib import Path
 
 from measure import in_turn, pairwise_ratios, parse, parser, peak_mb, report, row, show
 
-from sod.concurrency import Runner, run_concurrently
 from sod.config import EvalOptions
 from sod.engines import Reply, Request
 from sod.engines.scripted import ScriptedEngine
@@ -28,6 +27,7 @@ from sod.lab import settings
 from sod.lab.make import TEACHER_FOLDER
 from sod.lab.make import problems as lab_problems
 from sod.model.loading import load_tokenizer
+from sod.processes.concurrency import Runner, run_concurrently
 from sod.rewards.math import MathJudge
 
 ANSWERS = Path(__file__).parents[1] / "tests" / "golden" / "more_answers.jsonl"

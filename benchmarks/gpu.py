@@ -34,10 +34,9 @@ from measure import Row, parse, parser, report, row, show
 from table import table
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
-from sod.algorithms import give_credit
 from sod.batching import Batch, ScoredBatch, collate, join
-from sod.concurrency import Runner, run_concurrently
 from sod.config import AlgorithmOptions, EngineOptions, LearnOptions, RolloutOptions
+from sod.credit.algorithms import give_credit
 from sod.engines import Engine, Request
 from sod.engines.opening import open_engine
 from sod.lab.make import TEACHER_FOLDER
@@ -55,6 +54,7 @@ from sod.planning.memory import (
     optimiser_bytes,
     scoring_bytes,
 )
+from sod.processes.concurrency import Runner, run_concurrently
 from sod.runs.peaks import take_peak_mb
 from sod.types import Group, Piece, Problem, Trajectory
 

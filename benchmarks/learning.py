@@ -16,10 +16,10 @@ import torch
 from measure import in_turn, pairwise_ratios, parse, parser, per_second, report, row, show
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from sod.algorithms import ALGORITHMS
 from sod.batching import CreditedBatch, collate, microbatches
 from sod.config import AlgorithmOptions, LearnOptions
 from sod.core import clipped_policy_loss, token_loss
+from sod.credit.algorithms import ALGORITHMS
 from sod.model.attention import ATTENTION
 from sod.model.loading import head, score, selected
 from sod.model.policy import Policy

@@ -22,9 +22,9 @@ from hand_judged import clear_cases  # pyright: ignore[reportMissingImports]
 from judging import Nowhere  # pyright: ignore[reportMissingImports]
 from scripted_judge import Script, judging, part  # pyright: ignore[reportMissingImports]
 
-from sod.concurrency import run_concurrently
 from sod.config import LlmJudgeOptions, RewardOptions
 from sod.errors import OptionError
+from sod.processes.concurrency import run_concurrently
 from sod.rewards import Verdict
 from sod.rewards.answers import last_box
 from sod.rewards.choice import ChoiceJudge

@@ -18,9 +18,9 @@ from statistics import median
 from measure import pairwise_ratios, parse, parser, report, row, show
 
 from sod.config import LabOptions
+from sod.config.recipes import to_toml
 from sod.lab import settings
 from sod.lab.make import make
-from sod.recipes import to_toml
 from sod.runs.directory import Run
 
 RUNS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes": (2, 1)}

@@ -20,9 +20,7 @@ import torch
 from lab import Lab, SlowTool
 from measure import parse, parser, report, row, show
 
-from sod.algorithms import give_credit
 from sod.batching import ScoredBatch, join
-from sod.concurrency import Runner
 from sod.config import (
     AlgorithmOptions,
     LabOptions,
@@ -33,17 +31,19 @@ from sod.config import (
     ToolOptions,
     TrainOptions,
 )
+from sod.credit.algorithms import give_credit
 from sod.lab import settings
 from sod.lab.make import TEACHER_FOLDER, make
 from sod.lab.make import problems as lab_problems
 from sod.model.policy import Policy
+from sod.processes.concurrency import Runner
 from sod.rollout.groups import rollout
 from sod.sandbox.retries import open_sandbox
 from sod.scoring import Scorer
 from sod.teachers import TeacherSetup
 from sod.teachers.local import LocalTeacher
 from sod.tools.python import PythonTool
-from sod.training import train
+from sod.training.on_policy import train
 from sod.types import Group
 
 PHASES = ("generate", "score", "waiting", "learn", "tools")

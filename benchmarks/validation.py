@@ -20,7 +20,7 @@ from measure import pairwise_ratios, parse, parser, report, row, show
 from sod.config import LabOptions, TrainOptions
 from sod.lab import settings
 from sod.lab.make import make
-from sod.training import TrainingSession, train
+from sod.training.on_policy import TrainingSession, train
 
 PROBLEMS, SAMPLES = 50, 4
 

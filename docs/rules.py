@@ -8,7 +8,7 @@ import ast
 import re
 from pathlib import Path
 
-from sod.systems import SYSTEMS, SystemTraits
+from sod.credit.systems import SYSTEMS, SystemTraits
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "rules.md"

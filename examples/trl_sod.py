@@ -16,12 +16,12 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig
 
-from sod.adapters.trl import SODTrainer, WorldSettings, concurrent_rollouts, referee_reward
+from sod.adapters.trl import HarnessSettings, SODTrainer, concurrent_rollouts, referee_reward
 from sod.config import AlgorithmOptions, RewardOptions, SamplingOptions, ToolOptions
 from sod.lab import settings
 from sod.lab.make import TEACHER_FOLDER, problems
 from sod.model.loading import load_tokenizer
-from sod.rollout.harness import World
+from sod.rollout.harness import Harness
 
 out = sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp()
 tasks, _ = problems(64, 0, seed=1)
@@ -38,9 +38,9 @@ learn = {"loss_type": "bnpo", "epsilon_high": 0.28, "learning_rate": 2e-4, "grad
 here = {"use_cpu": True, "bf16": False, "logging_steps": 1, "save_strategy": "no", "report_to": "none"}
 args = GRPOConfig(output_dir=out, max_completion_length=settings.ROLLOUT["max_tokens"], **shape | learn | here)
 limits = SamplingOptions(**settings.ROLLOUT)
-world = WorldSettings(rollout=limits, tool=ToolOptions(**settings.TOOL), reward=RewardOptions(**settings.REWARD))
+harness = HarnessSettings(rollout=limits, tool=ToolOptions(**settings.TOOL), reward=RewardOptions(**settings.REWARD))
 
-with concurrent_rollouts(World.of(Path(TEACHER_FOLDER), world, asked), asked, limits) as rollouts:
+with concurrent_rollouts(Harness.of(Path(TEACHER_FOLDER), harness, asked), asked, limits) as rollouts:
     trainer = SODTrainer(
         model=student,
         reward_funcs=referee_reward,

@@ -29,13 +29,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_template
 
-from sod import algorithms
 from sod.adapters.trl import (
     LACKING,
     LOSSES,
+    HarnessSettings,
     Rollouts,
     SODTrainer,
-    WorldSettings,
     alarms_raised,
     check_arguments,
     check_version,
@@ -49,6 +48,8 @@ from sod.adapters.trl import (
 from sod.batching import ScoredBatch, collate
 from sod.config import AlgorithmOptions, ModelOptions, RewardOptions, RolloutOptions, SandboxOptions
 from sod.core import StepInfo, clipped_policy_loss, group_advantage, masked_mean
+from sod.credit import algorithms
+from sod.credit.systems import SYSTEMS
 from sod.errors import DataError, InfrastructureError, ModelError, OptionError, SandboxError, TrainingError
 from sod.lab import settings
 from sod.lab.make import TEACHER_FOLDER
@@ -57,8 +58,7 @@ from sod.model.attention import ATTENTION
 from sod.model.loading import load_model, load_tokenizer, score
 from sod.rewards import Verdict
 from sod.rewards.referee import Referee
-from sod.rollout.harness import World
-from sod.systems import SYSTEMS
+from sod.rollout.harness import Harness
 from sod.tools import Toolbox
 from sod.types import Group, Observation, Piece, Problem, Trajectory
 
@@ -548,16 +548,16 @@ def opened(
     referee: Referee | None = None,
     **limits: Any,
 ) -> Iterator[Rollouts]:
-    """Concurrent rollouts in the lab's world, or one with another tool or referee. `limits` are RolloutOptions'."""
+    """Concurrent rollouts in the lab's harness, or one with another tool or referee. `limits` are RolloutOptions'."""
     options = LIMITS.model_copy(update=limits)
     reward = RewardOptions(tool_use="off", overlong=0)
-    settings = WorldSettings(rollout=options, reward=reward, sandbox=SandboxOptions(workers=1))
-    world = World.of(folder, settings, problems)
+    settings = HarnessSettings(rollout=options, reward=reward, sandbox=SandboxOptions(workers=1))
+    harness = Harness.of(folder, settings, problems)
     if tool is not None:
-        world = replace(world, tools=Toolbox([tool]))
+        harness = replace(harness, tools=Toolbox([tool]))
     if referee is not None:
-        world = replace(world, referee=referee)
-    with concurrent_rollouts(world, problems, options) as rollouts:
+        harness = replace(harness, referee=referee)
+    with concurrent_rollouts(harness, problems, options) as rollouts:
         yield rollouts
 
 

@@ -54,10 +54,10 @@ from sod.adapters.verl import (
 )
 from sod.adapters.verl_reward import RewardManager, compute_score
 from sod.config import TrainOptions
+from sod.config.recipes import read_recipe
 from sod.core import RULES, clipped_policy_loss, masked_mean, per_token, step_divergence, step_ids, step_weights
 from sod.datasets.rows import load_problems
 from sod.errors import DataError, OptionError
-from sod.recipes import read_recipe
 
 pytestmark = pytest.mark.filterwarnings("default")  # verl's own
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sod.algorithms import ALGORITHMS, System, find, give_credit, inputs_of, inputs_read
 from sod.batching import Batch, ScoredBatch, collate
 from sod.config import AlgorithmOptions
 from sod.core import INPUTS, group_advantage
+from sod.credit.algorithms import ALGORITHMS, System, find, give_credit, inputs_of, inputs_read
+from sod.credit.systems import SYSTEMS
 from sod.errors import OptionError
-from sod.systems import SYSTEMS
 from sod.types import Group, Outcome, Piece, Problem, Trajectory, Verdict
 
 OPTIONS = AlgorithmOptions()

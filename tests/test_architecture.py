@@ -146,7 +146,7 @@ def test_names_from_before_the_packages_still_import_the_same_module() -> None:
     [
         ("sod.datasets.rows", "as_demonstration", "demonstration_of"),
         ("sod.tools.python", "schema", "interpreter_schema"),
-        ("sod.concurrency", "together", "run_concurrently"),
+        ("sod.processes.concurrency", "together", "run_concurrently"),
         ("sod.console.progress", "say", "echo"),
     ],
 )

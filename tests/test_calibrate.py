@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from sod.algorithms import step_info
 from sod.config import AlgorithmOptions, CalibrateOptions, EvalOptions, ModelOptions
 from sod.core import RULES, StepInfo
+from sod.credit.algorithms import step_info
+from sod.credit.systems import SOD_RULE, SYSTEMS
 from sod.datasets.rows import read_rows, write_jsonl
 from sod.errors import DataError, InfrastructureError, RunError, SodError
 from sod.evaluation.calibration import auc, bins, calibrate, calibration_summary, verdict
@@ -24,7 +25,6 @@ from sod.evaluation.continuations import ScoredEvaluation, Start, draw_evenly, s
 from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
 from sod.model.loading import load_model, load_tokenizer
-from sod.systems import SOD_RULE, SYSTEMS
 from sod.types import Trajectory
 
 # What weights know

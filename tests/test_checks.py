@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from sod import checks
 from sod.config import EvalOptions, SftOptions, TrainOptions
-from sod.distributed import ALONE
 from sod.engines import ENGINES
 from sod.engines.opening import OPENERS
 from sod.errors import SodError
 from sod.evaluation import evaluate
+from sod.planning import checks
 from sod.planning.dry_run import plan
-from sod.training import TrainingSession
+from sod.processes.distributed import ALONE
+from sod.training.on_policy import TrainingSession
 
 NOWHERE = "http://127.0.0.1:9"
 TRAIN: list[tuple[dict[str, Any], str]] = [

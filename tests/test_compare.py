@@ -14,11 +14,11 @@ from sod.compare.cells import compare
 from sod.compare.dry_run import plan_comparison
 from sod.compare.parts import ComparisonParts
 from sod.config import CompareOptions
+from sod.config.recipes import read_recipe, to_toml
 from sod.errors import OptionError, RunError, TrainingError
 from sod.evaluation.results import read_evaluation
 from sod.lab import settings
 from sod.lab.presets import Setting
-from sod.recipes import read_recipe, to_toml
 
 Compare = Callable[..., Path]
 

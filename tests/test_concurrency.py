@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sod.concurrency import Occupancy, Runner, compute
+from sod.processes.concurrency import Occupancy, Runner, compute
 
 
 def test_coroutines_run_in_a_thread_of_their_own_and_what_they_compute_in_the_callers() -> None:

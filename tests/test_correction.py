@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from sod.batching import CreditedBatch, collate
-from sod.checks import of_training
 from sod.config import EngineOptions, LearnOptions, TrainOptions
 from sod.core import sampler_ratio, sampler_weights
-from sod.correction import correction_of, with_correction
+from sod.credit.correction import correction_of, with_correction
 from sod.errors import RunError
+from sod.planning.checks import of_training
 from sod.runs.alarms import raised
 from sod.runs.directory import Run
 from sod.types import Group, Piece, Problem, Trajectory

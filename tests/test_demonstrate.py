@@ -17,8 +17,8 @@ from sod.datasets.rows import demonstration_of, load_demonstrations
 from sod.errors import DataError
 from sod.evaluation.demonstrations import demonstrate, ranked, written_demonstration
 from sod.lab import settings
-from sod.sft import sft
 from sod.tools.python import interpreter_schema
+from sod.training.sft import sft
 from sod.types import Piece, Problem, Trajectory, Verdict
 
 TOOLS = [interpreter_schema()]

@@ -10,7 +10,7 @@ from shown import blocks, named, parsed
 
 from sod import config
 from sod.cli import COMMANDS
-from sod.systems import SYSTEMS
+from sod.credit.systems import SYSTEMS
 
 ROOT = Path(__file__).parents[1]
 

@@ -4,7 +4,7 @@ import pytest
 from confining import needs_confinement
 
 from sod.cli import run
-from sod.doctor import BOUNDLESS, HOSTILE, examples
+from sod.planning.doctor import BOUNDLESS, HOSTILE, examples
 
 QUICK = ["--programs", "20"]
 

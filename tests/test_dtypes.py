@@ -12,7 +12,7 @@ from sod.errors import RunError
 from sod.model import dtypes
 from sod.model.dtypes import dtype_here, faster_type, with_dtype
 from sod.model.loading import load_model
-from sod.sft import sft
+from sod.training.sft import sft
 
 
 def processor(monkeypatch: pytest.MonkeyPatch, **features: bool) -> None:

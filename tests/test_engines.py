@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from transformers import Qwen3ForCausalLM
 
-from sod.concurrency import Runner
 from sod.config import EngineOptions, RolloutOptions
 from sod.engines import ENGINES, Engine, EngineTraits, Reply, Request
 from sod.engines.hf import HFEngine
@@ -21,6 +20,7 @@ from sod.engines.opening import OPENERS, EngineSetup, open_engine
 from sod.engines.scripted import ScriptedEngine
 from sod.engines.vllm_server import VLLMServerEngine
 from sod.errors import InfrastructureError, OptionError
+from sod.processes.concurrency import Runner
 from sod.rollout.groups import attempt_seed
 
 STOP, NEVER = 1, -1

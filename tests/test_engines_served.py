@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
-from sod.concurrency import Runner
 from sod.config import EngineOptions, RolloutOptions
 from sod.engines import Reply, Request
 from sod.engines.opening import open_engine
 from sod.engines.served import PROBE_TEXT, ServedEngine
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
 from sod.model.loading import load_tokenizer
+from sod.processes.concurrency import Runner
 
 ROLLOUT = RolloutOptions(max_prompt_tokens=100, max_tokens=400)
 CONTEXT = 512

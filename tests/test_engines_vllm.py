@@ -30,7 +30,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from sod.chat.format import ChatFormat
-from sod.concurrency import Runner
 from sod.config import EngineOptions, ModelOptions, RolloutOptions, TrainOptions
 from sod.datasets.rows import load_problems
 from sod.engines import Engine, Reply, Request, vllm_worker
@@ -42,8 +41,9 @@ from sod.engines.vllm_server import VLLMServerEngine
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError, TrainingError
 from sod.lab import settings
 from sod.model.loading import load_model, load_tokenizer
+from sod.processes.concurrency import Runner
 from sod.rollout.groups import attempt_seed
-from sod.training import train
+from sod.training.on_policy import train
 
 pytestmark = pytest.mark.filterwarnings("default")  # vLLM's own
 

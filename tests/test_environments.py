@@ -23,7 +23,7 @@ from sod.errors import DataError, InfrastructureError, OptionError
 from sod.evaluation.demonstrations import written_demonstration
 from sod.rollout.agent import Agent
 from sod.rollout.groups import beginning_seed, rollout
-from sod.rollout.harness import World
+from sod.rollout.harness import Harness
 from sod.runs.records import from_record, to_record
 from sod.tools import Toolbox
 from sod.types import Group, Piece, Problem, Trajectory
@@ -301,10 +301,10 @@ def test_a_problem_without_answer_and_environment_is_refused(chat: ChatFormat) -
     sandbox: Any = None
     tools = Toolbox([])
     lost = replace(PROBLEM, answer="", kind="environment")
-    world = World(sandbox, REFEREE, chat, tools, Environments(tools), [])
+    harness = Harness(sandbox, REFEREE, chat, tools, Environments(tools), [])
     with pytest.raises(DataError, match="no answer and no environment"):
-        world.check([lost], RolloutOptions())
-    world.check([replace(lost, environment=f"{FILE}:Guess")], RolloutOptions())
+        harness.check([lost], RolloutOptions())
+    harness.check([replace(lost, environment=f"{FILE}:Guess")], RolloutOptions())
 
 
 def test_a_weighted_verdict_survives_its_file(attempt: Attempt, chat: ChatFormat) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from warm import Warm, run_warm
 
-from sod.concurrency import Runner
 from sod.config import EvalOptions
+from sod.config.recipes import to_toml
 from sod.errors import DataError, InfrastructureError, OptionError, RunError
 from sod.evaluation.evaluate import EvaluationSession, evaluate
 from sod.lab import settings
-from sod.recipes import to_toml
+from sod.processes.concurrency import Runner
 from sod.runs.directory import Run
 from sod.runs.results import Results, read_results
 

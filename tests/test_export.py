@@ -45,8 +45,8 @@ from sod.lab.make import write_demonstrations
 from sod.model.loading import load_model
 from sod.runs.directory import Run
 from sod.runs.files import sha256_of_file
-from sod.sft import sft
-from sod.training import train
+from sod.training.on_policy import train
+from sod.training.sft import sft
 
 VLLM_PYTHON = os.environ.get("SOD_VLLM_PYTHON")
 VLLM_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_HOST_IP": "127.0.0.1"}

@@ -13,9 +13,9 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from sod.cli import run as sod
 from sod.config import ImportOptions, ModelOptions
 from sod.errors import ModelError, RunError
-from sod.gguf import import_gguf
-from sod.hub import model_folder
+from sod.export.gguf import import_gguf
 from sod.lab.make import TEACHER_FOLDER
+from sod.model.hub import model_folder
 from sod.model.loading import load_model, load_tokenizer, read_model
 
 gguf: Any = pytest.importorskip("gguf", reason="needs the package gguf (extra `gguf`)")

@@ -18,7 +18,6 @@ from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch, CreditedBatch, collate
 from sod.chat.format import ChatFormat
-from sod.concurrency import Runner
 from sod.config import (
     EngineOptions,
     EvalOptions,
@@ -36,10 +35,11 @@ from sod.errors import CapacityError, ModelError, OptionError, OutageError
 from sod.model.devices import LEARNING, chosen_device, device_errors
 from sod.model.loading import load_model, score, score_top
 from sod.model.policy import Policy
+from sod.processes.concurrency import Runner
 from sod.teachers import TeacherSetup
 from sod.teachers.local import LocalTeacher
 from sod.teachers.privileged import PrivilegedTeacher
-from sod.training import train
+from sod.training.on_policy import train
 
 Groups = Callable[..., Any]
 Models = Callable[..., Any]

@@ -13,11 +13,11 @@ from timings import untimed
 
 from sod.batching import CreditedBatch, ScoredBatch, collate
 from sod.config import TrainOptions
+from sod.credit.history import HISTORY_FILE, RuleHistory
 from sod.errors import RunError
-from sod.history import HISTORY_FILE, RuleHistory
 from sod.lab import settings
 from sod.runs.checkpoints import TRAINER
-from sod.training import train
+from sod.training.on_policy import train
 from sod.types import Group, Piece, Problem, Trajectory, Verdict
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sod.config import PlanOptions, TrainOptions
 from sod.errors import ModelError
-from sod.hub import model_folder, name_on_hub
+from sod.model.hub import model_folder, name_on_hub
 from sod.model.loading import load_tokenizer
 from sod.runs.directory import Run
 
@@ -21,7 +21,7 @@ CALL = """
 import sys
 from pathlib import Path
 from sod.errors import UsageError
-from sod.hub import download, model_folder
+from sod.model.hub import download, model_folder
 try:
     print(eval(sys.argv[1]))
 except UsageError as error:
@@ -329,5 +329,5 @@ def test_a_run_without_a_checkpoint_is_no_model_yet(tmp_path: Path) -> None:
 
 
 def test_the_module_is_light_until_it_is_used() -> None:
-    code = "import sys, sod.hub; print([n for n in ('torch', 'transformers', 'huggingface_hub') if n in sys.modules])"
+    code = "import sys, sod.model.hub; print([n for n in ('torch', 'transformers', 'huggingface_hub') if n in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sod.interrupts import Terminated, held_back, let_through, noted, obeyed
+from sod.processes.interrupts import Terminated, held_back, let_through, noted, obeyed
 
 
 def test_a_signal_is_raised_as_an_interrupt_that_names_it() -> None:
@@ -45,7 +45,7 @@ def test_copies_of_a_signal_do_not_count() -> None:
 def test_a_second_signal_ends_at_once() -> None:
     code = """
 import os, signal, sys
-from sod import interrupts
+from sod.processes import interrupts
 interrupts.TOGETHER_SECONDS = 0
 with interrupts.obeyed(), interrupts.held_back():
     for name in sys.argv[1:]:

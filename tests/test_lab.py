@@ -24,6 +24,7 @@ from sod.config import (
     ToolOptions,
     TrainOptions,
 )
+from sod.config.recipes import over
 from sod.datasets.rows import load_demonstrations, load_problems
 from sod.errors import RunError
 from sod.evaluation.evaluate import evaluate
@@ -35,13 +36,12 @@ from sod.lab.presets import prepare, settings_of
 from sod.lab.real import base_model
 from sod.lab.tasks import TASK_FAMILIES, Task, chain, draw_task
 from sod.model.loading import check_same_vocabulary, load_model, load_tokenizer
-from sod.recipes import over
 from sod.rewards.math import MathJudge
 from sod.runs.directory import Run
 from sod.sandbox.local import LocalSandbox
-from sod.sft import sft
 from sod.tools import Toolbox
 from sod.tools.python import PythonTool
+from sod.training.sft import sft
 from sod.types import Message, Observation, Problem
 
 SLIPPERY = replace(TEACHER_STYLE, slips=1.0)

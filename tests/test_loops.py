@@ -27,8 +27,8 @@ from sod.lab.demonstrations import STUDENT_STYLE
 from sod.lab.make import write_demonstrations
 from sod.model.loading import load_model
 from sod.runs.directory import Run
-from sod.sft import pick, sft
-from sod.training import train
+from sod.training.on_policy import train
+from sod.training.sft import pick, sft
 
 UPDATE = {
     "rollout": settings.ROLLOUT | {"problems": 4, "group": 2, "max_tokens": 100},

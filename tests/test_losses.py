@@ -14,7 +14,6 @@ from test_policy import EVERYTHING, by_hand, learn, options, same, weights, with
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3ForCausalLM
 
-from sod.algorithms import ALGORITHMS, OUTCOMES
 from sod.batching import Batch, CreditedBatch, ScoredBatch, join, microbatches, minibatches
 from sod.config import AlgorithmOptions, LearnOptions, TrainOptions
 from sod.core import (
@@ -29,6 +28,7 @@ from sod.core import (
     token_loss,
     verdict_advantage,
 )
+from sod.credit.algorithms import ALGORITHMS, OUTCOMES
 from sod.lab import settings
 from sod.model.loading import load_model, score, selected
 from sod.model.lora import without_adapters
@@ -39,7 +39,7 @@ from sod.scoring import Scorer
 from sod.teachers.local import LocalTeacher
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.teachers.reference import FrozenBase, open_reference
-from sod.training import train
+from sod.training.on_policy import train
 from sod.types import Group
 
 MakeModel = Callable[..., Qwen3ForCausalLM]

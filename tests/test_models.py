@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import BloomConfig, BloomForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import collate
-from sod.concurrency import Runner
 from sod.config import ModelOptions, RolloutOptions
 from sod.engines import Reply, Request
 from sod.engines.hf import HFEngine
@@ -23,6 +22,7 @@ from sod.export.model import plain_model
 from sod.model.forward import end_ids, ends_beside, head
 from sod.model.fsdp import _layers
 from sod.model.loading import check_context, load_model, load_tokenizer, score, score_top
+from sod.processes.concurrency import Runner
 from sod.types import Group, Piece, Problem, Trajectory
 
 CPU = ModelOptions(device="cpu")

@@ -27,14 +27,14 @@ def test_importing_the_package_and_its_options_does_not_load_torch() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("before", ["", "import sod.training", "from sod.training import train"])
+@pytest.mark.parametrize("before", ["", "import sod.training.on_policy", "from sod.training.on_policy import train"])
 def test_train_is_the_function_whatever_was_imported_before(before: str) -> None:
     program = f"""if True:
         {before}
         from sod import core, evaluate, train
         print(type(train).__name__, train.__module__, type(evaluate).__name__, type(core).__name__)
     """
-    assert in_new_process(program) == "function sod.training function module\n"
+    assert in_new_process(program) == "function sod.training.on_policy function module\n"
 
 
 def test_every_public_name_exists() -> None:

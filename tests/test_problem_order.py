@@ -16,11 +16,11 @@ from sod.errors import DataError, OptionError, RunError
 from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
 from sod.planning.dry_run import plan
-from sod.problems import problem_order, solve_rates, teacher_rates
 from sod.rollout.contrast import chosen, wanted
 from sod.runs.checkpoints import TRAINER
 from sod.runs.directory import Run
-from sod.training import train
+from sod.training.on_policy import train
+from sod.training.problems import problem_order, solve_rates, teacher_rates
 from sod.types import Problem
 
 

@@ -20,15 +20,15 @@ from warm import DEADLINE, launch, ranks, run_warm
 
 from sod.batching import balanced_parts
 from sod.config import TrainOptions
-from sod.distributed import Ranks
+from sod.config.recipes import to_toml
 from sod.errors import OptionError
 from sod.lab import settings
 from sod.lab.demonstrations import STUDENT_STYLE
 from sod.lab.make import write_demonstrations
-from sod.recipes import to_toml
+from sod.processes.distributed import Ranks
 from sod.runs.directory import Run
 from sod.runs.ends import End, read_end
-from sod.training import TrainingSession
+from sod.training.on_policy import TrainingSession
 
 UPDATE = {
     "rollout": settings.ROLLOUT | {"problems": 5, "group": 2, "max_tokens": 100},
@@ -316,7 +316,7 @@ def test_commands_of_one_process_refuse_to_be_several(teacher: Path, problem_fil
 SCRIPT = """
 import os, signal, sys, time
 from sod.errors import DataError, RankError, SodError
-from sod.distributed import joined
+from sod.processes.distributed import joined
 
 def fail(): raise DataError("the file is gone")
 def crash(): return 1 / 0
@@ -401,7 +401,7 @@ import sys, threading
 from pathlib import Path
 import sod.trackers.sending as sending
 from sod.config import SftOptions
-from sod.distributed import joined
+from sod.processes.distributed import joined
 from sod.errors import DataError, SodError
 from sod.runs.directory import Run
 from sod.trackers.sending import tracked

@@ -9,10 +9,10 @@ import pytest
 from sod import config
 from sod.cli import COMMANDS, parse
 from sod.cli import run as sod
+from sod.config.recipes import maker_of, over, read_about, read_recipe, to_toml
 from sod.errors import OptionError
 from sod.lab import settings
 from sod.lab.presets import REAL_SYSTEMS
-from sod.recipes import maker_of, over, read_about, read_recipe, to_toml
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 CLAIMS = sorted(RECIPES.glob("*.toml"))

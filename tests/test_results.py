@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from evaluated import benchmark, results
 
-from sod import paper
 from sod.config import CompareEvaluationsOptions
 from sod.errors import DataError
 from sod.evaluation.paired import compare_evaluations, differences
 from sod.evaluation.results import read_evaluation, results_markdown
+from sod.report import paper
 from sod.runs.directory import Run
 from sod.runs.results import read_results
 

@@ -12,9 +12,9 @@ from hand_judged import clear_cases
 from judging import Nowhere
 from scripted_judge import Body, Script, compares, judging, part, said
 
-from sod.concurrency import run_concurrently
 from sod.config import LlmJudgeOptions, RewardOptions
 from sod.errors import OptionError
+from sod.processes.concurrency import run_concurrently
 from sod.rewards import Verdict
 from sod.rewards.choice import ChoiceJudge
 from sod.rewards.llm import LlmJudge, harmless, parse_reply, prompt_of

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sod.core import CREDITS, INPUTS, RULES, MissingInputError, StepInfo, Weights, step_ids
-from sod.systems import SYSTEMS, SystemTraits
+from sod.credit.systems import SYSTEMS, SystemTraits
 
 # Two trajectories of three steps: of 1, 2 and 1 tokens, and of 2, 1 and 1. The second is worse than its group, the first better.
 MASK_BT = torch.tensor([[0, 1, 0, 1, 1, 0, 1], [0, 1, 1, 0, 1, 0, 1]]).bool()

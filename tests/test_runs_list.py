@@ -25,7 +25,7 @@ from sod.lab.make import write_demonstrations
 from sod.runs.directory import Run
 from sod.runs.ends import END_FILE, End, read_end
 from sod.runs.locks import LOCK_FILE, Lock, is_held
-from sod.sft import sft
+from sod.training.sft import sft
 from sod.watch.listing import list_runs, size
 from sod.watch.status import RunStatus, status_of
 
@@ -115,7 +115,7 @@ def test_an_error_is_written_with_its_text(
     files: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = SftOptions.model_validate(files | {"out": tmp_path / "run", "steps": 3, "save_every": 1})
-    monkeypatch.setattr("sod.sft.pace", lambda seconds, tokens: {"update": [seconds] * tokens}["no such key"])
+    monkeypatch.setattr("sod.training.sft.pace", lambda seconds, tokens: {"update": [seconds] * tokens}["no such key"])
     with pytest.raises(KeyError):
         sft(options)
     assert read_end(tmp_path / "run") == End("failed", "KeyError", "'no such key'")

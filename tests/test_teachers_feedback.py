@@ -11,8 +11,8 @@ from transformers import Qwen3ForCausalLM
 
 from sod.batching import collate
 from sod.chat.format import ChatFormat
+from sod.credit.systems import traits
 from sod.errors import DataError
-from sod.systems import traits
 from sod.teachers.feedback import feedback
 from sod.teachers.local import LocalTeacher
 from sod.teachers.privileged import FEEDBACK_TOKENS, PrivilegedTeacher

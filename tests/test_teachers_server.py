@@ -21,19 +21,19 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch, collate
-from sod.concurrency import Runner
 from sod.config import EvalOptions, ModelOptions, RolloutOptions, ScoreOptions, TrainOptions
-from sod.distributed import ALONE
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
 from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
 from sod.model.loading import load_model
+from sod.processes.concurrency import Runner
+from sod.processes.distributed import ALONE
 from sod.runs.directory import Run
 from sod.teachers import Scores, Teacher, TeacherSetup
 from sod.teachers.local import LocalTeacher
 from sod.teachers.opening import fingerprint_teacher, open_teacher
 from sod.teachers.server import AT_A_TIME, KEY_VARIABLE, TEXT, ServerTeacher
-from sod.training import train
+from sod.training.on_policy import train
 
 CPU = ModelOptions(device="cpu")
 ROLLOUT = RolloutOptions(max_prompt_tokens=200, max_tokens=600)

@@ -15,19 +15,19 @@ from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 from sod.batching import ScoredBatch, join
 from sod.chat.format import ChatFormat
 from sod.cli import run as sod
-from sod.concurrency import Runner
 from sod.config import AlgorithmOptions, TrainOptions
 from sod.config.teachers import Route, named_in, routes_of
-from sod.distributed import ALONE
 from sod.errors import DataError, OptionError
 from sod.lab import settings
 from sod.model.loading import load_tokenizer
+from sod.processes.concurrency import Runner
+from sod.processes.distributed import ALONE
 from sod.scoring import Scorer
 from sod.teachers.local import LocalTeacher
 from sod.teachers.opening import open_teachers
 from sod.teachers.several import SeveralTeachers
 from sod.teachers.translated import TranslatedTeacher
-from sod.training import train
+from sod.training.on_policy import train
 from sod.types import Group, Problem
 
 MakeModel = Callable[..., Qwen3ForCausalLM]

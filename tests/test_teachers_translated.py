@@ -11,14 +11,14 @@ from other_tokenizers import byte_level, sentence_piece, swap_rows, swapped, wor
 from tiny_templates import ENDS, TEMPLATES, TOKENS
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Qwen3ForCausalLM
 
-from sod.algorithms import give_credit, step_info
 from sod.batching import CreditedBatch, ScoredBatch, join
 from sod.chat.format import ChatFormat
-from sod.concurrency import Runner
 from sod.config import AlgorithmOptions, ChatOptions, ModelOptions, RolloutOptions, ScoreOptions
 from sod.core import step_divergence, step_ids, step_weights
-from sod.distributed import ALONE
+from sod.credit.algorithms import give_credit, step_info
 from sod.errors import DataError, ModelError, OptionError, TemplateError
+from sod.processes.concurrency import Runner
+from sod.processes.distributed import ALONE
 from sod.runs import metrics
 from sod.scoring import Scorer
 from sod.teachers import Teacher, TeacherSetup, translated

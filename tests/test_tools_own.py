@@ -9,13 +9,13 @@ from typing import Any, Literal
 import pytest
 from confining import CONFINABLE
 
-from sod.concurrency import Runner
 from sod.config import EvalOptions, ToolOptions
+from sod.config.plugins import load
 from sod.engines.scripted import ScriptedEngine
 from sod.errors import InfrastructureError, OptionError
-from sod.plugins import load
+from sod.processes.concurrency import Runner
 from sod.rollout.groups import rollout
-from sod.rollout.harness import World
+from sod.rollout.harness import Harness
 from sod.tools import Toolbox
 from sod.tools.own import OwnTool, own_tools, schema_of
 from sod.tools.python import PythonTool
@@ -314,40 +314,40 @@ def test_a_file_is_run_once(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def world(teacher: Path, problem_file: Path, tmp_path: Path) -> World:
+def harness(teacher: Path, problem_file: Path, tmp_path: Path) -> Harness:
     """The lab, and the example's tool."""
     sandbox = {"workers": 1, "backend": "local" if CONFINABLE else "unsafe_subprocess"}
     files = {"model": teacher, "data": str(problem_file), "out": tmp_path / "run"}
     options = EvalOptions.model_validate(files | {"tool": {"own": (EXAMPLE,)}, "sandbox": sandbox})
-    return World.of(teacher, options, [])
+    return Harness.of(teacher, options, [])
 
 
 def call(name: str, arguments: str) -> str:
     return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
 
 
-def test_a_student_calls_the_examples_tool_beside_the_interpreter(world: World) -> None:
+def test_a_student_calls_the_examples_tool_beside_the_interpreter(harness: Harness) -> None:
     turns = [
         call("factorise", '{"number": 360}') + call("code_interpreter", '{"code": "2**3 * 9 * 5"}'),
         call("factorise", '{"number": 1}'),
         call("factorise", '{"number": "360"}'),
         "\\boxed{5}",
     ]
-    engine = ScriptedEngine(lambda request: world.chat.turn({"content": turns[request.seed % len(turns)]}))
+    engine = ScriptedEngine(lambda request: harness.chat.turn({"content": turns[request.seed % len(turns)]}))
     problem = Problem(id="p", messages=({"role": "user", "content": "Largest prime factor of 360?"},), answer="5")
     limits = EvalOptions.model_fields["rollout"].default.model_copy(update={"group": 1})
-    with Runner() as loop, world.sandbox.working_in(loop):
-        (group,) = loop.run(rollout(world.agent(engine, limits), [problem], seed=0, update=0))
+    with Runner() as loop, harness.sandbox.working_in(loop):
+        (group,) = loop.run(rollout(harness.agent(engine, limits), [problem], seed=0, update=0))
     (trajectory,) = group
     assert isinstance(trajectory, Trajectory)
     assert trajectory.judged.is_right
     assert trajectory.outcomes == {"ok": 2, "error": 1, "wrong_arguments": 1}
-    read = [world.chat.text(piece.tokens) for piece in trajectory.observations]
+    read = [harness.chat.text(piece.tokens) for piece in trajectory.observations]
     assert "2 * 2 * 2 * 3 * 3 * 5" in read[0]
     assert "360" in read[0]
     assert "ValueError: 1 has no prime factors" in read[1]
     assert '"number" must be of type integer' in read[2]
 
 
-def test_the_student_is_shown_both_tools(world: World) -> None:
-    assert [each["function"]["name"] for each in world.tools.schemas] == ["code_interpreter", "factorise"]
+def test_the_student_is_shown_both_tools(harness: Harness) -> None:
+    assert [each["function"]["name"] for each in harness.tools.schemas] == ["code_interpreter", "factorise"]

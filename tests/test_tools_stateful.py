@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from confining import CONFINABLE
 
-from sod import checks
 from sod.config import SandboxOptions, ToolOptions
 from sod.datasets.rows import ProblemFile
 from sod.environments import Opening, Turn
 from sod.environments.guarding import GuardedEnvironment
 from sod.environments.tools import ToolEnvironment, check_schemas
 from sod.errors import DataError, InfrastructureError, OptionError
+from sod.planning import checks
 from sod.sandbox.local import LocalSandbox
 from sod.tools import Toolbox, shared_in_attempt
 from sod.tools.selection import check_files, described, tools_of

@@ -16,9 +16,9 @@ import pytest
 
 from sod.arguments.parsing import parse_options
 from sod.config import SftOptions, TrainOptions
-from sod.distributed import Ranks
 from sod.errors import OptionError, TrainingError
-from sod.interrupts import Terminated
+from sod.processes.distributed import Ranks
+from sod.processes.interrupts import Terminated
 from sod.runs.directory import Run
 from sod.runs.validations import Validation, add_validation, read_validations
 from sod.trackers import base, sending
@@ -415,7 +415,7 @@ def test_a_training_run_is_tracked_and_resumed(
     untrained: Path, problem_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sod.lab import settings
-    from sod.training import train
+    from sod.training.on_policy import train
 
     monkeypatch.undo()  # the page is drawn
     names = [name for name in ("tensorboard", "trackio") if PACKAGES[name]]

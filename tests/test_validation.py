@@ -18,24 +18,24 @@ from warm import Warm, launch
 from sod.chat.format import ChatFormat
 from sod.cli import run as sod
 from sod.config import EvalOptions, HeldOutOptions, ReportOptions, SftOptions, TrainOptions
+from sod.config.recipes import to_toml
 from sod.datasets.contamination import count_shared
 from sod.datasets.rows import load_demonstrations
 from sod.errors import DataError, ModelError, OptionError
 from sod.evaluation.evaluate import evaluate
-from sod.hub import model_folder
 from sod.lab import settings
 from sod.lab.demonstrations import STUDENT_STYLE
 from sod.lab.make import problems as lab_problems
 from sod.lab.make import write_demonstrations
+from sod.model.hub import model_folder
 from sod.planning.dry_run import plan
-from sod.recipes import to_toml
 from sod.report import report
 from sod.report.reading import read_run
 from sod.rollout.agent import Agent
 from sod.runs.directory import Run
 from sod.runs.validations import Validation, add_validation, best_checkpoint, read_validations, rewind_validations
-from sod.sft import sft
-from sod.training import train
+from sod.training.on_policy import train
+from sod.training.sft import sft
 from sod.types import Problem, Trajectory
 from sod.validation import solving
 from sod.validation.cold_start import solve_options

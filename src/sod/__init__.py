@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sod import core
     from sod.config import EvalOptions, TrainOptions
     from sod.evaluation.evaluate import evaluate
-    from sod.training import train
+    from sod.training.on_policy import train
 
 __version__ = "0.1.0"
 __all__ = ["EvalOptions", "TrainOptions", "__version__", "core", "evaluate", "train"]
@@ -25,7 +25,7 @@ _MODULES = {
     "EvalOptions": "sod.config",
     "TrainOptions": "sod.config",
     "evaluate": "sod.evaluation.evaluate",
-    "train": "sod.training",
+    "train": "sod.training.on_policy",
 }
 """The module that defines each public name."""
 

@@ -18,10 +18,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sod import __version__, interrupts
+from sod import __version__
 from sod.console import screen
 from sod.console.text import plain
-from sod.distributed import place
 from sod.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -33,11 +32,13 @@ from sod.errors import (
     SodError,
     UsageError,
 )
-from sod.interrupts import CONTINUED, RESUMED
+from sod.processes import interrupts
+from sod.processes.distributed import place
+from sod.processes.interrupts import CONTINUED, RESUMED
 
 COMMANDS = {
-    "sft": ("SftOptions", "sod.sft:sft", "cold start: fine-tune a model on demonstrations"),
-    "train": ("TrainOptions", "sod.training:train", "train on policy: sod, opd, grpo, controls"),
+    "sft": ("SftOptions", "sod.training.sft:sft", "cold start: fine-tune a model on demonstrations"),
+    "train": ("TrainOptions", "sod.training.on_policy:train", "train on policy: sod, opd, grpo, controls"),
     "eval": (
         "EvalOptions",
         "sod.evaluation.evaluate:evaluate_and_show",
@@ -64,9 +65,9 @@ COMMANDS = {
     "runs": ("RunsOptions", "sod.watch.listing:list_runs", "list runs: state, progress, score, age, size"),
     "report": ("ReportOptions", "sod.report:report", "write an HTML page about runs: figures, trajectories"),
     "export": ("ExportOptions", "sod.export:export", "write a Hugging Face folder with a model card"),
-    "import": ("ImportOptions", "sod.gguf:import_gguf", "convert a GGUF file to a Hugging Face folder"),
+    "import": ("ImportOptions", "sod.export.gguf:import_gguf", "convert a GGUF file to a Hugging Face folder"),
     "plan": ("PlanOptions", "sod.planning.plan:show_plan", "compute which training set-ups fit on given GPUs"),
-    "doctor": ("DoctorOptions", "sod.doctor:doctor", "check this machine: sandbox, judges, speed"),
+    "doctor": ("DoctorOptions", "sod.planning.doctor:doctor", "check this machine: sandbox, judges, speed"),
     "data list": ("DataListOptions", "sod.datasets.commands:list_sets", "list benchmarks and training sets"),
     "data fetch": ("FetchOptions", "sod.datasets.commands:fetch", "download and verify data sets"),
     "data convert": ("ConvertOptions", "sod.datasets.commands:convert", "convert a published file to our columns"),

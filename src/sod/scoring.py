@@ -10,9 +10,9 @@ import torch
 from transformers import PreTrainedModel
 
 from sod.batching import Batch, ScoredBatch, collate, pad
-from sod.concurrency import compute
 from sod.errors import InfrastructureError
 from sod.model.loading import score, score_top
+from sod.processes.concurrency import compute
 from sod.teachers import Teacher
 from sod.teachers.reference import Reference
 from sod.types import Group

@@ -6,7 +6,7 @@ TRL samples, calls tools, computes rewards and trains as usual. Instead of one a
 
     advantage_B + coef * w_BT * (log pi_teacher - log pi_student)        (B, T)
 
-from any system or rule of `sod.algorithms`. In TRL's loop of generation and tools, all completions wait for the slowest one.
+from any system or rule of `sod.credit.algorithms`. In TRL's loop of generation and tools, all completions wait for the slowest one.
 `concurrent_rollouts` replaces this loop by this project's agents. docs/trl.md is the user's guide.
 """
 
@@ -25,9 +25,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from sod.algorithms import System, find, inputs_read, keeps_state, own_system
 from sod.batching import Batch, CreditedBatch, ScoredBatch
-from sod.concurrency import Runner
 from sod.config import (
     AlgorithmOptions,
     ChatOptions,
@@ -38,16 +36,18 @@ from sod.config import (
     ToolOptions,
 )
 from sod.core import INPUTS, Rule, StepInfo, WholeCredit, step_ids
+from sod.credit.algorithms import System, find, inputs_read, keeps_state, own_system
 from sod.engines.hf import HFEngine
 from sod.environments.choosing import DEFAULT
 from sod.errors import DataError, ModelError, OptionError, TrainingError
 from sod.model.attention import ATTENTION
 from sod.model.loading import check_embeddings, check_same_vocabulary, load_tokenizer
+from sod.processes.concurrency import Runner
 from sod.rollout.groups import attempt_seed, attempts
-from sod.rollout.harness import World
+from sod.rollout.harness import Harness
 from sod.runs.metrics import of_rollout, of_steps
 from sod.scoring import check_enough
-from sod.training import MAX_SAMPLER_GAP
+from sod.training.on_policy import MAX_SAMPLER_GAP
 from sod.types import Group, Message, Outcome, Piece, Problem, Trajectory
 
 TESTED = ("1.16.0",)
@@ -388,8 +388,8 @@ def _tokenizer_beside(teacher: PreTrainedModel) -> PreTrainedTokenizerBase:
 # Rollouts
 
 
-class WorldSettings(Options):
-    """Options of `World.of`: sandbox, tools, rewards, chat format and limits of a trajectory."""
+class HarnessSettings(Options):
+    """Options of `Harness.of`: sandbox, tools, rewards, chat format and limits of a trajectory."""
 
     rollout: SamplingOptions = SamplingOptions()
     tool: ToolOptions = ToolOptions()
@@ -401,14 +401,14 @@ class WorldSettings(Options):
 
 @contextmanager
 def concurrent_rollouts(
-    world: World, problems: Sequence[Problem], limits: SamplingOptions, *, seed: int = 0
+    harness: Harness, problems: Sequence[Problem], limits: SamplingOptions, *, seed: int = 0
 ) -> "Iterator[Rollouts]":
-    """Yield a `rollout_func` for GRPOTrainer or SODTrainer. The world's sandbox is open inside the block.
+    """Yield a `rollout_func` for GRPOTrainer or SODTrainer. The harness's sandbox is open inside the block.
 
     `problems`: all problems of the trainer's dataset. `Rollouts.rows` returns such a dataset.
     """
-    with Runner() as loop, world.working_in(loop):
-        yield Rollouts(loop, world, problems, limits, seed)
+    with Runner() as loop, harness.working_in(loop):
+        yield Rollouts(loop, harness, problems, limits, seed)
 
 
 class Rollouts:
@@ -418,9 +418,9 @@ class Rollouts:
     `trajectory`. It is None for a lost attempt; return None for it. `referee_reward` is such a function.
     """
 
-    def __init__(self, loop: Runner, world: World, problems: Sequence[Problem], limits: SamplingOptions, seed: int):
+    def __init__(self, loop: Runner, harness: Harness, problems: Sequence[Problem], limits: SamplingOptions, seed: int):
         self._loop = loop
-        self._world = world
+        self._harness = harness
         self._limits = limits
         self._seed = seed
         self._calls = 0
@@ -439,7 +439,7 @@ class Rollouts:
                 "PEFT, FSDP and DeepSpeed."
             )
         if trainer.tools:
-            raise OptionError("concurrent_rollouts uses the tools of its world. Remove `tools` from the trainer.")
+            raise OptionError("concurrent_rollouts uses the tools of its harness. Remove `tools` from the trainer.")
         if trainer.temperature != self._limits.temperature:
             raise OptionError(
                 f"GRPOConfig has temperature = {trainer.temperature}, but the rollouts have {self._limits.temperature}. The "
@@ -466,7 +466,7 @@ class Rollouts:
 
         with _as_the_engine_needs(trainer.model), trainer.accelerator.autocast():
             engine = HFEngine(trainer.model, slots=self._limits.concurrency)
-            agent = self._world.agent(engine, self._limits)
+            agent = self._harness.agent(engine, self._limits)
             self._loop.run(attempts(agent, jobs, seed=seed, on_trajectory=keep))
         trajectories = [ended[sample] for _, sample in jobs]
         _check_enough(trajectories)
@@ -486,8 +486,8 @@ class Rollouts:
         """Return TRL's row for an attempt. Lost and ungraded attempts are masked and not trained on."""
         if trajectory is None:
             prompt, end = (
-                self._world.chat.prompt(problem.messages, self._world.tools.schemas),
-                self._world.chat.end_of_turn,
+                self._harness.chat.prompt(problem.messages, self._harness.tools.schemas),
+                self._harness.chat.end_of_turn,
             )
             return _columns(prompt, [end], [0.0], [False], None)
         start = len(trajectory.pieces[0].tokens)
@@ -499,7 +499,7 @@ class Rollouts:
 def referee_reward(
     trajectory: Sequence[Trajectory | None], log_metric: Callable[[str, float], None], **others: Any
 ) -> list[float | None]:
-    """Return the world's own rewards, None for attempts without one. Logs metrics of the rollouts."""
+    """Return the harness's own rewards, None for attempts without one. Logs metrics of the rollouts."""
     del others
     for name, value in of_rollout(_groups(trajectory)).items():
         log_metric(name, value)

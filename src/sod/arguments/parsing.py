@@ -35,8 +35,8 @@ from sod.arguments.fields import (
 )
 from sod.arguments.help import show_help
 from sod.config import Options, is_group, options_of
+from sod.config.recipes import flat, over, read_recipe
 from sod.errors import OptionError
-from sod.recipes import flat, over, read_recipe
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 HELP = ("-h", "--help", "--help-all")

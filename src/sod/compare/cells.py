@@ -31,13 +31,13 @@ from sod.compare.table import (
     table_rows,
     told_apart,
 )
-from sod.concurrency import Runner, run_concurrently
 from sod.config import CompareOptions, ReportOptions, TrainOptions
+from sod.config.recipes import over
 from sod.console.progress import echo, warn
 from sod.errors import DataError, RunError, SodError, TrainingError
 from sod.evaluation.results import read_evaluation
 from sod.lab.presets import Setting, settings_of
-from sod.recipes import over
+from sod.processes.concurrency import Runner, run_concurrently
 from sod.report import report
 from sod.runs.alarms import cold_start
 from sod.runs.directory import Run

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from sod.checks import of_evaluation, of_training
 from sod.compare.parts import TUNING_SEED, ComparisonParts, own_recipes
 from sod.config import CompareOptions, EvalOptions, TrainOptions
 from sod.datasets.published import SETS
@@ -19,6 +18,7 @@ from sod.lab.make import is_made
 from sod.lab.presets import REAL_PRESETS, SMALL_TEACHER, check_place, real_settings, setting_of
 from sod.lab.real import starts_of
 from sod.lab.wordproblems import are_made
+from sod.planning.checks import of_evaluation, of_training
 from sod.planning.dry_run import DryRun, Text, columns, planned, usable_bytes
 from sod.planning.inventory import as_bytes
 from sod.runs.directory import Run

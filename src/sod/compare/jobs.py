@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sod.config.recipes import to_toml
 from sod.console.progress import LEGEND, ROOM, echo, width
 from sod.errors import TrainingError
-from sod.recipes import to_toml
 from sod.runs.files import write_whole
 
 LAST_LINES = 20

@@ -6,15 +6,15 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from sod.algorithms import find
 from sod.compare.table import Method
 from sod.config import CompareOptions, EvalOptions, Options, SandboxOptions, TrainOptions, model_path
 from sod.config.base import first_fault
+from sod.config.recipes import over, read_recipe
+from sod.credit.algorithms import find
 from sod.datasets.asking import load_asked
 from sod.datasets.several import open_sets
 from sod.errors import OptionError, RunError
 from sod.lab.presets import Setting
-from sod.recipes import over, read_recipe
 from sod.runs.files import to_json, write_json
 from sod.sandbox.retries import open_sandbox
 

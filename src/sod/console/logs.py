@@ -10,7 +10,7 @@ from sod.console.progress import echo, warn
 
 
 class _Lines(logging.Handler):
-    """Prints records with `every_process` (see `sod.distributed.EVERY_PROCESS`) in all processes, others in the first."""
+    """Prints records with `every_process` (see `sod.processes.distributed.EVERY_PROCESS`) in all processes, others in the first."""
 
     def emit(self, record: logging.LogRecord) -> None:
         show = warn if getattr(record, "every_process", False) else echo

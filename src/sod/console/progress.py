@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from sod.console.text import cell, plain
-from sod.distributed import place
 from sod.moved import keep_old_names
+from sod.processes.distributed import place
 
 
 class _Literal(Console):

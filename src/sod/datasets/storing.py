@@ -12,7 +12,7 @@ from sod.datasets.conversion import convert_file, notes_of
 from sod.datasets.published import Published, PublishedFile
 from sod.datasets.writing import document, is_free, keep_out_of_git, lines, replace, sha256_of_bytes
 from sod.errors import DataError
-from sod.hub import download
+from sod.model.hub import download
 from sod.rewards.kinds import Prompts
 from sod.runs.files import sha256_of_file
 

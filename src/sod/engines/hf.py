@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sod.concurrency import compute
 from sod.engines import Reply, Request
 from sod.engines.drawing import draw_tokens
 from sod.model.caching import cache_for
 from sod.model.forward import end_ids, logits_of
+from sod.processes.concurrency import compute
 
 
 @dataclass(slots=True, eq=False)

@@ -14,8 +14,8 @@ from typing import Any
 
 import httpx
 
-from sod.distributed import EVERY_PROCESS
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
+from sod.processes.distributed import EVERY_PROCESS
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sod.concurrency import Runner
 from sod.config import EngineOptions, SamplingOptions
 from sod.engines import CANNOT_TRAIN, ENGINES, Engine
 from sod.engines.hf import HFEngine
 from sod.errors import OptionError
 from sod.model.caching import affordable_slots
+from sod.processes.concurrency import Runner
 
 logger = logging.getLogger(__name__)
 

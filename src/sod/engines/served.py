@@ -13,13 +13,13 @@ from typing import Any, Self
 
 from transformers import PreTrainedTokenizerBase
 
-from sod.concurrency import Occupancy
 from sod.config import EngineOptions, SamplingOptions
 from sod.engines import CANNOT_TRAIN, Reply, Request
 from sod.engines.http import NOT_UNDERSTOOD, Refused, ServedModel, Words, short
 from sod.engines.vllm import parameters
 from sod.errors import InfrastructureError, OptionError
 from sod.model.forward import ends_beside, id_count, unused_beside
+from sod.processes.concurrency import Occupancy
 
 logger = logging.getLogger(__name__)
 

@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sod.concurrency import Occupancy, compute
 from sod.engines import INSTALL_VLLM, Reply, Request
 from sod.errors import InfrastructureError, OptionError, OutageError, TrainingError
 from sod.model.forward import end_ids, head
 from sod.model.lora import save_weights
+from sod.processes.concurrency import Occupancy, compute
 
 PROBE_TOKENS, PROBE_REPLY = 640, 32
 """The prompt is longer than a block of the prefix cache (16 tokens, 128 on a CPU): a shorter one is never reused."""

@@ -5,9 +5,9 @@ from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 
+from sod.config.plugins import load
 from sod.environments import Environment
 from sod.errors import OptionError
-from sod.plugins import load
 
 DEFAULT = "tools"
 """The environment of problems without another one: `sod.environments.tools`."""

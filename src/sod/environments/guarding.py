@@ -15,10 +15,10 @@ from numbers import Real
 from typing import Any, get_args
 
 from sod.chat.conversations import as_messages
-from sod.concurrency import call_function
 from sod.config import ToolOptions
 from sod.environments import Environment, Opening, Step, Turn
 from sod.errors import DataError, InfrastructureError, OptionError
+from sod.processes.concurrency import call_function
 from sod.tools import NO_OUTPUT, damaged, refuse_call, shorten
 from sod.types import MalformedCall, Observation, Outcome, Problem, ToolCall, Verdict
 

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 from sod.chat.format import ChatFormat
-from sod.concurrency import Occupancy, Runner, call_function
 from sod.config import ToolOptions
 from sod.environments import Opening
 from sod.environments.choosing import DEFAULT, Maker, class_of, environment_maker
 from sod.environments.guarding import GuardedEnvironment
 from sod.environments.tools import ToolEnvironment
 from sod.errors import InfrastructureError, OptionError, TemplateError
+from sod.processes.concurrency import Occupancy, Runner, call_function
 from sod.tools import Toolbox
 from sod.types import Problem
 

@@ -14,11 +14,11 @@ import asyncio
 from typing import Any, ClassVar
 
 from sod.chat.calls import as_arguments
-from sod.concurrency import call_function
+from sod.config.plugins import load
 from sod.environments import Environment, Opening, Step, Turn
 from sod.environments.endpoint import ChatRequest, Endpoint, assistant_message
 from sod.errors import InfrastructureError, OptionError
-from sod.plugins import load
+from sod.processes.concurrency import call_function
 from sod.types import Message, Problem, Verdict
 
 

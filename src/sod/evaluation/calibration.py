@@ -27,14 +27,14 @@ from rich.table import Table
 
 from sod.config import CalibrateOptions
 from sod.console.progress import console, echo
+from sod.credit.systems import SOD_RULE
 from sod.datasets.rows import Row, fingerprint_model
 from sod.errors import DataError, RunError
 from sod.evaluation.continuations import MANY, ScoredEvaluation, continuations, draw_evenly, starts
 from sod.evaluation.intervals import DRAWS
-from sod.hub import model_folder
+from sod.model.hub import model_folder
 from sod.runs.directory import Run
 from sod.runs.files import write_json
-from sod.systems import SOD_RULE
 
 logger = logging.getLogger(__name__)
 

@@ -16,28 +16,28 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sod.algorithms import step_info
 from sod.batching import ScoredBatch, collate, pad
-from sod.concurrency import Runner
 from sod.config import AlgorithmOptions, CalibrateOptions, EvalOptions, RolloutCommandOptions
 from sod.console.progress import Display
 from sod.core import INPUTS, RULES, MissingInputError, Rule, StepInfo, Weights, step_mean
+from sod.credit.algorithms import step_info
+from sod.credit.systems import SOD_RULE
 from sod.datasets import ProblemSet
 from sod.datasets.rows import Row, fingerprint_model, read_rows
 from sod.datasets.several import open_sets, sets_fingerprint
 from sod.engines.opening import open_engine
 from sod.errors import DataError, RunError
 from sod.evaluation.results import Evaluated, read_evaluation
-from sod.hub import model_folder
+from sod.model.hub import model_folder
 from sod.model.loading import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer
+from sod.processes.concurrency import Runner
 from sod.rollout.agent import Agent
 from sod.rollout.groups import beginning_seed, rollout
-from sod.rollout.harness import World
+from sod.rollout.harness import Harness
 from sod.runs.directory import Run
 from sod.runs.files import to_json, write_whole
 from sod.runs.records import from_record
 from sod.scoring import check_groups
-from sod.systems import SOD_RULE
 from sod.types import Group, Piece, Problem, Trajectory
 
 logger = logging.getLogger(__name__)
@@ -284,11 +284,13 @@ def continuations(options: CalibrateOptions, evaluation: ScoredEvaluation, chose
     Lost continuations and those that no judge could decide are left out and logged.
     """
     problems = {each.problem.id: each.problem for each in evaluation.batch.trajectories}
-    world = World.of(model_folder(evaluation.options.model, weights=False), evaluation.options, list(problems.values()))
-    teacher = _load_teacher(options, evaluation.options, world.chat.tokenizer)
+    harness = Harness.of(
+        model_folder(evaluation.options.model, weights=False), evaluation.options, list(problems.values())
+    )
+    teacher = _load_teacher(options, evaluation.options, harness.chat.tokenizer)
     weights = evaluation.weights()
-    groups = _continue(options, evaluation, chosen, world, teacher)
-    rows = _rows(evaluation, weights, chosen, groups, world.chat.tokenizer)
+    groups = _continue(options, evaluation, chosen, harness, teacher)
+    rows = _rows(evaluation, weights, chosen, groups, harness.chat.tokenizer)
     if len(rows) < len(chosen):
         logger.warning(
             f"{len(chosen) - len(rows)} continuations were lost to infrastructure failures or could not be graded."
@@ -314,7 +316,7 @@ def _continue(
     options: CalibrateOptions,
     evaluation: ScoredEvaluation,
     chosen: Sequence[Start],
-    world: World,
+    harness: Harness,
     teacher: PreTrainedModel,
 ) -> list[Group]:
     """Return a group for each step, with its continuation unless that was lost."""
@@ -329,7 +331,7 @@ def _continue(
         beginnings[problems[-1].id] = beginning_seed(evaluation.options.seed, 0, begun.problem.id)
     with (
         Runner() as loop,
-        world.working_in(loop),
+        harness.working_in(loop),
         open_engine(loop, evaluation.options.engine, teacher, limits) as engine,
         Display("calibrate", total=1) as display,
         display.phase("continue", len(problems)),
@@ -339,7 +341,7 @@ def _continue(
             del trajectory
             display.advance()
 
-        agent = Successor(engine, world.chat, world.environments, world.referee, limits, prefixes, beginnings)
+        agent = Successor(engine, harness.chat, harness.environments, harness.referee, limits, prefixes, beginnings)
         groups = loop.run(rollout(agent, problems, seed=options.seed, update=0, on_trajectory=advance))
     check_groups(groups)
     return groups

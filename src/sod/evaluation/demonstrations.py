@@ -22,10 +22,10 @@ from sod.engines.choice import with_engine
 from sod.errors import DataError, TemplateError
 from sod.evaluation.evaluate import evaluate, with_chosen
 from sod.evaluation.results import show_results
-from sod.hub import model_folder
 from sod.model.dtypes import with_dtype
+from sod.model.hub import model_folder
 from sod.planning.dry_run import plan
-from sod.rollout.harness import World
+from sod.rollout.harness import Harness
 from sod.runs.directory import Run
 from sod.runs.records import from_record
 from sod.runs.samples import SampleFile
@@ -44,11 +44,11 @@ def demonstrate(options: RolloutCommandOptions) -> None:
     _check(options, sets)
     show_results(evaluate(options))
     folder = model_folder(options.model, weights=False)
-    world = World.of(folder, options, [problem for each in sets for problem in each.problems], again=True)
+    harness = Harness.of(folder, options, [problem for each in sets for problem in each.problems], again=True)
     counts: Counter[str] = Counter()
     run = Run(options.out)
     with run.held(), SampleFile.open(run.trajectory_file(0)) as samples:
-        rows = [row for each in sets for row in _kept(each, samples, world, options, counts)]
+        rows = [row for each in sets for row in _kept(each, samples, harness, options, counts)]
     if counts["unusable"]:
         logger.warning(f"{counts['unusable']} right trajectories cannot be written as messages and are left out.")
     if not rows:
@@ -78,13 +78,13 @@ def _check(options: RolloutCommandOptions, sets: Sequence[ProblemSet]) -> None:
 
 
 def _kept(
-    of: ProblemSet, samples: SampleFile, world: World, options: RolloutCommandOptions, counts: Counter[str]
+    of: ProblemSet, samples: SampleFile, harness: Harness, options: RolloutCommandOptions, counts: Counter[str]
 ) -> Iterator[Row]:
     """Yield the demonstrations of a set, problem by problem."""
     for problem in of.problems:
         keys = [key for key in ((problem.id, sample) for sample in range(options.samples)) if key in samples]
-        right = ranked(from_record(samples.read(key), problem, world.chat.final_text) for key in keys)
-        made = [written_demonstration(each, world.chat, world.tools.schemas) for each in right]
+        right = ranked(from_record(samples.read(key), problem, harness.chat.final_text) for key in keys)
+        made = [written_demonstration(each, harness.chat, harness.tools.schemas) for each in right]
         usable = [row for row in made if row is not None]
         counts["right"] += len(right)
         counts["unusable"] += len(made) - len(usable)

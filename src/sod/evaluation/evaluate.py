@@ -17,8 +17,6 @@ from typing import Any, TypeVar
 from transformers import PreTrainedModel
 
 from sod.batching import ScoredBatch
-from sod.checks import check, of_evaluation
-from sod.concurrency import Runner, run_concurrently
 from sod.config import AlgorithmOptions, EvalOptions
 from sod.console.progress import Display, echo
 from sod.datasets import ProblemSet
@@ -26,22 +24,24 @@ from sod.datasets.asking import silence, unasked, why_silent
 from sod.datasets.rows import fingerprint_model
 from sod.datasets.several import open_sets, sets_fingerprint
 from sod.datasets.writing import keep_out_of_git
-from sod.distributed import ALONE
 from sod.engines import ENGINES, Engine
 from sod.engines.choice import with_engine
 from sod.engines.opening import open_engine
 from sod.errors import DataError, SodError
 from sod.evaluation.measures import Tally, mean_over
 from sod.evaluation.results import results_markdown, show_results
-from sod.hub import model_folder
 from sod.model.devices import SAMPLING, device_errors
 from sod.model.dtypes import with_dtype
+from sod.model.hub import model_folder
 from sod.model.lengths import with_lengths
 from sod.model.loading import check_context, check_embeddings, load_model
+from sod.planning.checks import check, of_evaluation
 from sod.planning.dry_run import plan
+from sod.processes.concurrency import Runner, run_concurrently
+from sod.processes.distributed import ALONE
 from sod.rewards.referee import Referee
 from sod.rollout.groups import attempts
-from sod.rollout.harness import World
+from sod.rollout.harness import Harness
 from sod.runs import metrics
 from sod.runs.directory import Run
 from sod.runs.records import (
@@ -112,7 +112,7 @@ class EvaluationSession:
 
     options: EvalOptions
     sets: list[ProblemSet]
-    world: World
+    harness: Harness
     judges: dict[str, Referee]
     """Additional judges."""
     folder: Path
@@ -139,11 +139,11 @@ class EvaluationSession:
         sets = open_sets(options)
         problems = [problem for each in sets for problem in each.problems]
         folder = model_folder(options.model, weights=not served)
-        world = World.of(folder, options, problems)
+        harness = Harness.of(folder, options, problems)
         for each in sets:
-            for line in unasked(world.with_tools(each.problems), world.frame):
+            for line in unasked(harness.with_tools(each.problems), harness.frame):
                 logger.warning(f"careful: {each.name}: {line}")
-        judges = {name: world.referee.as_judge(name) for name in options.judges}
+        judges = {name: harness.referee.as_judge(name) for name in options.judges}
         for judge in judges.values():
             judge.check(problems)
         files = {
@@ -156,13 +156,13 @@ class EvaluationSession:
             Run.open(options, options.out, data=files, resume=True)
         with SampleFile.open(run.trajectory_file(0)) as samples:
             needed = options.teacher is not None or any(_missing(sets, options.samples, samples))
-            model = _load(options, folder, world) if needed and not served else None
-            with _scorer(options, model, world, loop) as scorer, world.working_in(loop):
-                yield cls(options, sets, world, judges, folder, model, scorer, loop, run, files, samples)
+            model = _load(options, folder, harness) if needed and not served else None
+            with _scorer(options, model, harness, loop) as scorer, harness.working_in(loop):
+                yield cls(options, sets, harness, judges, folder, model, scorer, loop, run, files, samples)
 
     def engine(self) -> AbstractContextManager[Engine]:
         """Open the engine that samples."""
-        tokenizer = self.world.chat.tokenizer
+        tokenizer = self.harness.chat.tokenizer
         return open_engine(self.loop, self.options.engine, self.model, self.options.rollout, tokenizer)
 
     # Sampling
@@ -177,7 +177,7 @@ class EvaluationSession:
             logger.info(f"{len(self.samples)} samples exist already; {count} are missing.")
         jobs = _missing(self.sets, self.options.samples, self.samples)
         of = {problem.id: each for each in self.sets for problem in each.problems}
-        decode = self.world.chat.tokenizer.decode
+        decode = self.harness.chat.tokenizer.decode
         with self.engine() as engine, Display("evaluate", total=1) as display, display.phase("sample", count):
             self._begin()
 
@@ -186,7 +186,7 @@ class EvaluationSession:
                 if attempt is not None:
                     self.samples.append(_labelled(to_record(attempt, decode), of[problem.id]))
 
-            agent = self.world.agent(engine, self.options.rollout)
+            agent = self.harness.agent(engine, self.options.rollout)
             self.loop.run(attempts(agent, jobs, seed=self.options.seed, on_trajectory=keep))
 
     def _begin(self) -> None:
@@ -218,7 +218,7 @@ class EvaluationSession:
         results = self._results(counted, partial=not (complete and enough))
         if kept:
             self.run.write_results(results, results_markdown(results))
-            times = self.world.sandbox.take_statistics().metrics()
+            times = self.harness.sandbox.take_statistics().metrics()
             self.run.write_metrics([{"update": 0} | results.mean | times])
         if complete:
             check_enough(kept=kept, **lost)
@@ -238,7 +238,7 @@ class EvaluationSession:
                         self._judge_again(problem, rows)
                     group = self._group(problem, rows, complete)
                     batch = self.loop.run(scorer.score(group)) if scorer is not None and len(group) else None
-                    yield count.add(group, rows, batch, self.world.chat.tokenizer.decode)
+                    yield count.add(group, rows, batch, self.harness.chat.tokenizer.decode)
                     display.advance()
 
     def _not_asked_for(self) -> Iterator[Record]:
@@ -253,12 +253,12 @@ class EvaluationSession:
 
         The verdict of another environment than the default one depends on its state, and stays.
         """
-        if not self.world.with_tools([problem]):
+        if not self.harness.with_tools([problem]):
             return
         undecided = [row for row in rows if not row["graded"]]
-        for row, verdict in self._verdicts(self.world.referee, problem, undecided):
+        for row, verdict in self._verdicts(self.harness.referee, problem, undecided):
             attempt = replace(self._trajectory(row, problem), verdict=verdict)
-            again = self.loop.run(self.world.referee.rewarded(attempt, functools.partial(written_messages, row)))
+            again = self.loop.run(self.harness.referee.rewarded(attempt, functools.partial(written_messages, row)))
             row |= verdict_record(again.judged) | reward_record(again)
         for name, referee in self.judges.items():
             new = [row for row in rows if name not in row.get("judges", {})]
@@ -267,7 +267,7 @@ class EvaluationSession:
 
     def _verdicts(self, referee: Referee, problem: Problem, rows: list[Record]) -> list[tuple[Record, Verdict]]:
         def judge(each: Trajectory) -> Coroutine[Any, Any, Verdict]:
-            return referee.judge(each, functools.partial(self.world.chat.response, each.response))
+            return referee.judge(each, functools.partial(self.harness.chat.response, each.response))
 
         trajectories = [self._trajectory(row, problem) for row in rows]
         return list(zip(rows, self.loop.run(run_concurrently(map(judge, trajectories))), strict=True)) if rows else []
@@ -279,7 +279,7 @@ class EvaluationSession:
 
     def _trajectory(self, row: Record, problem: Problem) -> Trajectory:
         try:
-            return from_record(row, problem, self.world.chat.final_text)
+            return from_record(row, problem, self.harness.chat.final_text)
         except (LookupError, TypeError, ValueError) as error:
             raise DataError(
                 f"{self.run.trajectory_file(0)}: sample {row.get('sample')} of problem {problem.id!r} cannot be read ({error}). "
@@ -365,27 +365,29 @@ class Counted:
         )
 
 
-def _load(options: EvalOptions, folder: Path, world: World) -> PreTrainedModel:
+def _load(options: EvalOptions, folder: Path, harness: Harness) -> PreTrainedModel:
     model = load_model(folder, options.network)
-    check_embeddings(model, world.chat.tokenizer, folder)
+    check_embeddings(model, harness.chat.tokenizer, folder)
     check_context(model, options.rollout)
     return model
 
 
 @contextmanager
-def _scorer(options: EvalOptions, model: PreTrainedModel | None, world: World, loop: Runner) -> Iterator[Scorer | None]:
+def _scorer(
+    options: EvalOptions, model: PreTrainedModel | None, harness: Harness, loop: Runner
+) -> Iterator[Scorer | None]:
     if options.teacher is None or model is None:
         yield None
         return
     setup = TeacherSetup(
         folder=teacher_folder(options.teacher, options.score),
-        tokenizer=world.chat.tokenizer,
+        tokenizer=harness.chat.tokenizer,
         network=options.network,
         score=options.score,
         rollout=options.rollout,
         microbatch_tokens=options.microbatch_tokens,
-        chat=world.chat,
-        tools=world.tools.schemas,
+        chat=harness.chat,
+        tools=harness.tools.schemas,
         thinking=options.chat.thinking,
     )
     with open_teacher(loop, setup, ALONE) as teacher:

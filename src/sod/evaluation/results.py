@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sod import paper
 from sod.console.progress import echo
 from sod.errors import DataError, RunError
 from sod.evaluation.intervals import Solved
 from sod.evaluation.sheets import Sheet, show_sheets
+from sod.report import paper
 from sod.runs.directory import Run
 from sod.runs.results import Results, read_results
 

@@ -28,7 +28,7 @@ from sod.export.probe import Probe
 from sod.export.push import Target, push, show_files
 from sod.export.training import checked_name, history, known_base
 from sod.export.wording import counted
-from sod.hub import model_folder
+from sod.model.hub import model_folder
 from sod.model.loading import load_tokenizer
 
 

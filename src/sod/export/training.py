@@ -14,7 +14,7 @@ from sod.errors import OptionError
 from sod.evaluation.sheets import Sheet
 from sod.export.folder import Json, read_json, read_options
 from sod.export.wording import DIFFERING, counted, options_and_environment, public, ran_with, recipe
-from sod.hub import HUB_NAME
+from sod.model.hub import HUB_NAME
 from sod.report.reading import RunRecord
 from sod.report.summary import alarms, learning_table
 from sod.runs.directory import Run, command_of

@@ -6,8 +6,8 @@ from typing import Any
 
 from sod import __version__
 from sod.config import Options
+from sod.config.recipes import to_toml
 from sod.export.folder import Json
-from sod.recipes import to_toml
 
 ADDRESSES: dict[str, Any] = {
     "engine": {"url", "exchange"},

@@ -77,7 +77,7 @@ def make_teacher(options: LabTeacherOptions) -> Path:
     from sod.evaluation.evaluate import evaluate
     from sod.evaluation.results import show_results
     from sod.sandbox.retries import open_sandbox
-    from sod.sft import sft
+    from sod.training.sft import sft
 
     open_sandbox(options.sandbox)  # raises now, not after training, if there is no sandbox
     lab = options.out.with_name(options.out.name + "-lab")

@@ -15,7 +15,7 @@ from sod.lab.real import prepare_real, real_recipes, starts_of
 from sod.runs.directory import Run
 from sod.runs.locks import LOCK_FILE
 from sod.sandbox.retries import open_sandbox
-from sod.sft import sft
+from sod.training.sft import sft
 
 
 @dataclass(frozen=True)

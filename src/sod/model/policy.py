@@ -24,12 +24,12 @@ from sod.core import (
     token_loss,
 )
 from sod.core.logprobs import TokenLoss
-from sod.distributed import ALONE, Ranks
 from sod.errors import OptionError, TrainingError
 from sod.model.fsdp import checkpoint_layers, copy_whole, shard, whole
 from sod.model.loading import Selected, check_written, load_model, selected
 from sod.model.lora import add_low_rank, save_plain
 from sod.model.training_state import load_state, save_state
+from sod.processes.distributed import ALONE, Ranks
 
 STEPPED_ELEMENTS = 1 << 27
 """Weights whose gradients are float32 at a time on a GPU: 512 MiB, instead of 4 bytes for each weight of the model."""

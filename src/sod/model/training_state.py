@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from sod.distributed import Ranks
+from sod.processes.distributed import Ranks
 from sod.runs.checkpoints import TRAINER
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sod.config import ReportOptions, RunOptions
+from sod.config.recipes import flat, to_toml
 from sod.console.progress import clock, echo
 from sod.errors import (
     EXIT_INTERRUPTED,
@@ -18,11 +19,10 @@ from sod.errors import (
     RunError,
     TrainingError,
 )
-from sod.interrupts import Terminated
 from sod.pipeline.forecasting import Forecast
 from sod.pipeline.planning import plan_stages
 from sod.pipeline.stages import ExperimentStage, read_stages, reads, runs_of
-from sod.recipes import flat, to_toml
+from sod.processes.interrupts import Terminated
 from sod.report import report
 from sod.runs.directory import Run
 from sod.runs.files import to_json, write_json, write_whole

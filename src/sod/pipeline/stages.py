@@ -26,9 +26,9 @@ from sod.config import (
     TrainOptions,
     WordProblemOptions,
 )
+from sod.config.recipes import over, read_recipe
 from sod.errors import OptionError
-from sod.interrupts import RESUMED
-from sod.recipes import over, read_recipe
+from sod.processes.interrupts import RESUMED
 from sod.runs.validations import BEST
 
 STAGE_COMMANDS: dict[str, type[Options]] = {

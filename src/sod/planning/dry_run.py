@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sod.checks import is_address, of_evaluation, of_fine_tuning, of_training
 from sod.config import (
     ChatOptions,
     EvalOptions,
@@ -26,10 +25,11 @@ from sod.config import (
     TrainOptions,
 )
 from sod.console.progress import console
-from sod.distributed import place
+from sod.credit.systems import SYSTEMS
 from sod.engines import ENGINES
 from sod.errors import ModelError, OptionError, RunError, TemplateError
 from sod.model.lengths import SomeSampling, capped
+from sod.planning.checks import is_address, of_evaluation, of_fine_tuning, of_training
 from sod.planning.inventory import (
     Device,
     Found,
@@ -62,9 +62,9 @@ from sod.planning.memory import (
     vllm_bytes,
 )
 from sod.planning.timing import LIKELY_SHARE, UTILISATION, seconds_of_update
+from sod.processes.distributed import place
 from sod.runs.files import sha256_of_file
 from sod.runs.results import read_results
-from sod.systems import SYSTEMS
 
 CHARACTERS = 3
 """Assumed number of characters per token in a file of demonstrations."""

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from sod.config import CalibrateOptions, CompareOptions, EvalOptions, Options, SftOptions, TrainOptions, model_path
+from sod.config.recipes import read_recipe
 from sod.config.teachers import routes_of
 from sod.datasets import check_name, to_fetch
 from sod.datasets.rows import check_file
 from sod.engines import ENGINES
 from sod.errors import DataError, RunError
-from sod.hub import model_folder, name_on_hub, refuse_gguf
-from sod.recipes import read_recipe
+from sod.model.hub import model_folder, name_on_hub, refuse_gguf
 from sod.runs.directory import Run
 
 

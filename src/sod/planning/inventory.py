@@ -13,13 +13,13 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from sod.config import model_path
+from sod.config.recipes import maker_of, read_about, read_recipe
 from sod.datasets.published import SETS
 from sod.datasets.rows import count_rows
 from sod.errors import ModelError, OptionError
-from sod.hub import name_on_hub, refuse_gguf
+from sod.model.hub import name_on_hub, refuse_gguf
 from sod.model.lengths import positions_in
 from sod.planning.memory import ITEMSIZE, MODEL_FAMILIES, Shape
-from sod.recipes import maker_of, read_about, read_recipe
 
 
 @dataclass(frozen=True, slots=True)

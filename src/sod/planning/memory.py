@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sod.config import EvalOptions, ModelOptions, OptimiserOptions, SamplingOptions, SftOptions, TrainOptions
+from sod.credit.systems import SYSTEMS
 from sod.engines import ENGINES
-from sod.systems import SYSTEMS
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
 """Bytes of a number."""

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sod.credit.systems import SOD_RULE
 from sod.report.drawing import WIDE, panels, visible, whole_numbers
 from sod.report.palette import LIGHT, SERIES
 from sod.report.reading import RunRecord
 from sod.report.trajectories import drawable
-from sod.systems import SOD_RULE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -32,8 +32,8 @@ import httpx
 
 from sod.chat.calls import THOUGHT_CLOSE, THOUGHT_OPEN
 from sod.config import LlmJudgeOptions
-from sod.distributed import EVERY_PROCESS
 from sod.errors import InfrastructureError, OptionError
+from sod.processes.distributed import EVERY_PROCESS
 from sod.rewards import Verdict
 from sod.rewards.kinds import KINDS
 from sod.rewards.own import stated_answer

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
-from sod.concurrency import call_function
 from sod.config import RewardOptions
+from sod.config.plugins import load
 from sod.config.sampling import ENVIRONMENT, VERDICT
 from sod.errors import InfrastructureError, OptionError
-from sod.plugins import load
+from sod.processes.concurrency import call_function
 from sod.rewards import Attempt, Verdict
 from sod.rewards.answers import final_answer, final_turn
 from sod.types import Problem

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from sod.concurrency import Runner, run_concurrently
 from sod.config import LlmJudgeOptions, RewardOptions
 from sod.config.sampling import ENVIRONMENT, VERDICT
 from sod.errors import DataError, InfrastructureError, OptionError
+from sod.processes.concurrency import Runner, run_concurrently
 from sod.rewards import NO_ANSWER, Attempt, Judge, Verdict, WholeJudge
 from sod.rewards.answers import final_turn
 from sod.rewards.choice import USUAL

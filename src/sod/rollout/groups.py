@@ -13,10 +13,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
-from sod.concurrency import run_concurrently
 from sod.config import RolloutOptions, SamplingOptions
-from sod.distributed import EVERY_PROCESS
 from sod.errors import InfrastructureError, OutageError
+from sod.processes.concurrency import run_concurrently
+from sod.processes.distributed import EVERY_PROCESS
 from sod.rollout.agent import Agent
 from sod.types import Group, Problem, Trajectory
 

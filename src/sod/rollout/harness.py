@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from sod.chat.format import ChatFormat
-from sod.concurrency import Runner
 from sod.config import ChatOptions, RewardOptions, SamplingOptions, SandboxOptions, ToolOptions
 from sod.engines import Engine
 from sod.environments.running import Environments
 from sod.environments.tools import check_schemas, with_files
 from sod.errors import DataError
 from sod.model.loading import load_tokenizer
+from sod.processes.concurrency import Runner
 from sod.rewards.kinds import ENVIRONMENT_KIND
 from sod.rewards.referee import Referee
 from sod.rollout.agent import Agent, check_prompts
@@ -27,8 +27,8 @@ from sod.types import Problem
 logger = logging.getLogger(__name__)
 
 
-class WorldOptions(Protocol):
-    """The options that a World needs, as in the options of `sod train` and `sod eval`."""
+class HarnessOptions(Protocol):
+    """The options that a Harness needs, as in the options of `sod train` and `sod eval`."""
 
     @property
     def sandbox(self) -> SandboxOptions: ...
@@ -45,7 +45,7 @@ class WorldOptions(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class Harness:
     """Chat format, tools, judges and sandbox of a student. The same in training and evaluation."""
 
     sandbox: GuardedSandbox
@@ -57,7 +57,7 @@ class World:
     """All problems that were checked."""
 
     @classmethod
-    def of(cls, tokenizer: Path, options: WorldOptions, problems: Sequence[Problem], *, again: bool = False) -> Self:
+    def of(cls, tokenizer: Path, options: HarnessOptions, problems: Sequence[Problem], *, again: bool = False) -> Self:
         """Open the sandbox, and check that every problem has a judge and a prompt within the limit.
 
         `again`: whether the notes were logged before.
@@ -74,9 +74,9 @@ class World:
         tools = Toolbox(tools_of(options.tool, sandbox))
         check_schemas(chat, tools)
         environments = Environments(tools, options.environment, options.tool)
-        world = cls(sandbox, referee, chat, tools, environments, [])
-        world.check(problems, options.rollout)
-        return world
+        harness = cls(sandbox, referee, chat, tools, environments, [])
+        harness.check(problems, options.rollout)
+        return harness
 
     def check(self, problems: Sequence[Problem], limits: SamplingOptions) -> None:
         """Check further problems as `of` does."""

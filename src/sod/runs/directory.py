@@ -40,9 +40,9 @@ from pydantic import ValidationError
 
 from sod import __version__
 from sod.config import Options, resume_may_change
-from sod.distributed import ALONE, Ranks
+from sod.config.recipes import flat
 from sod.errors import RunError
-from sod.recipes import flat
+from sod.processes.distributed import ALONE, Ranks
 from sod.runs import checkpoints
 from sod.runs.ends import forget_end, write_end
 from sod.runs.files import PARTIAL, append_line, to_json, write_json, write_whole

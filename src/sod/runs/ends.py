@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from sod.distributed import OtherFailed
 from sod.errors import AlarmError, RankError, RunError
-from sod.interrupts import Terminated
+from sod.processes.distributed import OtherFailed
+from sod.processes.interrupts import Terminated
 from sod.runs.files import write_json
 
 END_FILE = "end.json"

@@ -15,10 +15,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from sod.concurrency import Runner
 from sod.config import SandboxOptions
-from sod.distributed import EVERY_PROCESS
 from sod.errors import OptionError, OutageError, SandboxError
+from sod.processes.concurrency import Runner
+from sod.processes.distributed import EVERY_PROCESS
 from sod.sandbox import Program, Result, Sandbox, Session, SessionSandbox
 from sod.sandbox.fusion import FusionSandbox
 from sod.sandbox.local import LocalSandbox

@@ -68,7 +68,7 @@ class Teacher(ABC):
 
     @abstractmethod
     async def score(self, batch: Batch) -> Scores:
-        """Score a batch with `sod.concurrency.compute` or on a server. Several batches may be scored at once."""
+        """Score a batch with `sod.processes.concurrency.compute` or on a server. Several batches may be scored at once."""
 
     @abstractmethod
     def take_busy_seconds(self) -> float:

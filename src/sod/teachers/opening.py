@@ -5,13 +5,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from sod.concurrency import Runner
 from sod.config import ScoreOptions
 from sod.config.teachers import Route
 from sod.datasets.rows import fingerprint_model
-from sod.distributed import Ranks
-from sod.hub import model_folder
+from sod.model.hub import model_folder
 from sod.model.loading import load_tokenizer
+from sod.processes.concurrency import Runner
+from sod.processes.distributed import Ranks
 from sod.teachers import Teacher, TeacherSetup
 from sod.teachers.local import LocalTeacher
 from sod.teachers.server import ServerTeacher, holds_weights

@@ -11,13 +11,13 @@ from transformers import PreTrainedModel
 
 from sod.batching import Batch, collate
 from sod.chat.format import ChatFormat
+from sod.credit.systems import Context
 from sod.environments.choosing import DEFAULT
 from sod.environments.tools import with_files
 from sod.errors import DataError, OptionError
 from sod.model.loading import positions_of
 from sod.model.lora import plain_parameters
 from sod.rewards.kinds import KINDS
-from sod.systems import Context
 from sod.teachers import Scores, TeacherSetup
 from sod.teachers.feedback import feedback
 from sod.teachers.local import LocalTeacher

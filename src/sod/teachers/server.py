@@ -23,7 +23,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch, collate, pad
-from sod.concurrency import Occupancy, compute, run_concurrently
 from sod.config import ModelOptions, SamplingOptions, ScoreOptions
 from sod.engines.http import TRIES, Body, Refused, ServedModel, Words, short
 from sod.engines.served import PROBE_TEXT
@@ -32,6 +31,7 @@ from sod.errors import InfrastructureError, ModelError, OptionError
 from sod.model.dtypes import dtype_of
 from sod.model.forward import id_count, unused_beside
 from sod.model.loading import check_same_vocabulary, load_model, load_tokenizer, score
+from sod.processes.concurrency import Occupancy, compute, run_concurrently
 from sod.teachers import Scores, Teacher, TeacherSetup
 from sod.types import Group, Piece, Problem, Trajectory
 

@@ -8,9 +8,9 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 from sod.batching import ScoredBatch, microbatches
-from sod.distributed import Ranks
 from sod.model.fsdp import shard
 from sod.model.loading import hidden_states
+from sod.processes.distributed import Ranks
 from sod.teachers import TeacherSetup
 from sod.teachers.local import LocalTeacher
 

@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch, ScoredBatch, collate
 from sod.chat.format import ChatFormat, Schema
-from sod.concurrency import compute
 from sod.config import ChatOptions
 from sod.errors import DataError, ModelError, OptionError, TemplateError
 from sod.model.loading import load_tokenizer, positions_of
+from sod.processes.concurrency import compute
 from sod.teachers import Scores, TeacherSetup
 from sod.teachers.alignment import Span
 from sod.teachers.local import LocalTeacher

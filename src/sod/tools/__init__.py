@@ -13,8 +13,8 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
-from sod.concurrency import run_concurrently
 from sod.errors import OptionError
+from sod.processes.concurrency import run_concurrently
 from sod.types import MalformedCall, Observation, Problem, ToolCall
 
 logger = logging.getLogger(__name__)

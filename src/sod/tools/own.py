@@ -13,11 +13,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sod.concurrency import call_function
 from sod.config import ToolOptions
+from sod.config.plugins import load
 from sod.errors import InfrastructureError, OptionError
 from sod.moved import keep_old_names
-from sod.plugins import load
+from sod.processes.concurrency import call_function
 from sod.tools import NO_OUTPUT, shorten, what_is_wrong
 from sod.types import Observation
 

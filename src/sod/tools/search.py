@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from sod.concurrency import in_a_thread
 from sod.config import ToolOptions
 from sod.errors import DataError, OptionError
+from sod.processes.concurrency import in_a_thread
 from sod.tools import shorten
 from sod.types import Observation
 

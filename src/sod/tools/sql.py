@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sod.concurrency import in_a_thread
 from sod.config import ToolOptions
 from sod.errors import InfrastructureError
+from sod.processes.concurrency import in_a_thread
 from sod.tools import shorten
 from sod.types import Observation, Problem
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sod.recipes import flat
+from sod.config.recipes import flat
 from sod.trackers.base import Ending, TrackedRun
 
 LONGEST_VALUE = 500

@@ -29,8 +29,8 @@ from typing import Any, Literal, Protocol, get_args
 from sod import __version__
 from sod.config import ReportOptions, TrackOptions
 from sod.config.tracking import TrackerNames
-from sod.distributed import ALONE, OtherFailed, Ranks
 from sod.errors import SodError
+from sod.processes.distributed import ALONE, OtherFailed, Ranks
 from sod.runs.directory import Run
 from sod.runs.files import write_whole
 from sod.runs.validations import read_validations

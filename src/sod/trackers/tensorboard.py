@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sod.recipes import flat, to_toml
+from sod.config.recipes import flat, to_toml
 from sod.trackers.base import Ending, TrackedRun
 
 FOLDER = "tensorboard"

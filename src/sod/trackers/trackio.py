@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sod.recipes import flat
+from sod.config.recipes import flat
 from sod.trackers.base import Ending, TrackedRun
 
 

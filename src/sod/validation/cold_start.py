@@ -11,10 +11,9 @@ from typing import Any, Self
 from pydantic import ValidationError
 from transformers import PreTrainedModel
 
-from sod.checks import check, of_evaluation
-from sod.concurrency import Runner
 from sod.config import EvalOptions, SftOptions
 from sod.config.base import first_fault
+from sod.config.recipes import read_recipe
 from sod.console.progress import Display
 from sod.datasets import ProblemSet
 from sod.datasets.several import open_sets, sets_fingerprint
@@ -22,9 +21,10 @@ from sod.engines.opening import open_engine
 from sod.errors import OptionError
 from sod.evaluation.intervals import mean_over_problems
 from sod.evaluation.measures import Tally
-from sod.recipes import read_recipe
+from sod.planning.checks import check, of_evaluation
+from sod.processes.concurrency import Runner
 from sod.rollout.groups import attempts, group_of
-from sod.rollout.harness import World
+from sod.rollout.harness import Harness
 from sod.types import Problem, Trajectory
 
 
@@ -34,7 +34,7 @@ class SolveRates:
 
     options: EvalOptions
     sets: list[ProblemSet]
-    world: World
+    harness: Harness
 
     @classmethod
     def open(cls, options: SftOptions, folder: Path) -> Self | None:
@@ -44,7 +44,9 @@ class SolveRates:
         measured = solve_options(options)
         check(of_evaluation(measured))
         sets = open_sets(measured)
-        return cls(measured, sets, World.of(folder, measured, [problem for each in sets for problem in each.problems]))
+        return cls(
+            measured, sets, Harness.of(folder, measured, [problem for each in sets for problem in each.problems])
+        )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -70,10 +72,10 @@ class SolveRates:
         jobs = [(p, sample) for each in self.sets for p in each.problems for sample in range(wanted.samples)]
         with (
             Runner() as loop,
-            self.world.working_in(loop),
+            self.harness.working_in(loop),
             open_engine(loop, wanted.engine, model, wanted.rollout) as engine,
         ):
-            agent = self.world.agent(engine, wanted.rollout, logprobs=False)
+            agent = self.harness.agent(engine, wanted.rollout, logprobs=False)
             loop.run(attempts(agent, jobs, seed=wanted.seed, on_trajectory=keep))
         found: dict[str, float] = {}
         for each in self.sets:

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from sod.config import HeldOutOptions
 from sod.console.progress import echo
-from sod.distributed import ALONE, Ranks
 from sod.evaluation.intervals import Interval
+from sod.processes.distributed import ALONE, Ranks
 from sod.runs.directory import Run
 from sod.runs.records import Record
 from sod.runs.validations import Validation, add_validation, read_validations

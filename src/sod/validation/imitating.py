@@ -10,9 +10,9 @@ from pathlib import Path
 from sod.batching import DemonstrationRow, collate_demonstrations
 from sod.config import SftOptions
 from sod.console.progress import Display, echo, fitted
-from sod.distributed import Ranks
 from sod.evaluation.intervals import Interval, mean_over_problems, mean_over_sets
 from sod.model.policy import Policy
+from sod.processes.distributed import Ranks
 from sod.runs.directory import Run
 from sod.runs.files import sha256_of_file
 from sod.runs.validations import Validation

@@ -17,13 +17,13 @@ from sod.config import EvalRolloutOptions, SamplingOptions, TrainOptions
 from sod.datasets import ProblemSet
 from sod.datasets.asking import unasked
 from sod.datasets.several import sets_fingerprint
-from sod.distributed import Ranks
 from sod.engines import Engine
 from sod.evaluation.intervals import Interval, mean_over_problems, mean_over_sets
 from sod.evaluation.measures import Tally, mean_over, pass_at
+from sod.processes.distributed import Ranks
 from sod.rollout.agent import Agent
 from sod.rollout.groups import attempts, group_of
-from sod.rollout.harness import World
+from sod.rollout.harness import Harness
 from sod.runs.directory import Run
 from sod.runs.metrics import RolloutTotals
 from sod.runs.records import Record, to_record
@@ -62,11 +62,11 @@ class HeldOut:
         kept = {name: getattr(options.rollout, name) for name in SamplingOptions.model_fields}
         return cls(options, sets, EvalRolloutOptions.model_validate(kept | {"top_p": wanted.top_p}))
 
-    def check(self, world: World) -> None:
+    def check(self, harness: Harness) -> None:
         """Check that every problem has a judge and a prompt within the limit. Warn of prompts that do not ask for an answer."""
         for each in self.sets:
-            world.check(each.problems, self.limits)
-            for line in unasked(world.with_tools(each.problems), world.frame):
+            harness.check(each.problems, self.limits)
+            for line in unasked(harness.with_tools(each.problems), harness.frame):
                 logger.warning(f"careful: {each.name}: {line}")
 
     @property
@@ -75,13 +75,13 @@ class HeldOut:
         wanted = self.options.validate.model_dump(mode="json", include={"samples", "limit", "top_p", "seed", "prompts"})
         return wanted | {"sets": [each.name for each in self.sets], "data": sets_fingerprint(self.sets)}
 
-    def validator(self, run: Run, world: World, engine: Engine, ranks: Ranks) -> "Validator":
-        agent = world.agent(engine, self.limits, logprobs=False)
+    def validator(self, run: Run, harness: Harness, engine: Engine, ranks: Ranks) -> "Validator":
+        agent = harness.agent(engine, self.limits, logprobs=False)
         wanted = self.options.validate
         course = Course.open(
             run, wanted, SolveScale(wanted.measure, wanted.samples), self.settings, keep=self.options.keep, ranks=ranks
         )
-        return Validator(self, course, agent, world, ranks)
+        return Validator(self, course, agent, harness, ranks)
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Validator:
     held_out: HeldOut
     course: Course
     agent: Agent
-    world: World
+    harness: Harness
     ranks: Ranks
 
     @property
@@ -137,7 +137,7 @@ class Validator:
         counts.tally.add(group)
         counts.totals.add(group)
         if show and len(group):
-            first = to_record(group.trajectories[0], self.world.chat.tokenizer.decode)
+            first = to_record(group.trajectories[0], self.harness.chat.tokenizer.decode)
             counts.shown.append(first | {"benchmark": each.name} | ({"private": True} if each.private else {}))
         return counts
 
@@ -189,8 +189,8 @@ class Validator:
     def _leave_no_trace(self) -> None:
         """Take the times and counts of the validation away from the next update's."""
         self.agent.engine.take_busy_seconds()
-        self.world.environments.take_busy_seconds()
-        self.world.sandbox.take_statistics()
+        self.harness.environments.take_busy_seconds()
+        self.harness.sandbox.take_statistics()
 
 
 MEASURES: dict[str, Callable[[float, float, float], float]] = {

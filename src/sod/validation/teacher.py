@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sod.concurrency import Runner
 from sod.config import EngineOptions, TrainOptions
-from sod.distributed import Ranks
 from sod.engines.opening import open_engine
 from sod.evaluation.intervals import mean_over_problems
+from sod.processes.concurrency import Runner
+from sod.processes.distributed import Ranks
 from sod.rollout.agent import Agent
 from sod.rollout.groups import rollout
-from sod.rollout.harness import World
+from sod.rollout.harness import Harness
 from sod.runs.directory import Run
 from sod.runs.files import write_whole
 from sod.teachers import Teacher
@@ -40,7 +40,7 @@ class TeacherProbe:
     """Measures how much of a sample of the problems teacher and student solve."""
 
     options: TrainOptions
-    world: World
+    harness: Harness
     loop: Runner
     ranks: Ranks
 
@@ -70,15 +70,15 @@ class TeacherProbe:
                     "score.probe_problems: only a teacher whose whole model is here can solve problems; skipped."
                 )
                 continue
-            chat = each.chat or self.world.chat
+            chat = each.chat or self.harness.chat
             with each.lent() as model, open_engine(self.loop, EngineOptions(), model, self._limits) as engine:
-                agent = replace(self.world.agent(engine, self._limits, logprobs=False), chat=chat)
+                agent = replace(self.harness.agent(engine, self._limits, logprobs=False), chat=chat)
                 theirs = self._solved(agent, own)
             both = [id for id in theirs if id in solved]
             if both:
                 found |= _compared(name, [theirs[id] for id in both], [solved[id] for id in both])
-        self.world.environments.take_busy_seconds()
-        self.world.sandbox.take_statistics()
+        self.harness.environments.take_busy_seconds()
+        self.harness.sandbox.take_statistics()
         student.engine.take_busy_seconds()
         return found
 

@@ -15,7 +15,7 @@ from rich.live import Live
 
 from sod.config import WatchOptions
 from sod.console.progress import console
-from sod.interrupts import Terminated
+from sod.processes.interrupts import Terminated
 from sod.report.reading import check_run, names
 from sod.watch.following import Follower
 from sod.watch.keyboard import keys_of, read_keys

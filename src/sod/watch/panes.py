@@ -9,7 +9,7 @@ from rich.text import Text
 
 from sod.console.progress import clock, fitted
 from sod.console.text import cell, plain
-from sod.interrupts import CONTINUED, RESUMED
+from sod.processes.interrupts import CONTINUED, RESUMED
 from sod.report import summary
 from sod.report.trajectories import StepValues
 from sod.watch.following import Attempt

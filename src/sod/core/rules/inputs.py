@@ -68,7 +68,7 @@ INPUTS: dict[str, RuleInput] = {
         "it is not known here. Use `sod train`, or choose another rule",
     ),
 }
-"""The inputs that can be missing, by name. A system declares the ones that its rule reads (`sod.systems.SystemTraits.reads`)."""
+"""The inputs that can be missing, by name. A system declares the ones that its rule reads (`sod.credit.systems.SystemTraits.reads`)."""
 
 
 class MissingInputError(ValueError):

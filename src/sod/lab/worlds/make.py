@@ -20,7 +20,7 @@ from sod.lab.worlds.demonstrations import WORLD_STUDENT_STYLE, WORLD_TEACHER_STY
 from sod.lab.worlds.files import write_world_demonstrations, write_world_problems
 from sod.runs.directory import Run
 from sod.runs.files import in_words
-from sod.sft import sft
+from sod.training.sft import sft
 
 CORPUS = 4000
 """Demonstrations that the tokenizer of the worlds is trained on."""

@@ -18,8 +18,8 @@ from datetime import timedelta
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from sod import interrupts
 from sod.errors import OptionError, RankError, SodError
+from sod.processes import interrupts
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store

@@ -6,7 +6,7 @@ A system has two parts: the credit from the outcome (`outcome`), and the weights
     credit_BT = v_BT * outcome_BT + coef * w_BT * (log pi_teacher - log pi_student)
 
 Or one function computes the whole credit (`whole`, one of `sod.core.CREDITS`).
-The systems stand in `sod.systems`, one line each; a rule of your own needs no line, see `find`.
+The systems stand in `sod.credit.systems`, one line each; a rule of your own needs no line, see `find`.
 """
 
 import inspect
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sod.batching import CreditedBatch, ScoredBatch
 from sod.config import AlgorithmOptions
+from sod.config.plugins import load
 from sod.core import (
     ADVANTAGES,
     CREDITS,
@@ -35,9 +36,8 @@ from sod.core import (
     step_ids,
     teacher_advantage,
 )
+from sod.credit.systems import SYSTEMS, Context, traits
 from sod.errors import OptionError
-from sod.plugins import load
-from sod.systems import SYSTEMS, Context, traits
 
 OutcomeCredit = Callable[[ScoredBatch, AlgorithmOptions], Tensor]
 
@@ -254,7 +254,7 @@ def own_system(function: Callable[..., Any]) -> System:
 _BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 ALGORITHMS = {name: find(name) for name in SYSTEMS}
-"""Every system of `sod.systems`, ready to compute."""
+"""Every system of `sod.credit.systems`, ready to compute."""
 
 
 # What a rule reads

@@ -1,6 +1,6 @@
 """The systems of the paper, its ablations, rival rules and a control: one line each, without torch.
 
-`sod.algorithms` computes with them: credit = outcome + rule, or the rule's whole credit. To add a system, add a line to
+`sod.credit.algorithms` computes with them: credit = outcome + rule, or the rule's whole credit. To add a system, add a line to
 `SYSTEMS`.
 """
 
@@ -20,7 +20,7 @@ class SystemTraits:
     """The parts of a system, for modules that must not import torch."""
 
     outcome: Literal["grpo", "shuffled"] | None
-    """Credit for the outcome of a trajectory (`sod.algorithms.OUTCOMES`). None: no credit."""
+    """Credit for the outcome of a trajectory (`sod.credit.algorithms.OUTCOMES`). None: no credit."""
     rule: str | None
     """Weighting of the teacher's signal: a name in `sod.core.RULES` or `sod.core.CREDITS`, or FILE.py:FUNCTION. None: no
     teacher."""

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sod import paper
 from sod.config import (
     AlgorithmOptions,
     EngineOptions,
@@ -25,15 +24,16 @@ from sod.config import (
     TrainOptions,
 )
 from sod.config.teachers import routes_of
+from sod.credit.systems import SYSTEMS, SystemTraits, traits
 from sod.engines import CANNOT_TRAIN, ENGINES, INSTALL_VLLM
 from sod.engines.choice import wrong_vllm
 from sod.environments.choosing import DEFAULT, environment_maker
 from sod.errors import OptionError
 from sod.model.devices import device_refusal
+from sod.report import paper
 from sod.rewards.referee import reward_refusals
 from sod.runs.alarms import ALARMS
 from sod.sandbox import retries
-from sod.systems import SYSTEMS, SystemTraits, traits
 from sod.trackers import base as trackers
 
 CLIP_RANGES = {"gspo": (3e-4, 4e-4), "cispo": (1.0, 4.0)}
@@ -407,11 +407,11 @@ def _of_served_teacher(options: AlgorithmOptions, system: SystemTraits, *, by_en
 def _reads(system: SystemTraits) -> frozenset[str]:
     """Return the inputs of the system's rule that are not always at hand (`sod.core.INPUTS`).
 
-    The user's own rule is tried (`sod.algorithms.inputs_of`). Raise OptionError if it cannot be loaded.
+    The user's own rule is tried (`sod.credit.algorithms.inputs_of`). Raise OptionError if it cannot be loaded.
     """
     if not system.is_own:
         return system.reads
-    from sod.algorithms import inputs_of
+    from sod.credit.algorithms import inputs_of
 
     assert system.rule is not None
     return inputs_of(system.rule)

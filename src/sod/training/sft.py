@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from sod.batching import DemonstrationRow, collate_demonstrations, demonstration_row
 from sod.chat.conversations import CallStatistics, Demonstration
 from sod.chat.format import ChatFormat
-from sod.checks import check, of_fine_tuning
 from sod.config import SftOptions
 from sod.console.progress import Display, echo
 from sod.datasets.rows import fingerprint_model, load_demonstrations
-from sod.distributed import Ranks, joined
 from sod.errors import DataError, TemplateError
-from sod.hub import model_folder
-from sod.interrupts import Terminated, held_back, noted
 from sod.model.devices import FINE_TUNING, device_errors
 from sod.model.dtypes import with_dtype
+from sod.model.hub import model_folder
 from sod.model.loading import check_embeddings, load_model, load_tokenizer, positions_of
 from sod.model.policy import Policy, load_sharded, origin
+from sod.planning.checks import check, of_fine_tuning
 from sod.planning.dry_run import plan
+from sod.processes.distributed import Ranks, joined
+from sod.processes.interrupts import Terminated, held_back, noted
 from sod.runs.directory import Run
 from sod.runs.files import sha256_of_file
 from sod.tools.python import INTERPRETER

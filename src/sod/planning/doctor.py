@@ -18,10 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sod import __version__
-from sod.concurrency import run_concurrently
 from sod.config import DoctorOptions, RewardOptions, SandboxOptions
 from sod.console.progress import echo
 from sod.errors import DoctorError
+from sod.processes.concurrency import run_concurrently
 from sod.rewards.kinds import KINDS, Example
 from sod.rewards.referee import Referee
 from sod.sandbox import Program, Sandbox

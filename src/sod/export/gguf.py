@@ -19,7 +19,7 @@ from sod.console.progress import echo, warn
 from sod.errors import ModelError, OptionError, RunError
 from sod.export.folder import whole_or_not_at_all
 from sod.export.model import save
-from sod.hub import GGUF
+from sod.model.hub import GGUF
 from sod.model.loading import read_model
 
 MAGIC = b"GGUF"

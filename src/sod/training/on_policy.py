@@ -14,36 +14,36 @@ from typing import Any, TypeVar
 
 import torch
 
-from sod.algorithms import give_credit, inputs_of
 from sod.batching import CreditedBatch, ScoredBatch, join
-from sod.checks import check, of_training
-from sod.concurrency import Runner
 from sod.config import EngineOptions, TrainOptions
 from sod.config.teachers import routes_of
 from sod.console.progress import LEGEND, Display, console, echo, fitted
-from sod.correction import with_correction
+from sod.credit.algorithms import give_credit, inputs_of
+from sod.credit.correction import with_correction
+from sod.credit.history import RuleHistory
+from sod.credit.systems import traits
 from sod.datasets.asking import load_asked, unasked
 from sod.datasets.order import ProblemOrder
 from sod.datasets.rows import fingerprint_model
-from sod.distributed import Ranks, joined
 from sod.engines.choice import with_engine
 from sod.engines.opening import open_engine
 from sod.errors import AlarmError, OptionError, TrainingError
-from sod.history import RuleHistory
-from sod.hub import model_folder
-from sod.interrupts import Terminated, held_back, let_through
 from sod.model.devices import LEARNING, SAMPLING, device_errors
 from sod.model.dtypes import with_dtype
+from sod.model.hub import model_folder
 from sod.model.lengths import with_lengths
 from sod.model.loading import check_context, check_embeddings, head, load_model
 from sod.model.policy import Policy, load_sharded, origin
+from sod.planning.checks import check, of_training
 from sod.planning.dry_run import estimate, plan
 from sod.planning.timing import compared
-from sod.problems import problem_order, teacher_rates
+from sod.processes.concurrency import Runner
+from sod.processes.distributed import Ranks, joined
+from sod.processes.interrupts import Terminated, held_back, let_through
 from sod.rollout.agent import Agent
 from sod.rollout.contrast import chosen, wanted
 from sod.rollout.groups import attempt_seed, rollout
-from sod.rollout.harness import World
+from sod.rollout.harness import Harness
 from sod.runs import metrics
 from sod.runs.alarms import raised
 from sod.runs.directory import Run
@@ -51,12 +51,12 @@ from sod.runs.files import sha256_of_file
 from sod.runs.peaks import take_peak_mb
 from sod.runs.records import scored_records, to_record
 from sod.scoring import Scorer, check_groups
-from sod.systems import traits
 from sod.teachers import Teacher, TeacherSetup
 from sod.teachers.opening import fingerprint_teacher, open_teacher, open_teachers, teacher_folder
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.teachers.reference import Reference, open_reference
 from sod.trackers.sending import Tracking, tracked
+from sod.training.problems import problem_order, teacher_rates
 from sod.types import Group, Problem
 from sod.validation.solving import HeldOut, Validator
 from sod.validation.teacher import TeacherProbe
@@ -158,7 +158,7 @@ class TrainingSession:
     """Facts from the updates so far that a rule can read."""
     scorer: Scorer
     agent: Agent
-    world: World
+    harness: Harness
     loop: Runner
     validator: Validator | None
     """None without validation."""
@@ -192,21 +192,21 @@ class TrainingSession:
             held_out = HeldOut.open(options, problems, ranks)
             student = model_folder(options.student)
             files = ranks.first(lambda: _fingerprints(options, student))
-            world = World.of(student, options, problems)
-            for line in unasked(world.with_tools(problems), world.frame):
+            harness = Harness.of(student, options, problems)
+            for line in unasked(harness.with_tools(problems), harness.frame):
                 logger.warning(f"careful: {line}")
             if held_out:
-                held_out.check(world)
+                held_out.check(harness)
             done, folder = ranks.first(run.take_up) if options.resume else (0, None)
             start = origin(student, folder, options.learn)
             model = load_model(start, options.network)
-            check_embeddings(model, world.chat.tokenizer, student)
+            check_embeddings(model, harness.chat.tokenizer, student)
             check_context(model, options.rollout, whose="student")
-            with world.working_in(loop), _teacher(options, student, world, loop, ranks) as teacher:
+            with harness.working_in(loop), _teacher(options, student, harness, loop, ranks) as teacher:
                 if teacher:
                     teacher.check(problems)
                 learner = None if ranks.alone else load_sharded(start, options.network, ranks)
-                policy = Policy(model, world.chat.tokenizer, options.learn, learner=learner, ranks=ranks)
+                policy = Policy(model, harness.chat.tokenizer, options.learn, learner=learner, ranks=ranks)
                 if folder:
                     policy.restore(folder)
                     order = order.restored(folder, size=options.rollout.problems)
@@ -216,9 +216,9 @@ class TrainingSession:
                 scorer = _scorer(options, policy, teacher, open_reference(options, student, policy, teacher))
                 with open_engine(loop, engine_options, policy.model, options.rollout) as engine:
                     history = ranks.first(lambda: _begin(options, run, files, done))
-                    agent = world.agent(engine, options.rollout)
-                    validator = held_out.validator(run, world, engine, ranks) if held_out else None
-                    probe = TeacherProbe(options, world, loop, ranks).metrics(run, files, agent, teacher, problems)
+                    agent = harness.agent(engine, options.rollout)
+                    validator = held_out.validator(run, harness, engine, ranks) if held_out else None
+                    probe = TeacherProbe(options, harness, loop, ranks).metrics(run, files, agent, teacher, problems)
                     yield cls(
                         options=options,
                         ranks=ranks,
@@ -229,7 +229,7 @@ class TrainingSession:
                         rules=rules,
                         scorer=scorer,
                         agent=agent,
-                        world=world,
+                        harness=harness,
                         loop=loop,
                         validator=validator,
                         done=done,
@@ -380,9 +380,9 @@ class TrainingSession:
         busy = {
             "generate": self.agent.engine.take_busy_seconds(),
             "score": self.scorer.take_busy_seconds(),
-            "tools": self.world.environments.take_busy_seconds(),
+            "tools": self.harness.environments.take_busy_seconds(),
         }
-        everyone = self.ranks.gather((clock, busy, self.world.sandbox.take_statistics()))
+        everyone = self.ranks.gather((clock, busy, self.harness.sandbox.take_statistics()))
         clocks, busies, programs = zip(*everyone, strict=True)
         report |= functools.reduce(operator.add, programs).metrics()
         mean = {name: fmean(each[name] for each in busies) for name in busy}
@@ -394,7 +394,7 @@ class TrainingSession:
         report |= {f"alarm/{name}": 1.0 for name in self.alarms}
         if not self.ranks.is_first:
             return report
-        decode, keep = self.world.chat.tokenizer.decode, self.options.save_trajectories
+        decode, keep = self.harness.chat.tokenizer.decode, self.options.save_trajectories
         rows = scored_records(batch, self.options.algorithm, decode, keep)
         rows += [to_record(trajectory, decode) for group in groups for trajectory in group.ungraded]
         self.run.record(update + 1, report, rows)
@@ -456,7 +456,7 @@ def _fingerprints(options: TrainOptions, student: Path) -> dict[str, str]:
 
 @contextmanager
 def _teacher(
-    options: TrainOptions, student: Path, world: World, loop: Runner, ranks: Ranks
+    options: TrainOptions, student: Path, harness: Harness, loop: Runner, ranks: Ranks
 ) -> Iterator[Teacher | None]:
     """Open the teacher that the algorithm requires, or yield None."""
     context = traits(options.algorithm.name).context
@@ -472,13 +472,13 @@ def _teacher(
         return
     setup = TeacherSetup(
         folder=folder,
-        tokenizer=world.chat.tokenizer,
+        tokenizer=harness.chat.tokenizer,
         network=options.network,
         score=options.score,
         rollout=options.rollout,
         microbatch_tokens=options.learn.microbatch_tokens,
-        chat=world.chat,
-        tools=world.tools.schemas,
+        chat=harness.chat,
+        tools=harness.tools.schemas,
         thinking=options.chat.thinking,
     )
     if context is None:
@@ -492,7 +492,7 @@ def _teacher(
         return
     opsd = options.opsd
     yield PrivilegedTeacher(
-        setup, world.chat, world.tools.schemas, context=context, template=opsd.template, decay=opsd.decay
+        setup, harness.chat, harness.tools.schemas, context=context, template=opsd.template, decay=opsd.decay
     )
 
 
