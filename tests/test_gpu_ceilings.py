@@ -95,10 +95,10 @@ def model_without_numbers(name: str) -> Qwen3ForCausalLM:
         head_dim=128,
         tie_word_embeddings=True,
         dtype=torch.bfloat16,
-        attn_implementation=ATTENTION,
     )
+    config._attn_implementation = ATTENTION
     with torch.device("meta"):
-        return Qwen3ForCausalLM(config).to(torch.bfloat16).eval()
+        return Qwen3ForCausalLM(config).bfloat16().eval()
 
 
 def learn(model: Qwen3ForCausalLM, layout: Counting) -> None:
