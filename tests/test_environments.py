@@ -19,10 +19,12 @@ from sod.datasets.rows import load_problems
 from sod.engines.scripted import ScriptedEngine
 from sod.environments import Opening, Step
 from sod.environments.choosing import DEFAULT, ENVIRONMENTS, environment_maker
-from sod.environments.games import read_setting
+from sod.environments.games import WorldSetting, read_setting
 from sod.environments.guarding import GuardedEnvironment
+from sod.environments.gymnasium import GymnasiumSetting
 from sod.environments.openenv import OpenEnvSetting
 from sod.environments.running import Environments
+from sod.environments.verifiers import VerifiersSetting
 from sod.errors import DataError, InfrastructureError, OptionError
 from sod.evaluation.demonstrations import written_demonstration
 from sod.rollout.agent import Agent
@@ -333,10 +335,26 @@ def test_a_weighted_verdict_survives_its_file(attempt: Attempt, chat: ChatFormat
 
 
 @pytest.mark.parametrize("full_reward", [0, -1.0, float("nan")])
-def test_a_full_reward_that_no_sum_can_reach_is_refused(full_reward: float) -> None:
+@pytest.mark.parametrize("kind", [OpenEnvSetting, VerifiersSetting])
+def test_a_full_reward_that_no_sum_can_reach_is_refused(kind: type[WorldSetting], full_reward: float) -> None:
     problem = Problem(id="p", messages=(), answer="", setting={"full_reward": full_reward})
     with pytest.raises(DataError, match=r"problem .p.: setting\.full_reward: Input should be"):
-        read_setting(OpenEnvSetting, problem)
+        read_setting(kind, problem)
+
+
+@pytest.mark.parametrize(
+    ("scale", "reason"),
+    [
+        ({"lowest": 1.0}, r"highest: .*must be above lowest, 1,"),
+        ({"highest": -2.0}, r"highest: .*must be above lowest, 0,"),
+        ({"lowest": float("-inf")}, r"lowest: Input should be a finite number"),
+    ],
+)
+def test_a_scale_without_a_score_is_refused(scale: dict[str, float], reason: str) -> None:
+    problem = Problem(id="p", messages=(), answer="", setting={"id": "FrozenLake-v1", **scale})
+    with pytest.raises(DataError, match=rf"problem .p.: setting\.{reason}"):
+        read_setting(GymnasiumSetting, problem)
+    assert read_setting(GymnasiumSetting, replace(problem, setting={"id": "FrozenLake-v1"})).highest == 1.0
 
 
 def test_what_opens_after_its_time_limit_is_closed() -> None:

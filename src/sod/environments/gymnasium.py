@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from sod.config.plugins import require
 from sod.environments.games import GameSetting, MadeRow, Scene, TextGame, in_turn, row
@@ -48,10 +48,18 @@ class GymnasiumSetting(GameSetting):
     """What the student reads about the task."""
     game_seed: int | None = None
     """Seed of `reset`. Default: the seed of the attempt."""
-    lowest: float = 0.0
+    lowest: float = Field(default=0.0, allow_inf_nan=False)
     """Sum of the rewards that is the score 0. Below 0, the score counts at the end only, because it begins above 0."""
-    highest: float = 1.0
+    highest: float = Field(default=1.0, allow_inf_nan=False, validate_default=True)
     """Sum of the rewards that is the score 1, the full score."""
+
+    @field_validator("highest")
+    @classmethod
+    def _above_lowest(cls, highest: float, info: ValidationInfo) -> float:
+        lowest = info.data.get("lowest", highest - 1)
+        if highest <= lowest:
+            raise ValueError(f"must be above lowest, {lowest:g}, because the score is a share of their difference")
+        return highest
 
 
 class Gymnasium(TextGame[GymnasiumSetting]):
@@ -100,7 +108,7 @@ class Gymnasium(TextGame[GymnasiumSetting]):
         span = self._setting.highest - self._setting.lowest
         if self._setting.lowest < 0 and not is_over:
             return 0.0
-        return min(1.0, max(0.0, (self._sum - self._setting.lowest) / span)) if span > 0 else 0.0
+        return min(1.0, max(0.0, (self._sum - self._setting.lowest) / span))
 
     @classmethod
     def make(cls, tasks: Sequence[str], rows: int, seed: int, level: int) -> Iterator[MadeRow]:

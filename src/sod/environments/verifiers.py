@@ -34,7 +34,7 @@ class VerifiersSetting(WorldSetting):
     """Number of the task in the taskset."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Configuration of the taskset."""
-    full_reward: float = 1.0
+    full_reward: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Reward that is right. The rewards of turns are divided by it."""
 
 
