@@ -329,6 +329,7 @@ Damage = Callable[[Path], object]
         (lambda run: shutil.rmtree(run), RunError, "holds no run of `sod eval`"),
         (lambda run: (run / "options.json").write_text("{}"), RunError, "holds no run of `sod eval`"),
         (lambda run: (run / "environment.json").write_text("{}"), RunError, "holds no run of `sod eval`"),
+        (lambda run: edit(run / "environment.json", lambda e: e.update(command="train")), RunError, "is a run of `sod train`"),
         (lambda run: edit(run / "options.json", lambda o: o.update(teacher=None)), RunError, "without a teacher"),
         (
             lambda run: edit(run / "options.json", lambda o: o["score"].update(teacher_url="http://127.0.0.1:9")),

@@ -35,7 +35,7 @@ from sod.rollout.agent import Agent
 from sod.rollout.groups import attempt_seed, beginning_seed, rollout
 from sod.rollout.harness import Harness
 from sod.runs.contents import changed_contents, content_digests
-from sod.runs.directory import Run
+from sod.runs.directory import Run, command_of
 from sod.runs.files import to_json, write_whole
 from sod.runs.records import from_record
 from sod.scoring import check_groups
@@ -138,8 +138,11 @@ class ScoredEvaluation:
 def _read_options(folder: Path) -> tuple[EvalOptions, str, str, dict[str, str]]:
     """Return the options of the evaluation, the fingerprints of its problems and of its teacher, and digests of its files."""
     try:
-        options = RolloutCommandOptions.model_validate_json((folder / "options.json").read_text(encoding="utf-8"))
+        text = (folder / "options.json").read_text(encoding="utf-8")
         environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        if (command := command_of(environment, json.loads(text))) in ("train", "sft", "calibrate"):
+            raise ValueError(f"it is a run of `sod {command}`")
+        options = RolloutCommandOptions.model_validate_json(text)
         prints: dict[str, str] = environment["data"]
         contents: dict[str, str] = environment.get("files", {})
         data = prints["data"]
