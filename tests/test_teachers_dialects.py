@@ -130,7 +130,7 @@ def test_what_is_outside_the_top_has_the_signal_nearest_to_zero(
     given = batch.scored(student_BT)
 
     async def work(opened: ServerTeacher) -> ScoredBatch:
-        assert not opened.exact
+        assert not opened.scores_tokens
         return await opened.scored(given)
 
     found = with_teacher(Other(model, tokenizer, "llamacpp"), teacher, tokenizer, work, teacher_top=20)

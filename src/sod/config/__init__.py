@@ -15,16 +15,11 @@ from sod.config.base import (
     resume_may_change,
 )
 from sod.config.commands import (
-    CalibrateOptions,
-    CompareEvaluationsOptions,
-    DiagnoseOptions,
     DoctorOptions,
-    EvalOptions,
     ExportOptions,
     ImportOptions,
     PlanOptions,
     ReportOptions,
-    RolloutCommandOptions,
     RunOptions,
     SftOptions,
     TrainOptions,
@@ -40,6 +35,13 @@ from sod.config.data import (
     MarksOptions,
     MixOptions,
     SplitOptions,
+)
+from sod.config.evaluating import (
+    CalibrateOptions,
+    CompareEvaluationsOptions,
+    DiagnoseOptions,
+    EvalOptions,
+    RolloutCommandOptions,
 )
 from sod.config.judging import LlmJudgeOptions
 from sod.config.lab import (

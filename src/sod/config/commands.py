@@ -1,4 +1,4 @@
-"""Options of the commands about one model: fine-tune, train, evaluate, look at, convert."""
+"""Options of the commands about one model: fine-tune, train, look at, convert."""
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -9,7 +9,6 @@ from tyro.conf import Positional, arg
 from sod.config.base import (
     Count,
     Model,
-    Names,
     OptionalModel,
     Options,
     Positive,
@@ -23,7 +22,6 @@ from sod.config.learning import AlgorithmOptions, LearnOptions, ModelOptions, Op
 from sod.config.sampling import (
     ChatOptions,
     EngineOptions,
-    EvalRolloutOptions,
     ProblemOptions,
     RewardOptions,
     RolloutOptions,
@@ -158,90 +156,6 @@ class TrainOptions(Options):
         return self.opsd.decay is None and self.network.for_teacher(self.score).dtype == self.network.dtype
 
 
-class EvalOptions(Options):
-    """Evaluate a model: avg@n with standard errors, pass@k, maj@n, tool errors, divergence.
-
-    Run the command again to continue after an interruption or to add samples: existing samples are kept.
-    `sod eval --compare A B` compares two evaluations.
-    """
-
-    COMMAND: ClassVar[str] = "eval"
-
-    model: ResumeMayChange[Model]
-    """Model to evaluate: a directory, a run of `sod train` or `sod sft` (its newest checkpoint), or a name on the hub,
-    hf:ORG/NAME or hf:ORG/NAME@REVISION. With engine.name = served: where its tokenizer is."""
-    data: ResumeMayChange[Names]
-    """Names of benchmarks (`sod data list` shows them) and files of your own (.jsonl, .parquet)."""
-    out: ResumeMayChange[Path]
-    """Run directory to create or to continue."""
-    data_dir: Rare[ResumeMayChange[Path]] = Path("data")
-    """Directory of benchmark files (NAME.jsonl). Missing benchmarks are downloaded into it."""
-    prompts: Rare[Literal["clean", "paper"]] = "clean"
-    """Prompts for the problems of benchmarks (rewards/prompts.toml). clean: ours. paper: those of the paper's code. Problems
-    of your own files are used unchanged."""
-    teacher: ResumeMayChange[OptionalModel] = None
-    """Teacher model: a directory, a run or hf:ORG/NAME. With a teacher, the divergence from it is also measured. Default:
-    none."""
-    environment: ReadsFiles[str] = "tools"
-    """Surroundings of the student in a trajectory (docs/environments.md). tools: the tools of --tool.* and the judge of the
-    problem's kind. served:FILE.py:FUNCTION: an agent of another framework. household, shop, maze, database: worlds of the lab.
-    scienceworld, textworld, textarena, gymnasium, bfcl, openenv:URL, verifiers:TASKSET: other packages. FILE.py:CLASS: your
-    own. The column `environment` of a problem has priority."""
-    samples: ResumeMayChange[Positive] = 32
-    """Samples per problem (the n of avg@n and maj@n)."""
-    limit: ResumeMayChange[Positive | None] = None
-    """Number of problems to use from each benchmark or file, from its beginning. Later rows of your own files are neither
-    read nor checked. Default: all."""
-    judges: Rare[ResumeMayChange[tuple[Literal["reference"], ...]]] = ()
-    """Additional judges to run on the same samples. reference: the paper's code, which rejects many correct answers."""
-    paper: ResumeMayChange[str | None] = None
-    """Row of the paper's table to show beside the results, such as sod-1.7b, grpo-0.6b or teacher-4b. Default: none."""
-    microbatch_tokens: Rare[ResumeMayChange[Positive]] = 16384
-    """Tokens per forward pass when the divergence is measured. Lower it to save memory."""
-    seed: int = 0
-    """Seed of the samples."""
-    accept_changed: Rare[ResumeMayChange[bool]] = False
-    """Continue although files that the run reads have changed: own code, templates, rubrics, files of problems. Its numbers then
-    mix old and new content."""
-    dry_run: ResumeMayChange[bool] = False
-    """Print what the command would do and the resources it needs, then exit."""
-    rollout: EvalRolloutOptions = EvalRolloutOptions()
-    engine: EngineOptions = EngineOptions()
-    score: ScoreOptions = ScoreOptions()
-    reward: RewardOptions = RewardOptions()
-    tool: ToolOptions = ToolOptions()
-    sandbox: SandboxOptions = SandboxOptions()
-    chat: ChatOptions = ChatOptions()
-    network: ModelOptions = ModelOptions()
-
-
-class CompareEvaluationsOptions(Options):
-    """Compare two evaluations: differences of their solve rates, paired by problem, with 95 % intervals."""
-
-    first: Annotated[Path, Positional, arg(metavar="A")]
-    """Run directory of `sod eval`."""
-    second: Annotated[Path, Positional, arg(metavar="B")]
-    """Another run directory of `sod eval`, on the same benchmarks."""
-    out: Path | None = None
-    """JSON file to write the comparison to. Default: only print it."""
-
-
-class RolloutCommandOptions(EvalOptions):
-    """Create demonstrations: sample trajectories of a model and write the best correct ones as data for `sod sft`.
-
-    Run the command again to continue after an interruption.
-    """
-
-    COMMAND: ClassVar[str] = "rollout"
-
-    samples: ResumeMayChange[Positive] = 8
-    """Trajectories per problem."""
-    keep: ResumeMayChange[Positive] = 1
-    """Demonstrations per problem. Correct trajectories with the fewest tool errors are preferred, then the shortest."""
-    demonstrations: ResumeMayChange[Path | None] = None
-    """File to write. Default: demonstrations.jsonl in --out."""
-
-
 class RunOptions(Options):
     """Run all stages of an experiment from one recipe: data, cold start, training, evaluation, export.
 
@@ -258,69 +172,6 @@ class RunOptions(Options):
     """Time for this call, such as 90m, 10h or 2d. At its end the current stage saves its work and stops. Default: no limit."""
     dry_run: bool = False
     """Print what each stage would do and the resources it needs, then exit."""
-
-
-class CalibrateOptions(Options):
-    """Test whether low step weights mark steps where the teacher's advice is bad.
-
-    The command takes the trajectories of an evaluation and lets the teacher continue from the beginning of a step. It
-    compares how often the teacher then solves the problem with the weight that each rule gives to that step.
-    """
-
-    COMMAND: ClassVar[str] = "calibrate"
-
-    run: Annotated[Path, Positional, arg(metavar="RUN")]
-    """Run directory of `sod eval --teacher`."""
-    teacher: Model
-    """The teacher of that evaluation: the same directory, run or hf:ORG/NAME."""
-    out: Path
-    """Run directory to create."""
-    steps: Positive = 400
-    """Number of steps to continue from, drawn evenly over the number of earlier tool errors."""
-    seed: int = 0
-    """Seed of the draw and of the continuations."""
-
-
-class DiagnoseOptions(Options):
-    """Measure a student and a teacher for some minutes, and advise a system: SOD, OPD, GRPO, or none.
-
-    Run the command again to continue after an interruption, or with more minutes.
-    """
-
-    student: Model
-    """Student model: a directory, a run (its newest checkpoint), hf:ORG/NAME or hf:ORG/NAME@REVISION."""
-    teacher: Model
-    """Teacher model, given like the student."""
-    data: Names
-    """Names of benchmarks (`sod data list` shows them) and files of your own (.jsonl, .parquet)."""
-    out: Path = Path("diagnosis")
-    """Directory to create or to continue."""
-    minutes: PositiveReal = 10.0
-    """Time for sampling, in minutes. A round that has begun is finished; the first one has 3 problems of each file."""
-    samples: Positive = 8
-    """Attempts per problem: the size of a group."""
-    steps: Positive = 200
-    """Largest number of steps from which the teacher continues."""
-    limit: Positive | None = None
-    """Largest number of problems from each file. Default: all that fit into the time."""
-    environment: str = "tools"
-    """Surroundings of the student, as in `sod eval`."""
-    data_dir: Rare[Path] = Path("data")
-    """Directory of benchmark files (NAME.jsonl). Missing benchmarks are downloaded into it."""
-    prompts: Rare[Literal["clean", "paper"]] = "clean"
-    """Prompts for the problems of benchmarks (rewards/prompts.toml)."""
-    microbatch_tokens: Rare[Positive] = 16384
-    """Tokens per forward pass when the divergence is measured. Lower it to save memory."""
-    seed: int = 0
-    """Seed of the student's samples. The teacher's is one larger."""
-    rollout: EvalRolloutOptions = EvalRolloutOptions(top_p=1.0)
-    engine: EngineOptions = EngineOptions()
-    score: Rare[ScoreOptions] = ScoreOptions()
-    reward: Rare[RewardOptions] = RewardOptions()
-    tool: Rare[ToolOptions] = ToolOptions()
-    sandbox: Rare[SandboxOptions] = SandboxOptions()
-    chat: Rare[ChatOptions] = ChatOptions()
-    network: Rare[ModelOptions] = ModelOptions()
 
 
 class ReportOptions(Options):

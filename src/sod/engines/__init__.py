@@ -4,7 +4,7 @@ An engine takes token ids and returns token ids, with the log-probability of eac
 handles text. Many requests may run at once, and each may start and end while others continue.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -64,6 +64,10 @@ class Request:
     logprobs: bool = True
     """Whether the reply's log-probabilities are used. If not, an engine that was opened for another temperature or top_p may
     return wrong ones."""
+
+    def ends(self, of_model: Set[int]) -> frozenset[int]:
+        """Return all tokens that end the turn, with the model's other end ids. Empty if no token ends it."""
+        return frozenset(self.stops).union(of_model) if self.stops else frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,8 +85,7 @@ class HFEngine:
 
     async def sample(self, request: Request) -> Reply:
         future = asyncio.get_running_loop().create_future()
-        ends = self._ends.union(request.stops) if request.stops else frozenset()
-        job = _Job(request, list(request.ids), ends, future, random.Random(request.seed))
+        job = _Job(request, list(request.ids), request.ends(self._ends), future, random.Random(request.seed))
         self._waiting.append(job)
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._run())

@@ -130,12 +130,13 @@ class ServedEngine:
         return fields
 
     def _openai_fields(self, request: Request) -> dict[str, Any]:
+        ends = [[id] for id in sorted(request.ends(self._ends))]
         return {
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
             "seed": random.Random(request.seed).getrandbits(31),  # some servers accept no larger seed
-            **({"stop": self._tokenizer.batch_decode([[id] for id in self._stops(request)])} if request.stops else {}),
+            **({"stop": self._tokenizer.batch_decode(ends)} if ends else {}),
         }
 
     def _reply(self, request: Request, answer: Any) -> Reply:
@@ -149,7 +150,7 @@ class ServedEngine:
             raise InfrastructureError(
                 f"{self._model} wrote id {strange[0]}, but the tokenizer here has {self._tokens} ids. The reply is not used."
             )
-        stops = self._stops(request)
+        stops = request.ends(self._ends)
         end = next((at for at, token in enumerate(tokens) if token in stops), None)
         if end is not None:
             tokens = tokens[: end + 1]
@@ -160,9 +161,6 @@ class ServedEngine:
         logprobs = _logprobs(choice)
         known = tuple(logprobs) if len(logprobs) == len(tokens) else ()
         return Reply(tuple(tokens), known, "stop" if tokens[-1] in stops else "length")
-
-    def _stops(self, request: Request) -> list[int]:
-        return sorted(self._ends.union(request.stops)) if request.stops else []
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False, verbose=False)

@@ -209,7 +209,7 @@ def parameters(request: Request, ends: Set[int], unused: Sequence[int] = ()) -> 
         "frequency_penalty": 0.0,
         # On a CPU, torch's generator only uses the low 32 bits: make them depend on all bits of the seed.
         "seed": random.Random(request.seed).getrandbits(63),
-        "stop_token_ids": sorted({*ends, *request.stops}) if request.stops else [],
+        "stop_token_ids": sorted(request.ends(ends)),
         "ignore_eos": True,
         "logprobs": 0,
         **({"logit_bias": dict.fromkeys(unused, NEVER)} if unused else {}),

@@ -81,20 +81,25 @@ class Advice:
         return "not known" if self.holds is None else "clear"
 
 
+def _concluded(topic: str, holds: bool | None, numbers: str, *, yes: str, no: str, unknown: str) -> Advice:
+    return Advice(topic, holds, {True: yes, False: no, None: unknown}[holds], numbers)
+
+
 def percent(interval: Interval | None) -> str:
     """Return an interval of a share as text: "41 [30, 52] %"."""
-    if interval is None:
-        return "not measured"
-    mean, low, high = (f"{100 * value:.0f}" for value in (interval.mean, interval.low, interval.high))
-    return f"{mean} %" if math.isnan(interval.low) else f"{mean} [{low}, {high}] %"
+    return _in_words(interval, "%", factor=100, digits=0)
 
 
 def nats(interval: Interval | None) -> str:
     """Return an interval of a divergence as text: "0.41 [0.30, 0.52] nats"."""
+    return _in_words(interval, "nats", factor=1, digits=2)
+
+
+def _in_words(interval: Interval | None, unit: str, *, factor: float, digits: int) -> str:
     if interval is None:
         return "not measured"
-    limits = "" if math.isnan(interval.low) else f" [{interval.low:.2f}, {interval.high:.2f}]"
-    return f"{interval.mean:.2f}{limits} nats"
+    mean, low, high = (f"{factor * value:.{digits}f}" for value in (interval.mean, interval.low, interval.high))
+    return f"{mean} {unit}" if math.isnan(interval.low) else f"{mean} [{low}, {high}] {unit}"
 
 
 def _above(interval: Interval | None, limit: float) -> bool | None:
@@ -107,23 +112,27 @@ def _above(interval: Interval | None, limit: float) -> bool | None:
 def teacher_is_better(found: Findings) -> Advice:
     """Return whether the teacher solves more than the student: without that, its tokens are no improvement on average."""
     holds = _above(found.ahead, 0.0)
-    text = {
-        True: "The teacher is better: distillation has something to teach.",
-        False: "The teacher is worse: do not distil from it.",
-        None: "The teacher is not shown to be better.",
-    }[holds]
-    return Advice("teacher better", holds, text, f"teacher minus student {percent(found.ahead)}")
+    return _concluded(
+        "teacher better",
+        holds,
+        f"teacher minus student {percent(found.ahead)}",
+        yes="The teacher is better: distillation has something to teach.",
+        no="The teacher is worse: do not distil from it.",
+        unknown="The teacher is not shown to be better.",
+    )
 
 
 def groups_have_contrast(found: Findings) -> Advice:
     """Return whether groups have both outcomes: GRPO's advantage is 0 in a group without."""
     holds = _above(found.contrast, LITTLE_CONTRAST)
-    text = {
-        True: "GRPO has a signal.",
-        False: "GRPO has next to no signal; OPD and SOD do not need it.",
-        None: "Whether GRPO has enough signal is open.",
-    }[holds]
-    return Advice("groups with contrast", holds, text, f"{percent(found.contrast)} of groups of {found.samples}")
+    return _concluded(
+        "groups with contrast",
+        holds,
+        f"{percent(found.contrast)} of groups of {found.samples}",
+        yes="GRPO has a signal.",
+        no="GRPO has next to no signal; OPD and SOD do not need it.",
+        unknown="Whether GRPO has enough signal is open.",
+    )
 
 
 def divergence_changes(found: Findings) -> Advice:
@@ -136,23 +145,27 @@ def divergence_changes(found: Findings) -> Advice:
             holds = True
         elif -limit <= growth.low and growth.high <= limit:
             holds = False
-    text = {
-        True: "d changes over steps: SOD's weights differ from OPD's.",
-        False: "d is flat over steps: SOD is nearly OPD.",
-        None: "Whether d changes over steps is open.",
-    }[holds]
-    return Advice("d changes", holds, text, numbers)
+    return _concluded(
+        "d changes",
+        holds,
+        numbers,
+        yes="d changes over steps: SOD's weights differ from OPD's.",
+        no="d is flat over steps: SOD is nearly OPD.",
+        unknown="Whether d changes over steps is open.",
+    )
 
 
 def success_falls(found: Findings) -> Advice:
     """Return whether the teacher's continuations fail more after errors: then its advice there deserves less weight."""
     holds = _above(found.fall, 0.0)
-    text = {
-        True: "The teacher solves less after errors: weights may help.",
-        False: "The teacher solves no less after errors: no need of weights.",
-        None: "Whether the teacher solves less after errors is open.",
-    }[holds]
-    return Advice("success falls", holds, text, f"fall {percent(found.fall)}")
+    return _concluded(
+        "success falls",
+        holds,
+        f"fall {percent(found.fall)}",
+        yes="The teacher solves less after errors: weights may help.",
+        no="The teacher solves no less after errors: no need of weights.",
+        unknown="Whether the teacher solves less after errors is open.",
+    )
 
 
 ADVISERS = (teacher_is_better, groups_have_contrast, divergence_changes, success_falls)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -269,28 +270,25 @@ def draw_evenly(starts: Sequence[Start], count: int, seed: int) -> list[Start]:
 # The continuations
 
 
+class Begun(NamedTuple):
+    """The part of a trajectory that is continued: the last arguments of `Agent.attempt`."""
+
+    beginning: int
+    """Seed of its environment."""
+    prefix: Sequence[Piece]
+    prefix_seed: int
+    """Seed of the trajectory."""
+
+
 @dataclass(frozen=True)
 class Successor(Agent):
-    """An agent that continues existing trajectories. Problem ids are the keys of `prefixes`, `beginnings` and `seeds`."""
+    """An agent that continues existing trajectories. Problem ids are the keys of `begun`."""
 
-    prefixes: Mapping[str, Sequence[Piece]]
-    beginnings: Mapping[str, int]
-    """Seed of the environment in the trajectory to continue."""
-    seeds: Mapping[str, int]
-    """Seed of the trajectory to continue."""
+    begun: Mapping[str, Begun]
 
-    async def attempt(
-        self,
-        problem: Problem,
-        sample: int,
-        seed: int,
-        beginning: int = 0,
-        prefix: Sequence[Piece] = (),
-        prefix_seed: int | None = None,
-    ) -> Trajectory:
-        del beginning, prefix, prefix_seed
-        id = problem.id
-        return await super().attempt(problem, sample, seed, self.beginnings[id], self.prefixes[id], self.seeds[id])
+    async def attempt(self, problem: Problem, sample: int, seed: int, *others: Any, **named: Any) -> Trajectory:
+        del others, named  # its own beginning
+        return await super().attempt(problem, sample, seed, *self.begun[problem.id])
 
 
 def continuations(options: CalibrateOptions, evaluation: ScoredEvaluation, chosen: Sequence[Start]) -> list[Row]:
@@ -337,15 +335,16 @@ def _continue(
     """Return a group for each step, with its continuation unless that was lost."""
     limits = evaluation.options.rollout
     problems: list[Problem] = []
-    prefixes: dict[str, Sequence[Piece]] = {}
-    beginnings: dict[str, int] = {}
-    seeds: dict[str, int] = {}
+    begun: dict[str, Begun] = {}
     for start in chosen:
-        begun = evaluation.batch.trajectories[start.row]
-        problems.append(replace(begun.problem, id=f"{begun.problem.id}/{begun.sample}/{start.step}"))
-        prefixes[problems[-1].id] = begun.pieces[: start.pieces]
-        beginnings[problems[-1].id] = beginning_seed(evaluation.options.seed, 0, begun.problem.id)
-        seeds[problems[-1].id] = attempt_seed(evaluation.options.seed, 0, begun.problem.id, begun.sample)
+        old, run_seed = evaluation.batch.trajectories[start.row], evaluation.options.seed
+        problem = old.problem
+        problems.append(replace(problem, id=f"{problem.id}/{old.sample}/{start.step}"))
+        begun[problems[-1].id] = Begun(
+            beginning=beginning_seed(run_seed, 0, problem.id),
+            prefix=old.pieces[: start.pieces],
+            prefix_seed=attempt_seed(run_seed, 0, problem.id, old.sample),
+        )
     with (
         Runner() as loop,
         harness.working_in(loop),
@@ -358,9 +357,7 @@ def _continue(
             del trajectory
             display.advance()
 
-        agent = Successor(
-            engine, harness.chat, harness.environments, harness.referee, limits, prefixes, beginnings, seeds
-        )
+        agent = Successor(engine, harness.chat, harness.environments, harness.referee, limits, begun)
         groups = loop.run(rollout(agent, problems, seed=options.seed, update=0, on_trajectory=advance))
     check_groups(groups)
     return groups

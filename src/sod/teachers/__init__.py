@@ -66,9 +66,8 @@ class Teacher(ABC):
     scores_candidates = True
     """Whether it scores candidates, tokens that were not sampled."""
     scores_tokens = True
-    """Whether it has a log-probability of each of the student's tokens. False: of spans, whose signal the tokens share."""
-    exact = True
-    """Whether every log-probability is exact. Otherwise some are upper bounds."""
+    """Whether it has a log-probability of each of the student's tokens. False: of spans, whose signal the tokens share, or upper
+    bounds for the less likely tokens."""
 
     @abstractmethod
     async def score(self, batch: Batch) -> Scores:

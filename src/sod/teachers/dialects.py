@@ -328,7 +328,7 @@ async def recognised(
             case {"total_slots": int(slots)}:
                 settings = props.get("default_generation_settings", {})
                 return await _met(
-                    LlamaCppDialect(model, tokenizer, options.teacher_top, slots), ids, settings.get("n_ctx")
+                    model, LlamaCppDialect(model, tokenizer, options.teacher_top, slots), ids, settings.get("n_ctx")
                 )
         if options.teacher_server == "llamacpp":
             raise OptionError(f"{model} is not llama.cpp's server: it has no /props with total_slots.")
@@ -340,17 +340,16 @@ async def recognised(
                 pass
             case _:
                 context = None
-        return await _met(SglangDialect(model, tokenizer, options.teacher_top), ids, context)
+        return await _met(model, SglangDialect(model, tokenizer, options.teacher_top), ids, context)
     echo = OpenAIDialect(model, tokenizer, options.teacher_top)
     with suppress(Refused, OptionError):
-        return await _met(echo, ids)
+        return await _met(model, echo, ids)
     echo.sampled = 1
-    return await _met(echo, ids)
+    return await _met(model, echo, ids)
 
 
-async def _met(dialect: Dialect, ids: list[int], context: int | None = None) -> Dialect:
+async def _met(model: ServedModel, dialect: Dialect, ids: list[int], context: int | None = None) -> Dialect:
     """Return the dialect if the server responds in it. `context`: longest context in tokens, if known."""
-    model = dialect._model
     model.path = dialect.path
     model.context = context or model.context
     try:

@@ -72,7 +72,7 @@ class ServerTeacher(Teacher):
     """Scores with the model on the server at `options.teacher_url`. Create it with `open`.
 
     Returns no entropies and scores no candidates; log-probabilities are at temperature 1. Where the server only returns the
-    most likely tokens, the log-probability of another token is an upper bound (`exact` is then False).
+    most likely tokens, the log-probability of another token is an upper bound (`scores_tokens` is then False).
     """
 
     scores_candidates = False
@@ -142,7 +142,7 @@ class ServerTeacher(Teacher):
         student. It gets the value of this interval that is nearest to 0.
         """
         bound_BT, outside_BT = await self._read(batch)
-        if self.exact:
+        if self.scores_tokens:
             return Scores(bound_BT, None).add_to(batch)
         nearest_BT = torch.where(outside_BT, torch.minimum(bound_BT, batch.student_BT), bound_BT)
         likeliest_BT = torch.where(outside_BT, bound_BT.exp(), 0.0)
@@ -206,7 +206,7 @@ class ServerTeacher(Teacher):
         ids = self._encode(PROBE_TEXT)
         await self._model.meet(options.teacher_served_name)
         self._dialect = await recognised(self._model, self._tokenizer, options, ids)
-        self.exact = self._dialect.exact
+        self.scores_tokens = self._dialect.exact
         self._slots = asyncio.Semaphore(self._dialect.at_once)
         self._model.check_context(_longest(rollout) + 1, "rollout.max_prompt_tokens + rollout.max_tokens + 1")
         question = self._dialect.tokenize(PROBE_TEXT)
@@ -335,4 +335,4 @@ def _why_unchecked(folder: Path, network: ModelOptions) -> str:
 def _by_hand(folder: Path, network: ModelOptions, probe: Batch) -> Tensor:
     """Return the log-probabilities of the local weights, computed on the CPU, because the student uses the GPU. -> (B, T)"""
     model = load_model(folder, network.model_copy(update={"device": "cpu"}))
-    return score(model, probe, temperature=1.0, microbatch_tokens=512)[0]
+    return score(model, probe, temperature=1.0, microbatch_tokens=Dialect.probe_tokens)[0]

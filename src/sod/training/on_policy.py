@@ -494,16 +494,11 @@ def _teacher(
                 raise OptionError(
                     "algorithm.divergence = exact needs a teacher with the student's tokenizer. Use sampled, or such a teacher."
                 )
-            if "teacher" in inputs_of(options.algorithm.name) and not teacher.scores_tokens:
+            if not teacher.scores_tokens and "teacher" in inputs_of(options.algorithm.name):
                 raise OptionError(
-                    f"algorithm.name = {options.algorithm.name} reads the teacher's log-probability of each token, but a teacher "
-                    "with another tokenizer has those of spans of text. Choose another rule, or a teacher with the student's "
-                    "tokenizer."
-                )
-            if not teacher.exact and "teacher" in inputs_of(options.algorithm.name):
-                raise OptionError(
-                    f"algorithm.name = {options.algorithm.name} reads the teacher's log-probability of every token, but its "
-                    "server only returns those of the most likely ones. Choose another rule, or another server."
+                    f"algorithm.name = {options.algorithm.name} reads the teacher's log-probability of each token, which this "
+                    "teacher does not have: one with another tokenizer has those of spans of text, and llama.cpp's server only "
+                    "those of the most likely tokens. Choose another rule, or another teacher."
                 )
             yield teacher
         return
