@@ -177,41 +177,48 @@ def test_a_long_error_is_cut_as_well() -> None:
 # Time
 
 
-GATE = threading.Event()
-ENDED: list[str] = []
+class Waits:
+    """Functions that wait for a gate of their own: threads that outlive one test do not disturb the next."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.ended: list[str] = []
+
+    def plain(self) -> Callable[..., Any]:
+        def waits() -> str:
+            """Waits."""
+            text = "opened" if self.gate.wait(20) else "waited for nothing"
+            self.ended.append(text)
+            return text
+
+        return waits
+
+    def coroutine(self) -> Callable[..., Any]:
+        async def waits() -> None:
+            """Waits."""
+            await asyncio.sleep(20)
+            self.ended.append("waited for nothing")
+
+        return waits
 
 
-def waits() -> str:
-    """Waits."""
-    text = "opened" if GATE.wait(20) else "waited for nothing"
-    ENDED.append(text)
-    return text
-
-
-async def waits_async() -> None:
-    """Waits."""
-    await asyncio.sleep(20)
-    ENDED.append("waited for nothing")
-
-
-@pytest.mark.parametrize("function", [waits, waits_async])
-def test_a_late_function_is_stopped_waiting_for(function: Callable[..., Any]) -> None:
-    GATE.clear()
-    ENDED.clear()
-    observation = observe(function, ToolOptions(seconds=0.2))
+@pytest.mark.parametrize("kind", [Waits.plain, Waits.coroutine])
+def test_a_late_function_is_stopped_waiting_for(kind: Callable[[Waits], Callable[..., Any]]) -> None:
+    waits = Waits()
+    observation = observe(kind(waits), ToolOptions(seconds=0.2))
     assert observation == Observation(text="[stopped: longer than 0.2 s]", outcome="timeout")
-    assert not ENDED  # nobody waited for the thread, not even the end of the event loop
-    GATE.set()
+    assert not waits.ended  # nobody waited for the thread, not even the end of the event loop
+    waits.gate.set()
 
 
 def test_functions_that_wait_keep_nobody_waiting_however_many_there_are() -> None:
-    GATE.clear()
+    waits = Waits()
 
     async def work() -> list[str]:
-        tool = OwnTool(waits, ToolOptions())
+        tool = OwnTool(waits.plain(), ToolOptions())
         calls = [asyncio.create_task(tool({})) for _ in range(100)]
         await asyncio.sleep(0.1)
-        GATE.set()  # which the event loop could not do if one of them held it
+        waits.gate.set()  # which the event loop could not do if one of them held it
         return [(await call).text for call in calls]
 
     assert asyncio.run(work()) == ["opened"] * 100
@@ -234,7 +241,7 @@ def test_an_async_function_under_a_plain_decorator_is_awaited() -> None:
 
 def test_an_attempt_that_is_given_up_does_not_become_the_students_error() -> None:
     async def work() -> None:
-        call = asyncio.create_task(OwnTool(waits_async, ToolOptions())({}))
+        call = asyncio.create_task(OwnTool(Waits().coroutine(), ToolOptions())({}))
         await asyncio.sleep(0)
         call.cancel()
         await call
