@@ -353,6 +353,57 @@ def test_the_server_of_a_teacher_must_be_started_and_how_is_said(train: Callable
     assert "vllm serve" not in train()
 
 
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [
+        ("vllm", "vllm serve T --served-model-name big --dtype float32 --max-model-len 501 --host there --port 8001"),
+        (
+            "sglang",
+            "python -m sglang.launch_server --model-path T --served-model-name big --dtype float32 --context-length 501 "
+            "--host there --port 8001",
+        ),
+        (
+            "llamacpp",
+            "llama-server --model T.gguf --alias big --ctx-size 2004 --parallel 4 --host there --port 8001",
+        ),
+        ("openai", "completions with echo and logprobs, for prompts of token ids, with a context of 501 tokens"),
+    ],
+)
+def test_each_kind_of_a_teachers_server_has_its_own_command(
+    train: Callable[..., str], kind: Any, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    score = ScoreOptions(teacher_url="http://there:8001", teacher_server=kind, teacher_served_name="big")
+    assert f"Start the teacher's server, unless it is running: {command}" in train(teacher="T", score=score)
+
+
+@pytest.mark.parametrize(
+    ("kind", "exchanged", "read"),
+    [
+        ("auto", "1,000 tokens sent, 1,000 log-probabilities returned (assumed: vLLM;", "up to 1,000 tokens read"),
+        (
+            "sglang",
+            "1,000 tokens sent, 800 log-probabilities",
+            "read once, if the server's cache keeps it: at least 850",
+        ),
+        (
+            "llamacpp",
+            "60,000 tokens sent in 800 requests, one for each sampled token, 80,000 log-",
+            "slot: at least 850",
+        ),
+        ("openai", "1,000 tokens sent, 1,000 log-probabilities", "the server decides: up to 1,000 tokens read"),
+    ],
+)
+def test_the_tokens_of_a_served_teacher_are_estimated_with_what_its_cache_saves(
+    train: Callable[..., str], kind: Any, exchanged: str, read: str
+) -> None:
+    """8 trajectories of 25 tokens of prompt and 100 of response, in 2 groups."""
+    text = train(score=ScoreOptions(teacher_url="http://127.0.0.1:8001", teacher_server=kind))
+    assert exchanged in text
+    assert read in text
+    assert "tokens sent" not in train()
+
+
 def test_several_processes_need_a_server_each(train: Callable[..., str]) -> None:
     engine = EngineOptions(name="vllm_server", url="http://127.0.0.1:8000")
     assert "2 processes need a vLLM server each" in train(engine=engine, processes=2)

@@ -470,9 +470,9 @@ def test_a_server_that_comes_back_with_another_model_ends_the_run(
         server.change = lambda logits_TV: (0.9 * logits_TV).log_softmax(-1)
         server.troubles.clear()
         await server.start()
-        with pytest.raises(ModelError, match="is back with another model"):
+        with pytest.raises(ModelError, match="has changed its model"):
             await pending
-        with pytest.raises(ModelError, match="is back with another model"):
+        with pytest.raises(ModelError, match="has changed its model"):
             await opened.score(batch)
 
     with_teacher(server, teacher, tokenizer, work)

@@ -60,6 +60,11 @@ class Scorer:
         batch = await compute(self._timed, collate([group]))
         return batch if self._teacher is None else await self._teacher.scored(batch)
 
+    async def confirm(self) -> None:
+        """Raise ModelError if the teacher on a server is no longer the same model."""
+        if self._teacher is not None:
+            await self._teacher.confirm()
+
     def score_now(self, group: Group) -> ScoredBatch:
         """Same as `score`, for callers without a running event loop."""
         return asyncio.run(self.score(group))

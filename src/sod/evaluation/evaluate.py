@@ -244,6 +244,8 @@ class EvaluationSession:
                     batch = self.loop.run(scorer.score(group)) if scorer is not None and len(group) else None
                     yield count.add(group, rows, batch, self.harness.chat.tokenizer.decode)
                     display.advance()
+            if scorer is not None:
+                self.loop.run(scorer.confirm())
 
     def _not_asked_for(self) -> Iterator[Record]:
         """Yield the lines of samples that an earlier call asked for, and this one does not."""

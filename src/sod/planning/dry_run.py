@@ -6,13 +6,11 @@ Transformers is not needed. The output names every assumption.
 
 import math
 import re
-import shlex
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from sod.config import (
     ChatOptions,
@@ -62,6 +60,7 @@ from sod.planning.memory import (
     type_of,
     vllm_bytes,
 )
+from sod.planning.serving import exchanged_tokens, serving
 from sod.planning.timing import LIKELY_SHARE, UTILISATION, seconds_of_update
 from sod.processes.distributed import place
 from sod.runs.files import sha256_of_file
@@ -196,6 +195,8 @@ def _of_training(options: TrainOptions) -> "DryRun":
         _tokens_of_trajectories(options.updates * trajectories, rollout),
         *_validations(options.validate, held_out, options.updates, f"problems x {options.validate.samples} samples"),
     )
+    if options.score.teacher_url and teachers:
+        text.add("teacher", *exchanged_tokens(options))
     if rollout.resample > 1:
         text.add("does", f"up to {rollout.resample:g} times as many attempts, where verdicts have no contrast")
     if data.rows and rollout.problems > data.rows:
@@ -313,16 +314,6 @@ def wire(options: TrainOptions, student: Shape, processes: int) -> list[str]:
         f"estimated {as_bytes(update + count * microbatch)} per update (assumed: {count:,} micro-batches each), plus the "
         "other processes' scored trajectories",
     ]
-
-
-def serving(teacher: str, options: TrainOptions | EvalOptions) -> str:
-    """Return the command that starts the server at score.teacher_url. vLLM always generates a token: the context has one more."""
-    address = urlsplit(options.score.teacher_url or "")
-    named = options.score.teacher_served_name
-    words = ["vllm", "serve", teacher, *(["--served-model-name", named] if named else [])]
-    dtype = type_of(options.network.for_teacher(options.score))
-    words += ["--dtype", dtype, "--max-model-len", str(longest(options.rollout) + 1)]
-    return shlex.join([*words, "--host", address.hostname or "", "--port", str(address.port or 80)])
 
 
 def _tokens_of_demonstrations(options: SftOptions, rows: int, epochs: float) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from sod.config import EngineOptions, PlanOptions, RolloutOptions, TrainOptions
 from sod.console.progress import echo
 from sod.errors import ModelError, OptionError
-from sod.planning.dry_run import SLACK, Text, columns, serving, usable_bytes, wire
+from sod.planning.dry_run import SLACK, Text, columns, usable_bytes, wire
 from sod.planning.inventory import (
     ON_HUB,
     Device,
@@ -40,6 +40,7 @@ from sod.planning.memory import (
     type_of,
     vllm_bytes,
 )
+from sod.planning.serving import exchanged_tokens, serving
 from sod.planning.timing import Seconds, seconds_of_update
 
 Changes = dict[str, Any]
@@ -422,8 +423,11 @@ def _explain(text: Text, case: Case, best: Sized) -> None:
         )
     text.add("memory", *(f"{as_bytes(size):>9}  {name}" for name, size in by_part(best.memory).items()))
     text.add("memory", f"{as_bytes(best.whole):>9}  total at the peak")
+    options = _train_options(case.base | best.changes)
     if best.processes > 1:
-        text.add("traffic", *wire(_train_options(case.base | best.changes), case.student, best.processes))
+        text.add("traffic", *wire(options, case.student, best.processes))
+    if options.score.teacher_url:
+        text.add("served", *exchanged_tokens(options))
 
 
 def _commands(case: Case, best: Sized) -> list[str]:

@@ -49,6 +49,9 @@ METRICS: Sequence[tuple[str, str, Format]] = (
     ("pattern/stable", "pattern: stable", _share),
     ("pattern/erroneous", "pattern: erroneous", _share),
     ("pattern/recovery", "pattern: recovery", _share),
+    ("teacher/tokens_sent", "tokens sent to the teacher's server per update", _count),
+    ("teacher/tokens_cached", "of these read from its cache", _count),
+    ("teacher/tokens_returned", "log-probabilities returned by it per update", _count),
     ("learn/loss", "loss", _real),
     ("seconds/update", "seconds per update", _few),
 )

@@ -59,8 +59,9 @@ class TeacherSetup:
 class Teacher(ABC):
     """A model that scores the student's tokens.
 
-    A training run calls `check` once, then for each update: `scored` for every group, `finish`, and `follow`. A checkpoint
-    calls `save`, and a resumed run `restore`. Only `score` and `take_busy_seconds` are required; the others do nothing here.
+    A training run calls `check` once, then for each update: `scored` for every group, `confirm`, `finish`, and `follow`. A
+    checkpoint calls `save`, and a resumed run `restore`. Only `score` and `take_busy_seconds` are required; the others do nothing
+    here.
     """
 
     scores_candidates = True
@@ -76,6 +77,13 @@ class Teacher(ABC):
     @abstractmethod
     def take_busy_seconds(self) -> float:
         """Return the seconds of scoring since the last call."""
+
+    def take_costs(self) -> dict[str, float]:
+        """Return the tokens and requests of a teacher on a server since the last call, as metrics of this process."""
+        return {}
+
+    async def confirm(self) -> None:
+        """Raise ModelError if this is no longer the teacher that was opened. Called after an update's groups are scored."""
 
     async def scored(self, batch: ScoredBatch) -> ScoredBatch:
         """Return a group's batch with this teacher's scores, or without them if `finish` adds them."""

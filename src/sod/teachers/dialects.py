@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from sod.config import ScoreOptions
+from sod.config.servers import SERVERS
 from sod.engines.http import TRIES, Body, Refused, ServedModel, short
 from sod.errors import InfrastructureError, ModelError, OptionError
 
@@ -38,16 +39,14 @@ class ServedRow(NamedTuple):
     cached: int
     """Tokens of these that the server reports to have read from its cache."""
     requests: int
+    returned: int = 0
+    """Log-probabilities in the responses."""
 
 
 class Dialect(ABC):
     """One kind of server. `top`: number of most likely tokens to request, if there is no exact value."""
 
     path = "v1/completions"
-    exact = True
-    """Whether every log-probability is exact. Otherwise some are upper bounds."""
-    caches = False
-    """Whether a prompt that was scored before is read from the cache."""
     temperature = 1.0
     """Temperature of a request. The log-probabilities are at 1 in any case; the start-up proof checks it."""
     at_once = 4
@@ -58,6 +57,16 @@ class Dialect(ABC):
 
     def __init__(self, model: ServedModel, tokenizer: PreTrainedTokenizerBase, top: int):
         self._model, self._tokenizer, self._top = model, tokenizer, top
+
+    @property
+    def exact(self) -> bool:
+        """Whether every log-probability is exact. Otherwise some are upper bounds."""
+        return SERVERS[self.name].exact
+
+    @property
+    def caches(self) -> bool:
+        """Whether a prompt that was scored before is read from the cache."""
+        return SERVERS[self.name].caches
 
     def tokenize(self, text: str) -> Body:
         """Return the body of a request to /tokenize."""
@@ -92,7 +101,8 @@ class Dialect(ABC):
             answer = await ask(self.body(ids, first, temperature))
             if not _is_broken_off(answer):
                 values = [0.0] * first + self.read(answer, ids, first)
-                return ServedRow(values, [False] * len(ids), tried * len(ids), self.cached(answer), tried)
+                returned = len(ids) - (1 if SERVERS[self.name].prompt_returned else first)
+                return ServedRow(values, [False] * len(ids), tried * len(ids), self.cached(answer), tried, returned)
         raise InfrastructureError(f"{self._model} aborted its response {TRIES} times.")
 
     def others(self) -> ModelError:
@@ -137,7 +147,6 @@ class SglangDialect(Dialect):
 
     name = "sglang"
     path = "generate"
-    caches = True
 
     def body(self, ids: Sequence[int], first: int, temperature: float | None = None) -> Body:
         heat = self.temperature if temperature is None else temperature
@@ -215,8 +224,6 @@ class LlamaCppDialect(Dialect):
 
     name = "llamacpp"
     path = "completion"
-    exact = False
-    caches = True
     temperature = -1.0
     """The most likely token is sampled; the probabilities are the softmax of the logits."""
     probe_tokens = 48
@@ -264,7 +271,7 @@ class LlamaCppDialect(Dialect):
                 sent, cached = sent + at, cached + self.cached(answer)
         finally:
             self._slots.put_nowait(slot)
-        return ServedRow(values, outside, sent, cached, len(wanted))
+        return ServedRow(values, outside, sent, cached, len(wanted), len(wanted) * self._top)
 
     def _find(self, answer: Any, ids: Sequence[int], at: int) -> tuple[float, bool]:
         """Return the log-probability of the token at a position, or its upper bound and True."""

@@ -14,6 +14,7 @@ import asyncio
 import functools
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,9 @@ UNCHANGED = 1e-4
 ROUNDING = 1e-3
 """Largest allowed log-probability above 0."""
 SAME = 0.02
-"""Allowed mean difference over TEXT after a restart of the server, in nats. In bfloat16 the order of sums causes some."""
+"""Allowed mean difference over TEXT since the start, in nats. In bfloat16 the order of sums causes some."""
+COSTS = ("tokens_sent", "tokens_cached", "tokens_returned", "requests")
+"""Metrics of the requests, after teacher/."""
 TEXT = """A farmer has 17 sheep and buys 3 pens. Each pen holds at most 8 animals, so the question is whether all of them fit.
 Let us count: 3 * 8 = 24 places, and 24 - 17 = 7 of these stay empty. Hence the answer is yes, with \\boxed{7} places to spare.
 
@@ -91,6 +94,7 @@ class ServerTeacher(Teacher):
         try:
             await teacher._meet(setup.score, rollout)
             await teacher._prove(setup.folder, setup.network.for_teacher(setup.score), rollout)
+            teacher.take_costs()  # those of the checks
         except BaseException:
             await teacher.close()
             raise
@@ -127,6 +131,9 @@ class ServerTeacher(Teacher):
         """Log-probabilities of TEXT at the start, one per token."""
         self._slots = asyncio.Semaphore(self._dialect.at_once)
         self._occupancy = Occupancy()
+        self._allowed = SAME
+        """Allowed mean difference over TEXT between now and the start, in nats."""
+        self._costs: Counter[str] = Counter()
 
     async def score(self, batch: Batch) -> Scores:
         """Score a batch. Where the server returns no exact value, the log-probability is an upper bound.
@@ -171,6 +178,19 @@ class ServerTeacher(Teacher):
         """Return the seconds since the last call with at least one running request, outages included."""
         return self._occupancy.take_seconds()
 
+    def take_costs(self) -> dict[str, float]:
+        """Return the tokens sent, read from the server's cache and returned since the last call, and the requests."""
+        costs, self._costs = self._costs, Counter()
+        return {f"teacher/{name}": float(costs[name]) for name in COSTS}
+
+    async def confirm(self) -> None:
+        """Raise ModelError unless the log-probabilities of TEXT are those of the start.
+
+        A server that was replaced between two requests fails no request, and may list the same name in /v1/models.
+        """
+        ids = self._text[: len(self._first)]
+        self._compare((await self._row(ids, list(range(1, len(ids))))).logprobs)
+
     async def close(self) -> None:
         await self._model.close()
 
@@ -185,7 +205,9 @@ class ServerTeacher(Teacher):
         async with self._slots:
             with self._occupancy:
                 ask = functools.partial(self._model.ask, too_long=too_long)
-                return await self._dialect.row(ask, ids, wanted, temperature)
+                row = await self._dialect.row(ask, ids, wanted, temperature)
+        self._costs.update(dict(zip(COSTS, (row.sent, row.cached, row.returned, row.requests), strict=True)))
+        return row
 
     def _check(self, logprobs_BT: Tensor) -> None:
         broken = logprobs_BT[~(logprobs_BT.isfinite() & (logprobs_BT > IMPOSSIBLE))]
@@ -233,6 +255,7 @@ class ServerTeacher(Teacher):
                     "probability, so its log-probabilities are too low by that share. The share cannot be measured here."
                 )
             return
+        self._allowed = min(SAME, tolerance)
         local_BT = await compute(_by_hand, folder, network, probe)
         if (bound_BT := outside_BT & (local_BT <= server_BT + tolerance)).any():
             server_BT = torch.where(bound_BT, local_BT, server_BT)
@@ -276,13 +299,16 @@ class ServerTeacher(Teacher):
         if not self._first:
             return
         ids = self._text[: len(self._first)]
-        now = await self._dialect.row(self._model.ask_now, ids, list(range(1, len(ids))))
-        off = sum(abs(one - other) for one, other in zip(now.logprobs, self._first, strict=True)) / (len(ids) - 1)
-        if not off <= SAME:
+        self._compare((await self._dialect.row(self._model.ask_now, ids, list(range(1, len(ids))))).logprobs)
+
+    def _compare(self, now: Sequence[float]) -> None:
+        """Raises ModelError unless these are the log-probabilities of TEXT at the start."""
+        off = sum(abs(one - other) for one, other in zip(now, self._first, strict=True)) / (len(self._first) - 1)
+        if not off <= self._allowed:
             raise ModelError(
-                f"{self._model} is back with another model: its log-probabilities differ from those before by {off:.2g} nats "
-                f"(allowed: {SAME}). Start it with the first model, then continue: `sod train` with --resume, `sod eval` by "
-                "running the same command."
+                f"{self._model} has changed its model: its log-probabilities differ from those at the start by {off:.2g} nats "
+                f"(allowed: {self._allowed}). Start it with the first model, then continue: `sod train` with --resume, `sod "
+                "eval` by running the same command."
             )
 
     @property

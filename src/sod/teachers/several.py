@@ -73,6 +73,10 @@ class SeveralTeachers(Teacher):
     def take_busy_seconds(self) -> float:
         return sum(teacher.take_busy_seconds() for teacher in self._teachers.values())
 
+    async def confirm(self) -> None:
+        for teacher in self._teachers.values():
+            await teacher.confirm()
+
     def check(self, problems: Sequence[Problem]) -> None:
         """Raise DataError if a problem has no teacher, or lacks something that its teacher requires."""
         of = [(problem, self.route(problem).model) for problem in problems]

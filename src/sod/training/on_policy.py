@@ -269,7 +269,7 @@ class TrainingSession:
             display.extend(len(self.ranks.share(problems)) * options.group)
         ids = chosen(alike, options)
         my_ids = [id for id in ids if id in mine]
-        self._unless_ended(update, self._score([mine[id] for id in my_ids if id not in scored], scored))
+        self._unless_ended(update, self._complete([mine[id] for id in my_ids if id not in scored], scored))
         batches = [scored[id] for id in my_ids]
         if self.teacher:
             batches = self.teacher.finish(batches)
@@ -317,6 +317,11 @@ class TrainingSession:
     async def _score(self, groups: Sequence[Group], scored: dict[str, ScoredBatch]) -> None:
         for group in groups:
             scored[group.problem.id] = await self.scorer.score(group)
+
+    async def _complete(self, groups: Sequence[Group], scored: dict[str, ScoredBatch]) -> None:
+        """Score the last groups, and check that the teacher is still the same."""
+        await self._score(groups, scored)
+        await self.scorer.confirm()
 
     def _unless_ended(self, update: int, work: Coroutine[Any, Any, T]) -> T:
         """Run the work. If a signal ends any process, all save the `update` updates so far and raise Terminated."""
@@ -386,9 +391,10 @@ class TrainingSession:
             "score": self.scorer.take_busy_seconds(),
             "tools": self.harness.environments.take_busy_seconds(),
         }
-        everyone = self.ranks.gather((clock, busy, self.harness.sandbox.take_statistics()))
-        clocks, busies, programs = zip(*everyone, strict=True)
-        report |= functools.reduce(operator.add, programs).metrics()
+        costs = metrics.SumsByName(self.teacher.take_costs() if self.teacher else {})
+        everyone = self.ranks.gather((clock, busy, self.harness.sandbox.take_statistics(), costs))
+        clocks, busies, programs, costs = zip(*everyone, strict=True)
+        report |= functools.reduce(operator.add, programs).metrics() | functools.reduce(operator.add, costs)
         mean = {name: fmean(each[name] for each in busies) for name in busy}
         report |= metrics.of_time(batch, clocks[0].seconds, sampled=report.get("rollout/tokens_sampled", 0.0), **mean)
         for name in clock.peak_mb:
