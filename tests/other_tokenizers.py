@@ -2,12 +2,15 @@
 
 import json
 from copy import deepcopy
+from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from sod.config import ModelOptions
 from sod.lab.tokenizer import CHAT_TEMPLATE, PAD, TURN_END, TURN_START
+from sod.model.loading import load_model, load_tokenizer
 
 TEXTS = [
     "So the answer is 42, and we print the value of the sum.",
@@ -89,3 +92,37 @@ def swapped(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     other = deepcopy(tokenizer)
     other._tokenizer = Tokenizer.from_str(json.dumps(changed))  # type: ignore[attr-defined]
     return other
+
+
+def permute_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Permute the rows of a model's embeddings and of its head. -> the new id of each id; those of added tokens stay."""
+    added = set(tokenizer.added_tokens_decoder)
+    ordinary = [each for each in range(len(tokenizer)) if each not in added]
+    new_id = list(range(model.get_input_embeddings().weight.shape[0]))  # type: ignore[union-attr, arg-type]
+    for place, old in enumerate(ordinary):
+        new_id[old] = ordinary[(place + 37) % len(ordinary)]
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    tables = {id(table): table for layer in layers for table in layer.parameters()}  # type: ignore[union-attr]
+    with torch.no_grad():
+        for table in tables.values():
+            table[torch.tensor(new_id)] = table.clone()
+    return new_id
+
+
+def permuted(tokenizer: PreTrainedTokenizerBase, new_id: list[int]) -> PreTrainedTokenizerBase:
+    """The same tokenizer with other ids: another vocabulary, the same tokens."""
+    changed = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+    names = changed["model"]["vocab"]
+    changed["model"]["vocab"] = {name: new_id[id] for name, id in names.items()}
+    other = deepcopy(tokenizer)
+    other._tokenizer = Tokenizer.from_str(json.dumps(changed))  # type: ignore[attr-defined]
+    return other
+
+
+def save_permuted(model: Path, folder: Path) -> Path:
+    """Write a model with permuted ids: the same model, with another vocabulary. -> the folder"""
+    tokenizer, network = load_tokenizer(model), load_model(model, ModelOptions(device="cpu"))
+    new_id = permute_rows(network, tokenizer)
+    network.save_pretrained(folder)
+    permuted(tokenizer, new_id).save_pretrained(folder)
+    return folder

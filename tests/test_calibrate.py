@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from other_tokenizers import save_permuted
 
 from sod.config import AlgorithmOptions, CalibrateOptions, EvalOptions, ModelOptions
 from sod.core import RULES, StepInfo
@@ -297,6 +298,30 @@ def test_a_calibration_leaves_what_it_found_and_every_continuation(
 
     again = options.model_copy(update={"out": options.out.with_name("again")})
     assert calibrate(again) == results
+
+
+def test_a_teacher_with_another_tokenizer_continues_in_its_own_tokens(
+    student: Path, teacher: Path, measured: Path, problem_file: Path, tmp_path: Path
+) -> None:
+    """The same teacher with permuted ids: divergences and weights are the same, and it solves problems."""
+    foreign = save_permuted(teacher, tmp_path / "foreign")
+    out = tmp_path / "run"
+    options = {"model": student, "teacher": foreign, "data": problem_file, "out": out, "samples": 3}
+    evaluate(EvalOptions.model_validate(settings.EVAL | options))
+    found, plain = ScoredEvaluation.read(out), ScoredEvaluation.read(measured)
+    assert found.batch.span_share_BT is not None
+    torch.testing.assert_close(found.d_BK, plain.d_BK, atol=1e-4, rtol=0)
+    reading = [each.rule for each in SYSTEMS.values() if "teacher" in each.reads]
+    weights, expected = found.weights(), plain.weights()
+    assert reading
+    assert list(weights) == [name for name in IN_AN_EVALUATION if name not in reading]
+    for name, w_BK in weights.items():
+        torch.testing.assert_close(w_BK, expected[name], atol=2e-2, rtol=2e-2, msg=name)  # signals have four decimals
+    results = calibrate(CalibrateOptions(run=out, teacher=foreign, out=tmp_path / "calibration", steps=8))
+    rows = read_rows(tmp_path / "calibration" / "continuations.jsonl")
+    assert len(rows) == results["steps"] == 8
+    assert any(row["solved"] for row in rows)
+    assert all(row["text"].isascii() for row in rows)
 
 
 def test_all_steps_are_taken_where_there_are_fewer_than_asked_for(

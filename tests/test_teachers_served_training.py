@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from other_tokenizers import save_permuted
 from safetensors.torch import load_file
 from test_teachers_dialects import Other
 from test_teachers_server import CPU, Serving, in_the_background
@@ -19,7 +20,7 @@ from sod.config import ScoreOptions, TrainOptions
 from sod.config.servers import SERVERS
 from sod.errors import ModelError
 from sod.lab import settings
-from sod.model.loading import load_model
+from sod.model.loading import load_model, load_tokenizer
 from sod.report.reading import read_run
 from sod.report.summary import learning_table
 from sod.runs.directory import Run
@@ -118,6 +119,28 @@ def test_an_update_beside_a_server_of_each_kind_learns_what_one_beside_the_teach
     names = [name for name in expected if name.startswith(("steps/", "learn/", "rollout/")) and "entropy" not in name]
     assert {name: row[name] for name in names} == pytest.approx({name: expected[name] for name in names}, abs=1e-4)
     assert not [f"teacher/{name}" for name in COSTS if f"teacher/{name}" in expected]
+
+
+@pytest.fixture(scope="module")
+def foreign(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lab's teacher with permuted ids: the same model, with another vocabulary."""
+    return save_permuted(teacher, tmp_path_factory.mktemp("foreign"))
+
+
+@pytest.mark.parametrize("kind", ["vllm", "llamacpp"])
+def test_a_served_teacher_with_another_tokenizer_is_learnt_from_as_from_itself(
+    options: dict[str, Any], foreign: Path, here: Run, tmp_path: Path, kind: str
+) -> None:
+    tokenizer = load_tokenizer(foreign)
+    server = serving(kind, load_model(foreign, CPU), tokenizer)
+    score = {"teacher_server": kind, "teacher_top": len(tokenizer)}
+    with in_the_background(server) as url:
+        there = learnt(options, tmp_path / "run", teacher=foreign, score=score | {"teacher_url": url})
+    assert max(abs(one - other) for one, other in zip(signals(there), signals(here), strict=True)) < 2e-4
+    (row,), (expected,) = there.metrics(), here.metrics()
+    assert row["teacher/aligned_share"] == 1
+    for name in ("steps/d", "steps/d_1", "learn/loss", "learn/grad_norm"):
+        assert row[name] == pytest.approx(expected[name], abs=1e-4), name
 
 
 def test_the_tokens_of_an_update_are_counted_and_shown(

@@ -348,7 +348,9 @@ def test_numbers_that_break_later_are_refused_then(
 
 def test_another_tokenizer_is_refused(server: Serving, teacher: Path, tokenizer: Tokenizer) -> None:
     server.shift = 1
-    with pytest.raises(ModelError, match=r"tokenizes differently .* Serve a teacher with the student's tokenizer"):
+    with pytest.raises(
+        ModelError, match=r"tokenizes differently .* Pass the served model, or its tokenizer, as --teacher"
+    ):
         with_teacher(server, teacher, tokenizer)
 
 

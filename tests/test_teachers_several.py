@@ -1,6 +1,7 @@
 """Several teachers in one run: each problem has one, and a run shows what each of them did."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from other_tokenizers import byte_level, swap_rows, swapped
+from other_tokenizers import byte_level, save_permuted
+from safetensors.torch import load_file
 from test_teachers_translated import PROBLEM, conversation, setup
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
@@ -20,6 +22,7 @@ from sod.config.teachers import Route, named_in, routes_of
 from sod.errors import DataError, OptionError
 from sod.lab import settings
 from sod.model.loading import load_tokenizer
+from sod.planning.dry_run import plan
 from sod.processes.concurrency import Runner
 from sod.processes.distributed import ALONE
 from sod.scoring import Scorer
@@ -149,39 +152,57 @@ def learnt(options: dict[str, Any], out: Path, **fields: Any) -> dict[str, float
 
 @pytest.fixture(scope="module")
 def other(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The lab's teacher with the ids of two letters exchanged: the same model, with another vocabulary."""
-    from sod.config import ModelOptions
-    from sod.model.loading import load_model
-
-    folder = tmp_path_factory.mktemp("other")
-    tokenizer = load_tokenizer(teacher)
-    model = load_model(teacher, ModelOptions(device="cpu"))
-    swap_rows(model, tokenizer)
-    model.save_pretrained(folder)
-    swapped(tokenizer).save_pretrained(folder)
-    return folder
+    """The lab's teacher with all ids of its ordinary tokens permuted: the same model, with another vocabulary."""
+    return save_permuted(teacher, tmp_path_factory.mktemp("other"))
 
 
-def test_a_student_learns_the_same_from_its_teacher_with_another_vocabulary(
+def test_a_student_learns_the_same_in_three_updates_from_its_teacher_with_another_vocabulary(
     options: dict[str, Any], teacher: Path, other: Path, tmp_path: Path
 ) -> None:
-    plain = learnt(options, tmp_path / "plain", teacher=teacher)
-    spans = learnt(options, tmp_path / "spans", teacher=other)
-    assert spans["teacher/aligned_share"] == 1
-    assert "teacher/aligned_share" not in plain
-    for name in ("steps/d", "steps/d_1", "steps/teacher_entropy", "learn/loss", "learn/grad_norm"):
-        assert spans[name] == pytest.approx(plain[name], abs=1e-5), name
+    """Numbers in double precision would be the same; in float32 AdamW enlarges the rounding of small gradients."""
+    options = options | {"updates": 3, "learn": {"lr": 1e-4, "minibatches": 1}}
+    plain, spans = (
+        train(TrainOptions.model_validate(options | {"out": tmp_path / name, "teacher": folder}))
+        for name, folder in (("plain", teacher), ("spans", other))
+    )
+    for one, expected in zip(spans.metrics(), plain.metrics(), strict=True):
+        assert one["teacher/aligned_share"] == 1
+        assert "teacher/aligned_share" not in expected
+        for name in ("steps/d", "steps/d_1", "steps/teacher_entropy", "learn/loss", "learn/grad_norm"):
+            assert one[name] == pytest.approx(expected[name], abs=1e-5), name
+    (_, ours), (_, theirs) = (run.newest_checkpoint() or (0, tmp_path) for run in (spans, plain))
+    start = load_file(options["student"] / "model.safetensors")
+    learnt_weights, plain_weights = load_file(ours / "model.safetensors"), load_file(theirs / "model.safetensors")
+    assert max(float((plain_weights[name] - start[name]).abs().max()) for name in start) > 1e-4
+    for name, weight in plain_weights.items():
+        torch.testing.assert_close(learnt_weights[name], weight, atol=1e-5, rtol=0)
 
 
-def test_a_rule_that_reads_the_teachers_probability_of_a_token_needs_the_students_tokenizer(
-    options: dict[str, Any], teacher: Path, other: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"algorithm": {"name": "scope"}},
+            r"algorithm\.name = scope reads the teacher's log-probability of each token",
+        ),
+        (
+            {"algorithm": {"divergence": "exact"}},
+            r"algorithm\.divergence = exact compares candidates of one vocabulary",
+        ),
+        ({"score": {"shard_teacher": True}}, r"score\.shard_teacher needs a teacher with the student's tokenizer"),
+    ],
+)
+def test_what_a_teacher_with_another_tokenizer_cannot_do_is_refused_in_a_dry_run_and_at_the_start(
+    options: dict[str, Any], teacher: Path, other: Path, tmp_path: Path, fields: dict[str, Any], message: str
 ) -> None:
     for each in ({"teacher": other}, {"teachers": [f"math={teacher}", f"*={other}"]}):
-        with pytest.raises(
-            OptionError, match=r"algorithm\.name = scope reads the teacher's log-probability of each token"
-        ):
-            learnt(options, tmp_path / "run", algorithm={"name": "scope"}, **each)
-    assert learnt(options, tmp_path / "run", algorithm={"name": "scope"}, teacher=teacher)
+        given = TrainOptions.model_validate(options | {"out": tmp_path / "run"} | fields | each)
+        assert re.search(message, plan(given))
+        with pytest.raises(OptionError, match=message):
+            train(given)
+    assert not (tmp_path / "run").exists()
+    same = TrainOptions.model_validate(options | {"out": tmp_path / "run", "teacher": teacher} | fields)
+    assert not re.search(message, plan(same))
 
 
 def test_a_run_with_several_teachers_shows_each_and_keeps_their_fingerprints(
@@ -232,5 +253,10 @@ def test_several_teachers_and_one_are_refused_together(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_swapped_tokenizer_of_these_tests_has_another_vocabulary(tokenizer: PreTrainedTokenizerBase) -> None:
-    assert swapped(tokenizer).get_vocab() != tokenizer.get_vocab()
+def test_the_permuted_tokenizer_of_these_tests_writes_the_same_tokens_with_other_ids(
+    tokenizer: PreTrainedTokenizerBase, other: Path
+) -> None:
+    changed, text = load_tokenizer(other), "So the answer is 42, and def total(values): return sum(values)"
+    one, two = (each.encode(text, add_special_tokens=False) for each in (tokenizer, changed))
+    assert tokenizer.convert_ids_to_tokens(one) == changed.convert_ids_to_tokens(two)
+    assert all(mine != yours for mine, yours in zip(one, two, strict=True))

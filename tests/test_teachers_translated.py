@@ -1,5 +1,6 @@
 """A teacher with another tokenizer: what it reads, which of the student's tokens it scores, and what a span's signal is."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from other_tokenizers import byte_level, sentence_piece, swap_rows, swapped, word_piece
+from test_teachers_dialects import Other
 from tiny_templates import ENDS, TEMPLATES, TOKENS
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Qwen3ForCausalLM
 
@@ -17,6 +19,7 @@ from sod.config import AlgorithmOptions, ChatOptions, ModelOptions, RolloutOptio
 from sod.core import step_divergence, step_ids, step_weights
 from sod.credit.algorithms import give_credit, step_info
 from sod.errors import DataError, ModelError, OptionError, TemplateError
+from sod.model.loading import load_model
 from sod.processes.concurrency import Runner
 from sod.processes.distributed import ALONE
 from sod.runs import metrics
@@ -24,6 +27,7 @@ from sod.scoring import Scorer
 from sod.teachers import Teacher, TeacherSetup, translated
 from sod.teachers.local import LocalTeacher
 from sod.teachers.opening import open_teacher
+from sod.teachers.server import ServerTeacher
 from sod.teachers.translated import TranslatedTeacher
 from sod.teachers.translation import TranslatedTurn, Translator
 from sod.types import Group, Message, Piece, Problem, Trajectory, Verdict
@@ -139,6 +143,41 @@ def test_the_same_vocabulary_is_scored_without_spans(chat: ChatFormat, save: Cal
     with Runner() as loop, open_teacher(loop, setup(save(chat.tokenizer), chat), ALONE) as teacher:
         assert type(teacher) is LocalTeacher
         assert teacher.scores_candidates
+
+
+# On a server
+
+
+@pytest.mark.parametrize(("kind", "top"), [("sglang", 0), ("openai", 0), ("llamacpp", 100_000), ("llamacpp", 5)])
+def test_a_served_teacher_with_another_tokenizer_gives_the_signals_of_the_same_teacher_here(
+    chat: ChatFormat, save: Callable[..., Path], random_model: MakeModel, kind: str, top: int
+) -> None:
+    """A span with a token outside the top gets the value of its interval that is nearest to zero."""
+    folder, student = save(byte_level(), seed=3), random_model(1, vocabulary=len(chat.tokenizer))
+    here = scored(student, TranslatedTeacher(setup(folder, chat)), [conversation(chat)])
+    given = replace(here, teacher_BT=None, span_share_BT=None, teacher_entropy_BT=None)
+    served = Other(load_model(folder, ModelOptions(device="cpu")), byte_level(), kind)
+
+    async def work() -> ScoredBatch:
+        score = {"teacher_url": await served.start(), "teacher_server": kind, "teacher_top": top or 100}
+        whole = replace(setup(folder, chat, **score), rollout=ROLLOUT.model_copy(update={"temperature": 1.0}))
+        opened = await ServerTeacher.open(whole)
+        try:
+            opened.check([PROBLEM])
+            return await opened.scored(given)
+        finally:
+            await opened.close()
+            served.stop()
+
+    plain = replace(setup(folder, chat), rollout=ROLLOUT.model_copy(update={"temperature": 1.0}))
+    expected_BT = signal(TranslatedTeacher(plain).scored_now(given))
+    there = asyncio.run(work())
+    assert torch.equal(there.span_share_BT, here.span_share_BT)  # type: ignore[arg-type]
+    outside_BT = torch.zeros_like(expected_BT).bool() if there.outside_BT is None else there.outside_BT > 0
+    assert (top == 5) == bool(outside_BT.any())
+    torch.testing.assert_close(signal(there)[~outside_BT], expected_BT[~outside_BT], atol=1e-4, rtol=0)
+    assert (signal(there)[outside_BT] <= 0).all()
+    assert (signal(there)[outside_BT] >= expected_BT[outside_BT].clamp(max=0) - 1e-4).all()
 
 
 # Other tokens
@@ -304,18 +343,25 @@ def test_calls_are_written_as_the_teacher_writes_them_and_their_values_are_align
 def test_calls_in_an_environment_are_read_with_the_tools_of_its_conversation(
     pair: Callable[[str, str], tuple[ChatFormat, ChatFormat]],
 ) -> None:
+    """Calls in XML have no types: "5" is a text or a number, as the tool's schema says. The run's own tools have no such tool."""
     ours, theirs = pair("xml", "hermes")
-    parameters = {"type": "object", "properties": {"number": {"type": "integer"}}}
+    parameters = {"type": "object", "properties": {"name": {"type": "string"}, "number": {"type": "integer"}}}
     add = {"type": "function", "function": {"name": "add", "description": "Add.", "parameters": parameters}}
-    call = {"type": "function", "function": {"name": "add", "arguments": {"number": 5}}}
+    call = {"type": "function", "function": {"name": "add", "arguments": {"name": "5", "number": 5}}}
     pieces = (
         Piece("prompt", tuple(ours.prompt(PROBLEM.messages, [add]))),
         Piece("student", tuple(ours.turn({"role": "assistant", "content": "I add.", "tool_calls": [call]}, [add]))),
+        Piece("tool", tuple(ours.observation(["10"], ["add"]))),
     )
     trajectory = Trajectory(PROBLEM, 0, pieces, "over", "", messages=PROBLEM.messages, tools=(add,))
-    translated, _ = Translator(ours, theirs, [TOOL]).trajectory(trajectory)
+    translator = Translator(ours, theirs, [TOOL])
+    translated, _ = translator.trajectory(trajectory)
+    assert list(translated.pieces[0].tokens) == theirs.prompt(PROBLEM.messages, [add])
     (found,) = theirs.calls(translated.pieces[1].tokens, [add])
-    assert (found.name, found.arguments) == ("add", {"number": 5})  # type: ignore[union-attr]
+    assert (found.name, found.arguments) == ("add", {"name": "5", "number": 5})  # type: ignore[union-attr]
+    without = translator.turn(pieces[1].tokens)
+    (other,) = theirs.calls(without.tokens, [add])
+    assert other.arguments != {"name": "5", "number": 5}, "with the tools of the run the call is another one"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("student", ["hermes", "xml"])

@@ -5,19 +5,19 @@ The trajectories come from an evaluation with a teacher. Steps are drawn evenly 
 
 import json
 import logging
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import ScoredBatch, collate, pad
+from sod.chat.format import ChatFormat
 from sod.config import AlgorithmOptions, CalibrateOptions, EvalOptions, RolloutCommandOptions
 from sod.console.progress import Display
 from sod.core import INPUTS, RULES, MissingInputError, Rule, StepInfo, Weights, step_mean
@@ -30,7 +30,7 @@ from sod.engines.opening import open_engine
 from sod.errors import DataError, RunError
 from sod.evaluation.results import Evaluated, read_evaluation
 from sod.model.hub import model_folder
-from sod.model.loading import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer
+from sod.model.loading import check_context, check_embeddings, load_model
 from sod.processes.concurrency import Runner
 from sod.rollout.agent import Agent
 from sod.rollout.groups import attempt_seed, beginning_seed, rollout
@@ -40,6 +40,10 @@ from sod.runs.directory import Run, command_of
 from sod.runs.files import to_json, write_whole
 from sod.runs.records import from_record
 from sod.scoring import check_groups
+from sod.teachers import TeacherSetup
+from sod.teachers.opening import has_same_tokens
+from sod.teachers.translated import Translation
+from sod.teachers.translation import Translator
 from sod.types import Group, Piece, Problem, Trajectory
 
 logger = logging.getLogger(__name__)
@@ -87,6 +91,9 @@ class ScoredEvaluation:
             graded.scored(torch.zeros_like(signal_BT)),
             teacher_BT=signal_BT,
             teacher_entropy_BT=pad([each.teacher_entropy for each in scored], torch.float32),
+            span_share_BT=pad([each.share for each in scored], torch.float32)
+            if any(each.share for each in scored)
+            else None,
         )
         return cls(
             options=options,
@@ -108,7 +115,7 @@ class ScoredEvaluation:
         return replace(
             info,
             student_BT=sampled_BT if known else None,
-            teacher_BT=sampled_BT + info.signal_BT if known else None,
+            teacher_BT=sampled_BT + info.signal_BT if known and self.batch.span_share_BT is None else None,
             student_rate_B=None,
         )
 
@@ -185,6 +192,8 @@ class _Scored:
     teacher_entropy: list[float]
     """Entropy at each token; 0 for tokens that the student did not write."""
     d: list[float]
+    share: list[float]
+    """Part of a span that each token is; empty for a teacher with the student's tokenizer."""
 
     @classmethod
     def of(cls, row: Row, problem: Problem) -> "_Scored":
@@ -193,10 +202,14 @@ class _Scored:
         authors = ["observation" if piece["author"] in ("tool", "user") else piece["author"] for piece in pieces]
         if authors != ["prompt", "student", *["observation", "student"] * (len(d) - 1)]:
             raise ValueError("its steps do not match its pieces")
-        if not np.allclose([fmean(map(abs, turn["signal"])) for turn in pieces[1::2]], d, rtol=0, atol=1e-3):
-            raise ValueError("the d of its steps is not the mean of |signal|")
+        turns = [(turn["signal"], turn.get("span_share") or [1.0] * len(turn["signal"])) for turn in pieces[1::2]]
+        for (signal, share), own in zip(turns, d, strict=True):
+            spans = math.fsum(share)
+            if spans and not math.isclose(math.fsum(map(abs, signal)) / spans, own, rel_tol=1e-3, abs_tol=1e-3):
+                raise ValueError("the d of its steps is not the mean of |signal|")
         attempt = from_record(row, problem, lambda tokens: "")  # its text is not needed
-        return cls(attempt, _by_token(pieces, "signal"), _by_token(pieces, "teacher_entropy"), d)
+        share = _by_token(pieces, "span_share") if "span_share" in pieces[1] else []
+        return cls(attempt, _by_token(pieces, "signal"), _by_token(pieces, "teacher_entropy"), d, share)
 
 
 def _by_token(pieces: Sequence[Row], name: str) -> list[float]:
@@ -300,10 +313,10 @@ def continuations(options: CalibrateOptions, evaluation: ScoredEvaluation, chose
     harness = Harness.of(
         model_folder(evaluation.options.model, weights=False), evaluation.options, list(problems.values())
     )
-    teacher = _load_teacher(options, evaluation.options, harness.chat.tokenizer)
+    teacher = _Teacher.load(options, evaluation.options, harness)
     weights = evaluation.weights()
     groups = _continue(options, evaluation, chosen, harness, teacher)
-    rows = _rows(evaluation, weights, chosen, groups, harness.chat.tokenizer)
+    rows = _rows(evaluation, weights, chosen, groups, teacher.chat.tokenizer)
     if len(rows) < len(chosen):
         logger.warning(
             f"{len(chosen) - len(rows)} continuations were lost to infrastructure failures or could not be graded."
@@ -313,16 +326,42 @@ def continuations(options: CalibrateOptions, evaluation: ScoredEvaluation, chose
     return rows
 
 
-def _load_teacher(
-    options: CalibrateOptions, measured: EvalOptions, tokenizer: PreTrainedTokenizerBase
-) -> PreTrainedModel:
-    """Load the teacher with the precision of the evaluation, and check that it fits the student's tokenizer and limits."""
-    folder = model_folder(options.teacher)
-    check_same_vocabulary(tokenizer, load_tokenizer(folder))
-    teacher = load_model(folder, measured.network.for_teacher(measured.score))
-    check_embeddings(teacher, tokenizer, folder)
-    check_context(teacher, measured.rollout, whose="teacher")
-    return teacher
+@dataclass(frozen=True, slots=True)
+class _Teacher:
+    """The teacher that continues, in its own chat format."""
+
+    model: PreTrainedModel
+    chat: ChatFormat
+    translator: Translator | None
+    """Renders the student's steps for a teacher with another tokenizer."""
+
+    @classmethod
+    def load(cls, options: CalibrateOptions, measured: EvalOptions, harness: Harness) -> "_Teacher":
+        """Load the teacher with the precision of the evaluation, and check that it fits the student's limits."""
+        folder, chat, translator = model_folder(options.teacher), harness.chat, None
+        if not has_same_tokens(folder, chat.tokenizer):
+            setup = TeacherSetup(
+                folder=folder,
+                tokenizer=chat.tokenizer,
+                network=measured.network,
+                score=measured.score,
+                rollout=measured.rollout,
+                microbatch_tokens=measured.microbatch_tokens,
+                chat=chat,
+                tools=harness.tools.schemas,
+                thinking=measured.chat.thinking,
+            )
+            translation = Translation(setup)
+            chat, translator = translation.chat, translation.translator
+        model = load_model(folder, measured.network.for_teacher(measured.score))
+        check_embeddings(model, chat.tokenizer, folder)
+        check_context(model, measured.rollout, whose="teacher")
+        return cls(model, chat, translator)
+
+    def read(self, trajectory: Trajectory, pieces: int) -> Sequence[Piece]:
+        """Return the first pieces of a trajectory in the teacher's tokens."""
+        begun = replace(trajectory, pieces=trajectory.pieces[:pieces])
+        return begun.pieces if self.translator is None else self.translator.trajectory(begun)[0].pieces
 
 
 def _continue(
@@ -330,7 +369,7 @@ def _continue(
     evaluation: ScoredEvaluation,
     chosen: Sequence[Start],
     harness: Harness,
-    teacher: PreTrainedModel,
+    teacher: _Teacher,
 ) -> list[Group]:
     """Return a group for each step, with its continuation unless that was lost."""
     limits = evaluation.options.rollout
@@ -342,13 +381,13 @@ def _continue(
         problems.append(replace(problem, id=f"{problem.id}/{old.sample}/{start.step}"))
         begun[problems[-1].id] = Begun(
             beginning=beginning_seed(run_seed, 0, problem.id),
-            prefix=old.pieces[: start.pieces],
+            prefix=teacher.read(old, start.pieces),
             prefix_seed=attempt_seed(run_seed, 0, problem.id, old.sample),
         )
     with (
         Runner() as loop,
         harness.working_in(loop),
-        open_engine(loop, evaluation.options.engine, teacher, limits) as engine,
+        open_engine(loop, evaluation.options.engine, teacher.model, limits) as engine,
         Display("calibrate", total=1) as display,
         display.phase("continue", len(problems)),
     ):
@@ -357,7 +396,7 @@ def _continue(
             del trajectory
             display.advance()
 
-        agent = Successor(engine, harness.chat, harness.environments, harness.referee, limits, begun)
+        agent = Successor(engine, teacher.chat, harness.environments, harness.referee, limits, begun)
         groups = loop.run(rollout(agent, problems, seed=options.seed, update=0, on_trajectory=advance))
     check_groups(groups)
     return groups

@@ -165,6 +165,23 @@ def of_teacher(teacher: Path | None, options: ScoreOptions) -> Refusals:
             yield f"score.{name} is for a teacher on this machine, not on a server. Leave it or score.teacher_url out."
 
 
+def of_translation(options: TrainOptions, teacher: Path) -> Refusals:
+    """Check the options of a run whose teacher has another tokenizer than the student."""
+    name, other = options.algorithm.name, f"the teacher {teacher} has another tokenizer than the student"
+    if options.algorithm.divergence == "exact":
+        yield (
+            f"algorithm.divergence = exact compares candidates of one vocabulary, but {other}. Use sampled, or a teacher with "
+            "the student's tokenizer."
+        )
+    if options.score.shard_teacher:
+        yield f"score.shard_teacher needs a teacher with the student's tokenizer, but {other}. Leave it out, or use a server."
+    if "teacher" in _reads(traits(name)):
+        yield (
+            f"algorithm.name = {name} reads the teacher's log-probability of each token, but {other}, so it has those of spans "
+            "of text. Choose another rule, or another teacher."
+        )
+
+
 def _of_teachers(options: TrainOptions) -> Refusals:
     """Check several teachers."""
     if not options.teachers:

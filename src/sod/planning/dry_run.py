@@ -28,7 +28,7 @@ from sod.credit.systems import SYSTEMS
 from sod.engines import ENGINES
 from sod.errors import ModelError, OptionError, RunError, TemplateError
 from sod.model.lengths import SomeSampling, capped
-from sod.planning.checks import is_address, of_evaluation, of_fine_tuning, of_training
+from sod.planning.checks import is_address, of_evaluation, of_fine_tuning, of_training, of_translation
 from sod.planning.inventory import (
     Device,
     Found,
@@ -151,6 +151,9 @@ def _read_training(text: "DryRun", options: TrainOptions) -> "tuple[Found, list[
     else:
         models = dict.fromkeys(route.model for route in routes_of(options.teachers))
         teachers = [text.read_model("teacher", model) for model in models]
+    if not _is_own_teacher(options):
+        for model in [options.teacher] if options.teacher else [route.model for route in routes_of(options.teachers)]:
+            text.check_tokens(options, model)
     if options.has_reference:
         text.add(
             "reads", "start    the initial student, which the divergence of learn.kl or kl_in_reward is measured from"
@@ -472,6 +475,21 @@ class DryRun(Text):
         with self.refusals():
             if note := ChatFormat.of(load_tokenizer(folder), options).note:
                 self.add("reads", note)
+
+    def check_tokens(self, options: TrainOptions, teacher: Path) -> None:
+        """Check a teacher with another tokenizer than the student's, if both tokenizers are local."""
+        ours, theirs = find_tokenizer(options.student), find_tokenizer(teacher)
+        if ours is None or theirs is None or ours == theirs:
+            return
+        from sod.chat.teacher import teacher_chat  # Transformers take seconds to import
+        from sod.model.loading import load_tokenizer
+
+        with self.refusals():
+            own = load_tokenizer(theirs)
+            if own.get_vocab() != load_tokenizer(ours).get_vocab():
+                self.add("reads", f"spans    of text, because {teacher} has another tokenizer than the student")
+                self.first += of_translation(options, teacher)
+                teacher_chat(own, theirs, options.score, thinking=options.chat.thinking)
 
     def check_what_is_named(self, options: TrainOptions | EvalOptions, teacher: Found | None) -> None:
         """Add the user's own tools, and the command that starts the teacher's server."""

@@ -77,6 +77,8 @@ def scored_records(batch: ScoredBatch, options: AlgorithmOptions, text: Decode, 
     d_BK, w_BK, exists_BK = steps(kept, options)
     by_step = {"d": d_BK, "w": w_BK}
     by_token = {"signal": kept.teacher_BT - kept.student_BT}
+    if kept.span_share_BT is not None:
+        by_token["span_share"] = kept.span_share_BT
     if kept.teacher_entropy_BT is not None:
         by_token["teacher_entropy"] = kept.teacher_entropy_BT
         by_step["teacher_entropy"] = step_mean(kept.teacher_entropy_BT, kept.steps_BT)

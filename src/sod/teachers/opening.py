@@ -5,6 +5,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
+
 from sod.config import ScoreOptions
 from sod.config.teachers import Route
 from sod.datasets.rows import fingerprint_model
@@ -36,15 +38,20 @@ def fingerprint_teacher(folder: Path, options: ScoreOptions) -> str:
     return f"served {options.teacher_served_name} {found}"
 
 
+def has_same_tokens(folder: Path, student: PreTrainedTokenizerBase) -> bool:
+    """Return whether the teacher's vocabulary is the student's, with the same ids."""
+    return load_tokenizer(folder).get_vocab() == student.get_vocab()
+
+
 @contextmanager
 def open_teacher(loop: Runner, setup: TeacherSetup, ranks: Ranks) -> Iterator[Teacher]:
     """Open a teacher for use in this loop: the model in `setup.folder`, sharded if requested, or the verified remote one.
 
-    A local teacher with another vocabulary than the student's reads the trajectories in its own tokens. Raises OptionError,
+    A teacher with another vocabulary than the student's reads the trajectories in its own tokens. Raises OptionError,
     ModelError and TemplateError.
     """
     if setup.score.teacher_url is None:
-        if load_tokenizer(setup.folder).get_vocab() != setup.tokenizer.get_vocab():
+        if not has_same_tokens(setup.folder, setup.tokenizer):
             yield TranslatedTeacher(setup)
             return
         shard = setup.score.shard_teacher and not ranks.alone

@@ -32,10 +32,11 @@ from sod.engines.vllm import COARSE_TOLERANCE, TOLERANCE
 from sod.errors import ModelError
 from sod.model.dtypes import dtype_of
 from sod.model.forward import id_count, unused_beside
-from sod.model.loading import check_same_vocabulary, load_model, load_tokenizer, score
+from sod.model.loading import load_model, load_tokenizer, score
 from sod.processes.concurrency import Occupancy, compute, run_concurrently
 from sod.teachers import Scores, Teacher, TeacherSetup
 from sod.teachers.dialects import Dialect, ServedRow, VllmDialect, recognised
+from sod.teachers.translated import Translation
 from sod.types import Group, Piece, Problem, Trajectory
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,8 @@ does not, at least one animal has no place, by the pigeonhole principle. Was fü
 class ServerTeacher(Teacher):
     """Scores with the model on the server at `options.teacher_url`. Create it with `open`.
 
-    Returns no entropies and scores no candidates; log-probabilities are at temperature 1. Where the server only returns the
+    Returns no entropies and scores no candidates; log-probabilities are at temperature 1. A teacher with another tokenizer has
+    spans (`sod.teachers.translated`). Where the server only returns the
     most likely tokens, the log-probability of another token is an upper bound (`scores_tokens` is then False).
     """
 
@@ -85,14 +87,14 @@ class ServerTeacher(Teacher):
         """Wait for the server, and check that it serves the teacher in `setup.folder`.
 
         The directory holds the teacher's tokenizer, and optionally its weights. Every response may take `seconds`. Raises
-        OptionError for options that cannot work, ModelError for a different or broken model, InfrastructureError if the server
-        does not respond.
+        OptionError for options that cannot work, ModelError for a different or broken model, TemplateError for a teacher with
+        another tokenizer and no usable template, InfrastructureError if the server does not respond.
         """
-        rollout = setup.rollout
-        check_same_vocabulary(setup.tokenizer, load_tokenizer(setup.folder))
-        teacher = cls(setup.tokenizer, setup.score, seconds=seconds)
+        rollout, own = setup.rollout, load_tokenizer(setup.folder)
+        translation = None if own.get_vocab() == setup.tokenizer.get_vocab() else Translation(setup)
+        teacher = cls(own, setup.score, seconds=seconds, translation=translation)
         try:
-            await teacher._meet(setup.score, rollout)
+            await teacher._meet(setup.folder, setup.score, rollout)
             await teacher._prove(setup.folder, setup.network.for_teacher(setup.score), rollout)
             teacher.take_costs()  # those of the checks
         except BaseException:
@@ -107,16 +109,25 @@ class ServerTeacher(Teacher):
             )
         return teacher
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, options: ScoreOptions, *, seconds: float):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        options: ScoreOptions,
+        *,
+        seconds: float,
+        translation: Translation | None = None,
+    ):
         assert options.teacher_url is not None
-        self._tokenizer = tokenizer
+        self._tokenizer, self._translation = tokenizer, translation
+        self._limit: int | None = None
+        """Largest number of tokens of a trajectory in the teacher's tokens; None if it is not known."""
         self._model = ServedModel(
             options.teacher_url,
             kind="teacher's server",
             words=Words(
                 name="score.teacher_served_name",
                 key=KEY_VARIABLE,
-                tokenizer="Serve a teacher with the student's tokenizer.",
+                tokenizer="Pass the served model, or its tokenizer, as --teacher.",
                 again="Restart it (if it ran out of memory, with a lower --max-num-batched-tokens), then continue: "
                 "`sod train` with --resume, `sod eval` by running the same command.",
             ),
@@ -148,12 +159,25 @@ class ServerTeacher(Teacher):
         A token outside the most likely ones has a signal between minus infinity and the upper bound minus log pi of the
         student. It gets the value of this interval that is nearest to 0.
         """
+        if self._translation is not None:
+            return await self._translated(self._translation, batch)
         bound_BT, outside_BT = await self._read(batch)
         if self.scores_tokens:
             return Scores(bound_BT, None).add_to(batch)
         nearest_BT = torch.where(outside_BT, torch.minimum(bound_BT, batch.student_BT), bound_BT)
         likeliest_BT = torch.where(outside_BT, bound_BT.exp(), 0.0)
         return replace(Scores(nearest_BT, None).add_to(batch), outside_BT=likeliest_BT)
+
+    async def _translated(self, translation: Translation, batch: ScoredBatch) -> ScoredBatch:
+        """Return the batch with the scores of a teacher with another tokenizer."""
+        theirs, spans = await compute(translation.translated, batch, self._limit)
+        bound_BT, outside_BT = await self._read(theirs)
+        outside = None if self._dialect.exact else outside_BT
+        return translation.scored(batch, Scores(bound_BT, None), spans, theirs.mask_BT, outside)
+
+    def check(self, problems: Sequence[Problem]) -> None:
+        if self._translation is not None:
+            self._translation.check(problems, self._limit)
 
     async def _read(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the log-probabilities, and True where one is an upper bound. -> (B, T), (B, T)
@@ -224,13 +248,16 @@ class ServerTeacher(Teacher):
 
     # Checks
 
-    async def _meet(self, options: ScoreOptions, rollout: SamplingOptions) -> None:
+    async def _meet(self, folder: Path, options: ScoreOptions, rollout: SamplingOptions) -> None:
         ids = self._encode(PROBE_TEXT)
         await self._model.meet(options.teacher_served_name)
         self._dialect = await recognised(self._model, self._tokenizer, options, ids)
-        self.scores_tokens = self._dialect.exact
+        self.scores_tokens = self._dialect.exact and self._translation is None
         self._slots = asyncio.Semaphore(self._dialect.at_once)
-        self._model.check_context(_longest(rollout) + 1, "rollout.max_prompt_tokens + rollout.max_tokens + 1")
+        if self._translation is None:
+            self._model.check_context(_longest(rollout) + 1, "rollout.max_prompt_tokens + rollout.max_tokens + 1")
+        else:
+            self._limit = self._model.context and self._model.context - 1  # a server may sample a token more
         question = self._dialect.tokenize(PROBE_TEXT)
         await self._model.check_tokenizer(PROBE_TEXT, ids, self._tokenizer.name_or_path, question)
 

@@ -3,22 +3,21 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch, ScoredBatch, collate
 from sod.chat.format import ChatFormat, Schema
-from sod.config import ChatOptions
-from sod.errors import DataError, ModelError, OptionError, TemplateError
+from sod.chat.teacher import teacher_chat
+from sod.errors import DataError, ModelError, OptionError
 from sod.model.loading import load_tokenizer, positions_of
 from sod.processes.concurrency import compute
 from sod.teachers import Scores, TeacherSetup
 from sod.teachers.alignment import Span
 from sod.teachers.local import LocalTeacher
+from sod.teachers.spans import with_spans
 from sod.teachers.token_bytes import TokenBytes
 from sod.teachers.translation import Translator
 from sod.types import Group, Message, Piece, Problem, Trajectory
@@ -37,51 +36,32 @@ print(places(3, 8, 17))
 """
 
 
-class TranslatedTeacher(LocalTeacher):
-    """Scores with the model in `setup.folder`, which reads each trajectory in its own chat template and its own tokens.
+class Translation:
+    """A teacher's reading of the student's trajectories: in its own chat template and its own tokens.
 
     Student and teacher are compared over spans (`sod.teachers.alignment`). The signal of a span is the difference of the sums
     of its log-probabilities; it is shared among the student's tokens of the span. All other tokens get no signal.
     """
 
-    scores_candidates = False
-    scores_tokens = False
-
     def __init__(self, setup: TeacherSetup):
         assert setup.chat is not None, "a teacher with another tokenizer needs the student's chat format"
-        if setup.score.shard_teacher:
-            raise OptionError(
-                "score.shard_teacher needs a teacher with the student's tokenizer. Leave it out, or choose such a teacher."
-            )
         own = TokenBytes(load_tokenizer(setup.folder))
         for text in (PROBE, PROGRAM):
             own.check(text)
-        options = ChatOptions(template=setup.score.teacher_template, thinking=setup.thinking, on_drift="append")
-        try:
-            chat = ChatFormat.of(own.tokenizer, options)
-        except TemplateError as error:
-            raise TemplateError(
-                f"The teacher {setup.folder} has another tokenizer than the student, so it must show the conversation in its own "
-                f"chat template. {error} (For the teacher, the option is --score.teacher-template.)"
-            ) from error
-        self._translator = Translator(setup.chat, chat, setup.tools)
+        self.chat = teacher_chat(own.tokenizer, setup.folder, setup.score, thinking=setup.thinking)
+        """The teacher's chat format."""
+        self.translator = Translator(setup.chat, self.chat, setup.tools)
         for text in (PROBE, PROGRAM):
             TokenBytes(setup.tokenizer).check(text)
         self._rule: Literal["equal", "surprise"] = setup.score.span_signal
-        self._own_chat, self._tools = chat, setup.tools
+        self._tools = setup.tools
         self.aligned = self._prove(setup, setup.chat)
         """Share of the probe's tokens that are aligned."""
-        super().__init__(setup)
-        self.chat = chat
-        self._limit = positions_of(self._model)
-
-    def _check_tokenizer(self, student: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase) -> None:
-        """Any tokenizer fits."""
 
     def _prove(self, setup: TeacherSetup, student: ChatFormat) -> float:
         """Return the share of the tokens of a probe that are aligned. Raise ModelError if it is too low."""
         probe = _probe(student, setup.tools)
-        _, spans = self._translator.trajectory(probe)
+        _, spans = self.translator.trajectory(probe)
         share = sum(len(span.ours) for span in spans) / max(1, sum(probe.mask))
         if share < LEAST_ALIGNED:
             raise ModelError(
@@ -95,15 +75,61 @@ class TranslatedTeacher(LocalTeacher):
         )
         return share
 
-    def check(self, problems: Sequence[Problem]) -> None:
-        """Raise DataError if a prompt in the teacher's tokens leaves no room for a response."""
+    def check(self, problems: Sequence[Problem], limit: int | None) -> None:
+        """Raise DataError if a prompt in the teacher's tokens leaves no room for a response within `limit` tokens."""
+        if limit is None:
+            return
         for problem in problems:
-            length = len(self._own_chat.prompt(problem.messages, self._tools))
-            if length >= self._limit:
+            length = len(self.chat.prompt(problem.messages, self._tools))
+            if length >= limit:
                 raise DataError(
                     f"The prompt of problem {problem.id!r} has {length} tokens in the teacher's form, but the teacher has "
-                    f"{self._limit} positions. Shorten or remove this problem, or choose another teacher."
+                    f"{limit} positions. Shorten or remove this problem, or choose another teacher."
                 )
+
+    def translated(self, batch: Batch, limit: int | None) -> tuple[Batch, list[list[Span]]]:
+        """Return the batch in the teacher's tokens, at most `limit` in a row, and the spans of each row."""
+        rows = [self.translator.trajectory(trajectory, limit) for trajectory in batch.trajectories]
+        return collate([Group(each.problem, [each]) for each, _ in rows]), [spans for _, spans in rows]
+
+    def scored(
+        self,
+        batch: ScoredBatch,
+        scores: Scores,
+        spans: Sequence[Sequence[Span]],
+        theirs_BT: Tensor,
+        outside_BT: Tensor | None = None,
+    ) -> ScoredBatch:
+        """Return the batch with the teacher's scores (`with_spans`)."""
+        return with_spans(batch, scores, spans, theirs_BT, self._rule, outside_BT)
+
+
+class TranslatedTeacher(LocalTeacher):
+    """Scores with the model in `setup.folder`, which reads each trajectory in its own chat template and its own tokens."""
+
+    scores_candidates = False
+    scores_tokens = False
+
+    def __init__(self, setup: TeacherSetup):
+        if setup.score.shard_teacher:
+            raise OptionError(
+                "score.shard_teacher needs a teacher with the student's tokenizer. Leave it out, or choose such a teacher."
+            )
+        self._translation = Translation(setup)
+        super().__init__(setup)
+        self.chat = self._translation.chat
+        self._limit = positions_of(self._model)
+
+    @property
+    def aligned(self) -> float:
+        """Share of the probe's tokens that are aligned."""
+        return self._translation.aligned
+
+    def _check_tokenizer(self, student: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase) -> None:
+        """Any tokenizer fits."""
+
+    def check(self, problems: Sequence[Problem]) -> None:
+        self._translation.check(problems, self._limit)
 
     async def score(self, batch: Batch) -> Scores:
         raise NotImplementedError("a span's signal needs the student's log-probabilities: use `scored`")
@@ -114,66 +140,10 @@ class TranslatedTeacher(LocalTeacher):
     def scored_now(self, batch: ScoredBatch) -> ScoredBatch:
         """Same as `scored`, in the caller's thread."""
         start = time.perf_counter()
-        rows = [self._translator.trajectory(trajectory, self._limit) for trajectory in batch.trajectories]
-        translated = collate([Group(trajectory.problem, [trajectory]) for trajectory, _ in rows])
-        scores = self.score_now(translated)
-        scored = with_spans(batch, scores, [spans for _, spans in rows], translated.mask_BT, self._rule)
+        translated, spans = self._translation.translated(batch, self._limit)
+        scored = self._translation.scored(batch, self.score_now(translated), spans, translated.mask_BT)
         self._busy_seconds += time.perf_counter() - start
         return scored
-
-
-def with_spans(
-    batch: ScoredBatch,
-    scores: Scores,
-    spans: Sequence[Sequence[Span]],
-    theirs_BT: Tensor,
-    rule: Literal["equal", "surprise"],
-) -> ScoredBatch:
-    """Return the batch with the teacher's signal shared among the student's tokens of each span.
-
-    `scores`: of the same trajectories in the teacher's tokens. `spans`: of each row, as positions in both rows. `theirs_BT`:
-    True on the teacher's tokens of the student's turns.
-
-    The shares of a span's signal add up to the signal. A token alone in its span gets the teacher's log-probability of the
-    span as `teacher_BT`. The entropy of a token is the mean over the teacher's tokens in its span. A token without a span has
-    no signal, and the mean entropy of its row.
-    """
-    ours = [(row, span.ours, span.theirs) for row, found in enumerate(spans) for span in found]
-    row_M = torch.tensor([row for row, _, _ in ours], dtype=torch.long)
-    mine_M2 = torch.tensor([(one.start, one.stop) for _, one, _ in ours], dtype=torch.long).view(-1, 2)
-    yours_M2 = torch.tensor([(other.start, other.stop) for _, _, other in ours], dtype=torch.long).view(-1, 2)
-    student_BT = batch.student_BT.double()
-    student_M, teacher_M = _sums(student_BT, row_M, mine_M2), _sums(scores.logprobs_BT.double(), row_M, yours_M2)
-    count_M = mine_M2[:, 1] - mine_M2[:, 0]
-
-    span_N = torch.arange(len(ours)).repeat_interleave(count_M)  # span of each aligned token
-    first_M = count_M.cumsum(0) - count_M
-    at_N = mine_M2[:, 0][span_N] + torch.arange(len(span_N)) - first_M[span_N]
-    where = (row_M[span_N], at_N)
-    equal_N = 1 / count_M[span_N].double()
-    part_N = equal_N
-    if rule == "surprise":
-        part_N = torch.where(student_M[span_N] < 0, student_BT[where] / student_M[span_N], equal_N)
-
-    teacher_BT, span_share_BT = student_BT.clone(), torch.zeros_like(student_BT)
-    teacher_BT[where] += part_N * (teacher_M - student_M)[span_N]
-    span_share_BT[where] = equal_N
-    entropy_BT = None
-    if scores.entropy_BT is not None:
-        theirs_BT = theirs_BT.double()
-        mean_B = (scores.entropy_BT.double() * theirs_BT).sum(1) / theirs_BT.sum(1).clamp(min=1)
-        entropy_BT = mean_B[:, None].expand(batch.mask_BT.shape).masked_fill(~batch.mask_BT, 0).clone()
-        mean_M = _sums(scores.entropy_BT.double(), row_M, yours_M2) / (yours_M2[:, 1] - yours_M2[:, 0])
-        entropy_BT[where] = mean_M[span_N]
-        entropy_BT = entropy_BT.float()
-    scored = Scores(teacher_BT.float(), entropy_BT).add_to(batch)
-    return replace(scored, span_share_BT=span_share_BT.float())
-
-
-def _sums(values_BT: Tensor, row_M: Tensor, range_M2: Tensor) -> Tensor:
-    """Return the sum of each range of a row. -> (M,)"""
-    total_BT = torch.nn.functional.pad(values_BT.cumsum(1), (1, 0))
-    return total_BT[row_M, range_M2[:, 1]] - total_BT[row_M, range_M2[:, 0]]
 
 
 def _probe(chat: ChatFormat, tools: Sequence[Schema]) -> Trajectory:

@@ -34,7 +34,7 @@ from sod.model.hub import model_folder
 from sod.model.lengths import with_lengths
 from sod.model.loading import check_context, check_embeddings, head, load_model
 from sod.model.policy import Policy, load_sharded, origin
-from sod.planning.checks import check, of_training
+from sod.planning.checks import check, of_training, of_translation
 from sod.planning.dry_run import estimate, plan
 from sod.planning.timing import compared
 from sod.processes.concurrency import Runner
@@ -53,7 +53,7 @@ from sod.runs.peaks import take_peak_mb
 from sod.runs.records import scored_records, to_record
 from sod.scoring import Scorer, check_groups
 from sod.teachers import Teacher, TeacherSetup
-from sod.teachers.opening import fingerprint_teacher, open_teacher, open_teachers, teacher_folder
+from sod.teachers.opening import fingerprint_teacher, has_same_tokens, open_teacher, open_teachers, teacher_folder
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.teachers.reference import Reference, open_reference
 from sod.trackers.sending import Tracking, tracked
@@ -494,17 +494,16 @@ def _teacher(
         thinking=options.chat.thinking,
     )
     if context is None:
+        folders = [folder] if not routes else [teacher_folder(route.model, options.score) for route in routes]
+        for each in folders:
+            if not has_same_tokens(each, setup.tokenizer):
+                check(of_translation(options, each))
         opening = open_teachers(loop, setup, routes, ranks) if routes else open_teacher(loop, setup, ranks)
         with opening as teacher:
-            if options.algorithm.divergence == "exact" and not teacher.scores_candidates:
-                raise OptionError(
-                    "algorithm.divergence = exact needs a teacher with the student's tokenizer. Use sampled, or such a teacher."
-                )
             if not teacher.scores_tokens and "teacher" in inputs_of(options.algorithm.name):
                 raise OptionError(
-                    f"algorithm.name = {options.algorithm.name} reads the teacher's log-probability of each token, which this "
-                    "teacher does not have: one with another tokenizer has those of spans of text, and llama.cpp's server only "
-                    "those of the most likely tokens. Choose another rule, or another teacher."
+                    f"algorithm.name = {options.algorithm.name} reads the teacher's log-probability of each token, but "
+                    "llama.cpp's server only returns those of the most likely ones. Choose another rule, or another server."
                 )
             yield teacher
         return
