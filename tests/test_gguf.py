@@ -72,7 +72,9 @@ def write(
     *,
     architecture: str = "llama",
     scaled: bool = False,
+    splits: str | None = None,
 ) -> Path:
+    """Write a GGUF file. `splits`: llama.cpp's name for the way in which the tokenizer splits texts."""
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("Tiny")
     writer.add_string("general.license", "apache-2.0")
@@ -87,9 +89,11 @@ def write(
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_vocab_size(model.config.vocab_size)
     if tokenizer is not None:
-        content = json.loads((TEACHER_FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
+        content = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
         added = {token["id"] for token in content["added_tokens"]}
         writer.add_tokenizer_model("gpt2")
+        if splits is not None:
+            writer.add_tokenizer_pre(splits)
         writer.add_token_list(sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__))
         writer.add_token_types([3 if id in added else 1 for id in range(len(tokenizer))])
         writer.add_token_merges([" ".join(pair) for pair in content["model"]["merges"]])

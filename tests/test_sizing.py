@@ -363,3 +363,40 @@ def test_a_run_compares_the_estimate_with_what_it_measured() -> None:
     line = compared(estimated, measured, 10)
     assert "sample 60 seconds -> 2.0 minutes" in line
     assert "36 minutes for the 10 updates that are left" in line
+
+
+# Several teachers
+
+SEVERAL = ("math=Qwen/Qwen3-4B", "code=Qwen/Qwen3-8B", "*=Qwen/Qwen3-4B")
+
+
+def several(gpus: str) -> PlanOptions:
+    return PlanOptions(student=Path(STUDENT), teachers=SEVERAL, gpus=gpus, max_tokens=2048)
+
+
+def test_several_teachers_take_the_sum_of_their_weights_each_model_once() -> None:
+    text = advice(several("1x80GB"), WIDE)
+    each = [advice(asked("1x80GB", teacher=name, max_tokens=2048), WIDE) for name in ("Qwen/Qwen3-4B", "Qwen/Qwen3-8B")]
+    sums = [float(rows(one)["1 GPU"][2]) for one in each]
+    assert float(rows(text)["1 GPU"][2]) == pytest.approx(sum(sums), abs=1)
+    assert text.count("weights\n") == 3, "the student and two models"
+    command = options_of(commands(text)[-1])
+    assert command.teachers == SEVERAL
+    assert command.teacher is None
+
+
+def test_several_teachers_are_on_the_gpu_in_turn_where_memory_is_short_and_never_on_one_server() -> None:
+    text = advice(several("1x48GB"), WIDE)
+    best = options_of(commands(text)[-1])
+    assert best.score.offload_teacher
+    assert rows(text)["1 GPU"][-1] == "no"
+    assert (
+        "23 GiB  of the computer's memory in addition, in each process: the teacher's weights, each on the GPU in"
+        in text
+    )
+    assert "teacher-url" not in advice(several("4x80GB"), WIDE)
+
+
+def test_one_teacher_and_several_are_refused_together() -> None:
+    with pytest.raises(OptionError, match="both name a teacher"):
+        advice(several("1x80GB").model_copy(update={"teacher": Path(TEACHER)}))

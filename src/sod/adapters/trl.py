@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from sod.adapters.teachers import check_teacher_kind
 from sod.batching import Batch, CreditedBatch, ScoredBatch
 from sod.config import (
     AlgorithmOptions,
@@ -359,6 +360,7 @@ def _teacher(
     teacher: PreTrainedModel | str | Path, tokenizer: PreTrainedTokenizerBase | None, trainer: GRPOTrainer
 ) -> PreTrainedModel:
     """Load and freeze the teacher. Raises ModelError if its vocabulary is unknown or differs from the student's."""
+    check_teacher_kind(teacher, option="teacher_model")
     model = (
         teacher
         if isinstance(teacher, PreTrainedModel)

@@ -63,6 +63,8 @@ SETTINGS = "SOD_VERL"
 """Environment variable with the settings."""
 IN_RAY = f"ray_kwargs.ray_init.runtime_env.env_vars.{SETTINGS}"
 """Key of verl's configuration that passes the variable to all workers."""
+TEACHERS = "distillation.teacher_models"
+"""Key of the teachers in verl's configuration."""
 REFUSALS = (HydraException, OmegaConfBaseException, AssertionError, NotImplementedError, TypeError, ValueError)
 """Exceptions that verl and its configuration libraries raise for invalid options."""
 ALL_IS_WELL = "[validate_config]"
@@ -353,6 +355,8 @@ def check_overrides(overrides: Sequence[str], *, name: str = "ppo_trainer", fold
 
     `folder`: directory of the configuration. Default: verl's own.
     """
+    from sod.adapters.teachers import check_teachers  # Transformers, which a worker of verl may not need
+
     config = composed(overrides, name, folder)
     with _option_errors(f"{name}: verl refuses"), redirect_stdout(StringIO()) as heard:
         validate_config(config, need_reference_policy(config), need_critic(config))
@@ -367,6 +371,7 @@ def check_overrides(overrides: Sequence[str], *, name: str = "ppo_trainer", fold
             f"distillation.distillation_loss.loss_mode={options.loss_mode}. Set them to true and to one of {', '.join(LOSSES)}."
         )
     check_switches(options.loss_mode, actor, options)
+    check_teachers(str(config.actor_rollout_ref.model.path), _teacher_models(config))
     return "\n".join(
         [
             f"{name}: {options.loss_mode}, coef {options.distillation_loss_coef}.",
@@ -375,6 +380,13 @@ def check_overrides(overrides: Sequence[str], *, name: str = "ppo_trainer", fold
             *(line for line in heard.getvalue().splitlines() if not line.startswith(ALL_IS_WELL)),
         ]
     )
+
+
+def _teacher_models(config: Any) -> dict[str, str]:
+    """Return the teachers of a configuration: name of the option -> model."""
+    given = OmegaConf.select(config, TEACHERS) or {}
+    models = {key: OmegaConf.select(config, f"{TEACHERS}.{key}.model_path") for key in given}
+    return {f"{TEACHERS}.{key}.model_path": str(model) for key, model in models.items() if model}
 
 
 def _warnings(temperature: Any) -> Iterator[str]:

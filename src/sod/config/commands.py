@@ -246,6 +246,9 @@ class PlanOptions(Options):
     """Student model: a directory, a run, or a known name on the hub (Qwen/Qwen3-0.6B, -1.7B, -4B, -8B, -14B, ...)."""
     teacher: Annotated[Path | None, BeforeValidator(model_path), Positional, arg(metavar="[TEACHER]")] = None
     """Teacher model, given like the student. Default: none, for GRPO."""
+    teachers: TeacherNames = ()
+    """Several teachers in place of TEACHER, as in `sod train`: math=A code=B '*=C'. With score.offload_teacher they are on the
+    GPU one after the other, otherwise all at once. Default: none."""
     gpus: str = "1x80GB"
     """Number and kind of GPUs: 8xH100, 2x24GB, 4090. 0 uses only CPU memory."""
     price: PositiveReal | None = None

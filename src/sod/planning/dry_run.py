@@ -216,6 +216,8 @@ def _of_training(options: TrainOptions) -> "DryRun":
     averaged = is_own and options.opsd.decay is not None
     memory = memory_of_training(options, shape, shapes, text.gpu, averaged=averaged, processes=text.processes)
     text.hold(memory, savings)
+    if text.gpu:
+        text.add("memory", *offloaded(options, shapes))
     if text.processes > 1:
         text.add("traffic", *wire(options, shape, text.processes))
     itemsize = ITEMSIZE[type_of(options.network)]
@@ -297,6 +299,15 @@ def _savings_of_teacher(options: TrainOptions, teacher: Shape | None, processes:
         return []
     divided = ["score.shard_teacher"] if processes > 1 and not options.score.shard_teacher else []
     return [*divided, *(["score.offload_teacher"] if on_gpu else [])]
+
+
+def offloaded(options: TrainOptions, teachers: Sequence[Shape]) -> list[str]:
+    """Return a line about the computer's memory for teachers that are on the GPU only while they score."""
+    if not options.score.offload_teacher or not teachers:
+        return []
+    size = sum(ITEMSIZE[type_of(options.network.for_teacher(options.score))] * each.parameters for each in teachers)
+    turns = ", each on the GPU in its turn" if len(teachers) > 1 else ""
+    return [f"{as_bytes(size):>9}  of the computer's memory in addition, in each process: the teacher's weights{turns}"]
 
 
 def likely_microbatches(options: TrainOptions, processes: int) -> int:

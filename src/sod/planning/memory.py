@@ -316,9 +316,8 @@ def memory_of_training(
         "learner": _learner(student, itemsize, options.learn, processes),
     }
     if teachers and options.score.teacher_url is None:
-        taught = [_teaching(options, teacher, tokens, processes) for teacher in teachers]
-        sums = sum((Counter(parts) for parts, _ in taught), Counter[str]())
-        memory["teacher"] = dict(sums)
+        taught = [_teaching(options, teacher, tokens, processes, gpu) for teacher in teachers]
+        memory["teacher"] = dict(sum((Counter(parts) for parts, _ in taught), Counter[str]()))
         moments["the teacher's scoring"] = max(moment for _, moment in taught)
         if averaged and ITEMSIZE[type_of(options.network.for_teacher(options.score))] < 4:
             memory["teacher"]["the teacher's average, float32"] = 4 * teachers[0].parameters
@@ -345,7 +344,7 @@ def memory_of_evaluation(options: EvalOptions, model: Shape, teacher: Shape | No
     memory["sampler"] = _sampling(options, model, gpu)
     if teacher and options.score.teacher_url is None:
         tokens = max(options.microbatch_tokens, longest(options.rollout))
-        memory["teacher"], moment = _teaching(options, teacher, tokens, 1)
+        memory["teacher"], moment = _teaching(options, teacher, tokens, 1, gpu)
         memory["peak"] = {"peak: scoring": moment}
     return memory
 
@@ -418,11 +417,13 @@ def _learning_moment(tokens: int) -> str:
     return f"peak: a pass over {tokens:,} tokens, an optimiser step"
 
 
-def _teaching(options: TrainOptions | EvalOptions, teacher: Shape, tokens: int, processes: int) -> tuple[Parts, int]:
-    """Return the memory that a local teacher keeps, and its peak while it scores."""
+def _teaching(
+    options: TrainOptions | EvalOptions, teacher: Shape, tokens: int, processes: int, gpu: int | None
+) -> tuple[Parts, int]:
+    """Return the memory that a local teacher keeps, and its peak while it scores. On a CPU, offloading changes nothing."""
     dtype = type_of(options.network.for_teacher(options.score))
     weights, moment = ITEMSIZE[dtype] * teacher.parameters, scoring_bytes(teacher, tokens, ITEMSIZE[dtype])
-    if options.score.offload_teacher:
+    if options.score.offload_teacher and gpu is not None:
         return {}, moment + weights
     if options.score.shard_teacher and processes > 1:
         kept = {f"teacher, {dtype}, 1/{processes}": share(weights, processes)}

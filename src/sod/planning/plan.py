@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sod.config import EngineOptions, PlanOptions, RolloutOptions, TrainOptions
+from sod.config.teachers import routes_of
 from sod.console.progress import echo
 from sod.errors import ModelError, OptionError
-from sod.planning.dry_run import SLACK, Text, columns, usable_bytes, wire
+from sod.planning.dry_run import SLACK, Text, columns, largest, offloaded, usable_bytes, wire
 from sod.planning.inventory import (
     ON_HUB,
     Device,
@@ -162,7 +163,8 @@ class Case:
 
     asked: PlanOptions
     student: Shape
-    teacher: Shape | None
+    teachers: tuple[Shape, ...]
+    """Of each model once."""
     count: int
     """Number of GPUs; 0 for this computer's memory."""
     device: Device
@@ -170,10 +172,12 @@ class Case:
     @classmethod
     def of(cls, asked: PlanOptions) -> "Case":
         count, device = imagined_gpus(asked.gpus)
-        teacher = _shape("teacher", asked.teacher) if asked.teacher else None
-        case = cls(asked, _shape("student", asked.student), teacher, count, device)
-        for whose, shape in (("student", case.student), ("teacher", teacher)):
-            if shape and case.tokens > shape.positions:
+        if asked.teacher and asked.teachers:
+            raise OptionError("TEACHER and --teachers both name a teacher. Give one of the two.")
+        teachers = tuple(_shape("teacher", model) for model in _models(asked))
+        case = cls(asked, _shape("student", asked.student), teachers, count, device)
+        for whose, shape in (("student", case.student), *(("teacher", each) for each in teachers)):
+            if case.tokens > shape.positions:
                 raise OptionError(
                     f"A trajectory of {case.tokens:,} tokens with its prompt is too long: the {whose} has "
                     f"{shape.positions:,} positions. Lower --max-tokens."
@@ -190,7 +194,10 @@ class Case:
         """Return the options that all set-ups have in common."""
         asked, usual = self.asked, RolloutOptions()
         base: Changes = {"student": asked.student}
-        base |= {"teacher": asked.teacher} if asked.teacher else {"algorithm.name": "grpo"}
+        if asked.teachers:
+            base["teachers"] = asked.teachers
+        else:
+            base |= {"teacher": asked.teacher} if asked.teacher else {"algorithm.name": "grpo"}
         base |= {"data": Path("PROBLEMS.jsonl"), "out": Path("RUN")}
         if asked.max_tokens != usual.max_tokens:
             base["rollout.max_tokens"] = asked.max_tokens
@@ -202,8 +209,8 @@ class Case:
 
     def describe(self, text: Text) -> None:
         text.add("student", f"{self.asked.student}, {as_count(self.student.parameters)} weights")
-        if self.teacher:
-            text.add("teacher", f"{self.asked.teacher}, {as_count(self.teacher.parameters)} weights")
+        for model, teacher in zip(_models(self.asked), self.teachers, strict=True):
+            text.add("teacher", f"{model}, {as_count(teacher.parameters)} weights")
         parts = f"a prompt of {self.asked.max_prompt_tokens:,} and a response of {self.asked.max_tokens:,}"
         text.add("length", f"{self.tokens:,} tokens at most: {parts}")
         memory, usable = as_bytes(self.device.memory), as_bytes(usable_bytes(self.device))
@@ -216,10 +223,10 @@ class Case:
 
     def sized(self) -> list[Sized]:
         """Return the set-ups, those with more GPUs in use first, then those that change less."""
-        taught = self.teacher is not None
+        taught, served = bool(self.teachers), bool(self.asked.teacher)
         problems = _train_options(self.base).rollout.problems
-        several = _ways_in_processes(self.count, taught, problems) if self.count > 1 else []
-        several += _ways_with_servers(taught) if self.count > 1 else []
+        several = _ways_in_processes(self.count, taught, problems, served) if self.count > 1 else []
+        several += _ways_with_servers(taught, served) if self.count > 1 else []
         return [self._size(way) for way in (several + _ways_on_one(taught) if self.count else _ways_here(taught))]
 
     def _size(self, way: Way) -> Sized:
@@ -261,19 +268,21 @@ class Case:
     def _weigh(self, way: Way, changes: Changes) -> Sized:
         options = _train_options(self.base | changes)
         gpu = self.device.memory if self.count else None
-        memories = [
-            memory_of_training(
-                options, self.student, [self.teacher] if self.teacher else [], gpu, processes=options.processes or 1
-            )
-        ]
+        memories = [memory_of_training(options, self.student, self.teachers, gpu, processes=options.processes or 1)]
         if options.engine.name == "vllm_server":
             memories.append(memory_of_sampling_server(options, self.student, AMPLE))
-        if options.score.teacher_url and self.teacher:
-            memories.append(memory_of_teacher_server(options, self.teacher))
+        if options.score.teacher_url:
+            memories += [memory_of_teacher_server(options, teacher) for teacher in self.teachers]
         fullest = max(memories, key=lambda memory: sum(by_part(memory).values()))
         fits = sum(by_part(fullest).values()) <= usable_bytes(self.device)
-        seconds = seconds_of_update(options, self.student, self.teacher, self.device, options.processes or 1)
+        seconds = seconds_of_update(options, self.student, largest(self.teachers), self.device, options.processes or 1)
         return Sized(way, changes, fullest, fits, seconds)
+
+
+def _models(asked: PlanOptions) -> list[Path]:
+    """Return the models of the teachers, each once."""
+    routes = [route.model for route in routes_of(asked.teachers)]
+    return list(dict.fromkeys([asked.teacher] if asked.teacher else routes))
 
 
 def _shape(whose: str, model: Path) -> Shape:
@@ -306,8 +315,11 @@ def _train_options(changes: Changes) -> TrainOptions:
 # The set-ups
 
 
-def _ways_in_processes(gpus: int, taught: bool, problems: int) -> list[Way]:
-    """Return the set-ups with several processes: at most one per problem of an update, because problems are not divided."""
+def _ways_in_processes(gpus: int, taught: bool, problems: int, served: bool) -> list[Way]:
+    """Return the set-ups with several processes: at most one per problem of an update, because problems are not divided.
+
+    `served`: the teacher may be on a server, which is for one teacher.
+    """
     count = min(gpus, problems)
     some = f"{count} GPUs sample, score and train, one for each problem of an update (rollout.problems)"
     every = f"{some if count < gpus else 'every GPU samples, scores and trains'}, and {UNCHANGED}"
@@ -316,7 +328,7 @@ def _ways_in_processes(gpus: int, taught: bool, problems: int) -> list[Way]:
         divided: Changes = {"processes": count, "score.shard_teacher": True}
         why = f"{every}; an unsharded teacher does not fit on each"
         ways.append(Way(f"{count}, teacher sharded", why, _sparing(divided)))
-    if taught and gpus > 2:
+    if served and gpus > 2:
         count = min(gpus - 1, problems)
         who = "all other GPUs" if count == gpus - 1 else f"{count} GPUs, one for each problem of an update,"
         why = f"the teacher has a GPU of its own, {who} sample and train, and {UNCHANGED}"
@@ -324,9 +336,9 @@ def _ways_in_processes(gpus: int, taught: bool, problems: int) -> list[Way]:
     return ways
 
 
-def _ways_with_servers(taught: bool) -> list[Way]:
+def _ways_with_servers(taught: bool, served: bool) -> list[Way]:
     servers = [("vLLM", "sampling", _sparing(SERVED_SAMPLER, taught))]
-    servers += [("teacher", "the teacher", _sparing(SERVED_TEACHER))] if taught else []
+    servers += [("teacher", "the teacher", _sparing(SERVED_TEACHER))] if served else []
     own = [(name, f"{who} has a GPU of its own, and", rungs) for name, who, rungs in servers]
     return [
         *(Way(f"1 + 1 for {name}", f"{why} {UNCHANGED}", rungs) for name, why, rungs in own),
@@ -424,6 +436,7 @@ def _explain(text: Text, case: Case, best: Sized) -> None:
     text.add("memory", *(f"{as_bytes(size):>9}  {name}" for name, size in by_part(best.memory).items()))
     text.add("memory", f"{as_bytes(best.whole):>9}  total at the peak")
     options = _train_options(case.base | best.changes)
+    text.add("memory", *offloaded(options, case.teachers))
     if best.processes > 1:
         text.add("traffic", *wire(options, case.student, best.processes))
     if options.score.teacher_url:
@@ -454,9 +467,9 @@ def _server(case: Case, changes: Changes) -> tuple[str, ...]:
             "--generation-config vllm --host 127.0.0.1 --worker-extension-cls vllm_worker.WeightSync",
             "FOLDER must hold a copy of src/sod/engines/vllm_worker.py and nothing else.",
         )
-    if case.teacher and "score.teacher_url" in changes:
+    if "score.teacher_url" in changes:
         options = _train_options(case.base | changes)
-        memory = memory_of_teacher_server(options, case.teacher)
+        memory = memory_of_teacher_server(options, case.teachers[0])
         unknown = sum(memory["peak"].values()) / case.device.memory
         return (
             f"{serving(str(case.asked.teacher), options)} "
@@ -470,7 +483,7 @@ def _flags(changes: Changes) -> str:
     words: list[str] = []
     for name, value in changes.items():
         words.append(f"--{name.replace('_', '-')}")
-        words += [] if value is True else [shlex.quote(str(value))]
+        words += [] if value is True else map(shlex.quote, map(str, value if isinstance(value, tuple) else [value]))
     return " ".join(words)
 
 
@@ -480,7 +493,8 @@ def _shorter(asked: PlanOptions) -> list[str]:
     while tokens >= SHORTEST:
         shorter = asked.model_copy(update={"max_tokens": tokens})
         if any(each.fits for each in Case.of(shorter).sized()):
-            models = " ".join(shlex.quote(str(model)) for model in (asked.student, asked.teacher) if model)
+            models = shlex.join(str(model) for model in (asked.student, asked.teacher) if model)
+            models += f" --teachers {shlex.join(asked.teachers)}" if asked.teachers else ""
             return [
                 "no set-up fits; with shorter responses one does:",
                 f"$ sod plan {models} --gpus {asked.gpus} --max-tokens {tokens}",
