@@ -93,6 +93,9 @@ class Other(Serving):
             {"id": id, "logprob": math.nan if self.fault == "null" else value, "token": "", "bytes": []}
             for value, id in zip(top.values.tolist(), top.indices.tolist(), strict=True)
         ]
+        (forced, _), *_ = body["logit_bias"]
+        if "\N{REPLACEMENT CHARACTER}" in self._tokenizer.decode([forced]):
+            return {"content": "\N{REPLACEMENT CHARACTER}", "tokens_evaluated": len(body["prompt"])}
         read = len(body["prompt"]) + (self.fault == "others")
         return {
             "content": "x",

@@ -23,6 +23,8 @@ from sod.errors import InfrastructureError, ModelError, OptionError
 
 Ask = Callable[[Body], Awaitable[Any]]
 """Send a request for tokens and return the response."""
+FORCED = 1e4
+"""Added to the logit of a token that must be sampled."""
 MASS_ERROR = 1e-6
 """Allowed rounding error of the sum of a server's probabilities."""
 
@@ -225,7 +227,7 @@ class LlamaCppDialect(Dialect):
     name = "llamacpp"
     path = "completion"
     temperature = -1.0
-    """The most likely token is sampled; the probabilities are the softmax of the logits."""
+    """The token with the largest biased logit is sampled; the probabilities are the softmax of the logits without bias."""
     probe_tokens = 48
 
     def __init__(self, model: ServedModel, tokenizer: PreTrainedTokenizerBase, top: int, slots: int = 1):
@@ -234,6 +236,8 @@ class LlamaCppDialect(Dialect):
         self._slots: asyncio.Queue[int] = asyncio.Queue()
         for slot in range(slots):
             self._slots.put_nowait(slot)
+        self._whole = tokenizer.encode("a", add_special_tokens=False)[-1]
+        """A token that is whole characters. The server samples it: after half a character it returns no log-probabilities."""
 
     def tokenize(self, text: str) -> Body:
         return {"content": text, "add_special": False, "parse_special": True}
@@ -245,7 +249,8 @@ class LlamaCppDialect(Dialect):
             "n_predict": 1,
             "n_probs": self._top,
             "temperature": self.temperature if temperature is None else temperature,
-            "post_sampling_probs": False,
+            "post_sampling_probs": False,  # those of the model, before the bias
+            "logit_bias": [[self._whole, FORCED]],
             "cache_prompt": True,
         }
 
