@@ -214,3 +214,26 @@ def test_a_server_that_changes_its_model_in_a_run_is_refused_before_the_student_
     with in_the_background(again) as url:
         run = learnt(options, tmp_path / "run", score={"teacher_url": url}, updates=3, save_every=1, resume=True)
     assert [row["update"] for row in run.metrics()] == [1, 2, 3]
+
+
+def test_a_resumed_run_refuses_a_server_with_another_model_also_without_local_weights(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    untrained: Path,
+    options: dict[str, Any],
+    teacher: Path,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "tokenizer"
+    tokenizer.save_pretrained(folder)
+    given = options | {"teacher": folder, "save_every": 1}
+    with in_the_background(serving("vllm", model, tokenizer)) as url:
+        learnt(given, tmp_path / "run", score={"teacher_url": url})
+    with (
+        in_the_background(serving("vllm", load_model(untrained, CPU), tokenizer)) as url,
+        pytest.raises(ModelError, match=r"has changed its model: .* \(allowed: 0.02\)"),
+    ):
+        learnt(given, tmp_path / "run", score={"teacher_url": url}, updates=2, resume=True)
+    with in_the_background(serving("vllm", model, tokenizer)) as url:
+        run = learnt(given, tmp_path / "run", score={"teacher_url": url}, updates=2, resume=True)
+    assert [row["update"] for row in run.metrics()] == [1, 2]

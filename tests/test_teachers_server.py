@@ -33,7 +33,8 @@ from sod.teachers import Scores, Teacher, TeacherSetup
 from sod.teachers.dialects import Dialect
 from sod.teachers.local import LocalTeacher
 from sod.teachers.opening import fingerprint_teacher, open_teacher
-from sod.teachers.server import KEY_VARIABLE, TEXT, ServerTeacher
+from sod.teachers.proving import TEXT
+from sod.teachers.server import KEY_VARIABLE, ServerTeacher
 from sod.training.on_policy import train
 
 CPU = ModelOptions(device="cpu")

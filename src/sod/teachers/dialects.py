@@ -58,7 +58,7 @@ class Dialect(ABC):
     name: ClassVar[str]
 
     def __init__(self, model: ServedModel, tokenizer: PreTrainedTokenizerBase, top: int):
-        self._model, self._tokenizer, self._top = model, tokenizer, top
+        self._model, self._tokenizer, self.top = model, tokenizer, top
 
     @property
     def exact(self) -> bool:
@@ -247,7 +247,7 @@ class LlamaCppDialect(Dialect):
         return {
             "prompt": list(ids[:first]),
             "n_predict": 1,
-            "n_probs": self._top,
+            "n_probs": self.top,
             "temperature": self.temperature if temperature is None else temperature,
             "post_sampling_probs": False,  # those of the model, before the bias
             "logit_bias": [[self._whole, FORCED]],
@@ -276,7 +276,7 @@ class LlamaCppDialect(Dialect):
                 sent, cached = sent + at, cached + self.cached(answer)
         finally:
             self._slots.put_nowait(slot)
-        return ServedRow(values, outside, sent, cached, len(wanted), len(wanted) * self._top)
+        return ServedRow(values, outside, sent, cached, len(wanted), len(wanted) * self.top)
 
     def _find(self, answer: Any, ids: Sequence[int], at: int) -> tuple[float, bool]:
         """Return the log-probability of the token at a position, or its upper bound and True."""
@@ -290,7 +290,7 @@ class LlamaCppDialect(Dialect):
                     raise self.mute("n_probs", answer) from None
                 if ids[at] in found:
                     return found[ids[at]], False
-                if len(found) < self._top:
+                if len(found) < self.top:
                     raise ModelError(
                         f"{self._model} has no token {ids[at]}, which it received. It serves another model."
                     )

@@ -16,7 +16,8 @@ from sod.processes.concurrency import Runner
 from sod.processes.distributed import Ranks
 from sod.teachers import Teacher, TeacherSetup
 from sod.teachers.local import LocalTeacher
-from sod.teachers.server import ServerTeacher, holds_weights
+from sod.teachers.proving import holds_weights
+from sod.teachers.server import ServerTeacher
 from sod.teachers.several import SeveralTeachers
 from sod.teachers.sharded import ShardedTeacher
 from sod.teachers.translated import TranslatedTeacher

@@ -12,8 +12,8 @@ The log-probabilities must be at temperature 1. vLLM with --logprobs-mode raw_lo
 
 import asyncio
 import functools
+import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sod.batching import Batch, ScoredBatch, collate, pad
+from sod.batching import Batch, ScoredBatch, pad
 from sod.config import ModelOptions, SamplingOptions, ScoreOptions
 from sod.engines.http import ServedModel, Words
 from sod.engines.served import PROBE_TEXT
@@ -32,12 +32,14 @@ from sod.engines.vllm import COARSE_TOLERANCE, TOLERANCE
 from sod.errors import ModelError
 from sod.model.dtypes import dtype_of
 from sod.model.forward import id_count, unused_beside
-from sod.model.loading import load_model, load_tokenizer, score
+from sod.model.loading import load_tokenizer
 from sod.processes.concurrency import Occupancy, compute, run_concurrently
+from sod.runs.files import write_json
 from sod.teachers import Scores, Teacher, TeacherSetup
 from sod.teachers.dialects import Dialect, ServedRow, VllmDialect, recognised
+from sod.teachers.proving import TEXT, local_logprobs, mean_gap, proof_batch, why_unchecked
 from sod.teachers.translated import Translation
-from sod.types import Group, Piece, Problem, Trajectory
+from sod.types import Problem, Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -53,31 +55,18 @@ ROUNDING = 1e-3
 """Largest allowed log-probability above 0."""
 SAME = 0.02
 """Allowed mean difference over TEXT since the start, in nats. In bfloat16 the order of sums causes some."""
+PROOF_FILE = "teacher_proof.json"
+"""File of the log-probabilities of TEXT in a checkpoint."""
 COSTS = ("tokens_sent", "tokens_cached", "tokens_returned", "requests")
 """Metrics of the requests, after teacher/."""
-TEXT = """A farmer has 17 sheep and buys 3 pens. Each pen holds at most 8 animals, so the question is whether all of them fit.
-Let us count: 3 * 8 = 24 places, and 24 - 17 = 7 of these stay empty. Hence the answer is yes, with \\boxed{7} places to spare.
-
-```python
-def places(pens, size, animals):
-    free = pens * size - animals
-    return free if free >= 0 else None
-
-print(places(3, 8, 17))
-```
-
-The program prints 7, as expected. In general, for p pens of size s and n animals, the inequality n <= p * s must hold; when it
-does not, at least one animal has no place, by the pigeonhole principle. Was für Schafe gilt, gilt auch für Ziegen. 证毕。
-"""
-"""Text on which the server and the local weights, if there are any, must agree: prose, a program, other scripts."""
 
 
 class ServerTeacher(Teacher):
     """Scores with the model on the server at `options.teacher_url`. Create it with `open`.
 
     Returns no entropies and scores no candidates; log-probabilities are at temperature 1. A teacher with another tokenizer has
-    spans (`sod.teachers.translated`). Where the server only returns the
-    most likely tokens, the log-probability of another token is an upper bound (`scores_tokens` is then False).
+    spans (`sod.teachers.translated`). Where the server only returns the most likely tokens, the log-probability of another
+    token is an upper bound. In both cases `scores_tokens` is False.
     """
 
     scores_candidates = False
@@ -94,7 +83,7 @@ class ServerTeacher(Teacher):
         translation = None if own.get_vocab() == setup.tokenizer.get_vocab() else Translation(setup)
         teacher = cls(own, setup.score, seconds=seconds, translation=translation)
         try:
-            await teacher._meet(setup.folder, setup.score, rollout)
+            await teacher._meet(setup.score, rollout)
             await teacher._prove(setup.folder, setup.network.for_teacher(setup.score), rollout)
             teacher.take_costs()  # those of the checks
         except BaseException:
@@ -213,7 +202,23 @@ class ServerTeacher(Teacher):
         A server that was replaced between two requests fails no request, and may list the same name in /v1/models.
         """
         ids = self._text[: len(self._first)]
-        self._compare((await self._row(ids, list(range(1, len(ids))))).logprobs)
+        self._compare((await self._row(ids, list(range(1, len(ids))))).logprobs, self._allowed)
+
+    def save(self, folder: Path) -> None:
+        """Write the log-probabilities of TEXT."""
+        write_json(folder / PROOF_FILE, {"kind": self._kind, "logprobs": self._first})
+
+    def restore(self, folder: Path) -> None:
+        """Raise ModelError if the saved log-probabilities of TEXT, from a server of the same kind, are others."""
+        if not (folder / PROOF_FILE).is_file():
+            return
+        saved = json.loads((folder / PROOF_FILE).read_text("utf-8"))
+        if saved["kind"] == self._kind and len(saved["logprobs"]) == len(self._first):
+            self._compare(saved["logprobs"], SAME)
+
+    @property
+    def _kind(self) -> list[object]:
+        return [self._dialect.name, self._dialect.top]
 
     async def close(self) -> None:
         await self._model.close()
@@ -248,7 +253,7 @@ class ServerTeacher(Teacher):
 
     # Checks
 
-    async def _meet(self, folder: Path, options: ScoreOptions, rollout: SamplingOptions) -> None:
+    async def _meet(self, options: ScoreOptions, rollout: SamplingOptions) -> None:
         ids = self._encode(PROBE_TEXT)
         await self._model.meet(options.teacher_served_name)
         self._dialect = await recognised(self._model, self._tokenizer, options, ids)
@@ -264,17 +269,17 @@ class ServerTeacher(Teacher):
     async def _prove(self, folder: Path, network: ModelOptions, rollout: SamplingOptions) -> None:
         """Raises ModelError unless the server's scores repeat, and equal those of the weights in `folder`."""
         tolerance = TOLERANCE if dtype_of(network) == "float32" else COARSE_TOLERANCE
-        probe = _probe(self._text[: min(self._dialect.probe_tokens, _longest(rollout))])
+        probe = proof_batch(self._text[: min(self._dialect.probe_tokens, _longest(rollout))])
         server_BT, outside_BT = await self._read(probe)
         self._first = server_BT[0].tolist()
-        off = _gap(server_BT, (await self.score(probe)).logprobs_BT, probe)
+        off = mean_gap(server_BT, (await self.score(probe)).logprobs_BT, probe)
         if not off <= tolerance:
             raise ModelError(
                 f"{self._model} is not deterministic: its log-probabilities of the same tokens differ by {off:.2g} nats between "
                 f"two requests (allowed: {tolerance})."
             )
         await self._check_places(server_BT[0].tolist(), outside_BT[0].tolist(), probe.trajectories[0].ids, tolerance)
-        if unchecked := _why_unchecked(folder, network):
+        if unchecked := why_unchecked(folder, network):
             logger.warning(f"{unchecked}, so the weights are not checked. {self._model} may serve another model.")
             if unused := unused_beside(folder, id_count(self._tokenizer)):
                 logger.warning(
@@ -283,10 +288,10 @@ class ServerTeacher(Teacher):
                 )
             return
         self._allowed = min(SAME, tolerance)
-        local_BT = await compute(_by_hand, folder, network, probe)
+        local_BT = await compute(local_logprobs, folder, network, probe)
         if (bound_BT := outside_BT & (local_BT <= server_BT + tolerance)).any():
             server_BT = torch.where(bound_BT, local_BT, server_BT)
-        off = _gap(server_BT, local_BT, probe)
+        off = mean_gap(server_BT, local_BT, probe)
         if not off <= tolerance:
             theirs, ours = (mean_BT[probe.mask_BT].mean().item() for mean_BT in (server_BT, local_BT))
             what, advice = (
@@ -326,15 +331,17 @@ class ServerTeacher(Teacher):
         if not self._first:
             return
         ids = self._text[: len(self._first)]
-        self._compare((await self._dialect.row(self._model.ask_now, ids, list(range(1, len(ids))))).logprobs)
+        self._compare(
+            (await self._dialect.row(self._model.ask_now, ids, list(range(1, len(ids))))).logprobs, self._allowed
+        )
 
-    def _compare(self, now: Sequence[float]) -> None:
+    def _compare(self, values: Sequence[float], allowed: float) -> None:
         """Raises ModelError unless these are the log-probabilities of TEXT at the start."""
-        off = sum(abs(one - other) for one, other in zip(now, self._first, strict=True)) / (len(self._first) - 1)
-        if not off <= self._allowed:
+        off = sum(abs(one - other) for one, other in zip(values, self._first, strict=True)) / (len(self._first) - 1)
+        if not off <= allowed:
             raise ModelError(
-                f"{self._model} has changed its model: its log-probabilities differ from those at the start by {off:.2g} nats "
-                f"(allowed: {self._allowed}). Start it with the first model, then continue: `sod train` with --resume, `sod "
+                f"{self._model} has changed its model: its log-probabilities differ from those before by {off:.2g} nats "
+                f"(allowed: {allowed}). Start it with the first model, then continue: `sod train` with --resume, `sod "
                 "eval` by running the same command."
             )
 
@@ -346,11 +353,6 @@ class ServerTeacher(Teacher):
         return self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
 
 
-def holds_weights(folder: Path) -> bool:
-    """Return True if the directory holds a model with weights, not only a tokenizer."""
-    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
-
-
 def _backwards(batch: Batch, wanted: Sequence[list[int]]) -> Iterator[tuple[int, tuple[Trajectory, list[int]]]]:
     """Yield each row with its number, the last one first, so that the first one of a prompt remains in a mapping."""
     return reversed(list(enumerate(zip(batch.trajectories, wanted, strict=True))))
@@ -358,34 +360,3 @@ def _backwards(batch: Batch, wanted: Sequence[list[int]]) -> Iterator[tuple[int,
 
 def _longest(rollout: SamplingOptions) -> int:
     return rollout.max_prompt_tokens + rollout.max_tokens
-
-
-def _probe(ids: list[int]) -> Batch:
-    """Return a batch of one trajectory in which all tokens except the first are the student's."""
-    pieces = (Piece("prompt", (ids[0],)), Piece("student", tuple(ids[1:])))
-    problem = Problem(id="probe", messages=(), answer="")
-    return collate([Group(problem, [Trajectory(problem, 0, pieces, "answered", "")])])
-
-
-def _gap(one_BT: Tensor, other_BT: Tensor, batch: Batch) -> float:
-    """Return the mean absolute difference over the sampled tokens, in nats."""
-    return (one_BT - other_BT).abs()[batch.mask_BT].mean().item()
-
-
-def _why_unchecked(folder: Path, network: ModelOptions) -> str:
-    """Return why no local forward pass is possible; empty if it is."""
-    if not holds_weights(folder):
-        return f"{folder} holds no weights"
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) * (
-        2 if dtype_of(network) == "float32" else 1
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size > memory / 2:
-        return f"The weights in {folder} would take more than half of this machine's memory"
-    return ""
-
-
-def _by_hand(folder: Path, network: ModelOptions, probe: Batch) -> Tensor:
-    """Return the log-probabilities of the local weights, computed on the CPU, because the student uses the GPU. -> (B, T)"""
-    model = load_model(folder, network.model_copy(update={"device": "cpu"}))
-    return score(model, probe, temperature=1.0, microbatch_tokens=Dialect.probe_tokens)[0]
