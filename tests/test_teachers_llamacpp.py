@@ -151,9 +151,9 @@ def test_a_whole_update_beside_llama_cpp_learns_what_one_beside_the_same_weights
         server = {"teacher_url": url, "teacher_server": "llamacpp"}
         there, bounds = learnt("there", teacher_top=1000, **server), learnt("bounds", teacher_top=20, **server)
     gaps = [abs(one - other) for one, other in zip(signals(there), signals(here), strict=True)]
-    print(f"{len(gaps)} tokens, mean {sum(gaps) / len(gaps):.1e}, at most {max(gaps):.1e} nats")
     assert len(gaps) > 50
-    assert max(gaps) < 1e-3
+    assert sum(gaps) / len(gaps) < 1e-3
+    assert max(gaps) < 1e-2, "llama.cpp keeps keys and values in float16"
     (row,), (cut,) = there.metrics(), bounds.metrics()
     assert row["teacher/outside_top"] == 0 < cut["teacher/outside_top"] < 1
     assert row["teacher/tokens_cached"] > row["teacher/tokens_sent"] / 2, "the tokens before stay in the cache"
