@@ -42,7 +42,7 @@ class TeacherSetup:
     folder: Path
     """Directory of the teacher: weights and tokenizer, or the tokenizer of a remote teacher."""
     tokenizer: PreTrainedTokenizerBase
-    """The student's. A teacher on a server must have its vocabulary."""
+    """The student's."""
     network: ModelOptions
     score: ScoreOptions
     rollout: SamplingOptions
