@@ -30,7 +30,7 @@ from sod.credit.systems import SYSTEMS
 from sod.engines import ENGINES
 from sod.errors import ModelError, OptionError, RunError, TemplateError
 from sod.model.lengths import SomeSampling, capped
-from sod.planning.checks import is_address, of_evaluation, of_fine_tuning, of_training
+from sod.planning.checks import NOT_INSTALLED, is_address, of_evaluation, of_fine_tuning, of_training
 from sod.planning.inventory import (
     Device,
     Found,
@@ -461,7 +461,7 @@ class DryRun(Text):
     @property
     def is_refused(self) -> bool:
         """Return whether the command would refuse its options or inputs, also after the commands that come first."""
-        return any(step not in self.commands for step in self.first)
+        return any(step not in self.commands and NOT_INSTALLED not in step for step in self.first)
 
     @property
     def by_whom(self) -> str:
