@@ -19,6 +19,9 @@ from sod.errors import OptionError, RunError, TrainingError
 from sod.evaluation.results import read_evaluation
 from sod.lab import settings
 from sod.lab.presets import Setting
+from sod.planning.changes import fingerprints_of
+from sod.runs.contents import content_digests
+from sod.runs.directory import Run
 
 Compare = Callable[..., Path]
 
@@ -219,6 +222,75 @@ def test_a_dry_run_of_a_preset_needs_no_lab(tmp_path: Path) -> None:
     assert "18 training runs that choose a learning rate" in said
     assert "creates  the lab and the student's cold start" in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def begun(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ComparisonParts:
+    """Return a comparison whose runs have begun with a student, data and a rule of their own."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(untrained, tmp_path / "student")
+    for name in ("data", "held", "tune"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": name, "prompt": f"{name}?", "answer": "1"}) + "\n")
+    (tmp_path / "own.py").write_text("def rule(d_BK, info):\n    return d_BK\n")
+    measure = {"data": tmp_path / "held.jsonl", "sandbox": {"backend": "unsafe_subprocess"}}
+    train = measure | {"student": tmp_path / "student", "data": tmp_path / "data.jsonl"}
+    wanted = CompareOptions.model_validate(
+        {"out": tmp_path / "out", "methods": ("own.py:rule", "grpo"), "seeds": (0,), "control": False}
+        | {"lrs": (1e-3,), "tune": tmp_path / "tune.jsonl"}
+    )
+    parts = ComparisonParts(wanted, Setting(train, measure, ()), tmp_path / "out")
+    parts.out.mkdir()
+    parts.keep_plan()
+    own = parts.methods[0]
+    tuning = parts.tunings(own)[1e-3]
+    runs: list[Any] = [parts.evaluation(tmp_path / "student", parts.out / "start")]
+    runs += [parts.training(own, 0, folder / "train") for folder in (tuning, *parts.cells(own).values())]
+    model = tuning / "train" / "checkpoints" / "update-0001"
+    runs.append(parts.evaluation(model, tuning / "eval", data=str(tmp_path / "tune.jsonl")))
+    for each in runs:
+        if each is runs[-1]:
+            shutil.copytree(untrained, model)
+        Run.open(each, each.out, data=fingerprints_of(each), files=content_digests(each))
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("data.jsonl", "tuning/own.py-rule/lr-0.001/train and {out}/cells/own.py-rule/seed-0/train"),
+        ("held.jsonl", "start"),
+        ("tune.jsonl", "tuning/own.py-rule/lr-0.001/eval"),
+        (
+            "student/config.json",
+            "start and {out}/tuning/own.py-rule/lr-0.001/train and {out}/cells/own.py-rule/seed-0/train",
+        ),
+        ("own.py", "tuning/own.py-rule/lr-0.001/train and {out}/cells/own.py-rule/seed-0/train"),
+        (
+            "out/tuning/own.py-rule/lr-0.001/train/checkpoints/update-0001/config.json",
+            "tuning/own.py-rule/lr-0.001/eval",
+        ),
+    ],
+)
+def test_an_input_of_a_begun_run_that_has_changed_is_refused(
+    name: str, place: str, begun: ComparisonParts, tmp_path: Path
+) -> None:
+    begun.check_plan()
+    changed = tmp_path / name
+    changed.write_text(changed.read_text() + "\n")
+    with pytest.raises(RunError) as refusal:
+        begun.check_plan()
+    begun_in = f"{begun.out}/{place.format(out=begun.out)}"
+    shown = {"config.json": changed.parent, "own.py": "algorithm.name: own.py"}.get(changed.name, changed)
+    assert str(refusal.value) == (
+        f"{shown} has changed since {begun_in} began, so the table would "
+        f"mix two contents. Restore it, or remove {begun_in} to run again."
+    )
+
+
+def test_an_input_that_is_gone_is_not_compared(begun: ComparisonParts, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "student")
+    (tmp_path / "data.jsonl").unlink()
+    begun.check_plan()
 
 
 def test_a_comparison_also_works_within_a_running_event_loop(compared: Path, recipes: dict[str, Path]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from judging import REFEREE
 from reference import shared
 
+from sod.datasets.columns import converted_problem
 from sod.datasets.rows import (
     ProblemFile,
     load_demonstrations,
@@ -17,6 +18,7 @@ from sod.datasets.rows import (
     read_rows,
     write_jsonl,
 )
+from sod.datasets.wording import worded
 from sod.errors import DataError
 from sod.runs.files import sha256_of_file
 from sod.types import Problem
@@ -73,6 +75,40 @@ def test_problems_in_verls_shape_are_read(tmp_path: Path, suffix: str) -> None:
     assert load_problems(write(tmp_path, [row], suffix)) == [
         Problem(id="9a9b", messages=({"role": "user", "content": "1+1?"},), answer="2")
     ]
+
+
+@pytest.mark.parametrize(
+    ("row", "names"),
+    [
+        ({"prompt": "1+1?", "problem": "2+2?", "answer": "2"}, "`prompt` and `problem`"),
+        ({"prompt": asked("1+1?"), "question": "2+2?", "answer": "2"}, "`prompt` and `question`"),
+        ({"prompt": "1+1?", "answer": "2", "final_answer": "3"}, "`answer` and `final_answer`"),
+        ({"prompt": "1+1?", "answer": "2", "reward_model": {"ground_truth": "3"}}, "`answer` and `ground_truth`"),
+        ({"prompt": "1+1?", "answer": "2", "Answer": "3"}, "`answer` and `Answer`"),
+    ],
+)
+def test_two_questions_or_two_answers_in_a_row_are_refused(tmp_path: Path, row: Row, names: str) -> None:
+    rows = [{"prompt": "3+3?", "answer": "6"}, row]
+    with pytest.raises(DataError, match=rf"1 of 2 rows cannot be used; the first is row 2: its {names} .*differ"):
+        load_problems(write(tmp_path, rows))
+    with pytest.raises(DataError, match=f"its {names} .*differ"):
+        converted_problem(row, 2)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "1+1?", "problem": " 1 + 1? ", "answer": "2"},
+        {"prompt": asked("1+1?"), "question": "1+1?", "answer": "2"},
+        {"prompt": worded("1+1?", "math", "clean"), "problem": "1+1?", "answer": "2"},
+        {"prompt": "1+1?", "answer": "2", "final_answer": 2.0, "ground_truth": r"\boxed{2}"},
+        {"prompt": "1+1?", "problem": "", "answer": "2", "target": None},
+    ],
+)
+def test_one_question_and_one_answer_may_be_in_several_columns(tmp_path: Path, row: Row) -> None:
+    (problem,) = load_problems(write(tmp_path, [row]))
+    assert (problem.messages[0]["content"].startswith("1"), problem.answer) == (True, "2")
+    assert converted_problem(row, 1)[0]["answer"] == "2"
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])

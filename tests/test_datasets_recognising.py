@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from confining import CONFINABLE
 from judging import REFEREE
@@ -371,3 +374,68 @@ def test_convert_keeps_functions_as_tools_and_a_null_weight_as_trained(tmp_path:
     assert made.tools == [{"type": "function", "function": function}]
     assert made.called == ["python"]
     assert not any("weight" in message for message in made.messages)
+
+
+# Cells with another meaning than their text
+
+
+@pytest.mark.parametrize(("number", "text"), [(0.1 + 0.2, "0.3"), (1.1 * 3, "3.3"), (1e-7, "1e-07"), (0.1, "0.1")])
+def test_a_fraction_has_no_noise_of_its_binary_form(tmp_path: Path, number: float, text: str) -> None:
+    row = {"prompt": "How much?", "answer": number}
+    assert usable_problem(row, 1).answer == text
+    assert convert(tmp_path, row).rows[0]["answer"] == text
+
+
+def test_a_column_of_32_bit_fractions_keeps_its_decimal_text(tmp_path: Path) -> None:
+    table = pa.table({"prompt": ["a?", "b?", "c?"], "answer": pa.array([0.1, 2.5, 3.3], pa.float32())})
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    assert [each.answer for each in load_problems(tmp_path / "rows.parquet")] == ["0.1", "2.5", "3.3"]
+
+
+def test_a_number_without_a_value_is_no_answer(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a problem needs"):
+        usable_problem({"prompt": "How much?", "answer": math.nan}, 1)
+    with pytest.raises(DataError, match="its answer is inf, which has no value"):
+        usable_problem({"prompt": "How much?", "answer": math.inf}, 1)
+    assert usable_problem({"prompt": "How much?", "answer": 1, "level": math.nan}, 1).labels == {}
+
+
+def test_a_column_without_a_name_is_read_as_no_other(tmp_path: Path) -> None:
+    """pandas writes its index to such a column."""
+    (tmp_path / "rows.csv").write_text(",question,answer\n0,What is 2?,2\n1,What is 3?,3\n")
+    rows = convert_file(tmp_path / "rows.csv", None, "clean").rows
+    assert [(row["id"], row["answer"], row["kind"]) for row in rows] == [("1", "2", "math"), ("2", "3", "math")]
+    assert not {"hint", "solution"} & rows[0].keys()
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json"])
+def test_a_name_that_is_given_twice_in_an_object_is_refused(tmp_path: Path, ending: str) -> None:
+    text = '{"prompt": "1+1?", "answer": "3", "answer": "2"}'
+    (tmp_path / f"rows{ending}").write_text(text if ending == ".jsonl" else f"[{text}]")
+    with pytest.raises(DataError, match="'answer' is given twice in one object"):
+        convert_file(tmp_path / f"rows{ending}", None, "clean")
+    if ending == ".jsonl":
+        with pytest.raises(DataError, match="'answer' is given twice"):
+            load_problems(tmp_path / "rows.jsonl")
+        assert run(["data", "check", str(tmp_path / "rows.jsonl")]) == 2
+
+
+def test_a_right_option_that_is_listed_twice_is_refused(tmp_path: Path) -> None:
+    row = {"question": "Which?", "choices": ["Rome", "Oslo", "Rome"], "answer": "A"}
+    with pytest.raises(DataError, match="its right option 'Rome' is listed twice"):
+        convert(tmp_path, row)
+    assert convert(tmp_path, row | {"answer": "B"}).rows[0]["answer"] == "B"
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "kind"),
+    [
+        ("Capital?\n(a) Rome\n(b) Paris\n(c) Oslo", "(b)", "choice"),
+        ("Capital?\na) Rome\nb) Paris\nc) Oslo", "b)", "choice"),
+        ("Which of the following is one?\n(a) Rome\n(b) Paris", "b", "choice"),
+        ("Let (a) x be 1 and (b) y be b. Find y.", "b", "math"),
+        ("Find b.", "(b)", "math"),
+    ],
+)
+def test_options_in_small_letters_are_options(text: str, gold: str, kind: str) -> None:
+    assert usable_problem({"prompt": text, "answer": gold}, 1).kind == kind

@@ -256,9 +256,15 @@ def test_a_cold_start_that_was_interrupted_is_resumed_before_anything_is_compare
     assert [row["update"] for row in run.metrics()] == list(range(1, 21))
 
 
-def test_a_lab_that_was_interrupted_is_made_again(tmp_path: Path) -> None:
+def test_a_lab_that_was_interrupted_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = LabOptions(out=tmp_path, demonstrations=10, train_problems=5, eval_problems=5)
     assert is_made(make(options))
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path / 'student'}: a model with random weights",
+        f"{tmp_path / 'teacher'}: the trained teacher",
+        f"{tmp_path / 'demonstrations.jsonl'}: 10 demonstrations",
+        *(f"{tmp_path / name}.jsonl: {count} problems" for name, count in (("eval", 5), ("tune", 100), ("train", 5))),
+    ]
     (tmp_path / "demonstrations.jsonl").rename(tmp_path / "away")
     (tmp_path / "demonstrations.jsonl").mkdir()  # in the way
     with pytest.raises(RunError, match=r"demonstrations\.jsonl cannot be written"):

@@ -58,8 +58,9 @@ def test_pass_at_k_is_unbiased() -> None:
     assert mean == pytest.approx(1 - (1 - p) ** k)
 
 
-def test_pass_at_k_with_fewer_samples_is_of_all_there_are() -> None:
-    assert pass_at(4, 1, 3) == 1.0
+def test_pass_at_k_is_not_defined_by_fewer_samples() -> None:
+    with pytest.raises(ValueError, match=r"pass@4 is not defined by 3 samples"):
+        pass_at(4, 1, 3)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +198,32 @@ def test_a_problem_counts_the_same_however_many_attempts_it_lost(group: MakeGrou
     tally.add(group("1"))
     tally.add(group("2", "2", "2", "2"))
     assert (tally.measured()["avg"], tally.measured()["samples"]) == (0.5, 4)
+
+
+def test_pass_and_majority_are_over_the_problems_with_enough_graded_samples(group: MakeGroup) -> None:
+    """Three problems of four attempts; the second lost two of them, the third all."""
+    tally = Tally()
+    tally.add(group("1", "2", "2", "2"))
+    tally.add(replace(group("1", "1"), dropped=1, ungraded=[group("1").trajectories[0]]))
+    tally.add(replace(group(), dropped=4))
+    measured = tally.measured()
+    assert (measured["samples"], measured["problems"], measured["problems_lost"]) == (4, 2, 1)
+    assert measured["avg"] == measured["pass@1"] == pytest.approx((1 / 4 + 1) / 2)
+    assert measured["pass@2"] == pytest.approx((1 / 2 + 1) / 2)
+    assert (measured["pass@4"], measured["maj"], measured["problems@4"]) == (1.0, 0.0, 1)
+    assert "problems@2" not in measured
+    assert measured["avg_low"] == pytest.approx((1 / 4 + 2 / 4 + 0) / 3)
+    assert measured["avg_high"] == pytest.approx((1 / 4 + 4 / 4 + 4 / 4) / 3)
+
+
+def test_without_a_problem_of_enough_graded_samples_pass_and_majority_are_not_known(group: MakeGroup) -> None:
+    tally = Tally()
+    for _ in range(3):
+        tally.add(replace(group("1", "1", "1"), dropped=1))
+    measured = tally.measured()
+    assert (measured["samples"], measured["pass@2"], measured["problems@4"]) == (4, 1.0, 0)
+    assert not {"pass@4", "maj"} & measured.keys()
+    assert mean_over([measured, measured])["problems@4"] == 0
 
 
 def test_a_problem_that_lost_every_attempt_is_left_out_and_counted(group: MakeGroup) -> None:

@@ -51,6 +51,17 @@ def change_json(file: Path, **changes: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
+def test_a_head_of_its_own_under_a_configuration_that_ties_it_is_refused(folder: Path) -> None:
+    """Transformers computes with this head, and does not save it: the next load would be another model."""
+    change_weights(folder, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"].clone()}))
+    load_model(folder, CPU)
+    change_weights(folder, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"] + 1}))
+    with pytest.raises(ModelError, match=r"hold a head that differs from the embeddings.*tie_word_embeddings to false"):
+        load_model(folder, CPU)
+    change_json(folder / "config.json", tie_word_embeddings=False)
+    load_model(folder, CPU)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

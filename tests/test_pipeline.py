@@ -174,6 +174,21 @@ def test_stages_run_once_and_in_order(
     assert capfd.readouterr().out.count("done before") == 5
     assert {file: file.stat().st_mtime_ns for file in (out / "train").rglob("*")} == before
 
+    for name, stage, shown in (
+        ("lab/train.jsonl", "train", "lab/train.jsonl"),
+        ("eval/results.json", "export", "eval"),
+    ):
+        content = (out / name).read_text()
+        (out / name).write_text(content + "\n")
+        for flags in ([], ["--dry-run"]):
+            assert sod([*command, *flags]) == 2
+            assert (
+                f"error: {out / shown} has changed since stage {stage} was run. Restore it, or remove {out / stage} to run the "
+                "stage again."
+            ) in capfd.readouterr().err
+        (out / name).write_text(content)
+    assert sod(command) == 0
+
     (out / "start").rename(tmp_path / "moved")
     assert sod(command) == 2
     assert f"Stage start is not done, but stage train, which reads what it writes, is. Remove {out / 'train'}" in (

@@ -514,6 +514,7 @@ def test_the_commands_say_their_plan_and_do_nothing(
     data = jsonl([{"messages": turns}]) if command == "sft" else problem_file
     model = "--student" if command == "train" else "--model"
     flags = [model, teacher, "--data", data, "--out", tmp_path / "run", "--dry-run"]
+    flags += ["--teacher", teacher, "--rollout.problems", 8] if command == "train" else []
     assert sod([command, *map(str, flags)]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"sod {command}, a dry run: nothing is loaded, downloaded or written.\n")

@@ -62,6 +62,17 @@ def test_several_benchmarks_have_their_mean_below_them() -> None:
     assert [line.split(" | ")[0] for line in lines(table)] == ["| aime2024", "| math500", "| mean"]
 
 
+def test_lost_attempts_have_a_line_with_the_problems_that_count_and_the_bounds() -> None:
+    lost = {"rollout/ungraded": 40, "avg_low": 0.45, "avg_high": 0.575, "problems@32": 21}
+    table = results_markdown(results({"aime2024": benchmark(measured(0.5, **lost))}))
+    assert (
+        "aime2024: avg@32 would be 45.0 % if all attempts that are not counted were wrong, and 57.5 % if all" in table
+    )
+    assert "aime2024: pass@32 and maj@32 are over the 21 of 30 problems with 32 graded attempts." in table
+    table = results_markdown(results({"aime2024": benchmark(measured(0.5, **{"problems@32": 0}))}))
+    assert "aime2024: pass@32 and maj@32 are not known: no problem has 32 graded attempts." in table
+
+
 def test_a_benchmark_without_a_graded_attempt_has_no_rate_and_takes_the_mean_with_it() -> None:
     nothing = {"problems": 0, "problems_lost": 3, "samples": 0, "rollout/ungraded": 96, "rollout/dropped": 0}
     benchmarks = {"aime2024": benchmark(measured(0.5)), "math500": benchmark(nothing)}

@@ -55,6 +55,27 @@ def test_a_gold_that_a_right_answer_can_equal_passes(gold: str) -> None:
 @pytest.mark.parametrize(
     ("gold", "words"),
     [
+        *((gold, "is a date or a number with hyphens") for gold in ("2024-01-05", "5/1/2024", "5.1.2024", "555-1234")),
+        *((gold, "is a date or a number with hyphens") for gold in ("+1-212-555-1234", "978-0-306-40615-7")),
+        ("1.234,56", "has a decimal comma"),
+    ],
+)
+def test_a_gold_that_would_be_computed_with_another_meaning_is_refused(gold: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        check_gold("math", gold)
+    check_gold("text", gold)
+
+
+@pytest.mark.parametrize(
+    "gold", ["12-34", "10-20", "1/2", "7/24", "1.234", "1,234.5", "3,14", "2024-1", "1/2/3", "2-3-4"]
+)
+def test_an_expression_is_no_date(gold: str) -> None:
+    check_gold("math", gold)
+
+
+@pytest.mark.parametrize(
+    ("gold", "words"),
+    [
         (SOLUTION, "a text with the answer '18'"),
         ("#### 4", "a text with the answer '4'"),
         ("It is two and two, thus #### 4", "a text with the answer '4'"),

@@ -55,6 +55,14 @@ def test_output_that_is_all_a_command_is_for_is_not_lost_in_silence() -> None:
     assert done.stderr.startswith("sod: the output is dropped (No space left on device)")
 
 
+def test_a_name_in_another_encoding_than_the_screens_is_shown_escaped(tmp_path: Path) -> None:
+    name = os.fsdecode(b"gr\xfc\xdfe.jsonl")
+    (tmp_path / name).write_text('{"prompt": "1+1?", "answer": "2"}\n')
+    done = subprocess.run([*SOD, "data", "check", name], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert r"gr\udcfc\udcdfe.jsonl: 1 rows, 0 invalid" in done.stdout
+
+
 @pytest.mark.parametrize("closing", [">&-", "2>&-", ">&- 2>&-"])
 def test_a_command_may_be_started_without_a_screen(closing: str) -> None:
     done = subprocess.run(["bash", "-c", f'exec "$@" {closing}', "bash", *SOD, "--version"], capture_output=True)

@@ -19,9 +19,9 @@ from sod.chat.format import ChatFormat
 from sod.cli import run as sod
 from sod.config import EvalOptions, HeldOutOptions, ReportOptions, SftOptions, TrainOptions
 from sod.config.recipes import to_toml
-from sod.datasets.contamination import count_shared
+from sod.datasets.contamination import count_shared, same_questions
 from sod.datasets.overlap import ProblemIdentity
-from sod.datasets.rows import load_demonstrations
+from sod.datasets.rows import demonstration_of, load_demonstrations, load_problems, write_jsonl
 from sod.errors import DataError, ModelError, OptionError
 from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
@@ -41,6 +41,7 @@ from sod.types import Problem, Trajectory
 from sod.validation import solving
 from sod.validation.cold_start import solve_options
 from sod.validation.course import Course
+from sod.validation.sets import questions_of
 from sod.validation.solving import SolveScale
 
 UPDATE: dict[str, Any] = {
@@ -568,6 +569,49 @@ def test_a_recipe_that_cannot_be_solved_is_refused_before_training(
     with pytest.raises(OptionError, match=words):
         sft(cold_start(untrained, demonstrations, tmp_path / "run", validate={"solve": recipe}))
     assert not (tmp_path / "run").exists()
+
+
+SHOTS = [
+    {"role": "user", "content": "What is 1 + 1?"},
+    {"role": "assistant", "content": "2", "weight": 0},
+]
+
+
+@pytest.mark.parametrize(
+    ("held", "learnt", "shared"),
+    [
+        ({"ask": "What is 2 + 2?"}, {"ask": "What is 3 + 3?"}, False),  # the examples before them are the same
+        ({"ask": "What is 2 + 2?"}, {"ask": "what is  2 + 2 ?"}, True),
+        ({"ask": "Act.", "setting": {"level": 1}}, {"ask": "Act.", "setting": {"level": 2}}, False),
+        ({"ask": "Act.", "setting": {"level": 1}}, {"ask": "Act.", "setting": '{"level": 1}'}, True),
+        ({"ask": "Act.", "environment": "a.py:A"}, {"ask": "Act."}, True),  # unknown for one of the two
+    ],
+)
+def test_demonstrations_are_one_problem_by_their_prompt_and_its_surroundings(
+    held: dict[str, Any], learnt: dict[str, Any], shared: bool
+) -> None:
+    def questions(row: dict[str, Any]) -> list[ProblemIdentity]:
+        talk = [*SHOTS, {"role": "user", "content": row["ask"]}, {"role": "assistant", "content": "4"}]
+        return questions_of([demonstration_of(row | {"messages": talk}, 1)], Path())
+
+    assert same_questions(questions(held), questions(learnt)) == ({0} if shared else set())
+
+
+def test_demonstrations_of_a_problem_to_solve_are_reported(
+    untrained: Path, problem_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = load_problems(problem_file)[0]
+    talk = [*problem.messages, {"role": "assistant", "content": "It is 2."}]
+    write_jsonl(tmp_path / "learn.jsonl", [{"messages": talk}])
+    write_jsonl(tmp_path / "held.jsonl", [{"messages": [{"role": "user", "content": "Another?"}, talk[-1]]}])
+    (tmp_path / "solve.toml").write_text(
+        f'data = "{problem_file}"\nsamples = 1\nlimit = 2\nrollout = {{max_tokens = 8, max_prompt_tokens = 512}}\n'
+        'sandbox.backend = "unsafe_subprocess"'
+    )
+    files = (tmp_path / "learn.jsonl", tmp_path / "held.jsonl")
+    sft(cold_start(untrained, files, tmp_path / "run", validate={"solve": tmp_path / "solve.toml"}, epochs=1))
+    shown = " ".join("".join(capsys.readouterr()).split())
+    assert f"careful: {problem_file.stem}: 1 of 2 held-out questions are also in the training data" in shown
 
 
 def test_a_cold_start_that_no_longer_improves_ends(

@@ -18,8 +18,8 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
@@ -51,6 +51,13 @@ class Demonstration:
     tools: list[dict[str, Any]]
     unread: frozenset[str] = frozenset()
     """Keys of its published messages that have content and are not read."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """Columns of its row that tell its problem from others of equal text: environment, setting, files."""
+
+    @property
+    def prompt(self) -> list[Message]:
+        """Return the messages before the first one to learn from, such as examples and the question."""
+        return list(takewhile(lambda each: each["role"] != "assistant" or not each.get("weight", 1), self.messages))
 
     @property
     def called(self) -> list[str]:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from sod.config.sampling import BUILT_IN_TEMPLATE as BUILT_IN
 from sod.errors import OptionError
 
-BUILT_IN = "hermes"
 Turns = dict[str, tuple[str, str]]
 """By role: the text before a message, and the text after it."""
 

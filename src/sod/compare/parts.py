@@ -1,6 +1,7 @@
 """The runs of a comparison and their options."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,9 +18,14 @@ from sod.datasets.overlap import ProblemIdentity
 from sod.datasets.several import open_sets
 from sod.errors import OptionError, RunError
 from sod.lab.presets import Setting
+from sod.planning.changes import ChangedInputs
+from sod.runs.checkpoints import checkpoint_folders
+from sod.runs.directory import Run
 from sod.runs.files import to_json, write_json
 from sod.sandbox.retries import open_sandbox
 
+FEW = 3
+"""Largest number of runs that an error lists."""
 TUNING_SEED = 1_000_003
 """Seed of the runs that choose a learning rate. No cell uses it."""
 AnyOptions = TypeVar("AnyOptions", bound=Options)
@@ -86,13 +92,13 @@ class ComparisonParts:
             )
 
     def keep_plan(self) -> None:
-        """Write the options that all runs share to compare.json. Raise RunError if existing runs have other ones."""
+        """Write the options that all runs share to compare.json. Raise RunError if existing runs have other options or inputs."""
         plan = self.check_plan()
         if not (path := self.out / "compare.json").exists():
             write_json(path, plan)
 
     def check_plan(self) -> dict[str, Any]:
-        """Return the options that all runs share. Raise RunError if existing runs have other ones."""
+        """Return the options that all runs share. Raise RunError if existing runs have other options or inputs."""
         plan = {
             "train": self.train,
             "measure": self.measure,
@@ -107,7 +113,45 @@ class ComparisonParts:
                 f"{self.out} holds a comparison with other options: {', '.join(changed)} differ, see {path}. Only methods "
                 "and seeds can be added to a comparison. Choose another --out."
             )
+        self._check_inputs()
         return plan
+
+    def _check_inputs(self) -> None:
+        """Raise RunError if data, a model or code of an existing run has another content than when it began."""
+        inputs, changed = ChangedInputs(), dict[str, list[Path]]()
+        for options in self._existing():
+            for name in inputs.of(options.out, options):
+                changed.setdefault(name, []).append(options.out)
+        if changed:
+            name, folders = next(iter(changed.items()))
+            shown = (
+                " and ".join(map(str, folders))
+                if len(folders) <= FEW
+                else f"{folders[0]} and {len(folders) - 1} more runs"
+            )
+            ways = f"remove {shown} to run again" if len(folders) <= FEW else "choose another --out"
+            raise RunError(
+                f"{name} has changed since {shown} began, so the table would mix two contents. Restore it, or {ways}."
+            )
+
+    def _existing(self) -> Iterator[TrainOptions | EvalOptions]:
+        """Yield the options of each run that has begun, with the model that it evaluates."""
+        for name, model in self.untrained().items():
+            if Run(self.out / name).begun:
+                yield self.evaluation(model, self.out / name)
+        runs = [
+            (method, TUNING_SEED, at, {"data": self.tune})
+            for method in self.methods
+            for at in self.tunings(method).values()
+        ]
+        runs += [(method, seed, at, {}) for method in self.methods for seed, at in self.cells(method).items()]
+        for method, seed, folder, problems in runs:
+            train, evaluation = folder / "train", folder / "eval"
+            if Run(train).begun:
+                yield self.training(method, seed, train)
+            if Run(evaluation).begun:
+                checkpoints = checkpoint_folders(train / "checkpoints")
+                yield self.evaluation(checkpoints[-1] if checkpoints else train, evaluation, **problems)
 
     # ComparisonParts
 

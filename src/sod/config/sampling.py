@@ -20,6 +20,9 @@ from sod.config.base import (
 )
 from sod.config.judging import LlmJudgeOptions
 
+BUILT_IN_TEMPLATE = "hermes"
+"""The chat template that is a part of this package."""
+
 
 class ChatOptions(Options):
     """How messages become tokens."""

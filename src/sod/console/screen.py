@@ -53,7 +53,8 @@ def _over(stream: TextIO | None, descriptor: int) -> TextIO:
         return open(os.devnull, "w", encoding="utf-8")
     buffer = open(descriptor, "wb", closefd=False)
     lines = stream.isatty() or descriptor == 2
-    return Screen(buffer, encoding=stream.encoding, errors=stream.errors, line_buffering=lines)
+    # A name of a file may be in another encoding than the terminal's.
+    return Screen(buffer, encoding=stream.encoding, errors="backslashreplace", line_buffering=lines)
 
 
 def report_failures() -> None:

@@ -13,7 +13,16 @@ from sod.console.progress import slow_bar
 from sod.datasets.asking import asks, reworded
 from sod.datasets.columns import check_characters
 from sod.datasets.overlap import key
-from sod.datasets.rows import Row, beside_text, check_file, demonstration_of, each_row, lines_of, usable_problem
+from sod.datasets.rows import (
+    Row,
+    beside_text,
+    check_file,
+    demonstration_of,
+    each_row,
+    lines_of,
+    unique_names,
+    usable_problem,
+)
 from sod.errors import DataError
 
 
@@ -112,7 +121,7 @@ def _read(line: bytes, number: int) -> Checked:
 def _parsed(line: bytes) -> Row | str:
     """Return the row of a line, or the fault of a line that is not a row."""
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = json.loads(line.decode("utf-8"), object_pairs_hook=unique_names)
     except UnicodeDecodeError as error:
         return f"it is not UTF-8 text: {error.reason} at byte {error.start}."
     except (ValueError, RecursionError) as error:

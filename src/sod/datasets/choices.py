@@ -123,7 +123,13 @@ class Choice:
             raise DataError(
                 f"its columns for the right answer fit {what} of its {len(self.options)} options. Write one letter."
             )
-        return ascii_uppercase[possible.pop()]
+        (place,) = possible
+        if self.options.count(self.options[place]) > 1:
+            raise DataError(
+                f"its right option {self.options[place]!r} is listed twice, and only one of the two letters would be right; "
+                "remove one."
+            )
+        return ascii_uppercase[place]
 
 
 _NUMBERINGS: tuple[Numbering, ...] = ("from 0", "from 1", "text")

@@ -13,9 +13,10 @@ from typing import Any
 
 from sod.datasets import programs
 from sod.datasets.choices import Numberings, as_value, read_choice, with_options
-from sod.datasets.golds import canonical, kind_of, kind_of_tests
+from sod.datasets.golds import canonical, kind_of, kind_of_tests, number_text
 from sod.datasets.recognising import CONTEXT, cells_of, conversation_in
 from sod.datasets.rows import LABELS, Row, demonstration_of, messages_in
+from sod.datasets.spellings import ANSWERS, check_answer, check_question
 from sod.datasets.wording import asked
 from sod.errors import DataError
 from sod.rewards.golds import worked
@@ -38,7 +39,7 @@ NAMES = {
         *("goal", "sentence", "messages"),
     ),
     "answer": (
-        *("answer", "correct_answer", "final_answer", "expected_answer", "ground_truth", "gold", "target"),
+        *ANSWERS,
         "extra_info.answer",
     ),
     "id": ("id", "unique_id", "question_id", "record_id", "problem_id", "task_id", "index", "url"),
@@ -90,8 +91,10 @@ class Columns:
     def one_of(self, names: tuple[str, ...]) -> Any:
         """Return the cell of the first existing column of these names; None if there is none."""
         found = next((name for name in names if name in self.cells), None)
-        self.used.add(found or "")
-        return self.cells.get(found or "")
+        if found is None:
+            return None
+        self.used.add(found)
+        return self.cells[found]
 
     def need(self, name: str) -> Any:
         """Return the cell of one of sod's columns. Raises DataError if it is missing."""
@@ -177,6 +180,7 @@ def converted_problem(
         return ours | labels(columns), columns.unused
     if not any(columns.get(name) for name in ("answer", "solution")) and (why := conversation_in(row)):
         raise DataError(f"it has no answer to judge. {why}")
+    check_question(columns.cells)
     wanted = columns.need("problem")
     wanted = (messages_in(wanted) or wanted) if isinstance(wanted, str) else wanted
     text = wanted if isinstance(wanted, str) else _last_message(wanted)
@@ -191,6 +195,7 @@ def converted_problem(
         answer = gold = choice.letter(numberings or Numberings(lambda: iter([columns.cells])))
     else:
         kind, gold, solution = _gold(columns, text, kind)
+        check_answer(columns.cells, kind)
         answer = canonical(kind, gold, integers=integers)
     contexts = [columns.plain(name) for name in CONTEXT]
     text = "\n\n".join((*(each for each in contexts if each and each not in text), text))
@@ -325,6 +330,8 @@ def _plain(cell: Any) -> str:
         return cell
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
-    if isinstance(cell, int | float | list | dict):
+    if isinstance(cell, float):
+        return number_text(cell)
+    if isinstance(cell, int | list | dict):
         return json.dumps(cell, ensure_ascii=False, default=str)
     return str(cell)

@@ -1,5 +1,7 @@
 """Find the kind of a gold, and the form in which it is stored. The kinds are in `sod.rewards.kinds`."""
 
+import math
+
 from sod.errors import DataError
 from sod.rewards.kinds import FALLBACK, KINDS, Evidence
 from sod.rewards.math import INTEGER
@@ -16,6 +18,16 @@ def kind_of(gold: str, text: str) -> str:
 def kind_of_tests(seen: Evidence) -> str:
     """Return the kind of a problem whose gold is not an answer, but tests; empty for an answer."""
     return _recognised(seen, gold_is_answer=False)
+
+
+def number_text(number: float) -> str:
+    """Return a number of a file as text, without the noise of binary fractions: 0.1 + 0.2 is 0.3. Raise DataError for infinity.
+
+    A binary fraction of 64 bits holds 15 decimal digits.
+    """
+    if not math.isfinite(number):
+        raise DataError(f"its answer is {number}, which has no value; write the answer as text, or remove the row.")
+    return repr(float(f"{number:.15g}"))
 
 
 def canonical(kind: str, gold: str, *, integers: bool = False) -> str:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from sod.datasets.wording import bare
 from sod.runs.files import sha256_of_file
-from sod.types import Problem
+from sod.types import Message, Problem
 
 _LOOKS = re.compile(
     r"\\(?:left|right|[bB]igg?[lr]?|(?:display|text|script)style|q?quad|limits|thinspace)(?![a-zA-Z])|\\[,;:!> ]|~"
@@ -52,9 +52,14 @@ class ProblemIdentity(NamedTuple):
 
     @classmethod
     def of(cls, problem: Problem) -> "ProblemIdentity":
-        asked = [message["content"] for message in problem.messages if message["role"] == "user"]
-        asked = asked or [message["content"] for message in problem.messages[-1:]]
-        return cls("\n".join(asked), surroundings_key(problem.environment, problem.setting, problem.files))
+        around = surroundings_key(problem.environment, problem.setting, problem.files)
+        return cls(text_of_prompt(problem.messages), around)
+
+
+def text_of_prompt(messages: Sequence[Message]) -> str:
+    """Return what the user says in a prompt, or its last message if the user says nothing."""
+    asked = [message["content"] for message in messages if message["role"] == "user"]
+    return "\n".join(asked or [message["content"] for message in messages[-1:]])
 
 
 def surroundings_key(environment: object, setting: object, files: object, folder: Path = Path()) -> str:

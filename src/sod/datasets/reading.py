@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sod.console.progress import slow_bar
-from sod.datasets.rows import Row, each_row
+from sod.datasets.rows import Row, each_row, unique_names
 from sod.errors import DataError
 
 csv.field_size_limit(1 << 30)  # the tests of one program are longer than the module's default of 128 KiB
@@ -50,7 +50,7 @@ def _json_lines(path: Path) -> list[Row]:
     rows: list[Row] = []
     for number, line in enumerate(_text(path).split("\n"), 1):
         try:
-            row = json.loads(line) if line.strip() else {}
+            row = json.loads(line, object_pairs_hook=unique_names) if line.strip() else {}
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not JSON ({error}).") from error
         if not isinstance(row, dict):
@@ -62,7 +62,7 @@ def _json_lines(path: Path) -> list[Row]:
 def _json(path: Path) -> list[Row]:
     """Read a list of objects, or an object with exactly one such list."""
     try:
-        content = json.loads(_text(path))
+        content = json.loads(_text(path), object_pairs_hook=unique_names)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}.") from error
     lists = [content] if isinstance(content, list) else []

@@ -5,6 +5,7 @@ otherwise become a problem of mathematics with a part missing.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -46,10 +47,20 @@ def cells_of(row: Mapping[str, Any]) -> dict[str, Any]:
         row,
         asked if isinstance(asked, Mapping) else {},
     )
+    _check_names(row)
     cells = {normal(name): cell for part in parts for name, cell in part.items() if not _is_empty(cell)}
     if isinstance(asked, Mapping):
         del cells["question"]
     return cells
+
+
+def _check_names(row: Mapping[str, Any]) -> None:
+    """Raise DataError if names of columns differ in case or spaces only, and their cells in content."""
+    found: dict[str, str] = {}
+    for name, cell in row.items():
+        other = found.setdefault(normal(name), name) if not _is_empty(cell) else name
+        if row[other] != cell:
+            raise DataError(f"its `{other}` and `{name}` are one column by name, but differ; keep the right one.")
 
 
 def normal(name: str) -> str:
@@ -102,7 +113,12 @@ def _listed(names: Any) -> str:
 
 
 def _is_empty(cell: Any) -> bool:
-    return cell is None or cell in ([], {}) or (isinstance(cell, str) and not cell.strip())
+    return is_missing(cell) or cell in ([], {}) or (isinstance(cell, str) and not cell.strip())
+
+
+def is_missing(cell: Any) -> bool:
+    """Return whether a cell has no value: None, or the NaN that pandas writes for one."""
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
 def _object(cell: Any) -> Mapping[str, Any]:

@@ -28,13 +28,16 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sod.chat import conversations
-from sod.chat.conversations import Demonstration, as_messages, without_nulls
+from sod.chat.conversations import Demonstration, as_messages
 from sod.console.progress import slow_bar
-from sod.datasets.recognising import conversation_in, plain_kind
+from sod.datasets.golds import number_text
+from sod.datasets.parquet import parquet_rows
+from sod.datasets.recognising import cells_of, conversation_in, is_missing, plain_kind
+from sod.datasets.spellings import check_answer, check_question
 from sod.errors import DataError
 from sod.moved import keep_old_names
 from sod.rewards.choice import MOST, USUAL, options_in
-from sod.rewards.kinds import ENVIRONMENT_KIND, check_gold, find_kind
+from sod.rewards.kinds import ENVIRONMENT_KIND, KINDS, check_gold, find_kind
 from sod.runs.files import to_json, write_whole
 from sod.types import Message, Problem
 
@@ -42,8 +45,6 @@ Row = dict[str, Any]
 T = TypeVar("T")
 
 MODEL_FILES = ("config.json", "tokenizer.json", "chat_template.jinja", "*.safetensors")
-BATCH = 4096
-"""Rows of a .parquet file in memory at a time. A published file may repeat every problem a hundred times."""
 CONVERT = "`sod data convert FILE --out OUT` reads other columns."
 _MESSAGES = re.compile(r"\s*(?:array\(\s*)?\[?\s*\{\s*['\"](?:role|content)['\"]\s*:")
 LABELS = ("source", "difficulty", "level", "domain", "subject", "flag")
@@ -60,7 +61,7 @@ def read_rows(path: Path) -> list[Row]:
 def each_row(path: Path) -> Generator[Row]:
     """Yield the rows of a .jsonl or .parquet file. Raises DataError at the first row that cannot be parsed."""
     check_file(path)
-    read = _parquet_rows if path.suffix == ".parquet" else _jsonl_rows
+    read = parquet_rows if path.suffix == ".parquet" else _jsonl_rows
     empty = True
     with slow_bar(path.name, "read, %", 100) as at:
         for row in read(path, at):
@@ -191,24 +192,18 @@ def _jsonl_rows(path: Path, at: Callable[[int], None]) -> Iterator[Row]:
         yield _parse_line(path, number, text)
 
 
-def _parquet_rows(path: Path, at: Callable[[int], None]) -> Iterator[Row]:
-    import pyarrow.parquet as parquet  # importing it takes a second
-    from pyarrow import ArrowException
-
-    read = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH):
-                yield from map(without_nulls, batch.to_pylist())
-                read += len(batch)
-                at(100 * read // file.metadata.num_rows)
-    except (ArrowException, OSError) as error:  # OSError: damaged pages
-        raise DataError(f"{path} is not a parquet file, or a damaged one: {error}") from error
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object. Raise ValueError if a name is given twice, of which JSON parsers keep the last."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice in one object")
+    return made
 
 
 def _parse_line(path: Path, number: int, line: str) -> Row:
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=unique_names)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {number}: not JSON ({error.msg} at character {error.pos}).") from error
     except (ValueError, RecursionError) as error:  # a number or a nesting beyond the parser's limits
@@ -253,7 +248,7 @@ def usable_problem(row: Row, number: int) -> Problem:
 
 def as_problem(row: Row, number: int) -> Problem:
     """Return the problem of the `number`-th row of a file. Raises DataError with the fault of the row."""
-    row = {name: cell for name, cell in row.items() if cell is not None}
+    row = {name: cell for name, cell in row.items() if not is_missing(cell)}
     verl, extra = row.get("reward_model", {}), row.get("extra_info", {})
     if not isinstance(verl, dict) or not isinstance(extra, dict):
         raise DataError(f"its `reward_model` or `extra_info` is not an object. {CONVERT}")
@@ -274,15 +269,20 @@ def as_problem(row: Row, number: int) -> Problem:
         )
     if isinstance(answer, list | dict | bool):
         raise DataError(f"its answer is {type(answer).__name__}; only text or a number can be used. {CONVERT}")
+    answer = number_text(answer) if isinstance(answer, float) else str(answer)
+    cells = cells_of(row)
+    check_question(cells)
     messages = _question(prompt if prompt else json.dumps(setting, ensure_ascii=False))
     text = "\n".join(message["content"] for message in messages)
-    kind = str(row["kind"]) if "kind" in row else plain_kind(row, text, str(answer))
+    kind = str(row["kind"]) if "kind" in row else plain_kind(row, text, answer)
+    find_kind(kind)
+    check_answer(cells, kind)
     return Problem(
         id=str(row.get("id", extra.get("index", number))),
         messages=tuple(messages),
-        answer=str(answer),
+        answer=answer,
         kind=kind,
-        options=option_count(row.get("choices"), messages[-1]["content"]) if find_kind(kind).has_options else USUAL,
+        options=option_count(row.get("choices"), messages[-1]["content"]) if KINDS[kind].has_options else USUAL,
         hint=_text(row, extra, "hint"),
         solution=_text(row, extra, "solution"),
         labels={name: str(row[name]) for name in LABELS if row.get(name) not in (None, "")},
@@ -369,7 +369,9 @@ def demonstration_of(row: Row, number: int) -> Demonstration:
             "its `messages` are text, not a list of objects with `role` and `content`. `sod data convert FILE --out OUT` writes "
             "them as a list."
         )
-    return conversations.parse_conversation(row["messages"], row.get("tools"), row.get("functions"))
+    made = conversations.parse_conversation(row["messages"], row.get("tools"), row.get("functions"))
+    about = {name: row[name] for name in SURROUNDINGS if row.get(name)}
+    return replace(made, about=about) if about else made
 
 
 keep_old_names(__name__, as_demonstration="demonstration_of")

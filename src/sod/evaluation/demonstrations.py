@@ -24,12 +24,12 @@ from sod.evaluation.evaluate import evaluate, with_chosen
 from sod.evaluation.results import show_results
 from sod.model.dtypes import with_dtype
 from sod.model.hub import model_folder
-from sod.planning.dry_run import plan
+from sod.planning.dry_run import show_plan
 from sod.rollout.harness import Harness
 from sod.runs.directory import Run
 from sod.runs.records import from_record
 from sod.runs.samples import SampleFile
-from sod.types import MalformedCall, Message, Schema, ToolCall, Trajectory
+from sod.types import MalformedCall, Message, Problem, Schema, ToolCall, Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 def demonstrate(options: RolloutCommandOptions) -> None:
     """Sample, judge, and write the best trajectories. Raises DataError if no trajectory can be used."""
     if options.dry_run:
-        echo(plan(with_engine(with_dtype(options))))
+        show_plan(with_engine(with_dtype(options)))
         return
     options = with_chosen(options)
     sets = open_sets(options)
@@ -90,7 +90,13 @@ def _kept(
         counts["unusable"] += len(made) - len(usable)
         counts["problems"] += bool(usable)
         for row in usable[: options.keep]:
-            yield row | {"source": of.name}
+            yield row | {"source": of.name} | surroundings_of(problem)
+
+
+def surroundings_of(problem: Problem) -> Row:
+    """Return the columns that tell the problem from others of equal text, so that checks of overlaps find it."""
+    columns = {"environment": problem.environment, "setting": dict(problem.setting), "files": dict(problem.files)}
+    return {name: cell for name, cell in columns.items() if cell}
 
 
 def ranked(attempts: Iterable[Trajectory]) -> list[Trajectory]:

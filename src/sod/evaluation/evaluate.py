@@ -21,8 +21,7 @@ from sod.config import AlgorithmOptions, EvalOptions
 from sod.console.progress import Display, echo
 from sod.datasets import ProblemSet
 from sod.datasets.asking import silence, unasked, why_silent
-from sod.datasets.rows import fingerprint_model
-from sod.datasets.several import open_sets, sets_fingerprint
+from sod.datasets.several import open_sets
 from sod.datasets.writing import keep_out_of_git
 from sod.engines import ENGINES, Engine
 from sod.engines.choice import with_engine
@@ -35,8 +34,9 @@ from sod.model.dtypes import with_dtype
 from sod.model.hub import model_folder
 from sod.model.lengths import with_lengths
 from sod.model.loading import check_context, check_embeddings, load_model
+from sod.planning.changes import fingerprints_of
 from sod.planning.checks import check, of_evaluation
-from sod.planning.dry_run import plan
+from sod.planning.dry_run import show_plan
 from sod.processes.concurrency import Runner, run_concurrently
 from sod.processes.distributed import ALONE
 from sod.rewards.referee import Referee
@@ -59,7 +59,7 @@ from sod.runs.results import BenchmarkResults, Results
 from sod.runs.samples import SampleFile
 from sod.scoring import Scorer, check_enough
 from sod.teachers import TeacherSetup
-from sod.teachers.opening import fingerprint_teacher, open_teacher, teacher_folder
+from sod.teachers.opening import open_teacher, teacher_folder
 from sod.types import Group, Problem, Trajectory, Verdict
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def evaluate_and_show(options: EvalOptions) -> None:
     """Evaluate, and print the results."""
     options = with_engine(with_dtype(options))
     if options.dry_run:
-        echo(plan(options))
+        show_plan(options)
         return
     show_results(evaluate(options))
     echo(f"results and trajectories: {options.out}")
@@ -149,12 +149,7 @@ class EvaluationSession:
         judges = {name: harness.referee.as_judge(name) for name in options.judges}
         for judge in judges.values():
             judge.check(problems)
-        files = {
-            "data": sets_fingerprint(sets),
-            "model": f"served {options.engine.served_name}" if served else fingerprint_model(folder),
-        }
-        if options.teacher:
-            files["teacher"] = fingerprint_teacher(teacher_folder(options.teacher, options.score), options.score)
+        files = fingerprints_of(options if served else options.model_copy(update={"model": folder}), sets)
         contents = content_digests(options, [(each.path, each.problems) for each in sets])
         if run.begun:
             Run.open(options, options.out, data=files, files=contents, resume=True)
@@ -360,11 +355,10 @@ class Counted:
         by_sample = {each.sample: each for each in (*group.trajectories, *group.ungraded)}
         for row in rows:
             for name, verdict in row.get("judges", {}).items():
-                if verdict["graded"]:
-                    again = replace(by_sample[row["sample"]], verdict=verdict_of(verdict))
-                    judged.setdefault(name, []).append(again)
+                judged.setdefault(name, []).append(replace(by_sample[row["sample"]], verdict=verdict_of(verdict)))
         for name, trajectories in judged.items():
-            self.by_judge.setdefault(name, Tally(self.of.votes)).add(Group(group.problem, trajectories))
+            again = Group.of(group.problem, trajectories, dropped=group.dropped)
+            self.by_judge.setdefault(name, Tally(self.of.votes)).add(again)
 
     def results(self) -> BenchmarkResults:
         measured = self.tally.measured() | self.totals.metrics() | self.steps.metrics()

@@ -30,9 +30,11 @@ def sampling_error(right: Sequence[int], tried: Sequence[int]) -> float | None:
 def pass_at(k: int, right: int, tried: int) -> float:
     """Return the probability that one of k samples is right, drawn without replacement: 1 - C(n - c, k) / C(n, k).
 
-    Unbiased for k independent samples (Chen et al. 2021, arXiv 2107.03374, Eq. 1). A larger k than `tried` counts as `tried`.
+    Unbiased for k independent samples (Chen et al. 2021, arXiv 2107.03374, Eq. 1). Raise ValueError if k exceeds `tried`: fewer
+    samples do not determine it.
     """
-    k = min(k, tried)
+    if k > tried:
+        raise ValueError(f"pass@{k} is not defined by {tried} samples")
     return 1 - math.comb(tried - right, k) / math.comb(tried, k)
 
 
@@ -56,7 +58,7 @@ class Tally:
     votes: bool = True
     """Whether answers can be compared for a majority; programs cannot."""
     samples: int = 0
-    """Largest number of samples of a problem: the n of avg@n."""
+    """Largest number of attempts at a problem, lost ones included: the n of avg@n."""
     problems_lost: int = 0
     """Number of problems without a graded sample. They are left out."""
     right: list[int] = field(default_factory=list)
@@ -64,20 +66,26 @@ class Tally:
     majorities: list[float] = field(default_factory=list)
     """Right samples, graded samples and `majority` of each problem."""
     _none: int = 0
+    _bounds: list[tuple[float, float]] = field(default_factory=list)
+    """Solve rate of each problem if its lost attempts were wrong, and if they were right."""
     _by: dict[str, dict[str, "Tally"]] = field(default_factory=lambda: defaultdict(dict))
 
     def add(self, group: Group) -> None:
         """Count the graded samples of one problem."""
-        self._count(group.trajectories)
+        self._count(group)
         for name, value in group.problem.labels.items():
-            self._by[name].setdefault(value, Tally(self.votes))._count(group.trajectories)
+            self._by[name].setdefault(value, Tally(self.votes))._count(group)
 
-    def _count(self, trajectories: Sequence[Trajectory]) -> None:
+    def _count(self, group: Group) -> None:
+        trajectories, lost = group.trajectories, group.dropped + len(group.ungraded)
+        right, attempts = sum(t.judged.is_right for t in trajectories), len(trajectories) + lost
+        self.samples = max(self.samples, attempts)
+        if attempts:
+            self._bounds.append((right / attempts, (right + lost) / attempts))
         if not trajectories:
             self.problems_lost += 1
             return
-        self.samples = max(self.samples, len(trajectories))
-        self.right.append(sum(t.judged.is_right for t in trajectories))
+        self.right.append(right)
         self.tried.append(len(trajectories))
         self.majorities.append(majority(trajectories))
         self._none += sum(map(is_silent, trajectories))
@@ -90,6 +98,7 @@ class Tally:
         self.tried += other.tried
         self.majorities += other.majorities
         self._none += other._none
+        self._bounds += other._bounds
         for name, values in other._by.items():
             for value, tally in values.items():
                 self._by[name].setdefault(value, Tally(self.votes)).extend(tally)
@@ -102,7 +111,9 @@ class Tally:
     def measured(self) -> dict[str, float]:
         """Return avg@n, its standard errors, pass@k for powers of two, and maj@n; none of these without a graded sample.
 
-        All problems have equal weight, also those that lost samples.
+        All problems have equal weight. avg is over all of them, also those that lost attempts; `avg_low` and `avg_high` bound it
+        by counting lost attempts as wrong and as right. pass@k and maj@n are over the problems with at least k and n graded
+        samples, and left out if there are none. `problems@k` is their number where it is smaller than `problems`.
         """
         solved = self.solved
         found: dict[str, float] = {
@@ -115,10 +126,17 @@ class Tally:
         found["avg"] = fmean(solved)
         errors = {"avg_se": question_error(solved), "avg_sampling_se": sampling_error(self.right, self.tried)}
         found |= {name: error for name, error in errors.items() if error is not None}
+        low, high = (fmean(bounds) for bounds in zip(*self._bounds, strict=True))
+        found |= {} if low == high else {"avg_low": low, "avg_high": high}
         for k in powers_of_two(self.samples):
-            found[f"pass@{k}"] = fmean(pass_at(k, *counts) for counts in zip(self.right, self.tried, strict=True))
-        if self.votes:
-            found["maj"] = fmean(self.majorities)
+            enough = [(right, tried) for right, tried in zip(self.right, self.tried, strict=True) if tried >= k]
+            if enough:
+                found[f"pass@{k}"] = fmean(pass_at(k, *counts) for counts in enough)
+            if len(enough) < len(solved):
+                found[f"{COUNTED}{k}"] = len(enough)
+        votes = [vote for vote, tried in zip(self.majorities, self.tried, strict=True) if tried >= self.samples]
+        if self.votes and votes:
+            found["maj"] = fmean(votes)
         return found | {"no_answer": self._none / sum(self.tried)}
 
     def by_label(self) -> dict[str, dict[str, dict[str, float]]]:
@@ -150,11 +168,13 @@ def mean_over(benchmarks: Sequence[Mapping[str, float]]) -> dict[str, float]:
         values = [benchmark[key] for benchmark in benchmarks]
         if key.endswith("_se"):
             found[key] = math.sqrt(sum(value**2 for value in values)) / len(values)
-        elif key in ADDED:
+        elif key in ADDED or key.startswith(COUNTED):
             found[key] = sum(values)
         else:
             found[key] = fmean(values)
     return found
 
 
+COUNTED = "problems@"
+"""Start of the name of a number of problems: those with at least so many graded samples."""
 ADDED = {"problems", "problems_lost", "rollout/dropped", "rollout/ungraded", "rollout/tokens_sampled"}

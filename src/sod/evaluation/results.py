@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 from sod.console.progress import echo
 from sod.errors import DataError, RunError
 from sod.evaluation.intervals import Solved
+from sod.evaluation.measures import COUNTED
 from sod.evaluation.sheets import Sheet, show_sheets
 from sod.report import paper
 from sod.runs.directory import Run
@@ -178,6 +179,7 @@ def _remarks(results: Results) -> list[str]:
             lines.append(
                 f"{name}: {lost:.0f} attempts were lost to infrastructure failures. Run the same command to try them again."
             )
+        lines += [f"{name}: {line}" for line in _losses(measured, results.samples)]
     if results.paper is not None:
         lines.append(
             f"The paper's figures are those of {results.paper}: means of 5 training seeds, with the paper's graders, without "
@@ -186,6 +188,19 @@ def _remarks(results: Results) -> list[str]:
             else f"The paper has no figures for {results.paper} on these benchmarks."
         )
     return lines
+
+
+def _losses(measured: Mapping[str, float], n: int) -> Iterator[str]:
+    """Yield what lost attempts mean for the numbers."""
+    if "avg_low" in measured:
+        low, high = (100 * measured[key] for key in ("avg_low", "avg_high"))
+        yield f"avg@{n} would be {low:.1f} % if all attempts that are not counted were wrong, and {high:.1f} % if all were right."
+    if (enough := measured.get(f"{COUNTED}{n}")) is not None:
+        yield (
+            f"pass@{n} and maj@{n} are over the {enough:.0f} of {measured['problems']:.0f} problems with {n} graded attempts."
+            if enough
+            else f"pass@{n} and maj@{n} are not known: no problem has {n} graded attempts."
+        )
 
 
 # The paper's figures

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 
 from sod.config import EvalOptions, LabOptions, LabTeacherOptions, SftOptions
-from sod.console.progress import echo
+from sod.console.progress import echo, slow_bar
 from sod.datasets.rows import write_jsonl
 from sod.errors import TrainingError
 from sod.lab import settings
@@ -53,14 +53,17 @@ def make(options: LabOptions) -> Path:
     with in_words(folder, SafetensorError):
         (folder / LAST).unlink(missing_ok=True)
         save_new_model(STUDENT_SIZE, load_tokenizer(TEACHER_FOLDER), options.seed, folder / "student")
+        echo(f"{folder / 'student'}: a model with random weights")
         shutil.copytree(TEACHER_FOLDER, folder / "teacher", dirs_exist_ok=True)
-    write_demonstrations(
-        folder / "demonstrations.jsonl", STUDENT_STYLE, options.demonstrations or DEMONSTRATIONS, options.seed
-    )
+        echo(f"{folder / 'teacher'}: the trained teacher")
+    count = options.demonstrations or DEMONSTRATIONS
+    write_demonstrations(folder / "demonstrations.jsonl", STUDENT_STYLE, count, options.seed)
+    echo(f"{folder / 'demonstrations.jsonl'}: {count:,} demonstrations")
     measured, learnt = problems(options.eval_problems + TUNE_PROBLEMS, options.train_problems, options.seed)
-    write_problems(folder / "eval.jsonl", measured[: options.eval_problems], "eval")
-    write_problems(folder / "tune.jsonl", measured[options.eval_problems :], "tune")
-    write_problems(folder / LAST, learnt, "train")
+    parts = {"eval": measured[: options.eval_problems], "tune": measured[options.eval_problems :], "train": learnt}
+    for name, tasks in parts.items():  # LAST is the last one
+        write_problems(folder / f"{name}.jsonl", tasks, name)
+        echo(f"{folder / f'{name}.jsonl'}: {len(tasks):,} problems")
     return folder
 
 
@@ -147,7 +150,12 @@ def _corpus(rng: random.Random) -> Iterator[str]:
 def write_demonstrations(path: Path, style: Style, count: int, seed: int) -> None:
     """Write demonstrations in curriculum order. Without this order, the model does not learn to copy names."""
     rng = random.Random(f"demonstrations/{seed}")
-    write_jsonl(path, [{"messages": _demonstration(i / count, style, rng)} for i in range(count)])
+    rows = []
+    with slow_bar(path.name, "written", count) as at:
+        for i in range(count):
+            rows.append({"messages": _demonstration(i / count, style, rng)})
+            at(i + 1)
+    write_jsonl(path, rows)
 
 
 def _demonstration(done: float, style: Style, rng: random.Random) -> list[Message]:

@@ -80,7 +80,25 @@ def read_model(folder: Path, dtype: str, *, attention: str | None = None, place:
         _check_weights(folder, report)
         model, report = text_part(whole, folder, attention)
     _check_weights(folder, report)
+    _check_head(model, folder)
     return model.eval()
+
+
+def _check_head(model: PreTrainedModel, folder: Path) -> None:
+    """Raise ModelError for a head of its own in files whose configuration ties the head to the embeddings.
+
+    Transformers computes with that head, and leaves it out when it saves the model.
+    """
+    head, embeddings = (
+        layer and layer.weight for layer in (model.get_output_embeddings(), model.get_input_embeddings())
+    )
+    if not model.config.tie_word_embeddings or head is embeddings or head is None or embeddings is None or head.is_meta:
+        return
+    if not torch.equal(head, embeddings):
+        raise ModelError(
+            f"The files in {folder} hold a head that differs from the embeddings, but config.json ties the two, so programs "
+            "compute different logits with them. Set tie_word_embeddings to false there, or remove the head from the files."
+        )
 
 
 def _loaded(

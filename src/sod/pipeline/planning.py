@@ -1,25 +1,29 @@
 """Plan each stage as its own command does: `sod run --dry-run`."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sod.config import EvalOptions, RunOptions, SftOptions, TrainOptions
+from sod.config import EvalOptions, Options, RunOptions, SftOptions, TrainOptions
+from sod.model.hub import name_on_hub
 from sod.pipeline.forecasting import Forecast
 from sod.pipeline.stages import MODELS, ExperimentStage, is_below, origin_of, reads
 from sod.planning.dry_run import columns
 from sod.planning.dry_run import planned as planned_as
 from sod.runs.directory import Run
 
+READ = ("file", "files", "run", "runs", "model", "teacher", "results")
+"""Options that name what `sod data`, `sod calibrate`, `sod report` and `sod export` read."""
+
 
 def plan_stages(
     options: RunOptions, stages: Sequence[ExperimentStage], done: Collection[str], end: float | None = None
-) -> str:
-    """Return what the stages would do, as lines of text.
+) -> tuple[str, bool]:
+    """Return what the stages would do, as lines of text, and whether one of them would refuse its options or inputs.
 
     A model that an unfinished stage trains is planned with the model which that training starts from. `end`: end of the budget, a
     time of time.monotonic().
     """
-    by_name = {stage.name: stage for stage in stages}
+    by_name, refused = {stage.name: stage for stage in stages}, False
     parts = [f"sod run, a dry run of {len(stages)} stages in {options.out}; {len(done)} are done"]
     for number, stage in enumerate(stages, 1):
         state = "done" if stage.name in done else f"sod {stage.command}"
@@ -38,9 +42,22 @@ def plan_stages(
             text = planned_as(planned)
             text.first = [step for step in text.first if not _is_made(step, missing.values())]
             parts.append(text.finished(columns()))
+            refused |= text.is_refused
         else:
+            lost = [path for path in _read(planned) if not any(is_below(str(path), out) for out in missing.values())]
+            parts += [f"{path} does not exist. Correct its path." for path in lost]
             parts.append(f"It writes {stage.out}.")
-    return "\n".join(parts)
+            refused |= bool(lost)
+    return "\n".join(parts), refused
+
+
+def _read(options: Options) -> Iterator[Path]:
+    """Yield the missing files and models that a command without a plan of its own reads."""
+    for name in READ:
+        value = getattr(options, name, None)
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, Path) and not path.exists() and name_on_hub(path) is None:
+                yield path
 
 
 def _with_existing_models(stage: ExperimentStage, stages: dict[str, ExperimentStage]) -> dict[str, str]:

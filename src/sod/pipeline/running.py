@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sod.config import ReportOptions, RunOptions
+from sod.config import EvalOptions, ReportOptions, RunOptions, SftOptions, TrainOptions
 from sod.config.recipes import flat, to_toml
 from sod.console.progress import clock, echo
 from sod.errors import (
@@ -22,13 +22,20 @@ from sod.errors import (
 from sod.pipeline.forecasting import Forecast
 from sod.pipeline.planning import plan_stages
 from sod.pipeline.stages import ExperimentStage, read_stages, reads, runs_of
+from sod.planning.changes import ChangedInputs, path_digests
+from sod.planning.dry_run import REFUSED
 from sod.processes.interrupts import Terminated
 from sod.report import report
+from sod.runs.contents import changed_contents
 from sod.runs.directory import Run
 from sod.runs.files import to_json, write_json, write_whole
 
 POLL_SECONDS = 10.0
 """Time between two looks at the pace of a stage."""
+INPUTS = "@inputs"
+"""Key of the digests in done.json. No option has this name."""
+RUNS = SftOptions | TrainOptions | EvalOptions
+"""Options of commands whose runs record their inputs in environment.json."""
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -37,7 +44,10 @@ def run_stages(options: RunOptions) -> None:
     stages = read_stages(options)
     end = None if options.budget is None else time.monotonic() + seconds_of(options.budget)
     if options.dry_run:
-        echo(plan_stages(options, stages, Done(options.out).names(stages), end))
+        text, refused = plan_stages(options, stages, Done(options.out).names(stages), end)
+        echo(text)
+        if refused:
+            raise OptionError(REFUSED)
         return
     with Run(options.out).held():
         _run(options, stages, end)
@@ -52,9 +62,9 @@ def _run(options: RunOptions, stages: Sequence[ExperimentStage], end: float | No
             echo(f"{shown}: done before")
             continue
         echo(f"{shown}: sod {stage.command} {_recipe(options, stage)}")
-        begun = time.monotonic()
+        begun, inputs = time.monotonic(), stage_inputs(stage)
         _start(options, stage, end)
-        done.add(stage)
+        done.add(stage, inputs)
         echo(f"{shown}: done in {clock(time.monotonic() - begun)}")
     runs = tuple(folder for folder in runs_of(list(stages)) if folder.exists())
     if runs:
@@ -129,8 +139,14 @@ def _resumption(stage: ExperimentStage) -> dict[str, Any]:
     return {"resume": True} if stage.trains and Run(stage.out).begun else {}
 
 
+def stage_inputs(stage: ExperimentStage) -> dict[str, str]:
+    """Return the digests of the files and models that a stage reads; {} if the stage's own run records them."""
+    options = stage.options()
+    return {} if isinstance(options, RUNS) else path_digests(options, stage.out)
+
+
 class Done:
-    """The finished stages of an experiment: done.json, which holds their commands and options."""
+    """The finished stages of an experiment: done.json, which holds their commands, options and inputs."""
 
     def __init__(self, out: Path):
         self._file = out / "done.json"
@@ -156,16 +172,32 @@ class Done:
                     "as well to run both again, or choose another --out."
                 )
         for stage in found:
-            now, before = flat(_plain(stage)), flat(self._stages[stage.name])
+            stored = {key: value for key, value in self._stages[stage.name].items() if key != INPUTS}
+            now, before = flat(_plain(stage)), flat(stored)
             if changed := sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key)):
                 raise OptionError(
                     f"Stage {stage.name} was run with other options ({', '.join(changed)}). Restore them, remove {stage.out} to "
                     "run the stage again, or choose another --out."
                 )
+        inputs = ChangedInputs()
+        for stage in found:
+            if changed := self._changed(stage, inputs):
+                raise OptionError(
+                    f"{changed[0]} has changed since stage {stage.name} was run. Restore it, or remove {stage.out} to run the "
+                    "stage again."
+                )
         return {stage.name for stage in found}
 
-    def add(self, stage: ExperimentStage) -> None:
-        self._stages[stage.name] = _plain(stage)
+    def _changed(self, stage: ExperimentStage, inputs: ChangedInputs) -> list[str]:
+        """Return the inputs of a finished stage that have another content than when it began."""
+        options = stage.options()
+        if isinstance(options, RUNS):
+            return inputs.of(stage.out, options)
+        return changed_contents(self._stages[stage.name].get(INPUTS, {}), stage_inputs(stage))
+
+    def add(self, stage: ExperimentStage, inputs: dict[str, str]) -> None:
+        """Record that a stage is finished. `inputs`: digests of what it read."""
+        self._stages[stage.name] = _plain(stage) | {INPUTS: inputs}
         write_json(self._file, self._stages)
 
 

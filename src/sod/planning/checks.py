@@ -40,6 +40,8 @@ CLIP_RANGES = {"gspo": (3e-4, 4e-4), "cispo": (1.0, 4.0)}
 """Lower and upper clip range in the papers of losses whose ratios are on another scale (docs/losses.md)."""
 Refusals = Iterator[str]
 """Messages: what is wrong, why, and what to type."""
+NOT_INSTALLED = "which is not installed. Type"
+"""Part of a refusal that a command on this machine removes."""
 
 
 def check(refusals: Refusals) -> None:
@@ -146,7 +148,7 @@ def of_learning(options: OptimiserOptions, processes: int) -> Refusals:
                 f"{name.split()[0]} to {default}, or start one process."
             )
         if is_used and find_spec(package) is None:
-            yield f'{name} needs {package}, which is not installed. Type pip install ".[lean]" in a checkout of sod.'
+            yield f'{name} needs {package}, {NOT_INSTALLED} pip install ".[lean]" in a checkout of sod.'
 
 
 def of_teacher(teacher: Path | None, options: ScoreOptions) -> Refusals:
@@ -212,7 +214,7 @@ def of_engine(options: EngineOptions, rollout: SamplingOptions, *, trains: bool)
         yield CANNOT_TRAIN.format(name=options.name)
     if engine.package is not None and find_spec(engine.package) is None:
         yield (
-            f"engine.name = {options.name} needs {engine.package}, which is not installed. Type {INSTALL_VLLM}, or "
+            f"engine.name = {options.name} needs {engine.package}, {NOT_INSTALLED} {INSTALL_VLLM}, or "
             "run it as a server from its own environment (--engine.name vllm_server)."
         )
     elif engine.package is not None and (refusal := wrong_vllm()):

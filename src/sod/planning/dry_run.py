@@ -23,12 +23,12 @@ from sod.config import (
     TrainOptions,
 )
 from sod.config.teachers import routes_of
-from sod.console.progress import console
+from sod.console.progress import console, echo
 from sod.credit.systems import SYSTEMS
 from sod.engines import ENGINES
 from sod.errors import ModelError, OptionError, RunError, TemplateError
 from sod.model.lengths import SomeSampling, capped
-from sod.planning.checks import is_address, of_evaluation, of_fine_tuning, of_training, of_translation
+from sod.planning.checks import NOT_INSTALLED, is_address, of_evaluation, of_fine_tuning, of_training, of_translation
 from sod.planning.inventory import (
     Device,
     Found,
@@ -66,6 +66,8 @@ from sod.processes.distributed import place
 from sod.runs.files import sha256_of_file
 from sod.runs.results import read_results
 
+REFUSED = "The command would refuse these options or inputs. The dry run lists the reasons under `to do`."
+"""The error of a dry run."""
 CHARACTERS = 3
 """Assumed number of characters per token in a file of demonstrations."""
 SLACK = 0.1
@@ -80,6 +82,14 @@ def plan(options: SftOptions | TrainOptions | EvalOptions, width: int | None = N
     Raise DataError or ModelError for an existing file or model that cannot be used.
     """
     return planned(options).finished(width or columns())
+
+
+def show_plan(options: SftOptions | TrainOptions | EvalOptions) -> None:
+    """Print what the command would do with these options. Raise OptionError if the command would refuse them."""
+    text = planned(options)
+    echo(text.finished(columns()))
+    if text.is_refused:
+        raise OptionError(REFUSED)
 
 
 def planned(options: SftOptions | TrainOptions | EvalOptions) -> "DryRun":
@@ -425,6 +435,8 @@ class DryRun(Text):
     device: Device | None
     """The device that it selects on this machine, in the first process."""
     first: list[str] = field(default_factory=list)
+    commands: set[str] = field(default_factory=set)
+    """Steps of `first` that are commands to type. All other steps are refusals."""
     last: str = ""
     """The command to type after all steps in `first`."""
     peak: int | None = None
@@ -450,6 +462,11 @@ class DryRun(Text):
     def gpu(self) -> int | None:
         """Return the bytes of the GPU's memory, or None for another device."""
         return self.device.memory if self.device and self.device.is_gpu else None
+
+    @property
+    def is_refused(self) -> bool:
+        """Return whether the command would refuse its options or inputs, also after the commands that come first."""
+        return any(step not in self.commands and NOT_INSTALLED not in step for step in self.first)
 
     @property
     def by_whom(self) -> str:
@@ -508,6 +525,7 @@ class DryRun(Text):
             self.add("reads", f"tool     {name}")
         if teacher and options.score.teacher_url and is_address(options.score.teacher_url):
             self.first.append(f"Start the teacher's server, unless it is running: {serving(teacher.name, options)}")
+            self.commands.add(self.first[-1])
 
     def read_model(self, what: str, model: Path, *, served: bool = False) -> Found:
         """Look up a model. Unless it is on a server, also check its config.json for unsupported features."""
@@ -520,6 +538,7 @@ class DryRun(Text):
     def read(self, what: str, found: Found) -> Found:
         self.add("reads", f"{what:<8} {found.name}  {found.where}")
         self.first += [found.first] if found.first else []
+        self.commands |= {found.first} if found.first.startswith("sod ") else set()
         return found
 
     def write(self, out: Path, *, resume: bool) -> None:

@@ -1,6 +1,7 @@
 """Check that the files and folders that options name exist, before a heavy package is imported.
 
-Existing files are not read, and nothing is downloaded. The commands themselves check the content.
+Existing files are not read, and nothing is downloaded. The commands themselves check the content. Dry runs that list what is
+missing are left out.
 """
 
 from collections.abc import Iterator
@@ -19,11 +20,12 @@ from sod.config import (
     model_path,
 )
 from sod.config.recipes import read_recipe
+from sod.config.sampling import BUILT_IN_TEMPLATE
 from sod.config.teachers import routes_of
 from sod.datasets import check_name, to_fetch
 from sod.datasets.rows import check_file
 from sod.engines import ENGINES
-from sod.errors import DataError, RunError
+from sod.errors import DataError, OptionError, RunError
 from sod.model.hub import model_folder, name_on_hub, refuse_gguf
 from sod.runs.directory import Run
 
@@ -33,12 +35,14 @@ def check_inputs(options: Options) -> None:
     match options:
         case SftOptions(dry_run=False):
             Run(options.out).check(options, resume=options.resume)
+            _templates(options.chat.template)
             _data(options.data)
             with _named("validate.data"):
                 _data(*map(Path, options.validate.data))
             _models(options.model)
         case TrainOptions(dry_run=False):
             Run(options.out).check(options, resume=options.resume)
+            _templates(options.chat.template)
             _data(options.data)
             with _named("validate.data"):
                 for name in options.validate.data:
@@ -46,15 +50,17 @@ def check_inputs(options: Options) -> None:
             _models(options.student, options.teacher if options.score.teacher_url is None else None)
             _models(*(route.model for route in routes_of(options.teachers)))
         case EvalOptions(dry_run=False):
+            _templates(options.chat.template)
             for name in options.data:
                 check_name(name)
             _models(options.model if ENGINES[options.engine.name].loads_model else None, options.teacher)
-        case CompareOptions(preset=None, dry_run=False):
+        case CompareOptions(preset=None):
             train, measure = (read_recipe(path) if path else {} for path in (options.train, options.measure))
             _data(*map(_path, (train.get("data"), options.tune)))
             for name in _names(measure.get("data")):
                 check_name(name)
             _models(*map(_path, (train.get("student"), train.get("teacher"))))
+            _templates(*(recipe.get("chat", {}).get("template") for recipe in (train, measure)))
         case CalibrateOptions():
             if not options.run.is_dir():
                 raise RunError(f"{options.run} is not a directory. Give the run directory of `sod eval --teacher`.")
@@ -92,6 +98,15 @@ def _models(*models: Path | None) -> None:
             refuse_gguf(model)
         if model is not None and not model.exists() and name_on_hub(model) is None:
             model_folder(model)
+
+
+def _templates(*templates: str | None) -> None:
+    """Raise OptionError for a chat template that is neither a file nor a part of this package."""
+    for template in templates:
+        if template is not None and template != BUILT_IN_TEMPLATE and not Path(template).is_file():
+            raise OptionError(
+                f"chat.template: there is no file {template!r}. Type {BUILT_IN_TEMPLATE}, or the path of a chat template."
+            )
 
 
 def _path(value: Any) -> Path | None:

@@ -32,7 +32,7 @@ class Found:
     shape: Shape | None = None
     rows: int | None = None
     first: str = ""
-    """What the user must do to make it exist; "" if nothing."""
+    """What the user must do to make it exist; "" if nothing. A command to type begins with `sod `."""
     config: Path | None = None
     """The config.json of a local model."""
 

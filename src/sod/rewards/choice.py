@@ -137,6 +137,8 @@ FEWEST_IN_LINE = 3
 LONGEST_LETTER = 20
 """Largest number of characters in a gold that is a letter, including brackets and words."""
 _INLINE = re.compile(r"(?<![^\W_])[(（]?\s*([A-Z])\s*[}$]*\s*[.:)\]．、：）]")
+_SMALL = re.compile(r"\([a-z]\)|^\W*[a-z]\s*[.:)\]]", re.MULTILINE)
+"""The mark of an option in small letters, `(a)`, or `a.` at the start of a line."""
 _CHOOSE = re.compile(
     r"\bwhich (?:one )?of the\b|\bof the following\b|\b(?:correct|right|best) (?:option|choice|statement)\b"
     r"|\bmultiple[- ]choice\b",
@@ -154,6 +156,8 @@ def is_choice(gold: str, text: str) -> bool:
     if not is_short or (letter := gold_letter(gold, MOST)) is None:
         return False
     options = options_in(text)
+    if not options and (len(gold.strip()) > 1 or _CHOOSE.search(text)):  # a single small letter may be a variable
+        options = options_in(_SMALL.sub(lambda mark: mark[0].upper(), text))
     if not options and _CHOOSE.search(text):
         raise DataError(
             f"its answer is the letter {gold!r} and its text asks for one of several options, but the options A, B, ... are not "

@@ -37,6 +37,12 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _WORD = re.compile(r"[^\W\d_]+")
 _CANONICAL_INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
 _SPELT_INTEGER = re.compile(r"[-+]?\d[\d,]*(\.0*)?")
+_DATE = re.compile(
+    r"\d{4}([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2\d{4}|(?:\+?\d{1,3}-)?(?:\d{3}-)?\d{3}-\d{4}|\d+(?:-\d+){3,}"
+)
+"""A date in numbers, a telephone number, an ISBN."""
+_DECIMAL_COMMA = re.compile(r"[-+]?\d{1,3}(?:\.\d{3})+,\d+")
+"""A number such as 1.234,56."""
 _LIST = re.compile(r"\[\s*(['\"]).*\1\s*,?\s*\]", re.DOTALL)
 _NOTHING = {
     "nan", "null", "<na>", "[]", "{}", "none", "n/a", "-", "--", "?", "...", "unknown", "notfound", "not found", "not_found",
@@ -50,11 +56,26 @@ def prove_math(gold: str) -> None:
     """Raise DataError for a gold that the judge of mathematics cannot use."""
     if INTEGER.fullmatch(gold):
         return
+    _check_meaning(gold.strip())
     _MATH.check(gold)
     itself = _verdict(gold, gold)
     if isinstance(itself, Verdict) and itself.outcome != "right":
         raise DataError(f"The gold answer {_shown(gold)} is wrong according to its own judge. {CONVERT}")
     check_form(gold, lambda answer: _is_right(_verdict(answer, gold)))
+
+
+def _check_meaning(gold: str) -> None:
+    """Raise DataError for a gold that would be computed with another meaning: a date, a telephone number, a decimal comma."""
+    if _DATE.fullmatch(gold):
+        raise DataError(
+            f"The gold answer {gold!r} is a date or a number with hyphens, but would be computed, so another number would be "
+            "right. Give the row the kind `text`, which compares words."
+        )
+    if _DECIMAL_COMMA.fullmatch(gold):
+        raise DataError(
+            f"The gold answer {gold!r} has a decimal comma, which would separate two numbers. Write a decimal point, and no "
+            "points between thousands."
+        )
 
 
 def vote_of_math(gold: str) -> str:

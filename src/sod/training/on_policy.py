@@ -24,7 +24,6 @@ from sod.credit.history import RuleHistory
 from sod.credit.systems import traits
 from sod.datasets.asking import load_asked, unasked
 from sod.datasets.order import ProblemOrder
-from sod.datasets.rows import fingerprint_model
 from sod.engines.choice import with_engine
 from sod.engines.opening import open_engine
 from sod.errors import AlarmError, OptionError, TrainingError
@@ -34,8 +33,9 @@ from sod.model.hub import model_folder
 from sod.model.lengths import with_lengths
 from sod.model.loading import check_context, check_embeddings, head, load_model
 from sod.model.policy import Policy, load_sharded, origin
+from sod.planning.changes import fingerprints_of
 from sod.planning.checks import check, of_training, of_translation
-from sod.planning.dry_run import estimate, plan
+from sod.planning.dry_run import estimate, show_plan
 from sod.planning.timing import compared
 from sod.processes.concurrency import Runner
 from sod.processes.distributed import Ranks, joined
@@ -48,12 +48,11 @@ from sod.runs import metrics
 from sod.runs.alarms import raised
 from sod.runs.contents import content_digests
 from sod.runs.directory import Run
-from sod.runs.files import sha256_of_file
 from sod.runs.peaks import take_peak_mb
 from sod.runs.records import scored_records, to_record
 from sod.scoring import Scorer, check_groups
 from sod.teachers import Teacher, TeacherSetup
-from sod.teachers.opening import fingerprint_teacher, has_same_tokens, open_teacher, open_teachers, teacher_folder
+from sod.teachers.opening import has_same_tokens, open_teacher, open_teachers, teacher_folder
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.teachers.reference import Reference, open_reference
 from sod.trackers.sending import Tracking, tracked
@@ -79,7 +78,7 @@ def train(options: TrainOptions) -> Run:
     """
     options = with_engine(with_dtype(options))
     if options.dry_run:
-        echo(plan(options))
+        show_plan(options)
         return Run(options.out)
     options = with_lengths(options)
     with (
@@ -192,7 +191,7 @@ class TrainingSession:
             rules = RuleHistory(ranks.first(lambda: teacher_rates(options)))
             held_out = HeldOut.open(options, problems, ranks)
             student = model_folder(options.student)
-            files = ranks.first(lambda: _fingerprints(options, student))
+            files = ranks.first(lambda: fingerprints_of(options.model_copy(update={"student": student})))
             contents = ranks.first(lambda: content_digests(options, [(options.data, problems)]))
             harness = Harness.of(student, options, problems)
             for line in unasked(harness.with_tools(problems), harness.frame):
@@ -450,20 +449,6 @@ def _scorer(options: TrainOptions, policy: Policy, teacher: Teacher | None, refe
         candidates=min(options.algorithm.candidates, len(head(policy.model))) if is_exact else 0,
         student_entropy="student_entropy" in inputs_of(options.algorithm.name),
     )
-
-
-def _fingerprints(options: TrainOptions, student: Path) -> dict[str, str]:
-    """Return the fingerprints of the run's inputs."""
-    files = {"data": sha256_of_file(options.data), "student": fingerprint_model(student)}
-    if options.problems.rates is not None:
-        files["rates"] = sha256_of_file(Run(options.problems.rates).trajectory_file(0))
-    if options.algorithm.teacher_rates is not None:
-        files["teacher_rates"] = sha256_of_file(Run(options.algorithm.teacher_rates).trajectory_file(0))
-    if options.teacher is not None:
-        files["teacher"] = fingerprint_teacher(teacher_folder(options.teacher, options.score), options.score)
-    for route in routes_of(options.teachers):
-        files[f"teacher {route.name}"] = fingerprint_model(teacher_folder(route.model, options.score))
-    return files
 
 
 @contextmanager

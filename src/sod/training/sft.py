@@ -5,31 +5,33 @@ import math
 import random
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from sod.batching import DemonstrationRow, collate_demonstrations, demonstration_row
 from sod.chat.conversations import CallStatistics, Demonstration
 from sod.chat.format import ChatFormat
 from sod.config import SftOptions
 from sod.console.progress import Display, echo
-from sod.datasets.rows import fingerprint_model, load_demonstrations
+from sod.datasets.overlap import ProblemIdentity
+from sod.datasets.rows import load_demonstrations
 from sod.errors import DataError, TemplateError
 from sod.model.devices import FINE_TUNING, device_errors
 from sod.model.dtypes import with_dtype
 from sod.model.hub import model_folder
 from sod.model.loading import check_embeddings, load_model, load_tokenizer, positions_of
 from sod.model.policy import Policy, load_sharded, origin
+from sod.planning.changes import fingerprints_of
 from sod.planning.checks import check, of_fine_tuning
-from sod.planning.dry_run import plan
+from sod.planning.dry_run import show_plan
 from sod.processes.distributed import Ranks, joined
 from sod.processes.interrupts import Terminated, held_back, noted
 from sod.runs.contents import content_digests
 from sod.runs.directory import Run
-from sod.runs.files import sha256_of_file
 from sod.tools.python import INTERPRETER
 from sod.trackers.sending import tracked
 from sod.validation.cold_start import SolveRates
 from sod.validation.imitating import LossValidator
-from sod.validation.sets import held_out_demonstrations, question_of, warn_of_overlap
+from sod.validation.sets import held_out_demonstrations, questions_of, warn_of_overlap
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ def sft(options: SftOptions) -> Run:
     """Fine-tune a model. The result is the newest checkpoint of the run."""
     options = with_dtype(options)
     if options.dry_run:
-        echo(plan(options))
+        show_plan(options)
         return Run(options.out)
     with joined(options.processes, options.network.device) as ranks:
         return _sft(options, ranks)
@@ -56,8 +58,9 @@ def _sft(options: SftOptions, ranks: Ranks) -> Run:
 def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     demonstrations = load_demonstrations(options.data)
     held_out = held_out_demonstrations(options.validate)
-    for name, rows in held_out.items():
-        warn_of_overlap(name, list(map(question_of, rows)), list(map(question_of, demonstrations)))
+    learnt = questions_of(demonstrations, options.data.parent)
+    for path in map(Path, options.validate.data):
+        warn_of_overlap(path.stem, questions_of(held_out[path.stem], path.parent), learnt)
     batches_per_epoch = math.ceil(len(demonstrations) / options.batch)
     steps = options.steps or max(1, round(options.epochs * batches_per_epoch))
     start_model = model_folder(options.model)
@@ -80,8 +83,10 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     longest = min(options.max_tokens, positions)
     rows = render_all(chat, demonstrations, longest)
     held_out_rows = {name: render_all(chat, each, longest) for name, each in held_out.items()}
-    files = ranks.first(lambda: {"data": sha256_of_file(options.data), "model": fingerprint_model(start_model)})
+    files = ranks.first(lambda: fingerprints_of(options.model_copy(update={"model": start_model})))
     solver = SolveRates.open(options, start_model)
+    for each in solver.sets if solver else ():
+        warn_of_overlap(each.name, list(map(ProblemIdentity.of, each.problems)), learnt)
     learner = None if ranks.alone else load_sharded(model_to_load, options.network, ranks)
     total_steps = steps if options.schedule == "cosine" else None
     policy = Policy(model, chat.tokenizer, options.learn, total_steps=total_steps, learner=learner, ranks=ranks)

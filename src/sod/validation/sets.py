@@ -7,8 +7,8 @@ from pathlib import Path
 from sod.chat.conversations import Demonstration
 from sod.config import DecontaminateOptions, SftValidateOptions, ValidateOptions
 from sod.datasets import ProblemSet
-from sod.datasets.contamination import count_shared
-from sod.datasets.overlap import ProblemIdentity
+from sod.datasets.contamination import count_shared, row_surroundings
+from sod.datasets.overlap import ProblemIdentity, text_of_prompt
 from sod.datasets.rows import load_demonstrations
 from sod.datasets.several import open_sets
 from sod.errors import OptionError
@@ -53,10 +53,12 @@ def warn_of_overlap(name: str, held_out: Sequence[ProblemIdentity], training: Se
         )
 
 
-def question_of(demonstration: Demonstration) -> ProblemIdentity:
-    """Return the first message of the user, or an empty text."""
-    asked = [message["content"] for message in demonstration.messages if message["role"] == "user"]
-    return ProblemIdentity(str(asked[0]) if asked else "")
+def questions_of(demonstrations: Sequence[Demonstration], folder: Path) -> list[ProblemIdentity]:
+    """Return the problem of each demonstration: its prompt, and its environment, setting and files. `folder`: of the file."""
+    return [
+        ProblemIdentity(text_of_prompt(each.prompt), row_surroundings(dict(each.about), folder))
+        for each in demonstrations
+    ]
 
 
 def held_out_demonstrations(options: SftValidateOptions) -> dict[str, list[Demonstration]]:

@@ -9,7 +9,7 @@ import logging
 import math
 import operator
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -184,7 +184,7 @@ class Validator:
             if not all(key in of for of in measured.values()):
                 continue
             intervals = {
-                name: mean_over_problems([MEASURES[measure](*values) for values in of.values()])
+                name: mean_over_problems(list(values_of(measure, of, samples).values()))
                 for name, of in problems.items()
             }
             halves = {f"validate/{name}/{key}_half": interval.half for name, interval in intervals.items()}
@@ -207,6 +207,12 @@ MEASURES: dict[str, Callable[[float, float, float], float]] = {
 """The value of each measure for one problem, from its right and graded samples and its majority."""
 
 
+def values_of(measure: str, problems: Mapping[str, Sequence[float]], samples: int) -> dict[str, float]:
+    """Return the value of a measure for each problem. pass and maj leave out problems that lost a sample, as `Tally` does."""
+    value = MEASURES[measure]
+    return {id: value(*of) for id, of in problems.items() if measure == "avg" or of[1] >= samples}
+
+
 def measure_key(measure: str, samples: int) -> str:
     """Return the name of a measure in the metrics: pass of 4 samples is pass@4."""
     return f"pass@{samples}" if measure == "pass" else measure
@@ -224,13 +230,10 @@ class SolveScale:
         return validation.metrics.get(f"validate/{measure_key(self.measure, self.samples)}", math.nan)
 
     def gain(self, new: Validation, old: Validation) -> Interval:
-        value = MEASURES[self.measure]
-        intervals = [
-            mean_over_problems(
-                [value(*of[id]) - value(*old.problems[name][id]) for id in of if id in old.problems[name]]
-            )
-            for name, of in new.problems.items()
-        ]
+        intervals: list[Interval] = []
+        for name, of in new.problems.items():
+            now, before = (values_of(self.measure, each, self.samples) for each in (of, old.problems[name]))
+            intervals.append(mean_over_problems([now[id] - before[id] for id in now if id in before]))
         return mean_over_sets(intervals)
 
     def line(self, validation: Validation) -> list[tuple[int, str]]:
