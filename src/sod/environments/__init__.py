@@ -59,6 +59,10 @@ class Turn:
 
     text: str
     calls: tuple[ToolCall, ...] = ()
+    prompt_tokens: int = 0
+    """Length of what the student had read and written before, in tokens."""
+    tokens: int = 0
+    """Length of the turn, in tokens."""
 
 
 @dataclass(frozen=True, slots=True)
