@@ -1,35 +1,19 @@
 """Agents of other frameworks as environments: what they ask is the prompt, and the student's turns are the answers."""
 
-import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chat_client import ask, send
-from judging import REFEREE
+from outside import ADD, PROBLEM, attempt_of
 
 from sod.chat.format import ChatFormat
-from sod.config import RolloutOptions, ToolOptions
-from sod.engines.scripted import ScriptedEngine
-from sod.environments.running import Environments
 from sod.errors import InfrastructureError
-from sod.rollout.agent import Agent
-from sod.tools import Toolbox
 from sod.types import Problem, Trajectory, Verdict
-
-SEED = 9 << 16
-PROBLEM = Problem(id="p", messages=({"role": "user", "content": "1+2?"},), answer="3")
-ADD = {
-    "type": "function",
-    "function": {
-        "name": "add",
-        "description": "Adds.",
-        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
-    },
-}
 
 
 def answers(problem: Problem, url: str) -> None:
@@ -112,15 +96,7 @@ Served = Callable[..., Trajectory]
 @pytest.fixture
 def served(chat: ChatFormat) -> Served:
     """Let a student write the given turns as answers to an agent of this file."""
-
-    def served(agent: str, *turns: str, problem: Problem = PROBLEM, **limits: Any) -> Trajectory:
-        environments = Environments(Toolbox([]), f"served:{Path(__file__)}:{agent}", ToolOptions(seconds=20))
-        engine = ScriptedEngine(lambda request: chat.turn({"content": turns[request.seed - SEED]}))
-        agents = Agent(engine, chat, environments, REFEREE, RolloutOptions(**limits))
-        with asyncio.Runner() as loop, environments.working_in(loop, [problem], chat):
-            return loop.run(agents.attempt(problem, 0, SEED))
-
-    return served
+    return partial(attempt_of, chat, Path(__file__))
 
 
 def call(a: int) -> str:

@@ -1,6 +1,5 @@
 """`sod serve`: requests of agents outside become conversations, each a trajectory with exact tokens."""
 
-import asyncio
 import json
 import re
 import signal
@@ -8,45 +7,22 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chat_client import ask, send
-from judging import REFEREE
+from outside import ADD, PROBLEM, Row, conversations
 from warm import Warm
 
 from sod.chat.format import ChatFormat
 from sod.cli import run
-from sod.config import RolloutOptions
-from sod.datasets import ProblemSet
-from sod.engines import Request
-from sod.engines.scripted import ScriptedEngine
-from sod.environments.endpoint import Endpoint
-from sod.environments.running import Environments
-from sod.processes.concurrency import in_a_thread
-from sod.rollout.agent import Agent
 from sod.runs.records import from_record
-from sod.runs.samples import SampleFile
-from sod.serving import Sessions
-from sod.tools import Toolbox
 from sod.tools.python import interpreter_schema
-from sod.types import Problem
 
-ADD = {
-    "type": "function",
-    "function": {
-        "name": "add",
-        "description": "Adds.",
-        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
-    },
-}
+FILE = "trajectories.jsonl"
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
-PROBLEM = Problem(id="sum", messages=({"role": "user", "content": "1+2?"},), answer="3")
-
-Row = dict[str, Any]
-Talk = Callable[[str], Any]
-"""What an agent does with the address of the server, in a thread."""
 
 
 def user(text: str) -> dict[str, Any]:
@@ -56,42 +32,7 @@ def user(text: str) -> dict[str, Any]:
 @pytest.fixture
 def serve(chat: ChatFormat, tmp_path: Path) -> Callable[..., list[Row]]:
     """Serve a student of scripted turns while an agent talks. -> the rows that were written"""
-
-    def serve(talk: Talk, *turns: str, idle: float = 60, **limits: Any) -> list[Row]:
-        def script(request: Request) -> list[int]:
-            said = sum(token in chat.ends for token in request.ids)  # every message ends with the same token
-            return chat.turn({"content": turns[min(said // 2, len(turns) - 1)]})
-
-        async def work(samples: SampleFile) -> None:
-            agent = Agent(ScriptedEngine(script), chat, Environments(Toolbox([])), REFEREE, RolloutOptions(**limits))
-            sessions = Sessions(agent, [_set_of(PROBLEM)], samples, seed=0, idle=idle)
-            endpoint = Endpoint(visitors=sessions)
-            try:
-                await in_a_thread(talk, endpoint.url)
-                await sessions.close()
-            finally:
-                endpoint.close()
-
-        file = tmp_path / "trajectories.jsonl"
-        with SampleFile.open(file) as samples:
-            samples.hold()
-            asyncio.run(work(samples))
-        return [json.loads(line) for line in file.read_text().splitlines()]
-
-    return serve
-
-
-def _set_of(problem: Problem) -> ProblemSet:
-    return ProblemSet(
-        name="sums",
-        problems=[problem],
-        path=Path("sums.jsonl"),
-        sha256="",
-        source={},
-        notes=[],
-        private=False,
-        votes=True,
-    )
+    return partial(conversations, chat, tmp_path / FILE)
 
 
 Serve = Callable[..., list[Row]]
@@ -211,7 +152,7 @@ def test_silence_ends_a_conversation(serve: Serve, tmp_path: Path) -> None:
     def talk(url: str) -> None:
         ask(f"{url}/x/v1", [user("One.")])
         deadline = time.monotonic() + 60
-        while not (tmp_path / "trajectories.jsonl").read_text() and time.monotonic() < deadline:
+        while not (tmp_path / FILE).read_text() and time.monotonic() < deadline:
             time.sleep(0.05)
 
     (row,) = serve(talk, "a", idle=0.2)
