@@ -97,11 +97,15 @@ class GuardedEnvironment:
             return self._checked(await self._step(Turn(text, (), *lengths)), 1)
         if self._options.faults:
             calls = damaged(calls, self._options.faults, seed)
-        refusals = [refuse_call(call, self._opening.tools) for call in calls]
+        judges = getattr(self._environment, "judges_calls", False)
+        refusals = [
+            None if judges and isinstance(call, ToolCall) else refuse_call(call, self._opening.tools) for call in calls
+        ]
         valid = tuple(c for c, refused in zip(calls, refusals, strict=True) if not refused and isinstance(c, ToolCall))
-        if not valid:
+        if not valid and not judges:
             return Answer(observations=tuple(each for each in refusals if each))
-        answer = self._checked(await self._step(Turn(text, valid, *lengths)), len(valid))
+        malformed = sum(isinstance(call, MalformedCall) for call in calls)
+        answer = self._checked(await self._step(Turn(text, valid, *lengths, malformed)), len(valid))
         results = iter(answer.observations)
         if answer.is_over:
             return answer
