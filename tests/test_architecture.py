@@ -30,7 +30,7 @@ LAYERS = """
     scoring  trackers  watch
     planning
     evaluation  pipeline
-    export  validation
+    export  serving  validation
     training
     adapters  lab
     compare

@@ -121,3 +121,26 @@ def test_further_files_are_added_and_runs_of_older_versions_continue(tmp_path: P
     Run.open(train_options(), run, data={}, files={"data: b": "2"}, resume=True)
     with pytest.raises(RunError, match="data: b has changed"):
         Run.open(train_options(), run, data={}, files={"data: b": "3"}, resume=True)
+
+
+@pytest.mark.parametrize("named", ["option", "environment", "setting"])
+def test_a_taskset_of_verifiers_counts_with_its_modules(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / f"some_{named}_tasks"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('it is not imported')")
+    (package / "rubric.py").write_text("old = 1")
+    monkeypatch.syspath_prepend(tmp_path)
+    options = train_options(**({"environment": f"verifiers:{package.name}"} if named == "option" else {}))
+    by_row = {"environment": f"verifiers:{package.name}"} if named == "environment" else {}
+    setting = {"taskset": package.name} if named == "setting" else {}
+    problems = [Problem(id="p", messages=(), answer="", setting=setting, **by_row)]
+    before = content_digests(options, [(Path("data/d.jsonl"), problems)])
+    assert sorted(name.split("taskset ")[1] for name in before) == [
+        f"{package.name}/__init__.py",
+        f"{package.name}/rubric.py",
+    ]
+    (package / "rubric.py").write_text("new = 1")
+    after = content_digests(options, [(Path("data/d.jsonl"), problems)])
+    assert [name for name in before if before[name] != after[name]] == [name for name in before if "rubric" in name]

@@ -1,48 +1,19 @@
 """Agents of other frameworks as environments: what they ask is the prompt, and the student's turns are the answers."""
 
-import asyncio
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from judging import REFEREE
+from chat_client import ask, send
+from outside import ADD, PROBLEM, attempt_of
 
 from sod.chat.format import ChatFormat
-from sod.config import RolloutOptions, ToolOptions
-from sod.engines.scripted import ScriptedEngine
-from sod.environments.running import Environments
 from sod.errors import InfrastructureError
-from sod.rollout.agent import Agent
-from sod.tools import Toolbox
-from sod.types import Problem, Trajectory
-
-SEED = 9 << 16
-PROBLEM = Problem(id="p", messages=({"role": "user", "content": "1+2?"},), answer="3")
-ADD = {
-    "type": "function",
-    "function": {
-        "name": "add",
-        "description": "Adds.",
-        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
-    },
-}
-
-
-def ask(url: str, messages: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    """Ask an endpoint as a client of OpenAI's API does. -> the message of the answer"""
-    content = json.dumps({"model": "student", "messages": messages, **more}).encode()
-    request = urllib.request.Request(f"{url}/chat/completions", content, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.load(answer)["choices"][0]["message"]
-    except urllib.error.HTTPError as error:
-        with error:
-            raise ConnectionError(json.load(error)["error"]["message"]) from None
+from sod.types import Problem, Trajectory, Verdict
 
 
 def answers(problem: Problem, url: str) -> None:
@@ -82,6 +53,29 @@ def forgets(problem: Problem, url: str) -> bool:
     return True
 
 
+def counts(problem: Problem, url: str) -> Verdict:
+    """An agent that returns the usage of two requests as its reason."""
+    usages: list[dict[str, int]] = []
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "One."}]
+    for text in ("Two.", "Three."):
+        answer = send(f"{url}/chat/completions", {"messages": messages})
+        usages.append(answer["usage"])
+        messages += [answer["choices"][0]["message"], {"role": "user", "content": text}]
+    return Verdict(outcome="right", reason=json.dumps(usages))
+
+
+def changes_its_tools(problem: Problem, url: str) -> bool:
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "One."}]
+    message = ask(url, messages, tools=[ADD])
+    ask(url, [*messages, message, {"role": "user", "content": "Two."}])
+    return True
+
+
+def lists_a_tool_without_parameters(problem: Problem, url: str) -> bool:
+    ask(url, [{"role": "user", "content": "One."}], tools=[{"type": "function", "function": {"name": "now"}}])
+    return True
+
+
 def silent(problem: Problem, url: str) -> bool:
     return True
 
@@ -102,15 +96,7 @@ Served = Callable[..., Trajectory]
 @pytest.fixture
 def served(chat: ChatFormat) -> Served:
     """Let a student write the given turns as answers to an agent of this file."""
-
-    def served(agent: str, *turns: str, problem: Problem = PROBLEM, **limits: Any) -> Trajectory:
-        environments = Environments(Toolbox([]), f"served:{Path(__file__)}:{agent}", ToolOptions(seconds=20))
-        engine = ScriptedEngine(lambda request: chat.turn({"content": turns[request.seed - SEED]}))
-        agents = Agent(engine, chat, environments, REFEREE, RolloutOptions(**limits))
-        with asyncio.Runner() as loop, environments.working_in(loop, [problem], chat):
-            return loop.run(agents.attempt(problem, 0, SEED))
-
-    return served
+    return partial(attempt_of, chat, Path(__file__))
 
 
 def call(a: int) -> str:
@@ -156,6 +142,7 @@ def test_an_attempt_that_a_limit_ends_is_wrong_also_without_an_answer_to_judge_b
     ("agent", "message"),
     [
         ("forgets", "The agent forgets does not continue its conversation: message 1 is another one"),
+        ("changes_its_tools", "does not continue its conversation: its tools have changed"),
         ("silent", "The agent silent ended without asking the student"),
         ("fails", "RuntimeError: no key"),
     ],
@@ -172,3 +159,18 @@ def test_history_that_is_rewritten_is_an_infrastructure_failure(served: Served) 
 
 def test_several_choices_are_refused_and_the_attempt_goes_on(served: Served) -> None:
     assert served("wants_two", "a").judged.is_right
+
+
+def test_usage_counts_the_tokens_that_the_student_read_and_wrote(served: Served) -> None:
+    attempt = served("counts", "a", "b c")
+    pieces = attempt.pieces
+    assert [piece.author for piece in pieces] == ["prompt", "student", "user", "student"]
+    lengths = [len(piece.tokens) for piece in pieces]
+    expected = [(lengths[0], lengths[1]), (sum(lengths[:3]), lengths[3])]
+    usages = [{"prompt_tokens": p, "completion_tokens": c, "total_tokens": p + c} for p, c in expected]
+    assert json.loads(attempt.judged.reason) == usages
+
+
+def test_a_tool_without_parameters_has_none(served: Served) -> None:
+    (tool,) = served("lists_a_tool_without_parameters", "a").tools
+    assert tool["function"]["parameters"] == {"type": "object", "properties": {}}

@@ -13,9 +13,9 @@ import pytest
 from sod.datasets.rows import load_demonstrations, load_problems
 from sod.environments import Opening, Step, Turn
 from sod.environments.choosing import environment_maker
+from sod.environments.worlds import LEVELS, WORLDS, Database, Household, Maze, Move, Shop, SmallWorld
+from sod.environments.worlds.base import SPARE, turn_of, turns_of_expert
 from sod.errors import DataError
-from sod.lab.worlds import LEVELS, WORLDS, Database, Household, Maze, Move, Shop, SmallWorld
-from sod.lab.worlds.base import SPARE, turn_of, turns_of_expert
 from sod.lab.worlds.demonstrations import WORLD_STUDENT_STYLE, WORLD_TEACHER_STYLE, demonstration_at, episode_of
 from sod.lab.worlds.files import write_world_demonstrations, write_world_problems
 from sod.types import Message, Problem, ToolCall

@@ -1,6 +1,7 @@
 """BFCL: its questions, its answers, its checkers."""
 
 import ast
+import asyncio
 import sys
 from typing import Any
 
@@ -9,10 +10,12 @@ from playing import REASON, Student, play, total
 
 pytest.importorskip("bfcl_eval", reason=REASON)
 
+from sod.config import ToolOptions
 from sod.environments import Opening, Step, Turn
 from sod.environments.bfcl import DIALOGUES, SINGLE, Bfcl, bfcl_question
+from sod.environments.guarding import GuardedEnvironment
 from sod.errors import DataError, OptionError
-from sod.types import ToolCall
+from sod.types import MalformedCall, Problem, ToolCall
 
 
 def first_of(value: Any) -> Any:
@@ -128,3 +131,52 @@ def test_other_categories_are_refused_in_words() -> None:
         bfcl_question("web_search_base", "web_search_base_0")
     with pytest.raises(DataError, match="no question 'simple_python_9999'"):
         bfcl_question("simple_python", "simple_python_9999")
+
+
+async def guarded_steps(setting: dict[str, Any], *turns: list[Any]) -> list[Any]:
+    """Answer turns of calls as a run does."""
+    guarded = GuardedEnvironment(Bfcl(), "bfcl", ToolOptions(), seconds=60)
+    await guarded.open(Problem(id="p", messages=(), answer="", setting=setting), 0)
+    answers = [await guarded.answer("", calls, 0) for calls in turns]
+    return [*answers, await guarded.verdict("")]
+
+
+@pytest.mark.parametrize("bad", ["malformed", "unknown", "argument"])
+def test_a_refused_call_of_a_single_turn_is_wrong_at_once(bad: str) -> None:
+    (row,) = list(Bfcl.make(["simple_python"], 1, 0, 1))[:1]
+    _, answer, _ = bfcl_question("simple_python", row["setting"]["id"])
+    (right,) = gold_calls(answer)
+    calls = {
+        "malformed": MalformedCall(complaint="No JSON."),
+        "unknown": ToolCall(name="unknown", arguments=right.arguments),
+        "argument": ToolCall(name=right.name, arguments=right.arguments | {"unknown": 1}),
+    }
+    step, verdict = asyncio.run(guarded_steps(row["setting"], [calls[bad]]))
+    assert step.is_over
+    assert verdict.outcome == "wrong"
+    assert asyncio.run(guarded_steps(row["setting"], [right]))[-1].is_right
+
+
+def test_a_malformed_call_is_no_call_where_none_is_relevant() -> None:
+    row = next(iter(Bfcl.make(["irrelevance"], 1, 0, 1)))
+    assert asyncio.run(guarded_steps(row["setting"], [MalformedCall(complaint="No JSON.")]))[-1].is_right
+    assert not asyncio.run(guarded_steps(row["setting"], [ToolCall(name="unknown", arguments={})]))[-1].is_right
+
+
+def test_a_dialogue_refuses_unknown_names_and_executes_no_code() -> None:
+    row = next(iter(Bfcl.make(["multi_turn_base"], 1, 0, 1)))
+    code = ToolCall(name="__import__('os').getcwd", arguments={})
+    answer, _ = asyncio.run(guarded_steps(row["setting"], [code]))
+    assert not answer.is_over
+    assert answer.observations[0].outcome == "unknown_tool"
+
+
+def test_an_argument_that_is_no_name_of_python_is_an_error_of_the_student() -> None:
+    row = next(each for each in Bfcl.make(["multi_turn_base"], 200, 0, 1))
+    environment = Bfcl()
+    opening = environment.open(Problem(id="p", messages=(), answer="", setting=row["setting"]), 0)
+    name = opening.tools[0]["function"]["name"]
+    for key in ("two words", "from"):
+        step = environment.step(Turn("", (ToolCall(name=name, arguments={key: 1}),)))
+        assert step.observations[0].outcome == "error"
+        assert key in step.observations[0].text

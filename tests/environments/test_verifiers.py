@@ -56,10 +56,10 @@ def test_an_attempt_that_is_broken_off_leaves_nothing_behind() -> None:
         await Verifiers.start()
         environment = Verifiers("guessing_taskset")
         await play_async(environment, {}, writes("3"))
-        assert environment._run is not None
-        assert environment._run.done()
-        assert Verifiers._endpoint is not None
-        assert not Verifiers._endpoint.attempts
+        assert environment._ended is not None
+        assert environment._ended.done()
+        assert Verifiers.endpoint is not None
+        assert not Verifiers.endpoint.registered
         await Verifiers.stop()
 
     asyncio.run(attempt())

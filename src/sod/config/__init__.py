@@ -42,6 +42,7 @@ from sod.config.evaluating import (
     DiagnoseOptions,
     EvalOptions,
     RolloutCommandOptions,
+    ServeOptions,
 )
 from sod.config.judging import LlmJudgeOptions
 from sod.config.lab import (
@@ -123,6 +124,7 @@ __all__ = [
     "SamplingOptions",
     "SandboxOptions",
     "ScoreOptions",
+    "ServeOptions",
     "SftLearnOptions",
     "SftOptions",
     "SftValidateOptions",

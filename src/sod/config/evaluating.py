@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from pydantic import BeforeValidator, Field
 from tyro.conf import Positional, arg
 
 from sod.config.base import (
@@ -15,6 +16,7 @@ from sod.config.base import (
     Rare,
     ReadsFiles,
     ResumeMayChange,
+    as_names,
 )
 from sod.config.learning import ModelOptions, ScoreOptions
 from sod.config.sampling import (
@@ -172,3 +174,41 @@ class DiagnoseOptions(Options):
     sandbox: Rare[SandboxOptions] = SandboxOptions()
     chat: Rare[ChatOptions] = ChatOptions()
     network: Rare[ModelOptions] = ModelOptions()
+
+
+class ServeOptions(Options):
+    """Serve a model to agents that run elsewhere on this machine, and record what they ask as trajectories.
+
+    The endpoint is OpenAI-compatible. Run the command again to add trajectories to the same directory.
+    """
+
+    COMMAND: ClassVar[str] = "serve"
+
+    model: ResumeMayChange[Model]
+    """Model to serve: a directory, a run of `sod train` or `sod sft` (its newest checkpoint), or a name on the hub,
+    hf:ORG/NAME or hf:ORG/NAME@REVISION."""
+    out: ResumeMayChange[Path]
+    """Run directory to create or to continue."""
+    data: ResumeMayChange[Annotated[tuple[str, ...], BeforeValidator(as_names)]] = ()
+    """Benchmarks and files of problems (.jsonl, .parquet). A session with the id of a problem is judged as an attempt at it.
+    Default: none; an agent reports its own verdict, or the trajectory is ungraded."""
+    port: ResumeMayChange[Annotated[int, Field(ge=0, le=65535)]] = 8000
+    """Port of the endpoint on 127.0.0.1. 0 takes a free one."""
+    idle: ResumeMayChange[PositiveReal] = 600.0
+    """Seconds without a request after which a conversation is over."""
+    data_dir: Rare[ResumeMayChange[Path]] = Path("data")
+    """Directory of benchmark files (NAME.jsonl). Missing benchmarks are downloaded into it."""
+    prompts: Rare[Literal["clean", "paper"]] = "clean"
+    """Wording of benchmark problems in the records. Agents write their own prompts."""
+    limit: Rare[ResumeMayChange[Positive | None]] = None
+    """Number of problems to use from each benchmark or file, from its beginning. Default: all."""
+    seed: int = 0
+    """Seed of the samples."""
+    accept_changed: Rare[ResumeMayChange[bool]] = False
+    """Continue although files that the run reads have changed: own code, templates, rubrics, files of problems."""
+    rollout: EvalRolloutOptions = EvalRolloutOptions()
+    engine: EngineOptions = EngineOptions()
+    reward: RewardOptions = RewardOptions()
+    sandbox: SandboxOptions = SandboxOptions()
+    chat: ChatOptions = ChatOptions()
+    network: ModelOptions = ModelOptions()

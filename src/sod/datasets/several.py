@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sod.config import EvalOptions, ValidateOptions
+from sod.config import EvalOptions, ServeOptions, ValidateOptions
 from sod.datasets import ProblemSet, check_name, open_set
 from sod.errors import OptionError
 
 
-def open_sets(options: EvalOptions | ValidateOptions) -> list[ProblemSet]:
+def open_sets(options: EvalOptions | ServeOptions | ValidateOptions) -> list[ProblemSet]:
     """Open every set of an evaluation, up to the limit. All problems get different ids.
 
     Raises OptionError for a set that is given twice, and DataError for one that cannot be opened.

@@ -6,11 +6,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from sod.config import EvalOptions, SamplingOptions, TrainOptions
+from sod.config import EvalOptions, SamplingOptions, ServeOptions, TrainOptions
 from sod.engines import INSTALL_VLLM, VLLM_VERSION
 from sod.runs.files import begun_options
 
-SomeOptions = TypeVar("SomeOptions", bound=TrainOptions | EvalOptions)
+SomeOptions = TypeVar("SomeOptions", bound=TrainOptions | EvalOptions | ServeOptions)
 Local = Literal["hf", "vllm"]
 
 

@@ -59,6 +59,12 @@ class Turn:
 
     text: str
     calls: tuple[ToolCall, ...] = ()
+    prompt_tokens: int = 0
+    """Length of what the student had read and written before, in tokens."""
+    tokens: int = 0
+    """Length of the turn, in tokens."""
+    malformed: int = 0
+    """Number of malformed calls in the turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,8 @@ class Environment(Protocol):
 
     has_state: bool = True
     """Whether answers depend on earlier turns. `sod calibrate` then repeats a conversation's turns before it continues it."""
+    judges_calls: bool = False
+    """Whether calls of unknown tools and with wrong arguments reach `step`, and turns whose calls are all malformed."""
 
     @classmethod
     async def start(cls) -> None:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import zip_longest
+from keyword import iskeyword
 from random import Random
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -55,6 +56,7 @@ class Bfcl(Environment):
         del seed
         setting = read_setting(BfclSetting, problem)
         self._category = setting.category
+        self.judges_calls = setting.category in SINGLE  # a dialogue executes calls, and must get no unknown names
         self._entry, self._answer, tools = bfcl_question(setting.category, setting.id)
         self._messages = list(self._entry["question"])
         self._made = [[]]
@@ -63,7 +65,8 @@ class Bfcl(Environment):
     def step(self, turn: Turn) -> Step:  # pyright: ignore[reportIncompatibleMethodOverride]
         calls = [{call.name: call.arguments} for call in turn.calls]
         if self._category in SINGLE:
-            self._verdict = self._judged(calls)
+            is_spoilt = bool(turn.malformed) and "relevance" not in self._category
+            self._verdict = _verdict(False, "malformed call") if is_spoilt else self._judged(calls)
             return Step(is_over=True, reward=float(self._verdict.is_right))
         if calls:
             if len(self._made[-1]) == MOST_STEPS:
@@ -114,7 +117,7 @@ class Bfcl(Environment):
         )
 
         written = [
-            f"{name}({','.join(f'{key}={value!r}' for key, value in arguments.items() if key.isidentifier())})"
+            f"{name}({','.join(_argument(key, value) for key, value in arguments.items())})"
             for call in calls
             for name, arguments in call.items()
         ]
@@ -183,6 +186,11 @@ def _answers(category: str) -> dict[str, Any]:
     from bfcl_eval.utils import load_ground_truth_entry  # pyright: ignore[reportMissingImports]
 
     return {entry["id"]: entry["ground_truth"] for entry in load_ground_truth_entry(category)}
+
+
+def _argument(key: str, value: Any) -> str:
+    """Return an argument as Python. A key that is no name of Python is an unexpected argument, as for the checker."""
+    return f"{key}={value!r}" if key.isidentifier() and not iskeyword(key) else f"**{ {key: value}!r}"
 
 
 def _failed(text: str) -> bool:

@@ -20,10 +20,10 @@ ENVIRONMENTS: dict[str, str] = {
     "openenv": "sod.environments.openenv:OpenEnv",
     "verifiers": "sod.environments.verifiers:Verifiers",
     "served": "sod.environments.served:ServedAgent",
-    "household": "sod.lab.worlds.household:Household",
-    "shop": "sod.lab.worlds.shop:Shop",
-    "maze": "sod.lab.worlds.maze:Maze",
-    "database": "sod.lab.worlds.database:Database",
+    "household": "sod.environments.worlds.household:Household",
+    "shop": "sod.environments.worlds.shop:Shop",
+    "maze": "sod.environments.worlds.maze:Maze",
+    "database": "sod.environments.worlds.database:Database",
 }
 """Name of each shipped environment except the default -> MODULE:CLASS."""
 METHODS = ("open", "step", "verdict", "close")

@@ -86,17 +86,26 @@ class GuardedEnvironment:
             asyncio.run(self.close())
         return cast("Opening", opening)
 
-    async def answer(self, text: str, calls: Sequence[ToolCall | MalformedCall], seed: int) -> Answer:
-        """Answer a turn of the student. `seed` determines the calls that `tool.faults` damages."""
+    async def answer(
+        self, text: str, calls: Sequence[ToolCall | MalformedCall], seed: int, lengths: tuple[int, int] = (0, 0)
+    ) -> Answer:
+        """Answer a turn of the student. `seed` determines the calls that `tool.faults` damages.
+
+        `lengths`: tokens before the turn, and of the turn.
+        """
         if not calls:
-            return self._checked(await self._step(Turn(text)), 1)
+            return self._checked(await self._step(Turn(text, (), *lengths)), 1)
         if self._options.faults:
             calls = damaged(calls, self._options.faults, seed)
-        refusals = [refuse_call(call, self._opening.tools) for call in calls]
+        judges = getattr(self._environment, "judges_calls", False)
+        refusals = [
+            None if judges and isinstance(call, ToolCall) else refuse_call(call, self._opening.tools) for call in calls
+        ]
         valid = tuple(c for c, refused in zip(calls, refusals, strict=True) if not refused and isinstance(c, ToolCall))
-        if not valid:
+        if not valid and not judges:
             return Answer(observations=tuple(each for each in refusals if each))
-        answer = self._checked(await self._step(Turn(text, valid)), len(valid))
+        malformed = sum(isinstance(call, MalformedCall) for call in calls)
+        answer = self._checked(await self._step(Turn(text, valid, *lengths, malformed)), len(valid))
         results = iter(answer.observations)
         if answer.is_over:
             return answer

@@ -49,6 +49,10 @@ class Environments:
                 logger.warning(f"careful: the data names the environment {name}; its code runs on this machine.")
             self.maker(name)
 
+    def add(self, name: str, maker: Maker) -> None:
+        """Use a maker for the environments of a name."""
+        self._makers[name] = maker
+
     def maker(self, name: str) -> Maker:
         """Return the maker of an environment. Raises OptionError for an unknown name."""
         if name not in self._makers:

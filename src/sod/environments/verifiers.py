@@ -1,7 +1,7 @@
 """Environments of `verifiers` (Prime Intellect): a taskset runs as it is, and the student answers its model requests.
 
-`verifiers` owns the loop of an attempt: prompts, tool servers, users and rubrics. Its model endpoint is a small server in this
-process. A request that arrives there is what the student reads next; the student's turn is the reply. Package: `verifiers`.
+`verifiers` owns the loop of an attempt: prompts, tool servers, users and rubrics. Its model is the endpoint of this process
+(`sod.environments.endpoint`). Package: `verifiers`.
 """
 
 import asyncio
@@ -9,14 +9,16 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import ModuleType
 from typing import Any, ClassVar
-from uuid import uuid4
 
 from pydantic import Field
 
 from sod.config.plugins import require
-from sod.environments import Environment, Opening, Step, Turn
+from sod.environments import Opening, Step, Turn
+from sod.environments.asking import AskedStudent
+from sod.environments.endpoint import MODEL, Endpoint
 from sod.environments.games import WorldSetting, read_setting, scored
 from sod.errors import DataError
 from sod.types import Message, Problem, Verdict
@@ -38,108 +40,83 @@ class VerifiersSetting(WorldSetting):
     """Reward that is right. The rewards of turns are divided by it."""
 
 
-class Verifiers(Environment):
+class Verifiers(AskedStudent):
     """An attempt at one task. Its reward is the sum of the taskset's weighted rewards, at the end."""
 
+    endpoint: ClassVar[Endpoint | None] = None
     _served: ClassVar[dict[str, "_Served"]] = {}
-    _endpoint: ClassVar["_Endpoint | None"] = None
 
     def __init__(self, taskset: str = "") -> None:
+        super().__init__(f"The taskset {taskset}")
         self._taskset = taskset
-        self._name = uuid4().hex
-        self._requests: asyncio.Queue[tuple[dict[str, Any], asyncio.Future[Message]]] = asyncio.Queue()
-        self._run: asyncio.Task[Any] | None = None
-        self._reply: asyncio.Future[Message] | None = None
-        self._messages: list[Message] = []
-        self._reward = 0.0
+        self._url = ""
+        self._full_reward = 1.0
 
     @classmethod
     async def start(cls) -> None:
         _package()
-        cls._endpoint = _Endpoint()
-        await cls._endpoint.start()
+        cls.endpoint = Endpoint()
 
     @classmethod
     async def stop(cls) -> None:
         for served in cls._served.values():
             await served.stop()
         cls._served.clear()
-        if cls._endpoint is not None:
-            await cls._endpoint.stop()
-            cls._endpoint = None
+        if cls.endpoint is not None:
+            cls.endpoint.close()
+            cls.endpoint = None
 
     async def open(self, problem: Problem, seed: int) -> Opening:
         del seed  # a taskset has no seed: a task is one prompt
-        setting = self._setting = read_setting(VerifiersSetting, problem)
+        setting = read_setting(VerifiersSetting, problem)
+        self._full_reward = setting.full_reward
         name = setting.taskset or self._taskset
         if not name:
             raise DataError(
                 f"problem {problem.id!r} names no taskset. Give --environment verifiers:TASKSET, or setting.taskset."
             )
-        if self._endpoint is None:
+        if self.endpoint is None:
             await self.start()
-        assert self._endpoint is not None
+        assert self.endpoint is not None
         key = json.dumps([name, setting.config], sort_keys=True)
         if key not in self._served:
             self._served[key] = _Served(name, setting.config)
         environment = await self._served[key].ready()
         task = self._served[key].task(setting.task)
+        self._agent = f"Task {setting.task} of {name}"
+        self._url = self.endpoint.register(self.receive)
         vf = _package()
-        self._endpoint.attempts[self._name] = self._requests
-        url = f"{self._endpoint.url}/{self._name}/v1"
-        context = vf.ModelContext(model="sod", client=vf.EvalClientConfig(base_url=url))
-        self._run = asyncio.create_task(environment.run_episode(task, context))
-        request = await self._next()
-        if request is None:
-            raise RuntimeError(f"task {setting.task} of {name} ended before the student was asked")
-        self._messages = list(request["messages"])
-        return Opening(tuple(map(_plain, self._messages)), tuple(request.get("tools") or ()))
+        context = vf.ModelContext(model=MODEL, client=vf.EvalClientConfig(base_url=self._url))
+        return await self.begin(asyncio.create_task(_reward(environment.run_episode(task, context))))
 
     async def step(self, turn: Turn) -> Step:
-        calls = [
-            {
-                "id": f"call-{uuid4().hex[:12]}",
-                "type": "function",
-                "function": {"name": call.name, "arguments": json.dumps(call.arguments)},
-            }
-            for call in turn.calls
-        ]
-        message: Message = {"role": "assistant", "content": turn.text} | ({"tool_calls": calls} if calls else {})
-        assert self._reply is not None
-        self._reply.set_result(message)
-        request = await self._next()
-        if request is None:
-            return Step(is_over=True, reward=self._reward / self._setting.full_reward)
-        before, self._messages = len(self._messages) + 1, list(request["messages"])
-        news = [_plain(each)["content"] for each in self._messages[before:]]
-        return Step(news if calls else "\n\n".join(news), reward=0.0)
+        step = await super().step(turn)
+        return replace(step, reward=self._share() if step.is_over else 0.0)
 
     async def verdict(self, text: str) -> Verdict:
         del text
-        return scored(self._reward / self._setting.full_reward)
+        return scored(self._share())
 
     async def close(self) -> None:
-        if self._endpoint is not None:
-            self._endpoint.attempts.pop(self._name, None)
-        if self._run is not None and not self._run.done():
-            self._run.cancel()
-            await asyncio.wait([self._run])
+        if self.endpoint is not None and self._url:
+            self.endpoint.forget(self._url)
+        await super().close()
+        if self._ended is not None and not self._ended.done():
+            self._ended.cancel()
+            await asyncio.wait([self._ended])
 
-    async def _next(self) -> dict[str, Any] | None:
-        """Return the next request of the taskset; None if the attempt has ended. Raises RuntimeError if it failed."""
-        assert self._run is not None
-        arrival = asyncio.ensure_future(self._requests.get())
-        await asyncio.wait([arrival, self._run], return_when=asyncio.FIRST_COMPLETED)
-        if arrival.done():
-            request, self._reply = arrival.result()
-            return request
-        arrival.cancel()
-        episode = self._run.result()
-        errors = [*episode.errors, *(error for trace in episode.traces for error in trace.errors)]
-        if errors:
-            raise RuntimeError(f"verifiers: {errors[0].type}: {errors[0].message}")
-        self._reward = float(sum(trace.reward for trace in episode.traces))
-        return None
+    def _share(self) -> float:
+        """Return the reward as a share of the full one; 0 before the end."""
+        return self._ended.result() / self._full_reward if self._ended is not None and self._ended.done() else 0.0
+
+
+async def _reward(running: Awaitable[Any]) -> float:
+    """Return the reward of an episode. Raises RuntimeError if it failed."""
+    episode = await running
+    errors = [*episode.errors, *(error for trace in episode.traces for error in trace.errors)]
+    if errors:
+        raise RuntimeError(f"verifiers: {errors[0].type}: {errors[0].message}")
+    return float(sum(trace.reward for trace in episode.traces))
 
 
 class _Served:
@@ -179,51 +156,6 @@ class _Served:
         await asyncio.wait([self._keeper])
 
 
-class _Endpoint:
-    """The model endpoint of all attempts, on 127.0.0.1. A path begins with the attempt's name, which is secret."""
-
-    def __init__(self) -> None:
-        self.attempts: dict[str, asyncio.Queue[tuple[dict[str, Any], asyncio.Future[Message]]]] = {}
-        self.url = ""
-
-    async def start(self) -> None:
-        from aiohttp import web  # pyright: ignore[reportMissingImports]
-
-        application = web.Application(client_max_size=1 << 28)
-        application.router.add_post("/{attempt}/v1/chat/completions", self._answer)
-        self._runner = web.AppRunner(application, access_log=None)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-
-    async def stop(self) -> None:
-        await self._runner.cleanup()
-
-    async def _answer(self, request: Any) -> Any:
-        from aiohttp import web  # pyright: ignore[reportMissingImports]
-
-        queue = self.attempts.get(request.match_info["attempt"])
-        if queue is None:
-            return web.json_response({"error": {"message": "this attempt has ended"}}, status=404)
-        reply: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        await queue.put((await request.json(), reply))
-        message = await reply
-        end = "tool_calls" if message.get("tool_calls") else "stop"
-        choice = {"index": 0, "message": message, "finish_reason": end}
-        usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-        return web.json_response(
-            {
-                "id": uuid4().hex,
-                "object": "chat.completion",
-                "created": 0,
-                "model": "sod",
-                "choices": [choice],
-                "usage": usage,
-            }
-        )
-
-
 def _environment(name: str, config: dict[str, Any]) -> Any:
     """Return the taskset's environment, whose only agent is the student. Raises DataError for another taskset."""
     _package()
@@ -239,14 +171,6 @@ def _environment(name: str, config: dict[str, Any]) -> Any:
         return loaders.load_environment(kind.model_validate({"taskset": {"id": name, **config}, agents[0]: agent}))
     except (ModuleNotFoundError, AttributeError, TypeError, ValueError) as error:
         raise DataError(f"verifiers cannot load the taskset {name!r}: {error}") from error
-
-
-def _plain(message: Message) -> Message:
-    """Return a message with text as content."""
-    content = message.get("content") or ""
-    if not isinstance(content, str):
-        content = "\n".join(part.get("text", "") for part in content)
-    return message | {"content": content}
 
 
 def _package() -> Any:
@@ -272,7 +196,7 @@ def _harness(vf: Any) -> type:
             servers = {name: {"url": url, "timeout": 60} for name, url in urls.items()}
             tools, dispatch, connections = await connect_mcp({"mcpServers": servers}, stack)
             while True:
-                answer = await ask({"model": "sod", "messages": messages} | ({"tools": tools} if tools else {}))
+                answer = await ask({"model": MODEL, "messages": messages} | ({"tools": tools} if tools else {}))
                 if answer.status_code >= 400:  # a limit or a stop of the taskset ended the attempt
                     return
                 message = answer.json()["choices"][0]["message"]

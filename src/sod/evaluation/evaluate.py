@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 from transformers import PreTrainedModel
 
 from sod.batching import ScoredBatch
-from sod.config import AlgorithmOptions, EvalOptions
+from sod.chat.format import ChatFormat
+from sod.config import AlgorithmOptions, EvalOptions, ServeOptions
 from sod.console.progress import Display, echo
 from sod.datasets import ProblemSet
 from sod.datasets.asking import silence, unasked, why_silent
@@ -63,7 +64,7 @@ from sod.teachers.opening import open_teacher, teacher_folder
 from sod.types import Group, Problem, Trajectory, Verdict
 
 logger = logging.getLogger(__name__)
-SomeEvaluation = TypeVar("SomeEvaluation", bound=EvalOptions)
+SomeEvaluation = TypeVar("SomeEvaluation", bound=EvalOptions | ServeOptions)
 
 PAPER = AlgorithmOptions()
 """The paper's epsilon and delta. Weights of steps are reported with them."""
@@ -155,7 +156,7 @@ class EvaluationSession:
             Run.open(options, options.out, data=files, files=contents, resume=True)
         with SampleFile.open(run.trajectory_file(0)) as samples:
             needed = options.teacher is not None or any(_missing(sets, options.samples, samples))
-            model = _load(options, folder, harness) if needed and not served else None
+            model = load(options, folder, harness.chat) if needed and not served else None
             with _scorer(options, model, harness, loop) as scorer, harness.working_in(loop):
                 yield cls(options, sets, harness, judges, folder, model, scorer, loop, run, files, contents, samples)
 
@@ -183,7 +184,7 @@ class EvaluationSession:
             def keep(problem: Problem, sample: int, attempt: Trajectory | None) -> None:
                 display.advance()
                 if attempt is not None:
-                    self.samples.append(_labelled(to_record(attempt, decode), of[problem.id]))
+                    self.samples.append(labelled(to_record(attempt, decode), of[problem.id]))
 
             agent = self.harness.agent(engine, self.options.rollout)
             self.loop.run(attempts(agent, jobs, seed=self.options.seed, on_trajectory=keep))
@@ -377,9 +378,10 @@ class Counted:
         )
 
 
-def _load(options: EvalOptions, folder: Path, harness: Harness) -> PreTrainedModel:
+def load(options: EvalOptions | ServeOptions, folder: Path, chat: ChatFormat) -> PreTrainedModel:
+    """Load the model to sample. Raises ModelError if it does not fit the tokenizer or the lengths."""
     model = load_model(folder, options.network)
-    check_embeddings(model, harness.chat.tokenizer, folder)
+    check_embeddings(model, chat.tokenizer, folder)
     check_context(model, options.rollout)
     return model
 
@@ -412,7 +414,8 @@ def _scorer(
         )
 
 
-def _labelled(row: Record, of: ProblemSet) -> Record:
+def labelled(row: Record, of: ProblemSet) -> Record:
+    """Return a row of a trajectory with the name of its set."""
     return row | {"benchmark": of.name} | ({"private": True} if of.private else {})
 
 

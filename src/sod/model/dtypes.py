@@ -5,10 +5,10 @@ from typing import Literal, TypeVar
 
 import torch
 
-from sod.config import EvalOptions, ModelOptions, SftOptions, TrainOptions
+from sod.config import EvalOptions, ModelOptions, ServeOptions, SftOptions, TrainOptions
 from sod.runs.files import begun_options
 
-SomeOptions = TypeVar("SomeOptions", bound=SftOptions | TrainOptions | EvalOptions)
+SomeOptions = TypeVar("SomeOptions", bound=SftOptions | TrainOptions | EvalOptions | ServeOptions)
 DataType = Literal["float32", "bfloat16"]
 
 CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16")

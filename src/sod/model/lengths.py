@@ -7,14 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sod.config import EvalOptions, SamplingOptions, TrainOptions
+from sod.config import EvalOptions, SamplingOptions, ServeOptions, TrainOptions
 from sod.config.teachers import routes_of
 from sod.errors import SodError
 from sod.model.hub import model_folder
 from sod.runs.checkpoints import checkpoint_folders
 from sod.runs.files import begun_options
 
-SomeOptions = TypeVar("SomeOptions", bound=TrainOptions | EvalOptions)
+SomeOptions = TypeVar("SomeOptions", bound=TrainOptions | EvalOptions | ServeOptions)
 SomeSampling = TypeVar("SomeSampling", bound=SamplingOptions)
 
 logger = logging.getLogger(__name__)
@@ -58,11 +58,19 @@ def capped(rollout: SomeSampling, positions: Iterable[int]) -> SomeSampling:
     return rollout.model_copy(update={"max_prompt_tokens": prompt, "max_tokens": response})
 
 
-def _positions(options: TrainOptions | EvalOptions) -> Iterator[int]:
+def _models(options: TrainOptions | EvalOptions | ServeOptions) -> list[Path | None]:
+    match options:
+        case TrainOptions():
+            return [options.student, options.teacher, *(route.model for route in routes_of(options.teachers))]
+        case EvalOptions():
+            return [options.model, options.teacher]
+        case ServeOptions():
+            return [options.model]
+
+
+def _positions(options: TrainOptions | EvalOptions | ServeOptions) -> Iterator[int]:
     """Yield the number of positions of the model and of its teachers, as far as their configurations are here or on the hub."""
-    trains = isinstance(options, TrainOptions)
-    several = [route.model for route in routes_of(options.teachers)] if trains else []
-    for model in (options.student if trains else options.model, options.teacher, *several):
+    for model in _models(options):
         with suppress(SodError):
             found = None if model is None else positions_in(_config_of(model))
             if found is not None:

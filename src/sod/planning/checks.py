@@ -19,6 +19,7 @@ from sod.config import (
     SamplingOptions,
     SandboxOptions,
     ScoreOptions,
+    ServeOptions,
     SftOptions,
     ToolOptions,
     TrainOptions,
@@ -133,6 +134,13 @@ def of_evaluation(options: EvalOptions) -> Refusals:
             f"--teacher does not work with engine.name = {options.engine.name}: it needs the model's weights on this machine. "
             "Leave one of the two out."
         )
+
+
+def of_serving(options: ServeOptions) -> Refusals:
+    yield from of_device(options.network.device)
+    yield from of_engine(options.engine, options.rollout, trains=False)
+    yield from of_sandbox(options.sandbox)
+    yield from of_reward(options.reward)
 
 
 def of_learning(options: OptimiserOptions, processes: int) -> Refusals:

@@ -15,6 +15,7 @@ from sod.config import (
     DiagnoseOptions,
     EvalOptions,
     Options,
+    ServeOptions,
     SftOptions,
     TrainOptions,
     model_path,
@@ -54,6 +55,10 @@ def check_inputs(options: Options) -> None:
             for name in options.data:
                 check_name(name)
             _models(options.model if ENGINES[options.engine.name].loads_model else None, options.teacher)
+        case ServeOptions():
+            for name in options.data:
+                check_name(name)
+            _models(options.model if ENGINES[options.engine.name].loads_model else None)
         case CompareOptions(preset=None):
             train, measure = (read_recipe(path) if path else {} for path in (options.train, options.measure))
             _data(*map(_path, (train.get("data"), options.tune)))

@@ -13,7 +13,7 @@ signals every process of a job, and torchrun forwards the signals that it receiv
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -21,7 +21,18 @@ TOGETHER_SECONDS = 3.0
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 RESUMED = ("sft", "train")
 """Commands that continue with --resume."""
-CONTINUED = ("lab demo", "lab real", "lab teacher", "eval", "rollout", "run", "compare", "diagnose", "data fetch")
+CONTINUED = (
+    "lab demo",
+    "lab real",
+    "lab teacher",
+    "eval",
+    "rollout",
+    "run",
+    "compare",
+    "diagnose",
+    "data fetch",
+    "serve",
+)
 """Commands that continue when they are run again."""
 
 
@@ -75,6 +86,29 @@ def receive(number: int, frame: FrameType | None = None) -> None:
     elif now - _state.since > TOGETHER_SECONDS:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
+
+
+@contextmanager
+def calling(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` at the first Ctrl-C, SIGTERM or SIGHUP instead of raising. A second signal raises. Only in the main thread."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *SIGNALS)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def first(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        restore()
+        stop()
+
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, first)
+    try:
+        yield
+    finally:
+        restore()
 
 
 def noted() -> int:

@@ -193,6 +193,8 @@ def _command(run: RunRecord) -> str:
 
 def _progress(run: RunRecord) -> str:
     done = int(run.metrics[-1]["update"]) if run.metrics else 0
+    if run.command == "serve":
+        return f"{len(run.trajectories):,} conversations"
     if run.command in ("eval", "rollout"):
         if not run.results:
             return "not finished: no results.json"

@@ -1,7 +1,6 @@
 """The conversation of one attempt: read the student's turns, and render the environment's answers as tokens."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from sod.chat.format import ChatFormat
 from sod.environments import Opening
@@ -35,7 +34,8 @@ class Dialogue:
 
     async def answer(self, calls: Sequence[ToolCall | MalformedCall], seed: int) -> Piece | None:
         """Return the environment's answer to the turn that was read last; None if the attempt is over."""
-        answer = await self._environment.answer(self.words, calls, seed)
+        *before, turn = (len(piece.tokens) for piece in self.pieces)
+        answer = await self._environment.answer(self.words, calls, seed, (sum(before), turn))
         self._rewards.append(answer.reward)
         if answer.is_over:
             return None
@@ -60,9 +60,10 @@ class Dialogue:
         Raises InfrastructureError if it then answers differently.
         """
         if self._environment.has_state:
-            turns = ((piece, following) for piece, following in pairwise(prefix) if piece.author == "student")
-            for turn, (piece, following) in enumerate(turns):
-                answer = await self.answer(self.read(piece.tokens), seed + turn)
+            turns = [at for at, piece in enumerate(prefix[:-1]) if piece.author == "student"]
+            for turn, at in enumerate(turns):
+                self.pieces, following = list(prefix[: at + 1]), prefix[at + 1]
+                answer = await self.answer(self.read(prefix[at].tokens), seed + turn)
                 if answer is None or answer.tokens != following.tokens:
                     raise InfrastructureError(
                         "The environment answers the same turns differently than in the attempt that is to be continued."

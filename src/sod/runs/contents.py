@@ -2,7 +2,7 @@
 
 A run stores them in environment.json. A run that continues refuses a file with another content, because its numbers would
 mix two tasks. Every option whose value names such a file has the marker `ReadsFiles`. A file of code counts with the modules in
-its folder that it imports.
+its folder that it imports. A taskset of verifiers counts with all modules of its package.
 """
 
 import ast
@@ -10,6 +10,8 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from sod.errors import RunError
 from sod.runs.files import sha256_of_file
 from sod.types import Problem
 
+TASKSET = re.compile(r"verifiers:(?P<module>[\w.-]+)")
+"""An environment verifiers:TASKSET, where TASKSET is a module."""
 CODE = re.compile(r"(?:served:)?(?P<file>.+\.py):[^:/]+")
 """FILE.py:NAME, also as the agent of the environment `served`."""
 
@@ -67,6 +71,8 @@ def _of_options(options: Options) -> Iterator[tuple[str, Path]]:
         for each in value if isinstance(value, tuple) else (value,):
             for path in _files_of(each):
                 yield f"{name}: {path}", path
+            if isinstance(each, str) and (found := TASKSET.fullmatch(each)):
+                yield from _of_taskset(f"{name}: taskset", found["module"])
 
 
 def _of_problems(label: str, folder: Path, problems: Sequence[Problem]) -> Iterator[tuple[str, Path]]:
@@ -75,6 +81,27 @@ def _of_problems(label: str, folder: Path, problems: Sequence[Problem]) -> Itera
             yield f"{label}: {path.relative_to(folder) if path.is_relative_to(folder) else path}", path
         for path in _files_of(problem.environment):
             yield f"{label}: environment {path}", path
+        named = TASKSET.fullmatch(problem.environment)
+        if isinstance(taskset := problem.setting.get("taskset", named and named["module"]), str):
+            yield from _of_taskset(f"{label}: taskset", taskset)
+
+
+def _of_taskset(label: str, taskset: str) -> Iterator[tuple[str, Path]]:
+    for folder, path in _modules_of(taskset.partition(".")[0].replace("-", "_").lower()):
+        yield f"{label} {path.relative_to(folder)}", path
+
+
+@cache
+def _modules_of(package: str) -> tuple[tuple[Path, Path], ...]:
+    """Return the modules of an installed or importable package, each after the folder in which the package is."""
+    with suppress(ImportError, ValueError):
+        spec = find_spec(package)
+        if spec is not None and spec.origin is not None and spec.has_location:
+            origin = Path(spec.origin)
+            if not spec.submodule_search_locations:
+                return ((origin.parent, origin),)
+            return tuple((origin.parents[1], path) for path in sorted(origin.parent.rglob("*.py")))
+    return ()
 
 
 def _files_of(value: object) -> Iterator[Path]:

@@ -26,6 +26,8 @@ EXPECTED: tuple[State, ...] = ("waiting", "starting", "running", "finished")
 """States that are no reason to act."""
 
 SAMPLES = "trajectories/update-0000.jsonl"
+SAMPLED = ("eval", "rollout", "serve")
+"""Commands that write each sample when it ends."""
 """File of an evaluation: a line per sample."""
 CHANGING = (
     "metrics.jsonl",
@@ -105,7 +107,7 @@ class RunStatus:
         if self.state in ("waiting", "starting"):
             return ""
         if self.planned is None:
-            return f"{self.done:,} samples" if self.record.command in ("eval", "rollout") else f"{self.done:,}"
+            return f"{self.done:,} samples" if self.record.command in SAMPLED else f"{self.done:,}"
         return f"{self.done:,}/{self.planned:,}"
 
 
@@ -116,10 +118,8 @@ def status_of(folder: Path, name: str, now: float) -> RunStatus:
     end = None if held else read_end(folder)
     planned = Run(folder).updates
     state = _state(folder, record, held, end, planned)
-    if record.command in ("eval", "rollout"):
-        done = _lines(folder / SAMPLES)
-    else:
-        done = int(record.metrics[-1]["update"]) if record.metrics else 0
+    updates = int(record.metrics[-1]["update"]) if record.metrics else 0
+    done = _lines(folder / SAMPLES) if record.command in SAMPLED else updates
     left = _left(record, planned - done, now) if state == "running" and planned is not None else None
     return RunStatus(
         record=record,

@@ -9,8 +9,8 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sod.environments.worlds.base import LEVELS, Move, SmallWorld, turn_of, turns_of_expert
 from sod.lab.demonstrations import STUDENT_STYLE, TEACHER_STYLE, Style
-from sod.lab.worlds.base import LEVELS, Move, SmallWorld, turn_of, turns_of_expert
 from sod.types import Message
 
 SLOTS = (("ok", "so", "now", "well"), (" ", " then ", " next ", " here "))

@@ -4,8 +4,8 @@ import random
 from pathlib import Path
 
 from sod.datasets.rows import write_jsonl
+from sod.environments.worlds.base import LEVELS, SmallWorld
 from sod.lab.demonstrations import Style
-from sod.lab.worlds.base import LEVELS, SmallWorld
 from sod.lab.worlds.demonstrations import demonstration_at
 
 MOST, PARTS = 1 << 32, 3

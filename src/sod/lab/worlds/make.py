@@ -10,12 +10,12 @@ from transformers import PreTrainedTokenizerFast
 
 from sod.config import LabOptions, SftOptions
 from sod.console.progress import echo
+from sod.environments.worlds import WORLDS, SmallWorld
 from sod.errors import TrainingError
 from sod.lab import settings
 from sod.lab.demonstrations import Style
 from sod.lab.models import STUDENT_SIZE, TEACHER_SIZE, Size, save_new_model
 from sod.lab.tokenizer import PIECES_OF_WORLDS, WORLDS_VOCABULARY, make_tokenizer
-from sod.lab.worlds import WORLDS, SmallWorld
 from sod.lab.worlds.demonstrations import WORLD_STUDENT_STYLE, WORLD_TEACHER_STYLE, demonstration_at
 from sod.lab.worlds.files import write_world_demonstrations, write_world_problems
 from sod.runs.directory import Run

@@ -8,7 +8,7 @@ Levels: 1 has three hops, 2 has four, 3 has six.
 
 import random
 
-from sod.lab.worlds.base import Effect, Move, SmallWorld, invalid
+from sod.environments.worlds.base import Effect, Move, SmallWorld, invalid
 
 PEOPLE = (
     *("ann", "ben", "cora", "dan", "eve", "finn", "gina", "hugo", "iris", "jack", "kate", "leo", "mia", "nick"),

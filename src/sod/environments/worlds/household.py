@@ -9,7 +9,7 @@ Levels: 1 has three rooms and open furniture, 2 has closed furniture, 3 has four
 import random
 from dataclasses import dataclass
 
-from sod.lab.worlds.base import Effect, Move, SmallWorld, invalid
+from sod.environments.worlds.base import Effect, Move, SmallWorld, invalid
 
 ROOMS = ("kitchen", "bath", "bedroom", "study", "hall", "garage", "attic", "cellar")
 FURNITURE = ("chest", "desk", "shelf", "cabinet", "crate", "locker")

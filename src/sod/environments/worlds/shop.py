@@ -9,7 +9,7 @@ Levels: 1 has one article of the colour, 2 has two of which only one has the siz
 import random
 from dataclasses import dataclass, field
 
-from sod.lab.worlds.base import Effect, Move, SmallWorld, invalid
+from sod.environments.worlds.base import Effect, Move, SmallWorld, invalid
 
 ARTICLES = ("shirt", "shoe", "hat", "bag", "belt", "scarf")
 COLOURS = ("red", "blue", "green", "black", "white", "grey")

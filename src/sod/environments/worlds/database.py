@@ -9,8 +9,8 @@ Levels: 1 names the table, 2 does not name it, 3 copies a value from another tab
 import random
 import sqlite3
 
-from sod.lab.worlds.base import Effect, Move, SmallWorld, invalid
-from sod.lab.worlds.maze import PEOPLE
+from sod.environments.worlds.base import Effect, Move, SmallWorld, invalid
+from sod.environments.worlds.maze import PEOPLE
 
 TABLES = ("staff", "team", "club", "crew", "guests", "pupils")
 COLUMNS = ("age", "pay", "rank", "room", "score", "cost")
