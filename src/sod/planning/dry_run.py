@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sod.config import (
@@ -31,6 +32,7 @@ from sod.engines import ENGINES
 from sod.errors import ModelError, OptionError, RunError, TemplateError
 from sod.model.lengths import SomeSampling, capped
 from sod.planning.checks import is_address, of_evaluation, of_fine_tuning, of_training
+from sod.planning.demonstrations import COUNTED, longest_conversation
 from sod.planning.inventory import (
     Device,
     Found,
@@ -66,6 +68,9 @@ from sod.planning.timing import LIKELY_SHARE, UTILISATION, seconds_of_update
 from sod.processes.distributed import place
 from sod.runs.files import sha256_of_file
 from sod.runs.results import read_results
+
+if TYPE_CHECKING:
+    from sod.chat.format import ChatFormat
 
 CHARACTERS = 3
 """Assumed number of characters per token in a file of demonstrations."""
@@ -104,8 +109,9 @@ def _of_fine_tuning(options: SftOptions) -> "DryRun":
     model = text.read_model("model", options.model)
     data = text.read("data", find_file(options.data, demonstrations=True))
     held_out = [text.read("validate", find_file(Path(name), demonstrations=True)) for name in options.validate.data]
-    text.check_template(options.model, options.chat)
+    chat = text.check_template(options.model, options.chat)
     text.write(options.out, resume=options.resume)
+    longest_row = text.longest_row(options, chat, model)
 
     per_epoch = None if data.rows is None else math.ceil(data.rows / options.batch)
     if options.steps is None:
@@ -117,17 +123,18 @@ def _of_fine_tuning(options: SftOptions) -> "DryRun":
     text.add(
         "does",
         f"{steps:,} optimiser steps: {whole}" if steps else whole,
-        *([_tokens_of_demonstrations(options, data.rows, epochs)] if data.rows else []),
+        *([_tokens_of_demonstrations(options, data.rows, epochs, longest_row)] if data.rows else []),
         *_validations(options.validate, held_out, steps, "conversations"),
     )
 
     if model.shape is None:
         return text.without_shape(model=model)
     shape, itemsize = model.shape, ITEMSIZE[type_of(options.network)]
-    if options.max_tokens > shape.positions:
+    if options.max_tokens > shape.positions and longest_row is None:
         text.add("does", f"longer conversations than {shape.positions:,} tokens, the positions of the model, are cut")
-        options = options.model_copy(update={"max_tokens": shape.positions})
-    text.hold(memory_of_fine_tuning(options, shape, text.gpu, text.processes), _savings(learn, text.processes))
+    options = options.model_copy(update={"max_tokens": min(options.max_tokens, shape.positions)})
+    memory = memory_of_fine_tuning(options, shape, text.gpu, text.processes, longest_row)
+    text.hold(memory, _savings(learn, text.processes))
     if text.processes > 1 and text.gpu:
         copy = as_bytes(itemsize * shape.parameters)
         text.add(
@@ -325,8 +332,9 @@ def serving(teacher: str, options: TrainOptions | EvalOptions) -> str:
     return shlex.join([*words, "--host", address.hostname or "", "--port", str(address.port or 80)])
 
 
-def _tokens_of_demonstrations(options: SftOptions, rows: int, epochs: float) -> str:
-    tokens = f"tokens: {as_count(epochs * rows * options.max_tokens)} at most"
+def _tokens_of_demonstrations(options: SftOptions, rows: int, epochs: float, longest_row: int | None) -> str:
+    most = min(options.max_tokens, longest_row or options.max_tokens)
+    tokens = f"tokens: {as_count(epochs * rows * most)} at most"
     if not options.data.exists() or options.data.suffix != ".jsonl":
         return tokens
     likely = epochs * options.data.stat().st_size / CHARACTERS
@@ -470,17 +478,33 @@ class DryRun(Text):
         except (ModelError, OptionError, TemplateError) as refusal:
             self.first.append(str(refusal))
 
-    def check_template(self, model: Path, options: ChatOptions) -> None:
-        """Check the chat template, if the tokenizer is local."""
+    def check_template(self, model: Path, options: ChatOptions) -> "ChatFormat | None":
+        """Check the chat template, if the tokenizer is local. -> the format, or None without one that works"""
         folder = find_tokenizer(model)
         if folder is None:
-            return
+            return None
         from sod.chat.format import ChatFormat  # Transformers take seconds to import
         from sod.model.loading import load_tokenizer
 
         with self.refusals():
-            if note := ChatFormat.of(load_tokenizer(folder), options).note:
-                self.add("reads", note)
+            chat = ChatFormat.of(load_tokenizer(folder), options)
+            if chat.note:
+                self.add("reads", chat.note)
+            return chat
+        return None
+
+    def longest_row(self, options: SftOptions, chat: "ChatFormat | None", model: Found) -> int | None:
+        """Return the tokens of the longest conversation after cutting; None without data or tokenizer."""
+        files = [path for path in (options.data, *map(Path, options.validate.data)) if path.is_file()]
+        if chat is None or not options.data.is_file():
+            return None
+        with self.refusals():
+            found = longest_conversation(chat, files)
+            most = min(options.max_tokens, model.positions or options.max_tokens)
+            cut = f", cut to {most:,}" if found > most else ""
+            self.add("does", f"longest conversation: {found:,} tokens{cut} ({COUNTED} with most characters were counted)")
+            return min(found, most)
+        return None
 
     def check_what_is_named(self, options: TrainOptions | EvalOptions, teacher: Found | None) -> None:
         """Add the user's own tools, and the command that starts the teacher's server."""

@@ -281,12 +281,15 @@ def forward_operations(shape: Shape, tokens: float, length: float) -> float:
 # Commands, on the device of one process
 
 
-def memory_of_fine_tuning(options: SftOptions, shape: Shape, gpu: int | None, processes: int = 1) -> Memory:
+def memory_of_fine_tuning(
+    options: SftOptions, shape: Shape, gpu: int | None, processes: int = 1, longest_row: int | None = None
+) -> Memory:
     """Return the memory of `sod sft`. `gpu`: bytes of the GPU's memory; None for a CPU.
 
-    With several processes and GPUs, the full copies are in the computer's memory and are not counted here.
+    `longest_row`: tokens of the longest conversation. Default: options.max_tokens. With several processes and GPUs, the full copies are in the computer's memory and are not counted here.
     """
-    tokens = max(options.learn.microbatch_tokens, options.max_tokens)
+    row = min(options.max_tokens, longest_row or options.max_tokens)
+    tokens = min(max(options.learn.microbatch_tokens, row), options.batch * row)
     itemsize = ITEMSIZE[type_of(options.network)]
     moment = {_learning_moment(tokens): _learning_bytes(shape, tokens, itemsize, options.learn, processes)}
     learner = _learner(shape, itemsize, options.learn, processes)

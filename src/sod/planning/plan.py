@@ -14,6 +14,7 @@ from typing import Any
 from sod.config import EngineOptions, PlanOptions, RolloutOptions, TrainOptions
 from sod.console.progress import echo
 from sod.errors import ModelError, OptionError
+from sod.model.lengths import capped
 from sod.planning.dry_run import SLACK, Text, columns, serving, usable_bytes, wire
 from sod.planning.inventory import (
     ON_HUB,
@@ -134,7 +135,7 @@ def advice(options: PlanOptions, width: int | None = None) -> str:
     sized = case.sized()
     best = min((each for each in sized if each.fits), key=lambda each: (each.way.level, each.estimate), default=None)
     text = Text("sod plan: computed only; nothing is loaded, and no GPU is used.")
-    case.describe(text)
+    case.describe(text, options)
     text.add("set-ups", *_table(case, sized, best))
     text.add("common", f"sod train {_flags(case.base)}")
     text.add("options", *(f"{number:<2}  {_own(each)}" for number, each in enumerate(sized, 1)))
@@ -170,7 +171,8 @@ class Case:
     def of(cls, asked: PlanOptions) -> "Case":
         count, device = imagined_gpus(asked.gpus)
         teacher = _shape("teacher", asked.teacher) if asked.teacher else None
-        case = cls(asked, _shape("student", asked.student), teacher, count, device)
+        student = _shape("student", asked.student)
+        case = cls(_fitting(asked, [each for each in (student, teacher) if each]), student, teacher, count, device)
         for whose, shape in (("student", case.student), ("teacher", teacher)):
             if shape and case.tokens > shape.positions:
                 raise OptionError(
@@ -199,12 +201,13 @@ class Case:
             {"network.dtype": "bfloat16", "engine.name": "vllm"} if self.count else {"network.device": "cpu"}
         )
 
-    def describe(self, text: Text) -> None:
+    def describe(self, text: Text, asked: PlanOptions) -> None:
         text.add("student", f"{self.asked.student}, {as_count(self.student.parameters)} weights")
         if self.teacher:
             text.add("teacher", f"{self.asked.teacher}, {as_count(self.teacher.parameters)} weights")
         parts = f"a prompt of {self.asked.max_prompt_tokens:,} and a response of {self.asked.max_tokens:,}"
-        text.add("length", f"{self.tokens:,} tokens at most: {parts}")
+        lowered = "" if asked is self.asked else "; the defaults exceed the positions of the model"
+        text.add("length", f"{self.tokens:,} tokens at most: {parts}{lowered}")
         memory, usable = as_bytes(self.device.memory), as_bytes(usable_bytes(self.device))
         if self.count:
             where = " in one machine" if self.count > 1 else ""
@@ -273,6 +276,14 @@ class Case:
         fits = sum(by_part(fullest).values()) <= usable_bytes(self.device)
         seconds = seconds_of_update(options, self.student, self.teacher, self.device, options.processes or 1)
         return Sized(way, changes, fullest, fits, seconds)
+
+
+def _fitting(asked: PlanOptions, shapes: Sequence[Shape]) -> PlanOptions:
+    """Return the options with default lengths that fit the models, as `sod train` caps them."""
+    lengths = {"max_tokens", "max_prompt_tokens"}
+    rollout = RolloutOptions.model_validate({name: getattr(asked, name) for name in lengths & asked.model_fields_set})
+    fitting = capped(rollout, [shape.positions for shape in shapes])
+    return asked if fitting is rollout else asked.model_copy(update=fitting.model_dump(include=lengths))
 
 
 def _shape(whose: str, model: Path) -> Shape:
