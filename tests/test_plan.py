@@ -518,8 +518,23 @@ def test_a_model_that_the_run_loads_is_not_refused_before(train: Callable[..., s
 def test_a_model_of_which_only_loading_can_tell_is_said_to_be_proved_then(
     train: Callable[..., str], tmp_path: Path
 ) -> None:
-    CONFIG_MAPPING["gemma"](**SMALL).save_pretrained(tmp_path / "gemma")
-    why = "and the student's type is gemma. Loading it checks whether it can be used"
-    assert why in train(student=tmp_path / "gemma")
+    """JetMoe's code reads numbers of its weights."""
+    CONFIG_MAPPING["jetmoe"](**SMALL, kv_channels=8).save_pretrained(tmp_path / "jetmoe")
+    why = "student's type is jetmoe, and a pass without its weights fails .* Loading it checks whether it can be used"
+    assert re.search(why, train(student=tmp_path / "jetmoe"))
     with pytest.raises(ModelError, match=why):
-        advice(PlanOptions(student=tmp_path / "gemma", teacher=None, gpus="8xH100"))
+        advice(PlanOptions(student=tmp_path / "jetmoe", teacher=None, gpus="8xH100"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gemma", "qwen3_5_text"])
+def test_other_types_are_measured(train: Callable[..., str], tmp_path: Path, kind: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**(SMALL | VARIANTS.get(kind, {}))))
+    model.save_pretrained(tmp_path / kind)
+    text = train(student=tmp_path / kind)
+    assert f"{as_bytes(4 * model.num_parameters())}  student, float32" in text
+    assert "total at the peak" in text
+    assert "time     not estimated: operations are counted for models of type qwen3" in text
+    plans = advice(PlanOptions(student=tmp_path / kind, teacher=None, gpus="8xH100"), WIDE)
+    assert ("8 processes" in plans) == (kind == "gemma")

@@ -46,10 +46,14 @@ from sod.planning.inventory import (
     find_file,
     find_model,
     find_tokenizer,
+    measure,
     why_no_shape,
 )
+from sod.planning.measured import Measured
 from sod.planning.memory import (
     ITEMSIZE,
+    MODEL_FAMILIES,
+    AnyShape,
     Memory,
     Shape,
     by_part,
@@ -134,6 +138,7 @@ def _of_fine_tuning(options: SftOptions) -> "DryRun":
         text.add("does", f"longer conversations than {shape.positions:,} tokens, the positions of the model, are cut")
     options = options.model_copy(update={"max_tokens": min(options.max_tokens, shape.positions)})
     memory = memory_of_fine_tuning(options, shape, text.gpu, text.processes, longest_row)
+    text.check_processes(model)
     text.hold(memory, _savings(learn, text.processes))
     if text.processes > 1 and text.gpu:
         copy = as_bytes(itemsize * shape.parameters)
@@ -213,6 +218,7 @@ def _of_training(options: TrainOptions) -> "DryRun":
         return text.without_shape(student=student, teacher=next((each for each in teachers if not each.shape), None))
     shape, scorer = student.shape, largest(shapes)
     text.check_length(rollout, {"student": shape, **{f"teacher {each.name}": each.shape for each in teachers}})
+    text.check_processes(student)
     text.check_share(options, shape)
     savings = _savings(learn, text.processes)
     savings += _savings_of_teacher(options, scorer, text.processes, on_gpu=text.gpu is not None)
@@ -225,6 +231,9 @@ def _of_training(options: TrainOptions) -> "DryRun":
     exchanged = itemsize * shape.parameters if ENGINES[options.engine.name].exchanges_weights else 0
     text.keep(checkpoint_bytes(shape, itemsize, learn), copies=options.keep + 1 + bool(held_out), exchanged=exchanged)
 
+    if isinstance(shape, Measured) or isinstance(scorer, Measured):
+        text.add("time", f"not estimated: operations are counted for models of type {', '.join(MODEL_FAMILIES)} only")
+        return text
     length = LIKELY_SHARE * longest(rollout)
     passes_of_student = (options.score.student == "recompute") + learn.checkpointing + (2 if learn.lora_rank else 3)
     passes_of_student += options.has_reference
@@ -295,7 +304,7 @@ def _savings(learn: OptimiserOptions, processes: int) -> list[str]:
     return [option for option, is_set in saved.items() if not is_set]
 
 
-def _savings_of_teacher(options: TrainOptions, teacher: Shape | None, processes: int, *, on_gpu: bool) -> list[str]:
+def _savings_of_teacher(options: TrainOptions, teacher: AnyShape | None, processes: int, *, on_gpu: bool) -> list[str]:
     if teacher is None or options.score.teacher_url or options.score.offload_teacher:
         return []
     divided = ["score.shard_teacher"] if processes > 1 and not options.score.shard_teacher else []
@@ -309,7 +318,7 @@ def likely_microbatches(options: TrainOptions, processes: int) -> int:
     return max(learn.minibatches, math.ceil(tokens / (learn.microbatch_tokens * processes)))
 
 
-def wire(options: TrainOptions, student: Shape, processes: int) -> list[str]:
+def wire(options: TrainOptions, student: AnyShape, processes: int) -> list[str]:
     """Return lines about the data that each process receives from the others."""
     received = exchanged_bytes(student, ITEMSIZE[type_of(options.network)], processes)
     update = received.pop("weights, an update")
@@ -357,12 +366,14 @@ def estimate(options: TrainOptions, processes: int) -> dict[str, float] | None:
     student = find_model(options.student).shape
     models = [options.teacher] if options.teacher else [route.model for route in routes_of(options.teachers)]
     shapes = [find_model(model).shape for model in models]
-    if student is None or None in shapes:
+    known = [shape for shape in shapes if isinstance(shape, Shape)]
+    if not isinstance(student, Shape) or len(known) < len(shapes):
         return None
-    return seconds_of_update(options, student, largest([each for each in shapes if each]), device, processes)
+    scorer = max(known, key=lambda shape: shape.parameters, default=None)
+    return seconds_of_update(options, student, scorer, device, processes)
 
 
-def largest(shapes: Sequence[Shape]) -> Shape | None:
+def largest(shapes: Sequence[AnyShape]) -> AnyShape | None:
     """Return the shape with the most weights. Of several teachers, this one is assumed to score every trajectory."""
     return max(shapes, key=lambda shape: shape.parameters, default=None)
 
@@ -502,7 +513,9 @@ class DryRun(Text):
             found = longest_conversation(chat, files)
             most = min(options.max_tokens, model.positions or options.max_tokens)
             cut = f", cut to {most:,}" if found > most else ""
-            self.add("does", f"longest conversation: {found:,} tokens{cut} ({COUNTED} with most characters were counted)")
+            self.add(
+                "does", f"longest conversation: {found:,} tokens{cut} ({COUNTED} with most characters were counted)"
+            )
             return min(found, most)
         return None
 
@@ -519,6 +532,7 @@ class DryRun(Text):
         if not served:
             with self.refusals():
                 check_model(found)
+                return measure(found)
         return found
 
     def read(self, what: str, found: Found) -> Found:
@@ -558,7 +572,12 @@ class DryRun(Text):
             )
         return fitting
 
-    def check_length(self, rollout: SamplingOptions, shapes: dict[str, Shape | None]) -> None:
+    def check_processes(self, student: Found) -> None:
+        """Check that a model that reads one sequence per pass is trained in one process."""
+        if self.processes > 1 and student.shape and not student.shape.packs:
+            self.first.append(f"Start one process: {student.name} reads one sequence per pass, and cannot be sharded.")
+
+    def check_length(self, rollout: SamplingOptions, shapes: dict[str, AnyShape | None]) -> None:
         """Check that the models have enough positions."""
         tokens = longest(rollout)
         self.first += [
@@ -567,7 +586,7 @@ class DryRun(Text):
             if shape and tokens > shape.positions
         ]
 
-    def check_share(self, options: TrainOptions | EvalOptions, shape: Shape) -> None:
+    def check_share(self, options: TrainOptions | EvalOptions, shape: AnyShape) -> None:
         """Check that vLLM has room for one trajectory."""
         if options.engine.name != "vllm" or self.gpu is None:
             return

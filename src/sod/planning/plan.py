@@ -26,10 +26,13 @@ from sod.planning.inventory import (
     check_model,
     find_model,
     imagined_gpus,
+    measure,
     why_no_shape,
 )
 from sod.planning.memory import (
     ITEMSIZE,
+    MODEL_FAMILIES,
+    AnyShape,
     Memory,
     Shape,
     by_part,
@@ -161,8 +164,8 @@ class Case:
     """The models, lengths and GPUs to plan for."""
 
     asked: PlanOptions
-    student: Shape
-    teacher: Shape | None
+    student: AnyShape
+    teacher: AnyShape | None
     count: int
     """Number of GPUs; 0 for this computer's memory."""
     device: Device
@@ -220,7 +223,9 @@ class Case:
         """Return the set-ups, those with more GPUs in use first, then those that change less."""
         taught = self.teacher is not None
         problems = _train_options(self.base).rollout.problems
-        several = _ways_in_processes(self.count, taught, problems) if self.count > 1 else []
+        several = _ways_in_processes(self.count, taught, problems) if self.count > 1 and self.student.packs else []
+        if self.teacher and not self.teacher.packs:
+            several = [way for way in several if "score.shard_teacher" not in way.rungs[0]]
         several += _ways_with_servers(taught) if self.count > 1 else []
         return [self._size(way) for way in (several + _ways_on_one(taught) if self.count else _ways_here(taught))]
 
@@ -274,11 +279,13 @@ class Case:
             memories.append(memory_of_teacher_server(options, self.teacher))
         fullest = max(memories, key=lambda memory: sum(by_part(memory).values()))
         fits = sum(by_part(fullest).values()) <= usable_bytes(self.device)
-        seconds = seconds_of_update(options, self.student, self.teacher, self.device, options.processes or 1)
+        seconds = None
+        if isinstance(self.student, Shape) and (self.teacher is None or isinstance(self.teacher, Shape)):
+            seconds = seconds_of_update(options, self.student, self.teacher, self.device, options.processes or 1)
         return Sized(way, changes, fullest, fits, seconds)
 
 
-def _fitting(asked: PlanOptions, shapes: Sequence[Shape]) -> PlanOptions:
+def _fitting(asked: PlanOptions, shapes: Sequence[AnyShape]) -> PlanOptions:
     """Return the options with default lengths that fit the models, as `sod train` caps them."""
     lengths = {"max_tokens", "max_prompt_tokens"}
     rollout = RolloutOptions.model_validate({name: getattr(asked, name) for name in lengths & asked.model_fields_set})
@@ -286,17 +293,18 @@ def _fitting(asked: PlanOptions, shapes: Sequence[Shape]) -> PlanOptions:
     return asked if fitting is rollout else asked.model_copy(update=fitting.model_dump(include=lengths))
 
 
-def _shape(whose: str, model: Path) -> Shape:
+def _shape(whose: str, model: Path) -> AnyShape:
     found = find_model(model)
     check_model(found)
+    found = measure(found)
     if found.is_unsized:
         raise ModelError(
             f"The memory of the {whose} {model} cannot be computed: {why_no_shape(found, whose)}. Give a model of another type."
         )
     if found.shape is None:
         raise ModelError(
-            f"The memory of the {whose} {model} cannot be computed: {found.where}. Give a directory or a run with a Qwen3, Qwen2 "
-            f"or Llama model, or one of {', '.join(ON_HUB)}. For another name on the hub, type `hf download NAME config.json "
+            f"The memory of the {whose} {model} cannot be computed: {found.where}. Give a directory or a run, or one of "
+            f"{', '.join(ON_HUB)}. For another name on the hub, type `hf download NAME config.json "
             "--local-dir DIR` and give DIR."
         )
     return found.shape
@@ -400,6 +408,8 @@ def _table(case: Case, sized: Sequence[Sized], best: Sized | None) -> list[str]:
 def _times(case: Case, sized: Sequence[Sized]) -> list[str]:
     """Return the estimated time of each set-up that fits, and its cost with --price."""
     timed = [(number, each, each.seconds) for number, each in enumerate(sized, 1) if each.fits and each.seconds]
+    if not timed and not isinstance(case.student, Shape):
+        return [f"not estimated: operations are counted for models of type {', '.join(MODEL_FAMILIES)} only"]
     if not timed:
         return (
             ["not estimated: the speed of this device is not tabled; give a kind, such as H100"] if case.count else []
