@@ -10,7 +10,7 @@ from sod.arguments.parsing import parse_options
 from sod.config import EvalOptions, RolloutOptions, TrainOptions
 from sod.errors import RunError
 from sod.model.dtypes import with_dtype
-from sod.model.lengths import capped, with_lengths
+from sod.model.lengths import capped, positions_in, with_lengths
 from sod.planning.dry_run import plan
 from sod.runs.directory import Run
 
@@ -80,6 +80,23 @@ def test_a_run_with_chosen_values_is_resumed_without_giving_them(tmp_path: Path)
     given = parse_options("train", TrainOptions, [*flags, "--resume", "--rollout.max-tokens", "100"])
     with pytest.raises(RunError, match=r"other options \(rollout\.max_tokens\)"):
         run.check(given, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        ({"model_type": "gpt2", "n_positions": 700}, 700),
+        ({"model_type": "gpt2"}, 1024),
+        ({"model_type": "llama"}, 2048),
+        ({"model_type": "mamba"}, None),
+        ({"model_type": "no_such_type"}, None),
+    ],
+)
+def test_positions_under_another_name_or_left_out_are_those_of_transformers(
+    tmp_path: Path, config: dict[str, Any], positions: int | None
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert positions_in(tmp_path / "config.json") == positions
 
 
 def test_a_missing_model_changes_nothing(tmp_path: Path) -> None:

@@ -11,7 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import BloomConfig, BloomForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from sod.batching import collate
 from sod.config import ModelOptions, RolloutOptions
@@ -130,6 +137,11 @@ def test_a_model_that_names_no_positions_is_refused() -> None:
     config = BloomConfig(vocab_size=8, hidden_size=8, n_layer=1, n_head=2)
     with pytest.raises(ModelError, match="has no max_position_embeddings"):
         check_context(BloomForCausalLM(config), RolloutOptions())
+
+
+def test_a_model_without_attention_has_no_limit() -> None:
+    config = MambaConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1)
+    check_context(MambaForCausalLM(config), RolloutOptions())
 
 
 # A head with more rows than the tokenizer has ids

@@ -159,9 +159,30 @@ def test_a_plan_of_fine_tuning_counts(teacher: Path, jsonl: Callable[[Sequence[A
     )
     text = plan(options, WIDE)
     assert "12 optimiser steps: 3 passes over the data, 2 conversations per optimiser step" in text
-    assert "tokens: 42,000 at most, estimated" in text
-    assert "longer conversations than 1,024 tokens, the positions of the model, are cut" in text
+    chat = ChatFormat.of(load_tokenizer(teacher), options.chat)
+    [row] = {sum(len(piece.tokens) for piece in chat.render(turns, []))}
+    assert f"longest conversation: {row} tokens (64 with most characters were counted)" in text
+    assert f"tokens: {21 * row:,} at most, estimated" in text
+    assert f"a pass over {2 * row:,} tokens" in text  # a batch
     assert "2 checkpoints of 4.4 MiB, one being written" in text
+
+
+@pytest.mark.parametrize(("limit", "cut"), [(2000, 1024), (300, 300)])
+def test_fine_tuning_is_sized_for_the_longest_conversation_and_no_longer_one(
+    teacher: Path, jsonl: Callable[[Sequence[Any]], Path], tmp_path: Path, limit: int, cut: int
+) -> None:
+    def row(answer: str) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": answer}]}
+
+    fields = {"model": teacher, "out": tmp_path / "run", "max_tokens": limit, "learn": {"microbatch_tokens": 100}}
+    middle = jsonl([row("2"), row("1 + 1 = 2. " * 12), row("2")])
+    text = plan(SftOptions.model_validate(fields | {"data": middle}), WIDE)
+    longest = int(re.findall(r"longest conversation: (\d+) tokens", text)[0])
+    assert 100 < longest < 300
+    assert f"a pass over {longest} tokens" in text
+    text = plan(SftOptions.model_validate(fields | {"data": jsonl([row("1 + 1 = 2. " * 900)])}), WIDE)
+    assert f"cut to {cut:,} (" in text
+    assert f"a pass over {cut:,} tokens" in text
 
 
 def test_a_plan_of_an_evaluation_counts_benchmarks_and_files(teacher: Path, problem_file: Path, tmp_path: Path) -> None:
@@ -549,8 +570,23 @@ def test_a_model_that_the_run_loads_is_not_refused_before(train: Callable[..., s
 def test_a_model_of_which_only_loading_can_tell_is_said_to_be_proved_then(
     train: Callable[..., str], tmp_path: Path
 ) -> None:
-    CONFIG_MAPPING["gemma"](**SMALL).save_pretrained(tmp_path / "gemma")
-    why = "and the student's type is gemma. Loading it checks whether it can be used"
-    assert why in train(student=tmp_path / "gemma")
+    """JetMoe's code reads numbers of its weights."""
+    CONFIG_MAPPING["jetmoe"](**SMALL, kv_channels=8).save_pretrained(tmp_path / "jetmoe")
+    why = "student's type is jetmoe, and a pass without its weights fails .* Loading it checks whether it can be used"
+    assert re.search(why, train(student=tmp_path / "jetmoe"))
     with pytest.raises(ModelError, match=why):
-        advice(PlanOptions(student=tmp_path / "gemma", teacher=None, gpus="8xH100"))
+        advice(PlanOptions(student=tmp_path / "jetmoe", teacher=None, gpus="8xH100"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gemma", "qwen3_5_text"])
+def test_other_types_are_measured(train: Callable[..., str], tmp_path: Path, kind: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**(SMALL | VARIANTS.get(kind, {}))))
+    model.save_pretrained(tmp_path / kind)
+    text = train(student=tmp_path / kind)
+    assert f"{as_bytes(4 * model.num_parameters())}  student, float32" in text
+    assert "total at the peak" in text
+    assert "time     not estimated: operations are counted for models of type qwen3" in text
+    plans = advice(PlanOptions(student=tmp_path / kind, teacher=None, gpus="8xH100"), WIDE)
+    assert ("8 processes" in plans) == (kind == "gemma")

@@ -111,7 +111,17 @@ def test_a_directory_with_a_configuration_is_enough(teacher: Path, tmp_path: Pat
 
 def test_what_is_longer_than_the_models_positions_is_an_error() -> None:
     with pytest.raises(OptionError, match=r"the student has 40,960 positions\. Lower --max-tokens"):
-        advice(asked("8xH100", max_tokens=40_000))
+        advice(asked("8xH100", max_tokens=41_000))
+
+
+def test_default_lengths_are_capped_at_the_positions_as_a_run_caps_them(teacher: Path) -> None:
+    capped = advice(PlanOptions(student=teacher, gpus="1x24GB"), WIDE)
+    line = "1,024 tokens at most: a prompt of 512 and a response of 512; the defaults exceed the positions of the model"
+    assert line in capped
+    options = options_of(commands(capped)[-1])
+    assert (options.rollout.max_tokens, options.rollout.max_prompt_tokens) == (512, 512)
+    with pytest.raises(OptionError, match="Lower --max-tokens"):
+        advice(asked("1x24GB", student=str(teacher), teacher=None))
 
 
 # Ways

@@ -39,7 +39,7 @@ from sod.training.on_policy import train
 from sod.training.sft import sft
 from sod.types import Problem, Trajectory
 from sod.validation import solving
-from sod.validation.cold_start import solve_options
+from sod.validation.cold_start import SolveRates, solve_options
 from sod.validation.course import Course
 from sod.validation.sets import questions_of
 from sod.validation.solving import SolveScale
@@ -549,6 +549,21 @@ def test_a_cold_start_solves_the_problems_of_a_recipe_as_an_evaluation_does(
     measured = evaluate(solve_options(cold_start(teacher, demonstrations, tmp_path / "eval", **fields)))
     assert measured.mean["avg"] > 0.5
     assert [each.metrics[f"validate/{problem_file.stem}/avg"] for each in rows] == [measured.mean["avg"]] * 2
+
+
+def test_the_lengths_of_a_recipe_are_those_that_the_model_has(
+    untrained: Path, demonstrations: tuple[Path, Path], problem_file: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "solve.toml"
+    recipe.write_text(f'data = "{problem_file}"\nlimit = 1\n')
+    options = cold_start(untrained, demonstrations, tmp_path / "run", validate={"solve": recipe})
+    solver = SolveRates.open(options, untrained)
+    assert solver is not None
+    assert (solver.options.rollout.max_prompt_tokens, solver.options.rollout.max_tokens) == (512, 512)
+    recipe.write_text(f'data = "{problem_file}"\nlimit = 1\n[rollout]\nmax_tokens = 5000\n')
+    with pytest.raises(ModelError, match=r"rollout\.max_tokens is \d+, but the model has 1024 positions"):
+        sft(options)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

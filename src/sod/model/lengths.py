@@ -86,9 +86,22 @@ def _config_of(model: Path) -> Path:
 
 
 def positions_in(config: Path) -> int | None:
-    """Return the number of positions in a config.json, or None if it has none or cannot be read."""
+    """Return the number of positions in a config.json, or None if it has none or cannot be read.
+
+    Some types name it differently or leave it out where it is their default. Transformers reads those.
+    """
     with suppress(OSError, ValueError, AttributeError):
         content: dict[str, Any] = json.loads(config.read_bytes())
         found = (content.get("text_config") or content).get("max_position_embeddings")
+        return found if isinstance(found, int) else _positions_of_type(config.parent)
+    return None
+
+
+def _positions_of_type(folder: Path) -> int | None:
+    from transformers import AutoConfig  # takes seconds to import, and few types need it
+
+    with suppress(Exception):  # loading the model reports it
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
+        found = getattr(config, "max_position_embeddings", None)
         return found if isinstance(found, int) else None
     return None

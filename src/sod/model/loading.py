@@ -244,8 +244,14 @@ def check_same_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedT
 
 
 def positions_of(model: PreTrainedModel) -> int:
-    """Return the length of the longest sequence of the model. Raise ModelError if its configuration does not contain it."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # not all types have it
+    """Return the length of the longest sequence of the model: `sys.maxsize` without attention, such as Mamba.
+
+    Raise ModelError if its configuration does not contain it.
+    """
+    config = model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)  # not all types have it
+    if positions is None and getattr(config, "num_attention_heads", None) is None:
+        return sys.maxsize
     if not isinstance(positions, int):
         raise ModelError(
             f"The {model.config.model_type} model's configuration has no max_position_embeddings, so its longest sequence is "

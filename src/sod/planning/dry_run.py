@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sod.config import (
     ChatOptions,
@@ -29,6 +30,7 @@ from sod.engines import ENGINES
 from sod.errors import ModelError, OptionError, RunError, TemplateError
 from sod.model.lengths import SomeSampling, capped
 from sod.planning.checks import NOT_INSTALLED, is_address, of_evaluation, of_fine_tuning, of_training, of_translation
+from sod.planning.demonstrations import COUNTED, longest_conversation
 from sod.planning.inventory import (
     Device,
     Found,
@@ -42,10 +44,14 @@ from sod.planning.inventory import (
     find_file,
     find_model,
     find_tokenizer,
+    measure,
     why_no_shape,
 )
+from sod.planning.measured import Measured
 from sod.planning.memory import (
     ITEMSIZE,
+    MODEL_FAMILIES,
+    AnyShape,
     Memory,
     Shape,
     by_part,
@@ -65,6 +71,9 @@ from sod.planning.timing import LIKELY_SHARE, UTILISATION, seconds_of_update
 from sod.processes.distributed import place
 from sod.runs.files import sha256_of_file
 from sod.runs.results import read_results
+
+if TYPE_CHECKING:
+    from sod.chat.format import ChatFormat
 
 REFUSED = "The command would refuse these options or inputs. The dry run lists the reasons under `to do`."
 """The error of a dry run."""
@@ -113,8 +122,9 @@ def _of_fine_tuning(options: SftOptions) -> "DryRun":
     model = text.read_model("model", options.model)
     data = text.read("data", find_file(options.data, demonstrations=True))
     held_out = [text.read("validate", find_file(Path(name), demonstrations=True)) for name in options.validate.data]
-    text.check_template(options.model, options.chat)
+    chat = text.check_template(options.model, options.chat)
     text.write(options.out, resume=options.resume)
+    longest_row = text.longest_row(options, chat, model)
 
     per_epoch = None if data.rows is None else math.ceil(data.rows / options.batch)
     if options.steps is None:
@@ -126,17 +136,19 @@ def _of_fine_tuning(options: SftOptions) -> "DryRun":
     text.add(
         "does",
         f"{steps:,} optimiser steps: {whole}" if steps else whole,
-        *([_tokens_of_demonstrations(options, data.rows, epochs)] if data.rows else []),
+        *([_tokens_of_demonstrations(options, data.rows, epochs, longest_row)] if data.rows else []),
         *_validations(options.validate, held_out, steps, "conversations"),
     )
 
     if model.shape is None:
         return text.without_shape(model=model)
     shape, itemsize = model.shape, ITEMSIZE[type_of(options.network)]
-    if options.max_tokens > shape.positions:
+    if options.max_tokens > shape.positions and longest_row is None:
         text.add("does", f"longer conversations than {shape.positions:,} tokens, the positions of the model, are cut")
-        options = options.model_copy(update={"max_tokens": shape.positions})
-    text.hold(memory_of_fine_tuning(options, shape, text.gpu, text.processes), _savings(learn, text.processes))
+    options = options.model_copy(update={"max_tokens": min(options.max_tokens, shape.positions)})
+    memory = memory_of_fine_tuning(options, shape, text.gpu, text.processes, longest_row)
+    text.check_processes(model)
+    text.hold(memory, _savings(learn, text.processes))
     if text.processes > 1 and text.gpu:
         copy = as_bytes(itemsize * shape.parameters)
         text.add(
@@ -220,6 +232,7 @@ def _of_training(options: TrainOptions) -> "DryRun":
         return text.without_shape(student=student, teacher=next((each for each in teachers if not each.shape), None))
     shape, scorer = student.shape, largest(shapes)
     text.check_length(rollout, {"student": shape, **{f"teacher {each.name}": each.shape for each in teachers}})
+    text.check_processes(student)
     text.check_share(options, shape)
     savings = _savings(learn, text.processes)
     savings += _savings_of_teacher(options, scorer, text.processes, on_gpu=text.gpu is not None)
@@ -234,6 +247,9 @@ def _of_training(options: TrainOptions) -> "DryRun":
     exchanged = itemsize * shape.parameters if ENGINES[options.engine.name].exchanges_weights else 0
     text.keep(checkpoint_bytes(shape, itemsize, learn), copies=options.keep + 1 + bool(held_out), exchanged=exchanged)
 
+    if isinstance(shape, Measured) or isinstance(scorer, Measured):
+        text.add("time", f"not estimated: operations are counted for models of type {', '.join(MODEL_FAMILIES)} only")
+        return text
     length = LIKELY_SHARE * longest(rollout)
     passes_of_student = (options.score.student == "recompute") + learn.checkpointing + (2 if learn.lora_rank else 3)
     passes_of_student += options.has_reference
@@ -304,14 +320,14 @@ def _savings(learn: OptimiserOptions, processes: int) -> list[str]:
     return [option for option, is_set in saved.items() if not is_set]
 
 
-def _savings_of_teacher(options: TrainOptions, teacher: Shape | None, processes: int, *, on_gpu: bool) -> list[str]:
+def _savings_of_teacher(options: TrainOptions, teacher: AnyShape | None, processes: int, *, on_gpu: bool) -> list[str]:
     if teacher is None or options.score.teacher_url or options.score.offload_teacher:
         return []
     divided = ["score.shard_teacher"] if processes > 1 and not options.score.shard_teacher else []
     return [*divided, *(["score.offload_teacher"] if on_gpu else [])]
 
 
-def offloaded(options: TrainOptions, teachers: Sequence[Shape]) -> list[str]:
+def offloaded(options: TrainOptions, teachers: Sequence[AnyShape]) -> list[str]:
     """Return a line about the computer's memory for teachers that are on the GPU only while they score."""
     if not options.score.offload_teacher or not teachers:
         return []
@@ -327,7 +343,7 @@ def likely_microbatches(options: TrainOptions, processes: int) -> int:
     return max(learn.minibatches, math.ceil(tokens / (learn.microbatch_tokens * processes)))
 
 
-def wire(options: TrainOptions, student: Shape, processes: int) -> list[str]:
+def wire(options: TrainOptions, student: AnyShape, processes: int) -> list[str]:
     """Return lines about the data that each process receives from the others."""
     received = exchanged_bytes(student, ITEMSIZE[type_of(options.network)], processes)
     update = received.pop("weights, an update")
@@ -340,8 +356,9 @@ def wire(options: TrainOptions, student: Shape, processes: int) -> list[str]:
     ]
 
 
-def _tokens_of_demonstrations(options: SftOptions, rows: int, epochs: float) -> str:
-    tokens = f"tokens: {as_count(epochs * rows * options.max_tokens)} at most"
+def _tokens_of_demonstrations(options: SftOptions, rows: int, epochs: float, longest_row: int | None) -> str:
+    most = min(options.max_tokens, longest_row or options.max_tokens)
+    tokens = f"tokens: {as_count(epochs * rows * most)} at most"
     if not options.data.exists() or options.data.suffix != ".jsonl":
         return tokens
     likely = epochs * options.data.stat().st_size / CHARACTERS
@@ -364,12 +381,14 @@ def estimate(options: TrainOptions, processes: int) -> dict[str, float] | None:
     student = find_model(options.student).shape
     models = [options.teacher] if options.teacher else [route.model for route in routes_of(options.teachers)]
     shapes = [find_model(model).shape for model in models]
-    if student is None or None in shapes:
+    known = [shape for shape in shapes if isinstance(shape, Shape)]
+    if not isinstance(student, Shape) or len(known) < len(shapes):
         return None
-    return seconds_of_update(options, student, largest([each for each in shapes if each]), device, processes)
+    scorer = max(known, key=lambda shape: shape.parameters, default=None)
+    return seconds_of_update(options, student, scorer, device, processes)
 
 
-def largest(shapes: Sequence[Shape]) -> Shape | None:
+def largest(shapes: Sequence[AnyShape]) -> AnyShape | None:
     """Return the shape with the most weights. Of several teachers, this one is assumed to score every trajectory."""
     return max(shapes, key=lambda shape: shape.parameters, default=None)
 
@@ -492,17 +511,35 @@ class DryRun(Text):
         except (ModelError, OptionError, TemplateError) as refusal:
             self.first.append(str(refusal))
 
-    def check_template(self, model: Path, options: ChatOptions) -> None:
-        """Check the chat template, if the tokenizer is local."""
+    def check_template(self, model: Path, options: ChatOptions) -> "ChatFormat | None":
+        """Check the chat template, if the tokenizer is local. -> the format, or None without one that works"""
         folder = find_tokenizer(model)
         if folder is None:
-            return
+            return None
         from sod.chat.format import ChatFormat  # Transformers take seconds to import
         from sod.model.loading import load_tokenizer
 
         with self.refusals():
-            if note := ChatFormat.of(load_tokenizer(folder), options).note:
-                self.add("reads", note)
+            chat = ChatFormat.of(load_tokenizer(folder), options)
+            if chat.note:
+                self.add("reads", chat.note)
+            return chat
+        return None
+
+    def longest_row(self, options: SftOptions, chat: "ChatFormat | None", model: Found) -> int | None:
+        """Return the tokens of the longest conversation after cutting; None without data or tokenizer."""
+        files = [path for path in (options.data, *map(Path, options.validate.data)) if path.is_file()]
+        if chat is None or not options.data.is_file():
+            return None
+        with self.refusals():
+            found = longest_conversation(chat, files)
+            most = min(options.max_tokens, model.positions or options.max_tokens)
+            cut = f", cut to {most:,}" if found > most else ""
+            self.add(
+                "does", f"longest conversation: {found:,} tokens{cut} ({COUNTED} with most characters were counted)"
+            )
+            return min(found, most)
+        return None
 
     def check_tokens(self, options: TrainOptions, teacher: Path) -> None:
         """Check a teacher with another tokenizer than the student's, if both tokenizers are local."""
@@ -533,6 +570,7 @@ class DryRun(Text):
         if not served:
             with self.refusals():
                 check_model(found)
+                return measure(found)
         return found
 
     def read(self, what: str, found: Found) -> Found:
@@ -573,7 +611,12 @@ class DryRun(Text):
             )
         return fitting
 
-    def check_length(self, rollout: SamplingOptions, shapes: dict[str, Shape | None]) -> None:
+    def check_processes(self, student: Found) -> None:
+        """Check that a model that reads one sequence per pass is trained in one process."""
+        if self.processes > 1 and student.shape and not student.shape.packs:
+            self.first.append(f"Start one process: {student.name} reads one sequence per pass, and cannot be sharded.")
+
+    def check_length(self, rollout: SamplingOptions, shapes: dict[str, AnyShape | None]) -> None:
         """Check that the models have enough positions."""
         tokens = longest(rollout)
         self.first += [
@@ -582,7 +625,7 @@ class DryRun(Text):
             if shape and tokens > shape.positions
         ]
 
-    def check_share(self, options: TrainOptions | EvalOptions, shape: Shape) -> None:
+    def check_share(self, options: TrainOptions | EvalOptions, shape: AnyShape) -> None:
         """Check that vLLM has room for one trajectory."""
         if options.engine.name != "vllm" or self.gpu is None:
             return

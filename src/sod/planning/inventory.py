@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from sod.datasets.rows import count_rows
 from sod.errors import ModelError, OptionError
 from sod.model.hub import name_on_hub, refuse_gguf
 from sod.model.lengths import positions_in
-from sod.planning.memory import ITEMSIZE, MODEL_FAMILIES, Shape
+from sod.planning.measured import Measured
+from sod.planning.memory import ITEMSIZE, AnyShape, Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,14 @@ class Found:
     name: str
     where: str
     """Its place, or the place it will be downloaded from, in words."""
-    shape: Shape | None = None
+    shape: AnyShape | None = None
     rows: int | None = None
     first: str = ""
     """What the user must do to make it exist; "" if nothing. A command to type begins with `sod `."""
     config: Path | None = None
     """The config.json of a local model."""
+    unmeasured: str = ""
+    """Why its memory could not be measured; "" if it was not tried."""
 
     @property
     def positions(self) -> int | None:
@@ -118,15 +121,21 @@ def check_model(found: Found) -> None:
         check_config(found.config.parent)
 
 
+def measure(found: Found) -> Found:
+    """Return the facts with the measured sizes of a local model of a type without arithmetic. PyTorch is imported for it."""
+    if not found.is_unsized or found.config is None:
+        return found
+    shape = Measured.of(found.config)
+    return replace(found, unmeasured=shape) if isinstance(shape, str) else replace(found, shape=shape)
+
+
 def why_no_shape(found: Found, whose: str) -> str:
     """Return why the sizes of a model are not known, in words."""
     if not found.is_unsized or found.config is None:
         return f"the {whose} has no local config.json, which holds its shape"
     kind = json.loads(found.config.read_text(encoding="utf-8")).get("model_type", "not named")
-    return (
-        f"sizes are computed for models of type {', '.join(MODEL_FAMILIES)}, and the {whose}'s type is {kind}. Loading it checks "
-        "whether it can be used"
-    )
+    why = found.unmeasured or "it was not measured"
+    return f"the {whose}'s type is {kind}, and {why}. Loading it checks whether it can be used"
 
 
 def find_tokenizer(model: Path) -> Path | None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from sod.config import EvalOptions, ModelOptions, OptimiserOptions, SamplingOptions, SftOptions, TrainOptions
 from sod.credit.systems import SYSTEMS
 from sod.engines import ENGINES
+from sod.planning.measured import Measured
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
 """Bytes of a number."""
@@ -73,6 +74,11 @@ class Shape:
         )
 
     @property
+    def packs(self) -> bool:
+        """Return whether several sequences can share a pass."""
+        return True
+
+    @property
     def queries(self) -> int:
         """Return the number of elements in a token's queries, in one layer."""
         return self.heads * self.head_dim
@@ -114,6 +120,31 @@ class Shape:
         """Return the number of parameters of LoRA adapters on every linear map except the head."""
         return self.layers * rank * sum(inputs + outputs for inputs, outputs in self.projections)
 
+    def held_bytes(self, tokens: int, itemsize: int, learn: OptimiserOptions) -> tuple[int, int]:
+        """Return the bytes that a pass keeps for its backward pass, and those that the backward pass adds.
+
+        Kept are tokens x (layers x bytes that each keeps + the last norm). The backward pass of one layer adds gradients of
+        activations and, with checkpointing, what the layer keeps.
+        """
+        layer = activation_bytes(self, itemsize, learn.lora_rank)
+        attended = self.queries * itemsize + 4 * self.heads if learn.keep_attention else 0  # outputs; softmax's sums
+        kept, again = (self.width * itemsize + attended, layer) if learn.checkpointing else (layer, 0)
+        last_norm = self.width * (4 + itemsize)
+        return tokens * (self.layers * kept + last_norm), tokens * (again + 3 * self.feed_forward * itemsize)
+
+    def read_bytes(self, tokens: int, itemsize: int) -> int:
+        """Return the bytes of a forward pass without gradients: the widest activations of a layer."""
+        return tokens * 3 * (self.width + self.feed_forward) * itemsize
+
+    def trajectory_bytes(self, tokens: int, prompt: int, itemsize: int) -> int:
+        """Return the bytes of a trajectory's keys and values."""
+        del prompt
+        return tokens * cache_bytes(self, itemsize)
+
+
+AnyShape = Shape | Measured
+"""The sizes of a model: from arithmetic, or measured."""
+
 
 def type_of(network: ModelOptions) -> str:
     """Return the type of the weights. A command has replaced auto and fastest; without one, they count as float32."""
@@ -123,7 +154,7 @@ def type_of(network: ModelOptions) -> str:
 # Learning
 
 
-def optimiser_bytes(shape: Shape, itemsize: int, learn: OptimiserOptions) -> Parts:
+def optimiser_bytes(shape: AnyShape, itemsize: int, learn: OptimiserOptions) -> Parts:
     """Return the bytes that training keeps in addition to the weights (`sod.model.policy`), by name.
 
     LoRA adapters, in float32, are included; with them nothing else is trained.
@@ -137,13 +168,13 @@ def optimiser_bytes(shape: Shape, itemsize: int, learn: OptimiserOptions) -> Par
     return state | {"gradients": gradients, "AdamW's moments": MOMENTS[learn.optimizer] * learnt}
 
 
-def checkpoint_bytes(shape: Shape, itemsize: int, learn: OptimiserOptions) -> int:
+def checkpoint_bytes(shape: AnyShape, itemsize: int, learn: OptimiserOptions) -> int:
     """Return the bytes of a checkpoint: a full model and the state of the optimiser."""
     state = optimiser_bytes(shape, itemsize, learn)
     return itemsize * shape.parameters + sum(state.values()) - state["gradients"]
 
 
-def learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions) -> int:
+def learning_bytes(shape: AnyShape, tokens: int, itemsize: int, learn: OptimiserOptions) -> int:
     """Return the peak of training in addition to what it keeps: in a pass over `tokens` tokens or in an optimiser step."""
     return max(
         _pass_bytes(shape, tokens, itemsize, learn),
@@ -152,18 +183,14 @@ def learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOpt
     )
 
 
-def _pass_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions, gradients: int = 0) -> int:
-    """Return tokens x (layers x bytes that each keeps + the last norm) + max(loss, one layer's backward pass).
+def _pass_bytes(shape: AnyShape, tokens: int, itemsize: int, learn: OptimiserOptions, gradients: int = 0) -> int:
+    """Return what a pass keeps + max(loss, one layer's backward pass).
 
     `gradients`: bytes of unsharded gradients during a layer's backward pass that are counted nowhere else.
     """
-    layer = activation_bytes(shape, itemsize, learn.lora_rank)
-    attended = shape.queries * itemsize + 4 * shape.heads if learn.keep_attention else 0  # outputs; softmax's sums
-    kept, again = (shape.width * itemsize + attended, layer) if learn.checkpointing else (layer, 0)
-    last_norm = shape.width * (4 + itemsize)
-    backward = tokens * (again + 3 * shape.feed_forward * itemsize) + gradients  # and gradients of activations
+    kept, backward = shape.held_bytes(tokens, itemsize, learn)
     loss = loss_bytes(shape, tokens, itemsize, learnt=not learn.lora_rank)
-    return tokens * (shape.layers * kept + last_norm) + max(backward, loss)
+    return kept + max(backward + gradients, loss)
 
 
 def activation_bytes(shape: Shape, itemsize: int, rank: int = 0) -> int:
@@ -183,7 +210,7 @@ def activation_bytes(shape: Shape, itemsize: int, rank: int = 0) -> int:
     return norms + attended + gated + inputs * itemsize + 4 * rank * len(shape.projections)
 
 
-def loss_bytes(shape: Shape, tokens: int, itemsize: int, *, learnt: bool) -> int:
+def loss_bytes(shape: AnyShape, tokens: int, itemsize: int, *, learnt: bool) -> int:
     """Return the bytes of `sod.core.token_loss`: logits of a chunk, hidden states, and the gradient of a trained head."""
     logits = min(tokens, max(1, CHUNK_ELEMENTS // shape.vocabulary)) * shape.vocabulary
     narrow = itemsize if itemsize < 4 else 0
@@ -191,7 +218,7 @@ def loss_bytes(shape: Shape, tokens: int, itemsize: int, *, learnt: bool) -> int
     return logits * (8 + narrow) + gradient + 2 * tokens * shape.width * itemsize
 
 
-def _stepping_bytes(shape: Shape, itemsize: int, learn: OptimiserOptions) -> int:
+def _stepping_bytes(shape: AnyShape, itemsize: int, learn: OptimiserOptions) -> int:
     """Return the bytes of an optimiser step in addition to `optimiser_bytes`: gradients converted to float32 in place, and
     the square roots of AdamW's second moments. PyTorch computes all roots at the same time on a GPU."""
     widened = 0 if learn.lora_rank else 4 - itemsize
@@ -199,7 +226,7 @@ def _stepping_bytes(shape: Shape, itemsize: int, learn: OptimiserOptions) -> int
     return (widened + roots) * _learnt(shape, learn)
 
 
-def _learnt(shape: Shape, learn: OptimiserOptions) -> int:
+def _learnt(shape: AnyShape, learn: OptimiserOptions) -> int:
     return shape.adapters(learn.lora_rank) if learn.lora_rank else shape.parameters
 
 
@@ -212,19 +239,19 @@ def share(size: int, processes: int) -> int:
     return -(-size // processes)
 
 
-def sharded_bytes(shape: Shape, processes: int) -> Parts:
+def sharded_bytes(shape: AnyShape, processes: int) -> Parts:
     """Return the bytes that each process keeps of the learner, by name: (4 + 4 + 8) bytes per weight / processes."""
     state = {"float32 weights": 4, "gradients": 4, "AdamW's moments": MOMENTS["adamw"]}
     return {f"{name}, 1/{processes}": share(size * shape.parameters, processes) for name, size in state.items()}
 
 
-def gathered_bytes(shape: Shape, itemsize: int) -> int:
+def gathered_bytes(shape: AnyShape, itemsize: int) -> int:
     """Return the bytes of a sharded model that are gathered at the same time: all that is outside the layers, and two layers
     (one computes, one is being fetched)."""
     return itemsize * (shape.outside + 2 * shape.layer)
 
 
-def sharded_learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions, processes: int) -> int:
+def sharded_learning_bytes(shape: AnyShape, tokens: int, itemsize: int, learn: OptimiserOptions, processes: int) -> int:
     """Return `learning_bytes` for each of several processes.
 
     A gradient is computed in the network's type and reduced in float32: a layer's gradient as soon as it is computed, those
@@ -237,7 +264,7 @@ def sharded_learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: Opti
     return max(gathered_bytes(shape, itemsize) + whole, roots)
 
 
-def exchanged_bytes(shape: Shape, itemsize: int, processes: int) -> Parts:
+def exchanged_bytes(shape: AnyShape, itemsize: int, processes: int) -> Parts:
     """Return the bytes that each process receives, by occasion. It lacks (processes - 1) / processes of each tensor.
 
     A micro-batch gathers the layers twice (forward and backward) and the rest once, in the network's type. It reduces
@@ -245,7 +272,7 @@ def exchanged_bytes(shape: Shape, itemsize: int, processes: int) -> Parts:
     al., arXiv 1910.02054, section 7, count the same.)
     """
     others = lambda size: size - share(size, processes)  # noqa: E731
-    gathered = itemsize * (2 * shape.layers * shape.layer + shape.outside)
+    gathered = itemsize * (2 * (shape.parameters - shape.outside) + shape.outside)
     return {
         "weights, a micro-batch": others(gathered),
         "gradients, a micro-batch": others(4 * shape.parameters),
@@ -256,10 +283,9 @@ def exchanged_bytes(shape: Shape, itemsize: int, processes: int) -> Parts:
 # Scoring and sampling
 
 
-def scoring_bytes(shape: Shape, tokens: int, itemsize: int) -> int:
-    """Return the bytes of a forward pass without gradients: the widest activations of a layer, and the logits of a chunk."""
-    widest = 3 * shape.width + 3 * shape.feed_forward
-    return tokens * widest * itemsize + loss_bytes(shape, tokens, itemsize, learnt=False)
+def scoring_bytes(shape: AnyShape, tokens: int, itemsize: int) -> int:
+    """Return the bytes of a forward pass without gradients, and of the logits of a chunk."""
+    return shape.read_bytes(tokens, itemsize) + loss_bytes(shape, tokens, itemsize, learnt=False)
 
 
 def cache_bytes(shape: Shape, itemsize: int) -> int:
@@ -281,12 +307,16 @@ def forward_operations(shape: Shape, tokens: float, length: float) -> float:
 # Commands, on the device of one process
 
 
-def memory_of_fine_tuning(options: SftOptions, shape: Shape, gpu: int | None, processes: int = 1) -> Memory:
+def memory_of_fine_tuning(
+    options: SftOptions, shape: AnyShape, gpu: int | None, processes: int = 1, longest_row: int | None = None
+) -> Memory:
     """Return the memory of `sod sft`. `gpu`: bytes of the GPU's memory; None for a CPU.
 
-    With several processes and GPUs, the full copies are in the computer's memory and are not counted here.
+    `longest_row`: tokens of the longest conversation. Default: options.max_tokens. With several processes and
+    GPUs, the full copies are in the computer's memory and are not counted here.
     """
-    tokens = max(options.learn.microbatch_tokens, options.max_tokens)
+    row = min(options.max_tokens, longest_row or options.max_tokens)
+    tokens = min(max(options.learn.microbatch_tokens, row), options.batch * row)
     itemsize = ITEMSIZE[type_of(options.network)]
     moment = {_learning_moment(tokens): _learning_bytes(shape, tokens, itemsize, options.learn, processes)}
     learner = _learner(shape, itemsize, options.learn, processes)
@@ -297,8 +327,8 @@ def memory_of_fine_tuning(options: SftOptions, shape: Shape, gpu: int | None, pr
 
 def memory_of_training(
     options: TrainOptions,
-    student: Shape,
-    teachers: Sequence[Shape],
+    student: AnyShape,
+    teachers: Sequence[AnyShape],
     gpu: int | None,
     *,
     averaged: bool = False,
@@ -338,7 +368,7 @@ def loads_reference(options: TrainOptions) -> bool:
     return options.has_reference and not options.learn.lora_rank and not (is_own and options.teacher_is_reference)
 
 
-def memory_of_evaluation(options: EvalOptions, model: Shape, teacher: Shape | None, gpu: int | None) -> Memory:
+def memory_of_evaluation(options: EvalOptions, model: AnyShape, teacher: AnyShape | None, gpu: int | None) -> Memory:
     """Return the memory of `sod eval`. `gpu`: bytes of the GPU's memory; None for a CPU."""
     memory: Memory = {"student": _whole("model", type_of(options.network), model)}
     memory["sampler"] = _sampling(options, model, gpu)
@@ -354,33 +384,35 @@ def by_part(memory: Memory) -> Parts:
     return {name: size for parts in memory.values() for name, size in parts.items()}
 
 
-def sampling_bytes(options: TrainOptions | EvalOptions, shape: Shape) -> tuple[int, int]:
+def sampling_bytes(options: TrainOptions | EvalOptions, shape: AnyShape) -> tuple[int, int]:
     """Return the bytes of the weights (for an engine with a copy of its own), and of the longest trajectory's keys and values."""
     itemsize = ITEMSIZE[type_of(options.network)]
-    return itemsize * shape.parameters, longest(options.rollout) * cache_bytes(shape, itemsize)
+    rollout = options.rollout
+    trajectory = shape.trajectory_bytes(longest(rollout), rollout.max_prompt_tokens, itemsize)
+    return itemsize * shape.parameters, trajectory
 
 
-def vllm_bytes(shape: Shape, itemsize: int) -> int:
+def vllm_bytes(shape: AnyShape, itemsize: int) -> int:
     """Return the estimated bytes that vLLM takes beside weights, keys and values: activations or logits, CUDA graphs."""
-    activations = SERVED_TOKENS * 3 * (shape.width + shape.feed_forward) * itemsize
+    activations = shape.read_bytes(SERVED_TOKENS, itemsize)
     logits = SERVED_SEQUENCES * shape.vocabulary * (4 + 4 + itemsize)
     return SERVED_FIXED + max(activations, logits)  # one after the other
 
 
-def room_of_vllm(options: TrainOptions | EvalOptions, shape: Shape, gpu: int) -> int:
+def room_of_vllm(options: TrainOptions | EvalOptions, shape: AnyShape, gpu: int) -> int:
     """Return the bytes that vLLM has for keys and values: its share of the GPU without everything else that it holds."""
     itemsize = ITEMSIZE[type_of(options.network)]
     return max(0, round(options.engine.memory_share * gpu) - itemsize * shape.parameters - vllm_bytes(shape, itemsize))
 
 
-def memory_of_sampling_server(options: TrainOptions, student: Shape, room: int) -> Memory:
+def memory_of_sampling_server(options: TrainOptions, student: AnyShape, room: int) -> Memory:
     """Return the memory that a vLLM server needs to sample `room` of the longest trajectories at a time."""
     weights, trajectory = sampling_bytes(options, student)
     name = f"vLLM: weights, and keys and values of {room} x {longest(options.rollout):,} tokens"
     return {"sampler": {name: weights + room * trajectory + vllm_bytes(student, ITEMSIZE[type_of(options.network)])}}
 
 
-def memory_of_teacher_server(options: TrainOptions, teacher: Shape) -> Memory:
+def memory_of_teacher_server(options: TrainOptions, teacher: AnyShape) -> Memory:
     """Return the memory that a vLLM server needs to score the longest trajectory (`sod.teachers.server`).
 
     vLLM computes the logits of all tokens of a pass, and their logarithms in float32. It does not reserve memory for them
@@ -389,7 +421,7 @@ def memory_of_teacher_server(options: TrainOptions, teacher: Shape) -> Memory:
     dtype, tokens = type_of(options.network.for_teacher(options.score)), longest(options.rollout) + 1
     read = min(tokens, SERVED_TOKENS)
     name = f"vLLM: keys and values of 1 x {tokens:,} tokens"
-    kept = _whole("teacher", dtype, teacher) | {name: tokens * cache_bytes(teacher, ITEMSIZE[dtype])}
+    kept = _whole("teacher", dtype, teacher) | {name: teacher.trajectory_bytes(tokens, 0, ITEMSIZE[dtype])}
     logits = read * teacher.vocabulary * (ITEMSIZE[dtype] + 4)
     return {"teacher": kept, "peak": {f"peak: logits of {read:,} tokens": logits}}
 
@@ -399,15 +431,15 @@ def longest(rollout: SamplingOptions) -> int:
     return rollout.max_prompt_tokens + rollout.max_tokens
 
 
-def _whole(whose: str, dtype: str, shape: Shape) -> Parts:
+def _whole(whose: str, dtype: str, shape: AnyShape) -> Parts:
     return {f"{whose}, {dtype}": ITEMSIZE[dtype] * shape.parameters}
 
 
-def _learner(shape: Shape, itemsize: int, learn: OptimiserOptions, processes: int) -> Parts:
+def _learner(shape: AnyShape, itemsize: int, learn: OptimiserOptions, processes: int) -> Parts:
     return optimiser_bytes(shape, itemsize, learn) if processes == 1 else sharded_bytes(shape, processes)
 
 
-def _learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions, processes: int) -> int:
+def _learning_bytes(shape: AnyShape, tokens: int, itemsize: int, learn: OptimiserOptions, processes: int) -> int:
     if processes == 1:
         return learning_bytes(shape, tokens, itemsize, learn)
     return sharded_learning_bytes(shape, tokens, itemsize, learn, processes)
@@ -418,7 +450,7 @@ def _learning_moment(tokens: int) -> str:
 
 
 def _teaching(
-    options: TrainOptions | EvalOptions, teacher: Shape, tokens: int, processes: int, gpu: int | None
+    options: TrainOptions | EvalOptions, teacher: AnyShape, tokens: int, processes: int, gpu: int | None
 ) -> tuple[Parts, int]:
     """Return the memory that a local teacher keeps, and its peak while it scores. On a CPU, offloading changes nothing."""
     dtype = type_of(options.network.for_teacher(options.score))
@@ -431,20 +463,20 @@ def _teaching(
     return {f"teacher, {dtype}": weights}, moment
 
 
-def _referring(options: TrainOptions, student: Shape, tokens: int) -> tuple[Parts, int]:
+def _referring(options: TrainOptions, student: AnyShape, tokens: int) -> tuple[Parts, int]:
     """Return the memory that the initial weights take in each process, and their peak while they score."""
     dtype, itemsize = type_of(options.network), ITEMSIZE[type_of(options.network)]
     weights, moment = itemsize * student.parameters, scoring_bytes(student, tokens, itemsize)
     return ({}, moment + weights) if options.score.offload_teacher else ({f"initial weights, {dtype}": weights}, moment)
 
 
-def slots_of_hf(options: TrainOptions | EvalOptions, shape: Shape, gpu: int) -> int:
+def slots_of_hf(options: TrainOptions | EvalOptions, shape: AnyShape, gpu: int) -> int:
     """Return the number of trajectories that Transformers samples at a time on a GPU (`sod.engines.opening`)."""
     _, trajectory = sampling_bytes(options, shape)
     return max(1, min(options.rollout.concurrency, int(options.engine.memory_share * gpu // trajectory)))
 
 
-def _sampling(options: TrainOptions | EvalOptions, shape: Shape, gpu: int | None) -> Parts:
+def _sampling(options: TrainOptions | EvalOptions, shape: AnyShape, gpu: int | None) -> Parts:
     """Return the memory of the local engine, by name."""
     rollout, tokens = options.rollout, longest(options.rollout)
     weights, trajectory = sampling_bytes(options, shape)

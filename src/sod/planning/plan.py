@@ -15,6 +15,7 @@ from sod.config import EngineOptions, PlanOptions, RolloutOptions, TrainOptions
 from sod.config.teachers import routes_of
 from sod.console.progress import echo
 from sod.errors import ModelError, OptionError
+from sod.model.lengths import capped
 from sod.planning.dry_run import SLACK, Text, columns, largest, offloaded, usable_bytes, wire
 from sod.planning.inventory import (
     ON_HUB,
@@ -26,10 +27,13 @@ from sod.planning.inventory import (
     check_model,
     find_model,
     imagined_gpus,
+    measure,
     why_no_shape,
 )
 from sod.planning.memory import (
     ITEMSIZE,
+    MODEL_FAMILIES,
+    AnyShape,
     Memory,
     Shape,
     by_part,
@@ -136,7 +140,7 @@ def advice(options: PlanOptions, width: int | None = None) -> str:
     sized = case.sized()
     best = min((each for each in sized if each.fits), key=lambda each: (each.way.level, each.estimate), default=None)
     text = Text("sod plan: computed only; nothing is loaded, and no GPU is used.")
-    case.describe(text)
+    case.describe(text, options)
     text.add("set-ups", *_table(case, sized, best))
     text.add("common", f"sod train {_flags(case.base)}")
     text.add("options", *(f"{number:<2}  {_own(each)}" for number, each in enumerate(sized, 1)))
@@ -162,8 +166,8 @@ class Case:
     """The models, lengths and GPUs to plan for."""
 
     asked: PlanOptions
-    student: Shape
-    teachers: tuple[Shape, ...]
+    student: AnyShape
+    teachers: tuple[AnyShape, ...]
     """Of each model once."""
     count: int
     """Number of GPUs; 0 for this computer's memory."""
@@ -175,8 +179,9 @@ class Case:
         if asked.teacher and asked.teachers:
             raise OptionError("TEACHER and --teachers both name a teacher. Give one of the two.")
         teachers = tuple(_shape("teacher", model) for model in _models(asked))
-        case = cls(asked, _shape("student", asked.student), teachers, count, device)
-        for whose, shape in (("student", case.student), *(("teacher", each) for each in teachers)):
+        student = _shape("student", asked.student)
+        case = cls(_fitting(asked, [student, *teachers]), student, teachers, count, device)
+        for whose, shape in (("student", student), *(("teacher", each) for each in teachers)):
             if case.tokens > shape.positions:
                 raise OptionError(
                     f"A trajectory of {case.tokens:,} tokens with its prompt is too long: the {whose} has "
@@ -207,12 +212,13 @@ class Case:
             {"network.dtype": "bfloat16", "engine.name": "vllm"} if self.count else {"network.device": "cpu"}
         )
 
-    def describe(self, text: Text) -> None:
+    def describe(self, text: Text, asked: PlanOptions) -> None:
         text.add("student", f"{self.asked.student}, {as_count(self.student.parameters)} weights")
         for model, teacher in zip(_models(self.asked), self.teachers, strict=True):
             text.add("teacher", f"{model}, {as_count(teacher.parameters)} weights")
         parts = f"a prompt of {self.asked.max_prompt_tokens:,} and a response of {self.asked.max_tokens:,}"
-        text.add("length", f"{self.tokens:,} tokens at most: {parts}")
+        lowered = "" if asked is self.asked else "; the defaults exceed the positions of the model"
+        text.add("length", f"{self.tokens:,} tokens at most: {parts}{lowered}")
         memory, usable = as_bytes(self.device.memory), as_bytes(usable_bytes(self.device))
         if self.count:
             where = " in one machine" if self.count > 1 else ""
@@ -225,7 +231,11 @@ class Case:
         """Return the set-ups, those with more GPUs in use first, then those that change less."""
         taught, served = bool(self.teachers), bool(self.asked.teacher)
         problems = _train_options(self.base).rollout.problems
-        several = _ways_in_processes(self.count, taught, problems, served) if self.count > 1 else []
+        several = (
+            _ways_in_processes(self.count, taught, problems, served) if self.count > 1 and self.student.packs else []
+        )
+        if not all(teacher.packs for teacher in self.teachers):
+            several = [way for way in several if "score.shard_teacher" not in way.rungs[0]]
         several += _ways_with_servers(taught, served) if self.count > 1 else []
         return [self._size(way) for way in (several + _ways_on_one(taught) if self.count else _ways_here(taught))]
 
@@ -275,7 +285,9 @@ class Case:
             memories += [memory_of_teacher_server(options, teacher) for teacher in self.teachers]
         fullest = max(memories, key=lambda memory: sum(by_part(memory).values()))
         fits = sum(by_part(fullest).values()) <= usable_bytes(self.device)
-        seconds = seconds_of_update(options, self.student, largest(self.teachers), self.device, options.processes or 1)
+        seconds, scorer = None, largest(self.teachers)
+        if isinstance(self.student, Shape) and (scorer is None or isinstance(scorer, Shape)):
+            seconds = seconds_of_update(options, self.student, scorer, self.device, options.processes or 1)
         return Sized(way, changes, fullest, fits, seconds)
 
 
@@ -285,17 +297,26 @@ def _models(asked: PlanOptions) -> list[Path]:
     return list(dict.fromkeys([asked.teacher] if asked.teacher else routes))
 
 
-def _shape(whose: str, model: Path) -> Shape:
+def _fitting(asked: PlanOptions, shapes: Sequence[AnyShape]) -> PlanOptions:
+    """Return the options with default lengths that fit the models, as `sod train` caps them."""
+    lengths = {"max_tokens", "max_prompt_tokens"}
+    rollout = RolloutOptions.model_validate({name: getattr(asked, name) for name in lengths & asked.model_fields_set})
+    fitting = capped(rollout, [shape.positions for shape in shapes])
+    return asked if fitting is rollout else asked.model_copy(update=fitting.model_dump(include=lengths))
+
+
+def _shape(whose: str, model: Path) -> AnyShape:
     found = find_model(model)
     check_model(found)
+    found = measure(found)
     if found.is_unsized:
         raise ModelError(
             f"The memory of the {whose} {model} cannot be computed: {why_no_shape(found, whose)}. Give a model of another type."
         )
     if found.shape is None:
         raise ModelError(
-            f"The memory of the {whose} {model} cannot be computed: {found.where}. Give a directory or a run with a Qwen3, Qwen2 "
-            f"or Llama model, or one of {', '.join(ON_HUB)}. For another name on the hub, type `hf download NAME config.json "
+            f"The memory of the {whose} {model} cannot be computed: {found.where}. Give a directory or a run, or one of "
+            f"{', '.join(ON_HUB)}. For another name on the hub, type `hf download NAME config.json "
             "--local-dir DIR` and give DIR."
         )
     return found.shape
@@ -402,6 +423,8 @@ def _table(case: Case, sized: Sequence[Sized], best: Sized | None) -> list[str]:
 def _times(case: Case, sized: Sequence[Sized]) -> list[str]:
     """Return the estimated time of each set-up that fits, and its cost with --price."""
     timed = [(number, each, each.seconds) for number, each in enumerate(sized, 1) if each.fits and each.seconds]
+    if not timed and not isinstance(case.student, Shape):
+        return [f"not estimated: operations are counted for models of type {', '.join(MODEL_FAMILIES)} only"]
     if not timed:
         return (
             ["not estimated: the speed of this device is not tabled; give a kind, such as H100"] if case.count else []

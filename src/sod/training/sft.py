@@ -18,7 +18,7 @@ from sod.errors import DataError, TemplateError
 from sod.model.devices import FINE_TUNING, device_errors
 from sod.model.dtypes import with_dtype
 from sod.model.hub import model_folder
-from sod.model.loading import check_embeddings, load_model, load_tokenizer, positions_of
+from sod.model.loading import check_context, check_embeddings, load_model, load_tokenizer, positions_of
 from sod.model.policy import Policy, load_sharded, origin
 from sod.planning.changes import fingerprints_of
 from sod.planning.checks import check, of_fine_tuning
@@ -85,6 +85,8 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     held_out_rows = {name: render_all(chat, each, longest) for name, each in held_out.items()}
     files = ranks.first(lambda: fingerprints_of(options.model_copy(update={"model": start_model})))
     solver = SolveRates.open(options, start_model)
+    if solver:
+        check_context(model, solver.options.rollout)
     for each in solver.sets if solver else ():
         warn_of_overlap(each.name, list(map(ProblemIdentity.of, each.problems)), learnt)
     learner = None if ranks.alone else load_sharded(model_to_load, options.network, ranks)

@@ -21,6 +21,7 @@ from sod.engines.opening import open_engine
 from sod.errors import OptionError
 from sod.evaluation.intervals import mean_over_problems
 from sod.evaluation.measures import Tally
+from sod.model.lengths import with_lengths
 from sod.planning.checks import check, of_evaluation
 from sod.processes.concurrency import Runner
 from sod.rollout.groups import attempts, group_of
@@ -42,7 +43,7 @@ class SolveRates:
         """Check the recipe `validate.solve` and open its problems. None without one. `folder`: of the tokenizer."""
         if options.validate.solve is None:
             return None
-        measured = solve_options(options)
+        measured = with_lengths(solve_options(options))
         check(of_evaluation(measured))
         sets = open_sets(measured)
         return cls(
