@@ -45,6 +45,7 @@ from sod.config.evaluating import (
 )
 from sod.config.judging import LlmJudgeOptions
 from sod.config.lab import (
+    ArenaOptions,
     CompareOptions,
     DemoOptions,
     LabOptions,
@@ -80,6 +81,7 @@ from sod.config.watching import RunsOptions, WatchOptions
 __all__ = [
     "RARE",
     "AlgorithmOptions",
+    "ArenaOptions",
     "CalibrateOptions",
     "ChatOptions",
     "CheckOptions",
