@@ -120,8 +120,8 @@ def _keep_plan(options: CompareOptions) -> None:
         changed = [key for key, value in _frozen(options)["options"].items() if value != before.get(key)]
     except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise RunError(
-            f"{path} is damaged, so the options of the existing runs cannot be checked. If they are the same, move this file away "
-            "and repeat the command, which then writes it again. Otherwise choose another --out."
+            f"{path} is damaged, so the options of the existing runs cannot be checked. If they are the same, move this file "
+            "away and repeat the command, which then writes it again. Otherwise choose another --out."
         ) from error
     if changed:
         raise RunError(

@@ -28,6 +28,8 @@ FINAL = "final"
 SCREENING_SEED = 2_000_003
 """Seeds of screening start here. The finals have other seeds, so that a lucky seed does not help twice."""
 SEEDS_OF_ROUND = 1_000
+LAST_ROUND = 1.5
+"""A round is the last one if half of its candidates are at most so many times the finalists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,15 @@ class Round:
 
 
 def rounds(candidates: int, finalists: int, seeds: int, updates: int) -> list[Round]:
-    """Return the rounds that halve the candidates to `finalists`. Each has twice the updates and a seed more than the last."""
+    """Return the rounds that halve the candidates to `finalists`. Each has twice the updates and a seed more than the last.
+
+    The last round drops more than a half, rather than to leave a few for a round of their own.
+    """
     planned: list[Round] = []
     while candidates > finalists:
         number = len(planned) + 1
-        kept = max(finalists, math.ceil(candidates / 2))
+        half = math.ceil(candidates / 2)
+        kept = half if half > LAST_ROUND * finalists else finalists
         first = SCREENING_SEED + number * SEEDS_OF_ROUND
         own = tuple(range(first, first + seeds + number - 1))
         planned.append(Round(number, candidates, kept, own, updates * 2 ** (number - 1)))
