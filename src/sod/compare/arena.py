@@ -10,7 +10,8 @@ Nothing is kept beside these directories. Every call computes from the finished 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from sod.compare.arena_plan import CANDIDATES, Shard
@@ -21,11 +22,11 @@ from sod.config import CompareOptions
 from sod.config.lab import World
 from sod.console.progress import echo
 from sod.errors import OptionError, RunError, TrainingError, UnfinishedError
-from sod.lab.arena import prepare_world, settings_of_world
+from sod.lab.arena import is_prepared, prepare_world, settings_of_world
 from sod.lab.make import make_folder
 from sod.planning.dry_run import Text, columns
 from sod.runs.directory import Run
-from sod.runs.files import write_json
+from sod.runs.files import to_json, write_json
 from sod.runs.locks import LOCK_FILE
 from sod.sandbox.retries import open_sandbox
 
@@ -52,11 +53,14 @@ def run_arena(options: CompareOptions, commands: Callable[[], Commands] | None =
         return
     clock = Clock(options.hours)
     make_folder(options.out)
-    with Run(options.out).held():
-        _keep_plan(options)
-        settings = {world: prepare_world(options, world) for world in options.arena.worlds}
-        worlds = [ArenaWorld(options, world, setting) for world, setting in settings.items()]
-        write_json(options.out / PLAN_FILE, _frozen(options) | {"worlds": [world.plan for world in worlds]})
+    names = options.arena.worlds
+    if not ((options.out / PLAN_FILE).exists() and all(is_prepared(options, name) for name in names)):
+        with Run(options.out).held():
+            _keep_plan(options)
+            for name in names:
+                prepare_world(options, name)
+    worlds = [ArenaWorld(options, name, settings_of_world(options, name)) for name in names]
+    _keep_plan(options, [world.plan for world in worlds])
     if options.arena.prepare:
         echo(f"The worlds are in {options.out}. Run the command again without --arena.prepare to compare in them.")
         return
@@ -107,27 +111,34 @@ def checked(options: CompareOptions) -> CompareOptions:
 def _frozen(options: CompareOptions) -> dict[str, Any]:
     """Return the options that all calls in one directory must share."""
     arena = options.arena.model_dump(exclude={"worlds", "prepare", "seed_spread", "problem_spread"}, mode="json")
-    return {"options": {f"arena.{key}": value for key, value in arena.items()} | {"lab_seed": options.lab_seed}}
+    return {f"arena.{key}": value for key, value in arena.items()} | {"lab_seed": options.lab_seed}
 
 
-def _keep_plan(options: CompareOptions) -> None:
-    path = options.out / PLAN_FILE
-    if not path.exists():
-        write_json(path, _frozen(options) | {"worlds": []})
-        return
-    try:
-        before = json.loads(path.read_bytes())["options"]
-        changed = [key for key, value in _frozen(options)["options"].items() if value != before.get(key)]
-    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise RunError(
-            f"{path} is damaged, so the options of the existing runs cannot be checked. If they are the same, move this file "
-            "away and repeat the command, which then writes it again. Otherwise choose another --out."
-        ) from error
-    if changed:
+def _keep_plan(options: CompareOptions, worlds: Sequence[dict[str, Any]] = ()) -> None:
+    """Write plan.json. Raise RunError if the directory has a plan with other options."""
+    path, frozen = options.out / PLAN_FILE, _frozen(options)
+    before = _plan_before(path) if path.exists() else {"options": frozen}
+    if changed := [key for key, value in frozen.items() if value != before["options"].get(key)]:
         raise RunError(
             f"{options.out} holds an arena with other options: {', '.join(changed)} differ, see {path}. Only worlds, methods and "
             "seeds can be added. Choose another --out."
         )
+    plan = json.loads(to_json({"options": frozen, "worlds": worlds}))
+    if not path.exists() or (worlds and plan != before):
+        write_json(path, plan)
+
+
+def _plan_before(path: Path) -> dict[str, Any]:
+    try:
+        plan = json.loads(path.read_bytes())
+        if isinstance(plan["options"], dict):
+            return plan
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    raise RunError(
+        f"{path} is damaged, so the options of the existing runs cannot be checked. If they are the same, move this file away and "
+        "repeat the command, which then writes it again. Otherwise choose another --out."
+    )
 
 
 def _check_place(options: CompareOptions) -> None:

@@ -147,7 +147,7 @@ class WorldRun:
         if is_shown:
             return True
         left = [cell for cell in own if not is_evaluated(stage.folder(cell) / "eval")]
-        finished = [cell for cell in stage.cells if cell not in left]
+        finished = [cell for cell in own if cell not in left]
         of_stage = [(cell.updates, seconds) for cell in finished if (seconds := seconds_of(stage.folder(cell)))]
         self._measured = of_stage or self._measured
         head = f"{name}: {len(stage.cells)} cells, {len(own)} of them in this shard, {len(left)} left"

@@ -225,7 +225,7 @@ class ArenaWorld:
 
     def check_problems(self) -> None:
         """Raise OptionError if problems of the screening are also evaluation problems."""
-        self._parts(lrs=tuple(self._lrs)).check_tuning()
+        self._parts(lrs=tuple(self._lrs), baseline=None).check_tuning()
 
     def _refused(self, names: Sequence[str]) -> dict[str, str]:
         """Return the systems that cannot run in this world, with the first reason."""

@@ -49,17 +49,26 @@ def prepare_world(options: CompareOptions, world: str) -> dict[str, Setting]:
         _cold_start(options, world, start)
     chosen = settings_of_world(options, world)
     folder = lab / TEACHER_RATES
-    try:
-        read_evaluation(folder)
-    except DataError:
+    if not _is_evaluated(folder):
         from sod.evaluation.evaluate import evaluate
 
         echo(f"{world}: the teacher's solve rate on every training problem, for the rules that read it.")
         setting = next(iter(chosen.values()))
         content = setting.measure | {"model": setting.train["teacher"], "data": setting.train["data"], "out": folder}
-        content.pop("teacher", None)
+        for option in ("teacher", "limit"):
+            content.pop(option, None)
         evaluate(EvalOptions.model_validate(content | {"samples": 1}))
     return chosen
+
+
+def is_prepared(options: CompareOptions, world: str) -> bool:
+    """Return whether `prepare_world` has finished."""
+    lab = lab_of(options, world)
+    return (
+        is_made(lab)
+        and all(Run(start_folder(lab, start)).finished() is not None for start in options.arena.starts)
+        and _is_evaluated(lab / TEACHER_RATES)
+    )
 
 
 def settings_of_world(options: CompareOptions, world: str) -> dict[str, Setting]:
@@ -95,6 +104,14 @@ def lab_of(options: CompareOptions, world: str) -> Path:
 def start_folder(lab: Path, start: str) -> Path:
     """Return the run of a cold start. The usual one of a world is a part of `sod lab make`."""
     return lab / (COLD_START.name if start == "usual" else f"{COLD_START.name}-{start}")
+
+
+def _is_evaluated(folder: Path) -> bool:
+    try:
+        read_evaluation(folder)
+    except DataError:
+        return False
+    return True
 
 
 def _finished(run: Path) -> Path:
