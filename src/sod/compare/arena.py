@@ -136,8 +136,8 @@ def _plan_before(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError):
         pass
     raise RunError(
-        f"{path} is damaged, so the options of the existing runs cannot be checked. If they are the same, move this file away and "
-        "repeat the command, which then writes it again. Otherwise choose another --out."
+        f"{path} is damaged, so the options of the existing runs cannot be checked. If they are the same, move this file away "
+        "and repeat the command, which then writes it again. Otherwise choose another --out."
     )
 
 

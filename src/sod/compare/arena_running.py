@@ -14,6 +14,7 @@ from sod.compare.table import read_measured
 from sod.console.progress import echo, warn
 from sod.errors import TrainingError, UnfinishedError
 from sod.evaluation.significance import Noise
+from sod.lab.make import make_folder
 from sod.processes.concurrency import Runner, run_concurrently
 
 NAMED = 3
@@ -105,6 +106,7 @@ class WorldRun:
         commands = self._commands()
         for comparison in stage.comparisons.values():
             comparison.use(commands, done)
+            make_folder(comparison.out)
             comparison.keep_plan()
 
         async def work() -> list[dict[str, str]]:

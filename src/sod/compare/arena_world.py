@@ -175,8 +175,13 @@ class ArenaWorld:
         problems = min(problems, int(measure.get("limit") or problems))
         count = self._comparisons
         found = smallest_difference(problems, samples, runs, count, noise)
+        seen = (
+            f"see differences from {100 * found:.1f} percentage points"
+            if found < 1
+            else "see no difference; give more --seeds"
+        )
         return (
-            f"{self.name}: with a power of 80 %, the finals see differences from {100 * found:.1f} percentage points "
+            f"{self.name}: with a power of 80 %, the finals {seen} "
             f"({problems} problems x {samples} samples, {runs} runs, {count} comparisons; standard deviation "
             f"{100 * noise.seeds:.1f} points between seeds and {100 * noise.problems:.1f} between problems, {source})"
         )

@@ -50,7 +50,12 @@ class Noise:
 
 
 def noise_of(first: Solved, second: Solved) -> Noise:
-    """Estimate the noise of a difference from two systems with the same runs and problems, and at least two runs."""
+    """Estimate the noise of a difference from two systems with the same runs and problems, and at least two runs.
+
+    With a single sample of each problem, the noise includes the chance in the samples.
+    """
+    common = np.flatnonzero(np.minimum(first.tried_SP, second.tried_SP).min(0))
+    first, second = first.problems(common), second.problems(common)
     rates = [each.right_SP / each.tried_SP for each in (first, second)]
     difference_SP = rates[0] - rates[1]
     runs, problems = difference_SP.shape
