@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sod.compare.arena_plan import CANDIDATES, Shard
-from sod.compare.arena_running import Clock, OutOfTime, WorldRun
+from sod.compare.arena_running import TimeLimit, OutOfTime, WorldRun
 from sod.compare.arena_world import ArenaWorld
 from sod.compare.jobs import Commands
 from sod.config import CompareOptions
@@ -51,7 +51,7 @@ def run_arena(options: CompareOptions, commands: Callable[[], Commands] | None =
         worlds = [ArenaWorld(options, world, settings_of_world(options, world)) for world in options.arena.worlds]
         echo(_dry_run(options, worlds))
         return
-    clock = Clock(options.hours)
+    clock = TimeLimit(options.hours)
     make_folder(options.out)
     names = options.arena.worlds
     if not ((options.out / PLAN_FILE).exists() and all(is_prepared(options, name) for name in names)):

@@ -99,9 +99,9 @@ class Finals:
 def save_finals(finals: Finals) -> None:
     """Write results.json, table.md and results.png, and print the table."""
     content = contents(finals)
-    sheet = table(content)
+    sheet = arena_table(content)
     write_json(finals.folder / "results.json", content)
-    notes = "\n".join(notes_of(content))
+    notes = "\n".join(arena_notes(content))
     write_whole(finals.folder / "table.md", f"{sheet.markdown()}\n\n{notes}\n")
     save_figure(arena_figure, content, finals.folder / "results.png")
     show_sheets([sheet])
@@ -161,12 +161,12 @@ def _differences(
     single = next(iter(solved.values())).right_SP.shape[0] < 2
     plain = [math.nan if single else p_value(solved[one], solved[other]) for one, other in wanted]
     return {
-        pair: asdict(interval) | {"p": p, "p_holm": corrected, "verdict": verdict(interval, corrected)}
+        pair: asdict(interval) | {"p": p, "p_holm": corrected, "verdict": verdict_of(interval, corrected)}
         for pair, interval, p, corrected in zip(wanted, found, plain, holm(plain), strict=True)
     }
 
 
-def verdict(interval: Interval, p_holm: float) -> str:
+def verdict_of(interval: Interval, p_holm: float) -> str:
     """Return better or worse if the corrected p-value is below 0.05. NaN, for a single run, is never below."""
     if not p_holm < LEVEL:
         return "not told apart"
@@ -176,7 +176,7 @@ def verdict(interval: Interval, p_holm: float) -> str:
 # Tables
 
 
-def table(content: Mapping[str, Any]) -> Sheet:
+def arena_table(content: Mapping[str, Any]) -> Sheet:
     """Return the table of a world."""
     baseline = content["baseline"]
     references = [baseline] + [SOD] * (baseline != SOD)
@@ -212,7 +212,7 @@ def _verdicts(row: Mapping[str, Any], references: Sequence[str]) -> str:
     return ", ".join(text for text in found if not text.startswith("not"))
 
 
-def notes_of(content: Mapping[str, Any]) -> list[str]:
+def arena_notes(content: Mapping[str, Any]) -> list[str]:
     """Return the sentences below the table."""
     starts = ", ".join(
         f"{name} {100 * models['start']['mean']:.1f} % (teacher {100 * models['teacher']['mean']:.1f} %)"

@@ -8,8 +8,8 @@ from typing import Any
 
 from sod.compare.arena_plan import Cell, Shard, seconds_of_cell, survivors, tied, units
 from sod.compare.arena_results import Finals, check_same_models, noise_among, rates_of, save_finals
-from sod.compare.arena_world import ArenaWorld, Stage, is_evaluated
-from sod.compare.jobs import Commands, seconds_of
+from sod.compare.arena_world import ArenaWorld, ArenaStage, is_evaluated
+from sod.compare.jobs import Commands, cell_seconds
 from sod.compare.table import read_measured
 from sod.console.progress import echo, warn
 from sod.errors import TrainingError, UnfinishedError
@@ -25,7 +25,7 @@ class OutOfTime(UnfinishedError):
     """The time of --hours is over."""
 
 
-class Clock:
+class TimeLimit:
     """The time that --hours gives to a call."""
 
     def __init__(self, hours: float | None):
@@ -45,7 +45,7 @@ class Clock:
 class WorldRun:
     """One call's work on a world."""
 
-    def __init__(self, world: ArenaWorld, shard: Shard, clock: Clock, commands: Callable[[], Commands]):
+    def __init__(self, world: ArenaWorld, shard: Shard, clock: TimeLimit, commands: Callable[[], Commands]):
         """`commands` creates the pool of processes of a stage."""
         self._world, self._shard, self._clock, self._commands = world, shard, clock, commands
         self._measured: list[tuple[int, float]] = []
@@ -77,7 +77,7 @@ class WorldRun:
         self._do(stage)
         self._conclude(stage, history, noise)
 
-    def _conclude(self, stage: Stage, history: list[dict[str, Any]], noise: Noise | None) -> None:
+    def _conclude(self, stage: ArenaStage, history: list[dict[str, Any]], noise: Noise | None) -> None:
         world = self._world
         for start, comparison in stage.comparisons.items():
             comparison.rows()
@@ -90,7 +90,7 @@ class WorldRun:
         plan = world.plan | {"rounds": history, "power": world.power(noise)}
         save_finals(Finals(world.name, stage.out.parent, world.baseline, stage.measured(), untrained, plan))
 
-    def _do(self, stage: Stage) -> None:
+    def _do(self, stage: ArenaStage) -> None:
         """Run what this shard has of a stage. Raise an error unless all of its cells are then done, in all shards."""
         name = f"{self._world.name}, {stage.name}"
         whole = [[(cell.start, cell.system, cell.seed) for cell in unit] for unit in units(stage.name, stage.cells)]
@@ -144,13 +144,13 @@ class WorldRun:
         for start in stage.comparisons:
             check_same_models(start, [stage.folder(cell) for cell in stage.cells if cell.start == start])
 
-    def _show_time(self, name: str, stage: Stage, own: list[Cell], *, is_shown: bool) -> bool:
+    def _show_time(self, name: str, stage: ArenaStage, own: list[Cell], *, is_shown: bool) -> bool:
         """Print how many cells are left and how long they take, once that can be estimated. -> whether it was printed"""
         if is_shown:
             return True
         left = [cell for cell in own if not is_evaluated(stage.folder(cell) / "eval")]
         finished = [cell for cell in own if cell not in left]
-        of_stage = [(cell.updates, seconds) for cell in finished if (seconds := seconds_of(stage.folder(cell)))]
+        of_stage = [(cell.updates, seconds) for cell in finished if (seconds := cell_seconds(stage.folder(cell)))]
         self._measured = of_stage or self._measured
         head = f"{name}: {len(stage.cells)} cells, {len(own)} of them in this shard, {len(left)} left"
         if not left:

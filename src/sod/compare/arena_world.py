@@ -45,7 +45,7 @@ class ArenaComparison(Comparison):
 
 
 @dataclass(frozen=True)
-class Stage:
+class ArenaStage:
     """A round of screening, or the finals."""
 
     name: str
@@ -196,7 +196,7 @@ class ArenaWorld:
     def tune_updates(self) -> int:
         return self._options.tune_updates
 
-    def tunings(self, stage: "Stage", left: Sequence[Cell]) -> int:
+    def tunings(self, stage: "ArenaStage", left: Sequence[Cell]) -> int:
         """Return the number of runs that choose the learning rates of these cells and are not finished."""
         folders = {
             folder
@@ -243,7 +243,7 @@ class ArenaWorld:
                 found[method.name] = reasons[0]
         return found
 
-    def screening(self, each: Round, systems: Sequence[str]) -> Stage:
+    def screening(self, each: Round, systems: Sequence[str]) -> ArenaStage:
         """Return a round: evaluated on the tuning problems, without a teacher, with the learning rate of the recipe."""
         changes = {"methods": tuple(systems), "baseline": None, "seeds": each.seeds, "updates": each.updates}
         settings = {
@@ -256,15 +256,15 @@ class ArenaWorld:
         }
         return self._stage(each.name, self._final_options.model_copy(update=changes), settings, each.updates)
 
-    def final(self, systems: Sequence[str]) -> Stage:
+    def final(self, systems: Sequence[str]) -> ArenaStage:
         options = self._final_options.model_copy(update={"methods": tuple(systems)})
         return self._stage(FINAL, options, self._final_settings, self.updates)
 
-    def _stage(self, name: str, options: CompareOptions, settings: dict[str, Setting], updates: int) -> Stage:
+    def _stage(self, name: str, options: CompareOptions, settings: dict[str, Setting], updates: int) -> ArenaStage:
         out = self._options.out / self.name / name
         comparisons = {start: ArenaComparison(options, setting, out / start) for start, setting in settings.items()}
         planned = cells(self.starts, options.methods, options.seeds, updates)
-        return Stage(name, comparisons, planned, out)
+        return ArenaStage(name, comparisons, planned, out)
 
 
 def is_evaluated(folder: Path) -> bool:

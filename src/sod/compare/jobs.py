@@ -84,10 +84,10 @@ def timed(folder: Path) -> Iterator[None]:
         yield
     finally:
         if folder.is_dir():
-            write_json(folder / SECONDS_FILE, {"seconds": seconds_of(folder) + time.monotonic() - began})
+            write_json(folder / SECONDS_FILE, {"seconds": cell_seconds(folder) + time.monotonic() - began})
 
 
-def seconds_of(folder: Path) -> float:
+def cell_seconds(folder: Path) -> float:
     """Return the seconds that were spent on a cell; 0 if none are known."""
     with suppress(OSError, ValueError, LookupError, TypeError):
         return float(json.loads((folder / SECONDS_FILE).read_bytes())["seconds"])
