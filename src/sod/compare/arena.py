@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sod.compare.arena_plan import CANDIDATES, Shard
-from sod.compare.arena_running import TimeLimit, OutOfTime, WorldRun
+from sod.compare.arena_running import OutOfTime, TimeLimit, WorldRun
 from sod.compare.arena_world import ArenaWorld
 from sod.compare.jobs import Commands
 from sod.config import CompareOptions
