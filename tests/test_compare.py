@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from confining import CONFINABLE
 
-from sod.compare.cells import compare
+from sod.compare.command import compare
 from sod.compare.dry_run import plan_comparison
 from sod.compare.parts import ComparisonParts
 from sod.config import CompareOptions

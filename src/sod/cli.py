@@ -30,6 +30,7 @@ from sod.errors import (
     OptionError,
     RankError,
     SodError,
+    UnfinishedError,
     UsageError,
 )
 from sod.processes import interrupts
@@ -56,7 +57,7 @@ COMMANDS = {
     ),
     "serve": ("ServeOptions", "sod.serving:serve", "serve a model to other agents, and record trajectories"),
     "run": ("RunOptions", "sod.pipeline.running:run_stages", "run all stages of an experiment from one recipe"),
-    "compare": ("CompareOptions", "sod.compare.cells:compare", "compare methods on equal terms, with several seeds"),
+    "compare": ("CompareOptions", "sod.compare.command:compare", "compare methods on equal terms, with several seeds"),
     "calibrate": (
         "CalibrateOptions",
         "sod.evaluation.calibration:calibrate",
@@ -96,8 +97,8 @@ COMMANDS = {
     "data split": ("SplitOptions", "sod.datasets.commands:split", "split a file into training and validation"),
     "data make": ("MakeOptions", "sod.datasets.making:make_rows", "write problems of other people's environments"),
     "data mix": ("MixOptions", "sod.datasets.commands:mix", "mix several files by weight"),
-    "lab demo": ("DemoOptions", "sod.compare.cells:compare", "run the whole method in miniature"),
-    "lab real": ("RealOptions", "sod.compare.cells:compare", "train a real pretrained model, SmolLM2-135M"),
+    "lab demo": ("DemoOptions", "sod.compare.command:compare", "run the whole method in miniature"),
+    "lab real": ("RealOptions", "sod.compare.command:compare", "train a real pretrained model, SmolLM2-135M"),
     "lab make": ("LabOptions", "sod.lab.make:make", "write the lab's models, problems and demonstrations"),
     "lab words": (
         "WordProblemOptions",
@@ -179,7 +180,7 @@ def _run(arguments: list[str]) -> int:
         return 0
     except UsageError as error:
         return _complain(error, EXIT_USAGE)
-    except InfrastructureError as error:
+    except (InfrastructureError, UnfinishedError) as error:
         return _complain(error, EXIT_TRY_AGAIN)
     except SodError as error:
         return _complain(error, EXIT_FAILED)

@@ -13,6 +13,7 @@ SodError
 │   └── OutageError            infrastructure failed for so long that the run stops; resume it later
 ├── TrainingError              the update itself is broken (non-finite numbers, no token to train on)
 │   └── AlarmError             an alarm in `stop_on` stopped the run, after it saved a checkpoint
+├── UnfinishedError            work is left that this call does not do; the same command continues
 ├── CapacityError              the GPU's memory is full; the message names options that need less
 └── DoctorError                `sod doctor` found something that does not work or is not safe
 
@@ -79,6 +80,10 @@ class AlarmError(TrainingError):
     def __init__(self, message: str, alarm: str):
         super().__init__(message)
         self.alarm = alarm
+
+
+class UnfinishedError(SodError):
+    """Work is left that this call does not do: its time is over, or other processes do it. The same command continues."""
 
 
 class CapacityError(SodError):

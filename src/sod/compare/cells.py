@@ -12,21 +12,19 @@ interrupted ones are resumed. Failed runs are reported, left out of the table, a
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sod.compare.dry_run import plan_comparison
-from sod.compare.jobs import Commands
-from sod.compare.parts import TUNING_SEED, ComparisonParts, own_recipes
+from sod.compare.jobs import Commands, timed
+from sod.compare.parts import TUNING_SEED, ComparisonParts
 from sod.compare.table import (
     Measured,
     Method,
     MethodRow,
     check_same_problems,
     read_measured,
-    show_table,
     table_markdown,
     table_rows,
     told_apart,
@@ -36,70 +34,29 @@ from sod.config.recipes import over
 from sod.console.progress import echo, warn
 from sod.errors import DataError, RunError, SodError, TrainingError
 from sod.evaluation.results import read_evaluation
-from sod.lab.presets import Setting, settings_of
-from sod.processes.concurrency import Runner, run_concurrently
+from sod.lab.presets import Setting
+from sod.processes.concurrency import run_concurrently
 from sod.report import report
 from sod.runs.alarms import cold_start
 from sod.runs.directory import Run
 from sod.runs.files import write_json, write_whole
 
 
-def compare(options: CompareOptions) -> None:
-    """Run the missing parts of a comparison and print its tables. Also works in a running event loop, such as a notebook's.
-
-    Raises TrainingError at the end if a part failed, or if the files of a finished part are damaged.
-    """
-    if options.dry_run:
-        echo(plan_comparison(options))
-        return
-    with Run(options.out).held():
-        _compare(options)
-
-
-def _compare(options: CompareOptions) -> None:
-    chosen = settings_of(options) if options.preset else {"": own_recipes(options)}
-    failed: dict[str, str] = {}
-    for name, setting in chosen.items():
-        if name:
-            echo(f"Cold start: {name}")
-        failed |= {f"{name} {run}".strip(): why for run, why in _compared(options, setting, options.out / name).items()}
-    if failed:
-        raise TrainingError(
-            f"{len(failed)} of the runs failed, or are damaged, and are not in the table. Repeat the same command to try them "
-            "again:\n" + "\n".join(f"  {name}: {why}" for name, why in failed.items())
-        )
-
-
-def _compared(options: CompareOptions, setting: Setting, out: Path) -> dict[str, str]:
-    """Run a comparison and print its tables. -> name of each run that failed or is damaged: its error"""
-    comparison = Comparison(options, setting, out)
-    comparison.check_tuning()
-    comparison.keep_plan()
-    with Runner() as loop:
-        failed = loop.run(comparison.run())
-    made, damaged = comparison.rows()
-    failed = {name: why for name, why in damaged.items() if name not in failed} | failed
-    show_table(made)
-    for line in comparison.notes(made):
-        echo(line)
-    if warning := comparison.hopeless():
-        warn(warning)
-    comparison.conclude()
-    return failed
-
-
 class Comparison(ComparisonParts):
     """A comparison: the progress of its runs, and their results."""
 
-    def __init__(self, options: CompareOptions, setting: Setting, out: Path):
+    def __init__(self, options: CompareOptions, setting: Setting, out: Path, commands: Commands | None = None):
         super().__init__(options, setting, out)
-        self._commands = Commands(options.jobs)
+        self._commands = commands or Commands(options.jobs)
         self._finished = 0
 
     # Running
 
-    async def run(self) -> dict[str, str]:
-        """Run the missing parts. -> name of each failed run: its error"""
+    async def run(self, is_wanted: Callable[[str, int | None], bool] = lambda _name, _seed: True) -> dict[str, str]:
+        """Run the missing parts. -> name of each failed run: its error
+
+        `is_wanted` selects cells by method and seed, and untrained models by their name and None.
+        """
         failed: dict[str, str] = {}
 
         async def attempt(name: str, work: Any) -> None:
@@ -110,20 +67,23 @@ class Comparison(ComparisonParts):
                 echo(f"{name} failed: {error}")
 
         async def method(method: Method) -> None:
+            seeds = [seed for seed in self.options.seeds if is_wanted(method.name, seed)]
+            if not seeds:
+                return
             try:
                 lr = await self._learning_rate(method)
             except SodError as error:
                 failed[f"{method.name}, tuning"] = str(error)
                 return
             await run_concurrently(
-                attempt(f"{method.name}, seed {seed}", self._cell(method, seed, lr)) for seed in self.options.seeds
+                attempt(f"{method.name}, seed {seed}", self._cell(method, seed, lr)) for seed in seeds
             )
 
         async def known(name: str, model: Path) -> None:
             async with self._commands.slot:
                 await self._evaluate(model, self.out / name, {})
 
-        models = self.untrained()
+        models = {name: model for name, model in self.untrained().items() if is_wanted(name, None)}
         await run_concurrently(
             [*(attempt(name, known(name, model)) for name, model in models.items()), *map(method, self.methods)]
         )
@@ -152,15 +112,20 @@ class Comparison(ComparisonParts):
     ) -> float:
         """Train and evaluate, unless that is already done. -> the solve rate"""
         async with self._commands.slot:
-            model = await self._learn(method, seed, lr, folder / "train", budget)
-            await self._evaluate(model, folder / "eval", problems)
+            with timed(folder):
+                model = await self._learn(method, seed, lr, folder / "train", budget)
+                await self._evaluate(model, folder / "eval", problems)
         return read_evaluation(folder / "eval").mean.get("avg", math.nan)
 
     async def _cell(self, method: Method, seed: int, lr: float | None) -> None:
         solved = await self._solved(method, seed, lr, self.cell_folder(method, seed), {}, {})
         self._finished += 1
         runs = len(self.methods) * len(self.options.seeds)
-        echo(f"{method.name} {seed} | measured: {solved:.1%} solved; {self._finished} of {runs} runs done")
+        self.show_cell(method, seed, f"measured: {solved:.1%} solved; {self._finished} of {runs} runs done")
+
+    def show_cell(self, method: Method, seed: int, text: str) -> None:
+        """Print that a cell is done."""
+        echo(f"{method.name} {seed} | {text}")
 
     async def _learn(self, method: Method, seed: int, lr: float | None, folder: Path, budget: dict[str, Any]) -> Path:
         """Train, or resume training. -> the folder of the model"""

@@ -1,15 +1,19 @@
 """Run `sod` commands in processes of their own and show their output, each line with the name of its run."""
 
 import asyncio
+import json
 import os
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from sod.config.recipes import to_toml
 from sod.console.progress import LEGEND, ROOM, echo, width
 from sod.errors import TrainingError
-from sod.runs.files import write_whole
+from sod.runs.files import write_json, write_whole
 
 LAST_LINES = 20
 """Number of output lines of a failed command that its error shows."""
@@ -21,11 +25,12 @@ class Commands:
     Several commands in one `async with commands.slot:` keep the same place, so that a started cell is also finished.
     """
 
-    def __init__(self, jobs: int | None = None):
+    def __init__(self, jobs: int | None = None, *, threads: int | None = None):
+        """`threads`: threads of each command. Default: an equal share of the processors."""
         processors = os.cpu_count() or 1
-        jobs = jobs or processors
-        self.slot = asyncio.Semaphore(jobs)
-        self._environment = {"OMP_NUM_THREADS": str(max(1, processors // jobs))}
+        self.jobs = jobs or processors
+        self.slot = asyncio.Semaphore(self.jobs)
+        self._environment = {"OMP_NUM_THREADS": str(threads or max(1, processors // self.jobs))}
         self._explained: set[str] = set()
 
     async def run(self, command: str, recipe: Path, content: dict[str, Any], *, name: str = "") -> None:
@@ -66,3 +71,24 @@ class Commands:
         elif line not in self._explained:
             self._explained.add(line)
             echo(line)
+
+
+SECONDS_FILE = "seconds.json"
+
+
+@contextmanager
+def timed(folder: Path) -> Iterator[None]:
+    """Add the duration of the work to the cell's seconds.json. Only a killed process leaves its part out."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        if folder.is_dir():
+            write_json(folder / SECONDS_FILE, {"seconds": cell_seconds(folder) + time.monotonic() - began})
+
+
+def cell_seconds(folder: Path) -> float:
+    """Return the seconds that were spent on a cell; 0 if none are known."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return float(json.loads((folder / SECONDS_FILE).read_bytes())["seconds"])
+    return 0.0

@@ -108,7 +108,7 @@ def check_same_problems(evaluations: Sequence[Measured]) -> None:
             )
 
 
-def _solved(evaluations: Sequence[Measured]) -> Solved:
+def solved_counts(evaluations: Sequence[Measured]) -> Solved:
     """Return the verdicts, one row per sample, the problems sorted by name."""
     problems = sorted(evaluations[0].verdicts)
     solved = [evaluation.solved(problems) for evaluation in evaluations]
@@ -168,7 +168,9 @@ def table_rows(
         common = sorted(seeds.keys() & runs.get(baseline, {}).keys())
         against = None
         if method != baseline and common:
-            against = difference(_solved([seeds[s] for s in common]), _solved([runs[baseline][s] for s in common]))
+            against = difference(
+                solved_counts([seeds[s] for s in common]), solved_counts([runs[baseline][s] for s in common])
+            )
         made.append(_row(method.name, [seeds[s] for s in sorted(seeds)], len(seeds), against))
     return made
 
@@ -185,7 +187,7 @@ def _row(name: str, evaluations: Sequence[Measured], seeds: int, against: Interv
         seeds=seeds,
         lr=evaluations[0].lr,
         samples=samples,
-        avg=rate(_solved(evaluations)),
+        avg=rate(solved_counts(evaluations)),
         against=against,
         means=means,
         chain=means["errors"] / means["with_error"] if means["with_error"] else 0.0,

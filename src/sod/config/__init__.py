@@ -46,6 +46,7 @@ from sod.config.evaluating import (
 )
 from sod.config.judging import LlmJudgeOptions
 from sod.config.lab import (
+    ArenaOptions,
     CompareOptions,
     DemoOptions,
     LabOptions,
@@ -81,6 +82,7 @@ from sod.config.watching import RunsOptions, WatchOptions
 __all__ = [
     "RARE",
     "AlgorithmOptions",
+    "ArenaOptions",
     "CalibrateOptions",
     "ChatOptions",
     "CheckOptions",

@@ -1,10 +1,15 @@
 """Options of `sod lab` and of comparisons."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from sod.config.base import OptionalModel, Options, Positive, PositiveReal, Rare
 from sod.config.sampling import SandboxOptions
+
+World = Literal["sums", "household", "shop", "maze", "database"]
+ColdStart = Literal["usual", "short"]
 
 
 class LabOptions(Options):
@@ -12,7 +17,7 @@ class LabOptions(Options):
 
     out: Path = Path("runs/lab")
     """Directory to write to."""
-    world: Literal["sums", "household", "shop", "maze", "database"] = "sums"
+    world: World = "sums"
     """World of the problems (docs/worlds.md). sums: the interpreter is the only tool. For the others, a teacher and a cold start
     are also trained; run the command again to continue after an interruption."""
     seed: int = 1
@@ -61,7 +66,37 @@ class WordProblemOptions(Options):
     """Number of problems for evaluation, in each of the two files. They differ from the training problems."""
 
 
-Preset = Literal["paper-table1", "ablations", "rivals", "teacher-size", "laptop", "demo", "real"]
+Preset = Literal["paper-table1", "ablations", "rivals", "teacher-size", "laptop", "demo", "real", "arena"]
+
+
+class ArenaOptions(Options):
+    """Worlds, cold starts and screening of `--preset arena`."""
+
+    worlds: Annotated[tuple[World, ...], Field(min_length=1)] = ("sums", "household", "shop", "maze", "database")
+    """Worlds to compare in, one after the other (docs/worlds.md)."""
+    starts: Annotated[tuple[ColdStart, ...], Field(min_length=1)] = ("usual", "short")
+    """Cold starts of the student in each world. usual: that of `sod lab make`. short: half as many demonstrations,
+    and another seed."""
+    finalists: Positive = 10
+    """Number of systems that screening keeps in each world. SOD, OPD, GRPO and the controls are always compared as well."""
+    screen_seeds: Positive = 1
+    """Training seeds of the first screening round. Each further round has one more."""
+    screen_updates: Positive = 10
+    """Updates of the first screening round. Each further round has twice as many."""
+    train_problems: Positive = 1_000
+    """Number of problems for training."""
+    eval_problems: Positive = 200
+    """Number of problems for evaluation. Screening does not use them."""
+    demonstrations: Positive | None = None
+    """Demonstrations of the usual cold start. Default: as many as `sod lab make` uses."""
+    seed_spread: PositiveReal = 2.0
+    """Standard deviation of a difference of two solve rates between training seeds, in percentage points. For the power before
+    two seeds were measured."""
+    problem_spread: PositiveReal = 10.0
+    """Standard deviation of a difference of two solve rates between problems, in percentage points. For the power before two
+    seeds were measured."""
+    prepare: bool = False
+    """Create the worlds, then exit. Copy the directory to all machines before you start shards there."""
 
 
 class CompareOptions(Options):
@@ -75,7 +110,8 @@ class CompareOptions(Options):
     """Directory to create or to continue."""
     preset: Preset | None = None
     """A comparison that needs no further files. In the lab: the paper's systems, its ablations, other weighting rules, two
-    teachers. laptop: SmolLM2-135M on word problems, from two cold starts, over night. Default: your own recipes."""
+    teachers. laptop: SmolLM2-135M on word problems, from two cold starts, over night. arena: all rules in five worlds
+    (docs/arena.md). Default: your own recipes."""
     train: Path | None = None
     """Recipe of `sod train` that all methods share: student, teacher, data, updates, ... Default: the preset's."""
     measure: Path | None = None
@@ -86,7 +122,7 @@ class CompareOptions(Options):
     baseline: str | None = None
     """Method that all others are compared with. Default: the first."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Training seeds. With a single seed the intervals do not include variation between seeds."""
+    """Training seeds. With a single seed the intervals do not include variation between seeds. Default of the arena: 0 to 4."""
     control: bool = True
     """Add the `sham` control, trained on shuffled rewards. Effects seen there are not caused by any method."""
     updates: Positive | None = None
@@ -107,6 +143,11 @@ class CompareOptions(Options):
     installed, otherwise HuggingFaceTB/SmolLM2-135M-Instruct on the hub."""
     jobs: Positive | None = None
     """Number of runs at the same time. Use 1 if all runs share one GPU. Default: one per processor."""
+    hours: PositiveReal | None = None
+    """Preset arena only: time after which the command stops, with status 75. The same command continues. Default: no limit."""
+    shard: Annotated[str, Field(pattern=r"^[1-9]\d*/[1-9]\d*$")] | None = None
+    """Preset arena only: the part of the runs to do here. 2/8 is the second of eight parts. Default: all runs."""
+    arena: Rare[ArenaOptions] = ArenaOptions()
     dry_run: bool = False
     """Print which runs the command would start and the resources they need, then exit."""
     sandbox: Rare[SandboxOptions] = SandboxOptions(workers=4)

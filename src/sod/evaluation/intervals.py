@@ -6,6 +6,7 @@ Inputs are counts of shape (S, P): for the run with seed s, the right and the gr
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ class Solved:
 def rate(solved: Solved, *, seed: int = 0) -> Interval:
     """Return the mean solve rate (avg@n). Problems and seeds have equal weights."""
     solved = solved.problems(np.flatnonzero(solved.tried_SP.min(0)))
-    return _bootstrap([(1.0, solved)], seed)
+    return _interval(solved.right_SP / solved.tried_SP, seed)
 
 
 def difference(first: Solved, second: Solved, *, seed: int = 0) -> Interval:
@@ -66,8 +67,22 @@ def difference(first: Solved, second: Solved, *, seed: int = 0) -> Interval:
     Both must have the same seeds and problems, in the same order. Problems without a graded sample in one of them are left
     out.
     """
+    return _interval(_differences(first, second), seed)
+
+
+def draws_of_difference(first: Solved, second: Solved, *, seed: int, repeats: int) -> NDArray[np.float64] | None:
+    """Return `repeats` times as many draws as `difference` uses. None with too few problems.
+
+    Every draw of problems is used `repeats` times, each with an error of its own for the seeds.
+    """
+    return _draws(_differences(first, second), seed, repeats)
+
+
+def _differences(first: Solved, second: Solved) -> NDArray[np.float64]:
+    """Return the difference of the solve rates of each seed and problem that both have."""
     common = np.flatnonzero(np.minimum(first.tried_SP, second.tried_SP).min(0))
-    return _bootstrap([(1.0, first.problems(common)), (-1.0, second.problems(common))], seed)
+    one, other = first.problems(common), second.problems(common)
+    return one.right_SP / one.tried_SP - other.right_SP / other.tried_SP
 
 
 def mean_over_problems(values_P: Sequence[float], *, seed: int = 0) -> Interval:
@@ -84,13 +99,6 @@ def mean_over_sets(intervals: Sequence[Interval]) -> Interval:
     return Interval(mean, mean - below, mean + above)
 
 
-def _bootstrap(terms: list[tuple[float, Solved]], seed: int) -> Interval:
-    """Return a signed sum of solve rates with an interval over three sources of chance: problems, samples, training seeds."""
-    by_seed_SP = sum(sign * solved.right_SP / solved.tried_SP for sign, solved in terms)
-    assert isinstance(by_seed_SP, np.ndarray)
-    return _interval(by_seed_SP, seed)
-
-
 def _interval(by_seed_SP: NDArray[np.float64], seed: int) -> Interval:
     """Return the mean over seeds and problems with an interval over three sources of chance: problems, samples, seeds.
 
@@ -105,11 +113,21 @@ def _interval(by_seed_SP: NDArray[np.float64], seed: int) -> Interval:
 
     `tests/test_statistics.py` simulates how often such intervals contain the true value.
     """
+    mean = float(by_seed_SP.mean()) if by_seed_SP.size else math.nan
+    draws_R = _draws(by_seed_SP, seed)
+    if draws_R is None:
+        return Interval(mean, math.nan, math.nan)
+    low, high = np.quantile(draws_R, [0.025, 0.975])
+    return Interval(mean, float(low), float(high))
+
+
+def _draws(by_seed_SP: NDArray[np.float64], seed: int, repeats: int = 1) -> NDArray[np.float64] | None:
+    """Return draws of the mean over seeds and problems, as `_interval` explains. None with too few problems."""
     rng = np.random.default_rng(seed)
     seeds, problems = by_seed_SP.shape
-    mean = float(by_seed_SP.mean()) if problems else math.nan
     if problems < TOO_FEW:
-        return Interval(mean, math.nan, math.nan)
+        return None
+    mean = float(by_seed_SP.mean())
     if problems < FEW:
         error = by_seed_SP.mean(0).std(ddof=1) / math.sqrt(problems)
         draws_R = mean + error * rng.standard_t(problems - 1, size=DRAWS)
@@ -117,13 +135,14 @@ def _interval(by_seed_SP: NDArray[np.float64], seed: int) -> Interval:
         # The number of times that each draw takes each problem. This avoids an index of DRAWS x P numbers.
         times_RP = rng.multinomial(problems, np.full(problems, 1 / problems), size=DRAWS)
         draws_R = mean + _spread(problems) * (times_RP @ by_seed_SP.mean(0) / problems - mean)
+    draws_R = np.repeat(draws_R, repeats)
     if seeds > 1:
         deviation = by_seed_SP.mean(1).std(ddof=1) / math.sqrt(seeds)
-        draws_R = draws_R + deviation * rng.standard_t(seeds - 1, size=DRAWS)
-    low, high = np.quantile(draws_R, [0.025, 0.975])
-    return Interval(mean, float(low), float(high))
+        draws_R = draws_R + deviation * rng.standard_t(seeds - 1, size=len(draws_R))
+    return draws_R
 
 
+@cache
 def _spread(problems: int) -> float:
     """Return the factor for the bootstrap's deviations from the mean: sqrt(P / (P - 1)) t / z, at 97.5 %."""
     t = np.quantile(np.random.default_rng(0).standard_t(problems - 1, size=100_000), 0.975)

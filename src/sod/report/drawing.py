@@ -9,10 +9,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sod.report.palette import LIGHT, themed
 from sod.report.reading import RunRecord
+from sod.runs.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,6 +86,14 @@ def render(drawing: Drawing, runs: Sequence[RunRecord], *, png: bool) -> Drawn:
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(page, format="svg", transparent=True, metadata=nothing)
         return Drawn(drawing, _embeddable(page.getvalue(), drawing), paper.getvalue() or None, figure.get_figwidth())
+
+
+def save_figure(draw: "Callable[[Any], Figure]", content: Any, path: Path) -> None:
+    """Draw a figure of `content` in the style of the page, and write it as PNG."""
+    with _style():
+        paper = io.BytesIO()
+        draw(content).savefig(paper, format="png", dpi=PNG_DPI, facecolor="white")
+    write_whole(path, paper.getvalue())
 
 
 @contextmanager
