@@ -325,8 +325,20 @@ def memory_of_training(
     if loads_reference(options):
         memory["reference"], moments["the initial weights' scoring"] = _referring(options, student, tokens)
     memory["sampler"] = _sampling(options, student, gpu)
+    if options.engine.sleep and gpu is not None:
+        moments = _awake_or_asleep(
+            moments, scoring_bytes(student, tokens, itemsize), round(options.engine.memory_share * gpu)
+        )
     memory["peak"] = {", ".join(moments): max(moments.values())}
     return memory
+
+
+def _awake_or_asleep(moments: Parts, scoring: int, held: int) -> Parts:
+    """Return the peaks beside vLLM's memory if it sleeps in learning: what learning needs beyond the memory that it frees."""
+    learning, *others = moments
+    freed = max(0, held - SERVED_FIXED)  # graphs and what PyTorch does not manage stay
+    beyond = {f"{learning}, beyond what vLLM frees": max(0, moments[learning] - freed)}
+    return beyond | {name: moments[name] for name in others} | {"the student's scoring": scoring}
 
 
 def loads_reference(options: TrainOptions) -> bool:
@@ -358,7 +370,12 @@ def by_part(memory: Memory) -> Parts:
 def sampling_bytes(options: TrainOptions | EvalOptions, shape: Shape) -> tuple[int, int]:
     """Return the bytes of the weights (for an engine with a copy of its own), and of the longest trajectory's keys and values."""
     itemsize = ITEMSIZE[type_of(options.network)]
-    return itemsize * shape.parameters, longest(options.rollout) * cache_bytes(shape, itemsize)
+    return itemsize * shape.parameters, longest(options.rollout) * cache_bytes(shape, itemsize_of_keys(options))
+
+
+def itemsize_of_keys(options: TrainOptions | EvalOptions) -> int:
+    """Return the bytes of a number of the sampler's keys and values."""
+    return 1 if options.engine.kv_dtype == "fp8" else ITEMSIZE[type_of(options.network)]
 
 
 def vllm_bytes(shape: Shape, itemsize: int) -> int:
