@@ -201,6 +201,7 @@ class Setting:
     def memory(self, engine: str) -> dict[str, int]:
         """Return the predicted peak of each phase in bytes (`sod.planning.memory`): what is held, and temporary buffers."""
         itemsize = ITEMSIZE[DTYPE]
+        gpu = torch.cuda.mem_get_info(self.device)[1] if self.device.type == "cuda" else None
         tokens = max(self.learn.microbatch_tokens, self.lengths.whole)
         state = optimiser_bytes(self.student, itemsize, self.learn)
         gradients = state.pop("gradients")
@@ -209,9 +210,9 @@ class Setting:
             held += self.lengths.trajectories * self.lengths.whole * cache_bytes(self.student, itemsize)
         return {
             "generate": held,
-            "score, student": held + scoring_bytes(self.student, tokens, itemsize),
-            "score, teacher": held + scoring_bytes(self.teacher, tokens, itemsize),
-            "learn": held + gradients + learning_bytes(self.student, tokens, itemsize, self.learn),
+            "score, student": held + scoring_bytes(self.student, tokens, itemsize, gpu),
+            "score, teacher": held + scoring_bytes(self.teacher, tokens, itemsize, gpu),
+            "learn": held + gradients + learning_bytes(self.student, tokens, itemsize, self.learn, gpu),
             "sync": held,
         }
 

@@ -131,11 +131,11 @@ def test_a_plan_counts_vllms_memory_once_with_what_learning_needs_beyond_it() ->
     student, teacher = ON_HUB["Qwen/Qwen3-0.6B"], ON_HUB["Qwen/Qwen3-4B"]
     usual, sleeping = options(memory_share=0.5), options(memory_share=0.5, sleep=True)
     apart, shared = (memory_of_training(each, student, [teacher], GPU) for each in (usual, sleeping))
-    learning = learning_bytes(student, 23_040, 2, usual.learn)
+    learning = learning_bytes(student, 23_040, 2, usual.learn, GPU)
     assert sum(apart["peak"].values()) == learning
     freed = GPU // 2 - SERVED_FIXED
     assert sum(shared["peak"].values()) == max(
-        learning - freed, scoring_bytes(student, 23_040, 2), scoring_bytes(teacher, 23_040, 2)
+        learning - freed, scoring_bytes(student, 23_040, 2, GPU), scoring_bytes(teacher, 23_040, 2, GPU)
     )
     assert sum(by_part(shared).values()) < sum(by_part(apart).values())
     # Without a GPU there is nothing to free.

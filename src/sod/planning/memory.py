@@ -18,7 +18,9 @@ ITEMSIZE = {"float32": 4, "bfloat16": 2}
 MOMENTS = {"adamw": 8, "adamw_8bit": 2}
 """Bytes of AdamW's two moments per parameter."""
 CHUNK_ELEMENTS = 1 << 26
-"""Largest number of logits at a time. Copied from `sod.core.logprobs`, which needs torch."""
+"""Largest number of logits at a time on a CPU. Copied from `sod.core.logprobs`, which needs torch; so are the next two."""
+GPU_ROWS, BYTES_PER_ELEMENT = 4096, 128
+"""On a GPU: tokens whose logits are held at a time, and its bytes for each logit."""
 SERVED_TOKENS = 8192
 """Assumed number of tokens per pass of vLLM (its max_num_batched_tokens)."""
 SERVED_SEQUENCES = 256
@@ -143,16 +145,21 @@ def checkpoint_bytes(shape: Shape, itemsize: int, learn: OptimiserOptions) -> in
     return itemsize * shape.parameters + sum(state.values()) - state["gradients"]
 
 
-def learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions) -> int:
-    """Return the peak of training in addition to what it keeps: in a pass over `tokens` tokens or in an optimiser step."""
+def learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions, gpu: int | None = None) -> int:
+    """Return the peak of training in addition to what it keeps: in a pass over `tokens` tokens or in an optimiser step.
+
+    `gpu`: bytes of the GPU's memory; None for a CPU.
+    """
     return max(
-        _pass_bytes(shape, tokens, itemsize, learn),
+        _pass_bytes(shape, tokens, itemsize, learn, gpu),
         0 if learn.lora_rank else itemsize * shape.embedding,  # the embedding's gradient, after the pass
         _stepping_bytes(shape, itemsize, learn),
     )
 
 
-def _pass_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions, gradients: int = 0) -> int:
+def _pass_bytes(
+    shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions, gpu: int | None, gradients: int = 0
+) -> int:
     """Return tokens x (layers x bytes that each keeps + the last norm) + max(loss, one layer's backward pass).
 
     `gradients`: bytes of unsharded gradients during a layer's backward pass that are counted nowhere else.
@@ -162,7 +169,7 @@ def _pass_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOption
     kept, again = (shape.width * itemsize + attended, layer) if learn.checkpointing else (layer, 0)
     last_norm = shape.width * (4 + itemsize)
     backward = tokens * (again + 3 * shape.feed_forward * itemsize) + gradients  # and gradients of activations
-    loss = loss_bytes(shape, tokens, itemsize, learnt=not learn.lora_rank)
+    loss = loss_bytes(shape, tokens, itemsize, learnt=not learn.lora_rank, gpu=gpu)
     return tokens * (shape.layers * kept + last_norm) + max(backward, loss)
 
 
@@ -183,9 +190,10 @@ def activation_bytes(shape: Shape, itemsize: int, rank: int = 0) -> int:
     return norms + attended + gated + inputs * itemsize + 4 * rank * len(shape.projections)
 
 
-def loss_bytes(shape: Shape, tokens: int, itemsize: int, *, learnt: bool) -> int:
+def loss_bytes(shape: Shape, tokens: int, itemsize: int, *, learnt: bool, gpu: int | None = None) -> int:
     """Return the bytes of `sod.core.token_loss`: logits of a chunk, hidden states, and the gradient of a trained head."""
-    logits = min(tokens, max(1, CHUNK_ELEMENTS // shape.vocabulary)) * shape.vocabulary
+    elements = max(CHUNK_ELEMENTS, 0 if gpu is None else min(GPU_ROWS * shape.vocabulary, gpu // BYTES_PER_ELEMENT))
+    logits = min(tokens, max(1, elements // shape.vocabulary)) * shape.vocabulary
     narrow = itemsize if itemsize < 4 else 0
     gradient = (4 + narrow) * shape.embedding if learnt else 0
     return logits * (8 + narrow) + gradient + 2 * tokens * shape.width * itemsize
@@ -224,7 +232,9 @@ def gathered_bytes(shape: Shape, itemsize: int) -> int:
     return itemsize * (shape.outside + 2 * shape.layer)
 
 
-def sharded_learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions, processes: int) -> int:
+def sharded_learning_bytes(
+    shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions, processes: int, gpu: int | None = None
+) -> int:
     """Return `learning_bytes` for each of several processes.
 
     A gradient is computed in the network's type and reduced in float32: a layer's gradient as soon as it is computed, those
@@ -232,7 +242,7 @@ def sharded_learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: Opti
     """
     layer = (itemsize + 4) * shape.layer + itemsize * shape.embedding  # the head's gradient exists since the loss
     last = (itemsize + 4) * shape.outside + (itemsize * shape.embedding if shape.tied else 0)
-    whole = max(_pass_bytes(shape, tokens, itemsize, learn, gradients=layer), last)
+    whole = max(_pass_bytes(shape, tokens, itemsize, learn, gpu, gradients=layer), last)
     roots = share(4 * shape.parameters, processes)
     return max(gathered_bytes(shape, itemsize) + whole, roots)
 
@@ -256,10 +266,10 @@ def exchanged_bytes(shape: Shape, itemsize: int, processes: int) -> Parts:
 # Scoring and sampling
 
 
-def scoring_bytes(shape: Shape, tokens: int, itemsize: int) -> int:
+def scoring_bytes(shape: Shape, tokens: int, itemsize: int, gpu: int | None = None) -> int:
     """Return the bytes of a forward pass without gradients: the widest activations of a layer, and the logits of a chunk."""
     widest = 3 * shape.width + 3 * shape.feed_forward
-    return tokens * widest * itemsize + loss_bytes(shape, tokens, itemsize, learnt=False)
+    return tokens * widest * itemsize + loss_bytes(shape, tokens, itemsize, learnt=False, gpu=gpu)
 
 
 def cache_bytes(shape: Shape, itemsize: int) -> int:
@@ -288,7 +298,7 @@ def memory_of_fine_tuning(options: SftOptions, shape: Shape, gpu: int | None, pr
     """
     tokens = max(options.learn.microbatch_tokens, options.max_tokens)
     itemsize = ITEMSIZE[type_of(options.network)]
-    moment = {_learning_moment(tokens): _learning_bytes(shape, tokens, itemsize, options.learn, processes)}
+    moment = {_learning_moment(tokens): _learning_bytes(shape, tokens, itemsize, options.learn, processes, gpu)}
     learner = _learner(shape, itemsize, options.learn, processes)
     if processes > 1 and gpu:
         return {"learner": learner, "peak": moment}
@@ -310,24 +320,24 @@ def memory_of_training(
     """
     tokens = max(options.learn.microbatch_tokens, longest(options.rollout))
     dtype, itemsize = type_of(options.network), ITEMSIZE[type_of(options.network)]
-    moments = {_learning_moment(tokens): _learning_bytes(student, tokens, itemsize, options.learn, processes)}
+    moments = {_learning_moment(tokens): _learning_bytes(student, tokens, itemsize, options.learn, processes, gpu)}
     memory: Memory = {
         "student": _whole("student", dtype, student),
         "learner": _learner(student, itemsize, options.learn, processes),
     }
     if teachers and options.score.teacher_url is None:
-        taught = [_teaching(options, teacher, tokens, processes) for teacher in teachers]
+        taught = [_teaching(options, teacher, tokens, processes, gpu) for teacher in teachers]
         sums = sum((Counter(parts) for parts, _ in taught), Counter[str]())
         memory["teacher"] = dict(sums)
         moments["the teacher's scoring"] = max(moment for _, moment in taught)
         if averaged and ITEMSIZE[type_of(options.network.for_teacher(options.score))] < 4:
             memory["teacher"]["the teacher's average, float32"] = 4 * teachers[0].parameters
     if loads_reference(options):
-        memory["reference"], moments["the initial weights' scoring"] = _referring(options, student, tokens)
+        memory["reference"], moments["the initial weights' scoring"] = _referring(options, student, tokens, gpu)
     memory["sampler"] = _sampling(options, student, gpu)
     if options.engine.sleep and gpu is not None:
         moments = _awake_or_asleep(
-            moments, scoring_bytes(student, tokens, itemsize), round(options.engine.memory_share * gpu)
+            moments, scoring_bytes(student, tokens, itemsize, gpu), round(options.engine.memory_share * gpu)
         )
     memory["peak"] = {", ".join(moments): max(moments.values())}
     return memory
@@ -357,7 +367,7 @@ def memory_of_evaluation(options: EvalOptions, model: Shape, teacher: Shape | No
     memory["sampler"] = _sampling(options, model, gpu)
     if teacher and options.score.teacher_url is None:
         tokens = max(options.microbatch_tokens, longest(options.rollout))
-        memory["teacher"], moment = _teaching(options, teacher, tokens, 1)
+        memory["teacher"], moment = _teaching(options, teacher, tokens, 1, gpu)
         memory["peak"] = {"peak: scoring": moment}
     return memory
 
@@ -425,20 +435,24 @@ def _learner(shape: Shape, itemsize: int, learn: OptimiserOptions, processes: in
     return optimiser_bytes(shape, itemsize, learn) if processes == 1 else sharded_bytes(shape, processes)
 
 
-def _learning_bytes(shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions, processes: int) -> int:
+def _learning_bytes(
+    shape: Shape, tokens: int, itemsize: int, learn: OptimiserOptions, processes: int, gpu: int | None
+) -> int:
     if processes == 1:
-        return learning_bytes(shape, tokens, itemsize, learn)
-    return sharded_learning_bytes(shape, tokens, itemsize, learn, processes)
+        return learning_bytes(shape, tokens, itemsize, learn, gpu)
+    return sharded_learning_bytes(shape, tokens, itemsize, learn, processes, gpu)
 
 
 def _learning_moment(tokens: int) -> str:
     return f"peak: a pass over {tokens:,} tokens, an optimiser step"
 
 
-def _teaching(options: TrainOptions | EvalOptions, teacher: Shape, tokens: int, processes: int) -> tuple[Parts, int]:
+def _teaching(
+    options: TrainOptions | EvalOptions, teacher: Shape, tokens: int, processes: int, gpu: int | None
+) -> tuple[Parts, int]:
     """Return the memory that a local teacher keeps, and its peak while it scores."""
     dtype = type_of(options.network.for_teacher(options.score))
-    weights, moment = ITEMSIZE[dtype] * teacher.parameters, scoring_bytes(teacher, tokens, ITEMSIZE[dtype])
+    weights, moment = ITEMSIZE[dtype] * teacher.parameters, scoring_bytes(teacher, tokens, ITEMSIZE[dtype], gpu)
     if options.score.offload_teacher:
         return {}, moment + weights
     if options.score.shard_teacher and processes > 1:
@@ -447,10 +461,10 @@ def _teaching(options: TrainOptions | EvalOptions, teacher: Shape, tokens: int, 
     return {f"teacher, {dtype}": weights}, moment
 
 
-def _referring(options: TrainOptions, student: Shape, tokens: int) -> tuple[Parts, int]:
+def _referring(options: TrainOptions, student: Shape, tokens: int, gpu: int | None) -> tuple[Parts, int]:
     """Return the memory that the initial weights take in each process, and their peak while they score."""
     dtype, itemsize = type_of(options.network), ITEMSIZE[type_of(options.network)]
-    weights, moment = itemsize * student.parameters, scoring_bytes(student, tokens, itemsize)
+    weights, moment = itemsize * student.parameters, scoring_bytes(student, tokens, itemsize, gpu)
     return ({}, moment + weights) if options.score.offload_teacher else ({f"initial weights, {dtype}": weights}, moment)
 
 
