@@ -16,9 +16,9 @@ from sod.core.head import Head, wide
 
 CHUNK_ELEMENTS = 1 << 26
 """Logits held at a time: 256 MiB in fp32. That is enough tokens for a matrix product to run at full speed on a CPU."""
-GPU_ROWS, BYTES_PER_ELEMENT = 4096, 128
+GPU_ROWS, SMALL_GPU, BYTES_PER_LOGIT = 4096, 32 << 30, 64
 """On a GPU: tokens whose logits are held at a time, because every chunk reads and writes the head's gradient. At most one logit
-for so many bytes of its memory."""
+for so many bytes beyond a small GPU's memory."""
 
 TokenLoss = Callable[[Tensor, slice], Tensor]
 """Computes the loss of each token, (n,), from log-probabilities, (n,), and the slice of these tokens among all tokens.
@@ -340,7 +340,7 @@ def chunk_elements(vocabulary: int, memory: int | None) -> int:
     """Return the number of logits to hold at a time. `memory`: bytes of the GPU; None for a CPU."""
     if memory is None:
         return CHUNK_ELEMENTS
-    return max(CHUNK_ELEMENTS, min(GPU_ROWS * vocabulary, memory // BYTES_PER_ELEMENT))
+    return max(CHUNK_ELEMENTS, min(GPU_ROWS * vocabulary, (memory - SMALL_GPU) // BYTES_PER_LOGIT))
 
 
 @cache

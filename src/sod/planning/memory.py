@@ -18,9 +18,9 @@ ITEMSIZE = {"float32": 4, "bfloat16": 2}
 MOMENTS = {"adamw": 8, "adamw_8bit": 2}
 """Bytes of AdamW's two moments per parameter."""
 CHUNK_ELEMENTS = 1 << 26
-"""Largest number of logits at a time on a CPU. Copied from `sod.core.logprobs`, which needs torch; so are the next two."""
-GPU_ROWS, BYTES_PER_ELEMENT = 4096, 128
-"""On a GPU: tokens whose logits are held at a time, and its bytes for each logit."""
+"""Largest number of logits at a time on a CPU. Copied from `sod.core.logprobs`, which needs torch; so are the next three."""
+GPU_ROWS, SMALL_GPU, BYTES_PER_LOGIT = 4096, 32 << 30, 64
+"""On a GPU: tokens whose logits are held at a time, and the bytes beyond a small GPU's memory for each logit."""
 SERVED_TOKENS = 8192
 """Assumed number of tokens per pass of vLLM (its max_num_batched_tokens)."""
 SERVED_SEQUENCES = 256
@@ -192,7 +192,9 @@ def activation_bytes(shape: Shape, itemsize: int, rank: int = 0) -> int:
 
 def loss_bytes(shape: Shape, tokens: int, itemsize: int, *, learnt: bool, gpu: int | None = None) -> int:
     """Return the bytes of `sod.core.token_loss`: logits of a chunk, hidden states, and the gradient of a trained head."""
-    elements = max(CHUNK_ELEMENTS, 0 if gpu is None else min(GPU_ROWS * shape.vocabulary, gpu // BYTES_PER_ELEMENT))
+    elements = CHUNK_ELEMENTS
+    if gpu is not None:
+        elements = max(elements, min(GPU_ROWS * shape.vocabulary, (gpu - SMALL_GPU) // BYTES_PER_LOGIT))
     logits = min(tokens, max(1, elements // shape.vocabulary)) * shape.vocabulary
     narrow = itemsize if itemsize < 4 else 0
     gradient = (4 + narrow) * shape.embedding if learnt else 0
