@@ -1,10 +1,14 @@
-"""One update of SOD on one GPU, phase by phase: Qwen3-0.6B's shape learns from Qwen3-4B's, on trajectories of 20,480 tokens.
+"""One update of SOD on one GPU, phase by phase: Qwen3-0.6B's shape learns from Qwen3-4B's. Beside it vLLM alone, and TRL.
 
-    python benchmarks/gpu.py [--engines hf vllm] [--no-checkpointing]
-    python benchmarks/gpu.py --miniature     # the same code on a CPU, in less than two minutes
+    python benchmarks/gpu.py --out gpu.json    # in less than ten minutes on an H100, by estimate
+    python benchmarks/gpu.py --turn 2272 --parts vllm vllm_alone --seconds 1800    # trajectories of 20,480 tokens
+    python benchmarks/gpu.py --smoke           # the same code on a CPU
+
+Parts: this project with the engines vllm and hf; vllm_alone and trl are peers (gpu_peers.py), if they are installed. A part that
+fails, or takes too long, is noted in `failures`; the others go on. The JSON is written after every part.
 
 Nothing is downloaded: weights are drawn here, in bfloat16, with Qwen3's vocabulary of 151,936. For each phase: seconds, tokens a
-second, the share of the GPU's peak that the model's own arithmetic makes up, and the peak memory beside the prediction of
+second, the share of the GPU's peak that the model's own arithmetic makes up (MFU), and the peak memory beside the prediction of
 `sod.planning.memory`. The arithmetic is `sod.planning.memory.forward_operations`. Where the peak is not known, one large matrix
 product measures it. Those recomputed for checkpointing are not counted; the head's are counted for observations too, which do
 not reach it.
@@ -18,260 +22,36 @@ vLLM's memory is its own, `engine.memory_share` of the GPU, and not in the figur
 """
 
 import argparse
-import random
+import gc
+import json
+import os
+import subprocess
 import sys
+import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from measure import Row, parse, parser, report, row, show
+from gpu_peers import MARK
+from gpu_work import DTYPE, PHASES, STUDENT, TEACHER, Lengths, Meter, Setting, small
+from measure import Row, keep, pairwise_ratios, parse, parser, row, show, within
 from table import table
-from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
-from sod.batching import Batch, ScoredBatch, collate, join
-from sod.config import AlgorithmOptions, EngineOptions, LearnOptions, RolloutOptions
-from sod.credit.algorithms import give_credit
-from sod.engines import Engine, Request
+from sod.config import EngineOptions, LearnOptions
 from sod.engines.opening import open_engine
-from sod.lab.make import TEACHER_FOLDER
-from sod.lab.tokenizer import VOCABULARY
-from sod.model.attention import ATTENTION
-from sod.model.loading import load_tokenizer, score
-from sod.model.policy import Policy
-from sod.planning.inventory import ON_HUB, as_bytes, find_device
-from sod.planning.memory import (
-    ITEMSIZE,
-    Shape,
-    cache_bytes,
-    forward_operations,
-    learning_bytes,
-    optimiser_bytes,
-    scoring_bytes,
-)
-from sod.processes.concurrency import Runner, run_concurrently
+from sod.model.devices import prepare_device
+from sod.planning.inventory import as_bytes, find_device
+from sod.processes.concurrency import Runner
 from sod.runs.peaks import take_peak_mb
-from sod.types import Group, Piece, Problem, Trajectory
 
-STUDENT, TEACHER = ON_HUB["Qwen/Qwen3-0.6B"], ON_HUB["Qwen/Qwen3-4B"]
-DTYPE = "bfloat16"
-PHASES = ("generate", "score, student", "score, teacher", "learn", "sync")
-ENGINES: tuple[Literal["hf", "vllm"], ...] = ("hf", "vllm")
-BACKWARD = 2
-"""Operations of a backward pass, in forward passes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lengths:
-    """What the trajectories are like: as many in each group, all as long as each other. Lengths are in tokens."""
-
-    problems: int = 2
-    group: int = 4
-    turns: int = 8
-    prompt: int = 512
-    turn: int = 2272
-    observation: int = 256
-
-    @property
-    def whole(self) -> int:
-        """Of one trajectory."""
-        return self.prompt + self.turns * self.turn + (self.turns - 1) * self.observation
-
-    @property
-    def trajectories(self) -> int:
-        return self.problems * self.group
-
-    @property
-    def sampled(self) -> int:
-        """Of all trajectories together."""
-        return self.trajectories * self.turns * self.turn
-
-    @property
-    def rollout(self) -> RolloutOptions:
-        return RolloutOptions(
-            problems=self.problems,
-            group=self.group,
-            max_prompt_tokens=self.prompt,
-            max_tokens=self.whole - self.prompt,
-            concurrency=self.trajectories,
-        )
-
-
-WARMING = Lengths(turns=2, prompt=16, turn=8, observation=8)
-"""Of an update before those that are measured: it makes the optimiser's moments, and loads what is loaded once."""
-
-
-def small(shape: Shape, layers: int) -> Shape:
-    """A network for a CPU, with the vocabulary of the large one."""
-    return replace(shape, width=64, layers=layers, heads=4, kv_heads=2, head_dim=32, feed_forward=160)
-
-
-def network(shape: Shape, device: torch.device, seed: int) -> PreTrainedModel:
-    """A Qwen3 of this shape with random weights."""
-    config = Qwen3Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.width,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        intermediate_size=shape.feed_forward,
-        max_position_embeddings=shape.positions,
-        tie_word_embeddings=shape.tied,
-        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
-        pad_token_id=None,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    torch.manual_seed(seed)
-    with device:
-        made = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, DTYPE), attn_implementation=ATTENTION)
-    assert made.num_parameters() == shape.parameters
-    return made.eval()
-
-
-@dataclass
-class Meter:
-    """Seconds of each phase, and the most memory in use meanwhile, round after round."""
-
-    device: torch.device
-    before: float = 0.0
-    """MiB that are not counted: on a CPU, of Python and its libraries."""
-    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    peak: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """Bytes; none where the system does not tell."""
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        self._wait()
-        take_peak_mb()
-        start = time.perf_counter()
-        yield
-        self._wait()
-        self.seconds[name].append(time.perf_counter() - start)
-        if (peak := take_peak_mb()) is not None:
-            self.peak[name].append((peak - self.before) * 2**20)
-
-    def _wait(self) -> None:
-        """A GPU goes on working when its calls have returned."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-
-@dataclass
-class Setting:
-    """Student and teacher on one device."""
-
-    student: Shape
-    teacher: Shape
-    lengths: Lengths
-    learn: LearnOptions
-    device: torch.device
-    policy: Policy = field(init=False)
-    scorer: PreTrainedModel = field(init=False)
-    """The teacher's network."""
-
-    def __post_init__(self) -> None:
-        self.policy = Policy(network(self.student, self.device, 0), load_tokenizer(TEACHER_FOLDER), self.learn)
-        self.scorer = network(self.teacher, self.device, 1).requires_grad_(False)
-
-    def update(self, loop: Runner, engine: Engine, meter: Meter, lengths: Lengths, seed: int) -> None:
-        """One trip of the training loop; only trajectories do not end by themselves, and no judge is asked."""
-        with meter.phase("generate"):
-            groups = loop.run(write_all(engine, lengths, seed))
-        with meter.phase("score, student"):
-            batches = [self._with_student(collate([group])) for group in groups]
-        with meter.phase("score, teacher"):
-            batch = join([self._with_teacher(batch) for batch in batches])
-        with meter.phase("learn"):
-            self.policy.learn(give_credit(batch, AlgorithmOptions()), 1.0, torch.Generator().manual_seed(seed))
-        with meter.phase("sync"):
-            loop.run(engine.refresh())
-
-    def _with_student(self, batch: Batch) -> ScoredBatch:
-        logprobs_BT, _ = score(self.policy.model, batch, 1.0, self.learn.microbatch_tokens)
-        return batch.scored(logprobs_BT)
-
-    def _with_teacher(self, batch: ScoredBatch) -> ScoredBatch:
-        logprobs_BT, entropy_BT = score(self.scorer, batch, 1.0, self.learn.microbatch_tokens, entropy=True)
-        return replace(batch, teacher_BT=logprobs_BT, teacher_entropy_BT=entropy_BT)
-
-    # What is expected
-
-    def operations(self) -> dict[str, float]:
-        """Of the model's own arithmetic, by phase."""
-        length, tokens = self.lengths.whole, self.lengths.trajectories * self.lengths.whole
-        forward = forward_operations(self.student, tokens, length)
-        return {
-            "generate": forward,
-            "score, student": forward,
-            "score, teacher": forward_operations(self.teacher, tokens, length),
-            "learn": (1 + BACKWARD) * forward,
-        }
-
-    def tokens(self, phase: str) -> int:
-        """What the phase has to do with: sampled ones, or all."""
-        return self.lengths.sampled if phase == "generate" else self.lengths.trajectories * self.lengths.whole
-
-    def memory(self, engine: str) -> dict[str, int]:
-        """Return the predicted peak of each phase in bytes (`sod.planning.memory`): what is held, and temporary buffers."""
-        itemsize = ITEMSIZE[DTYPE]
-        tokens = max(self.learn.microbatch_tokens, self.lengths.whole)
-        state = optimiser_bytes(self.student, itemsize, self.learn)
-        gradients = state.pop("gradients")
-        held = itemsize * (self.student.parameters + self.teacher.parameters) + sum(state.values())
-        if engine == "hf":
-            held += self.lengths.trajectories * self.lengths.whole * cache_bytes(self.student, itemsize)
-        return {
-            "generate": held,
-            "score, student": held + scoring_bytes(self.student, tokens, itemsize),
-            "score, teacher": held + scoring_bytes(self.teacher, tokens, itemsize),
-            "learn": held + gradients + learning_bytes(self.student, tokens, itemsize, self.learn),
-            "sync": held,
-        }
-
-
-async def write_all(engine: Engine, lengths: Lengths, seed: int) -> list[Group]:
-    """All trajectories at the same time; those of a group begin alike."""
-    draw = random.Random(seed)
-    problems = [Problem(id=str(i), messages=(), answer="") for i in range(lengths.problems)]
-    prompts = [made_up(draw, lengths.prompt) for _ in problems]
-    numbers = range(lengths.trajectories)
-    written = await run_concurrently(
-        write(engine, problems[i // lengths.group], prompts[i // lengths.group], lengths, i, draw.getrandbits(40))
-        for i in numbers
-    )
-    return [Group(problem, written[i * lengths.group :][: lengths.group]) for i, problem in enumerate(problems)]
-
-
-async def write(
-    engine: Engine, problem: Problem, prompt: tuple[int, ...], lengths: Lengths, number: int, seed: int
-) -> Trajectory:
-    """Turns of a given length, with observations of a given length between them; every other trajectory is called right."""
-    draw = random.Random(seed)
-    pieces, ids = [Piece("prompt", prompt)], list(prompt)
-    for turn in range(lengths.turns):
-        if turn:
-            pieces.append(Piece("tool", made_up(draw, lengths.observation), outcomes=("ok",)))
-            ids += pieces[-1].tokens
-        request = Request(
-            ids=list(ids), max_tokens=lengths.turn, stops=(), seed=draw.getrandbits(40), trajectory=number
-        )
-        reply = await engine.sample(request)
-        pieces.append(Piece("student", reply.tokens, reply.logprobs))
-        ids += reply.tokens
-    engine.release(number)
-    return Trajectory(problem, number, tuple(pieces), "answered", "", reward=1.0 if number % 2 else -1.0)
-
-
-def made_up(draw: random.Random, count: int) -> tuple[int, ...]:
-    """Tokens of the lab's vocabulary, which the large one has as well."""
-    return tuple(draw.randrange(VOCABULARY) for _ in range(count))
+PARTS = {"vllm": "vllm", "vllm_alone": "vllm", "trl": "trl", "hf": None}
+"""Every part, in the order of their turn, with the package that it needs."""
+MEMORY_SHARE = 0.4
+"""Of vLLM, with and without this project."""
 
 
 def matrix_rate(device: torch.device, size: int) -> float:
@@ -351,8 +131,9 @@ def details_of(setting: Setting, meter: Meter, engine: str) -> dict[str, Row]:
 def measured(setting: Setting, engine: Literal["hf", "vllm"], rounds: int, before: float) -> Meter:
     """So many updates, after one that warms up."""
     meter, model = Meter(setting.device, before), setting.policy.model
-    with Runner() as loop, open_engine(loop, EngineOptions(name=engine), model, setting.lengths.rollout) as opened:
-        setting.update(loop, opened, Meter(setting.device), WARMING, 0)
+    options = EngineOptions(name=engine, memory_share=MEMORY_SHARE)
+    with Runner() as loop, open_engine(loop, options, model, setting.lengths.rollout) as opened:
+        setting.update(loop, opened, Meter(setting.device), setting.lengths.warming, 0)
         for round in range(rounds):
             setting.update(loop, opened, meter, setting.lengths, 1 + round)
     return meter
@@ -361,41 +142,140 @@ def measured(setting: Setting, engine: Literal["hf", "vllm"], rounds: int, befor
 def setting_of(options: argparse.Namespace, device: torch.device) -> Setting:
     lengths, student, teacher = Lengths(problems=options.problems), STUDENT, TEACHER
     if options.quick:
-        lengths = replace(lengths, group=2, prompt=20, turn=50, observation=12)
+        lengths = replace(lengths, group=2, prompt=20, turn=16, observation=8)
         student, teacher = small(STUDENT, 2), small(TEACHER, 3)
     lengths = replace(lengths, turn=options.turn or lengths.turn)
     learn = LearnOptions(minibatches=lengths.problems, checkpointing=options.checkpointing)
     return Setting(student, teacher, lengths, learn, device)
 
 
-def main() -> None:
-    made = parser(__doc__, rounds=1)
-    made.add_argument("--miniature", dest="quick", action="store_true", help="the same as --quick; needs no GPU")
-    made.add_argument("--engines", nargs="+", choices=ENGINES, help="default: those that are installed")
+# The parts
+
+
+@dataclass
+class Bench:
+    """What has been measured so far, part by part."""
+
+    options: argparse.Namespace
+    device: torch.device
+    ends: float
+    """Value of time.monotonic() at which the time is over."""
+    rows: list[Row] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=lambda: {"phases": {}, "peers": {}, "mfu": {}})
+    failures: dict[str, str] = field(default_factory=dict)
+    setting: Setting = field(init=False)
+    limit: Limit = field(init=False)
+    before: float = 0.0
+
+    def prepare(self) -> None:
+        """What a run does when it loads a model."""
+        prepare_device(str(self.device))
+        self.limit = limit_of(self.device, miniature=self.options.quick)
+        take_peak_mb()
+        self.before = take_peak_mb() or 0.0
+        self.setting = setting_of(self.options, self.device)
+
+    def run(self, name: str) -> None:
+        with within(self.ends - time.monotonic(), name, self.failures):
+            if name in ("hf", "vllm"):
+                self._engine(name)
+            else:
+                self._peer(name.removesuffix("_alone"))
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.keep()
+
+    def _engine(self, name: Literal["hf", "vllm"]) -> None:
+        meter = measured(self.setting, name, self.options.rounds, self.before)
+        self.rows += rows_of(self.setting, meter, name, self.limit)
+        self.details["phases"][name] = details_of(self.setting, meter, name)
+        operations = self.setting.operations()
+        self.details["mfu"][name] = {
+            phase: of_phase / median(meter.seconds[phase]) / self.limit.rate for phase, of_phase in operations.items()
+        }
+
+    def _peer(self, name: str) -> None:
+        """Run a peer in a process of its own, so that its memory is free again. Compare its phases with ours."""
+        task = {
+            "lengths": asdict(self.setting.lengths),
+            "small": self.options.quick,
+            "device": str(self.device),
+            "rounds": self.options.rounds,
+            "memory_share": MEMORY_SHARE,
+            "checkpointing": self.options.checkpointing,
+        }
+        command = [sys.executable, str(Path(__file__).with_name("gpu_peers.py")), name]
+        left = max(1.0, self.ends - time.monotonic())
+        done = subprocess.run(command, input=json.dumps(task), capture_output=True, text=True, timeout=left)
+        if done.returncode:
+            raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
+        [found] = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+        self.details["peers"][name] = theirs = json.loads(found.removeprefix(MARK))
+        sampled = [*theirs.pop("sampled", [self.setting.lengths.sampled] * self.options.rounds)]
+        for engine, phases in self.details["phases"].items():
+            for phase, seconds in theirs.items():
+                work = sampled if phase == "generate" else [self.setting.tokens(phase)] * len(seconds)
+                ours = [phases[phase]["tokens"] / each for each in phases[phase]["seconds"]]
+                rates = [tokens / each for tokens, each in zip(work, seconds, strict=True)]
+                self.rows.append(
+                    row(
+                        f"{engine}: {phase}, against {name}",
+                        f"{median(ours):,.0f} tokens/s",
+                        f"{median(rates):,.0f} tokens/s",
+                        pairwise_ratios(ours, rates),
+                    )
+                )
+
+    def keep(self) -> str:
+        where = f"{device_name(self.device)}, PyTorch {torch.__version__}"
+        limit = self.limit.words if hasattr(self, "limit") else "not measured"
+        common = {"machine": where, "limit": limit, "dtype": DTYPE, "checkpointing": self.options.checkpointing}
+        return keep(self.options, self.rows, **common, **self.details, failures=self.failures)
+
+    def give_up(self) -> None:
+        """End the process if a part does not obey the end of its time."""
+        self.failures["time"] = f"ended {GRACE:.0f} s after the time was over"
+        print(self.keep(), flush=True)
+        os._exit(1)
+
+
+GRACE = 20.0
+"""Seconds after the end of the time until the process is ended."""
+
+
+def main() -> int:
+    # As the command `sod` sets it.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    made = parser(__doc__, rounds=2)
+    made.add_argument("--smoke", "--miniature", dest="quick", action="store_true", help="as --quick; needs no GPU")
+    made.add_argument("--parts", nargs="+", choices=PARTS, help="default: those whose packages are installed")
     made.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, default=True)
     made.add_argument("--problems", type=int, default=2, help="groups of 4 trajectories each")
     made.add_argument("--turn", type=int, help="tokens of each of the 8 turns; 2,272 make 20,480 in all")
+    made.add_argument("--seconds", type=float, default=540.0, help="of all parts together")
     options = parse(made)
     if not options.quick and not torch.cuda.is_available():
-        made.error("there is no GPU here; --miniature runs the same code on a CPU")
+        made.error("there is no GPU here; --smoke runs the same code on a CPU")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    limit = limit_of(device, miniature=options.quick)
-    take_peak_mb()
-    before = take_peak_mb() or 0.0
-    setting = setting_of(options, device)
-    rows, phases = [], {}
-    for name in options.engines or (ENGINES if find_spec("vllm") else ENGINES[:1]):
-        try:
-            meter = measured(setting, name, options.rounds, before)
-        except torch.OutOfMemoryError as error:  # the other engine may do with less
-            print(f"{name}: {error}", file=sys.stderr)
-            continue
-        rows += rows_of(setting, meter, name, limit)
-        phases[name] = details_of(setting, meter, name)
-    where = f"{device_name(device)}, PyTorch {torch.__version__}"
-    details = {"dtype": DTYPE, "checkpointing": options.checkpointing, "phases": phases}
-    report(options, rows, machine=where, limit=limit.words, **details)
-    print(table([{"machine": where, "rows": rows}]), file=sys.stderr)
+    bench = Bench(options, device, time.monotonic() + options.seconds)
+    watch = threading.Timer(options.seconds + GRACE, bench.give_up)
+    watch.daemon = True
+    watch.start()
+    with within(options.seconds, "set-up", bench.failures):
+        bench.prepare()
+    if not bench.failures:
+        for name in options.parts or [name for name, package in PARTS.items() if not package or find_spec(package)]:
+            bench.run(name)
+    watch.cancel()
+    print(bench.keep())
+    print(table([json.loads(bench.keep())]), file=sys.stderr)
+    for name, by_phase in bench.details["mfu"].items():
+        shares = ", ".join(f"{phase} {share:.2%}" for phase, share in by_phase.items())
+        print(f"MFU with {name}, of {bench.limit.words}: {shares}", file=sys.stderr)
+    for name, why in bench.failures.items():
+        print(f"failed: {name}: {why}", file=sys.stderr)
+    return int(bool(bench.failures))
 
 
 def device_name(device: torch.device) -> str:
@@ -403,4 +283,4 @@ def device_name(device: torch.device) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

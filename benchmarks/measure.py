@@ -6,8 +6,11 @@ import multiprocessing
 import operator
 import os
 import platform
+import signal
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -106,6 +109,11 @@ def per_second(tokens: int, seconds: Sequence[float]) -> str:
 
 def report(options: argparse.Namespace, rows: Sequence[Row], **details: Any) -> None:
     """Print everything as JSON, and keep it if asked."""
+    print(keep(options, rows, **details))
+
+
+def keep(options: argparse.Namespace, rows: Sequence[Row], **details: Any) -> str:
+    """Write everything as JSON if asked, over an earlier state. -> the JSON"""
     result = {
         "benchmark": Path(__import__("__main__").__file__).stem,
         "machine": f"{platform.machine()}, {os.cpu_count()} processors, PyTorch {torch.__version__}",
@@ -115,7 +123,26 @@ def report(options: argparse.Namespace, rows: Sequence[Row], **details: Any) -> 
         **details,
     }
     text = json.dumps(result, indent=2)
-    print(text)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text + "\n")
+    return text
+
+
+@contextmanager
+def within(seconds: float, name: str, failures: dict[str, str]) -> Iterator[None]:
+    """Run a part of a benchmark. An error, or the end of its time, is noted, and the next part goes on."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"not ended after {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, max(1e-3, seconds))
+    try:
+        yield
+    except Exception as error:  # of whatever kind: the other parts are still worth their time
+        traceback.print_exc()
+        failures[name] = f"{type(error).__name__}: {error}"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -270,7 +270,7 @@ class _Recorded:
         return batch
 
     def _last(self: Any, metric: str) -> float:
-        return self._metrics["train"][metric][-1]
+        return (self._metrics["train"][metric] or [0.0])[-1]  # without tools, TRL has no metrics of them
 
 
 class _RecordedGRPO(_Recorded, GRPOTrainer):

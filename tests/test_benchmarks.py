@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 from warm import run_warm
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+from measure import within  # noqa: E402
+
 NAMES = (
     "weights",
     "logprobs",
@@ -37,21 +41,37 @@ def test_a_benchmark_runs_and_its_rows_make_a_table(name: str, tmp_path: Path) -
         assert ("target" in row) == ("met" in row)
 
 
-def test_the_gpus_benchmark_runs_in_miniature_on_a_cpu(tmp_path: Path) -> None:
-    result = run("gpu", tmp_path / "gpu.json", "--miniature", "--engines", "hf")
+def test_the_gpus_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
+    result = run("gpu", tmp_path / "gpu.json", "--smoke", "--parts", "hf")
+    assert result["failures"] == {}
     phases = result["phases"]["hf"]
     assert list(phases) == ["generate", "score, student", "score, teacher", "learn", "sync"]
     assert all(phase["seconds"][0] > 0 for phase in phases.values())
-    assert phases["generate"]["tokens"] == 4 * 8 * 50
-    assert phases["learn"]["tokens"] == 4 * 504
+    assert phases["generate"]["tokens"] == 4 * 8 * 16
+    assert phases["learn"]["tokens"] == 4 * (20 + 8 * 16 + 7 * 8)
     assert phases["learn"]["operations"] == 3 * phases["score, student"]["operations"]
     assert phases["learn"]["predicted_bytes"] > phases["generate"]["predicted_bytes"]
+    assert result["mfu"]["hf"].keys() == phases.keys() - {"sync"}
+    assert all(0 < share < 1 for share in result["mfu"]["hf"].values())
+
+
+def test_a_part_of_the_gpus_benchmark_that_fails_or_is_late_is_noted_and_the_json_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    done = start("gpu", "--smoke", "--parts", "trl", "hf", "--seconds", "0.01", "--out", str(out))
+    assert done.returncode == 1
+    assert "TimeoutError" in json.loads(out.read_text())["failures"]["set-up"]
+    failures: dict[str, str] = {}
+    with within(60, "one", failures):
+        raise ValueError("of some kind")
+    with within(0.05, "two", failures):
+        time.sleep(30)
+    assert failures == {"one": "ValueError: of some kind", "two": "TimeoutError: not ended after 0 s"}
 
 
 def test_the_gpus_benchmark_says_so_where_there_is_none() -> None:
     done = start("gpu")
     assert done.returncode == 2
-    assert "there is no GPU here; --miniature" in done.stderr
+    assert "there is no GPU here; --smoke" in done.stderr
 
 
 def run(name: str, out: Path, *arguments: str) -> dict[str, Any]:

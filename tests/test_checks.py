@@ -46,6 +46,20 @@ TRAIN: list[tuple[dict[str, Any], str]] = [
     ({"problems.rates": Path("nowhere"), "problems.lowest": 0.9, "problems.highest": 0.1}, "no problem is left"),
     ({"rollout.resample": 2.0, "rollout.group": 1}, "rollout.resample needs several attempts"),
     ({"rollout.resample": 2.0, "algorithm.name": "sod_without_grpo"}, "does not use the reward"),
+    ({"rollout.ahead": 1, "engine.name": "hf"}, "engine.name = hf samples with the weights that are learning"),
+    (
+        {"rollout.ahead": 1, "engine.name": "vllm_server", "engine.url": NOWHERE, "learn.correction": "none"},
+        "which learn.correction = none does not correct",
+    ),
+    (
+        {"rollout.ahead": 1, "engine.name": "vllm_server", "engine.url": NOWHERE, "score.student": "sampler"},
+        "rollout.ahead = 1 needs the log-probabilities of the present weights",
+    ),
+    ({"engine.sleep": True, "engine.name": "hf"}, "engine.sleep is for vLLM in this process, but engine.name = hf"),
+    (
+        {"engine.kv_dtype": "fp8", "engine.name": "vllm_server", "engine.url": NOWHERE},
+        "start the server with --kv-cache-dtype fp8",
+    ),
     ({"network.device": "mps"}, "network.device = mps is not supported: sampling adds probabilities in float64"),
     ({"network.device": "cuda:first"}, "network.device = cuda:first is not a device of sod"),
     ({"teacher": None}, "algorithm.name = sod needs a teacher. Give --teacher."),

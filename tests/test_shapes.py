@@ -1,6 +1,7 @@
 """What a shape decides, against the real thing: models, what autograd keeps, what processes need, files, counters."""
 
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from sod.planning.memory import (
     forward_operations,
     gathered_bytes,
     learning_bytes,
+    loss_bytes,
     memory_of_fine_tuning,
     memory_of_teacher_server,
     memory_of_training,
@@ -272,6 +274,15 @@ def test_the_operations_of_a_forward_pass_are_those_that_pytorch_counts() -> Non
 
 def test_as_many_logits_exist_at_a_time_as_the_loss_makes() -> None:
     assert CHUNK_ELEMENTS == logprobs.CHUNK_ELEMENTS
+    student = ON_HUB["Qwen/Qwen3-0.6B"]
+    for gpu, rows in ((None, 441), (24 << 30, 441), (40 << 30, 883), (48 << 30, 1766), (80 << 30, 4096)):
+        assert logprobs.chunk_elements(student.vocabulary, gpu) // student.vocabulary == rows
+        logits = rows * student.vocabulary * (8 + 2)
+        hidden = 2 * 23_040 * student.width * 2
+        assert loss_bytes(student, 23_040, 2, learnt=False, gpu=gpu) == logits + hidden
+    small = replace(student, vocabulary=1000)  # a small vocabulary needs no larger chunks
+    assert logprobs.chunk_elements(1000, 80 << 30) == CHUNK_ELEMENTS
+    assert loss_bytes(small, 99, 2, learnt=True, gpu=80 << 30) == loss_bytes(small, 99, 2, learnt=True)
 
 
 # Several processes
@@ -354,8 +365,8 @@ def test_a_teacher_is_whole_or_divided_or_away_or_elsewhere() -> None:
         memory = memory_of_training(options, student, [teacher], gpu, processes=4)
         return sum(memory.get("teacher", {}).values()), sum(memory["peak"].values())
 
-    weights, scoring = 2 * teacher.parameters, scoring_bytes(teacher, 23_040, 2)
-    learning = sharded_learning_bytes(student, 23_040, 2, lean, 4)
+    weights, scoring = 2 * teacher.parameters, scoring_bytes(teacher, 23_040, 2, gpu)
+    learning = sharded_learning_bytes(student, 23_040, 2, lean, 4, gpu)
     assert of() == (weights, max(learning, scoring))
     assert of(shard_teacher=True) == (weights // 4, max(learning, scoring + gathered_bytes(teacher, 2)))
     assert of(offload_teacher=True) == (0, scoring + weights)

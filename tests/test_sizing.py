@@ -17,8 +17,8 @@ from sod.errors import ModelError, OptionError
 from sod.planning.dry_run import plan
 from sod.planning.inventory import BANDWIDTH, MEMORY, PEAK, Device, find_device, imagined_gpus
 from sod.planning.memory import forward_operations, memory_of_training
-from sod.planning.plan import Case, advice
-from sod.planning.timing import compared
+from sod.planning.plan import Case, _train_options, advice
+from sod.planning.timing import compared, seconds_of_update
 
 STUDENT, TEACHER = "Qwen/Qwen3-1.7B", "youngzhong/SOD-GRPO_teacher-4B"
 WIDE = 1000
@@ -334,6 +334,23 @@ def test_an_update_is_estimated_from_the_tabled_rates() -> None:
     assert sum(seconds.values()) == each.estimate
 
 
+def test_a_batch_sampled_ahead_on_another_gpu_costs_what_learning_does_not_hide() -> None:
+    case = Case.of(asked("2xH100"))
+    [each] = [each for each in case.sized() if each.way.name == "1 + 1 for vLLM"]
+    usual = _train_options(case.base | each.changes)
+    ahead = _train_options(case.base | each.changes | {"rollout.ahead": 1})
+    now, then = (seconds_of_update(options, case.student, case.teacher, case.device, 1) for options in (usual, ahead))
+    assert now is not None
+    assert then is not None
+    assert then["sample"] == pytest.approx(max(0, now["sample"] - now["score"] - now["learn"]))
+    assert then["sample"] < now["sample"]
+    assert then["learn"] == now["learn"]
+    here = _train_options(case.base | {"rollout.ahead": 1})  # one GPU does both
+    assert seconds_of_update(here, case.student, case.teacher, case.device, 1) == seconds_of_update(
+        _train_options(case.base), case.student, case.teacher, case.device, 1
+    )
+
+
 def test_more_room_for_keys_and_a_faster_memory_sample_faster() -> None:
     by_gpu = {gpu: {each.way.name: each for each in Case.of(asked(gpu)).sized()} for gpu in ("1xH100", "1xH200")}
     slow, fast = (by_gpu[gpu]["1 GPU, LoRA"].seconds for gpu in by_gpu)
@@ -373,6 +390,10 @@ def test_a_run_compares_the_estimate_with_what_it_measured() -> None:
     line = compared(estimated, measured, 10)
     assert "sample 60 seconds -> 2.0 minutes" in line
     assert "36 minutes for the 10 updates that are left" in line
+    without = compared(None, measured, 10)  # on a CPU
+    assert "sample 2.0 minutes, score 30 seconds, learn 60 seconds, exchange 4.0 seconds; in all 3.6 minutes" in without
+    assert without.endswith("36 minutes for the 10 updates that are left")
+    assert "estimated" not in without
 
 
 # Several teachers

@@ -175,6 +175,10 @@ class RolloutOptions(SamplingOptions):
     """Dynamic sampling (DAPO): replace problems whose attempts all have the same verdict by further problems, until an update has
     sampled this factor times rollout.problems. If that is not enough, such problems fill the update. Default: 1, no further
     problems."""
+    ahead: Rare[Literal[0, 1]] = 0
+    """Number of batches that are sampled ahead. 1: the next batch is sampled while this one is learnt, with weights that are one
+    update older; learn.correction weighs its tokens. Needs vLLM, best on another GPU. 0: every batch is sampled with the weights
+    that learn from it, as in the paper."""
     update_seconds: Rare[ResumeMayChange[PositiveReal | None]] = None
     """Wall-clock limit of the sampling of one update, in seconds. Unfinished trajectories are dropped and counted. Default: no
     limit."""
@@ -221,5 +225,10 @@ class EngineOptions(Options):
     status 75; run the command again to continue."""
     memory_share: Rare[ResumeMayChange[Share]] = 0.4
     """Share of the GPU's memory that vLLM uses, or that keys and values of engine.name = hf use at most. Not used on a CPU."""
+    kv_dtype: Rare[Literal["auto", "fp8"]] = "auto"
+    """engine.name = vllm: data type of keys and values. fp8: half the memory of bfloat16, with rounding that learn.correction
+    weighs. auto: that of the weights."""
+    sleep: Rare[ResumeMayChange[bool]] = False
+    """engine.name = vllm on a GPU: free vLLM's memory while the student learns. Its weights wait in CPU memory."""
     exchange: Rare[ResumeMayChange[Path | None]] = None
     """Directory through which vLLM receives weights. Both processes must see it. Default: the system's temporary directory."""

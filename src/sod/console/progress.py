@@ -73,6 +73,7 @@ class Pace:
     def __init__(self, total: int, done: int, now: float):
         self._total, self._begin = total, now
         self._marks = deque([(now, done)])
+        self._expected: float | None = None
 
     def mark(self, done: int, now: float) -> None:
         """Record that `done` parts are done at time `now`, in seconds."""
@@ -87,15 +88,21 @@ class Pace:
         """Add parts to the job."""
         self._total += parts
 
+    def expect(self, seconds: float) -> None:
+        """Set the estimated seconds of a part, which count until the first one is done."""
+        self._expected = seconds
+
     def elapsed(self, now: float) -> float:
         return now - self._begin
 
     def left(self, now: float) -> float | None:
-        """Return the seconds until all parts are done, or None before two of them are done."""
+        """Return the seconds until all parts are done. Without an estimate, None before two of them are done."""
         (start, first), (end, done) = self._marks[0], self._marks[-1]
-        if done - first < 2:
+        if done - first < 2 and self._expected is None:
             return None
-        each, waiting = (end - start) / (done - first), now - end
+        each = self._expected if done == first else (end - start) / (done - first)
+        assert each is not None
+        waiting = now - end
         if waiting > each:  # the current part is slower than those before it
             each = (now - start) / (done - first + 1)
         return max(0.0, (self._total - done) * each - waiting)
@@ -182,6 +189,10 @@ class Display:
         )
         yield
         self._bars.update(self._phase, visible=False)
+
+    def expect(self, seconds: float) -> None:
+        """Set the estimated seconds of a part of the job. Measured times replace them."""
+        self._pace.expect(seconds)
 
     def extend(self, parts: int) -> None:
         """Add parts to the current phase."""

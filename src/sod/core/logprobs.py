@@ -6,6 +6,7 @@ intermediate of a softmax. These functions only hold the logits of one chunk of 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,7 +15,10 @@ from torch import Tensor
 from sod.core.head import Head, wide
 
 CHUNK_ELEMENTS = 1 << 26
-"""Logits held at a time: 256 MiB in fp32. That is enough tokens for a matrix product to run at full speed."""
+"""Logits held at a time: 256 MiB in fp32. That is enough tokens for a matrix product to run at full speed on a CPU."""
+GPU_ROWS, SMALL_GPU, BYTES_PER_LOGIT = 4096, 32 << 30, 64
+"""On a GPU: tokens whose logits are held at a time, because every chunk reads and writes the head's gradient. At most one logit
+for so many bytes beyond a small GPU's memory."""
 
 TokenLoss = Callable[[Tensor, slice], Tensor]
 """Computes the loss of each token, (n,), from log-probabilities, (n,), and the slice of these tokens among all tokens.
@@ -327,5 +331,18 @@ def _columns(tensor_N: Tensor) -> Tensor:
 
 
 def _chunks(hidden_ND: Tensor, weight_VD: Tensor, chunk: int | None) -> Iterator[slice]:
-    size = chunk or max(1, CHUNK_ELEMENTS // len(weight_VD))
+    memory = _memory_of(hidden_ND.device) if hidden_ND.is_cuda else None
+    size = chunk or max(1, chunk_elements(len(weight_VD), memory) // len(weight_VD))
     return (slice(start, start + size) for start in range(0, len(hidden_ND), size))
+
+
+def chunk_elements(vocabulary: int, memory: int | None) -> int:
+    """Return the number of logits to hold at a time. `memory`: bytes of the GPU; None for a CPU."""
+    if memory is None:
+        return CHUNK_ELEMENTS
+    return max(CHUNK_ELEMENTS, min(GPU_ROWS * vocabulary, (memory - SMALL_GPU) // BYTES_PER_LOGIT))
+
+
+@cache
+def _memory_of(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[1]

@@ -6,7 +6,7 @@ handles text. Many requests may run at once, and each may start and end while ot
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,4 +100,13 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Stop the engine and everything it started. The engine is not used afterwards."""
+        ...
+
+
+@runtime_checkable
+class SleepingEngine(Protocol):
+    """An engine that can free its memory on the GPU."""
+
+    async def sleep(self) -> None:
+        """Free the memory until the next `refresh`. Only called while no request runs."""
         ...

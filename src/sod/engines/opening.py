@@ -90,6 +90,8 @@ async def _hf(setup: EngineSetup) -> Engine:
 async def _vllm(setup: EngineSetup) -> Engine:
     from sod.engines.vllm import VLLMEngine
 
+    if setup.options.sleep and setup.model.device.type != "cuda":
+        raise OptionError("engine.sleep frees memory of a GPU, but the model is on a CPU. Leave it out.")
     return await VLLMEngine.open(
         setup.model,
         context=setup.context,
@@ -97,6 +99,8 @@ async def _vllm(setup: EngineSetup) -> Engine:
         temperature=setup.rollout.temperature,
         top_p=setup.rollout.top_p,
         exchange=setup.options.exchange,
+        sleeps=setup.options.sleep,
+        options={} if setup.options.kv_dtype == "auto" else {"kv_cache_dtype": setup.options.kv_dtype},
     )
 
 

@@ -19,7 +19,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -243,19 +243,23 @@ class VLLMEngine(VLLM):
         top_p: float = 1.0,
         seconds: float = 600.0,
         exchange: Path | None = None,
+        sleeps: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> Self:
         """Start vLLM in the event loop that will use it, send the weights and verify them.
 
         Sequences may have `context` tokens. vLLM takes `memory_share` of the device's memory and must be ready within
-        `seconds`. `options` are further arguments of its engine, such as `{"tensor_parallel_size": 2}`. Raises OptionError
-        if vLLM is missing or does not start, TrainingError if its log-probabilities differ from the policy's.
+        `seconds`. `sleeps`: it can free its memory (`sleep`). `options` are further arguments of its engine, such as
+        `{"tensor_parallel_size": 2}`. Raises OptionError if vLLM is missing or does not start, TrainingError if its
+        log-probabilities differ from the policy's.
         """
         engine = cls(model, temperature=temperature, top_p=top_p, exchange=exchange)
         engine._context = context
         arguments = {"max_model_len": context, "gpu_memory_utilization": memory_share} | dict(options or {})
+        arguments |= {"enable_sleep_mode": True} if sleeps else {}
         try:
-            engine._start(arguments, seconds)
+            with _without_expandable_segments() if sleeps else nullcontext():
+                engine._start(arguments, seconds)
             await engine.refresh()
         except BaseException as error:
             await engine.close()
@@ -270,6 +274,7 @@ class VLLMEngine(VLLM):
         super().__init__(model, temperature=temperature, top_p=top_p, exchange=exchange)
         self._numbers = itertools.count()
         self._llm: Any = None
+        self._is_asleep = False
         self._end = ExitStack()
 
     def _start(self, arguments: dict[str, Any], seconds: float) -> None:
@@ -308,6 +313,21 @@ class VLLMEngine(VLLM):
             raise OptionError(f"vLLM does not start{late}: {error} Its output:\n{self._output()}") from error
         self._end.callback(self._llm.shutdown)
         logging.getLogger("vllm").setLevel(logging.ERROR)  # in this process; the child's output goes to the file
+
+    async def sleep(self) -> None:
+        """Free vLLM's memory on the GPU: weights move to CPU memory, keys and values are dropped (its level 1)."""
+        with self._failures():
+            await self._llm.sleep(level=1)
+        self._is_asleep = True
+
+    async def refresh(self) -> None:
+        """Wake vLLM if it sleeps, send the policy's weights, and verify that it samples with them. Raises TrainingError."""
+        if self._is_asleep:
+            torch.cuda.empty_cache()  # learning has freed this memory, but this process still holds it
+            with self._failures():
+                await self._llm.wake_up()
+            self._is_asleep = False
+        await super().refresh()
 
     async def call(self, method: str, *arguments: str) -> None:
         with self._failures():
@@ -352,6 +372,23 @@ class VLLMEngine(VLLM):
         text = self._log.read_text(encoding="utf-8", errors="replace")
         errors = dict.fromkeys(re.findall(r"\w+Error: .+", text))
         return "\n".join([*errors, "...", text[-SHOWN_CHARACTERS:]])
+
+
+@contextmanager
+def _without_expandable_segments() -> Iterator[None]:
+    """Start children without PyTorch's expandable segments, which vLLM's memory pool for sleep excludes.
+
+    vLLM switches them off itself only under the variable's older name, PYTORCH_CUDA_ALLOC_CONF.
+    """
+    name = "PYTORCH_ALLOC_CONF"
+    kept = os.environ.get(name)
+    if kept is not None:
+        os.environ[name] = ",".join(part for part in kept.split(",") if not part.startswith("expandable_segments"))
+    try:
+        yield
+    finally:
+        if kept is not None:
+            os.environ[name] = kept
 
 
 @contextmanager

@@ -88,6 +88,14 @@ def of_training(options: TrainOptions, processes: int) -> Refusals:
             "log-probability of the sampled token."
         )
     yield from _of_problems(options)
+    yield from _of_ahead(options)
+    if options.engine.kv_dtype == "fp8" and options.learn.correction == "none":
+        yield (
+            "engine.kv_dtype = fp8 changes the probabilities that vLLM samples with, which learn.correction = none does not "
+            "correct. Set learn.correction to truncated, masked or icepop, or leave engine.kv_dtype out."
+        )
+    if options.engine.sleep and options.network.device == "cpu":
+        yield "engine.sleep frees memory of a GPU, but network.device is cpu. Leave it out."
     yield from _of_loss(options.learn)
     yield from of_held_out(options.validate)
     for name in options.stop_on:
@@ -227,6 +235,16 @@ def of_engine(options: EngineOptions, rollout: SamplingOptions, *, trains: bool)
         )
     elif engine.package is not None and (refusal := wrong_vllm()):
         yield refusal
+    for name, is_given in (("kv_dtype", options.kv_dtype != "auto"), ("sleep", options.sleep)):
+        if is_given and options.name != "vllm":
+            yield (
+                f"engine.{name} is for vLLM in this process, but engine.name = {options.name}. Leave it out"
+                + (
+                    ", and start the server with --kv-cache-dtype fp8."
+                    if engine.is_remote and name == "kv_dtype"
+                    else "."
+                )
+            )
     if engine.exchanges_weights and rollout.temperature < 0.01:
         yield (
             f"rollout.temperature = {rollout.temperature:g} is too low for vLLM, which would sample at 0.01 instead. Set it to "
@@ -336,6 +354,29 @@ def _of_problems(options: TrainOptions) -> Refusals:
         yield (
             f"rollout.resample replaces problems on which the reward has no contrast, but algorithm.name = "
             f"{options.algorithm.name} does not use the reward. Leave one of the two out."
+        )
+
+
+def _of_ahead(options: TrainOptions) -> Refusals:
+    """Check that a batch sampled ahead has an engine with earlier weights, and a correction for them."""
+    if options.rollout.ahead == 0:
+        return
+    if not ENGINES[options.engine.name].exchanges_weights:
+        yield (
+            f"rollout.ahead = 1 samples while the student learns, but engine.name = {options.engine.name} samples with the "
+            "weights that are learning. Use --engine.name vllm or vllm_server, or leave --rollout.ahead out."
+        )
+    if options.engine.sleep:
+        yield "rollout.ahead = 1 samples while the student learns, and engine.sleep does not. Leave one of the two out."
+    if options.learn.correction == "none":
+        yield (
+            "rollout.ahead = 1 samples with weights that are one update old, which learn.correction = none does not correct. Set "
+            "learn.correction to truncated, masked or icepop, or leave --rollout.ahead out."
+        )
+    if options.score.student == "sampler":
+        yield (
+            "rollout.ahead = 1 needs the log-probabilities of the present weights, but score.student = sampler takes those of "
+            "the weights that sampled. Use score.student = recompute."
         )
 
 

@@ -19,7 +19,9 @@ ITEMSIZE = {"float32": 4, "bfloat16": 2}
 MOMENTS = {"adamw": 8, "adamw_8bit": 2}
 """Bytes of AdamW's two moments per parameter."""
 CHUNK_ELEMENTS = 1 << 26
-"""Largest number of logits at a time. Copied from `sod.core.logprobs`, which needs torch."""
+"""Largest number of logits at a time on a CPU. Copied from `sod.core.logprobs`, which needs torch; so are the next three."""
+GPU_ROWS, SMALL_GPU, BYTES_PER_LOGIT = 4096, 32 << 30, 64
+"""On a GPU: tokens whose logits are held at a time, and the bytes beyond a small GPU's memory for each logit."""
 SERVED_TOKENS = 8192
 """Assumed number of tokens per pass of vLLM (its max_num_batched_tokens)."""
 SERVED_SEQUENCES = 256
@@ -174,22 +176,27 @@ def checkpoint_bytes(shape: AnyShape, itemsize: int, learn: OptimiserOptions) ->
     return itemsize * shape.parameters + sum(state.values()) - state["gradients"]
 
 
-def learning_bytes(shape: AnyShape, tokens: int, itemsize: int, learn: OptimiserOptions) -> int:
-    """Return the peak of training in addition to what it keeps: in a pass over `tokens` tokens or in an optimiser step."""
+def learning_bytes(shape: AnyShape, tokens: int, itemsize: int, learn: OptimiserOptions, gpu: int | None = None) -> int:
+    """Return the peak of training in addition to what it keeps: in a pass over `tokens` tokens or in an optimiser step.
+
+    `gpu`: bytes of the GPU's memory; None for a CPU.
+    """
     return max(
-        _pass_bytes(shape, tokens, itemsize, learn),
+        _pass_bytes(shape, tokens, itemsize, learn, gpu),
         0 if learn.lora_rank else itemsize * shape.embedding,  # the embedding's gradient, after the pass
         _stepping_bytes(shape, itemsize, learn),
     )
 
 
-def _pass_bytes(shape: AnyShape, tokens: int, itemsize: int, learn: OptimiserOptions, gradients: int = 0) -> int:
+def _pass_bytes(
+    shape: AnyShape, tokens: int, itemsize: int, learn: OptimiserOptions, gpu: int | None, gradients: int = 0
+) -> int:
     """Return what a pass keeps + max(loss, one layer's backward pass).
 
     `gradients`: bytes of unsharded gradients during a layer's backward pass that are counted nowhere else.
     """
     kept, backward = shape.held_bytes(tokens, itemsize, learn)
-    loss = loss_bytes(shape, tokens, itemsize, learnt=not learn.lora_rank)
+    loss = loss_bytes(shape, tokens, itemsize, learnt=not learn.lora_rank, gpu=gpu)
     return kept + max(backward + gradients, loss)
 
 
@@ -210,9 +217,12 @@ def activation_bytes(shape: Shape, itemsize: int, rank: int = 0) -> int:
     return norms + attended + gated + inputs * itemsize + 4 * rank * len(shape.projections)
 
 
-def loss_bytes(shape: AnyShape, tokens: int, itemsize: int, *, learnt: bool) -> int:
+def loss_bytes(shape: AnyShape, tokens: int, itemsize: int, *, learnt: bool, gpu: int | None = None) -> int:
     """Return the bytes of `sod.core.token_loss`: logits of a chunk, hidden states, and the gradient of a trained head."""
-    logits = min(tokens, max(1, CHUNK_ELEMENTS // shape.vocabulary)) * shape.vocabulary
+    elements = CHUNK_ELEMENTS
+    if gpu is not None:
+        elements = max(elements, min(GPU_ROWS * shape.vocabulary, (gpu - SMALL_GPU) // BYTES_PER_LOGIT))
+    logits = min(tokens, max(1, elements // shape.vocabulary)) * shape.vocabulary
     narrow = itemsize if itemsize < 4 else 0
     gradient = (4 + narrow) * shape.embedding if learnt else 0
     return logits * (8 + narrow) + gradient + 2 * tokens * shape.width * itemsize
@@ -251,7 +261,9 @@ def gathered_bytes(shape: AnyShape, itemsize: int) -> int:
     return itemsize * (shape.outside + 2 * shape.layer)
 
 
-def sharded_learning_bytes(shape: AnyShape, tokens: int, itemsize: int, learn: OptimiserOptions, processes: int) -> int:
+def sharded_learning_bytes(
+    shape: AnyShape, tokens: int, itemsize: int, learn: OptimiserOptions, processes: int, gpu: int | None = None
+) -> int:
     """Return `learning_bytes` for each of several processes.
 
     A gradient is computed in the network's type and reduced in float32: a layer's gradient as soon as it is computed, those
@@ -259,7 +271,7 @@ def sharded_learning_bytes(shape: AnyShape, tokens: int, itemsize: int, learn: O
     """
     layer = (itemsize + 4) * shape.layer + itemsize * shape.embedding  # the head's gradient exists since the loss
     last = (itemsize + 4) * shape.outside + (itemsize * shape.embedding if shape.tied else 0)
-    whole = max(_pass_bytes(shape, tokens, itemsize, learn, gradients=layer), last)
+    whole = max(_pass_bytes(shape, tokens, itemsize, learn, gpu, gradients=layer), last)
     roots = share(4 * shape.parameters, processes)
     return max(gathered_bytes(shape, itemsize) + whole, roots)
 
@@ -283,9 +295,9 @@ def exchanged_bytes(shape: AnyShape, itemsize: int, processes: int) -> Parts:
 # Scoring and sampling
 
 
-def scoring_bytes(shape: AnyShape, tokens: int, itemsize: int) -> int:
+def scoring_bytes(shape: AnyShape, tokens: int, itemsize: int, gpu: int | None = None) -> int:
     """Return the bytes of a forward pass without gradients, and of the logits of a chunk."""
-    return shape.read_bytes(tokens, itemsize) + loss_bytes(shape, tokens, itemsize, learnt=False)
+    return shape.read_bytes(tokens, itemsize) + loss_bytes(shape, tokens, itemsize, learnt=False, gpu=gpu)
 
 
 def cache_bytes(shape: Shape, itemsize: int) -> int:
@@ -318,7 +330,7 @@ def memory_of_fine_tuning(
     row = min(options.max_tokens, longest_row or options.max_tokens)
     tokens = min(max(options.learn.microbatch_tokens, row), options.batch * row)
     itemsize = ITEMSIZE[type_of(options.network)]
-    moment = {_learning_moment(tokens): _learning_bytes(shape, tokens, itemsize, options.learn, processes)}
+    moment = {_learning_moment(tokens): _learning_bytes(shape, tokens, itemsize, options.learn, processes, gpu)}
     learner = _learner(shape, itemsize, options.learn, processes)
     if processes > 1 and gpu:
         return {"learner": learner, "peak": moment}
@@ -340,7 +352,7 @@ def memory_of_training(
     """
     tokens = max(options.learn.microbatch_tokens, longest(options.rollout))
     dtype, itemsize = type_of(options.network), ITEMSIZE[type_of(options.network)]
-    moments = {_learning_moment(tokens): _learning_bytes(student, tokens, itemsize, options.learn, processes)}
+    moments = {_learning_moment(tokens): _learning_bytes(student, tokens, itemsize, options.learn, processes, gpu)}
     memory: Memory = {
         "student": _whole("student", dtype, student),
         "learner": _learner(student, itemsize, options.learn, processes),
@@ -352,10 +364,22 @@ def memory_of_training(
         if averaged and ITEMSIZE[type_of(options.network.for_teacher(options.score))] < 4:
             memory["teacher"]["the teacher's average, float32"] = 4 * teachers[0].parameters
     if loads_reference(options):
-        memory["reference"], moments["the initial weights' scoring"] = _referring(options, student, tokens)
+        memory["reference"], moments["the initial weights' scoring"] = _referring(options, student, tokens, gpu)
     memory["sampler"] = _sampling(options, student, gpu)
+    if options.engine.sleep and gpu is not None:
+        moments = _awake_or_asleep(
+            moments, scoring_bytes(student, tokens, itemsize, gpu), round(options.engine.memory_share * gpu)
+        )
     memory["peak"] = {", ".join(moments): max(moments.values())}
     return memory
+
+
+def _awake_or_asleep(moments: Parts, scoring: int, held: int) -> Parts:
+    """Return the peaks beside vLLM's memory if it sleeps in learning: what learning needs beyond the memory that it frees."""
+    learning, *others = moments
+    freed = max(0, held - SERVED_FIXED)  # graphs and what PyTorch does not manage stay
+    beyond = {f"{learning}, beyond what vLLM frees": max(0, moments[learning] - freed)}
+    return beyond | {name: moments[name] for name in others} | {"the student's scoring": scoring}
 
 
 def loads_reference(options: TrainOptions) -> bool:
@@ -388,8 +412,13 @@ def sampling_bytes(options: TrainOptions | EvalOptions, shape: AnyShape) -> tupl
     """Return the bytes of the weights (for an engine with a copy of its own), and of the longest trajectory's keys and values."""
     itemsize = ITEMSIZE[type_of(options.network)]
     rollout = options.rollout
-    trajectory = shape.trajectory_bytes(longest(rollout), rollout.max_prompt_tokens, itemsize)
+    trajectory = shape.trajectory_bytes(longest(rollout), rollout.max_prompt_tokens, itemsize_of_keys(options))
     return itemsize * shape.parameters, trajectory
+
+
+def itemsize_of_keys(options: TrainOptions | EvalOptions) -> int:
+    """Return the bytes of a number of the sampler's keys and values."""
+    return 1 if options.engine.kv_dtype == "fp8" else ITEMSIZE[type_of(options.network)]
 
 
 def vllm_bytes(shape: AnyShape, itemsize: int) -> int:
@@ -439,10 +468,12 @@ def _learner(shape: AnyShape, itemsize: int, learn: OptimiserOptions, processes:
     return optimiser_bytes(shape, itemsize, learn) if processes == 1 else sharded_bytes(shape, processes)
 
 
-def _learning_bytes(shape: AnyShape, tokens: int, itemsize: int, learn: OptimiserOptions, processes: int) -> int:
+def _learning_bytes(
+    shape: AnyShape, tokens: int, itemsize: int, learn: OptimiserOptions, processes: int, gpu: int | None
+) -> int:
     if processes == 1:
-        return learning_bytes(shape, tokens, itemsize, learn)
-    return sharded_learning_bytes(shape, tokens, itemsize, learn, processes)
+        return learning_bytes(shape, tokens, itemsize, learn, gpu)
+    return sharded_learning_bytes(shape, tokens, itemsize, learn, processes, gpu)
 
 
 def _learning_moment(tokens: int) -> str:
@@ -454,7 +485,7 @@ def _teaching(
 ) -> tuple[Parts, int]:
     """Return the memory that a local teacher keeps, and its peak while it scores. On a CPU, offloading changes nothing."""
     dtype = type_of(options.network.for_teacher(options.score))
-    weights, moment = ITEMSIZE[dtype] * teacher.parameters, scoring_bytes(teacher, tokens, ITEMSIZE[dtype])
+    weights, moment = ITEMSIZE[dtype] * teacher.parameters, scoring_bytes(teacher, tokens, ITEMSIZE[dtype], gpu)
     if options.score.offload_teacher and gpu is not None:
         return {}, moment + weights
     if options.score.shard_teacher and processes > 1:
@@ -463,10 +494,10 @@ def _teaching(
     return {f"teacher, {dtype}": weights}, moment
 
 
-def _referring(options: TrainOptions, student: AnyShape, tokens: int) -> tuple[Parts, int]:
+def _referring(options: TrainOptions, student: AnyShape, tokens: int, gpu: int | None) -> tuple[Parts, int]:
     """Return the memory that the initial weights take in each process, and their peak while they score."""
     dtype, itemsize = type_of(options.network), ITEMSIZE[type_of(options.network)]
-    weights, moment = itemsize * student.parameters, scoring_bytes(student, tokens, itemsize)
+    weights, moment = itemsize * student.parameters, scoring_bytes(student, tokens, itemsize, gpu)
     return ({}, moment + weights) if options.score.offload_teacher else ({f"initial weights, {dtype}": weights}, moment)
 
 

@@ -15,6 +15,7 @@ from sod.planning.memory import (
     cache_bytes,
     exchanged_bytes,
     forward_operations,
+    itemsize_of_keys,
     longest,
     room_of_vllm,
     slots_of_hf,
@@ -58,13 +59,11 @@ def seconds_of_update(
     score += _teaching(options, teacher, tokens, length, device, processes, sample)
     again = forward_operations(student, tokens, 0 if learn.keep_attention else length) if learn.checkpointing else 0
     learning = forward * (2 if learn.lora_rank else 3) + again
+    learning /= rate * LEARNING_SHARE * processes
+    if options.rollout.ahead and ENGINES[options.engine.name].is_remote:  # on GPUs of its own
+        sample = max(0.0, sample - score - learning)
     exchange = _exchange(options, student, tokens, device, processes)
-    return {
-        "sample": sample,
-        "score": score,
-        "learn": learning / (rate * LEARNING_SHARE * processes),
-        "exchange": exchange,
-    }
+    return {"sample": sample, "score": score, "learn": learning, "exchange": exchange}
 
 
 def _sampling(options: TrainOptions, shape: Shape, device: Device, processes: int) -> float:
@@ -72,7 +71,7 @@ def _sampling(options: TrainOptions, shape: Shape, device: Device, processes: in
     assert device.peak is not None
     assert device.bandwidth is not None
     rollout, itemsize = options.rollout, ITEMSIZE[type_of(options.network)]
-    token = cache_bytes(shape, itemsize)
+    token = cache_bytes(shape, itemsize_of_keys(options))
     response = LIKELY_SHARE * rollout.max_tokens
     held = LIKELY_SHARE * rollout.max_prompt_tokens + response / 2
     samplers = 1 if ENGINES[options.engine.name].is_remote else processes
@@ -121,6 +120,8 @@ def _exchange(options: TrainOptions, student: Shape, tokens: float, device: Devi
     """Return the seconds of weights and gradients between processes, and of the new weights to the engine."""
     itemsize = ITEMSIZE[type_of(options.network)]
     engine = 2 * itemsize * student.parameters / EXCHANGE if ENGINES[options.engine.name].exchanges_weights else 0.0
+    if options.engine.sleep:
+        engine += 2 * itemsize * student.parameters / (PCIE * 1e9)  # to CPU memory and back
     if processes == 1:
         return engine
     received = exchanged_bytes(student, itemsize, processes)
@@ -129,17 +130,22 @@ def _exchange(options: TrainOptions, student: Shape, tokens: float, device: Devi
     return engine + (update + passes * sum(received.values())) / (device.link * 1e9)
 
 
-def compared(estimated: Seconds, measured: Mapping[str, float], left: int) -> str:
-    """Return a line with the estimate beside the measured seconds of an update, and the time of the updates that are left."""
+def compared(estimated: Seconds | None, measured: Mapping[str, float], left: int) -> str:
+    """Return a line with the measured seconds of an update, beside the estimate if there is one, and the time that is left."""
     facts = {
         "sample": measured["seconds/sample"] - measured["seconds/score"],
         "score": measured["seconds/score"],
         "learn": measured["seconds/learn"],
         "exchange": measured["seconds/sync"],
     }
-    parts = ", ".join(f"{name} {as_time(estimated[name])} -> {as_time(max(0.0, fact))}" for name, fact in facts.items())
+    facts = {name: max(0.0, fact) for name, fact in facts.items()}
     whole = sum(facts.values())
+    rest = f"{as_time(whole * left)} for the {left:,} updates that are left"
+    if estimated is None:
+        parts = ", ".join(f"{name} {as_time(fact)}" for name, fact in facts.items())
+        return f"seconds of an update, measured: {parts}; in all {as_time(whole)}; {rest}"
+    parts = ", ".join(f"{name} {as_time(estimated[name])} -> {as_time(fact)}" for name, fact in facts.items())
     return (
         f"seconds of an update, estimated -> measured: {parts}; in all {as_time(sum(estimated.values()))} -> {as_time(whole)}; "
-        f"{as_time(whole * left)} for the {left:,} updates that are left"
+        f"{rest}"
     )

@@ -24,6 +24,7 @@ from sod.credit.history import RuleHistory
 from sod.credit.systems import traits
 from sod.datasets.asking import load_asked, unasked
 from sod.datasets.order import ProblemOrder
+from sod.engines import SleepingEngine
 from sod.engines.choice import with_engine
 from sod.engines.opening import open_engine
 from sod.errors import AlarmError, OptionError, TrainingError
@@ -56,6 +57,7 @@ from sod.teachers.opening import has_same_tokens, open_teacher, open_teachers, t
 from sod.teachers.privileged import PrivilegedTeacher
 from sod.teachers.reference import Reference, open_reference
 from sod.trackers.sending import Tracking, tracked
+from sod.training.ahead import Ahead
 from sod.training.problems import problem_order, teacher_rates
 from sod.types import Group, Problem
 from sod.validation.solving import HeldOut, Validator
@@ -91,6 +93,8 @@ def train(options: TrainOptions) -> Run:
         echo(EXPLAINED)
         if session.validator:
             session.validator.course.on_validation = tracking.log_validation
+        if estimated := estimate(options, ranks.count):
+            display.expect(sum(estimated.values()))
         if console.is_terminal:
             echo(f"in another terminal: sod watch {shlex.quote(str(options.out))}")
         for update in range(session.done, options.updates):
@@ -99,6 +103,8 @@ def train(options: TrainOptions) -> Run:
             clock = Clock()
             with clock.time("sample"), display.phase("sample", session.attempts), device_errors(SAMPLES, SAMPLING):
                 groups, batch = session.sample(update, display)
+            with clock.time("sync"):
+                session.prepare_learning(update)
             credited = give_credit(session.rules.add_to(batch, update, options.updates), options.algorithm)
             session.rules.learn(credited, groups)
             corrected, weights = with_correction(credited, options.learn, options.engine)
@@ -106,13 +112,13 @@ def train(options: TrainOptions) -> Run:
             with clock.time("learn"), display.phase("learn", 1), device_errors("learning", LEARNING):
                 learnt = session.learn(update, corrected) | weights
             with clock.time("sync"):
-                session.refresh()
+                session.refresh(update + 1)
 
             report = session.record(update, groups, credited, learnt, clock)
             tracking.log(update + 1, report)
             display.done(_line(update + 1, options.updates, report, display.room))
             # The second update is compared, because the first one also warms up.
-            if update == session.done + 1 and (estimated := estimate(options, ranks.count)):
+            if update == session.done + 1:
                 echo(compared(estimated, report, options.updates - update - 1))
             stopping = session.report_alarms(update + 1, tracking)
             if (update + 1) % options.save_every == 0 or update + 1 == options.updates or stopping:
@@ -138,9 +144,9 @@ class Clock:
         take_peak_mb()
         start = time.perf_counter()
         yield
-        self.seconds[name] = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
         if (peak := take_peak_mb()) is not None:
-            self.peak_mb[name] = peak
+            self.peak_mb[name] = max(peak, self.peak_mb.get(name, 0.0))
 
 
 @dataclass
@@ -172,6 +178,12 @@ class TrainingSession:
     """Names of the alarms that have been reported."""
     saved: int = -1
     """Number of updates in the newest checkpoint; -1 without one."""
+    synced: int = 0
+    """Number of updates of the engine's weights."""
+    ahead: Ahead | None = None
+    """The next update's batch, while it is sampled ahead."""
+    age: int = 0
+    """Number of updates by which the weights that sampled the latest batch were behind."""
     probe: dict[str, float] = field(default_factory=dict)
     """How many problems teacher and student solved before training (`score.probe_problems`)."""
 
@@ -222,7 +234,7 @@ class TrainingSession:
                     probe = TeacherProbe(options, harness, loop, ranks).metrics(
                         run, files | contents, agent, teacher, problems
                     )
-                    yield cls(
+                    session = cls(
                         options=options,
                         ranks=ranks,
                         run=run,
@@ -238,8 +250,14 @@ class TrainingSession:
                         done=done,
                         history=history,
                         saved=done if folder else -1,
+                        synced=done,
                         probe=probe,
                     )
+                    try:
+                        yield session
+                    finally:
+                        if session.ahead:
+                            loop.run(session.ahead.stop())
 
     @property
     def attempts(self) -> int:
@@ -247,7 +265,7 @@ class TrainingSession:
         return len(self.ranks.share(range(self.options.rollout.problems))) * self.options.rollout.group
 
     def sample(self, update: int, display: Display) -> tuple[list[Group], ScoredBatch]:
-        """Sample an update's trajectories, and score each group as soon as it is complete.
+        """Sample an update's trajectories, and score each group as soon as it is complete. Takes the batch sampled ahead.
 
         Each process samples its share of the problems. Every process returns the same: all groups, and the batch of those to
         learn from (`sod.rollout.contrast`).
@@ -258,9 +276,11 @@ class TrainingSession:
         alike: dict[str, bool] = {}
         began = time.monotonic()
         problems, order = self.order.batch(options.problems)
+        ahead, self.age = self.ahead, 0 if self.ahead is None else update - self.ahead.weights
         while problems:
             share = self.ranks.share(problems)
-            groups = self._unless_ended(update, self._rollout(update, began, share, scored, display))
+            groups = self._unless_ended(update, self._rollout(update, began, share, scored, display, ahead))
+            ahead = self.ahead = None
             mine |= {group.problem.id: group for group in groups}
             flags = self.ranks.union({group.problem.id: group.is_alike for group in groups})
             alike |= {problem.id: flags[problem.id] for problem in problems}
@@ -279,6 +299,11 @@ class TrainingSession:
         batch = join([batch_of[id] for id in ids])
         self.order = order
         gap = metrics.of_sampler(batch).get("sampler/gap_mean", 0.0)
+        if gap > MAX_SAMPLER_GAP and self.age:
+            raise TrainingError(
+                f"The update changed the log-probabilities of the batch sampled ahead by {gap:.2f} nats per token, too much to "
+                "correct. Lower learn.lr, or start a new run with rollout.ahead = 0."
+            )
         if gap > MAX_SAMPLER_GAP:
             raise TrainingError(
                 f"The sampler's log-probabilities differ from a full forward pass of the same weights by {gap:.2f} nats per "
@@ -295,7 +320,13 @@ class TrainingSession:
         return learnt
 
     def _rollout(
-        self, update: int, began: float, problems: Sequence[Problem], scored: dict[str, ScoredBatch], display: Display
+        self,
+        update: int,
+        began: float,
+        problems: Sequence[Problem],
+        scored: dict[str, ScoredBatch],
+        display: Display,
+        ahead: Ahead | None,
     ) -> Coroutine[Any, Any, list[Group]]:
         """Return the attempts at these problems, still to be awaited. Adds scores to `scored`, unless a group may be replaced."""
 
@@ -303,6 +334,8 @@ class TrainingSession:
             if self.options.rollout.resample == 1 or not group.is_alike:
                 await self._score([group], scored)
 
+        if ahead is not None:
+            return ahead.finish(lambda _: display.advance(), score)
         return rollout(
             self.agent,
             problems,
@@ -346,6 +379,9 @@ class TrainingSession:
         course = validator.course
         if course.is_due(update, self.options.updates):
             started = time.monotonic()
+            if self.ahead is not None:
+                self._unless_ended(update, self.ahead.wait())
+                self.refresh(update)
             with display.phase("validate", validator.attempts):
                 work, counts = validator.sample(display.advance)
                 self._unless_ended(update, work)
@@ -373,8 +409,33 @@ class TrainingSession:
             if self.teacher:
                 self.teacher.save(folder)
 
-    def refresh(self) -> None:
-        self.loop.run(self.agent.engine.refresh())
+    def refresh(self, update: int) -> None:
+        """Send the engine the weights after `update` updates, unless it has them or samples ahead with earlier ones."""
+        if update > self.synced and not (self.ahead is not None and self.ahead.is_running):
+            self.loop.run(self.agent.engine.refresh())
+            self.synced = update
+
+    def prepare_learning(self, update: int) -> None:
+        """Let the engine sleep, or begin to sample the next batch with the weights that are about to learn.
+
+        The position in the order of problems stays behind this batch, so a checkpoint describes what has been learnt.
+        """
+        options, engine = self.options.rollout, self.agent.engine
+        if self.options.engine.sleep:
+            assert isinstance(engine, SleepingEngine), f"{self.options.engine.name} does not sleep"
+            self.loop.run(engine.sleep())
+        if options.ahead == 0 or update + 1 == self.options.updates:
+            return
+        self.refresh(update)
+        problems, _ = self.order.batch(options.problems)
+        start = Ahead.start(
+            self.agent,
+            self.ranks.share(problems),
+            seed=self.options.seed,
+            update=update + 1,
+            weights=self.synced,
+        )
+        self.ahead = self.loop.run(start)
 
     def record(
         self, update: int, groups: Sequence[Group], batch: CreditedBatch, learnt: dict[str, float], clock: Clock
@@ -411,6 +472,8 @@ class TrainingSession:
 
     def _of_rollout(self, groups: Sequence[Group], batch: CreditedBatch) -> dict[str, float]:
         epochs = {"rollout/epochs": self.order.epochs}
+        if self.options.rollout.ahead:
+            epochs["rollout/age"] = float(self.age)
         advantage = self.options.algorithm.advantage
         if self.options.rollout.resample == 1:
             return metrics.of_rollout(groups, advantage) | epochs
