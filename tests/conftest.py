@@ -5,7 +5,8 @@ Nothing heavy is imported before a fixture needs it: the process that hands out 
 
 import json
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +123,16 @@ def random_model() -> "Callable[..., Qwen3ForCausalLM]":
             return Qwen3ForCausalLM(config).eval().to(dtype)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def warm_commands() -> Iterator[None]:
+    """Start warm what the project itself starts as `sys.executable -m ...`: `tests/warm.py`."""
+    from warm import warm_python
+
+    with warm_python() as python, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(python))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from sod.evaluation.results import read_evaluation
 from sod.lab import settings
 from sod.lab.presets import Setting
 
+pytestmark = pytest.mark.usefixtures("warm_commands")
 Compare = Callable[..., Path]
 
 
