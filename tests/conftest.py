@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 show_logs()  # as a command does
 
 LONGEST = (
-    "ranks", "benchmarks", "evaluate", "families", "loops", "lora", "examples", "export", "compare", "sandbox_fusion", "cli",
-    "evaluate_served", "rewards_code", "rewards_math", "docs", "sandbox_local", "lab", "report_browser", "policy",
-    "adapters_verl",
+    "ranks", "benchmarks", "examples", "evaluate", "families", "loops", "lora", "export", "compare", "sandbox_fusion", "cli",
+    "diagnose", "evaluate_served", "rewards_code", "rewards_math", "docs", "lab", "report_browser", "policy", "adapters_verl",
 )  # fmt: skip
 """Files of tests that take longest, in this order. They start first, so that no processor waits for one at the end."""
 
