@@ -4,7 +4,7 @@ Starting Python and importing these takes several seconds of a processor; a fork
 other: it has its own environment, folder, output, signals and exit status. A test about the start itself, or about a variable
 that a package reads when it is imported, uses `subprocess` instead.
 
-`warm_python` does the same for code that starts `sys.executable -m MODULE` itself: `sod compare`, `sod run`, torchrun, Jupyter.
+`warm_python` does the same for code that starts `sys.executable -m MODULE` itself: `sod compare`, `sod run`, torchrun.
 """
 
 import json
