@@ -5,7 +5,8 @@ Nothing heavy is imported before a fixture needs it: the process that hands out 
 
 import json
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
 show_logs()  # as a command does
 
 LONGEST = (
-    "ranks", "benchmarks", "evaluate", "families", "loops", "lora", "examples", "export", "compare", "sandbox_fusion", "cli",
-    "evaluate_served", "rewards_code", "rewards_math", "docs", "sandbox_local", "lab", "report_browser", "policy",
-    "adapters_verl",
+    "ranks", "benchmarks", "examples", "evaluate", "families", "loops", "lora", "export", "compare", "sandbox_fusion", "cli",
+    "diagnose", "evaluate_served", "rewards_code", "rewards_math", "docs", "lab", "report_browser", "policy", "adapters_verl",
 )  # fmt: skip
 """Files of tests that take longest, in this order. They start first, so that no processor waits for one at the end."""
 
@@ -122,6 +122,16 @@ def random_model() -> "Callable[..., Qwen3ForCausalLM]":
             return Qwen3ForCausalLM(config).eval().to(dtype)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def warm_commands() -> Iterator[None]:
+    """Start warm what the project itself starts as `sys.executable -m ...`: `tests/warm.py`."""
+    from warm import warm_python
+
+    with warm_python() as python, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(python))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from warm import run_warm
 
+pytestmark = pytest.mark.usefixtures("warm_commands")
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 from measure import within  # noqa: E402

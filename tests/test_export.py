@@ -438,14 +438,7 @@ def test_the_base_model_is_told_where_its_weights_are_known(
 
 def test_the_cards_lines_for_transformers_run(exported: Path) -> None:
     (code,) = blocks(exported, "python")
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=exported.parent,
-        env=os.environ | OFFLINE,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    done = run_warm(["-c", code], cwd=exported.parent)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout) > 1
 

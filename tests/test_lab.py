@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from confining import CONFINABLE
+from one_sandbox import OneSandbox
 from transformers import PreTrainedTokenizerBase
 
 from sod.chat.format import ChatFormat, parse_calls
@@ -46,6 +47,11 @@ from sod.types import Message, Observation, Problem
 
 SLIPPERY = replace(TEACHER_STYLE, slips=1.0)
 CLEAN = replace(STUDENT_STYLE, slips=0.0)
+SANDBOX = OneSandbox(workers=2)
+
+
+def teardown_module() -> None:
+    SANDBOX.close()
 
 
 def tasks(count: int, seed: int = 0) -> list[Task]:
@@ -56,13 +62,12 @@ def tasks(count: int, seed: int = 0) -> list[Task]:
 def interpret(*turns: str) -> list[Observation]:
     """What the lab's interpreter really says to each turn, which makes one call."""
 
-    async def work() -> list[Observation]:
-        async with LocalSandbox(workers=2, unsafe=not CONFINABLE) as sandbox:
-            toolbox = Toolbox([PythonTool(sandbox, ToolOptions.model_validate(settings.TOOL))])
-            answers = await asyncio.gather(*(toolbox.answer(parse_calls(turn)) for turn in turns))
-            return [answer for (answer,) in answers]
+    async def work(sandbox: LocalSandbox) -> list[Observation]:
+        toolbox = Toolbox([PythonTool(sandbox, ToolOptions.model_validate(settings.TOOL))])
+        answers = await asyncio.gather(*(toolbox.answer(parse_calls(turn)) for turn in turns))
+        return [answer for (answer,) in answers]
 
-    return asyncio.run(work())
+    return SANDBOX.run(work)
 
 
 def calls(messages: list[Message]) -> list[int]:

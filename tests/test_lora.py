@@ -1,9 +1,6 @@
 """Low-rank differences: what learns and what does not, who notices, what is handed over, and how a run goes on."""
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +20,7 @@ from transformers import (
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
+from warm import run_warm
 
 from sod.batching import Batch, collate, collate_demonstrations, demonstration_row
 from sod.chat.format import ChatFormat
@@ -426,8 +424,8 @@ folder = Path(sys.argv[1])
 Policy(load_model(folder, ModelOptions(device="cpu")), load_tokenizer(folder), LearnOptions())
 print([name for name in ("peft", "bitsandbytes") if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code, str(untrained)], check=True, capture_output=True, text=True)
-    assert done.stdout == "[]\n"
+    done = run_warm(["-c", code, untrained])
+    assert done.stdout == "[]\n", done.stderr
 
 
 @pytest.mark.parametrize(
@@ -438,14 +436,9 @@ def test_a_missing_package_is_an_error_that_names_the_extra_before_anything_is_w
     untrained: Path, demonstrations: Path, tmp_path: Path, package: str, option: list[str]
 ) -> None:
     (tmp_path / f"{package}.py").write_text(f"raise ImportError('No module named {package}')\n")
-    command = [sys.executable, "-m", "sod", "sft", "--model", str(untrained), "--data", str(demonstrations), *option]
-    ended = subprocess.run(
-        [*command, "--out", str(tmp_path / "run")],
-        check=False,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-    )
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from sod.cli import main; main(sys.argv[1:])"
+    command = ["sft", "--model", untrained, "--data", demonstrations, *option, "--out", tmp_path / "run"]
+    ended = run_warm(["-c", code, *command])
     assert ended.returncode == 2
     assert 'pip install ".[lean]"' in ended.stderr
     assert len(ended.stderr.splitlines()) == 1

@@ -5,9 +5,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from warm import run_warm
 
 import sod
 from sod.errors import SodError
+
+AFRESH = """
+import sys
+for name in [name for name in sys.modules if name.partition(".")[0] == "sod"]:
+    del sys.modules[name]
+"""
+"""Forget this package, so that it is imported anew. PyTorch and Transformers stay imported."""
 
 
 def in_new_process(program: str) -> str:
@@ -34,7 +42,7 @@ def test_train_is_the_function_whatever_was_imported_before(before: str) -> None
         from sod import core, evaluate, train
         print(type(train).__name__, train.__module__, type(evaluate).__name__, type(core).__name__)
     """
-    assert in_new_process(program) == "function sod.training.on_policy function module\n"
+    assert run_warm(["-c", AFRESH + program]).stdout == "function sod.training.on_policy function module\n"
 
 
 def test_every_public_name_exists() -> None:

@@ -17,6 +17,7 @@ from sod.pipeline.running import seconds_of
 from sod.pipeline.stages import ExperimentStage, read_stages
 from sod.runs.directory import Run
 
+pytestmark = pytest.mark.usefixtures("warm_commands")
 ROOT = Path(__file__).parents[1]
 ROLLOUT = "{ problems = 2, group = 2, max_tokens = 60, max_prompt_tokens = 64, max_turn_tokens = 36 }"
 TINY = f"""

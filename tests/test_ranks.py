@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from timings import untimed
-from warm import DEADLINE, launch, ranks, run_warm
+from warm import DEADLINE, launch, ranks, run_warm, warm_python
 
 from sod.batching import balanced_parts
 from sod.config import TrainOptions
@@ -77,9 +77,16 @@ def torchrun(count: int, *arguments: str | Path) -> list[str]:
     return [*start, *map(str, arguments)]
 
 
-def by_torchrun(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    """Run a command in two processes, started cold by the real launcher."""
-    return subprocess.run(torchrun(2, *arguments), capture_output=True, text=True, timeout=DEADLINE)
+@pytest.fixture(scope="module")
+def warm_ranks() -> Iterator[dict[str, str]]:
+    """Environment in which the real launcher starts its processes warm."""
+    with warm_python() as python:
+        yield os.environ | {"PYTHON_EXEC": str(python)}
+
+
+def by_torchrun(*arguments: str | Path, env: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run a command in two processes, started by the real launcher: cold, unless the environment is `warm_ranks`."""
+    return subprocess.run(torchrun(2, *arguments), capture_output=True, text=True, timeout=DEADLINE, env=env)
 
 
 def several(count: int, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
@@ -347,11 +354,11 @@ except SodError as error:
     ],
 )
 def test_when_another_process_fails_the_first_says_so_and_all_end(
-    tmp_path: Path, first: str, second: str, words: str
+    warm_ranks: dict[str, str], tmp_path: Path, first: str, second: str, words: str
 ) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.replace("FIRST", first).replace("SECOND", second))
-    result = by_torchrun(script) if second == "die" else launch(2, [script])
+    result = by_torchrun(script, env=warm_ranks) if second == "die" else launch(2, [script])
     assert result.returncode != 0
     (complaint,) = complaints(result)
     assert words in complaint
@@ -387,11 +394,13 @@ def test_a_disk_that_is_full_is_an_error_and_leaves_nothing_half_written(
 
 
 @pytest.mark.parametrize("second", ["work", "write"])
-def test_when_the_first_process_fails_it_says_so_and_all_end(tmp_path: Path, second: str) -> None:
+def test_when_the_first_process_fails_it_says_so_and_all_end(
+    warm_ranks: dict[str, str], tmp_path: Path, second: str
+) -> None:
     script = tmp_path / "script.py"
     first = "write" if second == "write" else "fail"
     script.write_text(SCRIPT.replace("FIRST", first).replace("SECOND", second))
-    result = by_torchrun(script) if second == "write" else launch(2, [script])
+    result = by_torchrun(script, env=warm_ranks) if second == "write" else launch(2, [script])
     assert result.returncode != 0
     assert complaints(result) == ["error: the file is gone"]
 
@@ -466,11 +475,11 @@ def test_when_another_process_hangs_the_first_says_so_and_ends(tmp_path: Path) -
 
 
 def test_a_run_of_which_a_process_was_killed_goes_on_as_if_nothing_had_happened(
-    alone: Run, recipe: Callable[..., Path], tmp_path: Path
+    alone: Run, warm_ranks: dict[str, str], recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     path = recipe(out, save_every=1, updates=200)
-    with started(path, lambda: list(out.glob("checkpoints/update-0001/manifest.json"))) as run:
+    with started(warm_ranks, path, lambda: list(out.glob("checkpoints/update-0001/manifest.json"))) as run:
         os.kill(second_of(run.pid), signal.SIGKILL)
         _, errors = run.communicate(timeout=DEADLINE)
     assert run.returncode != 0
@@ -483,11 +492,11 @@ def test_a_run_of_which_a_process_was_killed_goes_on_as_if_nothing_had_happened(
 
 
 def test_processes_that_are_told_to_end_save_together_and_go_on_as_if_nothing_had_happened(
-    alone: Run, recipe: Callable[..., Path], tmp_path: Path
+    alone: Run, warm_ranks: dict[str, str], recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     path = recipe(out, save_every=1000, updates=1000)
-    with started(path, lambda: Run(out).metrics()) as run:
+    with started(warm_ranks, path, lambda: Run(out).metrics()) as run:
         run.terminate()
         _, errors = run.communicate(timeout=DEADLINE)
     assert run.returncode != 0
@@ -504,11 +513,10 @@ def test_processes_that_are_told_to_end_save_together_and_go_on_as_if_nothing_ha
 
 
 @contextmanager
-def started(recipe: Path, begun: Callable[[], object]) -> Iterator[subprocess.Popen[str]]:
+def started(env: dict[str, str], recipe: Path, begun: Callable[[], object]) -> Iterator[subprocess.Popen[str]]:
     """`sod train` in two processes, once it has begun; killed at the end if it still runs."""
-    run = subprocess.Popen(
-        torchrun(2, "-m", "sod", "train", recipe), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    command = torchrun(2, "-m", "sod", "train", recipe)
+    run = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         while not begun():
             assert run.poll() is None

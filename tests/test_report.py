@@ -141,6 +141,12 @@ def page(*runs: Path, **options: Any) -> str:
     return (options.get("out") or runs[0] / "report.html").read_text()
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no figure: they take most of a page's time. For pages whose data other tests of this file draw."""
+    monkeypatch.setattr("sod.report.FIGURES", ())
+
+
 def unpack(packed: str) -> Any:
     return json.loads(gzip.decompress(base64.b64decode(packed)))
 
@@ -190,6 +196,7 @@ def figure_names(html: str) -> list[str]:
 # What is shown
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_page_says_what_a_run_is_and_how_it_changed(tmp_path: Path) -> None:
     shown = text(page(write_run(tmp_path / "run")))
     for words in (
@@ -265,6 +272,7 @@ def test_an_alarm_of_another_version_is_shown_by_its_name(tmp_path: Path) -> Non
     assert ALARMS["divergence"].why in shown
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_every_trajectory_is_in_the_page_with_what_it_is_found_by(tmp_path: Path) -> None:
     html = page(write_run(tmp_path / "run", trajectories={5: [trajectory("p9", sample=4, failed=True)]}))
     (entry,) = index(html)
@@ -289,6 +297,7 @@ def test_text_of_tokens_is_kept_as_cuts_where_they_join(tmp_path: Path) -> None:
     assert compact["pieces"][3]["texts"] == ["�", "�", "!!"]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_newest_trajectories_are_held_and_the_page_says_so(tmp_path: Path) -> None:
     rows = {number: [trajectory(f"u{number}", sample=i) for i in range(4)] for number in (1, 2, 3)}
     html = page(write_run(tmp_path / "run", trajectories=rows), trajectories=6)
@@ -312,6 +321,7 @@ def test_the_same_runs_give_the_same_page(tmp_path: Path) -> None:
 # Several runs
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_runs_stand_side_by_side_under_names_that_differ(tmp_path: Path) -> None:
     html = page(write_run(tmp_path / "a" / "sod"), write_run(tmp_path / "b" / "sod"))
     assert "a/sod b/sod" in text(html)
@@ -323,11 +333,13 @@ def test_names_are_as_short_as_they_can_be() -> None:
     assert names([Path("/x/a/sod"), Path("/x/b/sod"), Path("/x/b/opd")]) == ["a/sod", "b/sod", "b/opd"]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_given_twice_is_shown_once(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     assert len(index(page(run, run / "trajectories" / ".."))) == 48
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     ("change", "warning"),
     [

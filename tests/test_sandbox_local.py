@@ -20,11 +20,18 @@ from typing import Any
 
 import pytest
 from confining import CONFINABLE, needs_confinement
+from one_sandbox import OneSandbox
 
 from sod.sandbox import Program, Result, confinement
 from sod.sandbox.local import LocalSandbox
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+SANDBOX = OneSandbox()
+"""For programs that need no sandbox of their own."""
+
+
+def teardown_module() -> None:
+    SANDBOX.close()
 
 
 @pytest.fixture
@@ -42,14 +49,17 @@ def open_sandbox(workers: int | None = None, *, unsafe: bool = not CONFINABLE) -
     return LocalSandbox(workers=workers, unsafe=unsafe)
 
 
-def run_all(*programs: Program, unsafe: bool = not CONFINABLE) -> list[Result]:
-    """All at once, in one sandbox."""
+def run_all(*programs: Program, unsafe: bool | None = None) -> list[Result]:
+    """All at once, in the shared sandbox; in one of its own if `unsafe` is given."""
 
-    async def work() -> list[Result]:
+    async def work(sandbox: LocalSandbox) -> list[Result]:
+        return await asyncio.gather(*map(sandbox.run, programs))
+
+    async def alone(unsafe: bool) -> list[Result]:
         async with open_sandbox(unsafe=unsafe) as sandbox:
-            return await asyncio.gather(*map(sandbox.run, programs))
+            return await work(sandbox)
 
-    return asyncio.run(work())
+    return SANDBOX.run(work) if unsafe is None else asyncio.run(alone(unsafe))
 
 
 def run(code: str, *, stdin: str = "", seconds: float = 10.0, **limits: Any) -> Result:
@@ -327,7 +337,8 @@ def test_a_result_tells_what_a_program_used() -> None:
     idle, busy = run_all(
         program("import time\ntime.sleep(0.5)\nprint('é')"),
         program(
-            "import sys, time\nx = bytearray(200 << 20)\nwhile time.process_time() < 0.5: pass\nsys.stderr.write('12')"
+            "import sys, time\nx = bytearray(200 << 20)\nwhile time.process_time() < 0.5: pass\nsys.stderr.write('12')",
+            seconds=60.0,
         ),
     )
     assert (idle.stdout_bytes, idle.stderr_bytes, busy.stdout_bytes, busy.stderr_bytes) == (3, 0, 0, 2)

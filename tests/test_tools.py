@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pytest
-from confining import CONFINABLE
+from one_sandbox import OneSandbox
 
 from sod.config import ToolOptions
 from sod.errors import SandboxError
@@ -14,6 +14,12 @@ from sod.sandbox.local import LocalSandbox
 from sod.tools import Toolbox, damaged
 from sod.tools.python import PythonTool, as_in_reference, last_exception, shorten
 from sod.types import MalformedCall, Observation, ToolCall
+
+SANDBOX = OneSandbox(workers=1)
+
+
+def teardown_module() -> None:
+    SANDBOX.close()
 
 
 def observe(
@@ -28,12 +34,11 @@ def observe(
         seconds=seconds, memory_mb=512, max_chars=max_chars, errors=errors, show_last_expr=show_last_expr
     )
 
-    async def work() -> list[Observation]:
-        async with LocalSandbox(workers=1, unsafe=not CONFINABLE) as sandbox:
-            tool = PythonTool(sandbox, options)
-            return [await tool({"code": code}) for code in codes]
+    async def work(sandbox: LocalSandbox) -> list[Observation]:
+        tool = PythonTool(sandbox, options)
+        return [await tool({"code": code}) for code in codes]
 
-    return asyncio.run(work())
+    return SANDBOX.run(work)
 
 
 def read(*codes: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from confining import CONFINABLE
+from one_sandbox import OneSandbox
 
 from sod.config import SandboxOptions, ToolOptions
 from sod.datasets.rows import ProblemFile
@@ -24,6 +25,11 @@ from sod.tools.sql import SqlTool
 from sod.types import Observation, Problem, ToolCall
 
 PROBLEM = Problem(id="p", messages=({"role": "user", "content": "How many?"},), answer="1")
+SANDBOX = OneSandbox(workers=2)
+
+
+def teardown_module() -> None:
+    SANDBOX.close()
 
 
 def with_files(**files: Path) -> Problem:
@@ -34,17 +40,16 @@ def with_files(**files: Path) -> Problem:
 def converse(options: ToolOptions, problem: Problem, *calls: ToolCall) -> tuple[Opening, list[Observation]]:
     """Open the default environment, make the calls one after another, and close it."""
 
-    async def work() -> tuple[Opening, list[Observation]]:
-        async with LocalSandbox(workers=2, unsafe=not CONFINABLE) as sandbox:
-            environment = ToolEnvironment(Toolbox(tools_of(options, sandbox)))
-            opening = await environment.open(problem, 0)
-            try:
-                steps = [await environment.step(Turn("", (call,))) for call in calls]
-            finally:
-                await environment.close()
-            return opening, [observation for step in steps for observation in step.observations]
+    async def work(sandbox: LocalSandbox) -> tuple[Opening, list[Observation]]:
+        environment = ToolEnvironment(Toolbox(tools_of(options, sandbox)))
+        opening = await environment.open(problem, 0)
+        try:
+            steps = [await environment.step(Turn("", (call,))) for call in calls]
+        finally:
+            await environment.close()
+        return opening, [observation for step in steps for observation in step.observations]
 
-    return asyncio.run(work())
+    return SANDBOX.run(work)
 
 
 def python(code: str) -> ToolCall:

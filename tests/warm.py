@@ -3,8 +3,11 @@
 Starting Python and importing these takes several seconds of a processor; a fork takes none. The process is otherwise like any
 other: it has its own environment, folder, output, signals and exit status. A test about the start itself, or about a variable
 that a package reads when it is imported, uses `subprocess` instead.
+
+`warm_python` does the same for code that starts `sys.executable -m MODULE` itself: `sod compare`, `sod run`, torchrun.
 """
 
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -12,13 +15,17 @@ import resource
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing import reduction
 from pathlib import Path
+from typing import Any
 
 from torch.distributed import TCPStore
 
@@ -27,7 +34,7 @@ DEADLINE = 900.0
 LAUNCHER_SECONDS = 30.0
 """Seconds between SIGTERM and SIGKILL for processes that remain when another has failed, as in torchrun."""
 HEAD_START = 3.0
-"""Seconds before this SIGTERM, in which the other processes can report the same failure."""
+"""Seconds before this SIGTERM, in which the other processes can report the same failure and end."""
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     ["sod.training.on_policy", "sod.training.sft", "sod.evaluation.evaluate", "torch.distributed.device_mesh"]
@@ -52,15 +59,17 @@ class Warm:
         self._files = [self._folder / name for name in ("stdout", "stderr")]
         for file in self._files:
             file.touch()
-        given = (self.args, dict(os.environ if env is None else env), str(cwd or Path.cwd()), file_bytes, session)
-        self._process = CONTEXT.Process(target=_execute, args=([str(file) for file in self._files], *given))
-        self._process.start()
+        environment = dict(os.environ if env is None else env)
+        given = (self.args, environment, str(cwd or Path.cwd()), file_bytes, session, sys.executable)
+        outputs = [os.open(file, os.O_WRONLY | os.O_APPEND) for file in self._files]
+        self._process = _start(outputs, *given)
         assert self._process.pid is not None
         self.pid = self._process.pid
 
     def poll(self) -> int | None:
         """Return the exit status: negative if a signal ended the process, None if it runs."""
-        return self._process.exitcode
+        with _STARTING:
+            return self._process.exitcode
 
     @property
     def sentinel(self) -> int:
@@ -73,10 +82,10 @@ class Warm:
 
     def wait(self, seconds: float = DEADLINE) -> "subprocess.CompletedProcess[str]":
         """Wait for the end and return status and output. Raises TimeoutExpired, after SIGKILL."""
-        self._process.join(seconds)
+        multiprocessing.connection.wait([self.sentinel], timeout=seconds)
         if self.poll() is None:
             self.send(signal.SIGKILL)
-            self._process.join()
+            multiprocessing.connection.wait([self.sentinel])
             raise subprocess.TimeoutExpired(self.args, seconds, *(file.read_bytes() for file in self._files))
         stdout, stderr = (file.read_text() for file in self._files)
         shutil.rmtree(self._folder)
@@ -85,19 +94,48 @@ class Warm:
         return subprocess.CompletedProcess(self.args, status, stdout, stderr)
 
 
+class _Descriptor:
+    """A file descriptor that a new process receives as one of its own."""
+
+    def __init__(self, number: int):
+        self._number = number
+
+    def __reduce__(self) -> Any:
+        return _received, (reduction.DupFd(self._number),)
+
+
+def _received(duplicate: Any) -> int:
+    return duplicate.detach()
+
+
+_STARTING = threading.RLock()
+"""Held while a process is started or its status is read: `multiprocessing` does both without a lock."""
+
+
+def _start(outputs: Sequence[int], *given: Any) -> Any:
+    """Start a process that becomes `python ARGUMENTS`, and close its outputs here."""
+    process = CONTEXT.Process(target=_execute, args=([_Descriptor(output) for output in outputs], *given))
+    with _STARTING:
+        process.start()
+    for output in outputs:
+        os.close(output)
+    return process
+
+
 def _execute(
-    files: Sequence[str],
+    outputs: Sequence[int],
     arguments: list[str],
     env: dict[str, str],
     cwd: str,
     file_bytes: int | None,
     session: bool,
+    python: str,
 ) -> None:
-    """Become `python ARGUMENTS`."""
-    for number, file in enumerate(files, start=1):
-        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND)
-        os.dup2(descriptor, number)
-        os.close(descriptor)
+    """Become `python ARGUMENTS`, which starts others with `python`."""
+    sys.executable = python
+    for number, output in enumerate(outputs, start=1):
+        os.dup2(output, number)
+        os.close(output)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     if session:
@@ -129,6 +167,12 @@ def run_warm(
 ) -> "subprocess.CompletedProcess[str]":
     """Run a command to its end, as `subprocess.run` with `capture_output` and `text`."""
     return Warm(arguments, env=env, cwd=cwd, file_bytes=file_bytes).wait()
+
+
+def _wait_for_all(running: Sequence[Warm], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while (left := [each.sentinel for each in running if each.poll() is None]) and time.monotonic() < end:
+        multiprocessing.connection.wait(left, timeout=max(0.0, end - time.monotonic()))
 
 
 @contextmanager
@@ -169,7 +213,7 @@ def launch(
         while None in (statuses := [each.poll() for each in running]):
             if not told and any(statuses):
                 told, deadline = True, time.monotonic() + grace_seconds
-                time.sleep(HEAD_START)  # forked processes fail within milliseconds of each other
+                _wait_for_all(running, HEAD_START)
                 for each in running:
                     each.send(signal.SIGTERM)
             if time.monotonic() > deadline:
@@ -181,3 +225,79 @@ def launch(
     return subprocess.CompletedProcess(
         done[0].args, status, "".join(each.stdout for each in done), "".join(each.stderr for each in done)
     )
+
+
+CLIENT = """#!PYTHON -IS
+import json, os, signal, socket, sys
+
+arguments = sys.argv[1:]
+while arguments and (arguments[0] == "-u" or arguments[0].startswith("-X")):
+    del arguments[0]
+if not arguments or arguments[0].startswith("-") and arguments[0] != "-m":
+    os.execv("PYTHON", ["PYTHON", *sys.argv[1:]])
+passed_on = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)
+server = socket.socket(socket.AF_UNIX)
+server.connect("SOCKET")
+request = {"arguments": arguments, "env": dict(os.environ), "cwd": os.getcwd()}
+socket.send_fds(server, [json.dumps(request).encode() + b"\\n"], [1, 2])
+os.close(1)
+os.close(2)
+answers = server.makefile()
+pid = int(answers.readline())
+for number in passed_on:
+    signal.signal(number, lambda number, _: os.kill(pid, number))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
+status = int(answers.readline())
+if status < 0:
+    signal.signal(-status, signal.SIG_DFL) if -status not in (signal.SIGKILL, signal.SIGSTOP) else None
+    os.kill(os.getpid(), -status)
+os._exit(status)
+"""
+"""A `python` that runs modules and files in a process of the server, and everything else in Python itself."""
+
+
+@contextmanager
+def warm_python() -> Iterator[Path]:
+    """Yield an executable that starts modules and files warm. Give it as `sys.executable`, or to torchrun as PYTHON_EXEC.
+
+    The process has the executable's folder, environment, output and exit status, but no input. It receives its signals, and
+    ends with it.
+    """
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        client, address = Path(folder) / "python", str(Path(folder) / "socket")
+        client.write_text(CLIENT.replace("PYTHON", sys.executable).replace("SOCKET", address))
+        client.chmod(0o700)
+        listener.bind(address)
+        listener.listen()
+        threading.Thread(target=_accept, args=(listener, str(client)), daemon=True).start()
+        try:
+            yield client
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+
+
+def _accept(listener: socket.socket, client: str) -> None:
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # shut down
+            return
+        threading.Thread(target=_attend, args=(connection, client), daemon=True).start()
+
+
+def _attend(connection: socket.socket, client: str) -> None:
+    """Run a client's command, and send its process id and its exit status."""
+    with connection:
+        words, outputs, _, _ = socket.recv_fds(connection, 1 << 16, 2)
+        while not words.endswith(b"\n"):
+            words += connection.recv(1 << 16)
+        request = json.loads(words)
+        process = _start(outputs, request["arguments"], request["env"], request["cwd"], None, False, client)
+        connection.sendall(f"{process.pid}\n".encode())
+        if process.sentinel not in multiprocessing.connection.wait([process.sentinel, connection]):
+            os.kill(process.pid, signal.SIGKILL)  # the client was killed
+            return
+        with _STARTING:
+            status = process.exitcode
+        connection.sendall(f"{status}\n".encode())
