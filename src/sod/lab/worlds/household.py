@@ -42,7 +42,7 @@ class Room:
     def sight(self) -> str:
         names = " ".join(f"{thing.state} {thing.name}".strip() for thing in self.visible)
         furniture = "" if self.is_open else f" {self.furniture} closed."
-        return f"{self.name}.{furniture} here {names or 'nothing'}."
+        return f"in {self.name}.{furniture} here {names or 'nothing'}."
 
 
 class Household(SmallWorld):
@@ -80,7 +80,7 @@ class Household(SmallWorld):
     @property
     def task(self) -> str:
         rooms = " ".join(room.name for room in self.rooms)
-        return f"rooms {rooms}. bring {self.gold}. you are in {self.here.sight}"
+        return f"rooms {rooms}. bring {self.gold}. you are {self.here.sight}"
 
     @property
     def gold(self) -> str:
