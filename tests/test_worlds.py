@@ -3,6 +3,8 @@
 import asyncio
 import json
 import random
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +20,9 @@ from sod.environments.worlds.base import SPARE, turn_of, turns_of_expert
 from sod.errors import DataError
 from sod.lab.worlds.demonstrations import WORLD_STUDENT_STYLE, WORLD_TEACHER_STYLE, demonstration_at, episode_of
 from sod.lab.worlds.files import write_world_demonstrations, write_world_problems
+from sod.lab.worlds.household import DISHES, FOOD, FURNITURE, OTHERS, ROOMS
+from sod.lab.worlds.maze import PEOPLE, TIES
+from sod.lab.worlds.shop import ARTICLES, COLOURS, SIZES
 from sod.types import Message, Problem, ToolCall
 
 KINDS = pytest.mark.parametrize("kind", WORLDS.values(), ids=list(WORLDS))
@@ -232,7 +237,7 @@ def test_heating_a_dish_ruins_it() -> None:
     )
     if world.here.name != "kitchen":
         do(world, "go kitchen")
-    assert told(do(world, f"heat {world.wanted}")) == [(f"{world.wanted} is ruined.", "error")]
+    assert told(do(world, f"heat {world.wanted}")) == [(f"the {world.wanted} is ruined.", "error")]
     assert world.held is None
 
 
@@ -412,6 +417,24 @@ def test_a_demonstration_holds_what_the_world_really_answers(kind: type[SmallWor
         )
         heard += [observation.text for observation in world.play(turn).observations]
     assert heard[: len(answers)] == [message["content"] for message in answers]
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (Household, (*ROOMS, *FURNITURE, *DISHES, *FOOD, *OTHERS)),
+        (Shop, (*ARTICLES, *COLOURS, *SIZES)),
+        (Maze, (*PEOPLE, *TIES)),
+    ],
+)
+def test_a_name_to_copy_follows_a_space_wherever_it_stands_so_that_it_is_one_token(
+    kind: type[SmallWorld], names: Sequence[str]
+) -> None:
+    rng = random.Random(0)
+    messages = [message for _ in range(60) for message in demonstration_at(kind, 1.0, SLIPPERY, rng)]
+    calls = [call["function"]["arguments"] for message in messages for call in message.get("tool_calls", ())]
+    texts = [message["content"] for message in messages] + [text for each in calls for text in each.values()]
+    assert not [text for text in texts if re.search(rf"(?<! )\b({'|'.join(names)})\b", text)]
 
 
 def test_the_curriculum_rises_and_slips_come_later() -> None:

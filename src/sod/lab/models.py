@@ -17,6 +17,8 @@ class Size:
     kv_heads: int
     feed_forward: int
     head_dim: int = 32
+    initial: float = 0.02
+    """Standard deviation of the initial weights."""
 
 
 STUDENT_SIZE = Size(width=64, layers=2, heads=4, kv_heads=2, feed_forward=160)
@@ -34,6 +36,7 @@ def new_model(size: Size, tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen
         num_key_value_heads=size.kv_heads,
         intermediate_size=size.feed_forward,
         head_dim=size.head_dim,
+        initializer_range=size.initial,
         max_position_embeddings=1024,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
         tie_word_embeddings=True,

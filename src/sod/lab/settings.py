@@ -82,9 +82,9 @@ REAL_NIGHT: dict[str, Any] = {
 
 # `sod lab make --world NAME`
 
-WORLD_SFT: dict[str, Any] = {"batch": 8, "learn": {"lr": 4e-3, "warmup": 30, "betas": [0.9, 0.98]}}
+WORLD_SFT: dict[str, Any] = {"batch": 8, "learn": {"lr": 2e-3, "warmup": 30, "betas": [0.9, 0.98]}}
 WORLD_STEPS: dict[str, dict[str, int]] = {
-    "household": {"teacher": 3000, "cold-start": 2000},
+    "household": {"teacher": 1500, "cold-start": 1200},
     "shop": {"teacher": 3000, "cold-start": 2000},
     "maze": {"teacher": 3000, "cold-start": 2000},
     "database": {"teacher": 3000, "cold-start": 2000},

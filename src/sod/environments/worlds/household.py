@@ -41,8 +41,8 @@ class Room:
     @property
     def sight(self) -> str:
         names = " ".join(f"{thing.state} {thing.name}".strip() for thing in self.visible)
-        furniture = "" if self.is_open else f" {self.furniture} closed."
-        return f"{self.name}.{furniture} here {names or 'nothing'}."
+        furniture = "" if self.is_open else f" closed {self.furniture}."
+        return f"in {self.name}.{furniture} here {names or 'nothing'}."
 
 
 class Household(SmallWorld):
@@ -80,7 +80,7 @@ class Household(SmallWorld):
     @property
     def task(self) -> str:
         rooms = " ".join(room.name for room in self.rooms)
-        return f"rooms {rooms}. bring {self.gold}. you are in {self.here.sight}"
+        return f"rooms {rooms}. bring {self.gold}. you are {self.here.sight}"
 
     @property
     def gold(self) -> str:
@@ -144,9 +144,9 @@ class Household(SmallWorld):
             return invalid(f"you can {verb} things in {place}.")
         if name not in kinds:
             self.held = None
-            return invalid(f"{name} is ruined.", reward=-0.5)
+            return invalid(f"the {name} is ruined.", reward=-0.5)
         self.held.state = state
-        return Effect(f"{name} is {state}.")
+        return Effect(f"the {name} is {state}.")
 
     # Verdict
 
@@ -180,7 +180,7 @@ class Household(SmallWorld):
         if any(thing.name == self.wanted for thing in self.here.visible):
             return Move(f"get {self.wanted}", f"take {self.wanted}")
         if not self.here.is_open:
-            return Move(f"find {self.wanted}", f"open {self.here.furniture}")
+            return Move(f"find {self.wanted}: closed {self.here.furniture}", f"open {self.here.furniture}")
         # The thought repeats two rooms of the list in their order, which a tiny model learns early.
         following = self.rooms[(self.rooms.index(self.here) + 1) % len(self.rooms)]
         return Move(f"find {self.wanted}: {self.here.name} {following.name}", f"go {following.name}")

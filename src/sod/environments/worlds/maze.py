@@ -53,7 +53,7 @@ class Maze(SmallWorld):
 
     @property
     def task(self) -> str:
-        return f"from {self.origin}: {' '.join(self.relations)}. who?"
+        return f"from {self.origin} {' '.join(self.relations)}. who?"
 
     @property
     def gold(self) -> str:
@@ -96,7 +96,11 @@ class Maze(SmallWorld):
         if known < len(self.trail):
             return Move(f"back to {self.trail[-2]}", "back")
         name = self.path[known]
-        thought = f"{self.relations[known - 1]} of {self.path[known - 1]} is {name}" if known else f"from {name}"
+        if not known:
+            return Move(f"from {name}", f"about {name}")
+        # The thought repeats two relations of the list in their order, and the relation as the page has it.
+        before, relation = [self.origin, *self.relations][known - 1 : known + 1]
+        thought = f"after {before} {relation}: {relation} {name}"
         if known == len(self.relations):
             return Move(thought, f"answer {name}", is_answer=True)
         return Move(thought, f"about {name}")

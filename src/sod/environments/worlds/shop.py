@@ -105,7 +105,9 @@ class Shop(SmallWorld):
         if not self.results:
             return invalid("nothing found.")
         found = self.shelves[kind]
-        return Effect(", ".join(f"{number} {each.colour}" for number, each in enumerate(found, 1)) + f" {kind}.")
+        return Effect(
+            f"a {kind}: " + ", ".join(f"{each.colour} {number}" for number, each in enumerate(found, 1)) + "."
+        )
 
     def _open(self, word: str) -> Effect:
         found = self.shelves.get(self.results, [])
@@ -116,7 +118,7 @@ class Shop(SmallWorld):
         for wish in self.wishes:
             if wish.kind == article.kind:
                 wish.opened.append(self.page)
-        return Effect(f"{article.colour} {article.kind}, sizes {' '.join(article.sizes)}, price {article.price}.")
+        return Effect(f"a {article.colour} {article.kind}, sizes {' '.join(article.sizes)}, price {article.price}.")
 
     @property
     def _article(self) -> Article:
@@ -128,7 +130,7 @@ class Shop(SmallWorld):
         if size not in self._article.sizes:
             return invalid("this size is sold out.")
         self.chosen = size
-        return Effect(f"{size}.")
+        return Effect(f"size {size}.")
 
     def _buy(self) -> Effect:
         if not self.page:
@@ -174,7 +176,8 @@ class Shop(SmallWorld):
         fits = [number for number, article in enumerate(found, 1) if article.colour == wish.colour]
         unread = [number for number in fits if number not in wish.opened]
         known = [number for number in fits if number in wish.opened and wish.size in found[number - 1].sizes]
-        return Move(thought, f"open {(known or unread)[0]}")
+        number = (known or unread)[0]
+        return Move(f"{thought}: {wish.colour} {number}", f"open {number}")
 
     def actions(self) -> list[str]:
         if not self.results:

@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
@@ -38,8 +38,18 @@ class Training:
     style: Style
 
 
-TEACHER = Training("teacher", "teacher-start", "teacher-demonstrations.jsonl", TEACHER_SIZE, WORLD_TEACHER_STYLE)
-COLD_START = Training("cold-start", "student", "demonstrations.jsonl", STUDENT_SIZE, WORLD_STUDENT_STYLE)
+INITIAL = 0.1
+"""Standard deviation of the initial weights, about 1 / sqrt(width). With 0.02, copying is learnt late (docs/log.md)."""
+TEACHER = Training(
+    "teacher",
+    "teacher-start",
+    "teacher-demonstrations.jsonl",
+    replace(TEACHER_SIZE, initial=INITIAL),
+    WORLD_TEACHER_STYLE,
+)
+COLD_START = Training(
+    "cold-start", "student", "demonstrations.jsonl", replace(STUDENT_SIZE, initial=INITIAL), WORLD_STUDENT_STYLE
+)
 
 
 def make_world(options: LabOptions) -> None:
