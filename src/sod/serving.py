@@ -258,7 +258,7 @@ class Sessions:
             self._counts["dropped"] += 1
             conversation.refuse(InfrastructureError(reason))
             return
-        if not conversation.waits:
+        if conversation.owes:
             conversation.reply(_last_turn(attempt, agent.chat))
         conversation.refuse(EndedError(ENDED))
 
