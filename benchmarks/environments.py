@@ -3,17 +3,21 @@
     python benchmarks/environments.py [--sessions 1000] [--at-once 16] [--rounds 3] [--unsafe]
 
 A session is opened, runs one program and is closed. It is timed in turn with `python -I -c` and with a program of its own; the
-ratios are of medians. An MCP call of a tool that adds two numbers costs the seconds of all calls divided by their number. The
-server is tests/mcp_server.py, on stdin and stdout.
+ratios are of medians. An MCP call of a tool that adds two numbers is timed from the call to its result, with `--at-once`
+calls under way. Its overhead is this time without the time in the SDK's own `call_tool`. The server is tests/mcp_server.py,
+on stdin and stdout. Rollouts in a world and with the default environment: benchmarks/rollout.py.
 """
 
 import argparse
 import asyncio
 import json
 import sys
+import time
+from contextvars import ContextVar
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from typing import Any, ClassVar
 
 from at_once import at_once
 
@@ -61,17 +65,44 @@ async def sessions(count: int, most: int, rounds: int, unsafe: bool) -> dict[str
     return {name: median(found) for name, found in rates.items()}
 
 
-async def mcp_milliseconds(count: int, most: int, rounds: int) -> float:
-    """Return the median milliseconds of a call that computes nothing, `most` at a time."""
+class TimedClient:
+    """The SDK's client of a session. It adds the seconds of each call to the list of the task that calls."""
+
+    seconds: ClassVar[ContextVar[list[float]]] = ContextVar("seconds")
+
+    def __init__(self, client: Any):
+        self._client = client
+
+    async def call_tool(self, name: str, arguments: dict[str, Any]) -> Any:
+        start = time.perf_counter()
+        try:
+            return await self._client.call_tool(name, arguments)
+        finally:
+            self.seconds.get().append(time.perf_counter() - start)
+
+
+async def mcp_milliseconds(count: int, most: int) -> tuple[float, float]:
+    """Return the median milliseconds of a call that computes nothing, `most` at a time, and those of its overhead."""
     [add] = mcp_tools(ToolOptions(mcp=(f"{sys.executable} {SERVER}",), mcp_only=("add",)))
+    connection = await add.server.shared()
+    vars(connection)["_client"] = TimedClient(vars(connection)["_client"])
+    totals: list[float] = []
+    overheads: list[float] = []
 
     async def call() -> None:
+        inside: list[float] = []
+        TimedClient.seconds.set(inside)
+        start = time.perf_counter()
         assert (await add({"first": 1, "second": 2})).text == "3"
+        totals.append(time.perf_counter() - start)
+        overheads.append(totals[-1] - sum(inside))
 
-    await call()
-    found = [1000 / await at_once(count, most, call) for _ in range(rounds)]
-    await (await add.server.shared()).close()
-    return median(found)
+    await at_once(most, most, call)  # warms up
+    totals.clear()
+    overheads.clear()
+    await at_once(count, most, call)
+    await connection.close()
+    return 1000 * median(totals), 1000 * median(overheads)
 
 
 def main() -> None:
@@ -86,8 +117,9 @@ def main() -> None:
     figures["session / interpreter"] = round(rates["session"] / rates["interpreter"], 2)
     figures["session / program"] = round(rates["session"] / rates["program"], 2)
     if find_spec("mcp") is not None:
-        calls = asyncio.run(mcp_milliseconds(options.sessions, options.at_once, options.rounds))
-        figures["ms per MCP call"] = round(calls, 2)
+        total, overhead = asyncio.run(mcp_milliseconds(options.sessions, options.at_once))
+        figures["ms of an MCP call"] = round(total, 2)
+        figures["ms of its overhead"] = round(overhead, 3)
     print(json.dumps({"at_once": options.at_once, "figures": figures}))
     for name, figure in figures.items():
         print(f"{name:24} {figure:10.2f}" + ("" if "/" in name or "ms" in name else " per second"))

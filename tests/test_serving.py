@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -84,6 +85,18 @@ def test_a_session_holds_several_conversations_and_sessions_do_not_mix(serve: Se
     rows = serve(talk, "a", "b")
     assert sorted((row["problem"], row["sample"]) for row in rows) == [("x", 0), ("x", 1), ("y", 0)]
     assert all(authors(row) == ["prompt", "student", "user", "student"] for row in rows)
+
+
+def test_requests_at_the_same_time_are_conversations_of_their_own(serve: Serve) -> None:
+    def talk(url: str) -> None:
+        with ThreadPoolExecutor(8) as threads:
+            texts = [f"Number {at}." for at in range(24)]
+            answers = threads.map(lambda text: ask(f"{url}/x/v1", [user(text)])["content"], texts)
+            assert set(answers) == {"a"}
+
+    rows = serve(talk, "a")
+    assert sorted(row["sample"] for row in rows) == list(range(24))
+    assert len({row["messages"][0]["content"] for row in rows}) == 24
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ COMMANDS = {
         "sod.evaluation.demonstrations:demonstrate",
         "create demonstrations with a model",
     ),
-    "serve": ("ServeOptions", "sod.serving:serve", "serve a model to other agents, and record trajectories"),
+    "serve": ("ServeOptions", "sod.serving:serve_model", "serve a model to other agents, and record trajectories"),
     "run": ("RunOptions", "sod.pipeline.running:run_stages", "run all stages of an experiment from one recipe"),
     "compare": ("CompareOptions", "sod.compare.command:compare", "compare methods on equal terms, with several seeds"),
     "calibrate": (

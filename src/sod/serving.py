@@ -27,7 +27,7 @@ from sod.environments import Opening
 from sod.environments.asking import AskedStudent
 from sod.environments.endpoint import (
     ENDED,
-    HOST,
+    ENDPOINT_HOST,
     LARGEST_REQUEST,
     ChatReply,
     ChatRequest,
@@ -37,7 +37,7 @@ from sod.environments.endpoint import (
 )
 from sod.environments.running import Environments
 from sod.errors import InfrastructureError, OptionError, SodError
-from sod.evaluation.evaluate import labelled, load, with_chosen
+from sod.evaluation.evaluate import labelled, load_sampled, with_chosen
 from sod.model.hub import model_folder
 from sod.model.loading import load_tokenizer
 from sod.planning.checks import check, of_serving
@@ -65,7 +65,7 @@ REMEMBERED = 64
 """Number of ended conversations of a session whose continuation is refused. An older one would begin a new conversation."""
 
 
-def serve(options: ServeOptions) -> None:
+def serve_model(options: ServeOptions) -> None:
     """Serve until Ctrl-C, then end all conversations and print their number."""
     options = with_chosen(options)
     run = Run(options.out)
@@ -84,7 +84,7 @@ def serve(options: ServeOptions) -> None:
         sandbox = open_sandbox(options.sandbox)
         referee = Referee(sandbox, options.reward, max_tokens=options.rollout.max_tokens)
         referee.check(problems)
-        model = load(options, folder, chat) if is_here else None
+        model = load_sampled(options, folder, chat) if is_here else None
         samples = stack.enter_context(SampleFile.open(run.trajectory_file(0)))
         if problems:
             stack.enter_context(sandbox.working_in(loop))
@@ -109,7 +109,7 @@ def serve(options: ServeOptions) -> None:
 def _check_port(port: int) -> None:
     """Raise OptionError if the port cannot be used, before the model is loaded."""
     try:
-        socket.create_server((HOST, port)).close()
+        socket.create_server((ENDPOINT_HOST, port)).close()
     except OSError as error:
         raise OptionError(
             f"port: {port} cannot be used: {error.strerror}. Give another --port; 0 takes a free one."
@@ -158,7 +158,7 @@ class OutsideConversation(AskedStudent):
 
 
 @dataclass(slots=True)
-class Session:
+class NamedSession:
     """The conversations of one name."""
 
     under_way: dict[OutsideConversation, "asyncio.Task[None]"] = field(default_factory=dict)
@@ -178,7 +178,7 @@ class Sessions:
         self._samples = samples
         self._seed = seed
         self._idle = idle
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, NamedSession] = {}
         self._next = Counter[str]()
         """Number of the next sample of each session."""
         for name, sample in samples:
@@ -191,7 +191,7 @@ class Sessions:
         if self._is_closing:
             request.refuse("The server is ending.")
             return
-        session = self._sessions.setdefault(name, Session())
+        session = self._sessions.setdefault(name, NamedSession())
         concerned = [each for each in (*session.under_way, *session.ended) if each.concerns(request)]
         if not concerned:
             self._begin(name, session, request)
@@ -211,7 +211,7 @@ class Sessions:
 
     async def end(self, name: str, is_right: bool | None) -> int:
         """End the conversations of a session, and wait until they are written. -> their number"""
-        session = self._sessions.get(name, Session())
+        session = self._sessions.get(name, NamedSession())
         tasks = list(session.under_way.values())
         for conversation in session.under_way:
             conversation.end(is_right)
@@ -229,7 +229,7 @@ class Sessions:
         words = ", ".join(f"{self._counts[each]} {each}" for each in ("right", "wrong", "ungraded", "dropped"))
         return f"conversations: {sum(self._counts.values())} ({words}), sessions: {len(self._sessions)}"
 
-    def _begin(self, name: str, session: Session, request: ChatRequest) -> None:
+    def _begin(self, name: str, session: NamedSession, request: ChatRequest) -> None:
         conversation, sample = OutsideConversation(request, self._idle), self._next[name]
         self._next[name] += 1
 
@@ -258,7 +258,7 @@ class Sessions:
             self._counts["dropped"] += 1
             conversation.refuse(InfrastructureError(reason))
             return
-        if not conversation.waits:
+        if conversation.owes:
             conversation.reply(_last_turn(attempt, agent.chat))
         conversation.refuse(EndedError(ENDED))
 

@@ -34,9 +34,14 @@ class AskedStudent(Environment):
         self._turns = 0
 
     @property
+    def owes(self) -> bool:
+        """Whether the agent's last request has no answer yet."""
+        return self._pending is not None and not self._pending.reply.done()
+
+    @property
     def waits(self) -> bool:
-        """Whether the agent has an answer to its last request."""
-        return self._requests.empty() and (self._pending is None or self._pending.reply.done())
+        """Whether all requests of the agent have an answer."""
+        return self._requests.empty() and not self.owes
 
     def receive(self, request: ChatRequest) -> None:
         """Accept a request of the agent."""
@@ -87,6 +92,8 @@ class AskedStudent(Environment):
 
     def concerns(self, request: ChatRequest) -> bool:
         """Return whether a request goes beyond the prompt of this conversation, or holds a turn that the student wrote here."""
+        if not self._prompt:  # its first request is still waiting
+            return False
         asked, known = (list(map(_content, messages)) for messages in (request.messages, self._history))
         prompt, written = known[: self._prompt], [each for each in known[self._prompt :] if each[0] == "assistant"]
         return (asked[: self._prompt] == prompt and asked != prompt) or any(each in written for each in asked)

@@ -26,12 +26,12 @@ from sod.chat.conversations import as_messages
 from sod.errors import DataError, InfrastructureError
 from sod.types import Message, Schema, ToolCall
 
-HOST = "127.0.0.1"
+ENDPOINT_HOST = "127.0.0.1"
 LARGEST_REQUEST = 256 * 2**20
 """Largest request, in bytes."""
 LONGEST_NAME = 200
 """Longest name of a session, in characters."""
-MODEL = "student"
+SERVED_MODEL = "student"
 """The only model of the endpoint."""
 ENDED = "This attempt has ended."
 
@@ -97,14 +97,14 @@ class Endpoint:
         self.loop = asyncio.get_running_loop()
         self.visitors = visitors
         self._receivers: dict[str, Callable[[ChatRequest], None]] = {}
-        self._server = _Server((HOST, port), _Handler)
+        self._server = _Server((ENDPOINT_HOST, port), _Handler)
         self._server.endpoint = self
         Thread(target=self._server.serve_forever, name="endpoint", daemon=True).start()
 
     @property
     def url(self) -> str:
         """The address of the server, without a name."""
-        return f"http://{HOST}:{self._server.server_address[1]}"
+        return f"http://{ENDPOINT_HOST}:{self._server.server_address[1]}"
 
     def register(self, receive: Callable[[ChatRequest], None]) -> str:
         """Return the base URL of a new attempt."""
@@ -160,7 +160,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path.endswith("/v1/models"):
-            self._send({"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "sod"}]})
+            self._send(
+                {"object": "list", "data": [{"id": SERVED_MODEL, "object": "model", "created": 0, "owned_by": "sod"}]}
+            )
         else:
             self._refuse(HTTPStatus.NOT_FOUND, f"There is no path {self.path}.")
 
@@ -215,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
             "id": f"chatcmpl-{secrets.token_hex(8)}",
             "object": "chat.completion.chunk" if streams else "chat.completion",
             "created": int(time.time()),
-            "model": MODEL,
+            "model": SERVED_MODEL,
             "choices": [choice],
         }
         if not streams:

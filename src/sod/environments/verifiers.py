@@ -18,7 +18,7 @@ from pydantic import Field
 from sod.config.plugins import require
 from sod.environments import Opening, Step, Turn
 from sod.environments.asking import AskedStudent
-from sod.environments.endpoint import MODEL, Endpoint
+from sod.environments.endpoint import SERVED_MODEL, Endpoint
 from sod.environments.games import WorldSetting, read_setting, scored
 from sod.errors import DataError
 from sod.types import Message, Problem, Verdict
@@ -86,7 +86,7 @@ class Verifiers(AskedStudent):
         self._agent = f"Task {setting.task} of {name}"
         self._url = self.endpoint.register(self.receive)
         vf = _package()
-        context = vf.ModelContext(model=MODEL, client=vf.EvalClientConfig(base_url=self._url))
+        context = vf.ModelContext(model=SERVED_MODEL, client=vf.EvalClientConfig(base_url=self._url))
         return await self.begin(asyncio.create_task(_reward(environment.run_episode(task, context))))
 
     async def step(self, turn: Turn) -> Step:
@@ -196,7 +196,7 @@ def _harness(vf: Any) -> type:
             servers = {name: {"url": url, "timeout": 60} for name, url in urls.items()}
             tools, dispatch, connections = await connect_mcp({"mcpServers": servers}, stack)
             while True:
-                answer = await ask({"model": MODEL, "messages": messages} | ({"tools": tools} if tools else {}))
+                answer = await ask({"model": SERVED_MODEL, "messages": messages} | ({"tools": tools} if tools else {}))
                 if answer.status_code >= 400:  # a limit or a stop of the taskset ended the attempt
                     return
                 message = answer.json()["choices"][0]["message"]

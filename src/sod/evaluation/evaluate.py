@@ -156,7 +156,7 @@ class EvaluationSession:
             Run.open(options, options.out, data=files, files=contents, resume=True)
         with SampleFile.open(run.trajectory_file(0)) as samples:
             needed = options.teacher is not None or any(_missing(sets, options.samples, samples))
-            model = load(options, folder, harness.chat) if needed and not served else None
+            model = load_sampled(options, folder, harness.chat) if needed and not served else None
             with _scorer(options, model, harness, loop) as scorer, harness.working_in(loop):
                 yield cls(options, sets, harness, judges, folder, model, scorer, loop, run, files, contents, samples)
 
@@ -378,7 +378,7 @@ class Counted:
         )
 
 
-def load(options: EvalOptions | ServeOptions, folder: Path, chat: ChatFormat) -> PreTrainedModel:
+def load_sampled(options: EvalOptions | ServeOptions, folder: Path, chat: ChatFormat) -> PreTrainedModel:
     """Load the model to sample. Raises ModelError if it does not fit the tokenizer or the lengths."""
     model = load_model(folder, options.network)
     check_embeddings(model, chat.tokenizer, folder)
