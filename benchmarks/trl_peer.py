@@ -249,7 +249,7 @@ class _Recorded:
         statistics = Statistics(
             trajectories=len(ids),
             turns=sum(message["role"] == "assistant" for turns in chats for message in turns),
-            tokens_sampled=sum(map(sum, masks)),
+            tokens_sampled=sum(map(sum, masks)) if masks else sum(map(len, ids)),  # no mask without tools
             tool_calls=round(calls),
             tool_failures=round(self._last("tools/failure_frequency") * calls),
             answered=sum(
