@@ -62,6 +62,20 @@ def test_a_head_of_its_own_under_a_configuration_that_ties_it_is_refused(folder:
     load_model(folder, CPU)
 
 
+@pytest.mark.parametrize("lost", ["config.json", "tokenizer.json"])
+def test_an_error_of_a_library_is_one_line(folder: Path, lost: str) -> None:
+    if lost == "config.json":
+        change_json(folder / lost, model_type="mystery")
+    else:
+        (folder / lost).unlink()
+    load: Callable[[], object] = (
+        (lambda: load_model(folder, CPU)) if lost == "config.json" else (lambda: load_tokenizer(folder))
+    )
+    with pytest.raises(ModelError, match="cannot be loaded: ") as refusal:
+        load()
+    assert "\n" not in str(refusal.value)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
