@@ -58,7 +58,7 @@ def inputs_of(options: RunOptions, sets: Sequence[ProblemSet] | None = None) -> 
             yield from (_routed(options, route) for route in routes_of(options.teachers))
         case EvalOptions():
             files = tuple(options.data_dir / f"{name}.jsonl" if name in SETS else Path(name) for name in options.data)
-            yield RunInput("data", files, lambda: sets_fingerprint(open_sets(options) if sets is None else sets))
+            yield RunInput("data", files, lambda: _fingerprint_of_problems(options, sets))
             if ENGINES[options.engine.name].loads_model:
                 yield RunInput("model", (options.model,), lambda: fingerprint_model(model_folder(options.model)))
             else:
@@ -70,6 +70,14 @@ def inputs_of(options: RunOptions, sets: Sequence[ProblemSet] | None = None) -> 
 def fingerprints_of(options: RunOptions, sets: Sequence[ProblemSet] | None = None) -> dict[str, str]:
     """Return the fingerprint of each input of a run, by its name in environment.json."""
     return {each.name: each.fingerprint() for each in inputs_of(options, sets)}
+
+
+def _fingerprint_of_problems(options: EvalOptions, sets: Sequence[ProblemSet] | None) -> str:
+    """Return the fingerprint of the problems of an evaluation. Problems that cannot be read are not those of a run."""
+    try:
+        return sets_fingerprint(open_sets(options) if sets is None else sets)
+    except DataError as error:
+        return f"unreadable: {error}"
 
 
 def _file(name: str, path: Path) -> RunInput:
@@ -111,7 +119,7 @@ class ChangedInputs:
         return changed + (changed_contents(files, self._contents(options)) if files else [])
 
     def _contents(self, options: RunOptions) -> dict[str, str]:
-        sets = self._once(f"sets {type(options)} {_data(options)} {_limits(options)}", lambda: _sets(options)) or []
+        sets = self._once(f"sets {type(options)} {options.data} {_limits(options)}", lambda: _sets(options)) or []
         return content_digests(options, sets)
 
     def _once(self, key: str, compute: Callable[[], Any]) -> Any:
@@ -121,10 +129,6 @@ class ChangedInputs:
             with suppress(DataError, ModelError, OSError):
                 self._known[key] = compute()
         return self._known[key]
-
-
-def _data(options: RunOptions) -> object:
-    return options.data
 
 
 def _limits(options: RunOptions) -> object:
