@@ -52,7 +52,7 @@ def change_json(file: Path, **changes: object) -> None:
 
 
 def test_a_head_of_its_own_under_a_configuration_that_ties_it_is_refused(folder: Path) -> None:
-    """Transformers computes with this head, and does not save it: the next load would be another model."""
+    """Transformers computes with this head, and vLLM with the embeddings."""
     change_weights(folder, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"].clone()}))
     load_model(folder, CPU)
     change_weights(folder, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"] + 1}))

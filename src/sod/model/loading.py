@@ -90,7 +90,7 @@ def read_model(folder: Path, dtype: str, *, attention: str | None = None, place:
 def _check_head(model: PreTrainedModel, folder: Path) -> None:
     """Raise ModelError for a head of its own in files whose configuration ties the head to the embeddings.
 
-    Transformers computes with that head, and leaves it out when it saves the model.
+    Transformers computes with that head. Programs that follow the configuration, such as vLLM, compute with the embeddings.
     """
     head, embeddings = (
         getattr(layer, "weight", None) for layer in (model.get_output_embeddings(), model.get_input_embeddings())
@@ -101,7 +101,7 @@ def _check_head(model: PreTrainedModel, folder: Path) -> None:
     if head.shape == embeddings.shape and not torch.equal(head, embeddings):
         raise ModelError(
             f"The files in {folder} hold a head that differs from the embeddings, but config.json ties the two, so programs "
-            "compute different logits with them. Set tie_word_embeddings to false there, or remove the head from the files."
+            "differ in the logits that they compute. Set tie_word_embeddings to false there, or remove the head from the files."
         )
 
 
