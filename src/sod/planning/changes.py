@@ -26,7 +26,8 @@ from sod.runs.contents import changed_contents, content_digests
 from sod.runs.directory import Run
 from sod.runs.files import sha256_of_file
 
-RunOptions = SftOptions | TrainOptions | EvalOptions
+RecordedOptions = SftOptions | TrainOptions | EvalOptions
+"""Options of the commands whose runs record their inputs in environment.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class RunInput:
     fingerprint: Callable[[], str]
 
 
-def inputs_of(options: RunOptions, sets: Sequence[ProblemSet] | None = None) -> Iterator[RunInput]:
+def inputs_of(options: RecordedOptions, sets: Sequence[ProblemSet] | None = None) -> Iterator[RunInput]:
     """Yield the data and the models of a run. `sets`: the opened problems of an evaluation. Default: open them."""
     match options:
         case SftOptions():
@@ -67,7 +68,7 @@ def inputs_of(options: RunOptions, sets: Sequence[ProblemSet] | None = None) -> 
                 yield _teacher(options, options.teacher)
 
 
-def fingerprints_of(options: RunOptions, sets: Sequence[ProblemSet] | None = None) -> dict[str, str]:
+def fingerprints_of(options: RecordedOptions, sets: Sequence[ProblemSet] | None = None) -> dict[str, str]:
     """Return the fingerprint of each input of a run, by its name in environment.json."""
     return {each.name: each.fingerprint() for each in inputs_of(options, sets)}
 
@@ -104,7 +105,7 @@ class ChangedInputs:
 
     _known: dict[str, Any] = field(default_factory=dict)
 
-    def of(self, folder: Path, options: RunOptions) -> list[str]:
+    def of(self, folder: Path, options: RecordedOptions) -> list[str]:
         """Return the inputs that have changed since the run in `folder` began: paths, and names of `content_digests`."""
         try:
             stored = json.loads((folder / "environment.json").read_bytes())
@@ -118,7 +119,7 @@ class ChangedInputs:
                 changed += [", ".join(map(str, each.paths))] if now not in (None, before[each.name]) else []
         return changed + (changed_contents(files, self._contents(options)) if files else [])
 
-    def _contents(self, options: RunOptions) -> dict[str, str]:
+    def _contents(self, options: RecordedOptions) -> dict[str, str]:
         sets = self._once(f"sets {type(options)} {options.data} {_limits(options)}", lambda: _sets(options)) or []
         return content_digests(options, sets)
 
@@ -131,11 +132,11 @@ class ChangedInputs:
         return self._known[key]
 
 
-def _limits(options: RunOptions) -> object:
+def _limits(options: RecordedOptions) -> object:
     return (options.limit, options.prompts, options.data_dir) if isinstance(options, EvalOptions) else None
 
 
-def _sets(options: RunOptions) -> list[tuple[Path, Sequence[Any]]]:
+def _sets(options: RecordedOptions) -> list[tuple[Path, Sequence[Any]]]:
     match options:
         case TrainOptions() if options.data.exists():
             return [(options.data, load_asked(options.data)[0])]
