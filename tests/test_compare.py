@@ -288,6 +288,12 @@ def test_an_input_of_a_begun_run_that_has_changed_is_refused(
     )
 
 
+def test_problems_that_can_no_longer_be_read_have_changed(begun: ComparisonParts, tmp_path: Path) -> None:
+    (tmp_path / "held.jsonl").write_text("{")
+    with pytest.raises(RunError, match=r"held\.jsonl has changed since"):
+        begun.check_plan()
+
+
 def test_an_input_that_is_gone_is_not_compared(begun: ComparisonParts, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "student")
     (tmp_path / "data.jsonl").unlink()

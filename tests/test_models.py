@@ -59,7 +59,7 @@ def change_json(file: Path, **changes: object) -> None:
 
 
 def test_a_head_of_its_own_under_a_configuration_that_ties_it_is_refused(folder: Path) -> None:
-    """Transformers computes with this head, and does not save it: the next load would be another model."""
+    """Transformers computes with this head, and vLLM with the embeddings."""
     change_weights(folder, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"].clone()}))
     load_model(folder, CPU)
     change_weights(folder, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"] + 1}))
@@ -67,6 +67,20 @@ def test_a_head_of_its_own_under_a_configuration_that_ties_it_is_refused(folder:
         load_model(folder, CPU)
     change_json(folder / "config.json", tie_word_embeddings=False)
     load_model(folder, CPU)
+
+
+@pytest.mark.parametrize("lost", ["config.json", "tokenizer.json"])
+def test_an_error_of_a_library_is_one_line(folder: Path, lost: str) -> None:
+    if lost == "config.json":
+        change_json(folder / lost, model_type="mystery")
+    else:
+        (folder / lost).unlink()
+    load: Callable[[], object] = (
+        (lambda: load_model(folder, CPU)) if lost == "config.json" else (lambda: load_tokenizer(folder))
+    )
+    with pytest.raises(ModelError, match="cannot be loaded: ") as refusal:
+        load()
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(

@@ -145,8 +145,9 @@ def test_a_dry_run_hides_only_what_earlier_stages_write(
 ) -> None:
     text = '[stages.mix]\ncommand = "data mix"\nfiles = ["a.jsonl"]\nout = "data/mix.jsonl"\n'
     text += '[stages.sft]\nmodel = "nowhere/model"\ndata = "@mix"\nprocesses = 2\nvalidate = { stop_after = 2 }\n'
-    assert sod(["run", str(recipe(text)), "--dry-run"]) == 0
+    assert sod(["run", str(recipe(text)), "--dry-run"]) == 2
     out = " ".join(capsys.readouterr().out.split())
+    assert "a.jsonl does not exist. Correct its path." in out
     assert "Create data/mix.jsonl" not in out
     assert "validate.data" in out
     assert "torchrun" not in out

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,6 +37,8 @@ logging.disable_progress_bar()  # sod.console.progress shows progress
 HARMLESS = re.compile(r"\.(inv_freq|masked_bias|rotary_emb\.\w+)$")
 """Names of tables that models compute; older files also hold them."""
 SHOWN_NAMES = 3
+LONGEST_ERROR = 400
+"""Characters of an error of a library, which may have several lines."""
 
 
 def load_model(folder: Path, options: ModelOptions) -> PreTrainedModel:
@@ -87,17 +90,18 @@ def read_model(folder: Path, dtype: str, *, attention: str | None = None, place:
 def _check_head(model: PreTrainedModel, folder: Path) -> None:
     """Raise ModelError for a head of its own in files whose configuration ties the head to the embeddings.
 
-    Transformers computes with that head, and leaves it out when it saves the model.
+    Transformers computes with that head. Programs that follow the configuration, such as vLLM, compute with the embeddings.
     """
     head, embeddings = (
-        layer and layer.weight for layer in (model.get_output_embeddings(), model.get_input_embeddings())
+        getattr(layer, "weight", None) for layer in (model.get_output_embeddings(), model.get_input_embeddings())
     )
-    if not model.config.tie_word_embeddings or head is embeddings or head is None or embeddings is None or head.is_meta:
+    ties = getattr(model.config, "tie_word_embeddings", False) and bool(getattr(model, "_tied_weights_keys", None))
+    if not ties or head is embeddings or head is None or embeddings is None or head.is_meta:
         return
-    if not torch.equal(head, embeddings):
+    if head.shape == embeddings.shape and not torch.equal(head, embeddings):
         raise ModelError(
             f"The files in {folder} hold a head that differs from the embeddings, but config.json ties the two, so programs "
-            "compute different logits with them. Set tie_word_embeddings to false there, or remove the head from the files."
+            "differ in the logits that they compute. Set tie_word_embeddings to false there, or remove the head from the files."
         )
 
 
@@ -120,7 +124,7 @@ def _loaded(
             output_loading_info=True,
         )
     except Exception as error:  # for a damaged file, the libraries raise many kinds of exceptions
-        raise ModelError(f"The model in {folder} cannot be loaded: {error}") from error
+        raise ModelError(_unreadable("model", folder, error)) from error
     finally:
         logging.set_verbosity(verbosity)
 
@@ -165,7 +169,7 @@ def _check_folder(folder: Path) -> PreTrainedConfig:
 def _unreadable(what: str, folder: Path, error: Exception) -> str:
     if "trust_remote_code" in str(error):
         return f"The {what} in {folder} needs Python code of its own, which sod never runs. Use one that Transformers includes."
-    return f"The {what} in {folder} cannot be loaded: {error}"
+    return f"The {what} in {folder} cannot be loaded: {textwrap.shorten(str(error), LONGEST_ERROR)}"
 
 
 def _check_weights(folder: Path, report: dict[str, Any]) -> None:

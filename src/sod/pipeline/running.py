@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sod.config import EvalOptions, ReportOptions, RunOptions, SftOptions, TrainOptions
+from sod.config import ReportOptions, RunOptions
 from sod.config.recipes import flat, to_toml
 from sod.console.progress import clock, echo
 from sod.errors import (
@@ -22,7 +22,7 @@ from sod.errors import (
 from sod.pipeline.forecasting import Forecast
 from sod.pipeline.planning import plan_stages
 from sod.pipeline.stages import ExperimentStage, read_stages, reads, runs_of
-from sod.planning.changes import ChangedInputs, path_digests
+from sod.planning.changes import ChangedInputs, RecordedOptions, path_digests
 from sod.planning.dry_run import REFUSED
 from sod.processes.interrupts import Terminated
 from sod.report import report
@@ -34,8 +34,6 @@ POLL_SECONDS = 10.0
 """Time between two looks at the pace of a stage."""
 INPUTS = "@inputs"
 """Key of the digests in done.json. No option has this name."""
-RUNS = SftOptions | TrainOptions | EvalOptions
-"""Options of commands whose runs record their inputs in environment.json."""
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -142,7 +140,7 @@ def _resumption(stage: ExperimentStage) -> dict[str, Any]:
 def stage_inputs(stage: ExperimentStage) -> dict[str, str]:
     """Return the digests of the files and models that a stage reads; {} if the stage's own run records them."""
     options = stage.options()
-    return {} if isinstance(options, RUNS) else path_digests(options, stage.out)
+    return {} if isinstance(options, RecordedOptions) else path_digests(options, stage.out)
 
 
 class Done:
@@ -191,7 +189,7 @@ class Done:
     def _changed(self, stage: ExperimentStage, inputs: ChangedInputs) -> list[str]:
         """Return the inputs of a finished stage that have another content than when it began."""
         options = stage.options()
-        if isinstance(options, RUNS):
+        if isinstance(options, RecordedOptions):
             return inputs.of(stage.out, options)
         return changed_contents(self._stages[stage.name].get(INPUTS, {}), stage_inputs(stage))
 

@@ -26,7 +26,8 @@ from sod.runs.contents import changed_contents, content_digests
 from sod.runs.directory import Run
 from sod.runs.files import sha256_of_file
 
-RunOptions = SftOptions | TrainOptions | EvalOptions
+RecordedOptions = SftOptions | TrainOptions | EvalOptions
+"""Options of the commands whose runs record their inputs in environment.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class RunInput:
     fingerprint: Callable[[], str]
 
 
-def inputs_of(options: RunOptions, sets: Sequence[ProblemSet] | None = None) -> Iterator[RunInput]:
+def inputs_of(options: RecordedOptions, sets: Sequence[ProblemSet] | None = None) -> Iterator[RunInput]:
     """Yield the data and the models of a run. `sets`: the opened problems of an evaluation. Default: open them."""
     match options:
         case SftOptions():
@@ -58,7 +59,7 @@ def inputs_of(options: RunOptions, sets: Sequence[ProblemSet] | None = None) -> 
             yield from (_routed(options, route) for route in routes_of(options.teachers))
         case EvalOptions():
             files = tuple(options.data_dir / f"{name}.jsonl" if name in SETS else Path(name) for name in options.data)
-            yield RunInput("data", files, lambda: sets_fingerprint(open_sets(options) if sets is None else sets))
+            yield RunInput("data", files, lambda: _fingerprint_of_problems(options, sets))
             if ENGINES[options.engine.name].loads_model:
                 yield RunInput("model", (options.model,), lambda: fingerprint_model(model_folder(options.model)))
             else:
@@ -67,9 +68,17 @@ def inputs_of(options: RunOptions, sets: Sequence[ProblemSet] | None = None) -> 
                 yield _teacher(options, options.teacher)
 
 
-def fingerprints_of(options: RunOptions, sets: Sequence[ProblemSet] | None = None) -> dict[str, str]:
+def fingerprints_of(options: RecordedOptions, sets: Sequence[ProblemSet] | None = None) -> dict[str, str]:
     """Return the fingerprint of each input of a run, by its name in environment.json."""
     return {each.name: each.fingerprint() for each in inputs_of(options, sets)}
+
+
+def _fingerprint_of_problems(options: EvalOptions, sets: Sequence[ProblemSet] | None) -> str:
+    """Return the fingerprint of the problems of an evaluation. Problems that cannot be read are not those of a run."""
+    try:
+        return sets_fingerprint(open_sets(options) if sets is None else sets)
+    except DataError as error:
+        return f"unreadable: {error}"
 
 
 def _file(name: str, path: Path) -> RunInput:
@@ -96,7 +105,7 @@ class ChangedInputs:
 
     _known: dict[str, Any] = field(default_factory=dict)
 
-    def of(self, folder: Path, options: RunOptions) -> list[str]:
+    def of(self, folder: Path, options: RecordedOptions) -> list[str]:
         """Return the inputs that have changed since the run in `folder` began: paths, and names of `content_digests`."""
         try:
             stored = json.loads((folder / "environment.json").read_bytes())
@@ -110,8 +119,8 @@ class ChangedInputs:
                 changed += [", ".join(map(str, each.paths))] if now not in (None, before[each.name]) else []
         return changed + (changed_contents(files, self._contents(options)) if files else [])
 
-    def _contents(self, options: RunOptions) -> dict[str, str]:
-        sets = self._once(f"sets {type(options)} {_data(options)} {_limits(options)}", lambda: _sets(options)) or []
+    def _contents(self, options: RecordedOptions) -> dict[str, str]:
+        sets = self._once(f"sets {type(options)} {options.data} {_limits(options)}", lambda: _sets(options)) or []
         return content_digests(options, sets)
 
     def _once(self, key: str, compute: Callable[[], Any]) -> Any:
@@ -123,15 +132,11 @@ class ChangedInputs:
         return self._known[key]
 
 
-def _data(options: RunOptions) -> object:
-    return options.data
-
-
-def _limits(options: RunOptions) -> object:
+def _limits(options: RecordedOptions) -> object:
     return (options.limit, options.prompts, options.data_dir) if isinstance(options, EvalOptions) else None
 
 
-def _sets(options: RunOptions) -> list[tuple[Path, Sequence[Any]]]:
+def _sets(options: RecordedOptions) -> list[tuple[Path, Sequence[Any]]]:
     match options:
         case TrainOptions() if options.data.exists():
             return [(options.data, load_asked(options.data)[0])]
