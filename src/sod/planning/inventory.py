@@ -134,7 +134,8 @@ def why_no_shape(found: Found, whose: str) -> str:
     if not found.is_unsized or found.config is None:
         return f"the {whose} has no local config.json, which holds its shape"
     kind = json.loads(found.config.read_text(encoding="utf-8")).get("model_type", "not named")
-    return f"the {whose}'s type is {kind}, and {found.unmeasured or 'it was not measured'}. Loading it checks whether it can be used"
+    why = found.unmeasured or "it was not measured"
+    return f"the {whose}'s type is {kind}, and {why}. Loading it checks whether it can be used"
 
 
 def find_tokenizer(model: Path) -> Path | None:
