@@ -41,6 +41,7 @@ from sod.planning.inventory import (
     as_time,
     brief,
     check_model,
+    check_weights,
     find_benchmark,
     find_device,
     find_file,
@@ -532,6 +533,7 @@ class DryRun(Text):
         if not served:
             with self.refusals():
                 check_model(found)
+                check_weights(found)
                 return measure(found)
         return found
 
