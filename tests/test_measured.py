@@ -26,7 +26,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         FAMILIES["Qwen 3.5 (text)"][1]
         | {
             "num_hidden_layers": 4,
-            "layer_types": ["linear_attention", "linear_attention", "full_attention"] + ["linear_attention"],
+            "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention"],
         },
     ),
     "Mamba 2": FAMILIES["Mamba 2"],

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from sod.chat.format import ChatFormat
@@ -541,6 +542,35 @@ def test_the_commands_say_their_plan_and_do_nothing(
     assert out.startswith(f"sod {command}, a dry run: nothing is loaded, downloaded or written.\n")
     assert not (tmp_path / "run").exists()
     assert json.dumps(str(tmp_path / "run")).strip('"') in out
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("no file", "holds no weights in safetensors"),
+        ("no norm", "its files lack model.norm.weight"),
+        ("short head", "have another shape for model.embed_tokens.weight"),
+        ("few rows", "but its tokenizer has ids up to"),
+    ],
+)
+def test_weights_that_do_not_fit_are_found_before_loading(
+    train: Callable[..., str], untrained: Path, tmp_path: Path, damage: str, words: str
+) -> None:
+    folder = Path(shutil.copytree(untrained, tmp_path / "student"))
+    file, config = folder / "model.safetensors", folder / "config.json"
+    weights = load_file(file)
+    if damage == "no file":
+        file.unlink()
+    elif damage == "no norm":
+        save_file({name: each for name, each in weights.items() if name != "model.norm.weight"}, file, {"format": "pt"})
+    else:
+        save_file(
+            weights | {"model.embed_tokens.weight": weights["model.embed_tokens.weight"][:20]}, file, {"format": "pt"}
+        )
+        if damage == "few rows":
+            config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 20}))
+    assert words in train(student=folder)
+    assert "its files lack" not in train(student=untrained)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from sod.chat.calls import COMPLAINT, parse_calls, without_calls, words_and_calls
 from sod.chat.format import ChatFormat
 from sod.chat.syntaxes import SYNTAXES, Syntax
+from sod.chat.syntaxes.json_calls import decode_at
 from sod.errors import TemplateError
 from sod.types import MalformedCall, Message, ToolCall
 
@@ -183,6 +185,57 @@ def test_any_text_ends(syntax: Syntax) -> None:
     written = syntax.write(ToolCall(name="run_it", arguments={"code": "print(1)"}))
     for part in (written[:10], f"{written[:14]}</think>", written[: len(written) // 2], written[-10:]):
         assert len(parse_calls(part * 2000, syntax, [TOOL])) <= 4000
+
+
+class Counted(str):
+    """A text that counts the characters that are copied or searched in Python."""
+
+    work = 0
+
+    def __getitem__(self, key: Any) -> str:
+        found = super().__getitem__(key)
+        Counted.work += len(found)
+        return found
+
+    def find(self, *arguments: Any) -> int:
+        found, start = super().find(*arguments), arguments[1] if len(arguments) > 1 else 0
+        end = arguments[2] if len(arguments) > 2 else len(self)
+        Counted.work += (end if found < 0 else found) - start
+        return found
+
+    def count(self, part: str, start: Any = 0, end: Any = None) -> int:
+        Counted.work += (len(self) if end is None else end) - start
+        return super().count(part, start, end)
+
+
+@pytest.mark.parametrize(
+    "syntax", [each for each in SYNTAXES if not getattr(each, "close", "")], ids=lambda each: each.name
+)
+def test_very_many_broken_calls_without_a_closing_tag_are_read_in_linear_time(syntax: Syntax) -> None:
+    written = syntax.write(ToolCall(name="run_it", arguments={"code": "print(1)"}))
+    for part in (f"{written[:14]}</think>", f"{written[:-4]}</think>\n", written[: len(written) // 2], f"{written}\n"):
+        Counted.work = 0
+        text = Counted(part * (100_000 // len(part)))
+        parse_calls(text, syntax, [TOOL])
+        assert Counted.work < 40 * len(text), part
+
+
+@pytest.mark.parametrize("size", [10, 250, 256, 257, 5000])
+@pytest.mark.parametrize("value", ['"%s"', "[%s", '{"a": "%s"}x', '"%s', "[%s, tru]", "1%s ", "[tru%s"])
+def test_json_in_a_long_text_is_decoded_as_in_a_short_one(value: str, size: int) -> None:
+    text = value % ("1" * size)
+    decoded = [_decoded(lambda: json.JSONDecoder(strict=False).raw_decode(text), 0)]
+    decoded.append(_decoded(lambda: decode_at("x" * 7 + text, 7), 7))
+    assert decoded[0] == decoded[1]
+
+
+def _decoded(decode: Callable[[], tuple[Any, int]], start: int) -> Any:
+    """Return a value and its length, or the reason why there is none."""
+    try:
+        value, end = decode()
+    except ValueError as error:
+        return getattr(error, "msg", "")
+    return value, end - start
 
 
 @pytest.mark.parametrize(

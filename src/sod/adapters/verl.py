@@ -41,6 +41,7 @@ from verl.utils.config import omega_conf_to_dataclass, validate_config  # pyrigh
 from verl.utils.metric import AggregationType, Metric  # pyright: ignore[reportMissingImports]
 from verl.workers.utils.padding import no_padding_2_padding  # pyright: ignore[reportMissingImports]
 
+from sod.adapters.verl_calls import check_calls
 from sod.core import (
     RULES,
     StepInfo,
@@ -372,11 +373,14 @@ def check_overrides(overrides: Sequence[str], *, name: str = "ppo_trainer", fold
         )
     check_switches(options.loss_mode, actor, options)
     check_teachers(str(config.actor_rollout_ref.model.path), _teacher_models(config))
+    turns = config.actor_rollout_ref.rollout.multi_turn
+    calls = check_calls(Path(str(config.actor_rollout_ref.model.path)), str(turns.format)) if turns.enable else ""
     return "\n".join(
         [
             f"{name}: {options.loss_mode}, coef {options.distillation_loss_coef}.",
             which_settings(None if configured is None else str(configured)),
             *_warnings(config.actor_rollout_ref.rollout.temperature),
+            *([calls] if calls else []),
             *(line for line in heard.getvalue().splitlines() if not line.startswith(ALL_IS_WELL)),
         ]
     )
@@ -452,7 +456,7 @@ def main(arguments: Sequence[str]) -> str:
 if __name__ == "__main__":  # registers nothing; checks what the import of verl has registered
     try:
         print(main(sys.argv[1:]))
-    except OptionError as error:
+    except SodError as error:
         sys.exit(f"sod: {error}")
 else:
     try:

@@ -364,8 +364,8 @@ class ChatFormat:
         raise TemplateError(
             f"The chat template{self._template.of_what} rewrites history: at token {at}, appending turn by turn "
             f"gives {show(appended)}, but rendering the full conversation gives {show(whole)} (after "
-            f"{self.tokenizer.decode(whole[max(0, at - 12) : at])!r}). Set chat.on_drift to 'append' to use the appended tokens "
-            "in fine-tuning, rollouts and evaluation, or use a template that never changes earlier turns."
+            f"{self.tokenizer.decode(whole[max(0, at - 12) : at])!r}). Type --chat.on-drift append to use the appended "
+            "tokens in fine-tuning, rollouts and evaluation, or use a template that never changes earlier turns."
         )
 
     def _begins(self, appended: list[int], whole: list[int]) -> bool:

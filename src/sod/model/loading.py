@@ -70,6 +70,16 @@ def check_written(folder: Path) -> None:
     read_model(folder, "auto", place="meta")
 
 
+def check_files(folder: Path) -> None:
+    """Raise the ModelError of `load_model` or `check_embeddings` if headers of the files already show it. Read no weights."""
+    config = _check_folder(folder)
+    if not is_multimodal(config):  # its text part is compared by computing
+        check_written(folder)
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if isinstance(rows, int) and (folder / "tokenizer_config.json").is_file():
+        _check_rows(rows, load_tokenizer(folder), folder)
+
+
 def read_model(folder: Path, dtype: str, *, attention: str | None = None, place: str | None = None) -> PreTrainedModel:
     """Return a causal language model of a type in Transformers, with every weight from the directory's safetensors.
 
@@ -223,7 +233,11 @@ def _tokenizer(folder: Path, files: tuple[tuple[str, int, int], ...]) -> PreTrai
 
 def check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Raise ModelError unless every id of the tokenizer has an embedding."""
-    rows, highest = head(model).shape[0], id_count(tokenizer) - 1
+    _check_rows(head(model).shape[0], tokenizer, folder)
+
+
+def _check_rows(rows: int, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    highest = id_count(tokenizer) - 1
     if highest >= rows:
         raise ModelError(
             f"The model in {folder} has {rows} embeddings, but its tokenizer has ids up to {highest}. Save the model's own "

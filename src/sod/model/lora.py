@@ -23,15 +23,18 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from peft.tuners.lora import Linear
 
+WITHOUT_OUTPUT = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+"""Types whose Mamba kernels read the weight of `out_proj`. PEFT refuses an adapter there."""
 ADAPTER = "sod"
 """Name of the adapters in PEFT's parameter names."""
 
 
-def add_low_rank(model: PreTrainedModel, rank: int, alpha: float) -> None:
+def add_low_rank(model: PreTrainedModel, rank: int, alpha: float, *, reports: bool = True) -> None:
     """Freeze the model and add a trainable adapter to each linear layer except the head: W + alpha / rank * B @ A.
 
     A is (rank, in) and random, the same in every run. B is (out, rank) and 0, so the model's outputs do not change at first.
-    Both are always float32. Raise OptionError if PEFT is missing or the model has no linear layer.
+    Both are always float32. Layers whose weight other code reads directly get none. `reports`: log the share of the weights
+    without an adapter. Raise OptionError if PEFT is missing or the model has no linear layer.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -39,24 +42,39 @@ def add_low_rank(model: PreTrainedModel, rank: int, alpha: float) -> None:
         raise OptionError(
             f'learn.lora_rank needs PEFT, which cannot be imported ({error}). Type pip install ".[lean]" in a checkout of sod.'
         ) from error
-    # PEFT's "all-linear" also selects blocks of experts, which `_plain` cannot merge.
-    output = model.get_output_embeddings()
-    linear = [
-        n for n, layer in model.named_modules() if isinstance(layer, torch.nn.Linear | Conv1D) and layer is not output
-    ]
+    linear = adapted_layers(model)
     if not linear:
         raise OptionError(
             f"learn.lora_rank is not supported by models of type {model.config.model_type}, which have no linear layer. "
             "Leave it out."
         )
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=linear)  # type: ignore[arg-type]
-    _say_what_stays(model, linear)
+    if reports:
+        _say_what_stays(model, linear)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
+
+
+def adapted_layers(model: PreTrainedModel) -> list[str]:
+    """Return the names of the linear layers that get an adapter.
+
+    PEFT's "all-linear" also selects blocks of experts, which `_plain` cannot merge.
+    """
+    output = model.get_output_embeddings()
+    linear = {n: each for n, each in model.named_modules() if isinstance(each, torch.nn.Linear | Conv1D)}
+    return [name for name, layer in linear.items() if layer is not output and not _is_bypassed(model, name)]
+
+
+def _is_bypassed(model: PreTrainedModel, name: str) -> bool:
+    """Return whether a Mamba layer reads the weight itself, without calling the layer, so that an adapter has no effect."""
+    owner, _, last = name.rpartition(".")
+    if not hasattr(model.get_submodule(owner), "A_log"):
+        return False
+    return last == "dt_proj" or (last == "out_proj" and model.config.model_type in WITHOUT_OUTPUT)
 
 
 @contextmanager
@@ -85,7 +103,7 @@ def _say_what_stays(model: PreTrainedModel, linear: Sequence[str]) -> None:
     if kept:
         share = sum(kept.values()) / model.num_parameters()
         logger.warning(
-            f"LoRA does not train {share:.0%} of the weights: {len(kept)} tensors outside linear layers (such as experts), "
+            f"LoRA does not train {share:.0%} of the weights: {len(kept)} tensors without an adapter (such as experts), "
             f"for example {next(iter(kept))}."
         )
 

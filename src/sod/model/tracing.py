@@ -12,18 +12,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.pytorch_utils import Conv1D
 
 from sod.model.attention import ATTENTION, SlotCache
 from sod.model.caching import read_on
 from sod.model.forward import alone, forward
 from sod.model.fsdp import checkpoint_layers
-from sod.model.lora import add_low_rank
+from sod.model.lora import adapted_layers, add_low_rank
 from sod.model.multimodal import text_config
 
 GROUPED = torch.ops.aten._grouped_mm.default
@@ -227,7 +226,7 @@ def sizes_of(folder: Path) -> Sizes:
         model = AutoModelForCausalLM.from_config(_text_config(folder), attn_implementation=ATTENTION)
     model.tie_weights()
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    linear = [each for each in model.modules() if isinstance(each, torch.nn.Linear | Conv1D) and each is not head]
+    linear = [model.get_submodule(name) for name in adapted_layers(model)]
     count = lambda module: sum(weight.numel() for weight in module.parameters())  # noqa: E731
     layers = [count(layer) for layer in _layers(model)]
     return Sizes(
@@ -245,14 +244,33 @@ def sizes_of(folder: Path) -> Sizes:
 def traced(
     folder: Path, dtype: str, *, rank: int = 0, checkpointing: bool = False, keep_attention: bool = False
 ) -> Traced:
-    """Return a model of fake tensors to record. Call its methods within `FakeTensorMode` of `fake`."""
-    config = _text_config(folder)
-    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation=ATTENTION).eval()
-    if rank:
-        add_low_rank(model, rank, 1.0)
+    """Return a model of fake tensors to record. Call this function and its methods within the mode of `fake`."""
+    with unset_fake_temporarily():
+        config, options = _text_config(folder), {"dtype": getattr(torch, dtype), "attn_implementation": ATTENTION}
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, **options).eval()
+        model.tie_weights()
+        if rank:
+            add_low_rank(model, rank, 1.0, reports=False)
+    _empty(model)
     if checkpointing:
         checkpoint_layers(model, keep_attention=keep_attention)
     return Traced(model)
+
+
+def _empty(model: PreTrainedModel) -> None:
+    """Replace the tensors of a model by tensors of the same sizes on the CPU, fake ones in the mode of `fake`."""
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        for kind in (module._parameters, module._buffers):
+            for name, old in kind.items():
+                if old is None:
+                    continue
+                if id(old) not in made:
+                    new = torch.empty(old.shape, dtype=old.dtype, device="cpu")
+                    is_weight = kind is module._parameters
+                    made[id(old)] = torch.nn.Parameter(new, old.requires_grad) if is_weight else new
+                kind[name] = made[id(old)]  # type: ignore[assignment]
 
 
 def fake() -> FakeTensorMode:

@@ -39,6 +39,7 @@ from sod.planning.inventory import (
     as_time,
     brief,
     check_model,
+    check_weights,
     find_benchmark,
     find_device,
     find_file,
@@ -570,6 +571,7 @@ class DryRun(Text):
         if not served:
             with self.refusals():
                 check_model(found)
+                check_weights(found)
                 return measure(found)
         return found
 

@@ -121,6 +121,17 @@ def check_model(found: Found) -> None:
         check_config(found.config.parent)
 
 
+def check_weights(found: Found) -> None:
+    """Raise the ModelError of the run if a local folder lacks weights, or has others than its config.json and tokenizer need.
+
+    Only the headers of the files are read. NaN and infinity are found when the model is loaded.
+    """
+    if found.config is not None and Path(found.name) == found.config.parent:
+        from sod.model.loading import check_files
+
+        check_files(found.config.parent)
+
+
 def measure(found: Found) -> Found:
     """Return the facts with the measured sizes of a local model of a type without arithmetic. PyTorch is imported for it."""
     if not found.is_unsized or found.config is None:

@@ -324,8 +324,8 @@ def memory_of_fine_tuning(
 ) -> Memory:
     """Return the memory of `sod sft`. `gpu`: bytes of the GPU's memory; None for a CPU.
 
-    `longest_row`: tokens of the longest conversation. Default: options.max_tokens. With several processes and
-    GPUs, the full copies are in the computer's memory and are not counted here.
+    `longest_row`: tokens of the longest conversation. Default: options.max_tokens. With several processes and GPUs, the full
+    copies are in the computer's memory and are not counted here.
     """
     row = min(options.max_tokens, longest_row or options.max_tokens)
     tokens = min(max(options.learn.microbatch_tokens, row), options.batch * row)

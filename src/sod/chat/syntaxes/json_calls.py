@@ -7,6 +7,10 @@ from sod.types import ToolCall
 
 DECODER = json.JSONDecoder(strict=False)
 """Accepts raw line breaks inside strings."""
+SHORTEST_PART = 256
+"""Characters of the first part of a text that is decoded."""
+LONGEST_WORD = 16
+"""More characters than any word or escape of JSON has."""
 NAMES, ARGUMENTS = ("name", "tool_name"), ("arguments", "parameters")
 _BESIDE = {"id", "type", "tool_call_id"}
 """Keys of a call that are unrelated to its arguments."""
@@ -41,9 +45,29 @@ def as_arguments(given: Any) -> dict[str, Any] | None:
 def decode(text: str, at: int) -> tuple[Any, int] | str:
     """Return the JSON value that begins at `at`, and its end. Return the reason if there is none."""
     try:
-        return DECODER.raw_decode(text, at)
+        return decode_at(text, at)
     except (ValueError, RecursionError) as error:
         return json_error(error)
+
+
+def decode_at(text: str, at: int) -> tuple[Any, int]:
+    """Return the JSON value that begins at `at`, and its end. Raise what `DECODER` raises.
+
+    Parts of the text are decoded, each twice as long as the one before: an error of the library counts the lines before it, and
+    very many broken calls must be read in linear time.
+    """
+    size = SHORTEST_PART
+    while True:
+        part, is_rest = text[at : at + size], at + size >= len(text)
+        try:
+            value, end = DECODER.raw_decode(part)
+            if is_rest or end < len(part):
+                return value, at + end
+        except json.JSONDecodeError as error:
+            is_cut = error.pos > len(part) - LONGEST_WORD or error.msg.startswith("Unterminated string")
+            if is_rest or not is_cut:
+                raise
+        size *= 2
 
 
 def json_error(error: ValueError | RecursionError) -> str:

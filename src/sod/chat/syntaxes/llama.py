@@ -3,7 +3,7 @@
 import json
 import re
 
-from sod.chat.syntaxes.base import Block, Parameters, malformed
+from sod.chat.syntaxes.base import Block, Parameters, find_close, malformed
 from sod.chat.syntaxes.json_calls import call_of, decode
 from sod.types import ToolCall
 
@@ -14,7 +14,7 @@ _LINE_END = re.compile(r"[ \t]*(?:;|\n|\Z)|[ \t]*(?=<\|)")
 
 class Llama:
     name = "llama"
-    opener = re.compile(r"(?:<\|python_tag\|>|\A|(?<=[\n;])|(?<=</think>))\s*(?=\{)|<\|python_tag\|>")
+    opener = re.compile(r"(?:<\|python_tag\|>|\A|(?<=[\n;])(?<!\n\n)|(?<=</think>))\s*(?=\{)|<\|python_tag\|>")
     help = 'Write {"name": "TOOL", "parameters": {...}} with valid JSON on a line of its own and try again.'
 
     def write(self, call: ToolCall) -> str:
@@ -24,7 +24,7 @@ class Llama:
         tagged = text.startswith(_TAG, start)
         if not (tagged or _CALL.match(text, at)):
             return None
-        until = text.find("\n{", at)
+        until = find_close(text, "\n{", at)
         until = len(text) if until < 0 else until
         decoded = decode(text, at)
         if isinstance(decoded, str):

@@ -33,7 +33,7 @@ class PythonLists:
     def opener(self) -> re.Pattern[str]:
         if self.open:
             return re.compile(re.escape(self.open))
-        return re.compile(r"(?:\A|(?<=\n)|(?<=</think>))\s*(?=\[\s*[A-Za-z_][\w.]*\((?:\s*\w+\s*=|\s*\)))")
+        return re.compile(r"(?:\A|(?<=\n)(?<!\n\n)|(?<=</think>))\s*(?=\[\s*[A-Za-z_][\w.]*\((?:\s*\w+\s*=|\s*\)))")
 
     @property
     def help(self) -> str:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from sod.chat.syntaxes.base import Block, Parameters, find_close, malformed, skip
-from sod.chat.syntaxes.json_calls import DECODER, call_of, json_error
+from sod.chat.syntaxes.json_calls import call_of, decode_at, json_error
 from sod.types import MalformedCall, ToolCall
 
 _FENCE = re.compile(r"\s*(?:```\w*\s*)?")
@@ -54,7 +54,7 @@ class TaggedJson:
             return (
                 self._block(start, *read)
                 if read
-                else malformed(self, start, len(text), _what_is_wrong(text[at:]), text)
+                else malformed(self, start, len(text), _what_is_wrong(text, at, len(text)), text)
             )
         close = find_close(text, self.close, at)
         if close < 0:
@@ -62,7 +62,9 @@ class TaggedJson:
         end = close + len(self.close)
         read = self._values(text[at:end])
         reason = ""
-        if read is None and (reason := _what_is_wrong(text[at:close])).startswith("invalid JSON (Unterminated"):
+        if read is None and (reason := _what_is_wrong(text[at:close], 0, close - at)).startswith(
+            "invalid JSON (Unterminated"
+        ):
             read = self._values(text[at:])  # the closing tag may be inside a string
         return self._block(start, read[0], at + read[1]) if read else malformed(self, start, end, reason, text)
 
@@ -103,16 +105,17 @@ class TaggedJson:
                 at = skip(text, at)
                 if values and not text.startswith(("{", "["), at):
                     return None
-                value, at = DECODER.raw_decode(text, at)
+                value, at = decode_at(text, at)
                 values += value if isinstance(value, list) and value else [value]
         except (ValueError, RecursionError):  # ValueError also for integers with thousands of digits
             return None
         return (values, close.end()) if values else None
 
 
-def _what_is_wrong(body: str) -> str:
+def _what_is_wrong(text: str, at: int, end: int) -> str:
+    """Return why the text from `at` to `end` is not one JSON value."""
     try:
-        DECODER.decode(body)
+        _, found = decode_at(text, skip(text, at))
     except (ValueError, RecursionError) as error:
         return json_error(error)
-    return "invalid JSON"
+    return "invalid JSON (Extra data)" if skip(text, found) < end else "invalid JSON"
