@@ -271,6 +271,15 @@ def test_two_shards_that_are_merged_give_what_one_call_gives(
     assert before == {path: path.stat().st_mtime_ns for path in before}  # the last call only computes
     results = [json.loads((folder / "arena" / "sums" / "results.json").read_text()) for folder in (whole, one)]
     assert without_time(results[0]) == without_time(results[1])
+    weights = [
+        {
+            path.relative_to(folder): path.read_bytes()
+            for path in folder.glob("arena/*/*/*/cells/*/*/train/checkpoints/*/*.safetensors")
+        }
+        for folder in (whole, one)
+    ]
+    assert len(weights[0]) == 10
+    assert weights[0] == weights[1]
     check(results[0], whole / "arena" / "sums")
 
 
