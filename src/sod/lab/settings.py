@@ -84,10 +84,10 @@ REAL_NIGHT: dict[str, Any] = {
 
 WORLD_SFT: dict[str, Any] = {"batch": 8, "learn": {"lr": 2e-3, "warmup": 30, "betas": [0.9, 0.98]}}
 WORLD_STEPS: dict[str, dict[str, int]] = {
-    "household": {"teacher": 1500, "cold-start": 1200},
-    "shop": {"teacher": 3000, "cold-start": 2000},
-    "maze": {"teacher": 3000, "cold-start": 2000},
-    "database": {"teacher": 3000, "cold-start": 2000},
+    "household": {"teacher": 1500, "cold-start": 500},
+    "shop": {"teacher": 1500, "cold-start": 800},
+    "maze": {"teacher": 1500, "cold-start": 800},
+    "database": {"teacher": 1500, "cold-start": 800},
 }
 WORLD_ROLLOUT: dict[str, Any] = {
     "max_turns": 16,  # the budget of a world ends an attempt before
