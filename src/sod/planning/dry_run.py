@@ -67,7 +67,7 @@ from sod.processes.distributed import place
 from sod.runs.files import sha256_of_file
 from sod.runs.results import read_results
 
-REFUSED = "The command would refuse these options or inputs. The dry run lists the reasons under `to do`."
+DRY_RUN_REFUSED = "The command would refuse these options or inputs. The dry run lists the reasons under `to do`."
 """The error of a dry run."""
 CHARACTERS = 3
 """Assumed number of characters per token in a file of demonstrations."""
@@ -85,12 +85,12 @@ def plan(options: SftOptions | TrainOptions | EvalOptions, width: int | None = N
     return planned(options).finished(width or columns())
 
 
-def show_plan(options: SftOptions | TrainOptions | EvalOptions) -> None:
+def show_dry_run(options: SftOptions | TrainOptions | EvalOptions) -> None:
     """Print what the command would do with these options. Raise OptionError if the command would refuse them."""
     text = planned(options)
     echo(text.finished(columns()))
     if text.is_refused:
-        raise OptionError(REFUSED)
+        raise OptionError(DRY_RUN_REFUSED)
 
 
 def planned(options: SftOptions | TrainOptions | EvalOptions) -> "DryRun":
