@@ -24,7 +24,7 @@ from sod.evaluation.evaluate import evaluate, with_chosen
 from sod.evaluation.results import show_results
 from sod.model.dtypes import with_dtype
 from sod.model.hub import model_folder
-from sod.planning.dry_run import show_plan
+from sod.planning.dry_run import show_dry_run
 from sod.rollout.harness import Harness
 from sod.runs.directory import Run
 from sod.runs.records import from_record
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 def demonstrate(options: RolloutCommandOptions) -> None:
     """Sample, judge, and write the best trajectories. Raises DataError if no trajectory can be used."""
     if options.dry_run:
-        show_plan(with_engine(with_dtype(options)))
+        show_dry_run(with_engine(with_dtype(options)))
         return
     options = with_chosen(options)
     sets = open_sets(options)

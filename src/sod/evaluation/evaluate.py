@@ -37,7 +37,7 @@ from sod.model.lengths import with_lengths
 from sod.model.loading import check_context, check_embeddings, load_model
 from sod.planning.changes import fingerprints_of
 from sod.planning.checks import check, of_evaluation
-from sod.planning.dry_run import show_plan
+from sod.planning.dry_run import show_dry_run
 from sod.processes.concurrency import Runner, run_concurrently
 from sod.processes.distributed import ALONE
 from sod.rewards.referee import Referee
@@ -74,7 +74,7 @@ def evaluate_and_show(options: EvalOptions) -> None:
     """Evaluate, and print the results."""
     options = with_engine(with_dtype(options))
     if options.dry_run:
-        show_plan(options)
+        show_dry_run(options)
         return
     show_results(evaluate(options))
     echo(f"results and trajectories: {options.out}")

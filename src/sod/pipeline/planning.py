@@ -44,7 +44,9 @@ def plan_stages(
             parts.append(text.finished(columns()))
             refused |= text.is_refused
         else:
-            lost = [path for path in _read(planned) if not any(is_below(str(path), out) for out in missing.values())]
+            lost = [
+                path for path in _read(stage.options()) if not any(is_below(str(path), out) for out in missing.values())
+            ]
             parts += [f"{path} does not exist. Correct its path." for path in lost]
             parts.append(f"It writes {stage.out}.")
             refused |= bool(lost)

@@ -23,7 +23,7 @@ from sod.pipeline.forecasting import Forecast
 from sod.pipeline.planning import plan_stages
 from sod.pipeline.stages import ExperimentStage, read_stages, reads, runs_of
 from sod.planning.changes import ChangedInputs, RecordedOptions, path_digests
-from sod.planning.dry_run import REFUSED
+from sod.planning.dry_run import DRY_RUN_REFUSED
 from sod.processes.interrupts import Terminated
 from sod.report import report
 from sod.runs.contents import changed_contents
@@ -32,7 +32,7 @@ from sod.runs.files import to_json, write_json, write_whole
 
 POLL_SECONDS = 10.0
 """Time between two looks at the pace of a stage."""
-INPUTS = "@inputs"
+STAGE_INPUTS = "@inputs"
 """Key of the digests in done.json. No option has this name."""
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -45,7 +45,7 @@ def run_stages(options: RunOptions) -> None:
         text, refused = plan_stages(options, stages, Done(options.out).names(stages), end)
         echo(text)
         if refused:
-            raise OptionError(REFUSED)
+            raise OptionError(DRY_RUN_REFUSED)
         return
     with Run(options.out).held():
         _run(options, stages, end)
@@ -170,7 +170,7 @@ class Done:
                     "as well to run both again, or choose another --out."
                 )
         for stage in found:
-            stored = {key: value for key, value in self._stages[stage.name].items() if key != INPUTS}
+            stored = {key: value for key, value in self._stages[stage.name].items() if key != STAGE_INPUTS}
             now, before = flat(_plain(stage)), flat(stored)
             if changed := sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key)):
                 raise OptionError(
@@ -191,11 +191,11 @@ class Done:
         options = stage.options()
         if isinstance(options, RecordedOptions):
             return inputs.of(stage.out, options)
-        return changed_contents(self._stages[stage.name].get(INPUTS, {}), stage_inputs(stage))
+        return changed_contents(self._stages[stage.name].get(STAGE_INPUTS, {}), stage_inputs(stage))
 
     def add(self, stage: ExperimentStage, inputs: dict[str, str]) -> None:
         """Record that a stage is finished. `inputs`: digests of what it read."""
-        self._stages[stage.name] = _plain(stage) | {INPUTS: inputs}
+        self._stages[stage.name] = _plain(stage) | {STAGE_INPUTS: inputs}
         write_json(self._file, self._stages)
 
 

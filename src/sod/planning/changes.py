@@ -41,7 +41,7 @@ class RunInput:
     fingerprint: Callable[[], str]
 
 
-def inputs_of(options: RecordedOptions, sets: Sequence[ProblemSet] | None = None) -> Iterator[RunInput]:
+def run_inputs(options: RecordedOptions, sets: Sequence[ProblemSet] | None = None) -> Iterator[RunInput]:
     """Yield the data and the models of a run. `sets`: the opened problems of an evaluation. Default: open them."""
     match options:
         case SftOptions():
@@ -70,7 +70,7 @@ def inputs_of(options: RecordedOptions, sets: Sequence[ProblemSet] | None = None
 
 def fingerprints_of(options: RecordedOptions, sets: Sequence[ProblemSet] | None = None) -> dict[str, str]:
     """Return the fingerprint of each input of a run, by its name in environment.json."""
-    return {each.name: each.fingerprint() for each in inputs_of(options, sets)}
+    return {each.name: each.fingerprint() for each in run_inputs(options, sets)}
 
 
 def _fingerprint_of_problems(options: EvalOptions, sets: Sequence[ProblemSet] | None) -> str:
@@ -113,7 +113,7 @@ class ChangedInputs:
         except (OSError, ValueError, LookupError, TypeError):  # the reader of the run reports it
             return []
         changed: list[str] = []
-        for each in inputs_of(options):
+        for each in run_inputs(options):
             if each.paths and each.name in before and all(path.exists() for path in each.paths):
                 now = self._once(f"{each.name} {each.paths} {_limits(options)}", each.fingerprint)
                 changed += [", ".join(map(str, each.paths))] if now not in (None, before[each.name]) else []

@@ -76,7 +76,7 @@ from sod.runs.results import read_results
 if TYPE_CHECKING:
     from sod.chat.format import ChatFormat
 
-REFUSED = "The command would refuse these options or inputs. The dry run lists the reasons under `to do`."
+DRY_RUN_REFUSED = "The command would refuse these options or inputs. The dry run lists the reasons under `to do`."
 """The error of a dry run."""
 CHARACTERS = 3
 """Assumed number of characters per token in a file of demonstrations."""
@@ -94,12 +94,12 @@ def plan(options: SftOptions | TrainOptions | EvalOptions, width: int | None = N
     return planned(options).finished(width or columns())
 
 
-def show_plan(options: SftOptions | TrainOptions | EvalOptions) -> None:
+def show_dry_run(options: SftOptions | TrainOptions | EvalOptions) -> None:
     """Print what the command would do with these options. Raise OptionError if the command would refuse them."""
     text = planned(options)
     echo(text.finished(columns()))
     if text.is_refused:
-        raise OptionError(REFUSED)
+        raise OptionError(DRY_RUN_REFUSED)
 
 
 def planned(options: SftOptions | TrainOptions | EvalOptions) -> "DryRun":

@@ -36,7 +36,7 @@ from sod.model.loading import check_context, check_embeddings, head, load_model
 from sod.model.policy import Policy, load_sharded, origin
 from sod.planning.changes import fingerprints_of
 from sod.planning.checks import check, of_training, of_translation
-from sod.planning.dry_run import estimate, show_plan
+from sod.planning.dry_run import estimate, show_dry_run
 from sod.planning.timing import compared
 from sod.processes.concurrency import Runner
 from sod.processes.distributed import Ranks, joined
@@ -80,7 +80,7 @@ def train(options: TrainOptions) -> Run:
     """
     options = with_engine(with_dtype(options))
     if options.dry_run:
-        show_plan(options)
+        show_dry_run(options)
         return Run(options.out)
     options = with_lengths(options)
     with (

@@ -22,7 +22,7 @@ from sod.model.loading import check_context, check_embeddings, load_model, load_
 from sod.model.policy import Policy, load_sharded, origin
 from sod.planning.changes import fingerprints_of
 from sod.planning.checks import check, of_fine_tuning
-from sod.planning.dry_run import show_plan
+from sod.planning.dry_run import show_dry_run
 from sod.processes.distributed import Ranks, joined
 from sod.processes.interrupts import Terminated, held_back, noted
 from sod.runs.contents import content_digests
@@ -40,7 +40,7 @@ def sft(options: SftOptions) -> Run:
     """Fine-tune a model. The result is the newest checkpoint of the run."""
     options = with_dtype(options)
     if options.dry_run:
-        show_plan(options)
+        show_dry_run(options)
         return Run(options.out)
     with joined(options.processes, options.network.device) as ranks:
         return _sft(options, ranks)
