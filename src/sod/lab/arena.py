@@ -14,6 +14,7 @@ from typing import Any
 from sod.config import CompareOptions, EvalOptions, LabOptions, SftOptions
 from sod.config.recipes import over, read_recipe
 from sod.console.progress import echo
+from sod.environments.worlds import WORLDS
 from sod.errors import DataError, TrainingError
 from sod.evaluation.results import read_evaluation
 from sod.lab import settings
@@ -21,7 +22,6 @@ from sod.lab.demonstrations import STUDENT_STYLE
 from sod.lab.make import DEMONSTRATIONS, STUDENT_SIZE, is_made, make, tokenizer, write_demonstrations
 from sod.lab.models import save_new_model
 from sod.lab.presets import Setting
-from sod.lab.worlds import WORLDS
 from sod.lab.worlds.make import COLD_START, train_from_scratch
 from sod.runs.directory import Run
 
