@@ -15,17 +15,10 @@ from sod.config import TrainOptions
 from sod.engines import SleepingEngine
 from sod.engines.vllm import VLLMEngine, _without_expandable_segments
 from sod.errors import TrainingError
+from sod.planning.budgets import SERVED_FIXED, by_part, memory_of_training, room_of_vllm, sampling_bytes
 from sod.planning.checks import of_training
 from sod.planning.inventory import ON_HUB
-from sod.planning.memory import (
-    SERVED_FIXED,
-    by_part,
-    learning_bytes,
-    memory_of_training,
-    room_of_vllm,
-    sampling_bytes,
-    scoring_bytes,
-)
+from sod.planning.memory import learning_bytes, scoring_bytes
 
 GPU = 80 << 30
 

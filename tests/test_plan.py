@@ -36,9 +36,10 @@ from sod.config import (
 )
 from sod.errors import DataError, ModelError, TemplateError
 from sod.model.loading import load_model, load_tokenizer
-from sod.planning.dry_run import Text, plan
+from sod.planning.dry_run import plan
 from sod.planning.inventory import Device, as_bytes, as_count, as_time, find_device
 from sod.planning.plan import advice
+from sod.planning.text import Text
 
 WIDE = 1000
 """Columns that no line needs."""

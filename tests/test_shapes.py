@@ -35,13 +35,13 @@ from sod.model.attention import ATTENTION
 from sod.model.caching import Packing
 from sod.model.loading import hidden_states
 from sod.model.policy import Policy
+from sod.planning.budgets import by_part, memory_of_fine_tuning, memory_of_teacher_server, memory_of_training
 from sod.planning.inventory import ON_HUB
 from sod.planning.memory import (
     CHUNK_ELEMENTS,
     ITEMSIZE,
     Shape,
     activation_bytes,
-    by_part,
     cache_bytes,
     checkpoint_bytes,
     exchanged_bytes,
@@ -49,9 +49,6 @@ from sod.planning.memory import (
     gathered_bytes,
     learning_bytes,
     loss_bytes,
-    memory_of_fine_tuning,
-    memory_of_teacher_server,
-    memory_of_training,
     optimiser_bytes,
     scoring_bytes,
     sharded_bytes,

@@ -14,9 +14,10 @@ from sod.cli import parse
 from sod.cli import run as sod
 from sod.config import PlanOptions, TrainOptions
 from sod.errors import ModelError, OptionError
+from sod.planning.budgets import memory_of_training
 from sod.planning.dry_run import plan
 from sod.planning.inventory import BANDWIDTH, MEMORY, PEAK, Device, find_device, imagined_gpus
-from sod.planning.memory import forward_operations, memory_of_training
+from sod.planning.memory import forward_operations
 from sod.planning.plan import Case, _train_options, advice
 from sod.planning.timing import compared, seconds_of_update
 

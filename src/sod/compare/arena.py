@@ -24,7 +24,7 @@ from sod.console.progress import echo
 from sod.errors import OptionError, RunError, TrainingError, UnfinishedError
 from sod.lab.arena import is_prepared, prepare_world, settings_of_world
 from sod.lab.make import make_folder
-from sod.planning.dry_run import Text, columns
+from sod.planning.text import Text, columns
 from sod.runs.directory import Run
 from sod.runs.files import to_json, write_json
 from sod.runs.locks import LOCK_FILE

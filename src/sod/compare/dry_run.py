@@ -19,8 +19,11 @@ from sod.lab.presets import REAL_PRESETS, SMALL_TEACHER, check_place, real_setti
 from sod.lab.real import TRAINED_TEACHER, starts_of
 from sod.lab.wordproblems import are_made
 from sod.planning.checks import of_evaluation, of_training
-from sod.planning.dry_run import DryRun, Text, columns, planned, usable_bytes
+from sod.planning.dry_run import planned
+from sod.planning.estimates import usable_bytes
+from sod.planning.found import DryRun
 from sod.planning.inventory import as_bytes
+from sod.planning.text import Text, columns
 from sod.runs.directory import Run
 from sod.sandbox.retries import open_sandbox
 

@@ -7,8 +7,8 @@ from sod.config import EvalOptions, Options, RunOptions, SftOptions, TrainOption
 from sod.model.hub import name_on_hub
 from sod.pipeline.forecasting import Forecast
 from sod.pipeline.stages import MODELS, ExperimentStage, is_below, origin_of, reads
-from sod.planning.dry_run import columns
 from sod.planning.dry_run import planned as planned_as
+from sod.planning.text import columns
 from sod.runs.directory import Run
 
 READ = ("file", "files", "run", "runs", "model", "teacher", "results")

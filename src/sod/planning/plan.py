@@ -16,7 +16,17 @@ from sod.config.teachers import routes_of
 from sod.console.progress import echo
 from sod.errors import ModelError, OptionError
 from sod.model.lengths import capped
-from sod.planning.dry_run import SLACK, Text, columns, largest, offloaded, usable_bytes, wire
+from sod.planning.budgets import (
+    Memory,
+    by_part,
+    longest,
+    memory_of_sampling_server,
+    memory_of_teacher_server,
+    memory_of_training,
+    sampling_bytes,
+    vllm_bytes,
+)
+from sod.planning.estimates import SLACK, largest, offloaded, usable_bytes, wire
 from sod.planning.inventory import (
     ON_HUB,
     Device,
@@ -30,22 +40,9 @@ from sod.planning.inventory import (
     measure,
     why_no_shape,
 )
-from sod.planning.memory import (
-    ITEMSIZE,
-    MODEL_FAMILIES,
-    AnyShape,
-    Memory,
-    Shape,
-    by_part,
-    longest,
-    memory_of_sampling_server,
-    memory_of_teacher_server,
-    memory_of_training,
-    sampling_bytes,
-    type_of,
-    vllm_bytes,
-)
+from sod.planning.memory import ITEMSIZE, MODEL_FAMILIES, AnyShape, Shape, type_of
 from sod.planning.serving import exchanged_tokens, serving
+from sod.planning.text import Text, columns
 from sod.planning.timing import Seconds, seconds_of_update
 
 Changes = dict[str, Any]

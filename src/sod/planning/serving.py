@@ -6,8 +6,9 @@ from urllib.parse import urlsplit
 
 from sod.config import EvalOptions, TrainOptions
 from sod.config.servers import PARALLEL, SERVERS, USUAL, ServerTraits
+from sod.planning.budgets import longest
 from sod.planning.inventory import as_count
-from sod.planning.memory import longest, type_of
+from sod.planning.memory import type_of
 from sod.planning.timing import LIKELY_SHARE
 
 

@@ -8,19 +8,9 @@ from collections.abc import Mapping
 
 from sod.config import TrainOptions
 from sod.engines import ENGINES
+from sod.planning.budgets import itemsize_of_keys, longest, room_of_vllm, slots_of_hf
 from sod.planning.inventory import PCIE, Device, as_time
-from sod.planning.memory import (
-    ITEMSIZE,
-    Shape,
-    cache_bytes,
-    exchanged_bytes,
-    forward_operations,
-    itemsize_of_keys,
-    longest,
-    room_of_vllm,
-    slots_of_hf,
-    type_of,
-)
+from sod.planning.memory import ITEMSIZE, Shape, cache_bytes, exchanged_bytes, forward_operations, type_of
 
 LIKELY_SHARE = 0.25
 """Assumed mean length, as a share of rollout.max_tokens and rollout.max_prompt_tokens."""

@@ -36,7 +36,8 @@ from sod.model.loading import check_context, check_embeddings, head, load_model
 from sod.model.policy import Policy, load_sharded, origin
 from sod.planning.changes import fingerprints_of
 from sod.planning.checks import check, of_training, of_translation
-from sod.planning.dry_run import estimate, show_dry_run
+from sod.planning.dry_run import show_dry_run
+from sod.planning.estimates import estimate
 from sod.planning.timing import compared
 from sod.processes.concurrency import Runner
 from sod.processes.distributed import Ranks, joined
