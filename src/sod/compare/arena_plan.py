@@ -29,7 +29,7 @@ SCREENING_SEED = 2_000_003
 """Seeds of screening start here. The finals have other seeds, so that a lucky seed does not help twice."""
 SEEDS_OF_ROUND = 1_000
 LAST_ROUND = 1.5
-"""A round is the last one if half of its candidates are at most so many times the finalists."""
+"""A round is the last one if half of its candidates are at most this many times the finalists."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,5 +176,5 @@ def mean_over(benchmarks: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 COUNTED = "problems@"
-"""Start of the name of a number of problems: those with at least so many graded samples."""
+"""Start of the name of a number of problems: those with at least this many graded samples."""
 ADDED = {"problems", "problems_lost", "rollout/dropped", "rollout/ungraded", "rollout/tokens_sampled"}

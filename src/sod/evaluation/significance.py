@@ -10,7 +10,7 @@ import numpy as np
 from sod.evaluation.intervals import Solved, draws_of_difference
 
 REPEATS = 5
-"""A p-value uses so many times the draws of an interval, 20,000. The smallest is then 0.0001."""
+"""A p-value uses this many times the draws of an interval, 20,000. The smallest is then 0.0001."""
 LEVEL = 0.05
 POWER = 0.8
 

@@ -30,7 +30,7 @@ from sod.planning.found import DryRun
 from sod.planning.inventory import Found, as_bytes, brief, find_benchmark, find_file
 from sod.planning.measured import Measured
 from sod.planning.memory import ITEMSIZE, MODEL_FAMILIES, checkpoint_bytes, forward_operations, type_of
-from sod.planning.serving import exchanged_tokens
+from sod.planning.teacher_servers import exchanged_tokens
 from sod.planning.text import columns
 from sod.planning.timing import LIKELY_SHARE, seconds_of_update
 

@@ -26,7 +26,7 @@ from sod.planning.inventory import (
     why_no_shape,
 )
 from sod.planning.memory import ITEMSIZE, AnyShape, type_of
-from sod.planning.serving import serving
+from sod.planning.teacher_servers import serving
 from sod.planning.text import Text
 from sod.processes.distributed import place
 from sod.runs.files import sha256_of_file

@@ -41,7 +41,7 @@ from sod.planning.inventory import (
     why_no_shape,
 )
 from sod.planning.memory import ITEMSIZE, MODEL_FAMILIES, AnyShape, Shape, type_of
-from sod.planning.serving import exchanged_tokens, serving
+from sod.planning.teacher_servers import exchanged_tokens, serving
 from sod.planning.text import Text, columns
 from sod.planning.timing import Seconds, seconds_of_update
 
