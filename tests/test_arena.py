@@ -29,7 +29,7 @@ from sod.compare.arena_plan import (
     tied,
     units,
 )
-from sod.compare.arena_results import pairs, verdict_of
+from sod.compare.arena_results import pairs, standing_of
 from sod.compare.jobs import Commands
 from sod.config import CompareOptions
 from sod.config.recipes import to_toml
@@ -179,8 +179,8 @@ def test_the_noise_is_found_again_without_the_chance_in_the_samples() -> None:
 
 def test_a_verdict_needs_a_corrected_p_value_below_one_in_twenty() -> None:
     up, down = Interval(0.1, 0.05, 0.15), Interval(-0.1, -0.15, -0.05)
-    assert (verdict_of(up, 0.04), verdict_of(down, 0.04)) == ("better", "worse")
-    assert verdict_of(up, 0.06) == verdict_of(up, math.nan) == "not told apart"
+    assert (standing_of(up, 0.04), standing_of(down, 0.04)) == ("better", "worse")
+    assert standing_of(up, 0.06) == standing_of(up, math.nan) == "not told apart"
 
 
 # A whole arena

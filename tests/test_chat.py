@@ -391,7 +391,7 @@ def test_a_template_that_cannot_be_appended_to_is_refused_before_anything_is_ren
     assert found is not None
     assert appended in found[1]
     assert whole in found[2]
-    assert "on_drift" in str(caught.value)
+    assert "--chat.on-drift append" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from sod.model.attention import ATTENTION, SlotCache
 from sod.model.caching import read_on
 from sod.model.forward import alone, forward
 from sod.model.lora import add_low_rank
-from sod.planning.measured import Measured
+from sod.planning.measured import MeasuredShape
 
 LENGTH = 1536
 """Tokens of a sequence, more than were recorded."""
@@ -46,11 +46,11 @@ def real(name: str) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(copy.deepcopy(model.config), attn_implementation=ATTENTION).eval()
 
 
-def measured(name: str, folder: Path) -> Measured:
+def measured(name: str, folder: Path) -> MeasuredShape:
     kind, more = CASES[name]
     tiny(kind, more).config.save_pretrained(folder)
-    found = Measured.of(folder / "config.json")
-    assert isinstance(found, Measured), found
+    found = MeasuredShape.of(folder / "config.json")
+    assert isinstance(found, MeasuredShape), found
     return found
 
 

@@ -131,7 +131,7 @@ def test_memory_follows_the_options(train: Callable[..., str]) -> None:
     assert of(learn=LearnOptions(optimizer="adamw_8bit")) < plain
     lean = {"checkpointing": True, "optimizer": "adamw_8bit"}
     assert of(learn=LearnOptions.model_validate(lean | {"lora_rank": 8})) < of(learn=LearnOptions.model_validate(lean))
-    assert of(score=ScoreOptions(offload_teacher=True)) < plain
+    assert of(score=ScoreOptions(offload_teacher=True)) == plain  # on a CPU there is nowhere to move it
     assert of(score=ScoreOptions(teacher_dtype="float32")) > plain
     assert of(network=ModelOptions()) > plain
     assert of(engine=EngineOptions(name="vllm_server", url="http://127.0.0.1:1")) < plain
@@ -602,7 +602,8 @@ def test_a_model_of_which_only_loading_can_tell_is_said_to_be_proved_then(
     train: Callable[..., str], tmp_path: Path
 ) -> None:
     """JetMoe's code reads numbers of its weights."""
-    CONFIG_MAPPING["jetmoe"](**SMALL, kv_channels=8).save_pretrained(tmp_path / "jetmoe")
+    config = CONFIG_MAPPING["jetmoe"](**SMALL, kv_channels=8)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "jetmoe")
     why = "student's type is jetmoe, and a pass without its weights fails .* Loading it checks whether it can be used"
     assert re.search(why, train(student=tmp_path / "jetmoe"))
     with pytest.raises(ModelError, match=why):

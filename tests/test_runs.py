@@ -77,6 +77,7 @@ def test_options_that_make_runs_have_the_name_of_their_command() -> None:
         "eval",
         "rollout",
         "calibrate",
+        "serve",
     }
     assert {name for command, name in made.items() if name != command} == {""}
 

@@ -183,9 +183,7 @@ def test_what_a_way_holds_is_that_of_the_options_as_they_are_typed(gpus: str, te
         own = re.sub(r".*?\d  +(torchrun .* \.\.\. )?(nothing)?", "", line)
         options = options_of(["train", *shlex.split(base), *shlex.split(own)])
         memory = device.memory if (device := case.device).is_gpu else None
-        held = memory_of_training(
-            options, case.student, [case.teacher] if case.teacher else [], memory, processes=options.processes or 1
-        )
+        held = memory_of_training(options, case.student, case.teachers, memory, processes=options.processes or 1)
         assert held == each.memory, each.way.name
 
 
@@ -340,15 +338,17 @@ def test_a_batch_sampled_ahead_on_another_gpu_costs_what_learning_does_not_hide(
     [each] = [each for each in case.sized() if each.way.name == "1 + 1 for vLLM"]
     usual = _train_options(case.base | each.changes)
     ahead = _train_options(case.base | each.changes | {"rollout.ahead": 1})
-    now, then = (seconds_of_update(options, case.student, case.teacher, case.device, 1) for options in (usual, ahead))
+    now, then = (
+        seconds_of_update(options, case.student, case.teachers[0], case.device, 1) for options in (usual, ahead)
+    )
     assert now is not None
     assert then is not None
     assert then["sample"] == pytest.approx(max(0, now["sample"] - now["score"] - now["learn"]))
     assert then["sample"] < now["sample"]
     assert then["learn"] == now["learn"]
     here = _train_options(case.base | {"rollout.ahead": 1})  # one GPU does both
-    assert seconds_of_update(here, case.student, case.teacher, case.device, 1) == seconds_of_update(
-        _train_options(case.base), case.student, case.teacher, case.device, 1
+    assert seconds_of_update(here, case.student, case.teachers[0], case.device, 1) == seconds_of_update(
+        _train_options(case.base), case.student, case.teachers[0], case.device, 1
     )
 
 

@@ -46,7 +46,6 @@ def test_recomputed_layers_have_the_same_gradients(name: str) -> None:
         torch.testing.assert_close(found[each], expected[each], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:The following rank_pattern keys:RuntimeWarning")
 @pytest.mark.parametrize("name", STATES)
 def test_every_adapter_has_the_gradient_of_its_weight(name: str) -> None:
     """B is 0, so its gradient is that of the weight times A transposed, times alpha / rank = 2."""

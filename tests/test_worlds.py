@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sod.lab.worlds.household import DISHES, FOOD, FURNITURE, OTHERS, ROOMS
-from sod.lab.worlds.maze import PEOPLE, TIES
-from sod.lab.worlds.shop import ARTICLES, COLOURS, SIZES
 
 from sod.datasets.rows import load_demonstrations, load_problems
 from sod.environments import Opening, Step, Turn
 from sod.environments.choosing import environment_maker
 from sod.environments.worlds import LEVELS, WORLDS, Database, Household, Maze, Move, Shop, SmallWorld
 from sod.environments.worlds.base import SPARE, turn_of, turns_of_expert
+from sod.environments.worlds.household import DISHES, FOOD, FURNITURE, OTHERS, ROOMS
+from sod.environments.worlds.maze import PEOPLE, TIES
+from sod.environments.worlds.shop import ARTICLES, COLOURS, SIZES
 from sod.errors import DataError
 from sod.lab.worlds.demonstrations import WORLD_STUDENT_STYLE, WORLD_TEACHER_STYLE, demonstration_at, episode_of
 from sod.lab.worlds.files import write_world_demonstrations, write_world_problems

@@ -161,12 +161,12 @@ def _differences(
     single = next(iter(solved.values())).right_SP.shape[0] < 2
     plain = [math.nan if single else p_value(solved[one], solved[other]) for one, other in wanted]
     return {
-        pair: asdict(interval) | {"p": p, "p_holm": corrected, "verdict": verdict_of(interval, corrected)}
+        pair: asdict(interval) | {"p": p, "p_holm": corrected, "verdict": standing_of(interval, corrected)}
         for pair, interval, p, corrected in zip(wanted, found, plain, holm(plain), strict=True)
     }
 
 
-def verdict_of(interval: Interval, p_holm: float) -> str:
+def standing_of(interval: Interval, p_holm: float) -> str:
     """Return better or worse if the corrected p-value is below 0.05. NaN, for a single run, is never below."""
     if not p_holm < LEVEL:
         return "not told apart"

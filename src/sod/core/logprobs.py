@@ -16,7 +16,7 @@ from sod.core.head import Head, wide
 
 CHUNK_ELEMENTS = 1 << 26
 """Logits held at a time: 256 MiB in fp32. That is enough tokens for a matrix product to run at full speed on a CPU."""
-GPU_ROWS, SMALL_GPU, BYTES_PER_LOGIT = 4096, 32 << 30, 64
+GPU_ROWS, SMALL_GPU, BYTES_PER_LOGIT = 4096, 32 << 30, 128
 """On a GPU: tokens whose logits are held at a time, because every chunk reads and writes the head's gradient. At most one logit
 for each of these bytes beyond a small GPU's memory."""
 

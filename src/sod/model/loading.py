@@ -70,7 +70,7 @@ def check_written(folder: Path) -> None:
     read_model(folder, "auto", place="meta")
 
 
-def check_files(folder: Path) -> None:
+def check_weight_files(folder: Path) -> None:
     """Raise the ModelError of `load_model` or `check_embeddings` if headers of the files already show it. Read no weights."""
     config = _check_folder(folder)
     if not is_multimodal(config):  # its text part is compared by computing

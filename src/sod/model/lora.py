@@ -51,12 +51,35 @@ def add_low_rank(model: PreTrainedModel, rank: int, alpha: float, *, reports: bo
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=linear)  # type: ignore[arg-type]
     if reports:
         _say_what_stays(model, linear)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _as_named():
         torch.manual_seed(0)
         inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+    end = f".lora_A.{ADAPTER}.weight"
+    adapted = {name.removesuffix(end) for name, _ in model.named_parameters() if name.endswith(end)}
+    if adapted != set(linear):
+        raise OptionError(
+            f"learn.lora_rank is not supported by models of type {model.config.model_type}: PEFT puts adapters on other layers, "
+            f"for example {min(adapted ^ set(linear))}. Leave it out."
+        )
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
+
+
+@contextmanager
+def _as_named() -> Iterator[None]:
+    """Let PEFT take layers by the names given to it.
+
+    PEFT reads `shared_expert.up_proj` as a name from Transformers 4, and adapts the block of routed experts instead.
+    """
+    from peft.utils import transformers_weight_conversion as conversion
+
+    original = conversion.convert_peft_config_for_transformers
+    conversion.convert_peft_config_for_transformers = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        conversion.convert_peft_config_for_transformers = original
 
 
 def adapted_layers(model: PreTrainedModel) -> list[str]:

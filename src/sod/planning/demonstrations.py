@@ -10,7 +10,7 @@ from sod.datasets.rows import load_demonstrations
 if TYPE_CHECKING:
     from sod.chat.format import ChatFormat
 
-COUNTED = 64
+SAMPLED_ROWS = 64
 """Number of conversations whose tokens are counted: those with most characters."""
 
 
@@ -20,6 +20,6 @@ def longest_conversation(chat: "ChatFormat", files: Sequence[Path]) -> int:
     Raise DataError for a file that cannot be used, and TemplateError for a conversation that cannot be rendered.
     """
     rows = [row for file in files for row in load_demonstrations(file)]
-    candidates = nlargest(COUNTED, rows, key=lambda row: len(str(row.messages)) + len(str(row.tools)))
+    candidates = nlargest(SAMPLED_ROWS, rows, key=lambda row: len(str(row.messages)) + len(str(row.tools)))
     rendered = (chat.render(row.messages, row.tools) for row in candidates)
     return max(sum(len(piece.tokens) for piece in pieces) for pieces in rendered)

@@ -28,7 +28,7 @@ from sod.planning.estimates import (
 )
 from sod.planning.found import DryRun
 from sod.planning.inventory import Found, as_bytes, brief, find_benchmark, find_file
-from sod.planning.measured import Measured
+from sod.planning.measured import MeasuredShape
 from sod.planning.memory import ITEMSIZE, MODEL_FAMILIES, checkpoint_bytes, forward_operations, type_of
 from sod.planning.teacher_servers import exchanged_tokens
 from sod.planning.text import columns
@@ -197,7 +197,7 @@ def _of_training(options: TrainOptions) -> "DryRun":
     exchanged = itemsize * shape.parameters if ENGINES[options.engine.name].exchanges_weights else 0
     text.keep(checkpoint_bytes(shape, itemsize, learn), copies=options.keep + 1 + bool(held_out), exchanged=exchanged)
 
-    if isinstance(shape, Measured) or isinstance(scorer, Measured):
+    if isinstance(shape, MeasuredShape) or isinstance(scorer, MeasuredShape):
         text.add("time", f"not estimated: operations are counted for models of type {', '.join(MODEL_FAMILIES)} only")
         return text
     length = LIKELY_SHARE * longest(rollout)

@@ -11,7 +11,7 @@ from sod.errors import ModelError, OptionError, RunError, TemplateError
 from sod.model.lengths import SomeSampling, capped
 from sod.planning.budgets import Memory, by_part, longest, sampling_bytes, vllm_bytes
 from sod.planning.checks import NOT_INSTALLED, is_address, of_evaluation, of_fine_tuning, of_training, of_translation
-from sod.planning.demonstrations import COUNTED, longest_conversation
+from sod.planning.demonstrations import SAMPLED_ROWS, longest_conversation
 from sod.planning.estimates import SLACK, usable_bytes
 from sod.planning.inventory import (
     Device,
@@ -128,7 +128,8 @@ class DryRun(Text):
             most = min(options.max_tokens, model.positions or options.max_tokens)
             cut = f", cut to {most:,}" if found > most else ""
             self.add(
-                "does", f"longest conversation: {found:,} tokens{cut} ({COUNTED} with most characters were counted)"
+                "does",
+                f"longest conversation: {found:,} tokens{cut} ({SAMPLED_ROWS} with most characters were counted)",
             )
             return min(found, most)
         return None

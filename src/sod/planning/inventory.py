@@ -19,7 +19,7 @@ from sod.datasets.rows import count_rows
 from sod.errors import ModelError, OptionError
 from sod.model.hub import name_on_hub, refuse_gguf
 from sod.model.lengths import positions_in
-from sod.planning.measured import Measured
+from sod.planning.measured import MeasuredShape
 from sod.planning.memory import ITEMSIZE, AnyShape, Shape
 
 
@@ -127,16 +127,16 @@ def check_weights(found: Found) -> None:
     Only the headers of the files are read. NaN and infinity are found when the model is loaded.
     """
     if found.config is not None and Path(found.name) == found.config.parent:
-        from sod.model.loading import check_files
+        from sod.model.loading import check_weight_files
 
-        check_files(found.config.parent)
+        check_weight_files(found.config.parent)
 
 
 def measure(found: Found) -> Found:
     """Return the facts with the measured sizes of a local model of a type without arithmetic. PyTorch is imported for it."""
     if not found.is_unsized or found.config is None:
         return found
-    shape = Measured.of(found.config)
+    shape = MeasuredShape.of(found.config)
     return replace(found, unmeasured=shape) if isinstance(shape, str) else replace(found, shape=shape)
 
 

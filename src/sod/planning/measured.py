@@ -34,7 +34,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class MeasuredShape:
     """The sizes of a model, with the interface of `sod.planning.memory.Shape`."""
 
     folder: Path
@@ -55,7 +55,7 @@ class Measured:
     """Several sequences can share a pass, as far as its caches show."""
 
     @classmethod
-    def of(cls, config: Path) -> "Measured | str":
+    def of(cls, config: Path) -> "MeasuredShape | str":
         """Measure the model of a config.json. Return the reason in words if that is impossible."""
         try:
             return _measured(config.parent, config.stat().st_mtime_ns)
@@ -84,7 +84,7 @@ class Measured:
 
 
 @lru_cache(maxsize=8)
-def _measured(folder: Path, changed: int) -> Measured:
+def _measured(folder: Path, changed: int) -> MeasuredShape:
     del changed  # a key of the cache
     from sod.model.tracing import recorded_lengths, sizes_of
 
@@ -92,7 +92,7 @@ def _measured(folder: Path, changed: int) -> Measured:
     if not sizes.layers:
         raise ValueError("its layers cannot be found")
     recorded_lengths(folder)
-    measured = Measured(
+    measured = MeasuredShape(
         folder=folder,
         width=sizes.width,
         vocabulary=sizes.embedding // sizes.width,

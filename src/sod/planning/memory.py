@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sod.config import ModelOptions, OptimiserOptions
-from sod.planning.measured import Measured
+from sod.planning.measured import MeasuredShape
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
 """Bytes of a number."""
@@ -16,7 +16,7 @@ MOMENTS = {"adamw": 8, "adamw_8bit": 2}
 """Bytes of AdamW's two moments per parameter."""
 CHUNK_ELEMENTS = 1 << 26
 """Largest number of logits at a time on a CPU. Copied from `sod.core.logprobs`, which needs torch; so are the next three."""
-GPU_ROWS, SMALL_GPU, BYTES_PER_LOGIT = 4096, 32 << 30, 64
+GPU_ROWS, SMALL_GPU, BYTES_PER_LOGIT = 4096, 32 << 30, 128
 """On a GPU: tokens whose logits are held at a time, and the bytes beyond a small GPU's memory for each logit."""
 MODEL_FAMILIES = {"qwen3": (True, False), "qwen2": (False, True), "llama": (False, False)}
 """Model type -> (queries and keys are normalised, queries, keys and values have a bias)."""
@@ -132,7 +132,7 @@ class Shape:
         return tokens * cache_bytes(self, itemsize)
 
 
-AnyShape = Shape | Measured
+AnyShape = Shape | MeasuredShape
 """The sizes of a model: from arithmetic, or measured."""
 
 
