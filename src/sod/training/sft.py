@@ -87,8 +87,8 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
     solver = SolveRates.open(options, start_model)
     if solver:
         check_context(model, solver.options.rollout)
-    for each in solver.sets if solver else ():
-        warn_of_overlap(each.name, list(map(ProblemIdentity.of, each.problems)), learnt)
+        for each in solver.sets:
+            warn_of_overlap(each.name, list(map(ProblemIdentity.of, each.problems)), learnt)
     learner = None if ranks.alone else load_sharded(model_to_load, options.network, ranks)
     total_steps = steps if options.schedule == "cosine" else None
     policy = Policy(model, chat.tokenizer, options.learn, total_steps=total_steps, learner=learner, ranks=ranks)
