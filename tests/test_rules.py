@@ -67,6 +67,7 @@ EXPECTED: dict[str, list[list[float]]] = {
     # steps before any error have 0.5, 2.0, 0.1, 0.2, 0.05: the median is 0.2
     "drift_from_median": [[0.4, 0.1, 0.05], [1.2, 1.0, 1.2]],
     "drift_with_floor": [[1, 0.25, 0.125], [1, 0.5, 1.2]],
+    "drift_before": [[1, 1, 0.4], [1, 1, 2 / 3]],  # means of the earlier steps: 0.5, 1.25 and 0.1, 0.15
     "per_error": [[1, 1, 0.4], [1, 1, 1]],
     "position": [[0, 0.5, 0, 1.0, 1.5, 0, 2.0], [0, 0.5, 1.0, 0, 1.5, 0, 2.0]],
     "trust_region": [[0, 1, 0, 1, 2 / 3, 0, 0.5], [0, 1, 1, 0, 1, 0, 1]],

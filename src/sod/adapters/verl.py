@@ -74,6 +74,7 @@ RULES_HERE = (
     "drift",
     "drift_unclipped",
     "drift_with_floor",
+    "drift_before",
     "uniform",
     "trust_region",
     "position",

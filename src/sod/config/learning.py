@@ -101,7 +101,7 @@ class AlgorithmOptions(Options):
     as the teacher, with the answer or a hint in its prompt. opsd_feedback: the same with the errors of the attempt and the
     judge's reason. sod_decay, sod_mask_after_error, sod_unclipped, sod_without_grpo:
     the paper's ablations. Rules for the weight of the teacher, combined with GRPO (docs/rules.md): gated, position,
-    trust_region, sign_consistent, curriculum, entropy, drift_from_median, drift_with_floor, per_error,
+    trust_region, sign_consistent, curriculum, entropy, drift_from_median, drift_with_floor, drift_before, per_error,
     entropy_in_trust_region, turn_opd, middle_dropped, iw_opd, prefix, progressive_prefix, prefix_teach, tv_opd, surprise,
     power_opd, tip, ida_opd, ier_opd, opdvr, ra_opd, fire_opd, per_prompt, atod, gats, tide. Rules that compute the whole
     credit: rlsd, step_opsd, sdar, agent_opsd, future_credit, aopd, eopd, scope, gc_opd; without a teacher: gigpo. Controls:

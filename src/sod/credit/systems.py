@@ -87,6 +87,7 @@ SYSTEMS: dict[str, SystemTraits] = {
     "entropy": _weighted("entropy", "teacher_entropy"),
     "drift_from_median": SystemTraits("grpo", "drift_from_median"),
     "drift_with_floor": SystemTraits("grpo", "drift_with_floor"),
+    "drift_before": SystemTraits("grpo", "drift_before"),
     "per_error": SystemTraits("grpo", "per_error"),
     "entropy_in_trust_region": _weighted("entropy_in_trust_region", "teacher_entropy", by_signal=True),
     # weighting rules of other papers, each combined with GRPO

@@ -41,6 +41,7 @@ RULES: dict[str, Rule] = {
         own.entropy,
         own.drift_from_median,
         own.drift_with_floor,
+        own.drift_before,
         own.per_error,
         own.entropy_in_trust_region,
         by_step.turn_opd,

@@ -49,6 +49,20 @@ def drift_with_floor(d_BK: Tensor, info: StepInfo, *, nats: float = 0.1) -> Tens
     return drift(torch.cat([d_BK[:, :1].clamp(min=nats), d_BK[:, 1:]], dim=1), info)
 
 
+def drift_before(d_BK: Tensor, info: StepInfo) -> Tensor:
+    """Return SOD's weights with the mean divergence of the earlier steps in place of d_k.
+
+    An erroneous action raises the divergence of its own step. SOD therefore weighs the step least in which the teacher corrects
+    the error. This rule weighs a step by how the trajectory came to it, not by the action in it.
+
+    Paper: none; this project.
+    Formula: w_k = min((d_1 + epsilon) / (m_k + epsilon), 1 + delta), m_k the mean of d_1 ... d_(k-1); w_1 = 1.
+    Left out: nothing.
+    """
+    earlier_BK = d_BK[:, :-1].cumsum(-1) / torch.arange(1, d_BK.shape[1], device=d_BK.device)
+    return drift(torch.cat([d_BK[:, :1], earlier_BK], dim=1), info)
+
+
 def per_error(d_BK: Tensor, info: StepInfo, *, kept: float = 0.4) -> Tensor:
     """Return weights that fall with each earlier step that had a failed tool call.
 
