@@ -14,8 +14,8 @@ import pytest
 from confining import CONFINABLE
 from warm import Warm
 
-from sod.compare.arena import checked, run_arena
-from sod.compare.arena_plan import (
+from sod.compare.arena.command import checked, run_arena
+from sod.compare.arena.plan import (
     ALWAYS,
     CANDIDATES,
     CONTROLS,
@@ -29,7 +29,7 @@ from sod.compare.arena_plan import (
     tied,
     units,
 )
-from sod.compare.arena_results import pairs, standing_of
+from sod.compare.arena.results import pairs, standing_of
 from sod.compare.jobs import Commands
 from sod.config import CompareOptions
 from sod.config.recipes import to_toml
@@ -331,7 +331,7 @@ def test_other_options_in_the_same_directory_are_refused(
 
 
 def test_screening_has_no_evaluation_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sod.compare.arena_world import ArenaWorld
+    from sod.compare.arena.world import ArenaWorld
 
     monkeypatch.chdir(tmp_path)
     options = checked(tiny(tmp_path))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sod.compare.arena import run_arena
+from sod.compare.arena.command import run_arena
 from sod.compare.cells import Comparison
 from sod.compare.dry_run import plan_comparison
 from sod.compare.parts import own_recipes

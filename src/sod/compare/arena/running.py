@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from sod.compare.arena_plan import Cell, Shard, seconds_of_cell, survivors, tied, units
-from sod.compare.arena_results import Finals, check_same_models, noise_among, rates_of, save_finals
-from sod.compare.arena_world import ArenaStage, ArenaWorld, is_evaluated
+from sod.compare.arena.plan import Cell, Shard, seconds_of_cell, survivors, tied, units
+from sod.compare.arena.results import Finals, check_same_models, noise_among, rates_of, save_finals
+from sod.compare.arena.world import ArenaStage, ArenaWorld, is_evaluated
 from sod.compare.jobs import Commands, cell_seconds
 from sod.compare.table import read_measured
 from sod.console.progress import echo, warn

@@ -1,22 +1,13 @@
-"""`sod compare --preset arena`: which of the published rules can be told apart, in small worlds.
-
-    plan.json                          the plan: worlds, cold starts, rounds, systems, seeds
-    WORLD/lab/                         problems, a teacher and cold-started students (`sod.lab.arena`)
-    WORLD/round-N/START/               a round of screening: a comparison on tuning problems (`sod.compare.cells`)
-    WORLD/final/START/                 the comparison of the finalists on evaluation problems
-    WORLD/results.json table.md results.png   what the finals show (`sod.compare.arena_results`)
-
-Nothing is kept beside these directories. Every call computes from the finished cells what is left.
-"""
+"""The command `sod compare --preset arena`: its options, its plan file, and the worlds one after the other."""
 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from sod.compare.arena_plan import CANDIDATES, Shard
-from sod.compare.arena_running import OutOfTime, TimeLimit, WorldRun
-from sod.compare.arena_world import ArenaWorld
+from sod.compare.arena.plan import CANDIDATES, Shard
+from sod.compare.arena.running import OutOfTime, TimeLimit, WorldRun
+from sod.compare.arena.world import ArenaWorld
 from sod.compare.jobs import Commands
 from sod.config import CompareOptions
 from sod.config.lab import World

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sod.compare.arena_plan import ALWAYS, CONTROLS, FINAL, Cell, Round, cells, rounds
-from sod.compare.arena_results import pairs
+from sod.compare.arena.plan import ALWAYS, CONTROLS, FINAL, Cell, Round, cells, rounds
+from sod.compare.arena.results import pairs
 from sod.compare.cells import Comparison
 from sod.compare.jobs import Commands
 from sod.compare.parts import ComparisonParts
