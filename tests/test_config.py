@@ -4,8 +4,10 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -81,6 +83,21 @@ def test_no_description_keeps_a_line_break_of_the_source() -> None:
         for key, field, _ in config.options_of(model):
             assert field.description, key
             assert field.description == " ".join(field.description.split()), key
+
+
+def groups_of(model: type[config.Options], outermost: str = "") -> Iterator[tuple[str, type[config.Options]]]:
+    """The outermost name and the class of every group of options."""
+    for name, field in model.model_fields.items():
+        if config.is_group(field):
+            group = cast("type[config.Options]", field.annotation)
+            yield outermost or name, group
+            yield from groups_of(group, outermost or name)
+
+
+def test_the_name_of_a_group_is_that_of_its_module() -> None:
+    found = {(name, group.__module__) for model in MODELS for name, group in groups_of(model)}
+    assert len(found) > 10
+    assert not [f"--{name} is in {module}" for name, module in found if module != f"sod.config.{name}"]
 
 
 def test_a_missing_value_is_explained_in_words_and_never_as_none() -> None:

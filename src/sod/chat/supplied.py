@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from sod.config.sampling import BUILT_IN_TEMPLATE as BUILT_IN
+from sod.config.chat import BUILT_IN_TEMPLATE as BUILT_IN
 from sod.errors import OptionError
 
 Turns = dict[str, tuple[str, str]]

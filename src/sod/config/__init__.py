@@ -1,10 +1,16 @@
 """Define every option once: its meaning, unit, range and default. Defaults are the paper's where the paper gives one.
 
+The group of options `--X.y` stands in the module X: `--tool.seconds` in `tool.py`. The other modules hold the options of the
+commands: `commands.py` (train, sft, run, report, export, import, plan, doctor), `evaluating.py` (eval, rollout, serve, calibrate,
+diagnose), `compare.py`, `data.py`, `lab.py`, `watching.py` (watch, runs).
+
 The docstring under a field is its `--help`. Two markers stand on the options themselves: `Rare` hides an option from
 `--help` (`--help-all` shows it), and `ResumeMayChange` allows another value when a run continues. Options are immutable.
 An unknown option is an error that names the nearest one (`sod.cli`). This module does not import torch.
 """
 
+from sod.config.algorithm import AlgorithmOptions
+from sod.config.arena import ArenaOptions
 from sod.config.base import (
     RARE,
     Options,
@@ -14,6 +20,7 @@ from sod.config.base import (
     options_of,
     resume_may_change,
 )
+from sod.config.chat import ChatOptions
 from sod.config.commands import (
     DoctorOptions,
     ExportOptions,
@@ -24,6 +31,7 @@ from sod.config.commands import (
     SftOptions,
     TrainOptions,
 )
+from sod.config.compare import CompareOptions, DemoOptions, Preset, RealOptions
 from sod.config.data import (
     CheckOptions,
     ConvertOptions,
@@ -36,6 +44,7 @@ from sod.config.data import (
     MixOptions,
     SplitOptions,
 )
+from sod.config.engine import EngineOptions
 from sod.config.evaluating import (
     CalibrateOptions,
     CompareEvaluationsOptions,
@@ -44,39 +53,18 @@ from sod.config.evaluating import (
     RolloutCommandOptions,
     ServeOptions,
 )
-from sod.config.judging import LlmJudgeOptions
-from sod.config.lab import (
-    ArenaOptions,
-    CompareOptions,
-    DemoOptions,
-    LabOptions,
-    LabTeacherOptions,
-    Preset,
-    RealOptions,
-    WordProblemOptions,
-)
-from sod.config.learning import (
-    AlgorithmOptions,
-    LearnOptions,
-    ModelOptions,
-    OpsdOptions,
-    OptimiserOptions,
-    ScoreOptions,
-    SftLearnOptions,
-)
-from sod.config.sampling import (
-    ChatOptions,
-    EngineOptions,
-    EvalRolloutOptions,
-    ProblemOptions,
-    RewardOptions,
-    RolloutOptions,
-    SamplingOptions,
-    SandboxOptions,
-    ToolOptions,
-)
+from sod.config.lab import LabOptions, LabTeacherOptions, WordProblemOptions
+from sod.config.learn import LearnOptions, OptimiserOptions, SftLearnOptions
+from sod.config.network import ModelOptions
+from sod.config.opsd import OpsdOptions
+from sod.config.problems import ProblemOptions
+from sod.config.reward import LlmJudgeOptions, RewardOptions
+from sod.config.rollout import EvalRolloutOptions, RolloutOptions, SamplingOptions
+from sod.config.sandbox import SandboxOptions
+from sod.config.score import ScoreOptions
+from sod.config.tool import ToolOptions
 from sod.config.tracking import TrackOptions
-from sod.config.validation import HeldOutOptions, SftValidateOptions, ValidateOptions
+from sod.config.validate import HeldOutOptions, SftValidateOptions, ValidateOptions
 from sod.config.watching import RunsOptions, WatchOptions
 
 __all__ = [

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 from tyro.conf import Positional, arg
 
+from sod.config.algorithm import AlgorithmOptions
 from sod.config.base import (
     Count,
     Model,
@@ -18,19 +19,20 @@ from sod.config.base import (
     ResumeMayChange,
     model_path,
 )
-from sod.config.learning import AlgorithmOptions, LearnOptions, ModelOptions, OpsdOptions, ScoreOptions, SftLearnOptions
-from sod.config.sampling import (
-    ChatOptions,
-    EngineOptions,
-    ProblemOptions,
-    RewardOptions,
-    RolloutOptions,
-    SandboxOptions,
-    ToolOptions,
-)
+from sod.config.chat import ChatOptions
+from sod.config.engine import EngineOptions
+from sod.config.learn import LearnOptions, SftLearnOptions
+from sod.config.network import ModelOptions
+from sod.config.opsd import OpsdOptions
+from sod.config.problems import ProblemOptions
+from sod.config.reward import RewardOptions
+from sod.config.rollout import RolloutOptions
+from sod.config.sandbox import SandboxOptions
+from sod.config.score import ScoreOptions
 from sod.config.teachers import TeacherNames
+from sod.config.tool import ToolOptions
 from sod.config.tracking import TrackerNames, TrackOptions
-from sod.config.validation import SftValidateOptions, ValidateOptions
+from sod.config.validate import SftValidateOptions, ValidateOptions
 
 
 class SftOptions(Options):

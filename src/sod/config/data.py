@@ -7,7 +7,7 @@ from pydantic import Field
 from tyro.conf import Positional, arg
 
 from sod.config.base import Names, OptionalModel, Options, Positive, PositiveReal, PositiveShare
-from sod.config.sampling import ChatOptions
+from sod.config.chat import ChatOptions
 
 
 class DataListOptions(Options):

@@ -18,15 +18,14 @@ from sod.config.base import (
     ResumeMayChange,
     as_names,
 )
-from sod.config.learning import ModelOptions, ScoreOptions
-from sod.config.sampling import (
-    ChatOptions,
-    EngineOptions,
-    EvalRolloutOptions,
-    RewardOptions,
-    SandboxOptions,
-    ToolOptions,
-)
+from sod.config.chat import ChatOptions
+from sod.config.engine import EngineOptions
+from sod.config.network import ModelOptions
+from sod.config.reward import RewardOptions
+from sod.config.rollout import EvalRolloutOptions
+from sod.config.sandbox import SandboxOptions
+from sod.config.score import ScoreOptions
+from sod.config.tool import ToolOptions
 
 
 class EvalOptions(Options):

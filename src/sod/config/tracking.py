@@ -1,4 +1,4 @@
-"""Options of experiment trackers."""
+"""Options `--tracking`: what experiment trackers receive."""
 
 from typing import Literal
 

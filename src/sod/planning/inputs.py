@@ -20,8 +20,8 @@ from sod.config import (
     TrainOptions,
     model_path,
 )
+from sod.config.chat import BUILT_IN_TEMPLATE
 from sod.config.recipes import read_recipe
-from sod.config.sampling import BUILT_IN_TEMPLATE
 from sod.config.teachers import routes_of
 from sod.datasets import check_name, to_fetch
 from sod.datasets.rows import check_file

@@ -17,7 +17,7 @@ from typing import Any
 
 from sod.config import RewardOptions
 from sod.config.plugins import load
-from sod.config.sampling import ENVIRONMENT, VERDICT
+from sod.config.reward import ENVIRONMENT, VERDICT
 from sod.errors import InfrastructureError, OptionError
 from sod.processes.concurrency import call_function
 from sod.rewards import Attempt, Verdict

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 from sod.config import LlmJudgeOptions, RewardOptions
-from sod.config.sampling import ENVIRONMENT, VERDICT
+from sod.config.reward import ENVIRONMENT, VERDICT
 from sod.errors import DataError, InfrastructureError, OptionError
 from sod.processes.concurrency import Runner, run_concurrently
 from sod.rewards import NO_ANSWER, Attempt, Judge, Verdict, WholeJudge

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sod.batching import Batch, CreditedBatch, ScoredBatch, pad
 from sod.config import AlgorithmOptions
-from sod.config.sampling import VERDICT
+from sod.config.reward import VERDICT
 from sod.core import ADVANTAGES, step_divergence, step_mean, step_weights
 from sod.runs.patterns import Pattern, pattern
 from sod.types import NO_CALL, Group, Outcome

@@ -1,4 +1,4 @@
-"""Options of validation: problems or demonstrations held out from training, which the model meets while it trains."""
+"""Options `--validate`: problems or demonstrations held out from training, which the model meets while it trains."""
 
 from pathlib import Path
 from typing import Annotated, Literal
