@@ -156,6 +156,27 @@ def problem_file(jsonl: Callable[[Sequence[dict[str, Any]]], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_update(
+    trembling: Callable[[Path, float], None], problem_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """Options of one update: two problems with two attempts each. The student is the lab's teacher with a small tremor."""
+    from sod.lab import settings
+
+    student = tmp_path_factory.mktemp("student")
+    trembling(student, 0.05)
+    return {
+        "student": student,
+        "data": problem_file,
+        "updates": 1,
+        "rollout": settings.ROLLOUT | {"problems": 2, "group": 2, "max_tokens": 60},
+        "learn": {"lr": 1e-3, "minibatches": 1},
+        "reward": settings.REWARD,
+        "tool": settings.TOOL,
+        "sandbox": {"workers": 2},
+    }
+
+
+@pytest.fixture(scope="session")
 def trajectory() -> Callable[..., Trajectory]:
     """Make a finished trajectory out of (author, tokens) pairs, or one that only has an answer."""
 

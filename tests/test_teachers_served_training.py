@@ -4,7 +4,6 @@ The servers are real ones on this machine. They follow the documentation of thei
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sod.config import ScoreOptions, TrainOptions
 from sod.config.servers import SERVERS
 from sod.errors import ModelError
-from sod.lab import settings
 from sod.model.loading import load_model, load_tokenizer
 from sod.report.reading import read_run
 from sod.report.summary import learning_table
@@ -29,7 +27,6 @@ from sod.teachers.server import COSTS
 from sod.training.on_policy import train
 
 Tokenizer = PreTrainedTokenizerBase
-GROUPS, ATTEMPTS = 2, 2
 PROOF = 4
 """Requests of the start-up proof of a server of vLLM: kind, log-probabilities twice, another last token."""
 
@@ -40,33 +37,19 @@ def model(teacher: Path) -> PreTrainedModel:
 
 
 @pytest.fixture(scope="module")
-def options(
-    teacher: Path,
-    trembling: Callable[[Path, float], None],
-    problem_file: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, Any]:
-    student = tmp_path_factory.mktemp("student")
-    trembling(student, 0.05)
-    return {
-        "student": student,
-        "teacher": teacher,
-        "data": problem_file,
-        "updates": 1,
-        "rollout": settings.ROLLOUT | {"problems": GROUPS, "group": ATTEMPTS, "max_tokens": 60},
-        "learn": {"lr": 1e-3, "minibatches": 1},
-        "reward": settings.REWARD,
-        "tool": settings.TOOL,
-        "sandbox": {"workers": 2},
-        "network": {"device": "cpu"},
-        "save_trajectories": 1000,
-    }
+def options(small_update: dict[str, Any], teacher: Path) -> dict[str, Any]:
+    return small_update | {"teacher": teacher, "network": {"device": "cpu"}, "save_trajectories": 1000}
 
 
 @pytest.fixture(scope="module")
 def here(options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The same update beside the teacher in this process."""
     return learnt(options, tmp_path_factory.mktemp("here") / "run")
+
+
+def attempts_of(options: dict[str, Any]) -> int:
+    """Return the number of attempts in an update."""
+    return options["rollout"]["problems"] * options["rollout"]["group"]
 
 
 def learnt(options: dict[str, Any], out: Path, **fields: Any) -> Run:
@@ -151,7 +134,7 @@ def test_the_tokens_of_an_update_are_counted_and_shown(
     with in_the_background(server) as url:
         run = learnt(options, tmp_path / "run", score={"teacher_url": url}, updates=2)
     asked = [len(body["prompt"]) for body in server.asked[PROOF:]]
-    each = GROUPS * ATTEMPTS + 1
+    each = attempts_of(options) + 1
     assert len(asked) == 2 * each
     for row, lengths in zip(run.metrics(), (asked[:each], asked[each:]), strict=True):
         assert row["teacher/requests"] == each
@@ -201,7 +184,7 @@ def test_a_server_that_changes_its_model_in_a_run_is_refused_before_the_student_
     with torch.no_grad():
         for weight in other.parameters():
             weight.mul_(1.003)
-    each = GROUPS * ATTEMPTS + 1
+    each = attempts_of(options) + 1
     server = Changing(model, tokenizer, other, PROOF + each + late)
     with (
         in_the_background(server) as url,

@@ -20,7 +20,6 @@ from sod.cli import run as sod
 from sod.config import AlgorithmOptions, TrainOptions
 from sod.config.teachers import Route, named_in, routes_of
 from sod.errors import DataError, OptionError
-from sod.lab import settings
 from sod.model.loading import load_tokenizer
 from sod.planning.dry_run import plan
 from sod.processes.concurrency import Runner
@@ -126,24 +125,8 @@ def test_a_problem_without_a_teacher_is_named(chat: ChatFormat, folders: dict[st
 
 
 @pytest.fixture(scope="module")
-def options(
-    teacher: Path,
-    trembling: Callable[[Path, float], None],
-    problem_file: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, Any]:
-    student = tmp_path_factory.mktemp("student")
-    trembling(student, 0.05)
-    return {
-        "student": student,
-        "data": problem_file,
-        "updates": 1,
-        "rollout": settings.ROLLOUT | {"problems": 2, "group": 2, "max_tokens": 100},
-        "learn": {"lr": 1e-3, "minibatches": 1},
-        "reward": settings.REWARD,
-        "tool": settings.TOOL,
-        "sandbox": {"workers": 2},
-    }
+def options(small_update: dict[str, Any]) -> dict[str, Any]:
+    return small_update | {"rollout": small_update["rollout"] | {"max_tokens": 100}}
 
 
 def learnt(options: dict[str, Any], out: Path, **fields: Any) -> dict[str, float]:
