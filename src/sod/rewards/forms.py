@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import pi
 
 from sod.rewards.answers import DEGREE, peel
-from sod.rewards.exact import Unreadable, approximate, exact, is_linear, symbols
+from sod.rewards.exact import exact
 from sod.rewards.structure import (
     BRACKET,
     CLOSING,
@@ -21,6 +21,7 @@ from sod.rewards.structure import (
     sum_of_named,
     value_last,
 )
+from sod.rewards.sums import Unreadable, approximate, is_linear, symbols
 from sod.rewards.units import UNTRUE
 from sod.rewards.values import FORMULA, IN_BASE, Form, leaf, opaque, rational_of, several, value_or_nothing
 

@@ -6,8 +6,9 @@ those that must be solved for a single letter (`2a = 10`, `\log_2 x = 3`).
 
 import re
 
-from sod.rewards.exact import Unreadable, exact, symbols
+from sod.rewards.exact import exact
 from sod.rewards.structure import NAME_PATTERN, RELATIONS, SEVERAL, split_outside
+from sod.rewards.sums import Unreadable, symbols
 from sod.rewards.units import without_unit
 
 _GREEK = r"\\(?:alpha|beta|gamma|delta|theta|varphi|phi|omega|lambda|mu)(?![a-z])"

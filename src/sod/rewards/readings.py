@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 from sod.rewards.answers import DEGREE, PERCENT
-from sod.rewards.exact import FUNCTIONS, symbols
+from sod.rewards.exact import FUNCTIONS
 from sod.rewards.forms import LETTER_OF_CHOICE, contradicts, named, read_form, set_of, without_lead_in
 from sod.rewards.quantities import is_constant, is_quantity
 from sod.rewards.structure import (
@@ -21,6 +21,7 @@ from sod.rewards.structure import (
     sum_of_named,
     with_names,
 )
+from sod.rewards.sums import symbols
 from sod.rewards.units import NO_UNIT, Unit, measured, without_unit
 from sod.rewards.values import (
     FORMULA,

@@ -2,7 +2,8 @@ r"""Split an answer at separators and relations outside brackets, into sides of 
 
 import re
 
-from sod.rewards.exact import Unreadable, exact, symbols
+from sod.rewards.exact import exact
+from sod.rewards.sums import Unreadable, symbols
 
 _SUBSCRIPT = r"(?:_(?:\{\\text\{[^{}]*\}\}|\{\\?[\w,]+\}|\\?\w+))?"
 NAME_PATTERN = re.compile(rf"(?!\\(?:pi|infty)$)(?:[A-Za-z]|\\[a-z]+){_SUBSCRIPT}")

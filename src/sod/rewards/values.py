@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from sod.rewards.answers import DEGREE, PERCENT
-from sod.rewards.exact import FUNCTIONS, Sum, Unreadable, add, approximate, exact, rational, scaled, symbols, written
+from sod.rewards.exact import FUNCTIONS, exact
+from sod.rewards.sums import Sum, Unreadable, add, approximate, rational, scaled, symbols, written
 from sod.rewards.units import NO_UNIT, NUMBER_WORDS, Unit, without_unit
 
 
