@@ -14,11 +14,12 @@ from typing import Any, Literal, Self
 
 from transformers import PreTrainedTokenizerBase
 
+from sod.chat import probes
 from sod.chat.calls import THOUGHT_CLOSE, THOUGHT_OPEN, parse_calls, rest_and_calls, without_calls, words_and_calls
 from sod.chat.harmless import Harmless
 from sod.chat.supplied import with_template
 from sod.chat.syntaxes import HERMES
-from sod.chat.templates import PROBE_TOOL, Template, name_and_arguments, probe_calls, probes
+from sod.chat.templates import Template, name_and_arguments
 from sod.config import ChatOptions
 from sod.errors import TemplateError
 from sod.types import MalformedCall, Message, Piece, Schema, ToolCall
@@ -66,9 +67,9 @@ class ChatFormat:
         others = (tokenizer.eos_token_id, tokenizer.pad_token_id)
         self._ends = self.ends_of_calls | {id for id in others if isinstance(id, int)}
         self._check_turns()
-        calls, thoughts = probes(2 if template.results == "many" else 1, words=template.keeps_words)
+        calls, thoughts = probes.unchanging(2 if template.results == "many" else 1, words=template.keeps_words)
         for probe in [calls] if template.thinking == "closed" else [calls, thoughts]:
-            self.render(probe, [PROBE_TOOL])
+            self.render(probe, [probes.TOOL])
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, options: ChatOptions) -> Self:
@@ -83,8 +84,8 @@ class ChatFormat:
 
     def _check_turns(self) -> None:
         """Raise TemplateError unless a rendered call is parsed as the same call, and a turn has one thought."""
-        call = self.turn(probe_calls("", "1"), [PROBE_TOOL])
-        if self.calls(call, [PROBE_TOOL]) != [ToolCall(name="probe_tool", arguments={"probe_key": "1"})]:
+        call = self.turn(probes.message_with_calls("", "1"), [probes.TOOL])
+        if self.calls(call, [probes.TOOL]) != [ToolCall(name="probe_tool", arguments={"probe_key": "1"})]:
             raise TemplateError(
                 f"The chat template{self._template.of_what} writes a call that is not read as the same call after decoding: "
                 f"{self.text(call)[:80]!r}. Use --chat.template hermes."

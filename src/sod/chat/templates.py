@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from sod.chat import probes
 from sod.chat.calls import THOUGHT_CLOSE, THOUGHT_OPEN, as_arguments, find_blocks, parse_calls
+from sod.chat.probes import after_question, around_results, ending_in_results
 from sod.chat.syntaxes import SYNTAXES, Syntax
 from sod.errors import TemplateError
 from sod.types import MalformedCall, Message, Schema, ToolCall
@@ -56,7 +58,10 @@ class Template:
         added = sorted((token for token in tokens if len(token.strip()) > 1), key=len, reverse=True)
         self._added = re.compile("|".join(map(re.escape, added)) or r"(?!)")
         self.hides_tools = HIDES_TOOLS in str(tokenizer.chat_template)
-        asked, unasked = _tail(self.render([_USER])), _tail(self.render([_USER], prompt=False))
+        asked, unasked = (
+            after_question(self.render([probes.USER])),
+            after_question(self.render([probes.USER], prompt=False)),
+        )
         prompt = asked[len(unasked) :] if asked.startswith(unasked) else asked
         at = min((found for mark in MARKS if (found := prompt.find(mark)) >= 0), default=-1)
         self.header = prompt if at < 0 else prompt[:at]
@@ -68,7 +73,11 @@ class Template:
         if not self.hides_tools:
             self._check_tools()
         self.thought = self._find_thought()
-        self.start = _tail(self.render(_ANSWERED, prompt=False)).partition(_WORDS)[0].removesuffix(self.empty_thought)
+        self.start = (
+            after_question(self.render(probes.ANSWERED, prompt=False))
+            .partition(probes.WORDS)[0]
+            .removesuffix(self.empty_thought)
+        )
         """Start of an assistant's turn in a conversation, if the template writes another one into its prompt."""
         self.syntax, self.keeps_words = self._find_syntax()
         self.results: Literal["many", "one call", "joined"] = self._find_results()
@@ -132,7 +141,7 @@ class Template:
 
     def turn(self, message: Message, tools: Sequence[Schema]) -> tuple[str, str]:
         """Return an assistant's turn as the template writes it, and the token that ends it. Raise TemplateError."""
-        rest = self._continuation(self.render([_USER, message], tools, prompt=False), message, tools)
+        rest = self._continuation(self.render([probes.USER, message], tools, prompt=False), message, tools)
         if not message.get("tool_calls"):
             words, end, _ = rest.partition(self.end)
             if not end and not self.end_follows:
@@ -148,7 +157,7 @@ class Template:
 
     def _continuation(self, whole: str, message: Message, tools: Sequence[Schema]) -> str:
         """Return the text of a conversation after the prompt for its last turn."""
-        prompt, written = _tail(self.render([_USER], tools)), _tail(whole)
+        prompt, written = after_question(self.render([probes.USER], tools)), after_question(whole)
         if written.startswith(prompt) and (self.opened or not written.startswith(prompt + self.empty_thought)):
             return written[len(prompt) :]
         before = prompt.removesuffix(self.opened)
@@ -186,16 +195,16 @@ class Template:
         """Return the texts before, between and after the results of calls of these tools, up to the next turn."""
         key = tuple(names)
         if key not in self._frames:
-            tail = self._after_calls(self.render(_results(key, self.results), [PROBE_TOOL]))
+            tail = self._after_calls(self.render(ending_in_results(key, self.results), [probes.TOOL]))
             _, _, suffix = tail.partition(self.end_of_call)
-            self._frames[key] = _split(suffix, len(key) if self.results != "joined" else 1)
+            self._frames[key] = around_results(suffix, len(key) if self.results != "joined" else 1)
         return self._frames[key]
 
     def _after_calls(self, rendered: str) -> str:
         """Return the text after the calls of a probe conversation."""
-        tail = _tail(rendered)
-        before = tail.partition(_RESULT.format(0))[0]
-        blocks = find_blocks(before, self.syntax, [PROBE_TOOL])
+        tail = after_question(rendered)
+        before = tail.partition(probes.RESULT.format(0))[0]
+        blocks = find_blocks(before, self.syntax, [probes.TOOL])
         if not blocks:
             raise TemplateError(
                 f"The chat template{self.of_what} does not write the call before a result. Use a template with tool support."
@@ -204,7 +213,7 @@ class Template:
 
     def suffix(self, messages: Sequence[Message]) -> str:
         """Return the text between two assistant turns, for messages that are not only results of tools."""
-        rest = self.render([*_ANSWERED, *messages]).partition(_WORDS)[2]
+        rest = self.render([*probes.ANSWERED, *messages]).partition(probes.WORDS)[2]
         end = self._added.search(rest)
         return rest[end.end() :] if end else rest
 
@@ -212,10 +221,10 @@ class Template:
 
     def _find_end(self) -> str:
         """Return the token that ends a turn without calls: the eos_token if it is there, else the first added token."""
-        _, words, rest = self.render(_ANSWERED, prompt=False).partition(_WORDS)
+        _, words, rest = self.render(probes.ANSWERED, prompt=False).partition(probes.WORDS)
         if words and not rest.strip():  # the token of the next role ends the turn
             self.end_follows = True
-            rest = self.render([*_ANSWERED, _USER], prompt=False).partition(_WORDS)[2]
+            rest = self.render([*probes.ANSWERED, probes.USER], prompt=False).partition(probes.WORDS)[2]
         eos = str(self._tokenizer.eos_token)
         token = self._added.search(rest)
         if words and eos in rest:
@@ -228,8 +237,8 @@ class Template:
         return token[0]
 
     def _check_tools(self) -> None:
-        shown = self.render([_USER], [PROBE_TOOL])
-        if _NAME not in shown or _PARAMETER not in shown:
+        shown = self.render([probes.USER], [probes.TOOL])
+        if probes.NAME not in shown or probes.PARAMETER not in shown:
             raise TemplateError(
                 f"The chat template{self.of_what} does not show the tools: their names and parameters are not in the prompt. "
                 "Type --chat.template hermes for a template with tools, and teach it with `sod sft`. If the model learns the "
@@ -242,24 +251,24 @@ class Template:
         written = ""
         for self._arguments_as_text in (False, True):  # some templates insert arguments unchanged
             try:
-                written = _tail(self.render([_USER, _PROBE_CALL], [PROBE_TOOL], prompt=False))
+                written = after_question(self.render([probes.USER, probes.CALL], [probes.TOOL], prompt=False))
             except TemplateError as error:
                 refusal = refusal or error
                 continue
             for syntax in SYNTAXES:
-                if parse_calls(written, syntax, [PROBE_TOOL]) == [_EXPECTED]:
-                    return syntax, _WORDS in written[: find_blocks(written, syntax, [PROBE_TOOL])[0].start]
+                if parse_calls(written, syntax, [probes.TOOL]) == [probes.EXPECTED]:
+                    return syntax, probes.WORDS in written[: find_blocks(written, syntax, [probes.TOOL])[0].start]
         if refusal is not None and not written:
             raise TemplateError(f"{refusal} It does not support tool calls. {SERVING}") from refusal
         self._arguments_as_text = False
-        if _NAME not in written and (syntax := self._find_tags()):
+        if probes.NAME not in written and (syntax := self._find_tags()):
             self.writes_calls = True
             return syntax, True
         raise TemplateError(f"The chat template{self.of_what} {_form_of(written)}. {SERVING}")
 
     def _find_tags(self) -> Syntax | None:
         """Return the syntax of a template that leaves out calls: its tags are in the prompt, or tokens of the model."""
-        shown = "" if self.hides_tools else self.render([_USER], [PROBE_TOOL])
+        shown = "" if self.hides_tools else self.render([probes.USER], [probes.TOOL])
         added = {str(token.content) for token in self._tokenizer.added_tokens_decoder.values()}
         for syntax in SYNTAXES:
             tags = [tag for tag in (getattr(syntax, "open", ""), getattr(syntax, "close", "")) if tag]
@@ -276,13 +285,17 @@ class Template:
         for kind in kinds:
             count = 1 if kind == "joined" else 2
             try:
-                rendered = self.render(_results((_NAME,) * count, kind), [PROBE_TOOL])
+                rendered = self.render(ending_in_results((probes.NAME,) * count, kind), [probes.TOOL])
             except TemplateError as error:
                 refusal = refusal or error
                 continue
-            calls = find_blocks(_tail(rendered).partition(_RESULT.format(0))[0], self.syntax, [PROBE_TOOL])
+            calls = find_blocks(
+                after_question(rendered).partition(probes.RESULT.format(0))[0], self.syntax, [probes.TOOL]
+            )
             written = sum(len(block.calls) for block in calls)
-            if all(_RESULT.format(at) in rendered for at in range(count)) and (kind != "many" or written == count):
+            if all(probes.RESULT.format(at) in rendered for at in range(count)) and (
+                kind != "many" or written == count
+            ):
                 return kind
         if refusal is not None:
             raise TemplateError(f"{refusal} It does not support tool results (messages with role tool). {SERVING}")
@@ -293,9 +306,9 @@ class Template:
 
     def _find_end_of_call(self) -> tuple[str, str]:
         """Return the white space after a turn's calls, and the token that ends the turn."""
-        tail = self._after_calls(self.render(_results((_NAME,), self.results), [PROBE_TOOL]))
+        tail = self._after_calls(self.render(ending_in_results((probes.NAME,), self.results), [probes.TOOL]))
         end = self._added.search(tail)
-        if end is None or end.start() > tail.find(_RESULT.format(0)) or tail[: end.start()].strip():
+        if end is None or end.start() > tail.find(probes.RESULT.format(0)) or tail[: end.start()].strip():
             raise TemplateError(
                 f"The chat template{self.of_what} does not end a turn with a call by a token, but with {tail[:20]!r}. Add the "
                 "token that ends a turn to the tokenizer."
@@ -304,11 +317,11 @@ class Template:
 
     def _find_form_of_results(self) -> tuple[bool, bool]:
         """Return whether results are shown as JSON text, and whether without white space at both ends."""
-        messages = _results((_NAME,), self.results)
-        messages[-1]["content"] = _QUOTED
-        shown = self.render(messages, [PROBE_TOOL])
+        messages = ending_in_results((probes.NAME,), self.results)
+        messages[-1]["content"] = probes.QUOTED
+        shown = self.render(messages, [probes.TOOL])
         for is_json, trimmed in ((False, False), (True, False), (False, True), (True, True)):
-            text = _QUOTED.strip() if trimmed else _QUOTED
+            text = probes.QUOTED.strip() if trimmed else probes.QUOTED
             if (json.dumps(text)[1:-1] if is_json else text) in shown:
                 return is_json, trimmed
         raise TemplateError(
@@ -319,7 +332,7 @@ class Template:
 
     def _fails(self, messages: Sequence[Message]) -> bool:
         try:
-            self.render(messages, [PROBE_TOOL], prompt=False)
+            self.render(messages, [probes.TOOL], prompt=False)
         except TemplateError:
             return True
         return False
@@ -327,17 +340,19 @@ class Template:
     def _find_thought(self) -> Thought:
         """Return the text around thoughts. Use Qwen3's format if the template reads no field of thoughts."""
         thought = "PROBE-THOUGHT"
-        start = _tail(self.render([_USER])).removesuffix(self.opened)
+        start = after_question(self.render([probes.USER])).removesuffix(self.opened)
         for field in FIELDS:
-            message = {"role": "assistant", "content": _WORDS, field: thought}
+            message = {"role": "assistant", "content": probes.WORDS, field: thought}
             try:
-                written = _tail(self.render([_USER, message], prompt=False))
+                written = after_question(self.render([probes.USER, message], prompt=False))
             except TemplateError:
                 continue
             opening, found, rest = written.removeprefix(start).partition(thought)
-            closing, words, _ = rest.partition(_WORDS)
+            closing, words, _ = rest.partition(probes.WORDS)
             if found and words and opening.strip() and closing.strip():
-                return Thought(opening, closing, field, alone=self._fails([_USER, {**_PROBE_CALL, field: thought}]))
+                return Thought(
+                    opening, closing, field, alone=self._fails([probes.USER, {**probes.CALL, field: thought}])
+                )
         return Thought()
 
 
@@ -356,10 +371,15 @@ def _check_attributes(tokenizer: PreTrainedTokenizerBase, of_what: str) -> None:
 
 def _form_of(written: str) -> str:
     """Describe in words how a template writes a call."""
-    if _NAME not in written:
+    if probes.NAME not in written:
         return "leaves out the calls of assistant messages"
-    at = written.find(_WORDS)
-    form = written[at + len(_WORDS) if at >= 0 else 0 :].strip().replace(_NAME, "NAME").replace(_PARAMETER, "KEY")
+    at = written.find(probes.WORDS)
+    form = (
+        written[at + len(probes.WORDS) if at >= 0 else 0 :]
+        .strip()
+        .replace(probes.NAME, "NAME")
+        .replace(probes.PARAMETER, "KEY")
+    )
     return f"writes calls in a form of its own ({form[:60]!r})"
 
 
@@ -377,98 +397,3 @@ def name_and_arguments(call: dict[str, Any]) -> dict[str, Any]:
 def _id(place: int) -> str:
     """Return the id of a message's call by its place. Mistral's templates need 9 letters or digits."""
     return f"call{place:05d}"
-
-
-# Probe conversations
-
-_QUESTION, _WORDS, _NAME, _PARAMETER = "PROBE-QUESTION?", "PROBE-WORDS", "probe_tool", "probe_key"
-_VALUE, _RESULT, _QUOTED = 'a "quoted" \\n\nline', "PROBE-RESULT-{}", ' a "quoted"\nline\n'
-PROBE_TOOL: Schema = {
-    "type": "function",
-    "function": {
-        "name": _NAME,
-        "description": "A probe.",
-        "parameters": {
-            "type": "object",
-            "properties": {
-                _PARAMETER: {"type": "string", "description": "A text."},
-                "probe_count": {"type": "integer", "description": "A number."},
-            },
-            "required": [_PARAMETER],
-        },
-    },
-}
-_USER: Message = {"role": "user", "content": _QUESTION}
-_ANSWERED: list[Message] = [_USER, {"role": "assistant", "content": _WORDS}]
-_EXPECTED = ToolCall(name=_NAME, arguments={_PARAMETER: _VALUE, "probe_count": 7})
-
-
-def _tail(text: str) -> str:
-    """Return the text after the probe's question."""
-    return text.partition(_QUESTION)[2]
-
-
-def _call(name: str, **arguments: Any) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-_PROBE_CALL: Message = {
-    "role": "assistant",
-    "content": _WORDS,
-    "tool_calls": [_call(_NAME, probe_key=_VALUE, probe_count=7)],
-}
-
-
-def _results(names: Sequence[str], kind: str) -> list[Message]:
-    """Return a conversation that ends in results, in which a number stands for each text."""
-    called = names if kind == "many" else names[:1]
-    shown = names[:1] if kind == "joined" else names
-    results = [{"role": "tool", "name": name, "content": _RESULT.format(at)} for at, name in enumerate(shown)]
-    return [
-        _USER,
-        {"role": "assistant", "content": "", "tool_calls": [_call(n, probe_key="1") for n in called]},
-        *results,
-    ]
-
-
-def _split(text: str, count: int) -> list[str]:
-    """Return the parts of a text around the results of `_results`."""
-    parts: list[str] = []
-    for at in range(count):
-        before, found, text = text.partition(_RESULT.format(at))
-        if not found:
-            raise TemplateError(f"The chat template leaves out one of {count} results.")
-        parts.append(before)
-    return [*parts, text]
-
-
-def probe_calls(content: str, *values: str) -> Message:
-    calls = [_call(_NAME, probe_key=value) for value in values]
-    return {"role": "assistant", "content": content, "tool_calls": calls}
-
-
-def _result(content: str) -> Message:
-    return {"role": "tool", "name": _NAME, "content": content}
-
-
-def probes(calls: int, *, words: bool) -> list[list[Message]]:
-    """Return conversations that a template must not change. `calls` limits the calls of a turn; `words`: text before them."""
-    results = [_result(" 2"), _result("error: x < 3 && y > 4")]
-    thinking = "<think>\nHm.\n</think>\n\nLet me see." if words else ""
-    question: Message = {"role": "user", "content": "A question?"}
-    return [
-        [
-            question,
-            probe_calls("Let me see." if words else "", 'a "quoted"\nline'),
-            _result("1\n"),
-            probe_calls("", *("é", "2")[:calls]),
-            *results[:calls],
-            {"role": "assistant", "content": "So it is \\boxed{2}."},
-        ],
-        [
-            question,
-            probe_calls(thinking, "1"),
-            _result("1\n"),
-            {"role": "assistant", "content": "<think>\nAh.\n</think>\n\nSo it is \\boxed{1}."},
-        ],
-    ]
