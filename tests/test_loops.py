@@ -26,6 +26,7 @@ from sod.lab import settings
 from sod.lab.demonstrations import STUDENT_STYLE
 from sod.lab.make import write_demonstrations
 from sod.model.loading import load_model
+from sod.runs import checkpoints
 from sod.runs.directory import Run
 from sod.training.on_policy import train
 from sod.training.sft import pick, sft
@@ -154,6 +155,16 @@ def test_the_newest_checkpoint_loads_with_transformers_and_has_learnt(trained: t
     moved = [not torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items()]
     assert any(moved)
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+
+
+def test_a_checkpoint_has_the_files_that_its_module_lists(trained: tuple[str, Run]) -> None:
+    _, run = trained
+    folder = newest(run)
+    listed = str(checkpoints.__doc__).replace(",", " ").split()
+    assert checkpoints.MANIFEST in listed
+    state = [path.name for path in (folder / checkpoints.TRAINER).iterdir()]
+    assert len(state) >= 4
+    assert not [name for name in state if name not in listed and f"*{Path(name).suffix}" not in listed]
 
 
 def test_the_first_rollout_is_the_same_under_every_algorithm(train_run: Callable[..., Run]) -> None:

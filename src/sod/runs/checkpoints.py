@@ -1,4 +1,18 @@
-"""Write and verify checkpoints: folders with a manifest of sizes and hashes, written atomically."""
+"""A checkpoint: what it contains, and how it is written and verified.
+
+    config.json, model.safetensors, ...   the whole model, its tokenizer and template in Hugging Face's format
+    teacher.pt            with opsd.decay: the teacher, an average of the student (`sod.teachers.privileged`)
+    manifest.json         size and SHA-256 of every other file (this module)
+    trainer/              what only a resumed run reads:
+      .metadata, *.distcp   master weights or LoRA adapters, AdamW's moments, counts of steps (`sod.model.training_state`)
+      problems.json         how many problems were taken (`sod.datasets.order`)
+      history.json          what rules read of earlier updates (`sod.credit.history`)
+
+`Policy.save` (`sod.model.policy`) writes the model and the .distcp files; `sod.training.on_policy` adds the others. Everything
+else that a resumed run needs is a function of its options, or is in the directory of the run (`sod.runs.directory`).
+
+A checkpoint is written to a temporary folder and renamed when it is complete. One that does not match its manifest is ignored.
+"""
 
 import json
 import os

@@ -2,9 +2,9 @@
 
     options.json          every option, resolved; a resumed run writes it again, because some options may change
     environment.json      versions, machine, fingerprints of the data, digests of other files, planned number of updates
-    metrics.jsonl         one row per update; keys are area/name
+    metrics.jsonl         one row per update; keys are area/name (`sod.runs.metrics` computes them)
     trajectories/         update-0001.jsonl ...: tokens, text, mask, per-step d and w, reward, reason of the end
-    checkpoints/          update-0010/ ...: Hugging Face format, the optimiser's state, and a manifest
+    checkpoints/          update-0010/ ...: model and training state (`sod.runs.checkpoints` lists their files)
     validation.jsonl      one row per validation: numbers, and what each problem contributes (sod.runs.validations)
     validation/           update-0000.jsonl ...: a few trajectories of each validation
     best                  link to the checkpoint with the best validation, which is never deleted
@@ -13,10 +13,9 @@
     run.lock              exists only while a process uses the directory, or after that process was killed
     end.json              how the run ended: finished, stopped by an alarm, interrupted, or failed (`sod.runs.ends`)
 
-A checkpoint is written to a temporary folder, with a manifest of sizes and hashes, and renamed when it is complete. A folder
-whose manifest does not verify is ignored. A resumed run computes the updates after the newest checkpoint again, so their
-metrics and validations are removed first. Rows that cannot be read are kept in metrics.jsonl.damaged. Validations have a file
-of their own, because there is one before the first update and none after most.
+A resumed run computes the updates after the newest checkpoint again, so their metrics and validations are removed first. Rows
+that cannot be read are kept in metrics.jsonl.damaged. Validations have a file of their own, because there is one before the
+first update and none after most.
 
 end.json is written by the process that holds the directory, and deleted when a run begins or resumes. A killed process writes
 none: run.lock is then left, and no process holds it.

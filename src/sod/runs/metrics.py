@@ -1,4 +1,4 @@
-"""Compute the metrics of an update or an evaluation. Keys are area/name."""
+"""Compute the metrics of an update or an evaluation: no file is read or written. Keys are area/name."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
