@@ -2,13 +2,14 @@
 
 Files of the directory:
 
-    directory     which files a run has; options, metrics.jsonl, trajectories; a run begins and resumes
+    directory     which files a run has; metrics.jsonl, trajectories, checkpoints
     checkpoints   what a checkpoint contains, and how it is written and verified
     validations   validation.jsonl, and the link to the best checkpoint
     results       results.json of an evaluation
     ends          end.json: how the run ended
     records       a trajectory as a line of a file, and back
     samples       the file of an evaluation's trajectories
+    resuming      whether a run is resumed with the options, data and files that it was started with
     contents      digests of the files that a run reads
     locks, files  one process for each directory; atomic writing
 

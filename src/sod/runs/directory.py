@@ -35,19 +35,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from sod import __version__
-from sod.config import Options, resume_may_change
-from sod.config.recipes import flat
+from sod.config import Options
 from sod.errors import RunError
 from sod.processes.distributed import ALONE, Ranks
 from sod.runs import checkpoints
-from sod.runs.contents import changed_contents, check_contents
 from sod.runs.ends import forget_end, write_end
 from sod.runs.files import PARTIAL, append_line, to_json, write_json, write_whole
 from sod.runs.locks import Lock
 from sod.runs.results import Results
+from sod.runs.resuming import check_options, contents_known, environment_before, stored
 from sod.runs.validations import BEST, best_update, link_best, rewind_validations
 
 logger = logging.getLogger(__name__)
@@ -88,8 +85,10 @@ class Run:
 
     def check(self, options: Options, *, resume: bool) -> None:
         """Raise the RunError of `open` if the options already cause it."""
+        if resume and not self.begun:
+            raise RunError(f"{self.folder} holds no run to resume. Leave --resume out, or choose another --out.")
         if resume:
-            self._check_options(options)
+            check_options(self.folder, options)
         elif self.begun:
             how = "Continue it with --resume, or choose " if "resume" in type(options).model_fields else "Choose "
             raise RunError(f"{self.folder} already holds a run. {how}another --out.")
@@ -112,8 +111,8 @@ class Run:
         """
         run = cls(out)
         run.check(options, resume=resume)
-        before = run._environment_before(data) if resume else None
-        known = run._contents(before, dict(files or {}), accept=getattr(options, "accept_changed", False))
+        before = environment_before(out, data) if resume else None
+        known = contents_known(out, before, dict(files or {}), accept=getattr(options, "accept_changed", False))
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -142,7 +141,10 @@ class Run:
     def updates(self) -> int | None:
         """Return the planned number of updates, or None if it is unknown."""
         try:
-            environment, options = self._stored("environment.json") or {}, self._stored("options.json") or {}
+            environment, options = (
+                stored(self.folder, "environment.json") or {},
+                stored(self.folder, "options.json") or {},
+            )
         except RunError:
             return None
         updates = environment.get("updates") or options.get("updates")
@@ -242,7 +244,7 @@ class Run:
 
     def shorten(self, update: int) -> None:
         """Write that the run is complete after `update` updates."""
-        environment = self._stored("environment.json")
+        environment = stored(self.folder, "environment.json")
         if environment is not None:
             write_json(self.folder / "environment.json", environment | {"updates": update})
 
@@ -332,95 +334,6 @@ class Run:
         """Return all checkpoints, oldest first. Their content is not verified."""
         return checkpoints.checkpoint_folders(self.folder / "checkpoints")
 
-    # Resuming
-
-    def _check_options(self, options: Options) -> None:
-        if not self.begun:
-            raise RunError(f"{self.folder} holds no run to resume. Leave --resume out, or choose another --out.")
-        before = self._stored("options.json")
-        if before is None:
-            return
-        now = flat(options.model_dump(mode="json"))
-        if unknown := sorted(flat(before).keys() - now.keys()):
-            raise RunError(
-                f"{self.folder} holds a run of another command or another version of sod, with the option {unknown[0]}, which "
-                "does not exist here. Choose another --out."
-            )
-        # A run of an older version has fewer options. It had what is the default of the new ones, except for the correction.
-        uncorrected = "learn.correction" in now and _is_uncorrected(flat(before))
-        before = (
-            now | flat(_with_defaults(type(options), before)) | ({"learn.correction": "none"} if uncorrected else {})
-        )
-        if uncorrected and now["learn.correction"] == "auto":
-            raise RunError(
-                f"The run in {self.folder} was started before learn.correction existed, so its credit is not corrected; auto "
-                "would correct it from now on. Give --learn.correction none, or choose another --out."
-            )
-        may_change = resume_may_change(type(options)) | _chosen_at_start(options)
-        changed = [key for key in now if key not in may_change and now[key] != before[key]]
-        if changed:
-            raise RunError(
-                f"The run in {self.folder} was started with other options ({', '.join(changed)}). Resume it with the options in "
-                "its options.json, or choose another --out."
-            )
-
-    def _environment_before(self, data: dict[str, str]) -> dict[str, Any] | None:
-        """Return the content of environment.json, or None without one. Raise RunError if it lists other data."""
-        before = self._stored("environment.json")
-        if before is None:
-            return None
-        data_before = before.get("data")
-        if not isinstance(data_before, dict):
-            raise self._damaged("environment.json")
-        for name in data | data_before:
-            if data_before.get(name) != data.get(name):
-                raise RunError(
-                    f"The {name} differs from the one that the run in {self.folder} was started with. Give the original "
-                    f"{name} (if it was a run, its exact checkpoint), or choose another --out."
-                )
-        return before
-
-    def _contents(self, before: dict[str, Any] | None, now: dict[str, str], *, accept: bool) -> dict[str, Any]:
-        """Return the digests of all files for environment.json, and the names of those that changed and were accepted.
-
-        A file that the run has not read before is added. Raise RunError for one that has changed, unless `accept`.
-        """
-        if before is None:
-            return {"files": now}
-        files, accepted = before.get("files", {}), before.get("accepted", [])
-        if not isinstance(files, dict) or not isinstance(accepted, list):
-            raise self._damaged("environment.json")
-        if now and "files" not in before:
-            logger.warning(
-                f"The run in {self.folder} is of an older version, which did not record the contents of {', '.join(now)}. They "
-                "are recorded now, without a comparison."
-            )
-        if not accept:
-            check_contents(self.folder, files, now)
-        elif changed := changed_contents(files, now):
-            logger.warning(f"accepted with another content than before: {', '.join(changed)}")
-            accepted = sorted({*accepted, *changed})
-        return {"files": files | now} | ({"accepted": accepted} if accepted else {})
-
-    def _stored(self, name: str) -> dict[str, Any] | None:
-        """Return a JSON object of the run, or None without such a file. Raise RunError if it is damaged."""
-        try:
-            content = json.loads((self.folder / name).read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, RecursionError) as error:
-            raise self._damaged(name) from error
-        if not isinstance(content, dict) or not content:
-            raise self._damaged(name)
-        return content
-
-    def _damaged(self, name: str) -> RunError:
-        what = "options" if name == "options.json" else "data and models"
-        return RunError(
-            f"{self.folder / name} is damaged, so the {what} of the run cannot be compared with the current ones. If they are "
-            "the same, move this file away and resume; the run then writes it again. All other files are kept."
-        )
-
     def _write_again(self, name: str, content: dict[str, Any], resume: bool) -> None:
         if resume:
             logger.warning(
@@ -464,28 +377,3 @@ def command_of(environment: Mapping[str, Any], options: Mapping[str, Any]) -> st
         return command
     signs = {"updates": "train", "samples": "eval", "epochs": "sft", "run": "calibrate"}
     return next((command for sign, command in signs.items() if sign in options), "?")
-
-
-def _chosen_at_start(options: Options) -> set[str]:
-    """Return the options whose values a run chose when it began, because none were given: it keeps them."""
-    network, rollout, engine = (getattr(options, name, None) for name in ("network", "rollout", "engine"))
-    chosen = {"network.dtype"} if network is not None and network.dtype in ("auto", "fastest") else set[str]()
-    chosen |= {"engine.name"} if engine is not None and engine.name == "auto" else set()
-    if rollout is not None:
-        chosen |= {
-            f"rollout.{name}" for name in ("max_tokens", "max_prompt_tokens") if name not in rollout.model_fields_set
-        }
-    return chosen
-
-
-def _is_uncorrected(stored: dict[str, Any]) -> bool:
-    """Return whether these options are of a run with vLLM by a version without learn.correction."""
-    return "learn.correction" not in stored and stored.get("engine.name") in ("vllm", "vllm_server")
-
-
-def _with_defaults(kind: type[Options], stored: dict[str, Any]) -> dict[str, Any]:
-    """Return stored options with the defaults of those that they lack, nested. Unreadable options are returned as they are."""
-    try:
-        return kind.model_validate(stored).model_dump(mode="json")
-    except ValidationError:
-        return stored
