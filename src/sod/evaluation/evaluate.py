@@ -6,29 +6,28 @@ by additional judges, scored by the teacher and counted. Memory does not grow wi
 
 import functools
 import logging
-from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from transformers import PreTrainedModel
 
-from sod.batching import ScoredBatch
 from sod.chat.format import ChatFormat
-from sod.config import AlgorithmOptions, EvalOptions, ServeOptions
+from sod.config import EvalOptions, ServeOptions
 from sod.console.progress import Display, echo
 from sod.datasets import ProblemSet
-from sod.datasets.asking import silence, unasked, why_silent
+from sod.datasets.asking import unasked
 from sod.datasets.several import open_sets
 from sod.datasets.writing import keep_out_of_git
 from sod.engines import ENGINES, Engine
 from sod.engines.choice import with_engine
 from sod.engines.opening import open_engine
 from sod.errors import DataError, SodError
-from sod.evaluation.measures import Tally, mean_over
+from sod.evaluation.counting import Counted
+from sod.evaluation.measures import mean_over
 from sod.evaluation.results import results_markdown, show_results
 from sod.model.devices import SAMPLING, device_errors
 from sod.model.dtypes import with_dtype
@@ -43,20 +42,17 @@ from sod.processes.distributed import ALONE
 from sod.rewards.referee import Referee
 from sod.rollout.groups import attempts
 from sod.rollout.harness import Harness
-from sod.runs import metrics
 from sod.runs.contents import content_digests
 from sod.runs.directory import Run
 from sod.runs.records import (
     Record,
     from_record,
     reward_record,
-    scored_records,
     to_record,
-    verdict_of,
     verdict_record,
     written_messages,
 )
-from sod.runs.results import BenchmarkResults, Results
+from sod.runs.results import Results
 from sod.runs.samples import SampleFile
 from sod.scoring import Scorer, check_enough
 from sod.teachers import TeacherSetup
@@ -65,9 +61,6 @@ from sod.types import Group, Problem, Trajectory, Verdict
 
 logger = logging.getLogger(__name__)
 SomeEvaluation = TypeVar("SomeEvaluation", bound=EvalOptions | ServeOptions)
-
-PAPER = AlgorithmOptions()
-"""The paper's epsilon and delta. Weights of steps are reported with them."""
 
 
 def evaluate_and_show(options: EvalOptions) -> None:
@@ -224,7 +217,7 @@ class EvaluationSession:
             check_enough(kept=kept, **lost)
         return results
 
-    def _count_problems(self, counted: "Sequence[Counted]", complete: bool) -> Iterator[list[Record]]:
+    def _count_problems(self, counted: Sequence[Counted], complete: bool) -> Iterator[list[Record]]:
         """Judge, score and count one problem after another. Yields the lines of its samples, in order."""
         scorer = self.scorer if complete else None
         phase, parts = "judge" if scorer is None else "score", sum(len(each.problems) for each in self.sets)
@@ -300,7 +293,7 @@ class EvaluationSession:
                 "Remove its line, then run the same command to sample it again."
             ) from error
 
-    def _results(self, counted: "Sequence[Counted]", *, partial: bool) -> Results:
+    def _results(self, counted: Sequence[Counted], *, partial: bool) -> Results:
         options = self.options
         benchmarks = {each.of.name: each.results() for each in counted}
         return Results(
@@ -319,62 +312,6 @@ class EvaluationSession:
             paper=options.paper,
             benchmarks=benchmarks,
             mean=mean_over([each.measured for each in benchmarks.values()]),
-        )
-
-
-@dataclass
-class Counted:
-    """Counts the samples of one set of problems, problem by problem."""
-
-    of: ProblemSet
-    tally: Tally = field(init=False)
-    totals: metrics.RolloutTotals = field(default_factory=metrics.RolloutTotals)
-    steps: metrics.StepTotals = field(default_factory=lambda: metrics.StepTotals(PAPER))
-    by_judge: dict[str, Tally] = field(default_factory=dict)
-    silent: Counter[str] = field(default_factory=Counter)
-    """Number of samples without an answer, by cause."""
-
-    def __post_init__(self) -> None:
-        self.tally = Tally(self.of.votes)
-
-    def add(
-        self, group: Group, rows: list[Record], batch: ScoredBatch | None, text: Callable[[list[int]], object]
-    ) -> list[Record]:
-        """Count a problem's samples, and their `batch` if they were scored. -> their lines, with the teacher's scores"""
-        self.tally.add(group)
-        self.totals.add(group)
-        self.silent += silence(group.trajectories)
-        self._count_judges(group, rows)
-        if batch is None:
-            return rows
-        self.steps.add(batch)
-        scored = {row["sample"]: row for row in scored_records(batch, PAPER, text, limit=len(batch))}
-        return [{**row, **scored.get(row["sample"], {})} for row in rows]
-
-    def _count_judges(self, group: Group, rows: Sequence[Record]) -> None:
-        judged: dict[str, list[Trajectory]] = {}
-        by_sample = {each.sample: each for each in (*group.trajectories, *group.ungraded)}
-        for row in rows:
-            for name, verdict in row.get("judges", {}).items():
-                judged.setdefault(name, []).append(replace(by_sample[row["sample"]], verdict=verdict_of(verdict)))
-        for name, trajectories in judged.items():
-            again = Group.of(group.problem, trajectories, dropped=group.dropped)
-            self.by_judge.setdefault(name, Tally(self.of.votes)).add(again)
-
-    def results(self) -> BenchmarkResults:
-        measured = self.tally.measured() | self.totals.metrics() | self.steps.metrics()
-        if self.totals.count:
-            measured["truncated"] = self.totals.stops["max_tokens"] / self.totals.count
-        return BenchmarkResults(
-            measured=measured,
-            file=str(self.of.path),
-            sha256=self.of.sha256,
-            source=self.of.source,
-            notes=[*self.of.notes, *why_silent(self.silent, self.totals.count, self.of.problems)],
-            private=self.of.private,
-            by=self.tally.by_label(),
-            judges={name: tally.measured() for name, tally in self.by_judge.items()},
-            ids=[problem.id for problem in self.of.problems],
         )
 
 
