@@ -36,7 +36,8 @@ from sod.engines import Engine, Reply, Request, vllm_worker
 from sod.engines.hf import HFEngine
 from sod.engines.opening import open_engine
 from sod.engines.served import ServedEngine
-from sod.engines.vllm import VLLM, VLLMEngine, logprobs_mode, parameters
+from sod.engines.vllm import VLLMEngine
+from sod.engines.vllm_base import VLLM, logprobs_mode, parameters
 from sod.engines.vllm_server import VLLMServerEngine
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError, TrainingError
 from sod.lab import settings

@@ -30,7 +30,7 @@ from sod.config import (
 from sod.engines import VLLM_VERSION, Request, choice
 from sod.engines.hf import HFEngine
 from sod.engines.opening import open_engine
-from sod.engines.vllm import check_room
+from sod.engines.vllm_base import check_room
 from sod.errors import CapacityError, ModelError, OptionError, OutageError
 from sod.model.devices import LEARNING, chosen_device, device_errors
 from sod.model.loading import load_model, score, score_top

@@ -14,7 +14,8 @@ from sod.batching import Batch, collate
 from sod.config import LearnOptions, ModelOptions, RolloutOptions, ScoreOptions
 from sod.engines import Engine, Request
 from sod.engines.hf import HFEngine
-from sod.engines.vllm import COARSE_TOLERANCE, VLLMEngine
+from sod.engines.vllm import VLLMEngine
+from sod.engines.vllm_base import COARSE_TOLERANCE
 from sod.model.attention import ATTENTION
 from sod.model.loading import score
 from sod.model.policy import Policy

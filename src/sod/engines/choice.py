@@ -42,7 +42,7 @@ def _engine_before(run: Path) -> Local | None:
 
 
 def _engine_here(device: str, rollout: SamplingOptions) -> Local:
-    """Return vllm if it can sample here: on the first GPU, and with log-probabilities at these options (`sod.engines.vllm`)."""
+    """Return vllm if it can sample here: on the first GPU, with log-probabilities at these options (`sod.engines.vllm_base`)."""
     if device not in ("auto", "cuda", "cuda:0") or find_spec("vllm") is None or wrong_vllm():
         return "hf"
     import torch

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from sod.config import EngineOptions, SamplingOptions
 from sod.engines import CANNOT_TRAIN, Reply, Request
 from sod.engines.http import NOT_UNDERSTOOD, Refused, ServedModel, Words, short
-from sod.engines.vllm import parameters
+from sod.engines.vllm_base import parameters
 from sod.errors import InfrastructureError, OptionError
 from sod.model.forward import ends_beside, id_count, unused_beside
 from sod.processes.concurrency import Occupancy

@@ -20,7 +20,7 @@ from typing import Any, Self
 from transformers import PreTrainedModel
 
 from sod.engines.http import Failed, Refused, Server, short
-from sod.engines.vllm import VLLM
+from sod.engines.vllm_base import VLLM
 from sod.errors import InfrastructureError, OptionError
 
 

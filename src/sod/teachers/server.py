@@ -28,7 +28,7 @@ from sod.batching import Batch, ScoredBatch, pad
 from sod.config import ModelOptions, SamplingOptions, ScoreOptions
 from sod.engines.http import ServedModel, Words
 from sod.engines.served import PROBE_TEXT
-from sod.engines.vllm import COARSE_TOLERANCE, TOLERANCE
+from sod.engines.vllm_base import COARSE_TOLERANCE, TOLERANCE
 from sod.errors import ModelError
 from sod.model.dtypes import dtype_of
 from sod.model.forward import id_count, unused_beside
