@@ -16,9 +16,10 @@ from sod.config import PlanOptions, TrainOptions
 from sod.errors import ModelError, OptionError
 from sod.planning.budgets import memory_of_training
 from sod.planning.dry_run import plan
+from sod.planning.fitting import Case, train_options
 from sod.planning.inventory import BANDWIDTH, MEMORY, PEAK, Device, find_device, imagined_gpus
 from sod.planning.memory import forward_operations
-from sod.planning.plan import Case, _train_options, advice
+from sod.planning.plan import advice
 from sod.planning.timing import compared, seconds_of_update
 
 STUDENT, TEACHER = "Qwen/Qwen3-1.7B", "youngzhong/SOD-GRPO_teacher-4B"
@@ -336,8 +337,8 @@ def test_an_update_is_estimated_from_the_tabled_rates() -> None:
 def test_a_batch_sampled_ahead_on_another_gpu_costs_what_learning_does_not_hide() -> None:
     case = Case.of(asked("2xH100"))
     [each] = [each for each in case.sized() if each.way.name == "1 + 1 for vLLM"]
-    usual = _train_options(case.base | each.changes)
-    ahead = _train_options(case.base | each.changes | {"rollout.ahead": 1})
+    usual = train_options(case.base | each.changes)
+    ahead = train_options(case.base | each.changes | {"rollout.ahead": 1})
     now, then = (
         seconds_of_update(options, case.student, case.teachers[0], case.device, 1) for options in (usual, ahead)
     )
@@ -346,9 +347,9 @@ def test_a_batch_sampled_ahead_on_another_gpu_costs_what_learning_does_not_hide(
     assert then["sample"] == pytest.approx(max(0, now["sample"] - now["score"] - now["learn"]))
     assert then["sample"] < now["sample"]
     assert then["learn"] == now["learn"]
-    here = _train_options(case.base | {"rollout.ahead": 1})  # one GPU does both
+    here = train_options(case.base | {"rollout.ahead": 1})  # one GPU does both
     assert seconds_of_update(here, case.student, case.teachers[0], case.device, 1) == seconds_of_update(
-        _train_options(case.base), case.student, case.teachers[0], case.device, 1
+        train_options(case.base), case.student, case.teachers[0], case.device, 1
     )
 
 

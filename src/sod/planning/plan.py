@@ -1,126 +1,32 @@
-"""Compute which training set-ups fit on given GPUs, and the command for the best one: `sod plan`.
-
-The arithmetic is that of `--dry-run` (`sod.planning.memory`). A set-up (`Way`) is a set of options; its memory is computed from
-the options that are printed.
-"""
+"""The text of `sod plan`: which training set-ups fit on given GPUs, and the command for the best one."""
 
 import math
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from sod.config import EngineOptions, PlanOptions, RolloutOptions, TrainOptions
-from sod.config.teachers import routes_of
+from sod.config import PlanOptions
 from sod.console.progress import echo
-from sod.errors import ModelError, OptionError
-from sod.model.lengths import capped
 from sod.planning.budgets import (
-    Memory,
     by_part,
-    longest,
-    memory_of_sampling_server,
     memory_of_teacher_server,
-    memory_of_training,
-    sampling_bytes,
-    vllm_bytes,
 )
-from sod.planning.estimates import SLACK, largest, offloaded, usable_bytes, wire
+from sod.planning.estimates import SLACK, offloaded, usable_bytes, wire
+from sod.planning.fitting import Case, Sized, teacher_models, train_options
 from sod.planning.inventory import (
-    ON_HUB,
-    Device,
     as_bytes,
     as_count,
     as_time,
     brief,
-    check_model,
-    find_model,
-    imagined_gpus,
-    measure,
-    why_no_shape,
 )
-from sod.planning.memory import ITEMSIZE, MODEL_FAMILIES, AnyShape, Shape, type_of
+from sod.planning.memory import MODEL_FAMILIES, Shape
+from sod.planning.setups import Changes
 from sod.planning.teacher_servers import exchanged_tokens, serving
 from sod.planning.text import Text, columns
-from sod.planning.timing import Seconds, seconds_of_update
 
-Changes = dict[str, Any]
-"""Values of options by their dotted names."""
-
-AMPLE, LEAST = 4, 1
-"""Number of longest trajectories that the sampler has room for: the number tried first, and the minimum."""
-USUAL_SHARE = EngineOptions().memory_share
-"""Largest engine.memory_share to try, unless more is needed."""
-CONCURRENCY = (64, 32, 16, 8, 4, 2, 1)
-"""Values of rollout.concurrency to try if Transformers samples."""
 PER_MACHINE = 8
 """Usual maximum number of GPUs in a machine."""
 SHORTEST = 512
 """Shortest response that is proposed, in tokens."""
-
-SPARED: Changes = {"learn.checkpointing": True}
-AWAY: Changes = {"score.offload_teacher": True}
-NARROW: Changes = {"learn.optimizer": "adamw_8bit"}
-LORA: Changes = {"learn.lora_rank": 32, "learn.lr": 1e-5}
-SERVED_TEACHER: Changes = {"score.teacher_url": "http://127.0.0.1:8001"}
-SERVED_SAMPLER: Changes = {
-    "engine.name": "vllm_server",
-    "engine.url": "http://127.0.0.1:8000",
-    "engine.exchange": Path("/dev/shm"),
-}
-LARGER_SHARES = (0.5, 0.6, 0.7, 0.8)
-"""Values of engine.memory_share above the default to try, where the time of an update can be estimated."""
-UNCHANGED = "the training is unchanged"
-COARSE = "all weights are trained, with 8-bit AdamW moments"
-DIFFERENCE = "no set-up that trains all weights fits; LoRA adapters fit, but this is not the paper's experiment"
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """A training set-up."""
-
-    name: str
-    why: str
-    """Its advantages or disadvantages."""
-    rungs: tuple[Changes, ...]
-    """Alternative sets of options, in order. Each is tried if the one before does not fit, or to find a faster one."""
-
-    @property
-    def level(self) -> int:
-        """Return how much the set-up changes the training: 0 for nothing, 1 for rounding, 2 for LoRA."""
-        return 2 if DIFFERENCE in self.why else 0 if UNCHANGED in self.why else 1
-
-
-@dataclass(frozen=True, slots=True)
-class Sized:
-    """A set-up with its final options and their memory."""
-
-    way: Way
-    changes: Changes
-    memory: Memory
-    """Memory of the fullest GPU."""
-    fits: bool
-    seconds: Seconds | None = None
-    """Estimated seconds of an update by phase; None for a GPU with unknown rates."""
-
-    @property
-    def whole(self) -> int:
-        return sum(by_part(self.memory).values())
-
-    @property
-    def estimate(self) -> float:
-        """Return the estimated seconds of an update, 0 if they are not known."""
-        return sum((self.seconds or {}).values())
-
-    @property
-    def gpus(self) -> int:
-        """Return the number of GPUs in use: one for each process, and one for a server."""
-        return self.processes + ("engine.url" in self.changes or "score.teacher_url" in self.changes)
-
-    @property
-    def processes(self) -> int:
-        return self.changes.get("processes", 1)
 
 
 def show_plan(options: PlanOptions) -> None:
@@ -137,7 +43,7 @@ def advice(options: PlanOptions, width: int | None = None) -> str:
     sized = case.sized()
     best = min((each for each in sized if each.fits), key=lambda each: (each.way.level, each.estimate), default=None)
     text = Text("sod plan: computed only; nothing is loaded, and no GPU is used.")
-    case.describe(text, options)
+    _describe(text, case, options)
     text.add("set-ups", *_table(case, sized, best))
     text.add("common", f"sod train {_flags(case.base)}")
     text.add("options", *(f"{number:<2}  {_own(each)}" for number, each in enumerate(sized, 1)))
@@ -155,249 +61,20 @@ def advice(options: PlanOptions, width: int | None = None) -> str:
     return text.written(width or columns())
 
 
-# The question
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """The models, lengths and GPUs to plan for."""
-
-    asked: PlanOptions
-    student: AnyShape
-    teachers: tuple[AnyShape, ...]
-    """Of each model once."""
-    count: int
-    """Number of GPUs; 0 for this computer's memory."""
-    device: Device
-
-    @classmethod
-    def of(cls, asked: PlanOptions) -> "Case":
-        count, device = imagined_gpus(asked.gpus)
-        if asked.teacher and asked.teachers:
-            raise OptionError("TEACHER and --teachers both name a teacher. Give one of the two.")
-        teachers = tuple(_shape("teacher", model) for model in _models(asked))
-        student = _shape("student", asked.student)
-        case = cls(_fitting(asked, [student, *teachers]), student, teachers, count, device)
-        for whose, shape in (("student", student), *(("teacher", each) for each in teachers)):
-            if case.tokens > shape.positions:
-                raise OptionError(
-                    f"A trajectory of {case.tokens:,} tokens with its prompt is too long: the {whose} has "
-                    f"{shape.positions:,} positions. Lower --max-tokens."
-                )
-        return case
-
-    @property
-    def tokens(self) -> int:
-        """Return the number of tokens of the longest trajectory with its prompt."""
-        return longest(_train_options(self.base).rollout)
-
-    @property
-    def base(self) -> Changes:
-        """Return the options that all set-ups have in common."""
-        asked, usual = self.asked, RolloutOptions()
-        base: Changes = {"student": asked.student}
-        if asked.teachers:
-            base["teachers"] = asked.teachers
-        else:
-            base |= {"teacher": asked.teacher} if asked.teacher else {"algorithm.name": "grpo"}
-        base |= {"data": Path("PROBLEMS.jsonl"), "out": Path("RUN")}
-        if asked.max_tokens != usual.max_tokens:
-            base["rollout.max_tokens"] = asked.max_tokens
-        if asked.max_prompt_tokens != usual.max_prompt_tokens:
-            base["rollout.max_prompt_tokens"] = asked.max_prompt_tokens
-        return base | (
-            {"network.dtype": "bfloat16", "engine.name": "vllm"} if self.count else {"network.device": "cpu"}
-        )
-
-    def describe(self, text: Text, asked: PlanOptions) -> None:
-        text.add("student", f"{self.asked.student}, {as_count(self.student.parameters)} weights")
-        for model, teacher in zip(_models(self.asked), self.teachers, strict=True):
-            text.add("teacher", f"{model}, {as_count(teacher.parameters)} weights")
-        parts = f"a prompt of {self.asked.max_prompt_tokens:,} and a response of {self.asked.max_tokens:,}"
-        lowered = "" if asked is self.asked else "; the defaults exceed the positions of the model"
-        text.add("length", f"{self.tokens:,} tokens at most: {parts}{lowered}")
-        memory, usable = as_bytes(self.device.memory), as_bytes(usable_bytes(self.device))
-        if self.count:
-            where = " in one machine" if self.count > 1 else ""
-            gpus = f"{self.count} x {self.device.name} of {memory}{where}"
-            text.add("device", f"{gpus}, {usable} usable ({SLACK:.0%} assumed lost)")
-        else:
-            text.add("device", f"{self.device.name}, {memory}")
-
-    def sized(self) -> list[Sized]:
-        """Return the set-ups, those with more GPUs in use first, then those that change less."""
-        taught, served = bool(self.teachers), bool(self.asked.teacher)
-        problems = _train_options(self.base).rollout.problems
-        several = (
-            _ways_in_processes(self.count, taught, problems, served) if self.count > 1 and self.student.packs else []
-        )
-        if not all(teacher.packs for teacher in self.teachers):
-            several = [way for way in several if "score.shard_teacher" not in way.rungs[0]]
-        several += _ways_with_servers(taught, served) if self.count > 1 else []
-        return [self._size(way) for way in (several + _ways_on_one(taught) if self.count else _ways_here(taught))]
-
-    def _size(self, way: Way) -> Sized:
-        """Return a set-up with the first options that fit, or with its last ones if none fit."""
-        tried = [
-            self._weigh(way, changes)
-            for room in (AMPLE, LEAST)
-            for rung in way.rungs
-            for changes in self._candidates(rung, room)
-        ]
-        fitting = [each for each in tried if each.fits]
-        if not fitting:
-            return min(tried, key=lambda each: each.whole)
-        return min(fitting, key=lambda each: each.estimate)
-
-    def _candidates(self, rung: Changes, room: int) -> Iterator[Changes]:
-        """Yield the options with the sampler's part added, from more room to less."""
-        options = _train_options(self.base | rung)
-        if options.engine.name == "vllm":
-            for share in self._shares(options, room):
-                yield rung | ({"engine.memory_share": share} if share != USUAL_SHARE else {})
-        elif options.engine.name == "hf":
-            yield from (rung | {"rollout.concurrency": count} for count in CONCURRENCY if count >= room)
-        else:
-            yield rung
-
-    def _shares(self, options: TrainOptions, room: int) -> list[float]:
-        """Return values of engine.memory_share: from the default in steps of 1/20 down to the smallest with enough room, the
-        smallest in steps of 1/100, then larger ones."""
-        weights, trajectory = sampling_bytes(options, self.student)
-        others = vllm_bytes(self.student, ITEMSIZE[type_of(options.network)])
-        least = (weights + others + room * trajectory) / self.device.memory
-        needed = min(19, math.ceil(20 * least))
-        most = max(round(20 * USUAL_SHARE), needed)
-        larger = [share for share in LARGER_SHARES if 20 * share > most] if self.device.bandwidth else []
-        smallest = [math.ceil(100 * least) / 100] if math.ceil(100 * least) < 5 * needed else []
-        return [twentieths / 20 for twentieths in range(most, needed - 1, -1)] + smallest + larger
-
-    def _weigh(self, way: Way, changes: Changes) -> Sized:
-        options = _train_options(self.base | changes)
-        gpu = self.device.memory if self.count else None
-        memories = [memory_of_training(options, self.student, self.teachers, gpu, processes=options.processes or 1)]
-        if options.engine.name == "vllm_server":
-            memories.append(memory_of_sampling_server(options, self.student, AMPLE))
-        if options.score.teacher_url:
-            memories += [memory_of_teacher_server(options, teacher) for teacher in self.teachers]
-        fullest = max(memories, key=lambda memory: sum(by_part(memory).values()))
-        fits = sum(by_part(fullest).values()) <= usable_bytes(self.device)
-        seconds, scorer = None, largest(self.teachers)
-        if isinstance(self.student, Shape) and (scorer is None or isinstance(scorer, Shape)):
-            seconds = seconds_of_update(options, self.student, scorer, self.device, options.processes or 1)
-        return Sized(way, changes, fullest, fits, seconds)
-
-
-def _models(asked: PlanOptions) -> list[Path]:
-    """Return the models of the teachers, each once."""
-    routes = [route.model for route in routes_of(asked.teachers)]
-    return list(dict.fromkeys([asked.teacher] if asked.teacher else routes))
-
-
-def _fitting(asked: PlanOptions, shapes: Sequence[AnyShape]) -> PlanOptions:
-    """Return the options with default lengths that fit the models, as `sod train` caps them."""
-    lengths = {"max_tokens", "max_prompt_tokens"}
-    rollout = RolloutOptions.model_validate({name: getattr(asked, name) for name in lengths & asked.model_fields_set})
-    fitting = capped(rollout, [shape.positions for shape in shapes])
-    return asked if fitting is rollout else asked.model_copy(update=fitting.model_dump(include=lengths))
-
-
-def _shape(whose: str, model: Path) -> AnyShape:
-    found = find_model(model)
-    check_model(found)
-    found = measure(found)
-    if found.is_unsized:
-        raise ModelError(
-            f"The memory of the {whose} {model} cannot be computed: {why_no_shape(found, whose)}. Give a model of another type."
-        )
-    if found.shape is None:
-        raise ModelError(
-            f"The memory of the {whose} {model} cannot be computed: {found.where}. Give a directory or a run, or one of "
-            f"{', '.join(ON_HUB)}. For another name on the hub, type `hf download NAME config.json "
-            "--local-dir DIR` and give DIR."
-        )
-    return found.shape
-
-
-def _train_options(changes: Changes) -> TrainOptions:
-    nested: dict[str, Any] = {}
-    for name, value in changes.items():
-        section, _, option = name.rpartition(".")
-        (nested.setdefault(section, {}) if section else nested)[option] = value
-    # What auto becomes on a CPU. Set-ups for GPUs name both.
-    nested["network"] = {"dtype": "float32"} | nested.get("network", {})
-    nested["engine"] = {"name": "hf"} | nested.get("engine", {})
-    return TrainOptions.model_validate(nested)
-
-
-# The set-ups
-
-
-def _ways_in_processes(gpus: int, taught: bool, problems: int, served: bool) -> list[Way]:
-    """Return the set-ups with several processes: at most one per problem of an update, because problems are not divided.
-
-    `served`: the teacher may be on a server, which is for one teacher.
-    """
-    count = min(gpus, problems)
-    some = f"{count} GPUs sample, score and train, one for each problem of an update (rollout.problems)"
-    every = f"{some if count < gpus else 'every GPU samples, scores and trains'}, and {UNCHANGED}"
-    ways = [Way(f"{count} processes", every, _sparing({"processes": count}))]
-    if taught:
-        divided: Changes = {"processes": count, "score.shard_teacher": True}
-        why = f"{every}; an unsharded teacher does not fit on each"
-        ways.append(Way(f"{count}, teacher sharded", why, _sparing(divided)))
-    if served and gpus > 2:
-        count = min(gpus - 1, problems)
-        who = "all other GPUs" if count == gpus - 1 else f"{count} GPUs, one for each problem of an update,"
-        why = f"the teacher has a GPU of its own, {who} sample and train, and {UNCHANGED}"
-        ways.append(Way(f"{count} + 1 for teacher", why, _sparing({"processes": count} | SERVED_TEACHER)))
-    return ways
-
-
-def _ways_with_servers(taught: bool, served: bool) -> list[Way]:
-    servers = [("vLLM", "sampling", _sparing(SERVED_SAMPLER, taught))]
-    servers += [("teacher", "the teacher", _sparing(SERVED_TEACHER))] if served else []
-    own = [(name, f"{who} has a GPU of its own, and", rungs) for name, who, rungs in servers]
-    return [
-        *(Way(f"1 + 1 for {name}", f"{why} {UNCHANGED}", rungs) for name, why, rungs in own),
-        *(Way(f"1 + 1 {name}, 8-bit", f"{why} {COARSE}", _coarse(rungs)) for name, why, rungs in own),
-    ]
-
-
-def _ways_on_one(taught: bool) -> list[Way]:
-    rungs = _sparing({}, taught)
-    coarse = _coarse(rungs)
-    return [
-        Way("1 GPU", f"one GPU is enough, and {UNCHANGED}", rungs[:1]),
-        Way("1 GPU, checkpointing", f"one GPU is enough, and {UNCHANGED}", rungs[1:]),
-        Way("1 GPU, 8-bit AdamW", COARSE, coarse),
-        Way("1 GPU, LoRA", DIFFERENCE, tuple(rung | LORA for rung in coarse)),
-    ]
-
-
-def _ways_here(taught: bool) -> list[Way]:
-    slow = "CPUs are slow: try a small model first"
-    narrow: Changes = SPARED | {"network.dtype": "bfloat16"}
-    coarse = ((SPARED | {"score.teacher_dtype": "bfloat16"}, narrow)) if taught else (narrow,)
-    return [
-        Way("CPU", f"{UNCHANGED}, but {slow}", _sparing({})),
-        Way("CPU, bfloat16", f"all weights are trained, but {slow}", coarse),
-        Way("CPU, LoRA", DIFFERENCE, (narrow | LORA,)),
-    ]
-
-
-def _sparing(changes: Changes, away: bool = False) -> tuple[Changes, ...]:
-    """Return options from more memory to less. `away`: the last ones keep the teacher off the GPU."""
-    rungs = changes, changes | SPARED
-    return (*rungs, changes | SPARED | AWAY) if away else rungs
-
-
-def _coarse(rungs: tuple[Changes, ...]) -> tuple[Changes, ...]:
-    """Return the memory-saving options (all except the first ones) with 8-bit AdamW in addition."""
-    return tuple(rung | NARROW for rung in rungs[1:])
-
-
-# The text
+def _describe(text: Text, case: Case, asked: PlanOptions) -> None:
+    text.add("student", f"{case.asked.student}, {as_count(case.student.parameters)} weights")
+    for model, teacher in zip(teacher_models(case.asked), case.teachers, strict=True):
+        text.add("teacher", f"{model}, {as_count(teacher.parameters)} weights")
+    parts = f"a prompt of {case.asked.max_prompt_tokens:,} and a response of {case.asked.max_tokens:,}"
+    lowered = "" if asked is case.asked else "; the defaults exceed the positions of the model"
+    text.add("length", f"{case.tokens:,} tokens at most: {parts}{lowered}")
+    memory, usable = as_bytes(case.device.memory), as_bytes(usable_bytes(case.device))
+    if case.count:
+        where = " in one machine" if case.count > 1 else ""
+        gpus = f"{case.count} x {case.device.name} of {memory}{where}"
+        text.add("device", f"{gpus}, {usable} usable ({SLACK:.0%} assumed lost)")
+    else:
+        text.add("device", f"{case.device.name}, {memory}")
 
 
 def _table(case: Case, sized: Sequence[Sized], best: Sized | None) -> list[str]:
@@ -426,7 +103,7 @@ def _times(case: Case, sized: Sequence[Sized]) -> list[str]:
         return (
             ["not estimated: the speed of this device is not tabled; give a kind, such as H100"] if case.count else []
         )
-    updates = _train_options(case.base).updates
+    updates = train_options(case.base).updates
     lines = [f"estimated, not measured: an update by phase, and a run of {updates:,} updates"]
     for number, each, seconds in timed:
         phases = ", ".join(f"{name} {as_time(part)}" for name, part in seconds.items() if part >= 0.1)
@@ -455,7 +132,7 @@ def _explain(text: Text, case: Case, best: Sized) -> None:
         )
     text.add("memory", *(f"{as_bytes(size):>9}  {name}" for name, size in by_part(best.memory).items()))
     text.add("memory", f"{as_bytes(best.whole):>9}  total at the peak")
-    options = _train_options(case.base | best.changes)
+    options = train_options(case.base | best.changes)
     text.add("memory", *offloaded(options, case.teachers))
     if best.processes > 1:
         text.add("traffic", *wire(options, case.student, best.processes))
@@ -488,7 +165,7 @@ def _server(case: Case, changes: Changes) -> tuple[str, ...]:
             "FOLDER must hold a copy of src/sod/engines/vllm_worker.py and nothing else.",
         )
     if "score.teacher_url" in changes:
-        options = _train_options(case.base | changes)
+        options = train_options(case.base | changes)
         memory = memory_of_teacher_server(options, case.teachers[0])
         unknown = sum(memory["peak"].values()) / case.device.memory
         return (
