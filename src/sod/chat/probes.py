@@ -25,7 +25,7 @@ TOOL: Schema = {
 }
 USER: Message = {"role": "user", "content": QUESTION}
 ANSWERED: list[Message] = [USER, {"role": "assistant", "content": WORDS}]
-EXPECTED = ToolCall(name=NAME, arguments={PARAMETER: VALUE, "probe_count": 7})
+CALLED = ToolCall(name=NAME, arguments={PARAMETER: VALUE, "probe_count": 7})
 """The call of the message CALL."""
 
 

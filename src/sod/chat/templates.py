@@ -256,7 +256,7 @@ class Template:
                 refusal = refusal or error
                 continue
             for syntax in SYNTAXES:
-                if parse_calls(written, syntax, [probes.TOOL]) == [probes.EXPECTED]:
+                if parse_calls(written, syntax, [probes.TOOL]) == [probes.CALLED]:
                     return syntax, probes.WORDS in written[: find_blocks(written, syntax, [probes.TOOL])[0].start]
         if refusal is not None and not written:
             raise TemplateError(f"{refusal} It does not support tool calls. {SERVING}") from refusal
