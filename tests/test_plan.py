@@ -576,7 +576,7 @@ def test_weights_that_do_not_fit_are_found_before_loading(
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2},
-    "gemma2": {},
+    "gemma2": {"sliding_window": 64},
     "granite": {"logits_scaling": 8.0},
     "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"]},
     "qwen3": {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
