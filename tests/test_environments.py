@@ -165,7 +165,7 @@ def test_damaged_calls_are_repeated_as_they_were(chat: ChatFormat) -> None:
     last = str(chat.tokenizer.decode(list(whole.observations[-1].tokens)))
     assert 3 <= last.count("b") <= 10  # some of 12 calls were damaged
     for other in (0, 1 << 20, 1 << 30):
-        again = asyncio.run(agent.attempt(PROBLEM, 0, SEED + other, 1, whole.pieces[:17], prefix_seed=SEED))
+        again = asyncio.run(agent.attempt(PROBLEM, 0, SEED + other, 1, whole.pieces[:17], range(SEED, SEED + 8)))
         assert again.pieces[:17] == whole.pieces[:17]
     assert asyncio.run(agent.attempt(PROBLEM, 0, SEED, 1, whole.pieces[:17])).pieces == whole.pieces
 
