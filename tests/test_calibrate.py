@@ -338,7 +338,8 @@ def test_the_student_goes_on_after_the_teachers_turn(
     assert len(rows) == results["advice"][0]["n"] == 16
     begun = {(row["problem"], row["sample"]): row for row in read_rows(measured / "trajectories" / "update-0000.jsonl")}
     assert all(row["student_solved"] is begun[row["problem"], row["sample"]]["correct"] for row in rows)
-    assert any(row["advised_solved"] is not row["solved"] for row in rows)  # the student's own work
+    assert any(row["advised_text"] and row["advised_text"] not in row["text"] for row in rows)  # the student's own work
+    assert all(row["advised_solved"] is row["solved"] for row in rows if not row["advised_text"])
     assert any(row["advised_solved"] is not row["student_solved"] for row in rows)
     said = capsys.readouterr().out
     assert advice_verdict(results["advice"]) in " ".join(said.split())
@@ -434,6 +435,12 @@ def test_what_cannot_be_calibrated_is_an_error_before_anything_is_written(
 def test_another_teacher_than_was_measured_is_refused(options: CalibrateOptions, student: Path) -> None:
     with pytest.raises(RunError, match="is another model"):
         calibrate(options.model_copy(update={"teacher": student}))
+
+
+def test_another_student_than_was_measured_is_not_advised(options: CalibrateOptions) -> None:
+    edit(options.run / "environment.json", lambda content: content["data"].update(model="another"))
+    with pytest.raises(RunError, match="has changed since the evaluation"):
+        calibrate(options.model_copy(update={"advised": True}))
 
 
 def test_a_copy_of_the_teacher_is_the_same_teacher(options: CalibrateOptions, teacher: Path, tmp_path: Path) -> None:

@@ -67,6 +67,11 @@ def _calibrate(options: CalibrateOptions) -> Row:
             f"{options.teacher} is another model than the teacher of {options.run}. Pass --teacher "
             f"{evaluation.options.teacher}, from the directory where `sod eval` was started."
         )
+    student = evaluation.options.model
+    if options.advised and fingerprint_model(model_folder(student)) != evaluation.student:
+        raise RunError(
+            f"{student} has changed since the evaluation {options.run}. Leave --advised out, or repeat `sod eval`."
+        )
     chosen = draw_evenly(starts(evaluation.batch.trajectories), options.steps, options.seed)
     if not chosen:
         raise DataError(

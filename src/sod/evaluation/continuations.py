@@ -67,6 +67,8 @@ class ScoredEvaluation:
     """Fingerprint of the problems."""
     teacher: str
     """Fingerprint of the teacher."""
+    student: str
+    """Fingerprint of the student; empty if the evaluation has none."""
     batch: ScoredBatch
     """The graded trajectories. Only the difference of both models' log-probabilities was recorded: the student's are 0 here."""
     private: frozenset[str]
@@ -81,7 +83,7 @@ class ScoredEvaluation:
         Raises RunError if the directory holds no evaluation with a teacher, and DataError if it is not finished or if a row is
         damaged.
         """
-        options, data, teacher, contents = _read_options(folder)
+        options, data, teacher, student, contents = _read_options(folder)
         evaluated = read_evaluation(folder)
         sets = _open_sets(folder, options, data, contents)
         problems = {problem.id: problem for each in sets for problem in each.problems}
@@ -101,6 +103,7 @@ class ScoredEvaluation:
             options=options,
             data=data,
             teacher=teacher,
+            student=student,
             batch=batch,
             private=frozenset(problem.id for each in sets if each.private for problem in each.problems),
             d_BK=pad([each.d for each in scored], torch.float32),
@@ -145,8 +148,8 @@ class ScoredEvaluation:
         return weights
 
 
-def _read_options(folder: Path) -> tuple[EvalOptions, str, str, dict[str, str]]:
-    """Return the options of the evaluation, the fingerprints of its problems and of its teacher, and digests of its files."""
+def _read_options(folder: Path) -> tuple[EvalOptions, str, str, str, dict[str, str]]:
+    """Return the options of an evaluation, the fingerprints of its problems, teacher and student, and digests of its files."""
     try:
         text = (folder / "options.json").read_text(encoding="utf-8")
         environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
@@ -168,7 +171,8 @@ def _read_options(folder: Path) -> tuple[EvalOptions, str, str, dict[str, str]]:
             f"{folder} is an evaluation with a remote teacher, which returns no entropies. Repeat `sod eval` without "
             "score.teacher_url."
         )
-    return options, data, prints.get("teacher") or fingerprint_model(model_folder(options.teacher)), contents
+    teacher = prints.get("teacher") or fingerprint_model(model_folder(options.teacher))
+    return options, data, teacher, prints.get("model", ""), contents
 
 
 def _open_sets(folder: Path, options: EvalOptions, data: str, contents: dict[str, str]) -> list[ProblemSet]:
@@ -411,18 +415,18 @@ def _advised(
     harness: Harness,
     begun: Sequence[Continuation],
     groups: Sequence[Group],
-) -> dict[str, bool]:
-    """Let the student continue once after the teacher's first turn in each step. -> the step's id to whether it solves
+) -> dict[str, Trajectory]:
+    """Let the student continue once after the teacher's first turn in each step. -> the whole attempt by the step's id
 
-    A step in which that turn ended the attempt has the teacher's verdict. Lost and ungraded continuations are left out.
+    A step in which that turn ended the attempt has the teacher's attempt. Lost and ungraded continuations are left out.
     """
-    solved: dict[str, bool] = {}
+    advised: dict[str, Trajectory] = {}
     longer: dict[str, Continuation] = {}
     for continuation, group in zip(begun, groups, strict=True):
         for ended in group:
             id, after = continuation[0].id, _after_advice(options, continuation, ended)
             if after is None:
-                solved[id] = ended.judged.is_right
+                advised[id] = ended
             else:
                 longer[id] = after
     if longer:
@@ -431,8 +435,8 @@ def _advised(
         continued = _continue(options, evaluation, harness, list(longer.values()), model, harness.chat)
         for id, group in zip(longer, continued, strict=True):
             for ended in group:
-                solved[id] = ended.judged.is_right
-    return solved
+                advised[id] = ended
+    return advised
 
 
 def _continue(
@@ -470,7 +474,7 @@ def _rows(
     weights: Mapping[str, Tensor],
     chosen: Sequence[Start],
     groups: Sequence[Group],
-    advised: Mapping[str, bool],
+    advised: Mapping[str, Trajectory],
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[Row]:
     """Return a row of continuations.jsonl for each graded continuation. `advised`: as `_advised` returns it."""
@@ -479,8 +483,12 @@ def _rows(
     for start, group in zip(chosen, groups, strict=True):
         for ended in group:
             begun, at = evaluation.batch.trajectories[start.row], (start.row, start.step - 1)
-            written = [token for piece in ended.pieces[start.pieces :] for token in piece.tokens]
             private = begun.problem.id in evaluation.private
+
+            def text(attempt: Trajectory, first: int, private: bool = private) -> str:
+                written = [token for piece in attempt.pieces[first:] for token in piece.tokens]
+                return "" if private else str(tokenizer.decode(written))
+
             rows.append(
                 {
                     "problem": begun.problem.id,
@@ -492,15 +500,15 @@ def _rows(
                     "teacher_entropy": float(info.entropy_BK[at]),
                     "weights": {name: float(w_BK[at]) for name, w_BK in weights.items()},
                     "solved": ended.judged.is_right,
-                    **_beside(begun, advised.get(group.problem.id)),
                     "answer": ended.judged.answer,
                     "stop": ended.stop,
-                    "text": "" if private else str(tokenizer.decode(written)),
+                    "text": text(ended, start.pieces),
                 }
             )
+            if (other := advised.get(group.problem.id)) is not None:
+                rows[-1] |= {
+                    "student_solved": begun.judged.is_right,
+                    "advised_solved": other.judged.is_right,
+                    "advised_text": text(other, start.pieces + 2),
+                }
     return rows
-
-
-def _beside(own: Trajectory, advised: bool | None) -> Row:
-    """Return the student's own success, and that after the teacher's turn, where it is known."""
-    return {} if advised is None else {"student_solved": own.judged.is_right, "advised_solved": advised}
