@@ -484,11 +484,6 @@ def _rows(
         for ended in group:
             begun, at = evaluation.batch.trajectories[start.row], (start.row, start.step - 1)
             private = begun.problem.id in evaluation.private
-
-            def text(attempt: Trajectory, first: int, private: bool = private) -> str:
-                written = [token for piece in attempt.pieces[first:] for token in piece.tokens]
-                return "" if private else str(tokenizer.decode(written))
-
             rows.append(
                 {
                     "problem": begun.problem.id,
@@ -502,13 +497,18 @@ def _rows(
                     "solved": ended.judged.is_right,
                     "answer": ended.judged.answer,
                     "stop": ended.stop,
-                    "text": text(ended, start.pieces),
+                    "text": "" if private else _text(ended, start.pieces, tokenizer),
                 }
             )
             if (other := advised.get(group.problem.id)) is not None:
                 rows[-1] |= {
                     "student_solved": begun.judged.is_right,
                     "advised_solved": other.judged.is_right,
-                    "advised_text": text(other, start.pieces + 2),
+                    "advised_text": "" if private else _text(other, start.pieces + 2, tokenizer),
                 }
     return rows
+
+
+def _text(trajectory: Trajectory, first: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the text of the pieces from number `first` on."""
+    return str(tokenizer.decode([token for piece in trajectory.pieces[first:] for token in piece.tokens]))
