@@ -240,17 +240,18 @@ def calibration_tables(results: Row) -> list[Table]:
 
 
 def _advice_table(rows: Sequence[Row]) -> Table:
-    table = _table("The student, after the teacher's turn in the step [95 %]")
-    for head in ("steps", "", "solved, %", "advised, %", "rescued, %", "harmed, %", "only the teacher, %"):
+    table = _table("The student without and with the teacher's turn, % of the steps ± 95 %")
+    for head in ("steps", "", "solves", "advised", "rescued", "harmed", "teacher only"):
         table.add_column(head, justify="left" if head == "steps" else "right")
     for row in rows:
-        shares = (_percent(row, name) for name in ("own", "advised", "rescue", "harm", "alone"))
+        shares = (_within(row, name) for name in ("own", "advised", "rescue", "harm", "alone"))
         table.add_row(row["steps"], str(row["n"]), *shares)
     return table
 
 
-def _percent(row: Row, name: str) -> str:
-    return "{:.0f} [{:.0f}, {:.0f}]".format(*(100 * row[f"{name}{end}"] for end in ("", "_low", "_high")))
+def _within(row: Row, name: str) -> str:
+    """Return a share and half its interval, in percent."""
+    return f"{100 * row[name]:.0f} ± {50 * (row[f'{name}_high'] - row[f'{name}_low']):.0f}"
 
 
 def advice_verdict(rows: Sequence[Row]) -> str:
@@ -260,8 +261,8 @@ def advice_verdict(rows: Sequence[Row]) -> str:
         "helps the student" if low > 0 else "harms the student" if high < 0 else "has no measured effect on the student"
     )
     return (
-        f"A turn of the teacher {found}: {gain:+.0f} [{low:+.0f}, {high:+.0f}] points, rescued {_percent(rows[0], 'rescue')} %, "
-        f"harmed {_percent(rows[0], 'harm')} % of {rows[0]['n']} steps."
+        f"A turn of the teacher {found}: {gain:+.0f} [{low:+.0f}, {high:+.0f}] points, rescued {_within(rows[0], 'rescue')} %, "
+        f"harmed {_within(rows[0], 'harm')} % of {rows[0]['n']} steps."
     )
 
 
