@@ -315,7 +315,9 @@ def test_advice_is_measured_by_what_the_student_then_does() -> None:
         {"student_solved": own == "1", "advised_solved": advised == "1", "solved": taught == "1", "d": float(at)}
         for at, (own, advised, taught) in enumerate(pairs)
     ]
-    times_RN = np.vstack([np.ones(8), np.random.default_rng(0).multinomial(8, np.full(8, 1 / 8), size=200)])
+    times_RN = np.vstack([np.ones(8), np.random.default_rng(0).multinomial(8, np.full(8, 1 / 8), size=200)]).astype(
+        float
+    )
     every, smaller, larger = advice_summary(rows, times_RN)
     assert (every["n"], every["own"], every["advised"]) == (8, 3 / 8, 5 / 8)
     assert (every["rescue"], every["harm"], every["gain"], every["alone"]) == (3 / 8, 1 / 8, 2 / 8, 1 / 8)

@@ -80,7 +80,8 @@ def _calibrate(options: CalibrateOptions) -> Row:
     if len(chosen) < options.steps:
         logger.info(f"{options.run} has only {len(chosen)} steps to continue from, not {options.steps}; all are used.")
     rows = continuations(options, evaluation, chosen)
-    results = calibration_summary(rows, seed=options.seed) | {"run": str(options.run), "teacher": str(options.teacher)}
+    about: Row = {"run": str(options.run), "teacher": str(options.teacher)}
+    results = calibration_summary(rows, seed=options.seed) | about
     write_json(options.out / "calibration.json", results)
     try:
         write_json(options.run / "calibration.json", results)
