@@ -51,6 +51,9 @@ is inspired by the paper and does not reproduce it. Most papers evaluate their r
 all rules are combined with GRPO, except where the table says otherwise, so that comparisons are between rules, all else equal.
 """
 BOTTOM = """
+`rollout.guided` changes the trajectories, not the credit, and goes with each of them
+([Guided-OPD](algorithm.md#turns-of-the-teacher-in-a-trajectory-guided-opd)).
+
 Systems without a rule in this table: `grpo` has no teacher. `sham` is a control: GRPO with rewards shuffled over the batch.
 `FILE.py:FUNCTION` is [your own rule](own-rule.md).
 """

@@ -46,7 +46,7 @@ from sod.adapters.trl import (
     system_in_trl,
 )
 from sod.batching import ScoredBatch, collate
-from sod.config import AlgorithmOptions, ModelOptions, RewardOptions, RolloutOptions, SandboxOptions
+from sod.config import AlgorithmOptions, GuidedOptions, ModelOptions, RewardOptions, RolloutOptions, SandboxOptions
 from sod.core import StepInfo, clipped_policy_loss, group_advantage, masked_mean
 from sod.credit import algorithms
 from sod.credit.systems import SYSTEMS
@@ -568,6 +568,12 @@ def concurrent(rollouts: Rollouts, **others: Any) -> dict[str, Any]:
         "reward_funcs": referee_reward,
         **others,
     }
+
+
+def test_the_teacher_writes_no_turns_in_trl(student: Path) -> None:
+    limits = {"guided": GuidedOptions(probability=0.5)}
+    with pytest.raises(OptionError, match="guided needs `sod train`"), opened(student, **limits):
+        pass
 
 
 def test_it_learns_from_concurrent_rollouts(trainer: Callable[..., SODTrainer], student: Path) -> None:

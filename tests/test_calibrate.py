@@ -20,8 +20,16 @@ from sod.core import RULES, StepInfo
 from sod.credit.algorithms import step_info
 from sod.credit.systems import SOD_RULE, SYSTEMS
 from sod.datasets.rows import read_rows, write_jsonl
-from sod.errors import DataError, InfrastructureError, RunError, SodError
-from sod.evaluation.calibration import auc, bins, calibrate, calibration_summary, verdict
+from sod.errors import DataError, InfrastructureError, OptionError, RunError, SodError
+from sod.evaluation.calibration import (
+    advice_summary,
+    advice_verdict,
+    auc,
+    bins,
+    calibrate,
+    calibration_summary,
+    verdict,
+)
 from sod.evaluation.continuations import ScoredEvaluation, Start, draw_evenly, starts
 from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
@@ -300,6 +308,46 @@ def test_a_calibration_leaves_what_it_found_and_every_continuation(
     assert calibrate(again) == results
 
 
+def test_advice_is_measured_by_what_the_student_then_does() -> None:
+    """Eight steps: (the student's own attempt, the advised one, the teacher's)."""
+    pairs = ["000", "001", "010", "011", "011", "101", "111", "111"]
+    rows = [
+        {"student_solved": own == "1", "advised_solved": advised == "1", "solved": taught == "1", "d": float(at)}
+        for at, (own, advised, taught) in enumerate(pairs)
+    ]
+    times_RN = np.vstack([np.ones(8), np.random.default_rng(0).multinomial(8, np.full(8, 1 / 8), size=200)]).astype(
+        float
+    )
+    every, smaller, larger = advice_summary(rows, times_RN)
+    assert (every["n"], every["own"], every["advised"]) == (8, 3 / 8, 5 / 8)
+    assert (every["rescue"], every["harm"], every["gain"], every["alone"]) == (3 / 8, 1 / 8, 2 / 8, 1 / 8)
+    assert (smaller["n"], smaller["rescue"], smaller["harm"]) == (4, 2 / 4, 0)
+    assert (larger["n"], larger["rescue"], larger["harm"]) == (4, 1 / 4, 1 / 4)
+    assert every["gain_low"] < every["gain"] < every["gain_high"]
+    assert "no measured effect on the student: +25 [" in advice_verdict([every])
+    assert "A turn of the teacher helps the student" in advice_verdict([every | {"gain_low": 0.1}])
+
+
+def test_the_student_goes_on_after_the_teachers_turn(
+    options: CalibrateOptions, measured: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = calibrate(options)
+    advised = options.model_copy(update={"advised": True, "out": options.out.with_name("advised")})
+    results = calibrate(advised)
+    assert {key: results[key] for key in plain} == plain  # the teacher's continuations stay the same
+    assert "advice" not in plain
+    rows = read_rows(advised.out / "continuations.jsonl")
+    assert len(rows) == results["advice"][0]["n"] == 16
+    begun = {(row["problem"], row["sample"]): row for row in read_rows(measured / "trajectories" / "update-0000.jsonl")}
+    assert all(row["student_solved"] is begun[row["problem"], row["sample"]]["correct"] for row in rows)
+    assert any(row["advised_text"] and row["advised_text"] not in row["text"] for row in rows)  # the student's own work
+    assert all(row["advised_solved"] is row["solved"] for row in rows if not row["advised_text"])
+    assert any(row["advised_solved"] is not row["student_solved"] for row in rows)
+    said = capsys.readouterr().out
+    assert advice_verdict(results["advice"]) in " ".join(said.split())
+    assert "teacher only" in said
+
+
 def test_a_teacher_with_another_tokenizer_continues_in_its_own_tokens(
     student: Path, teacher: Path, measured: Path, problem_file: Path, tmp_path: Path
 ) -> None:
@@ -316,6 +364,8 @@ def test_a_teacher_with_another_tokenizer_continues_in_its_own_tokens(
     assert reading
     assert list(weights) == [name for name in IN_AN_EVALUATION if name not in reading]
     torch.testing.assert_close(weights[SOD_RULE], expected[SOD_RULE], atol=2e-2, rtol=0)  # a quotient of small d
+    with pytest.raises(OptionError, match="advised lets the student go on after a turn of the teacher"):
+        calibrate(CalibrateOptions(run=out, teacher=foreign, out=tmp_path / "calibration", steps=8, advised=True))
     results = calibrate(CalibrateOptions(run=out, teacher=foreign, out=tmp_path / "calibration", steps=8))
     rows = read_rows(tmp_path / "calibration" / "continuations.jsonl")
     assert len(rows) == results["steps"] == 8
@@ -387,6 +437,12 @@ def test_what_cannot_be_calibrated_is_an_error_before_anything_is_written(
 def test_another_teacher_than_was_measured_is_refused(options: CalibrateOptions, student: Path) -> None:
     with pytest.raises(RunError, match="is another model"):
         calibrate(options.model_copy(update={"teacher": student}))
+
+
+def test_another_student_than_was_measured_is_not_advised(options: CalibrateOptions) -> None:
+    edit(options.run / "environment.json", lambda content: content["data"].update(model="another"))
+    with pytest.raises(RunError, match="has changed since the evaluation"):
+        calibrate(options.model_copy(update={"advised": True}))
 
 
 def test_a_copy_of_the_teacher_is_the_same_teacher(options: CalibrateOptions, teacher: Path, tmp_path: Path) -> None:

@@ -47,6 +47,29 @@ TRAIN: list[tuple[dict[str, Any], str]] = [
     ({"rollout.resample": 2.0, "rollout.group": 1}, "rollout.resample needs several attempts"),
     ({"rollout.resample": 2.0, "algorithm.name": "sod_without_grpo"}, "does not use the reward"),
     ({"rollout.ahead": 1, "engine.name": "hf"}, "engine.name = hf samples with the weights that are learning"),
+    ({"rollout.guided.probability": 0.5, "teacher": None, "algorithm.name": "grpo"}, "but no teacher is given"),
+    ({"rollout.guided.probability": 0.5, "teacher": None, "teachers": ("*=a",)}, "but the teachers are several"),
+    (
+        {"rollout.guided.probability": 0.5, "score.teacher_url": NOWHERE},
+        "score.teacher_url is a server that only scores",
+    ),
+    ({"rollout.guided.probability": 0.5, "score.shard_teacher": True}, "score.shard_teacher divides it"),
+    ({"rollout.guided.probability": 0.5, "score.offload_teacher": True}, "score.offload_teacher frees its memory"),
+    (
+        {"rollout.guided.probability": 0.5, "algorithm.name": "gats", "algorithm.teacher_rates": Path("nowhere")},
+        "which algorithm.name = gats compares with the teacher's",
+    ),
+    (
+        {
+            "rollout.guided.probability": 0.5,
+            "rollout.ahead": 1,
+            "engine.name": "vllm_server",
+            "engine.url": NOWHERE,
+            "learn.correction": "truncated",
+            "score.student": "recompute",
+        },
+        "rollout.ahead = 1 samples while this process learns",
+    ),
     (
         {"rollout.ahead": 1, "engine.name": "vllm_server", "engine.url": NOWHERE, "learn.correction": "none"},
         "which learn.correction = none does not correct",

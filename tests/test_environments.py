@@ -165,9 +165,25 @@ def test_damaged_calls_are_repeated_as_they_were(chat: ChatFormat) -> None:
     last = str(chat.tokenizer.decode(list(whole.observations[-1].tokens)))
     assert 3 <= last.count("b") <= 10  # some of 12 calls were damaged
     for other in (0, 1 << 20, 1 << 30):
-        again = asyncio.run(agent.attempt(PROBLEM, 0, SEED + other, 1, whole.pieces[:17], prefix_seed=SEED))
+        again = asyncio.run(agent.attempt(PROBLEM, 0, SEED + other, 1, whole.pieces[:17], range(SEED, SEED + 8)))
         assert again.pieces[:17] == whole.pieces[:17]
     assert asyncio.run(agent.attempt(PROBLEM, 0, SEED, 1, whole.pieces[:17])).pieces == whole.pieces
+
+
+def test_a_conversation_with_a_turn_of_the_teacher_is_repeated_with_the_seed_of_each_turn(chat: ChatFormat) -> None:
+    """The student's first two turns, a turn of another attempt, and then a third attempt (`sod calibrate --advised`)."""
+    written = '<tool_call>\n{"name": "write", "arguments": {"text": "ab"}}\n</tool_call>'
+    engine = ScriptedEngine(lambda request: chat.turn({"content": written}))
+    agent = Agent(engine, chat, surroundings("Notes", faults=0.5), REFEREE, RolloutOptions(max_turns=4, max_repeats=20))
+    own = asyncio.run(agent.attempt(PROBLEM, 0, SEED, 1))
+    for number in range(1, 9):
+        other = SEED + (number << 20)
+        theirs = asyncio.run(agent.attempt(PROBLEM, 0, other, 1, own.pieces[:5], range(SEED, SEED + 2)))
+        advised = (*own.pieces[:5], replace(theirs.pieces[5], author="teacher", logprobs=()), theirs.pieces[6])
+        seeds = (SEED, SEED + 1, other + 2)
+        ended = asyncio.run(agent.attempt(PROBLEM, 0, other + (1 << 40), 1, advised, seeds))
+        assert ended.pieces[:7] == advised
+        assert (ended.guided, len(ended.turns)) == (1, 4)
 
 
 def test_an_environment_that_answers_differently_the_second_time_is_a_failure(attempt: Attempt) -> None:

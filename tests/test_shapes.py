@@ -360,6 +360,17 @@ def test_of_a_run_in_processes_the_learner_is_divided_and_nothing_else_that_is_k
     assert sum(alone["learner"].values()) == 14 * student.parameters  # 4 + 2 + 8
 
 
+def test_a_teacher_that_writes_turns_has_keys_and_values_of_its_own() -> None:
+    student, teacher, gpu = ON_HUB["Qwen/Qwen3-0.6B"], ON_HUB["Qwen/Qwen3-4B"], 80 << 30
+    guided = training(rollout={"guided": {"probability": 0.5}})
+    plain, more = (memory_of_training(each, student, [teacher], gpu) for each in (training(), guided))
+    added = {name: size for name, size in more["sampler"].items() if name not in plain["sampler"]}
+    [(name, size)] = added.items()
+    assert name.startswith("the teacher's keys and values of ")
+    assert 0.2 * gpu < size <= guided.engine.memory_share * gpu
+    assert {holder for holder in more if more[holder] != plain[holder]} == {"sampler"}
+
+
 def test_a_teacher_is_whole_or_divided_or_away_or_elsewhere() -> None:
     student, teacher, gpu = ON_HUB["Qwen/Qwen3-0.6B"], ON_HUB["Qwen/Qwen3-14B"], 80 << 30
     lean = LearnOptions(checkpointing=True)

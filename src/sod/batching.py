@@ -70,7 +70,7 @@ class Batch:
 
         0 before the first step. Numbers of different batches cannot be compared.
         """
-        anchors = [[0, *(hash(piece.tokens) for piece in t.observations)] for t in self.trajectories]
+        anchors = [[0, *(hash(piece.tokens) for piece in t.read[1:])] for t in self.trajectories]
         steps = int(self.steps_BT.max()) if self.steps_BT.numel() else 0
         anchors_BK = torch.zeros(len(self), steps, dtype=torch.long)
         for row, numbers in zip(anchors_BK, anchors, strict=True):

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 Message = dict[str, Any]
@@ -16,7 +17,8 @@ Message = dict[str, Any]
 Schema = dict[str, Any]
 """A tool's OpenAI function schema: {"type": "function", "function": {"name", "description", "parameters"}}."""
 
-Author = Literal["prompt", "student", "tool", "user"]
+Author = Literal["prompt", "student", "teacher", "tool", "user"]
+"""teacher: a turn that the teacher wrote in the student's place (`rollout.guided`). It is context and is never trained on."""
 Stop = Literal["answered", "over", "max_turns", "max_tokens", "repeated"]
 """Why an attempt ended. answered: the student wrote a turn without calls. over: the environment ended the attempt."""
 Outcome = Literal[
@@ -102,6 +104,11 @@ class Piece:
     """For a tool's piece: the outcome of each call that it answers. For a user's piece: the outcome of the turn before it. Calls
     in the last turn have no results and are not counted."""
 
+    @property
+    def is_turn(self) -> bool:
+        """Whether a model wrote it: the student, or the teacher in its place."""
+        return self.author in ("student", "teacher")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -147,7 +154,7 @@ class Trajectory:
     pieces: tuple[Piece, ...]
     stop: Stop
     final_text: str
-    """Text of the last student turn, which must contain the answer."""
+    """Text of the last turn, which must contain the answer."""
     verdict: Verdict | None = None
     """The judge's decision; None before the judge has read the attempt."""
     reward: float = 0.0
@@ -155,7 +162,7 @@ class Trajectory:
     rewards: Mapping[str, float] = field(default_factory=dict)
     """Each part of the reward by its name, before it is weighted."""
     turn_rewards: tuple[float, ...] = ()
-    """The environment's reward of each turn; empty if it gives none."""
+    """The environment's reward of each turn of the student; empty if it gives none."""
     messages: tuple[Message, ...] = ()
     """The conversation that the environment began with; empty if it is the problem's."""
     tools: tuple[Schema, ...] = ()
@@ -196,14 +203,27 @@ class Trajectory:
         return [piece for piece in self.pieces if piece.author == "student"]
 
     @property
+    def guided(self) -> int:
+        """Number of turns that the teacher wrote."""
+        return sum(piece.author == "teacher" for piece in self.pieces)
+
+    @property
     def observations(self) -> list[Piece]:
-        """Answers to turns, from tools or as user messages: the k-th follows the k-th turn; none follows the last turn."""
-        return [piece for piece in self.pieces[1:] if piece.author in ("tool", "user")]
+        """Answers to the student's turns, from tools or as user messages: the k-th follows the k-th turn.
+
+        None follows the last turn of a trajectory.
+        """
+        return [after for before, after in pairwise(self.pieces) if before.author == "student"]
+
+    @property
+    def read(self) -> list[Piece]:
+        """The piece before each of the student's turns: the prompt, then what answered the turn before."""
+        return [before for before, after in pairwise(self.pieces) if after.author == "student"]
 
     @property
     def outcomes(self) -> Counter[Outcome]:
-        """Number of tool calls per outcome."""
-        return Counter(outcome for piece in self.pieces for outcome in piece.outcomes)
+        """Number of the student's tool calls per outcome."""
+        return Counter(outcome for piece in self.observations for outcome in piece.outcomes)
 
     @property
     def tool_errors(self) -> int:

@@ -32,6 +32,7 @@ from sod.config import (
     ChatOptions,
     Options,
     RewardOptions,
+    RolloutOptions,
     SamplingOptions,
     SandboxOptions,
     ToolOptions,
@@ -422,6 +423,8 @@ class Rollouts:
     """
 
     def __init__(self, loop: Runner, harness: Harness, problems: Sequence[Problem], limits: SamplingOptions, seed: int):
+        if isinstance(limits, RolloutOptions) and limits.guided.probability > 0:
+            raise OptionError("rollout.guided needs `sod train`: in TRL, the teacher writes no turns. Leave it out.")
         self._loop = loop
         self._harness = harness
         self._limits = limits

@@ -59,7 +59,7 @@ from sod.config.network import ModelOptions
 from sod.config.opsd import OpsdOptions
 from sod.config.problems import ProblemOptions
 from sod.config.reward import LlmJudgeOptions, RewardOptions
-from sod.config.rollout import EvalRolloutOptions, RolloutOptions, SamplingOptions
+from sod.config.rollout import EvalRolloutOptions, GuidedOptions, RolloutOptions, SamplingOptions
 from sod.config.sandbox import SandboxOptions
 from sod.config.score import ScoreOptions
 from sod.config.tool import ToolOptions
@@ -88,6 +88,7 @@ __all__ = [
     "EvalRolloutOptions",
     "ExportOptions",
     "FetchOptions",
+    "GuidedOptions",
     "HeldOutOptions",
     "ImportOptions",
     "LabOptions",

@@ -129,6 +129,9 @@ class CalibrateOptions(Options):
     """Run directory to create."""
     steps: Positive = 400
     """Number of steps to continue from, drawn evenly over the number of earlier tool errors."""
+    advised: bool = False
+    """Also let the student continue after the teacher's turn in each step, and compare with its own attempt: how often the
+    teacher's advice rescues it, and how often it harms. Needs a teacher with the student's tokenizer."""
     seed: int = 0
     """Seed of the draw and of the continuations."""
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sod.config.base import Count, Options, Positive, PositiveReal, PositiveShare, Rare, ResumeMayChange
+from sod.config.base import Count, Options, Positive, PositiveReal, PositiveShare, Rare, ResumeMayChange, Share
 
 
 class SamplingOptions(Options):
@@ -32,6 +32,20 @@ class SamplingOptions(Options):
     """Number of retries after the infrastructure fails during a trajectory. After the last one the trajectory is dropped."""
 
 
+class GuidedOptions(Options):
+    """Turns that the teacher writes into the student's trajectories (Guided-OPD). They are context and never trained on."""
+
+    probability: Share = 0.0
+    """Probability that the teacher writes a turn in place of the student, in the first update. The first turn and the answer are
+    always the student's. Needs a teacher on this machine with the student's tokenizer. 0: the student writes every turn."""
+    until: PositiveShare = 0.5
+    """Share of the updates after which the student writes every turn. The probability falls linearly until then."""
+
+    def at(self, progress: float) -> float:
+        """Return the probability when this share of the updates is done."""
+        return self.probability * max(0.0, 1 - progress / self.until)
+
+
 class RolloutOptions(SamplingOptions):
     """How the student's trajectories are sampled."""
 
@@ -50,6 +64,7 @@ class RolloutOptions(SamplingOptions):
     update_seconds: Rare[ResumeMayChange[PositiveReal | None]] = None
     """Wall-clock limit of the sampling of one update, in seconds. Unfinished trajectories are dropped and counted. Default: no
     limit."""
+    guided: Rare[GuidedOptions] = GuidedOptions()
 
 
 class EvalRolloutOptions(SamplingOptions):

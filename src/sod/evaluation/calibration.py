@@ -11,6 +11,10 @@ before them: it measures the information beyond the number of errors. Rules by a
 `sign_consistent`, `opdvr`, `ra_opd`) use the outcome of the student's own attempt. Rules that read what an evaluation does not
 hold, and rules that compute the whole credit, have no row.
 
+With `--advised`, the student also continues once after the turn that the teacher wrote in the step (paired continuations, as in
+OG-OPD). Its own attempt is the continuation without the advice. A step is rescued if only the advised attempt solves the
+problem, and harmed if only the own one does. Completed alone: only the teacher's continuation solves it.
+
 Intervals are 95 % intervals from a bootstrap over whole problems, because continuations of one problem are correlated.
 """
 
@@ -63,6 +67,11 @@ def _calibrate(options: CalibrateOptions) -> Row:
             f"{options.teacher} is another model than the teacher of {options.run}. Pass --teacher "
             f"{evaluation.options.teacher}, from the directory where `sod eval` was started."
         )
+    student = evaluation.options.model
+    if options.advised and fingerprint_model(model_folder(student)) != evaluation.student:
+        raise RunError(
+            f"{student} has changed since the evaluation {options.run}. Leave --advised out, or repeat `sod eval`."
+        )
     chosen = draw_evenly(starts(evaluation.batch.trajectories), options.steps, options.seed)
     if not chosen:
         raise DataError(
@@ -71,7 +80,8 @@ def _calibrate(options: CalibrateOptions) -> Row:
     if len(chosen) < options.steps:
         logger.info(f"{options.run} has only {len(chosen)} steps to continue from, not {options.steps}; all are used.")
     rows = continuations(options, evaluation, chosen)
-    results = calibration_summary(rows, seed=options.seed) | {"run": str(options.run), "teacher": str(options.teacher)}
+    about: Row = {"run": str(options.run), "teacher": str(options.teacher)}
+    results = calibration_summary(rows, seed=options.seed) | about
     write_json(options.out / "calibration.json", results)
     try:
         write_json(options.run / "calibration.json", results)
@@ -80,6 +90,8 @@ def _calibrate(options: CalibrateOptions) -> Row:
     for table in calibration_tables(results):
         console.print(table)
     echo(verdict(results))
+    if "advice" in results:
+        echo(advice_verdict(results["advice"]))
     echo(f"every continuation: {options.out / 'continuations.jsonl'}; the figure: sod report {options.run}")
     return results
 
@@ -118,7 +130,9 @@ def calibration_summary(rows: Sequence[Row], *, seed: int = 0) -> Row:
         if alike:
             mean = {name: fmean(row[key] for row in alike) for name, key in _MEANS.items()}
             by_errors.append({"errors": errors, **_share([row["solved"] for row in alike]), **mean})
-    return {
+    known = [n for n, row in enumerate(rows) if "advised_solved" in row]
+    advice = {"advice": advice_summary([rows[n] for n in known], times_RN[:, known])} if known else {}
+    return advice | {
         "rules": {name: judged(score_N) for name, score_N in rules.items()},
         "references": {name: judged(score_N) for name, score_N in references.items()},
         "by_errors": by_errors,
@@ -128,6 +142,36 @@ def calibration_summary(rows: Sequence[Row], *, seed: int = 0) -> Row:
 
 
 _MEANS = {"d": "d", "entropy": "teacher_entropy", "w": "w"}
+
+
+def advice_summary(rows: Sequence[Row], times_RN: Array) -> list[Row]:
+    """Return what the teacher's turn does to the student's success: over all steps, and over those with smaller and larger d.
+
+    Shares are of the steps, with intervals. `times_RN`: how often each step counts, the first row once each.
+    """
+    own_N, advised_N, taught_N = (
+        np.array([row[key] for row in rows], dtype=bool) for key in ("student_solved", "advised_solved", "solved")
+    )
+    d_N = np.array([row["d"] for row in rows])
+    is_large_N = d_N > np.median(d_N)
+    shares = {
+        "own": own_N,
+        "advised": advised_N,
+        "rescue": ~own_N & advised_N,
+        "harm": own_N & ~advised_N,
+        "gain": advised_N.astype(float) - own_N,
+        "alone": taught_N & ~own_N & ~advised_N,
+    }
+    found: list[Row] = []
+    for name, chosen_N in (("all", np.full(len(rows), True)), ("smaller d", ~is_large_N), ("larger d", is_large_N)):
+        if chosen_N.any():
+            with np.errstate(invalid="ignore"):  # a draw without any of the steps
+                means = {
+                    key: times_RN @ (value_N * chosen_N) / (times_RN @ chosen_N) for key, value_N in shares.items()
+                }
+            row = {"steps": name, "n": int(chosen_N.sum())}
+            found.append(row | {k: v for key, mean_R in means.items() for k, v in _interval(key, mean_R).items()})
+    return found
 
 
 def auc(score_N: Array, solved_N: NDArray[np.bool_], times_RN: Array, alike_N: NDArray[Any] | None = None) -> Array:
@@ -193,7 +237,34 @@ def calibration_tables(results: Row) -> list[Table]:
     for name, row in sorted(judged.items(), key=lambda item: -(item[1]["auc"] or 0.0)):
         difference = "" if name == SOD_RULE else _shown(row, "difference", "+").partition(" ")[2]
         by_auc.add_row(name, _shown(row, "auc"), difference, _shown(row, "same_errors"))
-    return [by_errors, by_auc]
+    return [by_errors, by_auc, *([_advice_table(results["advice"])] if "advice" in results else [])]
+
+
+def _advice_table(rows: Sequence[Row]) -> Table:
+    table = _table("The student without and with the teacher's turn, % of the steps ± 95 %")
+    for head in ("steps", "", "solves", "advised", "rescued", "harmed", "teacher only"):
+        table.add_column(head, justify="left" if head == "steps" else "right")
+    for row in rows:
+        shares = (_within(row, name) for name in ("own", "advised", "rescue", "harm", "alone"))
+        table.add_row(row["steps"], str(row["n"]), *shares)
+    return table
+
+
+def _within(row: Row, name: str) -> str:
+    """Return a share and half its interval, in percent."""
+    return f"{100 * row[name]:.0f} ± {50 * (row[f'{name}_high'] - row[f'{name}_low']):.0f}"
+
+
+def advice_verdict(rows: Sequence[Row]) -> str:
+    """Return whether a turn of the teacher helps the student."""
+    gain, low, high = (100 * rows[0][f"gain{end}"] for end in ("", "_low", "_high"))
+    found = (
+        "helps the student" if low > 0 else "harms the student" if high < 0 else "has no measured effect on the student"
+    )
+    return (
+        f"A turn of the teacher {found}: {gain:+.0f} [{low:+.0f}, {high:+.0f}] points, rescued {_within(rows[0], 'rescue')} %, "
+        f"harmed {_within(rows[0], 'harm')} % of {rows[0]['n']} steps."
+    )
 
 
 def _table(title: str) -> Table:

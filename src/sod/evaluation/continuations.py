@@ -1,5 +1,7 @@
 """Continuations for `sod calibrate`: the teacher continues a student's trajectories from the beginning of a step.
 
+On request, the student also continues after the first turn that the teacher has written there: has the advice helped it?
+
 The trajectories come from an evaluation with a teacher. Steps are drawn evenly over the number of tool errors before them.
 """
 
@@ -27,7 +29,7 @@ from sod.datasets import ProblemSet
 from sod.datasets.rows import Row, fingerprint_model, read_rows
 from sod.datasets.several import open_sets, sets_fingerprint
 from sod.engines.opening import open_engine
-from sod.errors import DataError, RunError
+from sod.errors import DataError, OptionError, RunError
 from sod.evaluation.results import Evaluated, read_evaluation
 from sod.model.hub import model_folder
 from sod.model.loading import check_context, check_embeddings, load_model
@@ -65,6 +67,8 @@ class ScoredEvaluation:
     """Fingerprint of the problems."""
     teacher: str
     """Fingerprint of the teacher."""
+    student: str
+    """Fingerprint of the student; empty if the evaluation has none."""
     batch: ScoredBatch
     """The graded trajectories. Only the difference of both models' log-probabilities was recorded: the student's are 0 here."""
     private: frozenset[str]
@@ -79,7 +83,7 @@ class ScoredEvaluation:
         Raises RunError if the directory holds no evaluation with a teacher, and DataError if it is not finished or if a row is
         damaged.
         """
-        options, data, teacher, contents = _read_options(folder)
+        options, data, teacher, student, contents = _read_options(folder)
         evaluated = read_evaluation(folder)
         sets = _open_sets(folder, options, data, contents)
         problems = {problem.id: problem for each in sets for problem in each.problems}
@@ -99,6 +103,7 @@ class ScoredEvaluation:
             options=options,
             data=data,
             teacher=teacher,
+            student=student,
             batch=batch,
             private=frozenset(problem.id for each in sets if each.private for problem in each.problems),
             d_BK=pad([each.d for each in scored], torch.float32),
@@ -143,8 +148,8 @@ class ScoredEvaluation:
         return weights
 
 
-def _read_options(folder: Path) -> tuple[EvalOptions, str, str, dict[str, str]]:
-    """Return the options of the evaluation, the fingerprints of its problems and of its teacher, and digests of its files."""
+def _read_options(folder: Path) -> tuple[EvalOptions, str, str, str, dict[str, str]]:
+    """Return the options of an evaluation, the fingerprints of its problems, teacher and student, and digests of its files."""
     try:
         text = (folder / "options.json").read_text(encoding="utf-8")
         environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
@@ -166,7 +171,8 @@ def _read_options(folder: Path) -> tuple[EvalOptions, str, str, dict[str, str]]:
             f"{folder} is an evaluation with a remote teacher, which returns no entropies. Repeat `sod eval` without "
             "score.teacher_url."
         )
-    return options, data, prints.get("teacher") or fingerprint_model(model_folder(options.teacher)), contents
+    teacher = prints.get("teacher") or fingerprint_model(model_folder(options.teacher))
+    return options, data, teacher, prints.get("model", ""), contents
 
 
 def _open_sets(folder: Path, options: EvalOptions, data: str, contents: dict[str, str]) -> list[ProblemSet]:
@@ -289,8 +295,12 @@ class Begun(NamedTuple):
     beginning: int
     """Seed of its environment."""
     prefix: Sequence[Piece]
-    prefix_seed: int
-    """Seed of the trajectory."""
+    prefix_seeds: Sequence[int]
+    """Seeds of its turns."""
+
+
+Continuation = tuple[Problem, Begun]
+"""What is continued. The problem's id names the step."""
 
 
 @dataclass(frozen=True)
@@ -314,9 +324,16 @@ def continuations(options: CalibrateOptions, evaluation: ScoredEvaluation, chose
         model_folder(evaluation.options.model, weights=False), evaluation.options, list(problems.values())
     )
     teacher = _Teacher.load(options, evaluation.options, harness)
+    if options.advised and teacher.translator is not None:
+        raise OptionError(
+            f"advised lets the student go on after a turn of the teacher, but {options.teacher} has another tokenizer. Leave it "
+            "out, or use a teacher with the student's tokenizer."
+        )
     weights = evaluation.weights()
-    groups = _continue(options, evaluation, chosen, harness, teacher)
-    rows = _rows(evaluation, weights, chosen, groups, teacher.chat.tokenizer)
+    begun = [_from_step(evaluation, start, teacher) for start in chosen]
+    groups = _continue(options, evaluation, harness, begun, teacher.model, teacher.chat)
+    advised = _advised(options, evaluation, harness, begun, groups) if options.advised else {}
+    rows = _rows(evaluation, weights, chosen, groups, advised, teacher.chat.tokenizer)
     if len(rows) < len(chosen):
         logger.warning(
             f"{len(chosen) - len(rows)} continuations were lost to infrastructure failures or could not be graded."
@@ -364,39 +381,89 @@ class _Teacher:
         return begun.pieces if self.translator is None else self.translator.trajectory(begun)[0].pieces
 
 
+def _from_step(evaluation: ScoredEvaluation, start: Start, teacher: _Teacher) -> Continuation:
+    """Return the student's trajectory up to the beginning of a step, in the teacher's tokens."""
+    old, run_seed = evaluation.batch.trajectories[start.row], evaluation.options.seed
+    problem, seed = old.problem, attempt_seed(run_seed, 0, old.problem.id, old.sample)
+    begun = Begun(
+        beginning=beginning_seed(run_seed, 0, problem.id),
+        prefix=teacher.read(old, start.pieces),
+        prefix_seeds=range(seed, seed + start.step - 1),
+    )
+    return replace(problem, id=f"{problem.id}/{old.sample}/{start.step}"), begun
+
+
+def _after_advice(options: CalibrateOptions, continuation: Continuation, ended: Trajectory) -> Continuation | None:
+    """Return the trajectory up to the answer to the teacher's first turn; None if that turn ended it."""
+    problem, begun = continuation
+    written = len(begun.prefix)
+    if len(ended.pieces) < written + 3:
+        return None
+    advice = replace(ended.pieces[written], author="teacher", logprobs=())
+    seed = attempt_seed(options.seed, 0, problem.id, ended.sample) + len(begun.prefix_seeds)
+    longer = Begun(
+        beginning=begun.beginning,
+        prefix=(*begun.prefix, advice, ended.pieces[written + 1]),
+        prefix_seeds=(*begun.prefix_seeds, seed),
+    )
+    return replace(problem, id=f"{problem.id}/advised"), longer
+
+
+def _advised(
+    options: CalibrateOptions,
+    evaluation: ScoredEvaluation,
+    harness: Harness,
+    begun: Sequence[Continuation],
+    groups: Sequence[Group],
+) -> dict[str, Trajectory]:
+    """Let the student continue once after the teacher's first turn in each step. -> the whole attempt by the step's id
+
+    A step in which that turn ended the attempt has the teacher's attempt. Lost and ungraded continuations are left out.
+    """
+    advised: dict[str, Trajectory] = {}
+    longer: dict[str, Continuation] = {}
+    for continuation, group in zip(begun, groups, strict=True):
+        for ended in group:
+            id, after = continuation[0].id, _after_advice(options, continuation, ended)
+            if after is None:
+                advised[id] = ended
+            else:
+                longer[id] = after
+    if longer:
+        measured = evaluation.options
+        model = load_model(model_folder(measured.model), measured.network)
+        continued = _continue(options, evaluation, harness, list(longer.values()), model, harness.chat)
+        for id, group in zip(longer, continued, strict=True):
+            for ended in group:
+                advised[id] = ended
+    return advised
+
+
 def _continue(
     options: CalibrateOptions,
     evaluation: ScoredEvaluation,
-    chosen: Sequence[Start],
     harness: Harness,
-    teacher: _Teacher,
+    begun: Sequence[Continuation],
+    model: PreTrainedModel,
+    chat: ChatFormat,
 ) -> list[Group]:
-    """Return a group for each step, with its continuation unless that was lost."""
+    """Let a model continue. -> a group for each beginning, with its continuation unless that was lost"""
     limits = evaluation.options.rollout
-    problems: list[Problem] = []
-    begun: dict[str, Begun] = {}
-    for start in chosen:
-        old, run_seed = evaluation.batch.trajectories[start.row], evaluation.options.seed
-        problem = old.problem
-        problems.append(replace(problem, id=f"{problem.id}/{old.sample}/{start.step}"))
-        begun[problems[-1].id] = Begun(
-            beginning=beginning_seed(run_seed, 0, problem.id),
-            prefix=teacher.read(old, start.pieces),
-            prefix_seed=attempt_seed(run_seed, 0, problem.id, old.sample),
-        )
     with (
         Runner() as loop,
         harness.working_in(loop),
-        open_engine(loop, evaluation.options.engine, teacher.model, limits) as engine,
+        open_engine(loop, evaluation.options.engine, model, limits) as engine,
         Display("calibrate", total=1) as display,
-        display.phase("continue", len(problems)),
+        display.phase("continue", len(begun)),
     ):
 
         def advance(trajectory: Trajectory | None) -> None:
             del trajectory
             display.advance()
 
-        agent = Successor(engine, teacher.chat, harness.environments, harness.referee, limits, begun)
+        beginnings = {problem.id: beginning for problem, beginning in begun}
+        agent = Successor(engine, chat, harness.environments, harness.referee, limits, beginnings)
+        problems = [problem for problem, _ in begun]
         groups = loop.run(rollout(agent, problems, seed=options.seed, update=0, on_trajectory=advance))
     check_groups(groups)
     return groups
@@ -407,15 +474,15 @@ def _rows(
     weights: Mapping[str, Tensor],
     chosen: Sequence[Start],
     groups: Sequence[Group],
+    advised: Mapping[str, Trajectory],
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[Row]:
-    """Return a row of continuations.jsonl for each graded continuation."""
+    """Return a row of continuations.jsonl for each graded continuation. `advised`: as `_advised` returns it."""
     info = evaluation.info()
     rows: list[Row] = []
     for start, group in zip(chosen, groups, strict=True):
         for ended in group:
             begun, at = evaluation.batch.trajectories[start.row], (start.row, start.step - 1)
-            written = [token for piece in ended.pieces[start.pieces :] for token in piece.tokens]
             private = begun.problem.id in evaluation.private
             rows.append(
                 {
@@ -430,7 +497,18 @@ def _rows(
                     "solved": ended.judged.is_right,
                     "answer": ended.judged.answer,
                     "stop": ended.stop,
-                    "text": "" if private else str(tokenizer.decode(written)),
+                    "text": "" if private else _text(ended, start.pieces, tokenizer),
                 }
             )
+            if (other := advised.get(group.problem.id)) is not None:
+                rows[-1] |= {
+                    "student_solved": begun.judged.is_right,
+                    "advised_solved": other.judged.is_right,
+                    "advised_text": "" if private else _text(other, start.pieces + 2, tokenizer),
+                }
     return rows
+
+
+def _text(trajectory: Trajectory, first: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the text of the pieces from number `first` on."""
+    return str(tokenizer.decode([token for piece in trajectory.pieces[first:] for token in piece.tokens]))

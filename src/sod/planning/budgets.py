@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from sod.config import EvalOptions, OptimiserOptions, SamplingOptions, SftOptions, TrainOptions
+from sod.config import EngineOptions, EvalOptions, OptimiserOptions, SamplingOptions, SftOptions, TrainOptions
 from sod.credit.systems import SYSTEMS
 from sod.engines import ENGINES
 from sod.planning.memory import (
@@ -79,6 +79,8 @@ def memory_of_training(
     if loads_reference(options):
         memory["reference"], moments["the initial weights' scoring"] = _referring(options, student, tokens, gpu)
     memory["sampler"] = _sampling(options, student, gpu)
+    if options.rollout.guided.probability > 0 and teachers:
+        memory["sampler"] |= _guiding(options, teachers[0], gpu)
     if options.engine.sleep and gpu is not None:
         moments = _awake_or_asleep(
             moments, scoring_bytes(student, tokens, itemsize, gpu), round(options.engine.memory_share * gpu)
@@ -218,6 +220,13 @@ def slots_of_hf(options: TrainOptions | EvalOptions, shape: AnyShape, gpu: int) 
     """Return the number of trajectories that Transformers samples at a time on a GPU (`sod.engines.opening`)."""
     _, trajectory = sampling_bytes(options, shape)
     return max(1, min(options.rollout.concurrency, int(options.engine.memory_share * gpu // trajectory)))
+
+
+def _guiding(options: TrainOptions, teacher: AnyShape, gpu: int | None) -> Parts:
+    """Return the memory of the teacher's turns: `sod.training.guidance` samples it with the engine hf."""
+    engine = EngineOptions(name="hf", memory_share=options.engine.memory_share)
+    own = options.model_copy(update={"engine": engine, "network": options.network.for_teacher(options.score)})
+    return {f"the teacher's {name}": size for name, size in _sampling(own, teacher, gpu).items()}
 
 
 def _sampling(options: TrainOptions | EvalOptions, shape: AnyShape, gpu: int | None) -> Parts:

@@ -89,6 +89,7 @@ def of_training(options: TrainOptions, processes: int) -> Refusals:
         )
     yield from _of_problems(options)
     yield from _of_ahead(options)
+    yield from _of_guided(options)
     if options.engine.kv_dtype == "fp8" and options.learn.correction == "none":
         yield (
             "engine.kv_dtype = fp8 changes the probabilities that vLLM samples with, which learn.correction = none does not "
@@ -193,6 +194,8 @@ def of_translation(options: TrainOptions, teacher: Path) -> Refusals:
         )
     if options.score.shard_teacher:
         yield f"score.shard_teacher needs a teacher with the student's tokenizer, but {other}. Leave it out, or use a server."
+    if options.rollout.guided.probability > 0:
+        yield f"rollout.guided.probability needs a teacher with the student's tokenizer, but {other}. Leave it out."
     if "teacher" in _reads(traits(name)):
         yield (
             f"algorithm.name = {name} reads the teacher's log-probability of each token, but {other}, so it has those of spans "
@@ -377,6 +380,31 @@ def _of_ahead(options: TrainOptions) -> Refusals:
         yield (
             "rollout.ahead = 1 needs the log-probabilities of the present weights, but score.student = sampler takes those of "
             "the weights that sampled. Use score.student = recompute."
+        )
+
+
+def _of_guided(options: TrainOptions) -> Refusals:
+    """Check that there is one teacher that can write turns: here, whole, awake while the student samples."""
+    if options.rollout.guided.probability == 0:
+        return
+    name, score = options.algorithm.name, options.score
+    asks = f"rollout.guided.probability = {options.rollout.guided.probability:g} lets the teacher write turns"
+    leave = "Leave one of the two out."
+    if options.teacher is None:
+        lacks = "the teachers are several" if options.teachers else "no teacher is given as --teacher"
+        yield f"{asks}, but {lacks}. Give one teacher as --teacher, or leave rollout.guided out."
+    if score.teacher_url is not None:
+        yield f"{asks}, but score.teacher_url is a server that only scores. {leave}"
+    if score.shard_teacher:
+        yield f"{asks}, but score.shard_teacher divides it among the processes. {leave}"
+    if score.offload_teacher:
+        yield f"{asks}, but score.offload_teacher frees its memory while the student samples. {leave}"
+    if options.rollout.ahead:
+        yield f"{asks} in this process, but rollout.ahead = 1 samples while this process learns. {leave}"
+    if name in SYSTEMS and "teacher_rates" in traits(name).reads and "right" in traits(name).reads:
+        yield (
+            f"{asks}, so the student's solve rate, which algorithm.name = {name} compares with the teacher's, is no longer its "
+            "own. Choose another rule, or leave rollout.guided out."
         )
 
 

@@ -39,6 +39,8 @@ METRICS: Sequence[tuple[str, str, Format]] = (
     ("tools/malformed", "calls that are no valid call", _share),
     ("tools/solved_without_error", "solved without a tool error", _share),
     ("tools/solved_after_error", "solved after a tool error", _share),
+    ("guided/turns", "teacher's turns per trajectory", _few),
+    ("guided/solved_alone", "solved without a turn of the teacher", _share),
     ("rollout/tokens", "tokens per response", _count),
     ("stop/max_tokens", "cut off by the token limit", _share),
     ("learn/entropy", "student entropy, nats", _real),

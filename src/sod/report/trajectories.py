@@ -7,6 +7,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 UNIT = 1e-4
@@ -84,7 +85,8 @@ def parse_trajectory(row: object, update: int, totals: TokenTotals) -> tuple[Sho
     if not isinstance(pieces, list) or not all(_is_piece(piece) for piece in pieces):
         raise UnreadableError("has no pieces of text")
     steps = tuple(_step(step) for step in _list(row, "steps") if isinstance(step, dict))
-    outcomes = [str(outcome) for piece in pieces for outcome in _list(piece, "outcomes")]
+    own = [piece for before, piece in pairwise(pieces) if before["author"] != "teacher"]
+    outcomes = [str(outcome) for piece in own for outcome in _list(piece, "outcomes")]
     signal = array("f")
     compact_pieces = [_piece(piece, signal, totals) for piece in pieces]
     trajectory = ShownTrajectory(

@@ -26,7 +26,7 @@ TURNS_IN_REFERENCE = -1
 
 def reward(trajectory: Trajectory, options: RewardOptions, *, max_tokens: int) -> float:
     """Return the reward of a judged trajectory. `max_tokens` is the limit on a response, in tokens."""
-    called = [piece for piece in trajectory.pieces[1:] if piece.author == "tool"]
+    called = [piece for piece in trajectory.observations if piece.author == "tool"]
     ran = sum(not NO_CALL.issuperset(piece.outcomes) for piece in called)
     base = RIGHT if trajectory.judged.is_right else wrong(options.tool_use, called=len(called), ran=ran)
     return base - overlong(trajectory.response_tokens, max_tokens, round(options.overlong * max_tokens))

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from sod.chat.format import ChatFormat
 from sod.config import SamplingOptions
 from sod.console.progress import slow_bar
-from sod.engines import Engine, Request
+from sod.engines import Engine, Reply, Request
 from sod.environments.running import Environments
 from sod.errors import DataError, InfrastructureError
 from sod.rewards.referee import Referee
 from sod.rollout.dialogue import Dialogue
+from sod.rollout.guide import Guide
 from sod.tools import Toolbox
 from sod.types import Piece, Problem, Stop, Trajectory
 
@@ -56,6 +57,8 @@ class Agent:
     options: SamplingOptions
     logprobs: bool = field(default=True, kw_only=True)
     """Whether the log-probabilities of the tokens are used. If not, they may be wrong or missing."""
+    guide: Guide | None = field(default=None, kw_only=True)
+    """The teacher, if it writes some of the turns."""
 
     async def attempt(
         self,
@@ -64,25 +67,27 @@ class Agent:
         seed: int,
         beginning: int = 0,
         prefix: Sequence[Piece] = (),
-        prefix_seed: int | None = None,
+        prefix_seeds: Sequence[int] = (),
     ) -> Trajectory:
         """Sample and judge one trajectory. Raises only for failures that the student did not cause.
 
         `seed` also identifies the attempt to the engine, so it must be unique among running attempts. `beginning`: seed of the
         environment, equal for all attempts at a problem. `prefix`: a conversation to continue instead of the problem's prompt.
-        It ends where the student writes the next turn. Its turns and tokens count towards the limits. `prefix_seed`: seed of the
-        attempt that it is from. Default: `seed`.
+        It ends where the student writes the next turn. Its turns and tokens count towards the limits. `prefix_seeds`: the seed
+        of each of its turns, the seed of the attempt that the turn is from plus its number. Default: those of this attempt.
         """
         start = time.monotonic()
         async with self.environments.opened(problem, beginning) as (environment, opening):
             dialogue = Dialogue(self.chat, environment, opening)
             self._check_prompt(problem, dialogue.pieces[0])
             if prefix:
-                await dialogue.take_up(prefix, seed if prefix_seed is None else prefix_seed)
+                await dialogue.take_up(prefix, prefix_seeds or range(seed, seed + len(prefix)))
             try:
                 stop = await self._converse(dialogue, seed)
             finally:
                 self.engine.release(seed)
+                if self.guide is not None:
+                    self.guide.engine.release(seed)
             final = dialogue.pieces[-1].tokens if stop == "answered" else ()
             verdict = await environment.verdict(dialogue.words if final else "")
         # The default environment adds the problem's files to its messages.
@@ -115,21 +120,20 @@ class Agent:
         pieces = dialogue.pieces
         ids = [token for piece in pieces for token in piece.tokens]
         left = self.options.max_tokens - (len(ids) - len(pieces[0].tokens))
-        for turn in range(sum(piece.author == "student" for piece in pieces), self.options.max_turns + 1):
-            limit = min(left, self.options.max_turn_tokens or left)
-            reply = await self.engine.sample(
-                Request(
-                    ids=ids,
-                    max_tokens=limit,
-                    stops=self.chat.ends,
-                    seed=seed + turn,
-                    temperature=self.options.temperature,
-                    top_p=self.options.top_p,
-                    trajectory=seed,
-                    logprobs=self.logprobs,
-                )
+        for turn in range(sum(piece.is_turn for piece in pieces), self.options.max_turns + 1):
+            request = Request(
+                ids=ids,
+                max_tokens=min(left, self.options.max_turn_tokens or left),
+                stops=self.chat.ends,
+                seed=seed + turn,
+                temperature=self.options.temperature,
+                top_p=self.options.top_p,
+                trajectory=seed,
+                logprobs=self.logprobs,
             )
-            pieces.append(Piece("student", reply.tokens, reply.logprobs))
+            guided = await self._guided(dialogue, request) if 0 < turn < self.options.max_turns else None
+            reply = guided or await self.engine.sample(request)
+            pieces.append(Piece("teacher", reply.tokens) if guided else Piece("student", reply.tokens, reply.logprobs))
             if reply.stop == "length":
                 return "max_tokens"
             calls = dialogue.read(reply.tokens)
@@ -154,10 +158,21 @@ class Agent:
             ids = [*ids, *reply.tokens, *suffix.tokens]
         raise AssertionError("the last turn always returns")
 
+    async def _guided(self, dialogue: Dialogue, request: Request) -> Reply | None:
+        """Return a turn of the teacher, or None if the student writes this one.
+
+        The teacher's turn counts only if the conversation goes on after it. The answer is the student's, as is a turn that a
+        limit would cut.
+        """
+        reply = None if self.guide is None else await self.guide.write(request)
+        if reply is None or reply.stop == "length" or reply.tokens[-1] not in self.chat.ends_of_calls:
+            return None
+        return reply if dialogue.read(reply.tokens) or not dialogue.has_tools else None
+
     def _limit(self, turn: int, pieces: Sequence[Piece]) -> Stop | None:
         """Return the limit that ends the attempt after its turn number `turn`, from 0; None if there is none."""
         if turn == self.options.max_turns:
             return "max_turns"
-        turns = [piece.tokens for piece in pieces if piece.author == "student"][-self.options.max_repeats :]
+        turns = [piece.tokens for piece in pieces if piece.is_turn][-self.options.max_repeats :]
         repeats = len(turns) == self.options.max_repeats > 1 and len(set(turns)) == 1
         return "repeated" if repeats else None

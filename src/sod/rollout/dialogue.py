@@ -23,8 +23,13 @@ class Dialogue:
         self.pieces = [Piece("prompt", tuple(chat.prompt(opening.conversation, opening.tools)))]
 
     @property
+    def has_tools(self) -> bool:
+        """Whether the attempt has tools. A turn without calls is then the answer."""
+        return bool(self._opening.tools)
+
+    @property
     def turn_rewards(self) -> tuple[float, ...]:
-        """The environment's reward of each turn, 0 for turns without one; empty if no turn has one."""
+        """The environment's reward of each turn of the student, 0 for turns without one; empty if no turn has one."""
         return () if all(r is None for r in self._rewards) else tuple(r or 0.0 for r in self._rewards)
 
     def read(self, tokens: Sequence[int]) -> list[ToolCall | MalformedCall]:
@@ -36,7 +41,8 @@ class Dialogue:
         """Return the environment's answer to the turn that was read last; None if the attempt is over."""
         *before, turn = (len(piece.tokens) for piece in self.pieces)
         answer = await self._environment.answer(self.words, calls, seed, (sum(before), turn))
-        self._rewards.append(answer.reward)
+        if self.pieces[-1].author == "student":
+            self._rewards.append(answer.reward)
         if answer.is_over:
             return None
         texts = [observation.text for observation in answer.observations]
@@ -52,18 +58,18 @@ class Dialogue:
         )
         return Piece("tool", tuple(self._chat.observation(texts, names)), outcomes=outcomes)
 
-    async def take_up(self, prefix: Sequence[Piece], seed: int) -> None:
+    async def take_up(self, prefix: Sequence[Piece], seeds: Sequence[int]) -> None:
         """Continue after these pieces. An environment with a state first gets their turns again.
 
-        `seed`: of the attempt that the pieces are from, which decides the calls that were damaged.
+        `seeds`: of their turns, which decide the calls that were damaged.
 
         Raises InfrastructureError if it then answers differently.
         """
         if self._environment.has_state:
-            turns = [at for at, piece in enumerate(prefix[:-1]) if piece.author == "student"]
-            for turn, at in enumerate(turns):
+            turns = [at for at, piece in enumerate(prefix[:-1]) if piece.is_turn]
+            for seed, at in zip(seeds, turns, strict=False):
                 self.pieces, following = list(prefix[: at + 1]), prefix[at + 1]
-                answer = await self.answer(self.read(prefix[at].tokens), seed + turn)
+                answer = await self.answer(self.read(prefix[at].tokens), seed)
                 if answer is None or answer.tokens != following.tokens:
                     raise InfrastructureError(
                         "The environment answers the same turns differently than in the attempt that is to be continued."
@@ -71,11 +77,11 @@ class Dialogue:
         self.pieces = list(prefix)
 
     def messages(self) -> list[Message]:
-        """Return the conversation so far in OpenAI's format. The student's turns have their whole text, with thoughts."""
+        """Return the conversation so far in OpenAI's format. Turns have their whole text, with thoughts."""
         made = list(self._opening.conversation)
         answers = iter(self._answers)
         for piece in self.pieces[1:]:
-            if piece.author == "student":
+            if piece.is_turn:
                 made.append({"role": "assistant", "content": self._chat.text(piece.tokens)})
             else:
                 made += next(answers, [])

@@ -57,6 +57,10 @@ class RolloutTotals:
     rewarded: Counter[str] = field(default_factory=Counter)
     """Number of trajectories that have the part."""
     turns: int = 0
+    guided: int = 0
+    """Number of turns that the teacher wrote."""
+    alone: Counter[bool] = field(default_factory=Counter)
+    """Number of trajectories without such a turn, by verdict."""
     tokens: int = 0
     sampled: int = 0
     errors: int = 0
@@ -76,6 +80,8 @@ class RolloutTotals:
             self.rewards += trajectory.rewards
             self.rewarded.update(trajectory.rewards.keys())
             self.turns += len(trajectory.turns)
+            self.guided += trajectory.guided
+            self.alone[trajectory.judged.is_right] += not trajectory.guided
             self.tokens += trajectory.response_tokens
             self.sampled += sum(trajectory.mask)
             self.errors += trajectory.tool_errors
@@ -120,6 +126,7 @@ class RolloutTotals:
             "rollout/solved": (self.clean[True] + self.failed[True]) / count,
             "rollout/answered": self.stops["answered"] / count,
             "rollout/turns": self.turns / count,
+            **self._guidance(),
             "rollout/tokens": self.tokens / count,
             "rollout/tokens_sampled": self.sampled,
             **lost,
@@ -138,6 +145,13 @@ class RolloutTotals:
             **{f"stop/{stop}": n / count for stop, n in sorted(self.stops.items())},
             **{f"outcome/{outcome}": n / count for outcome, n in sorted(self.outcomes.items())},
         }
+
+    def _guidance(self) -> dict[str, float]:
+        """Return the teacher's turns per trajectory, and how much the student solves without any; {} without such turns."""
+        if not self.guided:
+            return {}
+        found = {"guided/turns": self.guided / self.count, "guided/trajectories": 1 - self.alone.total() / self.count}
+        return found | ({"guided/solved_alone": self.alone[True] / self.alone.total()} if self.alone.total() else {})
 
     def _parts(self) -> dict[str, float]:
         """Return the mean of each part of the reward over the trajectories that have it. The verdict alone is no part."""

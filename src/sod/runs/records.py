@@ -104,7 +104,7 @@ def scored_records(batch: ScoredBatch, options: AlgorithmOptions, text: Decode, 
 
 def written_messages(row: Mapping[str, Any]) -> list[Message]:
     """Return the text of each piece of a row as a message, for rewards of the user's own."""
-    roles = {"prompt": "user", "student": "assistant"}
+    roles = {"prompt": "user", "student": "assistant", "teacher": "assistant"}
     return [{"role": roles.get(p["author"], p["author"]), "content": p["text"]} for p in row["pieces"]]
 
 

@@ -59,6 +59,7 @@ from sod.teachers.privileged import PrivilegedTeacher
 from sod.teachers.reference import Reference, open_reference
 from sod.trackers.sending import Tracking, tracked
 from sod.training.ahead import Ahead
+from sod.training.guidance import Guidance
 from sod.training.problems import problem_order, teacher_rates
 from sod.types import Group, Problem
 from sod.validation.solving import HeldOut, Validator
@@ -165,6 +166,8 @@ class TrainingSession:
     """Facts from the updates so far that a rule can read."""
     scorer: Scorer
     agent: Agent
+    guidance: Guidance | None
+    """None if the teacher writes no turns."""
     harness: Harness
     loop: Runner
     validator: Validator | None
@@ -228,7 +231,10 @@ class TrainingSession:
                     if teacher:
                         teacher.restore(folder)
                 scorer = _scorer(options, policy, teacher, open_reference(options, student, policy, teacher))
-                with open_engine(loop, engine_options, policy.model, options.rollout) as engine:
+                with (
+                    open_engine(loop, engine_options, policy.model, options.rollout) as engine,
+                    Guidance.open(loop, options, teacher) as guidance,
+                ):
                     history = ranks.first(lambda: _begin(options, run, files, contents, done))
                     agent = harness.agent(engine, options.rollout)
                     validator = held_out.validator(run, harness, engine, ranks) if held_out else None
@@ -245,6 +251,7 @@ class TrainingSession:
                         rules=rules,
                         scorer=scorer,
                         agent=agent,
+                        guidance=guidance,
                         harness=harness,
                         loop=loop,
                         validator=validator,
@@ -338,7 +345,7 @@ class TrainingSession:
         if ahead is not None:
             return ahead.finish(lambda _: display.advance(), score)
         return rollout(
-            self.agent,
+            self.agent if self.guidance is None else self.guidance.guided(self.agent, update),
             problems,
             seed=self.options.seed,
             update=update,
@@ -414,6 +421,8 @@ class TrainingSession:
         """Send the engine the weights after `update` updates, unless it has them or samples ahead with earlier ones."""
         if update > self.synced and not (self.ahead is not None and self.ahead.is_running):
             self.loop.run(self.agent.engine.refresh())
+            if self.guidance is not None:
+                self.loop.run(self.guidance.engine.refresh())
             self.synced = update
 
     def prepare_learning(self, update: int) -> None:
@@ -442,13 +451,14 @@ class TrainingSession:
         self, update: int, groups: Sequence[Group], batch: CreditedBatch, learnt: dict[str, float], clock: Clock
     ) -> dict[str, float]:
         """Write the update's metrics and trajectories. -> the metrics, over all processes; the same in each"""
-        report = self._of_rollout(groups, batch) | metrics.of_steps(batch, self.options.algorithm)
+        report = {} if self.guidance is None else self.guidance.metrics(update)
+        report |= self._of_rollout(groups, batch) | metrics.of_steps(batch, self.options.algorithm)
         if self.teacher:
             report |= self.teacher.metrics(batch, self.options.algorithm) | self.probe
         report |= metrics.of_sampler(batch)
         report |= {name if "/" in name else f"learn/{name}": value for name, value in learnt.items()}
         busy = {
-            "generate": self.agent.engine.take_busy_seconds(),
+            "generate": self._take_sampling_seconds(),
             "score": self.scorer.take_busy_seconds(),
             "tools": self.harness.environments.take_busy_seconds(),
         }
@@ -470,6 +480,10 @@ class TrainingSession:
         rows += [to_record(trajectory, decode) for group in groups for trajectory in group.ungraded]
         self.run.record(update + 1, report, rows)
         return report
+
+    def _take_sampling_seconds(self) -> float:
+        seconds = self.agent.engine.take_busy_seconds()
+        return seconds if self.guidance is None else seconds + self.guidance.engine.take_busy_seconds()
 
     def _of_rollout(self, groups: Sequence[Group], batch: CreditedBatch) -> dict[str, float]:
         epochs = {"rollout/epochs": self.order.epochs}
@@ -578,6 +592,8 @@ def _line(update: int, updates: int, report: dict[str, float], room: int | None)
         (8, f"calls {report['tools/calls']:.1f}"),
         (5, f"errors {report['tools/errors']:.1f}"),
     ]
+    if "guided/turns" in report:
+        parts.append((4, f"guided {report['guided/turns']:.1f}"))
     if "steps/d" in report:
         parts.append((7, f"d {report['steps/d']:.2f}"))
     if "steps/w_after_first" in report:

@@ -18,7 +18,7 @@ from sod.watch.status import EXPECTED, RunStatus
 
 CURVES = (
     "rollout/solved", "validate/avg", "validate/loss", "rollout/reward", "steps/d", "learn/entropy", "learn/loss",
-    "tools/calls", "tools/errors", "speed/tokens_per_second", "speed/learn_tokens_per_second",
+    "tools/calls", "tools/errors", "speed/tokens_per_second", "speed/learn_tokens_per_second", "guided/turns",
 )  # fmt: skip
 """Metrics to draw unless the user names others, the most important one first; see `chosen_curves`."""
 NARROWEST = 24
