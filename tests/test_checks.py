@@ -80,6 +80,7 @@ TRAIN: list[tuple[dict[str, Any], str]] = [
         {"score.teacher_url": NOWHERE, "teacher": None, "algorithm.name": "grpo"},
         "score.teacher_url needs the teacher's tokenizer. Give its directory or hub name",
     ),
+    ({"score.teacher_urls": (f"math={NOWHERE}",)}, "but teachers names none. Give --score.teacher_url."),
     ({"score.teacher_url": NOWHERE, "score.offload_teacher": True}, "score.offload_teacher is for a teacher on this"),
     ({"score.teacher_url": NOWHERE, "score.shard_teacher": True}, "score.shard_teacher is for a teacher on this"),
     (

@@ -18,7 +18,15 @@ from sod.config.base import (
     ResumeMayChange,
     model_path,
 )
-from sod.config.learning import AlgorithmOptions, LearnOptions, ModelOptions, OpsdOptions, ScoreOptions, SftLearnOptions
+from sod.config.learning import (
+    AlgorithmOptions,
+    LearnOptions,
+    ModelOptions,
+    OpsdOptions,
+    ScoreOptions,
+    SftLearnOptions,
+    TeacherNames,
+)
 from sod.config.sampling import (
     ChatOptions,
     EngineOptions,
@@ -28,7 +36,6 @@ from sod.config.sampling import (
     SandboxOptions,
     ToolOptions,
 )
-from sod.config.teachers import TeacherNames
 from sod.config.tracking import TrackerNames, TrackOptions
 from sod.config.validation import SftValidateOptions, ValidateOptions
 
@@ -98,7 +105,8 @@ class TrainOptions(Options):
     none; grpo, sham and opsd need no teacher."""
     teachers: Rare[ResumeMayChange[TeacherNames]] = ()
     """Several teachers in place of --teacher: KIND=MODEL for the problems of a kind (math, choice, code), COLUMN:VALUE=MODEL for
-    those with a label, *=MODEL for all others. The first that fits is used. Default: none."""
+    those with a label, *=MODEL for all others. The first that fits is used. Those on servers: score.teacher_urls. Default:
+    none."""
     environment: ReadsFiles[str] = "tools"
     """Surroundings of the student in a trajectory (docs/environments.md). tools: the tools of --tool.* and the judge of the
     problem's kind. served:FILE.py:FUNCTION: an agent of another framework. household, shop, maze, database: worlds of the lab.
