@@ -190,16 +190,19 @@ def of_one_teacher(options: ScoreOptions) -> Refusals:
         yield "score.teacher_urls has the servers of several teachers, but teachers names none. Give --score.teacher_url."
 
 
-def of_translation(options: TrainOptions, teacher: Path) -> Refusals:
+def of_translation(options: TrainOptions | EvalOptions, teacher: Path) -> Refusals:
     """Check the options of a run whose teacher has another tokenizer than the student."""
-    name, other = options.algorithm.name, f"the teacher {teacher} has another tokenizer than the student"
+    other = f"the teacher {teacher} has another tokenizer than the student"
+    if options.score.shard_teacher:
+        yield f"score.shard_teacher needs a teacher with the student's tokenizer, but {other}. Leave it out, or use a server."
+    if isinstance(options, EvalOptions):
+        return
+    name = options.algorithm.name
     if options.algorithm.divergence == "exact":
         yield (
             f"algorithm.divergence = exact compares candidates of one vocabulary, but {other}. Use sampled, or a teacher with "
             "the student's tokenizer."
         )
-    if options.score.shard_teacher:
-        yield f"score.shard_teacher needs a teacher with the student's tokenizer, but {other}. Leave it out, or use a server."
     if "teacher" in _reads(traits(name)):
         yield (
             f"algorithm.name = {name} reads the teacher's log-probability of each token, but {other}, so it has those of spans "

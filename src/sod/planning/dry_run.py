@@ -122,9 +122,6 @@ def _read_training(text: "DryRun", options: TrainOptions) -> "tuple[Found, list[
             text.add("reads", f"teacher  on the server {options.score.teacher_url}; its memory is not counted here")
     else:
         teachers = text.read_teachers(options)
-    if not _is_own_teacher(options):
-        for model in [options.teacher] if options.teacher else [route.model for route in routes_of(options.teachers)]:
-            text.check_tokens(options, model)
     if options.has_reference:
         text.add(
             "reads", "start    the initial student, which the divergence of learn.kl or kl_in_reward is measured from"
@@ -133,7 +130,10 @@ def _read_training(text: "DryRun", options: TrainOptions) -> "tuple[Found, list[
     held_out = [
         text.read("validate", find_benchmark(name, options.validate.data_dir)) for name in options.validate.data
     ]
-    text.check_template(options.student, options.chat)
+    chat = text.check_template(options.student, options.chat)
+    if not _is_own_teacher(options):
+        for model in [options.teacher] if options.teacher else [route.model for route in routes_of(options.teachers)]:
+            text.check_tokens(options, options.student, model, chat)
     if ":" in name:
         text.add("reads", f"rule     {name}")
     if (rates := options.problems.rates) is not None:
@@ -225,7 +225,9 @@ def _of_evaluation(options: EvalOptions) -> "DryRun":
         else None
     )
     benchmarks = [text.read("data", find_benchmark(name, options.data_dir)) for name in options.data]
-    text.check_template(options.model, options.chat)
+    chat = text.check_template(options.model, options.chat)
+    if options.teacher is not None:
+        text.check_tokens(options, options.model, options.teacher, chat)
     text.add("writes", str(options.out))
     options = options.model_copy(update={"rollout": text.fitting(options.rollout, None if served else model, teacher)})
     text.check_what_is_named(options, teacher)

@@ -32,6 +32,7 @@ from sod.planning.text import Text
 from sod.processes.distributed import place
 from sod.runs.files import sha256_of_file
 from sod.runs.results import read_results
+from sod.tools.python import INTERPRETER, interpreter_schema
 
 if TYPE_CHECKING:
     from sod.chat.format import ChatFormat
@@ -137,20 +138,42 @@ class DryRun(Text):
             return min(found, most)
         return None
 
-    def check_tokens(self, options: TrainOptions, teacher: Path) -> None:
-        """Check a teacher with another tokenizer than the student's, if both tokenizers are local."""
-        ours, theirs = find_tokenizer(options.student), find_tokenizer(teacher)
+    def check_tokens(
+        self, options: TrainOptions | EvalOptions, student: Path, teacher: Path, chat: "ChatFormat | None"
+    ) -> None:
+        """Check a teacher with another tokenizer than the student's as a run does, if both tokenizers are local.
+
+        `chat`: the student's format, or None without one that works. A probe has a call if the interpreter is a tool.
+        """
+        ours, theirs = find_tokenizer(student), find_tokenizer(teacher)
         if ours is None or theirs is None or ours == theirs:
             return
-        from sod.chat.teacher import teacher_chat  # Transformers take seconds to import
-        from sod.model.loading import load_tokenizer
+        from sod.model.loading import load_tokenizer  # Transformers take seconds to import
 
         with self.refusals():
-            own = load_tokenizer(theirs)
-            if own.get_vocab() != load_tokenizer(ours).get_vocab():
-                self.add("reads", f"spans    of text, because {teacher} has another tokenizer than the student")
-                self.first += of_translation(options, teacher)
-                teacher_chat(own, theirs, options.score, thinking=options.chat.thinking)
+            tokenizer = load_tokenizer(ours)
+            if load_tokenizer(theirs).get_vocab() == tokenizer.get_vocab():
+                return
+            self.add("reads", f"spans    of text, because {teacher} has another tokenizer than the student")
+            self.first += of_translation(options, teacher)
+            if chat is None:
+                return
+            from sod.teachers import TeacherSetup
+            from sod.teachers.translated import Translation
+
+            Translation(
+                TeacherSetup(
+                    folder=theirs,
+                    tokenizer=tokenizer,
+                    network=options.network,
+                    score=options.score,
+                    rollout=options.rollout,
+                    microbatch_tokens=0,  # no pass is computed
+                    chat=chat,
+                    tools=[interpreter_schema()] if INTERPRETER in options.tool.use else [],
+                    thinking=options.chat.thinking,
+                )
+            )
 
     def check_what_is_named(self, options: TrainOptions | EvalOptions, teacher: Found | None) -> None:
         """Add the user's own tools, and the command that starts each teacher's server."""
