@@ -49,20 +49,31 @@ def attempt_of(
 
 
 def conversations(
-    chat: ChatFormat, file: Path, talk: Callable[[str], Any], *turns: str, idle: float = 60, **limits: Any
+    chat: ChatFormat,
+    file: Path,
+    talk: Callable[[str], Any],
+    *turns: str,
+    idle: float = 60,
+    is_killed: bool = False,
+    **limits: Any,
 ) -> list[Row]:
-    """Serve a student of scripted turns while an agent talks to its address, in a thread. -> the rows that were written"""
+    """Serve a student of scripted turns while an agent talks to its address, in a thread. -> the rows that were written
+
+    `is_killed`: the server ends no conversation, as if it was killed.
+    """
 
     def script(request: Request) -> list[int]:
         return chat.turn({"content": turns[min(request.seed % TURN_SEEDS, len(turns) - 1)]})
 
     async def work(samples: SampleFile) -> None:
         agent = Agent(ScriptedEngine(script), chat, Environments(Toolbox([])), REFEREE, RolloutOptions(**limits))
-        sessions = Sessions(agent, [_set_of(PROBLEM)], samples, seed=0, idle=idle)
+        sessions = Sessions(agent, [_set_of(PROBLEM)], samples, file.with_name("open"), seed=0, idle=idle)
+        await sessions.reopen()
         endpoint = Endpoint(visitors=sessions)
         try:
             await in_a_thread(talk, endpoint.url)
-            await sessions.close()
+            if not is_killed:
+                await sessions.close()
         finally:
             endpoint.close()
 

@@ -6,12 +6,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import requires
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import sod
+from sod.engines import Request
 from sod.moved import MOVED
 
 ROOT = Path(sod.__file__).parent
@@ -154,6 +157,21 @@ def test_a_function_is_still_found_by_its_old_name_and_another_name_is_an_error(
         assert getattr(found, old) is getattr(found, new)
     with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
         _ = found.no_such_name
+
+
+def test_the_end_of_a_turn_is_still_given_and_read_as_one_token() -> None:
+    old = "stop"
+    fields: dict[str, Any] = {"ids": [5, 6], "max_tokens": 4, "seed": 0}
+    with pytest.warns(DeprecationWarning, match="Request.stop is Request.stops now"):
+        one, none = Request(**fields, **{old: 2}), Request(**fields, **{old: -1})
+    assert (one.stops, none.stops) == ((2,), ())
+    assert replace(one, max_tokens=5).stops == (2,)
+    with pytest.warns(DeprecationWarning, match="Request.stop is Request.stops now"):
+        assert [getattr(each, old) for each in (one, none, Request(**fields, stops=(3, 4)))] == [2, -1, 3]
+    wrongs: list[dict[str, Any]] = [{}, {"stop": 2, "stops": (2,)}]
+    for wrong in wrongs:
+        with pytest.raises(TypeError, match="stop"):
+            Request(**fields, **wrong)
 
 
 def test_exit_statuses_are_numbers_in_one_module_alone() -> None:

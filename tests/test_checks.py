@@ -2,11 +2,13 @@
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from other_tokenizers import byte_level, sentence_piece
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.config import EvalOptions, SftOptions, TrainOptions
 from sod.engines import ENGINES
@@ -103,6 +105,7 @@ TRAIN: list[tuple[dict[str, Any], str]] = [
         {"score.teacher_url": NOWHERE, "teacher": None, "algorithm.name": "grpo"},
         "score.teacher_url needs the teacher's tokenizer. Give its directory or hub name",
     ),
+    ({"score.teacher_urls": (f"math={NOWHERE}",)}, "but teachers names none. Give --score.teacher_url."),
     ({"score.teacher_url": NOWHERE, "score.offload_teacher": True}, "score.offload_teacher is for a teacher on this"),
     ({"score.teacher_url": NOWHERE, "score.shard_teacher": True}, "score.shard_teacher is for a teacher on this"),
     (
@@ -263,6 +266,51 @@ def test_an_evaluation_and_its_dry_run_refuse_alike(basis: dict[str, Any], chang
         evaluate.evaluate(options)
     assert words in str(caught.value)
     assert not options.out.exists() or not any(options.out.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: sentence_piece(fallback=False), "tokenizer"),
+        (lambda: without_template(byte_level()), "The teacher {folder} has another tokenizer than the student"),
+        (byte_level, ""),
+    ],
+    ids=["loses characters", "has no template", "fits"],
+)
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_a_teacher_with_another_tokenizer_is_refused_alike(
+    basis: dict[str, Any],
+    random_model: Callable[..., PreTrainedModel],
+    tmp_path: Path,
+    command: str,
+    make: Callable[[], PreTrainedTokenizerBase],
+    words: str,
+) -> None:
+    folder, tokenizer = tmp_path / "other", make()
+    random_model(2, vocabulary=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    given = basis | {"teacher": folder, "rollout.max_tokens": 64, "rollout.max_prompt_tokens": 64}
+    if command == "train":
+        options = TrainOptions.model_validate(nested(given))
+        said, refusal = announced(options), refused(options)
+    else:
+        alone = ("student", "data", "rollout.group", "rollout.problems")
+        whole = {name: value for name, value in given.items() if name not in alone}
+        whole |= {"model": basis["student"], "data": [str(basis["data"])], "samples": 1, "limit": 1}
+        options = EvalOptions.model_validate(nested(whole))
+        said, refusal = announced(options), ""
+        try:
+            evaluate.evaluate(options)
+        except SodError as error:
+            refusal = str(error)
+    assert bool(said) == bool(refusal) == bool(words), (said, refusal)
+    assert words.format(folder=folder) in said
+    assert refusal.split(". ")[0] in " ".join(said.split())
+
+
+def without_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    tokenizer.chat_template = None
+    return tokenizer
 
 
 def test_a_package_that_is_missing_is_named(basis: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

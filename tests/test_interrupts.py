@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from sod.processes.interrupts import Terminated, held_back, let_through, noted, obeyed
+from sod.processes import interrupts
+from sod.processes.interrupts import Terminated, calling, held_back, let_through, noted, obeyed
 
 
 def test_a_signal_is_raised_as_an_interrupt_that_names_it() -> None:
@@ -73,3 +74,14 @@ def test_a_later_command_of_the_same_process_begins_anew() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
     with obeyed(), held_back(), let_through():
         assert not noted()
+
+
+def test_a_command_that_is_stopped_on_purpose_ignores_copies_of_the_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    with calling(lambda: calls.append("stopped")):
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert calls == ["stopped"]
+        monkeypatch.setattr(interrupts, "COPY_SECONDS", 0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)

@@ -206,6 +206,75 @@ def test_bad_requests_are_refused_in_words_and_leave_nothing(serve: Serve) -> No
     assert not serve(talk, "a")
 
 
+def test_a_killed_server_continues_its_conversations(serve: Serve, tmp_path: Path) -> None:
+    said: list[dict[str, Any]] = []
+
+    def before(url: str) -> None:
+        answer = ask(f"{url}/x/v1", [user("Add.")], tools=[ADD])
+        result = {"role": "tool", "tool_call_id": answer["tool_calls"][0]["id"], "content": "7"}
+        said[:] = [user("Add."), answer, result]
+        said.append(ask(f"{url}/x/v1", said, tools=[ADD]))
+
+    def after(url: str) -> None:
+        assert ask(f"{url}/x/v1", said[:-1], tools=[ADD]) == said[-1]  # the agent did not read it
+        assert ask(f"{url}/x/v1", [*said, user("Sure?")], tools=[ADD])["content"] == "Yes."
+        with pytest.raises(ConnectionError, match="400"):
+            ask(f"{url}/x/v1", said[:-1], tools=[ADD])
+
+    turns = (CALL, "It is 7.", "Yes.")
+    assert serve(before, *turns, is_killed=True) == []
+    (row,) = serve(after, *turns)
+    assert not list((tmp_path / "open").iterdir())
+    assert (row["problem"], row["sample"]) == ("x", 0)
+    (tmp_path / FILE).unlink()
+
+    def whole(url: str) -> None:
+        before(url)
+        ask(f"{url}/x/v1", [*said, user("Sure?")], tools=[ADD])
+
+    (plain,) = serve(whole, *turns)
+    assert row | {"seconds": 0} == plain | {"seconds": 0}
+
+
+def test_of_a_killed_server_what_has_no_answer_is_removed(
+    serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said: list[dict[str, Any]] = []
+
+    def before(url: str) -> None:
+        said.extend([user("One."), ask(f"{url}/whole/v1", [user("One.")])])
+        for name in ("torn", "empty", "damaged"):
+            ask(f"{url}/{name}/v1", [user(f"{name}.")])
+
+    serve(before, "a", "b", is_killed=True)
+    files = {json.loads(file.read_text().split("\n")[0])["session"]: file for file in (tmp_path / "open").iterdir()}
+    first, asked, answered = files["torn"].read_text().splitlines(keepends=True)
+    files["torn"].write_text(first + asked + answered + asked + answered[:20])
+    files["empty"].write_text(files["empty"].read_text().rpartition('{"read"')[0])
+    files["damaged"].write_text("{")
+
+    def after(url: str) -> None:
+        assert ask(f"{url}/whole/v1", [*said, user("Two.")])["content"] == "b"
+
+    rows = serve(after, "a", "b")
+    assert sorted((row["problem"], authors(row)) for row in rows) == [
+        ("torn", ["prompt", "student"]),
+        ("whole", ["prompt", "student", "user", "student"]),
+    ]
+    assert [file.name for file in (tmp_path / "open").iterdir()] == [files["damaged"].with_suffix(".damaged").name]
+    assert "is damaged, so its conversation does not continue" in caplog.text
+
+
+def test_a_conversation_that_was_written_before_the_kill_is_not_written_twice(serve: Serve, tmp_path: Path) -> None:
+    serve(lambda url: ask(f"{url}/x/v1", [user("One.")]), "a", is_killed=True)
+    (file,) = (tmp_path / "open").iterdir()
+    content = file.read_bytes()
+    assert len(serve(lambda url: None, "a")) == 1
+    file.write_bytes(content)
+    assert len(serve(lambda url: None, "a")) == 1
+    assert not file.exists()
+
+
 @contextmanager
 def served(teacher: Path, out: Path, *more: str) -> Iterator[tuple[Warm, str]]:
     """Run `sod serve` with the lab's teacher. -> the process and its address"""
@@ -261,7 +330,7 @@ def test_the_command_records_until_ctrl_c_and_goes_on_in_its_directory(
             process.send(signal.SIGINT)
             ended = process.wait(240)
         assert ended.returncode == 0, ended.stderr
-        assert "conversations: 1 (0 right, 0 wrong, 1 ungraded, 0 dropped), sessions: 1" in ended.stdout
+        assert "update-0000.jsonl: 1 (0 right, 0 wrong, 1 ungraded)\n" in ended.stdout
         rows = [json.loads(line) for line in (out / "trajectories" / "update-0000.jsonl").read_text().splitlines()]
         assert [(row["problem"], row["sample"]) for row in rows] == [("calculator", n) for n in range(times)]
         assert all(piece["logprobs"] for row in rows for piece in row["pieces"] if piece["author"] == "student")
@@ -280,3 +349,23 @@ def test_a_port_in_use_is_an_error_before_anything_is_written(
         assert run(["serve", "--model", str(teacher), "--out", str(tmp_path / "out"), "--port", port]) == 2
     assert f"port: {port} cannot be used" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_killed_command_continues_its_conversations(teacher: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with served(teacher, out) as (process, url):
+        messages = [user("AB=1+2;AB?"), ask(f"{url}/x/v1", [user("AB=1+2;AB?")])]
+        process.send(signal.SIGKILL)
+        process.wait(60)
+    assert not (out / "trajectories" / "update-0000.jsonl").read_text()
+    with served(teacher, out) as (process, url):
+        ask(f"{url}/x/v1", [*messages, user("AB?")])
+        process.send(signal.SIGINT)
+        process.send(signal.SIGINT)  # a copy, as `timeout -s INT` sends one
+        ended = process.wait(240)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.rstrip().endswith("update-0000.jsonl: 1 (0 right, 0 wrong, 1 ungraded)")
+    assert not ended.stderr.count("interrupted")
+    (line,) = (out / "trajectories" / "update-0000.jsonl").read_text().splitlines()
+    assert authors(json.loads(line)) == ["prompt", "student", "user", "student"]

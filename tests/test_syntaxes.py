@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,55 @@ def test_very_many_broken_calls_without_a_closing_tag_are_read_in_linear_time(sy
         text = Counted(part * (100_000 // len(part)))
         parse_calls(text, syntax, [TOOL])
         assert Counted.work < 40 * len(text), part
+
+
+def repeated(unit: str, before: str = "", after: str = "") -> str:
+    return before + unit * (50_000 // len(unit)) + after
+
+
+HOSTILE = [
+    ("xml", repeated("<tool_call><function=f><parameter=a>x</parameter></tool_call>")),
+    ("xml", repeated("<tool_call><function=f><parameter=a>x</tool_call>", after="</parameter></function>x")),
+    ("seed", repeated("<seed:tool_call><function=f><parameter=a>x</parameter></seed:tool_call>")),
+    ("glm", repeated(" ", "<tool_call>f", "x")),
+    ("glm", repeated("<tool_call>f<arg_key>a</arg_key><arg_value>x</tool_call>", after="</arg_value>x")),
+    ("deepseek", repeated(" ", "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{}", "x")),
+    ("harmony", repeated("to=")),
+    ("harmony", repeated(">to=a")),
+    ("llama", repeated("\n ")),
+    ("llama", repeated('{"name":\n')),
+    ("llama", repeated(';{"name": "f"}x', after="\n{")),
+    ("python_list", repeated("\n ")),
+    ("lfm", repeated("<|tool_call_start|>[f(a='</think>", after="<|tool_call_end|>")),
+    ("lfm", repeated("#<|tool_call_start|>[f(a=1,#<|tool_call_end|>\n")),
+    ("hermes", repeated('<tool_call>{"a</think>', after="</tool_call>")),
+    ("hermes", repeated('<tool_call>{"a</tool_call>')),
+    ("gemma", repeated('<|tool_call>call:f{a:<|"|></think>', after='<tool_call|><|"|>')),
+    ("cohere", repeated('<|START_ACTION|>[{"a</think>', after="<|END_ACTION|>")),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), HOSTILE, ids=[f"{name} {text[:20]!r}" for name, text in HOSTILE])
+def test_malformed_text_is_read_in_linear_time(name: str, text: str) -> None:
+    """Patterns count no work, so a limit of processor time stands for theirs: one that backtracks takes 10 s and more."""
+    (syntax,) = (each for each in SYNTAXES if each.name == name)
+    Counted.work = 0
+    start = time.process_time()
+    parse_calls(Counted(text), syntax, [TOOL])
+    assert Counted.work < 300 * len(text)
+    assert time.process_time() - start < 3
+
+
+def test_a_value_may_hold_closing_tags_of_its_call() -> None:
+    """Up to 15 of them; each call with more is malformed, and the next one is read."""
+    for name, many in (("xml", "</parameter></tool_call>"), ("glm", "</tool_call>")):
+        (syntax,) = (each for each in SYNTAXES if each.name == name)
+        for count, read in ((15, ToolCall), (17, MalformedCall)):
+            code = f"print({many * count!r})"
+            found = parse_calls(syntax.write(ToolCall(name="run_it", arguments={"code": code})), syntax, [TOOL])
+            assert isinstance(found[0], read), (name, count)
+            if isinstance(found[0], ToolCall):
+                assert found[0].arguments == {"code": code}
 
 
 @pytest.mark.parametrize("size", [10, 250, 256, 257, 5000])

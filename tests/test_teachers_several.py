@@ -11,16 +11,19 @@ import pytest
 import torch
 from other_tokenizers import byte_level, save_permuted
 from safetensors.torch import load_file
+from test_teachers_dialects import Other
+from test_teachers_served_training import distance, weights
+from test_teachers_server import CPU, Serving, in_the_background
 from test_teachers_translated import PROBLEM, conversation, setup
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
 from sod.batching import ScoredBatch, join
 from sod.chat.format import ChatFormat
 from sod.cli import run as sod
-from sod.config import AlgorithmOptions, TrainOptions
-from sod.config.teachers import Route, named_in, routes_of
+from sod.config import AlgorithmOptions, ScoreOptions, TrainOptions
+from sod.config.teachers import Route, named_in, routes_of, with_servers
 from sod.errors import DataError, OptionError
-from sod.model.loading import load_tokenizer
+from sod.model.loading import load_model, load_tokenizer
 from sod.planning.dry_run import plan
 from sod.processes.concurrency import Runner
 from sod.processes.distributed import ALONE
@@ -58,6 +61,30 @@ def test_a_teacher_without_its_problems_is_refused(text: str) -> None:
 def test_two_teachers_for_one_kind_are_refused() -> None:
     with pytest.raises(OptionError, match="'math' has two teachers"):
         routes_of(["math=A", "code=B", "math=C"])
+
+
+def test_servers_belong_to_the_keys_of_teachers() -> None:
+    routes = routes_of(["*=rest", "difficulty:hard=hard", "math=small"])
+    found = with_servers(routes, ["*=http://a:1", "difficulty:hard=http://b:2/path#big=model"])
+    assert [(route.key, route.url, route.served_name) for route in found] == [
+        ("difficulty:hard", "http://b:2/path", "big=model"),
+        ("math", None, None),
+        ("*", "http://a:1", None),
+    ]
+    own = found[0].score(ScoreOptions(teacher_urls=("*=http://a:1",), teacher_top=7))
+    assert (own.teacher_url, own.teacher_served_name, own.teacher_urls, own.teacher_top) == (
+        "http://b:2/path",
+        "big=model",
+        (),
+        7,
+    )
+    for text, words in (
+        ("code=http://a:1", "'code' is no key of teachers"),
+        ("http://a:1", "Write KEY=URL"),
+        ("math=a", "Write KEY"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            with_servers(routes, [text])
 
 
 def test_teacher_takes_one_model_or_several_with_their_problems(tmp_path: Path) -> None:
@@ -114,9 +141,52 @@ def test_each_group_is_scored_by_the_teacher_of_its_problem(
     assert len({round(report[f"teacher/{name}/d"], 6) for name in ("math", "choice", "rest")}) == 3
 
 
+def test_teachers_on_servers_and_here_score_in_one_update(
+    chat: ChatFormat, folders: dict[str, Path], random_model: MakeModel
+) -> None:
+    """A server with exact log-probabilities, one with bounds, and a teacher with another tokenizer here."""
+    tokenizer = chat.tokenizer
+    student = random_model(1, vocabulary=len(tokenizer))
+    problems = [replace(PROBLEM, id=kind, kind=kind) for kind in ("math", "choice", "code")]
+    routes = [Route(key, folder) for key, folder in folders.items()]
+    models = [load_model(folders[name], CPU) for name in ("math", "choice")]
+    servers = Serving(models[0], tokenizer), Other(models[1], tokenizer, "llamacpp")
+    for server in servers:
+        server.models[0]["max_model_len"] = 1024
+    plain = setup(folders["math"], chat)
+    plain = replace(plain, rollout=plain.rollout.model_copy(update={"temperature": 1.0}))
+    alone = [LocalTeacher(replace(plain, folder=folders[name])) for name in ("math", "choice")]
+    with Runner() as loop, in_the_background(servers[0]) as exact, in_the_background(servers[1]) as bounds:
+        urls = (f"math={exact}", f"choice={bounds}")
+        inputs = replace(plain, score=ScoreOptions(teacher_urls=urls, teacher_top=20))
+        with open_teachers(loop, inputs, routes, ALONE) as teachers:
+            assert isinstance(teachers, SeveralTeachers)
+            teachers.check(problems)
+            scorer = Scorer(student, teachers, temperature=1.0, microbatch_tokens=1000)
+            of = [replace(conversation(chat), problem=problem) for problem in problems]
+            found = [loop.run(scorer.score(Group(each.problem, [each]))) for each in of]
+            batch = join(teachers.finish(found))
+            report = teachers.metrics(batch, AlgorithmOptions())
+            assert teachers.take_costs()["teacher/requests"] > 1
+            loop.run(teachers.confirm())
+    assert (teachers.has_spans, teachers.has_bounds, teachers.scores_tokens) == (True, True, False)
+    assert batch.teacher_entropy_BT is None
+    assert batch.outside_BT is not None
+    assert batch.span_share_BT is not None
+    outside_B = [bool(row.any()) for row in batch.outside_BT]
+    assert outside_B == [False, True, False]
+    for part, teacher, row in zip(found[:2], alone, batch.outside_BT, strict=False):
+        expected = Scorer(student, teacher, temperature=1.0, microbatch_tokens=1000).score_now(
+            Group(part.trajectories[0].problem, part.trajectories)
+        )
+        known = (row == 0)[: part.mask_BT.shape[1]]
+        torch.testing.assert_close(part.pair_BT[1][0][known], expected.pair_BT[1][0][known], atol=1e-4, rtol=0)
+    assert {f"teacher/{name}/d" for name in ("math", "choice", "rest")} <= report.keys()
+
+
 def test_a_problem_without_a_teacher_is_named(chat: ChatFormat, folders: dict[str, Path]) -> None:
     teacher = LocalTeacher(setup(folders["math"], chat))
-    several = SeveralTeachers([Route("math", folders["math"])], {folders["math"]: teacher})
+    several = SeveralTeachers([Route("math", folders["math"])], {"math": teacher})
     with pytest.raises(DataError, match=r"Problem 'c' has no teacher: its kind is code.*Add code=MODEL or \*=MODEL"):
         several.check([PROBLEM, replace(PROBLEM, id="c", kind="code")])
 
@@ -208,6 +278,41 @@ def test_a_run_with_several_teachers_shows_each_and_keeps_their_fingerprints(
     assert {"teacher math", "teacher rest"} <= set(environment["data"])
 
 
+def test_a_run_with_teachers_on_two_servers_and_here_learns_what_one_with_all_here_learns(
+    options: dict[str, Any], teacher: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in Path(options["data"]).read_text().splitlines()][:3]
+    data = tmp_path / "labelled.jsonl"
+    data.write_text("".join(json.dumps(row | {"level": level}) + "\n" for row, level in zip(rows, "abc", strict=True)))
+    options = options | {"data": data, "network": {"device": "cpu"}}
+    options |= {"rollout": options["rollout"] | {"problems": 3, "max_tokens": 60}}
+    model = load_model(teacher, CPU)
+    names = [f"level:a={teacher}", f"level:b={teacher}", f"*={teacher}"]
+    plain = train(TrainOptions.model_validate(options | {"out": tmp_path / "plain", "teachers": names}))
+    for updates in (1, 2):  # the servers have other addresses when the run is resumed
+        servers = Serving(model, tokenizer), Serving(model, tokenizer)
+        for server in servers:
+            server.models[:] = [{"id": name, "max_model_len": 1024} for name in ("tiny", "other")]
+        with in_the_background(servers[0]) as one, in_the_background(servers[1]) as two:
+            score = {"teacher_urls": [f"level:a={one}#tiny", f"level:b={two}#tiny"]}
+            more = {"out": tmp_path / "run", "teachers": names, "score": score, "updates": updates, "save_every": 1}
+            given = TrainOptions.model_validate(options | more | {"resume": updates == 2})
+            text = plan(given.model_copy(update={"resume": False, "out": tmp_path / "new"}), width=10_000)
+            assert text.count("Start the teacher's server, unless it is running: vllm serve") == 2
+            assert f"teacher  on the server {one}; its memory is not counted here" in text
+            run = train(given)
+        assert all(any(body["model"] == "tiny" for body in server.asked) for server in servers)
+        if updates == 1:
+            start = load_file(options["student"] / "model.safetensors")
+            assert distance(weights(run), weights(plain)) < 0.01 * distance(weights(plain), start)
+    row = run.metrics()[-1]
+    assert [row[f"teacher/{name}/share"] for name in ("level_a", "level_b", "rest")] == pytest.approx([1 / 3] * 3)
+    assert row["teacher/tokens_sent"] > 0
+    checkpoint = run.newest_checkpoint()
+    assert checkpoint is not None
+    assert sorted(file.parent.name for file in checkpoint[1].glob("teachers/*/*")) == ["level_a", "level_b"]
+
+
 def test_teacher_and_student_solve_a_sample_before_training_and_a_resumed_run_reads_it(
     options: dict[str, Any], other: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -239,7 +344,7 @@ def test_several_teachers_and_one_are_refused_together(
 ) -> None:
     command = ["train", "--student", options["student"], "--data", options["data"], "--out", tmp_path / "run"]
     assert sod([*map(str, command), "--teacher", f"math={teacher}", "--score.teacher-url", "http://127.0.0.1:9"]) == 2
-    assert "score.teacher_url is the server of one teacher" in capsys.readouterr().err
+    assert "Give each server as --score.teacher-urls KEY=URL" in capsys.readouterr().err
     assert sod([*map(str, command), "--teacher", "math=A", "math=B"]) == 2
     assert "'math' has two teachers" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

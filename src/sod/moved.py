@@ -2,7 +2,8 @@
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -76,3 +77,27 @@ def keep_old_names(module: str, **names: str) -> None:
         return getattr(sys.modules[module], new)
 
     vars(sys.modules[module])["__getattr__"] = look_up
+
+
+def keep_old_field(
+    kind: type, old: str, new: str, *, as_new: Callable[[Any], Any], as_old: Callable[[Any], Any]
+) -> None:
+    """Let a dataclass take and return a field by an earlier name as well, with a warning. The functions convert the value."""
+    initialise = kind.__init__
+
+    def warn() -> None:
+        name = kind.__name__
+        warnings.warn(f"{name}.{old} is {name}.{new} now; the old name will go", DeprecationWarning, stacklevel=3)
+
+    def __init__(self: Any, *arguments: Any, **fields: Any) -> None:
+        if old in fields and new not in fields:
+            warn()
+            fields[new] = as_new(fields.pop(old))
+        initialise(self, *arguments, **fields)
+
+    def look_up(self: Any) -> Any:
+        warn()
+        return as_old(getattr(self, new))
+
+    for name, changed in (("__init__", wraps(initialise)(__init__)), (old, property(look_up))):
+        setattr(kind, name, changed)

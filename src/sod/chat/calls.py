@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from sod.chat.syntaxes import HERMES, SYNTAXES, Block, Parameters, Syntax
+from sod.chat.syntaxes.base import CLOSINGS, places_of
 from sod.chat.syntaxes.json_calls import as_arguments
 from sod.chat.syntaxes.xml import XML
 from sod.types import MalformedCall, ToolCall
@@ -86,7 +87,7 @@ def find_blocks(text: str, syntax: Syntax, tools: Sequence[Mapping[str, Any]] = 
     parameters = parameters_of(tools)
     pattern = _scanner(syntax.opener)
     blocks: list[Block] = []
-    thinking, at = False, 0
+    thinking, at, cut = False, 0, 0
     while tag := pattern.search(text, at):
         at = max(tag.end(), at + (tag.end() == tag.start()))
         if tag[0] == THOUGHT_CLOSE:
@@ -97,6 +98,9 @@ def find_blocks(text: str, syntax: Syntax, tools: Sequence[Mapping[str, Any]] = 
         elif not thinking and (block := syntax.read(text, tag.start(), tag.end(), parameters)):
             blocks.append(block)
             at = block.end
+            cut += text.startswith(THOUGHT_CLOSE, at)
+            if cut > CLOSINGS:  # each has been searched to its own end, far behind the thought
+                at = max(at, places_of(text, THOUGHT_CLOSE)[-1])
         if at > len(text):
             break
     return blocks

@@ -28,8 +28,7 @@ from sod.config.problems import ProblemOptions
 from sod.config.reward import RewardOptions
 from sod.config.rollout import RolloutOptions
 from sod.config.sandbox import SandboxOptions
-from sod.config.score import ScoreOptions
-from sod.config.teachers import TeacherNames
+from sod.config.score import ScoreOptions, TeacherNames
 from sod.config.tool import ToolOptions
 from sod.config.tracking import TrackerNames, TrackOptions
 from sod.config.validate import SftValidateOptions, ValidateOptions
@@ -100,7 +99,8 @@ class TrainOptions(Options):
     none; grpo, sham and opsd need no teacher."""
     teachers: Rare[ResumeMayChange[TeacherNames]] = ()
     """Several teachers in place of --teacher: KIND=MODEL for the problems of a kind (math, choice, code), COLUMN:VALUE=MODEL for
-    those with a label, *=MODEL for all others. The first that fits is used. Default: none."""
+    those with a label, *=MODEL for all others. The first that fits is used. Those on servers: score.teacher_urls. Default:
+    none."""
     environment: ReadsFiles[str] = "tools"
     """Surroundings of the student in a trajectory (docs/environments.md). tools: the tools of --tool.* and the judge of the
     problem's kind. served:FILE.py:FUNCTION: an agent of another framework. household, shop, maze, database: worlds of the lab.

@@ -2,20 +2,19 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import BeforeValidator
-
-from sod.config.base import as_names, model_path
+from sod.config.base import model_path
+from sod.config.score import ScoreOptions
 from sod.errors import OptionError
 
 REST = "*"
 """Key of the teacher of all other problems."""
+HERE = (None, None)
+"""Address and name of a model that is on no server."""
 PAIR = re.compile(r"(\*|[\w.-]+(?::[^=]+)?)=(.+)", re.DOTALL)
-
-TeacherNames = Annotated[tuple[str, ...], BeforeValidator(as_names)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +23,10 @@ class Route:
 
     key: str
     model: Path
+    url: str | None = None
+    """Address of the server with the model; None if it is loaded here."""
+    served_name: str | None = None
+    """Its name on the server; None for the server's only model."""
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -47,6 +50,12 @@ class Route:
         column, colon, value = self.key.partition(":")
         return self.key == REST or (labels.get(column) == value if colon else kind == column)
 
+    def score(self, options: ScoreOptions) -> ScoreOptions:
+        """Return the options of this teacher alone."""
+        return options.model_copy(
+            update={"teacher_url": self.url, "teacher_served_name": self.served_name, "teacher_urls": ()}
+        )
+
 
 def routes_of(texts: Sequence[str]) -> list[Route]:
     """Return the routes in the order in which they are tried: as given, with `*` last. Raise OptionError for a key twice."""
@@ -55,6 +64,31 @@ def routes_of(texts: Sequence[str]) -> list[Route]:
     if twice := next((route.key for route in routes if names.count(route.name) > 1), None):
         raise OptionError(f"teachers: {twice!r} has two teachers. Give one for each kind or label.")
     return sorted(routes, key=lambda route: route.key == REST)
+
+
+def with_servers(routes: Sequence[Route], texts: Sequence[str]) -> list[Route]:
+    """Return the routes with the servers of score.teacher_urls. Raise OptionError for a text that does not fit."""
+    places = dict(map(_server, texts))
+    if unknown := next((key for key in places if key not in {route.key for route in routes}), None):
+        raise OptionError(
+            f"score.teacher_urls: {unknown!r} is no key of teachers. Add {unknown}=MODEL to --teachers, where MODEL has the "
+            "tokenizer of the served model."
+        )
+    return [
+        replace(route, url=url, served_name=name) for route in routes for url, name in [places.get(route.key, HERE)]
+    ]
+
+
+def _server(text: str) -> tuple[str, tuple[str, str | None]]:
+    """Return the key, the address and the name on the server of a text KEY=URL#NAME. Raise OptionError."""
+    found = PAIR.fullmatch(text)
+    if not found or "://" not in found[2]:
+        raise OptionError(
+            f"score.teacher_urls: {text!r} does not name a teacher and its server. Write KEY=URL with a key of teachers, such as "
+            "math=http://127.0.0.1:8001."
+        )
+    url, _, name = found[2].partition("#")
+    return found[1], (url, name or None)
 
 
 def named_in(arguments: Sequence[str]) -> list[str]:

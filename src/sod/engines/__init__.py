@@ -8,6 +8,8 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from sod.moved import keep_old_field
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineTraits:
@@ -68,6 +70,16 @@ class Request:
     def ends(self, of_model: Set[int]) -> frozenset[int]:
         """Return all tokens that end the turn, with the model's other end ids. Empty if no token ends it."""
         return frozenset(self.stops).union(of_model) if self.stops else frozenset()
+
+
+# Scripts and engines of users know the one token that ended a turn, below 0 if there was none.
+keep_old_field(
+    Request,
+    "stop",
+    "stops",
+    as_new=lambda stop: (stop,) if stop >= 0 else (),
+    as_old=lambda stops: stops[0] if stops else -1,
+)
 
 
 @dataclass(frozen=True, slots=True)

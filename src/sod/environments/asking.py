@@ -137,6 +137,11 @@ class AskedStudent(Environment):
         return InfrastructureError(f"{self._agent} does not continue its conversation: {how}.")
 
 
+def same_messages(a: list[Message], b: list[Message]) -> bool:
+    """Return whether the student reads the same in both."""
+    return list(map(_content, a)) == list(map(_content, b))
+
+
 def _content(message: Message) -> tuple[Any, ...]:
     """Return what the student reads of a message, or has written."""
     calls = [call.get("function", call) for call in message.get("tool_calls") or ()]

@@ -12,7 +12,7 @@ from sod.export.folder import Json
 ADDRESSES: dict[str, Any] = {
     "engine": {"url", "exchange"},
     "sandbox": {"url"},
-    "score": {"teacher_url"},
+    "score": {"teacher_url", "teacher_urls"},
     "reward": {"llm": {"url"}},
     "track": True,
     "tracking": True,

@@ -13,7 +13,7 @@ from typing import Any
 
 from sod.config import EvalOptions, Options, SftOptions, TrainOptions
 from sod.config.base import options_of
-from sod.config.teachers import Route, routes_of
+from sod.config.teachers import Route, routes_of, with_servers
 from sod.datasets import ProblemSet
 from sod.datasets.asking import load_asked
 from sod.datasets.published import SETS
@@ -56,7 +56,8 @@ def run_inputs(options: RecordedOptions, sets: Sequence[ProblemSet] | None = Non
                     yield _file(name, Run(run).trajectory_file(0))
             if options.teacher is not None:
                 yield _teacher(options, options.teacher)
-            yield from (_routed(options, route) for route in routes_of(options.teachers))
+            routes = with_servers(routes_of(options.teachers), options.score.teacher_urls)
+            yield from (_routed(options, route) for route in routes)
         case EvalOptions():
             files = tuple(options.data_dir / f"{name}.jsonl" if name in SETS else Path(name) for name in options.data)
             yield RunInput("data", files, lambda: _fingerprint_of_problems(options, sets))
@@ -93,10 +94,10 @@ def _teacher(options: TrainOptions | EvalOptions, model: Path) -> RunInput:
 
 
 def _routed(options: TrainOptions, route: Route) -> RunInput:
-    from sod.teachers.opening import teacher_folder  # imports torch
+    from sod.teachers.opening import fingerprint_teacher, teacher_folder  # imports torch
 
-    name = f"teacher {route.name}"
-    return RunInput(name, (route.model,), lambda: fingerprint_model(teacher_folder(route.model, options.score)))
+    name, score = f"teacher {route.name}", route.score(options.score)
+    return RunInput(name, (route.model,), lambda: fingerprint_teacher(teacher_folder(route.model, score), score))
 
 
 @dataclass

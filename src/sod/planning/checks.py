@@ -24,7 +24,7 @@ from sod.config import (
     ToolOptions,
     TrainOptions,
 )
-from sod.config.teachers import routes_of
+from sod.config.teachers import routes_of, with_servers
 from sod.credit.systems import SYSTEMS, SystemTraits, traits
 from sod.engines import CANNOT_TRAIN, ENGINES, INSTALL_VLLM
 from sod.engines.choice import wrong_vllm
@@ -131,6 +131,7 @@ def of_device(device: str) -> Refusals:
 def of_evaluation(options: EvalOptions) -> Refusals:
     yield from of_device(options.network.device)
     yield from of_teacher(options.teacher, options.score)
+    yield from of_one_teacher(options.score)
     yield from of_engine(options.engine, options.rollout, trains=False)
     yield from of_sandbox(options.sandbox)
     yield from of_tools(options.tool, options.sandbox)
@@ -171,7 +172,7 @@ def of_learning(options: OptimiserOptions, processes: int) -> Refusals:
 def of_teacher(teacher: Path | None, options: ScoreOptions) -> Refusals:
     """Check the options of a teacher on a server."""
     if options.teacher_url is None:
-        if options.teacher_server != "auto":
+        if options.teacher_server != "auto" and not options.teacher_urls:
             yield "score.teacher_server is the kind of a server, but no server is given. Give --score.teacher_url as well."
         if options.teacher_served_name is not None:
             yield "score.teacher_served_name is a name on a server, but no server is given. Give --score.teacher_url as well."
@@ -184,16 +185,25 @@ def of_teacher(teacher: Path | None, options: ScoreOptions) -> Refusals:
             yield f"score.{name} is for a teacher on this machine, not on a server. Leave it or score.teacher_url out."
 
 
-def of_translation(options: TrainOptions, teacher: Path) -> Refusals:
+def of_one_teacher(options: ScoreOptions) -> Refusals:
+    """Check the options of a command that has at most one teacher."""
+    if options.teacher_urls:
+        yield "score.teacher_urls has the servers of several teachers, but teachers names none. Give --score.teacher_url."
+
+
+def of_translation(options: TrainOptions | EvalOptions, teacher: Path) -> Refusals:
     """Check the options of a run whose teacher has another tokenizer than the student."""
-    name, other = options.algorithm.name, f"the teacher {teacher} has another tokenizer than the student"
+    other = f"the teacher {teacher} has another tokenizer than the student"
+    if options.score.shard_teacher:
+        yield f"score.shard_teacher needs a teacher with the student's tokenizer, but {other}. Leave it out, or use a server."
+    if isinstance(options, EvalOptions):
+        return
+    name = options.algorithm.name
     if options.algorithm.divergence == "exact":
         yield (
             f"algorithm.divergence = exact compares candidates of one vocabulary, but {other}. Use sampled, or a teacher with "
             "the student's tokenizer."
         )
-    if options.score.shard_teacher:
-        yield f"score.shard_teacher needs a teacher with the student's tokenizer, but {other}. Leave it out, or use a server."
     if options.rollout.guided.probability > 0:
         yield f"rollout.guided.probability needs a teacher with the student's tokenizer, but {other}. Leave it out."
     if "teacher" in _reads(traits(name)):
@@ -206,13 +216,19 @@ def of_translation(options: TrainOptions, teacher: Path) -> Refusals:
 def _of_teachers(options: TrainOptions) -> Refusals:
     """Check several teachers."""
     if not options.teachers:
+        yield from of_one_teacher(options.score)
         return
     if options.teacher is not None:
         yield "teachers and teacher both name a teacher. Give one of the two; *=MODEL is the teacher of all other problems."
     if options.score.teacher_url is not None:
-        yield "score.teacher_url is the server of one teacher, but teachers names several. Leave one of the two out."
+        yield (
+            "score.teacher_url is the server of one teacher, but teachers names several. Give each server as "
+            "--score.teacher-urls KEY=URL."
+        )
     try:
-        routes_of(options.teachers)
+        for route in with_servers(routes_of(options.teachers), options.score.teacher_urls):
+            if route.url is not None:
+                yield from _of_address("score.teacher_urls", route.url)
     except OptionError as error:
         yield str(error)
 
@@ -427,8 +443,8 @@ def _of_system(options: TrainOptions) -> Refusals:
             f"algorithm.name = {name} adds the answer to the problem's prompt, but the prompt comes from environment = "
             f"{options.environment}. Choose another system, or leave --environment out."
         )
-    if options.score.teacher_url is not None:
-        yield from _of_served_teacher(options.algorithm, system, by_entropy="teacher_entropy" in reads)
+    if options.score.teacher_url is not None or options.score.teacher_urls:
+        yield from _of_served_teacher(options, system, by_entropy="teacher_entropy" in reads)
         if options.score.teacher_server == "llamacpp" and "teacher" in reads:
             yield (
                 f"algorithm.name = {name} reads the teacher's log-probability of every token, but llama.cpp's server only "
@@ -492,22 +508,23 @@ def _of_outcome(options: AlgorithmOptions, system: SystemTraits) -> Refusals:
             )
 
 
-def _of_served_teacher(options: AlgorithmOptions, system: SystemTraits, *, by_entropy: bool) -> Refusals:
+def _of_served_teacher(options: TrainOptions, system: SystemTraits, *, by_entropy: bool) -> Refusals:
     """Check that a server is enough as teacher. It only returns log-probabilities of the sampled tokens."""
+    name, given = options.algorithm.name, "score.teacher_urls" if options.score.teacher_urls else "score.teacher_url"
     if system.context is not None:
         yield (
-            f"algorithm.name = {options.name} uses the student itself as its teacher, not a model on a server. Leave "
-            "score.teacher_url out."
+            f"algorithm.name = {name} uses the student itself as its teacher, not a model on a server. Leave "
+            f"{given} out."
         )
-    if options.divergence == "exact":
+    if options.algorithm.divergence == "exact":
         yield (
             "algorithm.divergence = exact needs the teacher's log-probability of every candidate, but a server only returns "
-            "those of the sampled tokens. Use sampled, or leave score.teacher_url out."
+            f"those of the sampled tokens. Use sampled, or leave {given} out."
         )
     if by_entropy:
         yield (
-            f"algorithm.name = {options.name} weights by the teacher's entropy, which a server does not return. Choose another "
-            "rule, or leave score.teacher_url out."
+            f"algorithm.name = {name} weights by the teacher's entropy, which a server does not return. Choose another "
+            f"rule, or leave {given} out."
         )
 
 

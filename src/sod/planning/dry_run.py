@@ -121,11 +121,7 @@ def _read_training(text: "DryRun", options: TrainOptions) -> "tuple[Found, list[
         if options.score.teacher_url:
             text.add("reads", f"teacher  on the server {options.score.teacher_url}; its memory is not counted here")
     else:
-        models = dict.fromkeys(route.model for route in routes_of(options.teachers))
-        teachers = [text.read_model("teacher", model) for model in models]
-    if not _is_own_teacher(options):
-        for model in [options.teacher] if options.teacher else [route.model for route in routes_of(options.teachers)]:
-            text.check_tokens(options, model)
+        teachers = text.read_teachers(options)
     if options.has_reference:
         text.add(
             "reads", "start    the initial student, which the divergence of learn.kl or kl_in_reward is measured from"
@@ -134,7 +130,10 @@ def _read_training(text: "DryRun", options: TrainOptions) -> "tuple[Found, list[
     held_out = [
         text.read("validate", find_benchmark(name, options.validate.data_dir)) for name in options.validate.data
     ]
-    text.check_template(options.student, options.chat)
+    chat = text.check_template(options.student, options.chat)
+    if not _is_own_teacher(options):
+        for model in [options.teacher] if options.teacher else [route.model for route in routes_of(options.teachers)]:
+            text.check_tokens(options, options.student, model, chat)
     if ":" in name:
         text.add("reads", f"rule     {name}")
     if (rates := options.problems.rates) is not None:
@@ -155,7 +154,8 @@ def _of_training(options: TrainOptions) -> "DryRun":
     text, name, is_own = DryRun.of("train", options), options.algorithm.name, _is_own_teacher(options)
     student, teachers, data, held_out = _read_training(text, options)
     text.write(options.out, resume=options.resume)
-    options = options.model_copy(update={"rollout": text.fitting(options.rollout, student, *teachers)})
+    on_servers = [found for found, _ in text.served]
+    options = options.model_copy(update={"rollout": text.fitting(options.rollout, student, *teachers, *on_servers)})
     text.check_what_is_named(options, None if is_own or not teachers else teachers[0])
 
     rollout, learn = options.rollout, options.learn
@@ -170,7 +170,7 @@ def _of_training(options: TrainOptions) -> "DryRun":
         tokens_of_trajectories(options.updates * trajectories, rollout),
         *validations(options.validate, held_out, options.updates, f"problems x {options.validate.samples} samples"),
     )
-    if options.score.teacher_url and teachers:
+    if (options.score.teacher_url and teachers) or on_servers:
         text.add("teacher", *exchanged_tokens(options))
     if rollout.resample > 1:
         text.add("does", f"up to {rollout.resample:g} times as many attempts, where verdicts have no contrast")
@@ -181,7 +181,9 @@ def _of_training(options: TrainOptions) -> "DryRun":
     if student.shape is None or len(shapes) < len(teachers):
         return text.without_shape(student=student, teacher=next((each for each in teachers if not each.shape), None))
     shape, scorer = student.shape, largest(shapes)
-    text.check_length(rollout, {"student": shape, **{f"teacher {each.name}": each.shape for each in teachers}})
+    text.check_length(
+        rollout, {"student": shape, **{f"teacher {each.name}": each.shape for each in [*teachers, *on_servers]}}
+    )
     text.check_processes(student)
     text.check_share(options, shape)
     savings = savings_of_learner(learn, text.processes)
@@ -223,7 +225,9 @@ def _of_evaluation(options: EvalOptions) -> "DryRun":
         else None
     )
     benchmarks = [text.read("data", find_benchmark(name, options.data_dir)) for name in options.data]
-    text.check_template(options.model, options.chat)
+    chat = text.check_template(options.model, options.chat)
+    if options.teacher is not None:
+        text.check_tokens(options, options.model, options.teacher, chat)
     text.add("writes", str(options.out))
     options = options.model_copy(update={"rollout": text.fitting(options.rollout, None if served else model, teacher)})
     text.check_what_is_named(options, teacher)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from sod.config import HeldOutOptions, OptimiserOptions, SamplingOptions, SftOptions, TrainOptions
-from sod.config.teachers import routes_of
+from sod.config.teachers import routes_of, with_servers
 from sod.planning.budgets import longest
 from sod.planning.inventory import Device, Found, as_bytes, as_count, as_time, brief, find_device, find_model
 from sod.planning.memory import ITEMSIZE, AnyShape, Shape, exchanged_bytes, type_of
@@ -102,7 +102,8 @@ def estimate(options: TrainOptions, processes: int) -> dict[str, float] | None:
     if device is None or not device.is_gpu:
         return None
     student = find_model(options.student).shape
-    models = [options.teacher] if options.teacher else [route.model for route in routes_of(options.teachers)]
+    routes = with_servers(routes_of(options.teachers), options.score.teacher_urls)
+    models = [options.teacher] if options.teacher else [route.model for route in routes if route.url is None]
     shapes = [find_model(model).shape for model in models]
     known = [shape for shape in shapes if isinstance(shape, Shape)]
     if not isinstance(student, Shape) or len(known) < len(shapes):

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sod.config import ChatOptions, EvalOptions, SamplingOptions, SftOptions, TrainOptions
+from sod.config import ChatOptions, EvalOptions, SamplingOptions, ScoreOptions, SftOptions, TrainOptions
+from sod.config.teachers import routes_of, with_servers
 from sod.errors import ModelError, OptionError, RunError, TemplateError
 from sod.model.lengths import SomeSampling, capped
 from sod.planning.budgets import Memory, by_part, longest, sampling_bytes, vllm_bytes
@@ -31,6 +32,7 @@ from sod.planning.text import Text
 from sod.processes.distributed import place
 from sod.runs.files import sha256_of_file
 from sod.runs.results import read_results
+from sod.tools.python import INTERPRETER, interpreter_schema
 
 if TYPE_CHECKING:
     from sod.chat.format import ChatFormat
@@ -48,6 +50,8 @@ class DryRun(Text):
     first: list[str] = field(default_factory=list)
     commands: set[str] = field(default_factory=set)
     """Steps of `first` that are commands to type. All other steps are refusals."""
+    served: list[tuple[Found, ScoreOptions]] = field(default_factory=list)
+    """Of several teachers those on servers, each with its options."""
     last: str = ""
     """The command to type after all steps in `first`."""
     peak: int | None = None
@@ -134,28 +138,65 @@ class DryRun(Text):
             return min(found, most)
         return None
 
-    def check_tokens(self, options: TrainOptions, teacher: Path) -> None:
-        """Check a teacher with another tokenizer than the student's, if both tokenizers are local."""
-        ours, theirs = find_tokenizer(options.student), find_tokenizer(teacher)
+    def check_tokens(
+        self, options: TrainOptions | EvalOptions, student: Path, teacher: Path, chat: "ChatFormat | None"
+    ) -> None:
+        """Check a teacher with another tokenizer than the student's as a run does, if both tokenizers are local.
+
+        `chat`: the student's format, or None without one that works. A probe has a call if the interpreter is a tool.
+        """
+        ours, theirs = find_tokenizer(student), find_tokenizer(teacher)
         if ours is None or theirs is None or ours == theirs:
             return
-        from sod.chat.teacher import teacher_chat  # Transformers take seconds to import
-        from sod.model.loading import load_tokenizer
+        from sod.model.loading import load_tokenizer  # Transformers take seconds to import
 
         with self.refusals():
-            own = load_tokenizer(theirs)
-            if own.get_vocab() != load_tokenizer(ours).get_vocab():
-                self.add("reads", f"spans    of text, because {teacher} has another tokenizer than the student")
-                self.first += of_translation(options, teacher)
-                teacher_chat(own, theirs, options.score, thinking=options.chat.thinking)
+            tokenizer = load_tokenizer(ours)
+            if load_tokenizer(theirs).get_vocab() == tokenizer.get_vocab():
+                return
+            self.add("reads", f"spans    of text, because {teacher} has another tokenizer than the student")
+            self.first += of_translation(options, teacher)
+            if chat is None:
+                return
+            from sod.teachers import TeacherSetup
+            from sod.teachers.translated import Translation
+
+            Translation(
+                TeacherSetup(
+                    folder=theirs,
+                    tokenizer=tokenizer,
+                    network=options.network,
+                    score=options.score,
+                    rollout=options.rollout,
+                    microbatch_tokens=0,  # no pass is computed
+                    chat=chat,
+                    tools=[interpreter_schema()] if INTERPRETER in options.tool.use else [],
+                    thinking=options.chat.thinking,
+                )
+            )
 
     def check_what_is_named(self, options: TrainOptions | EvalOptions, teacher: Found | None) -> None:
-        """Add the user's own tools, and the command that starts the teacher's server."""
+        """Add the user's own tools, and the command that starts each teacher's server."""
         for name in options.tool.own:
             self.add("reads", f"tool     {name}")
-        if teacher and options.score.teacher_url and is_address(options.score.teacher_url):
-            self.first.append(f"Start the teacher's server, unless it is running: {serving(teacher.name, options)}")
-            self.commands.add(self.first[-1])
+        for found, score in [*([(teacher, options.score)] if teacher else []), *self.served]:
+            if score.teacher_url and is_address(score.teacher_url):
+                command = serving(found.name, options.model_copy(update={"score": score}))
+                self.first.append(f"Start the teacher's server, unless it is running: {command}")
+                self.commands.add(self.first[-1])
+
+    def read_teachers(self, options: TrainOptions) -> list[Found]:
+        """Look up several teachers. -> those on this machine; `served` gets the others"""
+        here: list[Found] = []
+        routes = with_servers(routes_of(options.teachers), options.score.teacher_urls)
+        for route in {(each.model, each.url, each.served_name): each for each in routes}.values():
+            found = self.read_model("teacher", route.model, served=route.url is not None)
+            if route.url is None:
+                here.append(found)
+            else:
+                self.add("reads", f"teacher  on the server {route.url}; its memory is not counted here")
+                self.served.append((found, route.score(options.score)))
+        return here
 
     def read_model(self, what: str, model: Path, *, served: bool = False) -> Found:
         """Look up a model. Unless it is on a server, also check its config.json for unsupported features."""

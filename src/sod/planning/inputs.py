@@ -22,7 +22,7 @@ from sod.config import (
 )
 from sod.config.chat import BUILT_IN_TEMPLATE
 from sod.config.recipes import read_recipe
-from sod.config.teachers import routes_of
+from sod.config.teachers import routes_of, with_servers
 from sod.datasets import check_name, to_fetch
 from sod.datasets.rows import check_file
 from sod.engines import ENGINES
@@ -49,7 +49,8 @@ def check_inputs(options: Options) -> None:
                 for name in options.validate.data:
                     check_name(name)
             _models(options.student, options.teacher if options.score.teacher_url is None else None)
-            _models(*(route.model for route in routes_of(options.teachers)))
+            routes = with_servers(routes_of(options.teachers), options.score.teacher_urls)
+            _models(*(route.model for route in routes if route.url is None))
         case EvalOptions(dry_run=False):
             _templates(options.chat.template)
             for name in options.data:

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 TOGETHER_SECONDS = 3.0
+COPY_SECONDS = 0.5
+"""A person presses Ctrl-C again after a longer time, and programs forward a signal within a shorter one."""
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 RESUMED = ("sft", "train")
 """Commands that continue with --resume."""
@@ -90,21 +92,31 @@ def receive(number: int, frame: FrameType | None = None) -> None:
 
 @contextmanager
 def calling(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` at the first Ctrl-C, SIGTERM or SIGHUP instead of raising. A second signal raises. Only in the main thread."""
+    """Call `stop` at the first Ctrl-C, SIGTERM or SIGHUP instead of raising. Only in the main thread.
+
+    A later signal raises. Copies within `COPY_SECONDS` are ignored: `timeout` and `uv run` forward a signal that the terminal has
+    sent to this process as well.
+    """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, *SIGNALS)}
+    since: float | None = None
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def first(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        restore()
-        stop()
+    def called(number: int, frame: FrameType | None) -> None:
+        del frame
+        nonlocal since
+        if since is None:
+            since = time.monotonic()
+            stop()
+        elif time.monotonic() - since > COPY_SECONDS:
+            restore()
+            signal.raise_signal(number)
 
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
-            signal.signal(number, first)
+            signal.signal(number, called)
     try:
         yield
     finally:

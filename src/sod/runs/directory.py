@@ -10,6 +10,7 @@
     best                  link to the checkpoint with the best validation, which is never deleted
     results.json          results of `sod eval`; results.md has the same as a table
     calibration.json      results of `sod calibrate`; continuations.jsonl is in the same directory
+    open/                 conversations of `sod serve` that are under way (`sod.serving.open_files`)
     run.lock              exists only while a process uses the directory, or after that process was killed
     end.json              how the run ended: finished, stopped by an alarm, interrupted, or failed (`sod.runs.ends`)
 

@@ -70,6 +70,11 @@ class Teacher(ABC):
     """Whether it has a log-probability of each of the student's tokens. False: of spans, whose signal the tokens share, or upper
     bounds for the less likely tokens."""
 
+    has_spans = False
+    """Whether it scores spans of text (`ScoredBatch.span_share_BT`)."""
+    has_bounds = False
+    """Whether some of its log-probabilities are upper bounds (`ScoredBatch.outside_BT`)."""
+
     @abstractmethod
     async def score(self, batch: Batch) -> Scores:
         """Score a batch with `sod.processes.concurrency.compute` or on a server. Several batches may be scored at once."""

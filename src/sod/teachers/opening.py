@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from sod.config import ScoreOptions
-from sod.config.teachers import Route
+from sod.config.teachers import Route, with_servers
 from sod.datasets.rows import fingerprint_model
 from sod.model.hub import model_folder
 from sod.model.loading import load_tokenizer
@@ -24,8 +24,11 @@ from sod.teachers.translated import TranslatedTeacher
 
 
 def teacher_folder(teacher: Path, options: ScoreOptions) -> Path:
-    """Return the directory of the teacher; for a remote teacher, of its tokenizer, without weights. Raises ModelError."""
-    return model_folder(teacher, weights=options.teacher_url is None)
+    """Return the directory of the teacher; for a remote teacher, of its tokenizer, without weights. Raises ModelError.
+
+    Of several teachers, `Route.score` has the options of each. Without it, none needs weights if one is remote.
+    """
+    return model_folder(teacher, weights=options.teacher_url is None and not options.teacher_urls)
 
 
 def fingerprint_teacher(folder: Path, options: ScoreOptions) -> str:
@@ -67,11 +70,15 @@ def open_teacher(loop: Runner, setup: TeacherSetup, ranks: Ranks) -> Iterator[Te
 
 @contextmanager
 def open_teachers(loop: Runner, setup: TeacherSetup, routes: Sequence[Route], ranks: Ranks) -> Iterator[Teacher]:
-    """Open the teacher of each route, as `open_teacher` does; a model in two routes is opened once. Ignore `setup.folder`."""
+    """Open the teacher of each route, as `open_teacher` does; one that two routes share is opened once. Ignore `setup.folder`."""
     with ExitStack() as stack:
-        models = dict.fromkeys(route.model for route in routes)
-        opened: dict[Path, Teacher] = {}
-        for model in models:
-            own = replace(setup, folder=teacher_folder(model, setup.score))
-            opened[model] = stack.enter_context(open_teacher(loop, own, ranks))
-        yield SeveralTeachers(routes, opened)
+        teachers: dict[str, Teacher] = {}
+        opened: dict[tuple[Path, str | None, str | None], Teacher] = {}
+        for route in with_servers(routes, setup.score.teacher_urls):
+            place = (route.model, route.url, route.served_name)
+            if place not in opened:
+                score = route.score(setup.score)
+                own = replace(setup, folder=teacher_folder(route.model, score), score=score)
+                opened[place] = stack.enter_context(open_teacher(loop, own, ranks))
+            teachers[route.key] = opened[place]
+        yield SeveralTeachers(routes, teachers)

@@ -206,6 +206,7 @@ class ServerTeacher(Teacher):
 
     def save(self, folder: Path) -> None:
         """Write the log-probabilities of TEXT."""
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / PROOF_FILE, {"kind": self._kind, "logprobs": self._first})
 
     def restore(self, folder: Path) -> None:
@@ -257,7 +258,8 @@ class ServerTeacher(Teacher):
         ids = self._encode(PROBE_TEXT)
         await self._model.meet(options.teacher_served_name)
         self._dialect = await recognised(self._model, self._tokenizer, options, ids)
-        self.scores_tokens = self._dialect.exact and self._translation is None
+        self.has_bounds, self.has_spans = not self._dialect.exact, self._translation is not None
+        self.scores_tokens = not self.has_bounds and not self.has_spans
         self._slots = asyncio.Semaphore(self._dialect.at_once)
         if self._translation is None:
             self._model.check_context(_longest(rollout) + 1, "rollout.max_prompt_tokens + rollout.max_tokens + 1")

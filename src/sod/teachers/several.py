@@ -1,5 +1,6 @@
 """Several teachers in one run: each problem has one of them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,21 +15,24 @@ from sod.config.teachers import REST, Route
 from sod.errors import DataError
 from sod.runs.metrics import of_steps
 from sod.teachers import Scores, Teacher
-from sod.teachers.translated import TranslatedTeacher
 from sod.types import Problem
 
 SHOWN = ("steps/d", "steps/w_after_first", "teacher/aligned_share")
 """Metrics of each teacher."""
+FOLDER = "teachers"
+"""Folder of a checkpoint with a folder for each teacher that has something to save."""
 
 
 class SeveralTeachers(Teacher):
-    """Scores each group with the teacher of its problem. `teachers`: by the model of a route; two routes may share one."""
+    """Scores each group with the teacher of its problem. `teachers`: by the key of a route; two routes may share one."""
 
-    def __init__(self, routes: Sequence[Route], teachers: Mapping[Path, Teacher]):
-        self._routes, self._teachers = list(routes), dict(teachers)
-        self._needs_spans = any(isinstance(teacher, TranslatedTeacher) for teacher in teachers.values())
-        self.scores_candidates = all(teacher.scores_candidates for teacher in teachers.values())
-        self.scores_tokens = all(teacher.scores_tokens for teacher in teachers.values())
+    def __init__(self, routes: Sequence[Route], teachers: Mapping[str, Teacher]):
+        self._routes, self._by_key = list(routes), dict(teachers)
+        self._teachers = list(dict.fromkeys(teachers.values()))
+        self.has_spans = any(teacher.has_spans for teacher in self._teachers)
+        self.has_bounds = any(teacher.has_bounds for teacher in self._teachers)
+        self.scores_candidates = all(teacher.scores_candidates for teacher in self._teachers)
+        self.scores_tokens = all(teacher.scores_tokens for teacher in self._teachers)
 
     def route(self, problem: Problem) -> Route:
         """Return the route of a problem: the first that takes it. Raise DataError if there is none."""
@@ -42,46 +46,57 @@ class SeveralTeachers(Teacher):
 
     def parts(self) -> list[tuple[Route, Teacher]]:
         """Return each route with its teacher."""
-        return [(route, self._teachers[route.model]) for route in self._routes]
+        return [(route, self._by_key[route.key]) for route in self._routes]
 
     def _of(self, batch: Batch) -> Teacher:
         """Return the teacher of a group. An empty group has any."""
-        model = self.route(batch.trajectories[0].problem).model if len(batch) else self._routes[0].model
-        return self._teachers[model]
+        route = self.route(batch.trajectories[0].problem) if len(batch) else self._routes[0]
+        return self._by_key[route.key]
 
     async def score(self, batch: Batch) -> Scores:
         return await self._of(batch).score(batch)
 
     async def scored(self, batch: ScoredBatch) -> ScoredBatch:
-        return self._with_spans(await self._of(batch).scored(batch))
+        return self._joinable(await self._of(batch).scored(batch))
 
-    def _with_spans(self, batch: ScoredBatch) -> ScoredBatch:
-        """Add the spans that a teacher with another tokenizer has, so that batches can be joined. One token is one span."""
-        if not self._needs_spans or batch.span_share_BT is not None:
-            return batch
-        return replace(batch, span_share_BT=batch.mask_BT.float())
+    def _joinable(self, batch: ScoredBatch) -> ScoredBatch:
+        """Add what only other teachers have, because batches that are joined lose what one of them lacks.
+
+        One token is one span, and no log-probability is a bound.
+        """
+        if self.has_spans and batch.span_share_BT is None:
+            batch = replace(batch, span_share_BT=batch.mask_BT.float())
+        if self.has_bounds and batch.outside_BT is None:
+            batch = replace(batch, outside_BT=torch.zeros_like(batch.student_BT))
+        return batch
 
     def finish(self, batches: Sequence[ScoredBatch]) -> list[ScoredBatch]:
         """Let each teacher finish its batches, one teacher after the other, in the same order in every process."""
         finished = list(batches)
-        for teacher in self._teachers.values():
+        for teacher in self._teachers:
             places = [at for at, batch in enumerate(batches) if self._of(batch) is teacher]
             for at, batch in zip(places, teacher.finish([batches[at] for at in places]), strict=True):
-                finished[at] = self._with_spans(batch)
+                finished[at] = self._joinable(batch)
         return finished
 
     def take_busy_seconds(self) -> float:
-        return sum(teacher.take_busy_seconds() for teacher in self._teachers.values())
+        return sum(teacher.take_busy_seconds() for teacher in self._teachers)
+
+    def take_costs(self) -> dict[str, float]:
+        costs = Counter[str]()
+        for teacher in self._teachers:
+            costs.update(teacher.take_costs())
+        return dict(costs)
 
     async def confirm(self) -> None:
-        for teacher in self._teachers.values():
+        for teacher in self._teachers:
             await teacher.confirm()
 
     def check(self, problems: Sequence[Problem]) -> None:
         """Raise DataError if a problem has no teacher, or lacks something that its teacher requires."""
-        of = [(problem, self.route(problem).model) for problem in problems]
-        for model, teacher in self._teachers.items():
-            teacher.check([problem for problem, own in of if own == model])
+        of = [(problem, self._by_key[self.route(problem).key]) for problem in problems]
+        for teacher in self._teachers:
+            teacher.check([problem for problem, own in of if own is teacher])
 
     def metrics(self, batch: ScoredBatch, options: AlgorithmOptions) -> dict[str, float]:
         """Return the share of the trajectories, the divergence and the weights of each teacher."""
@@ -98,5 +113,13 @@ class SeveralTeachers(Teacher):
         return found
 
     def follow(self, student: PreTrainedModel) -> None:
-        for teacher in self._teachers.values():
+        for teacher in self._teachers:
             teacher.follow(student)
+
+    def save(self, folder: Path) -> None:
+        for route, teacher in self.parts():
+            teacher.save(folder / FOLDER / route.name)
+
+    def restore(self, folder: Path) -> None:
+        for route, teacher in self.parts():
+            teacher.restore(folder / FOLDER / route.name)

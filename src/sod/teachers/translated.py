@@ -109,6 +109,7 @@ class TranslatedTeacher(LocalTeacher):
 
     scores_candidates = False
     scores_tokens = False
+    has_spans = True
 
     def __init__(self, setup: TeacherSetup):
         if setup.score.shard_teacher:

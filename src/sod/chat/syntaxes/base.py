@@ -2,6 +2,7 @@
 
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +11,8 @@ from typing import Any, Protocol
 from sod.types import MalformedCall, ToolCall
 
 THOUGHT_CLOSE = "</think>"
+CLOSINGS = 16
+"""Closing tags of a call that are tried, because its values may contain some. More would take quadratic time."""
 _SPACE = re.compile(r"\s*")
 Parameters = Mapping[str, Mapping[str, Any]]
 """The JSON schema of each tool's arguments, by the tool's name. Syntaxes whose arguments are plain text need it."""
@@ -57,14 +60,27 @@ def malformed(syntax: Syntax, start: int, end: int, reason: str, text: str) -> B
 
 
 @lru_cache(maxsize=16)
-def last_index(text: str, tag: str) -> int:
-    """Return where the last `tag` begins, or -1. Cached, so that a turn with very many tags is read in linear time."""
-    return text.rfind(tag)
+def places_of(text: str, tag: str) -> Sequence[int]:
+    """Return where each `tag` begins. Cached, so that a turn with very many tags is read in linear time."""
+    places: list[int] = []
+    at = text.find(tag)
+    while at >= 0:
+        places.append(at)
+        at = text.find(tag, at + 1)
+    return places
 
 
-def find_close(text: str, tag: str, at: int) -> int:
-    """Return where the next `tag` begins, or -1."""
-    return text.find(tag, at) if at <= last_index(text, tag) else -1
+def find_close(text: str, tag: str, at: int, number: int = 1) -> int:
+    """Return where the next `tag` begins, or -1. `number` = 2: the one after it, and so on."""
+    places = places_of(text, tag)
+    found = bisect_left(places, at) + number - 1
+    return places[found] if found < len(places) else -1
+
+
+def reach(text: str, tag: str, at: int) -> int:
+    """Return how far a call may extend that begins at `at`, because its values may contain `CLOSINGS` of its closing tags."""
+    found = find_close(text, tag, at, CLOSINGS)
+    return len(text) if found < 0 else found
 
 
 def end_of_block(text: str, tag: str, at: int) -> int:

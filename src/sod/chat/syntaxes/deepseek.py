@@ -6,6 +6,6 @@ DEEPSEEK = NamedJson(
     "deepseek",
     before="(?:<｜tool▁calls▁begin｜>)?<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>)?",
     between=r"(?:<｜tool▁sep｜>|\n```json\n)",
-    after=r"(?:```)?\s*<｜tool▁call▁end｜>(?:\s*<｜tool▁calls▁end｜>)?",
+    after=r"(?:```)?\s*+<｜tool▁call▁end｜>(?:\s*<｜tool▁calls▁end｜>)?",
     example="<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>%s<｜tool▁sep｜>%s<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
 )

@@ -2,13 +2,13 @@
 
 import re
 
-from sod.chat.syntaxes.base import Block, Parameters, end_of_block, find_close, malformed, properties_of, typed
+from sod.chat.syntaxes.base import Block, Parameters, end_of_block, find_close, malformed, properties_of, reach, typed
 from sod.chat.syntaxes.xml import value_text
 from sod.types import ToolCall
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _ATTEMPT = re.compile(r"[\w{<\[]|\s*\n")
-_NAME = re.compile(r"\s*([\w.\-]+)[ \t]*\n?\s*(?=<arg_key>|</tool_call>)")
+_NAME = re.compile(r"\s*([\w.\-]+)\s*+(?=<arg_key>|</tool_call>)")
 _KEY = re.compile(r"\s*<arg_key>([^<]+)</arg_key>\s*<arg_value>")
 _END = re.compile(r"\s*</tool_call>")
 _VALUE_END = "</arg_value>"
@@ -37,9 +37,10 @@ class Glm:
         if found is None:
             return malformed(self, start, until, "the name of the tool is missing", text)
         schemas, arguments, here = properties_of(parameters, found[1]), {}, found.end()
+        most = reach(text, _CLOSE, at)
         while key := _KEY.match(text, here):
             end = find_close(text, _VALUE_END, key.end())
-            if end < 0:
+            if end < 0 or end > most:
                 return malformed(self, start, until, "an argument has no closing tag", text)
             arguments[key[1].strip()] = typed(text[key.end() : end], schemas.get(key[1].strip()))
             here = end + len(_VALUE_END)

@@ -17,7 +17,8 @@ _END = re.compile(r"\s*(?:<\|call\|>|<\|end\|>|\Z)")
 class Harmony:
     name = "harmony"
     opener = re.compile(
-        r"(?:<\|start\|>assistant)?(?:(?<![ \t])[ \t]*to=[^\s<]+[ \t]*)?<\|channel\|>(?:commentary|analysis)\b[^<]*"
+        r"(?:<\|start\|>assistant)?(?:(?:(?<![ \t])[ \t]+|(?<![^\s>]))to=[^\s<>]++[ \t]*+)?"
+        r"<\|channel\|>(?:commentary|analysis)\b[^<]*"
         r"(?:<\|constrain\|>[^<]*)?<\|message\|>"
     )
     help = (

@@ -12,6 +12,7 @@ SHORTEST_PART = 256
 LONGEST_WORD = 16
 """More characters than any word or escape of JSON has."""
 NAMES, ARGUMENTS = ("name", "tool_name"), ("arguments", "parameters")
+TOO_DEEP = "invalid JSON (too deep a nesting)"
 _BESIDE = {"id", "type", "tool_call_id"}
 """Keys of a call that are unrelated to its arguments."""
 
@@ -74,4 +75,4 @@ def json_error(error: ValueError | RecursionError) -> str:
     """Return the reason for a failure of `DECODER`. ValueError is also raised for integers with thousands of digits."""
     if isinstance(error, json.JSONDecodeError):
         return f"invalid JSON ({error.msg})"
-    return "invalid JSON (too long a number or too deep a nesting)"
+    return TOO_DEEP if isinstance(error, RecursionError) else "invalid JSON (too long a number)"

@@ -4,7 +4,7 @@ import json
 import re
 
 from sod.chat.syntaxes.base import Block, Parameters, find_close, malformed
-from sod.chat.syntaxes.json_calls import call_of, decode
+from sod.chat.syntaxes.json_calls import TOO_DEEP, call_of, decode
 from sod.types import ToolCall
 
 _TAG = "<|python_tag|>"
@@ -14,7 +14,7 @@ _LINE_END = re.compile(r"[ \t]*(?:;|\n|\Z)|[ \t]*(?=<\|)")
 
 class Llama:
     name = "llama"
-    opener = re.compile(r"(?:<\|python_tag\|>|\A|(?<=[\n;])(?<!\n\n)|(?<=</think>))\s*(?=\{)|<\|python_tag\|>")
+    opener = re.compile(r"(?:<\|python_tag\|>|\A|(?<=[\n;])|(?<=</think>))\s{0,64}+(?=\{)|<\|python_tag\|>")
     help = 'Write {"name": "TOOL", "parameters": {...}} with valid JSON on a line of its own and try again.'
 
     def write(self, call: ToolCall) -> str:
@@ -28,6 +28,8 @@ class Llama:
         until = len(text) if until < 0 else until
         decoded = decode(text, at)
         if isinstance(decoded, str):
+            if decoded == TOO_DEEP:  # the levels below would each be read again
+                until = len(text)
             return malformed(self, start, until, decoded, text)
         value, end = decoded
         call = call_of(value)

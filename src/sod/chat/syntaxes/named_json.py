@@ -54,8 +54,8 @@ class NamedJson:
 
     @cached_property
     def _name(self) -> re.Pattern[str]:
-        return re.compile(rf"\s*(?:functions\.)?([\w.\-/]+?)(?::\d+)?\s*{self.between}\s*")
+        return re.compile(rf"\s*(?:functions\.)?([\w.\-/]+?)(?::\d+)?\s*{self.between}\s*+")
 
     @cached_property
     def _closing(self) -> re.Pattern[str]:
-        return re.compile(rf"\s*{self.after}")
+        return re.compile(rf"\s*+{self.after}")

@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sod.chat.syntaxes.base import Block, Parameters, find_close, malformed, properties_of
+from sod.chat.syntaxes.base import CLOSINGS, Block, Parameters, find_close, malformed, properties_of
 from sod.types import ToolCall
 
 _JSON_WORDS = {"true": True, "false": False, "null": None}
-CLOSINGS = 16
-"""Closing tags that are tried, because a string may contain one."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class PythonLists:
     def opener(self) -> re.Pattern[str]:
         if self.open:
             return re.compile(re.escape(self.open))
-        return re.compile(r"(?:\A|(?<=\n)(?<!\n\n)|(?<=</think>))\s*(?=\[\s*[A-Za-z_][\w.]*\((?:\s*\w+\s*=|\s*\)))")
+        return re.compile(r"(?:\A|(?<=\n)|(?<=</think>))\s{0,64}+(?=\[\s*[A-Za-z_][\w.]*\((?:\s*\w+\s*=|\s*\)))")
 
     @property
     def help(self) -> str:

@@ -60,13 +60,14 @@ class TaggedJson:
         if close < 0:
             return malformed(self, start, len(text), f"no {self.close} at its end", text)
         end = close + len(self.close)
-        read = self._values(text[at:end])
+        inside = self._values(text[at:end])
+        read = inside and (inside[0], at + inside[1])
         reason = ""
         if read is None and (reason := _what_is_wrong(text[at:close], 0, close - at)).startswith(
             "invalid JSON (Unterminated"
         ):
-            read = self._values(text[at:])  # the closing tag may be inside a string
-        return self._block(start, read[0], at + read[1]) if read else malformed(self, start, end, reason, text)
+            read = self._values(text, at)  # the closing tag may be inside a string
+        return self._block(start, *read) if read else malformed(self, start, end, reason, text)
 
     def _block(self, start: int, values: list[Any], end: int) -> Block:
         calls = [call_of(value) for value in values]

@@ -5,18 +5,21 @@ A value is plain text with one line break on each side. Its type is that of the 
 
 import json
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from sod.chat.syntaxes.base import Block, Parameters, end_of_block, find_close, malformed, properties_of, skip, typed
+from sod.chat.syntaxes.base import Block, Parameters, end_of_block, malformed, properties_of, reach, skip, typed
 from sod.types import ToolCall
 
 _ATTEMPT = re.compile(r"\s*[<{\[]")
 _FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\s*")
 _PARAMETER = re.compile(r"\s*<parameter=([^>\n]+)>")
 _FUNCTION_END = re.compile(r"\s*</function>\s*")
-_AFTER_VALUE = re.compile(r"\s*(?:<parameter=[^>\n]+>|</function>)")
 _VALUE_END = "</parameter>"
+_LAST_VALUE_END = re.compile(r"</parameter>(?=\s*(?:<parameter=[^>\n]+>|</function>))")
+"""A closing tag that is not a part of the value."""
 
 
 def value_text(value: Any) -> str:
@@ -55,9 +58,9 @@ class Xml:
         if not _ATTEMPT.match(text, at) or text.startswith(self.close, at):
             return None
         calls: list[ToolCall] = []
-        here = at
+        here, most = at, reach(text, self.close, at)
         while found := _FUNCTION.match(text, here):
-            read = self._arguments(text, found.end(), found[1], parameters)
+            read = self._arguments(text, found.end(), most, found[1], parameters)
             if isinstance(read, str):
                 return malformed(self, start, end_of_block(text, self.close, at), read, text)
             calls.append(ToolCall(name=found[1].strip(), arguments=read[0]))
@@ -70,20 +73,31 @@ class Xml:
             )
         return Block(start, here + len(self.close), calls)
 
-    def _arguments(self, text: str, at: int, tool: str, parameters: Parameters) -> tuple[dict[str, Any], int] | str:
-        """Return the arguments that begin at `at`, and the end of the function. Return the reason if they are malformed."""
+    def _arguments(
+        self, text: str, at: int, most: int, tool: str, parameters: Parameters
+    ) -> tuple[dict[str, Any], int] | str:
+        """Return the arguments that begin at `at`, and the end of the function. Return the reason if they are malformed.
+
+        `most`: the last place where a value may end.
+        """
         schemas, arguments = properties_of(parameters, tool.strip()), {}
         while found := _PARAMETER.match(text, at):
-            end = find_close(text, _VALUE_END, found.end())
-            while end >= 0 and not _AFTER_VALUE.match(text, end + len(_VALUE_END)):
-                end = find_close(text, _VALUE_END, end + 1)  # the closing tag is a part of the value
-            if end < 0:
+            ends = _ends_of_values(text)
+            following = bisect_left(ends, found.end())
+            if following == len(ends) or ends[following] > most:
                 return "a parameter has no closing tag"
+            end = ends[following]
             value, key = text[found.end() : end], found[1].strip()
             arguments[key] = typed(value.removeprefix("\n").removesuffix("\n"), schemas.get(key))
             at = end + len(_VALUE_END)
         close = _FUNCTION_END.match(text, at)
         return (arguments, close.end()) if close else "the function has no closing tag after its parameters"
+
+
+@lru_cache(maxsize=4)
+def _ends_of_values(text: str) -> list[int]:
+    """Return where the closing tag of each value begins. Cached, so that very many broken calls are read in linear time."""
+    return [found.start() for found in _LAST_VALUE_END.finditer(text)]
 
 
 XML = Xml("xml")
