@@ -32,8 +32,8 @@ from sod.chat.conversations import Demonstration, as_messages
 from sod.console.progress import slow_bar
 from sod.datasets.golds import number_text
 from sod.datasets.parquet import parquet_rows
-from sod.datasets.recognising import cells_of, conversation_in, is_missing, plain_kind
-from sod.datasets.spellings import check_answer, check_question
+from sod.datasets.recognising import cells_of, check_text, conversation_in, is_missing, plain_kind
+from sod.datasets.spellings import check_answer, check_question, check_solution
 from sod.errors import DataError
 from sod.moved import keep_old_names
 from sod.rewards.choice import MOST, USUAL, options_in
@@ -277,6 +277,9 @@ def as_problem(row: Row, number: int) -> Problem:
     kind = str(row["kind"]) if "kind" in row else plain_kind(row, text, answer)
     find_kind(kind)
     check_answer(cells, kind)
+    check_text(cells, text, answer if KINDS[kind].gold_is_answer else "")
+    solution = _text(row, extra, "solution")
+    check_solution(kind, answer, solution)
     return Problem(
         id=str(row.get("id", extra.get("index", number))),
         messages=tuple(messages),
@@ -284,7 +287,7 @@ def as_problem(row: Row, number: int) -> Problem:
         kind=kind,
         options=option_count(row.get("choices"), messages[-1]["content"]) if KINDS[kind].has_options else USUAL,
         hint=_text(row, extra, "hint"),
-        solution=_text(row, extra, "solution"),
+        solution=solution,
         labels={name: str(row[name]) for name in LABELS if row.get(name) not in (None, "")},
         environment=str(row.get("environment", "")),
         setting=setting,
