@@ -56,6 +56,8 @@ class Template:
         added = sorted((token for token in tokens if len(token.strip()) > 1), key=len, reverse=True)
         self._added = re.compile("|".join(map(re.escape, added)) or r"(?!)")
         self.hides_tools = HIDES_TOOLS in str(tokenizer.chat_template)
+        self.tells_time = "strftime_now(" in str(tokenizer.chat_template)
+        """Whether the template can write the date."""
         asked, unasked = _tail(self.render([_USER])), _tail(self.render([_USER], prompt=False))
         prompt = asked[len(unasked) :] if asked.startswith(unasked) else asked
         at = min((found for mark in MARKS if (found := prompt.find(mark)) >= 0), default=-1)

@@ -45,6 +45,12 @@ Row = dict[str, Any]
 T = TypeVar("T")
 
 MODEL_FILES = ("config.json", "tokenizer.json", "chat_template.jinja", "*.safetensors")
+FURTHER_FILES = (
+    *("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "*.model", "*.index.json"),
+)
+BLOCKS, BLOCK_BYTES = 512, 1 << 15
+"""Number and size of the blocks of a file of weights that count. A tensor with a 500th of the file has one."""
 CONVERT = "`sod data convert FILE --out OUT` reads other columns."
 _MESSAGES = re.compile(r"\s*(?:array\(\s*)?\[?\s*\{\s*['\"](?:role|content)['\"]\s*:")
 LABELS = ("source", "difficulty", "level", "domain", "subject", "flag")
@@ -160,7 +166,28 @@ def _count_rows(path: Path, demonstrations: bool, size: int, changed: int) -> in
 
 
 def fingerprint_model(folder: Path) -> str:
-    """Return the SHA-256 over name, size, first and last MiB of a model's configuration, tokenizer, chat template and weights."""
+    """Return two SHA-256 digests with a colon between them. Both change if the model's configuration, tokenizer or weights do.
+
+    The first is over name, size, first and last MiB of `MODEL_FILES`. It alone was the fingerprint in earlier versions. The
+    second is over `FURTHER_FILES` and over blocks between the ends of the weights.
+    """
+    return f"{_digest_of_ends(folder)}:{_digest_of_more(folder)}"
+
+
+def _digest_of_more(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(file for pattern in FURTHER_FILES for file in folder.glob(pattern)):
+        digest.update(f"{file.name} ".encode() + file.read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            for at in range(BLOCKS if size > 2 << 20 else 0):
+                opened.seek(at * size // BLOCKS)
+                digest.update(opened.read(BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def _digest_of_ends(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(file for pattern in MODEL_FILES for file in folder.glob(pattern)):
         with file.open("rb") as opened:

@@ -44,7 +44,7 @@ from sod.config.recipes import flat
 from sod.errors import RunError
 from sod.processes.distributed import ALONE, Ranks
 from sod.runs import checkpoints
-from sod.runs.contents import changed_contents, check_contents
+from sod.runs.contents import changed_contents, check_contents, same_input
 from sod.runs.ends import forget_end, write_end
 from sod.runs.files import PARTIAL, append_line, to_json, write_json, write_whole
 from sod.runs.locks import Lock
@@ -374,7 +374,7 @@ class Run:
         if not isinstance(data_before, dict):
             raise self._damaged("environment.json")
         for name in data | data_before:
-            if data_before.get(name) != data.get(name):
+            if not same_input(data_before.get(name), data.get(name)):
                 raise RunError(
                     f"The {name} differs from the one that the run in {self.folder} was started with. Give the original "
                     f"{name} (if it was a run, its exact checkpoint), or choose another --out."
