@@ -258,7 +258,9 @@ def test_settings_of_a_generation_config_that_no_engine_applies_are_listed(folde
     assert unused_generation(load_model(folder, CPU)) == "suppress_tokens = [5], repetition_penalty = 1.3"
 
 
-def test_codes_of_quantised_weights_are_not_taken_for_values(folder: Path) -> None:
+@pytest.mark.parametrize("about", [None, {"quant_method": "of_ours"}])
+def test_codes_of_quantised_weights_are_not_taken_for_values(folder: Path, about: dict[str, str] | None) -> None:
+    change_json(folder / "config.json", **({"quantization_config": about} if about else {}))
     weights = load_file(folder / "model.safetensors")
     name = next(name for name in weights if "up_proj" in name)
     save_file(weights | {name: weights[name].to(torch.int8)}, folder / "model.safetensors", {"format": "pt"})
@@ -289,8 +291,9 @@ def test_a_folder_with_an_adapter_is_refused(folder: Path, whole: bool) -> None:
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "base"}))
     if not whole:
         (folder / "config.json").unlink()
-    with pytest.raises(ModelError, match=r"holds an adapter.*merge_and_unload"):
-        load_model(folder, CPU)
+    for load in (lambda: load_model(folder, CPU), lambda: load_tokenizer(folder)):
+        with pytest.raises(ModelError, match=r"holds an adapter.*merge_and_unload"):
+            load()
 
 
 def test_a_folder_without_a_generation_config_names_no_ends(tmp_path: Path) -> None:

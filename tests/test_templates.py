@@ -127,7 +127,10 @@ def test_a_template_of_hermes_calls_serves_with_the_defaults(tokenizer: PreTrain
     ("before", "role"),
     [
         ("{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}", "system"),
-        ("{% if messages | length == 3 %}{% set messages = messages[2:] %}{% endif %}", "system"),
+        (
+            "{% if messages[0].role == 'system' %}{% set messages = [messages[0], messages[2], messages[1]] %}{% endif %}",
+            "user",
+        ),
     ],
 )
 def test_a_template_that_leaves_out_a_message_of_a_prompt_is_refused(

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.utils import logging
 
 from sod.batching import Batch, microbatches
@@ -65,8 +66,23 @@ def load_model(folder: Path, options: ModelOptions) -> PreTrainedModel:
         raise ModelError(f"The model in {folder} cannot be moved to {device}: {error}") from error
     layer = cast(torch.nn.Linear, model.get_output_embeddings())
     layer.out_features = min(layer.weight.shape[0], _tokens(folder))
-    prove_model(model, folder)
+    try:
+        prove_model(model, folder)
+    except ModelError as error:
+        if (method := quantised(model.config)) is None:
+            raise
+        raise ModelError(
+            f"The model in {folder} is quantised ({method}), and does not compute here as a whole model does. Convert it to "
+            f"bfloat16. ({textwrap.shorten(str(error), LONGEST_ERROR)})"
+        ) from error
     return model
+
+
+def quantised(config: PreTrainedConfig) -> str | None:
+    """Return the method of quantisation that a configuration names; None without one."""
+    about = getattr(config, "quantization_config", None)
+    method = about.get("quant_method") if isinstance(about, dict) else getattr(about, "quant_method", None)
+    return None if about is None else str(getattr(method, "value", method))
 
 
 def check_written(folder: Path) -> None:
@@ -204,7 +220,7 @@ def _check_folder(folder: Path) -> PreTrainedConfig:
             f"{folder} holds two sets of weights: model.safetensors, and the files that model.safetensors.index.json lists. "
             "Remove one of the two sets."
         )
-    if getattr(config, "quantization_config", None) is None:
+    if quantised(config) not in AUTO_QUANTIZER_MAPPING:  # Transformers ignores a method that it does not know
         _refuse_codes(folder)
     return config
 
@@ -222,7 +238,7 @@ def _refuse_codes(folder: Path) -> None:
             if coded:
                 raise ModelError(
                     f"{file} holds {len(coded)} weights that are not fractions, such as {min(coded)} ({coded[min(coded)]}), and "
-                    "config.json has no quantization_config that says what they mean. Convert the model to bfloat16."
+                    "config.json has no quantization_config with a method that Transformers knows. Convert the model to bfloat16."
                 )
 
 
@@ -263,6 +279,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     All callers share the object, so none may change it.
     """
+    _refuse_adapter(folder)
     if not (folder / "tokenizer_config.json").is_file():
         raise ModelError(
             f"{folder} holds no tokenizer: tokenizer_config.json is missing. Save the tokenizer in the model's folder."
