@@ -370,6 +370,11 @@ class Run:
         before = self._stored("environment.json")
         if before is None:
             return None
+        if mixed := _changed_versions(before):
+            logger.warning(
+                f"The run in {self.folder} was started with other versions: {mixed}. If they compute other results, its numbers "
+                "are a mixture."
+            )
         data_before = before.get("data")
         if not isinstance(data_before, dict):
             raise self._damaged("environment.json")
@@ -454,6 +459,17 @@ def describe_environment() -> dict[str, Any]:
         "packages": {name: version(name) for name in packages},
         "arguments": sys.argv,
     }
+
+
+def _changed_versions(before: Mapping[str, Any]) -> str:
+    """Return the versions that differ from those in a run's environment.json, as `sod 1.0, now 1.1`; empty if none does."""
+    now = describe_environment()
+    packages = before.get("packages")
+    then = {"sod": before.get("sod")} | (packages if isinstance(packages, dict) else {})
+    here = {"sod": now["sod"]} | now["packages"]
+    return ", ".join(
+        f"{name} {old}, now {here[name]}" for name, old in then.items() if here.get(name, old) != old and old
+    )
 
 
 def command_of(environment: Mapping[str, Any], options: Mapping[str, Any]) -> str:
