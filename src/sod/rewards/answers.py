@@ -182,6 +182,13 @@ _REWRITES = [
         *((rf"(?<=\d) ?(?:{sign})$", rf"\\text{{ {name} }}") for sign, name in _CURRENCIES.items()),
         (rf"^(-?[\d.,/]*\d) ?({'|'.join(_COUNTERS.split())})$", r"\1\\text{ \2}"),
         (r"(?<=\d)(?:st|nd|rd|th)(?![A-Za-z])", ""),
+        *(
+            (
+                rf"(?<=\d)(:[0-5]\d)\s*(?:\\text\{{\s*)?[{half}{half.upper()}]\.?\s?[mM]\b\.?\s*\}}?$",
+                rf"\1\\text{{ {half}.m.}}",
+            )
+            for half in "ap"
+        ),
         (r"(?<=\d):00(?=\s*(?:\\text\{\s*)?[aApP]\.? ?[mM])", ""),
         (r"^\\text\{\s*(?:negative|minus)\s*\}\s*(?=[\d.\\(])", "-"),
         (r"\\[lr]vert(?![a-z])", "|"),

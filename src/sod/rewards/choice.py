@@ -61,7 +61,7 @@ def _grammar(options: int) -> Grammar:
     return Grammar(
         re.compile(rf"({both})\s*[.):,]?"),
         re.compile(
-            rf"(?:\(\s*({both})\s*\)|\[\s*({both})\s*\]|({upper})(?:\s*[.):]|(?=\s-\s)|(?=\s*{_ARROW})|(?=\s*\([^()]+\)$)))\s*(.*)",
+            rf"(?:\(\s*({both})\s*\)|\[\s*({both})\s*\]|({upper})(?:\s*[.):]|(?=\s-\s)|(?=\s*{_ARROW})|(?=\s+\([^()]+\)$)))\s*(.*)",
             re.DOTALL,
         ),
         re.compile(

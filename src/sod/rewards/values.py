@@ -37,6 +37,8 @@ _TIME = re.compile(r"(?:[01]?\d|2[0-4]):[0-5]\d(?::[0-5]\d)?")
 _PARTS_IN_WORDS = re.compile(
     rf"({'|'.join(NUMBER_WORDS)})[ -]({'|'.join(PART_WORDS)}|halves|(?:{'|'.join(PART_WORDS)})s)"
 )
+_WORD = re.compile(r"(?<=\d )[A-Za-z]{3,} \d")
+"""A word between two numbers: `2 hours 30`."""
 _BELOW_ZERO = re.compile("(?:negative|minus) (.+)")
 SAYINGS = {"all real numbers", "all reals", "real numbers"}
 """Words for the interval of all numbers."""
@@ -97,7 +99,7 @@ def leaf(text: str) -> Form:
     try:
         number = _value(value)
     except Unreadable:
-        return opaque(text) if unit.modulus else replace(opaque(value), unit=unit)
+        return opaque(text) if unit.modulus or _WORD.search(value) else replace(opaque(value), unit=unit)
     if unit.modulus and not _is_remainder(number, unit.modulus):
         return opaque(text)
     return Form("exact", written(number), _symbolic(value), unit=unit)
