@@ -6,8 +6,8 @@ from typing import Any
 
 from sod.config import EvalOptions
 from sod.datasets.rows import fingerprint_model
-from sod.runs.directory import describe_environment
 from sod.runs.results import BenchmarkResults, Numbers, Results
+from sod.runs.resuming import describe_environment
 
 MEASURED = {
     "problems": 30,

@@ -9,8 +9,9 @@ import pytest
 from sod import config
 from sod.config import EvalOptions, RolloutCommandOptions, SftOptions, TrainOptions
 from sod.config.base import CONTENT
+from sod.datasets.rows import fingerprint_model
 from sod.errors import RunError
-from sod.runs.contents import content_digests
+from sod.runs.contents import content_digests, same_input
 from sod.runs.directory import Run
 from sod.types import Problem
 
@@ -144,3 +145,55 @@ def test_a_taskset_of_verifiers_counts_with_its_modules(
     (package / "rubric.py").write_text("new = 1")
     after = content_digests(options, [(Path("data/d.jsonl"), problems)])
     assert [name for name in before if before[name] != after[name]] == [name for name in before if "rubric" in name]
+
+
+# Models
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder with the names and sizes of a model's files."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        (folder / name).write_text("{}")
+    (folder / "model.safetensors").write_bytes(bytes(8 << 20))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "generation_config.json", "merges.txt"])
+def test_every_small_file_of_a_model_counts(model: Path, name: str) -> None:
+    before = fingerprint_model(model)
+    (model / name).write_text('{"eos_token_id": 5}')
+    assert not same_input(before, fingerprint_model(model))
+
+
+def test_a_change_in_the_middle_of_the_weights_counts(model: Path) -> None:
+    """LoRA on one projection changes neither the first nor the last MiB of a file."""
+    before = fingerprint_model(model)
+    with (model / "model.safetensors").open("r+b") as file:
+        file.seek(4 << 20)
+        file.write(b"x" * (64 << 10))
+    assert not same_input(before, fingerprint_model(model))
+
+
+def test_a_model_is_compared_with_the_fingerprint_of_an_earlier_version(model: Path) -> None:
+    now = fingerprint_model(model)
+    earlier, _, more = now.partition(":")
+    assert same_input(earlier, now)
+    assert same_input(now, earlier)
+    assert not same_input("0" * 64, now)
+    assert not same_input(f"{earlier}:{'0' * 64}", now)
+    assert not same_input(more, now)
+    assert not same_input("served m", "served m:latest")
+    assert same_input(None, None)
+    assert not same_input(None, now)
+
+
+def test_a_run_of_an_earlier_version_continues_with_its_model(model: Path, tmp_path: Path) -> None:
+    now = fingerprint_model(model)
+    out, options = tmp_path / "run", train_options()
+    Run.open(options, out, data={"student": now.partition(":")[0]}, files={})
+    Run.open(options, out, data={"student": now}, files={}, resume=True)
+    with pytest.raises(RunError, match="The student differs"):
+        Run.open(options, out, data={"student": "0" * 64}, files={}, resume=True)

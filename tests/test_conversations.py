@@ -249,6 +249,9 @@ REFUSED: list[tuple[list[Message], Any, str]] = [
         TOOLS,
         "must be the `id` of a call",
     ),
+    ([assistant(), user(), assistant()], [], "its first message is the assistant's"),
+    ([user(), assistant(" \n ")], [], "an assistant message is empty"),
+    ([user(), assistant("<think>Two and two")], [], "opens a thought and does not close it"),
 ]
 
 

@@ -439,3 +439,76 @@ def test_a_right_option_that_is_listed_twice_is_refused(tmp_path: Path) -> None:
 )
 def test_options_in_small_letters_are_options(text: str, gold: str, kind: str) -> None:
     assert usable_problem({"prompt": text, "answer": gold}, 1).kind == kind
+
+
+# Rows that would be something else than they say
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"question": "4", "answer": "What you get for 2+2"}, "in each other's columns"),
+        ({"question": r"\boxed{4}", "answer": "the sum"}, "in each other's columns"),
+        ({"question": "Find x.", "answer": "4", "image": "a.png"}, r"a picture or a recording \(`image`\)"),
+        ({"question": "Find x.", "answer": "4", "images": [{"bytes": "x", "path": None}]}, "a picture or a recording"),
+        ({"question": "<image>Find x.", "answer": "4"}, "a picture or a recording"),
+        ({"question": "What is it?", "answer": "8", "solution": r"So it is \boxed{7}."}, "ends with the answer '7'"),
+        ({"question": "Capital?\nA. Rome\nB. Oslo", "answer": "Oslo"}, "the text of option B"),
+        ({"question": "Capital? A) Rome B) Oslo C) Bern. Choose.", "answer": "bern"}, "the text of option C"),
+        ({"question": "Capital?\n(A) Rome\n(B) Oslo", "answer": "1"}, "the number of one of its 2 options"),
+        ({"question": "Capital?\nA. Rome\nB. Oslo", "answer": "C"}, "its text lists 2 options"),
+    ],
+)
+def test_a_row_that_would_be_another_problem_is_refused_by_every_reader(tmp_path: Path, row: Row, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        usable_problem(row, 1)
+    with pytest.raises(DataError, match=words):
+        convert(tmp_path, row)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "2 + 2", "answer": "four"},
+        {"question": "gcd(84,36)?", "answer": "12"},
+        {"question": "Find x.", "answer": "4", "image": {"bytes": None, "path": None}},
+        {"question": "What is it?", "answer": "14", "solution": r"So it is \boxed{\frac{11}{3}}."},
+        {"question": "What is it?", "answer": "1,000", "solution": r"So it is \boxed{1000}."},
+        {"question": "How many?\nA. 4\nB. 5", "answer": "5", "kind": "math"},
+        {"question": "Let\nA: 3 apples\nB: 2 pears\nHow many fruits are in B?", "answer": "2"},
+    ],
+)
+def test_a_row_that_looks_like_one_of_these_is_read(row: Row) -> None:
+    assert usable_problem(row, 1).answer == row["answer"]
+
+
+def test_an_empty_number_of_a_column_is_no_second_column(tmp_path: Path) -> None:
+    rows = [{"question": "2+2?", "answer": 4.0}, {"question": "2+3?", "answer": float("nan")}]
+    assert "needs an answer" in convert(tmp_path, *rows).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("gold", "words"),
+    [
+        ({"inputs": ["2", "2"], "outputs": ["4", "5"]}, "two outputs for the input '2'"),
+        (["assert f(2) == 4", "assert f(2) == 5"], "two results for one call"),
+        (['assert (f(2) == 4, "wrong")'], "a comma where it should compare"),
+        (["assert f(2), 4"], "a comma where it should compare"),
+        (["assert f(2), [4]"], "a comma where it should compare"),
+    ],
+)
+def test_tests_that_no_program_or_almost_every_program_passes_are_refused(gold: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        check_gold("code", json.dumps(gold))
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [
+        {"inputs": ["2", "2"], "outputs": ["4", "5"], "checker": "special"},
+        {"inputs": ["2", "2"], "outputs": ["4", "4.0"]},
+        ['assert f(2) == 4, "wrong"', 'assert f(2) == 4.0, f"wrong {f(2)}"'],
+    ],
+)
+def test_tests_that_a_program_can_pass_are_read(gold: Any) -> None:
+    check_gold("code", json.dumps(gold))

@@ -26,7 +26,7 @@ from sod.engines import Reply, Request
 from sod.engines.hf import HFEngine
 from sod.errors import ModelError, OptionError
 from sod.export.model import plain_model
-from sod.model.forward import end_ids, ends_beside, head
+from sod.model.forward import end_ids, ends_beside, head, unused_generation
 from sod.model.fsdp import _layers
 from sod.model.loading import check_context, load_model, load_tokenizer, score, score_top
 from sod.processes.concurrency import Runner
@@ -244,6 +244,56 @@ def test_every_end_id_of_a_model_ends_what_it_writes(folder: Path) -> None:
         assert len(reply.tokens) <= length
         assert ends_beside(folder) == end_ids(model)
         assert sample(model).stop == "length"  # nothing ends what a probe writes
+
+
+def test_a_damaged_generation_config_is_refused_because_it_may_name_ends(folder: Path) -> None:
+    (folder / "generation_config.json").write_text('{"eos_token_id": [1, ')
+    with pytest.raises(ModelError, match=r"generation_config\.json is not JSON"):
+        load_model(folder, CPU)
+
+
+def test_settings_of_a_generation_config_that_no_engine_applies_are_listed(folder: Path) -> None:
+    assert unused_generation(load_model(folder, CPU)) == ""
+    change_json(folder / "generation_config.json", repetition_penalty=1.3, suppress_tokens=[5], temperature=0.5)
+    assert unused_generation(load_model(folder, CPU)) == "suppress_tokens = [5], repetition_penalty = 1.3"
+
+
+@pytest.mark.parametrize("about", [None, {"quant_method": "of_ours"}])
+def test_codes_of_quantised_weights_are_not_taken_for_values(folder: Path, about: dict[str, str] | None) -> None:
+    change_json(folder / "config.json", **({"quantization_config": about} if about else {}))
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if "up_proj" in name)
+    save_file(weights | {name: weights[name].to(torch.int8)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"holds 1 weights that are not fractions, such as .*up_proj.weight \(I8\)"):
+        load_model(folder, CPU)
+
+
+def test_a_head_of_zeros_is_refused(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if "embed" in name or "lm_head" in name)
+    save_file(
+        {key: value * (key != name) for key, value in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(ModelError, match=r"output embedding .* is zero"):
+        load_model(folder, CPU)
+
+
+def test_two_sets_of_weights_in_a_folder_are_refused(folder: Path) -> None:
+    """Transformers reads model.safetensors, other programs read the shards."""
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": {}}))
+    with pytest.raises(ModelError, match="two sets of weights"):
+        load_model(folder, CPU)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_folder_with_an_adapter_is_refused(folder: Path, whole: bool) -> None:
+    """Transformers would add the adapter to the weights beside it, or to another folder's."""
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "base"}))
+    if not whole:
+        (folder / "config.json").unlink()
+    for load in (lambda: load_model(folder, CPU), lambda: load_tokenizer(folder)):
+        with pytest.raises(ModelError, match=r"holds an adapter.*merge_and_unload"):
+            load()
 
 
 def test_a_folder_without_a_generation_config_names_no_ends(tmp_path: Path) -> None:

@@ -57,13 +57,50 @@ def test_a_gold_that_a_right_answer_can_equal_passes(gold: str) -> None:
     [
         *((gold, "is a date or a number with hyphens") for gold in ("2024-01-05", "5/1/2024", "5.1.2024", "555-1234")),
         *((gold, "is a date or a number with hyphens") for gold in ("+1-212-555-1234", "978-0-306-40615-7")),
-        ("1.234,56", "has a decimal comma"),
+        *(
+            (gold, "has a decimal comma")
+            for gold in ("1.234,56", "1 234,5", "12,50 €", "3,5 kg", "1.234.567", "1'234.50")
+        ),
     ],
 )
 def test_a_gold_that_would_be_computed_with_another_meaning_is_refused(gold: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
         check_gold("math", gold)
     check_gold("text", gold)
+
+
+@pytest.mark.parametrize(
+    ("gold", "what"),
+    [
+        *((gold, "a question") for gold in ("What is 2+2?", "2+2 是 多少？", "How many\nare there?")),
+        *(
+            (gold, "a program")
+            for gold in ("def f(x): return x", "```python\nprint(4)\n```", "import os\nprint(4)", "print(4)")
+        ),
+        *((gold, "an object") for gold in ('{"value": 4}', "{'value': 4}")),
+        *((gold, "a text with markup") for gold in ("<answer>4</answer>", "4<br>", "4&nbsp;", "about `` ```4``` ``")),
+        *((gold, "a refusal or an error") for gold in ("I cannot answer that.", "Sorry, no.", "ValueError: timed out")),
+        ("https://example.com/4", "an address"),
+    ],
+)
+def test_a_gold_that_is_something_else_is_refused(gold: str, what: str) -> None:
+    with pytest.raises(DataError, match=f"is {what}"):
+        check_gold("math", gold)
+
+
+@pytest.mark.parametrize(
+    "gold", ["####", "#", "???", "—", "()", "NA", "#N/A", "n.a.", "Answer:", "see figure", "Answers may vary", "xxx"]
+)
+def test_a_gold_that_stands_for_nothing_is_refused(gold: str) -> None:
+    with pytest.raises(DataError, match="an empty cell or a placeholder"):
+        check_gold("math", gold)
+
+
+@pytest.mark.parametrize(
+    "gold", ["XXX", "na", r"a<b>c", "1,2i", "2,3x", "3,5", "import tax", r"\text{error}", "x^{*}", "<", "(0)"]
+)
+def test_a_short_gold_with_a_meaning_passes(gold: str) -> None:
+    check_gold("math", gold)
 
 
 @pytest.mark.parametrize(

@@ -296,6 +296,17 @@ def test_changed_data_is_not_resumed(run: Run) -> None:
         Run.open(options(run.folder), run.folder, data={"data": "other"}, resume=True)
 
 
+def test_a_run_that_continues_with_other_versions_says_so(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    Run.open(options(run.folder), run.folder, data=DATA, resume=True)
+    assert "other versions" not in caplog.text
+    file = run.folder / "environment.json"
+    stored = json.loads(file.read_text())
+    file.write_text(json.dumps(stored | {"sod": "0.0.1", "packages": stored["packages"] | {"torch": "1.13"}}))
+    Run.open(options(run.folder), run.folder, data=DATA, resume=True)
+    assert "started with other versions: sod 0.0.1, now " in caplog.text
+    assert "torch 1.13, now " in caplog.text
+
+
 def test_nothing_cannot_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no run to resume"):
         Run.open(options(tmp_path), tmp_path, data=DATA, resume=True)

@@ -123,6 +123,33 @@ def test_a_template_of_hermes_calls_serves_with_the_defaults(tokenizer: PreTrain
     assert text.endswith("So 4.<|im_end|>")
 
 
+@pytest.mark.parametrize(
+    ("before", "role"),
+    [
+        ("{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}", "system"),
+        (
+            "{% if messages[0].role == 'system' %}{% set messages = [messages[0], messages[2], messages[1]] %}{% endif %}",
+            "user",
+        ),
+    ],
+)
+def test_a_template_that_leaves_out_a_message_of_a_prompt_is_refused(
+    tokenizer: PreTrainedTokenizerBase, before: str, role: str
+) -> None:
+    name = next(name for name in SERVING if "Qwen3" not in name and "thoughts" not in name)
+    chat = ChatFormat(with_template(tokenizer, before + SERVING[name], "<think>", "</think>"), on_drift="append")
+    asked: list[Message] = [{"role": "user", "content": "Add."}, {"role": "user", "content": "2+2?"}]
+    assert "2+2?" in chat.tokenizer.decode(chat.prompt(asked, [TOOL]))
+    with pytest.raises(TemplateError, match=f"leaves out, changes or moves a {role} message"):
+        chat.prompt([{"role": "system", "content": "Always box."}, *asked], [TOOL])
+
+
+def test_a_template_that_can_write_the_date_is_named(tokenizer: PreTrainedTokenizerBase) -> None:
+    name = next(name for name in SERVING if "Qwen3" not in name and "thoughts" not in name)
+    chat = ChatFormat(with_template(tokenizer, "{{ strftime_now('%d %b %Y') }}" + SERVING[name], "<think>", "</think>"))
+    assert "can write the date into prompts" in chat.note
+
+
 @pytest.mark.parametrize("on_drift", ["error", "append"])
 @pytest.mark.parametrize("name", REFUSED)
 def test_another_template_is_refused_for_its_own_reason(

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
-from sod.chat.calls import THOUGHT_OPEN, as_arguments, parse_calls
+from sod.chat.calls import THOUGHT_CLOSE, THOUGHT_OPEN, as_arguments, parse_calls
 from sod.errors import DataError
 from sod.types import MalformedCall, Message, ToolCall
 
@@ -95,12 +95,11 @@ def parse_conversation(messages: Any, tools: Any = None, functions: Any = None) 
     messages = [each for message in as_messages(messages) for each in _taken_apart(message)]
     if not any(message["role"] == "assistant" and message.get("weight", 1) for message in messages):
         raise DataError("it has no assistant message to learn from; add one, or give one a `weight` other than 0.")
+    if messages[0]["role"] == "assistant":
+        raise DataError("its first message is the assistant's, so it answers no prompt; remove it, or add a prompt.")
     for message in messages:
-        if message["role"] == "assistant" and message.get("weight", 1) and not _says_anything(message):
-            raise DataError(
-                "an assistant message is empty: it has no content, thought or call to learn from; remove it, or give it "
-                '"weight": 0.'
-            )
+        if message["role"] == "assistant" and message.get("weight", 1):
+            _check_learnable(message)
     listed = _as_tools(tools) or [{"type": "function", "function": each} for each in _as_tools(functions)]
     made = Demonstration(messages=_answered(messages), tools=listed, unread=unread)
     unlisted = [name for name in made.called if name not in made.listed] if made.tools else []
@@ -326,8 +325,18 @@ def _taken_apart(message: Message) -> list[Message]:
     return [{"role": "tool", "content": result} for result in results]
 
 
-def _says_anything(message: Message) -> bool:
-    return bool(message["content"] or message.get("reasoning_content") or message.get("tool_calls"))
+def _check_learnable(message: Message) -> None:
+    """Raise DataError for an assistant message that would teach to say nothing, or never to end a thought."""
+    if not (message["content"].strip() or message.get("reasoning_content") or message.get("tool_calls")):
+        raise DataError(
+            "an assistant message is empty: it has no content, thought or call to learn from; remove it, or give it "
+            '"weight": 0.'
+        )
+    if message["content"].lstrip().startswith(THOUGHT_OPEN) and THOUGHT_CLOSE not in message["content"]:
+        raise DataError(
+            f"an assistant message opens a thought and does not close it, as a reply that was cut off: {THOUGHT_OPEN} without "
+            f'{THOUGHT_CLOSE}. Remove the demonstration, or give the message "weight": 0.'
+        )
 
 
 def _answered(messages: Sequence[Message]) -> list[Message]:

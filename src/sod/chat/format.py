@@ -70,6 +70,11 @@ class ChatFormat:
         calls, thoughts = probes.unchanging(2 if template.results == "many" else 1, words=template.keeps_words)
         for probe in [calls] if template.thinking == "closed" else [calls, thoughts]:
             self.render(probe, [probes.TOOL])
+        if template.tells_time:
+            self.note += (
+                f"{' ' * bool(self.note)}The chat template{template.of_what} can write the date into prompts, so prompts differ "
+                "between days. Remove it from a copy, --chat.template FILE.jinja, to repeat results."
+            )
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, options: ChatOptions) -> Self:
@@ -234,7 +239,18 @@ class ChatFormat:
     # Texts
 
     def _prompt(self, messages: Sequence[Message], tools: Sequence[Schema]) -> str:
-        return self._template.render(self._for_template(messages), tools)
+        messages = self._for_template(messages)
+        text, at = self._template.render(messages, tools), 0
+        for message in messages:
+            said = str(message.get("content") or "").strip()
+            found = text.find(said, at if message["role"] == "user" else 0)
+            if found < 0 and message["role"] in ("system", "user"):
+                raise TemplateError(
+                    f"The chat template{self._template.of_what} leaves out, changes or moves a {message['role']} message of a "
+                    f"prompt: {said[:40]!r}. Edit the template, or give another one with --chat.template."
+                )
+            at = max(at, found + len(said)) if message["role"] == "user" else at
+        return text
 
     def _turn(self, message: Message, tools: Sequence[Schema]) -> tuple[str, str]:
         """Return the text of a turn as the template writes it, and the token that ends it."""

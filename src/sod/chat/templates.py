@@ -58,6 +58,8 @@ class Template:
         added = sorted((token for token in tokens if len(token.strip()) > 1), key=len, reverse=True)
         self._added = re.compile("|".join(map(re.escape, added)) or r"(?!)")
         self.hides_tools = HIDES_TOOLS in str(tokenizer.chat_template)
+        self.tells_time = "strftime_now(" in str(tokenizer.chat_template)
+        """Whether the template can write the date."""
         asked, unasked = (
             after_question(self.render([probes.USER])),
             after_question(self.render([probes.USER], prompt=False)),

@@ -14,9 +14,9 @@ from typing import Any
 from sod.datasets import programs
 from sod.datasets.choices import Numberings, as_value, read_choice, with_options
 from sod.datasets.golds import canonical, kind_of, kind_of_tests, number_text
-from sod.datasets.recognising import CONTEXT, cells_of, conversation_in
+from sod.datasets.recognising import CONTEXT, cells_of, check_text, conversation_in
 from sod.datasets.rows import LABELS, Row, demonstration_of, messages_in
-from sod.datasets.spellings import ANSWERS, check_answer, check_question
+from sod.datasets.spellings import ANSWERS, check_answer, check_question, check_solution
 from sod.datasets.wording import asked
 from sod.errors import DataError
 from sod.rewards.golds import worked
@@ -196,7 +196,9 @@ def converted_problem(
     else:
         kind, gold, solution = _gold(columns, text, kind)
         check_answer(columns.cells, kind)
+        check_solution(kind, gold, solution)
         answer = canonical(kind, gold, integers=integers)
+    check_text(columns.cells, text, gold if KINDS[kind].gold_is_answer else "")
     contexts = [columns.plain(name) for name in CONTEXT]
     text = "\n\n".join((*(each for each in contexts if each and each not in text), text))
     ours = {

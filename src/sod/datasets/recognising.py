@@ -6,6 +6,7 @@ otherwise become a problem of mathematics with a part missing.
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -17,8 +18,14 @@ from sod.rewards.kinds import KINDS, Evidence
 
 CONTEXT = (
     "context", "passage", "article", "body", "premise", "paragraph", "story", "scenario", "narrative", "background",
+    "table", "document", "excerpt", "input",
 )  # fmt: skip
 """Columns with a text that stands before the question."""
+MEDIA = ("image", "images", "image_path", "image_url", "picture", "figure", "video", "videos", "audio")
+"""Columns with a part of a problem that is no text."""
+_MEDIA_MARK = re.compile(r"<(?:image|video|audio)(?:_?\d+)?>")
+_NUMBER = re.compile(r"[\s$\\{(]*(?:boxed\s*\{)?\s*-?\d[\d.,:/%\s$\\})]*")
+_WORD = re.compile(r"[^\W\d_]{3,}")
 CONVERSATIONS = {
     ("conversations",): True,
     ("prompt", "completion"): True,
@@ -59,7 +66,7 @@ def _check_names(row: Mapping[str, Any]) -> None:
     found: dict[str, str] = {}
     for name, cell in row.items():
         other = found.setdefault(normal(name), name) if not _is_empty(cell) else name
-        if row[other] != cell:
+        if other != name and row[other] != cell:
             raise DataError(f"its `{other}` and `{name}` are one column by name, but differ; keep the right one.")
 
 
@@ -84,6 +91,27 @@ def plain_kind(row: Mapping[str, Any], prompt: str, gold: str) -> str:
     if text := [name for name in CONTEXT if name in cells and str(cells[name]).strip() not in prompt]:
         raise _needs_convert("a text for the question", text, "and it is not part of the prompt")
     return kind_of(gold, prompt)
+
+
+def check_text(cells: Mapping[str, Any], question: str, gold: str) -> None:
+    """Raise DataError for a problem that is more than text, and for a question that is in the column of its answer.
+
+    `gold`: the gold; empty if it is not an answer.
+    """
+    media = [name for name in MEDIA if name in cells and not _is_hollow(cells[name])]
+    if media or (mark := _MEDIA_MARK.search(question)):
+        what = _listed(media) if media else f"{mark[0]!r} in its text" if mark else ""
+        raise DataError(f"it has a picture or a recording ({what}), but models read text alone. Remove the row.")
+    if _NUMBER.fullmatch(question) and _WORD.search(gold):
+        raise DataError(
+            f"its question is the number {question.strip()!r} and its answer {gold[:40]!r} has words; they seem to be in each "
+            "other's columns."
+        )
+
+
+def _is_hollow(cell: Any) -> bool:
+    """Return whether a cell of a picture has no content, as `{"bytes": None, "path": None}`."""
+    return _is_empty(cell) or (isinstance(cell, Mapping) and all(map(_is_empty, cell.values())))
 
 
 def conversation_in(row: Mapping[str, Any]) -> str:

@@ -32,8 +32,8 @@ from sod.chat.conversations import Demonstration, as_messages
 from sod.console.progress import slow_bar
 from sod.datasets.golds import number_text
 from sod.datasets.parquet import parquet_rows
-from sod.datasets.recognising import cells_of, conversation_in, is_missing, plain_kind
-from sod.datasets.spellings import check_answer, check_question
+from sod.datasets.recognising import cells_of, check_text, conversation_in, is_missing, plain_kind
+from sod.datasets.spellings import check_answer, check_question, check_solution
 from sod.errors import DataError
 from sod.moved import keep_old_names
 from sod.rewards.choice import MOST, USUAL, options_in
@@ -45,6 +45,12 @@ Row = dict[str, Any]
 T = TypeVar("T")
 
 MODEL_FILES = ("config.json", "tokenizer.json", "chat_template.jinja", "*.safetensors")
+FURTHER_FILES = (
+    *("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "*.model", "*.index.json"),
+)
+BLOCKS, BLOCK_BYTES = 512, 1 << 15
+"""Number and size of the blocks of a file of weights that count. A tensor with a 500th of the file has one."""
 CONVERT = "`sod data convert FILE --out OUT` reads other columns."
 _MESSAGES = re.compile(r"\s*(?:array\(\s*)?\[?\s*\{\s*['\"](?:role|content)['\"]\s*:")
 LABELS = ("source", "difficulty", "level", "domain", "subject", "flag")
@@ -160,7 +166,28 @@ def _count_rows(path: Path, demonstrations: bool, size: int, changed: int) -> in
 
 
 def fingerprint_model(folder: Path) -> str:
-    """Return the SHA-256 over name, size, first and last MiB of a model's configuration, tokenizer, chat template and weights."""
+    """Return two SHA-256 digests with a colon between them. Both change if the model's configuration, tokenizer or weights do.
+
+    The first is over name, size, first and last MiB of `MODEL_FILES`. It alone was the fingerprint in earlier versions. The
+    second is over `FURTHER_FILES` and over blocks between the ends of the weights.
+    """
+    return f"{_digest_of_ends(folder)}:{_digest_of_more(folder)}"
+
+
+def _digest_of_more(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(file for pattern in FURTHER_FILES for file in folder.glob(pattern)):
+        digest.update(f"{file.name} ".encode() + file.read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            for at in range(BLOCKS if size > 2 << 20 else 0):
+                opened.seek(at * size // BLOCKS)
+                digest.update(opened.read(BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def _digest_of_ends(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(file for pattern in MODEL_FILES for file in folder.glob(pattern)):
         with file.open("rb") as opened:
@@ -277,6 +304,9 @@ def as_problem(row: Row, number: int) -> Problem:
     kind = str(row["kind"]) if "kind" in row else plain_kind(row, text, answer)
     find_kind(kind)
     check_answer(cells, kind)
+    check_text(cells, text, answer if KINDS[kind].gold_is_answer else "")
+    solution = _text(row, extra, "solution")
+    check_solution(kind, answer, solution)
     return Problem(
         id=str(row.get("id", extra.get("index", number))),
         messages=tuple(messages),
@@ -284,7 +314,7 @@ def as_problem(row: Row, number: int) -> Problem:
         kind=kind,
         options=option_count(row.get("choices"), messages[-1]["content"]) if KINDS[kind].has_options else USUAL,
         hint=_text(row, extra, "hint"),
-        solution=_text(row, extra, "solution"),
+        solution=solution,
         labels={name: str(row[name]) for name in LABELS if row.get(name) not in (None, "")},
         environment=str(row.get("environment", "")),
         setting=setting,

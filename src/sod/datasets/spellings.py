@@ -12,6 +12,7 @@ from sod.datasets.overlap import key
 from sod.errors import DataError
 from sod.rewards.golds import worked
 from sod.rewards.kinds import KINDS
+from sod.rewards.math import INTEGER
 
 QUESTIONS = ("prompt", "problem", "question", "query", "question_content")
 """Columns that hold a whole question."""
@@ -28,6 +29,18 @@ def check_answer(cells: Mapping[str, Any], kind: str) -> None:
     """Raise DataError if columns hold different answers. Options have many forms, and `Choice` compares them."""
     if KINDS[kind].gold_is_answer and not KINDS[kind].has_options:
         _check({name: _value(cells[name], kind) for name in ANSWERS if name in cells})
+
+
+def check_solution(kind: str, gold: str, solution: str) -> None:
+    """Raise DataError if a solution marks another integer as its answer than the gold."""
+    marked = worked(solution)[1] if solution and KINDS[kind].gold_is_answer and not KINDS[kind].has_options else None
+    if marked is None:
+        return
+    values = _value(gold, kind), _value(marked, kind)
+    if values[0] != values[1] and all(map(INTEGER.fullmatch, values)):
+        raise DataError(
+            f"its answer is {gold!r}, but its `solution` ends with the answer {marked!r}; keep the right one."
+        )
 
 
 def _check(found: Mapping[str, str]) -> None:

@@ -14,6 +14,7 @@ from sod.engines import CANNOT_TRAIN, ENGINES, Engine
 from sod.engines.hf import HFEngine
 from sod.errors import OptionError
 from sod.model.caching import affordable_slots
+from sod.model.forward import unused_generation
 from sod.processes.concurrency import Runner
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,10 @@ def open_engine(
     """
     if model is not None and not ENGINES[options.name].loads_model:
         raise OptionError(CANNOT_TRAIN.format(name=options.name))
+    if model is not None and (left_out := unused_generation(model)):
+        logger.warning(
+            f"The model's generation_config.json has {left_out}, which is not applied: samples follow the model alone."
+        )
     engine = loop.run(OPENERS[options.name](EngineSetup(options, model, rollout, tokenizer)))
     try:
         yield engine

@@ -111,7 +111,10 @@ class ServedEngine:
                 raise await self._model.explained(error) from error
             why = f"it refuses vLLM's fields ({short(str(error))})"
         self._gives_ids = False
-        logger.info(f"{self._model} is used through OpenAI's API, and its text is encoded again here, because {why}.")
+        logger.info(
+            f"{self._model} is used through OpenAI's API, and its text is encoded again here, because {why}. "
+            "The server's own top_k, min_p and penalties apply."
+        )
         await self._complete(self._probe())
 
     def _probe(self) -> Request:

@@ -37,6 +37,7 @@ from sod.errors import DataError, RunError
 from sod.evaluation.continuations import MANY, ScoredEvaluation, continuations, draw_evenly, starts
 from sod.evaluation.intervals import DRAWS
 from sod.model.hub import model_folder
+from sod.runs.contents import same_input
 from sod.runs.directory import Run
 from sod.runs.files import write_json
 
@@ -62,7 +63,7 @@ def calibrate(options: CalibrateOptions) -> Row:
 
 def _calibrate(options: CalibrateOptions) -> Row:
     evaluation = ScoredEvaluation.read(options.run)
-    if fingerprint_model(model_folder(options.teacher)) != evaluation.teacher:
+    if not same_input(evaluation.teacher, fingerprint_model(model_folder(options.teacher))):
         raise RunError(
             f"{options.teacher} is another model than the teacher of {options.run}. Pass --teacher "
             f"{evaluation.options.teacher}, from the directory where `sod eval` was started."

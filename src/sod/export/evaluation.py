@@ -12,6 +12,7 @@ from sod.evaluation.results import results_markdown
 from sod.evaluation.sheets import Sheet
 from sod.export.folder import Json, read_json, read_options
 from sod.export.wording import DIFFERING, counted, options_and_environment, public, ran_with, recipe
+from sod.runs.contents import same_input
 from sod.runs.results import BenchmarkResults, Results, read_results
 
 SETTINGS = ("prompts", "temperature", "top_p", "max_turns", "max_tokens", "judge")
@@ -31,7 +32,7 @@ class Evaluation:
         """Read an evaluation. Raises RunError if it has no results, or if its model has another fingerprint."""
         results, environment = read_results(run), read_json(run / "environment.json")
         found = environment["data"].get("model")
-        if found != model:
+        if not same_input(found, model):
             raise RunError(
                 f"{run} evaluated another model ({results.model}, fingerprint {str(found)[:12]}) than the exported one "
                 f"(fingerprint {model[:12]}). Leave this run out, or evaluate the exported model: `sod eval --model ...`."

@@ -17,6 +17,7 @@ from sod.export.wording import DIFFERING, counted, options_and_environment, publ
 from sod.model.hub import HUB_NAME
 from sod.report.reading import RunRecord
 from sod.report.summary import alarms, learning_table
+from sod.runs.contents import same_input
 from sod.runs.directory import Run, command_of
 
 
@@ -70,7 +71,7 @@ class Stage:
         """Return the run of the model that this run started from; None if it no longer exists."""
         start, fingerprint = self.start
         places = [start, *(start / "checkpoints").glob("update-*")]
-        made = next((place for place in places if fingerprint_model(place) == fingerprint), None)
+        made = next((place for place in places if same_input(fingerprint, fingerprint_model(place))), None)
         return None if made is None else Stage.of(made)
 
     # Text
@@ -135,7 +136,7 @@ def known_base(stages: Sequence[Stage]) -> str | None:
     start, fingerprint = stages[-1].start
     name = HUB_NAME.fullmatch(str(start))
     config = name and try_to_load_from_cache(name["repo"], "config.json", revision=name["revision"])
-    known = isinstance(config, str) and fingerprint_model(Path(config).parent) == fingerprint
+    known = isinstance(config, str) and same_input(fingerprint, fingerprint_model(Path(config).parent))
     return name["repo"] if name and known else None
 
 

@@ -84,6 +84,22 @@ def end_ids(model: PreTrainedModel) -> frozenset[int]:
     return _ends(None if config is None else config.eos_token_id)
 
 
+_PLAIN_SAMPLING: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "sequence_bias"), (None, [])),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "exponential_decay_length_penalty"), (None,)),
+    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty"), (None, 1)),
+    **dict.fromkeys(("no_repeat_ngram_size", "min_length", "min_new_tokens"), (None, 0)),
+}
+"""Settings of generation_config.json that change samples, beside temperature and the like, and their values without effect."""
+
+
+def unused_generation(model: PreTrainedModel) -> str:
+    """Return the settings in the model's generation_config.json that no engine applies, with values; empty without them."""
+    config = model.generation_config
+    found = {name: getattr(config, name, None) for name, plain in _PLAIN_SAMPLING.items()}
+    return ", ".join(f"{name} = {value}" for name, value in found.items() if value not in _PLAIN_SAMPLING[name])
+
+
 def ends_beside(tokenizer: Path) -> frozenset[int]:
     """Return the end-of-sequence ids of a remote model, from its tokenizer's folder. Empty without generation_config.json."""
     try:

@@ -1,9 +1,11 @@
 """Load and check Transformers models, and compute log-probabilities with them."""
 
+import json
 import re
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.utils import logging
 
 from sod.batching import Batch, microbatches
@@ -37,6 +40,8 @@ logging.disable_progress_bar()  # sod.console.progress shows progress
 HARMLESS = re.compile(r"\.(inv_freq|masked_bias|rotary_emb\.\w+)$")
 """Names of tables that models compute; older files also hold them."""
 SHOWN_NAMES = 3
+LONGEST_HEADER = 100_000_000
+"""Bytes. The limit of safetensors itself."""
 LONGEST_ERROR = 400
 """Characters of an error of a library, which may have several lines."""
 
@@ -61,8 +66,23 @@ def load_model(folder: Path, options: ModelOptions) -> PreTrainedModel:
         raise ModelError(f"The model in {folder} cannot be moved to {device}: {error}") from error
     layer = cast(torch.nn.Linear, model.get_output_embeddings())
     layer.out_features = min(layer.weight.shape[0], _tokens(folder))
-    prove_model(model, folder)
+    try:
+        prove_model(model, folder)
+    except ModelError as error:
+        if (method := quantised(model.config)) is None:
+            raise
+        raise ModelError(
+            f"The model in {folder} is quantised ({method}), and does not compute here as a whole model does. Convert it to "
+            f"bfloat16. ({textwrap.shorten(str(error), LONGEST_ERROR)})"
+        ) from error
     return model
+
+
+def quantised(config: PreTrainedConfig) -> str | None:
+    """Return the method of quantisation that a configuration names; None without one."""
+    about = getattr(config, "quantization_config", None)
+    method = about.get("quant_method") if isinstance(about, dict) else getattr(about, "quant_method", None)
+    return None if about is None else str(getattr(method, "value", method))
 
 
 def check_written(folder: Path) -> None:
@@ -98,13 +118,17 @@ def read_model(folder: Path, dtype: str, *, attention: str | None = None, place:
 
 
 def _check_head(model: PreTrainedModel, folder: Path) -> None:
-    """Raise ModelError for a head of its own in files whose configuration ties the head to the embeddings.
+    """Raise ModelError for a head that is zero, or that files hold although the configuration ties it to the embeddings.
 
     Transformers computes with that head. Programs that follow the configuration, such as vLLM, compute with the embeddings.
     """
     head, embeddings = (
         getattr(layer, "weight", None) for layer in (model.get_output_embeddings(), model.get_input_embeddings())
     )
+    if head is not None and not head.is_meta and not head.any():
+        raise ModelError(
+            f"The output embedding of the model in {folder} is zero, so all tokens are equally likely. Save it again."
+        )
     ties = getattr(model.config, "tie_word_embeddings", False) and bool(getattr(model, "_tied_weights_keys", None))
     if not ties or head is embeddings or head is None or embeddings is None or head.is_meta:
         return
@@ -148,6 +172,7 @@ def check_config(folder: Path) -> None:
 
 def _config(folder: Path) -> PreTrainedConfig:
     """Return the configuration. Raise ModelError for types that need code of their own or are no causal language models."""
+    _refuse_adapter(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} holds no model: config.json is missing. Give the directory of a Hugging Face model."
@@ -156,12 +181,29 @@ def _config(folder: Path) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as below
         raise ModelError(_unreadable("model", folder, error)) from error
+    with suppress(FileNotFoundError):
+        try:
+            json.loads((folder / "generation_config.json").read_bytes())
+        except ValueError as error:  # Transformers would go on without the tokens that end a turn
+            raise ModelError(
+                f"{folder / 'generation_config.json'} is not JSON ({error}). Download it again, or remove it."
+            ) from error
     if text_config(config) is None:
         raise ModelError(
             f"The model in {folder} is of type {config.model_type}, which Transformers does not load as a causal language "
             "model. Use a text model such as Qwen3."
         )
     return config
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Raise ModelError for a folder with an adapter, which Transformers would add to the weights beside it or to a base model."""
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{folder} holds an adapter (adapter_config.json), and only whole models are read. Merge it in Python: "
+            "AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(NEW_FOLDER). If the weights are "
+            "merged already, remove adapter_config.json."
+        )
 
 
 def _check_folder(folder: Path) -> PreTrainedConfig:
@@ -173,7 +215,31 @@ def _check_folder(folder: Path) -> PreTrainedConfig:
             f"{folder} holds no weights in safetensors{f' but {kinds[0]}, which is not read' if kinds else ''}. Convert the "
             "weights in Python: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)."
         )
+    if all((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
+        raise ModelError(
+            f"{folder} holds two sets of weights: model.safetensors, and the files that model.safetensors.index.json lists. "
+            "Remove one of the two sets."
+        )
+    if quantised(config) not in AUTO_QUANTIZER_MAPPING:  # Transformers ignores a method that it does not know
+        _refuse_codes(folder)
     return config
+
+
+def _refuse_codes(folder: Path) -> None:
+    """Raise ModelError for weights in files that are codes of quantisation: Transformers would take the codes for the values."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with (
+            suppress(OSError, ValueError, LookupError, TypeError),
+            file.open("rb") as opened,
+        ):  # the reader reports damage
+            header = json.loads(opened.read(min(int.from_bytes(opened.read(8), "little"), LONGEST_HEADER)))
+            coded = {name: about["dtype"] for name, about in header.items() if name.endswith(".weight")}
+            coded = {name: dtype for name, dtype in coded.items() if dtype not in ("F64", "F32", "F16", "BF16")}
+            if coded:
+                raise ModelError(
+                    f"{file} holds {len(coded)} weights that are not fractions, such as {min(coded)} ({coded[min(coded)]}), and "
+                    "config.json has no quantization_config with a method that Transformers knows. Convert the model to bfloat16."
+                )
 
 
 def _unreadable(what: str, folder: Path, error: Exception) -> str:
@@ -213,6 +279,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     All callers share the object, so none may change it.
     """
+    _refuse_adapter(folder)
     if not (folder / "tokenizer_config.json").is_file():
         raise ModelError(
             f"{folder} holds no tokenizer: tokenizer_config.json is missing. Save the tokenizer in the model's folder."

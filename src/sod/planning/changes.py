@@ -22,7 +22,7 @@ from sod.datasets.several import open_sets, sets_fingerprint
 from sod.engines import ENGINES
 from sod.errors import DataError, ModelError
 from sod.model.hub import model_folder
-from sod.runs.contents import changed_contents, content_digests
+from sod.runs.contents import changed_contents, content_digests, same_input
 from sod.runs.directory import Run
 from sod.runs.files import sha256_of_file
 
@@ -117,7 +117,11 @@ class ChangedInputs:
         for each in run_inputs(options):
             if each.paths and each.name in before and all(path.exists() for path in each.paths):
                 now = self._once(f"{each.name} {each.paths} {_limits(options)}", each.fingerprint)
-                changed += [", ".join(map(str, each.paths))] if now not in (None, before[each.name]) else []
+                changed += (
+                    [", ".join(map(str, each.paths))]
+                    if now is not None and not same_input(before[each.name], now)
+                    else []
+                )
         return changed + (changed_contents(files, self._contents(options)) if files else [])
 
     def _contents(self, options: RecordedOptions) -> dict[str, str]:

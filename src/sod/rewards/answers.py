@@ -128,9 +128,20 @@ _CHARACTERS = {
     "±": r"\pm ",
     "√": r"\sqrt ",
     "∅": r"\{\}",
+    **{blackboard: rf"\mathbb{{{unicodedata.normalize('NFKC', blackboard)}}}" for blackboard in "ℝℤℚℕℂ"},
     "′": "'",
 }
-_CURRENCIES = {r"€|\\euro": "euros", r"£|\\pounds": "sterling", "¥": "yen"}
+_CURRENCIES = {
+    r"€|\\euro|(?<![A-Za-z])EUR": "euros",
+    r"£|\\pounds|(?<![A-Za-z])GBP": "sterling",
+    r"¥|(?<![A-Za-z])JPY": "yen",
+    "₹|(?<![A-Za-z])INR": "rupees",
+    "₽|(?<![A-Za-z])RUB": "rubles",
+    r"(?<![A-Za-z])USD": "dollars",
+}
+_COUNTERS = """个 個 元 円 人 名 位 只 本 枚 条 张 匹 台 年 月 日 天 岁 歳 回 次 种 分 秒 小时 時間 米 厘米 公里 克 千克 公斤
+    平方米 平方厘米 개 명 원 살 시간"""
+"""Words after a number in Chinese, Japanese and Korean that do not change it."""
 _GREEK = re.compile(r"GREEK SMALL LETTER ([A-Z]+)")
 _TEXT = r"\\text\{\s*"
 _MOD = r"(?:\\b?mod(?![a-z])|\\text\{\s*mod\s*\}|(?<![A-Za-z\\])mod\b)"
@@ -149,7 +160,8 @@ _REWRITES = [
         (r"\\(?:left|right|[bB]igg?[lrm]?|limits|(?:display|text|script)style)(?![a-zA-Z])", ""),
         (r"\\(?:tiny|small|large|Large|LARGE|huge|Huge|bf|rm|underline|checkmark|square|blacksquare)(?![a-zA-Z])", ""),
         (r"\\(?:textcolor|colorbox|color)\s*\{[^{}]*\}|\\tag\*?\{[^{}]*\}|\\therefore(?![a-z])", ""),
-        (r"\\[dtc]frac(?![a-z])", r"\\frac"),
+        (r"\\(?:[dtc]|nice|s|t)frac(?![a-z])", r"\\frac"),
+        (r"(?<=\d) ?[xX] ?(?=10 ?\^)", r"\\times "),
         (r"\\mathrm\s*\{\s*([ei])\s*\}|\\(?:bm|boldsymbol|mathbf)\{(.)\}", r" \1\2"),
         (rf"\\(?:{_FONTS})\s*(?=\{{)", r"\\text"),
         (r"(?<=[^\s\\])\\text\{\s*\}|(?<!\\)\\(?:hspace|vspace|phantom)\*?\{[^{}]*\}", " "),
@@ -166,7 +178,19 @@ _REWRITES = [
         (r"^([^$]*?)\\?\$ ?([\d,.]*\d)([^$]*)$", r"\1\2\\text{ dollars }\3"),
         (r"^\\\$ ?(\\frac ?(?:\{\d+\}|\d) ?(?:\{\d+\}|\d))$", r"\1\\text{ dollars}"),
         (r"\\?\$|\\text\{\s*\}", ""),
-        *((rf"(?:{sign})(?![a-z]) ?([\d,.]*\d)", rf"\1\\text{{ {name} }}") for sign, name in _CURRENCIES.items()),
+        *((rf"(?:{sign})(?![A-Za-z]) ?([\d,.]*\d)", rf"\1\\text{{ {name} }}") for sign, name in _CURRENCIES.items()),
+        *((rf"(?<=\d) ?(?:{sign})$", rf"\\text{{ {name} }}") for sign, name in _CURRENCIES.items()),
+        (rf"^(-?[\d.,/]*\d) ?({'|'.join(_COUNTERS.split())})$", r"\1\\text{ \2}"),
+        (r"(?<=\d)(?:st|nd|rd|th)(?![A-Za-z])", ""),
+        *(
+            (
+                rf"(?<=\d)(:[0-5]\d)\s*(?:\\text\{{\s*)?[{half}{half.upper()}]\.?\s?[mM]\b\.?\s*\}}?$",
+                rf"\1\\text{{ {half}.m.}}",
+            )
+            for half in "ap"
+        ),
+        (r"(?<=\d):00(?=\s*(?:\\text\{\s*)?[aApP]\.? ?[mM])", ""),
+        (r"^\\text\{\s*(?:negative|minus)\s*\}\s*(?=[\d.\\(])", "-"),
         (r"\\[lr]vert(?![a-z])", "|"),
         (r"\\lbrace(?![a-z])", r"\\{"),
         (r"\\rbrace(?![a-z])", r"\\}"),
@@ -181,6 +205,8 @@ _REWRITES = [
         (rf"{_TEXT}and\s*\}}|\\(?:land|wedge)(?![a-z])|(?<=\s)and(?=\s)|\s&\s(?!.*\\end)", r"\\land "),
         (r",\s*\\l(?:or|and) ", ", "),
         (r"\{?(\d+)\s*\\choose\s*(\d+)\}?", r"\\binom{\1}{\2}"),
+        (r"^\](.*,.*)([\[\]])$", r"(\1\2"),  # an open end as ]2, 5], in the notation of Bourbaki
+        (r"^([(\[][^\[\]()]*,[^\[\]()]*)\[$", r"\1)"),
         (r"\\mathbb\s*\{?R\}?(?!\s*\^)", r"(-\\infty,\\infty)"),
         (r"\(\s*(\\text\{[^{}]*\})\s*\)$", r" \1"),
         (r"(?<=\d) \(((?:[A-Za-z]{3,}|[ckm]m|kg|ft)(?: [A-Za-z]+)*)\)$", r"\\text{ \1}"),

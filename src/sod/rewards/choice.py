@@ -6,6 +6,7 @@ that is rejected: `(C) is not correct`.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from string import ascii_uppercase
@@ -60,7 +61,7 @@ def _grammar(options: int) -> Grammar:
     return Grammar(
         re.compile(rf"({both})\s*[.):,]?"),
         re.compile(
-            rf"(?:\(\s*({both})\s*\)|\[\s*({both})\s*\]|({upper})(?:\s*[.):]|(?=\s-\s)|(?=\s*{_ARROW})))\s*(.*)",
+            rf"(?:\(\s*({both})\s*\)|\[\s*({both})\s*\]|({upper})(?:\s*[.):]|(?=\s-\s)|(?=\s*{_ARROW})|(?=\s+\([^()]+\)$)))\s*(.*)",
             re.DOTALL,
         ),
         re.compile(
@@ -139,6 +140,9 @@ LONGEST_LETTER = 20
 _INLINE = re.compile(r"(?<![^\W_])[(（]?\s*([A-Z])\s*[}$]*\s*[.:)\]．、：）]")
 _SMALL = re.compile(r"\([a-z]\)|^\W*[a-z]\s*[.:)\]]", re.MULTILINE)
 """The mark of an option in small letters, `(a)`, or `a.` at the start of a line."""
+_LINE = re.compile(r"^[ \t*]*\(?([A-Z])[.):][ \t*]+(\S.*?)[ \t*]*$", re.MULTILINE)
+"""An option in a line of its own."""
+_WORDS = re.compile(r"[^\W\d_]{2,}")
 _CHOOSE = re.compile(
     r"\bwhich (?:one )?of the\b|\bof the following\b|\b(?:correct|right|best) (?:option|choice|statement)\b"
     r"|\bmultiple[- ]choice\b",
@@ -154,6 +158,7 @@ def is_choice(gold: str, text: str) -> bool:
     """
     is_short = len(gold) <= LONGEST_LETTER and any(map(str.isalpha, gold))
     if not is_short or (letter := gold_letter(gold, MOST)) is None:
+        _check_no_option(gold, text)
         return False
     options = options_in(text)
     if not options and (len(gold.strip()) > 1 or _CHOOSE.search(text)):  # a single small letter may be a variable
@@ -163,7 +168,57 @@ def is_choice(gold: str, text: str) -> bool:
             f"its answer is the letter {gold!r} and its text asks for one of several options, but the options A, B, ... are not "
             "in the text. Give them in a column `options` and use `sod data convert FILE --out OUT`, or add the column `kind`."
         )
+    if letter == gold.strip() and letter not in ascii_uppercase[: (listed := len(_in_lines(text))) or MOST]:
+        raise DataError(
+            f"its answer is the letter {gold!r}, but its text lists {listed} options. Correct one of them, or add the column "
+            "`kind`."
+        )
     return options > 0 and letter in ascii_uppercase[: max(USUAL, options)]
+
+
+def _check_no_option(gold: str, text: str) -> None:
+    """Raise DataError for a gold that is the text or the number of an option that the text of the problem lists."""
+    plain = _plain(gold)
+    for name, option in zip(ascii_uppercase, _in_lines(text) or _in_one_line(text), strict=False):
+        if plain and _plain(option) == plain and _WORDS.search(gold):
+            raise DataError(
+                f"its answer {gold!r} is the text of option {name}. Write the letter, or add the column `kind`."
+            )
+    lines = _in_lines(text)
+    if (
+        lines
+        and re.fullmatch(r"\d", plain)
+        and int(plain) <= len(lines)
+        and plain not in re.findall(r"\d+", "\n".join(lines))
+    ):
+        raise DataError(
+            f"its answer {gold!r} may be the number of one of its {len(lines)} options, and they have letters. Write the letter, "
+            "or add the column `kind`."
+        )
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.sub(r"[.,;$*]", " ", text).split()).casefold()
+
+
+def _in_lines(text: str) -> list[str]:
+    """Return the options A, B, ... of a text that has each of them, and nothing else, in a line; [] for any other text."""
+    marks = [mark for mark in _LINE.finditer(text) if mark[1]]
+    return [mark[2] for mark in marks] if len(marks) > 1 and _are_letters(marks) else []
+
+
+def _in_one_line(text: str) -> list[str]:
+    """Return the options of a text such as `A) 1 B) 2 C) 3`; [] for any other text."""
+    marks = list(_INLINE.finditer(text))
+    if len(marks) < FEWEST_IN_LINE or not _are_letters(marks):
+        return []
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    texts = [text[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
+    return [*texts[:-1], re.split(r"[.\n]", texts[-1])[0]]
+
+
+def _are_letters(marks: Sequence[re.Match[str]]) -> bool:
+    return [mark[1] for mark in marks] == list(ascii_uppercase[: len(marks)])
 
 
 def options_in(text: str) -> int:

@@ -99,7 +99,25 @@ def _script(source: Any) -> _Script:
             script = _Script([], statements, None, None)
     if not any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
         raise DataError(f"The test {source.strip()[:DETAIL_CHARACTERS]!r} has no assertion.")
+    if empty := next(filter(_compares_nothing, ast.walk(tree)), None):
+        raise DataError(
+            f"The test {ast.unparse(empty)[:DETAIL_CHARACTERS]!r} has a comma where it should compare, so almost every program "
+            "passes it. Write `==`, or a message in words."
+        )
     return script
+
+
+def _compares_nothing(node: ast.AST) -> bool:
+    """Return whether a node is `assert (f(2) == 4, "message")` or `assert f(2), 4`."""
+    match node:
+        case ast.Assert(test=ast.Tuple(elts=[_, *_])):
+            return True
+        case ast.Assert(msg=ast.Constant(value=message)):
+            return message is not None and not isinstance(message, str)
+        case ast.Assert(msg=ast.List() | ast.Tuple() | ast.Set() | ast.Dict()):
+            return isinstance(node.test, ast.Call)
+        case _:
+            return False
 
 
 def _has_no_effect(node: ast.stmt) -> bool:

@@ -35,7 +35,17 @@ from typing import Any
 
 from sod.errors import DataError
 from sod.rewards.code_asserts import assertions
-from sod.rewards.code_tests import DETAIL_CHARACTERS, CallTest, ScriptTest, StdinTest, Test, Tests, call_test
+from sod.rewards.code_tests import (
+    DETAIL_CHARACTERS,
+    CallTest,
+    ScriptTest,
+    StdinTest,
+    Test,
+    Tests,
+    call_test,
+    same_output,
+    same_value,
+)
 from sod.rewards.functional_driver import plain
 
 CACHED_GOLDS = 32
@@ -74,13 +84,15 @@ def tests_of(gold: str) -> Tests:
     """
     document = _document(gold)
     options: dict[str, Any] = document if isinstance(document, dict) else {}
+    seconds, checker = options.get("seconds"), options.get("checker")
     try:
         tests = tuple(_tests(document, options))
     except RecursionError as error:
         raise DataError("The tests in the gold answer are nested too deeply.") from error
     if not tests:
         raise DataError("The gold answer has no test.")
-    seconds, checker = options.get("seconds"), options.get("checker")
+    if checker != "special":
+        _check_outputs(tests)
     if seconds is not None and not (_is_number(seconds) and 0 < seconds < math.inf):
         raise DataError(f"The gold answer has `seconds` = {seconds!r}; the time limit must be a number above 0.")
     if checker not in (None, "special"):
@@ -88,6 +100,26 @@ def tests_of(gold: str) -> Tests:
             f"The gold answer has `checker` = {checker!r}; only 'special' is supported. Leave it out otherwise."
         )
     return Tests(tests, seconds=seconds, special=checker == "special")
+
+
+def _check_outputs(tests: tuple[Test | ScriptTest, ...]) -> None:
+    """Raise DataError for tests that contradict each other, so that no program passes."""
+    programs = [test for test in tests if isinstance(test, StdinTest)]
+    first: dict[str, StdinTest] = {}
+    for test in programs:
+        if not same_output(test.expected, first.setdefault(test.stdin, test).expected):
+            raise DataError(
+                f"The gold answer has two outputs for the input {test.stdin[:DETAIL_CHARACTERS]!r}, so no program is right. "
+                "Remove one, or set `checker` to 'special' if both are right."
+            )
+    calls: dict[str, CallTest] = {}
+    for call in (test for test in tests if isinstance(test, CallTest)):
+        before = calls.setdefault(call.request, call).accepted
+        if not any(same_value(one, other) for one in call.accepted for other in before):
+            raise DataError(
+                f"The gold answer has two results for one call, so no program is right: {call.request[:DETAIL_CHARACTERS]}. "
+                "Remove one."
+            )
 
 
 def holds_tests(gold: Any) -> bool:

@@ -58,7 +58,7 @@ class _Parser:
             elif token in ("/", r"\div"):
                 self._take()
                 value = quotient(value, self._signed())
-            elif token[0].isdigit() or token[0] == ".":
+            elif (token[0].isdigit() or token[0] == ".") and self.tokens[self.at - 1] != "!":
                 raise Unreadable("a number after a factor")
             else:
                 value = multiply(value, self._power())

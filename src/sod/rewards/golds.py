@@ -41,14 +41,41 @@ _DATE = re.compile(
     r"\d{4}([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2\d{4}|(?:\+?\d{1,3}-)?(?:\d{3}-)?\d{3}-\d{4}|\d+(?:-\d+){3,}"
 )
 """A date in numbers, a telephone number, an ISBN."""
-_DECIMAL_COMMA = re.compile(r"[-+]?\d{1,3}(?:\.\d{3})+,\d+")
-"""A number such as 1.234,56."""
+_DECIMAL_COMMA = re.compile(
+    r"[-+]?\d{1,3}(?:[. '’]\d{3})+,\d+"
+    r"|[-+]?\d+,\d{1,2}(?:\s*(?:[€£₽₹%]|\\%|(?!pi)[a-z]{2,3}\b)|\s+[mgst])"
+    r"|[-+]?[1-9]\d{0,2}(?:(?:\.\d{3}){2,}|(?:['’]\d{3})+(?:[.,]\d+)?)"
+)
+"""A number such as 1.234,56 or 12,50 €, or with points or apostrophes between thousands."""
+_OTHER = {
+    "a question, so question and answer may be in each other's columns": re.compile(
+        r".*(?:[^\W\d_]{2,}\W+[^\W_]|[\u3040-\u9fff]{2}).*[?？؟]\s*\Z", re.DOTALL
+    ),
+    "a program": re.compile(
+        r"\s*(?:```|(?:async )?def \w+\s*\(|class \w+\s*[:(]|import \w+\s*\n|from \w+ import|print\s*\(|#include)"
+    ),
+    "an object": re.compile(r"\{\s*(['\"]).*?\1\s*:.*\}", re.DOTALL),
+    "a text with markup": re.compile(r".*(?:</[A-Za-z]+>|<br ?/?>|&(?:#\d+|nbsp|lt|gt|amp);|```)", re.DOTALL),
+    "an address": re.compile(r"https?://\S+"),
+    "a refusal or an error": re.compile(
+        r"(?:I(?:['’]m| am)? (?:can ?not|can['’]t|unable|not able|do(?: no|n['’])t know)|I apologi[sz]e|(?:I['’]m )?sorry\b"
+        r"|As an AI\b|(?:Runtime|Value|Type|Syntax)?Error\s*:|Traceback \().*",
+        re.IGNORECASE | re.DOTALL,
+    ),
+}
+"""What a gold may be instead of an answer, and its pattern."""
 _LIST = re.compile(r"\[\s*(['\"]).*\1\s*,?\s*\]", re.DOTALL)
 _NOTHING = {
     "nan", "null", "<na>", "[]", "{}", "none", "n/a", "-", "--", "?", "...", "unknown", "notfound", "not found", "not_found",
-    "proof", "see solution", "see the solution", "see above", "see below", "tbd", "todo",
+    "proof", "see solution", "see the solution", "see above", "see below", "tbd", "todo", "#n/a", "n.a.", "n.a", "not available",
+    "not provided", "not given", "no answer", "blank", "empty", "missing", "pending", "to be added", "omitted", "proof omitted",
+    "answer", "answer:", "the answer is", "answers may vary", "answers will vary", "error", "undefined answer",
 }  # fmt: skip
 """Golds in lower case that stand for a missing answer."""
+_HOLLOW = re.compile(
+    r"NA|x{3,}|(?=.*[#?—–_*~])[#?.—–_*~()\s-]+|\(\s*\)|\(?see (?:the )?(?:attached|attachment|figure|graph|image|text)\)?"
+)
+"""Other golds that stand for a missing answer."""
 _MATH = MathJudge()
 
 
@@ -65,7 +92,12 @@ def prove_math(gold: str) -> None:
 
 
 def _check_meaning(gold: str) -> None:
-    """Raise DataError for a gold that would be computed with another meaning: a date, a telephone number, a decimal comma."""
+    """Raise DataError for a gold that would be computed with another meaning: a date, a telephone number, a decimal comma.
+
+    Also for a gold that is something else than an answer: a question, a program, markup.
+    """
+    if other := next((what for what, pattern in _OTHER.items() if pattern.match(gold)), ""):
+        raise DataError(f"The gold answer {_shown(gold)} is {other}. Give the answer alone.")
     if _DATE.fullmatch(gold):
         raise DataError(
             f"The gold answer {gold!r} is a date or a number with hyphens, but would be computed, so another number would be "
@@ -97,7 +129,7 @@ def check_form(gold: str, accepts: Callable[[str], bool]) -> None:
     `accepts` returns whether an answer is right.
     """
     text = gold.strip()
-    if text.casefold() in _NOTHING:
+    if text.casefold() in _NOTHING or _HOLLOW.fullmatch(text):
         raise DataError(
             f"The gold answer {gold!r} is an empty cell or a placeholder, not an answer. Remove the row, or write "
             rf"\text{{{text}}} if this word is the answer."

@@ -25,6 +25,7 @@ from sod.rewards.values import Form
 
 INTEGER = re.compile(r"-?\d+")
 _SPACED_THOUSANDS = re.compile(r"[-+]?(?:\\?\$)?[1-9]\d{0,2}(?:,\\ \d{3})+\.?")
+_LISTED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+")
 LONGEST, DEEPEST, MOST_DIGITS = 400, 12, 60
 """Longer answers, deeper nested brackets and longer runs of digits are wrong without being parsed."""
 
@@ -111,6 +112,8 @@ def decide(text: str, gold: str) -> Verdict | Question:
     if not (answer_text := tidy(boxed)):
         return Verdict(outcome="wrong", reason="empty answer")
     golds, answer = spelled(gold, answer_text) or readings(tidy(gold), answer_text)
+    if len(golds[0].parts) > 1 and len(parts := boxed.split(",")) == len(golds[0].parts) and _LISTED.fullmatch(boxed):
+        answer = readings(tidy(gold), ", ".join(parts))[1]  # 60,120 is 60120 only if one number is asked for
     open_pairs = [pairs for form in golds if (pairs := undecided(form, answer)) is not None]
     layer = "text" if answer.kind in ("opaque", "words") else "exact"
     if [] in open_pairs:

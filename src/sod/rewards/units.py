@@ -43,6 +43,8 @@ NUMBER_WORDS |= {
 _PARTS = """half third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth
     sixteenth seventeenth eighteenth nineteenth twentieth thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth
     quarter hundredth thousandth millionth billionth"""
+PART_WORDS = {name: at for at, name in enumerate(_PARTS.split()[:11], 2)} | {"quarter": 4}
+"""The words half, third, ... twelfth, and their denominators."""
 _PLURAL_PARTS = {"halves", *(f"{part}s" for part in _PARTS.split()[1:])}
 _CHANGING = """k mn bn tn mil mio grand score gross point mille percentage percentile percent pct basis bp bps pp ppm ppb
     kilo mega giga tera milli micro nano binary decimal octal hexadecimal hex base modulo mod remainder
@@ -319,7 +321,7 @@ class _Phrase:
         elif (
             word.endswith("fold")
             or _CHANGES.intersection(word.split("-"))
-            or (len(word) < 3 and word not in _FILLERS)
+            or (len(word) < 3 and word.isascii() and word not in _FILLERS)
             or (attached and token != word)
         ):
             return word in _FILLERS

@@ -3,11 +3,12 @@ r"""Parse one value of an answer into a form: a number, an expression, words or 
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import gcd
 
 from sod.rewards.answers import DEGREE, PERCENT
 from sod.rewards.exact import FUNCTIONS, exact
 from sod.rewards.sums import Sum, Unreadable, add, approximate, rational, scaled, symbols, written
-from sod.rewards.units import NO_UNIT, NUMBER_WORDS, Unit, without_unit
+from sod.rewards.units import NO_UNIT, NUMBER_WORDS, PART_WORDS, Unit, without_unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,14 @@ def several(kind: str, parts: list[Form], latex: str = "") -> Form:
     return Form(kind, key, latex or f"{left}{','.join(part.latex for part in parts)}{right}", tuple(parts))
 
 
+_RATIO = re.compile(r"\d+(?:\s*:\s*\d+)+")
+_TIME = re.compile(r"(?:[01]?\d|2[0-4]):[0-5]\d(?::[0-5]\d)?")
+_PARTS_IN_WORDS = re.compile(
+    rf"({'|'.join(NUMBER_WORDS)})[ -]({'|'.join(PART_WORDS)}|halves|(?:{'|'.join(PART_WORDS)})s)"
+)
+_WORD = re.compile(r"(?<=\d )[A-Za-z]{3,} \d")
+"""A word between two numbers: `2 hours 30`."""
+_BELOW_ZERO = re.compile("(?:negative|minus) (.+)")
 SAYINGS = {"all real numbers", "all reals", "real numbers"}
 """Words for the interval of all numbers."""
 SHORT_WORDS = {"no", "up", "ne", "nw", "se", "sw", "am", "pm", "go"}
@@ -41,7 +50,9 @@ _MISSING = re.compile(r"(no (?:\w+ )?(?:solution|root))s?(?: exists?)?")
 _FULL_STOP = re.compile(r"(?<!\.)\.$")
 _HALF_OF_DAY = re.compile(r"(?<![A-Za-z])([AaPp])\.?\s*[Mm](?![A-Za-z])\.?")
 _REMAINDER = re.compile(r"(.*\S)\s*\\bmod\{(.*)\}")
-_REPEATING = re.compile(r"(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*\{(?P<over>\d+)\}|\((?P<in>\d+)\))")
+_REPEATING = re.compile(
+    r"(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*(?:\{(?P<over>\d+)\}|(?P<one>\d))|\((?P<in>\d+)\))(?!\d)"
+)
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?!\.?\d)")
 _DEGREES = re.compile(rf"(\d+(?:\.\d+)?)\s*{DEGREE}")
 _RADIANS = r"(\1\\cdot\\frac{\\pi}{180})"
@@ -69,7 +80,16 @@ def leaf(text: str) -> Form:
             words = missing[1]
         if words in SAYINGS:
             return several("()", [leaf(r"-\infty"), leaf(r"\infty")])
+        if part := _PARTS_IN_WORDS.fullmatch(words):
+            number = NUMBER_WORDS[part[1]]
+            return leaf(rf"\frac{{{number}}}{{{PART_WORDS[part[2].removesuffix('s').replace('halve', 'half')]}}}")
+        if (below := _BELOW_ZERO.fullmatch(words)) and below[1] in NUMBER_WORDS:
+            return leaf(f"-{NUMBER_WORDS[below[1]]}")
+        if words == "empty set":
+            return Form("set", "{}", r"\{\}")
         return Form("words", words, rf"\text{{{words}}}")
+    if ratio := _ratio(text):
+        return ratio
     value, unit = without_unit(text)
     if based := IN_BASE.fullmatch(value):
         base = re.sub(r"\\text|[{}()\s]", "", based[2]).casefold()
@@ -80,10 +100,26 @@ def leaf(text: str) -> Form:
     try:
         number = _value(value)
     except Unreadable:
-        return opaque(text) if unit.modulus else replace(opaque(value), unit=unit)
+        return opaque(text) if unit.modulus or _WORD.search(value) else replace(opaque(value), unit=unit)
     if unit.modulus and not _is_remainder(number, unit.modulus):
         return opaque(text)
     return Form("exact", written(number), _symbolic(value), unit=unit)
+
+
+def _ratio(text: str) -> Form | None:
+    """Return the form of a time such as 5:30, which has no value, or of a ratio of three and more numbers; None for other text.
+
+    Two numbers without a common divisor, such as 12:25, are a time or a ratio, and have the value of the ratio.
+    """
+    if not _RATIO.fullmatch(text):
+        return None
+    parts = [int(part) for part in text.split(":")]
+    common = gcd(*parts) or 1
+    if common > 1 and _TIME.fullmatch(text):
+        return replace(opaque(text.removeprefix("0")), latex="")
+    if len(parts) < 3:
+        return None
+    return Form(f"ratio of {len(parts)}", ":".join(str(part // common) for part in parts), "")
 
 
 def _is_remainder(value: Sum, modulus: str) -> bool:
@@ -130,7 +166,7 @@ def plain_text(text: str) -> str:
 
 def _repeating(decimal: re.Match[str]) -> str:
     """Return a repeating decimal as a fraction: 0.1666..., with a line over the 6 or as 0.1(6)."""
-    whole, start, period = decimal[1], decimal[2], decimal["over"] or decimal["in"]
+    whole, start, period = decimal[1], decimal[2], decimal["over"] or decimal["one"] or decimal["in"]
     nines = (10 ** len(period) - 1) * 10 ** len(start)
     return rf"\frac{{{int(whole + start + period or 0) - int(whole + start or 0)}}}{{{nines}}}"
 

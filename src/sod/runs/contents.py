@@ -28,6 +28,9 @@ CODE = re.compile(r"(?:served:)?(?P<file>.+\.py):[^:/]+")
 """FILE.py:NAME, also as the agent of the environment `served`."""
 
 
+_MODEL = re.compile(r"([0-9a-f]{64})(?::([0-9a-f]{64}))?")
+
+
 def content_digests(options: Options, sets: Sequence[tuple[Path, Sequence[Problem]]] = ()) -> dict[str, str]:
     """Return the SHA-256 of each file, by a name that stays the same if the data are moved: OPTION: FILE, or data: FILE.
 
@@ -46,9 +49,20 @@ def content_digests(options: Options, sets: Sequence[tuple[Path, Sequence[Proble
     return {name: digests[path] for name, path in sorted(named.items()) if path in digests}
 
 
+def same_input(before: str | None, now: str | None) -> bool:
+    """Return whether two fingerprints are of one input.
+
+    A model of an earlier version has the first of its two digests (`sod.datasets.rows.fingerprint_model`), and is compared by it.
+    """
+    if before == now or not (before and now):
+        return before == now
+    one, other = _MODEL.fullmatch(before), _MODEL.fullmatch(now)
+    return bool(one and other) and one[1] == other[1] and not (one[2] and other[2])
+
+
 def changed_contents(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Return the names of the files that both have, with different contents."""
-    return [name for name, digest in now.items() if before.get(name, digest) != digest]
+    return [name for name, digest in now.items() if not same_input(before.get(name, digest), digest)]
 
 
 def check_contents(folder: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:

@@ -25,18 +25,13 @@ none: run.lock is then left, and no process holds it.
 import json
 import logging
 import math
-import os
-import platform
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sod import __version__
 from sod.config import Options
 from sod.errors import RunError
 from sod.processes.distributed import ALONE, Ranks
@@ -45,7 +40,7 @@ from sod.runs.ends import forget_end, write_end
 from sod.runs.files import PARTIAL, append_line, to_json, write_json, write_whole
 from sod.runs.locks import Lock
 from sod.runs.results import Results
-from sod.runs.resuming import check_options, contents_known, environment_before, stored
+from sod.runs.resuming import check_options, contents_known, describe_environment, environment_before, stored
 from sod.runs.validations import BEST, best_update, link_best, rewind_validations
 
 logger = logging.getLogger(__name__)
@@ -354,19 +349,6 @@ def _metrics_row(line: bytes) -> dict[str, float] | None:
     if not all(value is None or type(value) in (int, float) for value in row.values()):
         return None
     return {name: math.nan if value is None else value for name, value in row.items()}
-
-
-def describe_environment() -> dict[str, Any]:
-    """Return the versions, the machine and the command of this run."""
-    packages = ("torch", "transformers", "tokenizers", "safetensors", "pydantic")
-    return {
-        "sod": __version__,
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "processors": os.cpu_count(),
-        "packages": {name: version(name) for name in packages},
-        "arguments": sys.argv,
-    }
 
 
 def command_of(environment: Mapping[str, Any], options: Mapping[str, Any]) -> str:

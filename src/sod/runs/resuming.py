@@ -2,15 +2,21 @@
 
 import json
 import logging
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from sod import __version__
 from sod.config import Options, resume_may_change
 from sod.config.recipes import flat
 from sod.errors import RunError
-from sod.runs.contents import changed_contents, check_contents
+from sod.runs.contents import changed_contents, check_contents, same_input
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +54,34 @@ def environment_before(folder: Path, data: dict[str, str]) -> dict[str, Any] | N
     before = stored(folder, "environment.json")
     if before is None:
         return None
+    if mixed := _changed_versions(before):
+        logger.warning(
+            f"The run in {folder} was started with other versions: {mixed}. If they compute other results, its numbers are a "
+            "mixture."
+        )
     data_before = before.get("data")
     if not isinstance(data_before, dict):
         raise _damaged(folder, "environment.json")
     for name in data | data_before:
-        if data_before.get(name) != data.get(name):
+        if not same_input(data_before.get(name), data.get(name)):
             raise RunError(
                 f"The {name} differs from the one that the run in {folder} was started with. Give the original "
                 f"{name} (if it was a run, its exact checkpoint), or choose another --out."
             )
     return before
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return the versions, the machine and the command of this run."""
+    packages = ("torch", "transformers", "tokenizers", "safetensors", "pydantic")
+    return {
+        "sod": __version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "packages": {name: version(name) for name in packages},
+        "arguments": sys.argv,
+    }
 
 
 def contents_known(folder: Path, before: dict[str, Any] | None, now: dict[str, str], *, accept: bool) -> dict[str, Any]:
@@ -94,6 +118,17 @@ def stored(folder: Path, name: str) -> dict[str, Any] | None:
     if not isinstance(content, dict) or not content:
         raise _damaged(folder, name)
     return content
+
+
+def _changed_versions(before: Mapping[str, Any]) -> str:
+    """Return the versions that differ from those in a run's environment.json, as `sod 1.0, now 1.1`; empty if none does."""
+    now = describe_environment()
+    packages = before.get("packages")
+    then = {"sod": before.get("sod")} | (packages if isinstance(packages, dict) else {})
+    here = {"sod": now["sod"]} | now["packages"]
+    return ", ".join(
+        f"{name} {old}, now {here[name]}" for name, old in then.items() if here.get(name, old) != old and old
+    )
 
 
 def _damaged(folder: Path, name: str) -> RunError:

@@ -16,6 +16,7 @@ from sod.evaluation.sheets import Sheet, show_sheets
 from sod.evaluation.significance import LEVEL, Noise, holm, noise_of, p_value
 from sod.report.arena import arena_figure
 from sod.report.drawing import save_figure
+from sod.runs.contents import same_input
 from sod.runs.files import write_json, write_whole
 
 FORMAT = 1
@@ -62,8 +63,9 @@ def check_same_models(start: str, cells: Sequence[Path]) -> None:
     for what in ("student", "teacher", "data"):
         found = {_fingerprint(cell, what): cell for cell in cells}
         found.pop(None, None)  # GRPO has no teacher
-        if len(found) > 1:
-            one, other, *_ = found.values()
+        first, *others = found or [None]
+        if different := [found[print] for print in others if not same_input(first, print)]:
+            one, other = found[first], different[0]
             raise DataError(
                 f"Cold start {start}: {one} and {other} had different inputs ({what}) and cannot be compared. Prepare the worlds "
                 "once (--arena.prepare), copy them to all machines, and repeat the cells of one of the two."
