@@ -17,6 +17,7 @@ from sod.environments import Opening, Step, Turn
 from sod.environments.choosing import environment_maker
 from sod.environments.worlds import LEVELS, WORLDS, Database, Household, Maze, Move, Shop, SmallWorld
 from sod.environments.worlds.base import SPARE, turn_of, turns_of_expert
+from sod.environments.worlds.database import COLUMNS, TABLES
 from sod.environments.worlds.household import DISHES, FOOD, FURNITURE, OTHERS, ROOMS
 from sod.environments.worlds.maze import PEOPLE, TIES
 from sod.environments.worlds.shop import ARTICLES, COLOURS, SIZES
@@ -319,6 +320,21 @@ def test_only_the_right_name_is_right() -> None:
         assert world.decide().is_right == is_right
 
 
+def test_a_thought_reads_the_page_from_its_start_to_the_right_relation() -> None:
+    lengths = set()
+    for number in range(20):
+        world = Maze.opened(2, number)
+        do(world, world.expert().action)
+        for at, right in enumerate(world.path[1:]):
+            read = world.expert().thought.partition(": ")[2]
+            page = " ".join(f"{relation} {name}" for relation, name in world.pages[world.trail[-1]].items())
+            assert page.startswith(read)
+            assert read.endswith(f"{world.relations[at]} {right}")
+            lengths.add(len(read.split()))
+            do(world, f"about {right}")
+    assert lengths == {2, 4, 6}
+
+
 # Database
 
 
@@ -425,6 +441,7 @@ def test_a_demonstration_holds_what_the_world_really_answers(kind: type[SmallWor
         (Household, (*ROOMS, *FURNITURE, *DISHES, *FOOD, *OTHERS)),
         (Shop, (*ARTICLES, *COLOURS, *SIZES)),
         (Maze, (*PEOPLE, *TIES)),
+        (Database, TABLES),
     ],
 )
 def test_a_name_to_copy_follows_a_space_wherever_it_stands_so_that_it_is_one_token(
@@ -435,6 +452,14 @@ def test_a_name_to_copy_follows_a_space_wherever_it_stands_so_that_it_is_one_tok
     calls = [call["function"]["arguments"] for message in messages for call in message.get("tool_calls", ())]
     texts = [message["content"] for message in messages] + [text for each in calls for text in each.values()]
     assert not [text for text in texts if re.search(rf"(?<! )\b({'|'.join(names)})\b", text)]
+
+
+def test_a_column_in_a_query_follows_a_space() -> None:
+    rng = random.Random(0)
+    messages = [message for _ in range(60) for message in demonstration_at(Database, 1.0, SLIPPERY, rng)]
+    queries = [call["function"]["arguments"]["query"] for each in messages for call in each.get("tool_calls", ())]
+    assert any("sum(" in query for query in queries)
+    assert not [query for query in queries if re.search(rf"(?<! )\b({'|'.join(COLUMNS)})\b", query)]
 
 
 def test_the_curriculum_rises_and_slips_come_later() -> None:

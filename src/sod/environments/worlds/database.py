@@ -188,14 +188,14 @@ class Database(SmallWorld):
     def _question(self) -> str:
         column, of = self.asked
         return (
-            f"SELECT sum({column}) FROM {self.table}"
+            f"SELECT sum( {column} ) FROM {self.table}"
             if of == "sum"
             else f"SELECT {column} FROM {self.table} WHERE name='{of}'"
         )
 
     def expert(self) -> Move:
         if self.level > 1 and not self.names_seen:
-            return Move("find tables", "SELECT name FROM sqlite_master")
+            return Move("find tables", "SELECT sql FROM sqlite_master")
         needed = (
             list(self.columns) if self.level == 3 else list(self.columns)[: list(self.columns).index(self.table) + 1]
         )

@@ -98,9 +98,12 @@ class Maze(SmallWorld):
         name = self.path[known]
         if not known:
             return Move(f"from {name}", f"about {name}")
-        # The thought repeats two relations of the list in their order, and the relation as the page has it.
+        # The thought repeats two relations of the list in their order, and then the page from its start to the right relation.
+        # A tiny model learns to read on and to stop; it does not learn to look up a relation at once.
         before, relation = [self.origin, *self.relations][known - 1 : known + 1]
-        thought = f"after {before} {relation}: {relation} {name}"
+        links = list(self.pages[self.path[known - 1]].items())
+        read = links[: [each for each, _ in links].index(relation) + 1]
+        thought = f"after {before} {relation}: {' '.join(f'{each} {other}' for each, other in read)}"
         if known == len(self.relations):
             return Move(thought, f"answer {name}", is_answer=True)
         return Move(thought, f"about {name}")
