@@ -65,7 +65,7 @@ class WarmServer:
         with other:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "sod.processes.warm"],
-                stdin=other,
+                stdin=other.fileno(),
                 stdout=subprocess.DEVNULL,
                 env=dict(environment),
             )
