@@ -8,7 +8,7 @@ PEERS := .venv-peers/bin
 VLLM := .venv-vllm/bin
 VERL := .venv-verl/bin
 WORLDS := .venv-environments/bin
-BENCHMARKS := weights logprobs learning laptop memory scaling rollout evaluation validation update processes tracking
+BENCHMARKS := weights logprobs learning laptop memory scaling rollout evaluation commands validation update processes tracking
 
 .PHONY: demo real quick test check tests tests-quick test-all test-vllm test-verl test-trl test-environments test-real test-gpu bench bench-gpu \
 	bench-peers docs teacher clean

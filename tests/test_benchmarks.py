@@ -26,6 +26,7 @@ NAMES = (
     "scaling",
     "rollout",
     "evaluation",
+    "commands",
     "validation",
     "update",
     "processes",

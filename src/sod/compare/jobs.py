@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from sod.config.recipes import to_toml
 from sod.console.progress import LEGEND, ROOM, echo, width
 from sod.errors import TrainingError
+from sod.processes.warm import WarmCommand, can_start_warm, start_warm
 from sod.runs.files import write_json, write_whole
 
 LAST_LINES = 20
@@ -43,12 +44,7 @@ class Commands:
         write_whole(recipe, to_toml(content))
         columns = width()
         room = {} if columns is None else dict.fromkeys(("COLUMNS", ROOM), str(columns - len(f"{name} | ")))
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "sod", command, str(recipe)),
-            env=os.environ | self._environment | room,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
+        process = await _start([command, str(recipe)], os.environ | self._environment | room)
         assert process.stdout is not None
         lines: list[str] = []
         try:
@@ -60,7 +56,8 @@ class Commands:
         finally:
             if process.returncode is None:
                 process.terminate()
-                await process.communicate()
+                await process.stdout.read()
+                await process.wait()
         if status:
             raise TrainingError(f"`sod {command} {recipe}` failed with status {status}:\n" + "\n".join(lines))
 
@@ -71,6 +68,18 @@ class Commands:
         elif line not in self._explained:
             self._explained.add(line)
             echo(line)
+
+
+async def _start(words: Sequence[str], environment: Mapping[str, str]) -> asyncio.subprocess.Process | WarmCommand:
+    if can_start_warm():
+        with suppress(OSError):
+            return await start_warm(words, environment)
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sod", *words),
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
 
 
 SECONDS_FILE = "seconds.json"
