@@ -47,7 +47,8 @@ def as_names(value: Any) -> Any:
     return tuple(map(str, (value,) if isinstance(value, str | Path) else value))
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(as_names), Field(min_length=1)]
+OptionalNames = Annotated[tuple[str, ...], BeforeValidator(as_names)]
+Names = Annotated[OptionalNames, Field(min_length=1)]
 
 
 ToolUse = Literal["ran", "paper", "reference", "off"]

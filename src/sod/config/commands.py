@@ -11,6 +11,7 @@ from sod.config.base import (
     Count,
     Model,
     OptionalModel,
+    OptionalNames,
     Options,
     Positive,
     PositiveReal,
@@ -28,7 +29,7 @@ from sod.config.problems import ProblemOptions
 from sod.config.reward import RewardOptions
 from sod.config.rollout import RolloutOptions
 from sod.config.sandbox import SandboxOptions
-from sod.config.score import ScoreOptions, TeacherNames
+from sod.config.score import ScoreOptions
 from sod.config.tool import ToolOptions
 from sod.config.tracking import TrackerNames, TrackOptions
 from sod.config.validate import SftValidateOptions, ValidateOptions
@@ -97,7 +98,7 @@ class TrainOptions(Options):
     teacher: ResumeMayChange[OptionalModel] = None
     """Teacher model: a directory, a run or a name on the hub, hf:ORG/NAME, with any tokenizer (docs/teachers.md). Default:
     none; grpo, sham and opsd need no teacher."""
-    teachers: Rare[ResumeMayChange[TeacherNames]] = ()
+    teachers: Rare[ResumeMayChange[OptionalNames]] = ()
     """Several teachers in place of --teacher: KIND=MODEL for the problems of a kind (math, choice, code), COLUMN:VALUE=MODEL for
     those with a label, *=MODEL for all others. The first that fits is used. Those on servers: score.teacher_urls. Default:
     none."""
@@ -248,7 +249,7 @@ class PlanOptions(Options):
     """Student model: a directory, a run, or a known name on the hub (Qwen/Qwen3-0.6B, -1.7B, -4B, -8B, -14B, ...)."""
     teacher: Annotated[Path | None, BeforeValidator(model_path), Positional, arg(metavar="[TEACHER]")] = None
     """Teacher model, given like the student. Default: none, for GRPO."""
-    teachers: TeacherNames = ()
+    teachers: OptionalNames = ()
     """Several teachers in place of TEACHER, as in `sod train`: math=A code=B '*=C'. With score.offload_teacher they are on the
     GPU one after the other, otherwise all at once. Default: none."""
     gpus: str = "1x80GB"

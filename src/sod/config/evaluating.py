@@ -3,20 +3,20 @@
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from tyro.conf import Positional, arg
 
 from sod.config.base import (
     Model,
     Names,
     OptionalModel,
+    OptionalNames,
     Options,
     Positive,
     PositiveReal,
     Rare,
     ReadsFiles,
     ResumeMayChange,
-    as_names,
 )
 from sod.config.chat import ChatOptions
 from sod.config.engine import EngineOptions
@@ -191,7 +191,7 @@ class ServeOptions(Options):
     hf:ORG/NAME or hf:ORG/NAME@REVISION."""
     out: ResumeMayChange[Path]
     """Run directory to create or to continue."""
-    data: ResumeMayChange[Annotated[tuple[str, ...], BeforeValidator(as_names)]] = ()
+    data: ResumeMayChange[OptionalNames] = ()
     """Benchmarks and files of problems (.jsonl, .parquet). A session with the id of a problem is judged as an attempt at it.
     Default: none; an agent reports its own verdict, or the trajectory is ungraded."""
     port: ResumeMayChange[Annotated[int, Field(ge=0, le=65535)]] = 8000

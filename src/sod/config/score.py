@@ -1,12 +1,8 @@
 """Options `--score`: the log-probabilities of student and teacher, and the teacher's server."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator
-
-from sod.config.base import Count, Options, Positive, PositiveReal, Rare, ReadsFiles, ResumeMayChange, as_names
-
-TeacherNames = Annotated[tuple[str, ...], BeforeValidator(as_names)]
+from sod.config.base import Count, OptionalNames, Options, Positive, PositiveReal, Rare, ReadsFiles, ResumeMayChange
 
 
 class ScoreOptions(Options):
@@ -37,7 +33,7 @@ class ScoreOptions(Options):
     """Address of a server with the teacher (docs/teachers.md), such as http://127.0.0.1:8001. --teacher then names the
     teacher's tokenizer. If --teacher also has the weights, the server is verified against a forward pass. Default: load the
     teacher here."""
-    teacher_urls: Rare[ResumeMayChange[TeacherNames]] = ()
+    teacher_urls: Rare[ResumeMayChange[OptionalNames]] = ()
     """Several teachers only: the servers of those that are not loaded here, each as KEY=URL with a KEY of --teachers, or as
     KEY=URL#NAME with the teacher's name on the server. Default: load all of them here."""
     teacher_served_name: Rare[ResumeMayChange[str | None]] = None

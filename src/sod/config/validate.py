@@ -1,17 +1,15 @@
 """Options `--validate`: problems or demonstrations held out from training, which the model meets while it trains."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator
-
-from sod.config.base import Count, Options, Positive, PositiveShare, Rare, ResumeMayChange, as_names
+from sod.config.base import Count, OptionalNames, Options, Positive, PositiveShare, Rare, ResumeMayChange
 
 
 class HeldOutOptions(Options):
     """Validate while training, keep the best checkpoint, and stop when nothing improves."""
 
-    data: ResumeMayChange[Annotated[tuple[str, ...], BeforeValidator(as_names)]] = ()
+    data: ResumeMayChange[OptionalNames] = ()
     """Files held out from training. Default: none, no validation."""
     every: ResumeMayChange[Positive] = 10
     """Training iterations between two validations. The first is before training, the last after it."""
@@ -25,7 +23,7 @@ class HeldOutOptions(Options):
 class ValidateOptions(HeldOutOptions):
     """Solve held-out problems while training, keep the best checkpoint, and stop when nothing improves."""
 
-    data: ResumeMayChange[Annotated[tuple[str, ...], BeforeValidator(as_names)]] = ()
+    data: ResumeMayChange[OptionalNames] = ()
     """Names of benchmarks (`sod data list` shows them) and files of problems held out from training. Default: none, no
     validation."""
     every: ResumeMayChange[Positive] = 10
@@ -53,7 +51,7 @@ class ValidateOptions(HeldOutOptions):
 class SftValidateOptions(HeldOutOptions):
     """Measure the loss on held-out demonstrations while training, keep the best checkpoint, and stop when nothing improves."""
 
-    data: ResumeMayChange[Annotated[tuple[str, ...], BeforeValidator(as_names)]] = ()
+    data: ResumeMayChange[OptionalNames] = ()
     """Files of demonstrations held out from training. Default: none, no validation."""
     every: ResumeMayChange[Positive] = 50
     """Optimiser steps between two validations. The first is before training, the last after it."""
