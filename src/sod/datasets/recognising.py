@@ -99,8 +99,9 @@ def check_text(cells: Mapping[str, Any], question: str, gold: str) -> None:
     `gold`: the gold; empty if it is not an answer.
     """
     media = [name for name in MEDIA if name in cells and not _is_hollow(cells[name])]
-    if media or (mark := _MEDIA_MARK.search(question)):
-        what = _listed(media) if media else f"{mark[0]!r} in its text" if mark else ""
+    mark = _MEDIA_MARK.search(question)
+    if media or mark:
+        what = f"{mark[0]!r} in its text" if mark and not media else _listed(media)
         raise DataError(f"it has a picture or a recording ({what}), but models read text alone. Remove the row.")
     if _NUMBER.fullmatch(question) and _WORD.search(gold):
         raise DataError(

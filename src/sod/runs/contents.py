@@ -57,7 +57,7 @@ def same_input(before: str | None, now: str | None) -> bool:
     if before == now or not (before and now):
         return before == now
     one, other = _MODEL.fullmatch(before), _MODEL.fullmatch(now)
-    return bool(one and other) and one[1] == other[1] and not (one[2] and other[2])
+    return one is not None and other is not None and one[1] == other[1] and not (one[2] and other[2])
 
 
 def changed_contents(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
