@@ -99,7 +99,7 @@ class Maze(SmallWorld):
         if not known:
             return Move(f"from {name}", f"about {name}")
         # The thought repeats two relations of the list in their order, and then the page from its start to the right relation.
-        # A tiny model learns to read on and to stop; it does not learn to look up a relation at once.
+        # A tiny model learns to read on; it does not learn to look up a relation at once (docs/log.md).
         before, relation = [self.origin, *self.relations][known - 1 : known + 1]
         links = list(self.pages[self.path[known - 1]].items())
         read = links[: [each for each, _ in links].index(relation) + 1]
