@@ -525,7 +525,7 @@ def test_a_demonstration_that_cannot_be_rendered_is_refused_before_anything_is_w
     world: World, refused: Refused
 ) -> None:
     good = {"messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]}
-    data = world.jsonl(good, {"messages": good["messages"][1:]})
+    data = world.jsonl(good, {"messages": [good["messages"][0], {"role": "assistant", "content": "2<|im_end|>"}]})
     refused([*world.command("sft", data=data), "--batch", 1, "--no-shuffle"], "emonstration 2 cannot be rendered")
 
 

@@ -24,7 +24,6 @@ from sod.evaluation.advice import (
     Recommendation,
     StepDivergence,
     choose,
-    expected_gain,
     percent,
 )
 from sod.evaluation.continuations import ScoredEvaluation, continuations, draw_evenly, starts
@@ -64,7 +63,7 @@ def diagnose(options: DiagnoseOptions) -> Row:
             "findings": asdict(found),
             "advice": [asdict(a) | {"confidence": a.confidence} for a in (adviser(found) for adviser in ADVISERS)],
             "choice": asdict(choice),
-            "gain": expected_gain(found, choice),
+            "gain": choice.gain,
         }
         write_json(options.out / "diagnose.json", content)
     for line in screen(found, choice):
@@ -320,6 +319,6 @@ def screen(found: Findings, choice: Recommendation) -> list[str]:
         advice = adviser(found)
         lines += [f"[{advice.confidence}] {advice.text}", f"    {advice.numbers}"]
     lines += ["", f"take            {choice.system or 'not known'}", f"    {choice.why}"]
-    lines += [f"gain            {expected_gain(found, choice)}"]
+    lines += [f"gain            {choice.gain}"]
     lines += [f"not measured    {' '.join(reason.split())}" for reason in found.unmeasured[:2]]
     return [line if len(line) <= 80 else line[:79] + "…" for line in lines]
