@@ -73,7 +73,7 @@ def test_a_killed_server_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def work() -> None:
         assert (await finished("--version"))[0] == 0
-        (server,) = warm.servers(os.environ.get("OMP_NUM_THREADS"))
+        server = warm.servers[os.environ.get("OMP_NUM_THREADS")]
         server.process.send_signal(signal.SIGKILL)
         server.process.wait()
         assert (await finished("--version"))[0] == 0

@@ -104,23 +104,22 @@ async def _status(told: asyncio.StreamReader) -> int:
     return int(await told.read() or UNKNOWN_STATUS)
 
 
-@functools.cache
-def servers(threads: str | None) -> list[WarmServer]:
-    """Return the list with the server for this value of OMP_NUM_THREADS; empty before it is started."""
-    del threads
-    return []
+servers: dict[str | None, WarmServer] = {}
+"""The server for each value of OMP_NUM_THREADS."""
 
 
 async def start_warm(words: Sequence[str], environment: Mapping[str, str]) -> WarmCommand:
     """Start `sod WORDS`. The first call with a value of OMP_NUM_THREADS starts a server. Raise OSError if it has ended."""
-    found = servers(environment.get("OMP_NUM_THREADS"))
-    if found and found[0].process.poll() is not None:
-        atexit.unregister(found[0].close)
-        found.pop().close()
-    if not found:
-        found.append(WarmServer(environment))
-        atexit.register(found[0].close)
-    return await found[0].start(words, environment)
+    threads = environment.get("OMP_NUM_THREADS")
+    server = servers.get(threads)
+    if server is not None and server.process.poll() is not None:
+        atexit.unregister(server.close)
+        server.close()
+        server = None
+    if server is None:
+        server = servers[threads] = WarmServer(environment)
+        atexit.register(server.close)
+    return await server.start(words, environment)
 
 
 def _serve(channel: socket.socket) -> list[str] | None:
@@ -137,9 +136,10 @@ def _serve(channel: socket.socket) -> list[str] | None:
             _reap(running)
         if channel not in ready:
             continue
-        data, (output, status), _, _ = _receive(channel)
+        data, descriptors, _, _ = socket.recv_fds(channel, REQUEST_BYTES, 2)
         if not data:
             return None
+        output, status = descriptors
         pid = os.fork()
         if not pid:
             signal.set_wakeup_fd(-1)
@@ -152,12 +152,6 @@ def _serve(channel: socket.socket) -> list[str] | None:
         os.close(output)
         running[pid] = socket.socket(fileno=status)
         _tell(running[pid], pid)
-
-
-def _receive(channel: socket.socket) -> tuple[bytes, list[int], int, object]:
-    """Return a request and its two descriptors; b"" at the end."""
-    data, descriptors, flags, address = socket.recv_fds(channel, REQUEST_BYTES, 2)
-    return data, descriptors or [-1, -1], flags, address
 
 
 def _tell(listener: socket.socket, number: int) -> None:
