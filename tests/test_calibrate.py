@@ -445,6 +445,14 @@ def test_another_student_than_was_measured_is_not_advised(options: CalibrateOpti
         calibrate(options.model_copy(update={"advised": True}))
 
 
+def test_a_student_that_an_earlier_version_measured_is_advised(options: CalibrateOptions) -> None:
+    def earlier(content: dict[str, Any]) -> None:
+        content["data"]["model"] = content["data"]["model"].partition(":")[0]
+
+    edit(options.run / "environment.json", earlier)
+    assert "advice" in calibrate(options.model_copy(update={"advised": True, "steps": 2}))
+
+
 def test_a_copy_of_the_teacher_is_the_same_teacher(options: CalibrateOptions, teacher: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(teacher, tmp_path / "copy"))
     assert calibrate(options.model_copy(update={"teacher": copy, "steps": 2}))["steps"] == 2

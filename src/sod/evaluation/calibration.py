@@ -69,7 +69,7 @@ def _calibrate(options: CalibrateOptions) -> Row:
             f"{evaluation.options.teacher}, from the directory where `sod eval` was started."
         )
     student = evaluation.options.model
-    if options.advised and fingerprint_model(model_folder(student)) != evaluation.student:
+    if options.advised and not same_input(evaluation.student, fingerprint_model(model_folder(student))):
         raise RunError(
             f"{student} has changed since the evaluation {options.run}. Leave --advised out, or repeat `sod eval`."
         )
