@@ -1,10 +1,12 @@
 """Shard a model over processes with PyTorch's FSDP2: each process keeps a shard of every weight, and layers are gathered one
 at a time while they compute.
 
-A pass needs all processes, layer by layer, so every process must make the same number of passes.
+Only the first process reads the model's files. A pass needs all processes, layer by layer, so every process must make the
+same number of passes.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from types import MethodType
 from typing import Any, cast
@@ -12,14 +14,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sod.errors import OptionError
 from sod.model.devices import prepare_device
-from sod.model.traits import traits_of
+from sod.model.traits import Traits, set_traits, traits_of
 from sod.moved import keep_old_names
 from sod.processes.distributed import Ranks
 
@@ -31,6 +33,77 @@ ATTENTION_KERNELS = {
     "torch_attn::_varlen_attn",
 }
 """PyTorch's fused kernels of attention, by the name of their operation."""
+
+
+@torch.no_grad()
+def load_sharded(
+    load: Callable[[], PreTrainedModel], ranks: Ranks, dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """Call `load` in the first process, and shard its model over all processes, which must call this together.
+
+    The other processes hold a whole weight only while they receive their part of it. `dtype`: see `shard`; None: the
+    type of the weights.
+    """
+    model = load() if ranks.is_first else None
+    outline = ranks.first(lambda: _Outline.of(cast(PreTrainedModel, model)))
+    wholes = [] if model is None else [weight.detach() for weight in model.parameters()]
+    if model is None:
+        model = outline.without_weights()
+    shard(model, ranks, dtype or model.dtype)
+    if not ranks.is_first:
+        model.to_empty(device=ranks.mesh().device_type)
+        outline.set_buffers(model)
+    for number, part in enumerate(model.parameters()):
+        assert isinstance(part, DTensor)
+        whole = wholes[number] if ranks.is_first else torch.empty(part.shape, dtype=part.dtype, device=part.device)
+        part.copy_(distribute_tensor(whole, part.device_mesh, part.placements))
+    return model
+
+
+@dataclass(frozen=True)
+class _Outline:
+    """What a process needs to build the model of another process without its weights."""
+
+    kind: type[PreTrainedModel]
+    config: PreTrainedConfig
+    dtype: torch.dtype
+    learns: bool
+    """Whether the weights have gradients."""
+    traits: Traits
+    tokens: int
+    """Number of ids that have a row of the head (`sod.model.forward.head`)."""
+    buffers: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "_Outline":
+        return cls(
+            kind=type(model),
+            config=model.config,
+            dtype=model.dtype,
+            learns=any(weight.requires_grad for weight in model.parameters()),
+            traits=traits_of(model),
+            tokens=_head_layer(model).out_features,
+            buffers={name: buffer.cpu() for name, buffer in model.named_buffers()},
+        )
+
+    def without_weights(self) -> PreTrainedModel:
+        """Return a model on the meta device."""
+        with torch.device("meta"):
+            model = self.kind(self.config)
+        model.tie_weights()
+        model.eval().to(self.dtype).requires_grad_(self.learns)  # type: ignore[arg-type]
+        set_traits(model, self.traits)
+        _head_layer(model).out_features = self.tokens
+        return model
+
+    def set_buffers(self, model: PreTrainedModel) -> None:
+        for name, buffer in model.named_buffers():
+            holder, _, last = name.rpartition(".")
+            setattr(model.get_submodule(holder), last, self.buffers[name].to(buffer.device))
+
+
+def _head_layer(model: PreTrainedModel) -> torch.nn.Linear:
+    return cast(torch.nn.Linear, model.get_output_embeddings())
 
 
 def shard(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> None:

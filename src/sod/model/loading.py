@@ -31,7 +31,7 @@ from sod.errors import ModelError, SodError
 from sod.model.attention import ATTENTION
 from sod.model.devices import LOADING, chosen_device, device_errors, device_refusal, prepare_device
 from sod.model.dtypes import dtype_of
-from sod.model.forward import head, hidden_states, id_count, output_head
+from sod.model.forward import hidden_states, id_count, output_head
 from sod.model.multimodal import is_multimodal, text_config, text_part, whole_class
 from sod.model.proof import check_configuration, prove_model
 
@@ -300,7 +300,7 @@ def _tokenizer(folder: Path, files: tuple[tuple[str, int, int], ...]) -> PreTrai
 
 def check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Raise ModelError unless every id of the tokenizer has an embedding."""
-    _check_rows(head(model).shape[0], tokenizer, folder)
+    _check_rows(cast(torch.nn.Linear, model.get_output_embeddings()).out_features, tokenizer, folder)
 
 
 def _check_rows(rows: int, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

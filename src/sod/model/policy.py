@@ -25,7 +25,7 @@ from sod.core import (
 )
 from sod.core.logprobs import TokenLoss
 from sod.errors import OptionError, TrainingError
-from sod.model.fsdp import checkpoint_layers, copy_whole, shard, whole
+from sod.model.fsdp import checkpoint_layers, copy_whole, load_sharded, whole
 from sod.model.loading import Selected, check_written, load_model, selected
 from sod.model.lora import add_low_rank, save_plain
 from sod.model.training_state import load_state, save_state
@@ -43,11 +43,10 @@ def origin(model: Path, checkpoint: Path | None, options: OptimiserOptions) -> P
     return model if checkpoint is None or options.lora_rank else checkpoint
 
 
-def load_sharded(folder: Path, network: ModelOptions, ranks: Ranks) -> PreTrainedModel:
+def load_learner(folder: Path, network: ModelOptions, ranks: Ranks) -> PreTrainedModel:
     """Load the model in float32 and shard it over the processes. It computes in the network's type."""
-    model = load_model(folder, ModelOptions(dtype="float32", device="cpu"))
-    shard(model, ranks, getattr(torch, network.dtype))
-    return model
+    whole_options = ModelOptions(dtype="float32", device="cpu")
+    return load_sharded(lambda: load_model(folder, whole_options), ranks, getattr(torch, network.dtype))
 
 
 class Policy:

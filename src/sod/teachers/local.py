@@ -24,7 +24,7 @@ class LocalTeacher(Teacher):
     def __init__(self, setup: TeacherSetup):
         tokenizer = load_tokenizer(setup.folder)
         self._check_tokenizer(setup.tokenizer, tokenizer)
-        self._model = load_model(setup.folder, setup.network.for_teacher(setup.score)).requires_grad_(False)
+        self._model = self._load(setup)
         check_embeddings(self._model, tokenizer, setup.folder)
         check_context(self._model, setup.rollout, whose="teacher")
         self._device = self._model.device
@@ -34,6 +34,9 @@ class LocalTeacher(Teacher):
         self._temperature = setup.rollout.temperature
         self._microbatch_tokens = setup.microbatch_tokens
         self._busy_seconds = 0.0
+
+    def _load(self, setup: TeacherSetup) -> PreTrainedModel:
+        return load_model(setup.folder, setup.network.for_teacher(setup.score)).requires_grad_(False)
 
     def _check_tokenizer(self, student: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase) -> None:
         check_same_vocabulary(student, own)

@@ -6,9 +6,10 @@ from typing import cast
 
 import torch
 from torch.distributed.fsdp import FSDPModule
+from transformers import PreTrainedModel
 
 from sod.batching import ScoredBatch, microbatches
-from sod.model.fsdp import shard
+from sod.model.fsdp import load_sharded
 from sod.model.loading import hidden_states
 from sod.processes.distributed import Ranks
 from sod.teachers import TeacherSetup
@@ -19,10 +20,14 @@ class ShardedTeacher(LocalTeacher):
     """Scores together with all other processes, layer by layer, after all have finished sampling."""
 
     def __init__(self, setup: TeacherSetup, ranks: Ranks):
-        super().__init__(replace(setup, network=setup.network.model_copy(update={"device": "cpu"})))
-        shard(self._model, ranks, self._model.dtype)
-        self._home, self._device = None, self._model.device
         self._ranks = ranks
+        on_the_cpu = setup.network.model_copy(update={"device": "cpu"})
+        super().__init__(
+            replace(setup, network=on_the_cpu, score=setup.score.model_copy(update={"offload_teacher": False}))
+        )
+
+    def _load(self, setup: TeacherSetup) -> PreTrainedModel:
+        return load_sharded(lambda: super(ShardedTeacher, self)._load(setup), self._ranks)
 
     async def scored(self, batch: ScoredBatch) -> ScoredBatch:
         """Return the batch unchanged; `finish` adds the scores."""

@@ -33,7 +33,7 @@ from sod.model.dtypes import with_dtype
 from sod.model.hub import model_folder
 from sod.model.lengths import with_lengths
 from sod.model.loading import check_context, check_embeddings, head, load_model
-from sod.model.policy import Policy, load_sharded, origin
+from sod.model.policy import Policy, load_learner, origin
 from sod.planning.changes import fingerprints_of
 from sod.planning.checks import check, of_training, of_translation
 from sod.planning.dry_run import show_dry_run
@@ -222,7 +222,7 @@ class TrainingSession:
             with harness.working_in(loop), _teacher(options, student, harness, loop, ranks) as teacher:
                 if teacher:
                     teacher.check(problems)
-                learner = None if ranks.alone else load_sharded(start, options.network, ranks)
+                learner = None if ranks.alone else load_learner(start, options.network, ranks)
                 policy = Policy(model, harness.chat.tokenizer, options.learn, learner=learner, ranks=ranks)
                 if folder:
                     policy.restore(folder)

@@ -19,7 +19,7 @@ from sod.model.devices import FINE_TUNING, device_errors
 from sod.model.dtypes import with_dtype
 from sod.model.hub import model_folder
 from sod.model.loading import check_context, check_embeddings, load_model, load_tokenizer, positions_of
-from sod.model.policy import Policy, load_sharded, origin
+from sod.model.policy import Policy, load_learner, origin
 from sod.planning.changes import fingerprints_of
 from sod.planning.checks import check, of_fine_tuning
 from sod.planning.dry_run import show_dry_run
@@ -89,7 +89,7 @@ def _learn(options: SftOptions, run: Run, ranks: Ranks) -> None:
         check_context(model, solver.options.rollout)
         for each in solver.sets:
             warn_of_overlap(each.name, list(map(ProblemIdentity.of, each.problems)), learnt)
-    learner = None if ranks.alone else load_sharded(model_to_load, options.network, ranks)
+    learner = None if ranks.alone else load_learner(model_to_load, options.network, ranks)
     total_steps = steps if options.schedule == "cosine" else None
     policy = Policy(model, chat.tokenizer, options.learn, total_steps=total_steps, learner=learner, ranks=ranks)
     if folder:
