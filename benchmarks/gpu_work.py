@@ -17,8 +17,9 @@ from sod.engines import Engine, Request
 from sod.lab.make import TEACHER_FOLDER
 from sod.lab.tokenizer import VOCABULARY
 from sod.model.attention import ATTENTION
-from sod.model.loading import load_tokenizer, score
+from sod.model.loading import load_tokenizer
 from sod.model.policy import Policy
+from sod.model.scores import score
 from sod.planning.inventory import ON_HUB
 from sod.planning.memory import (
     ITEMSIZE,

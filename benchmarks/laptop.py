@@ -34,8 +34,9 @@ from sod.engines import Request
 from sod.engines.drawing import draw_tokens
 from sod.engines.hf import HFEngine
 from sod.model.attention import ATTENTION
-from sod.model.loading import load_model, score
+from sod.model.loading import load_model
 from sod.model.policy import Policy
+from sod.model.scores import score
 from sod.types import Group, Piece, Problem, Trajectory
 
 PROBLEM = Problem(id="p", messages=(), answer="1")

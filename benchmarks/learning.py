@@ -21,8 +21,9 @@ from sod.config import AlgorithmOptions, LearnOptions
 from sod.core import clipped_policy_loss, token_loss
 from sod.credit.algorithms import ALGORITHMS
 from sod.model.attention import ATTENTION
-from sod.model.loading import head, score, selected
+from sod.model.forward import head
 from sod.model.policy import Policy
+from sod.model.scores import score, selected
 from sod.types import Group, Piece, Problem, Trajectory
 
 

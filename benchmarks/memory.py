@@ -19,7 +19,7 @@ from measure import Row, in_turn, pairwise_ratios, parse, parser, peak_mb, repor
 from sod.config import LearnOptions
 from sod.core import clipped_policy_loss, token_loss
 from sod.model.attention import Packed
-from sod.model.loading import head
+from sod.model.forward import head
 from sod.model.policy import Policy
 
 WIDTH = 256

@@ -55,7 +55,8 @@ from sod.lab import settings
 from sod.lab.make import TEACHER_FOLDER
 from sod.lab.make import problems as lab_problems
 from sod.model.attention import ATTENTION
-from sod.model.loading import load_model, load_tokenizer, score
+from sod.model.loading import load_model, load_tokenizer
+from sod.model.scores import score
 from sod.rewards import Verdict
 from sod.rewards.referee import Referee
 from sod.rollout.harness import Harness

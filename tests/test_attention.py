@@ -25,7 +25,8 @@ from sod.config import ModelOptions
 from sod.engines.hf import HFEngine
 from sod.errors import ModelError
 from sod.model.attention import ATTENTION, Packed, SlotCache
-from sod.model.loading import hidden_states, load_model
+from sod.model.forward import hidden_states
+from sod.model.loading import load_model
 
 VOCABULARY = 24
 SIZE = {

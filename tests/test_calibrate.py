@@ -30,8 +30,9 @@ from sod.evaluation.calibration import (
     calibration_summary,
     verdict,
 )
-from sod.evaluation.continuations import ScoredEvaluation, Start, draw_evenly, starts
+from sod.evaluation.continuations import Start, draw_evenly, starts
 from sod.evaluation.evaluate import evaluate
+from sod.evaluation.scored import ScoredEvaluation
 from sod.lab import settings
 from sod.model.loading import load_model, load_tokenizer
 from sod.types import Trajectory

@@ -22,8 +22,9 @@ from sod.core import token_loss
 from sod.engines import Request
 from sod.engines.hf import HFEngine
 from sod.errors import ModelError
-from sod.model.forward import logits_of
-from sod.model.loading import hidden_states, load_model, selected
+from sod.model.forward import hidden_states, logits_of
+from sod.model.loading import load_model
+from sod.model.scores import selected
 from sod.model.traits import traits_of
 
 TABLE = Path(__file__).parent.parent / "docs" / "models.md"

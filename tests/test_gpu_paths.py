@@ -33,8 +33,9 @@ from sod.engines.opening import open_engine
 from sod.engines.vllm_base import check_room
 from sod.errors import CapacityError, ModelError, OptionError, OutageError
 from sod.model.devices import LEARNING, chosen_device, device_errors
-from sod.model.loading import load_model, score, score_top
+from sod.model.loading import load_model
 from sod.model.policy import Policy
+from sod.model.scores import score, score_top
 from sod.processes.concurrency import Runner
 from sod.teachers import TeacherSetup
 from sod.teachers.local import LocalTeacher

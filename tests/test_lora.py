@@ -33,9 +33,11 @@ from sod.errors import RunError
 from sod.lab.demonstrations import STUDENT_STYLE
 from sod.lab.make import write_demonstrations
 from sod.model.attention import ATTENTION
-from sod.model.loading import hidden_states, load_model, score, selected
+from sod.model.forward import hidden_states
+from sod.model.loading import load_model
 from sod.model.lora import add_low_rank, plain_parameters, save_plain, save_weights
 from sod.model.policy import Policy, origin
+from sod.model.scores import score, selected
 from sod.runs.directory import Run
 from sod.teachers import TeacherSetup
 from sod.teachers.privileged import PrivilegedTeacher

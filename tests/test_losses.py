@@ -30,9 +30,10 @@ from sod.core import (
 )
 from sod.credit.algorithms import ALGORITHMS, OUTCOMES
 from sod.lab import settings
-from sod.model.loading import load_model, score, selected
+from sod.model.loading import load_model
 from sod.model.lora import without_adapters
 from sod.model.policy import Policy
+from sod.model.scores import score, selected
 from sod.planning.dry_run import plan
 from sod.runs.directory import Run
 from sod.scoring import Scorer

@@ -28,7 +28,8 @@ from sod.errors import ModelError, OptionError
 from sod.export.model import plain_model
 from sod.model.forward import end_ids, ends_beside, head, unused_generation
 from sod.model.fsdp import _layers
-from sod.model.loading import check_context, load_model, load_tokenizer, score, score_top
+from sod.model.loading import check_context, load_model, load_tokenizer
+from sod.model.scores import score, score_top
 from sod.processes.concurrency import Runner
 from sod.types import Group, Piece, Problem, Trajectory
 

@@ -34,8 +34,9 @@ from sod.batching import (
 from sod.config import LearnOptions, ModelOptions
 from sod.errors import InfrastructureError, ModelError, TrainingError
 from sod.lab.models import Size, new_model, save_new_model
-from sod.model.loading import check_embeddings, check_same_vocabulary, load_model, load_tokenizer, score, score_top
+from sod.model.loading import check_embeddings, check_same_vocabulary, load_model, load_tokenizer
 from sod.model.policy import Policy
+from sod.model.scores import score, score_top
 from sod.scoring import Scorer, check_groups
 from sod.types import Group, Trajectory
 

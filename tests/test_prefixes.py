@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, Qwen3ForCausalLM
 
 from sod.model import prefixes
 from sod.model.attention import ATTENTION
-from sod.model.loading import hidden_states
+from sod.model.forward import hidden_states
 from sod.model.prefixes import LARGEST_MASK, SHORTEST, Family, find_families, worth_sharing
 
 MakeModel = Callable[..., Qwen3ForCausalLM]

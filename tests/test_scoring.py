@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
 from sod.batching import Batch, ScoredBatch, collate, join
 from sod.config import AlgorithmOptions, ModelOptions, RolloutOptions, ScoreOptions
-from sod.model.loading import load_model, score
+from sod.model.loading import load_model
+from sod.model.scores import score
 from sod.processes.concurrency import Runner, compute
 from sod.runs import metrics
 from sod.runs.peaks import take_peak_mb

@@ -33,7 +33,7 @@ from sod.core import logprobs
 from sod.engines.hf import HFEngine
 from sod.model.attention import ATTENTION
 from sod.model.caching import Packing
-from sod.model.loading import hidden_states
+from sod.model.forward import hidden_states
 from sod.model.policy import Policy
 from sod.planning.budgets import by_part, memory_of_fine_tuning, memory_of_teacher_server, memory_of_training
 from sod.planning.inventory import ON_HUB

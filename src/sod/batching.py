@@ -1,7 +1,7 @@
 """Convert trajectories to tensors. Only this module pads.
 
 Values per token are (B, T) tensors, padded on the right. No model ever reads the padding: a forward pass packs its rows end
-to end (`sod.model.loading.hidden_states`).
+to end (`sod.model.forward.hidden_states`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

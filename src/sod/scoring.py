@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from sod.batching import Batch, ScoredBatch, collate, pad
 from sod.errors import InfrastructureError
-from sod.model.loading import score, score_top
+from sod.model.scores import score, score_top
 from sod.processes.concurrency import compute
 from sod.teachers import Teacher
 from sod.teachers.reference import Reference

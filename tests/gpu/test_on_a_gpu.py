@@ -17,8 +17,8 @@ from sod.engines.hf import HFEngine
 from sod.engines.vllm import VLLMEngine
 from sod.engines.vllm_base import COARSE_TOLERANCE
 from sod.model.attention import ATTENTION
-from sod.model.loading import score
 from sod.model.policy import Policy
+from sod.model.scores import score
 from sod.planning.memory import Shape, learning_bytes, optimiser_bytes
 from sod.teachers import TeacherSetup
 from sod.teachers.local import LocalTeacher

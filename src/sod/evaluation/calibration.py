@@ -34,8 +34,9 @@ from sod.console.progress import console, echo
 from sod.credit.systems import SOD_RULE
 from sod.datasets.rows import Row, fingerprint_model
 from sod.errors import DataError, RunError
-from sod.evaluation.continuations import MANY, ScoredEvaluation, continuations, draw_evenly, starts
+from sod.evaluation.continuations import MANY, continuations, draw_evenly, starts
 from sod.evaluation.intervals import DRAWS
+from sod.evaluation.scored import ScoredEvaluation
 from sod.model.hub import model_folder
 from sod.runs.contents import same_input
 from sod.runs.directory import Run

@@ -5,42 +5,31 @@ On request, the student also continues after the first turn that the teacher has
 The trajectories come from an evaluation with a teacher. Steps are drawn evenly over the number of tool errors before them.
 """
 
-import json
 import logging
-import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sod.batching import ScoredBatch, collate, pad
 from sod.chat.format import ChatFormat
-from sod.config import AlgorithmOptions, CalibrateOptions, EvalOptions, RolloutCommandOptions
+from sod.config import CalibrateOptions, EvalOptions
 from sod.console.progress import Display
-from sod.core import INPUTS, RULES, MissingInputError, Rule, StepInfo, Weights, step_mean
-from sod.credit.algorithms import step_info
 from sod.credit.systems import SOD_RULE
-from sod.datasets import ProblemSet
-from sod.datasets.rows import Row, fingerprint_model, read_rows
-from sod.datasets.several import open_sets, sets_fingerprint
+from sod.datasets.rows import Row
 from sod.engines.opening import open_engine
-from sod.errors import DataError, OptionError, RunError
-from sod.evaluation.results import Evaluated, read_evaluation
+from sod.errors import OptionError
+from sod.evaluation.scored import ScoredEvaluation
 from sod.model.hub import model_folder
 from sod.model.loading import check_context, check_embeddings, load_model
 from sod.processes.concurrency import Runner
 from sod.rollout.agent import Agent
 from sod.rollout.groups import attempt_seed, beginning_seed, rollout
 from sod.rollout.harness import Harness
-from sod.runs.contents import changed_contents, content_digests
-from sod.runs.directory import Run, command_of
+from sod.runs.directory import Run
 from sod.runs.files import to_json, write_whole
-from sod.runs.records import from_record
 from sod.scoring import check_groups
 from sod.teachers import TeacherSetup
 from sod.teachers.opening import has_same_tokens
@@ -50,196 +39,8 @@ from sod.types import Group, Piece, Problem, Trajectory
 
 logger = logging.getLogger(__name__)
 
-ADVICE = "Start from the directory where `sod eval` was started."
 MANY = 3
 """Larger numbers of tool errors are treated as this one."""
-
-
-# The evaluation
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredEvaluation:
-    """An evaluation with a teacher, read from its directory."""
-
-    options: EvalOptions
-    data: str
-    """Fingerprint of the problems."""
-    teacher: str
-    """Fingerprint of the teacher."""
-    student: str
-    """Fingerprint of the student; empty if the evaluation has none."""
-    batch: ScoredBatch
-    """The graded trajectories. Only the difference of both models' log-probabilities was recorded: the student's are 0 here."""
-    private: frozenset[str]
-    """Ids of problems that must not be published."""
-    d_BK: Tensor
-    """Divergences as recorded; the signals in `batch` are rounded."""
-
-    @classmethod
-    def read(cls, folder: Path) -> "ScoredEvaluation":
-        """Read an evaluation.
-
-        Raises RunError if the directory holds no evaluation with a teacher, and DataError if it is not finished or if a row is
-        damaged.
-        """
-        options, data, teacher, student, contents = _read_options(folder)
-        evaluated = read_evaluation(folder)
-        sets = _open_sets(folder, options, data, contents)
-        problems = {problem.id: problem for each in sets for problem in each.problems}
-        by_problem = _read_scored(folder, evaluated, problems)
-        scored = [each for group in by_problem.values() for each in group]
-        signal_BT = pad([each.signal for each in scored], torch.float32)
-        graded = collate([Group(problems[id], [each.trajectory for each in group]) for id, group in by_problem.items()])
-        batch = replace(
-            graded.scored(torch.zeros_like(signal_BT)),
-            teacher_BT=signal_BT,
-            teacher_entropy_BT=pad([each.teacher_entropy for each in scored], torch.float32),
-            span_share_BT=pad([each.share for each in scored], torch.float32)
-            if any(each.share for each in scored)
-            else None,
-        )
-        return cls(
-            options=options,
-            data=data,
-            teacher=teacher,
-            student=student,
-            batch=batch,
-            private=frozenset(problem.id for each in sets if each.private for problem in each.problems),
-            d_BK=pad([each.d for each in scored], torch.float32),
-        )
-
-    def info(self) -> StepInfo:
-        """Return the inputs of the rules: the whole evaluation as one batch, before the first update.
-
-        The student's log-probabilities are those of the sampler, if they were recorded and not changed by top_p.
-        """
-        info = step_info(self.batch, AlgorithmOptions())[1]
-        sampled_BT = pad([trajectory.sampler_logprobs for trajectory in self.batch.trajectories], torch.float32)
-        known = self.options.rollout.top_p == 1 and bool((sampled_BT[self.batch.mask_BT] != 0).any())
-        return replace(
-            info,
-            student_BT=sampled_BT if known else None,
-            teacher_BT=sampled_BT + info.signal_BT if known and self.batch.span_share_BT is None else None,
-            student_rate_B=None,
-        )
-
-    def weights(self, rules: Mapping[str, Rule] = RULES) -> dict[str, Tensor]:
-        """Return each rule's weights of the steps, (B, K). Weights of tokens are averaged over the step.
-
-        Rules that read what an evaluation does not hold are left out and logged, as is a rule that fails.
-        """
-        info = self.info()
-        weights: dict[str, Tensor] = {}
-        missing: list[str] = []
-        for name, rule in rules.items():
-            try:
-                w = Weights.of(rule(self.d_BK, info)).teacher
-                w_BK = w if w.shape == self.d_BK.shape else step_mean(w, info.ids_BT)
-                if not w_BK[info.exists_BK].isfinite().all():
-                    raise ValueError("some weights are not finite")
-                weights[name] = w_BK
-            except MissingInputError as error:
-                missing.append(f"{name} ({INPUTS[error.name].what})")
-            except Exception as error:  # a rule may raise anything
-                logger.warning(f"The rule {name!r} is left out: {type(error).__name__}: {error}")
-        if missing:
-            logger.info(f"Rules that read more than an evaluation holds are left out: {', '.join(missing)}.")
-        return weights
-
-
-def _read_options(folder: Path) -> tuple[EvalOptions, str, str, str, dict[str, str]]:
-    """Return the options of an evaluation, the fingerprints of its problems, teacher and student, and digests of its files."""
-    try:
-        text = (folder / "options.json").read_text(encoding="utf-8")
-        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-        if (command := command_of(environment, json.loads(text))) in ("train", "sft", "calibrate"):
-            raise ValueError(f"it is a run of `sod {command}`")
-        options = RolloutCommandOptions.model_validate_json(text)
-        prints: dict[str, str] = environment["data"]
-        contents: dict[str, str] = environment.get("files", {})
-        data = prints["data"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise RunError(
-            f"{folder} holds no run of `sod eval` ({': '.join(str(error).splitlines()[:2])}). Pass the directory of a "
-            "finished `sod eval` with --teacher."
-        ) from error
-    if options.teacher is None:
-        raise RunError(f"{folder} is an evaluation without a teacher. Repeat `sod eval` with --teacher.")
-    if options.score.teacher_url is not None:
-        raise RunError(
-            f"{folder} is an evaluation with a remote teacher, which returns no entropies. Repeat `sod eval` without "
-            "score.teacher_url."
-        )
-    teacher = prints.get("teacher") or fingerprint_model(model_folder(options.teacher))
-    return options, data, teacher, prints.get("model", ""), contents
-
-
-def _open_sets(folder: Path, options: EvalOptions, data: str, contents: dict[str, str]) -> list[ProblemSet]:
-    """Open the problems of the evaluation, and check their fingerprint."""
-    try:
-        sets = open_sets(options)
-    except DataError as error:
-        raise RunError(f"The problems of {folder} are missing or have changed ({error}). {ADVICE}") from error
-    if sets_fingerprint(sets) != data:
-        raise RunError(f"The problems of {folder}, {', '.join(options.data)}, have changed. {ADVICE}")
-    if changed := changed_contents(contents, content_digests(options, [(each.path, each.problems) for each in sets])):
-        raise RunError(f"{changed[0]} has changed since the evaluation {folder}. Restore its content. {ADVICE}")
-    return sets
-
-
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    """One row of a trajectory file (`sod.runs.records.scored_records`), checked."""
-
-    trajectory: Trajectory
-    signal: list[float]
-    """Signal of each token; 0 for tokens that the student did not write."""
-    teacher_entropy: list[float]
-    """Entropy at each token; 0 for tokens that the student did not write."""
-    d: list[float]
-    share: list[float]
-    """Part of a span that each token is; empty for a teacher with the student's tokenizer."""
-
-    @classmethod
-    def of(cls, row: Row, problem: Problem) -> "_Scored":
-        """Check a row. Raises LookupError, TypeError or ValueError."""
-        pieces, d = row["pieces"], [float(step["d"]) for step in row["steps"]]
-        authors = ["observation" if piece["author"] in ("tool", "user") else piece["author"] for piece in pieces]
-        if authors != ["prompt", "student", *["observation", "student"] * (len(d) - 1)]:
-            raise ValueError("its steps do not match its pieces")
-        turns = [(turn["signal"], turn.get("span_share") or [1.0] * len(turn["signal"])) for turn in pieces[1::2]]
-        for (signal, share), own in zip(turns, d, strict=True):
-            spans = math.fsum(share)
-            if spans and not math.isclose(math.fsum(map(abs, signal)) / spans, own, rel_tol=1e-3, abs_tol=1e-3):
-                raise ValueError("the d of its steps is not the mean of |signal|")
-        attempt = from_record(row, problem, lambda tokens: "")  # its text is not needed
-        share = _by_token(pieces, "span_share") if "span_share" in pieces[1] else []
-        return cls(attempt, _by_token(pieces, "signal"), _by_token(pieces, "teacher_entropy"), d, share)
-
-
-def _by_token(pieces: Sequence[Row], name: str) -> list[float]:
-    """Return a column of the student's pieces, with 0 for the tokens of other pieces."""
-    values = [piece[name] if piece["author"] == "student" else [0.0] * len(piece["tokens"]) for piece in pieces]
-    if any(len(column) != len(piece["tokens"]) for column, piece in zip(values, pieces, strict=True)):
-        raise ValueError(f"its columns `tokens` and `{name}` differ in length")
-    return [value for column in values for value in column]
-
-
-def _read_scored(folder: Path, evaluated: Evaluated, problems: Mapping[str, Problem]) -> dict[str, list[_Scored]]:
-    """Read the graded trajectories of each problem. Raises DataError for a damaged row."""
-    by_problem: dict[str, list[_Scored]] = {}
-    file = Run(folder).trajectory_file(0)
-    for number, row in enumerate(read_rows(file), 1):
-        try:
-            if row["sample"] in evaluated.verdicts.get(row["problem"], ()):
-                by_problem.setdefault(row["problem"], []).append(_Scored.of(row, problems[row["problem"]]))
-        except (LookupError, TypeError, ValueError) as error:
-            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise DataError(
-                f"{file}, row {number} cannot be used: {what}. It is damaged or of an older version. Repeat `sod eval`."
-            ) from error
-    return by_problem
 
 
 # The steps

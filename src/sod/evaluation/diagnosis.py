@@ -26,10 +26,11 @@ from sod.evaluation.advice import (
     choose,
     percent,
 )
-from sod.evaluation.continuations import ScoredEvaluation, continuations, draw_evenly, starts
+from sod.evaluation.continuations import continuations, draw_evenly, starts
 from sod.evaluation.evaluate import evaluate
 from sod.evaluation.intervals import Interval, difference, mean_over_problems, rate
 from sod.evaluation.results import Evaluated, read_evaluation
+from sod.evaluation.scored import ScoredEvaluation
 from sod.runs.directory import Run
 from sod.runs.files import write_json
 

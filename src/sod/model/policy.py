@@ -26,8 +26,9 @@ from sod.core import (
 from sod.core.logprobs import TokenLoss
 from sod.errors import OptionError, TrainingError
 from sod.model.fsdp import checkpoint_layers, copy_whole, load_sharded, whole
-from sod.model.loading import Selected, check_written, load_model, selected
+from sod.model.loading import check_written, load_model
 from sod.model.lora import add_low_rank, save_plain
+from sod.model.scores import Selected, selected
 from sod.model.training_state import load_state, save_state
 from sod.processes.distributed import ALONE, Ranks
 

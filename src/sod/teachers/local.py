@@ -10,7 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch
 from sod.chat.format import ChatFormat
-from sod.model.loading import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer, score
+from sod.model.loading import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer
+from sod.model.scores import score
 from sod.processes.concurrency import compute
 from sod.teachers import Scores, Teacher, TeacherSetup
 

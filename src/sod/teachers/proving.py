@@ -8,7 +8,8 @@ from torch import Tensor
 from sod.batching import Batch, collate
 from sod.config import ModelOptions
 from sod.model.dtypes import dtype_of
-from sod.model.loading import load_model, score
+from sod.model.loading import load_model
+from sod.model.scores import score
 from sod.teachers.dialects import Dialect
 from sod.types import Group, Piece, Problem, Trajectory
 

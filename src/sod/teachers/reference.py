@@ -9,9 +9,9 @@ from transformers import PreTrainedModel
 
 from sod.batching import Batch
 from sod.config import ScoreOptions, TrainOptions
-from sod.model.loading import score
 from sod.model.lora import without_adapters
 from sod.model.policy import Policy
+from sod.model.scores import score
 from sod.teachers import Teacher, TeacherSetup
 from sod.teachers.local import LocalTeacher
 from sod.teachers.privileged import PrivilegedTeacher

@@ -9,8 +9,8 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from sod.batching import ScoredBatch, microbatches
+from sod.model.forward import hidden_states
 from sod.model.fsdp import load_sharded
-from sod.model.loading import hidden_states
 from sod.processes.distributed import Ranks
 from sod.teachers import TeacherSetup
 from sod.teachers.local import LocalTeacher

@@ -30,9 +30,10 @@ from sod.engines.opening import open_engine
 from sod.errors import AlarmError, OptionError, TrainingError
 from sod.model.devices import LEARNING, SAMPLING, device_errors
 from sod.model.dtypes import with_dtype
+from sod.model.forward import head
 from sod.model.hub import model_folder
 from sod.model.lengths import with_lengths
-from sod.model.loading import check_context, check_embeddings, head, load_model
+from sod.model.loading import check_context, check_embeddings, load_model
 from sod.model.policy import Policy, load_learner, origin
 from sod.planning.changes import fingerprints_of
 from sod.planning.checks import check, of_training, of_translation
