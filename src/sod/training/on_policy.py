@@ -15,28 +15,25 @@ from typing import Any, TypeVar
 import torch
 
 from sod.batching import CreditedBatch, ScoredBatch, join
-from sod.config import EngineOptions, TrainOptions
-from sod.config.teachers import routes_of
-from sod.console.progress import LEGEND, Display, console, echo, fitted
-from sod.credit.algorithms import give_credit, inputs_of
+from sod.config import TrainOptions
+from sod.console.progress import Display, console, echo, fitted
+from sod.credit.algorithms import give_credit
 from sod.credit.correction import with_correction
 from sod.credit.history import RuleHistory
-from sod.credit.systems import traits
 from sod.datasets.asking import load_asked, unasked
 from sod.datasets.order import ProblemOrder
 from sod.engines import SleepingEngine
 from sod.engines.choice import with_engine
 from sod.engines.opening import open_engine
-from sod.errors import AlarmError, OptionError, TrainingError
+from sod.errors import AlarmError, TrainingError
 from sod.model.devices import LEARNING, SAMPLING, device_errors
 from sod.model.dtypes import with_dtype
-from sod.model.forward import head
 from sod.model.hub import model_folder
 from sod.model.lengths import with_lengths
 from sod.model.loading import check_context, check_embeddings, load_model
 from sod.model.policy import Policy, load_learner, origin
 from sod.planning.changes import fingerprints_of
-from sod.planning.checks import check, of_training, of_translation
+from sod.planning.checks import check, of_training
 from sod.planning.dry_run import show_dry_run
 from sod.planning.estimates import estimate
 from sod.planning.timing import compared
@@ -51,17 +48,16 @@ from sod.runs import metrics
 from sod.runs.alarms import raised
 from sod.runs.contents import content_digests
 from sod.runs.directory import Run
-from sod.runs.peaks import take_peak_mb
 from sod.runs.records import scored_records, to_record
 from sod.scoring import Scorer, check_groups
-from sod.teachers import Teacher, TeacherSetup
-from sod.teachers.opening import has_same_tokens, open_teacher, open_teachers, teacher_folder
-from sod.teachers.privileged import PrivilegedTeacher
-from sod.teachers.reference import Reference, open_reference
+from sod.teachers import Teacher
+from sod.teachers.reference import open_reference
 from sod.trackers.sending import Tracking, tracked
 from sod.training.ahead import Ahead
 from sod.training.guidance import Guidance
+from sod.training.opening import begin, opened_teacher, own_engine, scorer_of
 from sod.training.problems import problem_order, teacher_rates
+from sod.training.reporting import EXPLAINED, Clock, line_of
 from sod.types import Group, Problem
 from sod.validation.solving import HeldOut, Validator
 from sod.validation.teacher import TeacherProbe
@@ -73,7 +69,6 @@ MAX_SAMPLER_GAP = 0.5
 """Largest mean difference per sampled token, in nats. Rounding causes 1e-6 in fp32 and about 1e-2 in bf16; more means that
 the sampler is broken."""
 SAMPLES = "sampling and scoring"
-EXPLAINED = f"{LEGEND}tool calls and errors a trajectory; d: nats from teacher; w: step weight"
 
 
 def train(options: TrainOptions) -> Run:
@@ -119,7 +114,7 @@ def train(options: TrainOptions) -> Run:
 
             report = session.record(update, groups, credited, learnt, clock)
             tracking.log(update + 1, report)
-            display.done(_line(update + 1, options.updates, report, display.room))
+            display.done(line_of(update + 1, options.updates, report, display.room))
             # The second update is compared, because the first one also warms up.
             if update == session.done + 1:
                 echo(compared(estimated, report, options.updates - update - 1))
@@ -133,23 +128,6 @@ def train(options: TrainOptions) -> Run:
             session.validate(options.updates, display)
     echo(session.run.conclusion())
     return session.run
-
-
-@dataclass
-class Clock:
-    """Wall-clock seconds and peak memory of each named phase of an update."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    peak_mb: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def time(self, name: str) -> Iterator[None]:
-        take_peak_mb()
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-        if (peak := take_peak_mb()) is not None:
-            self.peak_mb[name] = max(peak, self.peak_mb.get(name, 0.0))
 
 
 @dataclass
@@ -198,7 +176,7 @@ class TrainingSession:
         """Check and load everything before anything is written, then create or resume the run."""
         check(of_training(options, ranks.count))
         run = Run(options.out)
-        engine_options = _own_engine(options.engine, ranks)
+        engine_options = own_engine(options.engine, ranks)
         with run.held(ranks), Runner() as loop:
             ranks.first(lambda: run.check(options, resume=options.resume))
             problems, notes = load_asked(options.data)
@@ -220,7 +198,7 @@ class TrainingSession:
             model = load_model(start, options.network)
             check_embeddings(model, harness.chat.tokenizer, student)
             check_context(model, options.rollout, whose="student")
-            with harness.working_in(loop), _teacher(options, student, harness, loop, ranks) as teacher:
+            with harness.working_in(loop), opened_teacher(options, student, harness, loop, ranks) as teacher:
                 if teacher:
                     teacher.check(problems)
                 learner = None if ranks.alone else load_learner(start, options.network, ranks)
@@ -231,12 +209,12 @@ class TrainingSession:
                     rules.restore(folder)
                     if teacher:
                         teacher.restore(folder)
-                scorer = _scorer(options, policy, teacher, open_reference(options, student, policy, teacher))
+                scorer = scorer_of(options, policy, teacher, open_reference(options, student, policy, teacher))
                 with (
                     open_engine(loop, engine_options, policy.model, options.rollout) as engine,
                     Guidance.open(loop, options, teacher) as guidance,
                 ):
-                    history = ranks.first(lambda: _begin(options, run, files, contents, done))
+                    history = ranks.first(lambda: begin(options, run, files, contents, done))
                     agent = harness.agent(engine, options.rollout)
                     validator = held_out.validator(run, harness, engine, ranks) if held_out else None
                     probe = TeacherProbe(options, harness, loop, ranks).metrics(
@@ -503,106 +481,3 @@ class TrainingSession:
             tracking.alert(update, name, self.alarms[name])
         self.alarmed |= self.alarms.keys()
         return next((name for name in self.options.stop_on if name in self.alarms), "")
-
-
-def _begin(
-    options: TrainOptions, run: Run, files: dict[str, str], contents: dict[str, str], done: int
-) -> list[dict[str, float]]:
-    """Create or resume the run directory. -> the metrics of the completed updates"""
-    Run.open(options, options.out, data=files, files=contents, resume=options.resume, updates=options.updates)
-    if options.resume:
-        run.rewind(done)
-        run.write_options(options)
-    return run.metrics()
-
-
-def _scorer(options: TrainOptions, policy: Policy, teacher: Teacher | None, reference: Reference | None) -> Scorer:
-    is_exact = options.algorithm.divergence == "exact"
-    return Scorer(
-        policy.model,
-        teacher,
-        reference=reference,
-        temperature=options.rollout.temperature,
-        microbatch_tokens=options.learn.microbatch_tokens,
-        student_from=options.score.student,
-        candidates=min(options.algorithm.candidates, len(head(policy.model))) if is_exact else 0,
-        student_entropy="student_entropy" in inputs_of(options.algorithm.name),
-    )
-
-
-@contextmanager
-def _teacher(
-    options: TrainOptions, student: Path, harness: Harness, loop: Runner, ranks: Ranks
-) -> Iterator[Teacher | None]:
-    """Open the teacher that the algorithm requires, or yield None."""
-    context = traits(options.algorithm.name).context
-    routes = routes_of(options.teachers)
-    if context is not None:
-        folder = student
-    elif options.teacher is not None:
-        folder = teacher_folder(options.teacher, options.score)
-    elif routes:
-        folder = student  # each route has its own
-    else:
-        yield None
-        return
-    setup = TeacherSetup(
-        folder=folder,
-        tokenizer=harness.chat.tokenizer,
-        network=options.network,
-        score=options.score,
-        rollout=options.rollout,
-        microbatch_tokens=options.learn.microbatch_tokens,
-        chat=harness.chat,
-        tools=harness.tools.schemas,
-        thinking=options.chat.thinking,
-    )
-    if context is None:
-        folders = [folder] if not routes else [teacher_folder(route.model, options.score) for route in routes]
-        for each in folders:
-            if not has_same_tokens(each, setup.tokenizer):
-                check(of_translation(options, each))
-        opening = open_teachers(loop, setup, routes, ranks) if routes else open_teacher(loop, setup, ranks)
-        with opening as teacher:
-            if not teacher.scores_tokens and "teacher" in inputs_of(options.algorithm.name):
-                raise OptionError(
-                    f"algorithm.name = {options.algorithm.name} reads the teacher's log-probability of each token, but "
-                    "llama.cpp's server only returns those of the most likely ones. Choose another rule, or another server."
-                )
-            yield teacher
-        return
-    opsd = options.opsd
-    yield PrivilegedTeacher(
-        setup, harness.chat, harness.tools.schemas, context=context, template=opsd.template, decay=opsd.decay
-    )
-
-
-def _own_engine(options: EngineOptions, ranks: Ranks) -> EngineOptions:
-    """Return the engine's options with `{rank}` in the URL replaced by this process's number. Each process has a server."""
-    if options.name != "vllm_server" or options.url is None or ranks.alone:
-        return options
-    return options.model_copy(update={"url": options.url.replace("{rank}", str(ranks.rank))})
-
-
-def _line(update: int, updates: int, report: dict[str, float], room: int | None) -> str:
-    """Return the update's metrics as a line of at most `room` characters, the most important ones first."""
-    parts = [
-        (9, f"update {update:>{len(str(updates))}}/{updates}"),
-        (9, f"solved {report['rollout/solved']:4.0%}"),
-        (4, f"reward {report['rollout/reward']:+.2f}"),
-        (8, f"calls {report['tools/calls']:.1f}"),
-        (5, f"errors {report['tools/errors']:.1f}"),
-    ]
-    if "guided/turns" in report:
-        parts.append((4, f"guided {report['guided/turns']:.1f}"))
-    if "steps/d" in report:
-        parts.append((7, f"d {report['steps/d']:.2f}"))
-    if "steps/w_after_first" in report:
-        parts.append((6, f"w {report['steps/w_after_first']:.2f}"))
-    parts += [
-        (2, f"entropy {report['learn/entropy']:.2f}"),
-        (1, f"{report['speed/tokens_per_second']:,.0f} tok/s"),
-        (3, f"{report['seconds/update']:.1f} s"),
-        (0, f"epoch {report['rollout/epochs']:.1f}"),
-    ]
-    return fitted(parts, room)
