@@ -152,7 +152,7 @@ async def _serve(sessions: "Sessions", options: ServeOptions, stopped: "Future[N
     echo(
         f"serving {options.model} at {url}/v1 until Ctrl-C\n"
         f"  session NAME: {url}/NAME/v1, or the API key NAME\n"
-        f"  end it with a verdict: curl {url}/NAME/v1/end -d '{{\"right\": true}}'"
+        f"  to end it: curl {url}/NAME/v1/end -d '{{\"right\": true}}'"
     )
     try:
         await asyncio.wrap_future(stopped)
@@ -374,7 +374,7 @@ class Sessions:
         self._samples.append(labelled(row, self._sets[name]) if name in self._sets else row)
         self._counts[attempt.judged.outcome] += 1
         logger.info(
-            f"{name}/{attempt.sample}: {len(attempt.turns)} turns, {attempt.response_tokens} tokens, {attempt.stop}, "
+            f"{name}/{attempt.sample}: turns {len(attempt.turns)}, tokens {attempt.response_tokens}, {attempt.stop}, "
             f"{attempt.judged.outcome}"
         )
 
