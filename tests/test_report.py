@@ -466,7 +466,8 @@ def test_what_older_runs_do_not_know_is_left_out_with_a_note(tmp_path: Path) -> 
     metrics = [{"update": i, "rollout/solved": 0.5} for i in (1, 2)]
     html = page(write_run(tmp_path / "run", metrics=metrics, trajectories={1: [row]}))
     assert figure_names(html) == ["learning"]
-    assert text(html).count("not drawn; requires") == len(FIGURES) - 1
+    assert f"Not drawn: {len(FIGURES) - 1}" in text(html)
+    assert html.count("</b> requires ") == len(FIGURES) - 1
     (shown,) = content(html)
     assert "signal" not in shown["pieces"][1]
     (entry,) = index(html)

@@ -44,7 +44,7 @@ def page(
         script_hash=f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'",
         connect="; connect-src 'self'" if follow else "",
         summary=_summary(runs),
-        figures="\n".join(map(_figure, sorted(figures, key=lambda drawn: drawn.svg is None))),
+        figures="\n".join([*map(_figure, figures), _not_drawn(figures)]),
         index=packed_json(index),
         chunks="\n".join(
             f'<script type="application/json" id="chunk-{i}">{chunk}</script>' for i, chunk in enumerate(chunks)
@@ -123,12 +123,24 @@ def _run(name: str, order: Sequence[str]) -> str:
 
 
 def _figure(drawn: Drawn) -> str:
+    """Return a figure; nothing for one that is not drawn."""
     drawing = drawn.drawing
     if drawn.svg is None:
-        return f'<p class="absent"><b>{escape(drawing.title)}</b>: not drawn; requires {escape(drawing.needs)}.</p>'
+        return ""
     return (
         f'<figure id="figure-{drawing.name}" style="--inches:{drawn.width:g}"><h3>{escape(drawing.title)}</h3>'
         f'<div class="scroll">{drawn.svg}</div><figcaption>{escape(drawing.caption)}</figcaption></figure>'
+    )
+
+
+def _not_drawn(figures: Sequence[Drawn]) -> str:
+    """Return the figures that are not drawn and what each requires, folded."""
+    missing = [drawn.drawing for drawn in figures if drawn.svg is None]
+    lines = "".join(f"<li><b>{escape(each.title)}</b> requires {escape(each.needs)}.</li>" for each in missing)
+    return (
+        f'<details class="absent"><summary>Not drawn: {len(missing)}</summary><ul>{lines}</ul></details>'
+        if missing
+        else ""
     )
 
 
