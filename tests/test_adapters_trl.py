@@ -50,6 +50,7 @@ from sod.config import AlgorithmOptions, GuidedOptions, ModelOptions, RewardOpti
 from sod.core import StepInfo, clipped_policy_loss, group_advantage, masked_mean
 from sod.credit import algorithms
 from sod.credit.systems import SYSTEMS
+from sod.environments.running import Environments
 from sod.errors import DataError, InfrastructureError, ModelError, OptionError, SandboxError, TrainingError
 from sod.lab import settings
 from sod.lab.make import TEACHER_FOLDER
@@ -555,7 +556,8 @@ def opened(
     settings = HarnessSettings(rollout=options, reward=reward, sandbox=SandboxOptions(workers=1))
     harness = Harness.of(folder, settings, problems)
     if tool is not None:
-        harness = replace(harness, tools=Toolbox([tool]))
+        tools = Toolbox([tool])
+        harness = replace(harness, tools=tools, environments=Environments(tools))
     if referee is not None:
         harness = replace(harness, referee=referee)
     with concurrent_rollouts(harness, problems, options) as rollouts:

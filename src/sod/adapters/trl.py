@@ -226,9 +226,9 @@ def observations(completion: str | Sequence[Message], failed: Callable[[str], bo
 
 def _trajectory(of_calls: Observations) -> Trajectory:
     """Return a trajectory with only the data that a rule may read: the outcomes of its calls."""
-    pieces = tuple(Piece("tool", (), outcomes=outcomes) for outcomes in of_calls)
+    pieces = [piece for outcomes in of_calls for piece in (Piece("student", ()), Piece("tool", (), outcomes=outcomes))]
     problem = Problem(id="", messages=(), answer="")
-    return Trajectory(problem=problem, sample=0, pieces=pieces, stop="answered", final_text="")
+    return Trajectory(problem=problem, sample=0, pieces=tuple(pieces), stop="answered", final_text="")
 
 
 def sampler_gap(batch: ScoredBatch, sampled_BT: Tensor) -> float:
