@@ -96,6 +96,35 @@ class TokenBytes:
         return token.replace(UNDERLINE, " ").encode()
 
 
+def common_ids(ours: TokenBytes, theirs: TokenBytes) -> dict[int, int]:
+    """Return their id of each of our ordinary tokens, if both tokenizers split every text alike. Otherwise return {}.
+
+    Such tokenizers differ in ids and in added tokens only, as Qwen2.5's and Qwen3's do. Added tokens that both have are in it;
+    special tokens are not.
+    """
+    if _splitting(ours.tokenizer) != _splitting(theirs.tokenizer):
+        return {}
+    ids = theirs.tokenizer.get_vocab()
+    found = {id: ids.get(token) for token, id in ours.tokenizer.get_vocab().items()}
+    return {
+        id: other
+        for id, other in found.items()
+        if other is not None and _is_text(ours, id) and _is_text(theirs, other) and ours([id]) == theirs([other])
+    }
+
+
+def _splitting(tokenizer: PreTrainedTokenizerFast) -> object:
+    """Return all that decides how a text is split into tokens, except added tokens."""
+    backend = tokenizer.backend_tokenizer
+    model: dict[str, Any] = json.loads(backend.model.__getstate__())
+    steps = [part and part.__getstate__() for part in (backend.normalizer, backend.pre_tokenizer, backend.decoder)]
+    return model | {"vocab": set(model["vocab"])}, steps
+
+
+def _is_text(tokens: TokenBytes, id: int) -> bool:
+    return id not in tokens.symbols and id != tokens.tokenizer.unk_token_id
+
+
 def _parts(tokenizer: PreTrainedTokenizerFast) -> list[dict[str, Any]]:
     """Return the parts of the tokenizer's decoder."""
     decoder = tokenizer.backend_tokenizer.decoder
