@@ -191,6 +191,21 @@ def test_a_problem_without_a_teacher_is_named(chat: ChatFormat, folders: dict[st
         several.check([PROBLEM, replace(PROBLEM, id="c", kind="code")])
 
 
+@pytest.mark.parametrize("key", ["maths", "levle:hard", "level:heard", "math"])
+def test_a_key_that_no_problem_has_is_refused_with_what_the_data_has(
+    chat: ChatFormat, folders: dict[str, Path], key: str
+) -> None:
+    """math as well: all problems of that kind have an earlier key."""
+    teacher = LocalTeacher(setup(folders["math"], chat))
+    routes = routes_of(["level:hard=A", f"{key}=B", "*=C"])
+    several = SeveralTeachers(routes, {route.key: teacher for route in routes})
+    problems = [replace(PROBLEM, id=str(n), labels={"level": "hard"}) for n in range(2)]
+    words = f"teachers: '{key}' is the key of no problem that has no earlier one. The data has level:hard, math."
+    with pytest.raises(DataError, match=re.escape(words)):
+        several.check(problems)
+    SeveralTeachers([routes[0], routes[2]], {route.key: teacher for route in routes}).check(problems)
+
+
 # A run
 
 
