@@ -107,6 +107,8 @@ class Serving:
         if path == "/tokenize":
             ids = self._tokenizer.encode(body["prompt"], add_special_tokens=body["add_special_tokens"])
             return 200, {"tokens": [id + self.shift for id in ids]}
+        if body is None:
+            return 404, {"error": "not found"}
         self.asked.append(body)
         self.under_way += 1
         self.most = max(self.most, self.under_way)

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sod.batching import ScoredBatch, collate, pad
 from sod.chat.format import ChatFormat
 from sod.config import AlgorithmOptions, CalibrateOptions, EvalOptions, RolloutCommandOptions
+from sod.config.teachers import REST, Route, routes_of
 from sod.console.progress import Display
 from sod.core import INPUTS, RULES, MissingInputError, Rule, StepInfo, Weights, step_mean
 from sod.credit.algorithms import step_info
@@ -65,8 +66,8 @@ class ScoredEvaluation:
     options: EvalOptions
     data: str
     """Fingerprint of the problems."""
-    teacher: str
-    """Fingerprint of the teacher."""
+    teachers: Mapping[str, str]
+    """Fingerprint of each teacher by the key of its problems; the key of a single one is *."""
     student: str
     """Fingerprint of the student; empty if the evaluation has none."""
     batch: ScoredBatch
@@ -83,7 +84,7 @@ class ScoredEvaluation:
         Raises RunError if the directory holds no evaluation with a teacher, and DataError if it is not finished or if a row is
         damaged.
         """
-        options, data, teacher, student, contents = _read_options(folder)
+        options, data, teachers, student, contents = _read_options(folder)
         evaluated = read_evaluation(folder)
         sets = _open_sets(folder, options, data, contents)
         problems = {problem.id: problem for each in sets for problem in each.problems}
@@ -102,7 +103,7 @@ class ScoredEvaluation:
         return cls(
             options=options,
             data=data,
-            teacher=teacher,
+            teachers=teachers,
             student=student,
             batch=batch,
             private=frozenset(problem.id for each in sets if each.private for problem in each.problems),
@@ -148,8 +149,15 @@ class ScoredEvaluation:
         return weights
 
 
-def _read_options(folder: Path) -> tuple[EvalOptions, str, str, str, dict[str, str]]:
-    """Return the options of an evaluation, the fingerprints of its problems, teacher and student, and digests of its files."""
+def routes_in(teacher: Path | None, teachers: Sequence[str]) -> list[Route]:
+    """Return the teachers of the options of a command. Raise OptionError unless there is one, or several."""
+    if (teacher is None) == (not teachers):
+        raise OptionError("Give the teacher of the evaluation as --teacher, or its several teachers as --teachers.")
+    return routes_of(teachers) if teacher is None else [Route(REST, teacher)]
+
+
+def _read_options(folder: Path) -> tuple[EvalOptions, str, dict[str, str], str, dict[str, str]]:
+    """Return the options of an evaluation, the fingerprints of its problems, teachers and student, and digests of its files."""
     try:
         text = (folder / "options.json").read_text(encoding="utf-8")
         environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
@@ -164,15 +172,19 @@ def _read_options(folder: Path) -> tuple[EvalOptions, str, str, str, dict[str, s
             f"{folder} holds no run of `sod eval` ({': '.join(str(error).splitlines()[:2])}). Pass the directory of a "
             "finished `sod eval` with --teacher."
         ) from error
-    if options.teacher is None:
+    if options.teacher is None and not options.teachers:
         raise RunError(f"{folder} is an evaluation without a teacher. Repeat `sod eval` with --teacher.")
-    if options.score.teacher_url is not None:
+    if options.score.teacher_url is not None or options.score.teacher_urls:
         raise RunError(
             f"{folder} is an evaluation with a remote teacher, which returns no entropies. Repeat `sod eval` without "
-            "score.teacher_url."
+            "a server."
         )
-    teacher = prints.get("teacher") or fingerprint_model(model_folder(options.teacher))
-    return options, data, teacher, prints.get("model", ""), contents
+    teachers = {
+        route.key: prints.get("teacher" if options.teacher else f"teacher {route.name}")
+        or fingerprint_model(model_folder(route.model))
+        for route in routes_in(options.teacher, options.teachers)
+    }
+    return options, data, teachers, prints.get("model", ""), contents
 
 
 def _open_sets(folder: Path, options: EvalOptions, data: str, contents: dict[str, str]) -> list[ProblemSet]:
@@ -315,7 +327,7 @@ class Successor(Agent):
 
 
 def continuations(options: CalibrateOptions, evaluation: ScoredEvaluation, chosen: Sequence[Start]) -> list[Row]:
-    """Let the teacher continue once from each step, and write continuations.jsonl. -> its rows
+    """Let the teacher of each step's problem continue once from it, and write continuations.jsonl. -> its rows
 
     Lost continuations and those that no judge could decide are left out and logged.
     """
@@ -323,24 +335,49 @@ def continuations(options: CalibrateOptions, evaluation: ScoredEvaluation, chose
     harness = Harness.of(
         model_folder(evaluation.options.model, weights=False), evaluation.options, list(problems.values())
     )
-    teacher = _Teacher.load(options, evaluation.options, harness)
-    if options.advised and teacher.translator is not None:
-        raise OptionError(
-            f"advised lets the student go on after a turn of the teacher, but {options.teacher} has another tokenizer. Leave it "
-            "out, or use a teacher with the student's tokenizer."
-        )
-    weights = evaluation.weights()
-    begun = [_from_step(evaluation, start, teacher) for start in chosen]
-    groups = _continue(options, evaluation, harness, begun, teacher.model, teacher.chat)
-    advised = _advised(options, evaluation, harness, begun, groups) if options.advised else {}
-    rows = _rows(evaluation, weights, chosen, groups, advised, teacher.chat.tokenizer)
+    routes, weights = routes_in(options.teacher, options.teachers), evaluation.weights()
+    by_start: dict[Start, Row] = {}
+    for route in routes:  # one teacher after the other is in memory
+        own = [start for start in chosen if _route(routes, evaluation, start) is route]
+        if own:
+            rows = _rows_of_teacher(options, evaluation, harness, weights, route, own)
+            by_start |= {start: row | ({"teacher": route.name} if options.teachers else {}) for start, row in rows}
+    rows = [by_start[start] for start in chosen if start in by_start]
     if len(rows) < len(chosen):
         logger.warning(
             f"{len(chosen) - len(rows)} continuations were lost to infrastructure failures or could not be graded."
         )
-    run = Run.open(options, options.out, data={"data": evaluation.data, "teacher": evaluation.teacher})
+    prints = {("teacher" if key == REST else f"teacher {key}"): found for key, found in evaluation.teachers.items()}
+    run = Run.open(options, options.out, data={"data": evaluation.data} | prints)
     write_whole(run.folder / "continuations.jsonl", "".join(to_json(row) + "\n" for row in rows))
     return rows
+
+
+def _route(routes: Sequence[Route], evaluation: ScoredEvaluation, start: Start) -> Route:
+    """Return the teacher of a step's problem. The evaluation has checked that there is one."""
+    problem = evaluation.batch.trajectories[start.row].problem
+    return next(route for route in routes if route.takes(problem.kind, problem.labels))
+
+
+def _rows_of_teacher(
+    options: CalibrateOptions,
+    evaluation: ScoredEvaluation,
+    harness: Harness,
+    weights: Mapping[str, Tensor],
+    route: Route,
+    chosen: Sequence[Start],
+) -> list[tuple[Start, Row]]:
+    """Let one teacher continue. -> each step with its row, without those that were lost"""
+    teacher = _Teacher.load(route.model, evaluation.options, harness)
+    if options.advised and teacher.translator is not None:
+        raise OptionError(
+            f"advised lets the student go on after a turn of the teacher, but {route.model} has another tokenizer. Leave it "
+            "out, or use a teacher with the student's tokenizer."
+        )
+    begun = [_from_step(evaluation, start, teacher) for start in chosen]
+    groups = _continue(options, evaluation, harness, begun, teacher.model, teacher.chat)
+    advised = _advised(options, evaluation, harness, begun, groups) if options.advised else {}
+    return _rows(evaluation, weights, chosen, groups, advised, teacher.chat.tokenizer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,9 +390,9 @@ class _Teacher:
     """Renders the student's steps for a teacher with another tokenizer."""
 
     @classmethod
-    def load(cls, options: CalibrateOptions, measured: EvalOptions, harness: Harness) -> "_Teacher":
+    def load(cls, model: Path, measured: EvalOptions, harness: Harness) -> "_Teacher":
         """Load the teacher with the precision of the evaluation, and check that it fits the student's limits."""
-        folder, chat, translator = model_folder(options.teacher), harness.chat, None
+        folder, chat, translator = model_folder(model), harness.chat, None
         if not has_same_tokens(folder, chat.tokenizer):
             setup = TeacherSetup(
                 folder=folder,
@@ -370,10 +407,10 @@ class _Teacher:
             )
             translation = Translation(setup)
             chat, translator = translation.chat, translation.translator
-        model = load_model(folder, measured.network.for_teacher(measured.score))
-        check_embeddings(model, chat.tokenizer, folder)
-        check_context(model, measured.rollout, whose="teacher")
-        return cls(model, chat, translator)
+        network = load_model(folder, measured.network.for_teacher(measured.score))
+        check_embeddings(network, chat.tokenizer, folder)
+        check_context(network, measured.rollout, whose="teacher")
+        return cls(network, chat, translator)
 
     def read(self, trajectory: Trajectory, pieces: int) -> Sequence[Piece]:
         """Return the first pieces of a trajectory in the teacher's tokens."""
@@ -476,36 +513,35 @@ def _rows(
     groups: Sequence[Group],
     advised: Mapping[str, Trajectory],
     tokenizer: PreTrainedTokenizerBase,
-) -> list[Row]:
+) -> list[tuple[Start, Row]]:
     """Return a row of continuations.jsonl for each graded continuation. `advised`: as `_advised` returns it."""
     info = evaluation.info()
-    rows: list[Row] = []
+    rows: list[tuple[Start, Row]] = []
     for start, group in zip(chosen, groups, strict=True):
         for ended in group:
             begun, at = evaluation.batch.trajectories[start.row], (start.row, start.step - 1)
             private = begun.problem.id in evaluation.private
-            rows.append(
-                {
-                    "problem": begun.problem.id,
-                    "sample": begun.sample,
-                    "step": start.step,
-                    "errors_before": start.errors,
-                    "d": float(evaluation.d_BK[at]),
-                    "w": float(weights[SOD_RULE][at]),
-                    "teacher_entropy": float(info.entropy_BK[at]),
-                    "weights": {name: float(w_BK[at]) for name, w_BK in weights.items()},
-                    "solved": ended.judged.is_right,
-                    "answer": ended.judged.answer,
-                    "stop": ended.stop,
-                    "text": "" if private else _text(ended, start.pieces, tokenizer),
-                }
-            )
+            row: Row = {
+                "problem": begun.problem.id,
+                "sample": begun.sample,
+                "step": start.step,
+                "errors_before": start.errors,
+                "d": float(evaluation.d_BK[at]),
+                "w": float(weights[SOD_RULE][at]),
+                "teacher_entropy": float(info.entropy_BK[at]),
+                "weights": {name: float(w_BK[at]) for name, w_BK in weights.items()},
+                "solved": ended.judged.is_right,
+                "answer": ended.judged.answer,
+                "stop": ended.stop,
+                "text": "" if private else _text(ended, start.pieces, tokenizer),
+            }
             if (other := advised.get(group.problem.id)) is not None:
-                rows[-1] |= {
+                row |= {
                     "student_solved": begun.judged.is_right,
                     "advised_solved": other.judged.is_right,
                     "advised_text": "" if private else _text(other, start.pieces + 2, tokenizer),
                 }
+            rows.append((start, row))
     return rows
 
 
