@@ -104,13 +104,16 @@ def common_ids(ours: TokenBytes, theirs: TokenBytes) -> dict[int, int]:
     """
     if _splitting(ours.tokenizer) != _splitting(theirs.tokenizer):
         return {}
-    ids = theirs.tokenizer.get_vocab()
-    found = {id: ids.get(token) for token, id in ours.tokenizer.get_vocab().items()}
-    return {
-        id: other
-        for id, other in found.items()
-        if other is not None and _is_text(ours, id) and _is_text(theirs, other) and ours([id]) == theirs([other])
-    }
+    first, second = _texts(ours), _texts(theirs)
+    return {id: second[token] for token, id in first.items() if token in second}
+
+
+def _texts(tokens: TokenBytes) -> dict[tuple[str, bool], int]:
+    """Return the id of each token that is text, by its name and by whether it was added."""
+    vocabulary = tokens.tokenizer.get_vocab().items()
+    added = tokens.tokenizer.added_tokens_decoder
+    unknown = tokens.tokenizer.unk_token_id
+    return {(name, id in added): id for name, id in vocabulary if id not in tokens.symbols and id != unknown}
 
 
 def _splitting(tokenizer: PreTrainedTokenizerFast) -> object:
@@ -119,10 +122,6 @@ def _splitting(tokenizer: PreTrainedTokenizerFast) -> object:
     model: dict[str, Any] = json.loads(backend.model.__getstate__())
     steps = [part and part.__getstate__() for part in (backend.normalizer, backend.pre_tokenizer, backend.decoder)]
     return model | {"vocab": set(model["vocab"])}, steps
-
-
-def _is_text(tokens: TokenBytes, id: int) -> bool:
-    return id not in tokens.symbols and id != tokens.tokenizer.unk_token_id
 
 
 def _parts(tokenizer: PreTrainedTokenizerFast) -> list[dict[str, Any]]:
