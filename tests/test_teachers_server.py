@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch, collate
 from sod.config import EvalOptions, ModelOptions, RolloutOptions, ScoreOptions, TrainOptions
+from sod.engines.http import TRIES
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
 from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
@@ -87,6 +88,12 @@ class Serving:
         trouble = self.troubles.popleft() if self.troubles and path == "/v1/completions" else ""
         if trouble == "hang":
             await reader.read()
+        elif trouble == "half":
+            writer.write(b"HTTP/1.1 200 .\r\nContent-Length: 4000\r\n\r\n{")
+        elif trouble == "page":
+            writer.write(b"HTTP/1.1 200 .\r\nContent-Length: 13\r\n\r\n<html></html>")
+        elif trouble == "busy":
+            writer.write(b"HTTP/1.1 429 .\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n")
         elif trouble != "drop":
             allowed = not self.key or headers.get("authorization") == f"bearer {self.key}"
             status, answer = await self._answer(path, body, trouble) if allowed else (401, {"error": "Unauthorized"})
@@ -100,6 +107,8 @@ class Serving:
         if path == "/tokenize":
             ids = self._tokenizer.encode(body["prompt"], add_special_tokens=body["add_special_tokens"])
             return 200, {"tokens": [id + self.shift for id in ids]}
+        if body is None:
+            return 404, {"error": "not found"}
         self.asked.append(body)
         self.under_way += 1
         self.most = max(self.most, self.under_way)
@@ -115,6 +124,12 @@ class Serving:
                 pass
             case "others":
                 choice["prompt_logprobs"] = self._told([id + 1 for id in body["prompt"]])
+            case "text":
+                choice["prompt_logprobs"] = self._told(body["prompt"])
+                next(iter(choice["prompt_logprobs"][-1].values()))["logprob"] = "low"
+            case "longer" | "shorter":
+                told = self._told(body["prompt"])
+                choice["prompt_logprobs"] = told[:-1] if trouble == "shorter" else [*told, told[-1]]
             case "null":
                 choice["prompt_logprobs"] = self._told(body["prompt"])
                 next(iter(choice["prompt_logprobs"][-1].values()))["logprob"] = None
@@ -376,7 +391,7 @@ def test_a_server_that_answers_something_else_is_refused(
     server: Serving, teacher: Path, tokenizer: Tokenizer, trouble: str, error: type[Exception]
 ) -> None:
     server.troubles += ["", trouble]
-    with pytest.raises(error, match=r"prompt_logprobs|other tokens than the ones it received"):
+    with pytest.raises(error, match=r"prompt_logprobs|other tokens than the ones that it received"):
         with_teacher(server, teacher, tokenizer)
 
 
@@ -410,7 +425,7 @@ def test_another_temperature_is_warned_of_once(
 # Troubles
 
 
-@pytest.mark.parametrize("trouble", ["500", "503", "429", "drop", "abort", "hang"])
+@pytest.mark.parametrize("trouble", ["500", "503", "429", "drop", "abort", "hang", "half", "page"])
 def test_what_may_pass_is_asked_again(
     server: Serving, teacher: Path, tokenizer: Tokenizer, batch: Batch, trouble: str
 ) -> None:
@@ -422,6 +437,70 @@ def test_what_may_pass_is_asked_again(
     calm, stormy = with_teacher(server, teacher, tokenizer, work, seconds=1.0)
     assert torch.equal(calm.logprobs_BT, stormy.logprobs_BT)
     assert not server.troubles
+
+
+def test_a_busy_server_is_asked_again_as_late_and_as_often_as_it_says(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, batch: Batch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Being busy is no failure: more of such responses than there are tries, and no probe between them."""
+    one = batch.rows(torch.tensor([0]))
+
+    async def work(opened: ServerTeacher) -> tuple[Scores, int]:
+        asked = len(server.asked)
+        server.troubles += ["busy"] * (TRIES + 1)
+        return await opened.score(one), len(server.asked) - asked
+
+    found, asked = with_teacher(server, teacher, tokenizer, work)
+    assert asked == 1
+    torch.testing.assert_close(found.logprobs_BT, local(teacher, tokenizer, one), atol=1e-4, rtol=0)
+    assert "It allows another request in 1 s; waiting up to 30 s." in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_server_that_stays_busy_is_an_outage(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, batch: Batch
+) -> None:
+    async def work(opened: ServerTeacher) -> None:
+        server.troubles += ["busy"] * 100
+        await opened.score(batch)
+
+    with pytest.raises(OutageError, match=r"It has been busy for 1\.5 s\."):
+        with_teacher(server, teacher, tokenizer, work, teacher_patience=1.5)
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/", "/v1/completions"])
+def test_an_address_may_end_in_the_path_of_the_api(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, ending: str
+) -> None:
+    async def main() -> None:
+        options = ScoreOptions(teacher_url=await server.start() + ending)
+        await (await ServerTeacher.open(setup(teacher, tokenizer, options))).close()
+        server.stop()
+
+    asyncio.run(main())
+    assert server.asked
+
+
+@pytest.mark.parametrize("trouble", ["others", "null", "text", "longer", "shorter"])
+@pytest.mark.parametrize("when", ["at the start", "later"])
+def test_what_is_wrong_with_log_probabilities_is_named_and_shown_in_short(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, batch: Batch, trouble: str, when: str
+) -> None:
+    async def work(opened: ServerTeacher) -> None:
+        server.troubles += [trouble] * 20
+        await opened.score(batch)
+
+    if when == "at the start":
+        server.troubles += [trouble] * 20
+    words = {
+        "others": "log-probabilities of other tokens than the ones that it received",
+        "null": "log-probabilities such as nan",
+        "text": r"does not return the log-probabilities of the tokens that it receives",
+        "longer": r"log-probabilities of \d+ tokens, not of the \d+ that it received",
+        "shorter": r"log-probabilities of \d+ tokens, not of the \d+ that it received",
+    }
+    with pytest.raises((ModelError, OptionError), match=words[trouble]) as error:
+        with_teacher(server, teacher, tokenizer, work)
+    assert len(str(error.value)) < 700
 
 
 @pytest.mark.parametrize("trouble", ["500", "abort"])

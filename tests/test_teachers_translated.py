@@ -1,14 +1,18 @@
 """A teacher with another tokenizer: what it reads, which of the student's tokens it scores, and what a span's signal is."""
 
 import asyncio
+import json
+import random
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import tokenizers
 import torch
-from other_tokenizers import byte_level, sentence_piece, swap_rows, swapped, word_piece
+from other_tokenizers import byte_level, permuted, sentence_piece, swap_rows, swapped, word_piece
 from test_teachers_dialects import Other
 from tiny_templates import ENDS, TEMPLATES, TOKENS
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Qwen3ForCausalLM
@@ -25,9 +29,11 @@ from sod.processes.distributed import ALONE
 from sod.runs import metrics
 from sod.scoring import Scorer
 from sod.teachers import Teacher, TeacherSetup, translated
+from sod.teachers.alignment import Span
 from sod.teachers.local import LocalTeacher
 from sod.teachers.opening import open_teacher
 from sod.teachers.server import ServerTeacher
+from sod.teachers.token_bytes import TokenBytes, common_ids
 from sod.teachers.translated import TranslatedTeacher
 from sod.teachers.translation import TranslatedTurn, Translator
 from sod.types import Group, Message, Piece, Problem, Trajectory, Verdict
@@ -143,6 +149,38 @@ def test_the_same_vocabulary_is_scored_without_spans(chat: ChatFormat, save: Cal
     with Runner() as loop, open_teacher(loop, setup(save(chat.tokenizer), chat), ALONE) as teacher:
         assert type(teacher) is LocalTeacher
         assert teacher.scores_candidates
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_unusual_tokens_of_a_student_are_kept_if_the_teachers_tokenizer_splits_texts_alike(
+    chat: ChatFormat, seed: int
+) -> None:
+    """Any ordinary tokens in any order, half characters included: encoding their text again would give other tokens."""
+    draw, ours = random.Random(seed), chat.tokenizer
+    added = set(ours.added_tokens_decoder)
+    ordinary = [id for id in range(len(ours)) if id not in added]
+    new_id = list(range(len(ours)))
+    for id, other in zip(ordinary, draw.sample(ordinary, len(ordinary)), strict=True):
+        new_id[id] = other
+    teacher = ChatFormat(permuted(ours, new_id))
+    end = chat.turn({"role": "assistant", "content": "x"}, [])[-1]
+    tokens = [*draw.choices(ordinary, k=60), end]
+    turn = Translator(chat, teacher, []).turn(tokens)
+    assert turn.tokens == [new_id[id] for id in tokens]
+    assert turn.spans == [Span(range(at, at + 1), range(at, at + 1)) for at in range(len(tokens))]
+    text = str(ours.decode(tokens[:-1]))
+    assert ours.encode(text, add_special_tokens=False) != tokens[:-1]
+
+
+def test_tokenizers_with_other_merges_have_no_common_split(chat: ChatFormat) -> None:
+    """The same names of tokens are not enough: the teacher has never seen texts split in the student's way."""
+    changed = json.loads(chat.tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+    changed["model"]["merges"] = changed["model"]["merges"][::-1]
+    other = deepcopy(chat.tokenizer)
+    other._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(changed))  # type: ignore[attr-defined]
+    ours = TokenBytes(chat.tokenizer)
+    assert common_ids(ours, TokenBytes(other)) == {}
+    assert len(common_ids(ours, ours)) == len(chat.tokenizer) - len(ours.symbols)
 
 
 # On a server

@@ -116,6 +116,8 @@ SECTIONS = {
     },
 }
 """Heading -> its commands, in the order of the overview."""
+ROUTED = ("train", "eval", "rollout", "calibrate")
+"""Commands whose --teacher may be several: KEY=MODEL ..."""
 LOOKING = ("watch", "runs")
 """Commands that only look at runs. They start without the packages that check inputs."""
 HELP = ("-h", "--help", "--help-all", "help")
@@ -162,7 +164,7 @@ def _run(arguments: list[str]) -> int:
             return 0
         name, target, _ = COMMANDS[command]
         with _hushed() if place()[0] else nullcontext():  # only the first of several processes reports wrong options
-            options = parse(command, name, _with_teachers(rest) if command == "train" else rest)
+            options = parse(command, name, _with_teachers(rest) if command in ROUTED else rest)
         if place()[1] > 1 and "processes" not in type(options).model_fields:
             raise OptionError(
                 f"`sod {command}` is started by torchrun, but it runs in one process. Start it without torchrun."

@@ -29,7 +29,7 @@ from sod.config.problems import ProblemOptions
 from sod.config.reward import RewardOptions
 from sod.config.rollout import RolloutOptions
 from sod.config.sandbox import SandboxOptions
-from sod.config.score import ScoreOptions
+from sod.config.score import PlannedScoreOptions, ScoreOptions
 from sod.config.tool import ToolOptions
 from sod.config.tracking import TrackerNames, TrackOptions
 from sod.config.validate import SftValidateOptions, ValidateOptions
@@ -252,6 +252,7 @@ class PlanOptions(Options):
     teachers: OptionalNames = ()
     """Several teachers in place of TEACHER, as in `sod train`: math=A code=B '*=C'. With score.offload_teacher they are on the
     GPU one after the other, otherwise all at once. Default: none."""
+    score: PlannedScoreOptions = PlannedScoreOptions()
     gpus: str = "1x80GB"
     """Number and kind of GPUs: 8xH100, 2x24GB, 4090. 0 uses only CPU memory."""
     price: PositiveReal | None = None

@@ -52,6 +52,9 @@ class EvalOptions(Options):
     teacher: ResumeMayChange[OptionalModel] = None
     """Teacher model: a directory, a run or hf:ORG/NAME. With a teacher, the divergence from it is also measured. Default:
     none."""
+    teachers: Rare[ResumeMayChange[OptionalNames]] = ()
+    """Several teachers in place of --teacher, by kind of problem or by label, as in `sod train`: math=A code=B '*=C'. Default:
+    none."""
     environment: ReadsFiles[str] = "tools"
     """Surroundings of the student in a trajectory (docs/environments.md). tools: the tools of --tool.* and the judge of the
     problem's kind. served:FILE.py:FUNCTION: an agent of another framework. household, shop, maze, database: worlds of the lab.
@@ -123,8 +126,10 @@ class CalibrateOptions(Options):
 
     run: Annotated[Path, Positional, arg(metavar="RUN")]
     """Run directory of `sod eval --teacher`."""
-    teacher: Model
-    """The teacher of that evaluation: the same directory, run or hf:ORG/NAME."""
+    teacher: OptionalModel = None
+    """The teacher of that evaluation: the same directory, run or hf:ORG/NAME. Default: --teachers."""
+    teachers: OptionalNames = ()
+    """The teachers of an evaluation with several, with the same keys: math=A code=B '*=C'. Default: none."""
     out: Path
     """Run directory to create."""
     steps: Positive = 400

@@ -5,6 +5,14 @@ from typing import Literal
 from sod.config.base import Count, OptionalNames, Options, Positive, PositiveReal, Rare, ReadsFiles, ResumeMayChange
 
 
+class PlannedScoreOptions(Options):
+    """Where the teachers of a plan are."""
+
+    teacher_urls: OptionalNames = ()
+    """Several teachers only: the servers of those that are not loaded here, as in `sod train`: KEY=URL with a KEY of --teachers.
+    Their memory is not counted. Default: load all of them here."""
+
+
 class ScoreOptions(Options):
     """How student and teacher score the sampled tokens."""
 

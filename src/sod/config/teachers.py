@@ -67,8 +67,11 @@ def routes_of(texts: Sequence[str]) -> list[Route]:
 
 
 def with_servers(routes: Sequence[Route], texts: Sequence[str]) -> list[Route]:
-    """Return the routes with the servers of score.teacher_urls. Raise OptionError for a text that does not fit."""
-    places = dict(map(_server, texts))
+    """Return the routes with the servers of score.teacher_urls. Raise OptionError for an unfit text or a key twice."""
+    found = [_server(text) for text in texts]
+    places, keys = dict(found), [key for key, _ in found]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise OptionError(f"score.teacher_urls: {twice!r} has two servers. Give one for each key of teachers.")
     if unknown := next((key for key in places if key not in {route.key for route in routes}), None):
         raise OptionError(
             f"score.teacher_urls: {unknown!r} is no key of teachers. Add {unknown}=MODEL to --teachers, where MODEL has the "

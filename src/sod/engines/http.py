@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import random
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -22,10 +23,15 @@ logger = logging.getLogger(__name__)
 CONNECT_SECONDS = 30.0
 REMIND_SECONDS = 60.0
 """Time between two messages about an awaited server."""
-SHOWN_CHARACTERS = 1000
+SHOWN_CHARACTERS = 300
 """Characters shown of a server's error message."""
-TRANSIENT = {408, 425, 429}
+BUSY = 429
+TRANSIENT = {408, 425, BUSY}
 """Statuses below 500 after which another try may succeed."""
+CERTIFICATES = "SSL_CERT_FILE"
+"""Environment variable with a file of trusted certificates, in place of the usual authorities."""
+UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
+"""Part of the error of a certificate that is not trusted."""
 NOT_UNDERSTOOD = {400, 422}
 """Statuses that servers return for an unknown field."""
 START_SECONDS = 300.0
@@ -40,7 +46,12 @@ Body = dict[str, Any]
 
 
 class Failed(InfrastructureError):
-    """The server responded with an error; another try may succeed."""
+    """The server responded with an error; another try may succeed, at the earliest after `wait` seconds if it says so."""
+
+    def __init__(self, message: str, status: int, wait: float = 0.0):
+        super().__init__(message)
+        self.is_busy = status == BUSY
+        self.wait = wait
 
 
 class Refused(OptionError):
@@ -61,7 +72,8 @@ class Server:
         self._kind, self._seconds = kind, seconds
         try:
             self._client = httpx.AsyncClient(
-                base_url=url.rstrip("/").removesuffix("/v1"),
+                base_url=url.rstrip("/").removesuffix("/completions").removesuffix("/v1"),
+                verify=_trusted(),
                 headers={"Authorization": f"Bearer {key}"} if key else {},
                 timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),  # `ask` limits the whole response
                 # The server may close an idle connection at the moment of its use.
@@ -91,16 +103,21 @@ class Server:
         except httpx.UnsupportedProtocol as error:
             raise OptionError(f"{self} has an invalid address: {error}") from error
         except httpx.HTTPError as error:
+            if UNTRUSTED in str(error):
+                raise OptionError(
+                    f"{self} has a certificate that this machine does not trust ({error}). Give a file with its certificate in "
+                    f"{CERTIFICATES}, or an http address."
+                ) from error
             cause = ": ".join(filter(None, (type(error).__name__, str(error))))
             raise InfrastructureError(f"{self} is unreachable ({cause}).") from error
-        complaint = f"{self} responded to /{path} with status {response.status_code}: {short(response.text)}"
+        complaint = f"{self} responded to /{path} with status {response.status_code}: {_shown(response)}."
         if response.status_code == 200:
             try:
                 return response.json()
             except ValueError as error:
-                raise Failed(complaint) from error
+                raise Failed(complaint, response.status_code) from error
         if response.status_code >= 500 or response.status_code in TRANSIENT:
-            raise Failed(complaint)
+            raise Failed(complaint, response.status_code, _seconds_to_wait(response))
         raise Refused(complaint, response.status_code)
 
     async def ask_at_start(self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float) -> Any:
@@ -111,9 +128,13 @@ class Server:
                 return await self.ask(method, path, body)
             except InfrastructureError as error:
                 if not patience.left:
-                    raise
+                    raise InfrastructureError(
+                        f"{error} It gave no usable answer within {seconds:g} s. Check its address and that it has started, "
+                        "then run the same command again."
+                    ) from error
                 patience.wait_for(f"{error} It may still be starting, or the address may be wrong;")
-            await asyncio.sleep(min(1.0, seconds))
+                wait = error.wait if isinstance(error, Failed) else 0.0
+            await asyncio.sleep(min(max(1.0, wait), seconds))
 
     async def close(self) -> None:
         """Cancel every request. The server keeps running."""
@@ -270,26 +291,31 @@ class ServedModel:
         return await self._server.ask("POST", self.path, body, seconds=PROBE_SECONDS)
 
     async def ask(self, body: Body, *, too_long: str) -> Any:
-        """Send a request for tokens, with retries; during an outage, wait for the server.
+        """Send a request for tokens, with retries; during an outage, or as long as a busy server says, wait for the server.
 
         `too_long` is the advice if the server refuses the request, most often because of its length.
 
         Raises InfrastructureError if the request fails while the server answers others, OutageError after a long outage,
         OptionError if retries do not help.
         """
-        for tried in range(TRIES):
+        tried, patience = 0, Patience(self._patience)
+        while True:
             if self._recovery is not None:
                 await asyncio.shield(self._recovery)
             try:
                 return await self._server.ask("POST", self.path, body)
             except Refused as error:
                 raise await self.explained(error, too_long) from error
-            except InfrastructureError:
-                if tried + 1 == TRIES:
+            except InfrastructureError as error:
+                if isinstance(error, Failed) and 0 < error.wait <= patience.left:
+                    patience.wait_for(f"{error} It allows another request in {error.wait:g} s;")
+                    await asyncio.sleep(error.wait + random.uniform(0, FIRST_WAIT_SECONDS))
+                    continue
+                tried += 1
+                if tried == TRIES:
                     raise
             await self._wait_for_it()
-            await asyncio.sleep(random.uniform(0, FIRST_WAIT_SECONDS * 4**tried))
-        raise AssertionError("the last try returns or raises")
+            await asyncio.sleep(random.uniform(0, FIRST_WAIT_SECONDS * 4 ** (tried - 1)))
 
     async def _wait_for_it(self) -> None:
         """Wait for the shared recovery. Cancelling one caller does not cancel it for the others."""
@@ -308,10 +334,11 @@ class ServedModel:
             except Refused as error:
                 raise await self.explained(error) from error
             except InfrastructureError as error:
-                patience.wait_for(f"{error} It is down;")
+                state = "busy" if isinstance(error, Failed) and error.is_busy else "down"
+                patience.wait_for(f"{error} It is {state};")
                 if not patience.left:
                     raise OutageError(
-                        f"{error} It has been down for {self._patience:g} s. {self._words.again}"
+                        f"{error} It has been {state} for {self._patience:g} s. {self._words.again}"
                     ) from error
             await asyncio.sleep(min(patience.left, wait * random.uniform(0.5, 1.0)))
             wait = min(2 * wait, LONGEST_WAIT_SECONDS)
@@ -331,7 +358,7 @@ class ServedModel:
             return OptionError(f"{error} It serves {', '.join(models) or 'no model'}, not {self.name}.")
         if error.status in NOT_UNDERSTOOD and too_long is not None:
             return OptionError(f"{error} {too_long}")
-        return OptionError(f"{error} Check that it is a server with OpenAI's API.")
+        return OptionError(f"{error} Check that it is a server with OpenAI's API, and give its address up to /v1.")
 
 
 def _models(answer: Any) -> dict[str, int | None]:
@@ -342,6 +369,31 @@ def _models(answer: Any) -> dict[str, int | None]:
     return {}
 
 
+def _trusted() -> ssl.SSLContext | bool:
+    """Return the certificates to trust; True for those of the usual authorities. Raise OptionError for an unreadable file."""
+    file = os.environ.get(CERTIFICATES)
+    if not file:
+        return True
+    try:
+        return ssl.create_default_context(cafile=file)
+    except OSError as error:
+        raise OptionError(f"The file of certificates {file!r} in {CERTIFICATES} cannot be read: {error}.") from error
+
+
+def _shown(response: httpx.Response) -> str:
+    """Return what a response says, in short."""
+    if response.has_redirect_location:
+        return f"it redirects to {response.headers['location']}"
+    return short(response.text).removesuffix(".") or "(an empty response)"
+
+
+def _seconds_to_wait(response: httpx.Response) -> float:
+    """Return the seconds after which a busy server allows another request; 0 if it names none."""
+    text = response.headers.get("retry-after", "")
+    return float(text) if response.status_code == BUSY and text.isdecimal() else 0.0
+
+
 def short(text: str) -> str:
-    text = text.strip()
+    """Return the beginning of a server's message."""
+    text = " ".join(text.split())
     return "(an HTML page)" if text.startswith("<") else text[:SHOWN_CHARACTERS]

@@ -20,6 +20,7 @@ Intervals are 95 % intervals from a bootstrap over whole problems, because conti
 
 import logging
 import math
+import shlex
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -36,7 +37,7 @@ from sod.datasets.rows import Row, fingerprint_model
 from sod.errors import DataError, RunError
 from sod.evaluation.continuations import MANY, continuations, draw_evenly, starts
 from sod.evaluation.intervals import DRAWS
-from sod.evaluation.scored import ScoredEvaluation
+from sod.evaluation.scored import ScoredEvaluation, routes_in
 from sod.model.hub import model_folder
 from sod.runs.contents import same_input
 from sod.runs.directory import Run
@@ -64,11 +65,7 @@ def calibrate(options: CalibrateOptions) -> Row:
 
 def _calibrate(options: CalibrateOptions) -> Row:
     evaluation = ScoredEvaluation.read(options.run)
-    if not same_input(evaluation.teacher, fingerprint_model(model_folder(options.teacher))):
-        raise RunError(
-            f"{options.teacher} is another model than the teacher of {options.run}. Pass --teacher "
-            f"{evaluation.options.teacher}, from the directory where `sod eval` was started."
-        )
+    _check_teachers(options, evaluation)
     student = evaluation.options.model
     if options.advised and not same_input(evaluation.student, fingerprint_model(model_folder(student))):
         raise RunError(
@@ -82,7 +79,7 @@ def _calibrate(options: CalibrateOptions) -> Row:
     if len(chosen) < options.steps:
         logger.info(f"{options.run} has only {len(chosen)} steps to continue from, not {options.steps}; all are used.")
     rows = continuations(options, evaluation, chosen)
-    about: Row = {"run": str(options.run), "teacher": str(options.teacher)}
+    about: Row = {"run": str(options.run), "teacher": str(options.teacher or ", ".join(options.teachers))}
     results = calibration_summary(rows, seed=options.seed) | about
     write_json(options.out / "calibration.json", results)
     try:
@@ -96,6 +93,21 @@ def _calibrate(options: CalibrateOptions) -> Row:
         echo(advice_verdict(results["advice"]))
     echo(f"every continuation: {options.out / 'continuations.jsonl'}; the figure: sod report {options.run}")
     return results
+
+
+def _check_teachers(options: CalibrateOptions, evaluation: ScoredEvaluation) -> None:
+    """Raise RunError unless the teachers are those of the evaluation."""
+    measured = evaluation.options
+    usual = f"--teacher {measured.teacher or shlex.join(measured.teachers)}"
+    routes = routes_in(options.teacher, options.teachers)
+    if [route.key for route in routes] != list(evaluation.teachers):
+        raise RunError(f"{options.run} has teachers with other keys. Pass {usual}.")
+    for route in routes:
+        if not same_input(evaluation.teachers[route.key], fingerprint_model(model_folder(route.model))):
+            raise RunError(
+                f"{route.model} is another model than the teacher of {options.run}. Pass {usual}, from the directory where `sod "
+                "eval` was started."
+            )
 
 
 # AUCs
@@ -134,6 +146,11 @@ def calibration_summary(rows: Sequence[Row], *, seed: int = 0) -> Row:
             by_errors.append({"errors": errors, **_share([row["solved"] for row in alike]), **mean})
     known = [n for n, row in enumerate(rows) if "advised_solved" in row]
     advice = {"advice": advice_summary([rows[n] for n in known], times_RN[:, known])} if known else {}
+    by_teacher = [
+        {"teacher": name, **_share([row["solved"] for row in rows if row["teacher"] == name])}
+        for name in dict.fromkeys(row["teacher"] for row in rows if "teacher" in row)
+    ]
+    advice |= {"by_teacher": by_teacher} if by_teacher else {}
     return advice | {
         "rules": {name: judged(score_N) for name, score_N in rules.items()},
         "references": {name: judged(score_N) for name, score_N in references.items()},
@@ -239,7 +256,22 @@ def calibration_tables(results: Row) -> list[Table]:
     for name, row in sorted(judged.items(), key=lambda item: -(item[1]["auc"] or 0.0)):
         difference = "" if name == SOD_RULE else _shown(row, "difference", "+").partition(" ")[2]
         by_auc.add_row(name, _shown(row, "auc"), difference, _shown(row, "same_errors"))
-    return [by_errors, by_auc, *([_advice_table(results["advice"])] if "advice" in results else [])]
+    return [
+        by_errors,
+        by_auc,
+        *_teachers_table(results.get("by_teacher", ())),
+        *([_advice_table(results["advice"])] if "advice" in results else []),
+    ]
+
+
+def _teachers_table(rows: Sequence[Row]) -> list[Table]:
+    """Return a table of several teachers; nothing for a single one."""
+    table = _table("Continuations by each teacher")
+    for head in ("teacher", "steps", "solved, %"):
+        table.add_column(head, justify="left" if head == "teacher" else "right")
+    for row in rows:
+        table.add_row(row["teacher"], str(row["n"]), f"{100 * row['solved']:.0f} ± {100 * row['se']:.0f}")
+    return [table] if rows else []
 
 
 def _advice_table(rows: Sequence[Row]) -> Table:

@@ -9,6 +9,7 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -16,12 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.chat.format import ChatFormat
 from sod.config import CalibrateOptions, EvalOptions
+from sod.config.teachers import REST, Route
 from sod.console.progress import Display
 from sod.credit.systems import SOD_RULE
 from sod.datasets.rows import Row
 from sod.engines.opening import open_engine
 from sod.errors import OptionError
-from sod.evaluation.scored import ScoredEvaluation
+from sod.evaluation.scored import ScoredEvaluation, routes_in
 from sod.model.hub import model_folder
 from sod.model.loading import check_context, check_embeddings, load_model
 from sod.processes.concurrency import Runner
@@ -116,7 +118,7 @@ class Successor(Agent):
 
 
 def continuations(options: CalibrateOptions, evaluation: ScoredEvaluation, chosen: Sequence[Start]) -> list[Row]:
-    """Let the teacher continue once from each step, and write continuations.jsonl. -> its rows
+    """Let the teacher of each step's problem continue once from it, and write continuations.jsonl. -> its rows
 
     Lost continuations and those that no judge could decide are left out and logged.
     """
@@ -124,24 +126,49 @@ def continuations(options: CalibrateOptions, evaluation: ScoredEvaluation, chose
     harness = Harness.of(
         model_folder(evaluation.options.model, weights=False), evaluation.options, list(problems.values())
     )
-    teacher = _Teacher.load(options, evaluation.options, harness)
-    if options.advised and teacher.translator is not None:
-        raise OptionError(
-            f"advised lets the student go on after a turn of the teacher, but {options.teacher} has another tokenizer. Leave it "
-            "out, or use a teacher with the student's tokenizer."
-        )
-    weights = evaluation.weights()
-    begun = [_from_step(evaluation, start, teacher) for start in chosen]
-    groups = _continue(options, evaluation, harness, begun, teacher.model, teacher.chat)
-    advised = _advised(options, evaluation, harness, begun, groups) if options.advised else {}
-    rows = _rows(evaluation, weights, chosen, groups, advised, teacher.chat.tokenizer)
+    routes, weights = routes_in(options.teacher, options.teachers), evaluation.weights()
+    by_start: dict[Start, Row] = {}
+    for route in routes:  # one teacher after the other is in memory
+        own = [start for start in chosen if _route(routes, evaluation, start) is route]
+        if own:
+            rows = _rows_of_teacher(options, evaluation, harness, weights, route, own)
+            by_start |= {start: row | ({"teacher": route.name} if options.teachers else {}) for start, row in rows}
+    rows = [by_start[start] for start in chosen if start in by_start]
     if len(rows) < len(chosen):
         logger.warning(
             f"{len(chosen) - len(rows)} continuations were lost to infrastructure failures or could not be graded."
         )
-    run = Run.open(options, options.out, data={"data": evaluation.data, "teacher": evaluation.teacher})
+    prints = {("teacher" if key == REST else f"teacher {key}"): found for key, found in evaluation.teachers.items()}
+    run = Run.open(options, options.out, data={"data": evaluation.data} | prints)
     write_whole(run.folder / "continuations.jsonl", "".join(to_json(row) + "\n" for row in rows))
     return rows
+
+
+def _route(routes: Sequence[Route], evaluation: ScoredEvaluation, start: Start) -> Route:
+    """Return the teacher of a step's problem. The evaluation has checked that there is one."""
+    problem = evaluation.batch.trajectories[start.row].problem
+    return next(route for route in routes if route.takes(problem.kind, problem.labels))
+
+
+def _rows_of_teacher(
+    options: CalibrateOptions,
+    evaluation: ScoredEvaluation,
+    harness: Harness,
+    weights: Mapping[str, Tensor],
+    route: Route,
+    chosen: Sequence[Start],
+) -> list[tuple[Start, Row]]:
+    """Let one teacher continue. -> each step with its row, without those that were lost"""
+    teacher = _Teacher.load(route.model, evaluation.options, harness)
+    if options.advised and teacher.translator is not None:
+        raise OptionError(
+            f"advised lets the student go on after a turn of the teacher, but {route.model} has another tokenizer. Leave it "
+            "out, or use a teacher with the student's tokenizer."
+        )
+    begun = [_from_step(evaluation, start, teacher) for start in chosen]
+    groups = _continue(options, evaluation, harness, begun, teacher.model, teacher.chat)
+    advised = _advised(options, evaluation, harness, begun, groups) if options.advised else {}
+    return _rows(evaluation, weights, chosen, groups, advised, teacher.chat.tokenizer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +181,9 @@ class _Teacher:
     """Renders the student's steps for a teacher with another tokenizer."""
 
     @classmethod
-    def load(cls, options: CalibrateOptions, measured: EvalOptions, harness: Harness) -> "_Teacher":
+    def load(cls, model: Path, measured: EvalOptions, harness: Harness) -> "_Teacher":
         """Load the teacher with the precision of the evaluation, and check that it fits the student's limits."""
-        folder, chat, translator = model_folder(options.teacher), harness.chat, None
+        folder, chat, translator = model_folder(model), harness.chat, None
         if not has_same_tokens(folder, chat.tokenizer):
             setup = TeacherSetup(
                 folder=folder,
@@ -171,10 +198,10 @@ class _Teacher:
             )
             translation = Translation(setup)
             chat, translator = translation.chat, translation.translator
-        model = load_model(folder, measured.network.for_teacher(measured.score))
-        check_embeddings(model, chat.tokenizer, folder)
-        check_context(model, measured.rollout, whose="teacher")
-        return cls(model, chat, translator)
+        network = load_model(folder, measured.network.for_teacher(measured.score))
+        check_embeddings(network, chat.tokenizer, folder)
+        check_context(network, measured.rollout, whose="teacher")
+        return cls(network, chat, translator)
 
     def read(self, trajectory: Trajectory, pieces: int) -> Sequence[Piece]:
         """Return the first pieces of a trajectory in the teacher's tokens."""
@@ -277,36 +304,35 @@ def _rows(
     groups: Sequence[Group],
     advised: Mapping[str, Trajectory],
     tokenizer: PreTrainedTokenizerBase,
-) -> list[Row]:
+) -> list[tuple[Start, Row]]:
     """Return a row of continuations.jsonl for each graded continuation. `advised`: as `_advised` returns it."""
     info = evaluation.info()
-    rows: list[Row] = []
+    rows: list[tuple[Start, Row]] = []
     for start, group in zip(chosen, groups, strict=True):
         for ended in group:
             begun, at = evaluation.batch.trajectories[start.row], (start.row, start.step - 1)
             private = begun.problem.id in evaluation.private
-            rows.append(
-                {
-                    "problem": begun.problem.id,
-                    "sample": begun.sample,
-                    "step": start.step,
-                    "errors_before": start.errors,
-                    "d": float(evaluation.d_BK[at]),
-                    "w": float(weights[SOD_RULE][at]),
-                    "teacher_entropy": float(info.entropy_BK[at]),
-                    "weights": {name: float(w_BK[at]) for name, w_BK in weights.items()},
-                    "solved": ended.judged.is_right,
-                    "answer": ended.judged.answer,
-                    "stop": ended.stop,
-                    "text": "" if private else _text(ended, start.pieces, tokenizer),
-                }
-            )
+            row: Row = {
+                "problem": begun.problem.id,
+                "sample": begun.sample,
+                "step": start.step,
+                "errors_before": start.errors,
+                "d": float(evaluation.d_BK[at]),
+                "w": float(weights[SOD_RULE][at]),
+                "teacher_entropy": float(info.entropy_BK[at]),
+                "weights": {name: float(w_BK[at]) for name, w_BK in weights.items()},
+                "solved": ended.judged.is_right,
+                "answer": ended.judged.answer,
+                "stop": ended.stop,
+                "text": "" if private else _text(ended, start.pieces, tokenizer),
+            }
             if (other := advised.get(group.problem.id)) is not None:
-                rows[-1] |= {
+                row |= {
                     "student_solved": begun.judged.is_right,
                     "advised_solved": other.judged.is_right,
                     "advised_text": "" if private else _text(other, start.pieces + 2, tokenizer),
                 }
+            rows.append((start, row))
     return rows
 
 

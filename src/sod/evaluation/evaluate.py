@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from sod.chat.format import ChatFormat
 from sod.config import EvalOptions, ServeOptions
+from sod.config.teachers import routes_of
 from sod.console.progress import Display, echo
 from sod.datasets import ProblemSet
 from sod.datasets.asking import unasked
@@ -56,7 +57,7 @@ from sod.runs.results import Results
 from sod.runs.samples import SampleFile
 from sod.scoring import Scorer, check_enough
 from sod.teachers import TeacherSetup
-from sod.teachers.opening import open_teacher, teacher_folder
+from sod.teachers.opening import open_teacher, open_teachers, teacher_folder
 from sod.types import Group, Problem, Trajectory, Verdict
 
 logger = logging.getLogger(__name__)
@@ -148,9 +149,11 @@ class EvaluationSession:
         if run.begun:
             Run.open(options, options.out, data=files, files=contents, resume=True)
         with SampleFile.open(run.trajectory_file(0)) as samples:
-            needed = options.teacher is not None or any(_missing(sets, options.samples, samples))
+            needed = (
+                options.teacher is not None or bool(options.teachers) or any(_missing(sets, options.samples, samples))
+            )
             model = load_sampled(options, folder, harness.chat) if needed and not served else None
-            with _scorer(options, model, harness, loop) as scorer, harness.working_in(loop):
+            with _scorer(options, model, harness, loop, problems) as scorer, harness.working_in(loop):
                 yield cls(options, sets, harness, judges, folder, model, scorer, loop, run, files, contents, samples)
 
     def engine(self) -> AbstractContextManager[Engine]:
@@ -325,13 +328,18 @@ def load_sampled(options: EvalOptions | ServeOptions, folder: Path, chat: ChatFo
 
 @contextmanager
 def _scorer(
-    options: EvalOptions, model: PreTrainedModel | None, harness: Harness, loop: Runner
+    options: EvalOptions,
+    model: PreTrainedModel | None,
+    harness: Harness,
+    loop: Runner,
+    problems: Sequence[Problem],
 ) -> Iterator[Scorer | None]:
-    if options.teacher is None or model is None:
+    routes = routes_of(options.teachers)
+    if (options.teacher is None and not routes) or model is None:
         yield None
         return
     setup = TeacherSetup(
-        folder=teacher_folder(options.teacher, options.score),
+        folder=teacher_folder(options.teacher, options.score) if options.teacher else routes[0].model,
         tokenizer=harness.chat.tokenizer,
         network=options.network,
         score=options.score,
@@ -341,7 +349,9 @@ def _scorer(
         tools=harness.tools.schemas,
         thinking=options.chat.thinking,
     )
-    with open_teacher(loop, setup, ALONE) as teacher:
+    with open_teachers(loop, setup, routes, ALONE) if routes else open_teacher(loop, setup, ALONE) as teacher:
+        if routes:
+            teacher.check(problems)
         yield Scorer(
             model,
             teacher,

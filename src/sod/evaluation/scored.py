@@ -12,12 +12,13 @@ from torch import Tensor
 
 from sod.batching import ScoredBatch, collate, pad
 from sod.config import AlgorithmOptions, EvalOptions, RolloutCommandOptions
+from sod.config.teachers import REST, Route, routes_of
 from sod.core import INPUTS, RULES, MissingInputError, Rule, StepInfo, Weights, step_mean
 from sod.credit.algorithms import step_info
 from sod.datasets import ProblemSet
 from sod.datasets.rows import Row, fingerprint_model, read_rows
 from sod.datasets.several import open_sets, sets_fingerprint
-from sod.errors import DataError, RunError
+from sod.errors import DataError, OptionError, RunError
 from sod.evaluation.results import Evaluated, read_evaluation
 from sod.model.hub import model_folder
 from sod.runs.contents import changed_contents, content_digests
@@ -37,8 +38,8 @@ class ScoredEvaluation:
     options: EvalOptions
     data: str
     """Fingerprint of the problems."""
-    teacher: str
-    """Fingerprint of the teacher."""
+    teachers: Mapping[str, str]
+    """Fingerprint of each teacher by the key of its problems; the key of a single one is *."""
     student: str
     """Fingerprint of the student; empty if the evaluation has none."""
     batch: ScoredBatch
@@ -74,7 +75,7 @@ class ScoredEvaluation:
         return cls(
             options=made.options,
             data=made.data,
-            teacher=made.teacher,
+            teachers=made.teachers,
             student=made.student,
             batch=batch,
             private=frozenset(problem.id for each in sets if each.private for problem in each.problems),
@@ -120,14 +121,21 @@ class ScoredEvaluation:
         return weights
 
 
+def routes_in(teacher: Path | None, teachers: Sequence[str]) -> list[Route]:
+    """Return the teachers of the options of a command. Raise OptionError unless there is one, or several."""
+    if (teacher is None) == (not teachers):
+        raise OptionError("Give the teacher of the evaluation as --teacher, or its several teachers as --teachers.")
+    return routes_of(teachers) if teacher is None else [Route(REST, teacher)]
+
+
 @dataclass(frozen=True, slots=True)
 class _Made:
     """What an evaluation with a teacher was made of."""
 
     options: EvalOptions
     data: str
-    """Fingerprints of the problems, the teacher and the student; see `ScoredEvaluation`."""
-    teacher: str
+    """Fingerprints of the problems, the teachers and the student; see `ScoredEvaluation`."""
+    teachers: dict[str, str]
     student: str
     contents: dict[str, str]
     """Digests of its files."""
@@ -149,15 +157,19 @@ class _Made:
                 f"{folder} holds no run of `sod eval` ({': '.join(str(error).splitlines()[:2])}). Pass the directory of a "
                 "finished `sod eval` with --teacher."
             ) from error
-        if options.teacher is None:
+        if options.teacher is None and not options.teachers:
             raise RunError(f"{folder} is an evaluation without a teacher. Repeat `sod eval` with --teacher.")
-        if options.score.teacher_url is not None:
+        if options.score.teacher_url is not None or options.score.teacher_urls:
             raise RunError(
                 f"{folder} is an evaluation with a remote teacher, which returns no entropies. Repeat `sod eval` without "
-                "score.teacher_url."
+                "a server."
             )
-        teacher = prints.get("teacher") or fingerprint_model(model_folder(options.teacher))
-        return cls(options, data, teacher, prints.get("model", ""), contents)
+        teachers = {
+            route.key: prints.get("teacher" if options.teacher else f"teacher {route.name}")
+            or fingerprint_model(model_folder(route.model))
+            for route in routes_in(options.teacher, options.teachers)
+        }
+        return cls(options, data, teachers, prints.get("model", ""), contents)
 
     def open_sets(self, folder: Path) -> list[ProblemSet]:
         """Open the problems. Raises RunError if they, or other files of the evaluation, have changed."""

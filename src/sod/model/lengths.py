@@ -63,7 +63,7 @@ def _models(options: TrainOptions | EvalOptions | ServeOptions) -> list[Path | N
         case TrainOptions():
             return [options.student, options.teacher, *(route.model for route in routes_of(options.teachers))]
         case EvalOptions():
-            return [options.model, options.teacher]
+            return [options.model, options.teacher, *(route.model for route in routes_of(options.teachers))]
         case ServeOptions():
             return [options.model]
 

@@ -72,7 +72,7 @@ def memory_of_training(
     }
     if teachers and options.score.teacher_url is None:
         taught = [_teaching(options, teacher, tokens, processes, gpu) for teacher in teachers]
-        memory["teacher"] = dict(sum((Counter(parts) for parts, _ in taught), Counter[str]()))
+        memory["teacher"] = _sum_of(taught)
         moments["the teacher's scoring"] = max(moment for _, moment in taught)
         if averaged and ITEMSIZE[type_of(options.network.for_teacher(options.score))] < 4:
             memory["teacher"]["the teacher's average, float32"] = 4 * teachers[0].parameters
@@ -107,15 +107,23 @@ def loads_reference(options: TrainOptions) -> bool:
     return options.has_reference and not options.learn.lora_rank and not (is_own and options.teacher_is_reference)
 
 
-def memory_of_evaluation(options: EvalOptions, model: AnyShape, teacher: AnyShape | None, gpu: int | None) -> Memory:
+def memory_of_evaluation(
+    options: EvalOptions, model: AnyShape, teachers: Sequence[AnyShape], gpu: int | None
+) -> Memory:
     """Return the memory of `sod eval`. `gpu`: bytes of the GPU's memory; None for a CPU."""
     memory: Memory = {"student": _whole("model", type_of(options.network), model)}
     memory["sampler"] = _sampling(options, model, gpu)
-    if teacher and options.score.teacher_url is None:
+    if teachers and options.score.teacher_url is None:
         tokens = max(options.microbatch_tokens, longest(options.rollout))
-        memory["teacher"], moment = _teaching(options, teacher, tokens, 1, gpu)
-        memory["peak"] = {"peak: scoring": moment}
+        taught = [_teaching(options, teacher, tokens, 1, gpu) for teacher in teachers]
+        memory["teacher"] = _sum_of(taught)
+        memory["peak"] = {"peak: scoring": max(moment for _, moment in taught)}
     return memory
+
+
+def _sum_of(taught: Sequence[tuple[Parts, int]]) -> Parts:
+    """Return the memory of several teachers together."""
+    return dict(sum((Counter(parts) for parts, _ in taught), Counter[str]()))
 
 
 def by_part(memory: Memory) -> Parts:

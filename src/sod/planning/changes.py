@@ -54,10 +54,7 @@ def run_inputs(options: RecordedOptions, sets: Sequence[ProblemSet] | None = Non
             for name, run in rates.items():
                 if run is not None:
                     yield _file(name, Run(run).trajectory_file(0))
-            if options.teacher is not None:
-                yield _teacher(options, options.teacher)
-            routes = with_servers(routes_of(options.teachers), options.score.teacher_urls)
-            yield from (_routed(options, route) for route in routes)
+            yield from _teachers(options)
         case EvalOptions():
             files = tuple(options.data_dir / f"{name}.jsonl" if name in SETS else Path(name) for name in options.data)
             yield RunInput("data", files, lambda: _fingerprint_of_problems(options, sets))
@@ -65,8 +62,7 @@ def run_inputs(options: RecordedOptions, sets: Sequence[ProblemSet] | None = Non
                 yield RunInput("model", (options.model,), lambda: fingerprint_model(model_folder(options.model)))
             else:
                 yield RunInput("model", (), lambda: f"served {options.engine.served_name}")
-            if options.teacher is not None:
-                yield _teacher(options, options.teacher)
+            yield from _teachers(options)
 
 
 def fingerprints_of(options: RecordedOptions, sets: Sequence[ProblemSet] | None = None) -> dict[str, str]:
@@ -86,6 +82,13 @@ def _file(name: str, path: Path) -> RunInput:
     return RunInput(name, (path,), lambda: sha256_of_file(path))
 
 
+def _teachers(options: TrainOptions | EvalOptions) -> Iterator[RunInput]:
+    if options.teacher is not None:
+        yield _teacher(options, options.teacher)
+    routes = with_servers(routes_of(options.teachers), options.score.teacher_urls)
+    yield from (_routed(options, route) for route in routes)
+
+
 def _teacher(options: TrainOptions | EvalOptions, model: Path) -> RunInput:
     from sod.teachers.opening import fingerprint_teacher, teacher_folder  # imports torch
 
@@ -93,7 +96,7 @@ def _teacher(options: TrainOptions | EvalOptions, model: Path) -> RunInput:
     return RunInput("teacher", (model,), lambda: fingerprint_teacher(teacher_folder(model, score), score))
 
 
-def _routed(options: TrainOptions, route: Route) -> RunInput:
+def _routed(options: TrainOptions | EvalOptions, route: Route) -> RunInput:
     from sod.teachers.opening import fingerprint_teacher, teacher_folder  # imports torch
 
     name, score = f"teacher {route.name}", route.score(options.score)

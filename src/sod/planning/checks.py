@@ -130,8 +130,8 @@ def of_device(device: str) -> Refusals:
 
 def of_evaluation(options: EvalOptions) -> Refusals:
     yield from of_device(options.network.device)
+    yield from _of_teachers(options)
     yield from of_teacher(options.teacher, options.score)
-    yield from of_one_teacher(options.score)
     yield from of_engine(options.engine, options.rollout, trains=False)
     yield from of_sandbox(options.sandbox)
     yield from of_tools(options.tool, options.sandbox)
@@ -139,7 +139,7 @@ def of_evaluation(options: EvalOptions) -> Refusals:
     yield from of_reward(options.reward)
     if options.paper is not None and (refusal := paper.refusal(options.paper)):
         yield refusal
-    if options.teacher is not None and not ENGINES[options.engine.name].loads_model:
+    if (options.teacher is not None or options.teachers) and not ENGINES[options.engine.name].loads_model:
         yield (
             f"--teacher does not work with engine.name = {options.engine.name}: it needs the model's weights on this machine. "
             "Leave one of the two out."
@@ -213,7 +213,7 @@ def of_translation(options: TrainOptions | EvalOptions, teacher: Path) -> Refusa
         )
 
 
-def _of_teachers(options: TrainOptions) -> Refusals:
+def _of_teachers(options: TrainOptions | EvalOptions) -> Refusals:
     """Check several teachers."""
     if not options.teachers:
         yield from of_one_teacher(options.score)

@@ -219,17 +219,18 @@ def _of_evaluation(options: EvalOptions) -> "DryRun":
     text = DryRun.of("rollout" if isinstance(options, RolloutCommandOptions) else "eval", options)
     served = not ENGINES[options.engine.name].loads_model
     model = text.read_model("tokenizer" if served else "model", options.model, served=served)
-    teacher = (
-        text.read_model("teacher", options.teacher, served=options.score.teacher_url is not None)
-        if options.teacher
-        else None
-    )
+    here, teacher = text.read_teachers(options), None
+    if options.teacher is not None:
+        teacher = text.read_model("teacher", options.teacher, served=options.score.teacher_url is not None)
+        here.append(teacher)
+    on_servers = [found for found, _ in text.served]
     benchmarks = [text.read("data", find_benchmark(name, options.data_dir)) for name in options.data]
     chat = text.check_template(options.model, options.chat)
-    if options.teacher is not None:
-        text.check_tokens(options, options.model, options.teacher, chat)
+    for each in [options.teacher] if options.teacher else [route.model for route in routes_of(options.teachers)]:
+        text.check_tokens(options, options.model, each, chat)
     text.add("writes", str(options.out))
-    options = options.model_copy(update={"rollout": text.fitting(options.rollout, None if served else model, teacher)})
+    rollout = text.fitting(options.rollout, None if served else model, *here, *on_servers)
+    options = options.model_copy(update={"rollout": rollout})
     text.check_what_is_named(options, teacher)
 
     rows = [found.rows or options.limit for found in benchmarks]
@@ -238,12 +239,14 @@ def _of_evaluation(options: EvalOptions) -> "DryRun":
     text.add("does", f"{problems:,} problems x {options.samples} samples{unknown}")
     text.add("does", tokens_of_trajectories(problems * options.samples, options.rollout))
 
-    if served and teacher is None:
+    if served and not here:
         text.add("memory", f"none on this machine: the model is on the server {options.engine.url}")
         return text
-    if model.shape is None or (teacher and teacher.shape is None):
-        return text.without_shape(model=model, teacher=teacher)
-    text.check_length(options.rollout, {"model": model.shape, "teacher": teacher and teacher.shape})
+    shapes = [each.shape for each in here if each.shape]
+    if model.shape is None or len(shapes) < len(here):
+        return text.without_shape(model=model, teacher=next((each for each in here if not each.shape), None))
+    lengths = {f"teacher {each.name}": each.shape for each in [*here, *on_servers]}
+    text.check_length(options.rollout, {"model": model.shape, **lengths})
     text.check_share(options, model.shape)
-    text.hold(memory_of_evaluation(options, model.shape, teacher and teacher.shape, text.gpu))
+    text.hold(memory_of_evaluation(options, model.shape, shapes, text.gpu))
     return text

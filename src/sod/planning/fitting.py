@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sod.config import EngineOptions, PlanOptions, RolloutOptions, TrainOptions
-from sod.config.teachers import routes_of
+from sod.config.teachers import REST, Route, routes_of, with_servers
 from sod.errors import ModelError, OptionError
 from sod.model.lengths import capped
 from sod.planning.budgets import (
@@ -23,6 +23,7 @@ from sod.planning.budgets import (
     sampling_bytes,
     vllm_bytes,
 )
+from sod.planning.checks import is_address
 from sod.planning.estimates import largest, usable_bytes
 from sod.planning.inventory import (
     ON_HUB,
@@ -91,8 +92,8 @@ class Case:
 
     asked: PlanOptions
     student: AnyShape
-    teachers: tuple[AnyShape, ...]
-    """Of each model once."""
+    routed: tuple[tuple[Route, AnyShape], ...]
+    """Each teacher once."""
     count: int
     """Number of GPUs; 0 for this computer's memory."""
     device: Device
@@ -102,16 +103,22 @@ class Case:
         count, device = imagined_gpus(asked.gpus)
         if asked.teacher and asked.teachers:
             raise OptionError("TEACHER and --teachers both name a teacher. Give one of the two.")
-        teachers = tuple(_shape("teacher", model) for model in teacher_models(asked))
+        routed = tuple((route, _shape("teacher", route.model)) for route in _routes(asked))
         student = _shape("student", asked.student)
-        case = cls(_fitting(asked, [student, *teachers]), student, teachers, count, device)
-        for whose, shape in (("student", student), *(("teacher", each) for each in teachers)):
+        shapes = [("student", student), *(("teacher", shape) for _, shape in routed)]
+        case = cls(_fitting(asked, [shape for _, shape in shapes]), student, routed, count, device)
+        for whose, shape in shapes:
             if case.tokens > shape.positions:
                 raise OptionError(
                     f"A trajectory of {case.tokens:,} tokens with its prompt is too long: the {whose} has "
                     f"{shape.positions:,} positions. Lower --max-tokens."
                 )
         return case
+
+    @property
+    def teachers(self) -> list[AnyShape]:
+        """Return the teachers that are loaded here. `setups` may put a single one on a server."""
+        return [shape for route, shape in self.routed if route.url is None]
 
     @property
     def tokens(self) -> int:
@@ -125,6 +132,7 @@ class Case:
         base: Changes = {"student": asked.student}
         if asked.teachers:
             base["teachers"] = asked.teachers
+            base |= {"score.teacher_urls": asked.score.teacher_urls} if asked.score.teacher_urls else {}
         else:
             base |= {"teacher": asked.teacher} if asked.teacher else {"algorithm.name": "grpo"}
         base |= {"data": Path("PROBLEMS.jsonl"), "out": Path("RUN")}
@@ -200,10 +208,17 @@ class Case:
         return Sized(way, changes, fullest, fits, seconds)
 
 
-def teacher_models(asked: PlanOptions) -> list[Path]:
-    """Return the models of the teachers, each once."""
-    routes = [route.model for route in routes_of(asked.teachers)]
-    return list(dict.fromkeys([asked.teacher] if asked.teacher else routes))
+def _routes(asked: PlanOptions) -> list[Route]:
+    """Return the teachers, each once. Raise OptionError for a server that has no teacher."""
+    routes = with_servers(routes_of(asked.teachers), asked.score.teacher_urls)
+    if asked.teacher:
+        routes = [Route(REST, asked.teacher)]
+    for route in routes:
+        if route.url is not None and not is_address(route.url):
+            raise OptionError(
+                f"score.teacher_urls: {route.url!r} is not the address of a server. Write it like http://127.0.0.1:8001."
+            )
+    return list({(each.model, each.url, each.served_name): each for each in routes}.values())
 
 
 def _fitting(asked: PlanOptions, shapes: Sequence[AnyShape]) -> PlanOptions:

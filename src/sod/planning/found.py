@@ -185,7 +185,7 @@ class DryRun(Text):
                 self.first.append(f"Start the teacher's server, unless it is running: {command}")
                 self.commands.add(self.first[-1])
 
-    def read_teachers(self, options: TrainOptions) -> list[Found]:
+    def read_teachers(self, options: TrainOptions | EvalOptions) -> list[Found]:
         """Look up several teachers. -> those on this machine; `served` gets the others"""
         here: list[Found] = []
         routes = with_servers(routes_of(options.teachers), options.score.teacher_urls)

@@ -49,13 +49,13 @@ def check_inputs(options: Options) -> None:
                 for name in options.validate.data:
                     check_name(name)
             _models(options.student, options.teacher if options.score.teacher_url is None else None)
-            routes = with_servers(routes_of(options.teachers), options.score.teacher_urls)
-            _models(*(route.model for route in routes if route.url is None))
+            _routed(options)
         case EvalOptions(dry_run=False):
             _templates(options.chat.template)
             for name in options.data:
                 check_name(name)
             _models(options.model if ENGINES[options.engine.name].loads_model else None, options.teacher)
+            _routed(options)
         case ServeOptions():
             for name in options.data:
                 check_name(name)
@@ -70,7 +70,7 @@ def check_inputs(options: Options) -> None:
         case CalibrateOptions():
             if not options.run.is_dir():
                 raise RunError(f"{options.run} is not a directory. Give the run directory of `sod eval --teacher`.")
-            _models(options.teacher)
+            _models(options.teacher, *(route.model for route in routes_of(options.teachers)))
         case DiagnoseOptions():
             for name in options.data:
                 check_name(name)
@@ -95,6 +95,12 @@ def _data(*paths: Path | None) -> None:
         if not path.exists() and (fetch := to_fetch(path)):
             raise DataError(f"{path} does not exist; {fetch}.")
         check_file(path)
+
+
+def _routed(options: TrainOptions | EvalOptions) -> None:
+    """Check the several teachers that are not on servers."""
+    routes = with_servers(routes_of(options.teachers), options.score.teacher_urls)
+    _models(*(route.model for route in routes if route.url is None))
 
 
 def _models(*models: Path | None) -> None:

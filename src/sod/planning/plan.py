@@ -11,7 +11,7 @@ from sod.planning.budgets import (
     memory_of_teacher_server,
 )
 from sod.planning.estimates import SLACK, offloaded, usable_bytes, wire
-from sod.planning.fitting import Case, Sized, teacher_models, train_options
+from sod.planning.fitting import Case, Sized, train_options
 from sod.planning.inventory import (
     as_bytes,
     as_count,
@@ -63,8 +63,9 @@ def advice(options: PlanOptions, width: int | None = None) -> str:
 
 def _describe(text: Text, case: Case, asked: PlanOptions) -> None:
     text.add("student", f"{case.asked.student}, {as_count(case.student.parameters)} weights")
-    for model, teacher in zip(teacher_models(case.asked), case.teachers, strict=True):
-        text.add("teacher", f"{model}, {as_count(teacher.parameters)} weights")
+    for route, teacher in case.routed:
+        where = f", on the server {route.url}; its memory is not counted" if route.url else ""
+        text.add("teacher", f"{route.model}, {as_count(teacher.parameters)} weights{where}")
     parts = f"a prompt of {case.asked.max_prompt_tokens:,} and a response of {case.asked.max_tokens:,}"
     lowered = "" if asked is case.asked else "; the defaults exceed the positions of the model"
     text.add("length", f"{case.tokens:,} tokens at most: {parts}{lowered}")
@@ -104,7 +105,8 @@ def _times(case: Case, sized: Sequence[Sized]) -> list[str]:
             ["not estimated: the speed of this device is not tabled; give a kind, such as H100"] if case.count else []
         )
     updates = train_options(case.base).updates
-    lines = [f"estimated, not measured: an update by phase, and a run of {updates:,} updates"]
+    elsewhere = "; without the seconds of the teachers' servers" if any(route.url for route, _ in case.routed) else ""
+    lines = [f"estimated, not measured: an update by phase, and a run of {updates:,} updates{elsewhere}"]
     for number, each, seconds in timed:
         phases = ", ".join(f"{name} {as_time(part)}" for name, part in seconds.items() if part >= 0.1)
         hours = each.estimate * updates / 3600
@@ -136,7 +138,7 @@ def _explain(text: Text, case: Case, best: Sized) -> None:
     text.add("memory", *offloaded(options, case.teachers))
     if best.processes > 1:
         text.add("traffic", *wire(options, case.student, best.processes))
-    if options.score.teacher_url:
+    if options.score.teacher_url or options.score.teacher_urls:
         text.add("served", *exchanged_tokens(options))
 
 
@@ -145,10 +147,21 @@ def _commands(case: Case, best: Sized) -> list[str]:
     command = f"{_starter(best)} {_flags(case.base | best.changes)}"
     server = _server(case, best.changes)
     if not server:
-        return [f"$ {command}"]
+        return [*_teachers_servers(case, best.changes), f"$ {command}"]
     started, *note = server
     visible = ",".join(map(str, range(best.processes)))
-    return [f"$ CUDA_VISIBLE_DEVICES={best.processes} {started}", *note, f"$ CUDA_VISIBLE_DEVICES={visible} {command}"]
+    before = [*_teachers_servers(case, best.changes), f"$ CUDA_VISIBLE_DEVICES={best.processes} {started}", *note]
+    return [*before, f"$ CUDA_VISIBLE_DEVICES={visible} {command}"]
+
+
+def _teachers_servers(case: Case, changes: Changes) -> list[str]:
+    """Return the commands that start the servers of several teachers."""
+    options = train_options(case.base | changes)
+    found = {route.url: (route, route.score(options.score)) for route, _ in case.routed if route.url}
+    return [
+        f"on the server's machine: $ {serving(str(route.model), options.model_copy(update={'score': score}))}"
+        for route, score in found.values()
+    ]
 
 
 def _starter(each: Sized) -> str:
@@ -192,6 +205,9 @@ def _shorter(asked: PlanOptions) -> list[str]:
         if any(each.fits for each in Case.of(shorter).sized()):
             models = shlex.join(str(model) for model in (asked.student, asked.teacher) if model)
             models += f" --teachers {shlex.join(asked.teachers)}" if asked.teachers else ""
+            models += (
+                f" --score.teacher-urls {shlex.join(asked.score.teacher_urls)}" if asked.score.teacher_urls else ""
+            )
             return [
                 "no set-up fits; with shorter responses one does:",
                 f"$ sod plan {models} --gpus {asked.gpus} --max-tokens {tokens}",

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from sod.config import EvalOptions, TrainOptions
 from sod.config.servers import PARALLEL, SERVERS, USUAL, ServerTraits
+from sod.config.teachers import routes_of, with_servers
 from sod.planning.budgets import longest
 from sod.planning.inventory import as_count
 from sod.planning.memory import type_of
@@ -50,6 +51,8 @@ def serving(teacher: str, options: TrainOptions | EvalOptions) -> str:
 def exchanged_tokens(options: TrainOptions) -> list[str]:
     """Return lines about the tokens that an update sends to the teacher's server, and what comes back."""
     traits, rollout = server_traits(options), options.rollout
+    routes = with_servers(routes_of(options.teachers), options.score.teacher_urls)
+    supposed = ", if a server scores every trajectory" if any(each.url is None for each in routes) else ""
     count = rollout.problems * rollout.group
     prompt, response = LIKELY_SHARE * rollout.max_prompt_tokens, LIKELY_SHARE * rollout.max_tokens
     whole = count * (prompt + response)
@@ -61,7 +64,7 @@ def exchanged_tokens(options: TrainOptions) -> list[str]:
     once = rollout.problems * prompt + count * response
     read = f"at least {as_count(once)} tokens read" if traits.caches else f"up to {as_count(whole)} tokens read"
     return [
-        f"estimated per update: {as_count(sent)} tokens sent{requests}, {as_count(returned)} log-probabilities returned "
-        f"(assumed: {traits.title}; prompt and response of each trajectory, {LIKELY_SHARE:.0%} of the longest)",
+        f"estimated per update{supposed}: {as_count(sent)} tokens sent{requests}, {as_count(returned)} log-probabilities "
+        f"returned (assumed: {traits.title}; prompt and response of each trajectory, {LIKELY_SHARE:.0%} of the longest)",
         f"the prompt of a group's {rollout.group} trajectories is {traits.reuse}: {read}",
     ]

@@ -107,9 +107,19 @@ class Dialect(ABC):
                 return ServedRow(values, [False] * len(ids), tried * len(ids), self.cached(answer), tried, returned)
         raise InfrastructureError(f"{self._model} aborted its response {TRIES} times.")
 
-    def others(self) -> ModelError:
+    def others(self, of: str = "other tokens than the ones that") -> ModelError:
         """Return the error for a response about other tokens than those sent."""
-        return ModelError(f"{self._model} returned log-probabilities of other tokens than the ones it received.")
+        return ModelError(
+            f"{self._model} returned log-probabilities of {of} it received. Update the server, or pass the served model's "
+            "tokenizer as --teacher."
+        )
+
+    def numbers(self, values: Sequence[Any], answer: Any) -> list[float]:
+        """Return the log-probabilities of a response; NaN for null. Raise OptionError if one is no number."""
+        try:
+            return [math.nan if value is None else float(value) for value in values]
+        except (TypeError, ValueError):
+            raise self.mute("numbers", answer) from None
 
     def mute(self, what: str, answer: Any) -> OptionError:
         """Return the error for a response without log-probabilities."""
@@ -133,12 +143,14 @@ class VllmDialect(Dialect):
 
     def read(self, answer: Any, ids: Sequence[int], first: int) -> list[float]:
         match answer:
-            case {"choices": [{"prompt_logprobs": [_, *rest]}, *_]} if len(rest) == len(ids) - 1:
+            case {"choices": [{"prompt_logprobs": [_, *rest]}, *_]} if all(isinstance(each, dict) for each in rest):
+                if len(rest) != len(ids) - 1:
+                    raise self.others(f"{len(rest) + 1} tokens, not of the {len(ids)} that")
                 try:
                     values = [each[str(token)]["logprob"] for each, token in zip(rest, ids[1:], strict=True)]
                 except (LookupError, TypeError):
                     raise self.others() from None
-                return _numbers(values[first - 1 :])
+                return self.numbers(values[first - 1 :], answer)
         raise self.mute("prompt_logprobs", answer)
 
 
@@ -169,7 +181,7 @@ class SglangDialect(Dialect):
                     raise self.mute("input_token_logprobs", answer) from None
                 if [token for _, token in found] != list(ids[first:]):
                     raise self.others()
-                return _numbers([value for value, _ in found])
+                return self.numbers([value for value, _ in found], answer)
         raise self.mute("input_token_logprobs", answer)
 
     def cached(self, answer: Any) -> int:
@@ -203,7 +215,7 @@ class OpenAIDialect(Dialect):
                 read = answer.get("usage", {}).get("prompt_tokens", len(ids))
                 if read != len(ids) or not all(map(self._fits, texts, ids)):
                     raise self.others()
-                return _numbers(values[first : len(ids)])
+                return self.numbers(values[first : len(ids)], answer)
         raise self.mute("echo and logprobs", answer)
 
     def _fits(self, text: str, id: int) -> bool:
@@ -285,8 +297,9 @@ class LlamaCppDialect(Dialect):
                 if answer.get("tokens_evaluated", at) != at:
                     raise self.others()
                 try:
-                    found = {int(row["id"]): math.nan if row["logprob"] is None else row["logprob"] for row in rows}
-                except (LookupError, TypeError):
+                    found = {int(row["id"]): row["logprob"] for row in rows}
+                    found = dict(zip(found, self.numbers(list(found.values()), answer), strict=True))
+                except (LookupError, TypeError, ValueError):
                     raise self.mute("n_probs", answer) from None
                 if ids[at] in found:
                     return found[ids[at]], False
@@ -331,7 +344,7 @@ async def recognised(
         except Refused as error:
             if options.teacher_server == "vllm" or error.status in (401, 403):
                 raise await model.explained(error) from error
-        except (OptionError, ModelError):
+        except OptionError:
             if options.teacher_server == "vllm":
                 raise
     if options.teacher_server in ("auto", "llamacpp"):
@@ -370,10 +383,6 @@ async def _met(model: ServedModel, dialect: Dialect, ids: list[int], context: in
         raise await model.explained(error) from error
     dialect.read(answer, ids, 1)
     return dialect
-
-
-def _numbers(values: Sequence[float | None]) -> list[float]:
-    return [math.nan if value is None else value for value in values]
 
 
 def _plain(text: str) -> str:

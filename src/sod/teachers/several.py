@@ -19,6 +19,8 @@ from sod.types import Problem
 
 SHOWN = ("steps/d", "steps/w_after_first", "teacher/aligned_share")
 """Metrics of each teacher."""
+SHOWN_KEYS = 12
+"""Kinds and labels of the data that a message shows."""
 FOLDER = "teachers"
 """Folder of a checkpoint with a folder for each teacher that has something to save."""
 
@@ -93,10 +95,19 @@ class SeveralTeachers(Teacher):
             await teacher.confirm()
 
     def check(self, problems: Sequence[Problem]) -> None:
-        """Raise DataError if a problem has no teacher, or lacks something that its teacher requires."""
-        of = [(problem, self._by_key[self.route(problem).key]) for problem in problems]
+        """Raise DataError if a problem has no teacher or lacks something that its teacher requires, or if a key fits none."""
+        of = [(problem, self.route(problem).key) for problem in problems]
+        used = {key for _, key in of} | {REST}
+        if unused := next((route.key for route in self._routes if route.key not in used), None):
+            found = {problem.kind for problem in problems}
+            found |= {f"{column}:{value}" for problem in problems for column, value in problem.labels.items()}
+            shown = ", ".join(sorted(found)[:SHOWN_KEYS]) + (" ..." if len(found) > SHOWN_KEYS else "")
+            raise DataError(
+                f"teachers: {unused!r} is the key of no problem that has no earlier one. The data has {shown}. Correct it, or "
+                "leave this teacher out."
+            )
         for teacher in self._teachers:
-            teacher.check([problem for problem, own in of if own is teacher])
+            teacher.check([problem for problem, key in of if self._by_key[key] is teacher])
 
     def metrics(self, batch: ScoredBatch, options: AlgorithmOptions) -> dict[str, float]:
         """Return the share of the trajectories, the divergence and the weights of each teacher."""

@@ -96,6 +96,34 @@ class TokenBytes:
         return token.replace(UNDERLINE, " ").encode()
 
 
+def common_ids(ours: TokenBytes, theirs: TokenBytes) -> dict[int, int]:
+    """Return their id of each of our ordinary tokens, if both tokenizers split every text alike. Otherwise return {}.
+
+    Such tokenizers differ in ids and in added tokens only, as Qwen2.5's and Qwen3's do. Added tokens that both have are in it;
+    special tokens are not.
+    """
+    if _splitting(ours.tokenizer) != _splitting(theirs.tokenizer):
+        return {}
+    first, second = _texts(ours), _texts(theirs)
+    return {id: second[token] for token, id in first.items() if token in second}
+
+
+def _texts(tokens: TokenBytes) -> dict[tuple[str, bool], int]:
+    """Return the id of each token that is text, by its name and by whether it was added."""
+    vocabulary = tokens.tokenizer.get_vocab().items()
+    added = tokens.tokenizer.added_tokens_decoder
+    unknown = tokens.tokenizer.unk_token_id
+    return {(name, id in added): id for name, id in vocabulary if id not in tokens.symbols and id != unknown}
+
+
+def _splitting(tokenizer: PreTrainedTokenizerFast) -> object:
+    """Return all that decides how a text is split into tokens, except added tokens."""
+    backend = tokenizer.backend_tokenizer
+    model: dict[str, Any] = json.loads(backend.model.__getstate__())
+    steps = [part and part.__getstate__() for part in (backend.normalizer, backend.pre_tokenizer, backend.decoder)]
+    return model | {"vocab": set(model["vocab"])}, steps
+
+
 def _parts(tokenizer: PreTrainedTokenizerFast) -> list[dict[str, Any]]:
     """Return the parts of the tokenizer's decoder."""
     decoder = tokenizer.backend_tokenizer.decoder

@@ -1,11 +1,11 @@
 """Render a trajectory in the chat template and the tokens of a teacher with another tokenizer, and align both.
 
 The teacher reads the same conversation in its own form: its prompt, its tool syntax, its ends of turns, the same results.
-A turn of the student is written verbatim where both templates write it alike. Otherwise its thought, its text and its calls
+A turn of the student is written verbatim where both templates write it alike; if both tokenizers also split texts alike, the
+student's own tokens are kept, unusual ones included. Otherwise its thought, its text and its calls
 are rendered again, and only the parts with the same meaning are aligned: the thought, the text, names and values of calls.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,8 @@ from sod.chat.format import ChatFormat, Schema
 from sod.chat.harmless import Harmless
 from sod.errors import TemplateError
 from sod.teachers.alignment import Match, Span, align, common_parts
-from sod.teachers.token_bytes import TokenBytes
+from sod.teachers.correspondence import bytes_before, corresponding
+from sod.teachers.token_bytes import TokenBytes, common_ids
 from sod.types import Message, Piece, ToolCall, Trajectory
 
 
@@ -28,10 +29,22 @@ class TranslatedTurn:
 
 
 @dataclass(slots=True)
-class Draft:
-    """The teacher's text of a turn, as parts that are encoded one by one: texts, and ids of special tokens."""
+class Kept:
+    """Tokens of a turn as the student split them, which the teacher has, too."""
 
-    parts: list[str | int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    """Of the teacher."""
+    sizes: list[int] = field(default_factory=list)
+    """Bytes of each."""
+    size: int = 0
+    """Bytes of all."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """The teacher's text of a turn, as parts that are encoded one by one: texts, ids of special tokens, and kept tokens."""
+
+    parts: list[str | int | Kept] = field(default_factory=list)
     matches: list[list[Match]] = field(default_factory=list)
     """Of each part: which bytes of the student's turn correspond to which bytes of the part."""
     is_rendered: bool = False
@@ -39,7 +52,7 @@ class Draft:
 
     def add(self, text: str, ours: range | None = None) -> None:
         """Append a text. `ours`: the bytes of the student that are the same."""
-        if not self.parts or isinstance(self.parts[-1], int):
+        if not self.parts or not isinstance(self.parts[-1], str):
             self.parts.append("")
             self.matches.append([])
         last = self.parts[-1]
@@ -53,6 +66,19 @@ class Draft:
         self.parts.append(id)
         self.matches.append([Match(ours, range(0, 1))])
 
+    def keep(self, id: int, size: int, ours: range | None) -> None:
+        """Append a token of the teacher with the bytes of the student's token. `ours`: these bytes; None: not aligned."""
+        if not self.parts or not isinstance(self.parts[-1], Kept):
+            self.parts.append(Kept())
+            self.matches.append([])
+        last = self.parts[-1]
+        assert isinstance(last, Kept)
+        if ours is not None:
+            self.matches[-1].append(Match(ours, range(last.size, last.size + size)))
+        last.ids.append(id)
+        last.sizes.append(size)
+        last.size += size
+
 
 class Translator:
     """Renders the trajectories of one chat format in another one. `tools`: the schemas that both prompts show.
@@ -63,6 +89,8 @@ class Translator:
     def __init__(self, student: ChatFormat, teacher: ChatFormat, tools: Sequence[Schema]):
         self._student, self._teacher, self._tools = student, teacher, tools
         self._ours, self._theirs = TokenBytes(student.tokenizer), TokenBytes(teacher.tokenizer)
+        self._common = common_ids(self._ours, self._theirs)
+        """The teacher's id of each token, if both tokenizers split texts alike. A verbatim turn keeps the student's split."""
         self._harmless = Harmless(teacher.tokenizer)
         ends = (student.tokenizer.eos_token_id, student.tokenizer.pad_token_id)
         self._ends = student.ends_of_calls | {id for id in ends if isinstance(id, int)}
@@ -114,6 +142,11 @@ class Translator:
         matches: list[Match] = []
         for part, found in zip(draft.parts, draft.matches, strict=True):
             base = sum(sizes)
+            if isinstance(part, Kept):
+                made += part.ids
+                sizes += part.sizes
+                matches += [Match(match.ours, _shifted(match.theirs, base)) for match in found]
+                continue
             ids, changed = self._encoded(part, is_rendered=draft.is_rendered)
             spelt = self._theirs(ids)
             if changed is not None:  # a special token in a text is as long as its name
@@ -171,22 +204,29 @@ class Translator:
             written, end = self._teacher.turn_text(message, self._tools)
         except TemplateError:
             return None
-        matches = _corresponding(raw, written, thought.strip(), content.strip(), calls)
+        matches = corresponding(raw, written, thought.strip(), content.strip(), calls)
         return Draft([written], [matches], is_rendered=True), end
 
     def _verbatim(self, words: Sequence[int], raw: bytes) -> Draft:
-        """Write the student's own text. Calls and tags of thoughts that the teacher writes in another way are not aligned."""
+        """Write the student's own text, in its own tokens if the teacher has them. Calls and tags of thoughts that the teacher
+        writes in another way are not aligned.
+        """
         draft = Draft()
         start = self._begin(draft, raw)
         hidden = self._foreign(raw)
         at = 0
         for id, spelt in zip(words, self._ours(words), strict=True):
-            symbol = self._ours.symbols.get(id)
+            symbol, own = self._ours.symbols.get(id), range(at, at + len(spelt))
             if symbol is not None and spelt:
                 self._add_text(draft, raw, range(start, at), hidden)
                 if symbol in self._theirs.ids:
-                    draft.add_symbol(self._theirs.ids[symbol], range(at, at + 1))
-                start = at + 1
+                    draft.add_symbol(self._theirs.ids[symbol], own)
+                start = own.stop
+            elif id in self._common and start <= at:
+                self._add_text(draft, raw, range(start, at), hidden)
+                is_foreign = any(each.start < own.stop and own.start < each.stop for each in hidden)
+                draft.keep(self._common[id], len(spelt), None if is_foreign else own)
+                start = own.stop
             at += len(spelt)
         self._add_text(draft, raw, range(start, at), hidden)
         return draft
@@ -215,7 +255,7 @@ class Translator:
         if not self._same_marks:
             for mark in (self._student.template.opening_mark, self._student.template.closing_mark):
                 parts += [(at, at + len(mark)) for at in _places(text, mark)]
-        return [range(_bytes_before(text, start), _bytes_before(text, end)) for start, end in sorted(parts)]
+        return [range(bytes_before(text, start), bytes_before(text, end)) for start, end in sorted(parts)]
 
     def _add_text(self, draft: Draft, raw: bytes, part: range, hidden: Sequence[range]) -> None:
         """Add bytes of the student's turn. Those that are no UTF-8 become U+FFFD, which is not aligned."""
@@ -248,100 +288,6 @@ class Translator:
         return self._teacher.observation([self._student.response(tokens)] if texts is None else texts, names)
 
 
-# Parts with one meaning
-
-
-def _corresponding(raw: bytes, written: str, thought: str, content: str, calls: Sequence[ToolCall]) -> list[Match]:
-    """Return the parts of a turn that are in the student's and in the teacher's form, in order."""
-    ours, theirs = raw.decode(errors="surrogateescape"), written
-    wanted: list[object] = [text for text in (thought, content) if text]
-    for call in calls:
-        wanted.append(call.name)
-        for key, value in call.arguments.items():
-            wanted += [key, value]
-    matches: list[Match] = []
-    one = other = 0
-    for value in wanted:
-        first, second = _find(ours, value, one), _find(theirs, value, other)
-        if first is None or second is None:
-            continue
-        matches += _joined(ours, theirs, first, second)
-        one, other = first[0] + sum(map(len, first[1])), second[0] + sum(map(len, second[1]))
-    return _with_space(raw, written.encode(), matches)
-
-
-def _with_space(ours: bytes, theirs: bytes, matches: Sequence[Match]) -> list[Match]:
-    """Extend the matches over the same white space around them, which may be in one token with their first or last byte."""
-    made: list[Match] = []
-    for at, match in enumerate(matches):
-        one, other = (made[-1].ours.stop, made[-1].theirs.stop) if made else (0, 0)
-        before = _same_space(ours[one : match.ours.start][::-1], theirs[other : match.theirs.start][::-1])
-        end = matches[at + 1] if at + 1 < len(matches) else Match(range(len(ours), 0), range(len(theirs), 0))
-        after = _same_space(ours[match.ours.stop : end.ours.start], theirs[match.theirs.stop : end.theirs.start])
-        if len(match.ours) != len(match.theirs):
-            before = after = 0
-        made.append(
-            Match(
-                range(match.ours.start - before, match.ours.stop + after),
-                range(match.theirs.start - before, match.theirs.stop + after),
-            )
-        )
-    return made
-
-
-def _same_space(ours: bytes, theirs: bytes) -> int:
-    """Return the length of the white space that begins both texts."""
-    pairs = zip(ours, theirs, strict=False)
-    return next(
-        (at for at, (one, other) in enumerate(pairs) if one != other or one not in b" \n\t"),
-        min(len(ours), len(theirs)),
-    )
-
-
-WrittenAt = tuple[int, list[str]]
-"""Where a value stands in a text, and how each of its characters is written."""
-
-
-def _find(text: str, value: object, start: int) -> WrittenAt | None:
-    """Return the first place of a value, verbatim or in JSON."""
-    places = [(at, form) for form in _forms(value) if (at := text.find("".join(form), start)) >= 0]
-    return min(places, key=lambda place: (place[0], -sum(map(len, place[1]))), default=None)
-
-
-def _forms(value: object) -> Iterator[list[str]]:
-    """Yield the ways to write a value, character by character."""
-    if isinstance(value, str):
-        if value:
-            yield list(value)
-            yield [json.dumps(character, ensure_ascii=False)[1:-1] for character in value]
-            yield [json.dumps(character)[1:-1] for character in value]
-        return
-    yield list(json.dumps(value, ensure_ascii=False))
-    yield list(json.dumps(value))
-    yield list(str(value))
-
-
-def _joined(ours: str, theirs: str, first: WrittenAt, second: WrittenAt) -> Iterator[Match]:
-    """Yield the matches of a value that both texts contain. A character in two forms is a match of its own."""
-    one, other = _bytes_before(ours, first[0]), _bytes_before(theirs, second[0])
-    if len(first[1]) != len(second[1]):
-        return
-    run = 0
-    for mine, yours in zip(first[1], second[1], strict=True):
-        if mine == yours:
-            run += len(mine.encode())
-            continue
-        if run:
-            yield Match(range(one, one + run), range(other, other + run))
-        one, other, run = one + run, other + run, 0
-        sizes = len(mine.encode()), len(yours.encode())
-        if sizes[0] != sizes[1]:
-            yield Match(range(one, one + sizes[0]), range(other, other + sizes[1]))
-        one, other = one + sizes[0], other + sizes[1]
-    if run:
-        yield Match(range(one, one + run), range(other, other + run))
-
-
 def _composed(first: Sequence[Match], second: Sequence[Match]) -> list[Match]:
     """Return the matches of student and tokens: those of student and text, followed by those of text and tokens."""
     made: list[Match] = []
@@ -357,10 +303,6 @@ def _composed(first: Sequence[Match], second: Sequence[Match]) -> list[Match]:
             elif (start, stop) == (match.theirs.start, match.theirs.stop):
                 made.append(Match(match.ours, range(start + shift, stop + shift)))
     return made
-
-
-def _bytes_before(text: str, at: int) -> int:
-    return len(text[:at].encode(errors="surrogateescape"))
 
 
 def _places(text: str, mark: str) -> Iterator[int]:
