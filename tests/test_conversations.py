@@ -1,6 +1,7 @@
 """Messages as they are published: what they hold is learnt, or refused in words; nothing is left out in silence."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from sod.chat.conversations import CallStatistics, parse_conversation
 from sod.chat.format import ChatFormat
 from sod.cli import run
-from sod.datasets.rows import as_problem, load_demonstrations
+from sod.datasets.rows import as_problem, demonstration_of, load_demonstrations
 from sod.errors import DataError
 from sod.types import Message
 
@@ -303,3 +304,57 @@ def test_check_and_the_loader_agree(
     else:
         assert "1 of 1 demonstrations call a tool but have no `tools`" in " ".join(said.split())
         assert "'python' (1)" in said
+
+
+@pytest.mark.parametrize(
+    ("ids", "results"),
+    [
+        (("a", "b"), [tool("second", tool_call_id="b"), tool("first", tool_call_id="a")]),
+        ((1, 2), [tool("second", tool_call_id="2"), tool("first", tool_call_id="1")]),
+        (("a", "b"), [tool("second"), tool("first", tool_call_id="a")]),
+        (("a", "b"), [tool("first"), tool("second")]),
+    ],
+)
+def test_results_are_matched_by_id_and_those_without_one_fill_what_is_left(ids: Any, results: list[Message]) -> None:
+    calls = [call(id=id) for id in ids]
+    made = parse_conversation([user(), assistant("", tool_calls=calls), *results, assistant()])
+    assert [m["content"] for m in made.messages if m["role"] == "tool"] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        pytest.param(
+            [assistant("", tool_calls=[call(id="a")]), tool(tool_call_id="z")], "must be the `id` of a call", id="id"
+        ),
+        pytest.param(
+            [assistant("", tool_calls=[call(id="a"), call(id="b")]), tool(tool_call_id="a"), tool(tool_call_id="a")],
+            "must be the `id` of a call",
+            id="one id twice",
+        ),
+        pytest.param(
+            [assistant("", tool_calls=[call(), call(name="search")]), tool(name="search"), tool(name="python")],
+            "not in the order of its calls",
+            id="names",
+        ),
+        pytest.param([assistant("", tool_calls=[call(name=" ")]), tool()], "not a list of objects with", id="no name"),
+        pytest.param([assistant("", tool_calls=[call({"x": [math.nan]})]), tool()], "NaN or infinity", id="NaN"),
+        pytest.param([assistant(cot="Two and two.")], "may hold a thought", id="cot"),
+        pytest.param([user([{"type": "image_url", "image_url": "x"}]), assistant()], "`image_url`", id="image"),  # type: ignore[arg-type]
+        pytest.param([{**user(), "images": ["x.png"]}, assistant()], "no text .`images`.", id="images"),
+    ],
+)
+def test_messages_that_would_teach_something_else_are_refused(messages: list[Message], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        parse_conversation([user(), *messages, assistant()] if messages[0]["role"] == "assistant" else messages)
+
+
+@pytest.mark.parametrize("row", [{"images": ["x.png"]}, {"messages": [user("<image>2+2?"), assistant()]}])
+def test_a_demonstration_about_a_picture_is_refused(row: Row) -> None:
+    with pytest.raises(DataError, match="models read text alone"):
+        demonstration_of({"messages": [user(), assistant()]} | row, 1)
+
+
+def test_a_demonstration_with_an_empty_prompt_is_refused() -> None:
+    with pytest.raises(DataError, match="its prompt is empty"):
+        parse_conversation([user(" "), assistant()])

@@ -1,5 +1,6 @@
 """Files to problems and demonstrations; what is wrong with a file is said with its place."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 from judging import REFEREE
 from reference import shared
 
+from sod.datasets.checking import unchecked_rows
 from sod.datasets.columns import converted_problem
+from sod.datasets.reading import published_rows
 from sod.datasets.rows import (
     ProblemFile,
     load_demonstrations,
@@ -187,6 +190,52 @@ def test_lines_may_end_as_on_windows_and_be_empty(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'\r\n{"prompt": "1+1?", "answer": 2}\r\n\r\n  \r\n{"prompt": "2+2?", "answer": 4}')
     assert [problem.answer for problem in load_problems(path)] == ["2", "4"]
+
+
+TWO = '{"prompt": "1+1?", "answer": 2}\n{"prompt": "2+2?", "answer": 4}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (gzip.compress(TWO.encode()), r"is compressed with gzip; add \.gz to its name"),
+        (TWO.encode("utf-16"), "is UTF-16 text; write it again with `iconv -f UTF-16 -t UTF-8`"),
+        (TWO.encode("utf-16-le"), "is UTF-16 text"),
+        (TWO.encode("utf-32"), "is UTF-32 text"),
+        (b"PAR1", r"is a parquet file; give it the ending \.parquet"),
+        (b"PK\x03\x04", "is a zip archive"),
+        (json.dumps([{"prompt": "1+1?", "answer": 2}]).encode(), r"is one JSON list, .* give it the ending \.json,"),
+    ],
+)
+def test_a_file_of_another_format_than_its_name_says_is_refused_as_what_it_is(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    for read in (load_problems, lambda path: list(unchecked_rows(path)), lambda path: list(published_rows(path))):
+        with pytest.raises(DataError, match=words):
+            read(path)
+
+
+def test_a_directory_is_not_called_missing(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").mkdir()
+    with pytest.raises(DataError, match="is not a file"):
+        load_problems(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.Table.from_arrays(
+            [pa.array(["1?"]), pa.array(["1"]), pa.array(["2"])], names=["prompt", "answer", "answer"]
+        ),
+        pa.table({"x": pa.StructArray.from_arrays([pa.array(["1"]), pa.array(["2"])], names=["answer", "answer"])}),
+    ],
+)
+def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path: Path, table: pa.Table) -> None:
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"two columns with the name 'answer'\. Rename or remove one"):
+        load_problems(tmp_path / "rows.parquet")
 
 
 def test_of_a_limit_what_comes_after_it_is_neither_read_nor_checked(tmp_path: Path) -> None:

@@ -14,7 +14,14 @@ from judging import REFEREE
 
 from sod.cli import run
 from sod.datasets.conversion import Converted, convert_file
-from sod.datasets.rows import demonstration_of, load_demonstrations, load_problems, usable_problem, write_jsonl
+from sod.datasets.rows import (
+    demonstration_of,
+    load_demonstrations,
+    load_problems,
+    read_rows,
+    usable_problem,
+    write_jsonl,
+)
 from sod.errors import DataError
 from sod.rewards.code import CodeJudge
 from sod.rewards.kinds import check_gold
@@ -340,7 +347,7 @@ def test_conversations_that_convert_cannot_read_name_what_to_write(tmp_path: Pat
     ("messages", "words"),
     [
         ([*asked("2+2?"), {"role": "ipython", "content": "4"}, *replied()[1:]], "has the unknown role 'ipython'"),
-        ([{"role": "user", "content": [{"type": "image", "url": "x"}]}, *replied()[1:]], "content of a 'user'"),
+        ([{"role": "user", "content": [{"type": "image", "url": "x"}]}, *replied()[1:]], "no text .`image`"),
         ([{"role": "user", "content": [{"type": "text", "text": "2"}] * 2}, *replied()[1:]], "join its parts"),
         ([*asked("2+2?"), {"role": "assistant", "content": {"a": 4}}], "write it as JSON text"),
         (replied("") + replied(), "an assistant message is empty"),
@@ -390,6 +397,35 @@ def test_a_column_of_32_bit_fractions_keeps_its_decimal_text(tmp_path: Path) -> 
     table = pa.table({"prompt": ["a?", "b?", "c?"], "answer": pa.array([0.1, 2.5, 3.3], pa.float32())})
     parquet.write_table(table, tmp_path / "rows.parquet")
     assert [each.answer for each in load_problems(tmp_path / "rows.parquet")] == ["0.1", "2.5", "3.3"]
+
+
+def test_short_fractions_inside_objects_and_lists_keep_their_decimal_text(tmp_path: Path) -> None:
+    gold = pa.array(
+        [{"ground_truth": 0.1, "style": [0.3]}],
+        pa.struct({"ground_truth": pa.float32(), "style": pa.list_(pa.float16())}),
+    )
+    parquet.write_table(pa.table({"prompt": ["a?"], "reward_model": gold}), tmp_path / "rows.parquet")
+    (row,) = read_rows(tmp_path / "rows.parquet")
+    assert row["reward_model"] == {"ground_truth": 0.1, "style": [0.3]}
+    assert usable_problem(row, 1).answer == "0.1"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(1234567890123456.0, "1234567890123456"), (6.022e23, "6.022e+23"), (3.0, "3")]
+)
+def test_a_whole_number_among_fractions_keeps_its_digits(tmp_path: Path, number: float, text: str) -> None:
+    row = {"prompt": "How many?", "answer": number}
+    assert usable_problem(row, 1).answer.removesuffix(".0") == text
+    assert convert(tmp_path, row).rows[0]["answer"] == text
+
+
+@pytest.mark.parametrize("number", [9007199254740993.0, -1.2345678901234567e19])
+def test_a_whole_number_that_a_fraction_cannot_hold_is_refused(tmp_path: Path, number: float) -> None:
+    row = {"prompt": "How many?", "answer": number}
+    with pytest.raises(DataError, match="keeps 15 digits of such a number; write the answer as text"):
+        usable_problem(row, 1)
+    with pytest.raises(DataError, match="write the answer as text"):
+        convert(tmp_path, row)
 
 
 def test_a_number_without_a_value_is_no_answer(tmp_path: Path) -> None:

@@ -94,6 +94,25 @@ def test_a_server_ends_when_the_process_that_started_it_is_killed() -> None:
     assert not found
 
 
+def test_a_command_is_told_to_end_when_its_server_has_ended() -> None:
+    code = (
+        "import os, sys, time; from sod.processes.warm import end_with; server = os.getpid()\n"
+        "if os.fork() == 0:\n end_with(server); print(os.getpid(), flush=True); time.sleep(600)\n"
+        "sys.stdin.read(); os._exit(0)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        command = Path(f"/proc/{int(server.stdout.readline())}/cmdline")
+        assert _read(command)
+        server.stdin.close()
+        assert server.stdout.read() == b""  # the command held it open, too
+    deadline = time.monotonic() + 60
+    while (found := _read(command)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not found
+
+
 def _read(file: Path) -> bytes:
     """Return the words of a process; b"" once it has ended."""
     try:

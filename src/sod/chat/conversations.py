@@ -16,6 +16,7 @@
 """
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -37,8 +38,10 @@ WEIGHTS = ("weight", "train", "trainable", "loss", "loss_mask")
 """Keys of an assistant message with 0 or false if it is excluded from the loss, and 1 or true otherwise."""
 KNOWN = {"role", "content", "name", "id", "type", "index", "tool_calls", "tool_call_id", "function_call"}
 """All other keys of a message that are read, or that hold nothing to learn."""
-_SUSPECT = re.compile(r"reason|think|thought|mask|loss|train|weight", re.IGNORECASE)
+_SUSPECT = re.compile(r"reason|think|thought|mask|loss|train|weight|(?:^|_)cot(?:_|$)", re.IGNORECASE)
 """Part of the name of an unknown key that may hold a thought or a loss mask."""
+MEDIA = ("image", "images", "image_url", "video", "videos", "audio", "audios", "files")
+"""Keys of a message with a part of it that is no text."""
 _BESIDE = {"id", "type", "index"}
 """Keys of a call that hold nothing to learn."""
 
@@ -97,6 +100,8 @@ def parse_conversation(messages: Any, tools: Any = None, functions: Any = None) 
         raise DataError("it has no assistant message to learn from; add one, or give one a `weight` other than 0.")
     if messages[0]["role"] == "assistant":
         raise DataError("its first message is the assistant's, so it answers no prompt; remove it, or add a prompt.")
+    if not any(message["content"].strip() for message in takewhile(lambda m: m["role"] != "assistant", messages)):
+        raise DataError("its prompt is empty: no message before the assistant's first one has text; add the question.")
     for message in messages:
         if message["role"] == "assistant" and message.get("weight", 1):
             _check_learnable(message)
@@ -205,6 +210,11 @@ def _is_empty(value: Any) -> bool:
 
 def _as_text(message: Message) -> str:
     content = message.get("content") or ""
+    if others := [key for key in MEDIA if not _is_empty(message.get(key))] or _not_text(content):
+        raise DataError(
+            f"a {message['role']!r} message has a part that is no text (`{others[0]}`), but models read text alone. Remove the "
+            "demonstration."
+        )
     match content:
         case [{"type": "text", "text": str(text)}]:
             return text
@@ -214,6 +224,14 @@ def _as_text(message: Message) -> str:
             hint = "join its parts of text into one" if isinstance(content, list) else "write it as JSON text"
             kind = type(content).__name__
             raise DataError(f"the content of a {message['role']!r} message is {kind}, but it must be text: {hint}.")
+
+
+def _not_text(content: Any) -> list[str]:
+    """Return the types of the parts of a content that are pictures, recordings or files."""
+    parts = (
+        [str(part.get("type", "")) for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    )
+    return [kind for kind in parts if re.match(r"(?:input_)?(?:image|video|audio|file)", kind)]
 
 
 def _thought(fields: dict[str, Any], blocks: dict[str, Any]) -> str:
@@ -276,6 +294,10 @@ def _as_calls(calls: Any) -> list[dict[str, Any]]:
             raise DataError(
                 f"the arguments of a call of {function['name']!r} are not a JSON object: {str(given)[:80]!r}; correct them."
             )
+        if not _is_finite(arguments):
+            raise DataError(
+                f"the arguments of a call of {function['name']!r} have NaN or infinity, which JSON has not."
+            )
         arguments = without_nulls(arguments) if isinstance(given, dict) else arguments
         beside = {key: value for key, value in call.items() if key in ("id", "type") and value is not None}
         made.append({**beside, "function": {"name": function["name"], "arguments": arguments}})
@@ -299,8 +321,13 @@ def _given(call: dict[str, Any], function: dict[str, Any]) -> Any:
     return given[0] if given else None
 
 
+def _is_finite(value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return all(map(_is_finite, inner)) and not (isinstance(value, float) and not math.isfinite(value))
+
+
 def _is_function(function: Any) -> bool:
-    return isinstance(function, dict) and isinstance(function.get("name"), str)
+    return isinstance(function, dict) and isinstance(name := function.get("name"), str) and name == name.strip() != ""
 
 
 def without_nulls(value: Any) -> Any:
@@ -362,14 +389,21 @@ def _answered(messages: Sequence[Message]) -> list[Message]:
 
 
 def _in_order(message: Message, results: Sequence[Message]) -> list[Message]:
-    """Return the results in the order of the calls, by `tool_call_id` if calls and results have one."""
-    ids = [call.get("id") for call in message.get("tool_calls") or ()]
-    named = {result.get("tool_call_id"): result for result in results}
-    if len(results) < 2 or None in ids or None in named:
-        return list(results)
-    if sorted(map(str, ids)) != sorted(map(str, named)):
-        raise DataError("each `tool_call_id` of its results must be the `id` of a call before them; correct the ids.")
-    return [named[id] for id in ids]
+    """Return the results in the order of the calls, by `tool_call_id`. Those without one answer the remaining calls in order."""
+    calls = message.get("tool_calls") or ()
+    ids = [str(call["id"]) for call in calls if call.get("id") is not None]
+    if len(ids) == len(results) == len(calls):
+        by_id = {str(each["tool_call_id"]): each for each in results if each.get("tool_call_id") is not None}
+        others = [each for each in results if each.get("tool_call_id") is None]
+        if len(set(ids)) < len(ids) or not by_id.keys() <= set(ids) or len(by_id) + len(others) < len(results):
+            raise DataError(
+                "each `tool_call_id` of its results must be the `id` of a call before them; correct the ids."
+            )
+        return [by_id[id] if id in by_id else others.pop(0) for id in ids]
+    names = [call["function"]["name"] for call in calls], [each.get("name") for each in results]
+    if names[0] != names[1] and sorted(names[0]) == sorted(map(str, names[1])):
+        raise DataError("by their `name`, its results are not in the order of its calls; put them into that order.")
+    return list(results)
 
 
 def _as_tools(tools: Any) -> list[dict[str, Any]]:

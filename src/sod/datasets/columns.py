@@ -293,7 +293,7 @@ def _gold(columns: Columns, text: str, kind: str) -> tuple[str, str, str]:
     if isinstance(cell, list | dict):
         raise DataError(f"its answer is a {type(cell).__name__} of {len(cell)}; give one answer, as text or a number.")
     if cell is not None:
-        gold = _plain(cell).strip()
+        gold = number_text(cell).removesuffix(".0") if isinstance(cell, float) else _plain(cell).strip()
         before, answer = worked(gold)
         if answer is not None:
             solution = solution if before in ("", gold) else before

@@ -6,6 +6,9 @@ from sod.errors import DataError
 from sod.rewards.kinds import FALLBACK, KINDS, Evidence
 from sod.rewards.math import INTEGER
 
+WHOLE = 1 << 53
+"""Below this, a binary fraction of 64 bits holds every whole number."""
+
 
 def kind_of(gold: str, text: str) -> str:
     """Return the kind of a problem whose gold is an answer, from its gold and its text.
@@ -21,13 +24,21 @@ def kind_of_tests(seen: Evidence) -> str:
 
 
 def number_text(number: float) -> str:
-    """Return a number of a file as text, without the noise of binary fractions: 0.1 + 0.2 is 0.3. Raise DataError for infinity.
+    """Return a number of a file as text, without the noise of binary fractions: 0.1 + 0.2 is 0.3.
 
-    A binary fraction of 64 bits holds 15 decimal digits.
+    A binary fraction of 64 bits holds 15 decimal digits, and whole numbers below 2^53. Raise DataError for infinity, and for a
+    larger whole number with more digits: the file may have had another one.
     """
     if not math.isfinite(number):
         raise DataError(f"its answer is {number}, which has no value; write the answer as text, or remove the row.")
-    return repr(float(f"{number:.15g}"))
+    if number.is_integer() and abs(number) < WHOLE:
+        return repr(number)
+    short = float(f"{number:.15g}")
+    if number.is_integer() and short != number:
+        raise DataError(
+            f"its answer is {number}, but a column of fractions keeps 15 digits of such a number; write the answer as text."
+        )
+    return repr(short)
 
 
 def canonical(kind: str, gold: str, *, integers: bool = False) -> str:

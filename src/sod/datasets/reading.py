@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sod.console.progress import slow_bar
+from sod.datasets.formats import check_format
 from sod.datasets.rows import Row, each_row, unique_names
 from sod.errors import DataError
 
@@ -20,6 +21,7 @@ def published_rows(path: Path) -> Iterator[Row]:
     """Return the rows of a file, at least one. Raises DataError with the position for a damaged file."""
     if not path.is_file():
         raise DataError(f"{path} does not exist, or is not a file. Give a published file.")
+    check_format(path)
     ending = Path(path.stem).suffix + path.suffix if path.suffix == ".gz" else path.suffix
     match ending:
         case ".jsonl" | ".parquet":

@@ -30,6 +30,7 @@ from typing import Any, Generic, TypeVar
 from sod.chat import conversations
 from sod.chat.conversations import Demonstration, as_messages
 from sod.console.progress import slow_bar
+from sod.datasets.formats import check_format
 from sod.datasets.golds import number_text
 from sod.datasets.parquet import parquet_rows
 from sod.datasets.recognising import cells_of, check_text, conversation_in, is_missing, plain_kind
@@ -78,14 +79,17 @@ def each_row(path: Path) -> Generator[Row]:
 
 
 def check_file(path: Path) -> None:
-    """Raise DataError for a missing file, and for a name with another ending than .jsonl or .parquet."""
+    """Raise DataError for a missing file, for another ending than .jsonl or .parquet, and for content of another format."""
     if not path.is_file():
-        raise DataError(f"{path} does not exist; give a .jsonl or .parquet file.")
+        raise DataError(
+            f"{path} {'is not a file' if path.exists() else 'does not exist'}; give a .jsonl or .parquet file."
+        )
     if path.suffix not in (".jsonl", ".parquet"):
         raise DataError(
             f"{path} has the ending {path.suffix!r}; only .jsonl and .parquet can be read. `sod data convert FILE` reads .json "
             "and .csv as well, also compressed (.gz)."
         )
+    check_format(path)
 
 
 def write_jsonl(path: Path, rows: Sequence[Row]) -> None:
@@ -400,6 +404,7 @@ def demonstration_of(row: Row, number: int) -> Demonstration:
             "them as a list."
         )
     made = conversations.parse_conversation(row["messages"], row.get("tools"), row.get("functions"))
+    check_text(cells_of(row), "\n".join(each["content"] for each in made.messages if each["role"] == "user"), "")
     about = {name: row[name] for name in SURROUNDINGS if row.get(name)}
     return replace(made, about=about) if about else made
 

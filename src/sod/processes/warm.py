@@ -5,11 +5,13 @@ environment, output, signals and exit status. Its input is empty.
 
 The server, `python -m sod.processes.warm`, has one thread. Its standard input is a socket. A request is the words and the
 environment of a command as JSON, with two descriptors: the output of the command, and a socket that receives the process id and
-later the exit status, a line each. The server exits when the other end of its input is closed; running commands continue.
+later the exit status, a line each. The server exits when the other end of its input is closed, also because the process there
+was killed. Running commands then receive SIGTERM: they save their work, and another `sod compare` finds no run in use.
 """
 
 import asyncio
 import atexit
+import ctypes
 import functools
 import gc
 import json
@@ -27,6 +29,7 @@ from pathlib import Path
 MODULES = ("sod.cli", "sod.training.on_policy", "sod.training.sft", "sod.evaluation.evaluate")
 ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel")
 REQUEST_BYTES = 1 << 20
+PR_SET_PDEATHSIG = 1
 UNKNOWN_STATUS = -int(signal.SIGKILL)
 """Exit status of a command whose server was killed: its own is not known."""
 
@@ -71,7 +74,7 @@ class WarmServer:
             )
 
     def close(self) -> None:
-        """End the server. Commands that run continue."""
+        """End the server, which sends SIGTERM to the commands that run."""
         self._channel.close()
         self.process.terminate()
         self.process.wait()
@@ -125,6 +128,7 @@ async def start_warm(words: Sequence[str], environment: Mapping[str, str]) -> Wa
 def _serve(channel: socket.socket) -> list[str] | None:
     """Fork for each request. -> in the fork: the words of its command; in the server: None, when it must end"""
     running: dict[int, socket.socket] = {}
+    server = os.getpid()
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
@@ -148,7 +152,7 @@ def _serve(channel: socket.socket) -> list[str] | None:
             os.close(wake)
             os.close(waker)
             channel.detach()
-            return _become(json.loads(data), output)
+            return _become(json.loads(data), output, server)
         os.close(output)
         running[pid] = socket.socket(fileno=status)
         _tell(running[pid], pid)
@@ -168,8 +172,9 @@ def _reap(running: dict[int, socket.socket]) -> None:
             _tell(listener, os.waitstatus_to_exitcode(status))
 
 
-def _become(request: dict[str, object], output: int) -> list[str]:
+def _become(request: dict[str, object], output: int, server: int) -> list[str]:
     """Give a fork its input, output, signals, environment and folder. Return the words of its command."""
+    end_with(server)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(source, target)
@@ -186,6 +191,13 @@ def _become(request: dict[str, object], output: int) -> list[str]:
         numpy.random.seed()  # as in a new process; Python's own generator is seeded by each fork
     os.chdir(str(request["folder"]))
     return words
+
+
+def end_with(parent: int) -> None:
+    """Let this process receive SIGTERM, upon which a command saves its work, when its parent has ended."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:  # before that call
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> None:

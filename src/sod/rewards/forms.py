@@ -318,9 +318,8 @@ def _brackets(text: str) -> Form | None:
         for bar in (r"\mid", "|", ":"):
             if len(condition := split_outside(inside, {bar})[0]) == 2:
                 return replace(read_form(condition[1].strip()), name="")
-        forms = (
-            [form for part in split_outside(inside, {",", ";"})[0] for form in _alternatives(part)] if inside else []
-        )
+        elements = split_outside(inside, {",", ";"})[0] if inside else []
+        forms = [form for part in elements for form in _inner_set(part.strip()) or _alternatives(part)]
         return set_of(list({form.key: form for form in forms}.values()), text, braces=True)
     parts = split_outside(inside, {",", ";"})[0]
     if len(parts) == 1 or not all(part.strip() for part in parts):
@@ -329,8 +328,16 @@ def _brackets(text: str) -> Form | None:
     return several(ends, [_clause(part.strip()) for part in parts])
 
 
+def _inner_set(text: str) -> list[Form]:
+    r"""Return the form of a set that is an element: `\{1\}` in `\{\{1\}\}` is not 1. Empty for any other element."""
+    if not text.startswith(r"\{") or (form := _brackets(text)) is None:
+        return []
+    key, parts = (form.key, form.parts) if form.kind == "set" else (f"{{{form.key}}}", (form,))
+    return [Form("inner set", f"set {key}", text, parts)]
+
+
 def set_of(parts: list[Form], text: str, *, braces: bool = False) -> Form:
-    if braces and len(parts) == 1 and parts[0].kind != "opaque":
+    if braces and len(parts) == 1 and parts[0].kind not in ("opaque", "inner set"):
         return parts[0]
     parts = sorted(parts, key=lambda part: part.key)
     return Form("set", "{" + ", ".join(part.key for part in parts) + "}", text, tuple(parts))

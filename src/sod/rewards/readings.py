@@ -51,6 +51,8 @@ def readings(gold: str, answer: str) -> tuple[list[Form], Form]:
     gold, answer = of_integers(in_a_line(gold), in_a_line(answer))
     if about := _IN_WORDS_ABOUT.match(gold):
         gold, answer = gold[about.end() :], _IN_WORDS_ABOUT.sub("", answer, count=1)
+    if "/" in gold:
+        gold = measured(gold)  # 5 m may be a product, 5 m/s is not
     if equation := sides(gold):
         return _of_equation(gold, *equation, answer)
     names = named_values(gold)
