@@ -29,11 +29,13 @@ OURS = "2 processes"
 PHASES = ("sample", "learn", "sync")
 
 
-def train(lab: Path, out: Path, processes: int, threads: int, updates: int, problems: int) -> list[dict[str, float]]:
+def train(
+    lab: Path, out: Path, processes: int, threads: int, updates: int, problems: int, group: int
+) -> list[dict[str, float]]:
     """Metrics of each update but the first."""
     limits = settings.ROLLOUT | {
         "problems": problems,
-        "group": 8,
+        "group": group,
         "max_tokens": 256 - settings.ROLLOUT["max_prompt_tokens"],
     }
     files = {"student": lab / "teacher", "teacher": lab / "teacher", "data": lab / "train.jsonl", "out": out}
@@ -54,19 +56,19 @@ def main() -> None:
     options = parser(__doc__, rounds=3)
     options.add_argument("--updates", type=int, default=6, help="of each run")
     options = parse(options)
-    updates, problems = (2, 2) if options.quick else (options.updates, 8)
+    updates, problems, group = (2, 2, 2) if options.quick else (options.updates, 8, 8)
     seconds: dict[str, dict[str, list[float]]] = {run: {phase: [] for phase in ("update", *PHASES)} for run in RUNS}
     with tempfile.TemporaryDirectory() as folder:
         lab = make(LabOptions(out=Path(folder), demonstrations=1, train_problems=problems * updates, eval_problems=1))
         for number in range(options.rounds):
             for index, (run, (processes, threads)) in enumerate(RUNS.items()):
-                metrics = train(lab, lab / f"{number}-{index}", processes, threads, updates, problems)
+                metrics = train(lab, lab / f"{number}-{index}", processes, threads, updates, problems, group)
                 for phase, each in seconds[run].items():
                     each.append(median(update[f"seconds/{phase}"] for update in metrics))
     rows = []
     for run in [run for run in RUNS if run != OURS]:
         for phase, ours in seconds[OURS].items():
-            what = f"an update of {8 * problems} trajectories" if phase == "update" else f"... its phase {phase}"
+            what = f"an update of {group * problems} trajectories" if phase == "update" else f"... its phase {phase}"
             theirs = seconds[run][phase]
             rows.append(row(what, f"{OURS}, {show(ours)}", f"{run}, {show(theirs)}", pairwise_ratios(theirs, ours)))
     report(options, rows)

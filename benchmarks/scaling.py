@@ -56,18 +56,19 @@ def _slope(x: Tensor, y: Tensor) -> float:
 
 def main() -> None:
     options = parse(parser(__doc__))
-    most = 1024 if not options.quick else 32
+    most = 1024 if not options.quick else 16
     lab = Lab(most // 8)
     agent = lab.agent(SlowTool(0.0))
-    counts = [count for count in (16, 32, 64, 128, 256, 512, 1024) if count <= most]
+    counts = [count for count in (16, 32, 64, 128, 256, 512, 1024) if count <= most] if not options.quick else [8, 16]
     tokens = {count: sampled(lab.roll_out(agent, count // 8)) for count in counts}
     functions: dict[str, Callable[[], object]] = {
         f"trajectories {n}": lambda n=n: lab.roll_out(agent, n // 8) for n in counts
     }
+    shape = SHAPE if not options.quick else SHAPE | {"trajectories": 4, "tokens": 8}
     axes = {"tokens": (16, 32, 64, 128), "turns": (2, 4, 8, 16), "latency": (0.1, 0.2, 0.4, 0.8)}
     for axis, sizes in axes.items():
         for size in sizes if not options.quick else sizes[:2]:
-            functions[f"{axis} {size}"] = lambda axis=axis, size=size: shaped(lab.engine, **SHAPE | {axis: size})
+            functions[f"{axis} {size}"] = lambda axis=axis, size=size: shaped(lab.engine, **shape | {axis: size})
     seconds = in_turn(functions, options.rounds, warm=False)
 
     def fitted(axis: str, sizes: Sequence[float], over: dict[float, float] | None = None) -> list[float]:

@@ -51,7 +51,7 @@ FAR = 0.05
 LIMIT = 256 - settings.ROLLOUT["max_prompt_tokens"]
 
 
-def ours(updates: int, score: str) -> list[dict[str, float]]:
+def ours(updates: int, problems: int, score: str) -> list[dict[str, float]]:
     """Metrics of each update but the first."""
     with tempfile.TemporaryDirectory() as folder:
         lab = make(LabOptions(out=Path(folder), demonstrations=1, train_problems=64, eval_problems=1))
@@ -61,16 +61,16 @@ def ours(updates: int, score: str) -> list[dict[str, float]]:
             "data": lab / "train.jsonl",
             "out": lab / "run",
         }
-        limits = settings.ROLLOUT | {"problems": 8, "group": 8, "max_tokens": LIMIT}
+        limits = settings.ROLLOUT | {"problems": problems, "group": 8, "max_tokens": LIMIT}
         recipe = settings.TRAIN | files | {"rollout": limits, "sandbox": {"workers": 4}, "score": {"student": score}}
         recipe |= {"tool": settings.TOOL | {"faults": 0.0}}  # TRL's tools have none
         recipe |= {"updates": updates, "save_every": updates}
         return train(TrainOptions.model_validate(recipe)).metrics()[1:]
 
 
-def ours_far_away(updates: int) -> list[float]:
+def ours_far_away(updates: int, count: int) -> list[float]:
     """Seconds of each update but the first, with tools that take `FAR` seconds: the parts of a run, without its files."""
-    lab = Lab(8 * updates, max_tokens=LIMIT)
+    lab = Lab(count * updates, max_tokens=LIMIT)
     agent = lab.agent(SlowTool(FAR))
     learn = LearnOptions.model_validate(settings.TRAIN["learn"])
     network, tokenizer = ModelOptions(device="cpu"), lab.chat.tokenizer
@@ -94,7 +94,7 @@ def ours_far_away(updates: int) -> list[float]:
             async def score(group: Group, scored: dict[str, ScoredBatch] = scored) -> None:
                 scored[group.problem.id] = await scorer.score(group)
 
-            problems = lab.problems[8 * update : 8 * update + 8]
+            problems = lab.problems[count * update : count * (update + 1)]
             groups = loop.run(rollout(agent, problems, seed=0, update=update, on_group=score))
             batch = join([scored[group.problem.id] for group in groups])
             policy.learn(give_credit(batch, AlgorithmOptions()), 1.0, torch.Generator().manual_seed(update))
@@ -126,13 +126,14 @@ def main() -> None:
     made = parser(__doc__, rounds=2)
     made.add_argument("--updates", type=int, default=6)
     options = parse(made)
+    problems = 8
     if options.quick:
-        options.updates = 2
+        options.updates, problems = 2, 1
     runs: dict[str, list[dict[str, float]]] = {"recompute": [], "sampler": []}
     theirs: list[Any] = []
     for _ in range(options.rounds):
         for score, rows in runs.items():
-            rows += ours(options.updates, score)
+            rows += ours(options.updates, problems, score)
         if find_spec("trl"):
             theirs += trl_in_the_sandbox(options.updates)
     middle = {name: median(each["seconds/update"] for each in rows) for name, rows in runs.items()}
@@ -151,7 +152,7 @@ def main() -> None:
             rows.append(row(what, words, against, [seconds / middle[score] for seconds, _ in theirs], ">= 4"))
         else:
             rows.append(row(what, words, "itself", [r["seconds/update"] / middle[score] for r in each]))
-    far = ours_far_away(options.updates)
+    far = ours_far_away(options.updates, problems)
     if find_spec("trl"):
         far_theirs = [seconds for seconds, _ in trl(options.updates, SlowTool(FAR).blocking)]
         rows.append(

@@ -23,6 +23,8 @@ from sod.lab.make import make
 from sod.training.on_policy import TrainingSession, train
 
 PROBLEMS, SAMPLES = 50, 4
+GROUP = 8
+"""Problems of an update, and attempts at each."""
 
 
 @contextmanager
@@ -47,7 +49,7 @@ def timed(**methods: list[float]) -> Iterator[None]:
         yield
 
 
-def measured(updates: int, problems: int) -> tuple[list[float], list[float], list[float]]:
+def measured(updates: int, problems: int, group: int) -> tuple[list[float], list[float], list[float]]:
     """Seconds of each validation before an update, without and with its sampling, and of the update."""
     validations: list[float] = []
     sampled: list[float] = []
@@ -77,6 +79,7 @@ def measured(updates: int, problems: int) -> tuple[list[float], list[float], lis
         }
         recipe = settings.TRAIN | files | {"sandbox": {"workers": 4}, "updates": updates, "save_every": updates}
         recipe |= {"validate": {"data": lab / "eval.jsonl", "every": 1, "samples": SAMPLES}}
+        recipe |= {"rollout": settings.ROLLOUT | {"problems": group, "group": group}}
         with timed(_unless_ended=sampled, save=saved), patch.object(TrainingSession, "validate", Session.validate):
             rows = train(TrainOptions.model_validate(recipe)).metrics()
     return beside[:updates], validations[:updates], [each["seconds/update"] for each in rows]
@@ -84,7 +87,8 @@ def measured(updates: int, problems: int) -> tuple[list[float], list[float], lis
 
 def main() -> None:
     options = parse(parser(__doc__))
-    beside, whole, updates = measured(2 if options.quick else 1 + options.rounds, 4 if options.quick else PROBLEMS)
+    sizes = (2, 2, 2) if options.quick else (1 + options.rounds, PROBLEMS, GROUP)
+    beside, whole, updates = measured(*sizes)
     beside, whole, updates = beside[1:], whole[1:], updates[1:]  # the first of each warms caches
     what = f"validation of {PROBLEMS} x {SAMPLES} samples"
     rows = [

@@ -129,9 +129,14 @@ def warm_commands() -> Iterator[None]:
     """Start warm what the project itself starts as `sys.executable -m ...`: `tests/warm.py`."""
     from warm import warm_python
 
+    from sod.processes.warm import servers
+
     with warm_python() as python, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "executable", str(python))
         yield
+        for server in servers.values():  # its commands start others with this executable, which is now gone
+            server.close()
+        servers.clear()
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from sod.planning.changes import fingerprints_of
 from sod.runs.contents import content_digests
 from sod.runs.directory import Run
 
+pytestmark = pytest.mark.usefixtures("warm_commands")
 Compare = Callable[..., Path]
 
 

@@ -25,8 +25,9 @@ from sod.environments.gymnasium import GymnasiumSetting
 from sod.environments.openenv import OpenEnvSetting
 from sod.environments.running import Environments
 from sod.environments.verifiers import VerifiersSetting
-from sod.errors import DataError, InfrastructureError, OptionError
+from sod.errors import DataError, InfrastructureError, OptionError, SandboxError
 from sod.evaluation.demonstrations import written_demonstration
+from sod.processes.concurrency import Runner
 from sod.rollout.agent import Agent
 from sod.rollout.groups import beginning_seed, rollout
 from sod.rollout.harness import Harness
@@ -342,6 +343,28 @@ def test_a_problem_without_answer_and_environment_is_refused(chat: ChatFormat) -
     with pytest.raises(DataError, match="no answer and no environment"):
         harness.check([lost], RolloutOptions())
     harness.check([replace(lost, environment=f"{FILE}:Guess")], RolloutOptions())
+
+
+def test_the_sandbox_is_tried_before_a_run_only_where_a_program_may_run(teacher: Path, tmp_path: Path) -> None:
+    down = {"backend": "fusion", "url": "http://127.0.0.1:1", "retries": 0}
+    code = replace(PROBLEM, kind="code", answer='["assert f(1) == 1"]')
+    world = replace(PROBLEM, environment=f"{FILE}:Guess")
+
+    def begin(problem: Problem, *tools: str) -> None:
+        fields = {"model": teacher, "data": tmp_path, "out": tmp_path, "sandbox": down, "tool": {"use": tools}}
+        harness = Harness.of(teacher, EvalOptions.model_validate(fields), [problem])
+        with Runner() as loop, harness.working_in(loop):
+            pass
+
+    begin(PROBLEM)
+    begin(world, "code_interpreter")
+    for problem, tools in (
+        (PROBLEM, ("code_interpreter",)),
+        (code, ()),
+        (replace(code, environment=f"{FILE}:Guess"), ()),
+    ):
+        with pytest.raises(SandboxError, match="The sandbox does not work"):
+            begin(problem, *tools)
 
 
 def test_a_weighted_verdict_survives_its_file(attempt: Attempt, chat: ChatFormat) -> None:

@@ -15,6 +15,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,30 @@ def test_every_run_has_the_same_randomness() -> None:
 def test_what_is_slow_to_import_is_loaded_before_a_program_starts(package: str) -> None:
     pytest.importorskip(package)
     assert run(f"import sys\nprint({package!r} in sys.modules)").stdout == "True\n"
+
+
+def test_sympy_is_loaded_for_the_first_program_that_names_it_and_takes_nothing_of_any_programs_memory() -> None:
+    pytest.importorskip("sympy")
+    state = """
+        import mmap, sys
+        room = 0
+        for size in (512 >> n for n in range(10)):
+            try:
+                mmap.mmap(-1, room + size << 20).close()
+                room += size
+            except OSError:
+                pass
+        print("symp" + "y" in sys.modules, room)
+        """
+
+    async def work() -> list[str]:
+        async with open_sandbox(workers=1) as sandbox:
+            programs = (program(state), program("import helper", files={"helper.py": "import sympy"}), program(state))
+            return [(await sandbox.run(replace(each, memory_mb=512))).stdout for each in programs]
+
+    before, _, after = asyncio.run(work())
+    assert (before.split()[0], after.split()[0]) == ("False", "True")
+    assert 200 < int(before.split()[1]) == pytest.approx(int(after.split()[1]), abs=2)
 
 
 def test_the_project_itself_cannot_be_seen() -> None:

@@ -17,7 +17,10 @@ from sod.errors import EXIT_TRY_AGAIN, EXIT_USAGE
 from sod.processes import warm
 from sod.processes.warm import can_start_warm, start_warm
 
-pytestmark = pytest.mark.skipif(not can_start_warm(), reason="commands start cold here: no Linux, or an accelerator")
+pytestmark = [
+    pytest.mark.skipif(not can_start_warm(), reason="commands start cold here: no Linux, or an accelerator"),
+    pytest.mark.usefixtures("warm_commands"),  # the server, too, is forked
+]
 
 
 def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
@@ -68,9 +71,7 @@ def test_sigterm_ends_a_command_as_any_other(untrained: Path, problem_file: Path
     run(work)
 
 
-def test_a_killed_server_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warm, "MODULES", ("sod.cli",))
-
+def test_a_killed_server_is_replaced() -> None:
     async def work() -> None:
         assert (await finished("--version"))[0] == 0
         server = warm.servers[os.environ.get("OMP_NUM_THREADS")]
@@ -81,14 +82,27 @@ def test_a_killed_server_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     run(work)
 
 
+KILLED = """
+import asyncio, os, signal
+from sod.processes.warm import WarmServer
+
+async def work():
+    server = WarmServer(os.environ)
+    command = await server.start(["--version"], os.environ)
+    print(server.process.pid, await command.wait(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(work())
+"""
+
+
 def test_a_server_ends_when_the_process_that_started_it_is_killed() -> None:
-    code = (
-        "import os, signal; from sod.processes.warm import WarmServer; "
-        "print(WarmServer(os.environ).process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    killed = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
+    """Its server starts cold, as for a user."""
+    killed = subprocess.run([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL
-    server, deadline = Path(f"/proc/{int(killed.stdout)}/cmdline"), time.monotonic() + 120
+    number, status = killed.stdout.split()
+    assert status == "0"
+    server, deadline = Path(f"/proc/{number}/cmdline"), time.monotonic() + 120
     while (found := _read(server)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not found

@@ -112,18 +112,18 @@ _STARTING = threading.RLock()
 """Held while a process is started or its status is read: `multiprocessing` does both without a lock."""
 
 
-def _start(outputs: Sequence[int], *given: Any) -> Any:
-    """Start a process that becomes `python ARGUMENTS`, and close its outputs here."""
-    process = CONTEXT.Process(target=_execute, args=([_Descriptor(output) for output in outputs], *given))
+def _start(streams: Sequence[int], *given: Any) -> Any:
+    """Start a process that becomes `python ARGUMENTS`, with these as its last standard streams, and close them here."""
+    process = CONTEXT.Process(target=_execute, args=([_Descriptor(stream) for stream in streams], *given))
     with _STARTING:
         process.start()
-    for output in outputs:
-        os.close(output)
+    for stream in streams:
+        os.close(stream)
     return process
 
 
 def _execute(
-    outputs: Sequence[int],
+    streams: Sequence[int],
     arguments: list[str],
     env: dict[str, str],
     cwd: str,
@@ -133,9 +133,9 @@ def _execute(
 ) -> None:
     """Become `python ARGUMENTS`, which starts others with `python`."""
     sys.executable = python
-    for number, output in enumerate(outputs, start=1):
-        os.dup2(output, number)
-        os.close(output)
+    for number, stream in enumerate(streams, start=3 - len(streams)):
+        os.dup2(stream, number)
+        os.close(stream)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     if session:
@@ -240,7 +240,7 @@ signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)
 server = socket.socket(socket.AF_UNIX)
 server.connect("SOCKET")
 request = {"arguments": arguments, "env": dict(os.environ), "cwd": os.getcwd()}
-socket.send_fds(server, [json.dumps(request).encode() + b"\\n"], [1, 2])
+socket.send_fds(server, [json.dumps(request).encode() + b"\\n"], [0, 1, 2])
 os.close(1)
 os.close(2)
 answers = server.makefile()
@@ -261,8 +261,8 @@ os._exit(status)
 def warm_python() -> Iterator[Path]:
     """Yield an executable that starts modules and files warm. Give it as `sys.executable`, or to torchrun as PYTHON_EXEC.
 
-    The process has the executable's folder, environment, output and exit status, but no input. It receives its signals, and
-    ends with it.
+    The process has the executable's folder, environment, input, output and exit status. It receives its signals, and ends
+    with it.
     """
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
         client, address = Path(folder) / "python", str(Path(folder) / "socket")
@@ -289,11 +289,11 @@ def _accept(listener: socket.socket, client: str) -> None:
 def _attend(connection: socket.socket, client: str) -> None:
     """Run a client's command, and send its process id and its exit status."""
     with connection:
-        words, outputs, _, _ = socket.recv_fds(connection, 1 << 16, 2)
+        words, streams, _, _ = socket.recv_fds(connection, 1 << 16, 3)
         while not words.endswith(b"\n"):
             words += connection.recv(1 << 16)
         request = json.loads(words)
-        process = _start(outputs, request["arguments"], request["env"], request["cwd"], None, False, client)
+        process = _start(streams, request["arguments"], request["env"], request["cwd"], None, False, client)
         connection.sendall(f"{process.pid}\n".encode())
         if process.sentinel not in multiprocessing.connection.wait([process.sentinel, connection]):
             os.kill(process.pid, signal.SIGKILL)  # the client was killed

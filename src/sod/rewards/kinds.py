@@ -84,6 +84,8 @@ class ProblemKind:
     """Raise DataError for a gold that `judge` cannot use. Arguments: the gold, the number of options."""
     examples: tuple[Example, ...]
     """Attempts for `sod doctor`, at least one right and one wrong; none for a kind without a judge of its own."""
+    runs_programs: bool = False
+    """Whether the judge runs programs in the sandbox."""
     has_options: bool = False
     """Whether a problem lists options and the answer is the letter of one."""
 
@@ -188,6 +190,7 @@ KINDS: dict[str, ProblemKind] = {
             Example(_SQUARES, "```python\nprint(int(input()) ** 2)\n```", "right"),
             Example(_SQUARES, "```python\nprint(5)\n```", "wrong"),
         ),
+        runs_programs=True,
         gold_is_answer=False,
         vote=None,
         stored=lambda gold: json.dumps([gold]) if gold.startswith("assert") else gold,
@@ -233,6 +236,7 @@ KINDS: dict[str, ProblemKind] = {
         reference=lambda setup: ReasoningGymJudge(setup.sandbox),
         check=lambda gold, _: check_reasoning_gym(gold),
         examples=(),  # `sod doctor` has not the package
+        runs_programs=True,
         gold_is_answer=False,
         vote=None,
         wording=dict.fromkeys(get_args(Prompts), "{problem}\n\n" + ASK),

@@ -40,6 +40,10 @@ class Referee:
         """Whether the judges read a gold. If so, only its environment can judge a problem without an answer."""
         return self._whole is None
 
+    def runs_programs(self, problems: Sequence[Problem]) -> bool:
+        """Return whether the judge of one of the problems runs programs in the sandbox."""
+        return self._whole is None and any(KINDS[problem.kind].runs_programs for problem in problems)
+
     def as_judge(self, judge: Literal["exact", "reference"]) -> "Referee":
         """Return a referee with other judges and the same options."""
         options = self._options.model_copy(update={"judge": judge})

@@ -56,6 +56,8 @@ class Harness:
     environments: Environments
     problems: list[Problem]
     """All problems that were checked."""
+    has_interpreter: bool = True
+    """Whether a tool runs programs in the sandbox."""
 
     @classmethod
     def of(cls, tokenizer: Path, options: HarnessOptions, problems: Sequence[Problem], *, again: bool = False) -> Self:
@@ -75,7 +77,7 @@ class Harness:
         tools = Toolbox(tools_of(options.tool, sandbox))
         check_schemas(chat, tools)
         environments = Environments(tools, options.environment, options.tool)
-        harness = cls(sandbox, referee, chat, tools, environments, [])
+        harness = cls(sandbox, referee, chat, tools, environments, [], "code_interpreter" in options.tool.use)
         harness.check(problems, options.rollout)
         return harness
 
@@ -100,8 +102,17 @@ class Harness:
     @contextmanager
     def working_in(self, loop: Runner | asyncio.Runner) -> Iterator[None]:
         """Use sandbox and environments in this loop, then close them. Raises SandboxError or OptionError if one fails a probe."""
-        with self.sandbox.working_in(loop), self.environments.working_in(loop, self.problems, self.chat):
+        with (
+            self.sandbox.working_in(loop, probe=self._runs_programs()),
+            self.environments.working_in(loop, self.problems, self.chat),
+        ):
             yield
+
+    def _runs_programs(self) -> bool:
+        """Return whether a program may run in the sandbox, which takes time to start."""
+        if self.has_interpreter and (not self.problems or self.with_tools(self.problems)):
+            return True
+        return self.referee.runs_programs(self.problems)
 
     @property
     def frame(self) -> str:

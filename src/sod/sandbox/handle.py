@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -27,6 +27,8 @@ from sod.sandbox.zygote import (
     FULL,
     KILL,
     LATE,
+    LOAD,
+    LOADED_LATER,
     OPEN,
     PAUSE,
     PAUSED,
@@ -79,6 +81,8 @@ class Zygote:
         self._children: dict[int, Handle] = {}
         self._unread = b""
         self._stopped = False
+        self._loaded = False
+        """Whether it was asked to load what it does not load at its start."""
         self.numbers = itertools.count()
         self.message = ""
         """Why it was stopped."""
@@ -119,11 +123,14 @@ class Zygote:
 
     async def start(self, number: int, program: Program, folder: str, outputs: list[int]) -> Handle:
         """Request a process for a program; the zygote starts it when it reads the request."""
+        if any(LOADED_LATER in text for text in (program.code, *program.files.values())):
+            await self._load()
         with input_of(program) as inputs, opened(folder) as place:
             return await self._start(RUN, number, program, program.seconds, [*inputs, *outputs, place])
 
     async def open(self, number: int, first: Program, seconds: float, folder: str, channel: socket.socket) -> Handle:
         """Request a process for a session with its socket, and the limits of its first program."""
+        await self._load()  # a later program of the session may need it, and could not share it
         with _sealed(_scratch_file("")) as empty, opened(folder) as place:
             fds = [channel.fileno(), *3 * [empty.fileno()], place]
             return await self._start(OPEN, number, first, seconds, fds)
@@ -132,14 +139,23 @@ class Zygote:
         seconds = min(max(seconds, 0.0), LONGEST_SECONDS)
         memory, disk = program.memory_mb << 20, program.disk_mb << 20
         request = REQUEST.pack(kind, number, seconds, memory, program.show_last_value, disk, program.max_files)
+        await self._send(request, fds)
+        child = self._children[number] = Handle(number, self._loop.create_future())
+        return child
+
+    async def _load(self) -> None:
+        """Request that what few programs need is loaded before the next process starts."""
+        if not self._loaded:
+            self._loaded = True
+            await self._send(REQUEST.pack(LOAD, 0, 0.0, 0, False, 0, 0))
+
+    async def _send(self, request: bytes, fds: Sequence[int] = ()) -> None:
         while True:
             try:
                 socket.send_fds(self._channel, [request], fds)
-                break
+                return
             except BlockingIOError:  # the socket's queue is full
                 await asyncio.sleep(0.001)
-        child = self._children[number] = Handle(number, self._loop.create_future())
-        return child
 
     async def call(self, child: Handle, seconds: float) -> None:
         """Let a session's process run for at most so many seconds."""

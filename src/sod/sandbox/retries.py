@@ -109,15 +109,19 @@ class GuardedSandbox:
         self._statistics = Statistics()
 
     @contextmanager
-    def working_in(self, loop: Runner | asyncio.Runner) -> Iterator[None]:
-        """Use the sandbox in this loop, then close it. First runs a probe, and raises SandboxError if it fails."""
+    def working_in(self, loop: Runner | asyncio.Runner, *, probe: bool = True) -> Iterator[None]:
+        """Use the sandbox in this loop, then close it. `probe`: first run a program, and raise SandboxError if it fails."""
         try:
-            result = loop.run(self._sandbox.run(PROBE_PROGRAM))
-            if not _is_answer(result):
-                raise SandboxError(f"The sandbox does not work: {_trouble(result)}. Run `sod doctor` to examine it.")
+            if probe:
+                self._probe(loop)
             yield
         finally:
             loop.run(self.close())
+
+    def _probe(self, loop: Runner | asyncio.Runner) -> None:
+        result = loop.run(self._sandbox.run(PROBE_PROGRAM))
+        if not _is_answer(result):
+            raise SandboxError(f"The sandbox does not work: {_trouble(result)}. Run `sod doctor` to examine it.")
 
     def session(self, seconds: float) -> "GuardedSession":
         """Return a new session, with the same retries and statistics. Raises OptionError if the sandbox has none."""

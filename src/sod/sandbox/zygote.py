@@ -44,7 +44,7 @@ REQUEST = struct.Struct("<cQdQ?QQ")
 """Kind, number, seconds, bytes of memory, show_last_value, limits on bytes and files in the directory."""
 REPORT = struct.Struct("<cQiddd")
 """Kind, number, value, and for an ended program: seconds since the fork, CPU seconds, peak memory in MiB."""
-RUN, OPEN, CALL, PAUSE, KILL = b"R", b"O", b"C", b"P", b"K"
+RUN, OPEN, CALL, PAUSE, KILL, LOAD = b"R", b"O", b"C", b"P", b"K", b"L"
 READY, STARTED, PAUSED, ENDED, LATE, FULL, FAILED = b"Y", b"S", b"P", b"E", b"L", b"D", b"F"
 CONFINED, UNCONFINED = "confined", "unconfined"
 
@@ -59,8 +59,11 @@ THREAD_STACK_BYTES = 8 << 20
 limit of a program."""
 OOM_SCORE = "/proc/self/oom_score_adj"
 WARM = "bisect collections copy datetime decimal fractions functools heapq itertools json operator re statistics string"
-WARM_IF_INSTALLED = "numpy numpy.random sympy"
-"""Preloaded packages. Loading SymPy takes longer than most programs run; forked children have it already."""
+WARM_IF_INSTALLED = "numpy numpy.random"
+"""Preloaded packages, which forked children have already."""
+LOADED_LATER = "sympy"
+"""Loaded for the first program that needs it. It takes longer to load than all the rest, and few programs need it."""
+STATM = "/proc/self/statm"
 
 
 @dataclass(slots=True)
@@ -94,6 +97,8 @@ class Zygote:
         self.children: dict[int, Child] = {}
         self.next_look = 0.0
         self.most_descriptors = FEW_DESCRIPTORS
+        self.later_bytes = 0
+        """Address space of what was loaded later. It is added to the limits, so that every program has the same room."""
         self.parent = os.getppid()
         self.pid = os.getpid()
         self.wake, waker = os.pipe()
@@ -127,8 +132,12 @@ class Zygote:
         kind, number, seconds, memory, show_last_value, disk_bytes, disk_files = REQUEST.unpack(data)
         if kind in (RUN, OPEN):
             self.most_descriptors = max(self.most_descriptors, *fds)
-            job = Job(seconds, memory, show_last_value, *fds, last=self.most_descriptors)
+            job = Job(seconds, memory + self.later_bytes, show_last_value, *fds, last=self.most_descriptors)
             self.fork(job, number, disk_bytes, disk_files, run_program if kind == RUN else run_session)
+        elif kind == LOAD:
+            before = address_space()
+            load(LOADED_LATER)
+            self.later_bytes += address_space() - before
         else:
             self.change(kind, number, seconds)
         return True
@@ -253,15 +262,30 @@ def warm_up() -> None:
     """Preload packages, seed NumPy's global generator for all children, and make children share the memory pages."""
     for name in WARM.split():
         importlib.import_module(name)
-    for name in WARM_IF_INSTALLED.split():
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+    threading.stack_size(THREAD_STACK_BYTES)
+    load(WARM_IF_INSTALLED)
     if (numpy_random := sys.modules.get("numpy.random")) is not None:
         numpy_random.seed(0)
+
+
+def load(packages: str) -> None:
+    """Import the packages that are installed, and make children share their memory pages."""
+    for name in packages.split():
+        with contextlib.suppress(ImportError, OSError):  # OSError: no descriptor is left
+            importlib.import_module(name)
     tempfile.tempdir = None  # a package may have set it; each program has its own
-    threading.stack_size(THREAD_STACK_BYTES)
     gc.collect()
     gc.freeze()
+    collapse_memory()
+
+
+def address_space() -> int:
+    """Return the bytes of this process's address space; 0 where the kernel does not report it."""
+    try:
+        with open(STATM) as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def collapse_memory() -> None:
@@ -303,7 +327,6 @@ def main(root: str, mode: str) -> None:
     allow_files()
     prefer_oom_kill()
     warm_up()
-    collapse_memory()
     channel = socket.socket(fileno=0)
     walls = Walls() if mode == CONFINED else None
     sweep(os.path.dirname(root))

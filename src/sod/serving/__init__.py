@@ -106,8 +106,7 @@ def _open(options: ServeOptions, run: Run, loop: Runner, stack: ExitStack) -> "S
     referee.check(problems)
     model = load_sampled(options, folder, chat) if is_here else None
     samples = stack.enter_context(SampleFile.open(run.trajectory_file(0)))
-    if problems:
-        stack.enter_context(sandbox.working_in(loop))
+    stack.enter_context(sandbox.working_in(loop, probe=referee.runs_programs(problems)))
     engine = stack.enter_context(open_engine(loop, options.engine, model, options.rollout, chat.tokenizer))
     files = {"model": fingerprint_model(folder) if is_here else f"served {options.engine.served_name}"}
     if sets:
