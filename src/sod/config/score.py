@@ -9,8 +9,8 @@ class PlannedScoreOptions(Options):
     """Where the teachers of a plan are."""
 
     teacher_urls: OptionalNames = ()
-    """Several teachers only: the servers of those that are not loaded here, as in `sod train`: KEY=URL with a KEY of --teachers.
-    Their memory is not counted. Default: load all of them here."""
+    """Several teachers only: the servers of those that are not loaded here, each as KEY=URL, as in `sod train`. Their memory is
+    not counted. Default: load all of them here."""
 
 
 class ScoreOptions(Options):

@@ -29,7 +29,8 @@ from pathlib import Path
 MODULES = ("sod.cli", "sod.training.on_policy", "sod.training.sft", "sod.evaluation.evaluate")
 ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel")
 REQUEST_BYTES = 1 << 20
-PR_SET_PDEATHSIG = 1
+SIGNAL_AT_PARENTS_END = 1
+"""Operation of prctl(2) that is named PR_SET_PDEATHSIG."""
 UNKNOWN_STATUS = -int(signal.SIGKILL)
 """Exit status of a command whose server was killed: its own is not known."""
 
@@ -195,7 +196,7 @@ def _become(request: dict[str, object], output: int, server: int) -> list[str]:
 
 def end_with(parent: int) -> None:
     """Let this process receive SIGTERM, upon which a command saves its work, when its parent has ended."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(SIGNAL_AT_PARENTS_END, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # before that call
         os.kill(os.getpid(), signal.SIGTERM)
 
