@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 show_logs()  # as a command does
 
 LONGEST = (
-    "ranks", "benchmarks", "shapes", "validation", "examples", "loops", "rewards_math", "arena", "evaluate", "diagnose", "families",
-    "lora", "export", "compare", "sandbox_fusion", "cli", "teachers_served_training", "guided", "evaluate_served", "rewards_code", "docs", "lab", "report_browser", "policy", "adapters_verl",
+    "ranks", "benchmarks", "shapes", "validation", "examples", "loops", "rewards_math", "arena", "evaluate", "diagnose",
+    "families", "lora", "export", "compare", "sandbox_fusion", "cli", "teachers_served_training", "guided",
+    "evaluate_served", "rewards_code", "docs", "lab", "report_browser", "policy", "adapters_verl",
 )  # fmt: skip
 """Files of tests that take longest, in this order. They start first, so that no processor waits for one at the end."""
 
