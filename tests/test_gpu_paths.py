@@ -339,7 +339,7 @@ def test_a_teacher_in_cpu_memory_is_copied_to_the_gpu_and_never_back(
         found = moved.score_now(batch)
         assert found.logprobs_BT.equal(expected.logprobs_BT)
         assert weights <= gpu.counts.to_gpu["teachers/local.py:_enter"] <= weights + 2
-        assert set(gpu.counts.from_gpu) == {"model/loading.py:score", "model/loading.py:_parts"} & set(
+        assert set(gpu.counts.from_gpu) == {"model/scores.py:score", "model/scores.py:_parts"} & set(
             gpu.counts.from_gpu
         )
         assert all(weight.device.type == "cpu" for weight in moved._model.parameters())

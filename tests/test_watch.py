@@ -604,7 +604,7 @@ def test_a_port_in_use_is_an_error_in_words(
 
 def test_the_page_of_a_run_that_has_not_begun_or_has_vanished_is_shown(tmp_path: Path) -> None:
     live = LivePage([tmp_path / "later"], 100)
-    assert "not drawn" in live.content().decode()
+    assert "Not drawn" in live.content().decode()
     assert json.loads(live.changes())["words"] == "later: waiting"
 
 
