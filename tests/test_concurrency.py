@@ -143,3 +143,19 @@ def test_overlapping_things_count_once() -> None:
     occupancy.__enter__()
     assert occupancy.take_seconds() == 0  # what has not ended does not count yet
     occupancy.__exit__()
+
+
+def test_an_interrupt_before_the_coroutine_begins_ends_it() -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with Runner() as loop:
+            loop._loop.call_soon_threadsafe(time.sleep, 0.3)  # the coroutine waits for it
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(KeyboardInterrupt):
+                loop.run(asyncio.sleep(60))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -108,8 +108,10 @@ class Runner:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine and return its result. An interrupt cancels it, and is raised after it has ended."""
         work = self._caller.work = queue.SimpleQueue()
+        began = threading.Event()
 
         async def watched() -> T:
+            began.set()
             try:
                 return await coroutine
             finally:
@@ -120,6 +122,7 @@ class Runner:
             while (do := work.get()) is not None:
                 do()
         except BaseException:
+            began.wait()  # a coroutine that is cancelled before it begins would never put None
             future.cancel()
             while work.get() is not None:
                 pass
