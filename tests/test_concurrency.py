@@ -1,13 +1,16 @@
 """An event loop beside the thread that does the arithmetic: who runs where, and how it ends."""
 
 import asyncio
+import queue
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from sod.processes import concurrency
 from sod.processes.concurrency import Occupancy, Runner, compute
 
 
@@ -145,17 +148,16 @@ def test_overlapping_things_count_once() -> None:
     occupancy.__exit__()
 
 
-def test_an_interrupt_before_the_coroutine_begins_ends_it() -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+def test_an_interrupt_at_the_end_of_the_coroutine_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(queue.SimpleQueue[Any]):
+        def get(self, *_: Any, **__: Any) -> Any:
+            if (item := super().get()) is None:
+                raise KeyboardInterrupt
+            return item
 
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        with Runner() as loop:
-            loop._loop.call_soon_threadsafe(time.sleep, 0.3)  # the coroutine waits for it
-            signal.setitimer(signal.ITIMER_REAL, 0.1)
+    with Runner() as loop:
+        with monkeypatch.context() as patch:
+            patch.setattr(concurrency.queue, "SimpleQueue", Interrupted)
             with pytest.raises(KeyboardInterrupt):
-                loop.run(asyncio.sleep(60))
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+                loop.run(asyncio.sleep(0))
+        loop.run(asyncio.sleep(0))

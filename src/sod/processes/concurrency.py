@@ -108,13 +108,13 @@ class Runner:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine and return its result. An interrupt cancels it, and is raised after it has ended."""
         work = self._caller.work = queue.SimpleQueue()
-        began = threading.Event()
+        ended = threading.Event()
 
         async def watched() -> T:
-            began.set()
             try:
                 return await coroutine
             finally:
+                ended.set()
                 work.put(None)
 
         future = asyncio.run_coroutine_threadsafe(watched(), self._loop)
@@ -122,10 +122,8 @@ class Runner:
             while (do := work.get()) is not None:
                 do()
         except BaseException:
-            began.wait()  # a coroutine that is cancelled before it begins would never put None
             future.cancel()
-            while work.get() is not None:
-                pass
+            ended.wait()  # not for None, which may have been taken when the interrupt came
             raise
         return future.result()
 
