@@ -45,6 +45,11 @@ class Route:
         """Name of the teacher in metrics."""
         return "rest" if self.key == REST else re.sub(r"[^\w.-]+", "_", self.key)
 
+    @property
+    def recorded(self) -> str:
+        """Name of its fingerprint in a run with several teachers."""
+        return f"teacher {self.name}"
+
     def takes(self, kind: str, labels: Mapping[str, str]) -> bool:
         """Return whether this teacher is for a problem of that kind, with those labels."""
         column, colon, value = self.key.partition(":")
@@ -64,6 +69,11 @@ def routes_of(texts: Sequence[str]) -> list[Route]:
     if twice := next((route.key for route in routes if names.count(route.name) > 1), None):
         raise OptionError(f"teachers: {twice!r} has two teachers. Give one for each kind or label.")
     return sorted(routes, key=lambda route: route.key == REST)
+
+
+def route_for(routes: Sequence[Route], kind: str, labels: Mapping[str, str]) -> Route | None:
+    """Return the route of a problem of that kind, with those labels: the first that takes it. None without one."""
+    return next((route for route in routes if route.takes(kind, labels)), None)
 
 
 def with_servers(routes: Sequence[Route], texts: Sequence[str]) -> list[Route]:

@@ -36,15 +36,14 @@ def _check_names(kind: Any, path: Path) -> None:
     """Raise DataError for a name that two columns, or two fields of a column, have: only the last would be read."""
     from pyarrow import types
 
-    if _is_list(kind):
-        return _check_names(kind.value_type, path)
+    while _is_list(kind):
+        kind = kind.value_type
     fields = list(kind) if types.is_struct(kind) else []
     names = [field.name for field in fields]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise DataError(f"{path} has two columns with the name {twice!r}. Rename or remove one of them.")
     for field in fields:
         _check_names(field.type, path)
-    return None
 
 
 def _is_list(kind: Any) -> bool:

@@ -66,8 +66,8 @@ def calibrate(options: CalibrateOptions) -> Row:
 def _calibrate(options: CalibrateOptions) -> Row:
     evaluation = ScoredEvaluation.read(options.run)
     _check_teachers(options, evaluation)
-    student = evaluation.options.model
-    if options.advised and not same_input(evaluation.student, fingerprint_model(model_folder(student))):
+    student = evaluation.origin.options.model
+    if options.advised and not same_input(evaluation.origin.student, fingerprint_model(model_folder(student))):
         raise RunError(
             f"{student} has changed since the evaluation {options.run}. Leave --advised out, or repeat `sod eval`."
         )
@@ -97,13 +97,13 @@ def _calibrate(options: CalibrateOptions) -> Row:
 
 def _check_teachers(options: CalibrateOptions, evaluation: ScoredEvaluation) -> None:
     """Raise RunError unless the teachers are those of the evaluation."""
-    measured = evaluation.options
+    measured = evaluation.origin.options
     usual = f"--teacher {measured.teacher or shlex.join(measured.teachers)}"
     routes = routes_in(options.teacher, options.teachers)
-    if [route.key for route in routes] != list(evaluation.teachers):
+    if [route.key for route in routes] != list(evaluation.origin.teachers):
         raise RunError(f"{options.run} has teachers with other keys. Pass {usual}.")
     for route in routes:
-        if not same_input(evaluation.teachers[route.key], fingerprint_model(model_folder(route.model))):
+        if not same_input(evaluation.origin.teachers[route.key], fingerprint_model(model_folder(route.model))):
             raise RunError(
                 f"{route.model} is another model than the teacher of {options.run}. Pass {usual}, from the directory where `sod "
                 "eval` was started."

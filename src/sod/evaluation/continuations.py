@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.chat.format import ChatFormat
 from sod.config import CalibrateOptions, EvalOptions
-from sod.config.teachers import REST, Route
+from sod.config.teachers import Route, route_for
 from sod.console.progress import Display
 from sod.credit.systems import SOD_RULE
 from sod.datasets.rows import Row
@@ -124,12 +124,12 @@ def continuations(options: CalibrateOptions, evaluation: ScoredEvaluation, chose
     """
     problems = {each.problem.id: each.problem for each in evaluation.batch.trajectories}
     harness = Harness.of(
-        model_folder(evaluation.options.model, weights=False), evaluation.options, list(problems.values())
+        model_folder(evaluation.origin.options.model, weights=False), evaluation.origin.options, list(problems.values())
     )
     routes, weights = routes_in(options.teacher, options.teachers), evaluation.weights()
     by_start: dict[Start, Row] = {}
     for route in routes:  # one teacher after the other is in memory
-        own = [start for start in chosen if _route(routes, evaluation, start) is route]
+        own = [start for start in chosen if _takes(route, routes, evaluation.batch.trajectories[start.row].problem)]
         if own:
             rows = _rows_of_teacher(options, evaluation, harness, weights, route, own)
             by_start |= {start: row | ({"teacher": route.name} if options.teachers else {}) for start, row in rows}
@@ -138,16 +138,17 @@ def continuations(options: CalibrateOptions, evaluation: ScoredEvaluation, chose
         logger.warning(
             f"{len(chosen) - len(rows)} continuations were lost to infrastructure failures or could not be graded."
         )
-    prints = {("teacher" if key == REST else f"teacher {key}"): found for key, found in evaluation.teachers.items()}
-    run = Run.open(options, options.out, data={"data": evaluation.data} | prints)
+    prints = {
+        route.recorded if options.teachers else "teacher": evaluation.origin.teachers[route.key] for route in routes
+    }
+    run = Run.open(options, options.out, data={"data": evaluation.origin.data} | prints)
     write_whole(run.folder / "continuations.jsonl", "".join(to_json(row) + "\n" for row in rows))
     return rows
 
 
-def _route(routes: Sequence[Route], evaluation: ScoredEvaluation, start: Start) -> Route:
-    """Return the teacher of a step's problem. The evaluation has checked that there is one."""
-    problem = evaluation.batch.trajectories[start.row].problem
-    return next(route for route in routes if route.takes(problem.kind, problem.labels))
+def _takes(route: Route, routes: Sequence[Route], problem: Problem) -> bool:
+    """Return whether a route is the problem's. The evaluation has checked that there is one."""
+    return route_for(routes, problem.kind, problem.labels) is route
 
 
 def _rows_of_teacher(
@@ -159,7 +160,7 @@ def _rows_of_teacher(
     chosen: Sequence[Start],
 ) -> list[tuple[Start, Row]]:
     """Let one teacher continue. -> each step with its row, without those that were lost"""
-    teacher = _Teacher.load(route.model, evaluation.options, harness)
+    teacher = _Teacher.load(route.model, evaluation.origin.options, harness)
     if options.advised and teacher.translator is not None:
         raise OptionError(
             f"advised lets the student go on after a turn of the teacher, but {route.model} has another tokenizer. Leave it "
@@ -211,7 +212,7 @@ class _Teacher:
 
 def _from_step(evaluation: ScoredEvaluation, start: Start, teacher: _Teacher) -> Continuation:
     """Return the student's trajectory up to the beginning of a step, in the teacher's tokens."""
-    old, run_seed = evaluation.batch.trajectories[start.row], evaluation.options.seed
+    old, run_seed = evaluation.batch.trajectories[start.row], evaluation.origin.options.seed
     problem, seed = old.problem, attempt_seed(run_seed, 0, old.problem.id, old.sample)
     begun = Begun(
         beginning=beginning_seed(run_seed, 0, problem.id),
@@ -258,7 +259,7 @@ def _advised(
             else:
                 longer[id] = after
     if longer:
-        measured = evaluation.options
+        measured = evaluation.origin.options
         model = load_model(model_folder(measured.model), measured.network)
         continued = _continue(options, evaluation, harness, list(longer.values()), model, harness.chat)
         for id, group in zip(longer, continued, strict=True):
@@ -276,11 +277,11 @@ def _continue(
     chat: ChatFormat,
 ) -> list[Group]:
     """Let a model continue. -> a group for each beginning, with its continuation unless that was lost"""
-    limits = evaluation.options.rollout
+    limits = evaluation.origin.options.rollout
     with (
         Runner() as loop,
         harness.working_in(loop),
-        open_engine(loop, evaluation.options.engine, model, limits) as engine,
+        open_engine(loop, evaluation.origin.options.engine, model, limits) as engine,
         Display("calibrate", total=1) as display,
         display.phase("continue", len(begun)),
     ):

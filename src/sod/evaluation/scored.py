@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -31,9 +32,16 @@ logger = logging.getLogger(__name__)
 ADVICE = "Start from the directory where `sod eval` was started."
 
 
+def routes_in(teacher: Path | None, teachers: Sequence[str]) -> list[Route]:
+    """Return the teachers of the options of a command. Raise OptionError unless there is one, or several."""
+    if (teacher is None) == (not teachers):
+        raise OptionError("Give the teacher of the evaluation as --teacher, or its several teachers as --teachers.")
+    return routes_of(teachers) if teacher is None else [Route(REST, teacher)]
+
+
 @dataclass(frozen=True, slots=True)
-class ScoredEvaluation:
-    """An evaluation with a teacher, read from its directory."""
+class Origin:
+    """What an evaluation with a teacher was made of."""
 
     options: EvalOptions
     data: str
@@ -42,6 +50,59 @@ class ScoredEvaluation:
     """Fingerprint of each teacher by the key of its problems; the key of a single one is *."""
     student: str
     """Fingerprint of the student; empty if the evaluation has none."""
+    contents: dict[str, str]
+    """Digests of its files."""
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Read options and fingerprints. Raises RunError unless it is an evaluation with a teacher on this machine."""
+        try:
+            text = (folder / "options.json").read_text(encoding="utf-8")
+            environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+            if (command := command_of(environment, json.loads(text))) in ("train", "sft", "calibrate"):
+                raise ValueError(f"it is a run of `sod {command}`")
+            options = RolloutCommandOptions.model_validate_json(text)
+            prints: dict[str, str] = environment["data"]
+            contents: dict[str, str] = environment.get("files", {})
+            data = prints["data"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise RunError(
+                f"{folder} holds no run of `sod eval` ({': '.join(str(error).splitlines()[:2])}). Pass the directory of a "
+                "finished `sod eval` with --teacher."
+            ) from error
+        if options.teacher is None and not options.teachers:
+            raise RunError(f"{folder} is an evaluation without a teacher. Repeat `sod eval` with --teacher.")
+        if options.score.teacher_url is not None or options.score.teacher_urls:
+            raise RunError(
+                f"{folder} is an evaluation with a remote teacher, which returns no entropies. Repeat `sod eval` without "
+                "a server."
+            )
+        teachers = {
+            route.key: prints.get("teacher" if options.teacher else route.recorded)
+            or fingerprint_model(model_folder(route.model))
+            for route in routes_in(options.teacher, options.teachers)
+        }
+        return cls(options, data, teachers, prints.get("model", ""), contents)
+
+    def open_sets(self, folder: Path) -> list[ProblemSet]:
+        """Open the problems. Raises RunError if they, or other files of the evaluation, have changed."""
+        try:
+            sets = open_sets(self.options)
+        except DataError as error:
+            raise RunError(f"The problems of {folder} are missing or have changed ({error}). {ADVICE}") from error
+        if sets_fingerprint(sets) != self.data:
+            raise RunError(f"The problems of {folder}, {', '.join(self.options.data)}, have changed. {ADVICE}")
+        digests = content_digests(self.options, [(each.path, each.problems) for each in sets])
+        if changed := changed_contents(self.contents, digests):
+            raise RunError(f"{changed[0]} has changed since the evaluation {folder}. Restore its content. {ADVICE}")
+        return sets
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredEvaluation:
+    """An evaluation with a teacher, read from its directory."""
+
+    origin: Origin
     batch: ScoredBatch
     """The graded trajectories. Only the difference of both models' log-probabilities was recorded: the student's are 0 here."""
     private: frozenset[str]
@@ -56,9 +117,9 @@ class ScoredEvaluation:
         Raises RunError if the directory holds no evaluation with a teacher, and DataError if it is not finished or if a row is
         damaged.
         """
-        made = _Made.read(folder)
+        origin = Origin.of(folder)
         evaluated = read_evaluation(folder)
-        sets = made.open_sets(folder)
+        sets = origin.open_sets(folder)
         problems = {problem.id: problem for each in sets for problem in each.problems}
         by_problem = _read_scored(folder, evaluated, problems)
         scored = [each for group in by_problem.values() for each in group]
@@ -73,10 +134,7 @@ class ScoredEvaluation:
             else None,
         )
         return cls(
-            options=made.options,
-            data=made.data,
-            teachers=made.teachers,
-            student=made.student,
+            origin=origin,
             batch=batch,
             private=frozenset(problem.id for each in sets if each.private for problem in each.problems),
             d_BK=pad([each.d for each in scored], torch.float32),
@@ -89,7 +147,7 @@ class ScoredEvaluation:
         """
         info = step_info(self.batch, AlgorithmOptions())[1]
         sampled_BT = pad([trajectory.sampler_logprobs for trajectory in self.batch.trajectories], torch.float32)
-        known = self.options.rollout.top_p == 1 and bool((sampled_BT[self.batch.mask_BT] != 0).any())
+        known = self.origin.options.rollout.top_p == 1 and bool((sampled_BT[self.batch.mask_BT] != 0).any())
         return replace(
             info,
             student_BT=sampled_BT if known else None,
@@ -119,70 +177,6 @@ class ScoredEvaluation:
         if missing:
             logger.info(f"Rules that read more than an evaluation holds are left out: {', '.join(missing)}.")
         return weights
-
-
-def routes_in(teacher: Path | None, teachers: Sequence[str]) -> list[Route]:
-    """Return the teachers of the options of a command. Raise OptionError unless there is one, or several."""
-    if (teacher is None) == (not teachers):
-        raise OptionError("Give the teacher of the evaluation as --teacher, or its several teachers as --teachers.")
-    return routes_of(teachers) if teacher is None else [Route(REST, teacher)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """What an evaluation with a teacher was made of."""
-
-    options: EvalOptions
-    data: str
-    """Fingerprints of the problems, the teachers and the student; see `ScoredEvaluation`."""
-    teachers: dict[str, str]
-    student: str
-    contents: dict[str, str]
-    """Digests of its files."""
-
-    @classmethod
-    def read(cls, folder: Path) -> "_Made":
-        """Read options and fingerprints. Raises RunError unless it is an evaluation with a teacher on this machine."""
-        try:
-            text = (folder / "options.json").read_text(encoding="utf-8")
-            environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-            if (command := command_of(environment, json.loads(text))) in ("train", "sft", "calibrate"):
-                raise ValueError(f"it is a run of `sod {command}`")
-            options = RolloutCommandOptions.model_validate_json(text)
-            prints: dict[str, str] = environment["data"]
-            contents: dict[str, str] = environment.get("files", {})
-            data = prints["data"]
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise RunError(
-                f"{folder} holds no run of `sod eval` ({': '.join(str(error).splitlines()[:2])}). Pass the directory of a "
-                "finished `sod eval` with --teacher."
-            ) from error
-        if options.teacher is None and not options.teachers:
-            raise RunError(f"{folder} is an evaluation without a teacher. Repeat `sod eval` with --teacher.")
-        if options.score.teacher_url is not None or options.score.teacher_urls:
-            raise RunError(
-                f"{folder} is an evaluation with a remote teacher, which returns no entropies. Repeat `sod eval` without "
-                "a server."
-            )
-        teachers = {
-            route.key: prints.get("teacher" if options.teacher else f"teacher {route.name}")
-            or fingerprint_model(model_folder(route.model))
-            for route in routes_in(options.teacher, options.teachers)
-        }
-        return cls(options, data, teachers, prints.get("model", ""), contents)
-
-    def open_sets(self, folder: Path) -> list[ProblemSet]:
-        """Open the problems. Raises RunError if they, or other files of the evaluation, have changed."""
-        try:
-            sets = open_sets(self.options)
-        except DataError as error:
-            raise RunError(f"The problems of {folder} are missing or have changed ({error}). {ADVICE}") from error
-        if sets_fingerprint(sets) != self.data:
-            raise RunError(f"The problems of {folder}, {', '.join(self.options.data)}, have changed. {ADVICE}")
-        digests = content_digests(self.options, [(each.path, each.problems) for each in sets])
-        if changed := changed_contents(self.contents, digests):
-            raise RunError(f"{changed[0]} has changed since the evaluation {folder}. Restore its content. {ADVICE}")
-        return sets
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,8 +88,7 @@ class Stage:
         if options.teacher is not None:
             yield f"teacher: `{public(str(options.teacher))}`, fingerprint `{self.data['teacher']}`"
         for route in routes_of(options.teachers):
-            fingerprint = self.data[f"teacher {route.name}"]
-            yield f"teacher of {route.key}: `{public(str(route.model))}`, fingerprint `{fingerprint}`"
+            yield f"teacher of {route.key}: `{public(str(route.model))}`, fingerprint `{self.data[route.recorded]}`"
         yield f"updates: {self.updates:,} of {options.rollout.problems} problems x {options.rollout.group} trajectories"
 
     def section(self) -> str:

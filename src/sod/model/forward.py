@@ -5,7 +5,7 @@ Models that cannot read packed sequences read one sequence per pass, with Transf
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.core import Head
 from sod.model.attention import Layout, Packed, check_attention
-from sod.model.fsdp import base_of
+from sod.model.fsdp import base_of, head_layer
 from sod.model.prefixes import SharedStarts, find_families, worth_sharing
 from sod.model.traits import traits_of
 
@@ -24,13 +24,13 @@ def head(model: PreTrainedModel) -> Tensor:
     Many heads have more rows than the tokenizer has ids. `load_model` removes them from the layer's `out_features`.
     Therefore sampling, scoring and training all give them probability 0, and agree about all other ids.
     """
-    layer = cast(torch.nn.Linear, model.get_output_embeddings())
+    layer = head_layer(model)
     return _of_tokens(layer, layer.weight)
 
 
 def output_head(model: PreTrainedModel) -> Head:
     """Return the function from hidden states to the logits of tokens."""
-    layer, traits = cast(torch.nn.Linear, model.get_output_embeddings()), traits_of(model)
+    layer, traits = head_layer(model), traits_of(model)
     bias: Tensor | None = layer.bias  # type: ignore[assignment]
     return Head(head(model), None if bias is None else _of_tokens(layer, bias), traits.scale, traits.cap)
 

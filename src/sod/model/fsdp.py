@@ -82,7 +82,7 @@ class _Outline:
             dtype=model.dtype,
             learns=any(weight.requires_grad for weight in model.parameters()),
             traits=traits_of(model),
-            tokens=_head_layer(model).out_features,
+            tokens=head_layer(model).out_features,
             buffers={name: buffer.cpu() for name, buffer in model.named_buffers()},
         )
 
@@ -93,17 +93,13 @@ class _Outline:
         model.tie_weights()
         model.eval().to(self.dtype).requires_grad_(self.learns)  # type: ignore[arg-type]
         set_traits(model, self.traits)
-        _head_layer(model).out_features = self.tokens
+        head_layer(model).out_features = self.tokens
         return model
 
     def set_buffers(self, model: PreTrainedModel) -> None:
         for name, buffer in model.named_buffers():
             holder, _, last = name.rpartition(".")
             setattr(model.get_submodule(holder), last, self.buffers[name].to(buffer.device))
-
-
-def _head_layer(model: PreTrainedModel) -> torch.nn.Linear:
-    return cast(torch.nn.Linear, model.get_output_embeddings())
 
 
 def shard(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> None:
@@ -131,6 +127,11 @@ def base_module(model: PreTrainedModel) -> torch.nn.Module:
     """Return the model without its head. A few types give its attribute another name than they use."""
     base = model.base_model
     return base if base is not model else cast(torch.nn.Module, model.model)
+
+
+def head_layer(model: PreTrainedModel) -> torch.nn.Linear:
+    """Return the layer that computes logits. Its `out_features` count the rows of tokens (`sod.model.forward.head`)."""
+    return cast(torch.nn.Linear, model.get_output_embeddings())
 
 
 def base_of(model: PreTrainedModel) -> Callable[..., Any]:

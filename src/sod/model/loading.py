@@ -7,7 +7,7 @@ import textwrap
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import (
@@ -27,6 +27,7 @@ from sod.model.attention import ATTENTION
 from sod.model.devices import LOADING, chosen_device, device_errors, device_refusal, prepare_device
 from sod.model.dtypes import dtype_of
 from sod.model.forward import id_count
+from sod.model.fsdp import head_layer
 from sod.model.multimodal import is_multimodal, text_config, text_part, whole_class
 from sod.model.proof import check_configuration, prove_model
 
@@ -59,7 +60,7 @@ def load_model(folder: Path, options: ModelOptions) -> PreTrainedModel:
         raise
     except Exception as error:  # no such device
         raise ModelError(f"The model in {folder} cannot be moved to {device}: {error}") from error
-    layer = cast(torch.nn.Linear, model.get_output_embeddings())
+    layer = head_layer(model)
     layer.out_features = min(layer.weight.shape[0], _tokens(folder))
     try:
         prove_model(model, folder)
@@ -295,7 +296,7 @@ def _tokenizer(folder: Path, files: tuple[tuple[str, int, int], ...]) -> PreTrai
 
 def check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Raise ModelError unless every id of the tokenizer has an embedding."""
-    _check_rows(cast(torch.nn.Linear, model.get_output_embeddings()).out_features, tokenizer, folder)
+    _check_rows(head_layer(model).out_features, tokenizer, folder)
 
 
 def _check_rows(rows: int, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

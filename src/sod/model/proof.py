@@ -23,7 +23,7 @@ from sod.errors import ModelError
 from sod.model.attention import ATTENTION, Layout, Packed, SlotCache, Variant
 from sod.model.caching import read_on
 from sod.model.forward import alone, forward, output_head
-from sod.model.fsdp import base_module
+from sod.model.fsdp import base_module, head_layer
 from sod.model.traits import Traits, set_traits
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def check_finite(model: PreTrainedModel, folder: Path) -> None:
 
 def _probe(model: PreTrainedModel) -> Tensor:
     """Return the ids of three sequences, (3, T)."""
-    tokens = model.get_output_embeddings().out_features  # type: ignore[union-attr]
+    tokens = head_layer(model).out_features
     generator = torch.Generator().manual_seed(0)
     return torch.randint(int(tokens), (3, LENGTH), generator=generator).to(model.device)
 
@@ -232,7 +232,7 @@ def _as_transformers(model: PreTrainedModel, ids_BT: Tensor, what: str) -> tuple
     In this pass the head reads given hidden states instead: zeros, which reveal a bias, and three others of rising size,
     which reveal a scale and a cap. Raise ModelError if no `sod.core.Head` returns the same logits.
     """
-    head = replace(output_head(model), weight_VD=model.get_output_embeddings().weight)  # type: ignore[union-attr]
+    head = replace(output_head(model), weight_VD=head_layer(model).weight)
     probe_D = torch.randn(head.weight_VD.shape[1], generator=torch.Generator().manual_seed(1)).to(head.weight_VD)
     largest = (head.weight_VD @ probe_D).float().abs().max().clamp(min=1e-9)
     sizes = torch.tensor([0.0, *LARGEST_LOGITS], device=model.device) / largest

@@ -99,8 +99,10 @@ def _teacher(options: TrainOptions | EvalOptions, model: Path) -> RunInput:
 def _routed(options: TrainOptions | EvalOptions, route: Route) -> RunInput:
     from sod.teachers.opening import fingerprint_teacher, teacher_folder  # imports torch
 
-    name, score = f"teacher {route.name}", route.score(options.score)
-    return RunInput(name, (route.model,), lambda: fingerprint_teacher(teacher_folder(route.model, score), score))
+    score = route.score(options.score)
+    return RunInput(
+        route.recorded, (route.model,), lambda: fingerprint_teacher(teacher_folder(route.model, score), score)
+    )
 
 
 @dataclass

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from sod.batching import Batch, ScoredBatch
 from sod.config import AlgorithmOptions
-from sod.config.teachers import REST, Route
+from sod.config.teachers import REST, Route, route_for
 from sod.errors import DataError
 from sod.runs.metrics import of_steps
 from sod.teachers import Scores, Teacher
@@ -38,9 +38,8 @@ class SeveralTeachers(Teacher):
 
     def route(self, problem: Problem) -> Route:
         """Return the route of a problem: the first that takes it. Raise DataError if there is none."""
-        for route in self._routes:
-            if route.takes(problem.kind, problem.labels):
-                return route
+        if route := route_for(self._routes, problem.kind, problem.labels):
+            return route
         raise DataError(
             f"Problem {problem.id!r} has no teacher: its kind is {problem.kind}, and its labels are {dict(problem.labels)}. "
             f"Add {problem.kind}=MODEL or {REST}=MODEL to --teachers."
