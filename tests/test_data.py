@@ -198,7 +198,7 @@ TWO = '{"prompt": "1+1?", "answer": 2}\n{"prompt": "2+2?", "answer": 4}\n'
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (gzip.compress(TWO.encode()), r"is compressed with gzip; add \.gz to its name"),
+        (gzip.compress(TWO.encode(), mtime=0), r"is compressed with gzip; add \.gz to its name"),
         (TWO.encode("utf-16"), "is UTF-16 text; write it again with `iconv -f UTF-16 -t UTF-8`"),
         (TWO.encode("utf-16-le"), "is UTF-16 text"),
         (TWO.encode("utf-32"), "is UTF-32 text"),
@@ -206,6 +206,7 @@ TWO = '{"prompt": "1+1?", "answer": 2}\n{"prompt": "2+2?", "answer": 4}\n'
         (b"PK\x03\x04", "is a zip archive"),
         (json.dumps([{"prompt": "1+1?", "answer": 2}]).encode(), r"is one JSON list, .* give it the ending \.json,"),
     ],
+    ids=["gzip", "utf-16", "utf-16-le", "utf-32", "parquet", "zip", "list"],
 )
 def test_a_file_of_another_format_than_its_name_says_is_refused_as_what_it_is(
     tmp_path: Path, content: bytes, words: str
