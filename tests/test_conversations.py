@@ -287,6 +287,12 @@ def test_tools_that_a_rollout_does_not_have_are_named() -> None:
     assert len(warnings((CANONICAL, TOOLS), shown=False)) == 1
 
 
+def test_tools_of_an_environment_are_its_own_matter() -> None:
+    use = CallStatistics()
+    use.add(demonstration_of({"messages": CANONICAL, "tools": TOOLS, "environment": "household"}, 1))
+    assert list(use.warnings(["code_interpreter"])) == []
+
+
 @pytest.mark.parametrize("bad", [False, True])
 def test_check_and_the_loader_agree(
     jsonl: Callable[[Sequence[Row]], Path], capsys: pytest.CaptureFixture[str], bad: bool

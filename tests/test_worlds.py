@@ -484,7 +484,8 @@ def test_files_of_problems_have_nothing_in_common_and_load(kind: type[SmallWorld
         assert problem.environment == kind.NAME
         assert kind().begin(**problem.setting).conversation == problem.messages
     write_world_demonstrations(tmp_path / "d.jsonl", kind, WORLD_TEACHER_STYLE, 8, "x")
-    assert len(load_demonstrations(tmp_path / "d.jsonl")) == 8
+    demonstrations = load_demonstrations(tmp_path / "d.jsonl")
+    assert [each.about for each in demonstrations] == [{"environment": kind.NAME}] * 8
 
 
 @pytest.mark.slow

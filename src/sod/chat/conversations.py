@@ -133,7 +133,8 @@ class CallStatistics:
     def add(self, demonstration: Demonstration) -> None:
         self._count += 1
         self._bare += bool(demonstration.called) and not demonstration.tools
-        self._names.update({*demonstration.called, *demonstration.listed})
+        if "environment" not in demonstration.about:  # an environment has tools of its own
+            self._names.update({*demonstration.called, *demonstration.listed})
         self._unread.update(demonstration.unread)
 
     def warnings(self, tools: Collection[str], *, shown: bool = True) -> Iterator[str]:
@@ -157,7 +158,8 @@ class CallStatistics:
             yield (
                 f"demonstrations use tools that a rollout does not have: {', '.join(others[:5])}. A rollout has "
                 f"{', '.join(tools)}, and the tools of --tool.own. Type --tool.name in later commands if the name of the "
-                "interpreter differs, add the tools to --tool.own, or remove these demonstrations."
+                "interpreter differs, add the tools to --tool.own, give the rows a column `environment` if one has these tools, "
+                "or remove these demonstrations."
             )
 
 

@@ -14,9 +14,8 @@ MOST, PARTS = 1 << 32, 3
 
 def write_world_demonstrations(path: Path, kind: type[SmallWorld], style: Style, count: int, seed: str) -> None:
     rng = random.Random(f"{kind.NAME}/{seed}")
-    tools = kind.schemas()
-    rows = ({"messages": demonstration_at(kind, i / count, style, rng)} for i in range(count))
-    write_jsonl(path, [row | {"tools": tools} if tools else row for row in rows])
+    common = {"environment": kind.NAME} | ({"tools": tools} if (tools := kind.schemas()) else {})
+    write_jsonl(path, [{"messages": demonstration_at(kind, i / count, style, rng)} | common for i in range(count)])
 
 
 def write_world_problems(path: Path, kind: type[SmallWorld], count: int, part: tuple[int, int]) -> None:
