@@ -186,8 +186,9 @@ class ChatFormat:
         pieces = [Piece("prompt", tuple(self._encode(texts[0])))]
         for this, following in zip(turns, [*turns[1:], None], strict=True):
             author = "prompt" if messages[this].get("weight", 1) == 0 else "student"
-            texts.append("".join(self._turn(messages[this], tools)))
-            pieces.append(Piece(author, tuple(self.turn(messages[this], tools))))
+            words, end = self._turn(messages[this], tools)
+            texts.append(words + end)
+            pieces.append(Piece(author, (*self._encode(words), self._id(end))))
             if author == "student":
                 self._check_calls(messages[this], pieces[-1].tokens, tools)
             if following is not None:

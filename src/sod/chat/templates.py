@@ -52,6 +52,8 @@ class Template:
         self.end_follows = False
         """Whether the token that ends a turn is the first one of the next message."""
         self._frames: dict[tuple[str, ...], list[str]] = {}
+        self._latest_prompt = ("", "")
+        """The tools of the latest turn as text, and the end of their prompt. Most rows of a file have the same tools."""
         self.of_what = f" of {tokenizer.name_or_path!r}" if tokenizer.name_or_path else ""
         _check_attributes(tokenizer, self.of_what)
         tokens = (str(token.content) for token in tokenizer.added_tokens_decoder.values())
@@ -159,7 +161,7 @@ class Template:
 
     def _continuation(self, whole: str, message: Message, tools: Sequence[Schema]) -> str:
         """Return the text of a conversation after the prompt for its last turn."""
-        prompt, written = after_question(self.render([probes.USER], tools)), after_question(whole)
+        prompt, written = self._prompt_of_probe(tools), after_question(whole)
         if written.startswith(prompt) and (self.opened or not written.startswith(prompt + self.empty_thought)):
             return written[len(prompt) :]
         before = prompt.removesuffix(self.opened)
@@ -190,6 +192,13 @@ class Template:
                 )
             case _:
                 return rest
+
+    def _prompt_of_probe(self, tools: Sequence[Schema]) -> str:
+        """Return the end of a prompt, which does not depend on the question. The tools may stand in it."""
+        key = json.dumps(tools, default=str)
+        if self._latest_prompt[0] != key:
+            self._latest_prompt = (key, after_question(self.render([probes.USER], tools)))
+        return self._latest_prompt[1]
 
     # Results of tools
 
