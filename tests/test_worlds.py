@@ -289,27 +289,41 @@ def test_a_size_that_is_sold_out_cannot_be_chosen() -> None:
     assert told(do(world, f"choose {missing}")) == [("this size is sold out.", "error")]
 
 
+def test_a_thought_of_the_shop_begins_as_the_task_does_so_that_the_article_is_copied() -> None:
+    world = Shop.opened(3, 0)
+    first, second = world.wishes
+    thoughts = []
+    while not world.is_settled:
+        move = world.expert()
+        thoughts.append(move.thought.partition(":")[0])
+        do(world, move.action)
+    assert world.task.startswith(f"buy {first} and {second}.")
+    assert list(dict.fromkeys(thoughts)) == [f"get {first}", f"and {second}"]
+
+
 # Maze
 
 
 def test_a_wrong_page_must_be_left_again() -> None:
     world = Maze.opened(1, 1)
-    first, second = world.path[:2]
+    first, right = world.path[0], world.relations[0]
     assert told(do(world, "back")) == [("there is no page before.", "error")]
-    assert told(do(world, f"about {second}")) == [("this page does not name that person.", "error")]
+    assert told(do(world, f"follow {right}")) == [(f"begin with about {first}.", "error")]
     (page,) = told(do(world, f"about {first}"))
-    wrong = next(name for name in world.pages[first].values() if name != second)
-    do(world, f"about {wrong}")
+    absent = next(each for each in TIES if each not in world.pages[first])
+    assert told(do(world, f"follow {absent}")) == [("this page has no such relation.", "error")]
+    wrong = next(each for each in world.pages[first] if each != right)
+    do(world, f"follow {wrong}")
     assert world.expert().action == "back"
     assert told(do(world, "back")) == [page]
-    assert world.left == turns_of_expert(Maze, 1, 1) + SPARE - 5
+    assert world.left == turns_of_expert(Maze, 1, 1) + SPARE - 6
     assert not finish(world)
 
 
 def test_the_rewards_of_a_maze_cannot_be_collected_twice() -> None:
     world = Maze.opened(1, 5)
-    first, second = world.path[:2]
-    rewards = [step.reward or 0.0 for step in do(world, f"about {first}", f"about {second}", "back", f"about {second}")]
+    on = f"follow {world.relations[0]}"
+    rewards = [step.reward or 0.0 for step in do(world, f"about {world.origin}", on, "back", on)]
     assert rewards == [0.25, 0.25, -0.25, 0.25]
 
 
@@ -320,22 +334,37 @@ def test_only_the_right_name_is_right() -> None:
         assert world.decide().is_right == is_right
 
 
-def test_a_thought_reads_the_page_from_its_start_to_the_right_relation() -> None:
-    lengths = set()
+def test_a_thought_repeats_two_words_of_the_task() -> None:
     for number in range(20):
         world = Maze.opened(2, number)
         do(world, world.expert().action)
-        for at, right in enumerate(world.path[1:]):
-            read = world.expert().thought.partition(": ")[2]
-            page = " ".join(f"{relation} {name}" for relation, name in world.pages[world.trail[-1]].items())
-            assert page.startswith(read)
-            assert read.endswith(f"{world.relations[at]} {right}")
-            lengths.add(len(read.split()))
-            do(world, f"about {right}")
-    assert lengths == {2, 4, 6}
+        for _ in world.relations:
+            words = world.expert().thought.removeprefix("after ")
+            assert f" {words} " in world.task
+            do(world, world.expert().action)
+        assert world.expert() == Move(f"after {world.relations[-1]} who", f"answer {world.gold}", is_answer=True)
 
 
 # Database
+
+
+def test_the_expert_copies_no_value_and_no_table_that_must_be_looked_up() -> None:
+    for number in range(30):
+        world = Database.opened(3, number)
+        tables = {str(row[0]): table for table, rows in world.before.items() for row in rows}
+        answer, is_over = "", False
+        while not is_over:
+            move = world.expert()
+            if move.thought.startswith("'"):
+                name, table = re.fullmatch(r"'(\w+)' in (\w+)\. .*", move.thought).groups()  # pyright: ignore[reportOptionalMemberAccess]
+                assert tables[name] == table
+                assert f" {table} " in f"{move.action} "
+            if move.action.startswith("UPDATE"):
+                assert f" SET {world.column}={answer} " in move.action
+            step = world.play(turn_of(move, Database))
+            is_over = step.is_over
+            answer = step.observations[0].text.splitlines()[-1] if step.observations else ""
+        assert world.decide().is_right
 
 
 def test_a_wrong_update_changes_the_table_and_can_be_undone() -> None:

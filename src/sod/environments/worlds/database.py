@@ -50,6 +50,8 @@ class Database(SmallWorld):
     seen: dict[str, bool]
     """Tables whose rows were read."""
     names_seen: bool
+    source_seen: bool
+    """Level 3: whether the value to copy was queried."""
     asked_after: bool
     """Whether the question's query was made after the last change."""
 
@@ -75,7 +77,8 @@ class Database(SmallWorld):
             self.value = self._cell(self.before, elsewhere, *self.source)
             self.asked = (self.column, "sum")
         self.after = self._demanded()
-        self.seen, self.names_seen, self.asked_after = dict.fromkeys(tables, False), False, False
+        self.seen = dict.fromkeys(tables, False)
+        self.names_seen = self.source_seen = self.asked_after = False
         self._fill()
 
     def _cell(self, content: Content, table: str, person: str, column: str) -> int:
@@ -154,6 +157,8 @@ class Database(SmallWorld):
             self.asked_after = True
         elif "sqlite_master" in query:
             self.names_seen = True
+        elif self.level == 3 and query == self._query(*self.source):
+            self.source_seen = True
         for table in self.columns:
             if query == f"SELECT * FROM {table}":
                 self.seen[table] = True
@@ -187,11 +192,13 @@ class Database(SmallWorld):
     @property
     def _question(self) -> str:
         column, of = self.asked
-        return (
-            f"SELECT sum( {column} ) FROM {self.table}"
-            if of == "sum"
-            else f"SELECT {column} FROM {self.table} WHERE name='{of}'"
-        )
+        return f"SELECT sum( {column} ) FROM {self.table}" if of == "sum" else self._query(of, column)
+
+    def _query(self, person: str, column: str) -> str:
+        return f"SELECT {column} FROM {self._table_of(person)} WHERE name='{person}'"
+
+    def _table_of(self, person: str) -> str:
+        return next(table for table, rows in self.before.items() if any(row[0] == person for row in rows))
 
     def expert(self) -> Move:
         if self.level > 1 and not self.names_seen:
@@ -202,6 +209,13 @@ class Database(SmallWorld):
         for table in needed:
             if not self.seen[table] and not (self.level == 2 and self.seen[self.table]):
                 return Move(f"read {table}", f"SELECT * FROM {table}")
+        # A tiny model does not learn to look up a value by row and column, so it is queried. The thought notes the table for the
+        # query to copy.
+        if self.level == 3 and not self.source_seen:
+            person, column = self.source
+            return Move(
+                f"'{person}' in {self._table_of(person)}. ask {column} of '{person}'", self._query(person, column)
+            )
         if repair := self._repair():
             return repair
         column, of = self.asked
@@ -225,7 +239,8 @@ class Database(SmallWorld):
                 for column, value, now in zip(self.columns[table], row, present[name], strict=True):
                     if value != now:
                         change = f"UPDATE {table} SET {column}={value} WHERE name='{name}'"
-                        return Move(f"set {column} of '{name}' to {value}", change)
+                        note = f"'{name}' in {table}. " if self.level > 1 else ""
+                        return Move(f"{note}set {column} of '{name}' to {value}", change)
             wanted = {row[0] for row in rows}
             for name in present:
                 if name not in wanted:
