@@ -330,6 +330,18 @@ def test_other_options_in_the_same_directory_are_refused(
         run_in(folder, monkeypatch, arena={"finalists": 2})
 
 
+@pytest.mark.slow
+def test_problems_made_elsewhere_in_another_number_are_refused(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Path("arena", "sums", "lab")
+    shutil.copytree(prepared / lab, tmp_path / lab)
+    with pytest.raises(
+        OptionError, match=r"eval.jsonl has 12 problems instead of 20. Type --arena.eval-problems 12, or"
+    ):
+        run_in(tmp_path, monkeypatch, arena={"eval_problems": 20})
+
+
 def test_screening_has_no_evaluation_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sod.compare.arena.world import ArenaWorld
 

@@ -14,8 +14,9 @@ from typing import Any
 from sod.config import CompareOptions, EvalOptions, LabOptions, SftOptions
 from sod.config.recipes import over, read_recipe
 from sod.console.progress import echo
+from sod.datasets.rows import load_problems
 from sod.environments.worlds import WORLDS
-from sod.errors import DataError, TrainingError
+from sod.errors import DataError, OptionError, TrainingError
 from sod.evaluation.results import read_evaluation
 from sod.lab import settings
 from sod.lab.demonstrations import STUDENT_STYLE
@@ -45,6 +46,7 @@ def prepare_world(options: CompareOptions, world: str) -> dict[str, Setting]:
                 eval_problems=options.arena.eval_problems,
             )
         )
+    _check_sizes(options, lab)
     for start in options.arena.starts:
         _cold_start(options, world, start)
     chosen = settings_of_world(options, world)
@@ -59,6 +61,19 @@ def prepare_world(options: CompareOptions, world: str) -> dict[str, Setting]:
             content.pop(option, None)
         evaluate(EvalOptions.model_validate(content | {"samples": 1}))
     return chosen
+
+
+def _check_sizes(options: CompareOptions, lab: Path) -> None:
+    """Raise OptionError if the files of problems, which may be older, have other sizes than the options demand."""
+    for part, option, wanted in (
+        ("train", "train-problems", options.arena.train_problems),
+        ("eval", "eval-problems", options.arena.eval_problems),
+    ):
+        file = lab / f"{part}.jsonl"
+        if (found := len(load_problems(file))) != wanted:
+            raise OptionError(
+                f"{file} has {found} problems instead of {wanted}. Type --arena.{option} {found}, or use another --out."
+            )
 
 
 def is_prepared(options: CompareOptions, world: str) -> bool:
