@@ -76,7 +76,7 @@ def test_an_interval_that_permits_both_is_not_known_and_one_that_does_not_is_cle
 
 
 def test_what_was_measured_where_the_conditions_of_sod_hold_is_shown() -> None:
-    assert choose(BETTER).gain == "SOD - OPD elsewhere: -3.1 to +0.6 in 4 pairs"
+    assert choose(BETTER).gain == "SOD - OPD elsewhere: -3.1 to +0.6 in 5 pairs"
     assert not [each for each in SOD_MINUS_OPD if each.low > 0]  # otherwise OPD would be the wrong advice
 
 

@@ -85,9 +85,9 @@ REAL_NIGHT: dict[str, Any] = {
 WORLD_SFT: dict[str, Any] = {"batch": 8, "learn": {"lr": 2e-3, "warmup": 30, "betas": [0.9, 0.98]}}
 WORLD_STEPS: dict[str, dict[str, int]] = {
     "household": {"teacher": 1500, "cold-start": 500},
-    "shop": {"teacher": 1500, "cold-start": 800},
+    "shop": {"teacher": 2500, "cold-start": 800},
     "maze": {"teacher": 1500, "cold-start": 800},
-    "database": {"teacher": 1500, "cold-start": 800},
+    "database": {"teacher": 3000, "cold-start": 800},
 }
 WORLD_ROLLOUT: dict[str, Any] = {
     "max_turns": 16,  # the budget of a world ends an attempt before
