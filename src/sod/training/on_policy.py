@@ -25,7 +25,7 @@ from sod.datasets.order import ProblemOrder
 from sod.engines import SleepingEngine
 from sod.engines.choice import with_engine
 from sod.engines.opening import open_engine
-from sod.errors import AlarmError, TrainingError
+from sod.errors import AlarmError, InfrastructureError, TrainingError, UsageError
 from sod.model.devices import LEARNING, SAMPLING, device_errors
 from sod.model.dtypes import with_dtype
 from sod.model.hub import model_folder
@@ -96,11 +96,12 @@ def train(options: TrainOptions) -> Run:
         if console.is_terminal:
             echo(f"in another terminal: sod watch {shlex.quote(str(options.out))}")
         for update in range(session.done, options.updates):
-            if session.validate(update, display):
-                break
             clock = Clock()
-            with clock.time("sample"), display.phase("sample", session.attempts), device_errors(SAMPLES, SAMPLING):
-                groups, batch = session.sample(update, display)
+            with session.kept(update):
+                if session.validate(update, display):
+                    break
+                with clock.time("sample"), display.phase("sample", session.attempts), device_errors(SAMPLES, SAMPLING):
+                    groups, batch = session.sample(update, display)
             with clock.time("sync"):
                 session.prepare_learning(update)
             credited = give_credit(session.rules.add_to(batch, update, options.updates), options.algorithm)
@@ -376,6 +377,19 @@ class TrainingSession:
             course.add(validation, self.ensure_saved, shown)
             echo(fitted(course.line(validation), display.room))
         return course.ends(update, self.options.updates, self.ensure_saved)
+
+    @contextmanager
+    def kept(self, update: int) -> Iterator[None]:
+        """Save the `update` updates so far if sampling or scoring fails, for example because a server is down.
+
+        Of several processes only one may have failed, and a checkpoint needs all: they continue from the newest one.
+        """
+        try:
+            yield
+        except (UsageError, InfrastructureError):
+            if update and self.ranks.alone:
+                self.ensure_saved(update)
+            raise
 
     def ensure_saved(self, update: int) -> None:
         """Save a checkpoint after `update` updates, unless there is one."""
