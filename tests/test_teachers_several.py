@@ -20,13 +20,18 @@ from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 from sod.batching import ScoredBatch, join
 from sod.chat.format import ChatFormat
 from sod.cli import run as sod
-from sod.config import AlgorithmOptions, ScoreOptions, TrainOptions
+from sod.config import AlgorithmOptions, EvalOptions, ScoreOptions, TrainOptions
 from sod.config.teachers import Route, named_in, routes_of, with_servers
 from sod.errors import DataError, OptionError
+from sod.evaluation.evaluate import evaluate
+from sod.lab import settings
 from sod.model.loading import load_model, load_tokenizer
 from sod.planning.dry_run import plan
 from sod.processes.concurrency import Runner
 from sod.processes.distributed import ALONE
+from sod.report.reading import read_run
+from sod.report.summary import facts, learning_table, warnings
+from sod.runs.directory import Run
 from sod.scoring import Scorer
 from sod.teachers.local import LocalTeacher
 from sod.teachers.opening import open_teachers
@@ -285,12 +290,39 @@ def test_what_a_teacher_with_another_tokenizer_cannot_do_is_refused_in_a_dry_run
 def test_a_run_with_several_teachers_shows_each_and_keeps_their_fingerprints(
     options: dict[str, Any], teacher: Path, other: Path, tmp_path: Path
 ) -> None:
-    row = learnt(options, tmp_path / "run", teachers=[f"math={teacher}", f"*={other}"])
+    row = learnt(options, tmp_path / "run", teachers=[f"math={teacher}", f"*={other}"], updates=2, save_trajectories=9)
     assert row["teacher/math/share"] == 1
     assert row["teacher/rest/share"] == 0
     assert row["teacher/math/d"] == pytest.approx(row["steps/d"])
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert {"teacher math", "teacher rest"} <= set(environment["data"])
+    lines = Run(tmp_path / "run").trajectory_file(2).read_text().splitlines()
+    assert [json.loads(line)["teacher"] for line in lines] == ["math"] * 4
+    record = read_run(tmp_path / "run", "run", limit=9, keep=lambda _: (0, 0), advance=lambda: None)
+    table = learning_table([record])
+    assert table is not None
+    rows = dict(table.rows)
+    assert rows["teacher math: share of the trajectories"] == ["100.0%"] * 2
+    assert rows["teacher math: divergence d, nats"] == rows["divergence d, nats"]
+    assert rows["teacher rest: share of the trajectories"] == ["0.0%"] * 2
+    shown = dict(facts([record]).rows)["teacher"][0]
+    assert shown == f"math={teacher.parent.name}/{teacher.name}, *={other.parent.name}/{other.name}"
+    later = replace(
+        record, name="later", environment=environment | {"data": environment["data"] | {"teacher math": "x"}}
+    )
+    assert [line for line in warnings([record, later]) if "different teachers: run versus later" in line]
+
+
+def test_an_evaluation_with_several_teachers_measures_each(
+    options: dict[str, Any], teacher: Path, other: Path, tmp_path: Path
+) -> None:
+    files = {"model": options["student"], "data": str(options["data"]), "teachers": [f"math={teacher}", f"*={other}"]}
+    wanted = settings.EVAL | files | {"samples": 1, "limit": 2, "out": tmp_path / "run"}
+    results = evaluate(EvalOptions.model_validate(wanted))
+    assert results.mean["teacher/math/d"] == pytest.approx(results.mean["steps/d"])
+    assert "teacher/rest/d" not in results.mean
+    lines = Run(tmp_path / "run").trajectory_file(0).read_text().splitlines()
+    assert [json.loads(line)["teacher"] for line in lines] == ["math"] * 2
 
 
 def test_a_run_with_teachers_on_two_servers_and_here_learns_what_one_with_all_here_learns(

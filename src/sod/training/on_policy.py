@@ -16,6 +16,7 @@ import torch
 
 from sod.batching import CreditedBatch, ScoredBatch, join
 from sod.config import TrainOptions
+from sod.config.teachers import routes_of
 from sod.console.progress import Display, console, echo, fitted
 from sod.credit.algorithms import give_credit
 from sod.credit.correction import with_correction
@@ -469,7 +470,7 @@ class TrainingSession:
         if not self.ranks.is_first:
             return report
         decode, keep = self.harness.chat.tokenizer.decode, self.options.save_trajectories
-        rows = scored_records(batch, self.options.algorithm, decode, keep)
+        rows = scored_records(batch, self.options.algorithm, decode, keep, routes_of(self.options.teachers))
         rows += [to_record(trajectory, decode) for group in groups for trajectory in group.ungraded]
         self.run.record(update + 1, report, rows)
         return report
