@@ -234,13 +234,22 @@ class ServedModel:
         self.context: int | None = None
         """Longest context in tokens, if the server reports it."""
         self._words, self._variable = words, variable
-        self._server = Server(url, kind=kind, seconds=seconds, key=os.environ.get(variable))
+        self._server = Server(url, kind=kind, seconds=seconds, key=self._key())
         self._patience = patience
         self._probe, self._proof = probe, proof
         self._recovery: asyncio.Task[None] | None = None
 
     def __str__(self) -> str:
         return str(self._server)
+
+    def _key(self) -> str:
+        """Return the key in the environment. Raise OptionError for one that no request can have."""
+        key = os.environ.get(self._variable, "").strip()
+        if not key.isascii() or not key.isprintable():
+            raise OptionError(
+                f"The environment variable {self._words.key} has characters that no key has. Set it to the server's key."
+            )
+        return key
 
     async def close(self) -> None:
         if self._recovery is not None:

@@ -53,7 +53,7 @@ class Counted:
         if batch is None:
             return rows
         self.steps.add(batch)
-        if route := route_for(self.routes, group.problem.kind, group.problem.labels):
+        if route := route_for(self.routes, group.problem):
             self.by_teacher.setdefault(route.name, metrics.StepTotals(PAPER)).add(batch)
         scored = {row["sample"]: row for row in scored_records(batch, PAPER, text, len(batch), self.routes)}
         return [{**row, **scored.get(row["sample"], {})} for row in rows]

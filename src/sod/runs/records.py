@@ -93,8 +93,7 @@ def scored_records(
     step_values = {name: ragged(values_BK, exists_BK) for name, values_BK in by_step.items()}
     token_values = {name: ragged(values_BT, kept.mask_BT) for name, values_BT in by_token.items()}
     for b, row in enumerate(made):
-        problem = kept.trajectories[b].problem
-        if route := route_for(routes, problem.kind, problem.labels):
+        if route := route_for(routes, kept.trajectories[b].problem):
             row["teacher"] = route.name
         row["steps"] = [
             dict(zip(step_values, step, strict=True))

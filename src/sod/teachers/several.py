@@ -37,7 +37,7 @@ class SeveralTeachers(Teacher):
 
     def route(self, problem: Problem) -> Route:
         """Return the route of a problem: the first that takes it. Raise DataError if there is none."""
-        if route := route_for(self._routes, problem.kind, problem.labels):
+        if route := route_for(self._routes, problem):
             return route
         raise DataError(
             f"Problem {problem.id!r} has no teacher: its kind is {problem.kind}, and its labels are {dict(problem.labels)}. "
@@ -95,7 +95,7 @@ class SeveralTeachers(Teacher):
     def check(self, problems: Sequence[Problem]) -> None:
         """Raise DataError if a problem has no teacher or lacks something that its teacher requires, or if a key fits none."""
         of = [(problem, self.route(problem).key) for problem in problems]
-        used = {key for _, key in of} | {REST}
+        used = {key for _, key in of} | {route.key for route in self._routes if route.is_rest}
         if unused := next((route.key for route in self._routes if route.key not in used), None):
             found = {problem.kind for problem in problems}
             found |= {f"{column}:{value}" for problem in problems for column, value in problem.labels.items()}
