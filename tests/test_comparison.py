@@ -118,7 +118,7 @@ def test_several_teachers_have_a_table_of_what_each_did_in_training(tmp_path: Pa
     assert made[0].to_json()["teachers"]["math"] == {"share": pytest.approx(0.9375), "d": 2.75}
     *_, table = table_markdown(made).split("\n\n")
     assert table.splitlines() == [
-        "| method | teacher | share of the trajectories, % | divergence d, nats | that minus the student's, % |",
+        "| method | teacher | share of the trajectories, % | divergence d, nats | solved by it minus by the student, % |",
         "|---|---|--:|--:|--:|",
         "| sod | rest | 6.2 | 1.00 | 50.0 |",
         "| sod | math | 93.8 | 2.75 |  |",

@@ -13,7 +13,7 @@ LABELS: Mapping[str, tuple[str, bool]] = {
     "w_after_first": ("step weight w after the first step", False),
     "aligned_share": ("sampled tokens with a signal", True),
     "solved": ("solved by it before training", True),
-    "gain": ("that minus the student's", True),
+    "gain": ("solved by it minus by the student", True),
 }
 """What is shown of a teacher: the key of its metric -> words, and whether it is a share."""
 
