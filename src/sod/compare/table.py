@@ -16,7 +16,7 @@ from sod.errors import DataError, OptionError
 from sod.evaluation.intervals import Interval, Solved, difference, rate
 from sod.evaluation.results import Evaluated, read_evaluation
 from sod.evaluation.sheets import Sheet, show_sheets
-from sod.runs.by_teacher import LABELS, means_by_teacher
+from sod.runs.by_teacher import TEACHER_ROWS, means_by_teacher
 from sod.runs.directory import Run
 
 # Methods
@@ -250,7 +250,7 @@ def _by_teacher(made: Sequence[MethodRow]) -> TextColumns:
     """Return a row for each method and each of its several teachers. Columns without any value are left out."""
     rows = [(row.method, name, values) for row in made for name, values in row.teachers.items()]
     columns = {"method": [method for method, _, _ in rows], "teacher": [name for _, name, _ in rows]}
-    for key, (words, is_share) in LABELS.items():
+    for key, (words, is_share) in TEACHER_ROWS.items():
         scale, form = (100, "{:.1f}") if is_share else (1, "{:.2f}")
         cells = [_number(scale * values.get(key, math.nan), form) for _, _, values in rows]
         if any(cells):

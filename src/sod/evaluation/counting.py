@@ -11,7 +11,7 @@ from sod.datasets import ProblemSet
 from sod.datasets.asking import silence, why_silent
 from sod.evaluation.measures import Tally
 from sod.runs import metrics
-from sod.runs.by_teacher import of_teacher
+from sod.runs.by_teacher import metrics_of_teacher
 from sod.runs.records import (
     Record,
     scored_records,
@@ -71,7 +71,7 @@ class Counted:
     def results(self) -> BenchmarkResults:
         measured = self.tally.measured() | self.totals.metrics() | self.steps.metrics()
         for name, steps in self.by_teacher.items():
-            measured |= of_teacher(name, steps.metrics())
+            measured |= metrics_of_teacher(name, steps.metrics())
         if self.totals.count:
             measured["truncated"] = self.totals.stops["max_tokens"] / self.totals.count
         return BenchmarkResults(

@@ -10,7 +10,7 @@ from sod.report.reading import RunRecord
 from sod.report.trajectories import drawable
 from sod.report.validation import validation_rows
 from sod.runs.alarms import ALARMS, WINDOW, raised
-from sod.runs.by_teacher import LABELS, shown_keys
+from sod.runs.by_teacher import TEACHER_ROWS, shown_keys
 
 Format = Callable[[float], str]
 UNKNOWN = "–"
@@ -124,7 +124,7 @@ def _reward_parts(runs: Sequence[RunRecord]) -> list[tuple[str, str, Format]]:
 def _teachers(runs: Sequence[RunRecord]) -> list[tuple[str, str, Format]]:
     """Return the metrics teacher/NAME/KEY of the runs: those of each of several teachers."""
     keys = shown_keys(row for run in runs for row in (*run.metrics, run.measured))
-    shown = {key: (name, *LABELS[what]) for key, (name, what) in keys.items()}
+    shown = {key: (name, *TEACHER_ROWS[what]) for key, (name, what) in keys.items()}
     return [
         (key, f"teacher {name}: {words}", _share if share else _real) for key, (name, words, share) in shown.items()
     ]

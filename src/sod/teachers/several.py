@@ -13,7 +13,7 @@ from sod.batching import Batch, ScoredBatch
 from sod.config import AlgorithmOptions
 from sod.config.teachers import REST, Route, route_for
 from sod.errors import DataError
-from sod.runs.by_teacher import of_teacher
+from sod.runs.by_teacher import metrics_of_teacher
 from sod.runs.metrics import of_steps
 from sod.teachers import Scores, Teacher
 from sod.types import Problem
@@ -115,7 +115,7 @@ class SeveralTeachers(Teacher):
             rows: Tensor = torch.tensor([at for at, name in enumerate(names) if name == route.name], dtype=torch.long)
             found[f"teacher/{route.name}/share"] = len(rows) / max(1, len(batch))
             if len(rows):
-                found |= of_teacher(route.name, of_steps(batch.rows(rows), options))
+                found |= metrics_of_teacher(route.name, of_steps(batch.rows(rows), options))
         return found
 
     def follow(self, student: PreTrainedModel) -> None:
