@@ -1,5 +1,6 @@
 """What a comparison makes of evaluations: methods, rows, tables."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from evaluated import benchmark, results
 
 from sod.compare.table import MEANS, Measured, Method, check_same_problems, table_markdown, table_rows, told_apart
 from sod.errors import DataError, OptionError
+from sod.runs.by_teacher import means_by_teacher
 
 MEAN = dict.fromkeys(MEANS.values(), 0.5) | {"samples": 4.0, "pass@4": 0.9, "tools/errors": 1.0, "rollout/turns": 4.0}
 
@@ -101,6 +103,27 @@ def test_the_table_has_a_line_for_each_row() -> None:
     assert "+25.0 [+25.0, +25.0] | better" in how_well
     assert how_well.count(" | 90.0 | ") == 3  # pass@4
     assert len(how.splitlines()) == 5
+
+
+def test_several_teachers_have_a_table_of_what_each_did_in_training(tmp_path: Path) -> None:
+    """Means over the updates and seeds that have a number. Values that no teacher has get no column."""
+    sod, grpo = Method.parse("sod"), Method.parse("grpo")
+    rows = [
+        {"teacher/solved": 0.9, "teacher/tokens_sent": 7.0, "teacher/rest/share": 0.25, "teacher/math/share": 0.75}
+        | {"teacher/rest/d": 1.0, "teacher/math/d": 2.0, "teacher/rest/gain": 0.5},
+        {"teacher/rest/share": 0.0, "teacher/math/share": 1.0, "teacher/math/d": 3.0},
+    ]
+    taught = [replace(measured([1, 2]), teachers=means_by_teacher(kept)) for kept in (rows, rows[1:])]
+    made = table_rows({sod: dict(enumerate(taught)), grpo: {0: measured([1, 2])}}, {}, sod)
+    assert made[0].to_json()["teachers"]["math"] == {"share": pytest.approx(0.9375), "d": 2.75}
+    *_, table = table_markdown(made).split("\n\n")
+    assert table.splitlines() == [
+        "| method | teacher | share of the trajectories, % | divergence d, nats | solved by it minus by the student, % |",
+        "|---|---|--:|--:|--:|",
+        "| sod | rest | 6.2 | 1.00 | 50.0 |",
+        "| sod | math | 93.8 | 2.75 |  |",
+    ]
+    assert means_by_teacher([{"teacher/d": 1.0, "steps/d": 2.0}]) == {}
 
 
 def test_a_sentence_names_what_is_told_apart_and_what_is_not() -> None:

@@ -10,7 +10,7 @@ import torch
 from other_tokenizers import save_permuted
 from safetensors.torch import load_file
 from test_real_tokenizers import real
-from test_teachers_served_training import distance, weights
+from test_teachers_served_training import distance, signals, weights
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from sod.config import ModelOptions, TrainOptions
@@ -35,7 +35,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ("12 * 12 + 5?", "149"),
     )
     data.write_text("".join(json.dumps({"question": text, "answer": answer}) + "\n" for text, answer in asked))
-    rollout = {"problems": 1, "group": 2, "concurrency": 2, "max_turns": 2, "max_turn_tokens": 24, "max_tokens": 48}
+    rollout = {"problems": 1, "group": 2, "concurrency": 2, "max_turns": 1, "max_turn_tokens": 24, "max_tokens": 24}
     return {
         "student": STUDENT,
         "chat": {"template": "hermes"},
@@ -44,6 +44,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "rollout": rollout | {"max_prompt_tokens": 500, "temperature": 1.0},
         "learn": {"lr": 1e-5, "minibatches": 1, "microbatch_tokens": 1024},
         "network": {"device": "cpu"},
+        "save_trajectories": 10,
     }
 
 
@@ -66,7 +67,7 @@ def test_it_learns_from_a_random_model_with_the_tokenizer_of_qwen3(options: dict
 
 
 def test_a_teacher_of_its_family_with_other_ids_gives_the_plain_result(options: dict[str, Any], tmp_path: Path) -> None:
-    """The teacher is the student with noise in its weights, so that there is a signal."""
+    """One update, as three take several minutes more. The teacher is the student with noise in its weights."""
     model, generator = load_model(STUDENT, ModelOptions(device="cpu")), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
@@ -74,11 +75,17 @@ def test_a_teacher_of_its_family_with_other_ids_gives_the_plain_result(options: 
     model.save_pretrained(tmp_path / "teacher")
     load_tokenizer(STUDENT).save_pretrained(tmp_path / "teacher")
     other = save_permuted(tmp_path / "teacher", tmp_path / "other")
+    options = options | {"updates": 1, "score": {"teacher_template": "hermes"}}
     plain, spans = (
         train(TrainOptions.model_validate(options | {"out": tmp_path / name, "teacher": folder}))
         for name, folder in (("plain", tmp_path / "teacher"), ("spans", other))
     )
-    for one, expected in zip(spans.metrics(), plain.metrics(), strict=True):
-        assert one["teacher/aligned_share"] == 1
-        for name in ("steps/d", "learn/loss"):
-            assert one[name] == pytest.approx(expected[name], abs=1e-5), name
+    (one,), (expected,) = spans.metrics(), plain.metrics()
+    assert one["teacher/aligned_share"] == 1
+    assert expected["steps/d"] > 0.1
+    for name in ("steps/d", "learn/loss", "learn/grad_norm"):
+        assert one[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
+    assert signals(spans) == pytest.approx(signals(plain), abs=2e-4), "a file of trajectories has four decimals"
+    step = distance(weights(plain), load_file(STUDENT / "model.safetensors"))
+    assert step > 0.05
+    assert distance(weights(spans), weights(plain)) < 1e-3 * step

@@ -15,7 +15,9 @@ from test_teachers_dialects import Other
 from test_teachers_server import CPU, Serving, in_the_background
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sod.cli import run as sod
 from sod.config import ScoreOptions, TrainOptions
+from sod.config.recipes import to_toml
 from sod.config.servers import SERVERS
 from sod.errors import ModelError
 from sod.model.loading import load_model, load_tokenizer
@@ -197,6 +199,41 @@ def test_a_server_that_changes_its_model_in_a_run_is_refused_before_the_student_
     with in_the_background(again) as url:
         run = learnt(options, tmp_path / "run", score={"teacher_url": url}, updates=3, save_every=1, resume=True)
     assert [row["update"] for row in run.metrics()] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "status", "words"), [("drop", 75, "is unreachable"), ("others", 2, "other tokens")]
+)
+def test_a_server_that_fails_later_costs_no_update_and_the_way_to_go_on_is_named(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    options: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    trouble: str,
+    status: int,
+    words: str,
+) -> None:
+    """It fails in the third update, and a checkpoint was due after ten."""
+    straight = learnt(options, tmp_path / "straight", updates=3)
+    server = serving("vllm", model, tokenizer)
+    server.troubles += [""] * (PROOF + 2 * (attempts_of(options) + 1) + 1) + [trouble] * 1000
+    recipe = tmp_path / "recipe.toml"
+    with in_the_background(server) as url:
+        score = {"teacher_url": url, "teacher_patience": 0.5}
+        recipe.write_text(to_toml(options | {"score": score, "updates": 3}))
+        command = ["train", str(recipe), "--out", str(tmp_path / "run")]
+        assert sod(command) == status
+        error, advice = capsys.readouterr().err.splitlines()
+        assert words in error
+        assert advice == f"to continue: sod {' '.join(command)} --resume"
+        run = Run(tmp_path / "run")
+        assert (run.newest_checkpoint() or (0,))[0] == 2
+        server.troubles.clear()
+        assert sod([*command, "--resume"]) == 0
+    assert [row["update"] for row in run.metrics()] == [1, 2, 3]
+    start = load_file(options["student"] / "model.safetensors")
+    assert distance(weights(run), weights(straight)) < 0.01 * distance(weights(straight), start)
 
 
 def test_a_resumed_run_refuses_a_server_with_another_model_also_without_local_weights(

@@ -395,6 +395,15 @@ def test_a_server_that_answers_something_else_is_refused(
         with_teacher(server, teacher, tokenizer)
 
 
+@pytest.mark.parametrize("key", ["gehéim", "a\nb", "a\x1b"])
+def test_a_key_that_no_request_can_have_is_refused_at_once(
+    server: Serving, teacher: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    with pytest.raises(OptionError, match=f"environment variable {KEY_VARIABLE} has characters that no key has"):
+        with_teacher(server, teacher, tokenizer)
+
+
 def test_a_key_comes_from_the_environment_and_its_lack_is_named(
     server: Serving, teacher: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -402,7 +411,7 @@ def test_a_key_comes_from_the_environment_and_its_lack_is_named(
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with pytest.raises(OptionError, match=f"environment variable {KEY_VARIABLE} is not set"):
         with_teacher(server, teacher, tokenizer)
-    monkeypatch.setenv(KEY_VARIABLE, "secret")
+    monkeypatch.setenv(KEY_VARIABLE, "secret\n")  # as a file of a key ends
     with_teacher(server, teacher, tokenizer)
 
 

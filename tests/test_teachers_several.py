@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +21,18 @@ from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 from sod.batching import ScoredBatch, join
 from sod.chat.format import ChatFormat
 from sod.cli import run as sod
-from sod.config import AlgorithmOptions, ScoreOptions, TrainOptions
-from sod.config.teachers import Route, named_in, routes_of, with_servers
-from sod.errors import DataError, OptionError
+from sod.config import AlgorithmOptions, EvalOptions, ScoreOptions, TrainOptions
+from sod.config.teachers import Route, named_in, route_for, routes_of, with_servers
+from sod.errors import DataError, ModelError, OptionError
+from sod.evaluation.evaluate import evaluate
+from sod.lab import settings
 from sod.model.loading import load_model, load_tokenizer
 from sod.planning.dry_run import plan
 from sod.processes.concurrency import Runner
 from sod.processes.distributed import ALONE
+from sod.report.reading import read_run
+from sod.report.summary import facts, learning_table, warnings
+from sod.runs.directory import Run
 from sod.scoring import Scorer
 from sod.teachers.local import LocalTeacher
 from sod.teachers.opening import open_teachers
@@ -46,13 +52,47 @@ def test_routes_are_tried_in_order_and_the_rest_last() -> None:
         ("*", "rest"),
     ]
     assert [route.name for route in routes] == ["difficulty_very_hard", "math", "rest"]
-    taken = [next(r.name for r in routes if r.takes(kind, labels)) for kind, labels in (
-        ("math", {"difficulty": "very hard"}), ("math", {}), ("code", {"difficulty": "easy"}),
-    )]  # fmt: skip
-    assert taken == ["difficulty_very_hard", "math", "rest"]
+    asked = [
+        replace(PROBLEM, kind="math", labels={"difficulty": "very hard"}),
+        replace(PROBLEM, kind="math"),
+        replace(PROBLEM, kind="code", labels={"difficulty": "easy"}),
+    ]
+    taken = [route_for(routes, problem) for problem in asked]
+    assert [route and route.name for route in taken] == ["difficulty_very_hard", "math", "rest"]
 
 
-@pytest.mark.parametrize("text", ["runs/teacher", "=A", "math=", "ma th=A"])
+def test_weights_divide_the_other_problems_and_each_keeps_its_teacher() -> None:
+    routes = routes_of(["*big:3=A", "math=M", "*small:1=B"])
+    assert [(route.key, route.name, route.part) for route in routes] == [
+        ("math", "math", (0.0, 1.0)),
+        ("*big:3", "big", (0.0, 0.75)),
+        ("*small:1", "small", (0.75, 1.0)),
+    ]
+    problems = [replace(PROBLEM, id=f"p{n}", kind="code") for n in range(2000)]
+    taken = [route_for(routes, problem) for problem in problems]
+    names = [route.name if route else "" for route in taken]
+    assert names.count("big") == pytest.approx(1500, abs=60)
+    assert names.count("small") == 2000 - names.count("big")
+    assert taken == [route_for(routes, problem) for problem in problems]
+    assert route_for(routes, PROBLEM) == routes[0]
+    assert [route.url for route in with_servers(routes, ["*big:3=http://a:1"])] == [None, "http://a:1", None]
+
+
+@pytest.mark.parametrize(
+    "texts", [["*a:1=A", "*=B"], ["*a:0=A", "*b:1=B"], ["*a:0=A"], ["*a:1.2.3=A", "*b:1=B"], ["*a:.=A"]]
+)
+def test_weights_that_divide_nothing_are_refused(texts: list[str]) -> None:
+    with pytest.raises(OptionError, match=r"do not divide the other problems\. Give each a weight above 0"):
+        routes_of(texts)
+
+
+def test_two_keys_with_one_name_are_refused() -> None:
+    for texts in (["a:b=A", "a_b=B"], ["math=A", "*math:1=B"]):
+        with pytest.raises(OptionError, match=r"would have one name in metrics\. Rename"):
+            routes_of(texts)
+
+
+@pytest.mark.parametrize("text", ["runs/teacher", "=A", "math=", "ma th=A", "*a=A", "*:1=A", "*a:-1=A"])
 def test_a_teacher_without_its_problems_is_refused(text: str) -> None:
     with pytest.raises(OptionError, match="Write KIND=MODEL"):
         routes_of([text])
@@ -282,15 +322,56 @@ def test_what_a_teacher_with_another_tokenizer_cannot_do_is_refused_in_a_dry_run
     assert not re.search(message, plan(same))
 
 
+def test_a_dry_run_refuses_a_teacher_without_a_tokenizer_or_with_a_damaged_configuration(
+    options: dict[str, Any], teacher: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(teacher, tmp_path / "teacher")
+    given = TrainOptions.model_validate(options | {"out": tmp_path / "run", "teacher": tmp_path / "teacher"})
+    plain = plan(given)
+    assert "holds no tokenizer" not in plain
+    (tmp_path / "teacher" / "tokenizer_config.json").unlink()
+    assert "holds no tokenizer: tokenizer_config.json is missing" in plan(given, width=10_000)
+    (tmp_path / "teacher" / "config.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"config\.json is damaged or not a model's configuration"):
+        plan(given)
+
+
 def test_a_run_with_several_teachers_shows_each_and_keeps_their_fingerprints(
     options: dict[str, Any], teacher: Path, other: Path, tmp_path: Path
 ) -> None:
-    row = learnt(options, tmp_path / "run", teachers=[f"math={teacher}", f"*={other}"])
+    row = learnt(options, tmp_path / "run", teachers=[f"math={teacher}", f"*={other}"], updates=2, save_trajectories=9)
     assert row["teacher/math/share"] == 1
     assert row["teacher/rest/share"] == 0
     assert row["teacher/math/d"] == pytest.approx(row["steps/d"])
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert {"teacher math", "teacher rest"} <= set(environment["data"])
+    lines = Run(tmp_path / "run").trajectory_file(2).read_text().splitlines()
+    assert [json.loads(line)["teacher"] for line in lines] == ["math"] * 4
+    record = read_run(tmp_path / "run", "run", limit=9, keep=lambda _: (0, 0), advance=lambda: None)
+    table = learning_table([record])
+    assert table is not None
+    rows = dict(table.rows)
+    assert rows["teacher math: share of the trajectories"] == ["100.0%"] * 2
+    assert rows["teacher math: divergence d, nats"] == rows["divergence d, nats"]
+    assert rows["teacher rest: share of the trajectories"] == ["0.0%"] * 2
+    shown = dict(facts([record]).rows)["teacher"][0]
+    assert shown == f"math={teacher.parent.name}/{teacher.name}, *={other.parent.name}/{other.name}"
+    later = replace(
+        record, name="later", environment=environment | {"data": environment["data"] | {"teacher math": "x"}}
+    )
+    assert [line for line in warnings([record, later]) if "different teachers: run versus later" in line]
+
+
+def test_an_evaluation_with_several_teachers_measures_each(
+    options: dict[str, Any], teacher: Path, other: Path, tmp_path: Path
+) -> None:
+    files = {"model": options["student"], "data": str(options["data"]), "teachers": [f"math={teacher}", f"*={other}"]}
+    wanted = settings.EVAL | files | {"samples": 1, "limit": 2, "out": tmp_path / "run"}
+    results = evaluate(EvalOptions.model_validate(wanted))
+    assert results.mean["teacher/math/d"] == pytest.approx(results.mean["steps/d"])
+    assert "teacher/rest/d" not in results.mean
+    lines = Run(tmp_path / "run").trajectory_file(0).read_text().splitlines()
+    assert [json.loads(line)["teacher"] for line in lines] == ["math"] * 2
 
 
 def test_a_run_with_teachers_on_two_servers_and_here_learns_what_one_with_all_here_learns(

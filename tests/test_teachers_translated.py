@@ -511,6 +511,14 @@ def test_a_teacher_without_a_template_is_refused_with_the_option_that_helps(
     TranslatedTeacher(setup(folder, chat, teacher_template="hermes"))
 
 
+def test_a_template_of_the_teacher_that_is_no_file_is_refused_with_its_option(
+    chat: ChatFormat, save: Callable[..., Path]
+) -> None:
+    given = replace(setup(save(byte_level()), chat), score=ScoreOptions(teacher_template="hermess"))
+    with pytest.raises(TemplateError, match=r"'hermess' cannot be read .* the option is --score\.teacher-template"):
+        TranslatedTeacher(given)
+
+
 def test_too_few_aligned_tokens_of_the_probe_are_refused(
     chat: ChatFormat, save: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

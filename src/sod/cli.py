@@ -181,11 +181,11 @@ def _run(arguments: list[str]) -> int:
         getattr(import_module(module), function)(options)
         return 0
     except UsageError as error:
-        return _complain(error, EXIT_USAGE)
+        return _complain(error, EXIT_USAGE, _after_failure(error, command, arguments, options))
     except (InfrastructureError, UnfinishedError) as error:
-        return _complain(error, EXIT_TRY_AGAIN)
+        return _complain(error, EXIT_TRY_AGAIN, _after_failure(error, command, arguments, options))
     except SodError as error:
-        return _complain(error, EXIT_FAILED)
+        return _complain(error, EXIT_FAILED, _after_failure(error, command, arguments, options))
     except interrupts.Terminated as error:
         return _complain(f"{error}; {_how_to_continue(command, arguments, options)}", EXIT_TRY_AGAIN)
     except KeyboardInterrupt:
@@ -218,6 +218,17 @@ def _how_to_continue(command: str | None, arguments: Sequence[str], options: Any
     if command in RESUMED and options is not None and (options.out / "options.json").exists():
         return f"to continue: {again}{'' if options.resume else ' --resume'}"
     return f"nothing is kept; to start again: {again}"
+
+
+def _after_failure(error: SodError, command: str | None, arguments: Sequence[str], options: Any) -> str:
+    """Return what to type after an error that ended a run under way; empty if no run had begun."""
+    if command not in RESUMED or options is None:
+        return ""
+    from sod.runs.ends import End, read_end
+
+    end = End.of(error)
+    begun = end.how == "failed" and read_end(options.out) == end
+    return _how_to_continue(command, arguments, options) if begun else ""
 
 
 def overview(group: str = "") -> str:
@@ -276,10 +287,12 @@ def _hushed() -> Iterator[None]:
         yield
 
 
-def _complain(error: SodError | str, status: int) -> int:
+def _complain(error: SodError | str, status: int, advice: str = "") -> int:
     rank, count = place()
     if rank == 0 or (isinstance(error, RankError) and error.unsaid):  # only the first process prints errors
         print(f"error: {plain(str(error))}", file=sys.stderr)
+        if advice:
+            print(plain(advice), file=sys.stderr)
     if count > 1 and (report := os.environ.get("TORCHELASTIC_ERROR_FILE")):  # torchrun prints it again at the end
         details = {"message": str(error), "extraInfo": {"py_callstack": str(error), "timestamp": str(int(time.time()))}}
         Path(report).write_text(json.dumps({"message": details}))

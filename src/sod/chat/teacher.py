@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sod.chat.format import ChatFormat
 from sod.config import ChatOptions, ScoreOptions
-from sod.errors import TemplateError
+from sod.errors import OptionError, TemplateError
 
 
 def teacher_chat(
@@ -17,7 +17,7 @@ def teacher_chat(
         return ChatFormat.of(
             tokenizer, ChatOptions(template=options.teacher_template, thinking=thinking, on_drift="append")
         )
-    except TemplateError as error:
+    except (OptionError, TemplateError) as error:
         raise TemplateError(
             f"The teacher {folder} has another tokenizer than the student, so it must show the conversation in its own "
             f"chat template. {error} (For the teacher, the option is --score.teacher-template.)"

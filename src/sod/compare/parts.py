@@ -165,8 +165,9 @@ class ComparisonParts:
         return _validated(EvalOptions, self.measure | {"model": model, "out": folder} | other, "measure")
 
     def untrained(self) -> dict[str, Path]:
-        """Return the models to evaluate without training, by name: the student, and the teacher if there is one."""
-        models = {"start": self.train["student"]} | _given(teacher=self.train.get("teacher"))
+        """Return the models to evaluate without training, by name: the student, and the teacher if there is one here."""
+        here = not self.train.get("score", {}).get("teacher_url")
+        models = {"start": self.train["student"]} | _given(teacher=self.train.get("teacher") if here else None)
         return {name: Path(model_path(model)) for name, model in models.items()}
 
     def tunings(self, method: Method) -> dict[float, Path]:

@@ -16,6 +16,7 @@ from sod.errors import DataError, OptionError
 from sod.evaluation.intervals import Interval, Solved, difference, rate
 from sod.evaluation.results import Evaluated, read_evaluation
 from sod.evaluation.sheets import Sheet, show_sheets
+from sod.runs.by_teacher import TEACHER_ROWS, means_by_teacher
 from sod.runs.directory import Run
 
 # Methods
@@ -79,6 +80,8 @@ class Measured(Evaluated):
     """Duration of all updates of the training run; NaN if nothing was trained."""
     updates: int = 0
     lr: float = math.nan
+    teachers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """With several teachers: means of the metrics of each over all updates."""
 
 
 def read_measured(folder: Path, training: Path | None = None) -> Measured:
@@ -95,7 +98,7 @@ def read_measured(folder: Path, training: Path | None = None) -> Measured:
             "repeat the command, which trains it again."
         ) from error
     seconds = sum(row.get("seconds/update", math.nan) for row in history)
-    return replace(measured, seconds=seconds, updates=len(history), lr=lr)
+    return replace(measured, seconds=seconds, updates=len(history), lr=lr, teachers=means_by_teacher(history))
 
 
 def check_same_problems(evaluations: Sequence[Measured]) -> None:
@@ -148,6 +151,8 @@ class MethodRow:
     """Mean number of tool errors in trajectories with at least one."""
     seconds: float
     """Mean duration of one update over all seeds."""
+    teachers: dict[str, dict[str, float]] = field(default_factory=dict)
+    """With several teachers: means of the metrics of each over updates and seeds."""
 
     @property
     def verdict(self) -> str:
@@ -192,7 +197,18 @@ def _row(name: str, evaluations: Sequence[Measured], seeds: int, against: Interv
         means=means,
         chain=means["errors"] / means["with_error"] if means["with_error"] else 0.0,
         seconds=sum(e.seconds for e in evaluations) / updates if updates else math.nan,
+        teachers=_mean_teachers([e.teachers for e in evaluations]),
     )
+
+
+def _mean_teachers(found: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Return the means over seeds of the metrics of each teacher."""
+    keys = dict.fromkeys((name, key) for teachers in found for name, values in teachers.items() for key in values)
+    made: dict[str, dict[str, float]] = {}
+    for name, key in keys:
+        values = [teachers[name][key] for teachers in found if key in teachers.get(name, {})]
+        made.setdefault(name, {})[key] = statistics.fmean(values)
+    return made
 
 
 # Tables
@@ -230,14 +246,34 @@ def _how(made: Sequence[MethodRow]) -> TextColumns:
     }
 
 
+def _by_teacher(made: Sequence[MethodRow]) -> TextColumns:
+    """Return a row for each method and each of its several teachers. Columns without any value are left out."""
+    rows = [(row.method, name, values) for row in made for name, values in row.teachers.items()]
+    columns = {"method": [method for method, _, _ in rows], "teacher": [name for _, name, _ in rows]}
+    for key, (words, is_share) in TEACHER_ROWS.items():
+        scale, form = (100, "{:.1f}") if is_share else (1, "{:.2f}")
+        cells = [_number(scale * values.get(key, math.nan), form) for _, _, values in rows]
+        if any(cells):
+            columns[f"{words}, %" if is_share else words] = cells
+    return columns
+
+
+def _sheets(made: Sequence[MethodRow]) -> list[Sheet]:
+    """Return the scores, the behaviour of the models and, if there are several, what each teacher did in training."""
+    tables = [_how_well(made), _how(made)]
+    if any(row.teachers for row in made):
+        tables.append(_by_teacher(made))
+    return list(map(Sheet.of, tables))
+
+
 def show_table(made: Sequence[MethodRow]) -> None:
-    """Print two tables: the scores, and the behaviour of the models."""
-    show_sheets([Sheet.of(_how_well(made)), Sheet.of(_how(made))])
+    """Print the tables."""
+    show_sheets(_sheets(made))
 
 
 def table_markdown(made: Sequence[MethodRow]) -> str:
-    """Return the tables of `show` as Markdown."""
-    return "\n\n".join(Sheet.of(columns).markdown() for columns in (_how_well(made), _how(made)))
+    """Return the tables of `show_table` as Markdown."""
+    return "\n\n".join(sheet.markdown() for sheet in _sheets(made))
 
 
 def told_apart(made: Sequence[MethodRow], baseline: str) -> list[str]:

@@ -100,8 +100,8 @@ class TrainOptions(Options):
     none; grpo, sham and opsd need no teacher."""
     teachers: Rare[ResumeMayChange[OptionalNames]] = ()
     """Several teachers in place of --teacher: KIND=MODEL for the problems of a kind (math, choice, code), COLUMN:VALUE=MODEL for
-    those with a label, *=MODEL for all others. The first that fits is used. Those on servers: score.teacher_urls. Default:
-    none."""
+    those with a label, *=MODEL for all others, *NAME:WEIGHT=MODEL for a part of them. The first that fits is used. Those on
+    servers: score.teacher_urls. Default: none."""
     environment: ReadsFiles[str] = "tools"
     """Surroundings of the student in a trajectory (docs/environments.md). tools: the tools of --tool.* and the judge of the
     problem's kind. served:FILE.py:FUNCTION: an agent of another framework. household, shop, maze, database: worlds of the lab.

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import random
+import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -25,18 +26,22 @@ REMIND_SECONDS = 60.0
 """Time between two messages about an awaited server."""
 SHOWN_CHARACTERS = 300
 """Characters shown of a server's error message."""
-BUSY = 429
+OK, BUSY = 200, 429
 TRANSIENT = {408, 425, BUSY}
 """Statuses below 500 after which another try may succeed."""
 CERTIFICATES = "SSL_CERT_FILE"
 """Environment variable with a file of trusted certificates, in place of the usual authorities."""
-UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
-"""Part of the error of a certificate that is not trusted."""
+UNTRUSTED, NO_TLS = "CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER"
+"""Parts of the errors of a certificate that is not trusted, and of a server without https."""
+HIGHEST_PORT = 65535
+TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+"""Title of an HTML page."""
 NOT_UNDERSTOOD = {400, 422}
 """Statuses that servers return for an unknown field."""
 START_SECONDS = 300.0
 """Time that a server may take to start."""
 PROBE_SECONDS = 60.0
+ADDRESS = "Write http://HOST:PORT or https://HOST:PORT."
 TRIES = 3
 """Number of tries for a request that fails while the server answers others."""
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 15.0
@@ -51,6 +56,8 @@ class Failed(InfrastructureError):
     def __init__(self, message: str, status: int, wait: float = 0.0):
         super().__init__(message)
         self.is_busy = status == BUSY
+        self.is_foreign = status == OK
+        """Whether the response is no JSON, although it reports success: a page of another program."""
         self.wait = wait
 
 
@@ -81,10 +88,13 @@ class Server:
                 trust_env=False,  # a proxy from the environment cannot reach this machine
             )
         except (httpx.InvalidURL, TypeError) as error:
-            raise OptionError(f"{url!r} is not a valid address of a {kind}: {error}.") from error
+            raise OptionError(f"{url!r} is not a valid address of a {kind}: {error}. {ADDRESS}") from error
+        if fault := _fault(self._client.base_url):
+            raise OptionError(f"{url!r} is not a valid address of a {kind}: {fault}. {ADDRESS}")
 
     def __str__(self) -> str:
-        return f"The {self._kind} at {str(self._client.base_url).rstrip('/')}"
+        shown = str(self._client.base_url.copy_with(userinfo=b"")).rstrip("/")  # a message has no password
+        return f"The {self._kind} at {shown}"
 
     async def ask(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float | None = None
@@ -100,33 +110,47 @@ class Server:
                 response = await self._client.request(method, path, json=body)
         except TimeoutError:
             raise InfrastructureError(f"{self} did not respond to /{path} within {limit:g} seconds.") from None
-        except httpx.UnsupportedProtocol as error:
-            raise OptionError(f"{self} has an invalid address: {error}") from error
+        except httpx.DecodingError as error:
+            raise Failed(f"{self} responded to /{path} with bytes that cannot be read: {error}.", OK) from error
         except httpx.HTTPError as error:
-            if UNTRUSTED in str(error):
-                raise OptionError(
-                    f"{self} has a certificate that this machine does not trust ({error}). Give a file with its certificate in "
-                    f"{CERTIFICATES}, or an http address."
-                ) from error
-            cause = ": ".join(filter(None, (type(error).__name__, str(error))))
-            raise InfrastructureError(f"{self} is unreachable ({cause}).") from error
+            raise self._unreachable(error) from error
         complaint = f"{self} responded to /{path} with status {response.status_code}: {_shown(response)}."
-        if response.status_code == 200:
+        if response.status_code == OK:
             try:
                 return response.json()
-            except ValueError as error:
-                raise Failed(complaint, response.status_code) from error
+            except (ValueError, RecursionError) as error:
+                raise Failed(complaint, OK) from error
         if response.status_code >= 500 or response.status_code in TRANSIENT:
             raise Failed(complaint, response.status_code, _seconds_to_wait(response))
         raise Refused(complaint, response.status_code)
 
+    def _unreachable(self, error: httpx.HTTPError) -> InfrastructureError | OptionError:
+        """Return the error of a request without a response. An OptionError: the same would happen again."""
+        if UNTRUSTED in str(error):
+            return OptionError(
+                f"{self} has a certificate that this machine does not trust ({error}). Give a file with its certificate in "
+                f"{CERTIFICATES} and the host's name as in the certificate, or an http address."
+            )
+        if NO_TLS in str(error):
+            return OptionError(f"{self} does not use https ({error}). Give its address with http://.")
+        cause = ": ".join(filter(None, (type(error).__name__, str(error))))
+        return InfrastructureError(f"{self} is unreachable ({cause}).")
+
     async def ask_at_start(self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float) -> Any:
-        """Same as `ask`, but retry for up to `seconds`, because the server may still be starting."""
+        """Same as `ask`, but retry for up to `seconds`, because the server may still be starting.
+
+        A page with status 200 comes from another program: raise OptionError.
+        """
         patience = Patience(seconds)
         while True:
             try:
                 return await self.ask(method, path, body)
             except InfrastructureError as error:
+                if isinstance(error, Failed) and error.is_foreign:
+                    raise OptionError(
+                        f"{error} That is no JSON, so another program is at this address, such as a proxy or a login page. Give "
+                        "the address of the server itself, up to /v1."
+                    ) from error
                 if not patience.left:
                     raise InfrastructureError(
                         f"{error} It gave no usable answer within {seconds:g} s. Check its address and that it has started, "
@@ -210,13 +234,22 @@ class ServedModel:
         self.context: int | None = None
         """Longest context in tokens, if the server reports it."""
         self._words, self._variable = words, variable
-        self._server = Server(url, kind=kind, seconds=seconds, key=os.environ.get(variable))
+        self._server = Server(url, kind=kind, seconds=seconds, key=self._key())
         self._patience = patience
         self._probe, self._proof = probe, proof
         self._recovery: asyncio.Task[None] | None = None
 
     def __str__(self) -> str:
         return str(self._server)
+
+    def _key(self) -> str:
+        """Return the key in the environment. Raise OptionError for one that no request can have."""
+        key = os.environ.get(self._variable, "").strip()
+        if not key.isascii() or not key.isprintable():
+            raise OptionError(
+                f"The environment variable {self._words.key} has characters that no key has. Set it to the server's key."
+            )
+        return key
 
     async def close(self) -> None:
         if self._recovery is not None:
@@ -365,8 +398,20 @@ def _models(answer: Any) -> dict[str, int | None]:
     """Return the names of a server's models, each with its context length if reported."""
     match answer:
         case {"data": [*rows]}:
-            return {str(row["id"]): row.get("max_model_len") for row in rows}
+            named = [row for row in rows if isinstance(row, dict) and "id" in row]
+            lengths = [row.get("max_model_len") for row in named]
+            known = [length if isinstance(length, int) else None for length in lengths]
+            return {str(row["id"]): length for row, length in zip(named, known, strict=True)}
     return {}
+
+
+def _fault(url: httpx.URL) -> str:
+    """Return what is wrong with an address; empty if nothing is."""
+    if url.scheme not in ("http", "https"):
+        return "it does not begin with http:// or https://"
+    if not url.host or "%" in url.host:
+        return "its host is no name"
+    return f"a port is at most {HIGHEST_PORT}" if (url.port or 0) > HIGHEST_PORT else ""
 
 
 def _trusted() -> ssl.SSLContext | bool:
@@ -396,4 +441,7 @@ def _seconds_to_wait(response: httpx.Response) -> float:
 def short(text: str) -> str:
     """Return the beginning of a server's message."""
     text = " ".join(text.split())
-    return "(an HTML page)" if text.startswith("<") else text[:SHOWN_CHARACTERS]
+    if not text.startswith("<"):
+        return text[:SHOWN_CHARACTERS]
+    title = TITLE.search(text)
+    return f"(an HTML page with the title {title[1].strip()[:SHOWN_CHARACTERS]!r})" if title else "(an HTML page)"

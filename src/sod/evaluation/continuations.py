@@ -148,7 +148,7 @@ def continuations(options: CalibrateOptions, evaluation: ScoredEvaluation, chose
 
 def _takes(route: Route, routes: Sequence[Route], problem: Problem) -> bool:
     """Return whether a route is the problem's. The evaluation has checked that there is one."""
-    return route_for(routes, problem.kind, problem.labels) is route
+    return route_for(routes, problem) is route
 
 
 def _rows_of_teacher(

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field, replace
 
 from sod.batching import ScoredBatch
 from sod.config import AlgorithmOptions
+from sod.config.teachers import Route, route_for
 from sod.datasets import ProblemSet
 from sod.datasets.asking import silence, why_silent
 from sod.evaluation.measures import Tally
 from sod.runs import metrics
+from sod.runs.by_teacher import metrics_of_teacher
 from sod.runs.records import (
     Record,
     scored_records,
@@ -27,9 +29,12 @@ class Counted:
     """Counts the samples of one set of problems, problem by problem."""
 
     of: ProblemSet
+    routes: Sequence[Route] = ()
+    """The teachers, if there are several."""
     tally: Tally = field(init=False)
     totals: metrics.RolloutTotals = field(default_factory=metrics.RolloutTotals)
     steps: metrics.StepTotals = field(default_factory=lambda: metrics.StepTotals(PAPER))
+    by_teacher: dict[str, metrics.StepTotals] = field(default_factory=dict)
     by_judge: dict[str, Tally] = field(default_factory=dict)
     silent: Counter[str] = field(default_factory=Counter)
     """Number of samples without an answer, by cause."""
@@ -48,7 +53,9 @@ class Counted:
         if batch is None:
             return rows
         self.steps.add(batch)
-        scored = {row["sample"]: row for row in scored_records(batch, PAPER, text, limit=len(batch))}
+        if route := route_for(self.routes, group.problem):
+            self.by_teacher.setdefault(route.name, metrics.StepTotals(PAPER)).add(batch)
+        scored = {row["sample"]: row for row in scored_records(batch, PAPER, text, len(batch), self.routes)}
         return [{**row, **scored.get(row["sample"], {})} for row in rows]
 
     def _count_judges(self, group: Group, rows: Sequence[Record]) -> None:
@@ -63,6 +70,8 @@ class Counted:
 
     def results(self) -> BenchmarkResults:
         measured = self.tally.measured() | self.totals.metrics() | self.steps.metrics()
+        for name, steps in self.by_teacher.items():
+            measured |= metrics_of_teacher(name, steps.metrics())
         if self.totals.count:
             measured["truncated"] = self.totals.stops["max_tokens"] / self.totals.count
         return BenchmarkResults(

@@ -200,7 +200,7 @@ class EvaluationSession:
 
         Raises InfrastructureError if more attempts were lost than graded.
         """
-        counted = [Counted(each) for each in self.sets]
+        counted = [Counted(each, routes_of(self.options.teachers)) for each in self.sets]
         lines = self._count_problems(counted, complete)
         if complete and len(self.samples):
             self.samples.replace(chain(chain.from_iterable(lines), self._not_asked_for()))

@@ -10,7 +10,7 @@ from rich.table import Table
 from sod.console.progress import console, echo
 from sod.console.text import cell
 
-WORDS = ("", "method", "verdict")
+WORDS = ("", "method", "teacher", "verdict")
 """Names of columns that contain words. All other columns contain numbers."""
 GAP = 2
 """Characters between two columns, including the line of the box."""

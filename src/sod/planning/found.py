@@ -19,6 +19,7 @@ from sod.planning.inventory import (
     Found,
     as_bytes,
     check_model,
+    check_tokenizer,
     check_weights,
     find_device,
     find_model,
@@ -201,6 +202,8 @@ class DryRun(Text):
     def read_model(self, what: str, model: Path, *, served: bool = False) -> Found:
         """Look up a model. Unless it is on a server, also check its config.json for unsupported features."""
         found = self.read(what, find_model(model))
+        with self.refusals():
+            check_tokenizer(found)
         if not served:
             with self.refusals():
                 check_model(found)

@@ -121,6 +121,14 @@ def check_model(found: Found) -> None:
         check_config(found.config.parent)
 
 
+def check_tokenizer(found: Found) -> None:
+    """Raise the ModelError of the run if a local folder holds a model without a tokenizer."""
+    if found.config is not None and find_tokenizer(Path(found.name)) is None:
+        from sod.model.loading import load_tokenizer
+
+        load_tokenizer(found.config.parent)
+
+
 def check_weights(found: Found) -> None:
     """Raise the ModelError of the run if a local folder lacks weights, or has others than its config.json and tokenizer need.
 
@@ -166,7 +174,7 @@ def _checkpoints(run: Path) -> list[Path]:
 def _shape(config: Path) -> Shape | None:
     try:
         return Shape.of(json.loads(config.read_text(encoding="utf-8")))
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ModelError(
             f"{config} is damaged or not a model's configuration: {error}. Download the model again, or give another one."
         ) from error

@@ -229,6 +229,7 @@ function reader(i, content, side) {
   name.style.setProperty("--run", `var(--series-${(entry.run % 8) + 1})`);
   const facts = [`update ${entry.update}`, `reward ${signed(entry.reward)}`, many(entry.steps, "step"), many(entry.errors, "tool error")];
   if (entry.pattern) facts.push(entry.pattern);
+  if (content.teacher) facts.push(`teacher ${content.teacher}`);
   if (entry.signal !== null) facts.push(`mean |signal| ${fixed(entry.signal, 3)} nats`);
   const quit = button("Close", () => (side ? close() : open(opened.slice(1))));
   quit.classList.add("close");

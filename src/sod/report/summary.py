@@ -10,6 +10,7 @@ from sod.report.reading import RunRecord
 from sod.report.trajectories import drawable
 from sod.report.validation import validation_rows
 from sod.runs.alarms import ALARMS, WINDOW, raised
+from sod.runs.by_teacher import TEACHER_ROWS, shown_keys
 
 Format = Callable[[float], str]
 UNKNOWN = "–"
@@ -91,7 +92,7 @@ def facts(runs: Sequence[RunRecord]) -> Table:
         "command": [_command(run) for run in runs],
         "progress": [_progress(run) for run in runs],
         "student": [_path(run, "student", "model") for run in runs],
-        "teacher": [_path(run, "teacher") for run in runs],
+        "teacher": [_path(run, "teacher", "teachers") for run in runs],
         "problems": [_path(run, "data") for run in runs],
         "seed": [str(run.options.get("seed", UNKNOWN)) for run in runs],
         "sod": [str(run.environment.get("sod", UNKNOWN)) for run in runs],
@@ -105,7 +106,7 @@ def learning_table(runs: Sequence[RunRecord]) -> Table | None:
     runs = [run for run in runs if len(run.metrics) > 1]
     spans = [_spans(run) for run in runs]
     rows: list[tuple[str, list[str]]] = []
-    for key, label, form in [*METRICS[:SCORES], *_reward_parts(runs), *METRICS[SCORES:]]:
+    for key, label, form in [*METRICS[:SCORES], *_reward_parts(runs), *METRICS[SCORES:], *_teachers(runs)]:
         cells = [_mean(span, key, form) for pair in spans for span in pair]
         if any(cell != UNKNOWN for cell in cells):
             rows.append((label, cells))
@@ -118,6 +119,15 @@ def _reward_parts(runs: Sequence[RunRecord]) -> list[tuple[str, str, Format]]:
     rows = [row for run in runs for row in (*run.metrics, run.measured)]
     keys = dict.fromkeys(key for row in rows for key in row if key.startswith("reward/"))
     return [(key, f"reward: {key.removeprefix('reward/')}", _few) for key in keys]
+
+
+def _teachers(runs: Sequence[RunRecord]) -> list[tuple[str, str, Format]]:
+    """Return the metrics teacher/NAME/KEY of the runs: those of each of several teachers."""
+    keys = shown_keys(row for run in runs for row in (*run.metrics, run.measured))
+    shown = {key: (name, *TEACHER_ROWS[what]) for key, (name, what) in keys.items()}
+    return [
+        (key, f"teacher {name}: {words}", _share if share else _real) for key, (name, words, share) in shown.items()
+    ]
 
 
 def learners(runs: Sequence[RunRecord]) -> list[str]:
@@ -133,7 +143,7 @@ def results(runs: Sequence[RunRecord]) -> Table | None:
     if len(names) > 1:
         rows += [(name, [_average(run.benchmarks.get(name, {})) for run in runs]) for name in names]
     rows.append(("pass@n", [_pass(run.measured) for run in runs]))
-    for key, label, form in [*_reward_parts(runs), *RESULTS]:
+    for key, label, form in [*_reward_parts(runs), *RESULTS, *_teachers(runs)]:
         cells = [UNKNOWN if (value := drawable(run.measured.get(key))) is None else form(value) for run in runs]
         if any(cell != UNKNOWN for cell in cells):
             rows.append((label, cells))
@@ -168,7 +178,7 @@ def warnings(runs: Sequence[RunRecord]) -> list[str]:
         found.append(f"These runs used different problems, so their solve rates are not comparable: {problems}.")
     if students := _differing(runs, lambda run: _fingerprint(run, "student")):
         found.append(f"These runs started from different students: {students}.")
-    if teachers := _differing(runs, lambda run: _fingerprint(run, "teacher")):
+    if teachers := _differing(runs, _teacher_prints):
         found.append(f"These runs used different teachers: {teachers}.")
     if versions := _differing(runs, lambda run: run.environment.get("sod")):
         found.append(f"These runs were made by different versions of sod: {versions}.")
@@ -187,6 +197,13 @@ def _differing(runs: Sequence[RunRecord], what: Callable[[RunRecord], object]) -
 def _fingerprint(run: RunRecord, name: str) -> object:
     data = run.environment.get("data")
     return data.get(name) if isinstance(data, dict) else None
+
+
+def _teacher_prints(run: RunRecord) -> object:
+    """Return the fingerprint of each teacher by its name; None without a teacher."""
+    data = run.environment.get("data")
+    prints = data.items() if isinstance(data, dict) else ()
+    return sorted((name, value) for name, value in prints if name.partition(" ")[0] == "teacher") or None
 
 
 def _command(run: RunRecord) -> str:
@@ -208,10 +225,16 @@ def _progress(run: RunRecord) -> str:
 
 
 def _path(run: RunRecord, *keys: str) -> str:
-    """Return the last two parts of a path in the options, or of each of several paths."""
+    """Return the last two parts of a path in the options, or of each of several paths. A path may follow KEY=."""
     value = next((run.options[key] for key in keys if run.options.get(key)), None)
     paths = value if isinstance(value, list) else [] if value is None else [value]
-    return ", ".join("/".join(PurePath(str(path)).parts[-2:]) for path in paths) or UNKNOWN
+    return ", ".join(map(_end, map(str, paths))) or UNKNOWN
+
+
+def _end(path: str) -> str:
+    key, equals, rest = path.partition("=")
+    before = key + equals if equals and "/" not in key else ""
+    return before + "/".join(PurePath(rest if before else path).parts[-2:])
 
 
 def _trajectories(run: RunRecord) -> str:

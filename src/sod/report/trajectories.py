@@ -108,6 +108,7 @@ def parse_trajectory(row: object, update: int, totals: TokenTotals) -> tuple[Sho
         "gold": _text(row, "gold"),
         "answer": trajectory.answer,
         "reason": _text(row, "reason"),
+        "teacher": _text(row, "teacher"),
         "seconds": drawable(row.get("seconds")),
         "steps": [[step.d, step.w, step.teacher_entropy, step.w_used] for step in steps],
         "pieces": compact_pieces,

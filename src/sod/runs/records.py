@@ -7,6 +7,7 @@ import torch
 
 from sod.batching import CreditedBatch, ScoredBatch
 from sod.config import AlgorithmOptions
+from sod.config.teachers import Route, route_for
 from sod.core import step_mean
 from sod.runs.metrics import ragged, steps
 from sod.runs.patterns import pattern
@@ -68,8 +69,13 @@ def reward_record(trajectory: Trajectory) -> Record:
     return whole if parts in ({}, {"verdict": trajectory.reward}) else whole | {"rewards": parts}
 
 
-def scored_records(batch: ScoredBatch, options: AlgorithmOptions, text: Decode, limit: int) -> list[Record]:
-    """Return rows of the first `limit` trajectories, with d, w and signal if both models have scored the batch."""
+def scored_records(
+    batch: ScoredBatch, options: AlgorithmOptions, text: Decode, limit: int, routes: Sequence[Route] = ()
+) -> list[Record]:
+    """Return rows of the first `limit` trajectories, with d, w and signal if both models have scored the batch.
+
+    `routes`: the teachers, if there are several. A row then has the name of its own.
+    """
     kept = batch.rows(torch.arange(min(limit, len(batch))))
     made = [to_record(trajectory, text) for trajectory in kept.trajectories]
     if kept.teacher_BT is None:
@@ -87,6 +93,8 @@ def scored_records(batch: ScoredBatch, options: AlgorithmOptions, text: Decode, 
     step_values = {name: ragged(values_BK, exists_BK) for name, values_BK in by_step.items()}
     token_values = {name: ragged(values_BT, kept.mask_BT) for name, values_BT in by_token.items()}
     for b, row in enumerate(made):
+        if route := route_for(routes, kept.trajectories[b].problem):
+            row["teacher"] = route.name
         row["steps"] = [
             dict(zip(step_values, step, strict=True))
             for step in zip(*(values[b] for values in step_values.values()), strict=True)

@@ -25,6 +25,8 @@ Ask = Callable[[Body], Awaitable[Any]]
 """Send a request for tokens and return the response."""
 FORCED = 1e4
 """Added to the logit of a token that must be sampled."""
+LARGEST = 2**31
+"""Bound of the numbers that a server may report."""
 MASS_ERROR = 1e-6
 """Allowed rounding error of the sum of a server's probabilities."""
 
@@ -84,10 +86,7 @@ class Dialect(ABC):
 
     def cached(self, answer: Any) -> int:
         """Return the number of tokens that the server reports to have read from its cache."""
-        match answer:
-            case {"usage": {"prompt_tokens_details": {"cached_tokens": int(count)}}}:
-                return count
-        return 0
+        return reported(answer, "usage", "prompt_tokens_details", "cached_tokens") or 0
 
     async def row(
         self, ask: Ask, ids: Sequence[int], wanted: Sequence[int], temperature: float | None = None
@@ -118,7 +117,7 @@ class Dialect(ABC):
         """Return the log-probabilities of a response; NaN for null. Raise OptionError if one is no number."""
         try:
             return [math.nan if value is None else float(value) for value in values]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise self.mute("numbers", answer) from None
 
     def mute(self, what: str, answer: Any) -> OptionError:
@@ -185,10 +184,7 @@ class SglangDialect(Dialect):
         raise self.mute("input_token_logprobs", answer)
 
     def cached(self, answer: Any) -> int:
-        match answer:
-            case {"meta_info": {"cached_tokens": int(count)}}:
-                return count
-        return 0
+        return reported(answer, "meta_info", "cached_tokens") or 0
 
 
 class OpenAIDialect(Dialect):
@@ -212,14 +208,16 @@ class OpenAIDialect(Dialect):
             case {"choices": [{"logprobs": {"tokens": [*texts], "token_logprobs": [*values]}}, *_]} if (
                 len(texts) == len(values) >= len(ids)
             ):
-                read = answer.get("usage", {}).get("prompt_tokens", len(ids))
+                read = reported(answer, "usage", "prompt_tokens") or len(ids)
                 if read != len(ids) or not all(map(self._fits, texts, ids)):
                     raise self.others()
                 return self.numbers(values[first : len(ids)], answer)
         raise self.mute("echo and logprobs", answer)
 
-    def _fits(self, text: str, id: int) -> bool:
+    def _fits(self, text: object, id: int) -> bool:
         """Return False if a returned text is another token's. Texts that are not ASCII have several forms: any fits."""
+        if not isinstance(text, str):
+            return False
         if text.startswith("token_id:"):
             return text == f"token_id:{id}"
         if id not in self._texts:
@@ -271,10 +269,7 @@ class LlamaCppDialect(Dialect):
         return [self._find(answer, ids, first)[0]]
 
     def cached(self, answer: Any) -> int:
-        match answer:
-            case {"timings": {"cache_n": int(count)}}:
-                return count
-        return 0
+        return reported(answer, "timings", "cache_n") or 0
 
     async def row(
         self, ask: Ask, ids: Sequence[int], wanted: Sequence[int], temperature: float | None = None
@@ -299,7 +294,7 @@ class LlamaCppDialect(Dialect):
                 try:
                     found = {int(row["id"]): row["logprob"] for row in rows}
                     found = dict(zip(found, self.numbers(list(found.values()), answer), strict=True))
-                except (LookupError, TypeError, ValueError):
+                except (LookupError, TypeError, ValueError, OverflowError):
                     raise self.mute("n_probs", answer) from None
                 if ids[at] in found:
                     return found[ids[at]], False
@@ -323,8 +318,15 @@ def upper_bound(top: Sequence[float]) -> float:
     """
     if any(map(math.isnan, top)):
         return math.nan
-    rest = max(0.0, 1.0 - math.fsum(map(math.exp, top))) + MASS_ERROR
-    return min(min(top), math.log(rest))
+    likely = math.fsum(math.exp(min(value, 0.0)) for value in top)  # a value above 0 is refused elsewhere
+    return min(min(top), math.log(max(0.0, 1.0 - likely) + MASS_ERROR))
+
+
+def reported(answer: Any, *keys: str) -> int | None:
+    """Return a number that a response holds under these keys, one inside the other; None if there is no possible one."""
+    for key in keys:
+        answer = answer.get(key) if isinstance(answer, dict) else None
+    return answer if isinstance(answer, int) and 0 < answer < LARGEST else None
 
 
 async def recognised(
@@ -349,22 +351,15 @@ async def recognised(
                 raise
     if options.teacher_server in ("auto", "llamacpp"):
         props = await model.look("props")
-        match props:
-            case {"total_slots": int(slots)}:
-                settings = props.get("default_generation_settings", {})
-                return await _met(
-                    model, LlamaCppDialect(model, tokenizer, options.teacher_top, slots), ids, settings.get("n_ctx")
-                )
+        if slots := reported(props, "total_slots"):
+            context = reported(props, "default_generation_settings", "n_ctx")
+            return await _met(model, LlamaCppDialect(model, tokenizer, options.teacher_top, slots), ids, context)
         if options.teacher_server == "llamacpp":
             raise OptionError(f"{model} is not llama.cpp's server: it has no /props with total_slots.")
     if options.teacher_server == "sglang" or (
         options.teacher_server == "auto" and isinstance(await model.look("get_model_info"), dict)
     ):
-        match await model.look("get_server_info"):
-            case {"context_length": int(context)}:
-                pass
-            case _:
-                context = None
+        context = reported(await model.look("get_server_info"), "context_length")
         return await _met(model, SglangDialect(model, tokenizer, options.teacher_top), ids, context)
     echo = OpenAIDialect(model, tokenizer, options.teacher_top)
     with suppress(Refused, OptionError):

@@ -13,12 +13,11 @@ from sod.batching import Batch, ScoredBatch
 from sod.config import AlgorithmOptions
 from sod.config.teachers import REST, Route, route_for
 from sod.errors import DataError
+from sod.runs.by_teacher import metrics_of_teacher
 from sod.runs.metrics import of_steps
 from sod.teachers import Scores, Teacher
 from sod.types import Problem
 
-SHOWN = ("steps/d", "steps/w_after_first", "teacher/aligned_share")
-"""Metrics of each teacher."""
 SHOWN_KEYS = 12
 """Kinds and labels of the data that a message shows."""
 FOLDER = "teachers"
@@ -38,7 +37,7 @@ class SeveralTeachers(Teacher):
 
     def route(self, problem: Problem) -> Route:
         """Return the route of a problem: the first that takes it. Raise DataError if there is none."""
-        if route := route_for(self._routes, problem.kind, problem.labels):
+        if route := route_for(self._routes, problem):
             return route
         raise DataError(
             f"Problem {problem.id!r} has no teacher: its kind is {problem.kind}, and its labels are {dict(problem.labels)}. "
@@ -96,7 +95,7 @@ class SeveralTeachers(Teacher):
     def check(self, problems: Sequence[Problem]) -> None:
         """Raise DataError if a problem has no teacher or lacks something that its teacher requires, or if a key fits none."""
         of = [(problem, self.route(problem).key) for problem in problems]
-        used = {key for _, key in of} | {REST}
+        used = {key for _, key in of} | {route.key for route in self._routes if route.is_rest}
         if unused := next((route.key for route in self._routes if route.key not in used), None):
             found = {problem.kind for problem in problems}
             found |= {f"{column}:{value}" for problem in problems for column, value in problem.labels.items()}
@@ -116,10 +115,7 @@ class SeveralTeachers(Teacher):
             rows: Tensor = torch.tensor([at for at, name in enumerate(names) if name == route.name], dtype=torch.long)
             found[f"teacher/{route.name}/share"] = len(rows) / max(1, len(batch))
             if len(rows):
-                values = of_steps(batch.rows(rows), options)
-                found |= {
-                    f"teacher/{route.name}/{key.partition('/')[2]}": values[key] for key in SHOWN if key in values
-                }
+                found |= metrics_of_teacher(route.name, of_steps(batch.rows(rows), options))
         return found
 
     def follow(self, student: PreTrainedModel) -> None:

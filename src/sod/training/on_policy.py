@@ -16,6 +16,7 @@ import torch
 
 from sod.batching import CreditedBatch, ScoredBatch, join
 from sod.config import TrainOptions
+from sod.config.teachers import routes_of
 from sod.console.progress import Display, console, echo, fitted
 from sod.credit.algorithms import give_credit
 from sod.credit.correction import with_correction
@@ -25,7 +26,7 @@ from sod.datasets.order import ProblemOrder
 from sod.engines import SleepingEngine
 from sod.engines.choice import with_engine
 from sod.engines.opening import open_engine
-from sod.errors import AlarmError, TrainingError
+from sod.errors import AlarmError, InfrastructureError, TrainingError, UsageError
 from sod.model.devices import LEARNING, SAMPLING, device_errors
 from sod.model.dtypes import with_dtype
 from sod.model.hub import model_folder
@@ -96,11 +97,12 @@ def train(options: TrainOptions) -> Run:
         if console.is_terminal:
             echo(f"in another terminal: sod watch {shlex.quote(str(options.out))}")
         for update in range(session.done, options.updates):
-            if session.validate(update, display):
-                break
             clock = Clock()
-            with clock.time("sample"), display.phase("sample", session.attempts), device_errors(SAMPLES, SAMPLING):
-                groups, batch = session.sample(update, display)
+            with session.kept(update):
+                if session.validate(update, display):
+                    break
+                with clock.time("sample"), display.phase("sample", session.attempts), device_errors(SAMPLES, SAMPLING):
+                    groups, batch = session.sample(update, display)
             with clock.time("sync"):
                 session.prepare_learning(update)
             credited = give_credit(session.rules.add_to(batch, update, options.updates), options.algorithm)
@@ -377,6 +379,19 @@ class TrainingSession:
             echo(fitted(course.line(validation), display.room))
         return course.ends(update, self.options.updates, self.ensure_saved)
 
+    @contextmanager
+    def kept(self, update: int) -> Iterator[None]:
+        """Save the `update` updates so far if sampling or scoring fails, for example because a server is down.
+
+        Of several processes only one may have failed, and a checkpoint needs all: they continue from the newest one.
+        """
+        try:
+            yield
+        except (UsageError, InfrastructureError):
+            if update and self.ranks.alone:
+                self.ensure_saved(update)
+            raise
+
     def ensure_saved(self, update: int) -> None:
         """Save a checkpoint after `update` updates, unless there is one."""
         if update > self.saved:
@@ -455,7 +470,7 @@ class TrainingSession:
         if not self.ranks.is_first:
             return report
         decode, keep = self.harness.chat.tokenizer.decode, self.options.save_trajectories
-        rows = scored_records(batch, self.options.algorithm, decode, keep)
+        rows = scored_records(batch, self.options.algorithm, decode, keep, routes_of(self.options.teachers))
         rows += [to_record(trajectory, decode) for group in groups for trajectory in group.ungraded]
         self.run.record(update + 1, report, rows)
         return report
