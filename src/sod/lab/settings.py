@@ -87,11 +87,11 @@ WORLD_STEPS: dict[str, dict[str, int]] = {
     "household": {"teacher": 1500, "cold-start": 500},
     "shop": {"teacher": 2500, "cold-start": 800},
     "maze": {"teacher": 1500, "cold-start": 800},
-    "database": {"teacher": 3000, "cold-start": 800},
+    "database": {"teacher": 2500, "cold-start": 800},
 }
 WORLD_ROLLOUT: dict[str, Any] = {
     "max_turns": 16,  # the budget of a world ends an attempt before
-    "max_turn_tokens": 40,  # the longest turn of a demonstration has 30
+    "max_turn_tokens": 40,  # the longest turn of a demonstration has 36
     "max_tokens": 700,
     "max_prompt_tokens": 64,
     "concurrency": 64,

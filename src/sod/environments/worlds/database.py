@@ -3,7 +3,7 @@
 One tool, `sql(query=...)`, runs real SQL. Consequences stay: a wrong UPDATE or DELETE changes the table. The verdict compares the
 whole database and the answer.
 
-Levels: 1 names the table, 2 does not name it, 3 copies a value from another table, removes a row and asks for a sum.
+Levels: 1 names the table, 2 does not name it, 3 names two tables, copies a value, removes a row and asks for a sum.
 """
 
 import random
@@ -109,8 +109,8 @@ class Database(SmallWorld):
         if self.level < 3:
             return f"{where}set {self.column} of '{self.person}' to {self.value}. then {column} of '{of}'?"
         person, source = self.source
-        change = f"set {self.column} of '{self.person}' to {source} of '{person}'. remove '{self.removed}'."
-        return f"{change} then {of} of {column}?"
+        copy = f"set {column} of '{self.person}' in {self.table} to {source} of '{person}' in {self._table_of(person)}."
+        return f"{copy} remove '{self.removed}'. then {of} of {column}?"
 
     @property
     def gold(self) -> str:
@@ -201,16 +201,17 @@ class Database(SmallWorld):
         return next(table for table, rows in self.before.items() if any(row[0] == person for row in rows))
 
     def expert(self) -> Move:
-        if self.level > 1 and not self.names_seen:
+        if self.level == 2 and not self.names_seen:
             return Move("find tables", "SELECT sql FROM sqlite_master")
+        tables = list(self.columns)
         needed = (
-            list(self.columns) if self.level == 3 else list(self.columns)[: list(self.columns).index(self.table) + 1]
+            [self.table, self._table_of(self.source[0])] if self.level == 3 else tables[: tables.index(self.table) + 1]
         )
         for table in needed:
             if not self.seen[table] and not (self.level == 2 and self.seen[self.table]):
                 return Move(f"read {table}", f"SELECT * FROM {table}")
-        # A tiny model does not learn to look up a value by row and column, so it is queried. The thought notes the table for the
-        # query to copy.
+        # A tiny model does not learn to look up a value by row and column, so it is queried. The task names the tables for the
+        # same reason.
         if self.level == 3 and not self.source_seen:
             person, column = self.source
             return Move(
