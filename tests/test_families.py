@@ -160,7 +160,7 @@ def embedding_gradient(model: PreTrainedModel) -> Tensor:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_vllm_gets_what_a_published_checkpoint_holds(name: str, tmp_path: Path) -> None:
-    """vLLM skips tensors by other names without an error."""
+    """vLLM refuses some other names, and leaves its own values where a tensor is missing."""
     _, ours = usable(name)
     ours.save_pretrained(tmp_path / "published")
     (tmp_path / "sent").mkdir()

@@ -150,8 +150,8 @@ def save_plain(model: PreTrainedModel, folder: Path) -> None:
 def save_weights(model: PreTrainedModel, folder: Path) -> None:
     """Write weights and persistent buffers, each once, by the names of published checkpoints, with adapters merged.
 
-    Every process can do so. Transformers' own function writes nothing in a process other than the first. vLLM skips tensors by
-    other names, such as the experts of a layer in one tensor.
+    Every process can do so. Transformers' own function writes nothing in a process other than the first. vLLM knows the published
+    names. Those of a loaded model can differ, such as for the experts of Mixtral.
     """
     first, every = ({name for name, _ in model.named_parameters(remove_duplicate=once)} for once in (True, False))
     own = ((name, tensor) for name, tensor in model.state_dict().items() if name not in every - first)
