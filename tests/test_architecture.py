@@ -177,3 +177,20 @@ def test_the_end_of_a_turn_is_still_given_and_read_as_one_token() -> None:
 def test_exit_statuses_are_numbers_in_one_module_alone() -> None:
     defined = re.compile(r"^(?:\w+, )*EXIT_\w+.*= *\d", re.MULTILINE)
     assert [module for module, path in MODULES.items() if defined.search(path.read_text("utf-8"))] == ["sod.errors"]
+
+
+def test_the_makefile_runs_every_file_of_tests_that_waits_for_a_variable() -> None:
+    tests = ROOT.parents[1] / "tests"
+    commands = (tests.parent / "Makefile").read_text().replace("\\\n", "").splitlines()
+    waiting = {
+        (file.name, variable)
+        for file in tests.glob("test_*.py")
+        for variable in re.findall(r'environ\.get\("(SOD_\w+)"', file.read_text())
+    }
+    assert waiting
+    missing = {
+        (name, variable)
+        for name, variable in waiting
+        if not any(f"{variable}=" in command and f"tests/{name}" in command for command in commands)
+    }
+    assert not missing

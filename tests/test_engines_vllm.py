@@ -27,7 +27,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from sod.chat.format import ChatFormat
 from sod.config import EngineOptions, ModelOptions, RolloutOptions, TrainOptions
@@ -56,6 +63,18 @@ BLOCK = 128
 """Tokens that vLLM's prefix cache reuses at a time on a CPU."""
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
 NEEDS_VLLM = pytest.mark.skipif(not HAS_VLLM, reason="vLLM is not installed here")
+SHAPE = {
+    *(
+        "vocab_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "intermediate_size",
+    ),
+    *("head_dim", "max_position_embeddings", "initializer_range", "pad_token_id", "bos_token_id", "eos_token_id"),
+}
+"""Options of a model's configuration that families share."""
 SERVER_PYTHON = os.environ.get("SOD_VLLM_PYTHON")
 SERVER_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_HOST_IP": "127.0.0.1"}
 
@@ -510,6 +529,27 @@ def test_what_vllm_wrote_is_told_when_it_does_not_start(runner: asyncio.Runner) 
 def test_a_model_of_a_shape_that_vllm_cannot_run_is_refused(runner: asyncio.Runner) -> None:
     with pytest.raises(OptionError, match=r"cannot run this model here(.|\n)*head_dim=20"):
         runner.run(VLLMEngine.open(new_model(head_dim=20), context=256, memory_share=MEMORY))
+
+
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "first_k_dense_replace": 1}
+
+
+@NEEDS_VLLM
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "experts"), [("mixtral", EXPERTS), ("glm4_moe", ROUTED)])
+def test_a_student_with_experts_is_proved(kind: str, experts: dict[str, int], runner: asyncio.Runner) -> None:
+    """Published checkpoints of Mixtral have other names than its loaded model. GLM 4 has a router with a bias, a buffer."""
+    shape = {name: value for name, value in new_model().config.to_diff_dict().items() if name in SHAPE}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**shape, **experts)).eval()
+        for name, buffer in model.named_buffers():
+            if name.endswith("bias"):
+                buffer.normal_()
+    engine = runner.run(VLLMEngine.open(model, context=1024, memory_share=MEMORY, options={"enforce_eager": True}))
+    runner.run(engine.close())
+    assert engine.gap < 1e-4
 
 
 @NEEDS_VLLM

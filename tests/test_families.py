@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 import torch
 from families import FAMILIES, MULTIMODAL, VOCABULARY, tiny
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -24,6 +25,7 @@ from sod.engines.hf import HFEngine
 from sod.errors import ModelError
 from sod.model.forward import hidden_states, logits_of
 from sod.model.loading import load_model
+from sod.model.lora import save_weights
 from sod.model.scores import selected
 from sod.model.traits import traits_of
 
@@ -154,6 +156,18 @@ def embedding_gradient(model: PreTrainedModel) -> Tensor:
     gradient = cast(Any, model.get_input_embeddings()).weight.grad
     assert gradient is not None
     return gradient
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_vllm_gets_what_a_published_checkpoint_holds(name: str, tmp_path: Path) -> None:
+    """vLLM refuses some other names, and leaves its own values where a tensor is missing."""
+    _, ours = usable(name)
+    ours.save_pretrained(tmp_path / "published")
+    (tmp_path / "sent").mkdir()
+    save_weights(ours, tmp_path / "sent")
+    expected, found = (load_file(tmp_path / folder / "model.safetensors") for folder in ("published", "sent"))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
 def test_the_documents_table_is_what_was_found() -> None:

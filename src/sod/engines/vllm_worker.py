@@ -22,6 +22,7 @@ class WeightSync:
         if not paths:  # checked before vLLM starts to replace its model
             raise FileNotFoundError(f"{folder} holds no weights, or is not readable on the server")
         self.model_runner.reload_weights(weights_iterator=_weights(paths))
+        _pack_experts(self.model_runner.get_model())
 
     def renew_tied_head(self) -> None:
         """Copy a tied input embedding to the output head, where vLLM may have kept a packed copy of the old weights."""
@@ -38,6 +39,18 @@ class WeightSync:
             if isinstance(head, ParallelLMHead) and embedding is not None:
                 head.weight.data.copy_(embedding.weight)
                 head.quant_method.process_weights_after_loading(head)
+
+
+def _pack_experts(model: Any) -> None:
+    """Pack the experts on a CPU. vLLM packs them when it starts, but not when it reloads them."""
+    from vllm.platforms import current_platform  # pyright: ignore[reportMissingImports]
+
+    if not current_platform.is_cpu():
+        return
+    for layer in model.modules():
+        kernel = getattr(getattr(layer, "quant_method", None), "moe_kernel", None)
+        if kernel is not None:
+            kernel.fused_experts.process_weights_after_loading(layer)
 
 
 def _weights(paths: list[Path]) -> Iterator[tuple[str, Tensor]]:

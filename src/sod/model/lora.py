@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.pytorch_utils import Conv1D
 
 from sod.errors import OptionError
@@ -147,12 +148,16 @@ def save_plain(model: PreTrainedModel, folder: Path) -> None:
 
 
 def save_weights(model: PreTrainedModel, folder: Path) -> None:
-    """Write only the model's weights, each once, with adapters merged. Every process can do so.
+    """Write weights and persistent buffers, each once, by the names of published checkpoints, with adapters merged.
 
-    Transformers' own function writes nothing in a process other than the first.
+    Every process can do so. Transformers' own function writes nothing in a process other than the first. vLLM knows the published
+    names. Those of a loaded model can differ, such as for the experts of Mixtral.
     """
-    plain = {name: tensor.detach().contiguous() for name, tensor in _plain(model, model.named_parameters())}
-    save_file(plain, folder / "model.safetensors")
+    first, every = ({name for name, _ in model.named_parameters(remove_duplicate=once)} for once in (True, False))
+    own = ((name, tensor) for name, tensor in model.state_dict().items() if name not in every - first)
+    plain = {name: tensor.detach().cpu() for name, tensor in _plain(model, own)}
+    published = revert_weight_conversion(model, plain)
+    save_file({name: tensor.contiguous() for name, tensor in published.items()}, folder / "model.safetensors")
 
 
 @torch.no_grad()
