@@ -27,7 +27,7 @@ real: .venv/installed
 
 # Lint, types and the tests that load no model: before every commit. The types are checked while the tests run.
 QUICK := $(addprefix tests/test_,$(addsuffix .py,alarms algorithms architecture calls comparison concurrency config \
-	contents conversations core data datasets datasets_asking datasets_choices docstrings files inputs interrupts \
+	contents conversations core data datasets datasets_asking datasets_choices docstrings files imports inputs interrupts \
 	locks measures metrics names package patterns readme recipes referee results rewards_choice rewards_golds \
 	rewards_own rewards_reference rewards_shaping rules runs samples sandbox_folders sandbox_landlock sandbox_retries \
 	sandbox_seccomp scoring screen sizing statistics tools tools_stateful))

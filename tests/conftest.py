@@ -6,7 +6,7 @@ Nothing heavy is imported before a fixture needs it: the process that hands out 
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported; for the proce
 import pytest
 
 from sod.console.logs import show_logs
+from sod.processes.imports import uncollected
 from sod.types import Group, Piece, Problem, Trajectory, Verdict
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ LONGEST = (
     "evaluate_served", "rewards_code", "docs", "lab", "report_browser", "policy", "adapters_verl",
 )  # fmt: skip
 """Files of tests that take longest, in this order. They start first, so that no processor waits for one at the end."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    with uncollected(freeze=True):
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -61,6 +61,12 @@ class FakeHub:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = "http://{}:{}".format(*self._server.server_address[:2])
 
+    def forget(self) -> None:
+        """Become as a new hub: empty, without trouble."""
+        for held in (self._repositories, self.requests, self.objects):
+            held.clear()
+        self.breaks_off_after = self.status = self.uploads_left = None
+
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self

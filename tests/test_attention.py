@@ -160,6 +160,14 @@ class Reader:
         self.model = model
         self.cache = SlotCache(slots, torch.device("cpu"))
         self.read: dict[int, int] = {}
+        self._alone: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def _states(self, row: list[int]) -> torch.Tensor:
+        """Hidden states of a row that is read at once."""
+        key = tuple(row)
+        if key not in self._alone:
+            self._alone[key] = alone(self.model, row).detach()
+        return self._alone[key]
 
     def __call__(self, rows: dict[int, list[int]], upto: dict[int, int]) -> None:
         """Read each slot's row up to a place; single tokens first."""
@@ -172,10 +180,8 @@ class Reader:
             hidden_ND = self.model.base_model(
                 input_ids=torch.tensor([new]), position_ids=layout.positions, use_cache=False, layout=layout
             ).last_hidden_state[0]
-        expected = [
-            alone(self.model, rows[slot])[start : upto[slot]] for slot, start in zip(slots, starts, strict=True)
-        ]
-        torch.testing.assert_close(hidden_ND.clone(), torch.cat(expected).detach(), atol=2e-5, rtol=1e-4)
+        expected = [self._states(rows[slot])[start : upto[slot]] for slot, start in zip(slots, starts, strict=True)]
+        torch.testing.assert_close(hidden_ND.clone(), torch.cat(expected), atol=2e-5, rtol=1e-4)
         self.read |= upto
 
 

@@ -82,14 +82,14 @@ def test_what_was_measured_where_the_conditions_of_sod_hold_is_shown() -> None:
 
 def options(student: Path, teacher: Path, data: Path, out: Path, **changed: Any) -> DiagnoseOptions:
     lab = {name: settings.EVAL[name] for name in ("rollout", "reward", "tool")}
-    given = {"student": student, "teacher": teacher, "data": data, "out": out, "samples": 4, "steps": 12}
+    given = {"student": student, "teacher": teacher, "data": data, "out": out, "samples": 2, "steps": 12}
     return DiagnoseOptions.model_validate(lab | {"minutes": 60} | given | changed)
 
 
 def test_a_teacher_that_is_the_student_is_not_shown_to_be_better(
     teacher: Path, problem_file: Path, tmp_path: Path
 ) -> None:
-    content = diagnose(options(teacher, teacher, problem_file, tmp_path / "out"))
+    content = diagnose(options(teacher, teacher, problem_file, tmp_path / "out", samples=1))
     found = content["findings"]
     assert content["advice"][0]["holds"] is not True
     assert content["choice"]["system"] not in ("sod", "opd")
@@ -108,18 +108,18 @@ def test_the_numbers_are_those_of_the_trajectories_and_an_interrupted_diagnosis_
     found = content["findings"]
     rows = read_rows(given.out / "student" / "trajectories" / "update-0000.jsonl")
     of_teacher = read_rows(given.out / "teacher" / "trajectories" / "update-0000.jsonl")
-    assert (len(rows), len(of_teacher)) == (32, 32)
-    assert found["student"]["mean"] == pytest.approx(sum(row["correct"] for row in rows) / 32)
-    assert found["teacher"]["mean"] == pytest.approx(sum(row["correct"] for row in of_teacher) / 32)
+    assert (len(rows), len(of_teacher)) == (16, 16)
+    assert found["student"]["mean"] == pytest.approx(sum(row["correct"] for row in rows) / 16)
+    assert found["teacher"]["mean"] == pytest.approx(sum(row["correct"] for row in of_teacher) / 16)
     right = {f"p{i}": sum(row["correct"] for row in rows if row["problem"] == f"p{i}") for i in range(8)}
-    assert found["contrast"]["mean"] == pytest.approx(sum(0 < count < 4 for count in right.values()) / 8)
-    assert found["first"]["mean"] == pytest.approx(sum(row["steps"][0]["d"] for row in rows) / 32)
+    assert found["contrast"]["mean"] == pytest.approx(sum(0 < count < 2 for count in right.values()) / 8)
+    assert found["first"]["mean"] == pytest.approx(sum(row["steps"][0]["d"] for row in rows) / 16)
     signals = [s for row in rows for piece in row["pieces"] for s in piece.get("signal", [])]
     assert found["decisive"] == pytest.approx(sum(abs(s) >= 1 for s in signals) / len(signals))
     assert found["agreement"] == pytest.approx(sum(min(1, math.exp(s)) for s in signals) / len(signals))
     failed = [r for r in rows if any(o != "ok" for p in r["pieces"] for o in p.get("outcomes", []))]
     assert found["erroneous"][0]["d"] == pytest.approx(sum(r["steps"][0]["d"] for r in failed) / len(failed))
-    assert found["clean"][0]["trajectories"] == 32 - len(failed)
+    assert found["clean"][0]["trajectories"] == 16 - len(failed)
     (continued,) = given.out.glob("continuations-*/continuations.jsonl")
     ended = {(row["problem"], row["sample"]): row["correct"] for row in rows}
     after = [row for row in read_rows(continued) if row["errors_before"]]
@@ -141,7 +141,8 @@ def test_the_numbers_are_those_of_the_trajectories_and_an_interrupted_diagnosis_
         (given.out / "diagnose.json").read_text()
     )
 
-    # The lab's teacher beside a student that has learnt nothing.
+    # The lab's teacher, which is measured already, beside a student that has learnt nothing.
+    shutil.copytree(given.out / "teacher", tmp_path / "untrained" / "teacher")
     content = diagnose(options(untrained, teacher, problem_file, tmp_path / "untrained"))
     assert content["findings"]["student"]["mean"] == 0
     assert content["findings"]["student"]["high"] == pytest.approx(1 - 0.025 ** (1 / 8))
@@ -151,7 +152,7 @@ def test_the_numbers_are_those_of_the_trajectories_and_an_interrupted_diagnosis_
 def test_at_the_end_of_the_time_one_round_is_measured_and_more_minutes_continue_it(
     teacher: Path, problem_file: Path, tmp_path: Path
 ) -> None:
-    short = options(teacher, teacher, problem_file, tmp_path / "out", minutes=0.001)
+    short = options(teacher, teacher, problem_file, tmp_path / "out", samples=1, minutes=0.001)
     first = diagnose(short)["findings"]
     assert first["problems"] == 3
     assert diagnose(short)["findings"] == first

@@ -44,11 +44,11 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
 
 
 def test_the_loop_in_one_screen_moves_the_student_towards_its_teacher(tmp_path: Path) -> None:
-    done = run_warm([EXAMPLES / "sod_loop.py", "5"], cwd=tmp_path)
+    done = run_warm([EXAMPLES / "sod_loop.py", "3"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     divergence = [float(value) for value in re.findall(r"divergence ([0-9.]+) nats", done.stdout)]
-    assert len(divergence) == 5
-    assert sum(divergence[1:]) / 4 < 0.75 * divergence[0]
+    assert len(divergence) == 3
+    assert sum(divergence[1:]) / 2 < 0.75 * divergence[0]
 
 
 def command(file: Path, package: str) -> list[str]:
@@ -62,13 +62,15 @@ def command(file: Path, package: str) -> list[str]:
 
 def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+    written = (EXAMPLES / "notebook.ipynb").read_text()
+    assert "updates = 4" in written
+    notebook = nbformat.reads(written.replace("updates = 4", "updates = 2"), as_version=4)
     nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     solved = outputs[-1]["data"]["text/plain"]
     assert re.fullmatch(r"\{'start': [0-9.]+, 'sod': [0-9.]+\}", solved)
-    assert len(Run(tmp_path / "runs/notebook/sod").metrics()) == 4
+    assert len(Run(tmp_path / "runs/notebook/sod").metrics()) == 2
 
 
 def test_the_notebook_holds_no_outputs() -> None:

@@ -413,27 +413,31 @@ def test_a_run_before_that_has_changed_since_is_not_told(runs: Path, tmp_path: P
     assert "### sft" not in card(tmp_path / "out")
 
 
-@pytest.mark.parametrize("same", [True, False], ids=["the same weights", "others"])
-def test_the_base_model_is_told_where_its_weights_are_known(
-    same: bool, runs: Path, teacher: Path, tmp_path: Path
-) -> None:
+def test_the_base_model_is_told_where_its_weights_are_known(runs: Path, teacher: Path, tmp_path: Path) -> None:
     """The hub's cache is at hand; its library reads where that is when it starts."""
-    snapshot = tmp_path / "hub" / "models--ORG--Tiny" / "snapshots" / "0123abc"
-    shutil.copytree(runs / "base" if same else teacher, snapshot)
-    (snapshot.parent.parent / "refs").mkdir()
-    (snapshot.parent.parent / "refs" / "main").write_text("0123abc")
-    shutil.copytree(runs / "start", tmp_path / "start")
-    options = json.loads((tmp_path / "start" / "options.json").read_text())
-    (tmp_path / "start" / "options.json").write_text(json.dumps(options | {"model": "ORG/Tiny"}))
+    for name, weights in {"Same": runs / "base", "Other": teacher}.items():
+        snapshot = tmp_path / "hub" / f"models--ORG--{name}" / "snapshots" / "0123abc"
+        shutil.copytree(weights, snapshot)
+        (snapshot.parent.parent / "refs").mkdir()
+        (snapshot.parent.parent / "refs" / "main").write_text("0123abc")
+        shutil.copytree(runs / "start", tmp_path / name)
+        options = json.loads((tmp_path / name / "options.json").read_text())
+        (tmp_path / name / "options.json").write_text(json.dumps(options | {"model": f"ORG/{name}"}))
+    code = """if True:
+        from sod.cli import main, run
+        assert run(["export", "Same", "--out", "same"]) == 0
+        main(["export", "Other", "--out", "other"])
+    """
     subprocess.run(
-        [sys.executable, "-m", "sod", "export", "start", "--out", "out"],
+        [sys.executable, "-c", code],
         cwd=tmp_path,
         env=os.environ | OFFLINE | {"HF_HUB_CACHE": str(tmp_path / "hub")},
         check=True,
         capture_output=True,
     )
-    data = ModelCard.load(tmp_path / "out" / "README.md").data.to_dict()
-    assert data.get("base_model") == ("ORG/Tiny" if same else None)
+    same, other = (ModelCard.load(tmp_path / name / "README.md").data.to_dict() for name in ("same", "other"))
+    assert same["base_model"] == "ORG/Same"
+    assert "base_model" not in other
 
 
 def test_the_cards_lines_for_transformers_run(exported: Path) -> None:

@@ -1,14 +1,16 @@
 """Files and models of the hub: the real client, in a process of its own, against a small hub on this machine."""
 
 import os
-import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from fake_hub import MEMBER, FakeHub
+from hub_calls import HubCalls
 from transformers import PreTrainedTokenizerBase
 
 from sod.config import PlanOptions, TrainOptions
@@ -17,16 +19,6 @@ from sod.model.hub import model_folder, name_on_hub
 from sod.model.loading import load_tokenizer
 from sod.runs.directory import Run
 
-CALL = """
-import sys
-from pathlib import Path
-from sod.errors import UsageError
-from sod.model.hub import download, model_folder
-try:
-    print(eval(sys.argv[1]))
-except UsageError as error:
-    print(f"{type(error).__name__}: {error}")
-"""
 DATA = "download('org/data', 'a/b.jsonl', revision='main')"
 MODEL = "model_folder(Path('org/model'))"
 NOBODY = "http://127.0.0.1:9"
@@ -34,33 +26,38 @@ NOBODY = "http://127.0.0.1:9"
 Ask = Callable[..., str]
 
 
-@pytest.fixture
-def hub() -> Iterator[FakeHub]:
+@pytest.fixture(scope="module")
+def served() -> Iterator[FakeHub]:
     with FakeHub() as hub:
         yield hub
 
 
 @pytest.fixture
-def ask(hub: FakeHub, tmp_path: Path) -> Ask:
-    """What a call comes to, in a process of its own: its value or its error, after what was said meanwhile."""
+def hub(served: FakeHub) -> FakeHub:
+    served.forget()
+    return served
 
-    def run(call: str, *, before: Callable[[], None] | None = None, **variables: str) -> str:
-        hidden = {"HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"}
-        environment = {name: value for name, value in os.environ.items() if name not in hidden}
-        environment |= hub.environment(tmp_path / "home", **variables)
-        result = subprocess.run(
-            [sys.executable, "-c", CALL, call],
-            env=environment,
-            cwd=tmp_path,
-            preexec_fn=before,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert result.returncode == 0, result.stderr
-        return result.stdout.strip()
 
-    return run
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Place of the client's cache."""
+    return tmp_path_factory.mktemp("hub") / "home"
+
+
+@pytest.fixture(scope="module")
+def calls(served: FakeHub, home: Path) -> Iterator[HubCalls]:
+    hidden = {"HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"}
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    calls = HubCalls(environment | served.environment(home))
+    yield calls
+    calls.close()
+
+
+@pytest.fixture
+def ask(calls: HubCalls, hub: FakeHub, home: Path, tmp_path: Path) -> Ask:
+    """What a call comes to, in a process of its own, with an empty cache before the first."""
+    shutil.rmtree(home, ignore_errors=True)
+    return partial(calls.evaluate, folder=tmp_path)
 
 
 @pytest.fixture
@@ -169,10 +166,10 @@ def test_a_hub_in_trouble_is_no_fault_of_the_users(hub: FakeHub, ask: Ask) -> No
     assert "DataError: The hub answered with status 503" in ask(DATA)
 
 
-def test_a_full_disk_is_said_with_where_it_is(hub: FakeHub, ask: Ask, tmp_path: Path) -> None:
+def test_a_full_disk_is_said_with_where_it_is(hub: FakeHub, ask: Ask, home: Path) -> None:
     hub.add("org/data", {"a/b.jsonl": b"." * 200_000}, kind="dataset")
-    said = ask(DATA, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
-    assert f"There is no space left for a/b.jsonl at revision main of {hub.url}/datasets/org/data in {tmp_path}" in said
+    said = ask(DATA, file_bytes=100_000)
+    assert f"There is no space left for a/b.jsonl at revision main of {hub.url}/datasets/org/data in {home}" in said
     assert "HF_HOME" in said
 
 

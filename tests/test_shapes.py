@@ -1,6 +1,7 @@
 """What a shape decides, against the real thing: models, what autograd keeps, what processes need, files, counters."""
 
 import multiprocessing
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -173,9 +174,12 @@ def different_rows(tokens: int) -> torch.Tensor:
     return torch.arange(2)[:, None].repeat(1, tokens)
 
 
-def learn_twice(pipe: Any, dtype: str, options: dict[str, bool], sizes: tuple[int, int, int, int]) -> None:
-    """Bytes that two optimiser steps on two micro-batches each need at their height, beyond the model and its copies."""
-    torch.set_num_threads(1)
+Sizes = tuple[int, int, int, int]
+"""Layers, width, vocabulary, tokens."""
+
+
+def two_steps(dtype: str, options: dict[str, bool], sizes: Sizes) -> Callable[[], None]:
+    """Prepare two optimiser steps on two micro-batches each."""
     layers, width, vocabulary, tokens = sizes
     model = small(layers, width, vocabulary, TYPES[dtype])
     tokenizer: Any = None  # nothing is saved
@@ -183,12 +187,51 @@ def learn_twice(pipe: Any, dtype: str, options: dict[str, bool], sizes: tuple[in
     ids = different_rows(tokens)
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[:, 0] = False
+
+    def learn() -> None:
+        for _ in range(2):
+            policy.imitate(ids, mask, torch.tensor([tokens, tokens]))
+
+    return learn
+
+
+def measure(pipe: Any, dtype: str, options: dict[str, bool], sizes: Sizes) -> None:
+    """Send the bytes that two steps need at their height, beyond the model and its copies."""
+    torch.set_num_threads(1)
+    two_steps(dtype, options, (1, 64, 64, 8))()  # copies the pages that this fork writes to, also without learning
+    learn = two_steps(dtype, options, sizes)
     take_peak_mb()
     before = take_peak_mb()
-    for _ in range(2):
-        policy.imitate(ids, mask, torch.tensor([tokens, tokens]))
+    learn()
     after = take_peak_mb()
     pipe.send(None if before is None or after is None else (after - before) * 2**20)
+
+
+def fork_for_each(pipe: Any) -> None:
+    """Measure each request in a fork, so that the memory of one does not depend on those before."""
+    while (request := pipe.recv()) is not None:
+        process = multiprocessing.get_context("fork").Process(target=measure, args=(pipe, *request))
+        process.start()
+        process.join()
+        if process.exitcode:
+            return  # and whoever waits for an answer learns that there is none
+
+
+@pytest.fixture(scope="module")
+def learner() -> Iterator[Any]:
+    """Pipe to a process whose allocator hands memory back at once."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=fork_for_each, args=(theirs,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
+        patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")  # bfloat16 instructions need buffers of oneDNN's, 23 MB here
+        process.start()
+    theirs.close()
+    yield ours
+    ours.send(None)
+    process.join()
+    ours.close()
 
 
 @pytest.mark.slow
@@ -204,20 +247,11 @@ def learn_twice(pipe: Any, dtype: str, options: dict[str, bool], sizes: tuple[in
     ],
 )
 def test_the_memory_of_learning_is_what_a_process_needs(
-    dtype: str, options: dict[str, bool], sizes: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
+    dtype: str, options: dict[str, bool], sizes: Sizes, learner: Any
 ) -> None:
-    """Within 15 %, where the allocator hands memory back at once."""
-    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
-    monkeypatch.setenv(
-        "ONEDNN_MAX_CPU_ISA", "AVX512_CORE"
-    )  # bfloat16 instructions need buffers of oneDNN's, 23 MB here
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=learn_twice, args=(theirs, dtype, options, sizes))
-    process.start()
-    theirs.close()
-    needed = ours.recv()
-    process.join()
+    """Within 15 %."""
+    learner.send((dtype, options, sizes))
+    needed = learner.recv()
     if needed is None:
         pytest.skip("the system does not tell a process's most memory")
     layers, width, vocabulary, tokens = sizes

@@ -36,9 +36,7 @@ LAUNCHER_SECONDS = 30.0
 HEAD_START = 3.0
 """Seconds before this SIGTERM, in which the other processes can report the same failure and end."""
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["sod.training.on_policy", "sod.training.sft", "sod.evaluation.evaluate", "torch.distributed.device_mesh"]
-)
+CONTEXT.set_forkserver_preload(["sod.processes.preloaded", "torch.distributed.device_mesh"])
 
 
 class Warm:

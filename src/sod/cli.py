@@ -35,6 +35,7 @@ from sod.errors import (
 )
 from sod.processes import interrupts
 from sod.processes.distributed import place
+from sod.processes.imports import uncollected
 from sod.processes.interrupts import CONTINUED, RESUMED
 
 COMMANDS = {
@@ -129,17 +130,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     screen.guard_output()
     try:
-        status = run(list(sys.argv[1:] if arguments is None else arguments))
+        status = run(list(sys.argv[1:] if arguments is None else arguments), own_process=True)
     finally:  # also after --help, which exits
         if why := screen.lost():
             sys.exit(_complain(why, EXIT_FAILED))
     sys.exit(status)
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command and return its exit status."""
+def run(arguments: list[str], *, own_process: bool = False) -> int:
+    """Run the command and return its exit status. `own_process`: this process does nothing else."""
     with interrupts.obeyed():
-        return _run(arguments)
+        return _run(arguments, own_process)
 
 
 def _with_teachers(arguments: list[str]) -> list[str]:
@@ -151,7 +152,7 @@ def _with_teachers(arguments: list[str]) -> list[str]:
     return named_in(arguments)
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], own_process: bool) -> int:
     command, options = None, None
     try:
         _check_place()
@@ -162,23 +163,18 @@ def _run(arguments: list[str]) -> int:
         if command is None:
             print(overview(*rest))
             return 0
-        name, target, _ = COMMANDS[command]
-        with _hushed() if place()[0] else nullcontext():  # only the first of several processes reports wrong options
-            options = parse(command, name, _with_teachers(rest) if command in ROUTED else rest)
-        if place()[1] > 1 and "processes" not in type(options).model_fields:
-            raise OptionError(
-                f"`sod {command}` is started by torchrun, but it runs in one process. Start it without torchrun."
-            )
-        # If another process failed earlier, the first would end before it prints the error.
-        if place()[0] == 0 and command not in LOOKING:
-            from sod.planning.inputs import check_inputs
-
-            check_inputs(options)
-        if command in (*RESUMED, *CONTINUED, "calibrate"):
-            screen.report_failures()
-        _show_logs()
-        module, function = target.split(":")
-        getattr(import_module(module), function)(options)
+        with uncollected(freeze=own_process):
+            name, target, _ = COMMANDS[command]
+            # Only the first of several processes reports wrong options.
+            with _hushed() if place()[0] else nullcontext():
+                options = parse(command, name, _with_teachers(rest) if command in ROUTED else rest)
+            _check(command, options)
+            if command in (*RESUMED, *CONTINUED, "calibrate"):
+                screen.report_failures()
+            _show_logs()
+            module, function = target.split(":")
+            work = getattr(import_module(module), function)
+        work(options)
         return 0
     except UsageError as error:
         return _complain(error, EXIT_USAGE, _after_failure(error, command, arguments, options))
@@ -193,6 +189,19 @@ def _run(arguments: list[str]) -> int:
     except OSError as error:  # such as a full disk or a path that is too long
         where = f"{error.filename}: " if error.filename is not None else ""
         return _complain(f"{where}{error.strerror or error}", EXIT_FAILED)
+
+
+def _check(command: str, options: Any) -> None:
+    """Raise an error if the command cannot start here with these options."""
+    if place()[1] > 1 and "processes" not in type(options).model_fields:
+        raise OptionError(
+            f"`sod {command}` is started by torchrun, but it runs in one process. Start it without torchrun."
+        )
+    # If another process failed earlier, the first would end before it prints the error.
+    if place()[0] == 0 and command not in LOOKING:
+        from sod.planning.inputs import check_inputs
+
+        check_inputs(options)
 
 
 def _show_logs() -> None:

@@ -13,7 +13,6 @@ import asyncio
 import atexit
 import ctypes
 import functools
-import gc
 import json
 import os
 import select
@@ -26,7 +25,6 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-MODULES = ("sod.cli", "sod.training.on_policy", "sod.training.sft", "sod.evaluation.evaluate")
 ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel")
 REQUEST_BYTES = 1 << 20
 SIGNAL_AT_PARENTS_END = 1
@@ -203,9 +201,7 @@ def end_with(parent: int) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the commands themselves
-    for module in MODULES:
-        import_module(module)
-    gc.freeze()  # forks share these pages
+    import_module("sod.processes.preloaded")
     words = _serve(socket.socket(fileno=0))
     if words is not None:
         sys.argv = ["sod", *words]
