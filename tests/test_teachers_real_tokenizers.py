@@ -35,4 +35,4 @@ def test_two_real_tokenizers_with_one_syntax_are_aligned_to_the_last_token(stude
     assert [at for span in spans for at in span.theirs] == [at for at, mine in enumerate(translated.mask) if mine]
     assert translated.pieces[0].tokens == tuple(theirs.prompt(PROBLEM.messages, [TOOL]))
     assert theirs.calls(translated.pieces[1].tokens, [TOOL]) == ours.calls(ours.turn(calling(), [TOOL]), [TOOL])
-    assert (len(spans) == sum(trajectory.mask)) == (student == teacher)
+    assert all(len(span.ours) == len(span.theirs) == 1 for span in spans) == (student == teacher)
