@@ -219,6 +219,7 @@ def test_a_run_under_way_is_said_to_be_unfinished(tmp_path: Path) -> None:
     assert "update 1 update 3" in shown  # windows that do not overlap
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_an_evaluation_shows_its_results_with_their_error(tmp_path: Path) -> None:
     measured = {"avg": 0.5975, "avg_se": 0.0252, "pass@2": 0.825, "maj": 0.7, "problems": 200, "samples": 2}
     found = results({"set": benchmark(measured)}).record()
@@ -265,6 +266,7 @@ def test_an_alarm_is_shown_with_its_first_update_and_its_remedy(tmp_path: Path) 
     assert ALARMS["tool_calls"].remedy in shown
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_an_alarm_of_another_version_is_shown_by_its_name(tmp_path: Path) -> None:
     metrics = [update(1, **{"alarm/smoke": 1.0, "alarm/divergence": 1.0}), update(2)]
     shown = text(page(write_run(tmp_path / "run", metrics=metrics)))
@@ -543,6 +545,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_line_of_a_trajectory_file_is_left_out_and_said(
     tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
@@ -558,6 +561,7 @@ def test_a_damaged_line_of_a_trajectory_file_is_left_out_and_said(
     assert len(index(html)) == 48
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("kind", ["not json", "not utf-8", "half written", "nested for ever"])
 def test_a_damaged_line_of_metrics_is_left_out_and_said(tmp_path: Path, kind: str) -> None:
     damage, words = DAMAGE[kind]
@@ -570,6 +574,7 @@ def test_a_damaged_line_of_metrics_is_left_out_and_said(tmp_path: Path, kind: st
     assert "8 of 8 updates" in shown
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_damage_of_one_kind_is_one_line(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     (run / "trajectories" / "update-0009.jsonl").write_text("nonsense\n" * 1000)
@@ -607,6 +612,7 @@ def test_a_damaged_file_is_left_out_and_said(tmp_path: Path, name: str) -> None:
     assert len(index(html)) == 48
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("content", ['{"half": ', "[]", '{"mean": {"avg": 0.5}}'])
 def test_results_that_cannot_be_read_are_left_out_and_said(tmp_path: Path, content: str) -> None:
     run = write_run(tmp_path / "run")
