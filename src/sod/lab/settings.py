@@ -85,7 +85,7 @@ REAL_NIGHT: dict[str, Any] = {
 WORLD_SFT: dict[str, Any] = {"batch": 8, "learn": {"lr": 2e-3, "warmup": 30, "betas": [0.9, 0.98]}}
 WORLD_STEPS: dict[str, dict[str, int]] = {
     "household": {"teacher": 1500, "cold-start": 500},
-    "shop": {"teacher": 2500, "cold-start": 800},
+    "shop": {"teacher": 4000, "cold-start": 800},
     "maze": {"teacher": 1500, "cold-start": 800},
     "database": {"teacher": 2500, "cold-start": 800},
 }
