@@ -1,5 +1,6 @@
 """`sod runs`: how real runs end, what their directories tell of it, and the table of them."""
 
+import fcntl
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from sod.evaluation.evaluate import evaluate
 from sod.lab import settings
 from sod.lab.demonstrations import STUDENT_STYLE
 from sod.lab.make import write_demonstrations
+from sod.runs import locks
 from sod.runs.directory import Run
 from sod.runs.ends import END_FILE, End, read_end
 from sod.runs.locks import LOCK_FILE, Lock, is_held
@@ -218,6 +220,18 @@ def test_looking_at_a_lock_keeps_nobody_out(tmp_path: Path) -> None:
     finally:
         looking.kill()
         looking.communicate()
+
+
+def test_a_process_that_looks_for_long_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looking = os.open(tmp_path / LOCK_FILE, os.O_RDONLY | os.O_CREAT)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    waits = iter(range(20))
+    monkeypatch.setattr(locks.time, "sleep", lambda _: os.close(looking) if next(waits) == 19 else None)
+    lock = Lock(tmp_path)
+    assert lock.take() == ""
+    assert next(waits, None) is None
+    assert is_held(tmp_path)
+    lock.release()
 
 
 def test_the_lock_of_a_dead_process_is_held_by_nobody(tmp_path: Path) -> None:

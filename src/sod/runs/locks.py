@@ -11,8 +11,8 @@ from sod.errors import RunError
 from sod.runs.files import cannot_be_written
 
 LOCK_FILE = "run.lock"
-TRIES, WAIT_SECONDS = 5, 0.01
-"""Attempts to take a lock, and the time between them: `is_held` locks the file for a moment."""
+PATIENCE_SECONDS, WAIT_SECONDS = 10.0, 0.01
+"""Longest wait for processes that only look, and the time between two attempts: `is_held` locks the file for a moment."""
 
 
 class Lock:
@@ -70,12 +70,13 @@ class Lock:
                 self._created.insert(0, folder)
 
     def _lock(self, descriptor: int) -> str:
-        for left in reversed(range(TRIES)):
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return ""
             except BlockingIOError as error:
-                if left:
+                if _is_only_looked_at(descriptor) and time.monotonic() < deadline:
                     time.sleep(WAIT_SECONDS)
                     continue
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
@@ -83,7 +84,6 @@ class Lock:
             except OSError as error:
                 words = f"{self._folder} cannot be locked ({error.strerror})."
                 return f"{words} Do not start a second process with this directory."
-        raise AssertionError("unreachable")
 
     def _is_current(self, descriptor: int) -> bool:
         """Return whether the open file is still `run.lock`. A process that releases the lock removes the file."""
@@ -91,6 +91,16 @@ class Lock:
             return os.path.samestat(os.fstat(descriptor), os.stat(self._path))
         except FileNotFoundError:
             return False
+
+
+def _is_only_looked_at(descriptor: int) -> bool:
+    """Return whether all locks on the file are shared, as that of `is_held` is."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return True
 
 
 def is_held(folder: Path) -> bool | None:
