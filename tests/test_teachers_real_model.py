@@ -75,8 +75,11 @@ def test_a_teacher_of_its_family_with_other_ids_gives_the_plain_result(options: 
     load_tokenizer(STUDENT).save_pretrained(tmp_path / "teacher")
     other = save_permuted(tmp_path / "teacher", tmp_path / "other")
     plain, spans = (
-        train(TrainOptions.model_validate(options | {"out": tmp_path / name, "teacher": folder}))
-        for name, folder in (("plain", tmp_path / "teacher"), ("spans", other))
+        train(TrainOptions.model_validate(options | {"out": tmp_path / name, "teacher": folder, "score": score}))
+        for name, folder, score in (
+            ("plain", tmp_path / "teacher", {}),
+            ("spans", other, {"teacher_template": "hermes"}),
+        )
     )
     for one, expected in zip(spans.metrics(), plain.metrics(), strict=True):
         assert one["teacher/aligned_share"] == 1

@@ -41,7 +41,7 @@ from verl.utils.metric import AggregationType, Metric  # pyright: ignore[reportM
 from verl.workers.utils.padding import no_padding_2_padding  # pyright: ignore[reportMissingImports]
 
 from sod.adapters.verl_calls import check_calls
-from sod.adapters.verl_settings import IN_RAY, SETTINGS, Settings, which_settings
+from sod.adapters.verl_settings import IN_RAY, IN_SHELL, Settings, which_settings
 from sod.core import (
     RULES,
     StepInfo,
@@ -319,7 +319,7 @@ def _with_place(sentence: str) -> str:
     if not ours:
         return sentence
     complaint = sentence.splitlines()[0]  # hydra's second line gives advice that verl would refuse
-    return f"{complaint}\n{ours[1]} is a setting of SOD. Pass it in {SETTINGS}: ++{IN_RAY}=\"'{ours[1]}=...'\""
+    return f"{complaint}\n{ours[1]} is a setting of SOD. Pass it in {IN_SHELL}: ++{IN_RAY}=\"'{ours[1]}=...'\""
 
 
 def composed(overrides: Sequence[str], name: str, folder: Path | None) -> Any:

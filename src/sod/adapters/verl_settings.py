@@ -9,9 +9,9 @@ from typing import Any, Self
 from sod.core import RULES
 from sod.errors import OptionError
 
-SETTINGS = "SOD_VERL"
+IN_SHELL = "SOD_VERL"
 """Environment variable with the settings."""
-IN_RAY = f"ray_kwargs.ray_init.runtime_env.env_vars.{SETTINGS}"
+IN_RAY = f"ray_kwargs.ray_init.runtime_env.env_vars.{IN_SHELL}"
 """Key of verl's configuration that passes the variable to all workers."""
 RULES_HERE = (
     "drift",
@@ -55,27 +55,27 @@ class Settings:
         for part in filter(None, (part.strip() for part in text.split(","))):
             key, equals, value = (piece.strip() for piece in part.partition("="))
             if not equals:
-                raise OptionError(f"{SETTINGS}: {part!r} must have the form KEY=VALUE.")
+                raise OptionError(f"{IN_SHELL}: {part!r} must have the form KEY=VALUE.")
             _among(key, [field.name for field in fields(cls)], "setting")
             if key in given:
-                raise OptionError(f"{SETTINGS}: {key} is given twice. Remove one.")
+                raise OptionError(f"{IN_SHELL}: {key} is given twice. Remove one.")
             given[key] = value if key == "rule" else _number(key, value)
         settings = cls(**given)
         if settings.rule in RULES and settings.rule not in RULES_HERE:
             raise OptionError(
-                f"{SETTINGS}: rule {settings.rule!r} needs data that verl's workers do not have (tool errors, entropies, "
+                f"{IN_SHELL}: rule {settings.rule!r} needs data that verl's workers do not have (tool errors, entropies, "
                 f"the number of the update, the whole batch). Use `sod train`, or choose one of {', '.join(RULES_HERE)}."
             )
         _among(settings.rule, RULES_HERE, "rule")
         if not (settings.epsilon > 0 and settings.delta >= 0):
             raise OptionError(
-                f"{SETTINGS}: epsilon must be above 0 and delta at least 0, but the settings are {settings}."
+                f"{IN_SHELL}: epsilon must be above 0 and delta at least 0, but the settings are {settings}."
             )
         return settings
 
     @classmethod
     def of_environment(cls) -> Self:
-        return cls.parse(os.environ.get(SETTINGS, ""))
+        return cls.parse(os.environ.get(IN_SHELL, ""))
 
     def __str__(self) -> str:
         return f"rule={self.rule}, epsilon={self.epsilon:g}, delta={self.delta:g}"
@@ -85,14 +85,14 @@ def _among(name: str, names: Sequence[str], what: str) -> None:
     if name not in names:
         near = get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}."
-        raise OptionError(f"{SETTINGS}: {what} {name!r} is unknown; {hint}")
+        raise OptionError(f"{IN_SHELL}: {what} {name!r} is unknown; {hint}")
 
 
 def _number(key: str, value: str) -> float:
     try:
         return float(value)
     except ValueError as error:
-        raise OptionError(f"{SETTINGS}: {key} must be a number, not {value!r}.") from error
+        raise OptionError(f"{IN_SHELL}: {key} must be a number, not {value!r}.") from error
 
 
 def which_settings(configured: str | None = None) -> str:
@@ -100,15 +100,15 @@ def which_settings(configured: str | None = None) -> str:
 
     `configured`: the settings in verl's configuration; None if it has none. Raises OptionError for invalid settings.
     """
-    shell = os.environ.get(SETTINGS)
+    shell = os.environ.get(IN_SHELL)
     if configured is not None:
-        ignored = f"; this shell's {SETTINGS}={shell} is ignored" if shell else ""
+        ignored = f"; this shell's {IN_SHELL}={shell} is ignored" if shell else ""
         return (
-            f"Settings: {Settings.parse(configured)} (from the configuration's {SETTINGS}, which Ray passes to its "
+            f"Settings: {Settings.parse(configured)} (from the configuration's {IN_SHELL}, which Ray passes to its "
             f"workers{ignored})."
         )
     if shell:
         return (
-            f"Settings: {Settings.parse(shell)} (from this shell's {SETTINGS}; for other nodes, pass it as ++{IN_RAY})."
+            f"Settings: {Settings.parse(shell)} (from this shell's {IN_SHELL}; for other nodes, pass it as ++{IN_RAY})."
         )
-    return f"Settings: {Settings()} ({SETTINGS} is not set)."
+    return f"Settings: {Settings()} ({IN_SHELL} is not set)."
