@@ -70,7 +70,7 @@ def test_the_configurations_settings_count_before_the_shells(
     assert re.search(words.replace("(", r"\(").replace(")", r"\)"), which_settings(configured))
 
 
-def weights(rule: str, rows: slice, length: int, **others: object) -> Tensor:
+def weights(rule: str, rows: slice, length: int, *, failed: bool = False, **others: int) -> Tensor:
     """Return a rule's weight of each token from log-probabilities and advantages alone, as verl's workers have them."""
     generator = torch.Generator().manual_seed(0)
     old_BT = -torch.randn(len(LENGTHS), max(LENGTHS), generator=generator).abs()
@@ -81,16 +81,15 @@ def weights(rule: str, rows: slice, length: int, **others: object) -> Tensor:
     old_BT, teacher_BT = old_BT[rows, :length], teacher_BT[rows, :length]
     ids_BT = step_ids(mask_BT)
     d_BK = step_divergence(old_BT, teacher_BT, ids_BT)
-    known = {"failed_BK": torch.zeros_like(d_BK, dtype=torch.bool), "student_BT": old_BT, "teacher_BT": teacher_BT}
     info = StepInfo(
         ids_BT=ids_BT,
         signal_BT=teacher_advantage(old_BT, teacher_BT, mask_BT),
         teacher_entropy_BT=None,
+        failed_BK=torch.full_like(d_BK, failed, dtype=torch.bool),
         advantage_B=advantage_B[rows],
-        **(
-            known
-            | {name: torch.ones_like(d_BK).bool() if name == "failed_BK" else other for name, other in others.items()}
-        ),
+        student_BT=old_BT,
+        teacher_BT=teacher_BT,
+        **others,
     )
     w = Weights.of(RULES[rule](d_BK, info)).teacher
     return (per_token(w, ids_BT) if w.shape == d_BK.shape else w).masked_fill(~mask_BT, 0)
@@ -102,7 +101,7 @@ def works_in_verl(rule: str) -> bool:
         whole_BT = weights(rule, slice(None), max(LENGTHS))
     except MissingInputError:
         return False
-    others = ({"failed_BK": True}, {"update": 1000}, {"seed": 1})
+    others = ({"failed": True}, {"update": 1000}, {"seed": 1})
     alone = (weights(rule, slice(row, row + 1), length) for row, length in enumerate(LENGTHS))
     return all(torch.equal(whole_BT, weights(rule, slice(None), max(LENGTHS), **other)) for other in others) and all(
         torch.allclose(whole_BT[row : row + 1, : own_BT.shape[1]], own_BT) for row, own_BT in enumerate(alone)
