@@ -538,12 +538,12 @@ ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_siz
 @NEEDS_VLLM
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "experts"), [("mixtral", EXPERTS), ("glm4_moe", ROUTED)])
-def test_a_student_with_experts_is_proved(kind: str, experts: dict[str, int], runner: asyncio.Runner) -> None:
+def test_a_student_with_experts_is_proved(kind: str, experts: dict[str, Any], runner: asyncio.Runner) -> None:
     """Published checkpoints of Mixtral have other names than its loaded model. GLM 4 has a router with a bias, a buffer."""
-    shape = {name: value for name, value in new_model().config.to_diff_dict().items() if name in SHAPE}
+    shape: dict[str, Any] = {name: value for name, value in new_model().config.to_diff_dict().items() if name in SHAPE}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**shape, **experts)).eval()
+        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**shape | experts)).eval()
         for name, buffer in model.named_buffers():
             if name.endswith("bias"):
                 buffer.normal_()
