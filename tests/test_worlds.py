@@ -289,18 +289,6 @@ def test_a_size_that_is_sold_out_cannot_be_chosen() -> None:
     assert told(do(world, f"choose {missing}")) == [("this size is sold out.", "error")]
 
 
-def test_a_thought_of_the_shop_begins_as_the_task_does_so_that_the_article_is_copied() -> None:
-    world = Shop.opened(3, 0)
-    first, second = world.wishes
-    thoughts = []
-    while not world.is_settled:
-        move = world.expert()
-        thoughts.append(move.thought.partition(":")[0])
-        do(world, move.action)
-    assert world.task.startswith(f"buy {first} and {second}.")
-    assert list(dict.fromkeys(thoughts)) == [f"get {first}", f"and {second}"]
-
-
 # Maze
 
 

@@ -167,8 +167,7 @@ class Shop(SmallWorld):
 
     def expert(self) -> Move:
         wish = next(wish for wish in self.wishes if not wish.is_bought)
-        # The second thought begins as the task does, so that a tiny model copies the second article and not the first one.
-        thought = f"{'get' if wish is self.wishes[0] else 'and'} {wish}"
+        thought = f"get {wish}"
         if self.results != wish.kind:
             return Move(thought, f"search {wish.kind}")
         found = self.shelves[wish.kind]
