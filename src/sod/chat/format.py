@@ -122,8 +122,7 @@ class ChatFormat:
 
     def turn(self, message: Message, tools: Sequence[Schema] = ()) -> list[int]:
         """Return the tokens of an assistant message as if sampled: its thought, its text, its calls, the end of turn."""
-        words, end = self._turn({**message, "role": "assistant"}, tools)
-        return [*self._encode(words), self._id(end)]
+        return self._tokens(*self._turn({**message, "role": "assistant"}, tools))
 
     def turn_text(self, message: Message, tools: Sequence[Schema]) -> tuple[str, str]:
         """Return the text of an assistant message as the template writes it, and the token that ends the turn."""
@@ -188,7 +187,7 @@ class ChatFormat:
             author = "prompt" if messages[this].get("weight", 1) == 0 else "student"
             words, end = self._turn(messages[this], tools)
             texts.append(words + end)
-            pieces.append(Piece(author, (*self._encode(words), self._id(end))))
+            pieces.append(Piece(author, tuple(self._tokens(words, end))))
             if author == "student":
                 self._check_calls(messages[this], pieces[-1].tokens, tools)
             if following is not None:
@@ -355,6 +354,10 @@ class ChatFormat:
         if frame.field:
             return {**rest, "content": content, frame.field: thought.strip("\n")}
         return {**rest, "content": frame.opening + thought.strip("\n") + frame.closing + content}
+
+    def _tokens(self, words: str, end: str) -> list[int]:
+        """Return the tokens of a turn. Its end is one token."""
+        return [*self._encode(words), self._id(end)]
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False, verbose=False)

@@ -65,14 +65,11 @@ def prepare_world(options: CompareOptions, world: str) -> dict[str, Setting]:
 
 def _check_sizes(options: CompareOptions, lab: Path) -> None:
     """Raise OptionError if the files of problems, which may be older, have other sizes than the options demand."""
-    for part, option, wanted in (
-        ("train", "train-problems", options.arena.train_problems),
-        ("eval", "eval-problems", options.arena.eval_problems),
-    ):
+    for part, wanted in (("train", options.arena.train_problems), ("eval", options.arena.eval_problems)):
         file = lab / f"{part}.jsonl"
         if (found := len(load_problems(file))) != wanted:
             raise OptionError(
-                f"{file} has {found} problems instead of {wanted}. Type --arena.{option} {found}, or use another --out."
+                f"{file} has {found} problems instead of {wanted}. Type --arena.{part}-problems {found}, or use another --out."
             )
 
 
