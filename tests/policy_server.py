@@ -50,30 +50,45 @@ class PolicyServer:
             return {"results": [None]}
         if body["stop_token_ids"]:  # the proof of the weights has none
             self.sampled_with.add(self.loads)
-        request = Request(
-            ids=body["prompt"],
-            max_tokens=body["max_tokens"],
-            stops=body["stop_token_ids"],
-            seed=body["seed"],
-            temperature=body["temperature"],
-        )
-        reply = await self._engine.sample(request)
-        logprobs = {"token_logprobs": reply.logprobs}
-        return {"choices": [{"finish_reason": reply.stop, "token_ids": reply.tokens, "logprobs": logprobs}]}
+        return await completion(self._engine, body)
+
+
+async def completion(engine: HFEngine, body: Any) -> Any:
+    """Return vLLM's response to a request for tokens."""
+    request = Request(
+        ids=body["prompt"],
+        max_tokens=body["max_tokens"],
+        stops=body["stop_token_ids"],
+        seed=body["seed"],
+        temperature=body["temperature"],
+    )
+    reply = await engine.sample(request)
+    logprobs = {"token_logprobs": reply.logprobs}
+    return {"choices": [{"finish_reason": reply.stop, "text": "", "token_ids": reply.tokens, "logprobs": logprobs}]}
+
+
+@contextmanager
+def loop_in_a_thread() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop that runs in a thread of its own, forward passes included."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 @contextmanager
 def serving_policy(folder: Path) -> Iterator[tuple[str, PolicyServer]]:
     """Serve a model on a free port of 127.0.0.1. -> the address, and the server"""
-    policy, loop = PolicyServer(folder), asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    starting = asyncio.run_coroutine_threadsafe(asyncio.start_server(policy.serve, "127.0.0.1", 0), loop)
-    server = starting.result()
-    try:
-        yield "http://{}:{}".format(*server.sockets[0].getsockname()), policy
-    finally:
-        loop.call_soon_threadsafe(server.close)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+    policy = PolicyServer(folder)
+    with loop_in_a_thread() as loop:
+        starting = asyncio.run_coroutine_threadsafe(asyncio.start_server(policy.serve, "127.0.0.1", 0), loop)
+        server = starting.result()
+        try:
+            yield "http://{}:{}".format(*server.sockets[0].getsockname()), policy
+        finally:
+            loop.call_soon_threadsafe(server.close)

@@ -47,7 +47,7 @@ def test_every_system_with_a_teacher_of_its_own_is_a_candidate_or_always_there()
     given = {*CANDIDATES, *ALWAYS, *CONTROLS}
     assert len(given) == len(CANDIDATES) + len(ALWAYS) + len(CONTROLS)
     assert {name for name in SYSTEMS if name not in given} == {
-        *("sod_uniform", "opsd_gt", "opsd_hint", "opsd_feedback", "opsd_unrelated")
+        *("sod_uniform", "opsd_gt", "opsd_hint", "opsd_unrelated")
     }
 
 

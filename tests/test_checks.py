@@ -51,10 +51,6 @@ TRAIN: list[tuple[dict[str, Any], str]] = [
     ({"rollout.ahead": 1, "engine.name": "hf"}, "engine.name = hf samples with the weights that are learning"),
     ({"rollout.guided.probability": 0.5, "teacher": None, "algorithm.name": "grpo"}, "but no teacher is given"),
     ({"rollout.guided.probability": 0.5, "teacher": None, "teachers": ("*=a",)}, "but the teachers are several"),
-    (
-        {"rollout.guided.probability": 0.5, "score.teacher_url": NOWHERE},
-        "score.teacher_url is a server that only scores",
-    ),
     ({"rollout.guided.probability": 0.5, "score.shard_teacher": True}, "score.shard_teacher divides it"),
     ({"rollout.guided.probability": 0.5, "score.offload_teacher": True}, "score.offload_teacher frees its memory"),
     (

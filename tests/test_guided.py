@@ -12,6 +12,7 @@ import pytest
 import torch
 from judging import REFEREE
 from safetensors.torch import load_file
+from test_teachers_server import CPU, Serving, in_the_background
 from timings import TIMINGS
 
 from sod.batching import collate
@@ -23,6 +24,7 @@ from sod.engines.scripted import ScriptedEngine
 from sod.environments.running import Environments
 from sod.environments.worlds import Household
 from sod.lab import settings
+from sod.model.loading import load_model, load_tokenizer
 from sod.rewards.shaping import reward
 from sod.rollout.agent import Agent
 from sod.rollout.guide import TEACHER_SEEDS, Guide
@@ -291,6 +293,21 @@ def test_a_run_learns_from_the_students_turns_alone(guided: tuple[str, Run]) -> 
     assert rows[0]["rollout/tokens_sampled"] == sum(
         len(piece["tokens"]) for row in trajectories for piece in row["pieces"] if piece["author"] == "student"
     )
+
+
+def test_a_teacher_on_a_server_writes_turns(guided: tuple[str, Run], run_of: RunOf, teacher: Path) -> None:
+    data, run = guided
+    server = Serving(load_model(teacher, CPU), load_tokenizer(teacher))
+    server.models[0]["max_model_len"] = 1024
+    with in_the_background(server) as url:
+        served = run_of(data, {"guided": {"probability": 1.0}}, score={"teacher_url": url})
+    rows, here = rows_of(served, 1), rows_of(run, 1)
+    firsts = [[row["pieces"][1]["tokens"] for row in each] for each in (rows, here)]
+    assert firsts[0] == firsts[1], "the student's first turns do not depend on the teacher"
+    turns = sum(piece["author"] == "teacher" for row in rows for piece in row["pieces"])
+    assert served.metrics()[0]["guided/turns"] * len(rows) == turns > 0
+    assert server.written >= turns
+    assert max(row["sampler/gap_max"] for row in served.metrics()) < 1e-3
 
 
 def test_a_run_continues_where_it_was_killed(guided: tuple[str, Run], run_of: RunOf, tmp_path: Path) -> None:

@@ -37,7 +37,10 @@ async def answered(*answers: bytes, seconds: float = 60.0, scheme: str = "http",
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal asked
-        await reader.read(65536)
+        request = await reader.read(65536)
+        if scheme == "http" and not request.startswith(b"GET"):  # the client tries whether this is https
+            writer.close()
+            return
         writer.write(answers[min(asked, len(answers) - 1)])
         asked += 1
         writer.close()
@@ -135,6 +138,14 @@ def test_a_certificate_that_is_not_trusted_is_refused_at_once_and_trusted_when_i
     monkeypatch.setenv(CERTIFICATES, str(certificate / "missing.pem"))
     with pytest.raises(OptionError, match="cannot be read"):
         Server("https://127.0.0.1", kind="server", seconds=1)
+
+
+def test_http_to_a_server_with_https_is_refused_at_once(certificate: Path) -> None:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate / "certificate.pem", certificate / "key.pem")
+    error, _ = asyncio.run(answered(MODELS, ssl=tls))
+    assert isinstance(error, OptionError)
+    assert "The server uses https. Give its address with https://." in str(error)
 
 
 def test_https_to_a_server_without_it_is_refused_at_once() -> None:

@@ -15,11 +15,10 @@ from sod.credit.systems import traits
 from sod.errors import DataError
 from sod.teachers.feedback import feedback
 from sod.teachers.local import LocalTeacher
-from sod.teachers.privileged import FEEDBACK_TOKENS, PrivilegedTeacher
-from sod.tools.python import interpreter_schema
-from sod.types import Group, Trajectory, Verdict
+from sod.teachers.privileged import REJOINED_TOKENS, PrivilegedTeacher
+from sod.types import Group, Piece, Trajectory, Verdict
 
-TOOLS = [interpreter_schema()]
+Make = Callable[..., PrivilegedTeacher]
 
 
 def wrong(trajectory: Trajectory, *, gold: str = "41", kind: str = "math", **fields: str) -> Trajectory:
@@ -29,11 +28,18 @@ def wrong(trajectory: Trajectory, *, gold: str = "41", kind: str = "math", **fie
 
 
 @pytest.fixture
-def privileged(chat: ChatFormat, random_model: Callable[..., Qwen3ForCausalLM], tmp_path: Path) -> PrivilegedTeacher:
+def make(chat: ChatFormat, random_model: Callable[..., Qwen3ForCausalLM], tmp_path: Path) -> Make:
+    """A random model with 512 positions as its own teacher."""
     random_model(2, vocabulary=len(chat.tokenizer)).save_pretrained(tmp_path)
     chat.tokenizer.save_pretrained(tmp_path)
-    given = replace(setup(tmp_path, chat), rollout=setup(tmp_path, chat).rollout.model_copy(update={"max_tokens": 150}))
-    return PrivilegedTeacher(given, chat, [], context="feedback", template="{question} Mistakes: {context} Avoid them.")
+
+    def made(*, tell_answer: bool = False, **limits: int) -> PrivilegedTeacher:
+        given = setup(tmp_path, chat)
+        given = replace(given, rollout=given.rollout.model_copy(update={"max_tokens": 150, **limits}))
+        template = "{question} Mistakes: {context} Avoid them."
+        return PrivilegedTeacher(given, chat, [], context="feedback", template=template, tell_answer=tell_answer)
+
+    return made
 
 
 def test_the_teacher_is_told_the_errors_and_the_judges_reason(chat: ChatFormat) -> None:
@@ -63,8 +69,9 @@ def test_the_gold_answer_is_never_told(chat: ChatFormat, kind: str, gold: str, r
 
 
 def test_tokens_are_scored_behind_the_feedback_of_their_own_attempt(
-    privileged: PrivilegedTeacher, chat: ChatFormat, tmp_path: Path
+    make: Make, chat: ChatFormat, tmp_path: Path
 ) -> None:
+    privileged = make()
     trajectory = conversation(chat)
     clean = replace(trajectory, pieces=(*trajectory.pieces[:3], trajectory.pieces[-1]))
     batch = collate([Group(PROBLEM, [clean, wrong(trajectory)])])
@@ -77,14 +84,94 @@ def test_tokens_are_scored_behind_the_feedback_of_their_own_attempt(
     assert "Mistakes" not in chat.text(trajectory.ids), "the student never reads it"
 
 
-def test_a_prompt_has_room_for_the_longest_feedback(privileged: PrivilegedTeacher, chat: ChatFormat) -> None:
-    room = 512 - 150 - FEEDBACK_TOKENS
-    short = len(privileged.prompt(PROBLEM, ""))
-    privileged.check([PROBLEM])
-    extra = (room - short) + 1
-    long = replace(PROBLEM, messages=({"role": "user", "content": PROBLEM.messages[0]["content"] + "7" * extra},))
-    with pytest.raises(DataError, match="prompts of the privileged teacher are too long"):
-        privileged.check([long])
+@pytest.mark.parametrize(
+    ("source", "reason"), [("model", "llm: it should be forty-one"), ("environment", "bought the hat, not the shoe")]
+)
+def test_a_reason_that_may_hold_the_answer_in_another_form_is_told_with_the_answer_only(
+    chat: ChatFormat, source: str, reason: str
+) -> None:
+    attempt = wrong(conversation(chat), reason=reason)
+    if source == "environment":
+        attempt = replace(attempt, environment_verdict=attempt.verdict)
+    assert feedback(attempt, chat, []).endswith("The answer '42' is wrong.")
+    assert feedback(attempt, chat, [], tell_answer=True).endswith(f"The answer '42' is wrong ({reason}).")
+
+
+def prompt_of(teacher: PrivilegedTeacher, trajectory: Trajectory) -> str:
+    """The prompt under which a trajectory is scored."""
+    return teacher._chat.text(teacher._privileged(trajectory).pieces[0].tokens)
+
+
+def test_the_answer_is_told_if_asked_and_only_after_a_fault(make: Make, chat: ChatFormat) -> None:
+    attempt = wrong(conversation(chat))
+    told = "SyntaxError\n\nThe answer '42' is wrong (value)."
+    assert f"{told} Avoid them." in prompt_of(make(), attempt)
+    asked = make(tell_answer=True)
+    assert f"{told}\n\nThe correct answer is: 41 Avoid them." in prompt_of(asked, attempt)
+    clean = replace(attempt, pieces=(*attempt.pieces[:3], attempt.pieces[-1]), verdict=Verdict(outcome="right"))
+    assert "41" not in prompt_of(asked, clean)
+    code = replace(PROBLEM, kind="code", answer="[tests]", solution="def f(): return 41")
+    assert "def f(): return 41 Avoid them." in prompt_of(asked, replace(attempt, problem=code))
+    with pytest.raises(DataError, match="has no `solution`"):
+        asked.check([replace(code, solution="")])
+
+
+def test_in_an_environment_the_conversation_is_that_of_the_attempt(make: Make, chat: ChatFormat) -> None:
+    tool = {"type": "function", "function": {"name": "go", "parameters": {"type": "object", "properties": {}}}}
+    opening = ({"role": "user", "content": "You are in a kitchen."},)
+    problem = replace(PROBLEM, environment="household", messages=(), answer="")
+    prompt = Piece("prompt", tuple(chat.prompt(opening, [tool])))
+    pieces = (prompt, *conversation(chat).pieces[1:])
+    attempt = replace(wrong(conversation(chat)), problem=problem, pieces=pieces, messages=opening, tools=(tool,))
+    rewritten = {
+        "role": "user",
+        "content": "You are in a kitchen. Mistakes: A tool call failed (error): SyntaxError\n\nThe answer '42' is wrong "
+        "(value). Avoid them.",
+    }
+    assert make()._privileged(attempt).pieces == (
+        replace(prompt, tokens=tuple(chat.prompt([rewritten], [tool]))),
+        *pieces[1:],
+    )
+
+
+def test_where_an_environment_writes_the_prompt_the_longest_possible_one_must_fit(make: Make) -> None:
+    problem = replace(PROBLEM, environment="household", messages=())
+    teacher = make()
+    added = len(teacher._chat.tokenizer.encode(" Mistakes:  Avoid them.", add_special_tokens=False))
+    room = 512 - 150 - added
+    make(max_prompt_tokens=room).check([problem])
+    with pytest.raises(DataError, match=f"has {room + 1 + added} tokens"):
+        make(max_prompt_tokens=room + 1).check([problem])
+
+
+@pytest.mark.parametrize("left", [0, 1, 12, 40])
+def test_feedback_is_cut_to_the_room_that_a_trajectory_leaves(make: Make, chat: ChatFormat, left: int) -> None:
+    teacher = make()
+    attempt = wrong(conversation(chat), answer="7" * 100)
+    empty = len(teacher.prompt(attempt.problem, ""))
+    filler = 512 - left - empty - len(attempt.response)
+    last = attempt.pieces[-1]
+    long = replace(attempt, pieces=(*attempt.pieces[:-1], replace(last, tokens=last.tokens[:1] * filler + last.tokens)))
+    privileged = teacher._privileged(long)
+    assert len(privileged.ids) <= 512
+    assert privileged.response == long.response
+    if left <= REJOINED_TOKENS:
+        assert privileged == long, "without room, the attempt is scored under the student's own prompt"
+    else:
+        assert len(privileged.ids) >= 512 - 2 * REJOINED_TOKENS
+        assert "(value). Avoid them." in chat.text(privileged.pieces[0].tokens)
+
+
+def test_a_prompt_needs_room_without_the_feedback(make: Make) -> None:
+    teacher = make()
+    extra = 512 - 150 - len(teacher.prompt(PROBLEM, ""))
+    for count in (extra, extra + 1):
+        long = replace(PROBLEM, messages=({"role": "user", "content": PROBLEM.messages[0]["content"] + "7" * count},))
+        if count == extra:
+            teacher.check([long])
+        else:
+            with pytest.raises(DataError, match="prompts of the privileged teacher are too long"):
+                teacher.check([long])
 
 
 def test_the_system_needs_no_other_model() -> None:

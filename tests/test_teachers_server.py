@@ -11,17 +11,20 @@ import shutil
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from policy_server import completion, loop_in_a_thread
 from test_engines_vllm import serving as serving_vllm
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch, collate
 from sod.config import EvalOptions, ModelOptions, RolloutOptions, ScoreOptions, TrainOptions
+from sod.engines.hf import HFEngine
 from sod.engines.http import TRIES
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
 from sod.evaluation.evaluate import evaluate
@@ -49,13 +52,15 @@ Work = Callable[[ServerTeacher], Awaitable[Any]]
 
 
 class Serving:
-    """A server that answers `prompt_logprobs` as vLLM does, with a model's own.
+    """A server that answers `prompt_logprobs` as vLLM does, with a model's own, and samples the model.
 
     `troubles` are met by the next requests for tokens, one each.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer):
         self._model, self._tokenizer = model, tokenizer
+        self.written = 0
+        """Number of requests to sample text."""
         self.models: list[dict[str, Any]] = [{"id": "tiny", "max_model_len": CONTEXT}]
         self.shift = 0
         """How far its tokenizer's ids are off."""
@@ -69,6 +74,10 @@ class Serving:
         """Requests for tokens at the moment, and at most."""
         self._port = 0
         self._listening: asyncio.Server | None = None
+
+    @cached_property
+    def _engine(self) -> HFEngine:
+        return HFEngine(self._model, slots=16)
 
     async def start(self) -> str:
         """-> its address, which is the same every time"""
@@ -109,6 +118,9 @@ class Serving:
             return 200, {"tokens": [id + self.shift for id in ids]}
         if body is None:
             return 404, {"error": "not found"}
+        if body.get("return_token_ids"):
+            self.written += 1
+            return 200, await completion(self._engine, body)
         self.asked.append(body)
         self.under_way += 1
         self.most = max(self.most, self.under_way)
@@ -172,14 +184,11 @@ def batch(random_groups: MakeGroups) -> Batch:
 def in_the_background(server: Serving) -> Iterator[str]:
     """It answers in a thread of its own. -> its address"""
 
-    async def stop() -> None:
-        server.stop()
-
-    with Runner() as host:
+    with loop_in_a_thread() as loop:
         try:
-            yield host.run(server.start())
+            yield asyncio.run_coroutine_threadsafe(server.start(), loop).result()
         finally:
-            host.run(stop())
+            loop.call_soon_threadsafe(server.stop)
 
 
 def setup(

@@ -427,6 +427,27 @@ def test_teacher_and_student_solve_a_sample_before_training_and_a_resumed_run_re
     assert again["teacher/solved"] == 0.125
 
 
+@pytest.mark.parametrize("vocabulary", ["the student's", "another"])
+def test_a_teacher_on_a_server_solves_the_sample_there(
+    vocabulary: str,
+    options: dict[str, Any],
+    teacher: Path,
+    other: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+) -> None:
+    options = options | {"rollout": options["rollout"] | {"max_tokens": 200}}
+    folder = teacher if vocabulary == "the student's" else other
+    server = Serving(load_model(folder, CPU), load_tokenizer(folder))
+    with in_the_background(server) as url:
+        row = learnt(options, tmp_path / "run", teacher=folder, score={"probe_problems": 4, "teacher_url": url})
+    here = learnt(options, tmp_path / "here", teacher=folder, score={"probe_problems": 4})
+    assert server.written >= 4
+    names = [f"teacher/{name}" for name in ("probe_problems", "solved", "student_solved", "gain")]
+    assert [row[name] for name in names] == [here[name] for name in names]
+    assert row["teacher/solved"] == 1
+
+
 def test_a_teacher_that_is_not_better_than_the_student_is_reported_at_once(
     options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -27,9 +27,9 @@ Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-PositiveReal = Annotated[float, Field(gt=0)]
+PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
-Real = Annotated[float, Field(ge=0)]
+Real = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def model_path(value: Any) -> Any:

@@ -13,3 +13,6 @@ class OpsdOptions(Options):
     decay: Rare[Decay | None] = None
     """The teacher is an exponential moving average of the student; at each update it keeps this share of its own weights.
     Default: the teacher keeps the student's initial weights."""
+    tell_answer: Rare[bool] = False
+    """opsd_feedback only: the teacher also reads the gold answer (of code, the solution), and every reason of the judge. Default:
+    it never reads the answer."""

@@ -35,8 +35,8 @@ class ScoreOptions(Options):
     """For a teacher with another tokenizer: how the signal of a span is shared among the student's tokens in it
     (docs/teachers.md). equal: the same share for each. surprise: in proportion to -log pi of the student."""
     probe_problems: Rare[ResumeMayChange[Count]] = 0
-    """`sod train`: number of the problems that a teacher on this machine and the student solve once before training, to compare
-    them. 0 skips this; 64 takes about as long as the sampling of 64 attempts with each model."""
+    """`sod train`: number of the problems that teacher and student solve once before training, to compare them. 0 skips this; 64
+    takes about as long as the sampling of 64 attempts with each model."""
     teacher_url: Rare[ResumeMayChange[str | None]] = None
     """Address of a server with the teacher (docs/teachers.md), such as http://127.0.0.1:8001. --teacher then names the
     teacher's tokenizer. If --teacher also has the weights, the server is verified against a forward pass. Default: load the

@@ -11,6 +11,7 @@ import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ from sod.processes.distributed import EVERY_PROCESS
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 30.0
+TLS_SECONDS = 5.0
+"""Time limit of the handshake that finds https at an http address."""
 REMIND_SECONDS = 60.0
 """Time between two messages about an awaited server."""
 SHOWN_CHARACTERS = 300
@@ -151,6 +154,8 @@ class Server:
                         f"{error} That is no JSON, so another program is at this address, such as a proxy or a login page. Give "
                         "the address of the server itself, up to /v1."
                     ) from error
+                if not isinstance(error, Failed) and await self._speaks_tls():
+                    raise OptionError(f"{error} The server uses https. Give its address with https://.") from error
                 if not patience.left:
                     raise InfrastructureError(
                         f"{error} It gave no usable answer within {seconds:g} s. Check its address and that it has started, "
@@ -159,6 +164,20 @@ class Server:
                 patience.wait_for(f"{error} It may still be starting, or the address may be wrong;")
                 wait = error.wait if isinstance(error, Failed) else 0.0
             await asyncio.sleep(min(max(1.0, wait), seconds))
+
+    async def _speaks_tls(self) -> bool:
+        """Return whether the server at an http address answers with https."""
+        url = self._client.base_url
+        if url.scheme == "https":
+            return False
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(TLS_SECONDS):
+                _, writer = await asyncio.open_connection(
+                    url.host, url.port or 80, ssl=ssl._create_unverified_context()
+                )
+                writer.close()
+                return True
+        return False
 
     async def close(self) -> None:
         """Cancel every request. The server keeps running."""

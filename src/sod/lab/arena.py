@@ -94,7 +94,7 @@ def settings_of_world(options: CompareOptions, world: str) -> dict[str, Setting]
         rollout = {
             "rollout": settings.WORLD_ROLLOUT | {key: settings.TRAIN["rollout"][key] for key in ("problems", "group")}
         }
-        train = {key: value for key, value in train.items() if key not in ("tool", "opsd")} | rollout
+        train = {key: value for key, value in train.items() if key != "tool"} | rollout
         measure = settings.WORLD_EVAL | shared | {"samples": settings.EVAL["samples"]}
     train = over(train | {"data": lab / "train.jsonl"}, _given(options.train))
     measure = over(measure | {"data": lab / "eval.jsonl"}, _given(options.measure))

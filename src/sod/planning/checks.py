@@ -400,7 +400,7 @@ def _of_ahead(options: TrainOptions) -> Refusals:
 
 
 def _of_guided(options: TrainOptions) -> Refusals:
-    """Check that there is one teacher that can write turns: here, whole, awake while the student samples."""
+    """Check that there is one teacher that can write turns: whole, awake while the student samples."""
     if options.rollout.guided.probability == 0:
         return
     name, score = options.algorithm.name, options.score
@@ -409,8 +409,6 @@ def _of_guided(options: TrainOptions) -> Refusals:
     if options.teacher is None:
         lacks = "the teachers are several" if options.teachers else "no teacher is given as --teacher"
         yield f"{asks}, but {lacks}. Give one teacher as --teacher, or leave rollout.guided out."
-    if score.teacher_url is not None:
-        yield f"{asks}, but score.teacher_url is a server that only scores. {leave}"
     if score.shard_teacher:
         yield f"{asks}, but score.shard_teacher divides it among the processes. {leave}"
     if score.offload_teacher:
@@ -438,11 +436,8 @@ def _of_system(options: TrainOptions) -> Refusals:
         yield f"algorithm.name = {name} needs a teacher. Give --teacher."
     if system.context is not None and (options.teacher is not None or options.teachers):
         yield f"algorithm.name = {name} uses the student itself as its teacher. Leave --teacher out."
-    if system.context is not None and options.environment != DEFAULT:
-        yield (
-            f"algorithm.name = {name} adds the answer to the problem's prompt, but the prompt comes from environment = "
-            f"{options.environment}. Choose another system, or leave --environment out."
-        )
+    if options.opsd.tell_answer and system.context != "feedback":
+        yield f"opsd.tell_answer has no effect with algorithm.name = {name}. Leave it out, or use opsd_feedback."
     if options.score.teacher_url is not None or options.score.teacher_urls:
         yield from _of_served_teacher(options, system, by_entropy="teacher_entropy" in reads)
         if options.score.teacher_server == "llamacpp" and "teacher" in reads:

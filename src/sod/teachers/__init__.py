@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch, ScoredBatch
 from sod.chat.format import ChatFormat, Schema
-from sod.config import AlgorithmOptions, ModelOptions, SamplingOptions, ScoreOptions
+from sod.config import AlgorithmOptions, EngineOptions, ModelOptions, SamplingOptions, ScoreOptions
+from sod.engines import Engine
+from sod.processes.concurrency import Runner
 from sod.types import Problem
 
 
@@ -70,6 +73,10 @@ class Teacher(ABC):
     """Whether it has a log-probability of each of the student's tokens. False: of spans, whose signal the tokens share, or upper
     bounds for the less likely tokens."""
 
+    chat: ChatFormat | None = None
+    """The teacher's own chat format; None if it reads the student's."""
+    writes_turns = False
+    """Whether `sampled` can open an engine that samples it."""
     has_spans = False
     """Whether it scores spans of text (`ScoredBatch.span_share_BT`)."""
     has_bounds = False
@@ -82,6 +89,12 @@ class Teacher(ABC):
     @abstractmethod
     def take_busy_seconds(self) -> float:
         """Return the seconds of scoring since the last call."""
+
+    def sampled(
+        self, loop: Runner, rollout: SamplingOptions, options: EngineOptions | None = None
+    ) -> AbstractContextManager[Engine]:
+        """Open an engine that samples this teacher, if `writes_turns`. `options`: of an engine for a teacher here."""
+        raise NotImplementedError(f"a {type(self).__name__} writes no turns")
 
     def take_costs(self) -> dict[str, float]:
         """Return the tokens and requests of a teacher on a server since the last call, as metrics of this process."""

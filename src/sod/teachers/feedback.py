@@ -12,11 +12,12 @@ LONGEST_ERROR = 300
 """Characters of an error that are kept: its end, where the reason is."""
 
 
-def feedback(trajectory: Trajectory, chat: ChatFormat, tools: Sequence[Schema]) -> str:
-    """Return the faults of an attempt, one per paragraph; empty if it has none. Never contains the gold answer.
+def feedback(trajectory: Trajectory, chat: ChatFormat, tools: Sequence[Schema], *, tell_answer: bool = False) -> str:
+    """Return the faults of an attempt, one per paragraph; empty if it has none.
 
-    A reason of the judge that contains the gold answer is left out, and so are the details of a failed test. Errors are texts
-    that the student has read itself.
+    Without `tell_answer`, it never contains the gold answer: a reason of the judge that contains it is left out, and so are the
+    details of a failed test, and the reasons of a model or an environment, which may write the answer in another form. Errors are
+    texts that the student has read itself.
     """
     faults: list[str] = []
     before: tuple[int, ...] = ()
@@ -30,19 +31,19 @@ def feedback(trajectory: Trajectory, chat: ChatFormat, tools: Sequence[Schema]) 
             if outcome != "ok":
                 error = texts[at] if texts else chat.response(piece.tokens)
                 faults.append(f"A tool call failed ({outcome}): {error.strip()[-LONGEST_ERROR:]}")
-    return "\n\n".join([*faults, *_verdict(trajectory)])
-
-
-def _verdict(trajectory: Trajectory) -> list[str]:
-    """Return why the attempt was judged wrong; nothing for a right one."""
     verdict = trajectory.judged
-    if verdict.is_right or not verdict.is_graded:
-        return []
-    reason, gold = verdict.reason, trajectory.problem.answer.strip()
+    if not verdict.is_right and verdict.is_graded:
+        reason = verdict.reason if tell_answer else _without_gold(trajectory)
+        answer = f"The answer {verdict.answer!r} is wrong" if verdict.answer else "The attempt was judged wrong"
+        faults.append(f"{answer} ({reason})." if reason else f"{answer}.")
+    return "\n\n".join(faults)
+
+
+def _without_gold(trajectory: Trajectory) -> str:
+    """Return the judge's reason, or as much of it as cannot contain the gold answer."""
+    reason, gold = trajectory.judged.reason, trajectory.problem.answer.strip()
+    if trajectory.environment_verdict is not None or reason.startswith(LLM_REASON):
+        return ""
     if not KINDS[trajectory.problem.kind].gold_is_answer:
         reason = reason.partition(" (")[0]  # the detail of a failed test may hold its expected value
-    if (gold and gold in reason) or reason.startswith(LLM_REASON):  # a model may write the answer in another form
-        reason = ""
-    reason = f" ({reason})" if reason else ""
-    answer = f"The answer {verdict.answer!r} is wrong" if verdict.answer else "The attempt was judged wrong"
-    return [f"{answer}{reason}."]
+    return "" if gold and gold in reason else reason

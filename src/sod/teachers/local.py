@@ -9,18 +9,19 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch
-from sod.chat.format import ChatFormat
+from sod.config import EngineOptions, SamplingOptions
+from sod.engines import Engine
+from sod.engines.opening import open_engine
 from sod.model.loading import check_context, check_embeddings, check_same_vocabulary, load_model, load_tokenizer
 from sod.model.scores import score
-from sod.processes.concurrency import compute
+from sod.processes.concurrency import Runner, compute
 from sod.teachers import Scores, Teacher, TeacherSetup
 
 
 class LocalTeacher(Teacher):
     """Scores with the model in `setup.folder`. Its vocabulary must equal the student's."""
 
-    chat: ChatFormat | None = None
-    """The teacher's own chat format; None if it reads the student's."""
+    writes_turns = True
 
     def __init__(self, setup: TeacherSetup):
         tokenizer = load_tokenizer(setup.folder)
@@ -75,11 +76,12 @@ class LocalTeacher(Teacher):
         return logprobs_BT
 
     @contextmanager
-    def lent(self) -> Iterator[PreTrainedModel]:
-        """Lend the model, on its device, to an engine that samples it."""
+    def sampled(self, loop: Runner, rollout: SamplingOptions, options: EngineOptions | None = None) -> Iterator[Engine]:
+        """Open an engine that samples the model, on its device."""
         self._enter()
         try:
-            yield self._model
+            with open_engine(loop, options or EngineOptions(), self._model, rollout) as engine:
+                yield engine
         finally:
             self._leave()
 

@@ -1,8 +1,9 @@
 """The student's own model as teacher, with privileged information: on-policy self-distillation (OPSD)."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from sod.rewards.kinds import KINDS
 from sod.teachers import Scores, TeacherSetup
 from sod.teachers.feedback import feedback
 from sod.teachers.local import LocalTeacher
-from sod.types import Group, Piece, Problem, Schema, Trajectory
+from sod.types import Group, Message, Piece, Problem, Schema, Trajectory
 
 GT_TEMPLATE = """{question}
 
@@ -46,7 +47,11 @@ TEMPLATES: dict[Context, str] = {
     "feedback": FEEDBACK_TEMPLATE,
 }
 FEEDBACK_TOKENS = 256
-"""Longest feedback. The beginning of a longer one is left out."""
+"""Longest feedback, if the model's positions have room for it. The beginning of a longer one is left out."""
+REJOINED_TOKENS = 4
+"""Tokens that a cut text may have more inside a prompt than alone."""
+ANSWER = "The correct answer is: {answer}"
+"""End of the feedback with `opsd.tell_answer`."""
 
 STATE = "teacher.pt"
 """File of the average in a checkpoint. Not safetensors, because loaders of the student may read every such file."""
@@ -61,11 +66,15 @@ class PrivilegedTeacher(LocalTeacher):
     {question} stands for that message and {context} for the privileged information. Default template: from `TEMPLATES`.
     y are the original tokens after x, observations included; they are never rendered again. With `context` = feedback, c(x)
     differs between the attempts at a problem (`sod.teachers.feedback`); an attempt without a fault is scored under x.
+    `tell_answer`: the feedback ends with the gold answer. `is_default`: whether a problem's own messages are its prompt; an
+    environment writes the others, and the trajectory has them.
 
     Without `decay` the model stays frozen. With `decay` it is the exponential moving average of the student's weights,
     updated by `follow` and saved in checkpoints. The average is kept in float32, which takes 4 more bytes per weight if
     `network.dtype` or `score.teacher_dtype` is another type.
     """
+
+    writes_turns = False
 
     def __init__(
         self,
@@ -76,6 +85,8 @@ class PrivilegedTeacher(LocalTeacher):
         context: Context,
         template: str | None = None,
         decay: float | None = None,
+        tell_answer: bool = False,
+        is_default: Callable[[Problem], bool] = lambda problem: problem.environment in ("", DEFAULT),
     ):
         self._template = TEMPLATES[context] if template is None else template
         if missing := [name for name in ("{question}", "{context}") if name not in self._template]:
@@ -87,9 +98,11 @@ class PrivilegedTeacher(LocalTeacher):
         self._chat = chat
         self._tools = tools
         self._context: Context = context
+        self._tell_answer = tell_answer
+        self._is_default = is_default
         self._others: dict[str, Problem] = {}
         self._decay = decay
-        self._max_tokens = setup.rollout.max_tokens
+        self._limits = setup.rollout
         # In bfloat16 a slow average would never change: (1 - decay) * difference is rounded to 0. The averages of an offloaded
         # teacher are its weights in CPU memory, not the parameters, which move to the GPU.
         self._averages = [
@@ -102,51 +115,61 @@ class PrivilegedTeacher(LocalTeacher):
     def check(self, problems: Sequence[Problem]) -> None:
         """Raises DataError if a problem lacks its privileged information, or if its prompt leaves no room for a response.
 
-        The limit of these prompts is the model's number of positions, not `rollout.max_prompt_tokens`.
+        The limit of these prompts is the model's number of positions, not `rollout.max_prompt_tokens`. Feedback is cut to the
+        room that a trajectory leaves, so only the prompt without it counts.
         """
         if self._context == "unrelated":
             self._others = _other_problems(problems)
-        room = positions_of(self._model) - self._max_tokens
-        lengths = {problem.id: self._longest(problem) for problem in problems}
+        room = positions_of(self._model) - self._limits.max_tokens
+        lengths = {problem.id: self._length(problem) for problem in problems}
         if long := {id: length for id, length in lengths.items() if length > room}:
             id = max(long, key=lambda id: long[id])
             raise DataError(
                 f"{len(long)} of {len(problems)} prompts of the privileged teacher are too long: the prompt of "
-                f"problem {id!r} has {long[id]} tokens, but rollout.max_tokens = {self._max_tokens} leaves {room} of the "
+                f"problem {id!r} has {long[id]} tokens, but rollout.max_tokens = {self._limits.max_tokens} leaves {room} of the "
                 "model's positions. Lower rollout.max_tokens, or shorten or remove these problems."
             )
 
-    def _longest(self, problem: Problem) -> int:
-        """Return the length of the teacher's prompt; for feedback, the length with the longest feedback."""
+    def _length(self, problem: Problem) -> int:
+        """Return the length of the teacher's prompt; where an environment writes the student's, the largest that is possible."""
+        privilege = self._known(problem)
+        if self._is_default(problem):
+            return len(self.prompt(problem, privilege))
+        added = self._chat.tokenizer.encode(self._filled("", privilege), add_special_tokens=False)
+        return self._limits.max_prompt_tokens + len(added)
+
+    def _known(self, problem: Problem) -> str:
+        """Return the privileged information that is known before an attempt."""
         if self._context == "feedback":
-            return len(self.prompt(problem, "")) + FEEDBACK_TOKENS
-        return len(self.prompt(problem))
+            return ANSWER.format(answer=_privilege(problem, "gt")) if self._tell_answer else ""
+        return _privilege(self._others[problem.id] if self._context == "unrelated" else problem, self._context)
+
+    def _filled(self, question: str, privilege: str) -> str:
+        """Return the template with both texts in their places."""
+        parts = {"question": question, "context": privilege}
+        return re.sub(r"\{(question|context)\}", lambda found: parts[found[1]], self._template)
 
     def prompt(self, problem: Problem, privilege: str | None = None) -> list[int]:
-        """Return c(x), the teacher's prompt. Raises DataError if the problem has no text message to rewrite.
+        """Return c(x) of a problem in the default environment. Raises DataError if it has no text message to rewrite.
 
         `privilege`: the privileged information. Default: that of the problem.
         """
-        if problem.environment not in ("", DEFAULT):
-            raise DataError(
-                f"Problem {problem.id!r} has the environment {problem.environment}, which writes its own prompt, so the "
-                "privileged information cannot be added. Remove the problem, or choose another system."
-            )
-        messages = list(with_files(problem).messages)
+        privilege = self._known(problem) if privilege is None else privilege
+        return self._rewritten(problem, with_files(problem).messages, self._tools, privilege)
+
+    def _rewritten(
+        self, problem: Problem, messages: Sequence[Message], tools: Sequence[Schema], privilege: str
+    ) -> list[int]:
+        """Return the prompt of a conversation with its last user message rewritten."""
+        messages = list(messages)
         last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=None)
         if last is None or not isinstance(question := messages[last].get("content"), str):
             raise DataError(
                 f"Problem {problem.id!r} has no user message of text to add the privileged information to. Add one, or "
                 "remove the problem."
             )
-        told = self._others[problem.id] if self._context == "unrelated" else problem
-        parts = {
-            "question": question,
-            "context": _privilege(told, self._context) if privilege is None else privilege,
-        }
-        rewritten = re.sub(r"\{(question|context)\}", lambda found: parts[found[1]], self._template)
-        messages[last] = messages[last] | {"content": rewritten}
-        return self._chat.prompt(messages, self._tools)
+        messages[last] = messages[last] | {"content": self._filled(question, privilege)}
+        return self._chat.prompt(messages, tools)
 
     # Scores
 
@@ -165,19 +188,27 @@ class PrivilegedTeacher(LocalTeacher):
 
     def _privileged(self, trajectory: Trajectory) -> Trajectory:
         """Replace the trajectory's prompt by the teacher's."""
-        privilege = None
+        messages, tools = trajectory.messages, trajectory.tools
+        if not messages:
+            messages, tools = with_files(trajectory.problem).messages, self._tools
+        rewritten = partial(self._rewritten, trajectory.problem, messages, tools)
+        privilege = self._known(trajectory.problem)
         if self._context == "feedback":
-            privilege = self._feedback(trajectory)
+            used = len(rewritten("")) + len(trajectory.response) + REJOINED_TOKENS
+            privilege = self._feedback(trajectory, positions_of(self._model) - used, privilege)
             if not privilege:
                 return trajectory
-        prompt = Piece("prompt", tuple(self.prompt(trajectory.problem, privilege)))
-        return replace(trajectory, pieces=(prompt, *trajectory.pieces[1:]))
+        return replace(trajectory, pieces=(Piece("prompt", tuple(rewritten(privilege))), *trajectory.pieces[1:]))
 
-    def _feedback(self, trajectory: Trajectory) -> str:
-        """Return what went wrong in an attempt, cut to `FEEDBACK_TOKENS`."""
+    def _feedback(self, trajectory: Trajectory, room: int, answer: str) -> str:
+        """Return what went wrong in an attempt, and the answer if it is told, cut to the room; empty for one without a fault."""
+        told = feedback(trajectory, self._chat, self._tools, tell_answer=self._tell_answer)
+        if not told:
+            return ""
         tokenizer = self._chat.tokenizer
-        ids = tokenizer.encode(feedback(trajectory, self._chat, self._tools), add_special_tokens=False)
-        return str(tokenizer.decode(ids[-FEEDBACK_TOKENS:])).lstrip("\N{REPLACEMENT CHARACTER}")
+        ids = tokenizer.encode("\n\n".join(filter(None, (told, answer))), add_special_tokens=False)
+        kept = ids[len(ids) - min(len(ids), FEEDBACK_TOKENS, max(0, room)) :]
+        return str(tokenizer.decode(kept)).lstrip("\N{REPLACEMENT CHARACTER}")
 
     # Weights
 

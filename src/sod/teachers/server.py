@@ -16,6 +16,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -25,15 +26,17 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sod.batching import Batch, ScoredBatch, pad
-from sod.config import ModelOptions, SamplingOptions, ScoreOptions
+from sod.config import EngineOptions, ModelOptions, SamplingOptions, ScoreOptions
+from sod.engines import Engine
 from sod.engines.http import ServedModel, Words
+from sod.engines.opening import open_engine
 from sod.engines.served import PROBE_TEXT
 from sod.engines.vllm_base import COARSE_TOLERANCE, TOLERANCE
 from sod.errors import ModelError
 from sod.model.dtypes import dtype_of
 from sod.model.forward import id_count, unused_beside
 from sod.model.loading import load_tokenizer
-from sod.processes.concurrency import Occupancy, compute, run_concurrently
+from sod.processes.concurrency import Occupancy, Runner, compute, run_concurrently
 from sod.runs.files import write_json
 from sod.teachers import Scores, Teacher, TeacherSetup
 from sod.teachers.dialects import Dialect, ServedRow, VllmDialect, recognised
@@ -70,6 +73,7 @@ class ServerTeacher(Teacher):
     """
 
     scores_candidates = False
+    writes_turns = True
 
     @classmethod
     async def open(cls, setup: TeacherSetup, *, seconds: float = ANSWER_SECONDS) -> Self:
@@ -107,7 +111,8 @@ class ServerTeacher(Teacher):
         translation: Translation | None = None,
     ):
         assert options.teacher_url is not None
-        self._tokenizer, self._translation = tokenizer, translation
+        self._tokenizer, self._translation, self._options = tokenizer, translation, options
+        self.chat = translation.chat if translation else None
         self._limit: int | None = None
         """Largest number of tokens of a trajectory in the teacher's tokens; None if it is not known."""
         self._model = ServedModel(
@@ -220,6 +225,19 @@ class ServerTeacher(Teacher):
     @property
     def _kind(self) -> list[object]:
         return [self._dialect.name, self._dialect.top]
+
+    @contextmanager
+    def sampled(self, loop: Runner, rollout: SamplingOptions, options: EngineOptions | None = None) -> Iterator[Engine]:
+        """Open an engine that samples the model on the server."""
+        served = EngineOptions(
+            name="served",
+            url=self._options.teacher_url,
+            served_name=self._model.name,
+            key_variable=KEY_VARIABLE,
+            patience=self._options.teacher_patience,
+        )
+        with open_engine(loop, served, None, rollout, self._tokenizer) as engine:
+            yield engine
 
     async def close(self) -> None:
         await self._model.close()

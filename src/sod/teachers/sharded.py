@@ -19,6 +19,8 @@ from sod.teachers.local import LocalTeacher
 class ShardedTeacher(LocalTeacher):
     """Scores together with all other processes, layer by layer, after all have finished sampling."""
 
+    writes_turns = False
+
     def __init__(self, setup: TeacherSetup, ranks: Ranks):
         self._ranks = ranks
         on_the_cpu = setup.network.model_copy(update={"device": "cpu"})

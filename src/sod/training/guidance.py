@@ -6,12 +6,10 @@ from dataclasses import dataclass, replace
 
 from sod.config import EngineOptions, TrainOptions
 from sod.engines import Engine
-from sod.engines.opening import open_engine
 from sod.processes.concurrency import Runner
 from sod.rollout.agent import Agent
 from sod.rollout.guide import Guide
 from sod.teachers import Teacher
-from sod.teachers.local import LocalTeacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +22,14 @@ class Guidance:
     @classmethod
     @contextmanager
     def open(cls, loop: Runner, options: TrainOptions, teacher: Teacher | None) -> "Iterator[Guidance | None]":
-        """Sample the teacher in this process; yield None if it writes no turns. `planning.checks` has checked the options."""
+        """Open an engine for the teacher, here or on its server; yield None if it writes no turns. `planning.checks` has checked
+        the options."""
         if options.rollout.guided.probability == 0:
             yield None
             return
-        assert isinstance(teacher, LocalTeacher), f"a teacher of type {type(teacher).__name__} cannot write turns"
+        assert teacher is not None, "`planning.checks` refuses turns of a teacher without one"
         own = EngineOptions(name="hf", memory_share=options.engine.memory_share)
-        with teacher.lent() as model, open_engine(loop, own, model, options.rollout) as engine:
+        with teacher.sampled(loop, options.rollout, own) as engine:
             yield cls(engine, options)
 
     def probability(self, update: int) -> float:
@@ -41,6 +40,11 @@ class Guidance:
         """Return the agent of an update."""
         probability = self.probability(update)
         return replace(agent, guide=Guide(self.engine, probability)) if probability > 0 else agent
+
+    def refresh(self, loop: Runner) -> None:
+        """Drop what the engine has read, so that a resumed run samples the same. A server keeps its cache."""
+        if self.options.score.teacher_url is None:
+            loop.run(self.engine.refresh())
 
     def metrics(self, update: int) -> dict[str, float]:
         """Return the metrics of an update; those of `sod.runs.metrics` replace the number of turns."""

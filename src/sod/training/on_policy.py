@@ -416,7 +416,7 @@ class TrainingSession:
         if update > self.synced and not (self.ahead is not None and self.ahead.is_running):
             self.loop.run(self.agent.engine.refresh())
             if self.guidance is not None:
-                self.loop.run(self.guidance.engine.refresh())
+                self.guidance.refresh(self.loop)
             self.synced = update
 
     def prepare_learning(self, update: int) -> None:

@@ -91,7 +91,14 @@ def opened_teacher(
         return
     opsd = options.opsd
     yield PrivilegedTeacher(
-        setup, harness.chat, harness.tools.schemas, context=context, template=opsd.template, decay=opsd.decay
+        setup,
+        harness.chat,
+        harness.tools.schemas,
+        context=context,
+        template=opsd.template,
+        decay=opsd.decay,
+        tell_answer=opsd.tell_answer,
+        is_default=harness.environments.is_default,
     )
 
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sod.config import EngineOptions, TrainOptions
-from sod.engines.opening import open_engine
+from sod.config import TrainOptions
 from sod.evaluation.intervals import mean_over_problems
 from sod.processes.concurrency import Runner
 from sod.processes.distributed import Ranks
@@ -19,10 +18,7 @@ from sod.rollout.harness import Harness
 from sod.runs.directory import Run
 from sod.runs.files import write_whole
 from sod.teachers import Teacher
-from sod.teachers.local import LocalTeacher
-from sod.teachers.privileged import PrivilegedTeacher
 from sod.teachers.several import SeveralTeachers
-from sod.teachers.sharded import ShardedTeacher
 from sod.types import Problem
 
 logger = logging.getLogger(__name__)
@@ -65,14 +61,14 @@ class TeacherProbe:
         solved = self._solved(student, problems)
         found: Metrics = {}
         for name, each, own in _parts(teacher, problems):
-            if not isinstance(each, LocalTeacher) or isinstance(each, ShardedTeacher | PrivilegedTeacher):
+            if not each.writes_turns:
                 logger.warning(
-                    "score.probe_problems: only a teacher whose whole model is here can solve problems; skipped."
+                    "score.probe_problems: a sharded teacher, or the student as its own, solves no problems; skipped."
                 )
                 continue
-            chat = each.chat or self.harness.chat
-            with each.lent() as model, open_engine(self.loop, EngineOptions(), model, self._limits) as engine:
-                agent = replace(self.harness.agent(engine, self._limits, logprobs=False), chat=chat)
+            with each.sampled(self.loop, self._limits) as engine:
+                agent = self.harness.agent(engine, self._limits, logprobs=False)
+                agent = replace(agent, chat=each.chat or agent.chat)
                 theirs = self._solved(agent, own)
             both = [id for id in theirs if id in solved]
             if both:

@@ -14,7 +14,7 @@ from sod.errors import OptionError
 T = TypeVar("T")
 
 CONTROLS = ("sham", "random_weights", "random_mask", "random_steps", "suppress_unlikely", "opd_then_grpo")
-"""`opsd_unrelated` is the control of OPSD, whose teacher is the student itself. OPSD has no place among rules for one teacher."""
+"""`opsd_unrelated` is the control of OPSD systems whose teacher reads the answer."""
 ALWAYS = ("sod", "opd", "grpo")
 """Systems that are compared whatever the screening shows."""
 EQUAL_TO_OTHERS = ("sod_uniform",)
@@ -22,8 +22,9 @@ EQUAL_TO_OTHERS = ("sod_uniform",)
 CANDIDATES = tuple(
     name
     for name, traits in SYSTEMS.items()
-    if traits.context is None and name not in (*ALWAYS, *CONTROLS, *EQUAL_TO_OTHERS)
+    if traits.context in (None, "feedback") and name not in (*ALWAYS, *CONTROLS, *EQUAL_TO_OTHERS)
 )
+"""Without the OPSD systems whose teacher reads the answer or a hint; --methods adds them."""
 FINAL = "final"
 SCREENING_SEED = 2_000_003
 """Seeds of screening start here. The finals have other seeds, so that a lucky seed does not help twice."""
