@@ -186,18 +186,7 @@ class _Teacher:
         """Load the teacher with the precision of the evaluation, and check that it fits the student's limits."""
         folder, chat, translator = model_folder(model), harness.chat, None
         if not has_same_tokens(folder, chat.tokenizer):
-            setup = TeacherSetup(
-                folder=folder,
-                tokenizer=chat.tokenizer,
-                network=measured.network,
-                score=measured.score,
-                rollout=measured.rollout,
-                microbatch_tokens=measured.microbatch_tokens,
-                chat=chat,
-                tools=harness.tools.schemas,
-                thinking=measured.chat.thinking,
-            )
-            translation = Translation(setup)
+            translation = Translation(TeacherSetup.of(folder, measured, chat, harness.tools.schemas))
             chat, translator = translation.chat, translation.translator
         network = load_model(folder, measured.network.for_teacher(measured.score))
         check_embeddings(network, chat.tokenizer, folder)

@@ -338,20 +338,10 @@ def _scorer(
     if (options.teacher is None and not routes) or model is None:
         yield None
         return
-    setup = TeacherSetup(
-        folder=teacher_folder(options.teacher, options.score) if options.teacher else routes[0].model,
-        tokenizer=harness.chat.tokenizer,
-        network=options.network,
-        score=options.score,
-        rollout=options.rollout,
-        microbatch_tokens=options.microbatch_tokens,
-        chat=harness.chat,
-        tools=harness.tools.schemas,
-        thinking=options.chat.thinking,
-    )
+    folder = teacher_folder(options.teacher, options.score) if options.teacher else routes[0].model
+    setup = TeacherSetup.of(folder, options, harness.chat, harness.tools.schemas)
     with open_teachers(loop, setup, routes, ALONE) if routes else open_teacher(loop, setup, ALONE) as teacher:
-        if routes:
-            teacher.check(problems)
+        teacher.check(problems)
         yield Scorer(
             model,
             teacher,

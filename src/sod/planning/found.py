@@ -162,19 +162,8 @@ class DryRun(Text):
             from sod.teachers import TeacherSetup
             from sod.teachers.translated import Translation
 
-            Translation(
-                TeacherSetup(
-                    folder=theirs,
-                    tokenizer=tokenizer,
-                    network=options.network,
-                    score=options.score,
-                    rollout=options.rollout,
-                    microbatch_tokens=0,  # no pass is computed
-                    chat=chat,
-                    tools=[interpreter_schema()] if INTERPRETER in options.tool.use else [],
-                    thinking=options.chat.thinking,
-                )
-            )
+            tools = [interpreter_schema()] if INTERPRETER in options.tool.use else []
+            Translation(TeacherSetup.of(theirs, options, chat, tools))
 
     def check_what_is_named(self, options: TrainOptions | EvalOptions, teacher: Found | None) -> None:
         """Add the user's own tools, and the command that starts each teacher's server."""

@@ -12,7 +12,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sod.batching import Batch, ScoredBatch
 from sod.chat.format import ChatFormat, Schema
-from sod.config import AlgorithmOptions, EngineOptions, ModelOptions, SamplingOptions, ScoreOptions
+from sod.config import (
+    AlgorithmOptions,
+    EngineOptions,
+    EvalOptions,
+    ModelOptions,
+    SamplingOptions,
+    ScoreOptions,
+    TrainOptions,
+)
 from sod.engines import Engine
 from sod.processes.concurrency import Runner
 from sod.types import Problem
@@ -57,6 +65,24 @@ class TeacherSetup:
     """The schemas of the student's tools."""
     thinking: bool | None = None
     """Value of `chat.thinking`, for the teacher's template as well."""
+
+    @classmethod
+    def of(
+        cls, folder: Path, options: TrainOptions | EvalOptions, chat: ChatFormat, tools: Sequence[Schema]
+    ) -> "TeacherSetup":
+        """Return the inputs of a teacher in a run or an evaluation. `chat`, `tools`: the student's."""
+        passes = options.learn if isinstance(options, TrainOptions) else options
+        return cls(
+            folder=folder,
+            tokenizer=chat.tokenizer,
+            network=options.network,
+            score=options.score,
+            rollout=options.rollout,
+            microbatch_tokens=passes.microbatch_tokens,
+            chat=chat,
+            tools=tools,
+            thinking=options.chat.thinking,
+        )
 
 
 class Teacher(ABC):

@@ -64,17 +64,7 @@ def opened_teacher(
     else:
         yield None
         return
-    setup = TeacherSetup(
-        folder=folder,
-        tokenizer=harness.chat.tokenizer,
-        network=options.network,
-        score=options.score,
-        rollout=options.rollout,
-        microbatch_tokens=options.learn.microbatch_tokens,
-        chat=harness.chat,
-        tools=harness.tools.schemas,
-        thinking=options.chat.thinking,
-    )
+    setup = TeacherSetup.of(folder, options, harness.chat, harness.tools.schemas)
     if context is None:
         folders = [folder] if not routes else [teacher_folder(route.model, options.score) for route in routes]
         for each in folders:
