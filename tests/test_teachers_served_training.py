@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from test_teachers_dialects import Other
 from test_teachers_server import CPU, Serving, in_the_background
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from warm import launch
 
 from sod.cli import run as sod
 from sod.config import ScoreOptions, TrainOptions
@@ -234,6 +235,30 @@ def test_a_server_that_fails_later_costs_no_update_and_the_way_to_go_on_is_named
     assert [row["update"] for row in run.metrics()] == [1, 2, 3]
     start = load_file(options["student"] / "model.safetensors")
     assert distance(weights(run), weights(straight)) < 0.01 * distance(weights(straight), start)
+
+
+@pytest.mark.slow
+def test_a_server_that_fails_one_of_two_processes_costs_no_update(
+    model: PreTrainedModel, tokenizer: Tokenizer, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """One request of the third update gets too few values; the other process has no reason to end."""
+    server = serving("vllm", model, tokenizer)
+    server.troubles += [""] * (2 * PROOF + 2 * (attempts_of(options) + 2) + 1) + ["shorter"]
+    recipe = tmp_path / "recipe.toml"
+    command = ["-m", "sod", "train", recipe, "--out", tmp_path / "run", "--processes", "2"]
+    with in_the_background(server) as url:
+        recipe.write_text(to_toml(options | {"score": {"teacher_url": url}, "updates": 3}))
+        failed = launch(2, command)
+        assert failed.returncode != 0
+        complaints = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
+        assert len(complaints) == 1
+        assert "log-probabilities of" in complaints[0]
+        assert f"to continue: torchrun --nproc-per-node 2 -m sod train {recipe}" in failed.stderr, failed.stderr
+        run = Run(tmp_path / "run")
+        assert (run.newest_checkpoint() or (0,))[0] == 2
+        resumed = launch(2, [*command, "--resume"])
+        assert resumed.returncode == 0, resumed.stderr
+    assert [row["update"] for row in run.metrics()] == [1, 2, 3]
 
 
 def test_a_resumed_run_refuses_a_server_with_another_model_also_without_local_weights(

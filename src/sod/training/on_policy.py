@@ -345,19 +345,31 @@ class TrainingSession:
         await self.scorer.confirm()
 
     def _unless_ended(self, update: int, work: Coroutine[Any, Any, T]) -> T:
-        """Run the work. If a signal ends any process, all save the `update` updates so far and raise Terminated."""
+        """Run the work. If a signal ends any process, or the work of one fails, all save the `update` updates so far and end.
+
+        A process whose own work succeeded waits for the error of the other, which ends it.
+        """
         done: list[T] = []
-        ended = 0
+        ended, failure = 0, None
         try:
             with let_through():
                 done.append(self.loop.run(work))
         except Terminated as error:
             work.close()
             ended = error.number
-        if ended := max(self.ranks.gather(ended)):
-            if update:
-                self.ensure_saved(update)
+        except (UsageError, InfrastructureError) as error:
+            failure = error
+        states = self.ranks.gather((ended, failure is not None))
+        ended = max(number for number, _ in states)
+        has_failed = any(failed for _, failed in states)
+        if update and (ended or has_failed):
+            self.ensure_saved(update)
+        if failure is not None:
+            raise failure
+        if ended:
             raise Terminated(ended, agreed=True)
+        if has_failed:
+            self.ranks.meet()
         return done[0]
 
     def validate(self, update: int, display: Display) -> bool:
@@ -381,9 +393,9 @@ class TrainingSession:
 
     @contextmanager
     def kept(self, update: int) -> Iterator[None]:
-        """Save the `update` updates so far if sampling or scoring fails, for example because a server is down.
+        """Save the `update` updates so far if an error ends a run in one process before it learns.
 
-        Of several processes only one may have failed, and a checkpoint needs all: they continue from the newest one.
+        Of several processes only one may have failed, and a checkpoint needs all: `_unless_ended` asks the others first.
         """
         try:
             yield
