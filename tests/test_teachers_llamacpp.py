@@ -23,7 +23,7 @@ from test_gguf import llama, write
 from test_teachers_served_training import distance, signals, weights
 
 from sod.config import ScoreOptions, TrainOptions
-from sod.engines.http import Body, ServedModel, Words
+from sod.engines.served_model import Body, ServedModel, Words
 from sod.lab import settings
 from sod.model.loading import load_tokenizer
 from sod.teachers.dialects import LlamaCppDialect, ServedRow, recognised

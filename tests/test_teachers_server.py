@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sod.batching import Batch, collate
 from sod.config import EvalOptions, ModelOptions, RolloutOptions, ScoreOptions, TrainOptions
 from sod.engines.hf import HFEngine
-from sod.engines.http import TRIES
+from sod.engines.served_model import TRIES
 from sod.errors import InfrastructureError, ModelError, OptionError, OutageError
 from sod.evaluation.evaluate import evaluate
 from sod.lab import settings

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from sod.config import EngineOptions, SamplingOptions
 from sod.engines import CANNOT_TRAIN, Reply, Request
-from sod.engines.http import NOT_UNDERSTOOD, Refused, ServedModel, Words, short
+from sod.engines.http import Refused, short
+from sod.engines.served_model import NOT_UNDERSTOOD, ServedModel, Words
 from sod.engines.vllm_base import parameters
 from sod.errors import InfrastructureError, OptionError
 from sod.model.forward import ends_beside, id_count, unused_beside

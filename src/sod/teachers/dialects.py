@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from sod.config import ScoreOptions
 from sod.config.servers import SERVERS
-from sod.engines.http import TRIES, Body, Refused, ServedModel, short
+from sod.engines.http import Refused, short
+from sod.engines.served_model import TRIES, Body, ServedModel
 from sod.errors import InfrastructureError, ModelError, OptionError
 
 Ask = Callable[[Body], Awaitable[Any]]

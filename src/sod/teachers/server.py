@@ -28,9 +28,9 @@ from transformers import PreTrainedTokenizerBase
 from sod.batching import Batch, ScoredBatch, pad
 from sod.config import EngineOptions, ModelOptions, SamplingOptions, ScoreOptions
 from sod.engines import Engine
-from sod.engines.http import ServedModel, Words
 from sod.engines.opening import open_engine
 from sod.engines.served import PROBE_TEXT
+from sod.engines.served_model import ServedModel, Words
 from sod.engines.vllm_base import COARSE_TOLERANCE, TOLERANCE
 from sod.errors import ModelError
 from sod.model.dtypes import dtype_of
