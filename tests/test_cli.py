@@ -151,6 +151,7 @@ def test_an_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str])
             "of at least 1. Type for example --rollout.group 16",
         ),
         (["--rollout.top-p", "1.5"], "--rollout.top-p is 1.5. It must be a number above 0 and at most 1."),
+        (["--score.teacher-patience", "inf"], "--score.teacher-patience is inf. It must be a finite number above 0."),
         (["--updates", "many"], "--updates is many. It must be a whole number of at least 1."),
         (
             ["--engine.name", "vlm"],

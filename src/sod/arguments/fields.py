@@ -86,7 +86,8 @@ def rule_of(kind: Any, metadata: Sequence[Any] = ()) -> str:
             some = "one or more values" if any(getattr(mark, "min_length", 0) for mark in marks) else "a list of values"
             return f"{some}, each {each}" if each else some
         return f"{len(parts)} values, each {each}" if each else f"{len(parts)} values"
-    words = {int: "a whole number", float: "a number"}.get(kind, "")
+    is_finite = any(getattr(mark, "allow_inf_nan", None) is False for mark in marks)
+    words = {int: "a whole number", float: "a finite number" if is_finite else "a number"}.get(kind, "")
     limits = [
         f"{text} {getattr(mark, name):g}"
         for mark in marks
