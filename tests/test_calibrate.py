@@ -414,6 +414,15 @@ def test_all_steps_are_taken_where_there_are_fewer_than_asked_for(
     assert "not 10000; all are used" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize("top_p", [1.0, 0.6])
+def test_samples_that_training_would_not_draw_are_named(
+    options: CalibrateOptions, caplog: pytest.LogCaptureFixture, top_p: float
+) -> None:
+    edit(options.run / "options.json", lambda content: content["rollout"].update(top_p=top_p))
+    calibrate(options)
+    assert ("was sampled with rollout.top_p = 0.6, and training samples with 1" in caplog.text) == (top_p < 1)
+
+
 def test_a_calibration_that_was_cut_short_does_not_look_finished(options: CalibrateOptions) -> None:
     edit(options.run / "options.json", lambda content: content["rollout"].update(seconds=1e-6))
     with pytest.raises(InfrastructureError, match="were lost"):

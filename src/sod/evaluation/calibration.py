@@ -71,6 +71,12 @@ def _calibrate(options: CalibrateOptions) -> Row:
         raise RunError(
             f"{student} has changed since the evaluation {options.run}. Leave --advised out, or repeat `sod eval`."
         )
+    if (top_p := evaluation.origin.options.rollout.top_p) < 1:
+        logger.warning(
+            f"careful: {options.run} was sampled with rollout.top_p = {top_p:g}, and training samples with 1. Its student errs "
+            "less, and the weights are those of other trajectories. For the weights of a training run, evaluate with "
+            "--rollout.top-p 1."
+        )
     chosen = draw_evenly(starts(evaluation.batch.trajectories), options.steps, options.seed)
     if not chosen:
         raise DataError(
