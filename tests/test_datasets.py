@@ -111,6 +111,15 @@ def packed(tests: Any) -> str:
     return base64.b64encode(zlib.compress(pickle.dumps(json.dumps(tests)))).decode()
 
 
+def test_livecodebenchs_own_columns_keep_their_private_tests_under_any_name(tmp_path: Path) -> None:
+    row = contest(private_test_cases=packed([{"input": "5\n", "output": "6\n", **STDIN}]))
+    file = tmp_path / "lcb.jsonl"
+    write_jsonl(file, [row])
+    (ours,) = convert_file(file, None, "clean").rows
+    assert ours["kind"] == "code"
+    assert json.loads(ours["answer"])["private_test_cases"] == row["private_test_cases"]
+
+
 # The catalogue
 
 

@@ -11,6 +11,8 @@ from judging import REFEREE, Nowhere
 from sod.config import RewardOptions
 from sod.errors import DataError
 from sod.rewards import Verdict
+from sod.rewards.choice import USUAL
+from sod.rewards.math import MathJudge
 from sod.rewards.referee import Referee
 from sod.sandbox import Sandbox
 from sod.sandbox.local import LocalSandbox
@@ -101,3 +103,16 @@ def test_a_reward_is_that_of_the_options() -> None:
     trajectory = replace(attempt("math", "1", ""), verdict=Verdict(outcome="wrong", reason="no answer"))
     assert REFEREE.reward(trajectory) == -1
     assert Referee(Nowhere(), RewardOptions(tool_use="reference"), max_tokens=100).reward(trajectory) == -1.1
+
+
+def test_a_judge_that_fails_leaves_the_attempt_ungraded_and_costs_no_run(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(MathJudge):
+        async def __call__(self, text: str, gold: str) -> Verdict:
+            raise ZeroDivisionError("division by zero")
+
+    referee = Referee(Nowhere(), RewardOptions(), max_tokens=100)
+    referee._judges["math", USUAL] = Failing()
+    attempt = Trajectory(Problem(id="p", messages=(), answer="1"), 0, (), "answered", r"\boxed{0^0}")
+    verdict = asyncio.run(referee.judge(attempt, str))
+    assert verdict == Verdict(outcome="ungraded", reason="the judge failed: ZeroDivisionError")
+    assert "The judge of problem 'p' failed" in caplog.text

@@ -7,9 +7,12 @@ from judging import REFEREE
 from reference import shared
 
 from sod.config import RewardOptions
+from sod.datasets.golds import canonical
 from sod.errors import DataError
+from sod.rewards import Verdict
 from sod.rewards.golds import worked
-from sod.rewards.kinds import check_gold
+from sod.rewards.kinds import check_gold, prove_gold
+from sod.rewards.math import decide
 from sod.rewards.referee import Referee
 from sod.types import Problem
 
@@ -172,3 +175,41 @@ def test_all_public_golds_pass() -> None:
     for name in ("math500", "aime2024", "aime2025"):
         for line in shared(f"data/{name}.jsonl").read_text(encoding="utf-8").splitlines():
             check_gold("math", str(json.loads(line)["answer"]))
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("\frac{1}{2}", r"\frac12"),
+        ("1+\tan 2", r"1+\tan 2"),
+        ("2\rho", r"2\rho"),
+        ("\theta", r"\theta"),
+        ("\text{yes}", "yes"),
+        ("\tfrac12", "0.5"),
+        ("\begin{pmatrix}1\\\\2\\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+    ],
+)
+def test_a_command_that_lost_its_backslash_in_json_is_read(gold: str, answer: str) -> None:
+    assert any(ord(character) < 32 for character in gold)
+    prove_gold("math", gold)
+    verdict = decide(rf"\boxed{{{answer}}}", gold)
+    assert isinstance(verdict, Verdict)
+    assert verdict.is_right
+    assert canonical("math", gold).startswith("\\") or gold[0].isdigit()
+
+
+@pytest.mark.parametrize("gold", ["x\ty", "\x07lpha", "1\x002"])
+def test_other_control_characters_in_a_gold_are_refused(gold: str) -> None:
+    with pytest.raises(DataError, match="has the control character"):
+        prove_gold("math", gold)
+
+
+def test_layout_is_no_control_character() -> None:
+    prove_gold("math", "\\begin{pmatrix}1&\t2\\\\\r\n3&4\\end{pmatrix}\r\n")
+
+
+def test_braces_that_may_be_a_set_or_thousands_are_refused() -> None:
+    with pytest.raises(DataError, match="may be a set"):
+        prove_gold("math", "{1,100}")
+    prove_gold("math", r"\{1,100\}")
+    prove_gold("math", "{1,2}")

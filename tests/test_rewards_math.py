@@ -1425,3 +1425,10 @@ def test_a_gold_answer_that_alone_takes_too_long_leaves_the_answer_ungraded() ->
     assert verdict.outcome == "ungraded"
     assert "no answer within" in verdict.reason
     assert verdict.answer == "-1 + 2^(1/2)"
+
+
+@pytest.mark.parametrize("answer", ["0^0", "0^{0}", "0^{-1}", "(x-x)^{-2}", "0.0^{0}"])
+def test_zero_to_a_power_without_a_value_is_no_number(answer: str) -> None:
+    verdict = decide(rf"\boxed{{{answer}}}", "1")
+    assert isinstance(verdict, Verdict)
+    assert not verdict.is_right

@@ -203,11 +203,11 @@ def with_options(text: str, options: Sequence[str]) -> str:
 def option_columns(cells: Cells) -> tuple[str, ...]:
     """Return the columns with the options of a row; () without options. The right option is first if wrong ones have columns."""
     right = [name for name in RIGHT if name in cells]
-    if isinstance(cells.get("answer"), bool):
-        return ("answer",)
     for name in LISTS:
         if name in cells:
             return (name,)
+    if isinstance(cells.get("answer"), bool):
+        return ("answer",)
     for names in SEPARATE:
         if names[0] not in cells:
             continue
@@ -261,6 +261,10 @@ def _labels_and_texts(name: str, cell: Any) -> tuple[list[str], list[str]]:
             labels = [mark[1] or mark[2] for mark in marks if mark]
             if len(labels) == len(cell) and _in_order(labels):
                 return [label.upper() for label in labels], [mark[3].strip() for mark in marks if mark]
+            if len(labels) == len(cell) and _in_order(sorted(labels)):
+                raise DataError(
+                    f"its options have the labels {', '.join(labels)}, so a letter could mean the label or the place. Sort them."
+                )
             labels, texts = list(ascii_uppercase[: len(cell)]), cell
         case _:
             raise DataError(

@@ -9,16 +9,18 @@ reads it. Demonstrations have `messages` and `tools`.
 import json
 import re
 from collections.abc import Iterator, Mapping
+from string import ascii_uppercase
 from typing import Any
 
 from sod.datasets import programs
-from sod.datasets.choices import Numberings, as_value, read_choice, with_options
+from sod.datasets.choices import LISTS, Numberings, as_value, read_choice, with_options
 from sod.datasets.golds import canonical, kind_of, kind_of_tests, number_text
-from sod.datasets.recognising import CONTEXT, cells_of, check_text, conversation_in
+from sod.datasets.recognising import CONTEXT, cells_of, check_text, conversation_in, normal
 from sod.datasets.rows import LABELS, Row, demonstration_of, messages_in
 from sod.datasets.spellings import ANSWERS, check_answer, check_question, check_solution
 from sod.datasets.wording import asked
 from sod.errors import DataError
+from sod.rewards.answers import repaired
 from sod.rewards.golds import worked
 from sod.rewards.kinds import KINDS, Evidence, Prompts, find_kind
 
@@ -95,6 +97,11 @@ class Columns:
             return None
         self.used.add(found)
         return self.cells[found]
+
+    def empty(self, names: tuple[str, ...]) -> str:
+        """Return the first of these columns that the row has without content; "" if there is none."""
+        there = {normal(name) for name in self._found} - self.cells.keys()
+        return next((name for name in names if name in there), "")
 
     def need(self, name: str) -> Any:
         """Return the cell of one of sod's columns. Raises DataError if it is missing."""
@@ -195,6 +202,8 @@ def converted_problem(
         answer = gold = choice.letter(numberings or Numberings(lambda: iter([columns.cells])))
     else:
         kind, gold, solution = _gold(columns, text, kind)
+        if len(gold) == 1 and gold in ascii_uppercase and (empty := columns.empty(LISTS)):
+            raise DataError(f"its answer is the letter {gold}, but its `{empty}` has no options. Add them, or remove the row.")
         check_answer(columns.cells, kind)
         check_solution(kind, gold, solution)
         answer = canonical(kind, gold, integers=integers)
@@ -293,7 +302,7 @@ def _gold(columns: Columns, text: str, kind: str) -> tuple[str, str, str]:
     if isinstance(cell, list | dict):
         raise DataError(f"its answer is a {type(cell).__name__} of {len(cell)}; give one answer, as text or a number.")
     if cell is not None:
-        gold = number_text(cell).removesuffix(".0") if isinstance(cell, float) else _plain(cell).strip()
+        gold = number_text(cell).removesuffix(".0") if isinstance(cell, float) else repaired(_plain(cell)).strip()
         before, answer = worked(gold)
         if answer is not None:
             solution = solution if before in ("", gold) else before

@@ -31,13 +31,16 @@ class Converted:
 def convert_file(path: Path, published: Published | None, prompts: Prompts) -> Converted:
     """Convert a file into rows in sod's columns, each problem once, with answers that a judge can use.
 
-    `published`: the set. Default: the columns decide. A benchmark gets no wording, and its identity is checked. Training problems
-    get their wording.
+    `published`: the set. Default: the columns decide, LiveCodeBench's own included. A benchmark gets no wording, and its identity
+    is checked. Training problems get their wording.
 
     Raises DataError for an unusable file, and for an unusable row of a benchmark. Unusable rows of other files are left out and
     noted.
     """
-    reader: Reader = "columns" if published is None else published.reader
+    if published is None:
+        reader: Reader = "livecodebench" if livecodebench.has_columns(next(published_rows(path), {})) else "columns"
+    else:
+        reader = published.reader
     match reader:
         case "gpqa":
             done = _choices(published_rows(path), path)

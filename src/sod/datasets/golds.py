@@ -3,6 +3,7 @@
 import math
 
 from sod.errors import DataError
+from sod.rewards.answers import repaired
 from sod.rewards.kinds import FALLBACK, KINDS, Evidence
 from sod.rewards.math import INTEGER
 
@@ -43,7 +44,7 @@ def number_text(number: float) -> str:
 
 def canonical(kind: str, gold: str, *, integers: bool = False) -> str:
     """Return a gold in its stored form. Raises DataError for any other value in a set of `integers`."""
-    gold = KINDS[kind].stored(gold.strip())
+    gold = KINDS[kind].stored((repaired(gold) if KINDS[kind].gold_is_answer else gold).strip())
     if not integers or INTEGER.fullmatch(gold):
         return gold
     if not INTEGER.fullmatch(key := vote(kind, gold)):

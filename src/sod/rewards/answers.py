@@ -77,12 +77,32 @@ def last_box(text: str) -> str | None:
     return text[start:end].replace("\\\\", "\\") if doubled else text[start:end]
 
 
+_ESCAPES = [
+    (re.compile(rf"{control}(?=(?:{names})(?![a-zA-Z]))"), f"\\{letter}")
+    for control, letter, names in (
+        (r"\x0c", "f", "rac|box|orall|lat|loor"),
+        (r"\x08", "b", "inom|egin|eta|oxed|ar|f|ig|igl|igr|igg"),
+        (r"\t", "t", "ext(?:bf|it|rm)?|imes|heta|frac|an|anh|au|o|riangle|herefore|ilde"),
+        (r"\r", "r", "ight|ightarrow|ho|angle|ceil|floor|m|oot"),
+        (r"\n", "n", "eq|abla|otin|earrow"),
+    )
+]
+"""Control characters that were the first letter of a LaTeX command in JSON with single backslashes: \f, \b, \t, \r, \n."""
+
+
+def repaired(text: str) -> str:
+    """Return a text in which such control characters are LaTeX commands again. Call it before white space is stripped."""
+    for pattern, by in _ESCAPES:
+        text = pattern.sub(lambda _, by=by: by, text)
+    return text
+
+
 def peel(text: str) -> str:
     r"""Remove wrappers around the whole answer: quotes, dollars, braces, fonts, boxes and a final dot.
 
     For short texts only: nested wrappers take quadratic time.
     """
-    text = _BOX_NAME.sub("", text)
+    text = _BOX_NAME.sub("", repaired(text))
     while (inner := _peel_once(text.strip())) != text:
         text = inner
     return text
@@ -148,11 +168,6 @@ _MOD = r"(?:\\b?mod(?![a-z])|\\text\{\s*mod\s*\}|(?<![A-Za-z\\])mod\b)"
 _REWRITES = [
     (re.compile(pattern), by)
     for pattern, by in [
-        # Escapes that became control characters, then all other control characters
-        (r"\x0c(?=rac|box)", r"\\f"),
-        (r"\x08(?=inom|egin|eta\b)", r"\\b"),
-        (r"\t(?=ext\b|imes\b|heta\b|frac)", r"\\t"),
-        (r"\r(?=ight)", r"\\r"),
         (r"[\x00-\x1f\x7f]+", " "),
         # Layout
         (r"(\\\\)\s*\[\s*-?[\d.]+\s*[a-z]{2}\s*\]", r"\1"),

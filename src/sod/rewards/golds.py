@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from sod.errors import DataError
 from sod.rewards import Verdict
-from sod.rewards.answers import last_box
+from sod.rewards.answers import last_box, repaired
 from sod.rewards.math import INTEGER, MathJudge, Question, decide
 
 CONVERT = "`sod data convert FILE` extracts the answer from many such texts."
@@ -37,10 +37,15 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _WORD = re.compile(r"[^\W\d_]+")
 _CANONICAL_INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
 _SPELT_INTEGER = re.compile(r"[-+]?\d[\d,]*(\.0*)?")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|[\t\r](?=[A-Za-z])")
+"""Characters that no answer has. Line breaks and tabs may be layout."""
 _DATE = re.compile(
-    r"\d{4}([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2\d{4}|(?:\+?\d{1,3}-)?(?:\d{3}-)?\d{3}-\d{4}|\d+(?:-\d+){3,}"
+    r"\d{4}([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2\d{4}"
+    r"|(?:\+?\d{1,3}-)?(?:\d{3}-)?\d{3}-\d{4}|\d+(?:-\d+){3,}"
 )
 """A date in numbers, a telephone number, an ISBN."""
+_BRACED = re.compile(r"\{\d{1,3}(?:,\d{3})+\}")
+"""A set of which JSON has lost the backslashes, or a number with thousands."""
 _DECIMAL_COMMA = re.compile(
     r"[-+]?\d{1,3}(?:[. '’]\d{3})+,\d+"
     r"|[-+]?\d+,\d{1,2}(?:\s*(?:[€£₽₹%]|\\%|(?!pi)[a-z]{2,3}\b)|\s+[mgst])"
@@ -83,6 +88,12 @@ def prove_math(gold: str) -> None:
     """Raise DataError for a gold that the judge of mathematics cannot use."""
     if INTEGER.fullmatch(gold):
         return
+    gold = repaired(gold)
+    if control := _CONTROL.search(gold.strip()):
+        raise DataError(
+            f"The gold answer {_shown(gold)} has the control character {control[0]!r}, as JSON makes of a LaTeX command with a "
+            "single backslash. Double the backslashes in the file."
+        )
     _check_meaning(gold.strip())
     _MATH.check(gold)
     itself = _verdict(gold, gold)
@@ -102,6 +113,11 @@ def _check_meaning(gold: str) -> None:
         raise DataError(
             f"The gold answer {gold!r} is a date or a number with hyphens, but would be computed, so another number would be "
             "right. Give the row the kind `text`, which compares words."
+        )
+    if _BRACED.fullmatch(gold):
+        raise DataError(
+            f"The gold answer {gold!r} may be a set, and would be read as one number with thousands. Write \\{{...\\}} or the "
+            "number."
         )
     if _DECIMAL_COMMA.fullmatch(gold):
         raise DataError(
@@ -155,7 +171,7 @@ def worked(text: str) -> tuple[str, str | None]:
     if marked := _MARKED.fullmatch(text):
         return _CALCULATION.sub("", marked[1]), marked[2]
     if (box := last_box(text)) is not None:
-        return text, box.strip()
+        return text, repaired(box).strip()
     stated = _STATED.match(text)
     return text, stated[1] if stated else None
 

@@ -1,6 +1,7 @@
 """Select the judge of each problem, and compute the parts of the reward."""
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -8,8 +9,9 @@ from typing import Literal
 
 from sod.config import LlmJudgeOptions, RewardOptions
 from sod.config.reward import ENVIRONMENT, VERDICT
-from sod.errors import DataError, InfrastructureError, OptionError
+from sod.errors import DataError, InfrastructureError, OptionError, SodError
 from sod.processes.concurrency import Runner, run_concurrently
+from sod.processes.distributed import EVERY_PROCESS
 from sod.rewards import NO_ANSWER, Attempt, Judge, Verdict, WholeJudge
 from sod.rewards.answers import final_turn
 from sod.rewards.choice import USUAL
@@ -18,6 +20,8 @@ from sod.rewards.own import OwnJudge, own_rewards, weights_of
 from sod.rewards.shaping import reward
 from sod.sandbox import Sandbox
 from sod.types import Message, Problem, Trajectory
+
+logger = logging.getLogger(__name__)
 
 
 class Referee:
@@ -99,7 +103,18 @@ class Referee:
             problem = replace(problem, messages=trajectory.messages or problem.messages)  # what the student read
             return await self._whole(text, problem) if text else Verdict(outcome="wrong", reason=NO_ANSWER)
         text = response() if self._options.judge == "reference" else trajectory.final_text
-        return await self._judge_of(problem)(text, problem.answer)
+        judge = self._judge_of(problem)
+        try:
+            return await judge(text, problem.answer)
+        except SodError:
+            raise
+        except Exception as error:  # a fault of this project, which must not cost a run
+            logger.warning(
+                f"The judge of problem {problem.id!r} failed, so an attempt is ungraded: {type(error).__name__}: {error}. Please "
+                "report this, with the attempt and the gold answer.",
+                extra=EVERY_PROCESS,
+            )
+            return Verdict(outcome="ungraded", reason=f"the judge failed: {type(error).__name__}")
 
     def reward(self, trajectory: Trajectory) -> float:
         """Return the reward of a judged trajectory's verdict."""

@@ -74,8 +74,10 @@ def power(base: Sum, exponent: Fraction) -> Sum:
             raise Unreadable("too large a number")
         raised, extra = _product({atom: times * exponent for atom, times in atoms})
         return _checked({raised: extra * factor ** int(exponent)})
-    if not base and exponent > 0:
-        return {}
+    if not base:
+        if exponent > 0:
+            return {}
+        raise Unreadable("zero to a power that is not positive")
     if not 0 <= exponent <= MOST_PRODUCTS / len(base) ** 2:
         raise Unreadable("a high power of a sum")
     result = constant(Fraction(1))
