@@ -126,6 +126,8 @@ TRAIN: list[tuple[dict[str, Any], str]] = [
     ({"score.teacher_url": NOWHERE, "algorithm.divergence": "exact"}, "log-probability of every candidate"),
     ({"score.teacher_url": "not an address"}, "score.teacher_url: 'not an address' is not the address of a server"),
     ({"rollout.problems": 100_000}, "rollout.problems"),
+    ({"score.probe_problems": 4, "algorithm.name": "grpo", "teacher": None}, "score.probe_problems has no effect with"),
+    ({"opsd.tell_answer": True}, "opsd.tell_answer has no effect with algorithm.name = sod"),
     ({"opsd.template": "{question}", "algorithm.name": "opsd_gt", "teacher": None}, "opsd.template has no {context}"),
     ({"algorithm.name": "nowhere.py:rule"}, "nowhere.py."),
     ({"tool.own": ("nowhere.py:tool",)}, "nowhere.py"),

@@ -11,12 +11,13 @@ from transformers import Qwen3ForCausalLM
 
 from sod.batching import collate
 from sod.chat.format import ChatFormat
+from sod.config import AlgorithmOptions
 from sod.credit.systems import traits
 from sod.errors import DataError
-from sod.teachers.feedback import feedback
+from sod.teachers.feedback import feedback, has_fault
 from sod.teachers.local import LocalTeacher
 from sod.teachers.privileged import REJOINED_TOKENS, PrivilegedTeacher
-from sod.types import Group, Piece, Trajectory, Verdict
+from sod.types import Group, Piece, Stop, Trajectory, Verdict
 
 Make = Callable[..., PrivilegedTeacher]
 
@@ -44,7 +45,7 @@ def make(chat: ChatFormat, random_model: Callable[..., Qwen3ForCausalLM], tmp_pa
 
 def test_the_teacher_is_told_the_errors_and_the_judges_reason(chat: ChatFormat) -> None:
     told = feedback(wrong(conversation(chat)), chat, [])
-    assert told == "A tool call failed (error): SyntaxError\n\nThe answer '42' is wrong (value)."
+    assert told == "A tool call failed (error): SyntaxError\n\nThe answer '42' is wrong."
 
 
 def test_a_right_attempt_without_an_error_has_no_fault(chat: ChatFormat) -> None:
@@ -58,7 +59,12 @@ def test_a_right_attempt_without_an_error_has_no_fault(chat: ChatFormat) -> None
     ("kind", "gold", "reason", "shown"),
     [
         ("math", "41", "expected 41", "The answer '42' is wrong."),
-        ("code", "[tests]", "test 2 of 5: wrong (expected 41)", "The answer '42' is wrong (test 2 of 5: wrong)."),
+        (
+            "code",
+            "[tests]",
+            "test 2 of 5: wrong answer (expected 41)",
+            "The answer '42' is wrong (test 2 of 5: wrong answer).",
+        ),
         ("math", "41", "", "The answer '42' is wrong."),
     ],
 )
@@ -85,14 +91,12 @@ def test_tokens_are_scored_behind_the_feedback_of_their_own_attempt(
 
 
 @pytest.mark.parametrize(
-    ("source", "reason"), [("model", "llm: it should be forty-one"), ("environment", "bought the hat, not the shoe")]
+    "reason", ["llm: it should be forty-one", "bought the hat, not the shoe", "should be 2,475", "test 1 of 2: 41"]
 )
-def test_a_reason_that_may_hold_the_answer_in_another_form_is_told_with_the_answer_only(
-    chat: ChatFormat, source: str, reason: str
+def test_a_reason_that_may_hold_the_answer_in_any_form_is_told_with_the_answer_only(
+    chat: ChatFormat, reason: str
 ) -> None:
     attempt = wrong(conversation(chat), reason=reason)
-    if source == "environment":
-        attempt = replace(attempt, environment_verdict=attempt.verdict)
     assert feedback(attempt, chat, []).endswith("The answer '42' is wrong.")
     assert feedback(attempt, chat, [], tell_answer=True).endswith(f"The answer '42' is wrong ({reason}).")
 
@@ -104,10 +108,10 @@ def prompt_of(teacher: PrivilegedTeacher, trajectory: Trajectory) -> str:
 
 def test_the_answer_is_told_if_asked_and_only_after_a_fault(make: Make, chat: ChatFormat) -> None:
     attempt = wrong(conversation(chat))
-    told = "SyntaxError\n\nThe answer '42' is wrong (value)."
-    assert f"{told} Avoid them." in prompt_of(make(), attempt)
+    told = "SyntaxError\n\nThe answer '42' is wrong"
+    assert f"{told}. Avoid them." in prompt_of(make(), attempt)
     asked = make(tell_answer=True)
-    assert f"{told}\n\nThe correct answer is: 41 Avoid them." in prompt_of(asked, attempt)
+    assert f"{told} (value).\n\nThe correct answer is: 41 Avoid them." in prompt_of(asked, attempt)
     clean = replace(attempt, pieces=(*attempt.pieces[:3], attempt.pieces[-1]), verdict=Verdict(outcome="right"))
     assert "41" not in prompt_of(asked, clean)
     code = replace(PROBLEM, kind="code", answer="[tests]", solution="def f(): return 41")
@@ -125,8 +129,8 @@ def test_in_an_environment_the_conversation_is_that_of_the_attempt(make: Make, c
     attempt = replace(wrong(conversation(chat)), problem=problem, pieces=pieces, messages=opening, tools=(tool,))
     rewritten = {
         "role": "user",
-        "content": "You are in a kitchen. Mistakes: A tool call failed (error): SyntaxError\n\nThe answer '42' is wrong "
-        "(value). Avoid them.",
+        "content": "You are in a kitchen. Mistakes: A tool call failed (error): SyntaxError\n\nThe answer '42' is wrong. "
+        "Avoid them.",
     }
     assert make()._privileged(attempt).pieces == (
         replace(prompt, tokens=tuple(chat.prompt([rewritten], [tool]))),
@@ -134,14 +138,45 @@ def test_in_an_environment_the_conversation_is_that_of_the_attempt(make: Make, c
     )
 
 
-def test_where_an_environment_writes_the_prompt_the_longest_possible_one_must_fit(make: Make) -> None:
+def test_where_an_environment_writes_the_prompt_only_what_is_added_must_fit(make: Make, chat: ChatFormat) -> None:
     problem = replace(PROBLEM, environment="household", messages=())
-    teacher = make()
-    added = len(teacher._chat.tokenizer.encode(" Mistakes:  Avoid them.", add_special_tokens=False))
-    room = 512 - 150 - added
-    make(max_prompt_tokens=room).check([problem])
-    with pytest.raises(DataError, match=f"has {room + 1 + added} tokens"):
-        make(max_prompt_tokens=room + 1).check([problem])
+    make(max_prompt_tokens=360).check([problem])
+    with pytest.raises(DataError, match="prompts of the privileged teacher are too long"):
+        make(max_tokens=509, max_prompt_tokens=3).check([problem])
+    long = replace(problem, answer="7" * 400)
+    attempt = replace(wrong(conversation(chat), gold="7" * 400), messages=({"role": "user", "content": "6" * 60},))
+    make(tell_answer=True, max_tokens=50).check([long])
+    with pytest.raises(
+        DataError, match=r"The privileged teacher's prompt of problem 'p' has \d+ tokens, and an attempt leaves"
+    ):
+        make(tell_answer=True)._privileged(attempt)
+
+
+def test_a_told_answer_is_never_cut(make: Make, chat: ChatFormat) -> None:
+    answer = "1234567890" * 28
+    attempt = wrong(conversation(chat), gold=answer)
+    assert f"The correct answer is: {answer} Avoid them." in prompt_of(make(tell_answer=True), attempt)
+
+
+@pytest.mark.parametrize(
+    ("stop", "told"),
+    [
+        ("max_tokens", "by the limit of tokens"),
+        ("max_turns", "by the limit of turns"),
+        ("repeated", "repeated its turns"),
+    ],
+)
+def test_an_attempt_that_a_limit_ended_has_that_as_a_fault(chat: ChatFormat, stop: Stop, told: str) -> None:
+    attempt = replace(wrong(conversation(chat), reason="no answer"), stop=stop)
+    assert told in feedback(attempt, chat, [])
+
+
+def test_the_share_of_attempts_with_a_fault_is_a_metric(make: Make, chat: ChatFormat) -> None:
+    attempt = conversation(chat)
+    clean = replace(attempt, pieces=(*attempt.pieces[:3], attempt.pieces[-1]))
+    batch = collate([Group(PROBLEM, [clean, attempt, wrong(attempt), wrong(clean)])])
+    assert make().metrics(batch, AlgorithmOptions()) == {"teacher/told_share": 0.75}  # pyright: ignore[reportArgumentType]
+    assert [has_fault(each) for each in batch.trajectories] == [bool(feedback(t, chat, [])) for t in batch.trajectories]
 
 
 @pytest.mark.parametrize("left", [0, 1, 12, 40])
@@ -159,7 +194,7 @@ def test_feedback_is_cut_to_the_room_that_a_trajectory_leaves(make: Make, chat: 
         assert privileged == long, "without room, the attempt is scored under the student's own prompt"
     else:
         assert len(privileged.ids) >= 512 - 2 * REJOINED_TOKENS
-        assert "(value). Avoid them." in chat.text(privileged.pieces[0].tokens)
+        assert "' is wrong. Avoid them." in chat.text(privileged.pieces[0].tokens)
 
 
 def test_a_prompt_needs_room_without_the_feedback(make: Make) -> None:

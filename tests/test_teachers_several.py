@@ -418,7 +418,7 @@ def test_teacher_and_student_solve_a_sample_before_training_and_a_resumed_run_re
     assert row["teacher/solved"] == 1
     assert row["teacher/probe_problems"] == 4
     assert row["teacher/gain"] == pytest.approx(1 - row["teacher/student_solved"])
-    assert "teacher: solves 100%" in caplog.text
+    assert "teacher: solves 100 ± 30 % of 4 problems, the student" in caplog.text
     assert row["learn/loss"] == plain["learn/loss"], "training is the same"
     saved = json.loads((tmp_path / "run" / "teacher.json").read_text())
     saved["metrics"]["teacher/solved"] = 0.125

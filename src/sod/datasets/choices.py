@@ -28,7 +28,7 @@ from sod.rewards.choice import MOST, gold_letter
 
 Numbering = Literal["from 0", "from 1", "text"]
 
-LISTS = (
+OPTION_LISTS = (
     *("options", "choices", "endings", "answer_choices", "answer_options"),
     *("extra_info.options", "extra_info.choices"),
 )
@@ -203,7 +203,7 @@ def with_options(text: str, options: Sequence[str]) -> str:
 def option_columns(cells: Cells) -> tuple[str, ...]:
     """Return the columns with the options of a row; () without options. The right option is first if wrong ones have columns."""
     right = [name for name in RIGHT if name in cells]
-    for name in LISTS:
+    for name in OPTION_LISTS:
         if name in cells:
             return (name,)
     if isinstance(cells.get("answer"), bool):

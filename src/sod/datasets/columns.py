@@ -13,7 +13,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from sod.datasets import programs
-from sod.datasets.choices import LISTS, Numberings, as_value, read_choice, with_options
+from sod.datasets.choices import OPTION_LISTS, Numberings, as_value, read_choice, with_options
 from sod.datasets.golds import canonical, kind_of, kind_of_tests, number_text
 from sod.datasets.recognising import CONTEXT, cells_of, check_text, conversation_in, normal
 from sod.datasets.rows import LABELS, Row, demonstration_of, messages_in
@@ -202,8 +202,10 @@ def converted_problem(
         answer = gold = choice.letter(numberings or Numberings(lambda: iter([columns.cells])))
     else:
         kind, gold, solution = _gold(columns, text, kind)
-        if len(gold) == 1 and gold in ascii_uppercase and (empty := columns.empty(LISTS)):
-            raise DataError(f"its answer is the letter {gold}, but its `{empty}` has no options. Add them, or remove the row.")
+        if len(gold) == 1 and gold in ascii_uppercase and (empty := columns.empty(OPTION_LISTS)):
+            raise DataError(
+                f"its answer is the letter {gold}, but its `{empty}` has no options. Add them, or remove the row."
+            )
         check_answer(columns.cells, kind)
         check_solution(kind, gold, solution)
         answer = canonical(kind, gold, integers=integers)

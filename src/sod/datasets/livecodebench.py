@@ -12,13 +12,13 @@ from sod.datasets.rows import Row
 SEVERAL_OUTPUTS = {"abc396_e", "abc397_d", "abc398_f", "arc190_a", "arc191_c"}
 TOLERANCE = {"abc392_d"}
 """Ids of problems that accept other outputs. Both sets were compiled by hand from the statements of version 6."""
-COLUMNS = {"question_content", "public_test_cases", "private_test_cases", "contest_date"}
+_COLUMNS = {"question_content", "public_test_cases", "private_test_cases", "contest_date"}
 _PRIVATE = '"private_test_cases": '
 
 
 def has_columns(row: Row) -> bool:
     """Return whether a row has LiveCodeBench's columns, private tests included."""
-    return row.keys() >= COLUMNS
+    return row.keys() >= _COLUMNS
 
 
 def livecodebench_problem(row: Row) -> Row:

@@ -28,7 +28,7 @@ from sod.evaluation.advice import (
 )
 from sod.evaluation.continuations import continuations, draw_evenly, starts
 from sod.evaluation.evaluate import evaluate
-from sod.evaluation.intervals import Interval, difference, mean_over_problems, rate
+from sod.evaluation.intervals import Interval, bounded, difference, mean_over_problems, rate
 from sod.evaluation.results import Evaluated, read_evaluation
 from sod.evaluation.scored import ScoredEvaluation
 from sod.runs.directory import Run
@@ -206,11 +206,11 @@ def read_findings(folder: Path, plan: Plan) -> Findings:
     return Findings(
         problems=len(problems),
         samples=student.results.samples,
-        student=_bounded(rate(student.solved(problems)), len(problems), 0.0),
+        student=bounded(rate(student.solved(problems)), len(problems), 0.0),
         teacher=teacher,
         ahead=ahead,
         contrast=_by_problem(
-            [(id, float(len(set(student.verdicts[id].values())) > 1)) for id in problems], bounded=True
+            [(id, float(len(set(student.verdicts[id].values())) > 1)) for id in problems], is_share=True
         ),
         first=_by_problem([(row["problem"], row["steps"][0]["d"]) for row in rows if row["steps"]]),
         growth=_by_problem([(row["problem"], _growth(row)) for row in of_several]) if of_several else None,
@@ -237,30 +237,18 @@ def _compared(student: Evaluated, problems: Sequence[str], folder: Path) -> tupl
     common = [id for id in problems if teacher.verdicts.get(id)]
     ahead = difference(teacher.solved(common), student.solved(common))
     return (
-        _bounded(rate(teacher.solved(common)), len(common), 0.0),
-        _bounded(ahead, len(common), -1.0),
+        bounded(rate(teacher.solved(common)), len(common), 0.0),
+        bounded(ahead, len(common), -1.0),
     )
 
 
-def _bounded(interval: Interval, problems: int, lowest: float) -> Interval:
-    """Limit an interval to [lowest, 1], and widen one without width.
-
-    A bootstrap gives no width where all problems have the same value, which is no certainty. Half of the width then becomes
-    the Clopper-Pearson limit of 0 in `problems` trials, 1 - 0.025^(1 / problems).
-    """
-    if math.isnan(interval.low):
-        return interval
-    half = 0.0 if interval.high > interval.low else 1 - 0.025 ** (1 / problems)
-    return Interval(interval.mean, max(lowest, interval.low - half), min(1.0, interval.high + half))
-
-
-def _by_problem(values: Sequence[tuple[str, float]], *, bounded: bool = False) -> Interval:
+def _by_problem(values: Sequence[tuple[str, float]], *, is_share: bool = False) -> Interval:
     """Return the mean over problems of each problem's mean, with an interval for new problems. NaN without a value."""
     of: dict[str, list[float]] = defaultdict(list)
     for problem, value in values:
         of[problem].append(value)
     interval = mean_over_problems([fmean(each) for each in of.values()])
-    return _bounded(interval, len(of), 0.0) if bounded else interval
+    return bounded(interval, len(of), 0.0) if is_share else interval
 
 
 def _growth(row: Row) -> float:
@@ -288,13 +276,13 @@ def _continuations(rows: Sequence[Row], student: Evaluated) -> tuple[Interval | 
 
     def share(chosen: Sequence[Row], *, solved: bool = True) -> Interval | None:
         values = [(row["problem"], float(row["solved"] is solved)) for row in chosen]
-        return _by_problem(values, bounded=True) if values else None
+        return _by_problem(values, is_share=True) if values else None
 
     solved: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     for row in rows:
         solved[row["problem"]][bool(row["errors_before"])].append(float(row["solved"]))
     falls = [fmean(early) - fmean(late) for early, late in solved.values() if early and late]
-    fall = _bounded(mean_over_problems(falls), len(falls), -1.0) if falls else None
+    fall = bounded(mean_over_problems(falls), len(falls), -1.0) if falls else None
     return share(failed), share(succeeded, solved=False), fall
 
 

@@ -90,6 +90,18 @@ def mean_over_problems(values_P: Sequence[float], *, seed: int = 0) -> Interval:
     return _interval(np.array([values_P], dtype=float), seed)
 
 
+def bounded(interval: Interval, problems: int, lowest: float) -> Interval:
+    """Limit an interval to [lowest, 1], and widen one without width.
+
+    A bootstrap gives no width where all problems have the same value, which is no certainty. Half of the width then becomes
+    the Clopper-Pearson limit of 0 in `problems` trials, 1 - 0.025^(1 / problems).
+    """
+    if math.isnan(interval.low):
+        return interval
+    half = 0.0 if interval.high > interval.low else 1 - 0.025 ** (1 / problems)
+    return Interval(interval.mean, max(lowest, interval.low - half), min(1.0, interval.high + half))
+
+
 def mean_over_sets(intervals: Sequence[Interval]) -> Interval:
     """Return the mean of independent means, with equal weights: each side is the root of the sum of the sides' squares / n."""
     count = len(intervals)

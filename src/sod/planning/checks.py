@@ -137,6 +137,8 @@ def of_evaluation(options: EvalOptions) -> Refusals:
     yield from of_tools(options.tool, options.sandbox)
     yield from of_environment(options.environment)
     yield from of_reward(options.reward)
+    if options.score.probe_problems:
+        yield "score.probe_problems has no effect in an evaluation, which measures solve rates itself. Leave it out."
     if options.paper is not None and (refusal := paper.refusal(options.paper)):
         yield refusal
     if (options.teacher is not None or options.teachers) and not ENGINES[options.engine.name].loads_model:
@@ -436,6 +438,11 @@ def _of_system(options: TrainOptions) -> Refusals:
         yield f"algorithm.name = {name} needs a teacher. Give --teacher."
     if system.context is not None and (options.teacher is not None or options.teachers):
         yield f"algorithm.name = {name} uses the student itself as its teacher. Leave --teacher out."
+    if options.score.probe_problems and not system.needs_teacher:
+        yield (
+            f"score.probe_problems has no effect with algorithm.name = {name}, which has no teacher beside the student. Leave it "
+            "out."
+        )
     if options.opsd.tell_answer and system.context != "feedback":
         yield f"opsd.tell_answer has no effect with algorithm.name = {name}. Leave it out, or use opsd_feedback."
     if options.score.teacher_url is not None or options.score.teacher_urls:

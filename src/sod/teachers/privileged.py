@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sod.batching import Batch, collate
+from sod.batching import Batch, ScoredBatch, collate
 from sod.chat.format import ChatFormat
+from sod.config import AlgorithmOptions
 from sod.credit.systems import Context
 from sod.environments.choosing import DEFAULT
 from sod.environments.tools import with_files
@@ -20,7 +21,7 @@ from sod.model.loading import positions_of
 from sod.model.lora import plain_parameters
 from sod.rewards.kinds import KINDS
 from sod.teachers import Scores, TeacherSetup
-from sod.teachers.feedback import feedback
+from sod.teachers.feedback import feedback, has_fault
 from sod.teachers.local import LocalTeacher
 from sod.types import Group, Message, Piece, Problem, Schema, Trajectory
 
@@ -47,7 +48,7 @@ TEMPLATES: dict[Context, str] = {
     "feedback": FEEDBACK_TEMPLATE,
 }
 FEEDBACK_TOKENS = 256
-"""Longest feedback, if the model's positions have room for it. The beginning of a longer one is left out."""
+"""Most tokens of faults, if the model's positions have room for them. The beginning of a longer text is left out."""
 REJOINED_TOKENS = 4
 """Tokens that a cut text may have more inside a prompt than alone."""
 ANSWER = "The correct answer is: {answer}"
@@ -115,8 +116,9 @@ class PrivilegedTeacher(LocalTeacher):
     def check(self, problems: Sequence[Problem]) -> None:
         """Raises DataError if a problem lacks its privileged information, or if its prompt leaves no room for a response.
 
-        The limit of these prompts is the model's number of positions, not `rollout.max_prompt_tokens`. Feedback is cut to the
-        room that a trajectory leaves, so only the prompt without it counts.
+        The limit of these prompts is the model's number of positions, not `rollout.max_prompt_tokens`. Faults are cut to the room
+        that a trajectory leaves, so only the prompt without them counts. Of a prompt that an environment writes, only what is
+        added to it is known here.
         """
         if self._context == "unrelated":
             self._others = _other_problems(problems)
@@ -131,12 +133,11 @@ class PrivilegedTeacher(LocalTeacher):
             )
 
     def _length(self, problem: Problem) -> int:
-        """Return the length of the teacher's prompt; where an environment writes the student's, the largest that is possible."""
+        """Return the length of the teacher's prompt, without what an environment or the feedback adds."""
         privilege = self._known(problem)
         if self._is_default(problem):
             return len(self.prompt(problem, privilege))
-        added = self._chat.tokenizer.encode(self._filled("", privilege), add_special_tokens=False)
-        return self._limits.max_prompt_tokens + len(added)
+        return len(self._chat.tokenizer.encode(self._filled("", privilege), add_special_tokens=False))
 
     def _known(self, problem: Problem) -> str:
         """Return the privileged information that is known before an attempt."""
@@ -192,23 +193,36 @@ class PrivilegedTeacher(LocalTeacher):
         if not messages:
             messages, tools = with_files(trajectory.problem).messages, self._tools
         rewritten = partial(self._rewritten, trajectory.problem, messages, tools)
-        privilege = self._known(trajectory.problem)
+        privilege, room = self._known(trajectory.problem), positions_of(self._model) - len(trajectory.response)
         if self._context == "feedback":
-            used = len(rewritten("")) + len(trajectory.response) + REJOINED_TOKENS
-            privilege = self._feedback(trajectory, positions_of(self._model) - used, privilege)
-            if not privilege:
+            if not has_fault(trajectory):
                 return trajectory
-        return replace(trajectory, pieces=(Piece("prompt", tuple(rewritten(privilege))), *trajectory.pieces[1:]))
+            faults = self._faults(trajectory, room - len(rewritten(privilege)) - REJOINED_TOKENS)
+            privilege = "\n\n".join(filter(None, (faults, privilege)))
+            if not privilege:  # no position is left
+                return trajectory
+        prompt = rewritten(privilege)
+        if len(prompt) > room:
+            raise DataError(
+                f"The privileged teacher's prompt of problem {trajectory.problem.id!r} has {len(prompt)} tokens, and an attempt "
+                f"leaves {room} of the model's positions. Lower rollout.max_tokens, or remove the problem."
+            )
+        return replace(trajectory, pieces=(Piece("prompt", tuple(prompt)), *trajectory.pieces[1:]))
 
-    def _feedback(self, trajectory: Trajectory, room: int, answer: str) -> str:
-        """Return what went wrong in an attempt, and the answer if it is told, cut to the room; empty for one without a fault."""
-        told = feedback(trajectory, self._chat, self._tools, tell_answer=self._tell_answer)
-        if not told:
-            return ""
+    def _faults(self, trajectory: Trajectory, room: int) -> str:
+        """Return what went wrong in an attempt, cut to the room."""
         tokenizer = self._chat.tokenizer
-        ids = tokenizer.encode("\n\n".join(filter(None, (told, answer))), add_special_tokens=False)
+        told = feedback(trajectory, self._chat, self._tools, tell_answer=self._tell_answer)
+        ids = tokenizer.encode(told, add_special_tokens=False)
         kept = ids[len(ids) - min(len(ids), FEEDBACK_TOKENS, max(0, room)) :]
         return str(tokenizer.decode(kept)).lstrip("\N{REPLACEMENT CHARACTER}")
+
+    def metrics(self, batch: ScoredBatch, options: AlgorithmOptions) -> dict[str, float]:
+        """Return the share of the attempts with a fault, which the teacher reads, for feedback."""
+        del options
+        if self._context != "feedback" or not len(batch):
+            return {}
+        return {"teacher/told_share": sum(map(has_fault, batch.trajectories)) / len(batch)}
 
     # Weights
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sod.config import TrainOptions
-from sod.evaluation.intervals import mean_over_problems
+from sod.evaluation.intervals import bounded, mean_over_problems
 from sod.processes.concurrency import Runner
 from sod.processes.distributed import Ranks
 from sod.rollout.agent import Agent
@@ -62,9 +62,7 @@ class TeacherProbe:
         found: Metrics = {}
         for name, each, own in _parts(teacher, problems):
             if not each.writes_turns:
-                logger.warning(
-                    "score.probe_problems: a sharded teacher, or the student as its own, solves no problems; skipped."
-                )
+                logger.warning("score.probe_problems: a sharded teacher solves no problems; skipped.")
                 continue
             with each.sampled(self.loop, self._limits) as engine:
                 agent = self.harness.agent(engine, self._limits, logprobs=False)
@@ -115,8 +113,8 @@ def _compared(name: str, theirs: Sequence[float], ours: Sequence[float]) -> Metr
     """Return the solve rates on the same problems, and half-widths of 95 % intervals where several problems give one."""
     found: Metrics = {}
     gains = [one - other for one, other in zip(theirs, ours, strict=True)]
-    for key, values in (("solved", theirs), ("student_solved", ours), ("gain", gains)):
-        interval = mean_over_problems(values)
+    for key, values, lowest in (("solved", theirs, 0.0), ("student_solved", ours, 0.0), ("gain", gains, -1.0)):
+        interval = bounded(mean_over_problems(values), len(values), lowest)
         found[f"{name}/{key}"] = interval.mean
         if not math.isnan(interval.half):
             found[f"{name}/{key}_half"] = interval.half
@@ -125,18 +123,26 @@ def _compared(name: str, theirs: Sequence[float], ours: Sequence[float]) -> Metr
 
 
 def _report(found: Metrics) -> None:
-    for key in [key for key in found if key.endswith("/solved")]:
-        name = key.removesuffix("/solved")
+    """Print the comparison of each teacher. One that is not better is a warning."""
+
+    def shown(key: str, form: str) -> str:
         half = found.get(f"{key}_half")
-        within = "" if half is None else f" ± {100 * half:.0f}"
-        count, student = found[f"{name}/probe_problems"], found[f"{name}/student_solved"]
-        line = f"{name.replace('/', ' ')}: solves {found[key]:.0%}{within} of {count:.0f} problems, the student {student:.0%}"
-        if found[f"{name}/gain"] <= 0:
+        return f"{100 * found[key]:{form}}" + ("" if half is None else f" ± {100 * half:.0f}")
+
+    for name in [key.removesuffix("/solved") for key in found if key.endswith("/solved")]:
+        gain, half = found[f"{name}/gain"], found.get(f"{name}/gain_half", math.inf)
+        count = found[f"{name}/probe_problems"]
+        line = (
+            f"{name.replace('/', ' ')}: solves {shown(f'{name}/solved', '.0f')} % of {count:.0f} problems, "
+            f"the student {shown(f'{name}/student_solved', '.0f')} %, gain {shown(f'{name}/gain', '+.0f')} points"
+        )
+        if gain <= 0:
             logger.warning(
-                f"careful: {line}. This teacher is not better than the student. Choose another one, or use grpo."
+                f"careful: {line}. This teacher is not better than the student here. Choose another one, use grpo, or compare on "
+                "more problems with score.probe_problems."
             )
         else:
-            logger.info(line)
+            logger.info(line if gain > half else f"{line}: not shown to be better")
 
 
 def _saved(run: Run, fingerprint: str) -> Metrics | None:
