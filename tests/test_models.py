@@ -84,6 +84,33 @@ def test_an_error_of_a_library_is_one_line(folder: Path, lost: str) -> None:
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "is a pointer of Git LFS, not the file"),
+        ("<!DOCTYPE html>\n<html></html>", "is a web page"),
+    ],
+)
+def test_what_stands_in_place_of_a_file_is_named(folder: Path, name: str, content: str, words: str) -> None:
+    (folder / name).write_text(content)
+    load = load_tokenizer if name == "tokenizer.json" else lambda folder: load_model(folder, CPU)
+    with pytest.raises(ModelError, match=f"cannot be loaded: {name} {words}"):
+        load(folder)
+
+
+def test_a_folder_with_a_gguf_file_alone_names_the_command_that_reads_it(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "m.gguf")
+    with pytest.raises(ModelError, match=r"no weights in safetensors but m\.gguf\. Type `sod import .*m\.gguf --out"):
+        load_model(folder, CPU)
+
+
+def test_a_value_that_transformers_do_not_know_is_named_with_its_file(folder: Path) -> None:
+    change_json(folder / "config.json", hidden_act="foo")
+    with pytest.raises(ModelError, match=r"config\.json has the value 'foo', which Transformers does not know"):
+        load_model(folder, CPU)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -38,6 +38,8 @@ HARMLESS = re.compile(r"\.(inv_freq|masked_bias|rotary_emb\.\w+)$")
 SHOWN_NAMES = 3
 LONGEST_HEADER = 100_000_000
 """Bytes. The limit of safetensors itself."""
+LFS_POINTER = b"version https://git-lfs"
+"""Beginning of a file that Git LFS puts in place of a large one."""
 LONGEST_ERROR = 400
 """Characters of an error of a library, which may have several lines."""
 
@@ -206,6 +208,10 @@ def _check_folder(folder: Path) -> PreTrainedConfig:
     """Return the configuration. Raise ModelError unless the folder also holds safetensors. Pickled weights are never read."""
     config = _config(folder)
     if not any(folder.glob("*.safetensors")):
+        if gguf := next(folder.glob("*.gguf"), None):
+            raise ModelError(
+                f"{folder} holds no weights in safetensors but {gguf.name}. Type `sod import {gguf} --out NEW_FOLDER`."
+            )
         kinds = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
         raise ModelError(
             f"{folder} holds no weights in safetensors{f' but {kinds[0]}, which is not read' if kinds else ''}. Convert the "
@@ -239,9 +245,27 @@ def _refuse_codes(folder: Path) -> None:
 
 
 def _unreadable(what: str, folder: Path, error: Exception) -> str:
+    """Return the message for a model or tokenizer that Transformers cannot load, with the likely cause."""
     if "trust_remote_code" in str(error):
         return f"The {what} in {folder} needs Python code of its own, which sod never runs. Use one that Transformers includes."
+    if substitute := _substitute(folder):
+        return f"The {what} in {folder} cannot be loaded: {substitute}"
+    if isinstance(error, KeyError):
+        return f"The {what} in {folder} cannot be loaded: config.json has the value {error}, which Transformers does not know."
     return f"The {what} in {folder} cannot be loaded: {textwrap.shorten(str(error), LONGEST_ERROR)}"
+
+
+def _substitute(folder: Path) -> str:
+    """Return what stands in place of the first file that a download has not brought; empty if all files have content."""
+    for file in sorted((*folder.glob("*.safetensors"), *folder.glob("*.json"))):
+        with suppress(OSError):
+            with file.open("rb") as opened:
+                start = opened.read(len(LFS_POINTER)).lstrip()
+            if start.startswith(LFS_POINTER):
+                return f"{file.name} is a pointer of Git LFS, not the file. Run `git lfs pull` there, or download the file."
+            if start.startswith(b"<"):
+                return f"{file.name} is a web page. Download the file again."
+    return ""
 
 
 def _check_weights(folder: Path, report: dict[str, Any]) -> None:
@@ -291,6 +315,8 @@ def _tokenizer(folder: Path, files: tuple[tuple[str, int, int], ...]) -> PreTrai
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as above
+        if (folder / "config.json").is_file():
+            _config(folder)  # the tokenizer's loader reads it, too
         raise ModelError(_unreadable("tokenizer", folder, error)) from error
 
 
