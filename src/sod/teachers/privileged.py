@@ -197,7 +197,7 @@ class PrivilegedTeacher(LocalTeacher):
         if self._context == "feedback":
             if not has_fault(trajectory):
                 return trajectory
-            faults = self._faults(trajectory, room - len(rewritten(privilege)) - REJOINED_TOKENS)
+            faults = self._faults(trajectory, tools, room - len(rewritten(privilege)) - REJOINED_TOKENS)
             privilege = "\n\n".join(filter(None, (faults, privilege)))
             if not privilege:  # no position is left
                 return trajectory
@@ -209,10 +209,10 @@ class PrivilegedTeacher(LocalTeacher):
             )
         return replace(trajectory, pieces=(Piece("prompt", tuple(prompt)), *trajectory.pieces[1:]))
 
-    def _faults(self, trajectory: Trajectory, room: int) -> str:
+    def _faults(self, trajectory: Trajectory, tools: Sequence[Schema], room: int) -> str:
         """Return what went wrong in an attempt, cut to the room."""
         tokenizer = self._chat.tokenizer
-        told = feedback(trajectory, self._chat, self._tools, tell_answer=self._tell_answer)
+        told = feedback(trajectory, self._chat, tools, tell_answer=self._tell_answer)
         ids = tokenizer.encode(told, add_special_tokens=False)
         kept = ids[len(ids) - min(len(ids), FEEDBACK_TOKENS, max(0, room)) :]
         return str(tokenizer.decode(kept)).lstrip("\N{REPLACEMENT CHARACTER}")
