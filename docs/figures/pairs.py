@@ -43,6 +43,17 @@ def differences() -> dict[str, dict[str, Difference]]:
     return found
 
 
+def sod_minus_grpo() -> Difference:
+    """Return SOD minus GRPO, the mean over the pairs."""
+    means: list[float] = []
+    for file in PAIRS.values():
+        rows = json.loads((ARENA / f"{file}.json").read_text(encoding="utf-8"))["rows"]
+        solved = {row["system"]: 100 * row["solved"]["mean"] for row in rows}
+        means.append(solved["sod"] - solved["grpo"])
+    mean = mean_over_problems(means)
+    return mean.mean, mean.low, mean.high
+
+
 def over_pairs(found: dict[str, dict[str, Difference]], system: str) -> Difference:
     """Return the mean over the pairs, with its 95 % interval by Student's t."""
     mean = mean_over_problems([pair[system][0] for pair in found.values()])
@@ -55,7 +66,10 @@ def shown(difference: Difference) -> str:
 
 def table(found: dict[str, dict[str, Difference]]) -> str:
     """Return the differences as a Markdown table."""
-    lines = ["| pair of models | " + " | ".join(f"{name} - OPD" for name in SYSTEMS.values()) + " |", "|---|--:|--:|--:|"]
+    lines = [
+        "| pair of models | " + " | ".join(f"{name} - OPD" for name in SYSTEMS.values()) + " |",
+        "|---|--:|--:|--:|",
+    ]
     lines += [f"| {name} | " + " | ".join(shown(pair[key]) for key in SYSTEMS) + " |" for name, pair in found.items()]
     means = " | ".join(f"**{shown(over_pairs(found, key))}**" for key in SYSTEMS)
     return "\n".join([*lines, f"| mean of {len(found)} pairs | {means} |"])
@@ -64,6 +78,7 @@ def table(found: dict[str, dict[str, Difference]]) -> str:
 def main(out: str) -> None:
     found = differences()
     print(table(found))
+    print(f"SOD - GRPO, mean of {len(found)} pairs: {shown(sod_minus_grpo())}")
     rows = dict(found)
     rows[f"mean of {len(found)} pairs"] = {key: over_pairs(found, key) for key in SYSTEMS}
     _, axes = plt.subplots(figsize=(8, 0.55 * len(rows) + 1))
@@ -72,7 +87,9 @@ def main(out: str) -> None:
             mean, low, high = pair[key]
             y = line + 0.22 * (place - 1)
             axes.plot([low, high], [y, y], color=COLOURS[key], linewidth=2 if line == len(found) else 1.2)
-            axes.plot(mean, y, "o", color=COLOURS[key], markersize=5, label=SYSTEMS[key].strip("`") if not line else None)
+            axes.plot(
+                mean, y, "o", color=COLOURS[key], markersize=5, label=SYSTEMS[key].strip("`") if not line else None
+            )
     axes.axvline(0, color="black", linewidth=0.8)
     axes.axhline(len(found) - 0.5, color="#cccccc", linewidth=0.8)
     axes.set_yticks(range(len(rows)), list(rows))
