@@ -367,7 +367,7 @@ def test_a_dry_run_prints_the_plan_and_the_power_and_writes_nothing(
     )
     run_arena(options)
     said = capsys.readouterr().out
-    assert "45 systems x 2 starts x 1 seeds x 1 updates, 23 kept" in said
+    assert "46 systems x 2 starts x 1 seeds x 1 updates, 23 kept" in said
     assert "finals of 19 systems x 2 starts x 2 seeds x 1 updates" in said
     assert "12 problems x 1 samples, 4 runs, 35 comparisons" in said
     assert not (tmp_path / "arena").exists()
