@@ -123,6 +123,11 @@ def test_a_number_may_be_the_text_of_an_option_where_the_file_shows_it(tmp_path:
         ({"options": TOWNS}, "it has options, but no right one"),
         ({"options": {"A": "x", "C": "y"}, "answer": "A"}, "labels A, C"),
         ({"options": ["B. w", "A. x", "C. y"], "answer": "A"}, "could mean the label or the place"),
+        ({"options": ["b) w", "A) x"], "answer": "A"}, "could mean the label or the place"),
+        (
+            {"options": [f"{n}. t{n}" for n in (2, 1, *range(3, 12))], "answer": "1"},
+            "could mean the label or the place",
+        ),
         ({"options": ["w", "x"], "answer": True}, "not one of its 2 options"),
         ({"options": [], "answer": "C"}, "its `options` has no options"),
         ({"options": [["x"], ["y"]], "answer": "A"}, "is list in an unknown shape"),

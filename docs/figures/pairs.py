@@ -6,6 +6,7 @@ The mean over pairs has an interval by Student's t: it is about new pairs of mod
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +44,15 @@ def differences() -> dict[str, dict[str, Difference]]:
     return found
 
 
-def sod_minus_grpo() -> Difference:
-    """Return SOD minus GRPO, the mean over the pairs."""
-    means: list[float] = []
-    for file in PAIRS.values():
-        rows = json.loads((ARENA / f"{file}.json").read_text(encoding="utf-8"))["rows"]
-        solved = {row["system"]: 100 * row["solved"]["mean"] for row in rows}
-        means.append(solved["sod"] - solved["grpo"])
-    mean = mean_over_problems(means)
-    return mean.mean, mean.low, mean.high
-
-
-def over_pairs(found: dict[str, dict[str, Difference]], system: str) -> Difference:
+def over_pairs(values: Iterable[float]) -> Difference:
     """Return the mean over the pairs, with its 95 % interval by Student's t."""
-    mean = mean_over_problems([pair[system][0] for pair in found.values()])
+    mean = mean_over_problems(list(values))
     return mean.mean, mean.low, mean.high
+
+
+def means_of(found: dict[str, dict[str, Difference]]) -> dict[str, Difference]:
+    """Return the difference of each system from OPD over the pairs."""
+    return {key: over_pairs(pair[key][0] for pair in found.values()) for key in SYSTEMS}
 
 
 def shown(difference: Difference) -> str:
@@ -71,16 +66,17 @@ def table(found: dict[str, dict[str, Difference]]) -> str:
         "|---|--:|--:|--:|",
     ]
     lines += [f"| {name} | " + " | ".join(shown(pair[key]) for key in SYSTEMS) + " |" for name, pair in found.items()]
-    means = " | ".join(f"**{shown(over_pairs(found, key))}**" for key in SYSTEMS)
+    means = " | ".join(f"**{shown(mean)}**" for mean in means_of(found).values())
     return "\n".join([*lines, f"| mean of {len(found)} pairs | {means} |"])
 
 
 def main(out: str) -> None:
     found = differences()
     print(table(found))
-    print(f"SOD - GRPO, mean of {len(found)} pairs: {shown(sod_minus_grpo())}")
+    beyond_grpo = over_pairs(pair["sod"][0] - pair["grpo"][0] for pair in found.values())
+    print(f"SOD - GRPO, mean of {len(found)} pairs: {shown(beyond_grpo)}")
     rows = dict(found)
-    rows[f"mean of {len(found)} pairs"] = {key: over_pairs(found, key) for key in SYSTEMS}
+    rows[f"mean of {len(found)} pairs"] = means_of(found)
     _, axes = plt.subplots(figsize=(8, 0.55 * len(rows) + 1))
     for line, pair in enumerate(rows.values()):
         for place, key in enumerate(SYSTEMS):

@@ -261,7 +261,7 @@ def _labels_and_texts(name: str, cell: Any) -> tuple[list[str], list[str]]:
             labels = [mark[1] or mark[2] for mark in marks if mark]
             if len(labels) == len(cell) and _in_order(labels):
                 return [label.upper() for label in labels], [mark[3].strip() for mark in marks if mark]
-            if len(labels) == len(cell) and _in_order(sorted(labels)):
+            if len(labels) == len(cell) and _are_shuffled(labels):
                 raise DataError(
                     f"its options have the labels {', '.join(labels)}, so a letter could mean the label or the place. Sort them."
                 )
@@ -276,11 +276,18 @@ def _labels_and_texts(name: str, cell: Any) -> tuple[list[str], list[str]]:
     return labels, [_text(text) for text in texts]
 
 
+def _orders(count: int) -> list[list[str]]:
+    """Return the labels that so many options can have: A, B, ..., or numbers from 0 or 1."""
+    return [list(ascii_uppercase[:count]), *([str(start + n) for n in range(count)] for start in (0, 1))]
+
+
 def _in_order(labels: Sequence[str]) -> bool:
-    """Return whether labels are A, B, ... or count from 0 or 1."""
-    count = len(labels)
-    orders = [list(ascii_uppercase[:count]), *([str(start + n) for n in range(count)] for start in (0, 1))]
-    return [label.upper() for label in labels] in orders
+    return [label.upper() for label in labels] in _orders(len(labels))
+
+
+def _are_shuffled(labels: Sequence[str]) -> bool:
+    """Return whether the labels are those of an order, in another one."""
+    return not _in_order(labels) and sorted(label.upper() for label in labels) in map(sorted, _orders(len(labels)))
 
 
 def _places(text: str, options: Sequence[str]) -> set[int]:

@@ -37,10 +37,7 @@ def convert_file(path: Path, published: Published | None, prompts: Prompts) -> C
     Raises DataError for an unusable file, and for an unusable row of a benchmark. Unusable rows of other files are left out and
     noted.
     """
-    if published is None:
-        reader: Reader = "livecodebench" if livecodebench.has_columns(next(published_rows(path), {})) else "columns"
-    else:
-        reader = published.reader
+    reader: Reader = "columns" if published is None else published.reader
     match reader:
         case "gpqa":
             done = _choices(published_rows(path), path)
@@ -72,6 +69,8 @@ def _by_columns(published: Published | None, prompts: Prompts, path: Path) -> Co
     everything = enumerate(published_rows(path), 1)
     first = next(everything)
     everything = chain([first], everything)
+    if published is None and livecodebench.has_columns(first[1]):
+        return _programs((row for _, row in everything), "", path)
     unused: Counter[str] = Counter()
 
     def kept(found: tuple[Row, set[str]]) -> Row:

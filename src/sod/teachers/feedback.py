@@ -43,7 +43,8 @@ def feedback(trajectory: Trajectory, chat: ChatFormat, tools: Sequence[Schema], 
         test = KNOWN_REASON.fullmatch(verdict.reason.partition(" (")[0])
         reason = verdict.reason if tell_answer else test[0] if test else ""
         answer = f"The answer {verdict.answer!r} is wrong" if verdict.answer else "The attempt was judged wrong"
-        faults += filter(None, [LIMITS.get(trajectory.stop, "")])
+        if trajectory.stop in LIMITS:
+            faults.append(LIMITS[trajectory.stop])
         faults.append(f"{answer} ({reason})." if reason else f"{answer}.")
     return "\n\n".join(faults)
 
